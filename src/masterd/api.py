@@ -1,0 +1,358 @@
+"""The HTTP API: routes, consistency, and passing on what only the leader can do.
+
+A standby answers local reads and passes the rest on to the leader: one hop, never two (`Nodectl-Hop`).
+The hot route is POST /v1/commands: its body is read by pydantic-core's JSON parser straight into requests, without
+a model per command, and its answer is written the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from masterd import openapi, reads
+from masterd.execution import Outcome, Request
+from masterd.follow import BEAT_S
+from masterd.forwarding import Forwarder
+from masterd.leader import Leader
+from masterd.master import Master
+from masterd.problems import problem_of, problem_response
+from masterd.watching import stream_nodes
+from nodestore.errors import Conflict, Garbage, Invalid, NodectlError, NotFound, NotLeader, OutcomeUnknown, Unavailable
+from nodestore.etcd import cmp_create, cmp_mod, op_delete, op_get, op_put
+from nodestore.jsonio import dumps, loads
+from nodestore.keys import check_name
+from nodestore.models import ConfigRecord, Inventory, Paused, decode
+
+log = logging.getLogger(__name__)
+
+COMMANDS_MAX = 256
+BODY_BYTES_MAX = 16 << 20
+_COMMIT_S = 10.0
+_HANDOVER_S = 3.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """The routes of one masterd."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._forwarder = Forwarder()
+        self.app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
+        add = self.app.router.add_route
+        for method, path, handler in self._routes():
+            add(method, path, handler)
+        self.app.on_cleanup.append(self._close)
+
+    def _routes(self) -> list[tuple[str, str, Handler]]:
+        return [
+            ("GET", "/v1/health", self._health),
+            ("GET", "/v1/leader", self._get_leader),
+            ("GET", "/v1/masters", self._read(reads.masters)),
+            ("GET", "/v1/members", self._read(reads.members)),
+            ("GET", "/v1/nodes", self._read(reads.nodes)),
+            ("GET", "/v1/nodes/watch", self._watch_nodes),
+            ("GET", "/v1/nodes/{node}", self._read(reads.node)),
+            ("GET", "/v1/documents", self._read(reads.documents)),
+            ("GET", "/v1/documents/{path:.+}", self._read(reads.document)),
+            ("POST", "/v1/commands", self._commands),
+            ("GET", "/v1/history", self._read(reads.history)),
+            ("GET", "/v1/terms", self._read(reads.terms)),
+            ("GET", "/v1/config", self._read(reads.config)),
+            ("PUT", "/v1/config", self._put_config),
+            ("GET", "/v1/status", self._read(reads.status)),
+            ("POST", "/v1/leader/switchover", self._switchover),
+            ("POST", "/v1/campaign", self._campaign),
+            ("GET", "/v1/paused", self._get_paused),
+            ("PUT", "/v1/paused", self._put_paused),
+            ("DELETE", "/v1/paused", self._delete_paused),
+            ("GET", "/v1/follow", self._follow),
+            ("GET", "/openapi.json", self._openapi),
+        ]
+
+    async def _close(self, _: web.Application) -> None:
+        await self._forwarder.close()
+
+    # --- every request ---
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Errors become problem documents; nobody ever sees a traceback."""
+        try:
+            return await handler(request)
+        except NodectlError as error:
+            return problem_response(error, self._leader_url())
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            kind = {404: NotFound, 413: Invalid}.get(error.status, Invalid)
+            return problem_response(kind(f"{request.method} {request.path}: {error.reason}"))
+        except (ConnectionResetError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return problem_response(NodectlError(f"{request.method} {request.path} failed; see this master's log"))
+
+    def _leader_url(self) -> str | None:
+        record = self._master.board.leader.record
+        return record.urls[0] if record and record.urls else None
+
+    def _headers(self, local: bool) -> dict[str, str]:
+        master, seen = self._master, self._master.board.leader
+        headers = {"Nodectl-Index": str(master.replica.index), "Nodectl-Master": master.me.id}
+        if master.leader is not None:
+            headers["Nodectl-Term"] = str(master.leader.fence.term)
+        elif seen.record is not None:
+            headers["Nodectl-Term"] = f"?.{seen.revision}"
+        if local:
+            headers["Nodectl-Age-Ms"] = str(round(master.replica.age_s * 1000))
+        return headers
+
+    async def _lead(self, request: web.Request) -> Leader | web.StreamResponse:
+        """The leader role of this masterd, or what the leader elsewhere answers."""
+        leader = self._master.leader
+        if leader is not None:
+            return leader
+        return await self._forwarder.forward(request, self._leader_url(), self._master.me.id)
+
+    def _read(self, read: Callable[[Master, web.Request], Awaitable[Any]]) -> Handler:
+        """A read: from memory when local is asked for, else after a confirmation sent after it arrived."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            local = _is_local(request)
+            if not local:
+                leader = await self._lead(request)
+                if isinstance(leader, web.StreamResponse):
+                    return leader
+                await leader.confirm()
+            return self._json(await read(self._master, request), local)
+
+        return handle
+
+    def _json(self, value: Any, local: bool = False) -> web.Response:
+        return web.Response(body=dumps(value), content_type="application/json", headers=self._headers(local))
+
+    # --- who leads ---
+
+    async def _health(self, _: web.Request) -> web.StreamResponse:
+        master = self._master
+        return self._json(
+            {"id": master.me.id, "role": master.role, "index": master.replica.index, "problem": master.problem}, True
+        )
+
+    async def _get_leader(self, request: web.Request) -> web.StreamResponse:
+        if not _is_local(request):
+            leader = await self._lead(request)
+            if isinstance(leader, web.StreamResponse):
+                return leader
+            await leader.confirm()
+        return self._json(await reads.leader(self._master, request), _is_local(request))
+
+    async def _follow(self, request: web.Request) -> web.StreamResponse:
+        """Heartbeats of this leader's term, for standbys."""
+        leader = self._master.leader
+        if leader is None:
+            raise NotLeader(f"{self._master.me.id} does not lead", self._leader_url())
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        while self._master.leader is leader:
+            await response.write(
+                dumps({"term": leader.fence.term.revision, "index": self._master.replica.index}) + b"\n"
+            )
+            await asyncio.sleep(BEAT_S)
+        return response
+
+    async def _switchover(self, request: web.Request) -> web.StreamResponse:
+        """Hand leadership to a standby: commands that wait are finished, then it takes this term over."""
+        leader = await self._lead(request)
+        if isinstance(leader, web.StreamResponse):
+            return leader
+        body = await _body(request)
+        target = self._successor(body.get("to"))
+        if self._master.board.paused is not None:
+            raise Conflict("takeovers are paused: resume them first (nodectl master resume)")
+        leader.close_for_handover()
+        try:
+            async with asyncio.timeout(_HANDOVER_S):
+                await leader.drained()
+            order = {"revision": leader.fence.term.revision, "actor": str(body.get("actor") or "somebody")}
+            answer = await self._forwarder.post(f"{target['url']}/v1/campaign", order, _HANDOVER_S)
+        except TimeoutError:
+            leader.reopen()
+            raise Unavailable("the commands that wait were not finished in time; the leader goes on") from None
+        except NodectlError:
+            leader.reopen()
+            raise
+        return self._json({"from": self._master.me.id, "to": target["id"], **answer})
+
+    def _successor(self, wanted: str | None) -> dict[str, Any]:
+        views = reads.standbys(self._master)
+        if wanted is not None and wanted == self._master.me.id:
+            raise Conflict(f"{wanted} leads already")
+        for view in views:
+            if wanted in (None, view["id"]):
+                return view
+        if wanted is not None:
+            raise NotFound(f"there is no standby {wanted!r}; there are: {', '.join(v['id'] for v in views) or 'none'}")
+        raise Unavailable("there is no standby to hand over to")
+
+    async def _campaign(self, request: web.Request) -> web.StreamResponse:
+        """From the leader to a standby: take my term over."""
+        body = await _body(request)
+        if self._master.leader is not None:
+            raise Conflict(f"{self._master.me.id} leads already")
+        revision = body.get("revision")
+        if not isinstance(revision, int):
+            raise Invalid("revision: the term's revision is missing")
+        won = await self._master.campaign.take_over_from(revision, str(body.get("actor")), _HANDOVER_S - 0.5)
+        return self._json({"term": won.fence.term._asdict()})
+
+    # --- commands ---
+
+    async def _commands(self, request: web.Request) -> web.StreamResponse:
+        leader = self._master.leader
+        if leader is None:
+            return await self._forwarder.forward(request, self._leader_url(), self._master.me.id)
+        body = await _body(request)
+        many = body.get("commands")
+        if many is None:
+            outcome = (await self._submit(leader, [_command(body, "")]))[0]
+            if outcome.error is not None:
+                raise outcome.error
+            return self._answer(_plain(outcome))
+        if not isinstance(many, list) or not 0 < len(many) <= COMMANDS_MAX:
+            raise Invalid(f"commands: expected a list of 1 to {COMMANDS_MAX} commands")
+        requests = [_command(item, f"commands[{position}].") for position, item in enumerate(many)]
+        return self._answer({"results": [_plain(outcome) for outcome in await self._submit(leader, requests)]})
+
+    async def _submit(self, leader: Leader, requests: list[Request]) -> list[Outcome]:
+        try:
+            async with asyncio.timeout(_COMMIT_S):
+                return await leader.submit(requests)
+        except TimeoutError:
+            raise OutcomeUnknown(f"not committed within {_COMMIT_S:g} s; it may yet be") from None
+
+    def _answer(self, value: dict[str, Any]) -> web.Response:
+        value.setdefault("index", self._master.replica.index)
+        return web.Response(body=dumps(value), content_type="application/json")
+
+    # --- configuration, pause ---
+
+    async def _put_config(self, request: web.Request) -> web.StreamResponse:
+        """Write config/current by compare-and-swap on its version; adoption follows by itself."""
+        leader = await self._lead(request)
+        if isinstance(leader, web.StreamResponse):
+            return leader
+        body = await _body(request)
+        inventory = _inventory(body.get("inventory"))
+        keys, etcd = self._master.keys, self._master.etcd
+        found = await etcd.get(keys.config_current)
+        version = _version_of(found.value, keys.config_current) if found is not None else 0
+        expected = body.get("expect_version")
+        if expected is not None and expected != version:
+            raise Conflict(f"the configuration is at version {version}, not {expected}: look at it, then decide")
+        record = ConfigRecord(
+            version=version + 1, actor=_actor(body), time=time.time(), inventory=inventory.model_dump(mode="json"),
+            source=str(body.get("source") or ""),
+        )  # fmt: skip
+        compare = cmp_mod(keys.config_current, found.mod_revision) if found else cmp_create(keys.config_current, 0)
+        puts = [
+            op_put(keys.config_current, record.encode()),
+            op_put(keys.config_version(record.version), record.encode()),
+        ]
+        result = await etcd.txn([*leader.fence.compares(keys), compare], puts, [op_get(keys.config_current)])
+        if not result.succeeded:
+            raise Conflict("somebody else changed the configuration meanwhile: look at it, then decide")
+        return self._json({"version": record.version})
+
+    async def _get_paused(self, _: web.Request) -> web.StreamResponse:
+        paused = self._master.board.paused
+        return self._json(paused.model_dump(mode="json") if paused else {}, True)
+
+    async def _put_paused(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        paused = Paused(actor=_actor(body), time=time.time(), reason=str(body.get("reason") or ""))
+        await self._master.etcd.put(self._master.keys.paused, paused.encode())
+        return self._json(paused.model_dump(mode="json"))
+
+    async def _delete_paused(self, _: web.Request) -> web.StreamResponse:
+        await self._master.etcd.txn([], [op_delete(self._master.keys.paused)], repeatable=True)
+        return self._json({})
+
+    async def _watch_nodes(self, request: web.Request) -> web.StreamResponse:
+        return await stream_nodes(self._master, request)
+
+    async def _openapi(self, _: web.Request) -> web.StreamResponse:
+        return self._json(openapi.document(self._master.application), True)
+
+
+def _is_local(request: web.Request) -> bool:
+    wanted = request.query.get("consistency", "linearizable")
+    if wanted not in ("local", "linearizable"):
+        raise Invalid(f"consistency: expected local or linearizable, got {wanted!r}")
+    return wanted == "local"
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        body = loads(await request.read(), "the request body")
+    except Garbage as error:
+        raise Invalid(str(error)) from None
+    if not isinstance(body, dict):
+        raise Invalid("the request body must be a JSON object")
+    return body
+
+
+def _actor(body: dict[str, Any]) -> str:
+    return str(body.get("actor") or "anonymous")
+
+
+def _command(item: Any, where: str) -> Request:
+    """One command of a request's body."""
+    if not isinstance(item, dict):
+        raise Invalid(f"{where[:-1]}: expected an object")
+    name, args, known_as, after = item.get("name"), item.get("args", {}), item.get("id"), item.get("after")
+    if not isinstance(name, str) or not name:
+        raise Invalid(f"{where}name: the command's name is missing")
+    if not isinstance(args, dict):
+        raise Invalid(f"{where}args: expected an object")
+    if known_as is None:
+        return Request(f"srv-{secrets.token_hex(8)}", name, args, _actor(item))
+    if not isinstance(known_as, str) or not 0 < len(known_as) <= 128:
+        raise Invalid(f"{where}id: expected a text of 1 to 128 characters")
+    if not isinstance(after, int) or isinstance(after, bool) or after < 0:
+        raise Invalid(f"{where}after: a command with an id needs the index that was known when it was first sent")
+    return Request(known_as, name, args, _actor(item), after)
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    if outcome.error is not None:
+        return {"id": outcome.id, "problem": problem_of(outcome.error)}
+    return {"id": outcome.id, "index": outcome.index, "result": outcome.result, "repeated": outcome.repeated}
+
+
+def _inventory(value: Any) -> Inventory:
+    try:
+        inventory = decode(Inventory, dumps(value), "inventory")
+    except Garbage as error:
+        raise Invalid(str(error)) from None
+    for kind, names in (("node", inventory.nodes), ("master", inventory.masters), ("group", inventory.groups)):
+        for name in names:
+            check_name(kind, name)
+    return inventory
+
+
+def _version_of(value: bytes, key: str) -> int:
+    """The version in force; 0 when the key holds garbage, which a new version then replaces."""
+    try:
+        return decode(ConfigRecord, value, key).version
+    except Garbage:
+        return 0

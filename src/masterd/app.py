@@ -1,0 +1,95 @@
+"""What an application is: commands with handlers, and a pure function to each node's desired state.
+
+An application is a class with the methods of `Application`, named by an entry point in the group `nodectl.apps`.
+It has no I/O and no clock of its own: a handler reads and writes documents through the transaction it is handed,
+and runs on the leader alone. What is stored is the documents it wrote, so replicas never run it and cannot diverge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel
+
+from nodestore.errors import Invalid
+from nodestore.jsonio import Document, Json
+from nodestore.models import Inventory, Spec
+
+
+class View(Protocol):
+    """Documents to read. What is returned belongs to the reader: changing it changes no state."""
+
+    def get(self, path: str) -> Document | None:
+        """The document at `path`; None when there is none."""
+        ...
+
+    def paths(self, prefix: str) -> list[str]:
+        """All paths that begin with `prefix`, sorted."""
+        ...
+
+
+class Transaction(View, Protocol):
+    """What a handler works on. Its writes take effect together, or, when it raises, not at all."""
+
+    @property
+    def config(self) -> Inventory:
+        """The configuration in force."""
+        ...
+
+    @property
+    def now(self) -> float:
+        """The command's time, seconds since the Unix epoch by the leader's clock; never goes back."""
+        ...
+
+    def put(self, path: str, document: Document) -> None: ...
+
+    def delete(self, path: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: the model of its arguments, and the handler that returns its result (JSON).
+
+    A handler refuses by raising Refused, NotFound or Conflict of `nodestore.errors`.
+    """
+
+    arguments: type[BaseModel]
+    handler: Callable[[Transaction, Any], Json]
+    help: str = ""
+
+
+@runtime_checkable
+class Application(Protocol):
+    """What masterd asks of an application."""
+
+    name: str
+
+    def commands(self) -> Mapping[str, Command]:
+        """All commands by name. Names with a leading `config.` or `snapshot.` are masterd's own."""
+        ...
+
+    def desired(self, config: Inventory, view: View, node: str) -> Spec | None:
+        """What `node` must be, from the configuration and the documents alone; None for nothing to do.
+
+        Pure: the same inputs give the same answer on every PC, now and later. Which documents it reads is noted,
+        and it is asked again when one of them changes.
+        """
+        ...
+
+
+def load_application(name: str) -> Application:
+    """The application that an installed package offers under `name` in the group `nodectl.apps`."""
+    found = {entry.name: entry for entry in entry_points(group="nodectl.apps")}
+    if name not in found:
+        raise Invalid(f"no application {name!r} is installed; there are: {_listing(found)}")
+    application = found[name].load()()
+    if not isinstance(application, Application):
+        raise Invalid(f"application {name!r} ({found[name].value}) lacks name, commands() or desired()")
+    return application
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

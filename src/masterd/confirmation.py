@@ -1,0 +1,68 @@
+"""Confirming the term: one linearizable look at `leader` and `head`, shared by all that wait, *sent after they came*.
+
+That is what makes a read linearizable and a refusal true: a deposed leader's look shows that it was deposed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from nodestore.election import Fence
+from nodestore.errors import Garbage, LeadershipLost, NodectlError
+from nodestore.etcd import Etcd, op_get
+from nodestore.keys import Keys
+from nodestore.models import Head, decode
+
+
+class Confirmation:
+    """At most one look is under way; who comes meanwhile shares the next one."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, fence: Fence) -> None:
+        self._etcd, self._keys, self._fence = etcd, keys, fence
+        self._next: asyncio.Future[int] | None = None
+        self._runner: asyncio.Task[None] | None = None
+
+    async def confirm(self) -> int:
+        """The index that `head` had after this call began, the term being ours.
+
+        LeadershipLost when it is not; Unavailable when nobody could say in time; Garbage when `head` holds none.
+        """
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        waiting = self._next
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run(), name="confirm the term")
+        return await asyncio.shield(waiting)
+
+    async def _run(self) -> None:
+        while self._next is not None:
+            waiting, self._next = self._next, None
+            try:
+                waiting.set_result(await self._look())
+            except NodectlError as error:
+                waiting.set_exception(error)
+                waiting.exception()  # every waiter may have gone away: that is no error of ours
+            except BaseException:
+                waiting.cancel()
+                raise
+
+    async def _look(self) -> int:
+        result = await self._etcd.txn(
+            self._fence.compares(self._keys), [op_get(self._keys.head)], [op_get(self._keys.leader)]
+        )
+        if not result.succeeded:
+            raise LeadershipLost(f"term {self._fence.term} is over")
+        head = result.range(0).first
+        if head is None:
+            return 0
+        try:
+            return decode(Head, head.value, self._keys.head).index
+        except Garbage as error:
+            raise Garbage(f"commits have stopped: {error}") from None
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+        if self._next is not None:
+            self._next.cancel()

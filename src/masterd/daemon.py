@@ -1,0 +1,88 @@
+"""Wires masterd's parts together; decides nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from typing import NoReturn
+
+from aiohttp import web
+
+from masterd.api import Api
+from masterd.app import load_application
+from masterd.campaign import Me
+from masterd.master import Master
+from masterd.settings import Settings
+from nodestore.errors import Invalid, NodectlError, Unavailable
+from nodestore.etcd import Etcd
+from nodestore.etcd_versions import check_version
+from nodestore.keys import Keys
+from nodestore.signals import stop_event
+
+log = logging.getLogger(__name__)
+
+_SHUTDOWN_S = 0.5
+_VERSIONS_EVERY_S = 60.0
+
+
+class _Asked(Exception):
+    """Somebody asked this process to stop."""
+
+
+async def run(settings: Settings) -> None:
+    """Serve until asked to stop. Whatever else ends it is raised, after leadership has been given up."""
+    stop = stop_event()
+    application = load_application(settings.application)
+    keys = Keys(settings.cluster)
+    me = Me(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
+    log.info("starts; pid %d, cluster %s, API at %s", os.getpid(), settings.cluster, settings.advertise)
+    async with Etcd(settings.etcd) as etcd:
+        master = Master(etcd, keys, me, application, settings.role)
+        runner = web.AppRunner(Api(master).app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        await runner.setup()
+        try:
+            await _listen(runner, settings)
+            await _live(master, etcd, stop)
+        finally:
+            await runner.cleanup()
+
+
+async def _live(master: Master, etcd: Etcd, stop: asyncio.Event) -> None:
+    try:
+        async with asyncio.TaskGroup() as eternal:
+            eternal.create_task(_watch_versions(etcd), name="versions")
+            eternal.create_task(master.live(), name="master")
+            eternal.create_task(_until(stop, master), name="stop")
+    except* _Asked:
+        log.info("stops as asked")
+
+
+async def _until(stop: asyncio.Event, master: Master) -> NoReturn:
+    await stop.wait()
+    await master.stand_down("asked to stop")
+    raise _Asked
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> None:
+    host, port = settings.listen
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise Invalid(f"--listen {host}:{port}: {error.strerror or error}; is another masterd running?") from None
+
+
+async def _watch_versions(etcd: Etcd) -> NoReturn:
+    """Refuse to work on an etcd that is known to lose or corrupt data: at the start, and when a member changes."""
+    while True:
+        for endpoint in etcd.settings.endpoints:
+            try:
+                status = await etcd.status(endpoint)
+            except Unavailable:
+                continue
+            except NodectlError as error:
+                log.debug("version of %s: %s", endpoint, error)
+                continue
+            check_version(status.version, f"etcd member at {endpoint}")
+        await asyncio.sleep(_VERSIONS_EVERY_S)

@@ -1,0 +1,306 @@
+"""Running a batch of commands on an overlay of the committed state. Pure: times and ids are handed in.
+
+Nothing here touches the state. What a batch computes becomes true when its entry is committed, and is forgotten
+when it is not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from masterd.app import Application
+from masterd.derivation import Derivation, Derived
+from masterd.state import State
+from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
+from nodestore.jsonio import Document, Json, copy, dumps
+from nodestore.keys import check_path
+from nodestore.models import CommandRecord, ConfigRecord, Inventory, SpecMark
+
+ADOPT = "config.adopt"
+RESPEC = "config.respec"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A command as asked for. `after`: the index its client knew when it first sent it; None: it has no repeats."""
+
+    id: str
+    name: str
+    args: Mapping[str, Any]
+    actor: str
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command came to: an index and a result, or an error."""
+
+    id: str
+    index: int = 0
+    result: Json = None
+    repeated: bool = False
+    error: NodectlError | None = None
+
+
+class Overlay:
+    """A transaction on top of a view of documents: reads fall through, writes stay here until merged."""
+
+    def __init__(self, below: Overlay | State, config: Inventory, now: float) -> None:
+        self._below = below
+        self.config = config
+        self.now = now
+        self.writes: dict[str, Document | None] = {}
+
+    def get(self, path: str) -> Document | None:
+        document: Document | None = copy(self.peek(path))
+        return document
+
+    def peek(self, path: str) -> Document | None:
+        """The stored document itself, not to be changed."""
+        if path in self.writes:
+            return self.writes[path]
+        if isinstance(self._below, Overlay):
+            return self._below.peek(path)
+        doc = self._below.documents.get(path)
+        return None if doc is None else doc.value
+
+    def paths(self, prefix: str) -> list[str]:
+        below = self._below.paths(prefix)
+        if not self.writes:
+            return below
+        found = {path for path in below if path not in self.writes}
+        found |= {path for path, document in self.writes.items() if document is not None and path.startswith(prefix)}
+        return sorted(found)
+
+    def put(self, path: str, document: Document) -> None:
+        if not isinstance(document, dict):
+            raise Invalid(f"document {path!r} must be a JSON object, not {type(document).__name__}")
+        self.writes[check_path(path)] = copy(document)
+
+    def delete(self, path: str) -> None:
+        if self.peek(path) is not None:
+            self.writes[path] = None
+        else:
+            self.writes.pop(path, None)
+
+
+@dataclass(slots=True)
+class Limits:
+    """What one batch may hold."""
+
+    commands_max: int = 256
+    entry_bytes_max: int = 1 << 20
+
+
+@dataclass(slots=True)
+class Batch:
+    """Commands run one after another on an overlay of `state`, to be committed together or not at all."""
+
+    state: State
+    application: Application
+    derivation: Derivation
+    now: float
+    limits: Limits = field(default_factory=Limits)
+    records: list[CommandRecord] = field(default_factory=list)
+    encoded: list[bytes] = field(default_factory=list)
+    entry_bytes: int = 0
+    derived: dict[str, Derived] = field(default_factory=dict)
+    overlay: Overlay = field(init=False)
+    _ids: dict[str, Outcome] = field(default_factory=dict)
+    _config: ConfigRecord | None = None
+
+    def __post_init__(self) -> None:
+        self.now = max(self.now, self.state.time)
+        self.overlay = Overlay(self.state, self.state.inventory, self.now)
+
+    @property
+    def next_index(self) -> int:
+        return self.state.index + len(self.records) + 1
+
+    def run(self, request: Request) -> Outcome | None:
+        """The outcome of one command, true once the batch is committed. None: it does not fit into this batch."""
+        known = self._known(request)
+        if known is not None:
+            return known
+        transaction = Overlay(self.overlay, self.overlay.config, self.now)
+        try:
+            result = self._handle(request, transaction)
+        except NodectlError as error:
+            return Outcome(request.id, error=error)
+        record, derived = self._record(request, result, transaction)
+        raw = encode_record(record)
+        if len(raw) > self.limits.entry_bytes_max:
+            self._underive(derived)
+            return Outcome(request.id, error=TooLarge(
+                f"command {request.name} would write {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}"
+            ))  # fmt: skip
+        if self.records and self.entry_bytes + len(raw) > self.limits.entry_bytes_max:
+            self._underive(derived)
+            return None
+        self._take(record, raw, transaction, derived)
+        outcome = Outcome(request.id, record.index, result)
+        self._ids[request.id] = outcome
+        return outcome
+
+    def adopt(self, config: ConfigRecord, revision: int) -> CommandRecord:
+        """Take a configuration into force. ValueError (pydantic's) when it is not an inventory."""
+        inventory = Inventory.model_validate(config.inventory)
+        self.overlay.config = inventory
+        transaction = Overlay(self.overlay, inventory, self.now)
+        derived = self.derivation.rebuild(inventory, transaction)
+        record = CommandRecord(
+            index=self.next_index,
+            id=f"{ADOPT}-{revision}",
+            actor=config.actor,
+            time=self.now,
+            name=ADOPT,
+            args={"version": config.version},
+            result={"version": config.version},
+            specs=self._marks(derived),
+            config=config,
+            config_revision=revision,
+        )
+        self._take(record, encode_record(record), transaction, derived)
+        return record
+
+    def respec(self, actor: str, nonce: str) -> CommandRecord | None:
+        """Record the specs that this program derives, where they differ from the recorded ones (an upgrade, say).
+        None when all agree."""
+        self.derivation.rebuild(self.overlay.config, self.overlay)
+        nodes = {*self.derivation.nodes, *self.state.specs}
+        derived = {
+            node: self.derivation[node] for node in sorted(nodes) if self._recorded(node) != self.derivation[node].hash
+        }
+        if not derived:
+            return None
+        record = CommandRecord(
+            index=self.next_index, id=f"{RESPEC}-{nonce}", actor=actor, time=self.now, name=RESPEC,
+            args={}, result={"nodes": sorted(derived)}, specs=self._marks(derived),
+        )  # fmt: skip
+        self._take(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), derived)
+        return record
+
+    def _recorded(self, node: str) -> str:
+        mark = self.state.specs.get(node)
+        return mark.hash if mark else ""
+
+    def _known(self, request: Request) -> Outcome | None:
+        """The first outcome of this id, or the reason why it cannot be known whether there was one."""
+        earlier = self._ids.get(request.id)
+        if earlier is not None:
+            return Outcome(request.id, earlier.index, earlier.result, repeated=True)
+        remembered = self.state.ids.get(request.id)
+        if remembered is not None:
+            return Outcome(request.id, remembered.index, remembered.result, repeated=True)
+        if request.after is None:
+            return None
+        if request.after < self.state.floor:
+            return Outcome(request.id, error=TooOld(
+                f"command {request.id} was first sent after index {request.after}, but results are remembered only "
+                f"from {self.state.floor} on: it may have run and was not run again; look at the state"
+            ))  # fmt: skip
+        if request.after > self.state.index:
+            return Outcome(request.id, error=Conflict(
+                f"command {request.id} was first sent after index {request.after}, but the store is at "
+                f"{self.state.index}: it was restored from a backup; read the state anew"
+            ))  # fmt: skip
+        return None
+
+    def _handle(self, request: Request, transaction: Overlay) -> Json:
+        command = self.application.commands().get(request.name)
+        if command is None:
+            raise NotFound(
+                f"there is no command {request.name!r}; there are: {', '.join(sorted(self.application.commands()))}"
+            )
+        try:
+            arguments = command.arguments.model_validate(request.args)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "arguments"
+            raise Invalid(f"command {request.name}: {where}: {first['msg']}") from None
+        try:
+            return copy(command.handler(transaction, arguments))
+        except NodectlError:
+            raise
+        except Exception as error:  # whatever an application raises is its caller's trouble, never the leader's
+            logging.getLogger(__name__).exception("command %s failed in the application", request.name)
+            raise NodectlError(f"command {request.name} failed in the application: {error!r}") from error
+
+    def _record(self, request: Request, result: Json, transaction: Overlay) -> tuple[CommandRecord, dict[str, Derived]]:
+        affected = self.derivation.affected(transaction.writes)
+        derived = self.derivation.update(self.overlay.config, transaction, affected)
+        record = CommandRecord.model_construct(
+            index=self.next_index,
+            id=request.id,
+            actor=request.actor,
+            time=self.now,
+            name=request.name,
+            args=dict(request.args),
+            result=result,
+            writes=transaction.writes,
+            specs=self._marks(derived),
+            config=None,
+            config_revision=None,
+            restore=None,
+        )
+        return record, derived
+
+    def _marks(self, derived: Mapping[str, Derived]) -> dict[str, SpecMark | None]:
+        index = self.next_index
+        return {
+            node: SpecMark(generation=index, hash=item.hash) if item.spec is not None else None
+            for node, item in derived.items()
+        }
+
+    def _take(self, record: CommandRecord, raw: bytes, transaction: Overlay, derived: Mapping[str, Derived]) -> None:
+        self.records.append(record)
+        self.encoded.append(raw)
+        self.entry_bytes += len(raw)
+        self.overlay.writes.update(transaction.writes)
+        self.derived.update(derived)
+
+    def rebuild(self) -> None:
+        """Derive all specs from the committed state, noting which documents each reads."""
+        self.derivation.rebuild(self.overlay.config, self.overlay)
+
+    def undo_derivation(self) -> None:
+        """The batch came to nothing: all specs are those of the committed state again."""
+        self.derivation.rebuild(self.state.inventory, Overlay(self.state, self.state.inventory, self.now))
+
+    def _underive(self, derived: Mapping[str, Derived]) -> None:
+        """The command did not get in: its specs are those without it again."""
+        self.derivation.update(self.overlay.config, self.overlay, derived)
+
+
+def encode_record(record: CommandRecord) -> bytes:
+    """The record as JSON, without the fields that hold nothing."""
+    fields: dict[str, Any] = {
+        "index": record.index,
+        "id": record.id,
+        "actor": record.actor,
+        "time": record.time,
+        "name": record.name,
+        "args": record.args,
+        "result": record.result,
+    }
+    if record.writes:
+        fields["writes"] = record.writes
+    if record.specs:
+        fields["specs"] = record.specs
+    if record.config is not None:
+        fields["config"] = record.config
+        fields["config_revision"] = record.config_revision
+    if record.restore is not None:
+        fields["restore"] = record.restore
+    return dumps(fields)
+
+
+def encode_entry(epoch: int, term: int, nonce: str, encoded: Sequence[bytes]) -> bytes:
+    """The journal entry of these records (models.Entry, written without building it)."""
+    opening = dumps({"v": 1, "epoch": epoch, "term": term, "nonce": nonce})[:-1]
+    return opening + b',"commands":[' + b",".join(encoded) + b"]}"

@@ -1,0 +1,73 @@
+"""The follow stream: a standby listens to the leader's heartbeat over HTTP, and so sees its process die at once.
+
+A stream that breaks *and* a reconnect that is refused mean: that PC's kernel lives and nobody listens on the port any
+more, so the process is dead. Anything else (a reset alone, a timeout) proves nothing; then the lease decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+from collections.abc import Callable
+
+import aiohttp
+
+from nodestore.election import LeaderSeen
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 0.1
+_CONNECT_S = 1.0
+_RETRY_S = 0.25
+_SILENCE_S = 10.0  # a stream this silent is opened anew; what silence means is not decided here
+_REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ERROR_CONNECTION_REFUSED
+
+
+class FollowStream:
+    """Follows one leader for one term. `dead` once its process surely ended; belongs to that term alone."""
+
+    def __init__(self, seen: LeaderSeen, suspected: Callable[[], None]) -> None:
+        self.revision = seen.revision
+        self.dead = False
+        self.connected = False
+        self._urls = seen.record.urls if seen.record else ()
+        self._suspected = suspected
+
+    async def run(self) -> None:
+        """Follow until cancelled, or until the leader's process is known to be dead."""
+        if not self._urls:
+            return
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            while not self.dead:
+                try:
+                    await self._listen(session)
+                except aiohttp.ClientConnectorError as error:
+                    if self.connected and _refused(error):
+                        self.dead = True
+                        self._suspected()
+                        return
+                except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                    log.debug("follow stream of term %d: %s", self.revision, error)
+                    if self.connected:
+                        continue  # the one reconnect that tells a dead process from a lost connection: at once
+                await asyncio.sleep(_RETRY_S)
+
+    async def _listen(self, session: aiohttp.ClientSession) -> None:
+        async with session.get(f"{self._urls[0]}/v1/follow", params={"term": str(self.revision)}) as response:
+            if response.status != 200:
+                self.connected = False
+                return
+            async for line in response.content:
+                with contextlib.suppress(ValueError):
+                    self.connected = self.connected or json.loads(line).get("term") == self.revision
+        # A proper end of the stream: the leader says that its term is over, or its process was closed in order.
+        # The port tells which, at the reconnect.
+
+
+def _refused(error: aiohttp.ClientConnectorError) -> bool:
+    numbers = {error.os_error.errno, getattr(error.os_error, "winerror", None)}
+    return bool(numbers & _REFUSED)

@@ -1,0 +1,144 @@
+"""Snapshots and truncation: bounds what the store holds, without ever deleting what is still needed.
+
+The journal is truncated no further than the older of the two newest snapshots that were read back and hash-checked,
+never past the views, and keeps every entry whose id must still be known (an hour and 10,000 commands), unless it
+outgrows its bound in bytes. A truncation is a fenced pure delete: a late copy deletes the same keys again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from masterd.publisher import Publisher
+from masterd.replica import Replica
+from masterd.snapshots import Image
+from nodestore.election import Fence
+from nodestore.errors import Garbage, LeadershipLost, NodectlError
+from nodestore.etcd import op_delete
+from nodestore.models import Manifest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """When a snapshot is due and how much of the journal is kept."""
+
+    snapshot_every_commands: int = 5_000
+    snapshot_every_bytes: int = 8 << 20
+    journal_bytes_max: int = 48 << 20
+    look_every_s: float = 1.0
+    keep_ids: bool = True
+    """Off only in tests: truncate up to the snapshots although ids of those entries must still be known."""
+
+
+class Housekeeping:
+    """The leader's, for one term. A fault is told and tried again at the next look."""
+
+    def __init__(
+        self,
+        fence: Fence,
+        replica: Replica,
+        publisher: Publisher,
+        retention: Retention,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._fence, self._replica, self._publisher = fence, replica, publisher
+        self._retention, self._wall_clock = retention, wall_clock
+        self._snapshots = replica.snapshots
+        self._last_index: int | None = None
+        self._bytes_at_snapshot = 0
+        self._truncated = 0
+
+    async def run(self) -> None:
+        """Look after the store until cancelled; LeadershipLost when the term is over."""
+        while True:
+            try:
+                await self._look()
+            except LeadershipLost:
+                raise
+            except NodectlError as error:
+                log.warning("housekeeping: %s; again later", error)
+            await asyncio.sleep(self._retention.look_every_s)
+
+    async def _look(self) -> None:
+        if self._last_index is None:
+            manifests = await self._snapshots.manifests()
+            self._last_index = max((manifest.index for manifest in manifests.values()), default=0)
+        if self._due():
+            await self.snapshot()
+            await self.tidy()
+
+    def _due(self) -> bool:
+        state, last = self._replica.state, self._last_index or 0
+        if state.index - last >= self._retention.snapshot_every_commands:
+            return True
+        since = self._replica.bytes_seen - self._bytes_at_snapshot
+        return state.index > last and since >= self._retention.snapshot_every_bytes
+
+    async def snapshot(self, name: str | None = None) -> str:
+        """Write the state as it is now; its name. LeadershipLost when the term ended meanwhile."""
+        image, seen = Image.of(self._replica.state), self._replica.bytes_seen
+        written = await self._snapshots.write(self._fence, image, self._wall_clock(), name)
+        self._last_index, self._bytes_at_snapshot = image.index, seen
+        log.info("wrote and checked the snapshot of index %d (%d documents)", image.index, len(image.documents))
+        return written
+
+    async def tidy(self) -> None:
+        """Truncate the journal as far as allowed, then delete the snapshots that nothing needs any more."""
+        manifests = await self._snapshots.manifests()
+        checked = await self._two_checked(manifests)
+        if len(checked) < 2:
+            return
+        await self._truncate(manifests[checked[1]].index)
+        await self._delete_snapshots(manifests, set(checked))
+
+    async def _two_checked(self, manifests: dict[str, Manifest]) -> list[str]:
+        checked: list[str] = []
+        for name, manifest in manifests.items():
+            if len(checked) == 2:
+                break
+            try:
+                if name not in self._snapshots.verified:
+                    await self._snapshots.read(name, manifest)
+            except Garbage as error:
+                log.warning("%s: it does not count", error)
+                continue
+            checked.append(name)
+        return checked
+
+    async def _truncate(self, snapshot_index: int) -> None:
+        state, sizes = self._replica.state, self._replica.sizes
+        too_big = sum(size for _, size in sizes) > self._retention.journal_bytes_max
+        up_to = min(snapshot_index, self._publisher.complete_up_to)
+        if self._retention.keep_ids and not too_big:
+            up_to = min(up_to, state.floor)
+        if up_to <= self._truncated:
+            return
+        await self._delete_entries(up_to)
+        self._truncated = up_to
+        while sizes and sizes[0][0] <= up_to:
+            sizes.popleft()
+        for index in [index for index in state.restores if index <= up_to]:
+            del state.restores[index]
+        log.info("truncated the journal up to index %d", up_to)
+
+    async def _delete_entries(self, up_to: int) -> None:
+        keys, etcd = self._replica.keys, self._replica.etcd
+        first_kept = keys.entry(up_to + 1).encode()
+        result = await etcd.txn(
+            self._fence.compares(keys), [op_delete(keys.journal, end=first_kept)], timeout_s=10.0, repeatable=True
+        )
+        if not result.succeeded:
+            raise LeadershipLost(f"term {self._fence.term} is over")
+
+    async def _delete_snapshots(self, manifests: dict[str, Manifest], keep: set[str]) -> None:
+        keep |= {name for name, manifest in manifests.items() if manifest.name is not None}
+        keep |= set(self._replica.state.restores.values())
+        superfluous = [name for name in manifests if name not in keep]
+        for name in [*superfluous, *await self._snapshots.fragments(set(manifests))]:
+            await self._snapshots.delete(self._fence, name)
+            log.info("deleted snapshot %s", name)

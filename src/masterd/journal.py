@@ -1,0 +1,162 @@
+"""Commits: one fenced transaction each, and how its outcome is found out when the reply is lost.
+
+A transaction that timed out may land at any later time, and an error on its repeat decides nothing. It is decided by
+`head`: it carries our nonce (committed), or it has moved without our nonce while the term is still ours, or can move
+no more by this transaction because a compare that only grows has left it behind (never will be). See `_verdict`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from nodestore.election import Fence
+from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.etcd import KV, Compare, Etcd, Op, TxnResult, cmp_mod, op_get, op_put
+from nodestore.keys import Keys
+from nodestore.models import Head, decode
+
+log = logging.getLogger(__name__)
+
+_ATTEMPT_S = 2.0
+_RETRY_S = 0.05
+
+
+class Verdict(Enum):
+    """What a failed compare means for the transaction and for every copy of it."""
+
+    COMMITTED = "an earlier copy landed"
+    NEVER = "no copy has landed or ever will"
+    TERM_OVER = "no copy has landed or ever will, and the term is over"
+    FOREIGN = "head has moved under our own term, and not by us: somebody else writes it"
+    UNKNOWN = "the term is over, and an earlier copy may have landed before it ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What to commit. `head` names the index reached and, by its nonce, this commit."""
+
+    head: Head
+    ops: tuple[Op, ...] = ()
+    compares: tuple[Compare, ...] = ()
+
+    @classmethod
+    def moving_to(cls, index: int, ops: Sequence[Op], compares: Sequence[Compare] = ()) -> Commit:
+        return cls(Head(index=index, nonce=secrets.token_hex(8)), tuple(ops), tuple(compares))
+
+
+class Journal:
+    """The leader's only way to write: one commit at a time, each comparing the one before."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, head: KV | None) -> None:
+        self._etcd, self._keys, self.fence = etcd, keys, fence
+        self._head_revision = 0 if head is None else head.mod_revision
+        self.index = 0 if head is None else decode(Head, head.value, keys.head).index
+
+    async def commit(self, commit: Commit) -> int:
+        """Returns the revision of the commit. It never returns nor raises before the outcome is known, except:
+
+        OutcomeUnknown: the term is over and an earlier copy may have landed. LeadershipLost: the term is over and
+        surely nothing landed. Any other error is etcd's definite refusal: nothing landed and the term goes on.
+        Cancelling it leaves the outcome unknown.
+        """
+        sent = False
+        while True:
+            try:
+                result = await self._send(commit)
+            except OutcomeUnknown as error:
+                sent = True
+                log.warning("commit of index %d: %s; finding out", commit.head.index, error)
+            except Unavailable as error:
+                if not sent:
+                    raise
+                log.warning("commit of index %d still open: %s", commit.head.index, error)
+                await asyncio.sleep(_RETRY_S)
+            except NodectlError as error:
+                if not sent:
+                    raise
+                return await self._give_up(commit, error)
+            else:
+                if result.succeeded:
+                    return self._advance(commit.head, result.revision)
+                return self._settle(commit, result)
+
+    async def _send(self, commit: Commit) -> TxnResult:
+        compares = [
+            *self.fence.compares(self._keys),
+            cmp_mod(self._keys.head, self._head_revision),
+            *commit.compares,
+        ]
+        then = [op_put(self._keys.head, commit.head.encode()), *commit.ops]
+        orelse = [op_get(self._keys.leader), op_get(self._keys.head), op_get(self._keys.epoch)]
+        return await self._etcd.txn(compares, then, orelse, timeout_s=_ATTEMPT_S, repeatable=True)
+
+    def _settle(self, commit: Commit, result: TxnResult) -> int:
+        leader, head, epoch = (result.range(position).first for position in range(3))
+        verdict = self._verdict(commit, leader, head, epoch)
+        if verdict is Verdict.COMMITTED and head is not None:
+            return self._advance(commit.head, head.mod_revision)
+        if verdict is Verdict.TERM_OVER:
+            raise LeadershipLost(f"term {self.fence.term} is over: nothing of this was committed")
+        if verdict is Verdict.UNKNOWN:
+            raise OutcomeUnknown(f"term {self.fence.term} ended while this was being committed: it may have been")
+        if verdict is Verdict.FOREIGN:
+            raise Garbage(f"{self._keys.head} was changed by somebody who does not lead: no commit is safe any more")
+        raise CompareFailed("something that this commit compares has changed: nothing of it was committed")
+
+    def _verdict(self, commit: Commit, leader: KV | None, head: KV | None, epoch: KV | None) -> Verdict:
+        """All compares are of mod_revisions, which only grow: one that fails now fails for every later copy too."""
+        if head is not None and _nonce(head) == commit.head.nonce:
+            return Verdict.COMMITTED
+        unmoved = (0 if head is None else head.mod_revision) == self._head_revision
+        ours = leader is not None and leader.mod_revision == self.fence.term.revision
+        ours = ours and epoch is not None and epoch.mod_revision == self.fence.epoch_revision
+        if ours:
+            return Verdict.NEVER if unmoved else Verdict.FOREIGN
+        return Verdict.TERM_OVER if unmoved else Verdict.UNKNOWN
+
+    async def _give_up(self, commit: Commit, cause: NodectlError) -> int:
+        """etcd refuses a copy of what may have landed: move `head` by an empty commit, so that no copy can any more.
+
+        Either the empty commit lands, and the other never will; or its compare fails because the other has landed.
+        """
+        log.warning("commit of index %d refused (%s) after an open attempt: moving head on", commit.head.index, cause)
+        empty = Commit(Head(index=self.index, nonce=secrets.token_hex(8)))
+        while True:
+            try:
+                result = await self._send(empty)
+            except (Unavailable, OutcomeUnknown) as error:
+                log.warning("empty commit still open: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if result.succeeded:
+                self._advance(empty.head, result.revision)
+                raise cause
+            head = result.range(1).first
+            if head is not None and _nonce(head) == empty.head.nonce:
+                self._advance(empty.head, head.mod_revision)
+                raise cause
+            return self._settle(commit, result)
+
+    def _advance(self, head: Head, revision: int) -> int:
+        self._head_revision = revision
+        self.index = head.index
+        return revision
+
+
+class CompareFailed(NodectlError):
+    """A compare that the commit brought itself failed; nothing of it was committed and the term goes on."""
+
+    code = "conflict"
+    status = 409
+
+
+def _nonce(head: KV) -> str | None:
+    try:
+        return decode(Head, head.value, head.key).nonce
+    except Garbage:
+        return None

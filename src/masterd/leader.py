@@ -1,0 +1,339 @@
+"""The leader: group commit, adoption of configuration, views. One task commits; everybody else waits for it.
+
+The order of things, and who may die between which two:
+
+1. A batch runs on an overlay. Dying here loses nothing: nobody was answered.
+2. One transaction commits entry, head and, if they fit, the views. Dying after it: the entry is in the journal, the
+   next leader has it, and a repeat of the command gets its first result.
+3. Memory follows, callers are answered. Answers never precede the commit.
+4. Views that did not fit follow in chunks before the next commit, each comparing `applied`. Dying here: the next
+   leader finds `applied` incomplete and finishes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from masterd.app import Application
+from masterd.board import Board
+from masterd.confirmation import Confirmation
+from masterd.derivation import Derivation
+from masterd.execution import Batch, Limits, Outcome, Request, encode_entry
+from masterd.housekeeping import Housekeeping, Retention
+from masterd.journal import Commit, CompareFailed, Journal
+from masterd.publisher import Publisher
+from masterd.replica import Replica
+from masterd.views import Room, changes_of
+from nodestore.election import Won
+from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.etcd import KV, Compare, Etcd, cmp_mod, op_put
+from nodestore.keys import Keys
+from nodestore.models import ConfigRecord, Entry, decode
+
+log = logging.getLogger(__name__)
+
+_SLACK_BYTES = 32 << 10  # keys, compares, head and framing of one transaction
+_OWN_OPS = 3  # head, entry, applied
+
+
+@dataclass(frozen=True)
+class LeaderSettings:
+    """Limits of a leader. Those of etcd must not exceed what every member was started with."""
+
+    max_txn_ops: int = 128
+    request_bytes_max: int = 1_500_000
+    queue_max: int = 10_000
+    commands_per_batch: int = 256
+    retention: Retention = field(default_factory=Retention)
+
+    @property
+    def limits(self) -> Limits:
+        entry_bytes_max = max(16 << 10, self.request_bytes_max - _SLACK_BYTES - (128 << 10))
+        return Limits(self.commands_per_batch, entry_bytes_max)
+
+    def room(self, taken_bytes: int) -> Room:
+        """What is left for views beside an entry of that size."""
+        return Room(self.max_txn_ops - _OWN_OPS, max(0, self.request_bytes_max - _SLACK_BYTES - taken_bytes))
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: Request
+    future: asyncio.Future[Outcome]
+
+
+class Leader:
+    """One term of leadership. `run` ends only by an error: LeadershipLost when the term is over."""
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        *,
+        master: str,
+        won: Won,
+        replica: Replica,
+        board: Board,
+        application: Application,
+        settings: LeaderSettings,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._etcd, self._keys, self._master, self._won = etcd, keys, master, won
+        self._replica, self._board, self._application = replica, board, application
+        self._settings, self._wall_clock = settings, wall_clock
+        self.fence = won.fence
+        self.serving = asyncio.Event()
+        self.rejected: tuple[int, str] | None = None
+        """config/current's mod_revision and why it is not adopted."""
+        self._confirmation = Confirmation(etcd, keys, won.fence)
+        self._derivation = Derivation(application)
+        self._queue: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._ended: NodectlError | None = None
+        self._closing = False
+        self._journal = Journal(etcd, keys, won.fence, won.head)
+        self._publisher = Publisher(etcd, keys, won.fence)
+        self._housekeeping = Housekeeping(won.fence, replica, self._publisher, settings.retention, wall_clock)
+
+    # --- what callers use ---
+
+    async def submit(self, requests: Sequence[Request]) -> list[Outcome]:
+        """Run commands in this order; their outcomes, once committed. Errors of single ones are in their outcomes.
+
+        LeadershipLost or Unavailable: none of them was run. OutcomeUnknown outcomes: repeat with the same id.
+        """
+        self._check_open()
+        if len(self._queue) + len(requests) > self._settings.queue_max:
+            raise Unavailable(f"{len(self._queue)} commands are waiting already; try again in a moment")
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(request, loop.create_future()) for request in requests]
+        self._queue.extend(waiting)
+        self._wake.set()
+        return list(await asyncio.gather(*(item.future for item in waiting)))
+
+    async def confirm(self) -> None:
+        """Return once memory holds everything that was committed before this call, the term being ours still."""
+        self._check_open()
+        index = await self._confirmation.confirm()
+        await self._replica.wait_for(index, 5.0)
+
+    def close_for_handover(self) -> None:
+        """Take no more commands; those that wait are finished."""
+        self._closing = True
+
+    def reopen(self) -> None:
+        """The handover came to nothing: go on."""
+        self._closing = False
+        self._wake.set()
+
+    async def drained(self) -> None:
+        """Until nothing waits any more."""
+        while self._queue or not self._idle.is_set():
+            await self._idle.wait()
+            await asyncio.sleep(0)
+
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise LeadershipLost(str(self._ended))
+        if self._closing:
+            raise LeadershipLost("this master is handing leadership over")
+
+    # --- the term ---
+
+    async def run(self) -> None:
+        """Lead until the term is over: LeadershipLost. Garbage when the store holds what stops commits."""
+        unsubscribe = self._board.subscribe(self._look_around)
+        try:
+            await self._publisher.finish(self._won.applied, self._replica.state, self._prepare_derivation())
+            await self._adopt(self._won.config)
+            await self._respec()
+            self.serving.set()
+            self._look_around()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._commit_for_ever(), name="commit")
+                tasks.create_task(self._housekeeping.run(), name="housekeeping")
+        except* NodectlError as group:
+            raise _first(group) from None
+        finally:
+            unsubscribe()
+            self._end(LeadershipLost(f"{self._master} no longer leads"))
+            await self._confirmation.close()
+
+    def _prepare_derivation(self) -> Derivation:
+        state = self._replica.state
+        self._derivation = Derivation(self._application)
+        Batch(state, self._application, self._derivation, self._wall_clock()).rebuild()
+        return self._derivation
+
+    def _end(self, error: NodectlError) -> None:
+        self.serving.clear()
+        self._ended = error
+        while self._queue:
+            _resolve(self._queue.popleft(), LeadershipLost(str(error)))
+
+    def _look_around(self) -> None:
+        """Something changed in etcd: a new leader ends the term, a new configuration is work."""
+        seen, ours = self._board.leader, self.fence.term.revision
+        # The watch may still show what was before our term; an absent key counts only after it has shown ours.
+        if seen.revision > ours or (seen.revision == 0 and self._board.last_leader.revision >= ours):
+            self._ended = LeadershipLost(f"{seen.record.id if seen.record else 'somebody'} leads now")
+        self._wake.set()
+
+    async def _commit_for_ever(self) -> None:
+        while True:
+            if self._ended is not None:
+                raise self._ended
+            config = self._board.config
+            if config is not None and self._to_adopt(config):
+                await self._adopt(config)
+            elif self._queue:
+                self._idle.clear()
+                await self._commit_batch()
+            else:
+                self._idle.set()
+                self._wake.clear()
+                await self._wake.wait()
+
+    # --- commands ---
+
+    def _batch(self) -> Batch:
+        state = self._replica.state
+        return Batch(state, self._application, self._derivation, self._wall_clock(), self._settings.limits)
+
+    async def _commit_batch(self) -> None:
+        batch = self._batch()
+        taken: list[tuple[_Waiting, Outcome]] = []
+        while self._queue and len(taken) < self._settings.commands_per_batch:
+            outcome = batch.run(self._queue[0].request)
+            if outcome is None:
+                break
+            taken.append((self._queue.popleft(), outcome))
+        try:
+            if batch.records:
+                await self._commit(batch)
+            else:
+                await self._confirmation.confirm()
+        except NodectlError as error:
+            for waiting, _ in taken:
+                _resolve(waiting, error)
+            if isinstance(error, LeadershipLost | OutcomeUnknown | Garbage):
+                raise
+            log.warning("a batch of %d commands was not committed: %s", len(taken), error)
+            return
+        except BaseException:
+            for waiting, _ in taken:
+                _resolve(waiting, OutcomeUnknown("this master was stopped while committing it: it may have been"))
+            raise
+        for waiting, outcome in taken:
+            if not waiting.future.done():
+                waiting.future.set_result(outcome)
+
+    async def _commit(self, batch: Batch, compares: tuple[Compare, ...] = ()) -> None:
+        nonce = secrets.token_hex(8)
+        last = batch.records[-1].index
+        raw = encode_entry(self.fence.term.epoch, self.fence.term.revision, nonce, batch.encoded)
+        changes = changes_of(self._keys, self.fence.term, batch.records, batch.derived)
+        views = self._publisher.inline(changes, last, self._settings.room(len(raw)))
+        commit = Commit.moving_to(last, [op_put(self._keys.entry(last), raw), *views], compares)
+        try:
+            revision = await self._journal.commit(commit)
+        except BaseException:
+            batch.undo_derivation()
+            raise
+        if views:
+            self._publisher.published(last, revision)
+        entry = Entry.model_construct(
+            v=1, epoch=self.fence.term.epoch, term=self.fence.term.revision, nonce=nonce, commands=tuple(batch.records)
+        )
+        await self._replica.apply(entry, len(raw))
+        self._replica.heard = time.monotonic()
+        if not views:
+            await self._publisher.bring_up(changes, last, self._settings.room(0))
+
+    # --- configuration ---
+
+    def _to_adopt(self, config: KV) -> bool:
+        adopted = self._replica.state.adopted
+        if self.rejected is not None and self.rejected[0] == config.mod_revision:
+            return False
+        return adopted is None or adopted.revision != config.mod_revision
+
+    async def _adopt(self, config: KV | None) -> None:
+        """Bring a configuration into force by an entry that holds it. Garbage leaves the last one in force."""
+        if config is None or not self._to_adopt(config):
+            return
+        batch = self._batch()
+        try:
+            record = decode(ConfigRecord, config.value, config.key)
+            batch.adopt(record, config.mod_revision)
+            await self._commit(batch, (_unchanged(config),))
+        except CompareFailed:
+            log.info("config/current changed while it was being adopted; looking again")
+            await self._reread_config()
+        except (LeadershipLost, OutcomeUnknown):
+            raise
+        except Unavailable as error:
+            log.warning("adopting configuration later: %s", error)
+            await asyncio.sleep(0.2)
+        except (ValidationError, NodectlError) as error:
+            why = _one_line(error)
+            batch.undo_derivation()
+            self.rejected = (config.mod_revision, why)
+            log.error("config/current is not adopted: %s", why)
+        else:
+            self.rejected = None
+            log.info("adopted configuration version %d as index %d", record.version, self._replica.index)
+
+    async def _reread_config(self) -> None:
+        """The watch may lag behind the compare that failed: look for ourselves."""
+        self._board.config = await self._etcd.get(self._keys.config_current)
+        self._wake.set()
+
+    async def _respec(self) -> None:
+        """Where this program derives other specs than the recorded ones, commit that first."""
+        batch = self._batch()
+        record = batch.respec(self._master, self.fence.nonce)
+        if record is not None:
+            await self._commit(batch)
+            log.info("this program derives other specs for %s: recorded as index %d", record.result, record.index)
+
+
+def _unchanged(config: KV) -> Compare:
+    return cmp_mod(config.key, config.mod_revision)
+
+
+def _resolve(waiting: _Waiting, error: NodectlError) -> None:
+    if not waiting.future.done():
+        waiting.future.set_result(Outcome(waiting.request.id, error=error))
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".lstrip(": ")
+    return str(error)
+
+
+def _first(group: BaseExceptionGroup[NodectlError]) -> NodectlError:
+    """The error that ended a TaskGroup; LeadershipLost before any other, since it explains them."""
+    flat: list[NodectlError] = []
+
+    def collect(item: BaseException) -> None:
+        if isinstance(item, BaseExceptionGroup):
+            for inner in item.exceptions:
+                collect(inner)
+        elif isinstance(item, NodectlError):
+            flat.append(item)
+
+    collect(group)
+    flat.sort(key=lambda error: not isinstance(error, LeadershipLost))
+    return flat[0]

@@ -1,0 +1,254 @@
+"""The roles of a masterd. `become_leader` and `become_standby` are the only places where a role changes.
+
+       +----------- lease lost, term lost ------------+
+       v                                              |
+become_standby -- ground to take over, txn won --> become_leader
+       ^                                              |
+       +------------- resigned, cannot commit --------+
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from masterd.app import Application
+from masterd.board import Board
+from masterd.campaign import Campaign, Me
+from masterd.leader import Leader, LeaderSettings
+from masterd.replica import Replica
+from nodestore import __version__
+from nodestore.election import Won, resign
+from nodestore.errors import Garbage, LeadershipLost, LeaseLost, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.etcd import Etcd, cmp_create, cmp_mod, op_get, op_put
+from nodestore.keys import Keys
+from nodestore.lease import Lease
+from nodestore.models import Candidate, decode
+
+log = logging.getLogger(__name__)
+
+_CANDIDATE_EVERY_S = 2.0
+_RETRY_S = 0.2
+_DRAIN_S = 3.0
+
+
+@dataclass(frozen=True)
+class MasterSettings:
+    """What a masterd is told."""
+
+    lease_ttl_s: int = 2
+    leader: LeaderSettings = field(default_factory=LeaderSettings)
+
+
+class Usurped(NodectlError):
+    """Another process has taken this masterd's name; this one must end."""
+
+    code = "usurped"
+
+
+class Master:
+    """One masterd: its lease and candidacy, its replica, and its role."""
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        me: Me,
+        application: Application,
+        settings: MasterSettings,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.etcd, self.keys, self.me, self.application = etcd, keys, me, application
+        self._settings, self._wall_clock = settings, wall_clock
+        self.board = Board(etcd, keys)
+        self.replica = Replica(etcd, keys)
+        self.campaign = Campaign(etcd, keys, me, self.board, self.replica)
+        self.leader: Leader | None = None
+        self._fault: str | None = None
+
+    @property
+    def role(self) -> str:
+        return "leader" if self.leader is not None else "standby"
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps this masterd from its work, if anything does."""
+        return self._fault or self.replica.problem
+
+    async def live(self) -> NoReturn:
+        """Candidate, standby, leader, until cancelled. Usurped when another process took this name."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.board.watch(), name="board")
+            while True:
+                lease = await self._grant()
+                try:
+                    await self._live_with(lease)
+                except LeaseLost as error:
+                    log.warning("lease lost (%s): a new one", error)
+                finally:
+                    await lease.revoke()
+
+    async def _live_with(self, lease: Lease) -> None:
+        revision = await self._announce(lease)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(lease.keep(), name="keep the lease")
+                tasks.create_task(self._stay_candidate(lease, revision), name="candidate")
+                tasks.create_task(self._play(lease), name="role")
+        except* LeaseLost as group:
+            raise LeaseLost(str(group.exceptions[0])) from None
+        except* Usurped as group:
+            raise Usurped(str(group.exceptions[0])) from None
+
+    async def _play(self, lease: Lease) -> NoReturn:
+        while True:
+            won = await self.become_standby(lease)
+            await self.become_leader(won)
+
+    async def become_standby(self, lease: Lease) -> Won:
+        """Follow the journal and observe, until a term is won."""
+        self.leader = None
+        log.info("standby at index %d", self.replica.index)
+        following = asyncio.create_task(self.replica.follow(), name="follow the journal")
+        try:
+            return await self.campaign.win(lease.id)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def become_leader(self, won: Won) -> None:
+        """Lead until the term is over. A term that cannot be served is given up, so that another may try."""
+        begun = time.monotonic()
+        try:
+            await self.replica.absorb(won)
+            self.leader = Leader(
+                self.etcd,
+                self.keys,
+                master=self.me.id,
+                won=won,
+                replica=self.replica,
+                board=self.board,
+                application=self.application,
+                settings=self._settings.leader,
+                wall_clock=self._wall_clock,
+            )
+            log.info(
+                "leader, term %s, at index %d (%.1f ms after the win)",
+                won.fence.term, self.replica.index, (time.monotonic() - begun) * 1e3,
+            )  # fmt: skip
+            self._fault = None
+            await self.leader.run()
+        except LeadershipLost as error:
+            log.warning("deposed: %s", error)
+        except OutcomeUnknown as error:
+            log.warning("deposed in the middle of a commit: %s", error)
+        except NodectlError as error:
+            self._fault = f"gave up term {won.fence.term}: {error}"
+            log.error("%s", self._fault)
+            await self._resign(won, f"cannot lead: {error}")
+            await asyncio.sleep(1.0 if isinstance(error, Garbage) else _RETRY_S)
+        finally:
+            self.leader = None
+
+    async def stand_down(self, why: str) -> None:
+        """At a stop: finish what waits, then resign, so that another takes over at once."""
+        leader = self.leader
+        if leader is None:
+            return
+        leader.close_for_handover()
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                await leader.drained()
+        except TimeoutError:
+            log.warning("resigning with commands still open")
+        try:
+            if await resign(self.etcd, self.keys, leader.fence, why):
+                log.info("resigned: %s", why)
+        except NodectlError as error:
+            log.warning("could not resign (%s): the lease runs out instead", error)
+
+    async def _resign(self, won: Won, why: str) -> None:
+        try:
+            await resign(self.etcd, self.keys, won.fence, why)
+        except NodectlError as error:
+            log.warning("could not resign: %s", error)
+
+    # --- candidacy ---
+
+    async def _grant(self) -> Lease:
+        while True:
+            try:
+                return await Lease.grant(self.etcd, self._settings.lease_ttl_s)
+            except (Unavailable, OutcomeUnknown) as error:
+                log.warning("no lease yet: %s", error)
+            await asyncio.sleep(_RETRY_S)
+
+    def _candidate(self) -> Candidate:
+        return Candidate(
+            id=self.me.id, host=self.me.host, urls=self.me.urls, index=self.replica.index,
+            priority=self.me.priority, nonce=self.me.nonce, version=__version__, pid=os.getpid(),
+        )  # fmt: skip
+
+    async def _announce(self, lease: Lease) -> int:
+        """Put our candidacy. While another PC's masterd has our name, wait; our own earlier process is put over."""
+        key = self.keys.candidate(self.me.id)
+        told = False
+        while True:
+            try:
+                found = await self.etcd.get(key)
+                other = None if found is None else _readable(found.value, key)
+                if other is not None and other.host != self.me.host:
+                    if not told:
+                        log.error("a masterd named %s already runs on %s: waiting for its end", other.id, other.host)
+                    told = True
+                elif (revision := await self._put(lease, 0 if found is None else found.mod_revision)) is not None:
+                    return revision
+            except (Unavailable, OutcomeUnknown) as error:
+                log.warning("cannot announce myself yet: %s", error)
+            if lease.left_s <= 0:
+                raise LeaseLost("it ran out while announcing")
+            await asyncio.sleep(_RETRY_S)
+
+    async def _put(self, lease: Lease, revision: int) -> int | None:
+        """Write our candidacy over `revision`; the new revision, or None when somebody else was there meanwhile."""
+        key, mine = self.keys.candidate(self.me.id), self._candidate()
+        compare = cmp_mod(key, revision) if revision else cmp_create(key, 0)
+        put = op_put(key, mine.encode(), lease=lease.id)
+        result = await self.etcd.txn([compare], [put], [op_get(key)], repeatable=True)
+        if result.succeeded:
+            return result.revision
+        now = result.range(0).first
+        other = None if now is None else _readable(now.value, key)
+        if now is not None and other is not None and other.nonce == self.me.nonce:
+            return now.mod_revision
+        return None
+
+    async def _stay_candidate(self, lease: Lease, revision: int) -> NoReturn:
+        """Say now and then how far the replica is; end this process when another has taken our name."""
+        said = self.replica.index
+        while True:
+            await asyncio.sleep(_CANDIDATE_EVERY_S)
+            other = self.board.candidates.items.get(self.me.id)
+            if self.replica.index == said and (other is None or other.nonce == self.me.nonce):
+                continue
+            try:
+                index = self.replica.index
+                written = await self._put(lease, revision)
+            except (Unavailable, OutcomeUnknown) as error:
+                log.debug("candidacy not refreshed: %s", error)
+                continue
+            if written is None:
+                raise Usurped(f"another process has taken the name {self.me.id}: this one ends")
+            revision, said = written, index
+
+
+def _readable(value: bytes, key: str) -> Candidate | None:
+    try:
+        return decode(Candidate, value, key)
+    except Garbage:
+        return None

@@ -1,0 +1,35 @@
+"""Problem documents (RFC 9457): how an error of ours travels over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from nodestore.errors import NodectlError, NotLeader
+from nodestore.jsonio import dumps
+
+CONTENT_TYPE = "application/problem+json"
+
+
+def problem_of(error: NodectlError, leader_url: str | None = None) -> dict[str, Any]:
+    """The members of the document; `code` is what programs go by, `detail` what people read."""
+    title = (type(error).__doc__ or "").split(":")[0].split(".")[0]
+    problem: dict[str, Any] = {
+        "type": f"urn:nodectl:problem:{error.code}",
+        "title": title,
+        "status": error.status,
+        "detail": str(error),
+        "code": error.code,
+    }
+    url = error.url if isinstance(error, NotLeader) and error.url else leader_url
+    if url:
+        problem["leader_url"] = url
+    return problem
+
+
+def problem_response(error: NodectlError, leader_url: str | None = None) -> web.Response:
+    headers = {"Retry-After": "1"} if error.status == 503 else None
+    return web.Response(
+        body=dumps(problem_of(error, leader_url)), status=error.status, content_type=CONTENT_TYPE, headers=headers
+    )

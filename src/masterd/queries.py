@@ -1,0 +1,99 @@
+"""What the API says of nodes, masters and problems, from memory. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from masterd.builtin import NODES
+from masterd.state import State
+from nodestore.models import Alive, Candidate, Inventory, Model, SpecMark, Status
+
+
+class DesiredMark(Model):
+    """What a node must be, by generation and hash."""
+
+    generation: int
+    hash: str
+
+
+class NodeView(Model):
+    """One node: what it is configured as, what it must be, what it says, and whether the two agree."""
+
+    name: str
+    address: str
+    position: tuple[int, int] | None
+    groups: tuple[str, ...]
+    labels: dict[str, str]
+    driver: str | None
+    document: dict[str, Any]
+    desired: DesiredMark | None
+    status: Status | None
+    alive: Alive | None
+    converged: bool
+    problem: str | None
+
+
+def node_view(
+    name: str, inventory: Inventory, state: State, statuses: Mapping[str, Status], alive: Mapping[str, Alive]
+) -> NodeView:
+    """The view of one configured node."""
+    config = inventory.nodes[name]
+    mark, status, living = state.specs.get(name), statuses.get(name), alive.get(name)
+    doc = state.documents.get(NODES + name)
+    driver = config.driver or inventory.defaults.driver
+    problem = node_problem(mark, status, living)
+    return NodeView(
+        name=name,
+        address=config.address,
+        position=config.position,
+        groups=inventory.groups_of(name),
+        labels=config.labels,
+        driver=driver.name if driver else None,
+        document={} if doc is None else doc.value,
+        desired=None if mark is None else DesiredMark(generation=mark.generation, hash=mark.hash),
+        status=status,
+        alive=living,
+        converged=problem is None,
+        problem=problem,
+    )
+
+
+def node_problem(mark: SpecMark | None, status: Status | None, alive: Alive | None) -> str | None:
+    """Why a node is not what it must be, in a few words; None when it is."""
+    if alive is None:
+        return "no noded has ever reported" if status is None else "down: no noded is connected"
+    if status is None:
+        return "its noded has not reported yet"
+    wanted = mark.generation if mark else 0
+    if status.error:
+        return f"{status.phase}: {status.error}"
+    if mark is not None and status.observed_generation < wanted:
+        return f"at generation {status.observed_generation}, on its way to {wanted}"
+    if mark is not None and status.phase != "ready":
+        return f"{status.phase}: {status.reason}" if status.reason else status.phase
+    return None
+
+
+def node_views(
+    inventory: Inventory, state: State, statuses: Mapping[str, Status], alive: Mapping[str, Alive]
+) -> list[NodeView]:
+    """All configured nodes, in the inventory's order."""
+    return [node_view(name, inventory, state, statuses, alive) for name in inventory.nodes]
+
+
+def master_views(candidates: Mapping[str, Candidate], leader: str | None) -> list[dict[str, Any]]:
+    """All masterds that could lead, the leader among them."""
+    return [
+        {
+            "id": candidate.id,
+            "host": candidate.host,
+            "url": candidate.urls[0] if candidate.urls else "",
+            "role": "leader" if candidate.id == leader else "standby",
+            "index": candidate.index,
+            "priority": candidate.priority,
+            "version": candidate.version,
+            "pid": candidate.pid,
+        }
+        for _, candidate in sorted(candidates.items())
+    ]

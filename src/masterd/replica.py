@@ -1,0 +1,164 @@
+"""The replica: the state in memory, kept up with the journal in etcd, so that a takeover loads nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import aclosing
+
+from masterd.snapshots import Snapshots
+from masterd.state import State
+from nodestore.election import Won
+from nodestore.errors import Compacted, Garbage, OutcomeUnknown, TimedOut, Unavailable
+from nodestore.etcd import KV, Etcd
+from nodestore.jsonio import Document
+from nodestore.keys import Keys, prefix_end
+from nodestore.models import Entry, Head, decode
+from nodestore.watch import follow, list_at
+
+log = logging.getLogger(__name__)
+
+_PAGE_ENTRIES = 32
+_RETRY_S = 0.2
+_SIZES_MAX = 100_000
+PROGRESS_S = 1.0
+SILENCE_S = 3.0
+
+
+class Replica:
+    """Follows the journal as a standby; while this masterd leads, its leader applies what it commits."""
+
+    def __init__(self, etcd: Etcd, keys: Keys) -> None:
+        self.etcd, self.keys = etcd, keys
+        self.snapshots = Snapshots(etcd, keys)
+        self.state = State()
+        self.heard = 0.0
+        """When the journal last showed, by the monotonic clock, that nothing is missing up to then."""
+        self.problem: str | None = "has not read the journal yet"
+        self.sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
+        """Last index and bytes of the entries seen, oldest first: what truncation weighs."""
+        self.bytes_seen = 0
+        """Bytes of all entries seen by this process: what makes a snapshot due."""
+        self._grew = asyncio.Condition()
+
+    @property
+    def index(self) -> int:
+        return self.state.index
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since this replica surely had everything."""
+        return time.monotonic() - self.heard
+
+    async def wait_for(self, index: int, timeout_s: float) -> None:
+        """Until memory has reached `index`; TimedOut when it does not."""
+        if self.state.index >= index:
+            return
+        try:
+            async with asyncio.timeout(timeout_s), self._grew:
+                await self._grew.wait_for(lambda: self.state.index >= index)
+        except TimeoutError:
+            raise TimedOut(f"this master has reached index {self.state.index}, not yet {index}") from None
+
+    async def follow(self) -> None:
+        """Keep up with the journal until cancelled, through outages, compactions, truncations and garbage."""
+        while True:
+            try:
+                revision = await self.catch_up()
+                await self._follow_from(revision + 1)
+            except (Unavailable, OutcomeUnknown, Compacted) as error:
+                log.info("reading the journal again: %s", error)
+            except Garbage as error:
+                self.problem = str(error)
+                log.error("the replica is stuck at index %d: %s", self.state.index, error)
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(_RETRY_S)
+
+    async def catch_up(self) -> int:
+        """Apply all there is; the revision up to which nothing is missing. Garbage when the journal has a gap that no
+        snapshot bridges."""
+        for attempt in (1, 2):
+            try:
+                return await self._apply_all()
+            except Garbage as gap:
+                if attempt == 2:
+                    raise
+                log.info("%s; loading a snapshot", gap)
+                image = await self.snapshots.newest(self.state.index + 1)
+                if image is None:
+                    raise
+                self.state = image.to_state()
+                self.sizes.clear()
+                log.info("loaded the snapshot of index %d", image.index)
+        raise AssertionError("unreachable")
+
+    async def absorb(self, won: Won) -> None:
+        """Apply what a takeover found beyond this replica, up to the head it found. Garbage when that cannot be."""
+        head = 0 if won.head is None else decode(Head, won.head.value, self.keys.head).index
+        try:
+            await self._take(won.tail.kvs)
+        except Garbage as gap:
+            log.info("%s", gap)
+        if self.state.index < head:
+            await self.catch_up()
+        if self.state.index != head:
+            raise Garbage(f"head is at {head}, but journal and snapshots end at {self.state.index}")
+        self.heard = time.monotonic()
+        self.problem = None
+
+    async def apply(self, entry: Entry, size: int) -> None:
+        """Make a committed entry part of the state and wake who waits for it."""
+        self.state.apply(entry, await self._images(entry))
+        self.sizes.append((entry.last, size))
+        self.bytes_seen += size
+        async with self._grew:
+            self._grew.notify_all()
+
+    async def _apply_all(self) -> int:
+        start, end = self.keys.entry(self.state.index + 1), prefix_end(self.keys.journal)
+        listing = await list_at(self.etcd, start, end=end, page=_PAGE_ENTRIES)
+        head_kv = await self.etcd.get(self.keys.head, revision=listing.revision)
+        await self._take(listing.kvs)
+        head = 0 if head_kv is None else decode(Head, head_kv.value, self.keys.head).index
+        if self.state.index < head:
+            raise Garbage(f"the journal has a gap: it ends at {self.state.index}, head is at {head}")
+        self.heard = time.monotonic()
+        self.problem = None
+        return listing.revision
+
+    async def _follow_from(self, revision: int) -> None:
+        stream = follow(
+            self.etcd,
+            self.keys.journal,
+            end=prefix_end(self.keys.journal),
+            revision=revision,
+            progress_s=PROGRESS_S,
+            silence_s=SILENCE_S,
+        )
+        async with aclosing(stream):
+            async for changes in stream:
+                await self._take(
+                    KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
+                    for event in changes.events
+                    if event.value is not None
+                )
+                self.heard = time.monotonic()
+
+    async def _take(self, kvs: Iterable[KV]) -> None:
+        for kv in kvs:
+            try:
+                last = self.keys.entry_index(kv.key)
+                if last <= self.state.index:
+                    continue
+                entry = decode(Entry, kv.value, kv.key)
+            except (ValueError, Garbage) as error:
+                log.warning("passing over a journal key: %s", error)
+                continue
+            await self.apply(entry, len(kv.value))
+
+    async def _images(self, entry: Entry) -> dict[str, dict[str, Document]]:
+        names = {record.restore for record in entry.commands if record.restore is not None}
+        return {name: await self.snapshots.documents_of(name) for name in names}

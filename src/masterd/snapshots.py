@@ -1,0 +1,224 @@
+"""Snapshots: the whole state with its ids, in chunks under `snapshots/<index>-<nonce>/`, the manifest last.
+
+Written fenced, so a deposed leader's never lands; a snapshot without a manifest is not a snapshot. One is trusted
+only after it was read back and its hash checked: truncation asks for two such.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from masterd.state import Adopted, Doc, Remembered, State
+from nodestore.election import Fence
+from nodestore.errors import Garbage, LeadershipLost
+from nodestore.etcd import Etcd, Op, op_delete, op_put
+from nodestore.jsonio import Document, dumps, loads
+from nodestore.keys import Keys, prefix_end
+from nodestore.models import ConfigRecord, Inventory, Manifest, SpecMark, decode
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 256 << 10
+_MANIFEST = "manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A state at one index, safe to encode while the state goes on: documents are never changed in place."""
+
+    index: int
+    time: float
+    floor: int
+    documents: dict[str, Doc]
+    specs: dict[str, SpecMark]
+    ids: dict[str, Remembered]
+    restores: dict[int, str]
+    adopted: Adopted | None
+
+    @classmethod
+    def of(cls, state: State) -> Image:
+        return cls(
+            state.index, state.time, state.floor, dict(state.documents), dict(state.specs), dict(state.ids),
+            dict(state.restores), state.adopted,
+        )  # fmt: skip
+
+    def to_state(self) -> State:
+        return State(
+            index=self.index, time=self.time, documents=self.documents, specs=self.specs, adopted=self.adopted,
+            ids=self.ids, floor=self.floor, restores=self.restores,
+        )  # fmt: skip
+
+
+def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """The image as JSON chunks, each readable by itself; none much above `chunk_bytes`, bar a larger document."""
+    adopted = image.adopted
+    yield dumps(
+        {
+            "v": 1, "part": "state", "index": image.index, "time": image.time, "floor": image.floor,
+            "restores": {str(index): name for index, name in image.restores.items()},
+            "config": None if adopted is None else adopted.record.model_dump(mode="json"),
+            "config_revision": adopted.revision if adopted else 0,
+            "config_index": adopted.index if adopted else 0,
+        }
+    )  # fmt: skip
+    specs = {node: [mark.generation, mark.hash] for node, mark in image.specs.items()}
+    documents = {path: [doc.index, doc.value] for path, doc in image.documents.items()}
+    ids = {name: [known.index, known.time, known.result] for name, known in image.ids.items()}
+    for part, items in (("specs", specs), ("documents", documents), ("ids", ids)):
+        yield from _parts(part, items, chunk_bytes)
+
+
+def _parts(part: str, items: dict[str, Any], chunk_bytes: int) -> Iterator[bytes]:
+    opening = dumps({"v": 1, "part": part})[:-1] + b',"items":{'
+    pieces: list[bytes] = []
+    size = 0
+    for key, value in items.items():
+        piece = dumps(key) + b":" + dumps(value)
+        if pieces and size + len(piece) > chunk_bytes:
+            yield opening + b",".join(pieces) + b"}}"
+            pieces, size = [], 0
+        pieces.append(piece)
+        size += len(piece) + 1
+    if pieces:
+        yield opening + b",".join(pieces) + b"}}"
+
+
+def decode_image(chunks: list[bytes], where: str) -> Image:
+    """The image in these chunks. Garbage when they are none."""
+    state = State()
+    try:
+        for raw in chunks:
+            data = loads(raw, where)
+            _fill(state, data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Garbage(f"snapshot {where} is malformed: {error!r}") from None
+    return Image.of(state)
+
+
+def _fill(state: State, data: dict[str, Any]) -> None:
+    match data["part"]:
+        case "state":
+            state.index, state.time, state.floor = data["index"], data["time"], data["floor"]
+            state.restores = {int(index): name for index, name in data["restores"].items()}
+            if data["config"] is not None:
+                record = ConfigRecord.model_validate(data["config"])
+                inventory = Inventory.model_validate(record.inventory)
+                state.adopted = Adopted(record, data["config_revision"], data["config_index"], inventory)
+        case "specs":
+            for node, (generation, digest) in data["items"].items():
+                state.specs[node] = SpecMark(generation=generation, hash=digest)
+        case "documents":
+            for path, (index, value) in data["items"].items():
+                state.documents[path] = Doc(index, value)
+        case "ids":
+            for name, (index, time, result) in data["items"].items():
+                state.ids[name] = Remembered(index, time, result)
+
+
+class Snapshots:
+    """Reading and writing snapshots in etcd."""
+
+    def __init__(self, etcd: Etcd, keys: Keys) -> None:
+        self._etcd, self._keys = etcd, keys
+        self.verified: set[str] = set()
+        """Names that this process has read back and hash-checked."""
+
+    async def manifests(self) -> dict[str, Manifest]:
+        """All complete snapshots by name, newest first. Unreadable manifests are reported and passed over."""
+        found = await self._etcd.range(self._keys.snapshots, keys_only=True, timeout_s=10.0)
+        names = [kv.key.removeprefix(self._keys.snapshots).partition("/") for kv in found.kvs]
+        manifests = {}
+        for name in sorted({name for name, _, rest in names if rest == _MANIFEST}, reverse=True):
+            key = self._keys.snapshot(name) + _MANIFEST
+            kv = await self._etcd.get(key)
+            if kv is None:
+                continue
+            try:
+                manifests[name] = decode(Manifest, kv.value, key)
+            except Garbage as error:
+                log.warning("passing over a snapshot: %s", error)
+        return manifests
+
+    async def read(self, name: str, manifest: Manifest) -> Image:
+        """The image under this name, its hash checked. Garbage when it is incomplete or altered."""
+        hasher = hashlib.sha256()
+        chunks: list[bytes] = []
+        for number in range(manifest.chunks):
+            kv = await self._etcd.get(self._chunk(name, number))
+            if kv is None:
+                raise Garbage(f"snapshot {name} lacks chunk {number}")
+            hasher.update(kv.value)
+            chunks.append(kv.value)
+        if hasher.hexdigest() != manifest.sha256:
+            raise Garbage(
+                f"snapshot {name} is damaged: its SHA-256 is {hasher.hexdigest()[:16]}…, not {manifest.sha256[:16]}…"
+            )
+        image = decode_image(chunks, name)
+        self.verified.add(name)
+        return image
+
+    async def newest(self, at_least: int = 0) -> Image | None:
+        """The newest readable image, if it is beyond index `at_least`."""
+        for name, manifest in (await self.manifests()).items():
+            if manifest.index < at_least:
+                return None
+            try:
+                return await self.read(name, manifest)
+            except Garbage as error:
+                log.warning("passing over a snapshot: %s", error)
+        return None
+
+    async def documents_of(self, name: str) -> dict[str, Document]:
+        """The documents of one snapshot, for an entry that restores it."""
+        key = self._keys.snapshot(name) + _MANIFEST
+        kv = await self._etcd.get(key)
+        if kv is None:
+            raise Garbage(f"the journal names snapshot {name}, which is not there")
+        image = await self.read(name, decode(Manifest, kv.value, key))
+        return {path: doc.value for path, doc in image.documents.items()}
+
+    async def write(self, fence: Fence, image: Image, now: float, name: str | None = None) -> str:
+        """Write an image and read it back. LeadershipLost when the term ended meanwhile."""
+        nonce = secrets.token_hex(4)
+        snapshot = self._keys.snapshot_name(image.index, nonce)
+        hasher = hashlib.sha256()
+        number = size = 0
+        for number, chunk in enumerate(encode_image(image), start=1):
+            hasher.update(chunk)
+            size += len(chunk)
+            await self._fenced(fence, op_put(self._chunk(snapshot, number - 1), chunk))
+            await asyncio.sleep(0)
+        manifest = Manifest(
+            index=image.index, nonce=nonce, chunks=number, size_bytes=size, sha256=hasher.hexdigest(), time=now,
+            epoch=fence.term.epoch, documents=len(image.documents), name=name,
+        )  # fmt: skip
+        await self._fenced(fence, op_put(self._keys.snapshot(snapshot) + _MANIFEST, manifest.encode()))
+        await self.read(snapshot, manifest)
+        return snapshot
+
+    async def delete(self, fence: Fence, name: str) -> None:
+        """Delete a snapshot, or what is left of one; the manifest goes first within the one transaction."""
+        prefix = self._keys.snapshot(name)
+        await self._fenced(fence, op_delete(prefix, end=prefix_end(prefix)))
+        self.verified.discard(name)
+
+    async def fragments(self, complete: set[str]) -> list[str]:
+        """Names that have chunks but no manifest: what a dead leader left half written."""
+        found = await self._etcd.range(self._keys.snapshots, keys_only=True, timeout_s=10.0)
+        names = {kv.key.removeprefix(self._keys.snapshots).partition("/")[0] for kv in found.kvs}
+        return sorted(names - complete)
+
+    async def _fenced(self, fence: Fence, *ops: Op) -> None:
+        # A repeat puts the same bytes under a name that is this attempt's own, or deletes what is gone: harmless.
+        result = await self._etcd.txn(fence.compares(self._keys), ops, timeout_s=10.0, repeatable=True)
+        if not result.succeeded:
+            raise LeadershipLost(f"term {fence.term} is over")
+
+    def _chunk(self, name: str, number: int) -> str:
+        return f"{self._keys.snapshot(name)}{number:06d}"
