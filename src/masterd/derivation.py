@@ -18,6 +18,12 @@ class Derived:
     hash: str
 
 
+def spec_hash(spec: Spec) -> str:
+    """By what is in it; fields that an application adds of its own count too."""
+    fields = {"driver": spec.driver, "settings": spec.settings, "document": spec.document}
+    return digest({**fields, **(spec.model_extra or {})})
+
+
 NOTHING = Derived(None, "")
 
 
@@ -90,7 +96,7 @@ class Derivation:
             return NOTHING
         reads = _Reads(view)
         spec = self._application.desired(inventory, reads, node)
-        derived = NOTHING if spec is None else Derived(spec, digest(spec.model_dump(mode="json")))
+        derived = NOTHING if spec is None else Derived(spec, spec_hash(spec))
         self._derived[node] = derived
         self._reads[node] = reads
         for path in reads.paths_read:

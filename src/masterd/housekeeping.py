@@ -17,10 +17,12 @@ from masterd.replica import Replica
 from masterd.snapshots import Image
 from nodestore.election import Fence
 from nodestore.errors import Garbage, LeadershipLost, NodectlError
-from nodestore.etcd import op_delete
+from nodestore.etcd import Op, op_delete
 from nodestore.models import Manifest
 
 log = logging.getLogger(__name__)
+
+_DELETES_MAX = 100  # operations in one transaction; etcd allows 128 by default
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Retention:
     snapshot_every_bytes: int = 8 << 20
     journal_bytes_max: int = 48 << 20
     look_every_s: float = 1.0
+    terms_max: int = 500
+    config_versions_max: int = 200
     keep_ids: bool = True
     """Off only in tests: truncate up to the snapshots although ids of those entries must still be known."""
 
@@ -66,6 +70,8 @@ class Housekeeping:
 
     async def _look(self) -> None:
         if self._last_index is None:
+            await self._keep_newest(self._replica.keys.terms, self._retention.terms_max)
+            await self._keep_newest(self._replica.keys.config_history, self._retention.config_versions_max)
             manifests = await self._snapshots.manifests()
             self._last_index = max((manifest.index for manifest in manifests.values()), default=0)
         if self._due():
@@ -103,7 +109,7 @@ class Housekeeping:
                 break
             try:
                 if name not in self._snapshots.verified:
-                    await self._snapshots.read(name, manifest)
+                    await self._snapshots.verify(name, manifest)
             except Garbage as error:
                 log.warning("%s: it does not count", error)
                 continue
@@ -127,11 +133,20 @@ class Housekeeping:
         log.info("truncated the journal up to index %d", up_to)
 
     async def _delete_entries(self, up_to: int) -> None:
-        keys, etcd = self._replica.keys, self._replica.etcd
-        first_kept = keys.entry(up_to + 1).encode()
-        result = await etcd.txn(
-            self._fence.compares(keys), [op_delete(keys.journal, end=first_kept)], timeout_s=10.0, repeatable=True
-        )
+        keys = self._replica.keys
+        await self._delete(op_delete(keys.journal, end=keys.entry(up_to + 1).encode()))
+
+    async def _keep_newest(self, prefix: str, most: int) -> None:
+        """History that grows with every takeover, or every configuration, is bounded too."""
+        found = await self._replica.etcd.range(prefix, keys_only=True)
+        old = sorted(found.kvs, key=lambda kv: kv.create_revision)[: max(0, len(found.kvs) - most)]
+        for start in range(0, len(old), _DELETES_MAX):
+            await self._delete(*(op_delete(kv.key) for kv in old[start : start + _DELETES_MAX]))
+
+    async def _delete(self, *ops: Op) -> None:
+        """A fenced pure delete. A late copy of it deletes the same keys again: none of them ever comes back."""
+        replica = self._replica
+        result = await replica.etcd.txn(self._fence.compares(replica.keys), ops, timeout_s=10.0, repeatable=True)
         if not result.succeeded:
             raise LeadershipLost(f"term {self._fence.term} is over")
 

@@ -145,8 +145,8 @@ class Snapshots:
                 log.warning("passing over a snapshot: %s", error)
         return manifests
 
-    async def read(self, name: str, manifest: Manifest) -> Image:
-        """The image under this name, its hash checked. Garbage when it is incomplete or altered."""
+    async def verify(self, name: str, manifest: Manifest) -> list[bytes]:
+        """Read its chunks back and check their hash. Garbage when it is incomplete or altered."""
         hasher = hashlib.sha256()
         chunks: list[bytes] = []
         for number in range(manifest.chunks):
@@ -156,12 +156,13 @@ class Snapshots:
             hasher.update(kv.value)
             chunks.append(kv.value)
         if hasher.hexdigest() != manifest.sha256:
-            raise Garbage(
-                f"snapshot {name} is damaged: its SHA-256 is {hasher.hexdigest()[:16]}…, not {manifest.sha256[:16]}…"
-            )
-        image = decode_image(chunks, name)
+            raise Garbage(f"snapshot {name} is damaged: its SHA-256 is not the manifest's {manifest.sha256[:16]}…")
         self.verified.add(name)
-        return image
+        return chunks
+
+    async def read(self, name: str, manifest: Manifest) -> Image:
+        """The image under this name, its hash checked. Garbage when it is incomplete or altered."""
+        return decode_image(await self.verify(name, manifest), name)
 
     async def newest(self, at_least: int = 0) -> Image | None:
         """The newest readable image, if it is beyond index `at_least`."""
@@ -199,7 +200,7 @@ class Snapshots:
             epoch=fence.term.epoch, documents=len(image.documents), name=name,
         )  # fmt: skip
         await self._fenced(fence, op_put(self._keys.snapshot(snapshot) + _MANIFEST, manifest.encode()))
-        await self.read(snapshot, manifest)
+        await self.verify(snapshot, manifest)
         return snapshot
 
     async def delete(self, fence: Fence, name: str) -> None:
