@@ -1,0 +1,95 @@
+"""Wires noded's parts together; decides nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from contextlib import aclosing
+from typing import NoReturn
+
+from noded import drivers
+from noded.agent import Agent
+from noded.drivers import Context
+from noded.orders import Orders
+from noded.presence import Me, Presence
+from noded.reporter import Reporter
+from noded.settings import Settings
+from noded.watching import follow_key
+from nodestore.etcd import Etcd
+from nodestore.keys import Keys
+from nodestore.signals import stop_event
+
+log = logging.getLogger(__name__)
+
+
+class _Asked(Exception):
+    """Somebody asked this process to stop."""
+
+
+async def run(settings: Settings) -> None:
+    """Drive the node until asked to stop. Whatever else ends it is raised, after what is driven has been stopped."""
+    stop = stop_event()
+    keys = Keys(settings.cluster)
+    me = Me(settings.node, settings.host_id, secrets.token_hex(8))
+    log.info("starts; cluster %s, host id %s, work directory %s", settings.cluster, me.host_id, settings.work_dir)
+    async with Etcd(settings.etcd) as etcd, asyncio.TaskGroup() as background:
+        wiring = _Wiring(settings, keys, me, etcd, background)
+        try:
+            async with asyncio.TaskGroup() as eternal:
+                eternal.create_task(wiring.presence.keep())
+                eternal.create_task(wiring.follow())
+                eternal.create_task(wiring.reporter.keep())
+                eternal.create_task(wiring.agent.run())
+                eternal.create_task(_until(stop))
+        except* _Asked:
+            await wiring.leave("noded was asked to stop")
+        except* Exception as reasons:
+            await wiring.leave(f"noded ends: {reason_of(reasons)}")
+            raise
+
+
+class _Wiring:
+    """The parts of one noded."""
+
+    def __init__(self, settings: Settings, keys: Keys, me: Me, etcd: Etcd, background: asyncio.TaskGroup) -> None:
+        self._etcd = etcd
+        self._desired_key = keys.desired_of(me.node)
+        alive_key = keys.alive_of(me.node)
+        self.orders = Orders(self._desired_key)
+        self.presence = Presence(etcd, alive_key, me, settings.lease_ttl_s, self._claim_changed)
+        self.reporter = Reporter(etcd, keys.status_of(me.node), alive_key, self.presence)
+        context = Context(me.node, keys.cluster, settings.work_dir, me.nonce, self._wake, background)
+        self.agent = Agent(context, self.orders, self.presence, self.reporter.report, drivers.load, settings.timing)
+
+    def _wake(self) -> None:
+        self.agent.wake()
+
+    def _claim_changed(self) -> None:
+        self.reporter.claim_changed()
+        self.agent.wake()
+
+    async def follow(self) -> None:
+        """Take each desired state as it comes."""
+        async with aclosing(follow_key(self._etcd, self._desired_key)) as values:
+            async for value in values:
+                self.orders.take(value)
+                self.agent.wake()
+
+    async def leave(self, reason: str) -> None:
+        """Stop what is driven, say so, give the node up."""
+        await self.agent.end(reason)
+        await self.reporter.farewell()
+        await self.presence.leave()
+
+
+async def _until(stop: asyncio.Event) -> NoReturn:
+    await stop.wait()
+    raise _Asked
+
+
+def reason_of(error: BaseException) -> BaseException:
+    """The first single error in a group of groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,117 @@
+"""noded's settings: from the command line, or from NODECTL_<NAME> in the environment."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from noded.agent import Timing
+from nodestore.errors import Invalid
+from nodestore.etcd import EtcdSettings
+from nodestore.keys import check_name
+from nodestore.options import Parser, add_common, etcd_settings, seconds
+
+HOST_ID_CHARS_MAX = 200
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of it, checked."""
+
+    node: str
+    cluster: str
+    etcd: EtcdSettings
+    work_dir: Path
+    host_id: str
+    lease_ttl_s: int
+    timing: Timing
+    log_level: str
+
+
+def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the arguments (default: the process's). SystemExit 2 after one line on what is wrong."""
+    parser = Parser("noded", "Keeps one node in the state that the master wants.", environ)
+    parser.option("node", _node, meta="NAME", text="this node's name in the inventory")
+    parser.option("work-dir", _directory, meta="DIR", text="its own directory for this node; may be wiped at any time")
+    parser.option(
+        "host-id", _host_id, default="", meta="ID", text="identity of this machine (default: the system's machine id)"
+    )
+    parser.option(
+        "tick",
+        seconds(0.05, 3_600),
+        default="5",
+        meta="SECONDS",
+        text="how often to compare desired and actual though nothing happened (default: %(default)s)",
+    )
+    parser.option(
+        "start-wait",
+        seconds(0, 3_600),
+        default="5",
+        meta="SECONDS",
+        text="at its start, how long to wait for etcd before going on as it was (default: %(default)s)",
+    )
+    add_common(parser)
+    options = parser.parse_args(arguments)
+    try:
+        return Settings(
+            node=options.node,
+            cluster=options.cluster,
+            etcd=etcd_settings(options),
+            work_dir=options.work_dir,
+            host_id=options.host_id or machine_id(),
+            lease_ttl_s=options.lease_ttl,
+            timing=Timing(tick_s=options.tick, start_wait_s=options.start_wait),
+            log_level=options.log_level,
+        )
+    except Invalid as error:
+        parser.error(error.message)
+
+
+def _node(text: str) -> str:
+    return check_name("node", text)
+
+
+def _directory(text: str) -> Path:
+    path = Path(text).absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is not a directory")
+    return path
+
+
+def _host_id(text: str) -> str:
+    if not text.isprintable() or len(text) > HOST_ID_CHARS_MAX:
+        raise ValueError(f"use up to {HOST_ID_CHARS_MAX} printable characters")
+    return text
+
+
+def machine_id() -> str:
+    """What tells this machine from every other one, whatever it is called; the same after a reboot."""
+    found = _windows_machine_id() if sys.platform == "win32" else _posix_machine_id()
+    return found or f"mac-{uuid.getnode():012x}"
+
+
+def _posix_machine_id() -> str:
+    for path in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
+        try:
+            text = path.read_text("ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if text and text != "uninitialized":
+            return text
+    return ""
+
+
+def _windows_machine_id() -> str:
+    if sys.platform != "win32":
+        return ""
+    import winreg
+
+    try:
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SOFTWARE\Microsoft\Cryptography") as key:
+            value, _kind = winreg.QueryValueEx(key, "MachineGuid")
+    except OSError:
+        return ""
+    return str(value)

@@ -1,0 +1,179 @@
+"""Command-line options that masterd and noded share. Each can also be given in the environment.
+
+`--lease-ttl` is NODECTL_LEASE_TTL, and so on; the command line wins. What is wrong ends the program with one line
+that names the option and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from nodestore import logs
+from nodestore.errors import Invalid, NodectlError
+from nodestore.etcd import EtcdSettings
+from nodestore.keys import check_name
+
+T = TypeVar("T")
+
+PASSWORD_BYTES_MAX = 4096
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, and whose options have defaults from the environment."""
+
+    def __init__(self, program: str, description: str, environ: Mapping[str, str] | None = None) -> None:
+        super().__init__(
+            prog=program,
+            description=description,
+            epilog="Each option --some-name can also be given as NODECTL_SOME_NAME in the environment.",
+            allow_abbrev=False,  # an abbreviation that works today is ambiguous after the next release
+        )
+        self._environ = os.environ if environ is None else environ
+
+    def option(
+        self, name: str, convert: Callable[[str], T], *, default: T | str | None = None, meta: str, text: str
+    ) -> None:
+        """Add `--name`. `convert` raises ValueError, or a NodectlError, that says what is wrong with the text.
+
+        A default that is a str is converted like any text given. Without a default the option is required,
+        unless the default is spelled as "" (then it is None when absent).
+        """
+        variable = "NODECTL_" + name.replace("-", "_").upper()
+        given: Any = self._environ.get(variable) or default
+
+        def checked(value: str) -> T:
+            try:
+                return convert(value)
+            except (ValueError, NodectlError) as error:
+                raise argparse.ArgumentTypeError(f"{error}") from None
+
+        self.add_argument(
+            f"--{name}",
+            type=checked,
+            default=None if given == "" else given,
+            required=given is None,
+            metavar=meta,
+            help=text,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {message} (see {self.prog} --help)\n")
+        raise SystemExit(2)
+
+
+def add_common(parser: Parser) -> None:
+    """The options that every program which talks to etcd has."""
+    parser.option("cluster", _cluster, meta="NAME", text="name of the cluster; its keys are under /nodectl/NAME/")
+    parser.option(
+        "endpoints",
+        endpoints,
+        default="127.0.0.1:2379",
+        meta="HOST:PORT,...",
+        text="etcd's members, this PC's own first (default: %(default)s)",
+    )
+    parser.option("user", str, default="", meta="NAME", text="user of etcd")
+    parser.option("password-file", Path, default="", meta="FILE", text="file whose first line is that user's password")
+    parser.option("ca", Path, default="", meta="FILE", text="certificate authority of etcd's members: turns TLS on")
+    parser.option("cert", Path, default="", meta="FILE", text="our certificate for etcd")
+    parser.option("key", Path, default="", meta="FILE", text="the key of that certificate")
+    parser.option(
+        "lease-ttl",
+        whole(1, 300),
+        default="2",
+        meta="SECONDS",
+        text="after how long without a sign of life etcd gives us up (default: %(default)s)",
+    )
+    parser.option(
+        "log-level", _level, default="info", meta="LEVEL", text=f"one of {', '.join(logs.LEVELS)} (default: info)"
+    )
+
+
+def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
+    """The session's settings from parsed options. Invalid, in one sentence, when they do not fit together."""
+    if (options.user is None) != (options.password_file is None):
+        raise Invalid("--user and --password-file belong together: give both or neither")
+    if (options.cert is None) != (options.key is None):
+        raise Invalid("--cert and --key belong together: give both or neither")
+    if options.cert is not None and options.ca is None:
+        raise Invalid("--cert needs --ca: without it the connection is not encrypted and certificates are not used")
+    for name in ("ca", "cert", "key"):
+        path = getattr(options, name)
+        if path is not None:
+            readable(f"--{name}", path)
+    return EtcdSettings(
+        endpoints=options.endpoints,
+        user=options.user,
+        password=_password(options.password_file),
+        ca=options.ca,
+        cert=options.cert,
+        key=options.key,
+    )
+
+
+def readable(option: str, path: Path) -> bytes:
+    """The bytes of the file that an option names; Invalid when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Invalid(f"{option}: cannot read {path}: {error.strerror or error}") from None
+
+
+def endpoints(text: str) -> tuple[str, ...]:
+    """`host:port,host:port`, checked."""
+    return EtcdSettings(tuple(part.strip() for part in text.split(",") if part.strip())).endpoints
+
+
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """A converter for a time in seconds within bounds."""
+
+    def convert(text: str) -> float:
+        value = _number(float, text)
+        if not least <= value <= most:  # also refuses nan
+            raise ValueError(f"{text} is not between {least:g} and {most:g} seconds")
+        return value
+
+    return convert
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """A converter for a whole number within bounds."""
+
+    def convert(text: str) -> int:
+        value = _number(int, text)
+        if not least <= value <= most:
+            raise ValueError(f"{text} is not between {least} and {most}")
+        return value
+
+    return convert
+
+
+def _number(kind: Callable[[str], T], text: str) -> T:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+
+
+def _cluster(text: str) -> str:
+    return check_name("cluster", text)
+
+
+def _level(text: str) -> str:
+    if text.lower() not in logs.LEVELS:
+        raise ValueError(f"{text!r} is not one of {', '.join(logs.LEVELS)}")
+    return text.lower()
+
+
+def _password(path: Path | None) -> str | None:
+    """The first line of the file, so that an editor's newline at its end is not part of the password."""
+    if path is None:
+        return None
+    lines = readable("--password-file", path)[:PASSWORD_BYTES_MAX].decode("utf-8", "replace").splitlines()
+    if not lines or not lines[0]:
+        raise Invalid(f"--password-file: {path} is empty")
+    return lines[0]
