@@ -1,0 +1,427 @@
+"""The session with etcd: a sticky choice among its members, deadlines, tokens, and what may be tried again.
+
+Calls go to the endpoint in use until it fails, hangs or is cut off, then to the next. Every call has a deadline.
+What failed is told apart from what may have happened:
+
+- `Unavailable`: surely nothing has happened (never sent, or refused before it was proposed).
+- `OutcomeUnknown`: a write that may land now or at any later time. Never repeated here unless the caller says that
+  its compares make that harmless (`repeatable`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from enum import Enum
+from types import TracebackType
+from typing import Any, Self
+
+from google.protobuf.message import Message
+
+from nodestore.errors import (
+    Denied,
+    Invalid,
+    LeaseLost,
+    NodectlError,
+    OutcomeUnknown,
+    TooLarge,
+    Unavailable,
+)
+from nodestore.etcd_rpc import Endpoint, Fault, Metadata, RpcFailed, RpcStream, credentials_of, error_of
+from nodestore.etcd_types import (
+    KV,
+    Compare,
+    EtcdSettings,
+    Member,
+    MemberStatus,
+    Op,
+    Range,
+    TxnResult,
+    Wrote,
+    cmp_create,
+    cmp_lease,
+    cmp_mod,
+    cmp_value,
+    host_port,
+    kv_of,
+    op_delete,
+    op_get,
+    op_put,
+    op_range,
+    range_of,
+    result_of,
+    status_of,
+)
+from nodestore.etcdpb import etcd_pb2 as pb
+from nodestore.keys import prefix_end
+
+__all__ = [
+    "KV", "BrokenStream", "Compare", "Etcd", "EtcdSettings", "Member", "MemberStatus", "Op", "Range", "Stream",
+    "TxnResult", "Wrote", "cmp_create", "cmp_lease", "cmp_mod", "cmp_value", "kv_of", "op_delete", "op_get", "op_put",
+    "op_range",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+_ROUND_PAUSE_S = 0.05
+_TOKENS_MAX = 3  # refused in a row within one call
+_HAS_LEADER = (("hasleader", "true"),)
+
+
+class _Repeat(Enum):
+    """What a second copy of a call does."""
+
+    FREELY = "nothing that matters: try again after any fault; the last answer counts"
+    GUARDED = "nothing, by its own compares: try again, but what the last answer says of the first is unknown"
+    NEVER = "harm: end with OutcomeUnknown at the first fault that leaves it open"
+
+
+class BrokenStream(Exception):
+    """A stream ended, was refused or fell silent; open another, elsewhere."""
+
+
+class Stream:
+    """A bidirectional stream to one endpoint. Any fault is BrokenStream, and the endpoint is left for the next."""
+
+    def __init__(self, etcd: Etcd, endpoint: Endpoint, rpc: RpcStream, token: str | None) -> None:
+        self._etcd, self._endpoint, self._rpc, self._token = etcd, endpoint, rpc, token
+        self.address = endpoint.address
+
+    async def send(self, message: Message, timeout_s: float) -> None:
+        """One sender at a time."""
+        try:
+            await self._rpc.send(message, timeout_s)
+        except RpcFailed as failed:
+            raise self._broken(failed) from None
+
+    async def receive(self, timeout_s: float) -> Any | None:
+        """The next message; None when there was none in time, which is no fault yet: receive again, or give up."""
+        try:
+            return await self._rpc.receive(timeout_s)
+        except RpcFailed as failed:
+            raise self._broken(failed) from None
+
+    def silent(self) -> BrokenStream:
+        """Give up on the endpoint, because nothing came where something should have."""
+        self._etcd.leave(self._endpoint)
+        return BrokenStream(f"{self.address}: silent")
+
+    def token_refused(self) -> None:
+        """The store said, in an answer, that this stream's token is no longer good. Denied when there can be none."""
+        self._etcd.forget(self._token)
+        if self._etcd.settings.user is None:
+            raise Denied("etcd asks for a user and password")
+
+    def _broken(self, failed: RpcFailed) -> BrokenStream:
+        if failed.fault is Fault.TOKEN:
+            self._etcd.forget(self._token)
+        else:
+            self._etcd.leave(self._endpoint)
+        return BrokenStream(str(failed))
+
+    async def close(self) -> None:
+        await self._rpc.close()
+
+
+class Etcd:
+    """The session. One a process and event loop; `async with Etcd(settings) as etcd`."""
+
+    def __init__(self, settings: EtcdSettings) -> None:
+        self.settings = settings
+        credentials = credentials_of(settings)
+        self._endpoints = [Endpoint(address, credentials) for address in settings.endpoints]
+        self._current = 0
+        self._answered: Endpoint | None = None
+        self._closed = False
+        self._token: str | None = None  # "" while etcd's access control is off, whatever user we have
+        self._authenticating = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends all calls and streams; what is asked of the session afterwards fails with NodectlError."""
+        self._closed = True
+        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
+
+    @property
+    def endpoint(self) -> str:
+        """The address in use."""
+        return self._endpoints[self._current].address
+
+    def leave(self, endpoint: Endpoint) -> None:
+        """Go on with the next endpoint, if `endpoint` is still the one in use: many who leave it move once."""
+        if self._endpoints[self._current] is endpoint:
+            self._current = (self._current + 1) % len(self._endpoints)
+
+    # --- authentication ---
+
+    def forget(self, token: str | None) -> None:
+        """`token` was refused; the next call gets another, unless somebody already has."""
+        if self._token == token:
+            self._token = None
+
+    async def _have_token(self, timeout_s: float) -> None:
+        """Authenticate, once for all who wait for it. Denied when refused; Unavailable when nobody answers."""
+        if self.settings.user is None or self._token is not None:
+            return
+        try:
+            async with asyncio.timeout(timeout_s), self._authenticating:
+                if self._token is None:
+                    self._token = await self._authenticate(self.settings.user, timeout_s)
+        except TimeoutError:
+            raise Unavailable(f"etcd gave no token within {timeout_s:g} s") from None
+
+    async def _authenticate(self, user: str, timeout_s: float) -> str:
+        request = pb.AuthenticateRequest(name=user, password=self.settings.password or "")
+        try:
+            response = await self._unary(
+                "Auth/Authenticate", request, _Repeat.FREELY, timeout_s=timeout_s, with_token=False
+            )
+        except NodectlError as error:
+            if "authentication is not enabled" in str(error):
+                return ""
+            raise
+        return str(response.token)
+
+    def _metadata(self, base: Metadata = (), *, with_token: bool = True) -> Metadata:
+        return (*base, ("token", self._token)) if self._token and with_token else base
+
+    # --- calls ---
+
+    async def _unary(
+        self,
+        method: str,
+        request: Message,
+        repeat: _Repeat,
+        *,
+        timeout_s: float | None = None,
+        with_token: bool = True,
+        needs_leader: bool = True,
+        first: int = 0,
+    ) -> Any:
+        """One call, over as many endpoints as the deadline allows. `first` skips that many endpoints after the one
+        in use at the first attempt."""
+        self._check_open()
+        budget_s = self.settings.call_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + budget_s
+        attempt_s = budget_s if repeat is _Repeat.NEVER else max(self.settings.attempt_timeout_s, budget_s / 3)
+        attempts, tokens, open_outcome, last = 0, 0, False, "not even asked"
+        base = _HAS_LEADER if needs_leader else ()
+        try:
+            while (left_s := deadline - time.monotonic()) > 0:
+                if with_token and self._token is None and self.settings.user is not None:
+                    last = "got a token too late"
+                    await self._have_token(left_s)
+                    continue
+                endpoint = self._endpoints[(self._current + (0 if attempts else first)) % len(self._endpoints)]
+                token = self._token
+                attempts += 1
+                try:
+                    response = await endpoint.call(
+                        method, request, min(left_s, attempt_s), self._metadata(base, with_token=with_token)
+                    )
+                except RpcFailed as failed:
+                    last = str(failed)
+                    self._check_open()
+                    if failed.fault is Fault.TOKEN and with_token and self.settings.user is not None:
+                        self.forget(token)
+                        tokens += 1
+                        if tokens > _TOKENS_MAX:
+                            raise Denied(f"etcd refuses every new token: {failed}") from None
+                        continue
+                    if self._moves_on(endpoint, failed, repeat):
+                        open_outcome = True
+                    if attempts % len(self._endpoints) == 0:
+                        await asyncio.sleep(min(_ROUND_PAUSE_S, max(0.0, deadline - time.monotonic())))
+                else:
+                    self._note_answer(endpoint, last if attempts > 1 else "")
+                    return response
+        except NodectlError as error:
+            if open_outcome and repeat is _Repeat.GUARDED:
+                raise OutcomeUnknown(f"etcd: an earlier attempt may have landed; then {error}") from None
+            raise
+        if open_outcome and repeat is _Repeat.GUARDED:
+            raise OutcomeUnknown(f"etcd: no answer in {budget_s:g} s; last {last}")
+        raise Unavailable(f"etcd cannot be reached within {budget_s:g} s; last {last}")
+
+    def _moves_on(self, endpoint: Endpoint, failed: RpcFailed, repeat: _Repeat) -> bool:
+        """Leave the endpoint for another attempt; whether the failed one may have happened. Raises when it was the
+        last: at an answer that is final, or at an open outcome that must not be repeated."""
+        if failed.fault in (Fault.FINAL, Fault.TOKEN):
+            raise error_of(failed) from None
+        if failed.fault is Fault.UNREADABLE:
+            kind = TooLarge if repeat is _Repeat.FREELY else OutcomeUnknown
+            raise kind(f"etcd's answer is too large: {failed}") from None
+        self.leave(endpoint)
+        if failed.fault is Fault.AMBIGUOUS and repeat is _Repeat.NEVER:
+            raise OutcomeUnknown(f"etcd: {failed}") from None
+        return failed.fault is Fault.AMBIGUOUS
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NodectlError("the session with etcd is closed")
+
+    def _note_answer(self, endpoint: Endpoint, trouble: str) -> None:
+        if self._answered is not endpoint:
+            log.info("etcd: using %s%s", endpoint.address, f" ({trouble})" if trouble else "")
+            self._answered = endpoint
+
+    async def get(self, key: str, *, revision: int = 0, timeout_s: float | None = None) -> KV | None:
+        """The key, linearizable (or as of `revision`); None when absent."""
+        request = pb.RangeRequest(key=key.encode(), revision=revision)
+        return range_of(await self._unary("KV/Range", request, _Repeat.FREELY, timeout_s=timeout_s)).first
+
+    async def range(
+        self,
+        start: str | bytes,
+        *,
+        end: bytes | None = None,
+        revision: int = 0,
+        limit: int = 0,
+        keys_only: bool = False,
+        timeout_s: float | None = None,
+    ) -> Range:
+        """All keys with the prefix `start`, or from `start` up to `end`; linearizable, or as of `revision`.
+
+        TooLarge when the answer exceeds 64 MiB: ask for less.
+        """
+        request = pb.RangeRequest(
+            key=start.encode() if isinstance(start, str) else start,
+            range_end=prefix_end(start if isinstance(start, str) else start.decode()) if end is None else end,
+            revision=revision,
+            limit=limit,
+            keys_only=keys_only,
+        )
+        return range_of(await self._unary("KV/Range", request, _Repeat.FREELY, timeout_s=timeout_s))
+
+    async def put(self, key: str, value: bytes, *, lease: int = 0, timeout_s: float | None = None) -> int:
+        """The revision it was written at."""
+        request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
+        response = await self._unary("KV/Put", request, _Repeat.NEVER, timeout_s=timeout_s)
+        return int(response.header.revision)
+
+    async def delete(self, key: str, *, prefix: bool = False, timeout_s: float | None = None) -> int:
+        """How many keys were deleted."""
+        request = pb.DeleteRangeRequest(key=key.encode(), range_end=prefix_end(key) if prefix else b"")
+        return int((await self._unary("KV/DeleteRange", request, _Repeat.NEVER, timeout_s=timeout_s)).deleted)
+
+    async def txn(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Op] = (),
+        orelse: Sequence[Op] = (),
+        *,
+        timeout_s: float | None = None,
+        repeatable: bool = False,
+        first: int = 0,
+    ) -> TxnResult:
+        """One transaction. Without writes it is repeated freely; with writes only when the caller says that its
+        compares make a second copy harmless. `first`: begin that many endpoints after the one in use.
+
+        A repeatable transaction that did not succeed may be the second copy of one that did.
+        """
+        request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
+        reads_only = all(op.HasField("request_range") for op in (*then, *orelse))
+        repeat = _Repeat.FREELY if reads_only else _Repeat.GUARDED if repeatable else _Repeat.NEVER
+        response = await self._unary("KV/Txn", request, repeat, timeout_s=timeout_s, first=first)
+        return TxnResult(
+            response.succeeded, response.header.revision, tuple(result_of(item) for item in response.responses)
+        )
+
+    async def compact(self, revision: int) -> None:
+        """Forget everything before `revision`. Compacted when that has been done already."""
+        await self._unary("KV/Compact", pb.CompactionRequest(revision=revision), _Repeat.NEVER)
+
+    # --- leases ---
+
+    async def grant(self, ttl_s: int) -> tuple[int, int]:
+        """A lease and the TTL in seconds that etcd gave it, which may be longer. A grant whose answer was lost
+        is simply asked for again: the other one expires by itself."""
+        response = await self._unary("Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=ttl_s), _Repeat.FREELY)
+        return int(response.ID), int(response.TTL)
+
+    async def revoke(self, lease: int, *, timeout_s: float | None = None) -> None:
+        """End a lease; its keys go at once. Revoking what is gone is no error. After Unavailable it may go yet."""
+        try:
+            await self._unary("Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=lease), _Repeat.FREELY, timeout_s=timeout_s)
+        except LeaseLost:
+            return
+
+    async def lease_keys(self, lease: int) -> tuple[int, tuple[str, ...]]:
+        """Seconds left (-1: gone) and the keys that hang on it."""
+        request = pb.LeaseTimeToLiveRequest(ID=lease, keys=True)
+        response = await self._unary("Lease/LeaseTimeToLive", request, _Repeat.FREELY)
+        return int(response.TTL), tuple(key.decode("utf-8", "replace") for key in response.keys)
+
+    # --- streams ---
+
+    async def open_stream(self, method: str) -> Stream:
+        """A stream to the endpoint in use. Denied when no token can be had; BrokenStream for faults on the way."""
+        self._check_open()
+        try:
+            await self._have_token(self.settings.call_timeout_s)
+        except Unavailable as error:
+            raise BrokenStream(str(error)) from None
+        endpoint = self._endpoints[self._current]
+        return Stream(self, endpoint, endpoint.open(method, self._metadata(_HAS_LEADER)), self._token)
+
+    # --- the cluster itself: these calls go to the member that is meant ---
+
+    async def members(self) -> tuple[Member, ...]:
+        """As any one member knows them, so that this works without a leader too."""
+        response = await self._unary(
+            "Cluster/MemberList", pb.MemberListRequest(linearizable=False), _Repeat.FREELY, needs_leader=False
+        )
+        return tuple(
+            Member(item.ID, item.name, tuple(item.clientURLs), tuple(item.peerURLs), item.isLearner)
+            for item in response.members
+        )
+
+    async def status(self, endpoint: str, *, timeout_s: float = 1.0) -> MemberStatus:
+        """What the member at `endpoint` (one of the settings') says of itself; Unavailable when it does not."""
+        try:
+            return status_of(await self._at(endpoint, "Maintenance/Status", pb.StatusRequest(), timeout_s))
+        except OutcomeUnknown as error:
+            raise Unavailable(str(error)) from None
+
+    async def move_leader(self, endpoint: str, target: int, *, timeout_s: float = 2.0) -> None:
+        """Ask the member at `endpoint`, which must lead, to hand etcd's leadership to member `target`."""
+        await self._at(endpoint, "Maintenance/MoveLeader", pb.MoveLeaderRequest(targetID=target), timeout_s)
+
+    async def defragment(self, endpoint: str, *, timeout_s: float = 30.0) -> None:
+        """Give the member's free pages back to its disk; it answers nobody meanwhile."""
+        await self._at(endpoint, "Maintenance/Defragment", pb.DefragmentRequest(), timeout_s)
+
+    async def call(self, method: str, request: Message) -> Any:
+        """Any other unary method, for administration and tests. Not repeated once it may have happened."""
+        return await self._unary(method, request, _Repeat.NEVER)
+
+    async def _at(self, address: str, method: str, request: Message, timeout_s: float) -> Any:
+        self._check_open()
+        wanted = host_port(address)
+        endpoint = next((item for item in self._endpoints if item.address == wanted), None)
+        if endpoint is None:
+            raise Invalid(f"{address} is not among the etcd endpoints of this session")
+        for _ in range(1 + _TOKENS_MAX):
+            await self._have_token(timeout_s)
+            token = self._token
+            try:
+                return await endpoint.call(method, request, timeout_s, self._metadata())
+            except RpcFailed as failed:
+                if failed.fault is Fault.TOKEN and self.settings.user is not None:
+                    self.forget(token)
+                elif failed.fault is Fault.NOT_SENT:
+                    raise Unavailable(f"etcd member {failed}") from None
+                elif failed.fault is Fault.AMBIGUOUS:
+                    raise OutcomeUnknown(f"etcd member {failed}") from None
+                else:
+                    raise error_of(failed) from None
+        raise Denied(f"etcd member {address} refuses every new token")

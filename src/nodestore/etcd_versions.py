@@ -1,0 +1,54 @@
+"""Which versions of etcd may hold our data. Pure."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from nodestore.errors import Invalid
+
+OVERRIDE = "NODECTL_ALLOW_OLD_ETCD"
+
+_REASONS: tuple[tuple[tuple[int, int, int], str], ...] = (
+    ((3, 5, 3), "it can corrupt data after a crash"),
+    ((3, 5, 13), "a slow disk makes it revoke live leases"),
+    ((3, 5, 28), "it can answer reads with old data after a pause"),
+    ((3, 5, 30), "a transaction may attach a key to somebody else's lease"),
+)
+"""For 3.5: the release that put it right, and what is wrong before (etcd issues 13766, 15247, 20418)."""
+
+_LEAST_3_6 = (3, 6, 11)
+
+
+def parse_version(text: str) -> tuple[int, int, int]:
+    """`3.5.30` or `v3.5.30-rc.1` as numbers; ValueError otherwise."""
+    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no version of etcd")
+    major, minor, patch = (int(part) for part in match.groups())
+    return major, minor, patch
+
+
+def why_too_old(version: tuple[int, int, int]) -> str | None:
+    """Why this version must not hold our data; None when it may."""
+    if version < (3, 5, 0):
+        return "it lacks what the protocol needs; at least 3.5.30 or 3.6.11 is asked for"
+    if version[:2] == (3, 5):
+        for repaired, reason in _REASONS:
+            if version < repaired:
+                return f"{reason}; at least 3.5.30 is asked for"
+    if version[:2] == (3, 6) and version < _LEAST_3_6:
+        return "a transaction may attach a key to somebody else's lease; at least 3.6.11 is asked for"
+    return None
+
+
+def check_version(text: str, who: str, environ: Mapping[str, str] | None = None) -> None:
+    """Invalid, with the reason, when the etcd that says this of itself is too old and nobody insists on it."""
+    try:
+        version = parse_version(text)
+    except ValueError as error:
+        raise Invalid(f"{who}: {error}") from None
+    reason = why_too_old(version)
+    if reason is not None and not (os.environ if environ is None else environ).get(OVERRIDE):
+        raise Invalid(f"{who} is version {text}: {reason} (for tests only: {OVERRIDE}=1)")

@@ -1,0 +1,52 @@
+"""JSON as we store and send it: compact UTF-8, object keys as given; and the canonical form that is hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from nodestore.errors import Garbage
+
+Json = Any
+"""A JSON value: None, bool, int, float, str, list or dict with str keys."""
+
+Document = dict[str, Any]
+"""A document: a JSON object. Never changed in place once it is part of a state."""
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def loads(raw: bytes | str, where: str = "value") -> Json:
+    """The value in `raw`; Garbage, naming `where`, when it is not JSON."""
+    try:
+        return from_json(raw)
+    except ValueError as error:
+        raise Garbage(f"{where} is not JSON: {error}") from None
+
+
+def dumps(value: Json) -> bytes:
+    """Compact JSON bytes (the fast path: pydantic-core's serializer)."""
+    return to_json(value)
+
+
+def canonical(value: Json) -> bytes:
+    """The one spelling of a value: sorted keys, no spaces."""
+    return _CANONICAL.encode(value).encode("utf-8", "surrogatepass")
+
+
+def digest(value: Json) -> str:
+    """16 hex digits of SHA-256 over the canonical form."""
+    return hashlib.sha256(canonical(value)).hexdigest()[:16]
+
+
+def copy(value: Json) -> Json:
+    """A deep copy of a JSON value, some ten times faster than copy.deepcopy."""
+    if isinstance(value, dict):
+        return {key: copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [copy(item) for item in value]
+    return value

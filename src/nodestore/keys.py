@@ -1,0 +1,107 @@
+"""Where everything is in etcd: the key layout, and nothing else."""
+
+from __future__ import annotations
+
+import re
+
+from nodestore.errors import Invalid
+
+ROOT = "/nodectl"
+_INDEX_DIGITS = 16
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_PATH = re.compile(r"[^/\x00-\x1f\x7f]+(?:/[^/\x00-\x1f\x7f]+)*")
+PATH_BYTES_MAX = 512
+
+
+def check_name(kind: str, name: str) -> str:
+    """`name` if it may name a cluster, node, master, group or scene; else Invalid that says what is wrong."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(
+            f"{kind} name {name!r} is not allowed: use 1 to 63 letters, digits, '.', '_' or '-', "
+            "beginning and ending with a letter or digit"
+        )
+    return name
+
+
+def check_path(path: str) -> str:
+    """`path` if it may name a document: segments joined by '/', no empty one, no control characters."""
+    if not _PATH.fullmatch(path) or len(path.encode("utf-8", "replace")) > PATH_BYTES_MAX:
+        raise Invalid(
+            f"document path {path!r} is not allowed: use segments joined by '/', at most {PATH_BYTES_MAX} bytes"
+        )
+    return path
+
+
+def prefix_end(prefix: str) -> bytes:
+    """The first key after all keys that begin with `prefix` (etcd's range_end)."""
+    raw = bytearray(prefix.encode())
+    while raw:
+        if raw[-1] < 0xFF:
+            raw[-1] += 1
+            return bytes(raw)
+        raw.pop()
+    return b"\0"
+
+
+class Keys:
+    """The keys of one cluster. Every attribute that ends in a slash is a prefix."""
+
+    def __init__(self, cluster: str) -> None:
+        self.cluster = check_name("cluster", cluster)
+        self.prefix = root = f"{ROOT}/{cluster}/"
+        self.epoch = root + "epoch"
+        self.leader = root + "leader"
+        self.terms = root + "terms/"
+        self.candidates = root + "candidates/"
+        self.paused = root + "paused"
+        self.challenges = root + "challenges/"
+        self.answers = root + "answers/"
+        self.head = root + "head"
+        self.journal = root + "journal/"
+        self.snapshots = root + "snapshots/"
+        self.state = root + "state/"
+        self.desired = root + "desired/"
+        self.applied = root + "applied"
+        self.config_current = root + "config/current"
+        self.config_history = root + "config/history/"
+        self.status = root + "status/"
+        self.alive = root + "alive/"
+
+    def term(self, nonce: str) -> str:
+        return self.terms + nonce
+
+    def candidate(self, master: str) -> str:
+        return self.candidates + master
+
+    def entry(self, last_index: int) -> str:
+        """The journal entry whose last command has this index; sorts by index."""
+        return f"{self.journal}{last_index:0{_INDEX_DIGITS}d}"
+
+    def entry_index(self, key: str) -> int:
+        """The last index of the entry under `key`; ValueError when the key names none."""
+        name = key.removeprefix(self.journal)
+        if len(name) != _INDEX_DIGITS or not name.isascii() or not name.isdigit():
+            raise ValueError(f"{key!r} names no journal entry")
+        return int(name)
+
+    def snapshot(self, name: str) -> str:
+        """The prefix of one snapshot, whose name is `<index>-<nonce>`."""
+        return f"{self.snapshots}{name}/"
+
+    def snapshot_name(self, index: int, nonce: str) -> str:
+        return f"{index:0{_INDEX_DIGITS}d}-{nonce}"
+
+    def document(self, path: str) -> str:
+        return self.state + path
+
+    def desired_of(self, node: str) -> str:
+        return self.desired + node
+
+    def status_of(self, node: str) -> str:
+        return self.status + node
+
+    def alive_of(self, node: str) -> str:
+        return self.alive + node
+
+    def config_version(self, version: int) -> str:
+        return f"{self.config_history}{version:08d}"

@@ -1,0 +1,379 @@
+"""What the keys hold: frozen pydantic models, each with the schema version `v`.
+
+Unknown fields are kept, so that an older program passes on what a newer one wrote; a newer major `v` is refused.
+Times are seconds since the Unix epoch by the writer's clock: for people, never for decisions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nodestore.errors import Garbage
+
+SCHEMA_VERSION = 1
+
+
+class Model(BaseModel):
+    """Frozen; keeps fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def encode(self) -> bytes:
+        return self.model_dump_json().encode()
+
+
+class Stored(Model):
+    """A value under a key of ours."""
+
+    v: int = Field(default=SCHEMA_VERSION, description="schema version (major)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_newer(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("v"), int) and data["v"] > SCHEMA_VERSION:
+            raise ValueError(
+                f"written with schema version {data['v']}, this program reads up to {SCHEMA_VERSION}: upgrade it"
+            )
+        return data
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def decode(model: type[M], raw: bytes | str, where: str) -> M:
+    """The model in `raw`; Garbage with the key's name and the first thing that is wrong otherwise."""
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        at = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise Garbage(f"{where}: {at + ': ' if at else ''}{first['msg']}{more}") from None
+
+
+class Term(NamedTuple):
+    """The fencing token: strictly grows with each leadership, and compares as a pair."""
+
+    epoch: int
+    revision: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.revision}"
+
+
+# --- leadership -----------------------------------------------------------------------------------------------------
+
+
+class Epoch(Stored):
+    """`epoch`: the incarnation of the store; grows when a backup is restored."""
+
+    epoch: int = Field(ge=1)
+
+
+Cause = Literal["first", "resigned", "switchover", "expired", "died", "silent", "stuck", "unreadable", "restarted"]
+"""Why a takeover was tried: nobody led before; the leader gave way; was told to; its lease ran out; its process died;
+it fell silent; it could not commit; `leader` held garbage; the leader was this PC's own earlier process."""
+
+
+class LeaderRecord(Stored):
+    """`leader`: who leads. Written once a term, by the takeover; its mod_revision is the term's revision."""
+
+    id: str
+    host: str
+    urls: tuple[str, ...]
+    nonce: str
+    since: float
+    cause: Cause = "first"
+    why: str = Field(default="", description="the same as a sentence")
+    streak: int = Field(default=0, description="takeovers on mere suspicion in a row, for the back-off")
+
+
+class TermRecord(Stored):
+    """`terms/<nonce>`: one leadership, for the history. Its create_revision is the term's revision."""
+
+    id: str
+    host: str
+    nonce: str
+    epoch: int
+    since: float
+    cause: Cause = "first"
+    why: str = ""
+    ended: str | None = Field(default=None, description="set by a leader that resigned: how its term ended")
+    taken_from: str | None = Field(default=None, description="id of the leader before, if there was one in the key")
+    taken_term: int | None = Field(default=None, description="that leader's term revision")
+
+
+class Candidate(Stored):
+    """`candidates/<id>`: a masterd that could lead; hangs on its lease."""
+
+    id: str
+    host: str
+    urls: tuple[str, ...]
+    index: int = Field(default=0, description="how far its replica was when it last said so")
+    priority: int = 0
+    nonce: str = Field(description="of this process: a restarted masterd has another")
+    version: str = ""
+    pid: int = 0
+
+
+class Paused(Stored):
+    """`paused`: while it exists nobody takes over by itself."""
+
+    actor: str
+    time: float
+    reason: str = ""
+
+
+# --- journal --------------------------------------------------------------------------------------------------------
+
+
+class Head(Stored):
+    """`head`: the last commit. `nonce` is that commit's own, so an unknown outcome can be told."""
+
+    index: int
+    nonce: str
+
+
+class SpecMark(Model):
+    """What a node's desired spec is known by: the index of the command that last changed it, and its hash."""
+
+    generation: int
+    hash: str
+
+
+class ConfigRecord(Stored):
+    """`config/current` and `config/history/<version>`: an inventory as somebody applied it."""
+
+    version: int = Field(ge=1)
+    actor: str
+    time: float
+    inventory: dict[str, Any]
+    source: str = Field(default="", description="the YAML text it came from, comments included")
+
+
+class CommandRecord(Model):
+    """One command in the journal: who asked for what, what came of it, and the documents it wrote."""
+
+    index: int = Field(ge=1)
+    id: str
+    actor: str
+    time: float
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    result: Any = None
+    writes: dict[str, dict[str, Any] | None] = Field(default_factory=dict, description="path to document; null deletes")
+    specs: dict[str, SpecMark | None] = Field(default_factory=dict, description="nodes whose spec this changed")
+    config: ConfigRecord | None = Field(default=None, description="the configuration adopted with this entry")
+    config_revision: int | None = Field(default=None, description="mod_revision of config/current as adopted")
+    restore: str | None = Field(default=None, description="name of the snapshot whose documents replace all others")
+
+
+class Entry(Stored):
+    """`journal/<last index>`: one commit, a batch of commands."""
+
+    epoch: int
+    term: int = Field(description="mod_revision of `leader` as its writer won it")
+    nonce: str
+    commands: tuple[CommandRecord, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _indexes_without_gap(self) -> Self:
+        first = self.commands[0].index
+        if any(command.index != first + offset for offset, command in enumerate(self.commands)):
+            raise ValueError("the indexes of its commands have a gap")
+        return self
+
+    @property
+    def first(self) -> int:
+        return self.commands[0].index
+
+    @property
+    def last(self) -> int:
+        return self.commands[-1].index
+
+
+class Applied(Stored):
+    """`applied`: how far the views are.
+
+    All views are as of `index` up to and including key `through`; beyond it they are as of `base`.
+    `through` is null once all views are as of `index` (then base equals index).
+    """
+
+    index: int
+    base: int
+    through: str | None = None
+    epoch: int = Field(default=1, description="the epoch whose first leader last rewrote every desired/<node>")
+
+
+class Manifest(Stored):
+    """`snapshots/<index>-<nonce>/manifest`: written last, so a snapshot without one is not a snapshot."""
+
+    index: int
+    nonce: str
+    chunks: int
+    size_bytes: int
+    sha256: str = Field(description="over the chunks' bytes in order")
+    time: float
+    epoch: int
+    documents: int
+    name: str | None = Field(default=None, description="named ones are kept until deleted")
+
+
+class DocumentView(Stored):
+    """`state/<path>`: one document for automation and people."""
+
+    index: int = Field(description="index of the command that last changed it")
+    document: dict[str, Any]
+
+
+# --- nodes ----------------------------------------------------------------------------------------------------------
+
+
+class Spec(Model):
+    """What a node must be: which driver, how it is set up, and the document it shows or applies."""
+
+    driver: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    document: dict[str, Any] = Field(default_factory=dict)
+
+
+class Desired(Stored):
+    """`desired/<node>`: (epoch, term, generation) orders orders; noded never obeys a lower one."""
+
+    epoch: int
+    term: int
+    generation: int
+    spec: Spec
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        return (self.epoch, self.term, self.generation)
+
+
+class Alive(Stored):
+    """`alive/<node>`: which noded drives this node; hangs on its lease."""
+
+    host_id: str
+    nonce: str
+    host: str
+    pid: int = 0
+    since: float = 0.0
+
+
+Phase = Literal["idle", "applying", "ready", "retrying", "failed"]
+
+
+class Status(Stored):
+    """`status/<node>`: what the node did last; outlives the node. Written comparing the writer's own `alive`."""
+
+    node: str
+    nonce: str = Field(description="of the noded that wrote it")
+    host: str
+    epoch: int = 0
+    term: int = 0
+    observed_generation: int = Field(default=0, description="generation of the desired state it last acted on")
+    phase: Phase
+    reason: str = Field(default="", description="why it did what it did last, one sentence")
+    actual: dict[str, Any] = Field(default_factory=dict, description="what the driver found")
+    error: str | None = None
+    attempts: int = Field(default=0, description="failed attempts in a row at this generation")
+    driver: str | None = None
+    time: float = 0.0
+
+
+# --- configuration --------------------------------------------------------------------------------------------------
+
+Labels = dict[str, str]
+
+
+class DriverConfig(Model):
+    """Which driver a node has, and its settings (what they are is the driver's to say)."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class MasterConfig(Model):
+    """A PC that may be master."""
+
+    address: str = ""
+    priority: Annotated[int, Field(ge=0, le=100)] = 0
+
+
+class NodeConfig(Model):
+    """A PC that runs the application."""
+
+    address: str = ""
+    position: tuple[int, int] | None = Field(default=None, description="row and column, from 0")
+    labels: Labels = Field(default_factory=dict)
+    driver: DriverConfig | None = None
+    document: dict[str, Any] = Field(default_factory=dict, description="values under the node's own document")
+
+
+class GroupConfig(Model):
+    """A set of nodes: those with all labels of `match`, and those named in `nodes`."""
+
+    match: Labels = Field(default_factory=dict)
+    nodes: tuple[str, ...] = ()
+    document: dict[str, Any] = Field(default_factory=dict, description="values under those of its nodes")
+
+
+class Defaults(Model):
+    """What holds for every node that says nothing else."""
+
+    driver: DriverConfig | None = None
+    document: dict[str, Any] = Field(default_factory=dict)
+
+
+class Inventory(Stored):
+    """The configuration: PCs, groups, drivers, defaults, settings."""
+
+    masters: dict[str, MasterConfig] = Field(default_factory=dict)
+    nodes: dict[str, NodeConfig] = Field(default_factory=dict)
+    groups: dict[str, GroupConfig] = Field(default_factory=dict)
+    defaults: Defaults = Field(default_factory=Defaults)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        taken: dict[tuple[int, int], str] = {}
+        for name, node in self.nodes.items():
+            if node.position is None:
+                continue
+            if node.position in taken:
+                raise ValueError(f"nodes {taken[node.position]} and {name} both have position {list(node.position)}")
+            taken[node.position] = name
+        for group, config in self.groups.items():
+            for name in config.nodes:
+                if name not in self.nodes:
+                    raise ValueError(f"group {group} names node {name}, which is not among the nodes")
+        return self
+
+    def groups_of(self, node: str) -> tuple[str, ...]:
+        """The groups that a node is in, in the inventory's order; empty for a node that it does not know."""
+        config = self.nodes.get(node)
+        if config is None:
+            return ()
+        labels = config.labels.items()
+        return tuple(
+            name
+            for name, group in self.groups.items()
+            if node in group.nodes or (group.match and group.match.items() <= labels)
+        )
+
+    def members_of(self, group: str) -> tuple[str, ...]:
+        """The nodes of a group, in the inventory's order; `all` is every node. KeyError for an unknown group."""
+        if group == "all" and "all" not in self.groups:
+            return tuple(self.nodes)
+        if group not in self.groups:
+            raise KeyError(group)
+        return tuple(name for name in self.nodes if group in self.groups_of(name))
+
+
+MODELS: tuple[type[Stored], ...] = (
+    Epoch, LeaderRecord, TermRecord, Candidate, Paused, Head, Entry, Applied, Manifest, DocumentView, Desired, Alive,
+    Status, ConfigRecord, Inventory,
+)  # fmt: skip
+"""Every model that is a key's value: published as JSON Schema."""

@@ -1,0 +1,213 @@
+"""Watching keys: list at a revision, follow from it, resume after any fault, list anew after a compaction.
+
+Nothing is lost, doubled or reordered, because of two rules that were learnt by killing members under a watch:
+resume at the *last event's* mod_revision + 1, never at a header's revision (during a catch-up the header is ahead of
+the events), and hold a batch back until its last fragment is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from nodestore.errors import Compacted, Denied, TooLarge, Unavailable
+from nodestore.etcd import KV, BrokenStream, Etcd, Range, Stream
+from nodestore.etcdpb import etcd_pb2 as pb
+from nodestore.keys import prefix_end
+
+log = logging.getLogger(__name__)
+
+PROGRESS_S = 2.0
+SILENCE_S = 5.0
+_OPEN_S = 2.0
+_PAGE_KEYS = 1000
+_PAGE_S = 10.0
+_RETRY_MAX_S = 1.0
+_ASK_PROGRESS = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of one key; `value` is None when it was deleted."""
+
+    key: str
+    value: bytes | None
+    mod_revision: int
+    create_revision: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All keys as of `revision`: replaces everything known before."""
+
+    revision: int
+    kvs: tuple[KV, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened since the item before, complete up to `revision`. Without events: it lives and has nothing new.
+
+    Follow on from an event's revision, not from one that came without events: some older servers say it too early.
+    """
+
+    revision: int
+    events: tuple[Event, ...]
+
+
+async def list_at(etcd: Etcd, start: str, *, end: bytes, revision: int = 0, page: int = _PAGE_KEYS) -> Range:
+    """All keys from `start` up to `end` as of one revision, read in pages of at most `page` keys, fewer where they are
+    large. Compacted when that revision is gone."""
+    kvs: list[KV] = []
+    begin = start.encode()
+    while True:
+        try:
+            part = await etcd.range(begin, end=end, revision=revision, limit=page, timeout_s=_PAGE_S)
+        except TooLarge:
+            if page == 1:
+                raise
+            page = max(1, page // 4)
+            continue
+        revision = revision or part.revision
+        kvs.extend(part.kvs)
+        if not part.more:
+            return Range(revision, tuple(kvs), False, len(kvs))
+        begin = part.after
+
+
+async def follow(
+    etcd: Etcd, start: str, *, end: bytes, revision: int, progress_s: float = PROGRESS_S, silence_s: float = SILENCE_S
+) -> AsyncGenerator[Changes, None]:
+    """Changes from `revision` on, through every fault. Raises Compacted when they are gone, Denied when refused.
+
+    A stream that says nothing for `progress_s` is asked for its progress, which comes as Changes without events; one
+    that is still silent after `silence_s` is given up. Use it with `contextlib.aclosing`.
+    """
+    wanted, faults = revision, 0
+    while True:
+        try:
+            async with aclosing(_one_stream(etcd, start, end, wanted, progress_s, silence_s)) as stream:
+                async for changes in stream:
+                    faults = 0
+                    if changes.events:
+                        wanted = changes.revision + 1
+                    yield changes
+        except BrokenStream as fault:
+            faults += 1
+            log.log(logging.INFO if faults == 1 else logging.DEBUG, "watch of %s goes on elsewhere: %s", start, fault)
+        if faults > 1:
+            await asyncio.sleep(min(_RETRY_MAX_S, 0.05 * (faults - 1)))
+
+
+async def mirror(
+    etcd: Etcd, key: str, *, prefix: bool = True, progress_s: float = PROGRESS_S, silence_s: float = SILENCE_S
+) -> AsyncGenerator[Listing | Changes, None]:
+    """A Listing, then Changes for ever; another Listing after a compaction. Outages are waited out.
+
+    Use it with `contextlib.aclosing`.
+    """
+    end = prefix_end(key) if prefix else (key + "\0").encode()
+    while True:
+        listing = await _list_patiently(etcd, key, end)
+        yield Listing(listing.revision, listing.kvs)
+        try:
+            async with aclosing(
+                follow(etcd, key, end=end, revision=listing.revision + 1, progress_s=progress_s, silence_s=silence_s)
+            ) as stream:
+                async for changes in stream:
+                    yield changes
+        except Compacted as gone:
+            log.info("watch of %s: %s; listing anew", key, gone)
+
+
+async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
+    faults = 0
+    while True:
+        try:
+            return await list_at(etcd, key, end=end)
+        except (Unavailable, Compacted) as error:
+            faults += 1
+            log.log(logging.INFO if faults == 1 else logging.DEBUG, "listing %s again: %s", key, error)
+        await asyncio.sleep(min(_RETRY_MAX_S, 0.05 * faults))
+
+
+async def _one_stream(
+    etcd: Etcd, start: str, end: bytes, wanted: int, progress_s: float, silence_s: float
+) -> AsyncGenerator[Changes, None]:
+    # One revision earlier than wanted: etcd gives no sign of progress to a watch that begins in the future, so on an idle
+    # store, where nothing is written after the listing, every watch would look silent. What comes twice is left out.
+    create = pb.WatchCreateRequest(
+        key=start.encode(), range_end=end, start_revision=max(1, wanted - 1), progress_notify=True, fragment=True
+    )
+    stream = await etcd.open_stream("Watch/Watch")
+    try:
+        await stream.send(pb.WatchRequest(create_request=create), _OPEN_S)
+        if not _created(await stream.receive(_OPEN_S), stream):
+            raise stream.silent()
+        fragments: list[Event] = []
+        while True:
+            reply = await _next(stream, progress_s, silence_s)
+            _check(reply, stream)
+            fragments.extend(_event(item) for item in reply.events)
+            if reply.fragment:
+                continue
+            old_only = bool(fragments) and fragments[-1].mod_revision < wanted
+            events = tuple(event for event in fragments if event.mod_revision >= wanted)
+            fragments.clear()
+            if not old_only:
+                yield Changes(events[-1].mod_revision if events else reply.header.revision, events)
+    finally:
+        await stream.close()
+
+
+async def _next(stream: Stream, progress_s: float, silence_s: float) -> Any:
+    """The next reply. Silence counts from the first question, so that a pause of this process is none of etcd's."""
+    asked: float | None = None
+    while True:
+        reply = await stream.receive(progress_s)
+        if reply is not None:
+            return reply
+        now = time.monotonic()
+        if asked is None:
+            asked = now
+        elif now - asked >= silence_s - progress_s:
+            raise stream.silent()
+        await stream.send(_ASK_PROGRESS, progress_s)
+
+
+def _created(reply: Any | None, stream: Stream) -> bool:
+    if reply is not None:
+        _check(reply, stream)
+    return reply is not None and bool(reply.created)
+
+
+def _check(reply: Any, stream: Stream) -> None:
+    """A watch that etcd ends, or never began, says so in an answer, not as an error of the stream."""
+    if reply.compact_revision:
+        raise Compacted(reply.compact_revision)
+    if not reply.canceled:
+        return
+    reason = reply.cancel_reason
+    if "permission denied" in reason:
+        raise Denied(f"etcd refuses the watch: {reason}")
+    if "auth" in reason or "user name is empty" in reason:
+        stream.token_refused()
+    raise BrokenStream(f"{stream.address}: watch canceled: {reason}")
+
+
+def _event(item: Any) -> Event:
+    kv = item.kv
+    deleted = item.type == pb.Event.DELETE
+    return Event(
+        kv.key.decode("utf-8", "replace"),
+        None if deleted else kv.value,
+        kv.mod_revision,
+        kv.create_revision,
+        kv.lease,
+    )

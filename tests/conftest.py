@@ -1,0 +1,77 @@
+"""Fixtures for all tests, and how `async def` tests run: in an event loop of their own, which must end empty."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nodestore.keys import Keys
+from tests.etcd_cluster import EtcdCluster, sweep
+
+_ENDING_S = 0.5
+_numbers = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs coroutine tests. A task that a test leaves behind fails it: nothing may outlive its owner."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    asyncio.run(_alone(pyfuncitem.obj, arguments))
+    return True
+
+
+async def _alone(test: Any, arguments: dict[str, Any]) -> None:
+    troubles: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: troubles.append(context))
+    await test(**arguments)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:  # what has been cancelled needs a few turns to end
+        _, left = await asyncio.wait(left, timeout=_ENDING_S)
+    gc.collect()  # a future whose exception nobody read complains when it is collected
+    assert not left, f"the test left tasks behind: {left}"
+    assert not troubles, f"the event loop complains: {troubles}"
+
+
+@pytest.fixture(scope="session")
+def etcd_one() -> Iterator[EtcdCluster]:
+    """One member for the whole run: the fast store of tests that break nothing. Use a prefix of your own."""
+    sweep()
+    cluster = EtcdCluster(1)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def etcd_three() -> Iterator[EtcdCluster]:
+    """Three members for a module. Who kills or pauses one asks for `broken_three` instead."""
+    cluster = EtcdCluster(3)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def broken_three(etcd_three: EtcdCluster) -> Iterator[EtcdCluster]:
+    """The module's three members, to be killed and paused: whole again for the next test."""
+    yield etcd_three
+    etcd_three.mend()
+    asyncio.run(etcd_three.wait_healthy())
+
+
+@pytest.fixture
+def keys() -> Keys:
+    """Keys of a cluster name that no other test uses."""
+    return Keys(f"test-{next(_numbers)}")
