@@ -1,0 +1,21 @@
+"""The operators' command line, and the client library: `from nodectl import Client`.
+
+Names are imported when they are first used, so that `nodectl --help` does not load the library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nodectl.client import Client, CommandOutcomeUnknown, CommandResult, Leader, State
+
+__all__ = ["Client", "CommandOutcomeUnknown", "CommandResult", "Leader", "State"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from nodectl import client
+
+    return getattr(client, name)

@@ -1,0 +1,65 @@
+"""The entry: runs a command, and turns whatever goes wrong into a message and an exit code. No traceback leaves it."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from nodectl.exit_codes import ExitCode, explain
+
+
+def run(args: Sequence[str]) -> int:
+    """The exit code of `nodectl ARGS...`."""
+    import typer
+
+    from nodectl.cli import app
+    from nodectl.output import Output
+
+    try:
+        command = typer.main.get_command(app)
+        outcome = command.main(args=list(args), prog_name="nodectl", standalone_mode=False)
+        sys.stdout.flush()
+        return outcome if isinstance(outcome, int) else ExitCode.OK
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return _reader_gone()
+    except Exception as error:  # the one place that turns every error into words
+        if os.environ.get("NODECTL_DEBUG"):
+            raise
+        if hasattr(error, "format_message"):  # a usage error; its class is not Typer's public interface
+            return _usage(error)
+        explained = explain(error)
+        Output().problem(explained.message, explained.hint)
+        return explained.code
+
+
+def _usage(error: Exception) -> int:
+    from nodectl.output import Output
+
+    context = getattr(error, "ctx", None)
+    message = str(error.format_message())  # type: ignore[attr-defined]
+    if context is not None and not message.strip().startswith("Usage:"):
+        Output().problem(message, f"see {context.command_path} --help")
+    elif message:
+        Output().note(message)
+    return ExitCode.USAGE
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has enough. What is still buffered must not raise again when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.FAILED
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows pipe is cp1252 and refuses much
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

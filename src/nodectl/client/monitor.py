@@ -1,0 +1,51 @@
+"""Keeps the client's state true while nobody sends anything: greets every new leader, and then every two seconds."""
+
+from __future__ import annotations
+
+import time
+
+from nodectl.client.backoff import pause_s
+from nodectl.client.errors import Broken
+from nodectl.client.http import Http
+from nodectl.client.leadership import Leader, Leadership
+from nodectl.client.state import ConnectionState
+from nodestore.errors import NodectlError
+
+HEARTBEAT_S = 2.0
+_ANSWER_S = 2.0
+
+
+async def watch_over(http: Http, leadership: Leadership, state: ConnectionState) -> None:
+    """Runs until it is cancelled."""
+    failures = 0
+    while True:
+        leader = leadership.leader
+        if leader is None:
+            state.missed()
+            await leadership.changed()
+            continue
+        if await _greet(http, leader, leadership):
+            failures = 0
+            leadership.trust()
+            state.reached()
+        elif leadership.leader == leader:
+            failures += 1
+            leadership.suspect()
+            state.missed()
+        await _rest(leadership, leader, HEARTBEAT_S if failures == 0 else pause_s(failures))
+
+
+async def _greet(http: Http, leader: Leader, leadership: Leadership) -> bool:
+    try:
+        answer = await http.call("GET", f"{leader.url}/v1/health", timeout_s=_ANSWER_S)
+    except (Broken, NodectlError) as error:
+        leadership.trouble = str(error)
+        return False
+    return isinstance(answer, dict) and answer.get("role") == "leader"
+
+
+async def _rest(leadership: Leadership, leader: Leader, pause: float) -> None:
+    """Until the pause is over or another leader is known."""
+    until = time.monotonic() + pause
+    while leadership.leader == leader and (left_s := until - time.monotonic()) > 0:
+        await leadership.changed(left_s)

@@ -1,0 +1,102 @@
+"""Whether the client is in touch with a leader.
+
+- `connected`: the leader known has answered, and nothing has failed with it since.
+- `suspended`: no leader is known, or the last request to it got no answer. Every client begins here.
+- `lost`: suspended without a break for longer than the limit (30 s by default).
+
+States describe, they decide nothing: in all of them the client goes on trying, and commands keep their own deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Literal
+
+State = Literal["connected", "suspended", "lost"]
+
+log = logging.getLogger(__name__)
+
+_UNREAD_MAX = 64
+
+
+class ConnectionState:
+    """The state, and those who want to hear of it. Must be made inside the event loop."""
+
+    def __init__(self, lost_after_s: float) -> None:
+        self.value: State = "suspended"
+        self.lost_after_s = lost_after_s
+        self._callbacks: list[Callable[[State], None]] = []
+        self._queues: list[tuple[deque[State], asyncio.Event]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._arm()
+
+    def reached(self) -> None:
+        """The leader has answered."""
+        if self.value == "connected":
+            return
+        self._disarm()
+        self._become("connected")
+
+    def missed(self) -> None:
+        """There is no leader, or it did not answer."""
+        if self.value == "connected" and not self._closed:
+            self._arm()
+            self._become("suspended")
+
+    def close(self) -> None:
+        """Ends all iterations over `changes`; no callback is called any more."""
+        self._closed = True
+        self._disarm()
+        self._callbacks.clear()
+        for _, event in self._queues:
+            event.set()
+
+    def listen(self, callback: Callable[[State], None]) -> Callable[[], None]:
+        """Calls `callback(state)` at each change, in the event loop; returns what ends that."""
+        self._callbacks.append(callback)
+
+        def stop() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return stop
+
+    async def changes(self) -> AsyncIterator[State]:
+        """The present state, then each change, until close(). A reader that is 64 behind loses the oldest."""
+        unread: deque[State] = deque([self.value], maxlen=_UNREAD_MAX)
+        event = asyncio.Event()
+        entry = (unread, event)
+        self._queues.append(entry)
+        try:
+            while True:
+                while unread:
+                    yield unread.popleft()
+                if self._closed:
+                    return
+                event.clear()
+                await event.wait()
+        finally:
+            self._queues.remove(entry)
+
+    def _become(self, value: State) -> None:
+        self.value = value
+        for unread, event in self._queues:
+            unread.append(value)
+            event.set()
+        for callback in tuple(self._callbacks):
+            try:
+                callback(value)
+            except Exception:  # a caller's callback must not end the client that calls it
+                log.exception("a callback failed on state %s", value)
+
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self.lost_after_s, self._become, "lost")
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

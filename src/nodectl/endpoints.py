@@ -1,0 +1,61 @@
+"""Where a cluster is found: its etcd members, or any of its masterds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from nodestore.errors import Invalid
+
+_HINT = "use HOST:PORT for etcd, or http://HOST:PORT for a masterd"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Addresses of one kind: `etcd` as host:port, or `masters` as base URLs. The other tuple is empty."""
+
+    etcd: tuple[str, ...] = ()
+    masters: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ",".join(self.etcd or self.masters)
+
+
+def parse_endpoints(given: str | Iterable[str]) -> Endpoints:
+    """Endpoints from a comma-separated string or several strings. Invalid when one is malformed or kinds are mixed."""
+    texts = [given] if isinstance(given, str) else list(given)
+    items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
+    if not items:
+        raise Invalid(f"no endpoint given: {_HINT}")
+    etcd = tuple(dict.fromkeys(_host_port(item) for item in items if not _is_http(item)))
+    masters = tuple(dict.fromkeys(_base_url(item) for item in items if _is_http(item)))
+    if etcd and masters:
+        raise Invalid(f"endpoints of both kinds: {etcd[0]} is etcd, {masters[0]} is a masterd; give one kind only")
+    return Endpoints(etcd, masters)
+
+
+def _is_http(item: str) -> bool:
+    return item.lower().startswith(("http://", "https://"))
+
+
+def _host_port(item: str) -> str:
+    scheme, separator, rest = item.rpartition("://")
+    if separator and scheme.lower() != "etcd":
+        raise Invalid(f"endpoint {item!r}: {scheme}:// is not known; {_HINT}")
+    bare = rest.rstrip("/")
+    host, _, port = bare.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise Invalid(f"endpoint {item!r} has no valid host and port: {_HINT}")
+    return bare
+
+
+def _base_url(item: str) -> str:
+    try:
+        parts = urlsplit(item)
+        port = parts.port
+    except ValueError as error:
+        raise Invalid(f"endpoint {item!r}: {error}; {_HINT}") from None
+    if not parts.hostname or parts.query or parts.fragment or port == 0:
+        raise Invalid(f"endpoint {item!r} is not a base URL: {_HINT}")
+    return item.rstrip("/")

@@ -1,0 +1,184 @@
+"""The one place that writes: data to stdout in the form asked for, everything else to stderr.
+
+Tables are for people: coloured and fitted on a terminal, plain and never cut in a pipe. `json` and `yaml` carry all
+there is, `name` one name a line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, TextIO
+
+import typer
+
+
+class Format(StrEnum):
+    """How data is written to stdout."""
+
+    table = "table"
+    json = "json"
+    yaml = "yaml"
+    name = "name"
+
+
+OutputOption = Annotated[Format, typer.Option("--output", "-o", help="Form of what is written to stdout.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Text with a meaning that a terminal shows as a colour (a rich style)."""
+
+    text: str
+    style: str = ""
+
+
+@dataclass(slots=True)
+class Table:
+    """What people see; cells are text or Cells."""
+
+    columns: Sequence[str]
+    rows: list[Sequence[str | Cell]] = field(default_factory=list)
+    title: str = ""
+
+    def add(self, *cells: str | Cell) -> None:
+        self.rows.append(cells)
+
+
+class Output:
+    """One command's output."""
+
+    def __init__(
+        self, form: Format = Format.table, *, stdout: TextIO | None = None, stderr: TextIO | None = None
+    ) -> None:
+        self.form = form
+        self.stdout = stdout or sys.stdout
+        self.stderr = stderr or sys.stderr
+
+    # --- data -------------------------------------------------------------------------------------------------------
+
+    def show(
+        self,
+        data: Any,
+        *,
+        tables: Callable[[], Sequence[Table]],
+        names: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
+        """Writes `data` in the form asked for; `tables` and `names` are made only when they are wanted."""
+        if self.form is Format.json:
+            self.write(as_json(data))
+        elif self.form is Format.yaml:
+            self.write(as_yaml(data))
+        elif self.form is Format.name:
+            self.write("".join(f"{name}\n" for name in (names() if names else ())))
+        else:
+            self._tables(tables())
+
+    def write(self, text: str) -> None:
+        self.stdout.write(text)
+
+    def _tables(self, tables: Sequence[Table]) -> None:
+        coloured = is_terminal(self.stdout)
+        for position, table in enumerate(tables):
+            if position:
+                self.write("\n")
+            if coloured:
+                self._rich_table(table)
+            else:
+                self.write(plain_table(table))
+
+    def _rich_table(self, table: Table) -> None:
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        shown = RichTable(
+            box=None, header_style="bold", title=table.title or None, title_justify="left", pad_edge=False
+        )
+        for column in table.columns:
+            shown.add_column(column, overflow="fold")
+        for row in table.rows:
+            cells = (cell if isinstance(cell, Cell) else Cell(cell) for cell in row)
+            shown.add_row(*(Text(cell.text, style=cell.style) for cell in cells))
+        Console(file=self.stdout).print(shown)
+
+    def diff(self, lines: Sequence[str]) -> None:
+        """A unified diff, coloured on a terminal."""
+        if not is_terminal(self.stdout):
+            self.write("".join(f"{line}\n" for line in lines))
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(file=self.stdout)
+        styles = {"+": "green", "-": "red", "@": "cyan"}
+        for line in lines:
+            console.print(Text(line, style=styles.get(line[:1], "")), soft_wrap=True)
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """For people, on stderr."""
+        self._message(text, "")
+
+    def warn(self, text: str) -> None:
+        self._message(text, "yellow", "warning: ")
+
+    def problem(self, text: str, hint: str = "") -> None:
+        """What went wrong and, in a line of its own, what to do."""
+        self._message(text, "bold red", "error: " if "\n" not in text else "")
+        if hint:
+            self._message(f"  {hint}", "")
+
+    def _message(self, text: str, style: str, label: str = "") -> None:
+        if style and is_terminal(self.stderr) and not os.environ.get("NO_COLOR"):
+            from rich.console import Console
+            from rich.text import Text
+
+            Console(file=self.stderr).print(Text.assemble((label, style), text), soft_wrap=True)
+        else:
+            self.stderr.write(f"{label}{text}\n")
+
+    @contextmanager
+    def progress(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Shows that something is waited for; what is yielded changes the text. In a pipe, one line at the start."""
+        if not is_terminal(self.stderr):
+            self.note(text)
+            yield lambda _: None
+            return
+        from rich.console import Console
+
+        with Console(file=self.stderr).status(text) as status:
+            yield lambda new: status.update(new)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def plain_table(table: Table) -> str:
+    """Columns padded with spaces, nothing cut."""
+    texts = [list(table.columns)]
+    texts += [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in table.rows]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(table.columns))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in texts]
+    head = [table.title] if table.title else []
+    return "".join(f"{line}\n" for line in (*head, *lines))
+
+
+def as_json(data: Any) -> str:
+    """Indented, readable in any script."""
+    import json
+
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def as_yaml(data: Any) -> str:
+    """In the order given, for people to read and edit."""
+    import yaml
+
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))

@@ -1,0 +1,75 @@
+"""From a command to the cluster and back: one client, one event loop, for as long as the command takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from nodectl.output import Output
+from nodectl.settings import Options
+from nodestore.errors import TimedOut, Unavailable
+
+if TYPE_CHECKING:
+    from nodectl.client import Client
+
+T = TypeVar("T")
+
+_PAUSE_FIRST_S = 0.05
+_PAUSE_MAX_S = 0.5
+
+
+def options_of(context: typer.Context) -> Options:
+    """The global options; those of the environment when a command runs without the root."""
+    found = context.find_root().obj
+    return found if isinstance(found, Options) else Options()
+
+
+def with_client(context: typer.Context, work: Callable[[Client], Awaitable[T]]) -> T:
+    """What `work` returns, given a client of the cluster that the options name."""
+    options = options_of(context)
+    settings = options.resolve()
+    assert settings.endpoints is not None
+    endpoints = settings.endpoints
+
+    async def session() -> T:
+        from nodectl.client import Client
+
+        client = Client(
+            endpoints,
+            cluster=settings.cluster,
+            user=settings.user,
+            password=settings.password(),
+            ca=settings.ca,
+            cert=settings.cert,
+            key=settings.key,
+            read_timeout_s=options.request_timeout_s,
+            command_timeout_s=options.request_timeout_s,
+        )
+        async with client:
+            return await work(client)
+
+    return asyncio.run(session())
+
+
+async def wait_until(missing: Callable[[], Awaitable[str | None]], what: str, timeout_s: float, output: Output) -> None:
+    """Waits until `missing()` is None; else it says what is not there yet. TimedOut, saying so, after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    pause_s = _PAUSE_FIRST_S
+    with output.progress(f"waiting until {what}") as show:
+        while True:
+            try:
+                lacking = await missing()
+            except Unavailable as error:  # masters may change while one waits
+                lacking = str(error)
+            if lacking is None:
+                return
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimedOut(f"waited {timeout_s:g} s until {what}: {lacking}")
+            show(f"waiting until {what}: {lacking}")
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(_PAUSE_MAX_S, pause_s * 1.5)

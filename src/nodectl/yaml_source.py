@@ -1,0 +1,175 @@
+"""YAML files that people write: read with line numbers, so that every complaint says where.
+
+Types are those of YAML 1.2's core schema, minus its surprises: only `true` and `false` are booleans (`on`, `no` and
+`off` are words), dates and `12:30` are text, keys are always text. Anything else would reach etcd as something the
+author did not mean.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nodestore.errors import Invalid
+
+FILE_BYTES_MAX = 1 << 20
+VALUES_MAX = 100_000
+DEPTH_MAX = 64
+PROBLEMS_MAX = 20
+
+Where = tuple[str | int, ...]
+"""The way to a value: keys and positions from the top."""
+
+_NULL = {"", "~", "null", "Null", "NULL"}
+_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_HEX = re.compile(r"0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)")
+_NOT_FINITE = {".inf", "-.inf", "+.inf", ".nan"}
+_COMMENTED_COLOUR = re.compile(r":\s+(#[0-9a-fA-F]{3,8})\b")
+
+
+class FileError(Invalid):
+    """A file that cannot be used; one line for each thing that is wrong with it."""
+
+    def __init__(self, problems: Collection[str]) -> None:
+        shown = list(problems)[:PROBLEMS_MAX]
+        if len(problems) > len(shown):
+            shown.append(f"... and {len(problems) - len(shown)} more")
+        super().__init__("\n".join(shown))
+        self.problems = tuple(problems)
+
+
+class YamlSource:
+    """A parsed file: `value`, and what is needed to say where in it something is."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+        self.problems: list[tuple[int, str]] = []
+        self._lines: dict[Where, int] = {(): 1}
+        self._count = 0
+        self.value: Any = self._parse()
+
+    @classmethod
+    def read(cls, path: Path) -> YamlSource:
+        """The file at `path`; FileError when it cannot be read or is not YAML."""
+        try:
+            with path.open("rb") as file:
+                raw = file.read(FILE_BYTES_MAX + 1)
+        except OSError as error:
+            raise FileError([f"{path}: {error.strerror or error}"]) from None
+        if len(raw) > FILE_BYTES_MAX:
+            raise FileError([f"{path}: larger than {FILE_BYTES_MAX >> 20} MiB"])
+        try:
+            return cls(str(path), raw.decode("utf-8-sig").replace("\r\n", "\n"))
+        except UnicodeDecodeError as error:
+            line = raw[: error.start].count(b"\n") + 1
+            raise FileError([f"{path}:{line}: not UTF-8: save the file with that encoding"]) from None
+
+    def line(self, where: Where) -> int:
+        """The line of the value at `where`, or of what is nearest above it."""
+        while where not in self._lines:
+            where = where[:-1]
+        return self._lines[where]
+
+    def complain(self, where: Where, message: str) -> None:
+        """Notes a problem; `finish` raises them all."""
+        at = ".".join(str(part) for part in where)
+        self.problems.append((self.line(where), f"{at}: {message}" if at else message))
+
+    def complain_unknown(self, where: Where, known: Iterable[str], what: str) -> None:
+        """Complains about the last part of `where`, with the nearest of the names that are known."""
+        names = list(known)
+        near = difflib.get_close_matches(str(where[-1]), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
+        self.complain(where, f"{what} is not known; {hint}")
+
+    def finish(self) -> None:
+        """FileError with all that was complained about, in the order of the lines."""
+        if self.problems:
+            raise FileError([f"{self.name}:{line}: {text}" for line, text in sorted(self.problems)])
+
+    # --- parsing ----------------------------------------------------------------------------------------------------
+
+    def _parse(self) -> Any:
+        try:
+            root = yaml.compose(self.text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            raise FileError([f"{self.name}:{_mark_line(error)}: {_reason(error)}"]) from None
+        except yaml.YAMLError as error:
+            raise FileError([f"{self.name}: {error}"]) from None
+        except RecursionError:
+            raise FileError([f"{self.name}: nested too deeply"]) from None
+        return None if root is None else self._build(root, ())
+
+    def _build(self, node: yaml.Node, where: Where) -> Any:
+        self._count += 1
+        if self._count > VALUES_MAX or len(where) > DEPTH_MAX:  # aliases can make a small file endless
+            raise FileError([f"{self.name}:{node.start_mark.line + 1}: too many values or levels"])
+        self._lines.setdefault(where, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, where)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._build(item, (*where, position)) for position, item in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
+        return self._scalar(node, where)
+
+    def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.complain(where, "a key must be text")
+                continue
+            key = key_node.value
+            inner = (*where, key)
+            if key in found:
+                first = self.line(inner)
+                self._lines[inner] = key_node.start_mark.line + 1
+                self.complain(inner, f"is here twice; the first is in line {first}")
+                continue
+            self._lines[inner] = key_node.start_mark.line + 1
+            found[key] = self._build(value_node, inner)
+        return found
+
+    def _scalar(self, node: yaml.ScalarNode, where: Where) -> Any:
+        text = str(node.value)
+        if node.tag.startswith("!"):
+            self.complain(where, f"the tag {node.tag} is not known")
+        if node.style is not None:  # in quotes, or a block
+            return text
+        if text in _NULL:
+            colour = _COMMENTED_COLOUR.search(self.text.split("\n")[self.line(where) - 1])
+            if text == "" and colour:
+                self.complain(where, f'is empty, because # begins a comment: write "{colour.group(1)}" in quotes')
+            return None
+        if text in _BOOL:
+            return _BOOL[text]
+        if _INT.fullmatch(text):
+            return int(text) if len(text) < 300 else text
+        if _HEX.fullmatch(text):
+            return int(text, 16)
+        if _FLOAT.fullmatch(text) or text.lower() in _NOT_FINITE:
+            number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+            if not math.isfinite(number):
+                self.complain(where, "must be a finite number")
+            return number
+        return text
+
+
+def _mark_line(error: yaml.MarkedYAMLError) -> int:
+    mark = error.problem_mark or error.context_mark
+    return mark.line + 1 if mark else 1
+
+
+def _reason(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or "is not YAML"
+    if "\\t" in problem:
+        return "a tab where YAML wants spaces: indent with spaces"
+    return f"not YAML: {problem}" + (f" ({error.context})" if error.context else "")

@@ -1,0 +1,353 @@
+"""Masterds that are only HTTP: a small cluster in one event loop, with faults on demand.
+
+What the masters share stands for the store: which commands have run, under which ids, who leads. Each master answers
+over a real socket, so connections break the way they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+Behaviour = Callable[["FakeMasterd", web.Request, list[dict[str, Any]]], Awaitable[web.StreamResponse]]
+
+
+class FakeCluster:
+    """What etcd would hold, and the masters that serve it."""
+
+    def __init__(self) -> None:
+        self.masters: dict[str, FakeMasterd] = {}
+        self.leader: str | None = None
+        self.term = {"epoch": 1, "revision": 10}
+        self.cause = "first"
+        self.index = 0
+        self.results: dict[str, dict[str, Any]] = {}
+        self.executed: list[dict[str, Any]] = []
+        self.refuse: dict[str, tuple[int, str, str]] = {}  # command name: status, code, detail
+        self.nodes: dict[str, dict[str, Any]] = {}
+        self.documents: dict[str, dict[str, Any]] = {}
+        self.config: dict[str, Any] = {"current": None, "adopted": None, "rejected": None}
+        self.adopts = True
+        self.paused: dict[str, Any] = {}
+        self.problems: list[str] = []
+
+    def lead(self, master: str | None, cause: str = "died") -> None:
+        self.leader = master
+        if master is not None:
+            self.cause = cause
+            self.term = {"epoch": self.term["epoch"], "revision": self.term["revision"] + 10}
+
+    @property
+    def leading(self) -> FakeMasterd:
+        assert self.leader is not None
+        return self.masters[self.leader]
+
+    @property
+    def urls(self) -> list[str]:
+        return [master.url for master in self.masters.values()]
+
+    def execute(self, command: dict[str, Any]) -> dict[str, Any]:
+        """One command, exactly once for its id."""
+        if command["id"] in self.results:
+            return {**self.results[command["id"]], "repeated": True}
+        if command["name"] in self.refuse:
+            status, code, detail = self.refuse[command["name"]]
+            return {"problem": {"code": code, "status": status, "detail": detail}}
+        self.index += 1
+        self.executed.append(command)
+        result = {"index": self.index, "id": command["id"], "result": self._apply(command), "repeated": False}
+        self.results[command["id"]] = result
+        return result
+
+    def _apply(self, command: dict[str, Any]) -> Any:
+        name, args = command["name"], command["args"]
+        if name == "node.set":
+            view = self.nodes[args["node"]]
+            merged = {**view["document"], **args["values"]}
+            view["document"] = {key: value for key, value in merged.items() if value is not None}
+            return {"node": args["node"], "document": view["document"]}
+        if name == "scene.save":
+            self.documents[f"scenes/{args['name']}"] = {
+                "index": self.index,
+                "document": {"nodes": args.get("nodes", {}), "description": args.get("description", "")},
+            }
+        if name == "scene.apply":
+            return {"scene": args["name"], "nodes": list(self.nodes)}
+        return {}
+
+
+class FakeMasterd:
+    """One master. `script` holds what it does with the next requests for commands, in order."""
+
+    def __init__(self, cluster: FakeCluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.url = ""
+        self.script: deque[Behaviour] = deque()
+        self.always: Behaviour | None = None
+        self.batches: list[list[dict[str, Any]]] = []
+        self.requests: list[str] = []
+        self.drop_next: set[str] = set()  # "METHOD path" whose answer is lost once, after the effect
+        self.silent = False
+        self._runner: web.AppRunner | None = None
+        self._released = asyncio.Event()
+
+    @property
+    def leads(self) -> bool:
+        return self.cluster.leader == self.name
+
+    async def start(self) -> None:
+        app = web.Application(middlewares=[self._middleware])
+        app.add_routes(
+            [
+                web.get("/v1/health", self._health),
+                web.get("/v1/leader", self._leader),
+                web.get("/v1/masters", self._masters),
+                web.get("/v1/nodes", self._nodes),
+                web.get("/v1/nodes/watch", self._watch),
+                web.get("/v1/nodes/{node}", self._node),
+                web.get("/v1/documents", self._documents),
+                web.get("/v1/documents/{path:.+}", self._document),
+                web.get("/v1/history", self._history),
+                web.get("/v1/status", self._status),
+                web.get("/v1/config", self._config),
+                web.put("/v1/config", self._put_config),
+                web.get("/v1/paused", self._paused),
+                web.put("/v1/paused", self._put_paused),
+                web.delete("/v1/paused", self._delete_paused),
+                web.post("/v1/leader/switchover", self._switchover),
+                web.post("/v1/commands", self._commands),
+            ]
+        )
+        self._runner = web.AppRunner(app, shutdown_timeout=0.05)
+        await self._runner.setup()
+        port = int(self.url.rsplit(":", 1)[1]) if self.url else 0
+        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        await site.start()
+        port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def stop(self) -> None:
+        """As kill -9 does: nobody listens any more, and every connection breaks."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        self._released.set()
+        for site in list(runner.sites):
+            await site.stop()
+        assert runner.server is not None
+        for connection in list(runner.server.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await runner.cleanup()
+        for _ in range(3):  # an aborted transport closes its socket a turn later
+            await asyncio.sleep(0)
+
+    # --- behaviours -------------------------------------------------------------------------------------------------
+
+    async def answer(self, commands: list[dict[str, Any]]) -> web.Response:
+        results = [self.cluster.execute(command) for command in commands]
+        return web.json_response({"results": results, "index": self.cluster.index})
+
+    async def hang(self) -> web.Response:
+        """No answer until this master is stopped."""
+        await self._released.wait()
+        return web.Response(status=503)
+
+    def problem(self, status: int, code: str, detail: str = "no", **more: Any) -> web.Response:
+        body = {"type": f"urn:nodectl:problem:{code}", "status": status, "code": code, "detail": detail, **more}
+        return web.Response(status=status, text=json.dumps(body), content_type="application/problem+json")
+
+    def not_leader(self) -> web.Response:
+        leader = self.cluster.leader
+        url = self.cluster.masters[leader].url if leader else None
+        return self.problem(503, "not_leader", f"{self.name} does not lead", leader_url=url)
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _middleware(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.path}")
+        if self.silent:
+            return await self.hang()
+        local = request.query.get("consistency") == "local" or request.path == "/v1/health"
+        if not local and not self.leads:
+            return self.not_leader()
+        response: web.StreamResponse = await handler(request)
+        if f"{request.method} {request.path}" in self.drop_next:
+            self.drop_next.discard(f"{request.method} {request.path}")
+            sever(request)
+        return response
+
+    async def _commands(self, request: web.Request) -> web.StreamResponse:
+        commands = (await request.json())["commands"]
+        self.batches.append(commands)
+        behaviour = self.script.popleft() if self.script else self.always
+        if behaviour is not None:
+            return await behaviour(self, request, commands)
+        return await self.answer(commands)
+
+    async def _health(self, request: web.Request) -> web.Response:
+        role = "leader" if self.leads else "standby"
+        return web.json_response({"id": self.name, "role": role, "index": self.cluster.index})
+
+    async def _leader(self, request: web.Request) -> web.Response:
+        if self.cluster.leader is None:
+            return self.problem(503, "unavailable", "nobody leads")
+        leader = self.cluster.leading
+        epoch = self.cluster.term["epoch"] if self.leads else None  # a standby need not know it
+        return web.json_response(
+            {
+                "id": leader.name,
+                "host": "pc",
+                "url": leader.url,
+                "urls": [leader.url],
+                "term": {**self.cluster.term, "epoch": epoch},
+                "since": 0.0,
+                "cause": self.cluster.cause,
+                "why": f"because: {self.cluster.cause}",
+                "index": self.cluster.index,
+            }
+        )
+
+    async def _masters(self, request: web.Request) -> web.Response:
+        masters = [
+            {"id": master.name, "host": "pc", "url": master.url, "role": "leader" if master.leads else "standby"}
+            for master in self.cluster.masters.values()
+        ]
+        return web.json_response({"masters": masters})
+
+    async def _nodes(self, request: web.Request) -> web.Response:
+        return web.json_response({"nodes": list(self.cluster.nodes.values())})
+
+    async def _node(self, request: web.Request) -> web.Response:
+        name = request.match_info["node"]
+        if name not in self.cluster.nodes:
+            return self.problem(404, "not_found", f"there is no node {name!r}")
+        return web.json_response(self.cluster.nodes[name])
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        nodes = list(self.cluster.nodes.values())
+        await response.write(b": here\n\nevent: nodes\ndata: " + json.dumps({"nodes": nodes}).encode() + b"\n\n")
+        if nodes:
+            await response.write(b"event: nodes\ndata: " + json.dumps({"nodes": nodes[:1]}).encode() + b"\n\n")
+        return response
+
+    async def _documents(self, request: web.Request) -> web.Response:
+        prefix = request.query.get("prefix", "")
+        found = {path: view for path, view in self.cluster.documents.items() if path.startswith(prefix)}
+        return web.json_response({"index": self.cluster.index, "documents": found})
+
+    async def _document(self, request: web.Request) -> web.Response:
+        found = self.cluster.documents.get(request.match_info["path"])
+        return web.json_response(found) if found else self.problem(404, "not_found", "there is no such document")
+
+    async def _history(self, request: web.Request) -> web.Response:
+        entries = [
+            {
+                **{key: command[key] for key in ("id", "actor", "name", "args")},
+                "index": self.cluster.results[command["id"]]["index"],
+                "time": 0.0,
+                "epoch": 1,
+                "term": 10,
+            }
+            for command in reversed(self.cluster.executed)
+        ]
+        return web.json_response({"entries": entries, "first_retained": 1, "index": self.cluster.index})
+
+    async def _status(self, request: web.Request) -> web.Response:
+        leader = json.loads((await self._leader(request)).text or "{}") if self.cluster.leader else None
+        return web.json_response(
+            {
+                "cluster": "test",
+                "leader": leader,
+                "masters": json.loads((await self._masters(request)).text or "{}")["masters"],
+                "members": [],
+                "nodes": list(self.cluster.nodes.values()),
+                "config": self.cluster.config,
+                "paused": self.cluster.paused or None,
+                "problems": self.cluster.problems,
+            }
+        )
+
+    async def _config(self, request: web.Request) -> web.Response:
+        return web.json_response(self.cluster.config)
+
+    async def _put_config(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        current = self.cluster.config["current"]
+        version = current["version"] if current else 0
+        if body["expect_version"] not in (None, version):
+            return self.problem(409, "conflict", f"version {version} is current")
+        record = {"version": version + 1, "actor": body["actor"], "time": 0.0}
+        self.cluster.config["current"] = {**record, "inventory": body["inventory"], "source": body["source"]}
+        if self.cluster.adopts:
+            self.cluster.config["adopted"] = {"version": version + 1, "index": self.cluster.index}
+        return web.json_response({"version": version + 1})
+
+    async def _paused(self, request: web.Request) -> web.Response:
+        return web.json_response(self.cluster.paused)
+
+    async def _put_paused(self, request: web.Request) -> web.Response:
+        self.cluster.paused = {**await request.json(), "time": 0.0}
+        return web.json_response({})
+
+    async def _delete_paused(self, request: web.Request) -> web.Response:
+        self.cluster.paused = {}
+        return web.json_response({})
+
+    async def _switchover(self, request: web.Request) -> web.Response:
+        to = (await request.json()).get("to") or next(name for name in self.cluster.masters if name != self.name)
+        if to not in self.cluster.masters:
+            return self.problem(404, "not_found", f"there is no master {to!r}")
+        self.cluster.lead(to, "switchover")
+        return web.json_response({"from": self.name, "to": to, "term": self.cluster.term})
+
+
+def sever(request: web.Request) -> None:
+    """Breaks the connection: the answer is lost."""
+    assert request.transport is not None
+    request.transport.abort()
+
+
+@asynccontextmanager
+async def fake_cluster(*names: str) -> AsyncIterator[FakeCluster]:
+    """Masters m1, m2 (or `names`) that serve; the first leads."""
+    cluster = FakeCluster()
+    try:
+        for name in names or ("m1", "m2"):
+            master = FakeMasterd(cluster, name)
+            await master.start()
+            cluster.masters[name] = master
+        cluster.lead(next(iter(cluster.masters)), "first")
+        yield cluster
+    finally:
+        for master in cluster.masters.values():
+            await master.stop()
+
+
+def node_view(name: str, **more: Any) -> dict[str, Any]:
+    """A node that does what it shall."""
+    return {
+        "name": name,
+        "address": "",
+        "position": None,
+        "groups": ["all"],
+        "labels": {},
+        "driver": "process",
+        "document": {},
+        "desired": {"generation": 1, "hash": "0"},
+        "status": {"phase": "ready", "observed_generation": 1, "actual": {}, "reason": "", "error": None},
+        "alive": {"host": "pc", "pid": 1},
+        "converged": True,
+        "problem": None,
+        **more,
+    }
