@@ -111,7 +111,7 @@ class Api:
         if master.leader is not None:
             headers["Nodectl-Term"] = str(master.leader.fence.term)
         elif seen.record is not None:
-            headers["Nodectl-Term"] = f"?.{seen.revision}"
+            headers["Nodectl-Term"] = f"{master.board.epoch or '?'}.{seen.revision}"
         if local:
             headers["Nodectl-Age-Ms"] = str(round(master.replica.age_s * 1000))
         return headers

@@ -36,7 +36,7 @@ class Transaction(View, Protocol):
 
     @property
     def config(self) -> Inventory:
-        """The configuration in force."""
+        """The configuration in force. It is everybody's: not to be changed."""
         ...
 
     @property

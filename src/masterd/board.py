@@ -17,7 +17,7 @@ from nodestore.election import LeaderSeen, leader_seen
 from nodestore.errors import Garbage
 from nodestore.etcd import KV, Etcd
 from nodestore.keys import Keys
-from nodestore.models import Alive, Candidate, ConfigRecord, Paused, Status, decode
+from nodestore.models import Alive, Candidate, ConfigRecord, Epoch, Paused, Status, decode
 from nodestore.watch import Listing, mirror
 
 log = logging.getLogger(__name__)
@@ -75,10 +75,17 @@ class Board:
         self.status = Mirrored(keys.status, Status, self.problems, self._changed)
         self.alive = Mirrored(keys.alive, Alive, self.problems, self._changed)
         self._paused = Mirrored(keys.paused, Paused, self.problems, self._changed)
+        self._epoch = Mirrored(keys.epoch, Epoch, self.problems, self._changed)
 
     @property
     def paused(self) -> Paused | None:
         return self._paused.items.get("")
+
+    @property
+    def epoch(self) -> int | None:
+        """The store's incarnation; None while it is unknown or unreadable."""
+        found = self._epoch.items.get("")
+        return None if found is None else found.epoch
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back at every change; returns how to stop that."""
@@ -96,6 +103,7 @@ class Board:
             tasks.create_task(self._watch_leader(), name="watch leader")
             tasks.create_task(self._watch_config(), name="watch config")
             tasks.create_task(self._watch_items(self._keys.paused, self._paused, False), name="watch paused")
+            tasks.create_task(self._watch_items(self._keys.epoch, self._epoch, False), name="watch epoch")
             for prefix, items in (
                 (self._keys.candidates, self.candidates),
                 (self._keys.status, self.status),

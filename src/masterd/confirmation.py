@@ -40,10 +40,9 @@ class Confirmation:
             try:
                 waiting.set_result(await self._look())
             except NodectlError as error:
-                waiting.set_exception(error)
-                waiting.exception()  # every waiter may have gone away: that is no error of ours
+                _fail(waiting, error)
             except BaseException:
-                waiting.cancel()
+                _fail(waiting, LeadershipLost(f"term {self._fence.term} is over"))
                 raise
 
     async def _look(self) -> int:
@@ -61,8 +60,15 @@ class Confirmation:
             raise Garbage(f"commits have stopped: {error}") from None
 
     async def close(self) -> None:
+        """The term is over. Who waits is told so: a cancelled future would cancel the waiter."""
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
         if self._next is not None:
-            self._next.cancel()
+            waiting, self._next = self._next, None
+            _fail(waiting, LeadershipLost(f"term {self._fence.term} is over"))
+
+
+def _fail(waiting: asyncio.Future[int], error: NodectlError) -> None:
+    waiting.set_exception(error)
+    waiting.exception()  # every waiter may have gone away: that is no error of ours

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from masterd.app import Application, View
-from nodestore.jsonio import Document, digest
+from nodestore.errors import NodectlError
+from nodestore.jsonio import Document, canonical
 from nodestore.models import Inventory, Spec
+
+_HASH_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A spec and its hash; no spec: nothing to do for this node."""
+    """A spec, its hash and its size as JSON; no spec: nothing to do for this node."""
 
     spec: Spec | None
     hash: str
+    size_bytes: int = 0
 
-
-def spec_hash(spec: Spec) -> str:
-    """By what is in it; fields that an application adds of its own count too."""
-    fields = {"driver": spec.driver, "settings": spec.settings, "document": spec.document}
-    return digest({**fields, **(spec.model_extra or {})})
+    @classmethod
+    def of(cls, spec: Spec) -> Derived:
+        """By what is in it; fields that an application adds of its own count too."""
+        fields = {"driver": spec.driver, "settings": spec.settings, "document": spec.document}
+        raw = canonical({**fields, **(spec.model_extra or {})})
+        return cls(spec, sha256(raw).hexdigest()[:_HASH_DIGITS], len(raw))
 
 
 NOTHING = Derived(None, "")
@@ -48,13 +54,14 @@ class Derivation:
     """The specs of all nodes over one state, with what each was made from.
 
     `update` works on any view, that of a batch in progress included; a batch that comes to nothing is undone by
-    `rebuild` over the committed state.
+    `rebuild` over the committed state. NodectlError when the application fails; then only a second `update` of the
+    same nodes, over a view on which it does not, makes their specs right again.
     """
 
     def __init__(self, application: Application) -> None:
         self._application = application
         self._derived: dict[str, Derived] = {}
-        self._reads: dict[str, _Reads] = {}
+        self._reads: dict[str, tuple[Collection[str], Collection[str]]] = {}
         self._by_path: dict[str, set[str]] = {}
         self._by_prefix: dict[str, set[str]] = {}
 
@@ -95,21 +102,28 @@ class Derivation:
             self._derived.pop(node, None)
             return NOTHING
         reads = _Reads(view)
-        spec = self._application.desired(inventory, reads, node)
-        derived = NOTHING if spec is None else Derived(spec, spec_hash(spec))
+        derived = self._desired(inventory, reads, node)
         self._derived[node] = derived
-        self._reads[node] = reads
+        self._reads[node] = reads.paths_read, reads.prefixes_read
         for path in reads.paths_read:
             self._by_path.setdefault(path, set()).add(node)
         for prefix in reads.prefixes_read:
             self._by_prefix.setdefault(prefix, set()).add(node)
         return derived
 
+    def _desired(self, inventory: Inventory, view: View, node: str) -> Derived:
+        try:
+            spec = self._application.desired(inventory, view, node)
+            return NOTHING if spec is None else Derived.of(spec)
+        except NodectlError:
+            raise
+        except Exception as error:  # whatever an application raises refuses the command, and never ends the leader
+            raise NodectlError(f"the application failed to say what node {node} must be: {error!r}") from error
+
     def _unlink(self, node: str) -> None:
-        reads = self._reads.pop(node, None)
-        if reads is None:
-            return
-        for path in reads.paths_read:
-            self._by_path[path].discard(node)
-        for prefix in reads.prefixes_read:
-            self._by_prefix[prefix].discard(node)
+        paths, prefixes = self._reads.pop(node, ((), ()))
+        for names, readers_of in ((paths, self._by_path), (prefixes, self._by_prefix)):
+            for name in names:
+                readers_of[name].discard(node)
+                if not readers_of[name]:
+                    del readers_of[name]

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from masterd.app import Application
 from masterd.derivation import Derivation, Derived
+from masterd.plain import plain
 from masterd.state import State
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
 from nodestore.jsonio import Document, Json, copy, dumps
@@ -80,7 +81,7 @@ class Overlay:
     def put(self, path: str, document: Document) -> None:
         if not isinstance(document, dict):
             raise Invalid(f"document {path!r} must be a JSON object, not {type(document).__name__}")
-        self.writes[check_path(path)] = copy(document)
+        self.writes[check_path(plain(path, "document path"))] = plain(document, f"document {path!r}")
 
     def delete(self, path: str) -> None:
         if self.peek(path) is not None:
@@ -95,6 +96,8 @@ class Limits:
 
     commands_max: int = 256
     entry_bytes_max: int = 1 << 20
+    spec_bytes_max: int = 1 << 20
+    """Of one node's spec: its desired document must fit into a transaction of its own."""
 
 
 @dataclass(slots=True)
@@ -127,32 +130,46 @@ class Batch:
         known = self._known(request)
         if known is not None:
             return known
+        if len(self.records) >= self.limits.commands_max:
+            return None
         transaction = Overlay(self.overlay, self.overlay.config, self.now)
         try:
             result = self._handle(request, transaction)
+            return self._admit(request, result, transaction)
         except NodectlError as error:
             return Outcome(request.id, error=error)
-        record, derived = self._record(request, result, transaction)
-        raw = encode_record(record)
-        if len(raw) > self.limits.entry_bytes_max:
-            self._underive(derived)
-            return Outcome(request.id, error=TooLarge(
-                f"command {request.name} would write {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}"
-            ))  # fmt: skip
-        if self.records and self.entry_bytes + len(raw) > self.limits.entry_bytes_max:
-            self._underive(derived)
-            return None
+
+    def _admit(self, request: Request, result: Json, transaction: Overlay) -> Outcome | None:
+        """Make what a handler wrote part of the batch. None, or a refusal that is raised, leave no trace of it."""
+        affected = self.derivation.affected(transaction.writes)
+        admitted = False
+        try:
+            derived = self.derivation.update(self.overlay.config, transaction, affected)
+            self._check_specs(derived)
+            record = self._record(request, result, transaction, derived)
+            raw = encode_record(record)
+            if len(raw) > self.limits.entry_bytes_max:
+                raise TooLarge(
+                    f"command {request.name} would write {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}"
+                )
+            if self.records and self.entry_bytes + len(raw) > self.limits.entry_bytes_max:
+                return None
+            admitted = True
+        finally:
+            if not admitted:
+                self.derivation.update(self.overlay.config, self.overlay, affected)
         self._take(record, raw, transaction, derived)
-        outcome = Outcome(request.id, record.index, result)
-        self._ids[request.id] = outcome
-        return outcome
+        self._ids[request.id] = Outcome(request.id, record.index, result)
+        return Outcome(request.id, record.index, copy(result))
 
     def adopt(self, config: ConfigRecord, revision: int) -> CommandRecord:
-        """Take a configuration into force. ValueError (pydantic's) when it is not an inventory."""
-        inventory = Inventory.model_validate(config.inventory)
+        """Take a configuration into force. ValidationError (pydantic's) when it is not an inventory, a NodectlError
+        when the application cannot digest it; then the batch must be thrown away with `undo_derivation`."""
+        inventory = Inventory.model_validate(plain(config.model_dump(), "configuration")["inventory"])
         self.overlay.config = inventory
         transaction = Overlay(self.overlay, inventory, self.now)
         derived = self.derivation.rebuild(inventory, transaction)
+        self._check_specs(derived)
         record = CommandRecord(
             index=self.next_index,
             id=f"{ADOPT}-{revision}",
@@ -193,10 +210,10 @@ class Batch:
         """The first outcome of this id, or the reason why it cannot be known whether there was one."""
         earlier = self._ids.get(request.id)
         if earlier is not None:
-            return Outcome(request.id, earlier.index, earlier.result, repeated=True)
+            return Outcome(request.id, earlier.index, copy(earlier.result), repeated=True)
         remembered = self.state.ids.get(request.id)
         if remembered is not None:
-            return Outcome(request.id, remembered.index, remembered.result, repeated=True)
+            return Outcome(request.id, remembered.index, copy(remembered.result), repeated=True)
         if request.after is None:
             return None
         if request.after < self.state.floor:
@@ -212,35 +229,34 @@ class Batch:
         return None
 
     def _handle(self, request: Request, transaction: Overlay) -> Json:
-        command = self.application.commands().get(request.name)
-        if command is None:
-            raise NotFound(
-                f"there is no command {request.name!r}; there are: {', '.join(sorted(self.application.commands()))}"
-            )
         try:
-            arguments = command.arguments.model_validate(request.args)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "arguments"
-            raise Invalid(f"command {request.name}: {where}: {first['msg']}") from None
-        try:
-            return copy(command.handler(transaction, arguments))
+            command = self.application.commands().get(request.name)
+            if command is None:
+                known = ", ".join(sorted(self.application.commands()))
+                raise NotFound(f"there is no command {request.name!r}; there are: {known}")
+            try:
+                arguments = command.arguments.model_validate(request.args)
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_input=False)[0]
+                where = ".".join(str(part) for part in first["loc"]) or "arguments"
+                raise Invalid(f"command {request.name}: {where}: {first['msg']}") from None
+            return plain(command.handler(transaction, arguments), f"the result of {request.name}")
         except NodectlError:
             raise
         except Exception as error:  # whatever an application raises is its caller's trouble, never the leader's
             logging.getLogger(__name__).exception("command %s failed in the application", request.name)
             raise NodectlError(f"command {request.name} failed in the application: {error!r}") from error
 
-    def _record(self, request: Request, result: Json, transaction: Overlay) -> tuple[CommandRecord, dict[str, Derived]]:
-        affected = self.derivation.affected(transaction.writes)
-        derived = self.derivation.update(self.overlay.config, transaction, affected)
-        record = CommandRecord.model_construct(
+    def _record(
+        self, request: Request, result: Json, transaction: Overlay, derived: Mapping[str, Derived]
+    ) -> CommandRecord:
+        return CommandRecord.model_construct(
             index=self.next_index,
             id=request.id,
             actor=request.actor,
             time=self.now,
             name=request.name,
-            args=dict(request.args),
+            args=plain(dict(request.args), "arguments"),
             result=result,
             writes=transaction.writes,
             specs=self._marks(derived),
@@ -248,7 +264,14 @@ class Batch:
             config_revision=None,
             restore=None,
         )
-        return record, derived
+
+    def _check_specs(self, derived: Mapping[str, Derived]) -> None:
+        for node, item in derived.items():
+            if item.size_bytes > self.limits.spec_bytes_max:
+                raise TooLarge(
+                    f"the desired state of node {node} would have {item.size_bytes} bytes; "
+                    f"the limit is {self.limits.spec_bytes_max}"
+                )
 
     def _marks(self, derived: Mapping[str, Derived]) -> dict[str, SpecMark | None]:
         index = self.next_index
@@ -271,10 +294,6 @@ class Batch:
     def undo_derivation(self) -> None:
         """The batch came to nothing: all specs are those of the committed state again."""
         self.derivation.rebuild(self.state.inventory, Overlay(self.state, self.state.inventory, self.now))
-
-    def _underive(self, derived: Mapping[str, Derived]) -> None:
-        """The command did not get in: its specs are those without it again."""
-        self.derivation.update(self.overlay.config, self.overlay, derived)
 
 
 def encode_record(record: CommandRecord) -> bytes:

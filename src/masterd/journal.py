@@ -32,7 +32,7 @@ class Verdict(Enum):
     COMMITTED = "an earlier copy landed"
     NEVER = "no copy has landed or ever will"
     TERM_OVER = "no copy has landed or ever will, and the term is over"
-    FOREIGN = "head has moved under our own term, and not by us: somebody else writes it"
+    FOREIGN = "head has moved under our own term, and not by us: somebody else writes it, perhaps over our commit"
     UNKNOWN = "the term is over, and an earlier copy may have landed before it ended"
 
 
@@ -60,7 +60,8 @@ class Journal:
     async def commit(self, commit: Commit) -> int:
         """Returns the revision of the commit. It never returns nor raises before the outcome is known, except:
 
-        OutcomeUnknown: the term is over and an earlier copy may have landed. LeadershipLost: the term is over and
+        OutcomeUnknown: the term is over and an earlier copy may have landed. TermBroken: an earlier copy may have
+        landed or may land yet, and the term must be given up, which ends that. LeadershipLost: the term is over and
         surely nothing landed. Any other error is etcd's definite refusal: nothing landed and the term goes on.
         Cancelling it leaves the outcome unknown.
         """
@@ -105,7 +106,7 @@ class Journal:
         if verdict is Verdict.UNKNOWN:
             raise OutcomeUnknown(f"term {self.fence.term} ended while this was being committed: it may have been")
         if verdict is Verdict.FOREIGN:
-            raise Garbage(f"{self._keys.head} was changed by somebody who does not lead: no commit is safe any more")
+            raise TermBroken(f"{self._keys.head} was changed by somebody who does not lead: it may be committed or not")
         raise CompareFailed("something that this commit compares has changed: nothing of it was committed")
 
     def _verdict(self, commit: Commit, leader: KV | None, head: KV | None, epoch: KV | None) -> Verdict:
@@ -113,9 +114,7 @@ class Journal:
         if head is not None and _nonce(head) == commit.head.nonce:
             return Verdict.COMMITTED
         unmoved = (0 if head is None else head.mod_revision) == self._head_revision
-        ours = leader is not None and leader.mod_revision == self.fence.term.revision
-        ours = ours and epoch is not None and epoch.mod_revision == self.fence.epoch_revision
-        if ours:
+        if self.fence.holds(leader, epoch):
             return Verdict.NEVER if unmoved else Verdict.FOREIGN
         return Verdict.TERM_OVER if unmoved else Verdict.UNKNOWN
 
@@ -123,6 +122,7 @@ class Journal:
         """etcd refuses a copy of what may have landed: move `head` by an empty commit, so that no copy can any more.
 
         Either the empty commit lands, and the other never will; or its compare fails because the other has landed.
+        When etcd refuses even the empty one, nothing but the end of the term can stop a late copy.
         """
         log.warning("commit of index %d refused (%s) after an open attempt: moving head on", commit.head.index, cause)
         empty = Commit(Head(index=self.index, nonce=secrets.token_hex(8)))
@@ -133,6 +133,10 @@ class Journal:
                 log.warning("empty commit still open: %s", error)
                 await asyncio.sleep(_RETRY_S)
                 continue
+            except NodectlError as error:
+                raise TermBroken(
+                    f"an attempt may have landed, or may yet; then etcd refused everything: {error}"
+                ) from None
             if result.succeeded:
                 self._advance(empty.head, result.revision)
                 raise cause
@@ -146,6 +150,10 @@ class Journal:
         self._head_revision = revision
         self.index = head.index
         return revision
+
+
+class TermBroken(OutcomeUnknown):
+    """What is committed, or not, can no longer be told under this term: it must be given up."""
 
 
 class CompareFailed(NodectlError):

@@ -5,7 +5,8 @@ The order of things, and who may die between which two:
 1. A batch runs on an overlay. Dying here loses nothing: nobody was answered.
 2. One transaction commits entry, head and, if they fit, the views. Dying after it: the entry is in the journal, the
    next leader has it, and a repeat of the command gets its first result.
-3. Memory follows, callers are answered. Answers never precede the commit.
+3. Memory follows, callers are answered. Answers never precede the commit, and nothing that fails after it reaches
+   them: what cannot be followed ends the term.
 4. Views that did not fit follow in chunks before the next commit, each comparing `applied`. Dying here: the next
    leader finds `applied` incomplete and finishes.
 """
@@ -28,20 +29,22 @@ from masterd.confirmation import Confirmation
 from masterd.derivation import Derivation
 from masterd.execution import Batch, Limits, Outcome, Request, encode_entry
 from masterd.housekeeping import Housekeeping, Retention
-from masterd.journal import Commit, CompareFailed, Journal
+from masterd.journal import Commit, CompareFailed, Journal, TermBroken
 from masterd.publisher import Publisher
 from masterd.replica import Replica
 from masterd.views import Room, changes_of
 from nodestore.election import Won
-from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, TooLarge, Unavailable
 from nodestore.etcd import KV, Compare, Etcd, cmp_mod, op_put
 from nodestore.keys import Keys
 from nodestore.models import ConfigRecord, Entry, decode
+from nodestore.tasks import together
 
 log = logging.getLogger(__name__)
 
 _SLACK_BYTES = 32 << 10  # keys, compares, head and framing of one transaction
 _OWN_OPS = 3  # head, entry, applied
+_ADOPT_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class LeaderSettings:
     @property
     def limits(self) -> Limits:
         entry_bytes_max = max(16 << 10, self.request_bytes_max - _SLACK_BYTES - (128 << 10))
-        return Limits(self.commands_per_batch, entry_bytes_max)
+        return Limits(self.commands_per_batch, entry_bytes_max, self.request_bytes_max - 2 * _SLACK_BYTES)
 
     def room(self, taken_bytes: int) -> Room:
         """What is left for views beside an entry of that size."""
@@ -153,16 +156,13 @@ class Leader:
         """Lead until the term is over: LeadershipLost. Garbage when the store holds what stops commits."""
         unsubscribe = self._board.subscribe(self._look_around)
         try:
-            await self._publisher.finish(self._won.applied, self._replica.state, self._prepare_derivation())
-            await self._adopt(self._won.config)
+            derivation = self._prepare_derivation()
             await self._respec()
+            await self._publisher.finish(self._won.applied, self._replica.state, derivation, self._settings.room(0))
+            await self._adopt(self._won.config)
             self.serving.set()
             self._look_around()
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._commit_for_ever(), name="commit")
-                tasks.create_task(self._housekeeping.run(), name="housekeeping")
-        except* NodectlError as group:
-            raise _first(group) from None
+            await together(commit=self._commit_for_ever(), housekeeping=self._housekeeping.run())
         finally:
             unsubscribe()
             self._end(LeadershipLost(f"{self._master} no longer leads"))
@@ -217,47 +217,68 @@ class Leader:
             if outcome is None:
                 break
             taken.append((self._queue.popleft(), outcome))
+
+        def answer() -> None:
+            for waiting, outcome in taken:
+                if not waiting.future.done():
+                    waiting.future.set_result(outcome)
+
         try:
             if batch.records:
-                await self._commit(batch)
+                await self._commit(batch, landed=answer)
             else:
                 await self._confirmation.confirm()
+                answer()
         except NodectlError as error:
             for waiting, _ in taken:
                 _resolve(waiting, error)
             if isinstance(error, LeadershipLost | OutcomeUnknown | Garbage):
                 raise
             log.warning("a batch of %d commands was not committed: %s", len(taken), error)
-            return
         except BaseException:
             for waiting, _ in taken:
                 _resolve(waiting, OutcomeUnknown("this master was stopped while committing it: it may have been"))
             raise
-        for waiting, outcome in taken:
-            if not waiting.future.done():
-                waiting.future.set_result(outcome)
 
-    async def _commit(self, batch: Batch, compares: tuple[Compare, ...] = ()) -> None:
+    async def _commit(
+        self,
+        batch: Batch,
+        compares: tuple[Compare, ...] = (),
+        *,
+        landed: Callable[[], None] | None = None,
+        publish: bool = True,
+    ) -> None:
+        """Commit a batch; memory and views follow. `landed` is called as soon as it has landed: an error that is
+        raised later is about what follows, and ends the term."""
         nonce = secrets.token_hex(8)
         last = batch.records[-1].index
+        if last - len(batch.records) != self._journal.index:
+            raise TermBroken(f"memory is at {last - len(batch.records)}, the journal at {self._journal.index}")
         raw = encode_entry(self.fence.term.epoch, self.fence.term.revision, nonce, batch.encoded)
         changes = changes_of(self._keys, self.fence.term, batch.records, batch.derived)
-        views = self._publisher.inline(changes, last, self._settings.room(len(raw)))
+        views = self._publisher.inline(changes, last, self._settings.room(len(raw))) if publish else []
         commit = Commit.moving_to(last, [op_put(self._keys.entry(last), raw), *views], compares)
         try:
             revision = await self._journal.commit(commit)
         except BaseException:
             batch.undo_derivation()
             raise
+        if landed is not None:
+            landed()
         if views:
             self._publisher.published(last, revision)
         entry = Entry.model_construct(
             v=1, epoch=self.fence.term.epoch, term=self.fence.term.revision, nonce=nonce, commands=tuple(batch.records)
         )
-        await self._replica.apply(entry, len(raw))
-        self._replica.heard = time.monotonic()
-        if not views:
-            await self._publisher.bring_up(changes, last, self._settings.room(0))
+        try:
+            await self._replica.apply(entry, len(raw))
+            self._replica.heard = time.monotonic()
+            if publish and not views:
+                await self._publisher.bring_up(changes, last, self._settings.room(0))
+        except LeadershipLost:
+            raise
+        except NodectlError as error:
+            raise TermBroken(f"index {last} is committed, but could not be followed: {error}") from error
 
     # --- configuration ---
 
@@ -275,35 +296,46 @@ class Leader:
         try:
             record = decode(ConfigRecord, config.value, config.key)
             batch.adopt(record, config.mod_revision)
+        except (ValidationError, NodectlError) as error:
+            batch.undo_derivation()
+            self._reject(config, error)
+            return
+        try:
             await self._commit(batch, (_unchanged(config),))
         except CompareFailed:
             log.info("config/current changed while it was being adopted; looking again")
             await self._reread_config()
         except (LeadershipLost, OutcomeUnknown):
             raise
-        except Unavailable as error:
+        except TooLarge as error:
+            self._reject(config, error)
+        except NodectlError as error:
             log.warning("adopting configuration later: %s", error)
-            await asyncio.sleep(0.2)
-        except (ValidationError, NodectlError) as error:
-            why = _one_line(error)
-            batch.undo_derivation()
-            self.rejected = (config.mod_revision, why)
-            log.error("config/current is not adopted: %s", why)
+            await asyncio.sleep(_ADOPT_AGAIN_S)
         else:
             self.rejected = None
             log.info("adopted configuration version %d as index %d", record.version, self._replica.index)
 
+    def _reject(self, config: KV, error: ValidationError | NodectlError) -> None:
+        self.rejected = (config.mod_revision, _one_line(error))
+        log.error("config/current is not adopted: %s", self.rejected[1])
+
     async def _reread_config(self) -> None:
         """The watch may lag behind the compare that failed: look for ourselves."""
-        self._board.config = await self._etcd.get(self._keys.config_current)
+        try:
+            self._board.config = await self._etcd.get(self._keys.config_current)
+        except Unavailable as error:
+            log.warning("adopting configuration later: %s", error)
+            await asyncio.sleep(_ADOPT_AGAIN_S)
         self._wake.set()
 
     async def _respec(self) -> None:
-        """Where this program derives other specs than the recorded ones, commit that first."""
+        """Where this program derives other specs than the recorded ones, commit that first. Its views are left to
+        `finish`: until then `applied` must not say that all views are as of its index."""
         batch = self._batch()
         record = batch.respec(self._master, self.fence.nonce)
         if record is not None:
-            await self._commit(batch)
+            await self._commit(batch, publish=False)
             log.info("this program derives other specs for %s: recorded as index %d", record.result, record.index)
 
 
@@ -321,19 +353,3 @@ def _one_line(error: Exception) -> str:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".lstrip(": ")
     return str(error)
-
-
-def _first(group: BaseExceptionGroup[NodectlError]) -> NodectlError:
-    """The error that ended a TaskGroup; LeadershipLost before any other, since it explains them."""
-    flat: list[NodectlError] = []
-
-    def collect(item: BaseException) -> None:
-        if isinstance(item, BaseExceptionGroup):
-            for inner in item.exceptions:
-                collect(inner)
-        elif isinstance(item, NodectlError):
-            flat.append(item)
-
-    collect(group)
-    flat.sort(key=lambda error: not isinstance(error, LeadershipLost))
-    return flat[0]

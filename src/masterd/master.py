@@ -20,6 +20,7 @@ from typing import NoReturn
 from masterd.app import Application
 from masterd.board import Board
 from masterd.campaign import Campaign, Me
+from masterd.journal import TermBroken
 from masterd.leader import Leader, LeaderSettings
 from masterd.replica import Replica
 from nodestore import __version__
@@ -29,6 +30,7 @@ from nodestore.etcd import Etcd, cmp_create, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
 from nodestore.lease import Lease
 from nodestore.models import Candidate, decode
+from nodestore.tasks import together
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class Master:
         self.campaign = Campaign(etcd, keys, me, self.board, self.replica)
         self.leader: Leader | None = None
         self._fault: str | None = None
+        self._stopping = False
 
     @property
     def role(self) -> str:
@@ -95,15 +98,7 @@ class Master:
 
     async def _live_with(self, lease: Lease) -> None:
         revision = await self._announce(lease)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(lease.keep(), name="keep the lease")
-                tasks.create_task(self._stay_candidate(lease, revision), name="candidate")
-                tasks.create_task(self._play(lease), name="role")
-        except* LeaseLost as group:
-            raise LeaseLost(str(group.exceptions[0])) from None
-        except* Usurped as group:
-            raise Usurped(str(group.exceptions[0])) from None
+        await together(lease=lease.keep(), candidate=self._stay_candidate(lease, revision), role=self._play(lease))
 
     async def _play(self, lease: Lease) -> NoReturn:
         while True:
@@ -113,6 +108,8 @@ class Master:
     async def become_standby(self, lease: Lease) -> Won:
         """Follow the journal and observe, until a term is won."""
         self.leader = None
+        if self._stopping:  # having resigned, it must not be the first to take over again
+            await asyncio.Event().wait()
         log.info("standby at index %d", self.replica.index)
         following = asyncio.create_task(self.replica.follow(), name="follow the journal")
         try:
@@ -145,18 +142,24 @@ class Master:
             await self.leader.run()
         except LeadershipLost as error:
             log.warning("deposed: %s", error)
+        except TermBroken as error:
+            await self._give_up(won, error)
         except OutcomeUnknown as error:
             log.warning("deposed in the middle of a commit: %s", error)
         except NodectlError as error:
-            self._fault = f"gave up term {won.fence.term}: {error}"
-            log.error("%s", self._fault)
-            await self._resign(won, f"cannot lead: {error}")
-            await asyncio.sleep(1.0 if isinstance(error, Garbage) else _RETRY_S)
+            await self._give_up(won, error)
         finally:
             self.leader = None
 
+    async def _give_up(self, won: Won, error: NodectlError) -> None:
+        self._fault = f"gave up term {won.fence.term}: {error}"
+        log.error("%s", self._fault)
+        await self._resign(won, f"cannot lead: {error}")
+        await asyncio.sleep(1.0 if isinstance(error, Garbage | TermBroken) else _RETRY_S)
+
     async def stand_down(self, why: str) -> None:
         """At a stop: finish what waits, then resign, so that another takes over at once."""
+        self._stopping = True
         leader = self.leader
         if leader is None:
             return

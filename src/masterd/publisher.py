@@ -19,7 +19,6 @@ from nodestore.watch import list_at
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
-_DEFAULT_ROOM = Room(120, 1_000_000)
 
 
 class Publisher:
@@ -31,7 +30,7 @@ class Publisher:
         self.complete_up_to = 0
         """All views are at least as of this index: truncation goes no further."""
 
-    async def finish(self, applied_kv: KV | None, state: State, derivation: Derivation) -> None:
+    async def finish(self, applied_kv: KV | None, state: State, derivation: Derivation, room: Room) -> None:
         """At the start of a term: finish what a predecessor left half done, and, in a new epoch, order anew.
 
         Which keys are behind is found by comparing them all with the state: right after any number of crashes, after
@@ -55,7 +54,7 @@ class Publisher:
         changes = difference(wanted, self._still_good(found, wanted))
         log.info("views: %d of %d are behind index %d", len(changes), len(wanted), state.index)
         self.complete_up_to = applied.base if applied else 0
-        await self.bring_up(changes, state.index, _DEFAULT_ROOM)
+        await self.bring_up(changes, state.index, room)
 
     def inline(self, changes: Changes, index: int, room: Room) -> list[Op]:
         """The operations that belong into the commit of `index` itself; none when they do not fit."""
@@ -80,7 +79,7 @@ class Publisher:
 
     async def _put_chunk(self, ops: list[Op], mark: bytes) -> None:
         compares = [*self._fence.compares(self._keys), cmp_mod(self._keys.applied, self._revision)]
-        orelse = [op_get(self._keys.applied), op_get(self._keys.leader)]
+        orelse = [op_get(self._keys.applied), op_get(self._keys.leader), op_get(self._keys.epoch)]
         while True:
             try:
                 result = await self._etcd.txn(compares, ops, orelse, repeatable=True)
@@ -91,8 +90,8 @@ class Publisher:
             if result.succeeded:
                 self._revision = result.revision
                 return
-            applied, leader = result.range(0).first, result.range(1).first
-            if leader is None or leader.mod_revision != self._fence.term.revision:
+            applied, leader, epoch = (result.range(position).first for position in range(3))
+            if not self._fence.holds(leader, epoch):
                 raise LeadershipLost(f"term {self._fence.term} ended while views were being brought up")
             if applied is not None and applied.value == mark and applied.mod_revision > self._revision:
                 self._revision = applied.mod_revision  # an earlier copy of this very chunk had landed

@@ -25,7 +25,7 @@ async def leader(master: Master, _: web.Request) -> Json:
     if seen.record is None:
         raise Unavailable("nobody leads just now")
     record = seen.record
-    epoch = master.leader.fence.term.epoch if master.leader is not None else None
+    epoch = master.leader.fence.term.epoch if master.leader is not None else master.board.epoch
     return {
         "id": record.id,
         "host": record.host,

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from masterd.snapshots import Snapshots
 from masterd.state import State
 from nodestore.election import Won
-from nodestore.errors import Compacted, Garbage, OutcomeUnknown, TimedOut, Unavailable
+from nodestore.errors import Compacted, Garbage, NodectlError, OutcomeUnknown, TimedOut, Unavailable
 from nodestore.etcd import KV, Etcd
 from nodestore.jsonio import Document
 from nodestore.keys import Keys, prefix_end
@@ -64,14 +64,14 @@ class Replica:
             raise TimedOut(f"this master has reached index {self.state.index}, not yet {index}") from None
 
     async def follow(self) -> None:
-        """Keep up with the journal until cancelled, through outages, compactions, truncations and garbage."""
+        """Keep up with the journal until cancelled, through outages, compactions, truncations, garbage and refusals."""
         while True:
             try:
                 revision = await self.catch_up()
                 await self._follow_from(revision + 1)
             except (Unavailable, OutcomeUnknown, Compacted) as error:
                 log.info("reading the journal again: %s", error)
-            except Garbage as error:
+            except NodectlError as error:
                 self.problem = str(error)
                 log.error("the replica is stuck at index %d: %s", self.state.index, error)
                 await asyncio.sleep(1.0)

@@ -100,6 +100,7 @@ class State:
         if record.config is not None:
             inventory = Inventory.model_validate(record.config.inventory)
             self.adopted = Adopted(record.config, record.config_revision or 0, record.index, inventory)
+        self.ids.pop(record.id, None)  # the oldest comes first, even when an id that was forgotten comes again
         self.ids[record.id] = Remembered(record.index, record.time, record.result)
         self.index = record.index
         self.time = max(self.time, record.time)

@@ -39,12 +39,16 @@ def desired_view(term: Term, mark: SpecMark, derived: Derived) -> bytes:
 
 def changes_of(keys: Keys, term: Term, records: Iterable[CommandRecord], derived: Mapping[str, Derived]) -> Changes:
     """What these records change in the views; of several writes to one key the last."""
-    changes: Changes = {}
+    documents: dict[str, tuple[int, Document | None]] = {}
+    marks: dict[str, SpecMark | None] = {}
     for record in records:
-        for path, document in record.writes.items():
-            changes[keys.document(path)] = None if document is None else document_view(record.index, document)
-        for node, mark in record.specs.items():
-            changes[keys.desired_of(node)] = None if mark is None else desired_view(term, mark, derived[node])
+        documents.update((path, (record.index, document)) for path, document in record.writes.items())
+        marks.update(record.specs)
+    changes: Changes = {}
+    for path, (index, document) in documents.items():
+        changes[keys.document(path)] = None if document is None else document_view(index, document)
+    for node, mark in marks.items():
+        changes[keys.desired_of(node)] = None if mark is None else desired_view(term, mark, derived[node])
     return changes
 
 
