@@ -1,0 +1,57 @@
+# The ways in for people: `make` alone lists them. Everything lives in .venv; nothing needs root.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# Where etcd is kept once fetched: the user's cache, or this folder where the user has no home to write to.
+ifeq ($(NODECTL_CACHE_DIR),)
+ifneq ($(shell [ -d "$$HOME" ] && [ -w "$$HOME" ] && echo yes),yes)
+export NODECTL_CACHE_DIR := $(CURDIR)/.cache
+endif
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help venv etcd demo test check format bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+
+venv: $(STAMP)  ## the programs and all they need, in .venv (again only when the dependencies change)
+
+$(STAMP): requirements.lock pyproject.toml hatch_build.py src/nodestore/etcdpb/etcd.proto
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "needs Python 3.11 or newer as '$(PYTHON)': name another one, make venv PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "needs Python's venv module: on Debian, apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+etcd: $(STAMP)  ## find an etcd that is new enough, or get one; prints its folder
+	@$(BIN)/python -m nodestore.etcd_binary
+
+demo: $(STAMP)  ## a whole cluster on this machine; its master is killed before your eyes
+	$(BIN)/nodectl demo
+
+test: $(STAMP)  ## unit and integration tests, the latter on a real etcd
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## style, types, who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## bring the source into its style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure failover and commands beside bare etcd (QUICK=1: fewer trials)
+	$(BIN)/python -m bench
+
+clean:  ## remove what these targets made (not the user's cache of etcd)
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
