@@ -1,0 +1,4 @@
+"""A whole cluster on one PC, for development, demonstrations and tests.
+
+Nothing is imported here: `nodectl.dev.tile` runs once for every node and must stay small.
+"""

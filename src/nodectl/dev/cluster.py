@@ -1,0 +1,389 @@
+"""`DevCluster`: etcd members, masters and nodes, each a process of its own on this PC's loopback.
+
+What runs is noted in `cluster.json` after each start, by pid and creation time, so that nothing is started twice and
+nothing that is not ours is ever killed. Whoever starts and stops holds the directory's lock (`nodectl.dev.lock`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+from nodectl.client import Client
+from nodectl.client.cluster_store import ClusterStore
+from nodectl.config_file import InventoryFile, load_inventory
+from nodectl.dev import launch, waiting
+from nodectl.dev.places import wall_inventory
+from nodectl.dev.ports import free_ports, is_free, listener
+from nodectl.dev.readiness import listed, masters_silent, members_ill, nobody_leads, nodes_missing
+from nodectl.dev.record import Part, Process, Program, Record, boot_id, load, save
+from nodestore import procs
+from nodestore.errors import Conflict, Invalid, NodectlError, NotFound
+from nodestore.etcd import Etcd, EtcdSettings
+from nodestore.keys import Keys
+from nodestore.models import Inventory
+
+CLUSTER = "wall"
+MEMBERS = 3
+_READY_S = 60.0
+_CONVERGED_S = 20.0
+_GRACE_S = 10.0
+_GONE_S = 10.0
+_USES: Mapping[str, tuple[str, ...]] = {"etcd": ("client", "peer"), "masterd": ("api",), "noded": ()}
+
+Say = Callable[[str], None]
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+class DevCluster:
+    """The cluster that lives in `directory`.
+
+    inventory: applied when the store has no configuration yet (None: the example wall). After that the store's own
+    configuration says which masters and nodes there are.
+    members: how many etcd members a new cluster gets.
+    tied: processes die with this one, however it ends; otherwise they outlive it.
+    unsafe_no_fsync: a new cluster's etcd does not wait for its disk; a crash of the PC may then lose what was
+    acknowledged. For tests only.
+    say: hears a line for each step of `up` and `down`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        inventory: Path | None = None,
+        members: int | None = None,
+        tied: bool = False,
+        unsafe_no_fsync: bool = False,
+        say: Say = _quiet,
+    ) -> None:
+        self.directory = directory.absolute()
+        self.places = launch.Places(self.directory)
+        self._inventory, self._members = inventory, members
+        self._tied, self._unsafe_no_fsync, self._say = tied, unsafe_no_fsync, say
+        self._children: dict[str, procs.Child] = {}
+        self._etcd: Path | None = None
+        self._record = load(self.directory)
+
+    def reload(self) -> None:
+        """Look again what the directory notes: another process may have started and stopped things meanwhile."""
+        self._record = load(self.directory)
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def record(self) -> Record:
+        """NotFound when there is no cluster in the directory."""
+        if self._record is None:
+            raise NotFound(
+                f"there is no cluster in {self.directory}: `nodectl dev up --dir {self.directory}` makes one"
+            )
+        return self._record
+
+    @property
+    def processes(self) -> dict[str, Part]:
+        """Every process by name, members first."""
+        return dict(self.record.parts)
+
+    @property
+    def cluster(self) -> str:
+        return self.record.cluster
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The etcd members', as host:port."""
+        return launch.endpoints(self.record)
+
+    @property
+    def master_urls(self) -> dict[str, str]:
+        return {name: launch.addresses(part)["api"] for name, part in self.record.named("masterd").items()}
+
+    def work_dir(self, node: str) -> Path:
+        """Where noded and its program keep a node's things."""
+        found = self.places.data(node, self._part(node))
+        assert found is not None
+        return found
+
+    def client(self, **options: Any) -> Client:
+        """A client of this cluster that finds the leader through etcd; `options` as for Client."""
+        return Client(self.endpoints, cluster=self.cluster, **options)
+
+    def _part(self, name: str) -> Part:
+        try:
+            return self.record.parts[name]
+        except KeyError:
+            raise NotFound(f"there is no process {name!r}; there are: {', '.join(self.record.parts)}") from None
+
+    # --- all of it --------------------------------------------------------------------------------------------------
+
+    async def up(self) -> None:
+        """Start what does not run, and wait until all of it works. An earlier cluster comes back with its state."""
+        ours = _checked(self._inventory or wall_inventory())  # a mistake in it must not leave half a cluster running
+        self._record = self._record or self._new()
+        self._check_same()
+        etcd = await self._server()
+        self._say(f"etcd is {etcd}")
+        async with aiohttp.ClientSession() as session:
+            started = time.monotonic()
+            members = list(self.record.named("etcd"))
+            self._say(f"starting {_counted(self.record, members)}")
+            await self._start_all(members)
+            await self._until("etcd is healthy", lambda: members_ill(session, self.record), members)
+            self._tell(members, "healthy", started)
+            self._topology(await self._configuration(ours))
+            masters, nodes = list(self.record.named("masterd")), list(self.record.named("noded"))
+            self._say(f"starting {_counted(self.record, [*masters, *nodes])}")
+            await self._start_all([*masters, *nodes])
+            await self._until("every master answers", lambda: masters_silent(session, self.record), masters)
+        async with self.client() as client:
+            await self._until("a master leads", lambda: nobody_leads(client), masters)
+            self._tell(masters, f"{(await client.leader()).id} leads", started)
+            await self._until("every node is there", lambda: nodes_missing(client, self.record), nodes)
+            self._tell(nodes, "there", started)
+            await self._converged(client, started)
+
+    async def down(self, grace_s: float = _GRACE_S) -> None:
+        """Stop everything: politely first, nodes and masters before etcd. The data stay."""
+        if self._record is None:
+            return
+        above = [name for name, part in self.record.parts.items() if part.program != "etcd" and part.running]
+        members = [name for name, part in self.record.named("etcd").items() if part.running]
+        for names in (above, members):
+            if names:
+                self._say(f"stopping {listed(names)}")
+            await asyncio.gather(*(self.stop(name, grace_s) for name in names))
+
+    async def destroy(self) -> None:
+        """Kill everything at once: for a cluster whose data nobody wants."""
+        if self._record is None:
+            return
+        running = [name for name, part in self.record.parts.items() if part.running]
+        await asyncio.gather(*(self.kill(name) for name in running))
+
+    # --- one process ------------------------------------------------------------------------------------------------
+
+    async def start(self, name: str) -> None:
+        """Start it if it does not run; returns before it is ready. NodectlError when a port of it is taken."""
+        await self._server()
+        await self._start_all([name])
+
+    async def stop(self, name: str, grace_s: float = _GRACE_S) -> None:
+        """End it politely, waking it if it is suspended; kill it after `grace_s`, with all that it has started."""
+        process = self._part(name).process
+        if process is None or not process.alive:
+            return
+        with contextlib.suppress(NodectlError):  # it may end by itself just now
+            procs.resume(process.identity)
+        procs.terminate(process.identity)
+        with contextlib.suppress(TimeoutError):
+            await _gone(process, grace_s)
+        await self.kill(name)
+
+    async def kill(self, name: str) -> None:
+        """kill -9, with all that it has started; nothing when it does not run."""
+        part = self._part(name)
+        process = part.process
+        if process is None or process.boot != boot_id():
+            return
+        if part.program != "noded" and process.alive:  # they start nothing; finding a tree takes a while
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(process.pid).kill()
+        await asyncio.to_thread(procs.kill_tree, process.identity)
+        try:
+            await _gone(process, _GONE_S)
+        except TimeoutError:
+            raise NodectlError(
+                f"{name} (pid {process.pid}) was killed and does not go: it hangs in the kernel"
+            ) from None
+        child = self._children.pop(name, None)
+        if child is not None:
+            await child.wait()
+
+    def suspend(self, name: str) -> None:
+        """Freeze it where it is: its sockets stay open and it says nothing."""
+        procs.suspend(self._running(name).identity)
+
+    def resume(self, name: str) -> None:
+        """Let a frozen process go on."""
+        procs.resume(self._running(name).identity)
+
+    def is_suspended(self, name: str) -> bool:
+        process = self._part(name).process
+        if process is None or not process.alive:
+            return False
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+        return False
+
+    def _running(self, name: str) -> Process:
+        process = self._part(name).process
+        if process is None or not process.alive:
+            raise Conflict(f"{name} does not run: `nodectl dev start {name}`")
+        return process
+
+    # --- the parts --------------------------------------------------------------------------------------------------
+
+    def _new(self) -> Record:
+        members = MEMBERS if self._members is None else self._members
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._record = Record(
+            cluster=CLUSTER, token=f"nodectl-dev-{secrets.token_hex(4)}", unsafe_no_fsync=self._unsafe_no_fsync
+        )
+        self._add("etcd", [f"e{number}" for number in range(1, members + 1)])
+        return self._record
+
+    def _check_same(self) -> None:
+        found = len(self.record.named("etcd"))
+        if self._members not in (None, found):
+            raise Conflict(
+                f"the cluster in {self.directory} has {found} etcd members, not {self._members}: "
+                "leave --members out, or take another --dir"
+            )
+
+    def _add(self, program: Program, names: Iterable[str]) -> None:
+        """Give each of these a record and ports of its own, unless it has them."""
+        for name in names:
+            known = self.record.parts.get(name)
+            if known is not None and known.program != program:
+                raise Invalid(f"two processes would be named {name}: a {known.program} and a {program}")
+            if known is None:
+                uses = _USES[program]
+                ports = free_ports(len(uses), self.record.ports)
+                self.record.parts[name] = Part(program=program, ports=dict(zip(uses, ports, strict=True)))
+        save(self.directory, self.record)
+
+    def _topology(self, inventory: Inventory) -> None:
+        self._add("masterd", inventory.masters)
+        self._add("noded", inventory.nodes)
+        for name, master in inventory.masters.items():
+            self.record.parts[name].priority = master.priority
+        wanted = {*self.record.named("etcd"), *inventory.masters, *inventory.nodes}
+        for name in [name for name in self.record.parts if name not in wanted]:
+            if not self.record.parts[name].running:  # one that runs is `down`'s to end
+                del self.record.parts[name]
+        save(self.directory, self.record)
+
+    async def _configuration(self, ours: InventoryFile) -> Inventory:
+        """The store's own; ours is applied when it has none."""
+        async with Etcd(EtcdSettings(self.endpoints)) as etcd:
+            store = ClusterStore(etcd, Keys(self.cluster))
+            found = await store.config()
+            if found is not None:
+                if self._inventory is not None:
+                    self._say(
+                        f"the store keeps its configuration (version {found.version}); "
+                        f"to change it: nodectl config apply {self._inventory}"
+                    )
+                return Inventory.model_validate(found.inventory)
+            await store.apply_config(ours.data, ours.source, 0, "nodectl dev")
+            self._say(f"applied {self._inventory or wall_inventory()}")
+            return ours.inventory
+
+    # --- starting ---------------------------------------------------------------------------------------------------
+
+    async def _server(self) -> Path:
+        """etcd's program, looked for once; may have to be fetched."""
+        if self._etcd is None:
+            from nodestore.etcd_binary import find_etcd
+
+            self._etcd = (await asyncio.to_thread(find_etcd, self._say_of_etcd)).server
+        return self._etcd
+
+    def _say_of_etcd(self, line: str) -> None:
+        if "not from" not in line:  # where there was none matters only if there is none at all; the error says it then
+            self._say(line)
+
+    async def _start_all(self, names: Iterable[str]) -> None:
+        wanted = list(names)
+        for name in wanted:
+            if self.is_suspended(name):
+                self._say(f"{name} was frozen: it goes on")
+                self.resume(name)
+        missing = [name for name in wanted if not self._part(name).running]
+        for name in missing:
+            self._check_ports(name)
+        launches = asyncio.gather(*(self._launch(name) for name in missing), return_exceptions=True)
+        try:
+            await asyncio.shield(launches)
+        finally:  # what has begun must be noted, even if nobody wants it any more: `down` could not find it
+            outcomes = await launches
+            save(self.directory, self.record)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _check_ports(self, name: str) -> None:
+        for use, port in self._part(name).ports.items():
+            if not is_free(port):
+                raise Conflict(
+                    f"port {port}, the {use} port of {name}, is taken by {listener(port)}: end that, "
+                    "or make a new cluster with another --dir"
+                )
+
+    async def _launch(self, name: str) -> None:
+        part, how = self._part(name), launch.command(self.record, name, self.places, await self._server())
+        environment = {**launch.inherited(), **how.env}
+        log = self.places.log(name)
+        if self._tied:
+            child = await procs.spawn(how.argv, cwd=how.cwd, env=environment, stdout=log, die_with_parent=True)
+            self._children[name] = child
+            identity = child.identity
+        else:
+            identity = await asyncio.to_thread(procs.spawn_detached, how.argv, cwd=how.cwd, env=environment, log=log)
+        part.process = Process(pid=identity.pid, created=identity.created, boot=boot_id(), argv=how.argv, env=how.env)
+
+    # --- readiness --------------------------------------------------------------------------------------------------
+
+    async def _until(self, what: str, check: waiting.Check, names: list[str], timeout_s: float = _READY_S) -> None:
+        await waiting.until(what, check, names, self.record, self.places.log, timeout_s)
+
+    def _tell(self, names: list[str], how: str, started: float) -> None:
+        self._say(f"{listed(names)}: {how} after {time.monotonic() - started:.1f} s")
+
+    async def _converged(self, client: Client, started: float) -> None:
+        """Until the nodes are as they should be. One that cannot be is the configuration's matter: it is only told."""
+        troubled: dict[str, str] = {}
+
+        async def check() -> str | None:
+            troubled.clear()
+            views = await client.nodes()
+            troubled.update({view["name"]: view["problem"] or "" for view in views if not view["converged"]})
+            return ", ".join(troubled) or None
+
+        try:
+            await self._until("the nodes are in their desired state", check, [], _CONVERGED_S)
+        except NodectlError:
+            for name, problem in troubled.items():
+                self._say(f"{name} is not in its desired state: {problem}")
+        else:
+            self._say(f"every node is in its desired state after {time.monotonic() - started:.1f} s")
+
+
+def _checked(path: Path) -> InventoryFile:
+    loaded = load_inventory(path)
+    if not loaded.inventory.masters:
+        raise Invalid(f"{path} names no masters: nobody could lead")
+    return loaded
+
+
+async def _gone(process: Process, timeout_s: float) -> None:
+    async with asyncio.timeout(timeout_s):
+        while process.alive:
+            await asyncio.sleep(0.01)
+
+
+def _counted(record: Record, names: Iterable[str]) -> str:
+    """`3 masterd, 9 noded`, of those that do not run yet."""
+    programs = [record.parts[name].program for name in names if not record.parts[name].running]
+    return ", ".join(f"{programs.count(program)} {program}" for program in dict.fromkeys(programs)) or "nothing"

@@ -1,0 +1,145 @@
+"""What was promised against what was seen. Pure: acknowledged commands, the journal and documents in, faults out.
+
+A fault is a sentence. A promise holds when nothing was found against it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+_SHOWN_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One command in the journal. `key`: the last index that its entry's key names; `term`: (epoch, revision)."""
+
+    key: int
+    index: int
+    id: str
+    actor: str
+    term: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A command sent once more with its id. `first`: the index it was acknowledged with; `index`: now, if it was."""
+
+    id: str
+    first: int
+    index: int | None
+    repeated: bool
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Promise:
+    """One row of the final table."""
+
+    text: str
+    measured: str = "not tried"
+    faults: list[str] = field(default_factory=list)
+    tried: bool = False
+
+    @property
+    def held(self) -> bool:
+        return self.tried and not self.faults
+
+    def judge(self, measured: str, *findings: Iterable[str]) -> None:
+        """What was measured, and what was found against it; several times, if several acts have to do with it."""
+        self.measured = f"{self.measured}; {measured}" if self.tried else measured
+        self.tried = True
+        for finding in findings:
+            self.faults.extend(fault for fault in finding if fault not in self.faults)
+
+
+def broken_journal(lines: Sequence[Line]) -> list[str]:
+    """Gaps, forks, and terms that go back, in a journal read in the order of its keys."""
+    faults = []
+    for before, line in pairwise(lines):
+        if line.index <= before.index:
+            faults.append(f"the history forks: index {line.index} ({line.id}) comes after {before.index} ({before.id})")
+        elif line.index != before.index + 1:
+            faults.append(f"the history has a gap between {before.index} and {line.index}")
+        if line.term < before.term:
+            faults.append(f"index {line.index} was written in term {_term(line)}, after term {_term(before)}")
+    last_of = {line.key: line.index for line in lines}
+    faults += [f"the entry under {key} ends at {last}" for key, last in last_of.items() if key != last]
+    return _few(faults)
+
+
+def twice(lines: Sequence[Line]) -> list[str]:
+    """Commands that are in the journal more than once."""
+    counts = Counter(line.id for line in lines)
+    return _few([f"command {name} took effect {count} times" for name, count in counts.items() if count > 1])
+
+
+def lost(acknowledged: Mapping[str, int], lines: Sequence[Line]) -> list[str]:
+    """Acknowledged commands (id to index) that the journal does not hold at that index."""
+    found = {(line.id, line.index) for line in lines}
+    missing = [(name, index) for name, index in acknowledged.items() if (name, index) not in found]
+    return _few([f"command {name}, acknowledged as index {index}, is not there" for name, index in missing])
+
+
+def without_effect(expected: Collection[str], documents: Collection[str]) -> list[str]:
+    """Documents that acknowledged commands wrote and that are not in the state."""
+    return _few([f"{path} is not in the state" for path in sorted(set(expected) - set(documents))])
+
+
+def unknown_effects(possible: Collection[str], documents: Collection[str]) -> list[str]:
+    """Documents in the state that no command that was sent can have written."""
+    return _few([f"{path} is in the state, and nobody asked for it" for path in sorted(set(documents) - set(possible))])
+
+
+def overwritten(before: Sequence[Line], after: Sequence[Line]) -> list[str]:
+    """Commands that were in the journal and are no longer, or are another one's now."""
+    now: dict[int, set[str]] = {}
+    for line in after:
+        now.setdefault(line.index, set()).add(line.id)
+    changed = [line for line in before if now.get(line.index) != {line.id}]
+    return _few(
+        [f"index {line.index} was {line.id} and is now {_names(now.get(line.index, set()))}" for line in changed]
+    )
+
+
+def not_recognised(repeats: Sequence[Repeat]) -> list[str]:
+    """Repeats that were not answered with the first result."""
+    faults = []
+    for repeat in repeats:
+        if repeat.index is None:
+            faults.append(f"the repeat of {repeat.id} was not answered: {repeat.error}")
+        elif not repeat.repeated or repeat.index != repeat.first:
+            faults.append(f"{repeat.id} had index {repeat.first}, and its repeat ran again as index {repeat.index}")
+    return _few(faults)
+
+
+def longest_gap(times: Iterable[float], begin: float, end: float) -> float:
+    """The longest time in seconds without one of `times` between `begin` and `end`, which both count as borders."""
+    inside = sorted({begin, *(time for time in times if begin < time < end), end})
+    return max((after - before for before, after in pairwise(inside)), default=0.0)
+
+
+def gap_around(times: Sequence[float], moment: float) -> tuple[float, float]:
+    """When the longest gap between two of `times` that ends after `moment` began and how long it was, in seconds."""
+    ordered = sorted(times)
+    gaps = [(after - before, before) for before, after in pairwise(ordered) if after >= moment]
+    length, begin = max(gaps, default=(0.0, moment))
+    return begin, length
+
+
+def _few(faults: list[str]) -> list[str]:
+    """The first of them, and how many more there are."""
+    if len(faults) <= _SHOWN_MAX + 1:
+        return faults
+    return [*faults[:_SHOWN_MAX], f"and {len(faults) - _SHOWN_MAX} more: {faults[-1]}"]
+
+
+def _term(line: Line) -> str:
+    return f"{line.term[0]}.{line.term[1]}"
+
+
+def _names(found: set[str]) -> str:
+    return " and ".join(sorted(found)) or "nothing"

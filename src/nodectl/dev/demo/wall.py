@@ -1,0 +1,98 @@
+"""The wall as its programs show it: read from each node's tile.txt, drawn for a terminal or as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nodectl.dev import tile
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_WIDTH = 16
+_DARK = (0x20, 0x24, 0x2C)
+
+RAINBOW = (
+    ("#e63946", "one"), ("#f3722c", "two"), ("#f9c74f", "three"), ("#90be6d", "four"), ("#43aa8b", "five"),
+    ("#2a9d8f", "six"), ("#277da1", "seven"), ("#5a4fcf", "eight"), ("#9d4edd", "nine"),
+)  # fmt: skip
+SUNRISE = (
+    ("#2b3a67", ""), ("#496a9f", "*"), ("#2b3a67", ""), ("#e0777d", ""), ("#ffd166", "morning"), ("#e0777d", ""),
+    ("#1b4332", ""), ("#2d6a4f", "hills"), ("#1b4332", ""),
+)  # fmt: skip
+
+Grid = list[list[str | None]]
+"""Node names by row and column."""
+
+
+def scene(look: tuple[tuple[str, str], ...], nodes: list[str]) -> dict[str, dict[str, Any]]:
+    """A scene's documents for these nodes, whatever their number."""
+    picked = {node: look[position % len(look)] for position, node in enumerate(nodes)}
+    return {node: {"colour": colour, "text": text} for node, (colour, text) in picked.items()}
+
+
+def shown(work_dir: Path) -> dict[str, Any] | None:
+    """What a node's program shows now; None when there is no tile, or half of one."""
+    try:
+        return tile.decode((work_dir / "tile.txt").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def shows(work_dir: Path, document: Mapping[str, Any]) -> bool:
+    """Whether a node's program shows at least these values."""
+    found = shown(work_dir)
+    return found is not None and all(found.get(key) == value for key, value in document.items())
+
+
+def grid(positions: Mapping[str, tuple[int, int] | None]) -> Grid:
+    """Nodes where the configuration has them; those without a position in a last row."""
+    placed = {position: node for node, position in positions.items() if position is not None}
+    rows = max((row for row, _ in placed), default=-1) + 1
+    columns = max((column for _, column in placed), default=-1) + 1
+    laid: Grid = [[placed.get((row, column)) for column in range(columns)] for row in range(rows)]
+    loose: list[str | None] = [node for node, position in positions.items() if position is None]
+    return [*laid, loose] if loose else laid
+
+
+def plain(laid: Grid, tiles: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """The wall in characters that every terminal and file can hold."""
+    border = ("+" + "-" * _WIDTH) * max(map(len, laid)) + "+"
+    lines = [border]
+    for row in laid:
+        upper = (f" {node or ''}" for node in row)
+        lower = (f" {_caption(tiles.get(node) if node else None)}" for node in row)
+        lines += ["|" + "|".join(cell[:_WIDTH].ljust(_WIDTH) for cell in cells) + "|" for cells in (upper, lower)]
+        lines.append(border)
+    return lines
+
+
+def _caption(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "(dark)"
+    return f"{found.get('colour', '')} {found.get('text', '')}".strip()
+
+
+def coloured(laid: Grid, tiles: Mapping[str, Mapping[str, Any] | None]) -> list[Text]:
+    """The wall in colours: two lines a row."""
+    from rich.text import Text
+
+    lines = []
+    for row in laid:
+        upper, lower = Text("  "), Text("  ")
+        for node in row:
+            found = tiles.get(node) if node else None
+            text = str(found.get("text", "")) if found else "(dark)"
+            style = _style(found)
+            upper.append(f" {node or ''}".ljust(_WIDTH), style).append(" ")
+            lower.append(text[: _WIDTH - 2].center(_WIDTH), style).append(" ")
+        lines += [upper, lower]
+    return lines
+
+
+def _style(found: Mapping[str, Any] | None) -> str:
+    colour = (tile.rgb(found.get("colour")) if found else None) or _DARK
+    ink = "black" if tile.luminance(colour) > 128 else "white"
+    return f"{ink} on #{colour[0]:02x}{colour[1]:02x}{colour[2]:02x}"

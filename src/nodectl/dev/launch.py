@@ -1,0 +1,132 @@
+"""The command line, environment and places of each process of a development cluster. Pure but for the environment."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodectl.dev.ports import HOST
+from nodectl.dev.record import Part, Record
+
+MAX_TXN_OPS = 4096
+MAX_REQUEST_BYTES = 8 << 20
+
+_ETCD_FLAGS = (
+    "--heartbeat-interval=50",
+    "--election-timeout=500",
+    f"--max-txn-ops={MAX_TXN_OPS}",
+    f"--max-request-bytes={MAX_REQUEST_BYTES}",
+    "--snapshot-count=5000",
+    "--auto-compaction-mode=revision",
+    "--auto-compaction-retention=20000",
+    "--quota-backend-bytes=268435456",
+    "--log-level=warn",
+)
+_ETCD_ENVIRONMENT = {"GOMEMLIMIT": "120MiB", "GOGC": "50"}  # a member in half the memory, for a tenth of its speed
+_KEPT = {"NODECTL_ALLOW_OLD_ETCD"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start one process. `env` is added to `inherited()`."""
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: Path
+
+
+@dataclass(frozen=True)
+class Places:
+    """What is where in a cluster's directory."""
+
+    directory: Path
+
+    def data(self, name: str, part: Part) -> Path | None:
+        """What the process keeps; None for a masterd, which keeps everything in etcd."""
+        if part.program == "masterd":
+            return None
+        return self.directory / ("etcd" if part.program == "etcd" else "nodes") / name
+
+    def log(self, name: str) -> Path:
+        return self.directory / "log" / f"{name}.log"
+
+
+def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Our environment without what would change a program's settings behind its command line."""
+    environ = os.environ if environ is None else environ
+    return {
+        key: value
+        for key, value in environ.items()
+        if key in _KEPT or not key.upper().startswith(("NODECTL_", "ETCD_"))
+    }
+
+
+def endpoints(record: Record) -> tuple[str, ...]:
+    """The client addresses of the etcd members."""
+    return tuple(f"{HOST}:{part.ports['client']}" for part in record.named("etcd").values())
+
+
+def addresses(part: Part) -> dict[str, str]:
+    """What a process serves, as URLs by what they are for."""
+    return {use: f"http://{HOST}:{port}" for use, port in part.ports.items()}
+
+
+def command(record: Record, name: str, places: Places, etcd: Path, environ: Mapping[str, str] | None = None) -> Launch:
+    """How to start the process `name` now. `etcd`: the server's program."""
+    environ = os.environ if environ is None else environ
+    part = record.parts[name]
+    if part.program == "etcd":
+        return _member(record, name, places, etcd)
+    prefix = _prefix(part.program, environ)
+    common = ["--cluster", record.cluster, "--endpoints", ",".join(_own_first(record, name))]
+    if part.program == "masterd":
+        own = [
+            "--id", name, "--listen", f"{HOST}:{part.ports['api']}", "--priority", str(part.priority),
+            "--max-txn-ops", str(MAX_TXN_OPS), "--max-request-bytes", str(MAX_REQUEST_BYTES),
+        ]  # fmt: skip
+    else:
+        own = ["--node", name, "--work-dir", str(places.data(name, part))]
+    return Launch([*prefix, *own, *common], {}, places.directory)
+
+
+def _member(record: Record, name: str, places: Places, etcd: Path) -> Launch:
+    part = record.parts[name]
+    client, peer = addresses(part)["client"], addresses(part)["peer"]
+    everybody = ",".join(f"{other}={addresses(member)['peer']}" for other, member in record.named("etcd").items())
+    argv = [
+        str(etcd),
+        f"--name={name}",
+        f"--data-dir={places.data(name, part)}",
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster={everybody}",
+        f"--initial-cluster-token={record.token}",
+        *_ETCD_FLAGS,
+    ]
+    if record.unsafe_no_fsync:
+        argv.append("--unsafe-no-fsync")
+    return Launch(argv, dict(_ETCD_ENVIRONMENT), places.directory)
+
+
+def _own_first(record: Record, name: str) -> list[str]:
+    """The endpoints, beginning with that of another member for each: as on PCs, where each asks its own first."""
+    found = endpoints(record)
+    same = list(record.named(record.parts[name].program))
+    shift = same.index(name) % len(found)
+    return [*found[shift:], *found[:shift]]
+
+
+def _prefix(program: str, environ: Mapping[str, str]) -> list[str]:
+    """The command that runs masterd or noded: NODECTL_DEV_MASTERD, NODECTL_DEV_NODED, or ours."""
+    given = environ.get(f"NODECTL_DEV_{program.upper()}")
+    if not given:
+        return [sys.executable, "-m", program]
+    if os.name == "nt":
+        return [part.strip('"') for part in shlex.split(given, posix=False)]
+    return shlex.split(given)

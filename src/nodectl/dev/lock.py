@@ -1,0 +1,46 @@
+"""One at a time: whoever starts and stops processes of a cluster's directory holds its lock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from nodestore.errors import Unavailable
+
+_PAUSE_S = 0.05
+
+
+@contextlib.contextmanager
+def locked(directory: Path, wait_s: float = 10.0) -> Iterator[None]:
+    """Holds the directory's lock; the system takes it back if we die. Unavailable when another keeps it for `wait_s`.
+
+    Blocks while it waits.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_s
+    with open(directory / ".lock", "ab") as file:
+        while not _try(file.fileno()):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"another nodectl is at work in {directory}: wait until it has finished")
+            time.sleep(_PAUSE_S)
+        yield
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

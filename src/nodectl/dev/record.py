@@ -1,0 +1,93 @@
+"""`cluster.json`: what a cluster's directory knows of its cluster, so that the next `up` brings the same one back."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from nodestore import procs
+from nodestore.errors import NodectlError
+from nodestore.models import Stored, decode
+
+FILE = "cluster.json"
+
+Program = Literal["etcd", "masterd", "noded"]
+
+
+class Process(BaseModel):
+    """A process as it was started. It is that process only while pid, creation time and the system's boot agree."""
+
+    pid: int
+    created: float
+    boot: str
+    argv: list[str]
+    env: dict[str, str] = Field(default_factory=dict, description="added to the environment of whoever started it")
+
+    @property
+    def identity(self) -> procs.Identity:
+        return procs.Identity(self.pid, self.created)
+
+    @property
+    def alive(self) -> bool:
+        return self.boot == boot_id() and procs.alive(self.identity)
+
+
+class Part(BaseModel):
+    """One process of the cluster, running or not."""
+
+    program: Program
+    ports: dict[str, int] = Field(default_factory=dict)
+    priority: int = Field(default=0, description="a master's, as the configuration had it at the last start")
+    process: Process | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.alive
+
+
+class Record(Stored):
+    """The whole file."""
+
+    cluster: str
+    token: str = Field(description="etcd's --initial-cluster-token: another for each directory")
+    unsafe_no_fsync: bool = False
+    parts: dict[str, Part] = Field(default_factory=dict)
+
+    def named(self, program: Program) -> dict[str, Part]:
+        return {name: part for name, part in self.parts.items() if part.program == program}
+
+    @property
+    def ports(self) -> list[int]:
+        return [port for part in self.parts.values() for port in part.ports.values()]
+
+
+def load(directory: Path) -> Record | None:
+    """The record in `directory`; None when there is none. NodectlError when it is not readable."""
+    path = directory / FILE
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise NodectlError(f"{path}: {error.strerror or error}") from None
+    return decode(Record, raw, str(path))
+
+
+def save(directory: Path, record: Record) -> None:
+    """Replaces the file in one step: a `status` at the same time sees the old or the new one."""
+    path = directory / FILE
+    temporary = path.with_name(FILE + ".new")
+    temporary.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
+    procs.replace_file(temporary, path)
+
+
+def boot_id() -> str:
+    """Another text after each boot, where creation times are counted from the boot; "" elsewhere."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""

@@ -1,0 +1,70 @@
+"""Waiting for processes: until a check has nothing to complain of, or one of them has ended, or for too long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+import aiohttp
+
+from nodectl.dev.ports import HOST
+from nodectl.dev.record import Record
+from nodestore.errors import NodectlError, TimedOut, Unavailable
+from nodestore.jsonio import loads
+
+PAUSE_S = 0.05
+_ANSWER_S = 1.0
+_TAIL_LINES = 12
+_TAIL_BYTES = 64 << 10
+
+Check = Callable[[], Awaitable[str | None]]
+"""Says what is still missing; None when nothing is. Unavailable counts as missing."""
+
+
+async def until(
+    what: str, check: Check, watched: Iterable[str], record: Record, log_of: Callable[[str], Path], timeout_s: float
+) -> None:
+    """Waits. A process of `watched` that ends, or the time, is an error that quotes the log that tells why."""
+    deadline = time.monotonic() + timeout_s
+    names = list(watched)
+    while True:
+        try:
+            missing = await check()
+        except Unavailable as error:
+            missing = str(error)
+        if missing is None:
+            return
+        for name in names:
+            if not record.parts[name].running:
+                raise NodectlError(f"{name} ({record.parts[name].program}) has ended. {quoted(log_of(name))}")
+        if time.monotonic() > deadline:
+            logs = "\n".join(quoted(log_of(name), 4) for name in names[:3])
+            raise TimedOut(f"waited {timeout_s:g} s until {what}: {missing}. {logs}")
+        await asyncio.sleep(PAUSE_S)
+
+
+def quoted(log: Path, lines: int = _TAIL_LINES) -> str:
+    """The end of a log file, and where it is, for an error message."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            found = file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        found = []
+    if not found:
+        return f"Its log, {log}, is empty."
+    return f"The last lines of {log}:\n" + "\n".join(f"    {line}" for line in found)
+
+
+async def ask(session: aiohttp.ClientSession, port: int, path: str) -> dict[str, object] | None:
+    """The JSON object that a server on this PC answers; None for anything else."""
+    timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
+    try:
+        async with session.get(f"http://{HOST}:{port}{path}", timeout=timeout) as answer:
+            found = loads(await answer.read())
+    except (aiohttp.ClientError, TimeoutError, OSError, NodectlError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,55 @@
+"""masterd with one of its guarantees taken out, to see that the demo notices: `sabotaged_masterd.py WHAT ARG...`.
+
+WHAT is `deduplication` (an id that was seen before counts as new) or `fence`: a leader compares nothing when it
+writes, and what would end its term sooner or later (a newer leader, a lost lease or candidacy) goes unnoticed, so that
+it is not luck whether it writes before one of those stops it. Run through NODECTL_DEV_MASTERD; a program of the
+tests alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from masterd import __main__, execution, journal, leader, master
+from nodestore import election, lease
+from nodestore.errors import NodectlError
+from nodestore.etcd import op_put
+
+
+def take_out_deduplication() -> None:
+    execution.Batch._known = lambda self, request: None  # type: ignore[method-assign]
+
+
+def take_out_fence() -> None:
+    election.Fence.compares = lambda self, keys: []  # type: ignore[method-assign]
+    leader.Leader._look_around = lambda self: self._wake.set()  # type: ignore[method-assign]
+
+    async def send(self: journal.Journal, commit: journal.Commit) -> Any:
+        then = [op_put(self._keys.head, commit.head.encode()), *commit.ops]
+        return await self._etcd.txn([], then, [], repeatable=True)
+
+    async def keep(self: lease.Lease) -> None:
+        """Renews it now and then; that it is lost is not noticed."""
+        while True:
+            try:
+                await type(self)._kept(self)  # type: ignore[attr-defined]
+            except NodectlError:
+                await asyncio.sleep(0.2)
+
+    async def stay_candidate(self: master.Master, held: lease.Lease, revision: int) -> None:
+        await asyncio.Event().wait()
+
+    master.Master._stay_candidate = stay_candidate  # type: ignore[assignment, method-assign]
+    journal.Journal._send = send  # type: ignore[method-assign]
+    lease.Lease._kept = lease.Lease.keep  # type: ignore[attr-defined]
+    lease.Lease.keep = keep  # type: ignore[assignment, method-assign]
+
+
+SABOTAGE = {"deduplication": take_out_deduplication, "fence": take_out_fence}
+
+
+if __name__ == "__main__":
+    SABOTAGE[sys.argv.pop(1)]()
+    sys.exit(__main__.main())
