@@ -16,14 +16,13 @@ from typing import Any
 
 from aiohttp import web
 
-from masterd import openapi, reads
+from masterd import events, openapi, reads
 from masterd.execution import Outcome, Request
 from masterd.follow import BEAT_S
 from masterd.forwarding import Forwarder
 from masterd.leader import Leader
 from masterd.master import Master
 from masterd.problems import problem_of, problem_response
-from masterd.watching import stream_nodes
 from nodestore.errors import Conflict, Garbage, Invalid, NodectlError, NotFound, NotLeader, OutcomeUnknown, Unavailable
 from nodestore.etcd import cmp_create, cmp_mod, op_delete, op_get, op_put
 from nodestore.jsonio import dumps, loads
@@ -59,13 +58,20 @@ class Api:
             ("GET", "/v1/masters", self._read(reads.masters)),
             ("GET", "/v1/members", self._read(reads.members)),
             ("GET", "/v1/nodes", self._read(reads.nodes)),
-            ("GET", "/v1/nodes/watch", self._watch_nodes),
+            ("GET", "/v1/nodes/watch", self._streamed(events.stream_nodes)),
+            ("GET", "/v1/events", self._streamed(events.stream_journal)),
+            ("GET", "/v1/live", self._streamed(events.stream_live)),
             ("GET", "/v1/nodes/{node}", self._read(reads.node)),
             ("GET", "/v1/documents", self._read(reads.documents)),
             ("GET", "/v1/documents/{path:.+}", self._read(reads.document)),
             ("POST", "/v1/commands", self._commands),
             ("GET", "/v1/history", self._read(reads.history)),
             ("GET", "/v1/terms", self._read(reads.terms)),
+            ("GET", "/v1/snapshots", self._read(reads.snapshots)),
+            ("GET", "/v1/snapshots/{name}", self._read(reads.snapshot)),
+            ("POST", "/v1/snapshots", self._save_snapshot),
+            ("DELETE", "/v1/snapshots/{name}", self._delete_snapshot),
+            ("GET", "/v1/config/history", self._read(reads.config_history)),
             ("GET", "/v1/config", self._read(reads.config)),
             ("PUT", "/v1/config", self._put_config),
             ("GET", "/v1/status", self._read(reads.status)),
@@ -134,6 +140,12 @@ class Api:
                     return leader
                 await leader.confirm()
             return self._json(await read(self._master, request), local)
+
+        return handle
+
+    def _streamed(self, stream: Callable[[Master, web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await stream(self._master, request)
 
         return handle
 
@@ -244,6 +256,26 @@ class Api:
         value.setdefault("index", self._master.replica.index)
         return web.Response(body=dumps(value), content_type="application/json")
 
+    # --- snapshots ---
+
+    async def _save_snapshot(self, request: web.Request) -> web.StreamResponse:
+        """Save the state as it is now under a name; it is kept until deleted."""
+        leader = await self._lead(request)
+        if isinstance(leader, web.StreamResponse):
+            return leader
+        name = (await _body(request)).get("name")
+        if not isinstance(name, str):
+            raise Invalid("name: the snapshot's name is missing")
+        await leader.confirm()
+        return self._json(reads.told_manifest(await leader.archive.save(name)))
+
+    async def _delete_snapshot(self, request: web.Request) -> web.StreamResponse:
+        leader = await self._lead(request)
+        if isinstance(leader, web.StreamResponse):
+            return leader
+        await leader.archive.delete(request.match_info["name"])
+        return self._json({"deleted": request.match_info["name"]})
+
     # --- configuration, pause ---
 
     async def _put_config(self, request: web.Request) -> web.StreamResponse:
@@ -286,9 +318,6 @@ class Api:
     async def _delete_paused(self, _: web.Request) -> web.StreamResponse:
         await self._master.etcd.txn([], [op_delete(self._master.keys.paused)], repeatable=True)
         return self._json({})
-
-    async def _watch_nodes(self, request: web.Request) -> web.StreamResponse:
-        return await stream_nodes(self._master, request)
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
         return self._json(openapi.document(self._master.application), True)

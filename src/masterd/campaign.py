@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from masterd.board import Board
@@ -116,10 +117,13 @@ class Campaign:
         following = asyncio.create_task(self._follow_leaders(), name="follow the leader")
         try:
             while True:
+                self._wake.clear()  # before looking: what changes from here on is looked at again
                 won = await self._step(lease)
                 if won is not None:
+                    # Claimed once: a term that was given up, but could not be resigned, is taken over like another's.
+                    with suppress(ValueError):
+                        self._attempts.remove(won.fence.nonce)
                     return won
-                self._wake.clear()
                 try:
                     async with asyncio.timeout(_LOOK_S):
                         await self._wake.wait()
@@ -221,6 +225,7 @@ class Campaign:
         )
         if isinstance(outcome, Lost):
             log.info("did not take over: %s", outcome.why)
+            await asyncio.sleep(_BACK_OFF_S)  # our watch may not have seen yet who was faster
             self._wake.set()
             return None
         log.info("took over, term %s: %s", outcome.fence.term, ground.why)

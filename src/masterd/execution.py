@@ -24,6 +24,7 @@ from nodestore.models import CommandRecord, ConfigRecord, Inventory, SpecMark
 
 ADOPT = "config.adopt"
 RESPEC = "config.respec"
+RESTORE = "snapshot.restore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,8 @@ class Batch:
     entry_bytes: int = 0
     derived: dict[str, Derived] = field(default_factory=dict)
     overlay: Overlay = field(init=False)
+    restored: dict[str, Document | None] = field(default_factory=dict)
+    """Documents that a restore changes: they are in no record, but in the views."""
     _ids: dict[str, Outcome] = field(default_factory=dict)
     _config: ConfigRecord | None = None
 
@@ -161,6 +164,35 @@ class Batch:
         self._take(record, raw, transaction, derived)
         self._ids[request.id] = Outcome(request.id, record.index, result)
         return Outcome(request.id, record.index, copy(result))
+
+    def restore(self, request: Request, snapshot: str, image: Mapping[str, Document]) -> Outcome:
+        """Replace all documents by those of a snapshot, in an entry that only names it. Ids, indexes, generations and
+        configuration stay. The first and only command of its batch."""
+        known = self._known(request)
+        if known is not None:
+            return known
+        args = plain(dict(request.args), "arguments")
+        transaction = Overlay(self.overlay, self.overlay.config, self.now)
+        transaction.writes = {path: None for path in self.state.documents if path not in image}
+        for path, document in image.items():
+            before = self.state.documents.get(path)
+            if before is None or before.value != document:
+                transaction.writes[path] = document
+        affected = self.derivation.affected(transaction.writes)
+        try:
+            derived = self.derivation.update(self.overlay.config, transaction, affected)
+            self._check_specs(derived)
+        except NodectlError:
+            self.derivation.update(self.overlay.config, self.overlay, affected)
+            raise
+        result = {"snapshot": snapshot, "documents": len(image), "changed": len(transaction.writes)}
+        record = CommandRecord(
+            index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name,
+            args=args, result=result, specs=self._marks(derived), restore=snapshot,
+        )  # fmt: skip
+        self._take(record, encode_record(record), transaction, derived)
+        self.restored = transaction.writes
+        return Outcome(request.id, record.index, result)
 
     def adopt(self, config: ConfigRecord, revision: int) -> CommandRecord:
         """Take a configuration into force. ValidationError (pydantic's) when it is not an inventory, a NodectlError

@@ -22,7 +22,7 @@ from nodestore.models import Manifest
 
 log = logging.getLogger(__name__)
 
-_DELETES_MAX = 100  # operations in one transaction; etcd allows 128 by default
+_DELETES_MAX = 16  # operations in one transaction: the least that --max-txn-ops may be
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,14 @@ class Housekeeping:
         retention: Retention,
         wall_clock: Callable[[], float],
     ) -> None:
-        self._fence, self._replica, self._publisher = fence, replica, publisher
+        self._fence, self.replica, self._publisher = fence, replica, publisher
         self._retention, self._wall_clock = retention, wall_clock
         self._snapshots = replica.snapshots
         self._last_index: int | None = None
+        self.pinned: set[str] = set()
+        """Snapshots that an entry is just about to name: not to be deleted."""
+        self._writing = asyncio.Lock()
+        """Held while a snapshot is written or snapshots are deleted: what is half written must not look abandoned."""
         self._bytes_at_snapshot = 0
         self._truncated = 0
 
@@ -70,8 +74,8 @@ class Housekeeping:
 
     async def _look(self) -> None:
         if self._last_index is None:
-            await self._keep_newest(self._replica.keys.terms, self._retention.terms_max)
-            await self._keep_newest(self._replica.keys.config_history, self._retention.config_versions_max)
+            await self._keep_newest(self.replica.keys.terms, self._retention.terms_max)
+            await self._keep_newest(self.replica.keys.config_history, self._retention.config_versions_max)
             manifests = await self._snapshots.manifests()
             self._last_index = max((manifest.index for manifest in manifests.values()), default=0)
         if self._due():
@@ -79,28 +83,37 @@ class Housekeeping:
             await self.tidy()
 
     def _due(self) -> bool:
-        state, last = self._replica.state, self._last_index or 0
+        state, last = self.replica.state, self._last_index or 0
         if state.index - last >= self._retention.snapshot_every_commands:
             return True
-        since = self._replica.bytes_seen - self._bytes_at_snapshot
+        since = self.replica.bytes_seen - self._bytes_at_snapshot
         return state.index > last and since >= self._retention.snapshot_every_bytes
 
     async def snapshot(self, name: str | None = None) -> str:
         """Write the state as it is now; its name. LeadershipLost when the term ended meanwhile."""
-        image, seen = Image.of(self._replica.state), self._replica.bytes_seen
-        written = await self._snapshots.write(self._fence, image, self._wall_clock(), name)
+        async with self._writing:
+            image, seen = Image.of(self.replica.state), self.replica.bytes_seen
+            written = await self._snapshots.write(self._fence, image, self._wall_clock(), name)
         self._last_index, self._bytes_at_snapshot = image.index, seen
         log.info("wrote and checked the snapshot of index %d (%d documents)", image.index, len(image.documents))
         return written
 
+    async def write_pinned(self, image: Image) -> str:
+        """Write an image that an entry is about to restore; it is pinned."""
+        async with self._writing:
+            written = await self._snapshots.write(self._fence, image, self._wall_clock())
+            self.pinned.add(written)
+        return written
+
     async def tidy(self) -> None:
         """Truncate the journal as far as allowed, then delete the snapshots that nothing needs any more."""
-        manifests = await self._snapshots.manifests()
-        checked = await self._two_checked(manifests)
-        if len(checked) < 2:
-            return
-        await self._truncate(manifests[checked[1]].index)
-        await self._delete_snapshots(manifests, set(checked))
+        async with self._writing:
+            manifests = await self._snapshots.manifests()
+            checked = await self._two_checked(manifests)
+            if len(checked) < 2:
+                return
+            await self._truncate(manifests[checked[1]].index)
+            await self._delete_snapshots(manifests, set(checked))
 
     async def _two_checked(self, manifests: dict[str, Manifest]) -> list[str]:
         checked: list[str] = []
@@ -117,7 +130,7 @@ class Housekeeping:
         return checked
 
     async def _truncate(self, snapshot_index: int) -> None:
-        state, sizes = self._replica.state, self._replica.sizes
+        state, sizes = self.replica.state, self.replica.sizes
         too_big = sum(size for _, size in sizes) > self._retention.journal_bytes_max
         up_to = min(snapshot_index, self._publisher.complete_up_to)
         if self._retention.keep_ids and not too_big:
@@ -133,27 +146,30 @@ class Housekeeping:
         log.info("truncated the journal up to index %d", up_to)
 
     async def _delete_entries(self, up_to: int) -> None:
-        keys = self._replica.keys
+        keys = self.replica.keys
         await self._delete(op_delete(keys.journal, end=keys.entry(up_to + 1).encode()))
 
     async def _keep_newest(self, prefix: str, most: int) -> None:
         """History that grows with every takeover, or every configuration, is bounded too."""
-        found = await self._replica.etcd.range(prefix, keys_only=True)
+        found = await self.replica.etcd.range(prefix, keys_only=True)
         old = sorted(found.kvs, key=lambda kv: kv.create_revision)[: max(0, len(found.kvs) - most)]
         for start in range(0, len(old), _DELETES_MAX):
             await self._delete(*(op_delete(kv.key) for kv in old[start : start + _DELETES_MAX]))
 
     async def _delete(self, *ops: Op) -> None:
         """A fenced pure delete. A late copy of it deletes the same keys again: none of them ever comes back."""
-        replica = self._replica
+        replica = self.replica
         result = await replica.etcd.txn(self._fence.compares(replica.keys), ops, timeout_s=10.0, repeatable=True)
         if not result.succeeded:
             raise LeadershipLost(f"term {self._fence.term} is over")
 
     async def _delete_snapshots(self, manifests: dict[str, Manifest], keep: set[str]) -> None:
         keep |= {name for name, manifest in manifests.items() if manifest.name is not None}
-        keep |= set(self._replica.state.restores.values())
         superfluous = [name for name in manifests if name not in keep]
         for name in [*superfluous, *await self._snapshots.fragments(set(manifests))]:
-            await self._snapshots.delete(self._fence, name)
-            log.info("deleted snapshot %s", name)
+            if await self._snapshots.delete(self._fence, name, self.needed):
+                log.info("deleted snapshot %s", name)
+
+    def needed(self, snapshot: str) -> bool:
+        """Whether a retained entry restores it, or one that may have been committed by now."""
+        return snapshot in self.pinned or snapshot in self.replica.state.restores.values()

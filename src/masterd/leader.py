@@ -24,18 +24,19 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from masterd.app import Application
+from masterd.archive import Archive
 from masterd.board import Board
 from masterd.confirmation import Confirmation
 from masterd.derivation import Derivation
-from masterd.execution import Batch, Limits, Outcome, Request, encode_entry
+from masterd.execution import RESTORE, Batch, Limits, Outcome, Request, encode_entry
 from masterd.housekeeping import Housekeeping, Retention
 from masterd.journal import Commit, CompareFailed, Journal, TermBroken
 from masterd.publisher import Publisher
 from masterd.replica import Replica
-from masterd.views import Room, changes_of
+from masterd.views import Room, changes_of, document_view
 from nodestore.election import Won
 from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, TooLarge, Unavailable
-from nodestore.etcd import KV, Compare, Etcd, cmp_mod, op_put
+from nodestore.etcd import KV, Compare, Etcd, Op, cmp_mod, op_put
 from nodestore.keys import Keys
 from nodestore.models import ConfigRecord, Entry, decode
 from nodestore.tasks import together
@@ -43,7 +44,7 @@ from nodestore.tasks import together
 log = logging.getLogger(__name__)
 
 _SLACK_BYTES = 32 << 10  # keys, compares, head and framing of one transaction
-_OWN_OPS = 3  # head, entry, applied
+_OWN_OPS = 4  # head, entry, applied, and the manifest of a snapshot that is restored
 _ADOPT_AGAIN_S = 0.2
 
 
@@ -106,6 +107,7 @@ class Leader:
         self._journal = Journal(etcd, keys, won.fence, won.head)
         self._publisher = Publisher(etcd, keys, won.fence)
         self._housekeeping = Housekeeping(won.fence, replica, self._publisher, settings.retention, wall_clock)
+        self.archive = Archive(won.fence, self._housekeeping)
 
     # --- what callers use ---
 
@@ -212,12 +214,34 @@ class Leader:
     async def _commit_batch(self) -> None:
         batch = self._batch()
         taken: list[tuple[_Waiting, Outcome]] = []
-        while self._queue and len(taken) < self._settings.commands_per_batch:
+        if self._queue[0].request.name == RESTORE:
+            waiting = self._queue.popleft()
+            taken.append((waiting, await self._run_restore(batch, waiting)))
+        while self._queue and len(taken) < self._settings.commands_per_batch and not batch.restored:
+            if self._queue[0].request.name == RESTORE:
+                break
             outcome = batch.run(self._queue[0].request)
             if outcome is None:
                 break
             taken.append((self._queue.popleft(), outcome))
+        await self._commit_taken(batch, taken)
+        self._housekeeping.pinned.clear()  # the journal names it now, or nothing ever will
 
+    async def _run_restore(self, batch: Batch, waiting: _Waiting) -> Outcome:
+        """A restore goes alone: its documents come from etcd, and its entry only names their snapshot."""
+        try:
+            name, documents = await self.archive.to_restore(waiting.request.args)
+            return batch.restore(waiting.request, name, documents)
+        except NodectlError as error:
+            if isinstance(error, LeadershipLost):
+                _resolve(waiting, error)
+                raise
+            return Outcome(waiting.request.id, error=error)
+        except BaseException:
+            _resolve(waiting, LeadershipLost("this master was stopped before it restored anything"))
+            raise
+
+    async def _commit_taken(self, batch: Batch, taken: list[tuple[_Waiting, Outcome]]) -> None:
         def answer() -> None:
             for waiting, outcome in taken:
                 if not waiting.future.done():
@@ -256,10 +280,14 @@ class Leader:
             raise TermBroken(f"memory is at {last - len(batch.records)}, the journal at {self._journal.index}")
         raw = encode_entry(self.fence.term.epoch, self.fence.term.revision, nonce, batch.encoded)
         changes = changes_of(self._keys, self.fence.term, batch.records, batch.derived)
+        for path, document in batch.restored.items():
+            changes[self._keys.document(path)] = None if document is None else document_view(last, document)
         views = self._publisher.inline(changes, last, self._settings.room(len(raw))) if publish else []
-        commit = Commit.moving_to(last, [op_put(self._keys.entry(last), raw), *views], compares)
         try:
-            revision = await self._journal.commit(commit)
+            held = await self._held(batch)
+            own = [op_put(self._keys.entry(last), raw), *(op for _, op in held)]
+            compares = (*compares, *(compare for compare, _ in held))
+            revision = await self._journal.commit(Commit.moving_to(last, [*own, *views], compares))
         except BaseException:
             batch.undo_derivation()
             raise
@@ -279,6 +307,11 @@ class Leader:
             raise
         except NodectlError as error:
             raise TermBroken(f"index {last} is committed, but could not be followed: {error}") from error
+
+    async def _held(self, batch: Batch) -> list[tuple[Compare, Op]]:
+        """What keeps the snapshots that this batch restores from being deleted. NotFound when one is gone already."""
+        names = [record.restore for record in batch.records if record.restore is not None]
+        return [await self._replica.snapshots.hold(name) for name in names]
 
     # --- configuration ---
 

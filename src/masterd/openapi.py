@@ -143,6 +143,21 @@ def _paths() -> dict[str, Any]:
             _query("actor", "string"),
         ),
         "/v1/terms": _get("who led since when, and why", _list_of("terms", _ref("TermRecord"))),
+        "/v1/events": _get("the journal as it grows (text/event-stream)", anything, _query("after", "integer")),
+        "/v1/live": _get("who is there, as it changes (text/event-stream)", anything),
+        "/v1/snapshots": {
+            **_get("all snapshots", anything),
+            **_write("post", "save the state under a name", anything, anything),
+        },
+        "/v1/snapshots/{name}": {
+            **_get("one snapshot with its documents", anything, _path_parameter("name")),
+            "delete": {
+                "summary": "delete a named snapshot",
+                "parameters": [_path_parameter("name")],
+                "responses": {"200": {"description": "deleted"}, "default": _PROBLEM},
+            },
+        },
+        "/v1/config/history": _get("the configurations that were applied", anything, _query("limit", "integer")),
         "/v1/config": {
             **_get("the configuration as written and as adopted", anything),
             **_write("put", "write a configuration", anything, anything),

@@ -13,7 +13,7 @@ from nodestore.errors import Garbage, Invalid, NodectlError, NotFound, Unavailab
 from nodestore.etcd import Member, MemberStatus
 from nodestore.jsonio import Json
 from nodestore.keys import prefix_end
-from nodestore.models import ConfigRecord, Entry, TermRecord, decode
+from nodestore.models import ConfigRecord, Entry, Manifest, TermRecord, decode
 
 HISTORY_MAX = 1_000
 _TERMS_MAX = 1_000
@@ -153,6 +153,47 @@ async def config(master: Master, _: web.Request) -> Json:
         if rejected is None
         else {"version": current.version if current else None, "error": rejected[1]},
     }
+
+
+def told_manifest(manifest: Manifest) -> dict[str, Any]:
+    """A snapshot as people see it."""
+    return {
+        "snapshot": f"{manifest.index:016d}-{manifest.nonce}",
+        "name": manifest.name,
+        "index": manifest.index,
+        "time": manifest.time,
+        "documents": manifest.documents,
+        "bytes": manifest.size_bytes,
+    }
+
+
+async def snapshots(master: Master, _: web.Request) -> Json:
+    """All snapshots, newest first; those with a name are kept until deleted."""
+    found = await master.replica.snapshots.manifests()
+    return {"snapshots": [told_manifest(manifest) for manifest in found.values()]}
+
+
+async def snapshot(master: Master, request: web.Request) -> Json:
+    """One snapshot with its documents."""
+    wanted = request.match_info["name"]
+    for full, manifest in (await master.replica.snapshots.manifests()).items():
+        if wanted in (full, manifest.name):
+            documents = await master.replica.snapshots.documents_of(full)
+            return {**told_manifest(manifest), "documents": documents}
+    raise NotFound(f"there is no snapshot {wanted!r}")
+
+
+async def config_history(master: Master, request: web.Request) -> Json:
+    """The configurations that were applied, newest first."""
+    limit = min(_number(request, "limit", 50), HISTORY_MAX)
+    found = await master.etcd.range(master.keys.config_history, timeout_s=5.0)
+    told = []
+    for kv in found.kvs:
+        try:
+            told.append(decode(ConfigRecord, kv.value, kv.key).model_dump(mode="json"))
+        except Garbage as error:
+            told.append({"version": None, "problem": str(error)})
+    return {"versions": list(reversed(told))[:limit]}
 
 
 async def history(master: Master, request: web.Request) -> Json:

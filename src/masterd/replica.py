@@ -16,7 +16,7 @@ from nodestore.errors import Compacted, Garbage, NodectlError, OutcomeUnknown, T
 from nodestore.etcd import KV, Etcd
 from nodestore.jsonio import Document
 from nodestore.keys import Keys, prefix_end
-from nodestore.models import Entry, Head, decode
+from nodestore.models import Entry, Epoch, Head, decode
 from nodestore.watch import follow, list_at
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 _PAGE_ENTRIES = 32
 _RETRY_S = 0.2
 _SIZES_MAX = 100_000
+_RECENT_MAX = 512
+_RECENT_BYTES_MAX = 2 << 20
+"""Entries kept in memory for those who follow the journal over HTTP; who is further behind is served from etcd."""
 PROGRESS_S = 1.0
 SILENCE_S = 3.0
 
@@ -35,11 +38,15 @@ class Replica:
         self.etcd, self.keys = etcd, keys
         self.snapshots = Snapshots(etcd, keys)
         self.state = State()
+        self._epoch: int | None = None
+        """The incarnation of the store that the state comes from, once one was seen."""
         self.heard = 0.0
         """When the journal last showed, by the monotonic clock, that nothing is missing up to then."""
         self.problem: str | None = "has not read the journal yet"
         self.sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
         """Last index and bytes of the entries seen, oldest first: what truncation weighs."""
+        self._recent: deque[tuple[Entry, int]] = deque()
+        self._recent_bytes = 0
         self.bytes_seen = 0
         """Bytes of all entries seen by this process: what makes a snapshot due."""
         self._grew = asyncio.Condition()
@@ -97,6 +104,7 @@ class Replica:
 
     async def absorb(self, won: Won) -> None:
         """Apply what a takeover found beyond this replica, up to the head it found. Garbage when that cannot be."""
+        self._belongs_to(won.fence.term.epoch)
         head = 0 if won.head is None else decode(Head, won.head.value, self.keys.head).index
         try:
             await self._take(won.tail.kvs)
@@ -114,13 +122,32 @@ class Replica:
         self.state.apply(entry, await self._images(entry))
         self.sizes.append((entry.last, size))
         self.bytes_seen += size
+        self._remember(entry, size)
         async with self._grew:
             self._grew.notify_all()
+
+    def recent_after(self, index: int) -> list[Entry] | None:
+        """The entries beyond `index` from memory; None when memory does not reach back that far."""
+        if not self._recent or self._recent[0][0].first > index + 1:
+            return None
+        return [entry for entry, _ in self._recent if entry.last > index]
+
+    def _remember(self, entry: Entry, size: int) -> None:
+        if self._recent and self._recent[-1][0].last + 1 != entry.first:
+            self._recent.clear()
+            self._recent_bytes = 0
+        self._recent.append((entry, size))
+        self._recent_bytes += size
+        while len(self._recent) > _RECENT_MAX or self._recent_bytes > _RECENT_BYTES_MAX:
+            self._recent_bytes -= self._recent.popleft()[1]
 
     async def _apply_all(self) -> int:
         start, end = self.keys.entry(self.state.index + 1), prefix_end(self.keys.journal)
         listing = await list_at(self.etcd, start, end=end, page=_PAGE_ENTRIES)
         head_kv = await self.etcd.get(self.keys.head, revision=listing.revision)
+        epoch_kv = await self.etcd.get(self.keys.epoch, revision=listing.revision)
+        if epoch_kv is not None and self._belongs_to(decode(Epoch, epoch_kv.value, self.keys.epoch).epoch):
+            return await self._apply_all()
         await self._take(listing.kvs)
         head = 0 if head_kv is None else decode(Head, head_kv.value, self.keys.head).index
         if self.state.index < head:
@@ -128,6 +155,20 @@ class Replica:
         self.heard = time.monotonic()
         self.problem = None
         return listing.revision
+
+    def _belongs_to(self, epoch: int) -> bool:
+        """Forget everything that comes from another incarnation of the store, whose indexes mean other commands; True
+        when that was something. A masterd that slept, or was cut off, while a backup was restored comes here."""
+        stale = self._epoch not in (None, epoch) and self.state.index > 0
+        if stale:
+            log.warning("the store is in epoch %d: forgetting index %d of epoch %s", epoch, self.index, self._epoch)
+            self.state = State()
+            self.sizes.clear()
+            self._recent.clear()
+            self._recent_bytes = 0
+            self.snapshots.verified.clear()
+        self._epoch = epoch
+        return stale
 
     async def _follow_from(self, revision: int) -> None:
         stream = follow(

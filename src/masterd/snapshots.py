@@ -10,14 +10,14 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from masterd.state import Adopted, Doc, Remembered, State
 from nodestore.election import Fence
-from nodestore.errors import Garbage, LeadershipLost
-from nodestore.etcd import Etcd, Op, op_delete, op_put
+from nodestore.errors import Garbage, LeadershipLost, NotFound
+from nodestore.etcd import Compare, Etcd, Op, cmp_mod, op_delete, op_get, op_put
 from nodestore.jsonio import Document, dumps, loads
 from nodestore.keys import Keys, prefix_end
 from nodestore.models import ConfigRecord, Inventory, Manifest, SpecMark, decode
@@ -203,11 +203,40 @@ class Snapshots:
         await self.verify(snapshot, manifest)
         return snapshot
 
-    async def delete(self, fence: Fence, name: str) -> None:
-        """Delete a snapshot, or what is left of one; the manifest goes first within the one transaction."""
-        prefix = self._keys.snapshot(name)
-        await self._fenced(fence, op_delete(prefix, end=prefix_end(prefix)))
+    async def delete(self, fence: Fence, name: str, needed: Callable[[str], bool]) -> bool:
+        """Delete a snapshot, or what is left of one, unless it is needed; False then.
+
+        An entry that restores it writes its manifest anew (`hold`). So a deletion that was decided on before that,
+        however late it lands, does not: it compares the manifest that it saw. `needed` is asked in between.
+        """
+        prefix, manifest = self._keys.snapshot(name), self._keys.snapshot(name) + _MANIFEST
+        found = await self._etcd.get(manifest)
+        if needed(name):
+            return False
+        result = await self._etcd.txn(
+            [*fence.compares(self._keys), cmp_mod(manifest, 0 if found is None else found.mod_revision)],
+            [op_delete(prefix, end=prefix_end(prefix))],
+            [op_get(manifest), op_get(self._keys.leader), op_get(self._keys.epoch)],
+            timeout_s=10.0,
+            repeatable=True,
+        )
+        if not result.succeeded:
+            now, leader, epoch = (result.range(position).first for position in range(3))
+            if not fence.holds(leader, epoch):
+                raise LeadershipLost(f"term {fence.term} is over")
+            if now is not None:
+                return False
+            # an earlier copy has deleted it
         self.verified.discard(name)
+        return True
+
+    async def hold(self, name: str) -> tuple[Compare, Op]:
+        """What the commit of an entry that restores this snapshot must compare and write, so that it stays."""
+        key = self._keys.snapshot(name) + _MANIFEST
+        found = await self._etcd.get(key)
+        if found is None:
+            raise NotFound(f"snapshot {name} has just been deleted")
+        return cmp_mod(key, found.mod_revision), op_put(key, found.value)
 
     async def fragments(self, complete: set[str]) -> list[str]:
         """Names that have chunks but no manifest: what a dead leader left half written."""
@@ -216,7 +245,7 @@ class Snapshots:
         return sorted(names - complete)
 
     async def _fenced(self, fence: Fence, *ops: Op) -> None:
-        # A repeat puts the same bytes under a name that is this attempt's own, or deletes what is gone: harmless.
+        # A late copy puts the same bytes under a name that is this attempt's own: a fragment at worst, cleared away.
         result = await self._etcd.txn(fence.compares(self._keys), ops, timeout_s=10.0, repeatable=True)
         if not result.succeeded:
             raise LeadershipLost(f"term {fence.term} is over")

@@ -24,6 +24,10 @@ NOUNS: dict[str, str] = {
     "scene": "Save and apply scenes: named sets of node documents.",
     "config": "Check, compare and apply the inventory.",
     "master": "Show masters; switch over, pause and resume takeover.",
+    "state": "Read the application's documents.",
+    "command": "Send any command of the application.",
+    "command-id": "Print an id with which a script may repeat a command.",
+    "snapshot": "Save, list, show, restore and delete snapshots.",
     "history": "Show which command changed what, by whom and when.",
     "demo": "Run a whole cluster on this PC and watch it survive.",
     "dev": "Start and stop a cluster on this PC for development.",
@@ -36,16 +40,20 @@ _HOISTED = {
 }  # fmt: skip
 
 
+def _module(command: str) -> str:
+    return f"nodectl.commands.{command.replace('-', '_')}"
+
+
 class LazyGroup(TyperGroup):
     """Loads a command's module when that command is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name in NOUNS if importlib.util.find_spec(f"nodectl.commands.{name}") is not None]
+        return [name for name in NOUNS if importlib.util.find_spec(_module(name)) is not None]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.list_commands(ctx):
             return None
-        module = importlib.import_module(f"nodectl.commands.{cmd_name}")
+        module = importlib.import_module(_module(cmd_name))
         command = typer.main.get_command(module.app)
         command.name = cmd_name
         return command

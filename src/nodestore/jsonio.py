@@ -23,7 +23,7 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 def loads(raw: bytes | str, where: str = "value") -> Json:
     """The value in `raw`; Garbage, naming `where`, when it is not JSON."""
     try:
-        return from_json(raw)
+        return from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise Garbage(f"{where} is not JSON: {error}") from None
 
@@ -34,8 +34,12 @@ def dumps(value: Json) -> bytes:
 
 
 def canonical(value: Json) -> bytes:
-    """The one spelling of a value: sorted keys, no spaces."""
-    return _CANONICAL.encode(value).encode("utf-8", "surrogatepass")
+    """The one spelling of a value: sorted keys, no spaces. Garbage when it holds an infinite number: 1e999 is read as
+    one, and has no spelling."""
+    try:
+        return _CANONICAL.encode(value).encode("utf-8", "surrogatepass")
+    except ValueError as error:
+        raise Garbage(f"not JSON: {error}") from None
 
 
 def digest(value: Json) -> str:

@@ -53,7 +53,7 @@ class Lease:
     async def keep(self) -> NoReturn:
         """Keep it alive until cancelled; LeaseLost once it is gone, or may be."""
         stream: Stream | None = None
-        last = "never tried"
+        last = "not even tried: this process was held up"
         try:
             while (left_s := self.left_s) > 0:
                 try:
@@ -72,7 +72,7 @@ class Lease:
                     await asyncio.sleep(max(0.0, min(_RETRY_S, self.left_s)))
                 else:
                     await asyncio.sleep(max(0.0, min(self.ttl_s / 3, self.left_s)))
-            raise LeaseLost(f"no good keepalive within its {self.ttl_s:g} s; last {last}")
+            raise LeaseLost(f"no good keepalive within its {self.ttl_s:g} s: {last}")
         finally:
             if stream is not None:
                 await stream.close()

@@ -27,7 +27,7 @@ class Model(BaseModel):
 class Stored(Model):
     """A value under a key of ours."""
 
-    v: int = Field(default=SCHEMA_VERSION, description="schema version (major)")
+    v: int = Field(default=SCHEMA_VERSION, strict=True, description="schema version (major)")
 
     @model_validator(mode="before")
     @classmethod

@@ -140,8 +140,9 @@ async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
 async def _one_stream(
     etcd: Etcd, start: str, end: bytes, wanted: int, progress_s: float, silence_s: float
 ) -> AsyncGenerator[Changes, None]:
-    # One revision earlier than wanted: etcd gives no sign of progress to a watch that begins in the future, so on an idle
-    # store, where nothing is written after the listing, every watch would look silent. What comes twice is left out.
+    # One revision earlier than wanted: etcd gives no sign of progress to a watch that begins in the future, so on an
+    # idle store, where nothing is written after the listing, every watch would look silent. What comes twice is left
+    # out.
     create = pb.WatchCreateRequest(
         key=start.encode(), range_end=end, start_revision=max(1, wanted - 1), progress_notify=True, fragment=True
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
+from nodectl.client.archive import Archive
 from nodectl.client.backoff import pause_s
 from nodectl.client.cluster_store import ClusterStore
 from nodectl.client.discovery import Discovery, EtcdDiscovery, HttpDiscovery
@@ -28,7 +29,7 @@ from nodectl.client.requests import Requests
 from nodectl.client.state import ConnectionState, State
 from nodectl.client.wire import CommandResult, ConfigView, Consistency, NodeChanges, SwitchoverView
 from nodectl.endpoints import parse_endpoints
-from nodestore.errors import Conflict, Invalid, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.errors import Conflict, Invalid, NodectlError, OutcomeUnknown, TooOld, Unavailable
 from nodestore.jsonio import loads
 from nodestore.keys import Keys
 from nodestore.models import ConfigRecord, Inventory
@@ -43,7 +44,7 @@ COMMAND_S = 30.0
 LOST_AFTER_S = 30.0
 
 
-class Client(Reads):
+class Client(Reads, Archive):
     """Use as `async with Client(endpoints, cluster=...) as client:`. One event loop, any number of tasks.
 
     `endpoints`: `host:port` of etcd members (then `cluster` is needed), or `http://host:port` of masterds.
@@ -241,6 +242,56 @@ class Client(Reads):
         if consistency == "local":
             return await self._requests.to_any(path, params=query, timeout_s=timeout_s)
         return await self._requests.to_leader("GET", path, params=query, timeout_s=timeout_s)
+
+    async def change(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON answer of a request that changes something. OutcomeUnknown when it may have been received and its
+        answer was lost: it is not repeated."""
+        return await self._requests.to_leader(
+            method, path, body=encode(dict(body)), timeout_s=self._read_timeout_s, repeatable=False
+        )
+
+    async def journal(self, after: int | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Each command after index `after` (None: from now on), in order, none twice and none left out, for ever,
+        through changes of leader. TooOld when the journal is no longer kept from there: read the state anew."""
+        failures = 0
+        while True:
+            leader = await self._leader_patiently()
+            position = int((await self.get("/v1/leader"))["index"]) if after is None else after
+            after = position
+            try:
+                url = f"{leader.url}/v1/events?after={position}"
+                async with contextlib.aclosing(events(self._http.session, url)) as stream:
+                    async for name, data in stream:
+                        told = loads(data, "event")
+                        if name == "gone":
+                            raise TooOld(str(told.get("detail")))
+                        if name == "command" and told["index"] == after + 1:
+                            after, failures = told["index"], 0
+                            yield told
+            except (Broken, Unavailable) as error:
+                log.debug("the journal's stream resumes at %d: %s", after, error)
+                self._leadership.suspect()
+            failures += 1
+            await asyncio.sleep(pause_s(failures))
+
+    async def live(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Who is there: `leader`, `masters`, `paused` and `nodes`, first as they are, then what changes; unnumbered.
+
+        Each item is (event, {event: [what changed], "gone": [names]}). After each break all come again.
+        """
+        failures = 0
+        while True:
+            leader = await self._leader_patiently()
+            try:
+                async with contextlib.aclosing(events(self._http.session, f"{leader.url}/v1/live")) as stream:
+                    async for name, data in stream:
+                        yield name, loads(data, "event")
+                        failures = 0
+            except (Broken, Unavailable) as error:
+                log.debug("the live stream resumes: %s", error)
+                self._leadership.suspect()
+            failures += 1
+            await asyncio.sleep(pause_s(failures))
 
     async def watch_nodes(self) -> AsyncIterator[NodeChanges]:
         """All nodes, then those that change, for ever; through changes of leader. After each break all come again."""

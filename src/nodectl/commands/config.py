@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nodectl.commands.node import WAIT_S, TimeoutOption
-from nodectl.output import Format, Output, OutputOption
+from nodectl.output import Format, Output, OutputOption, Table
 from nodectl.session import wait_until, with_client
 from nodestore.errors import Conflict, NotFound, Refused
 
@@ -161,3 +161,50 @@ async def wait_for_adoption(client: Client, version: int, timeout_s: float, out:
         return None if adopted["version"] >= version else f"version {adopted['version']} is still in force"
 
     await wait_until(missing, f"version {version} is adopted", timeout_s, out)
+
+
+@app.command("history")
+def history(context: typer.Context, output: OutputOption = Format.table) -> None:
+    """List the configurations that were applied, newest first."""
+
+    async def work(client: Client) -> list[dict[str, Any]]:
+        return await client.config_history()
+
+    found = with_client(context, work)
+
+    def tables() -> list[Table]:
+        from nodectl.present import moment
+
+        table = Table(("VERSION", "TIME", "ACTOR", "NODES", "MASTERS"))
+        for record in found:
+            inventory = record.get("inventory") or {}
+            table.add(
+                str(record.get("version") or "?"), moment(record.get("time") or 0), str(record.get("actor") or ""),
+                str(len(inventory.get("nodes") or {})), str(len(inventory.get("masters") or {})),
+            )  # fmt: skip
+        return [table]
+
+    Output(output).show(found, tables=tables, names=lambda: [str(record.get("version")) for record in found])
+
+
+@app.command("rollback")
+def rollback(
+    context: typer.Context,
+    version: Annotated[int, typer.Argument(min=1, metavar="VERSION", help="From `config history`.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the leader has adopted it.")] = False,
+    timeout: TimeoutOption = WAIT_S,
+    output: OutputOption = Format.table,
+) -> None:
+    """Apply an earlier configuration again, as a new version."""
+    out = Output(output)
+
+    async def work(client: Client) -> dict[str, Any]:
+        made = await client.config_rollback(version)
+        if wait:
+            await wait_for_adoption(client, made, timeout, out)
+        return {"version": made, "rolled_back_to": version}
+
+    done = with_client(context, work)
+    out.show(done, tables=list, names=lambda: [str(done["version"])])
+    if output is Format.table:
+        out.note(f"version {version} is applied again, as version {done['version']}")

@@ -27,10 +27,16 @@ def history(
     ] = None,
     node: Annotated[str | None, typer.Option(metavar="NODE", help="Only what changed this node.")] = None,
     actor: Annotated[str | None, typer.Option(metavar="ACTOR", help="Only this actor's commands.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C; through changes of leader.")
+    ] = False,
     local: LocalOption = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Show which command changed what, by whom and when; newest first."""
+    """Show which command changed what, by whom and when; newest first, with --follow oldest first."""
+    if follow:
+        _follow(context, after, node, actor, output)
+        return
 
     async def work(client: Client) -> History:
         return await client.history(
@@ -67,3 +73,28 @@ def history(
     out.show(found, tables=tables, names=lambda: [str(entry["index"]) for entry in entries])
     if output is Format.table and (found["first_retained"] or 1) > 1:
         out.note(f"retained from index {found['first_retained']} on")
+
+
+def _follow(context: typer.Context, after: int | None, node: str | None, actor: str | None, output: Format) -> None:
+    """A line for each command: for people, or a JSON document a line for scripts."""
+
+    async def work(client: Client) -> None:
+        import sys
+
+        from nodectl.present import inline, moment
+        from nodestore.jsonio import dumps
+
+        async for told in client.journal(after):
+            if (actor is not None and told["actor"] != actor) or (
+                node is not None and node not in told.get("specs", {})
+            ):
+                continue
+            if output is Format.table:
+                line = f"{told['index']:>7}  {moment(told['time'])}  {told['actor']}  {told['name']}  "
+                line += inline(told.get("args") or {})
+            else:
+                line = str(told["index"]) if output is Format.name else dumps(told).decode()
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    with_client(context, work)
