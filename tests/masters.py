@@ -24,7 +24,7 @@ import aiohttp
 from masterd.builtin import BuiltinApp
 from masterd.derivation import Derivation
 from masterd.execution import Overlay
-from masterd.snapshots import Snapshots
+from masterd.snapshots import Snapshots, decode_image
 from masterd.state import State
 from masterd.views import all_views
 from nodestore.election import LeaderSeen, leader_seen
@@ -108,16 +108,26 @@ class History:
 
     puts: list[tuple[KV, Entry]] = field(default_factory=list)
     retained: list[Entry] = field(default_factory=list)
-    images: dict[str, dict[str, Document]] = field(default_factory=dict)
-    """Documents of the snapshots that entries restore."""
+    chunks: dict[str, bytes] = field(default_factory=dict)
+    """Of all snapshots, those that were deleted since too, by what follows their prefix."""
 
     def fold(self, up_to: int) -> State:
         """The state after index `up_to`, from all entries; those that do not follow are `_gaps_and_doubles`' affair."""
         state = State()
         for _, entry in self.puts:
             if entry.first == state.index + 1 and entry.last <= up_to:
-                state.apply(entry, self.images)
+                state.apply(entry, self.images(entry))
         return state
+
+    def images(self, entry: Entry) -> dict[str, dict[str, Document]]:
+        """The documents of the snapshots that the entry restores."""
+        names = {record.restore for record in entry.commands if record.restore is not None}
+        return {name: self._documents(name) for name in names}
+
+    def _documents(self, name: str) -> dict[str, Document]:
+        keys = sorted(key for key in self.chunks if key.startswith(f"{name}/") and not key.endswith("/manifest"))
+        image = decode_image([self.chunks[key] for key in keys], name)
+        return {path: doc.value for path, doc in image.documents.items()}
 
 
 class Masters:
@@ -288,14 +298,13 @@ class Masters:
         async with contextlib.aclosing(stream):
             async for changes in stream:
                 for event in changes.events:
+                    if event.value is not None and event.key.startswith(self.keys.snapshots):
+                        history.chunks[event.key.removeprefix(self.keys.snapshots)] = event.value
                     if event.value is not None and event.key.startswith(self.keys.journal):
                         kv = KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
                         history.puts.append((kv, decode(Entry, event.value, event.key)))
                 if changes.events and changes.events[-1].mod_revision >= marker:
                     break
-        restores = {command.restore for _, entry in history.puts for command in entry.commands if command.restore}
-        snapshots = Snapshots(self.etcd, self.keys)
-        history.images = {name: await snapshots.documents_of(name) for name in restores}
         return history
 
     async def problems(self) -> list[str]:
@@ -385,7 +394,7 @@ class Masters:
             try:
                 for entry in history.retained:
                     if entry.first > loaded.index:
-                        loaded.apply(entry)
+                        loaded.apply(entry, history.images(entry))
             except Garbage as error:
                 wrong.append(f"snapshot {name}: {error}")
             if _essence(loaded) != _essence(state):

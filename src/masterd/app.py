@@ -7,6 +7,7 @@ and runs on the leader alone. What is stored is the documents it wrote, so repli
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -81,14 +82,30 @@ class Application(Protocol):
 
 
 def load_application(name: str) -> Application:
-    """The application that an installed package offers under `name` in the group `nodectl.apps`."""
-    found = {entry.name: entry for entry in entry_points(group="nodectl.apps")}
-    if name not in found:
-        raise Invalid(f"no application {name!r} is installed; there are: {_listing(found)}")
-    application = found[name].load()()
+    """The application that an installed package offers under `name` in the group `nodectl.apps`, or, for one that is
+    not installed, the class at `module:Class`. Invalid when there is none or it is not an application."""
+    if ":" in name:
+        found, where = _import(name), name
+    else:
+        offered = {entry.name: entry for entry in entry_points(group="nodectl.apps")}
+        if name not in offered:
+            raise Invalid(f"no application {name!r} is installed; there are: {_listing(offered)}")
+        found, where = offered[name].load(), f"{name!r} ({offered[name].value})"
+    try:
+        application = found()
+    except Exception as error:
+        raise Invalid(f"application {where} cannot be made: {error!r}") from error
     if not isinstance(application, Application):
-        raise Invalid(f"application {name!r} ({found[name].value}) lacks name, commands() or desired()")
+        raise Invalid(f"application {where} lacks name, commands() or desired()")
     return application
+
+
+def _import(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise Invalid(f"there is no application at {place}: {error}") from None
 
 
 def _listing(names: Iterable[str]) -> str:

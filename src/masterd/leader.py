@@ -128,8 +128,10 @@ class Leader:
     async def confirm(self) -> None:
         """Return once memory holds everything that was committed before this call, the term being ours still."""
         self._check_open()
+        begun = time.monotonic()
         index = await self._confirmation.confirm()
         await self._replica.wait_for(index, 5.0)
+        self._replica.heard = max(self._replica.heard, begun)
 
     def close_for_handover(self) -> None:
         """Take no more commands; those that wait are finished."""

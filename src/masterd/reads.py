@@ -24,6 +24,8 @@ async def leader(master: Master, _: web.Request) -> Json:
     seen = master.board.leader
     if seen.record is None:
         raise Unavailable("nobody leads just now")
+    if master.leader is not None and seen.revision < master.leader.fence.term.revision:
+        raise Unavailable(f"{master.me.id} has just taken over; ask again in a moment")  # our watch lags behind
     record = seen.record
     epoch = master.leader.fence.term.epoch if master.leader is not None else master.board.epoch
     return {

@@ -127,8 +127,9 @@ class Replica:
             self._grew.notify_all()
 
     def recent_after(self, index: int) -> list[Entry] | None:
-        """The entries beyond `index` from memory; None when memory does not reach back that far."""
-        if not self._recent or self._recent[0][0].first > index + 1:
+        """The entries beyond `index`, up to where the state is, from memory; None when memory does not hold them all:
+        it does not reach back that far, or the state has since come from a snapshot."""
+        if not self._recent or self._recent[0][0].first > index + 1 or self._recent[-1][0].last != self.index:
             return None
         return [entry for entry, _ in self._recent if entry.last > index]
 

@@ -52,7 +52,9 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     parser.option("advertise", str, default="", meta="URL", text="where others reach it (default: from --listen)")
     parser.option("host", str, default="", meta="NAME", text="this PC's name (default: its host name)")
     parser.option("priority", options.whole(0, 100), default="0", meta="0-100", text="higher ones take over first")
-    parser.option("app", str, default="wall", meta="NAME", text="the application, an entry point of nodectl.apps")
+    parser.option(
+        "app", str, default="wall", meta="NAME", text="the application: an entry point of nodectl.apps, or module:Class"
+    )
     parser.option(
         "max-txn-ops", options.whole(16, 100_000), default="128", meta="N",
         text="etcd's --max-txn-ops, the least of all members (default: etcd's own, %(default)s)",

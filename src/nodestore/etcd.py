@@ -29,7 +29,8 @@ from nodestore.errors import (
     TooLarge,
     Unavailable,
 )
-from nodestore.etcd_rpc import Endpoint, Fault, Metadata, RpcFailed, RpcStream, credentials_of, error_of
+from nodestore.etcd_rpc import Endpoint, Fault, Metadata, RpcFailed, credentials_of, error_of
+from nodestore.etcd_stream import BrokenStream, Stream
 from nodestore.etcd_types import (
     KV,
     Compare,
@@ -76,53 +77,6 @@ class _Repeat(Enum):
     FREELY = "nothing that matters: try again after any fault; the last answer counts"
     GUARDED = "nothing, by its own compares: try again, but what the last answer says of the first is unknown"
     NEVER = "harm: end with OutcomeUnknown at the first fault that leaves it open"
-
-
-class BrokenStream(Exception):
-    """A stream ended, was refused or fell silent; open another, elsewhere."""
-
-
-class Stream:
-    """A bidirectional stream to one endpoint. Any fault is BrokenStream, and the endpoint is left for the next."""
-
-    def __init__(self, etcd: Etcd, endpoint: Endpoint, rpc: RpcStream, token: str | None) -> None:
-        self._etcd, self._endpoint, self._rpc, self._token = etcd, endpoint, rpc, token
-        self.address = endpoint.address
-
-    async def send(self, message: Message, timeout_s: float) -> None:
-        """One sender at a time."""
-        try:
-            await self._rpc.send(message, timeout_s)
-        except RpcFailed as failed:
-            raise self._broken(failed) from None
-
-    async def receive(self, timeout_s: float) -> Any | None:
-        """The next message; None when there was none in time, which is no fault yet: receive again, or give up."""
-        try:
-            return await self._rpc.receive(timeout_s)
-        except RpcFailed as failed:
-            raise self._broken(failed) from None
-
-    def silent(self) -> BrokenStream:
-        """Give up on the endpoint, because nothing came where something should have."""
-        self._etcd.leave(self._endpoint)
-        return BrokenStream(f"{self.address}: silent")
-
-    def token_refused(self) -> None:
-        """The store said, in an answer, that this stream's token is no longer good. Denied when there can be none."""
-        self._etcd.forget(self._token)
-        if self._etcd.settings.user is None:
-            raise Denied("etcd asks for a user and password")
-
-    def _broken(self, failed: RpcFailed) -> BrokenStream:
-        if failed.fault is Fault.TOKEN:
-            self._etcd.forget(self._token)
-        else:
-            self._etcd.leave(self._endpoint)
-        return BrokenStream(str(failed))
-
-    async def close(self) -> None:
-        await self._rpc.close()
 
 
 class Etcd:

@@ -69,7 +69,7 @@ class RpcFailed(Exception):
 
 
 # Never proposed: the channel had no connection; or etcd refused before raft (an interceptor, a queue that is full).
-_NOT_SENT = ("failed to connect", "DNS resolution failed", "Name resolution", "empty address list")
+_NOT_SENT = ("failed to connect", "errors resolving", "DNS resolution failed", "Name resolution", "empty address list")
 _NOT_PROPOSED = ("etcdserver: no leader", "etcdserver: too many requests", "not supported for learner")
 _BAD_TOKEN = ("auth token", "user name is empty", "revision of auth store is old")
 _AMBIGUOUS = (
@@ -88,6 +88,8 @@ def fault_of(code: StatusCode, details: str) -> Fault:
         return Fault.NOT_SENT
     if code is StatusCode.UNAVAILABLE and details.startswith(_NOT_SENT):
         return Fault.NOT_SENT
+    if code is StatusCode.UNIMPLEMENTED:
+        return Fault.NOT_SENT  # something else listens there
     if code is StatusCode.UNAUTHENTICATED or any(text in details for text in _BAD_TOKEN):
         return Fault.TOKEN
     if code is StatusCode.RESOURCE_EXHAUSTED and "eceived message larger than max" in details:

@@ -24,7 +24,7 @@ from nodestore.errors import NodectlError, OutcomeUnknown
 from nodestore.etcd import KV, Compare, Etcd, EtcdSettings, Op, TxnResult
 from nodestore.jsonio import loads
 from nodestore.keys import Keys
-from nodestore.models import ConfigRecord, Entry, Inventory, decode
+from nodestore.models import ConfigRecord, Desired, Entry, Inventory, decode
 from tests.etcd_cluster import EtcdCluster
 from tests.faults.proxy import Mode, Proxy
 from tests.toy_app import ToyApp, inventory
@@ -226,3 +226,22 @@ async def _serving(leader: Leader, running: asyncio.Task[None]) -> None:
     if running in done:
         await running
     assert done, "the leader does not begin to serve"
+
+
+def session(cluster: EtcdCluster) -> Etcd:
+    return Etcd(EtcdSettings(cluster.endpoints))
+
+
+async def desired(etcd: Etcd, keys: Keys) -> dict[str, tuple[Desired, KV]]:
+    """The nodes' desired documents, and the keys they are in."""
+    found = (await etcd.range(keys.desired)).kvs
+    return {kv.key.removeprefix(keys.desired): (decode(Desired, kv.value, kv.key), kv) for kv in found}
+
+
+async def shown(etcd: Etcd, keys: Keys, documents: dict[str, Any]) -> None:
+    """Until the nodes must be so."""
+
+    async def so() -> bool:
+        return {node: wanted.spec.document for node, (wanted, _) in (await desired(etcd, keys)).items()} == documents
+
+    await eventually(so, f"the nodes must be {documents}")

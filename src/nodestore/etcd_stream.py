@@ -1,0 +1,60 @@
+"""A stream of the session: what breaks it also makes the session leave the endpoint, or get another token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+
+from nodestore.errors import Denied
+from nodestore.etcd_rpc import Endpoint, Fault, RpcFailed, RpcStream
+
+if TYPE_CHECKING:
+    from nodestore.etcd import Etcd
+
+
+class BrokenStream(Exception):
+    """A stream ended, was refused or fell silent; open another, elsewhere."""
+
+
+class Stream:
+    """A bidirectional stream to one endpoint. Any fault is BrokenStream, and the endpoint is left for the next."""
+
+    def __init__(self, etcd: Etcd, endpoint: Endpoint, rpc: RpcStream, token: str | None) -> None:
+        self._etcd, self._endpoint, self._rpc, self._token = etcd, endpoint, rpc, token
+        self.address = endpoint.address
+
+    async def send(self, message: Message, timeout_s: float) -> None:
+        """One sender at a time."""
+        try:
+            await self._rpc.send(message, timeout_s)
+        except RpcFailed as failed:
+            raise self._broken(failed) from None
+
+    async def receive(self, timeout_s: float) -> Any | None:
+        """The next message; None when there was none in time, which is no fault yet: receive again, or give up."""
+        try:
+            return await self._rpc.receive(timeout_s)
+        except RpcFailed as failed:
+            raise self._broken(failed) from None
+
+    def silent(self) -> BrokenStream:
+        """Give up on the endpoint, because nothing came where something should have."""
+        self._etcd.leave(self._endpoint)
+        return BrokenStream(f"{self.address}: silent")
+
+    def token_refused(self) -> None:
+        """The store said, in an answer, that this stream's token is no longer good. Denied when there can be none."""
+        self._etcd.forget(self._token)
+        if self._etcd.settings.user is None:
+            raise Denied("etcd asks for a user and password")
+
+    def _broken(self, failed: RpcFailed) -> BrokenStream:
+        if failed.fault is Fault.TOKEN:
+            self._etcd.forget(self._token)
+        else:
+            self._etcd.leave(self._endpoint)
+        return BrokenStream(str(failed))
+
+    async def close(self) -> None:
+        await self._rpc.close()
