@@ -1,10 +1,13 @@
-"""Files in a node's work directory: written whole or not at all, and gone at any moment."""
+"""A node's files: written whole or not at all, and gone at any moment."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 from pathlib import Path
+
+import psutil
 
 from nodestore.errors import Garbage
 from nodestore.models import Desired, decode
@@ -13,12 +16,18 @@ from nodestore.procs import replace_file
 FILE_BYTES_MAX = 8 << 20
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` so that a reader, or a power cut, sees the old file or the new one. OSError when it fails."""
+def write_atomic(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Write `content` so that a reader, or a power cut, sees the old file or the new one. OSError when it fails.
+
+    mode: the new file's; None: as the umask has it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with draft.open("wb") as file:
+        with draft.open("xb") as file:  # x: in a directory that others may write to, it follows no link of theirs
+            if mode is not None:
+                draft.chmod(mode)  # before there is anything in it to read
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -27,6 +36,15 @@ def write_atomic(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             draft.unlink()
         raise
+
+
+def _sweep(path: Path) -> None:
+    """Remove the drafts of processes that were killed while they wrote, and what has our draft's name."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        owner = draft.name.removeprefix(f".{path.name}.").removesuffix(".new")
+        if owner.isascii() and owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
 
 def read_bounded(path: Path) -> bytes | None:

@@ -18,7 +18,9 @@ import pytest
 
 from noded import drivers
 from noded.drivers import Actual, Context, Driver, DriverError
-from noded.drivers.exec import STDOUT_BYTES_MAX, ExecDriver
+from noded.drivers.command import STDOUT_BYTES_MAX
+from noded.drivers.exec import ExecDriver
+from noded.drivers.file import FileDriver
 from noded.drivers.process import ProcessDriver
 from nodestore.models import Spec
 
@@ -426,6 +428,7 @@ def test_drivers_come_from_entry_points() -> None:
     """Those shipped are found by name; an unknown one is refused with the list of those there are."""
     assert drivers.load("process") is ProcessDriver
     assert drivers.load("exec") is ExecDriver
-    with pytest.raises(DriverError, match=r"no driver named relay is installed \(installed: .*exec, process") as caught:
+    assert drivers.load("file") is FileDriver
+    with pytest.raises(DriverError, match=r"named relay is installed \(installed: .*exec, file, process") as caught:
         drivers.load("relay")
     assert not caught.value.retryable

@@ -117,8 +117,9 @@ def parse_settings(model: type[S], settings: dict[str, Any]) -> S:
         return model.model_validate(settings)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DriverError(f"driver setting {where}: {first['msg']}", retryable=False) from None
+        where = "".join(f" {part}" if at == 0 else f".{part}" for at, part in enumerate(first["loc"])) or "s"
+        message = first["msg"].removeprefix("Value error, ")
+        raise DriverError(f"driver setting{where}: {message}", retryable=False) from None
 
 
 def load(name: str) -> DriverFactory:

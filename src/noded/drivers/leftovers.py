@@ -38,7 +38,7 @@ async def end(context: Context) -> tuple[int, ...]:
 
     DriverError when one does not go: it hangs in the kernel, and its devices and files are not free.
     """
-    found = await asyncio.to_thread(_find, _common(context))
+    found = await find(context)
     for identity in found:
         await asyncio.to_thread(procs.kill_tree, identity)
     deadline = time.monotonic() + _GONE_TIMEOUT_S
@@ -47,6 +47,11 @@ async def end(context: Context) -> tuple[int, ...]:
             raise DriverError(f"a process left behind does not go though killed (pid {left[0]})")
         await asyncio.sleep(0.02)
     return tuple(identity.pid for identity in found)
+
+
+async def find(context: Context) -> list[procs.Identity]:
+    """All living processes with this node's marker."""
+    return await asyncio.to_thread(_find, _common(context))
 
 
 def _find(common: str) -> list[procs.Identity]:

@@ -5,21 +5,26 @@ atomically, before the program starts and on each change.
 
 When noded itself is killed: on Linux the kernel kills the program (PR_SET_PDEATHSIG), and what the program had started
 is ended by the next noded; on Windows a job object takes all of them along. On other systems the next noded ends all.
+
+With `health`, the program is also asked whether it does its work, and restarted when it does not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from noded import files
-from noded.drivers import Actual, Context, DriverError, Settings, leftovers, parse_settings
+from noded.drivers import Actual, Context, DriverError, Settings, command, leftovers, parse_settings
+from noded.drivers.command import Argv, EnvironmentName, Text
+from noded.drivers.health import Health, HealthSettings
 from noded.drivers.output import Output, how_it_ended
 from nodestore import jsonio, procs
 from nodestore.errors import NodectlError
@@ -28,17 +33,13 @@ from nodestore.models import Spec
 _OUTPUT_WAIT_S = 0.2
 _GRACE_S = 5.0
 
-Text = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=32_000)]
-EnvironmentName = Annotated[str, Field(pattern=r"^[^\x00=]+$", max_length=1_000)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
 
 
 class ProcessSettings(Settings):
     """The settings of the driver in an inventory."""
 
-    argv: tuple[Text, ...] = Field(
-        min_length=1, max_length=1_000, description='program and arguments; "{python}" is the Python noded runs on'
-    )
+    argv: Argv = Field(description='program and arguments; "{python}" is the Python noded runs on')
     env: dict[EnvironmentName, Text] = Field(default_factory=dict, description="added to noded's own environment")
     cwd: Text = Field(default=".", description="working directory, relative to noded's work directory")
     grace_s: float = Field(default=_GRACE_S, ge=0, le=300, description="from asking it to stop until it is killed")
@@ -52,15 +53,18 @@ class ProcessSettings(Settings):
     )
     log_file: FileName | None = Field(default="program.log", description="its output, in noded's work directory")
     log_bytes_max: int = Field(default=1 << 20, ge=4_096, le=1 << 30, description="then the file becomes <name>.1")
+    health: HealthSettings | None = Field(default=None, description="how it is asked whether it does its work")
 
 
 class _Run:
     """One run of the program, from its start to its end."""
 
-    def __init__(self, child: procs.Child, output: Output, cwd: Path) -> None:
+    def __init__(self, child: procs.Child, output: Output, cwd: Path, health: Health | None) -> None:
         self.child = child
         self.output = output
+        self.health = health
         self.exit_code: int | None = None
+        self._checks: asyncio.Task[None] | None = None
         self._cwd = cwd
         self._cwd_id = _identity(cwd)
 
@@ -69,9 +73,28 @@ class _Run:
         """Whether its working directory is no longer the one that is there by that name."""
         return _identity(self._cwd) != self._cwd_id
 
-    async def watch(self, context: Context) -> None:
+    @property
+    def sick(self) -> bool:
+        """Whether it runs, and has failed its checks."""
+        return self.exit_code is None and self.health is not None and self.health.sick
+
+    def begin(self, context: Context) -> None:
+        """Watch it, in the background."""
+        context.tasks.create_task(self._watch(context))
+        if self.health is not None:
+            self._checks = context.tasks.create_task(self.health.watch())
+
+    async def end_checks(self) -> None:
+        """Ask no more; a check that is under way is cut off."""
+        if self._checks is not None:
+            self._checks.cancel()
+            await asyncio.wait({self._checks})
+
+    async def _watch(self, context: Context) -> None:
         """Until it has ended; then noded is to look."""
         code = await self.child.wait()
+        if self._checks is not None:
+            self._checks.cancel()
         await asyncio.to_thread(self.output.join, _OUTPUT_WAIT_S)  # the last line says why
         self.exit_code = code
         context.wake()
@@ -115,6 +138,15 @@ class ProcessDriver:
             said = run.output.last_line
             ended = f"the program {how_it_ended(run.exit_code)}"
             return Actual(state, f"{ended}: {said}" if said else ended, failed=True)
+        if run.health is not None:
+            health = run.health
+            state["health"] = health.state
+            if health.error:
+                state["health_error"] = health.error
+            # a restart has not helped before the program was healthy again, however long it runs
+            self.settle_s = self._settings.settle_s if health.state == "healthy" else math.inf
+            if run.sick:
+                return Actual(state, f"the program is unhealthy: {health.error}", failed=True)
         return Actual(state, self._drift(run, self._settings))
 
     def _drift(self, run: _Run, settings: ProcessSettings) -> str | None:
@@ -137,6 +169,7 @@ class ProcessDriver:
         keep = (
             run is not None
             and run.exit_code is None
+            and not run.sick
             and not run.lost_cwd
             and settings == self._settings
             and not (changed and settings.on_change == "restart")
@@ -162,6 +195,7 @@ class ProcessDriver:
         """End the program with all it has started, and whatever an earlier noded has left."""
         run = self._run
         if run is not None:
+            await run.end_checks()
             try:
                 self._exit_code = await run.child.stop(self._settings.grace_s if self._settings else _GRACE_S)
             except NodectlError as error:
@@ -170,34 +204,34 @@ class ProcessDriver:
         await leftovers.end(self._context)
 
     async def _start(self, settings: ProcessSettings) -> None:
-        cwd = self._context.work_dir / settings.cwd
-        argv = [sys.executable if part == "{python}" else part for part in settings.argv]
         log = None if settings.log_file is None else self._context.work_dir / settings.log_file
         output = Output(log, settings.log_bytes_max)
+        cwd = command.made_directory(self._context, settings.cwd)
+        environment = command.environment(
+            self._context, {**settings.env, "NODECTL_DOCUMENT": str(self._path(settings))}
+        )
         try:
-            if not Path(settings.cwd).is_absolute():
-                cwd.mkdir(parents=True, exist_ok=True)
             pipe = output.open()
             try:
                 child = await procs.spawn(
-                    argv, cwd=cwd, env=self._environment(settings), stdout=pipe, die_with_parent=True
+                    command.resolved(settings.argv), cwd=cwd, env=environment, stdout=pipe, die_with_parent=True
                 )
             finally:
                 os.close(pipe)
         except (NodectlError, OSError) as error:
             raise DriverError(str(error)) from None
         self._starts += 1
-        self._run = _Run(child, output, cwd)
-        self._context.tasks.create_task(self._run.watch(self._context))
+        self._run = _Run(child, output, cwd, self._health(settings, cwd, environment))
+        self._run.begin(self._context)
 
-    def _environment(self, settings: ProcessSettings) -> dict[str, str]:
-        return {
-            **os.environ,
-            **settings.env,
-            "NODECTL_NODE": self._context.node,
-            "NODECTL_DOCUMENT": str(self._path(settings)),
-            leftovers.VARIABLE: leftovers.marker(self._context),
-        }
+    def _health(self, settings: ProcessSettings, cwd: Path, environment: dict[str, str]) -> Health | None:
+        if settings.health is None:
+            return None
+
+        async def run(argv: Sequence[str], timeout_s: float) -> command.Finished:
+            return await command.run(argv, cwd=cwd, env=environment, timeout_s=timeout_s)
+
+        return Health(settings.health, run, self._context.wake)
 
     def _path(self, settings: ProcessSettings) -> Path:
         return self._context.work_dir / settings.document_file

@@ -1,0 +1,84 @@
+"""`python -m noded.drivers.conformance NAME --settings '{...}'`: one line a rule; exit code 0 when all hold."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import faulthandler
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from noded import drivers
+from noded.drivers import DriverError, DriverFactory
+from noded.drivers.conformance import Limits, Result, examine
+from nodestore import procs
+from nodestore.models import Spec
+
+_SHOWN = {"ok": "ok     ", "failed": "FAILED ", "skipped": "skipped"}
+_HANG_S = 1_200.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 all rules hold, 1 one does not, 2 the arguments are wrong."""
+    procs.utf8_stdio()
+    options = _options(arguments)
+    try:
+        factory = _load(options.driver)
+    except DriverError as error:
+        sys.stderr.write(f"conformance: {error.message}\n")
+        return 2
+    specs = [Spec(driver=options.driver, settings=options.settings, document=options.document)]
+    if options.then_settings is not None or options.then_document is not None:
+        then = {"settings": options.then_settings, "document": options.then_document}
+        specs.append(specs[0].model_copy(update={name: value for name, value in then.items() if value is not None}))
+    results = asyncio.run(examine(factory, specs, limits=Limits(call_s=options.limit), told=_tell))
+    return 1 if any(result.verdict == "failed" for result in results) else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m noded.drivers.conformance",
+        description="Does a driver keep its contract? It really does what the settings and the document say.",
+    )
+    parser.add_argument("driver", metavar="NAME", help="an installed driver's name, or module:Class")
+    parser.add_argument("--settings", type=_object, default={}, metavar="JSON", help="the driver's settings")
+    parser.add_argument("--document", type=_object, default={}, metavar="JSON", help="the node's document")
+    parser.add_argument("--then-settings", type=_object, metavar="JSON", help="settings to change to and back from")
+    parser.add_argument("--then-document", type=_object, metavar="JSON", help="a document to change to and back from")
+    parser.add_argument(
+        "--limit", type=float, default=Limits.call_s, metavar="SECONDS", help="for each call (default: %(default)g)"
+    )
+    return parser.parse_args(arguments)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return value
+
+
+def _load(name: str) -> DriverFactory:
+    if ":" not in name:
+        return drivers.load(name)
+    try:
+        factory: DriverFactory = EntryPoint(name, name, drivers.GROUP).load()
+    except Exception as error:  # noqa: BLE001 - importing a stranger's module can raise anything
+        raise DriverError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from None
+    return factory
+
+
+def _tell(result: Result) -> None:
+    sys.stdout.write(f"{_SHOWN[result.verdict]}  {result.check}{': ' if result.detail else ''}{result.detail}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(_HANG_S, exit=True)  # the author of a driver that blocks wants to see where
+    sys.exit(main())

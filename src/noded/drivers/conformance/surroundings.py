@@ -1,0 +1,91 @@
+"""What surrounds a driver under trial: what it leaves behind there, and what the event loop has to say."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from noded.drivers import Context, leftovers
+
+POLL_S = 0.02
+
+
+class Nonconformance(AssertionError):
+    """The driver breaks its contract; the message says how, in one sentence."""
+
+
+@contextmanager
+def no_complaints() -> Iterator[None]:
+    """Nonconformance when the event loop has something to complain of, such as an exception that nobody took."""
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    complaints: list[str] = []
+
+    def complain(_: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
+        error = told.get("exception")
+        complaints.append(told["message"] + (f" ({named(error)})" if error is not None else ""))
+
+    loop.set_exception_handler(complain)
+    try:
+        yield
+        gc.collect()  # then a task complains whose exception nobody took
+        if complaints:
+            raise Nonconformance(f"the event loop complains: {complaints[0]}")
+    finally:
+        loop.set_exception_handler(before)
+
+
+class Surroundings:
+    """The tasks, threads and child processes that were there before."""
+
+    def __init__(self) -> None:
+        self._tasks = asyncio.all_tasks()
+        self._threads = set(threading.enumerate())
+        self._children = set(_children())
+
+    async def gone(self, context: Context, timeout_s: float) -> None:
+        """Until nothing has been added to them; Nonconformance when something still is after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while left := self._tasks_left() or self._threads_left() or await self._processes_left(context):
+            if time.monotonic() > deadline:
+                for task in asyncio.all_tasks() - self._tasks - {asyncio.current_task()}:
+                    task.cancel()  # or the instance's task group would wait for it for ever
+                raise Nonconformance(f"after stop there is left {left}")
+            await asyncio.sleep(POLL_S)
+
+    def _tasks_left(self) -> str:
+        left = asyncio.all_tasks() - self._tasks - {asyncio.current_task()}
+        return f"the task {left.pop().get_coro()!r}" if left else ""
+
+    def _threads_left(self) -> str:
+        left = [thread for thread in threading.enumerate() if thread not in self._threads]
+        left = [thread for thread in left if not thread.name.startswith("asyncio")]  # the event loop's own pool
+        return f"the thread {left[0].name!r}" if left else ""
+
+    async def _processes_left(self, context: Context) -> str:
+        pids = [process.pid for process in _children() if process not in self._children]
+        pids += [identity.pid for identity in await leftovers.find(context)]
+        return f"the process {pids[0]}" if pids else ""
+
+
+def _children() -> list[psutil.Process]:
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if _runs(process)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
