@@ -69,6 +69,7 @@ class _Attempt:
 
     leader: Leader
     task: asyncio.Task[None] | None = None
+    begun: bool = False
     superseded: bool = False
 
 
@@ -101,7 +102,8 @@ class Pipeline:
             raise Unavailable("the client is closed")
         if self._slots.locked():
             try:
-                await asyncio.wait_for(self._slots.acquire(), timeout_s)
+                async with asyncio.timeout(timeout_s):  # wait_for can lose a cancellation on Python 3.11
+                    await self._slots.acquire()
             except TimeoutError:
                 raise Unavailable(f"{WAITING_MAX} commands were waiting before this one; it was not sent") from None
         else:
@@ -253,8 +255,18 @@ class Pipeline:
         self._attempts.add(attempt)
         self._exclusive = batch[0].suspect
         attempt.task = asyncio.create_task(self._send(attempt, batch))
+        attempt.task.add_done_callback(lambda _: self._ended(attempt, batch))
+
+    def _ended(self, attempt: _Attempt, batch: list[Pending]) -> None:
+        """Not in a `finally` of the task: one that is cancelled before its first step never reaches it."""
+        self._attempts.discard(attempt)
+        self._exclusive = False
+        if not attempt.begun:
+            self._requeue(batch)
+        self._wake.set()
 
     async def _send(self, attempt: _Attempt, batch: list[Pending]) -> None:
+        attempt.begun = True
         leader = attempt.leader
         body = b'{"commands":[' + b",".join([pending.encoded() for pending in batch]) + b"]}"
         received_before = [pending.maybe_received for pending in batch]
@@ -278,9 +290,6 @@ class Pipeline:
             self._problem(batch, leader, error)
         finally:
             slow.cancel()
-            self._attempts.discard(attempt)
-            self._exclusive = False
-            self._wake.set()
 
     def _answered(self, batch: list[Pending], answer: Any, leader: Leader) -> None:
         try:
