@@ -242,12 +242,23 @@ class Master:
             try:
                 index = self.replica.index
                 written = await self._put(lease, revision)
+                if written is None:
+                    revision = await self._unless_usurped()
+                    continue
             except (Unavailable, OutcomeUnknown) as error:
                 log.debug("candidacy not refreshed: %s", error)
                 continue
-            if written is None:
-                raise Usurped(f"another process has taken the name {self.me.id}: this one ends")
             revision, said = written, index
+
+    async def _unless_usurped(self) -> int:
+        """Our candidacy is not as we wrote it. Absent, its lease has run out in etcd, which `keep` will find, or the
+        next put; only another process's own words mean that it has our name. The revision to put over next."""
+        key = self.keys.candidate(self.me.id)
+        found = await self.etcd.get(key)
+        other = None if found is None else _readable(found.value, key)
+        if other is not None and other.nonce != self.me.nonce:
+            raise Usurped(f"another process has taken the name {self.me.id}: this one ends")
+        return 0 if found is None else found.mod_revision
 
 
 def _readable(value: bytes, key: str) -> Candidate | None:

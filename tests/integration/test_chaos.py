@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from nodectl import Client
@@ -128,9 +129,14 @@ async def _judge(cluster: DevCluster, etcd: Etcd, record: Record) -> None:
 
 
 async def _masters_agree(cluster: DevCluster) -> None:
-    """Every master, the standbys too, has the same documents in memory."""
-    seen = []
-    for url in cluster.master_urls.values():
-        async with Client(url) as client:
-            seen.append(await client.documents("", consistency="local"))
-    assert all(view == seen[0] for view in seen)
+    """Every master, the standbys too, comes to have the same documents in memory; asked itself, not through another."""
+
+    async def agree() -> bool:
+        seen = []
+        async with aiohttp.ClientSession() as session:
+            for url in cluster.master_urls.values():
+                async with session.get(f"{url}/v1/documents", params={"consistency": "local"}) as answer:
+                    seen.append(await answer.json())
+        return all(view == seen[0] for view in seen)
+
+    await eventually(agree, "all masters have the same state", timeout_s=_RECOVERY_S)

@@ -150,3 +150,19 @@ async def test_damage_is_seen(etcd_one: EtcdCluster, keys: Keys) -> None:
 
 async def _right(masters: Masters) -> bool:
     return await masters.problems() == []
+
+
+async def test_a_candidacy_that_vanished_is_put_again(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Its lease may have run out in etcd before we know: that nobody has our name is no reason to end."""
+    async with Masters(etcd_one, keys) as masters:
+        await masters.configure(INVENTORY)
+        masters.start("m1")
+        await masters.serves("m1")
+        await masters.etcd.delete(keys.candidate("m1"))
+        await masters.command("node.set", node="n1", values={"x": 1})
+
+        async def back() -> bool:
+            assert masters.running["m1"].ended is None, masters.running["m1"].said()
+            return await masters.etcd.get(keys.candidate("m1")) is not None
+
+        await eventually(back, "the candidacy is there again")

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 NODE, CLUSTER = "n1", "conformance"
 _BEAT_S = 0.02
-_REST_S = 0.3
+_REST_S = 0.6
 
 
 @dataclass(frozen=True)
