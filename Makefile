@@ -37,7 +37,7 @@ demo: $(STAMP)  ## a whole cluster on this machine; its master is killed before 
 	$(BIN)/nodectl demo
 
 test: $(STAMP)  ## unit and integration tests, the latter on a real etcd
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)  ## style, types, who imports whom
 	$(BIN)/ruff check .
