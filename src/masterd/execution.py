@@ -118,7 +118,6 @@ class Batch:
     restored: dict[str, Document | None] = field(default_factory=dict)
     """Documents that a restore changes: they are in no record, but in the views."""
     _ids: dict[str, Outcome] = field(default_factory=dict)
-    _config: ConfigRecord | None = None
 
     def __post_init__(self) -> None:
         self.now = max(self.now, self.state.time)

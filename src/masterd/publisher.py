@@ -33,8 +33,8 @@ class Publisher:
     async def finish(self, applied_kv: KV | None, state: State, derivation: Derivation, room: Room) -> None:
         """At the start of a term: finish what a predecessor left half done, and, in a new epoch, order anew.
 
-        Which keys are behind is found by comparing them all with the state: right after any number of crashes, after
-        a restore, and for views that somebody else meddled with while nobody led.
+        Which keys are behind is found by comparing them all with the state: right after any number of crashes and
+        after a restore. Where `applied` says that the views are complete, they are not looked at.
         """
         applied = None
         if applied_kv is not None:

@@ -18,6 +18,7 @@ from noded.settings import Settings
 from noded.watching import follow_key
 from nodestore.etcd import Etcd
 from nodestore.keys import Keys
+from nodestore.programs import reason_of
 from nodestore.signals import stop_event
 
 log = logging.getLogger(__name__)
@@ -86,10 +87,3 @@ class _Wiring:
 async def _until(stop: asyncio.Event) -> NoReturn:
     await stop.wait()
     raise _Asked
-
-
-def reason_of(error: BaseException) -> BaseException:
-    """The first single error in a group of groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

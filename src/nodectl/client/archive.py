@@ -6,23 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from nodectl.client.wire import CommandResult, Consistency
+from nodectl.client.reads import Reads
+from nodectl.client.wire import CommandResult
 from nodestore.errors import NotFound
 
 
-class Archive:
-    """The snapshots of Client, on top of its `get`, `change` and `command`."""
-
-    async def get(
-        self,
-        path: str,
-        params: Mapping[str, str | int | None] | None = None,
-        *,
-        consistency: Consistency = "linearizable",
-        timeout_s: float | None = None,
-    ) -> Any:
-        """The JSON answer of GET `path`."""
-        raise NotImplementedError
+class Archive(Reads):
+    """The reads of Client, and its snapshots on top of them, of `change` and of `command`."""
 
     async def change(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON answer of a request that changes something and is not repeated once it may have been received."""

@@ -24,7 +24,6 @@ from nodectl.client.http import Http, Tls, cancel_all, encode
 from nodectl.client.leadership import Leader, Leadership
 from nodectl.client.monitor import watch_over
 from nodectl.client.pipeline import Pipeline
-from nodectl.client.reads import Reads
 from nodectl.client.requests import Requests
 from nodectl.client.state import ConnectionState, State
 from nodectl.client.wire import CommandResult, ConfigView, Consistency, NodeChanges, SwitchoverView
@@ -44,7 +43,7 @@ COMMAND_S = 30.0
 LOST_AFTER_S = 30.0
 
 
-class Client(Reads, Archive):
+class Client(Archive):
     """Use as `async with Client(endpoints, cluster=...) as client:`. One event loop, any number of tasks.
 
     `endpoints`: `host:port` of etcd members (then `cluster` is needed), or `http://host:port` of masterds.
