@@ -66,6 +66,8 @@ class Keys:
         self.config_history = root + "config/history/"
         self.status = root + "status/"
         self.alive = root + "alive/"
+        self.actions = root + "actions/"
+        self.acted = root + "acted/"
 
     def term(self, nonce: str) -> str:
         return self.terms + nonce
@@ -102,6 +104,12 @@ class Keys:
 
     def alive_of(self, node: str) -> str:
         return self.alive + node
+
+    def actions_of(self, node: str) -> str:
+        return self.actions + node
+
+    def acted_of(self, node: str) -> str:
+        return self.acted + node
 
     def config_version(self, version: int) -> str:
         return f"{self.config_history}{version:08d}"

@@ -153,6 +153,14 @@ class ConfigRecord(Stored):
     source: str = Field(default="", description="the YAML text it came from, comments included")
 
 
+class ActionRequest(Model):
+    """A one-shot action that a command asks of a node: begun at most once, whatever restarts meanwhile."""
+
+    name: str = Field(description="restart, reboot, or one of the node's driver")
+    args: dict[str, Any] = Field(default_factory=dict)
+    expires: float = Field(default=0.0, description="by the leader's clock; not begun later than this")
+
+
 class CommandRecord(Model):
     """One command in the journal: who asked for what, what came of it, and the documents it wrote."""
 
@@ -165,6 +173,11 @@ class CommandRecord(Model):
     result: Any = None
     writes: dict[str, dict[str, Any] | None] = Field(default_factory=dict, description="path to document; null deletes")
     specs: dict[str, SpecMark | None] = Field(default_factory=dict, description="nodes whose spec this changed")
+    actions: dict[str, ActionRequest] = Field(default_factory=dict, description="nodes and what they are to do once")
+    closes: dict[str, tuple[int, ...]] = Field(
+        default_factory=dict, description="nodes and the actions, by index, that are over: done, failed or given up"
+    )
+    config_version: int = Field(default=0, description="of the configuration in force; 0: none, or not recorded")
     config: ConfigRecord | None = Field(default=None, description="the configuration adopted with this entry")
     config_revision: int | None = Field(default=None, description="mod_revision of config/current as adopted")
     restore: str | None = Field(default=None, description="name of the snapshot whose documents replace all others")
@@ -250,6 +263,53 @@ class Desired(Stored):
     @property
     def order(self) -> tuple[int, int, int]:
         return (self.epoch, self.term, self.generation)
+
+
+class Action(ActionRequest):
+    """An action that is still to be done. `index`: the command that asked for it, one a node and command."""
+
+    index: int = Field(ge=1)
+    actor: str = ""
+    time: float = 0.0
+
+
+class Actions(Stored):
+    """`actions/<node>`: what the node is to do once, in this order. A view; absent when there is nothing."""
+
+    epoch: int
+    term: int
+    pending: tuple[Action, ...] = ()
+
+
+ActionState = Literal["started", "done", "failed", "lost"]
+"""Lost: noded ended while it ran, so whether it took effect is not known."""
+
+
+class ActionResult(Model):
+    """What came of one action. Written as `started` before the action begins, so that nobody begins it again."""
+
+    index: int = Field(ge=1)
+    name: str
+    state: ActionState
+    result: Any = None
+    error: str | None = None
+    nonce: str = Field(description="of the noded that began it")
+    boot: str = Field(default="", description="which start of the PC it was begun in")
+    started: float = 0.0
+    ended: float | None = None
+
+
+class Acted(Stored):
+    """`acted/<node>`: which actions the node has begun, and what came of those that are not closed yet.
+
+    Written by noded, comparing its own `alive`, `actions/<node>` and `epoch` before an action begins. Outlives the
+    node: no action with an index up to `floor` is ever begun again.
+    """
+
+    node: str
+    epoch: int
+    floor: int = 0
+    results: tuple[ActionResult, ...] = ()
 
 
 class Alive(Stored):
@@ -374,6 +434,6 @@ class Inventory(Stored):
 
 MODELS: tuple[type[Stored], ...] = (
     Epoch, LeaderRecord, TermRecord, Candidate, Paused, Head, Entry, Applied, Manifest, DocumentView, Desired, Alive,
-    Status, ConfigRecord, Inventory,
+    Status, Actions, Acted, ConfigRecord, Inventory,
 )  # fmt: skip
 """Every model that is a key's value: published as JSON Schema."""
