@@ -23,7 +23,7 @@ import aiohttp
 
 from masterd.builtin import BuiltinApp
 from masterd.derivation import Derivation
-from masterd.execution import Overlay
+from masterd.overlay import Overlay
 from masterd.snapshots import Snapshots, decode_image
 from masterd.state import State
 from masterd.views import all_views
@@ -351,12 +351,12 @@ class Masters:
         return wrong
 
     async def _views(self, state: State, head: Head) -> list[str]:
-        """`state/` and `desired/` are what the state says, whichever term wrote them, and `applied` is complete."""
+        """`state/`, `desired/` and `actions/` are what the state says, whichever term wrote them, and `applied` is complete."""
         derivation = Derivation(BuiltinApp())
         derivation.rebuild(state.inventory, Overlay(state, state.inventory, 0.0))
         wanted = all_views(self.keys, Term(1, 0), state, derivation)
         found: dict[str, bytes] = {}
-        for prefix in (self.keys.state, self.keys.desired):
+        for prefix in (self.keys.state, self.keys.desired, self.keys.actions):
             found |= {kv.key: kv.value for kv in (await self.etcd.range(prefix)).kvs}
         wrong = [f"view {key} differs" for key in sorted(wanted.keys() | found.keys())
                  if _without_term(wanted.get(key)) != _without_term(found.get(key))]  # fmt: skip

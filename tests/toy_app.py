@@ -172,5 +172,5 @@ def replayed(line: Line, start: State | None = None) -> State:
 
 def same(one: State, other: State) -> bool:
     """Whether two states are the same, the order in which ids will be forgotten included."""
-    names = ("index", "time", "documents", "specs", "adopted", "ids", "floor", "restores")
+    names = ("index", "time", "documents", "specs", "adopted", "ids", "floor", "restores", "actions")
     return all(getattr(one, name) == getattr(other, name) for name in names) and list(one.ids) == list(other.ids)

@@ -15,12 +15,13 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, Field
 
-from masterd.app import Command, Transaction, View
+from masterd.app import Command, NodeSeen, Transaction, View
 from nodestore.errors import NotFound, Refused
 from nodestore.jsonio import Json
 from nodestore.models import Inventory, Spec
 
 PLAYER = "player"
+DARK = "dark"
 
 
 class Save(BaseModel):
@@ -41,7 +42,7 @@ class Nothing(BaseModel):
 
 
 class PlaylistApp:
-    """Documents `playlists/<name>` and `player`."""
+    """Documents `playlists/<name>`, `player` and `dark`."""
 
     name = "playlist"
 
@@ -60,6 +61,16 @@ class PlaylistApp:
         row, column = config.nodes[node].position or (0, 0)
         document = {"item": player["item"], "since": player["since"], "row": row, "column": column}
         return Spec(driver=driver.name, settings=driver.settings, document=document)
+
+    def node_changed(self, transaction: Transaction, node: str, seen: NodeSeen) -> None:
+        """Keep the document `dark` true: which nodes show nothing, and why. For dashboards, and for the next shift."""
+        dark = transaction.get(DARK) or {}
+        why = None if seen.present else "it is off"
+        if why is None and seen.status is not None and seen.status.phase == "failed":
+            why = seen.status.error or "it failed"
+        after = {name: reason for name, reason in {**dark, node: why}.items() if reason is not None}
+        if after != dark:
+            transaction.put(DARK, after)
 
     def _save(self, transaction: Transaction, args: Save) -> Json:
         transaction.put(f"playlists/{args.name}", {"items": args.items})

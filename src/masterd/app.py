@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from nodestore.errors import Invalid
 from nodestore.jsonio import Document, Json
-from nodestore.models import Inventory, Spec
+from nodestore.models import Inventory, Spec, Status
 
 
 class View(Protocol):
@@ -49,6 +49,14 @@ class Transaction(View, Protocol):
 
     def delete(self, path: str) -> None: ...
 
+    def act(self, node: str, action: str, args: Json = None, *, expires_s: float = 60.0) -> None:
+        """Have `node` do something once: `restart`, `reboot`, or an action of its driver, with arguments (an object).
+
+        It is begun at most once, whoever restarts meanwhile, and not later than `expires_s`; what came of it is in the
+        history. At most one action a node and command. NotFound, Invalid or Conflict when it cannot be asked for.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Command:
@@ -60,6 +68,14 @@ class Command:
     arguments: type[BaseModel]
     handler: Callable[[Transaction, Any], Json]
     help: str = ""
+
+
+@dataclass(frozen=True)
+class NodeSeen:
+    """A node as the leader sees it. present: its noded is there. status: what that told last, however long ago."""
+
+    present: bool
+    status: Status | None
 
 
 @runtime_checkable
@@ -77,6 +93,19 @@ class Application(Protocol):
 
         Pure: the same inputs give the same answer on every PC, now and later. Which documents it reads is noted,
         and it is asked again when one of them changes.
+        """
+        ...
+
+
+@runtime_checkable
+class HearsNodes(Protocol):
+    """What an application may have too."""
+
+    def node_changed(self, transaction: Transaction, node: str, seen: NodeSeen) -> None:
+        """A node came, went, or told another status. Write documents, or ask for actions, or do nothing.
+
+        Level-triggered: of changes in quick succession only the last is heard, and every new leader tells of all nodes
+        once. So compare with the documents, and write only what differs: what is written is a command in the history.
         """
         ...
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +17,7 @@ from nodestore.election import LeaderSeen, leader_seen
 from nodestore.errors import Garbage
 from nodestore.etcd import KV, Etcd
 from nodestore.keys import Keys
-from nodestore.models import Alive, Candidate, ConfigRecord, Epoch, Paused, Status, decode
+from nodestore.models import Acted, Alive, Candidate, ConfigRecord, Epoch, Paused, Status, decode
 from nodestore.watch import Listing, mirror
 
 log = logging.getLogger(__name__)
@@ -31,13 +31,26 @@ class Mirrored(Generic[M]):
     def __init__(self, prefix: str, model: type[M], problems: dict[str, str], changed: Callable[[], None]) -> None:
         self._prefix, self._model, self._problems, self._changed = prefix, model, problems, changed
         self.items: dict[str, M] = {}
+        self._listeners: list[Callable[[str], None]] = []
+
+    def listen(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call back with the name of each item that may have changed; returns how to stop that."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback)
+
+    def _tell(self, names: Iterable[str]) -> None:
+        for callback in self._listeners:
+            for name in names:
+                callback(name)
 
     def replace(self, kvs: tuple[KV, ...]) -> None:
+        before = set(self.items)
         self.items.clear()
         for key in [key for key in self._problems if key.startswith(self._prefix)]:
             del self._problems[key]
         for kv in kvs:
             self._put(kv.key, kv.value)
+        self._tell(sorted(before | set(self.items)))
         self._changed()
 
     def change(self, key: str, value: bytes | None) -> None:
@@ -46,6 +59,7 @@ class Mirrored(Generic[M]):
             self.items.pop(key.removeprefix(self._prefix), None)
         else:
             self._put(key, value)
+        self._tell([key.removeprefix(self._prefix)])
         self._changed()
 
     def _put(self, key: str, value: bytes) -> None:
@@ -74,6 +88,7 @@ class Board:
         self.candidates = Mirrored(keys.candidates, Candidate, self.problems, self._changed)
         self.status = Mirrored(keys.status, Status, self.problems, self._changed)
         self.alive = Mirrored(keys.alive, Alive, self.problems, self._changed)
+        self.acted = Mirrored(keys.acted, Acted, self.problems, self._changed)
         self._paused = Mirrored(keys.paused, Paused, self.problems, self._changed)
         self._epoch = Mirrored(keys.epoch, Epoch, self.problems, self._changed)
 
@@ -108,6 +123,7 @@ class Board:
                 (self._keys.candidates, self.candidates),
                 (self._keys.status, self.status),
                 (self._keys.alive, self.alive),
+                (self._keys.acted, self.acted),
             ):
                 tasks.create_task(self._watch_items(prefix, items, True), name=f"watch {prefix}")
 

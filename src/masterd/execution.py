@@ -7,20 +7,21 @@ when it is not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from masterd.app import Application
+from masterd.actions import OWN
+from masterd.app import Application, Command
 from masterd.derivation import Derivation, Derived
+from masterd.overlay import Overlay
 from masterd.plain import plain
-from masterd.state import State
+from masterd.state import State, pending_after
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
 from nodestore.jsonio import Document, Json, copy, dumps
-from nodestore.keys import check_path
-from nodestore.models import CommandRecord, ConfigRecord, Inventory, SpecMark
+from nodestore.models import Action, CommandRecord, ConfigRecord, Inventory, SpecMark
 
 ADOPT = "config.adopt"
 RESPEC = "config.respec"
@@ -29,13 +30,19 @@ RESTORE = "snapshot.restore"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A command as asked for. `after`: the index its client knew when it first sent it; None: it has no repeats."""
+    """A command as asked for. `after`: the index its client knew when it first sent it; None: it has no repeats.
+
+    work: what to do instead of the application's handler, for masterd's own; its result counts only if it wrote
+    something. closes: the actions of nodes that are over by it.
+    """
 
     id: str
     name: str
     args: Mapping[str, Any]
     actor: str
     after: int | None = None
+    work: Callable[[Overlay], Json] | None = None
+    closes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,48 +54,6 @@ class Outcome:
     result: Json = None
     repeated: bool = False
     error: NodectlError | None = None
-
-
-class Overlay:
-    """A transaction on top of a view of documents: reads fall through, writes stay here until merged."""
-
-    def __init__(self, below: Overlay | State, config: Inventory, now: float) -> None:
-        self._below = below
-        self.config = config
-        self.now = now
-        self.writes: dict[str, Document | None] = {}
-
-    def get(self, path: str) -> Document | None:
-        document: Document | None = copy(self.peek(path))
-        return document
-
-    def peek(self, path: str) -> Document | None:
-        """The stored document itself, not to be changed."""
-        if path in self.writes:
-            return self.writes[path]
-        if isinstance(self._below, Overlay):
-            return self._below.peek(path)
-        doc = self._below.documents.get(path)
-        return None if doc is None else doc.value
-
-    def paths(self, prefix: str) -> list[str]:
-        below = self._below.paths(prefix)
-        if not self.writes:
-            return below
-        found = {path for path in below if path not in self.writes}
-        found |= {path for path, document in self.writes.items() if document is not None and path.startswith(prefix)}
-        return sorted(found)
-
-    def put(self, path: str, document: Document) -> None:
-        if not isinstance(document, dict):
-            raise Invalid(f"document {path!r} must be a JSON object, not {type(document).__name__}")
-        self.writes[check_path(plain(path, "document path"))] = plain(document, f"document {path!r}")
-
-    def delete(self, path: str) -> None:
-        if self.peek(path) is not None:
-            self.writes[path] = None
-        else:
-            self.writes.pop(path, None)
 
 
 @dataclass(slots=True)
@@ -115,6 +80,7 @@ class Batch:
     entry_bytes: int = 0
     derived: dict[str, Derived] = field(default_factory=dict)
     overlay: Overlay = field(init=False)
+    epoch: int = 1
     restored: dict[str, Document | None] = field(default_factory=dict)
     """Documents that a restore changes: they are in no record, but in the views."""
     _ids: dict[str, Outcome] = field(default_factory=dict)
@@ -137,6 +103,8 @@ class Batch:
         transaction = Overlay(self.overlay, self.overlay.config, self.now)
         try:
             result = self._handle(request, transaction)
+            if request.work is not None and not (transaction.writes or transaction.actions or request.closes):
+                return Outcome(request.id, result=result)
             return self._admit(request, result, transaction)
         except NodectlError as error:
             return Outcome(request.id, error=error)
@@ -187,7 +155,7 @@ class Batch:
         result = {"snapshot": snapshot, "documents": len(image), "changed": len(transaction.writes)}
         record = CommandRecord(
             index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name,
-            args=args, result=result, specs=self._marks(derived), restore=snapshot,
+            args=args, result=result, specs=self._marks(derived), restore=snapshot, config_version=self._config_version,
         )  # fmt: skip
         self._take(record, encode_record(record), transaction, derived)
         self.restored = transaction.writes
@@ -210,8 +178,14 @@ class Batch:
             args={"version": config.version},
             result={"version": config.version},
             specs=self._marks(derived),
+            config_version=config.version,
             config=config,
             config_revision=revision,
+            closes={
+                node: tuple(action.index for action in pending)
+                for node, pending in self.state.actions.items()
+                if node not in inventory.nodes
+            },
         )
         self._take(record, encode_record(record), transaction, derived)
         return record
@@ -228,7 +202,7 @@ class Batch:
             return None
         record = CommandRecord(
             index=self.next_index, id=f"{RESPEC}-{nonce}", actor=actor, time=self.now, name=RESPEC,
-            args={}, result={"nodes": sorted(derived)}, specs=self._marks(derived),
+            args={}, result={"nodes": sorted(derived)}, specs=self._marks(derived), config_version=self._config_version,
         )  # fmt: skip
         self._take(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), derived)
         return record
@@ -261,10 +235,9 @@ class Batch:
 
     def _handle(self, request: Request, transaction: Overlay) -> Json:
         try:
-            command = self.application.commands().get(request.name)
-            if command is None:
-                known = ", ".join(sorted(self.application.commands()))
-                raise NotFound(f"there is no command {request.name!r}; there are: {known}")
+            if request.work is not None:
+                return plain(request.work(transaction), f"the result of {request.name}")
+            command = self._command(request.name)
             try:
                 arguments = command.arguments.model_validate(request.args)
             except ValidationError as error:
@@ -277,6 +250,13 @@ class Batch:
         except Exception as error:  # whatever an application raises is its caller's trouble, never the leader's
             logging.getLogger(__name__).exception("command %s failed in the application", request.name)
             raise NodectlError(f"command {request.name} failed in the application: {error!r}") from error
+
+    def _command(self, name: str) -> Command:
+        offered = self.application.commands()
+        command = offered.get(name) or OWN.get(name)
+        if command is None:
+            raise NotFound(f"there is no command {name!r}; there are: {', '.join(sorted({*offered, *OWN, RESTORE}))}")
+        return command
 
     def _record(
         self, request: Request, result: Json, transaction: Overlay, derived: Mapping[str, Derived]
@@ -291,10 +271,19 @@ class Batch:
             result=result,
             writes=transaction.writes,
             specs=self._marks(derived),
+            actions=transaction.actions,
+            closes=dict(request.closes),
+            config_version=self._config_version,
             config=None,
             config_revision=None,
             restore=None,
         )
+
+    @property
+    def _config_version(self) -> int:
+        """Of the configuration in force. A batch that adopts one holds nothing else."""
+        adopted = self.state.adopted
+        return adopted.record.version if adopted else 0
 
     def _check_specs(self, derived: Mapping[str, Derived]) -> None:
         for node, item in derived.items():
@@ -316,7 +305,13 @@ class Batch:
         self.encoded.append(raw)
         self.entry_bytes += len(raw)
         self.overlay.writes.update(transaction.writes)
+        self.overlay.pending.update(pending_after(record, self.epoch, _Pending(self.overlay)))
         self.derived.update(derived)
+
+    @property
+    def pending(self) -> dict[str, tuple[Action, ...]]:
+        """What the nodes whose actions this batch changed are to do after it."""
+        return self.overlay.pending
 
     def rebuild(self) -> None:
         """Derive all specs from the committed state, noting which documents each reads."""
@@ -325,6 +320,22 @@ class Batch:
     def undo_derivation(self) -> None:
         """The batch came to nothing: all specs are those of the committed state again."""
         self.derivation.rebuild(self.state.inventory, Overlay(self.state, self.state.inventory, self.now))
+
+
+class _Pending(Mapping[str, tuple[Action, ...]]):
+    """What nodes are to do, as an overlay has it."""
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._overlay = overlay
+
+    def __getitem__(self, node: str) -> tuple[Action, ...]:
+        return self._overlay.pending_of(node)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._overlay.pending)
+
+    def __len__(self) -> int:
+        return len(self._overlay.pending)
 
 
 def encode_record(record: CommandRecord) -> bytes:
@@ -342,6 +353,12 @@ def encode_record(record: CommandRecord) -> bytes:
         fields["writes"] = record.writes
     if record.specs:
         fields["specs"] = record.specs
+    if record.actions:
+        fields["actions"] = {node: action.model_dump() for node, action in record.actions.items()}
+    if record.closes:
+        fields["closes"] = record.closes
+    if record.config_version:
+        fields["config_version"] = record.config_version
     if record.config is not None:
         fields["config"] = record.config
         fields["config_revision"] = record.config_revision

@@ -1,4 +1,4 @@
-"""The leader: group commit, adoption of configuration, views. One task commits; everybody else waits for it.
+"""The leader: group commit, adoption of configuration, news of the nodes. One task commits; all others wait for it.
 
 The order of things, and who may die between which two:
 
@@ -15,60 +15,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
-from pydantic import ValidationError
-
+from masterd.actions import Ending
+from masterd.adoption import Adoption
 from masterd.app import Application
 from masterd.archive import Archive
 from masterd.board import Board
+from masterd.committer import Committer, LeaderSettings
 from masterd.confirmation import Confirmation
-from masterd.derivation import Derivation
-from masterd.execution import RESTORE, Batch, Limits, Outcome, Request, encode_entry
-from masterd.housekeeping import Housekeeping, Retention
-from masterd.journal import Commit, CompareFailed, Journal, TermBroken
-from masterd.publisher import Publisher
+from masterd.execution import RESTORE, Batch, Outcome, Request
+from masterd.housekeeping import Housekeeping
+from masterd.journal import CompareFailed, TermBroken
+from masterd.news import CHANGED, News, next_expiry, request_of
 from masterd.replica import Replica
-from masterd.views import Room, changes_of, document_view
+from masterd.worker import HungError, Progress
 from nodestore.election import Won
-from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, TooLarge, Unavailable
-from nodestore.etcd import KV, Compare, Etcd, Op, cmp_mod, op_put
+from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.etcd import Compare, Etcd
 from nodestore.keys import Keys
-from nodestore.models import ConfigRecord, Entry, decode
 from nodestore.tasks import together
 
 log = logging.getLogger(__name__)
 
-_SLACK_BYTES = 32 << 10  # keys, compares, head and framing of one transaction
-_OWN_OPS = 4  # head, entry, applied, and the manifest of a snapshot that is restored
-_ADOPT_AGAIN_S = 0.2
+_NEWS_MAX = 64
+_ENDINGS_MAX = 8
+_EXPIRE_AGAIN_S = 1.0
+_STUCK_MAX = 4
+"""Threads of the application that hang: with so many, commands that have hung before are refused unrun."""
+
+__all__ = ["Leader", "LeaderSettings"]
 
 
-@dataclass(frozen=True)
-class LeaderSettings:
-    """Limits of a leader. Those of etcd must not exceed what every member was started with."""
-
-    max_txn_ops: int = 128
-    request_bytes_max: int = 1_500_000
-    queue_max: int = 10_000
-    commands_per_batch: int = 256
-    retention: Retention = field(default_factory=Retention)
-
-    @property
-    def limits(self) -> Limits:
-        entry_bytes_max = max(16 << 10, self.request_bytes_max - _SLACK_BYTES - (128 << 10))
-        return Limits(self.commands_per_batch, entry_bytes_max, self.request_bytes_max - 2 * _SLACK_BYTES)
-
-    def room(self, taken_bytes: int) -> Room:
-        """What is left for views beside an entry of that size."""
-        return Room(self.max_txn_ops - _OWN_OPS, max(0, self.request_bytes_max - _SLACK_BYTES - taken_bytes))
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     request: Request
     future: asyncio.Future[Outcome]
@@ -91,23 +75,27 @@ class Leader:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._etcd, self._keys, self._master, self._won = etcd, keys, master, won
-        self._replica, self._board, self._application = replica, board, application
-        self._settings, self._wall_clock = settings, wall_clock
+        self._replica, self._board, self._settings = replica, board, settings
         self.fence = won.fence
         self.serving = asyncio.Event()
-        self.rejected: tuple[int, str] | None = None
-        """config/current's mod_revision and why it is not adopted."""
         self._confirmation = Confirmation(etcd, keys, won.fence)
-        self._derivation = Derivation(application)
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._ended: NodectlError | None = None
         self._closing = False
-        self._journal = Journal(etcd, keys, won.fence, won.head)
-        self._publisher = Publisher(etcd, keys, won.fence)
-        self._housekeeping = Housekeeping(won.fence, replica, self._publisher, settings.retention, wall_clock)
+        self._committer = Committer(etcd, keys, won, replica, application, settings, wall_clock)
+        self._adoption = Adoption(etcd, keys, board, replica, self._committer, settings.derive_timeout_s)
+        self._news = News(board, application, won.fence.term.epoch, self._wake.set)
+        self._hung: set[str] = set()
+        self._expire_at = 0.0
+        self._housekeeping = Housekeeping(won.fence, replica, self._committer.publisher, settings.retention, wall_clock)
         self.archive = Archive(won.fence, self._housekeeping)
+
+    @property
+    def rejected(self) -> tuple[int, str] | None:
+        """config/current's mod_revision and why it is not adopted."""
+        return self._adoption.rejected
 
     # --- what callers use ---
 
@@ -159,24 +147,25 @@ class Leader:
     async def run(self) -> None:
         """Lead until the term is over: LeadershipLost. Garbage when the store holds what stops commits."""
         unsubscribe = self._board.subscribe(self._look_around)
+        deaf = self._news.begin()
         try:
-            derivation = self._prepare_derivation()
+            await self._committer.rebuild()
             await self._respec()
-            await self._publisher.finish(self._won.applied, self._replica.state, derivation, self._settings.room(0))
-            await self._adopt(self._won.config)
+            await self._close_actions_of_an_earlier_epoch()
+            committer = self._committer
+            await committer.publisher.finish(
+                self._won.applied, self._replica.state, committer.derivation, self._settings.room(0)
+            )
+            await self._adoption.adopt(self._won.config)
             self.serving.set()
             self._look_around()
             await together(commit=self._commit_for_ever(), housekeeping=self._housekeeping.run())
         finally:
             unsubscribe()
+            deaf()
             self._end(LeadershipLost(f"{self._master} no longer leads"))
+            self._committer.worker.close()
             await self._confirmation.close()
-
-    def _prepare_derivation(self) -> Derivation:
-        state = self._replica.state
-        self._derivation = Derivation(self._application)
-        Batch(state, self._application, self._derivation, self._wall_clock()).rebuild()
-        return self._derivation
 
     def _end(self, error: NodectlError) -> None:
         self.serving.clear()
@@ -196,62 +185,126 @@ class Leader:
         while True:
             if self._ended is not None:
                 raise self._ended
-            config = self._board.config
-            if config is not None and self._to_adopt(config):
-                await self._adopt(config)
+            self._queue_news()
+            if self._adoption.due(self._board.config):
+                await self._adoption.adopt(self._board.config)
             elif self._queue:
                 self._idle.clear()
                 await self._commit_batch()
+            elif self._expiry_due():
+                await self._expire_actions()
             else:
                 self._idle.set()
                 self._wake.clear()
+                await self._wait_for_work()
+
+    async def _wait_for_work(self) -> None:
+        expiry = next_expiry(self._replica.state)
+        left_s = None if expiry is None else max(self._expire_at - time.monotonic(), expiry - self._committer.now, 0.01)
+        try:
+            async with asyncio.timeout(left_s):
                 await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _respec(self) -> None:
+        """Where this program derives other specs than the recorded ones, commit that first. Its views are left to
+        `finish`: until then `applied` must not say that all views are as of its index."""
+        nonce = self.fence.nonce
+        batch, record = await self._committer.run(
+            lambda batch, _: batch.respec(self._master, nonce), self._settings.derive_timeout_s
+        )
+        if record is not None:
+            await self._committer.commit(batch, publish=False)
+            log.info("this program derives other specs for %s: recorded as index %d", record.result, record.index)
 
     # --- commands ---
 
-    def _batch(self) -> Batch:
-        state = self._replica.state
-        return Batch(state, self._application, self._derivation, self._wall_clock(), self._settings.limits)
-
     async def _commit_batch(self) -> None:
-        batch = self._batch()
-        taken: list[tuple[_Waiting, Outcome]] = []
         if self._queue[0].request.name == RESTORE:
             waiting = self._queue.popleft()
-            taken.append((waiting, await self._run_restore(batch, waiting)))
-        while self._queue and len(taken) < self._settings.commands_per_batch and not batch.restored:
-            if self._queue[0].request.name == RESTORE:
-                break
-            outcome = batch.run(self._queue[0].request)
-            if outcome is None:
-                break
-            taken.append((self._queue.popleft(), outcome))
-        await self._commit_taken(batch, taken)
-        self._housekeeping.pinned.clear()  # the journal names it now, or nothing ever will
+            await self._commit_restore(waiting)
+            return
+        asked = self._next()
+        if not asked:
+            return
+        try:
+            batch, outcomes = await self._committer.run(
+                lambda batch, progress: _run_all(batch, progress, asked), self._settings.handler_timeout_s
+            )
+        except HungError as error:
+            await self._refuse_hung(asked[error.step], error)
+            return
+        for _ in outcomes:
+            self._queue.popleft()
+        await self._commit_taken(batch, list(zip(asked, outcomes, strict=False)))
 
-    async def _run_restore(self, batch: Batch, waiting: _Waiting) -> Outcome:
+    def _next(self) -> list[_Waiting]:
+        """What waits, as much as may go into one batch. What has hung before is refused while too much still hangs."""
+        asked: list[_Waiting] = []
+        refuse = self._hung if self._committer.worker.stuck >= _STUCK_MAX else frozenset[str]()
+        for waiting in islice(self._queue, self._settings.commands_per_batch):
+            if waiting.request.name == RESTORE or waiting.request.name in refuse:
+                break
+            asked.append(waiting)
+        if not asked:
+            waiting = self._queue.popleft()
+            _resolve(waiting, NodectlError(
+                f"command {waiting.request.name} was not run: {self._committer.worker.stuck} handlers of this "
+                "application hang, of this command too"
+            ))  # fmt: skip
+        return asked
+
+    async def _refuse_hung(self, waiting: _Waiting, error: HungError) -> None:
+        """Its caller gets an error; the others of its batch are run again, as nothing of it counts."""
+        name = waiting.request.name
+        log.error("command %s of %s %s: it is given up", name, waiting.request.actor, error)
+        self._hung.add(name)
+        self._queue.remove(waiting)
+        try:
+            await self._confirmation.confirm()
+        except NodectlError as lost:
+            _resolve(waiting, lost)
+            if isinstance(lost, LeadershipLost | Garbage):
+                raise
+            return
+        _resolve(waiting, NodectlError(f"command {name} {error} in the application: nothing of it was done"))
+
+    async def _commit_restore(self, waiting: _Waiting) -> None:
         """A restore goes alone: its documents come from etcd, and its entry only names their snapshot."""
         try:
-            name, documents = await self.archive.to_restore(waiting.request.args)
-            return batch.restore(waiting.request, name, documents)
-        except NodectlError as error:
-            if isinstance(error, LeadershipLost):
-                _resolve(waiting, error)
-                raise
-            return Outcome(waiting.request.id, error=error)
+            batch, outcome = await self._run_restore(waiting.request)
+        except LeadershipLost as error:
+            _resolve(waiting, error)
+            raise
         except BaseException:
             _resolve(waiting, LeadershipLost("this master was stopped before it restored anything"))
             raise
+        await self._commit_taken(batch, [(waiting, outcome)])
+        self._housekeeping.pinned.clear()  # the journal names it now, or nothing ever will
 
-    async def _commit_taken(self, batch: Batch, taken: list[tuple[_Waiting, Outcome]]) -> None:
+    async def _run_restore(self, request: Request) -> tuple[Batch | None, Outcome]:
+        try:
+            name, documents = await self.archive.to_restore(request.args)
+            return await self._committer.run(
+                lambda batch, _: batch.restore(request, name, documents), self._settings.derive_timeout_s
+            )
+        except (LeadershipLost, TermBroken):
+            raise
+        except HungError as error:
+            return None, Outcome(request.id, error=NodectlError(f"{RESTORE} {error} in the application"))
+        except NodectlError as error:
+            return None, Outcome(request.id, error=error)
+
+    async def _commit_taken(self, batch: Batch | None, taken: Sequence[tuple[_Waiting, Outcome]]) -> None:
         def answer() -> None:
             for waiting, outcome in taken:
                 if not waiting.future.done():
                     waiting.future.set_result(outcome)
 
         try:
-            if batch.records:
-                await self._commit(batch, landed=answer)
+            if batch is not None and batch.records:
+                await self._committer.commit(batch, landed=answer)
             else:
                 await self._confirmation.confirm()
                 answer()
@@ -266,125 +319,81 @@ class Leader:
                 _resolve(waiting, OutcomeUnknown("this master was stopped while committing it: it may have been"))
             raise
 
-    async def _commit(
-        self,
-        batch: Batch,
-        compares: tuple[Compare, ...] = (),
-        *,
-        landed: Callable[[], None] | None = None,
-        publish: bool = True,
-    ) -> None:
-        """Commit a batch; memory and views follow. `landed` is called as soon as it has landed: an error that is
-        raised later is about what follows, and ends the term."""
-        nonce = secrets.token_hex(8)
-        last = batch.records[-1].index
-        if last - len(batch.records) != self._journal.index:
-            raise TermBroken(f"memory is at {last - len(batch.records)}, the journal at {self._journal.index}")
-        raw = encode_entry(self.fence.term.epoch, self.fence.term.revision, nonce, batch.encoded)
-        changes = changes_of(self._keys, self.fence.term, batch.records, batch.derived)
-        for path, document in batch.restored.items():
-            changes[self._keys.document(path)] = None if document is None else document_view(last, document)
-        views = self._publisher.inline(changes, last, self._settings.room(len(raw))) if publish else []
-        try:
-            held = await self._held(batch)
-            own = [op_put(self._keys.entry(last), raw), *(op for _, op in held)]
-            compares = (*compares, *(compare for compare, _ in held))
-            revision = await self._journal.commit(Commit.moving_to(last, [*own, *views], compares))
-        except BaseException:
-            batch.undo_derivation()
-            raise
-        if landed is not None:
-            landed()
-        if views:
-            self._publisher.published(last, revision)
-        entry = Entry.model_construct(
-            v=1, epoch=self.fence.term.epoch, term=self.fence.term.revision, nonce=nonce, commands=tuple(batch.records)
-        )
-        try:
-            await self._replica.apply(entry, len(raw))
-            self._replica.heard = time.monotonic()
-            if publish and not views:
-                await self._publisher.bring_up(changes, last, self._settings.room(0))
-        except LeadershipLost:
-            raise
-        except NodectlError as error:
-            raise TermBroken(f"index {last} is committed, but could not be followed: {error}") from error
+    # --- news of the nodes ---
 
-    async def _held(self, batch: Batch) -> list[tuple[Compare, Op]]:
-        """What keeps the snapshots that this batch restores from being deleted. NotFound when one is gone already."""
-        names = [record.restore for record in batch.records if record.restore is not None]
-        return [await self._replica.snapshots.hold(name) for name in names]
+    def _queue_news(self) -> None:
+        """What nodes did goes before what waits: it is little, and it is late already."""
+        state = self._replica.state
+        endings = islice(self._news.endings(state, self._committer.now, unbegun=False), _NEWS_MAX)
+        requests = [*self._news.changes(_NEWS_MAX, state), *(request_of(ending) for ending in endings)]
+        for request in reversed(requests):
+            future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(partial(self._heard, request))
+            self._queue.appendleft(_Waiting(request, future))
 
-    # --- configuration ---
-
-    def _to_adopt(self, config: KV) -> bool:
-        adopted = self._replica.state.adopted
-        if self.rejected is not None and self.rejected[0] == config.mod_revision:
-            return False
-        return adopted is None or adopted.revision != config.mod_revision
-
-    async def _adopt(self, config: KV | None) -> None:
-        """Bring a configuration into force by an entry that holds it. Garbage leaves the last one in force."""
-        if config is None or not self._to_adopt(config):
+    def _heard(self, request: Request, done: asyncio.Future[Outcome]) -> None:
+        error = None if done.cancelled() else done.result().error
+        if error is None or isinstance(error, LeadershipLost):
             return
-        batch = self._batch()
+        log.warning("%s of node %s: %s", request.name, request.actor, error)
+        if request.name == CHANGED and isinstance(error, Unavailable | OutcomeUnknown):
+            self._news.forget(request.actor)
+
+    def _expiry_due(self) -> bool:
+        expiry = next_expiry(self._replica.state)
+        return expiry is not None and expiry < self._committer.now and time.monotonic() >= self._expire_at
+
+    async def _expire_actions(self) -> None:
+        """Close what no node has begun in time, if it still has not when this is committed."""
+        self._expire_at = time.monotonic() + _EXPIRE_AGAIN_S
+        late = list(islice(self._news.endings(self._replica.state, self._committer.now, unbegun=True), _ENDINGS_MAX))
         try:
-            record = decode(ConfigRecord, config.value, config.key)
-            batch.adopt(record, config.mod_revision)
-        except (ValidationError, NodectlError) as error:
-            batch.undo_derivation()
-            self._reject(config, error)
-            return
-        try:
-            await self._commit(batch, (_unchanged(config),))
+            looked = [await self._news.reread(self._etcd, self._keys, ending) for ending in late]
+            still = [found for found in looked if found is not None]
+            if still:
+                await self._close_actions([ending for ending, _ in still], tuple(compare for _, compare in still))
+        except (LeadershipLost, OutcomeUnknown, Garbage):
+            raise
         except CompareFailed:
-            log.info("config/current changed while it was being adopted; looking again")
-            await self._reread_config()
-        except (LeadershipLost, OutcomeUnknown):
-            raise
-        except TooLarge as error:
-            self._reject(config, error)
+            log.info("an action was begun just before it expired")
         except NodectlError as error:
-            log.warning("adopting configuration later: %s", error)
-            await asyncio.sleep(_ADOPT_AGAIN_S)
-        else:
-            self.rejected = None
-            log.info("adopted configuration version %d as index %d", record.version, self._replica.index)
+            log.warning("actions that have expired are closed later: %s", error)
 
-    def _reject(self, config: KV, error: ValidationError | NodectlError) -> None:
-        self.rejected = (config.mod_revision, _one_line(error))
-        log.error("config/current is not adopted: %s", self.rejected[1])
+    async def _close_actions_of_an_earlier_epoch(self) -> None:
+        """A backup was restored: what is still to be done in it may have been done since. Before any view is written,
+        so that no node is told to do it again."""
+        epoch = self.fence.term.epoch
+        old = [
+            ending
+            for ending in self._news.endings(self._replica.state, self._committer.now, unbegun=False)
+            if ending.action.epoch < epoch
+        ]
+        for start in range(0, len(old), _NEWS_MAX):
+            await self._close_actions(old[start : start + _NEWS_MAX], publish=False)
 
-    async def _reread_config(self) -> None:
-        """The watch may lag behind the compare that failed: look for ourselves."""
-        try:
-            self._board.config = await self._etcd.get(self._keys.config_current)
-        except Unavailable as error:
-            log.warning("adopting configuration later: %s", error)
-            await asyncio.sleep(_ADOPT_AGAIN_S)
-        self._wake.set()
-
-    async def _respec(self) -> None:
-        """Where this program derives other specs than the recorded ones, commit that first. Its views are left to
-        `finish`: until then `applied` must not say that all views are as of its index."""
-        batch = self._batch()
-        record = batch.respec(self._master, self.fence.nonce)
-        if record is not None:
-            await self._commit(batch, publish=False)
-            log.info("this program derives other specs for %s: recorded as index %d", record.result, record.index)
+    async def _close_actions(
+        self, endings: Sequence[Ending], compares: tuple[Compare, ...] = (), *, publish: bool = True
+    ) -> None:
+        requests = [request_of(ending) for ending in endings]
+        batch, _ = await self._committer.run(
+            lambda batch, _: [batch.run(request) for request in requests], self._settings.derive_timeout_s
+        )
+        if batch.records:
+            await self._committer.commit(batch, compares, publish=publish)
 
 
-def _unchanged(config: KV) -> Compare:
-    return cmp_mod(config.key, config.mod_revision)
+def _run_all(batch: Batch, progress: Progress, asked: Sequence[_Waiting]) -> list[Outcome]:
+    """The outcomes of as many as fit."""
+    outcomes: list[Outcome] = []
+    for step, waiting in enumerate(asked):
+        progress.begin(step)
+        outcome = batch.run(waiting.request)
+        if outcome is None:
+            break
+        outcomes.append(outcome)
+    return outcomes
 
 
 def _resolve(waiting: _Waiting, error: NodectlError) -> None:
     if not waiting.future.done():
         waiting.future.set_result(Outcome(waiting.request.id, error=error))
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".lstrip(": ")
-    return str(error)

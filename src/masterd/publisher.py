@@ -109,16 +109,17 @@ class Publisher:
 
     async def _found(self) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
-        for prefix in (self._keys.state, self._keys.desired):
+        for prefix in (self._keys.state, self._keys.desired, self._keys.actions):
             listing = await list_at(self._etcd, prefix, end=prefix_end(prefix), page=500)
             found.update((kv.key, kv.value) for kv in listing.kvs)
         return found
 
     def _still_good(self, found: dict[str, bytes], wanted: dict[str, bytes]) -> dict[str, bytes]:
-        """Desired documents of an earlier term of this epoch stay in force: only their term differs from ours."""
+        """Orders of an earlier term of this epoch stay in force: only their term differs from ours."""
         good = dict(found)
+        orders = (self._keys.desired, self._keys.actions)
         for key, raw in found.items():
-            if key in wanted and key.startswith(self._keys.desired) and _same_order(raw, wanted[key]):
+            if key in wanted and key.startswith(orders) and _same_order(raw, wanted[key]):
                 good[key] = wanted[key]
         return good
 

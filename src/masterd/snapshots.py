@@ -20,7 +20,7 @@ from nodestore.errors import Garbage, LeadershipLost, NotFound
 from nodestore.etcd import Compare, Etcd, Op, cmp_mod, op_delete, op_get, op_put
 from nodestore.jsonio import Document, dumps, loads
 from nodestore.keys import Keys, prefix_end
-from nodestore.models import ConfigRecord, Inventory, Manifest, SpecMark, decode
+from nodestore.models import Action, ConfigRecord, Inventory, Manifest, SpecMark, decode
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +40,19 @@ class Image:
     ids: dict[str, Remembered]
     restores: dict[int, str]
     adopted: Adopted | None
+    actions: dict[str, tuple[Action, ...]]
 
     @classmethod
     def of(cls, state: State) -> Image:
         return cls(
             state.index, state.time, state.floor, dict(state.documents), dict(state.specs), dict(state.ids),
-            dict(state.restores), state.adopted,
+            dict(state.restores), state.adopted, dict(state.actions),
         )  # fmt: skip
 
     def to_state(self) -> State:
         return State(
             index=self.index, time=self.time, documents=self.documents, specs=self.specs, adopted=self.adopted,
-            ids=self.ids, floor=self.floor, restores=self.restores,
+            ids=self.ids, floor=self.floor, restores=self.restores, actions=self.actions,
         )  # fmt: skip
 
 
@@ -70,7 +71,8 @@ def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes
     specs = {node: [mark.generation, mark.hash] for node, mark in image.specs.items()}
     documents = {path: [doc.index, doc.value] for path, doc in image.documents.items()}
     ids = {name: [known.index, known.time, known.result] for name, known in image.ids.items()}
-    for part, items in (("specs", specs), ("documents", documents), ("ids", ids)):
+    actions = {node: [action.model_dump(mode="json") for action in pending] for node, pending in image.actions.items()}
+    for part, items in (("specs", specs), ("documents", documents), ("ids", ids), ("actions", actions)):
         yield from _parts(part, items, chunk_bytes)
 
 
@@ -119,6 +121,9 @@ def _fill(state: State, data: dict[str, Any]) -> None:
         case "ids":
             for name, (index, time, result) in data["items"].items():
                 state.ids[name] = Remembered(index, time, result)
+        case "actions":
+            for node, pending in data["items"].items():
+                state.actions[node] = tuple(Action.model_validate(action) for action in pending)
 
 
 class Snapshots:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from nodestore.errors import Garbage
 from nodestore.jsonio import Document, Json
-from nodestore.models import CommandRecord, ConfigRecord, Entry, Inventory, SpecMark
+from nodestore.models import Action, CommandRecord, ConfigRecord, Entry, Inventory, SpecMark
 
 IDS_MIN = 10_000
 IDS_WINDOW_S = 3_600.0
@@ -57,7 +57,13 @@ class State:
     """Every id of a command after this index is in `ids`; a command whose `after` is lower is too old to know."""
     restores: dict[int, str] = field(default_factory=dict)
     """Snapshots that entries name, by the entries' index: these must outlive the entries."""
-    _sorted: list[str] | None = None
+    actions: dict[str, tuple[Action, ...]] = field(default_factory=dict)
+    """What nodes are still to do once, oldest first. No empty ones."""
+    _paths: int = 0
+    """Grows after each change of which documents there are."""
+    _sorted: tuple[int, list[str]] = (-1, [])
+    """All paths, as of which `_paths`. A thread that runs a batch and was given up may still fill it in: with what it
+    read it names the count from before it read, so that an outdated listing is never taken for a new one."""
 
     @property
     def inventory(self) -> Inventory:
@@ -65,11 +71,14 @@ class State:
 
     def paths(self, prefix: str) -> list[str]:
         """Paths that begin with `prefix`, sorted."""
-        if self._sorted is None:
-            self._sorted = sorted(self.documents)
-        start = bisect.bisect_left(self._sorted, prefix)
+        count, every = self._sorted
+        if count != self._paths:
+            count = self._paths
+            every = sorted(self.documents)
+            self._sorted = count, every
+        start = bisect.bisect_left(every, prefix)
         found = []
-        for path in self._sorted[start:]:
+        for path in every[start:]:
             if not path.startswith(prefix):
                 break
             found.append(path)
@@ -83,10 +92,10 @@ class State:
         if entry.first != self.index + 1:
             raise Garbage(f"the journal has a gap: entry {entry.first} to {entry.last} does not follow {self.index}")
         for record in entry.commands:
-            self._apply(record, images or {})
+            self._apply(record, images or {}, entry.epoch)
         self._forget()
 
-    def _apply(self, record: CommandRecord, images: Mapping[str, Mapping[str, Document]]) -> None:
+    def _apply(self, record: CommandRecord, images: Mapping[str, Mapping[str, Document]], epoch: int) -> None:
         if record.restore is not None:
             self._replace_documents(images[record.restore], record.index)
             self.restores[record.index] = record.restore
@@ -97,6 +106,11 @@ class State:
                 self.specs.pop(node, None)
             else:
                 self.specs[node] = mark
+        for node, pending in pending_after(record, epoch, self.actions).items():
+            if pending:
+                self.actions[node] = pending
+            else:
+                self.actions.pop(node, None)
         if record.config is not None:
             inventory = Inventory.model_validate(record.config.inventory)
             self.adopted = Adopted(record.config, record.config_revision or 0, record.index, inventory)
@@ -108,11 +122,12 @@ class State:
     def _write(self, path: str, document: Document | None, index: int) -> None:
         if document is None:
             if self.documents.pop(path, None) is not None:
-                self._sorted = None
+                self._paths += 1
             return
-        if path not in self.documents:
-            self._sorted = None
+        new = path not in self.documents
         self.documents[path] = Doc(index, document)
+        if new:
+            self._paths += 1
 
     def _replace_documents(self, image: Mapping[str, Document], index: int) -> None:
         for path in [path for path in self.documents if path not in image]:
@@ -131,3 +146,16 @@ class State:
                 return
             del self.ids[oldest]
             self.floor = max(self.floor, remembered.index)
+
+
+def pending_after(
+    record: CommandRecord, epoch: int, before: Mapping[str, tuple[Action, ...]]
+) -> dict[str, tuple[Action, ...]]:
+    """What the nodes that this command concerns are still to do after it."""
+    after: dict[str, tuple[Action, ...]] = {}
+    for node, closed in record.closes.items():
+        after[node] = tuple(action for action in before.get(node, ()) if action.index not in closed)
+    for node, asked in record.actions.items():
+        action = Action(**dict(asked), index=record.index, epoch=epoch, actor=record.actor, time=record.time)
+        after[node] = (*after.get(node, before.get(node, ())), action)
+    return after

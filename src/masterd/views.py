@@ -1,4 +1,4 @@
-"""The views of the state in etcd: `state/<path>` and `desired/<node>`. Pure.
+"""The views of the state in etcd: `state/<path>`, `desired/<node>` and `actions/<node>`. Pure.
 
 A view never decides anything: replicas read journal and snapshots. Views are for automation, people and nodeds.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from masterd.derivation import Derivation, Derived
 from masterd.state import State
 from nodestore.jsonio import Document, dumps
 from nodestore.keys import Keys
-from nodestore.models import CommandRecord, Desired, SpecMark, Term
+from nodestore.models import Action, Actions, CommandRecord, Desired, SpecMark, Term
 
 Changes = dict[str, bytes | None]
 """Keys with their new values; None deletes."""
@@ -37,8 +38,20 @@ def desired_view(term: Term, mark: SpecMark, derived: Derived) -> bytes:
     return dumps(desired.model_dump(mode="json"))
 
 
-def changes_of(keys: Keys, term: Term, records: Iterable[CommandRecord], derived: Mapping[str, Derived]) -> Changes:
-    """What these records change in the views; of several writes to one key the last."""
+def actions_view(term: Term, pending: tuple[Action, ...]) -> bytes:
+    view = Actions.model_construct(v=1, epoch=term.epoch, term=term.revision, pending=pending)
+    return dumps(view.model_dump(mode="json"))
+
+
+def changes_of(
+    keys: Keys,
+    term: Term,
+    records: Iterable[CommandRecord],
+    derived: Mapping[str, Derived],
+    pending: Mapping[str, tuple[Action, ...]] = MappingProxyType({}),
+) -> Changes:
+    """What these records change in the views; of several writes to one key the last. `pending`: what the nodes whose
+    actions changed are to do now."""
     documents: dict[str, tuple[int, Document | None]] = {}
     marks: dict[str, SpecMark | None] = {}
     for record in records:
@@ -49,6 +62,8 @@ def changes_of(keys: Keys, term: Term, records: Iterable[CommandRecord], derived
         changes[keys.document(path)] = None if document is None else document_view(index, document)
     for node, mark in marks.items():
         changes[keys.desired_of(node)] = None if mark is None else desired_view(term, mark, derived[node])
+    for node, actions in pending.items():
+        changes[keys.actions_of(node)] = actions_view(term, actions) if actions else None
     return changes
 
 
@@ -58,6 +73,8 @@ def all_views(keys: Keys, term: Term, state: State, derivation: Derivation) -> d
     for node, mark in state.specs.items():
         if derivation[node].spec is not None:
             views[keys.desired_of(node)] = desired_view(term, mark, derivation[node])
+    for node, actions in state.actions.items():
+        views[keys.actions_of(node)] = actions_view(term, actions)
     return views
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nodestore.errors import Garbage
 
 SCHEMA_VERSION = 1
+_PROBLEM_CHARS_MAX = 300  # a place in garbage may have a name as long as all of it
 
 
 class Model(BaseModel):
@@ -50,7 +51,8 @@ def decode(model: type[M], raw: bytes | str, where: str) -> M:
         first = error.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise Garbage(f"{where}: {at + ': ' if at else ''}{first['msg']}{more}") from None
+        text = (at + ": " if at else "") + first["msg"].removeprefix("Value error, ")
+        raise Garbage(f"{where}: {text[:_PROBLEM_CHARS_MAX]}{more}") from None
 
 
 class Term(NamedTuple):
@@ -269,6 +271,7 @@ class Action(ActionRequest):
     """An action that is still to be done. `index`: the command that asked for it, one a node and command."""
 
     index: int = Field(ge=1)
+    epoch: int = Field(default=1, description="the store's incarnation when it was asked for")
     actor: str = ""
     time: float = 0.0
 

@@ -129,7 +129,7 @@ async def test_memory_that_is_not_where_the_journal_is_ends_the_term(etcd_one: E
     """Or the next entry would be written over one that is committed."""
     async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
         await seat.add("x1")
-        seat.leader._journal.index += 1
+        seat.leader._committer.journal.index += 1
         assert code_of(await seat.add("x2")) == "outcome_unknown"
         await seat.ended()
         found = await etcd.get(keys.entry(2))

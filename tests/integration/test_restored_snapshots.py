@@ -98,6 +98,6 @@ async def test_a_restore_that_the_application_cannot_digest(etcd_one: EtcdCluste
             assert code_of((await seat.submit(_restore("old")))[0]) == "failed"
             await seat.put("nodes/n2", x=2)
             await shown(etcd, keys, {"n1": {"x": 2}, "n2": {"x": 2}})
-            assert seat.leader._derivation["n1"].hash == seat.replica.state.specs["n1"].hash
+            assert seat.leader._committer.derivation["n1"].hash == seat.replica.state.specs["n1"].hash
             await seat.put("nodes/n1", x=3)
             await shown(etcd, keys, {"n1": {"x": 3}, "n2": {"x": 2}})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from masterd.adoption import Adoption
 from masterd.leader import Leader, LeaderSettings
 from masterd.publisher import Publisher
 from nodestore.errors import (
@@ -122,7 +123,7 @@ async def test_an_upgrade_that_dies_on_the_way_leaves_no_trace_in_the_views(
             kind, name = {
                 "before respec": (Leader, "_respec"),
                 "before views": (Publisher, "finish"),
-                "before adoption": (Leader, "_adopt"),
+                "before adoption": (Adoption, "adopt"),
             }[cut]
             patch.setattr(kind, name, die)
             with pytest.raises(Unavailable):

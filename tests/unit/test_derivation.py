@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masterd.derivation import NOTHING, Derivation, Derived
-from masterd.execution import Overlay
+from masterd.overlay import Overlay
 from masterd.state import Doc, State
 from nodestore.errors import NodectlError
 from nodestore.models import Inventory, Spec
@@ -107,7 +107,7 @@ def test_incrementally_is_as_from_nothing(changes: list[tuple[str, dict[str, Any
         else:
             overlay.put(path, document)
             state.documents[path] = Doc(1, document)
-        state._sorted = None
+        state._paths += 1
         derivation.update(config, overlay, derivation.affected([path]))
         fresh = Derivation(ToyApp())
         fresh.rebuild(config, Overlay(state, config, 0.0))

@@ -8,12 +8,12 @@ import pytest
 
 from examples.apps.counter import CounterApp
 from examples.apps.playlist import PlaylistApp
-from masterd.app import Application, load_application
+from masterd.app import Application, HearsNodes, NodeSeen, load_application
 from masterd.derivation import Derivation
 from masterd.execution import Batch, Outcome, Request
 from masterd.state import State
 from nodestore.errors import Invalid
-from nodestore.models import ConfigRecord, Entry, Inventory
+from nodestore.models import ConfigRecord, Entry, Inventory, Status
 
 WALL = {
     "nodes": {"left": {"position": [0, 0]}, "right": {"position": [0, 1]}},
@@ -34,6 +34,16 @@ class Bench:
 
     def _batch(self) -> Batch:
         return Batch(self.state, self.application, self.derivation, 100.0 + self.sent)
+
+    def hear(self, node: str, seen: NodeSeen) -> None:
+        assert isinstance(self.application, HearsNodes)
+        hears = self.application.node_changed
+        batch = self._batch()
+        self.sent += 1
+        batch.run(
+            Request(f"h{self.sent}", "node.changed", {}, node, work=lambda transaction: hears(transaction, node, seen))
+        )
+        self._follow(batch)
 
     def _follow(self, batch: Batch) -> None:
         if batch.records:
@@ -91,6 +101,18 @@ def test_the_player_goes_on_and_round() -> None:
     assert [outcome.result["item"] for outcome in shown] == ["a", "b", "a"]
     bench.run("player.stop")
     assert bench.derivation["left"].spec is None
+
+
+def test_the_player_keeps_a_document_of_the_nodes_that_show_nothing() -> None:
+    """It writes only what is new: to be told the same again leaves no trace."""
+    bench = Bench(PlaylistApp())
+    failed = Status(node="left", nonce="n", host="h", phase="failed", error="no such file: hills.mp4")
+    for seen in (NodeSeen(True, None), NodeSeen(True, failed), NodeSeen(True, failed), NodeSeen(False, failed)):
+        bench.hear("left", seen)
+    assert bench.state.documents["dark"].value == {"left": "it is off"}
+    assert bench.state.index == 3  # the adoption, the failure, its end
+    bench.hear("left", NodeSeen(True, None))
+    assert bench.state.documents["dark"].value == {}
 
 
 def test_an_application_is_found_by_its_place() -> None:

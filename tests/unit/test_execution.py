@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masterd.execution import Overlay, Request, encode_entry
+from masterd.execution import Request, encode_entry
+from masterd.overlay import Overlay
 from masterd.state import Remembered, State
 from nodestore.errors import Conflict, Garbage, Invalid, NodectlError, NotFound, Refused, TooOld
 from nodestore.jsonio import dumps, loads
