@@ -1,14 +1,16 @@
 """A driver of one's own: keeps the names in the node's document in a hosts file, among the lines of others.
 
 The document {"hosts": {"projector": "10.0.0.50"}} makes the line `10.0.0.50 projector # nodectl n1`.
+Its one action, `find`, tells under which names an address is in the file: {"address": "10.0.0.50"}.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, IPvAnyAddress, TypeAdapter, ValidationError
 
-from noded.drivers import Actual, Context, DriverError, Settings, parse_settings
+from noded.drivers import Actual, Context, DriverAction, DriverError, Settings, parse_settings
 from noded.files import write_atomic
 from nodestore.models import Spec
 
@@ -56,6 +58,18 @@ class HostsDriver:
 
     async def stop(self) -> None:
         self._path = None  # the lines stay: noded stops at every restart, and names are not to blink
+
+    @property
+    def actions(self) -> Mapping[str, DriverAction]:  # a driver without any has no such property
+        return {"find": DriverAction(self._find, timeout_s=10)}
+
+    async def _find(self, args: dict[str, Any]) -> dict[str, list[str]]:
+        address = args.get("address")
+        if self._path is None or not isinstance(address, str):
+            raise DriverError("give an address to look for, once there is a file to look in")
+        ours, theirs = self._lines(self._path)
+        found = [line.split("#")[0].split() for line in [*theirs, *ours]]
+        return {"names": [name for parts in found if parts[:1] == [address] for name in parts[1:]]}
 
     def _lines(self, path: Path) -> tuple[list[str], list[str]]:
         try:

@@ -15,4 +15,5 @@ def test_the_driver_keeps_its_contract() -> None:
         HostsDriver,
         [spec(projector="10.0.0.50"), spec(projector="10.0.0.51", relay="10.0.0.60"), spec()],
         look=lambda work_dir: (work_dir / "hosts").read_text(),
+        actions={"find": {"address": "10.0.0.50"}},
     )

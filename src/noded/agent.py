@@ -10,8 +10,9 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from noded import planner
@@ -45,7 +46,10 @@ class Timing:
 
 
 class Agent:
-    """Drives one node. `load` finds drivers by name; `report` takes each status."""
+    """Drives one node. `load` finds drivers by name; `report` takes each status.
+
+    One step of the loop, or one action (see `turn`), at a time has the driver.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,12 @@ class Agent:
         self._memory = Memory(driver=before.driver if before else None, good=before)
         self._driver: tuple[str, Driver] | None = None
         self._wake = asyncio.Event()
+        self._busy = asyncio.Lock()
+        self._inspecting = asyncio.Lock()
+        self._looks_on = False
+        self._rested: tuple[bytes | None] | None = None
+        self.came_to_rest: Callable[[], None] = lambda: None
+        """Called when `rested` becomes true for another value."""
         self._started = time.monotonic()
         self._offline = False
         self._reason = ""
@@ -103,6 +113,50 @@ class Agent:
         self._memory = Memory()
         self._tell(self._obeyed, Actual(), Plan(None, "idle"))
 
+    # --- actions ---
+
+    @property
+    def driver(self) -> tuple[str, Driver] | None:
+        """The driver that has something in effect, or last tried to, and its name."""
+        return self._driver
+
+    def rested(self, raw: bytes | None) -> bool:
+        """Whether this was the value of `desired/<node>` when there last was no step to take."""
+        return self._rested == (raw,)
+
+    @asynccontextmanager
+    async def turn(self, *, looks_on: bool) -> AsyncIterator[None]:
+        """The driver is ours for an action: no step is taken meanwhile. looks_on: the loop still inspects and tells."""
+        self._looks_on = looks_on
+        try:
+            async with self._busy:
+                yield
+        finally:
+            self._looks_on = False
+            self.wake()
+
+    def tell(self, reason: str) -> None:
+        """Show in the status what is being done."""
+        self._reason = reason
+        self.wake()
+
+    async def restart(self, reason: str) -> None:
+        """Within `turn`: stop what is driven and apply it anew. DriverError; then the loop goes on trying."""
+        wanted, driven = self._wanted(), self._memory.driver
+        if wanted is None or wanted[0] is None or driven is None:
+            raise DriverError("nothing is driven on this node now: there is nothing to restart")
+        desired = wanted[0]
+        self._memory = planner.restarting(self._memory)
+        async with self._inspecting:  # a look that began during the action before
+            await self._act(Task(driven, reason, ""))
+        plan = planner.plan(desired, Actual(), self._memory, time.monotonic(), backoff=self._timing.backoff)
+        if plan.task is None:
+            raise DriverError(plan.error or "nothing is to run")
+        await self._take(replace(plan.task, reason=reason), desired, Actual(), plan)
+        if self._memory.applied is None:
+            rejected = self._memory.rejected
+            raise DriverError(self._memory.attempts.error or (rejected.error if rejected else "it did not come up"))
+
     # --- what is wanted ---
 
     def _wanted(self) -> tuple[Desired | None, str] | None:
@@ -128,37 +182,55 @@ class Agent:
     async def _reconcile(self) -> float:
         """Take steps until none is due; how many seconds to sleep unless woken."""
         for _ in range(_STEPS_MAX):
-            wanted = self._wanted()
-            if wanted is None:
-                left_s = self._started + self._timing.start_wait_s - time.monotonic()
-                return min(self._timing.tick_s, left_s) if left_s > 0 else self._timing.tick_s
-            desired, nothing_because = wanted
-            actual, settle_s = await self._inspect()
-            now = time.monotonic()
-            self._memory = planner.settled(self._memory, actual, now, settle_s)
-            plan = planner.plan(
-                desired,
-                actual,
-                self._memory,
-                now,
-                nothing_because=nothing_because,
-                settle_s=settle_s,
-                backoff=self._timing.backoff,
-            )
-            if plan.task is None:
-                self._remember(desired)
-                self._tell(desired, actual, plan)
-                wait_s = self._timing.tick_s if plan.wake_at is None else plan.wake_at - now
-                return max(0.0, min(self._timing.tick_s, wait_s))
-            await self._take(plan.task, desired, actual, plan)
+            if self._looks_on:
+                again_in_s = await self._step(looks_on=True)
+            else:
+                async with self._busy:
+                    again_in_s = await self._step()
+            if again_in_s is not None:
+                return again_in_s
         return 0.0
+
+    async def _step(self, *, looks_on: bool = False) -> float | None:
+        """Look, and take the step that is due; None when one was. looks_on: only look."""
+        wanted = self._wanted()
+        obeys = self._orders.known and (self._presence.held or self._offline)
+        raw = self._orders.raw
+        if wanted is None:
+            left_s = self._started + self._timing.start_wait_s - time.monotonic()
+            return min(self._timing.tick_s, left_s) if left_s > 0 else self._timing.tick_s
+        desired, nothing_because = wanted
+        actual, settle_s = await self._inspect()
+        now = time.monotonic()
+        self._memory = planner.settled(self._memory, actual, now, settle_s)
+        plan = planner.plan(
+            desired,
+            actual,
+            self._memory,
+            now,
+            nothing_because=nothing_because,
+            settle_s=settle_s,
+            backoff=self._timing.backoff,
+        )
+        if plan.task is not None and not looks_on:
+            await self._take(plan.task, desired, actual, plan)
+            return None
+        self._tell(desired, actual, plan)
+        if plan.task is not None:
+            return self._timing.tick_s
+        self._remember(desired)
+        if obeys and self._rested != (raw,):
+            self._rested = (raw,)
+            self.came_to_rest()
+        wait_s = self._timing.tick_s if plan.wake_at is None else plan.wake_at - now
+        return max(0.0, min(self._timing.tick_s, wait_s))
 
     async def _inspect(self) -> tuple[Actual, float]:
         if self._driver is None:
             return Actual(), 0.0
         name, driver = self._driver
         try:
-            async with asyncio.timeout(_INSPECT_TIMEOUT_S):
+            async with self._inspecting, asyncio.timeout(_INSPECT_TIMEOUT_S):
                 return await driver.inspect(), driver.settle_s
         except DriverError as error:
             drift = error.message
@@ -259,6 +331,7 @@ class Agent:
                 reason=self._reason,
                 actual=_showable(actual.state),
                 error=error[:ERROR_CHARS_MAX] if error else None,
+                warning=self._unwritable or None,
                 attempts=self._memory.attempts.count,
                 driver=desired.spec.driver if desired else None,
             )

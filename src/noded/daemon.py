@@ -8,10 +8,13 @@ import secrets
 from contextlib import aclosing
 from typing import NoReturn
 
-from noded import drivers
+from noded import boot, drivers
+from noded.actions import Writer
+from noded.actor import Actor
 from noded.agent import Agent
 from noded.drivers import Context
 from noded.orders import Orders
+from noded.performer import Performer
 from noded.presence import Me, Presence
 from noded.reporter import Reporter
 from noded.settings import Settings
@@ -42,6 +45,8 @@ async def run(settings: Settings) -> None:
                 eternal.create_task(wiring.follow())
                 eternal.create_task(wiring.reporter.keep())
                 eternal.create_task(wiring.agent.run())
+                eternal.create_task(wiring.actor.follow())
+                eternal.create_task(wiring.actor.keep())
                 eternal.create_task(_until(stop))
         except* _Asked:
             await wiring.leave("noded was asked to stop")
@@ -62,6 +67,11 @@ class _Wiring:
         self.reporter = Reporter(etcd, keys.status_of(me.node), alive_key, self.presence)
         context = Context(me.node, keys.cluster, settings.work_dir, me.nonce, self._wake, background)
         self.agent = Agent(context, self.orders, self.presence, self.reporter.report, drivers.load, settings.timing)
+        start = boot.start_of(me.host_id)
+        writer = Writer(me.node, me.nonce, start, lambda was: boot.rebooted(was, start))
+        performer = Performer(self.agent, context, settings.reboot_command)
+        self.actor = Actor(etcd, keys, writer, self.presence, performer)
+        self.agent.came_to_rest = self.actor.wake
 
     def _wake(self) -> None:
         self.agent.wake()
@@ -69,6 +79,7 @@ class _Wiring:
     def _claim_changed(self) -> None:
         self.reporter.claim_changed()
         self.agent.wake()
+        self.actor.wake()
 
     async def follow(self) -> None:
         """Take each desired state as it comes."""
@@ -79,6 +90,7 @@ class _Wiring:
 
     async def leave(self, reason: str) -> None:
         """Stop what is driven, say so, give the node up."""
+        await self.actor.farewell()
         await self.agent.end(reason)
         await self.reporter.farewell()
         await self.presence.leave()

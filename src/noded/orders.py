@@ -27,13 +27,15 @@ class Orders:
         self._last_refused: Order | None = None
         self.known = False
         """Whether etcd has been read at all."""
+        self.raw: bytes | None = None
+        """What it held then, obeyed or not; None: nothing."""
         self.desired: Desired | None = None
         self.problem: str | None = None
         """Why what is in etcd now is not obeyed; None when it is."""
 
     def take(self, value: bytes | None) -> None:
         """The key's value as etcd has it now; None when it is absent."""
-        self.known = True
+        self.known, self.raw = True, value
         if value is None:
             if self.desired is not None:
                 log.info("its desired state was deleted")

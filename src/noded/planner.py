@@ -193,6 +193,11 @@ def failed(memory: Memory, task: Task, started_at: float, error: str, *, retryab
     return replace(memory, driver=task.driver, applied=None, attempts=attempts)
 
 
+def restarting(memory: Memory) -> Memory:
+    """When what runs is to be stopped and applied anew, because somebody asked: at once, whatever failed before."""
+    return replace(memory, applied=None, attempts=Attempts())
+
+
 def settled(memory: Memory, actual: Actual, now: float, settle_s: float) -> Memory:
     """Forget earlier attempts once what was applied has held for `settle_s`."""
     attempts = memory.attempts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -29,6 +31,7 @@ class Settings:
     lease_ttl_s: int
     timing: Timing
     log_level: str
+    reboot_command: tuple[str, ...] | None = None
 
 
 def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -53,6 +56,13 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
         meta="SECONDS",
         text="at its start, how long to wait for etcd before going on as it was (default: %(default)s)",
     )
+    parser.option(
+        "reboot-command",
+        _argv,
+        default="",
+        meta="COMMAND",
+        text="program and arguments that reboot this PC, when an operator asks for that (default: nothing does)",
+    )
     add_common(parser)
     options = parser.parse_args(arguments)
     try:
@@ -64,6 +74,7 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
             host_id=options.host_id or machine_id(),
             lease_ttl_s=options.lease_ttl,
             timing=Timing(tick_s=options.tick, start_wait_s=options.start_wait),
+            reboot_command=options.reboot_command,
             log_level=options.log_level,
         )
     except Invalid as error:
@@ -79,6 +90,15 @@ def _directory(text: str) -> Path:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is not a directory")
     return path
+
+
+def _argv(text: str) -> tuple[str, ...]:
+    """A command as a shell splits it; no shell runs it. On Windows a backslash is one, and quotes are double."""
+    posix = os.name != "nt"
+    parts = shlex.split(text) if posix else [part.strip('"') for part in shlex.split(text, posix=False)]
+    if not parts or not parts[0] or "\x00" in text:
+        raise ValueError(f"{text!r} names no program")
+    return tuple(parts)
 
 
 def _host_id(text: str) -> str:

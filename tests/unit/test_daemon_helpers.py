@@ -96,6 +96,7 @@ def test_command_line_wins_over_environment() -> None:
         (["--cluster", "a/b"], {}, "cluster name 'a/b' is not allowed"),
         (["--cluster", "a", "--endpoints", "host"], {}, "'host' is not host:port"),
         (["--cluster", "a", "--endpoints", ","], {}, "no etcd endpoint"),
+        (["--cluster", "a", "--endpoints", "ftp://h:1"], {}, "'ftp://h:1' is not host:port"),
         (["--cluster", "a", "--lease-ttl", "0"], {}, "0 is not between 1 and 300"),
         (["--cluster", "a"], {"NODECTL_LEASE_TTL": "soon"}, "'soon' is not a number"),
         (["--cluster", "a", "--log-level", "loud"], {}, "'loud' is not one of"),
@@ -131,12 +132,24 @@ def test_etcd_settings(tmp_path: Path) -> None:
         (["--ca", "/nowhere/x"], "--ca: cannot read"),
         (["--cert", "c"], "--cert and --key"),
         (["--cert", "c", "--key", "k"], "--cert needs --ca"),
+        (["--endpoints", "https://h:2379"], "asks for TLS.*--ca"),
+        (["--endpoints", "h:1,HTTPS://h:2"], "'HTTPS://h:2' asks for TLS"),
+        (["--endpoints", "http://h:2379", "--ca", __file__], "says plain TCP.*leave the authority out"),
     ],
 )
 def test_settings_that_do_not_fit(arguments: list[str], says: str) -> None:
     """Options that make no sense together are named."""
     with pytest.raises(Invalid, match=says):
         etcd_settings(parse(["--cluster", "a", *arguments]))
+
+
+def test_a_scheme_that_agrees_with_the_authority_is_left_out(tmp_path: Path) -> None:
+    """https:// with --ca, http:// without; what is connected to is host:port."""
+    ca = tmp_path / "ca.pem"
+    ca.write_text("pem")
+    found = etcd_settings(parse(["--cluster", "a", "--ca", str(ca), "--endpoints", "https://h:1/,h:2"]))
+    assert found.endpoints == ("h:1", "h:2")
+    assert etcd_settings(parse(["--cluster", "a", "--endpoints", "http://h:1"])).endpoints == ("h:1",)
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------

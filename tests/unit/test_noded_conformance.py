@@ -10,23 +10,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from noded.drivers import Actual, Context, DriverError, Settings, parse_settings
+from noded.drivers import Actual, Context, DriverAction, DriverError, Settings, parse_settings
 from noded.drivers.conformance import Limits, Nonconformance, check_driver, checks, examine
 from noded.drivers.conformance.__main__ import main
 from noded.drivers.conformance.bench import Bench
 from noded.drivers.exec import ExecDriver
 from noded.drivers.file import FileDriver
 from noded.drivers.process import ProcessDriver
+from nodestore.jsonio import Document, Json
 from nodestore.models import Spec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "driver"
 SLEEP = ["{python}", "-c", "import time; time.sleep(600)"]
+
+ECHO = {"echo": ["{python}", "-c", "import sys; sys.stdout.write(sys.stdin.read())"]}
 
 
 def spec(settings: Any, **document: Any) -> Spec:
@@ -46,19 +49,20 @@ def test_process() -> None:
     """With a health check, a reload, and a restart."""
     quick = ["{python}", "-c", ""] if os.name == "nt" else ["true"]
     healthy = {"argv": quick, "every_s": 0.1, "timeout_s": 60}
-    settings = {"argv": SLEEP, "grace_s": 0, "health": healthy}
+    settings = {"argv": SLEEP, "grace_s": 0, "health": healthy, "actions": ECHO}
     check_driver(
         ProcessDriver,
         [spec(settings, scene="one"), spec(settings, scene="two"), spec({**settings, "env": {"A": "B"}})],
         look=lambda work_dir: (work_dir / "document.json").read_bytes(),
+        actions={"echo": {"n": 1}},
     )
 
 
 @long
 def test_exec() -> None:
     """With a command that says what it got."""
-    settings = {"argv": ["{python}", "-c", "import sys; sys.stdout.write(sys.stdin.read())"]}
-    check_driver(ExecDriver, [spec(settings, scene="one"), spec(settings, scene="two")])
+    settings = {"argv": ECHO["echo"], "actions": ECHO}
+    check_driver(ExecDriver, [spec(settings, scene="one"), spec(settings, scene="two")], actions={"echo": {"n": 1}})
 
 
 @long
@@ -123,6 +127,37 @@ ONE, TWO = spec({"port": 1}, level=1), spec({"port": 1}, level=2)
 
 def look(work_dir: Path) -> object:
     return {path.name: path.read_text() for path in work_dir.iterdir()}
+
+
+class Blinking(Lamp):
+    """A lamp that can also blink."""
+
+    actions: Mapping[str, DriverAction]
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.actions = {"blink": DriverAction(self.blink)}
+
+    async def blink(self, args: Document) -> Json:
+        times = args.get("times", 1)
+        if not isinstance(times, int):
+            raise DriverError("times is not a number")
+        await asyncio.sleep(0.02)
+        return {"blinked": times}
+
+
+BLINK: dict[str, Document] = {"blink": {"times": 3}}
+
+
+def test_a_good_driver_with_actions_passes() -> None:
+    """One that is to be tried, with odd arguments too."""
+    check_driver(Blinking, [ONE], look=look, actions=BLINK)
+
+
+async def test_actions_that_are_not_tried() -> None:
+    """That is said; a driver without any has nothing to try."""
+    verdicts = {result.detail: result.verdict for result in await examine(Blinking, [ONE])}
+    assert verdicts["needs an action to try"] == "skipped"
 
 
 def test_a_good_driver_passes() -> None:
@@ -315,6 +350,78 @@ class CannotBeMade(Lamp):
         raise OSError("no such lamp")
 
 
+class NamesItsActionBadly(Blinking):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.actions = {"reboot": DriverAction(self.blink)}
+
+
+class OffersNoDriverAction(Blinking):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.actions = {"blink": self.blink}  # type: ignore[dict-item]
+
+
+class ForgetsItsActions(Blinking):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        self.actions = {}
+
+
+class BlinkRaises(Blinking):
+    async def blink(self, args: Document) -> Json:
+        return args["times"]
+
+
+class BlinkFails(Blinking):
+    async def blink(self, args: Document) -> Json:
+        raise DriverError("no bulb")
+
+
+class BlinkReturnsItself(Blinking):
+    async def blink(self, args: Document) -> Json:
+        return self
+
+
+class BlinkHangs(Blinking):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.actions = {"blink": DriverAction(self.blink, 0.2)}
+
+    async def blink(self, args: Document) -> Json:
+        await asyncio.Event().wait()
+
+
+class BlinkLeavesATask(Blinking):
+    async def blink(self, args: Document) -> Json:
+        self.context.tasks.create_task(asyncio.sleep(600))
+
+
+class BlinkLeavesAProcessWhenCut(Blinking):
+    async def blink(self, args: Document) -> Json:
+        process = _blinking()
+        await super().blink(args)
+        process.kill()
+        process.wait()
+
+
+class CannotLookWhileItBlinks(Blinking):
+    busy = False
+
+    async def blink(self, args: Document) -> Json:
+        self.busy = True
+        await asyncio.sleep(0.02)
+        self.busy = False
+
+    async def inspect(self) -> Actual:
+        if self.busy:
+            raise RuntimeError("busy")
+        await asyncio.sleep(0)
+        if self.busy:
+            raise RuntimeError("busy")
+        return await super().inspect()
+
+
 Check = Callable[[Bench], Awaitable[None]]
 
 
@@ -346,6 +453,16 @@ Check = Callable[[Bench], Awaitable[None]]
         (ChangesBeforeItRefuses, checks.refuses, "tells of drift: somebody was at the lamp"),
         (SaysTooMuch, checks.refuses, "the message of a DriverError is not one line"),
         (LocksForEver, checks.killed, "apply of a spec that should succeed failed: the lamp is locked"),
+        (NamesItsActionBadly, checks.acts, "an action cannot be named 'reboot': noded has that itself"),
+        (OffersNoDriverAction, checks.acts, "action blink is not a DriverAction"),
+        (ForgetsItsActions, checks.acts, "after apply there is no action blink (there is: none)"),
+        (BlinkRaises, checks.acts, "action blink raised KeyError: 'times', not a DriverError"),
+        (BlinkFails, checks.acts, "action blink that should succeed failed: no bulb"),
+        (BlinkReturnsItself, checks.acts, "what action blink returned is not JSON"),
+        (BlinkHangs, checks.acts, "action blink did not end within 0.2 s"),
+        (BlinkLeavesATask, checks.acts, "after stop there is left the task"),
+        (BlinkLeavesAProcessWhenCut, checks.acts, "after stop there is left the process"),
+        (CannotLookWhileItBlinks, checks.acts, "inspect raised RuntimeError: busy"),
         (DoesNotEnd, checks.killed, "apply in a process of its own failed: it did not end within 1 s"),
     ],
 )
@@ -354,7 +471,7 @@ async def test_each_way_of_breaking_it_is_found(broken: Any, check: Check, says:
     call_s = 1.0 if broken is DoesNotEnd else 60.0
     limits = Limits(call_s=call_s, block_s=1.0 if broken is Blocks else 60.0, end_s=0.5)
     with pytest.raises(Nonconformance) as found:
-        await check(Bench(broken, (ONE, TWO), tmp_path, look, limits))
+        await check(Bench(broken, (ONE, TWO), tmp_path, look, limits, BLINK))
     while started:
         with started.pop() as blink:
             blink.kill()
@@ -386,6 +503,16 @@ def test_command_line_by_class(capsys: pytest.CaptureFixture[str]) -> None:
     name = f"{__name__}:AlwaysDrifts"
     assert main([name, "--settings", '{"port": 1}', "--document", '{"level": 1}', "--limit", "30"]) == 1
     assert "FAILED   applying twice is the same as once: inspect after apply tells of drift" in capsys.readouterr().out
+
+
+def test_command_line_with_an_action(capsys: pytest.CaptureFixture[str]) -> None:
+    """With arguments, or without."""
+    given = [f"{__name__}:Blinking", "--settings", '{"port": 1}', "--document", '{"level": 1}']
+    assert main([*given, "--action", 'blink={"times": 2}', "--action", "blink"]) == 0
+    assert "ok       actions end in order, and leave nothing behind" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*given, "--action", "blink={"])
+    assert "argument --action: not JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

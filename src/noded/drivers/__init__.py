@@ -12,12 +12,14 @@ a time of the driver's own choosing. A call may be cancelled when noded stops; t
 
 noded is level-triggered: it compares and plans again on every change, on every `wake`, on a tick of a few seconds, and
 after its own restart. So a driver needs no timers and no retries; it says what is, and does what it is told.
+
+A driver may also offer actions, things to be done once when an operator asks for them: see `HasActions`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,10 +27,15 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nodestore.jsonio import Document
+from nodestore.errors import Invalid
+from nodestore.jsonio import Document, Json
+from nodestore.keys import check_name
 from nodestore.models import Spec
 
 GROUP = "nodectl.drivers"
+OWN_ACTIONS = ("restart", "reboot")
+"""What noded does itself, whatever the driver: it cannot be the name of a driver's action."""
+ACTION_TIMEOUT_S_MAX = 3_600.0
 
 
 class DriverError(Exception):
@@ -43,6 +50,14 @@ class DriverError(Exception):
         super().__init__(message)
         self.message = message
         self.retryable = retryable
+
+
+class ActionFailed(DriverError):
+    """An action has failed, and there is more to say than the message. result: JSON, for the operator."""
+
+    def __init__(self, message: str, result: Json = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,34 @@ class Driver(Protocol):
         """End what is driven, left-overs of an earlier noded included. Also called when nothing is."""
 
 
+@dataclass(frozen=True)
+class DriverAction:
+    """Something that a driver can do once.
+
+    run: gets the arguments that the operator gave, an object of its own, and returns what is to be told of it: a JSON
+    value of up to 64 KiB, or None. DriverError (`retryable` means nothing here) or ActionFailed when it has failed.
+    timeout_s: after that it is cancelled, and has failed.
+    """
+
+    run: Callable[[Document], Awaitable[Json]]
+    timeout_s: float = 60.0
+
+
+class HasActions(Protocol):
+    """What a driver may have too.
+
+    noded runs at most one action at a time, and neither `apply` nor `stop` while it runs; but `inspect` it may call.
+    It runs an action at most once: when noded is killed meanwhile, nobody knows how far it came, and nobody runs it
+    again. It is cancelled when noded stops, as any call; then `stop` is called. What it changes is found by `inspect`
+    as if somebody else had: what contradicts the node's desired state is put right.
+    """
+
+    @property
+    def actions(self) -> Mapping[str, DriverAction]:
+        """By name (letters, digits, '.', '_' and '-'; not one of OWN_ACTIONS). Cheap: asked for at each action, also
+        before anything was applied or after `stop`. It may depend on what was applied last."""
+
+
 DriverFactory = Callable[[Context], Driver]
 S = TypeVar("S", bound=BaseModel)
 
@@ -120,6 +163,34 @@ def parse_settings(model: type[S], settings: dict[str, Any]) -> S:
         where = "".join(f" {part}" if at == 0 else f".{part}" for at, part in enumerate(first["loc"])) or "s"
         message = first["msg"].removeprefix("Value error, ")
         raise DriverError(f"driver setting{where}: {message}", retryable=False) from None
+
+
+def actions_of(name: str, driver: Driver) -> dict[str, DriverAction]:
+    """The actions that driver `name` offers now, none if it knows nothing of actions. DriverError when they are not
+    what `HasActions` says."""
+    try:
+        offered = dict(getattr(driver, "actions", {}))
+    except Exception as error:  # noqa: BLE001 - a stranger's code can raise anything
+        raise DriverError(f"driver {name}: its actions cannot be told: {type(error).__name__}: {error}") from None
+    for action, what in offered.items():
+        check_action_name(action)
+        if not isinstance(what, DriverAction) or not 0 < what.timeout_s <= ACTION_TIMEOUT_S_MAX:
+            raise DriverError(
+                f"driver {name}: action {action} is not a DriverAction with a timeout_s up to {ACTION_TIMEOUT_S_MAX:g}"
+            )
+    return offered
+
+
+def check_action_name(name: object) -> str:
+    """`name` if it may name a driver's action; DriverError otherwise."""
+    if name in OWN_ACTIONS:
+        raise DriverError(f"an action cannot be named {name!r}: noded has that itself")
+    try:
+        if not isinstance(name, str):
+            raise Invalid(f"an action cannot be named {name!r}: use text")
+        return check_name("action", name)
+    except Invalid as error:
+        raise DriverError(error.message) from None
 
 
 def load(name: str) -> DriverFactory:

@@ -22,6 +22,7 @@ from nodestore import procs
 from nodestore.errors import NodectlError
 
 STDOUT_BYTES_MAX = 64 << 10
+END_BYTES_KEPT = 8 << 10
 _STDERR_BYTES_KEPT = 4 << 10
 _CLOSE_WAIT_S = 1.0
 
@@ -32,7 +33,8 @@ Argv = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1_000)]
 
 @dataclass(frozen=True)
 class Finished:
-    """What became of a command. stdout: at most one byte more than STDOUT_BYTES_MAX. stderr: its end."""
+    """What became of a command. stdout: at most one byte more than STDOUT_BYTES_MAX, or its last END_BYTES_KEPT.
+    stderr: its end."""
 
     code: int
     stdout: bytes
@@ -73,9 +75,16 @@ def made_directory(context: Context, cwd: str) -> Path:
 
 
 async def run(
-    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float, stdin: bytes = b""
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout_s: float,
+    stdin: bytes = b"",
+    end_only: bool = False,
 ) -> Finished:
-    """Run it to its end. DriverError when it cannot be started or does not end in time.
+    """Run it to its end. DriverError when it cannot be started or does not end in time. end_only: keep but the end of
+    what it prints.
 
     Whatever way this ends, cancelled too, the command and its session are killed. What has left the session has the
     marker, and goes with `leftovers.end`.
@@ -94,7 +103,7 @@ async def run(
         raise DriverError(str(error)) from None
     try:
         async with asyncio.timeout(timeout_s):
-            return await _converse(child, stdin)
+            return await _converse(child, stdin, end_only)
     except TimeoutError:
         raise DriverError(f"the command did not end within {timeout_s:g} s") from None
     finally:
@@ -103,15 +112,17 @@ async def run(
             await child.stop(0)
 
 
-async def _converse(child: procs.Child, stdin: bytes) -> Finished:
+async def _converse(child: procs.Child, stdin: bytes, end_only: bool) -> Finished:
     """Feed it, listen until it ends."""
     assert child.stdin is not None
     assert child.stdout is not None
     assert child.stderr is not None
     talk = [
         asyncio.ensure_future(_feed(child.stdin, stdin)),
-        asyncio.ensure_future(_collect(child.stdout, STDOUT_BYTES_MAX)),
-        asyncio.ensure_future(_keep_end(child.stderr)),
+        asyncio.ensure_future(
+            _keep_end(child.stdout, END_BYTES_KEPT) if end_only else _collect(child.stdout, STDOUT_BYTES_MAX)
+        ),
+        asyncio.ensure_future(_keep_end(child.stderr, _STDERR_BYTES_KEPT)),
     ]
     _feeding, stdout, stderr = talk
     try:
@@ -143,8 +154,8 @@ async def _collect(stream: asyncio.StreamReader, bytes_max: int) -> bytes:
     return kept
 
 
-async def _keep_end(stream: asyncio.StreamReader) -> bytes:
+async def _keep_end(stream: asyncio.StreamReader, bytes_max: int) -> bytes:
     kept = b""
     while chunk := await stream.read(1 << 16):
-        kept = (kept + chunk)[-_STDERR_BYTES_KEPT:]
+        kept = (kept + chunk)[-bytes_max:]
     return kept

@@ -8,17 +8,19 @@ again with growing pauses. When noded is killed, the command is too, as with dri
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from pydantic import Field
 
-from noded.drivers import Actual, Context, DriverError, Settings, command, leftovers, parse_settings
+from noded.drivers import Actual, Context, DriverAction, DriverError, command, leftovers, parse_settings, scripted
 from noded.drivers.command import STDOUT_BYTES_MAX, Argv, EnvironmentName, Text
 from nodestore import jsonio
 from nodestore.errors import Garbage
 from nodestore.models import Spec
 
 
-class ExecSettings(Settings):
+class ExecSettings(scripted.ActionSettings):
     """The settings of the driver in an inventory."""
 
     argv: Argv = Field(description='command and arguments; "{python}" is the Python noded runs on')
@@ -35,6 +37,7 @@ class ExecDriver:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._state: jsonio.Document = {}
+        self._settings: ExecSettings | None = None
 
     async def inspect(self) -> Actual:
         return Actual(self._state)
@@ -42,6 +45,7 @@ class ExecDriver:
     async def apply(self, spec: Spec, previous: Spec | None) -> None:
         settings = parse_settings(ExecSettings, spec.settings)
         await self.stop()
+        self._settings = settings
         try:
             finished = await command.run(
                 settings.argv,
@@ -54,13 +58,34 @@ class ExecDriver:
             # What hangs in the kernel cannot be ended; the next run says so. All that the command has started goes
             # with it: a service that is to stay belongs under driver `process`.
             with contextlib.suppress(DriverError):
-                await self.stop()
+                await leftovers.end(self._context)
         if finished.problem is not None:
             raise DriverError(finished.problem)
         self._state = _object(finished.stdout)
 
     async def stop(self) -> None:
+        self._settings = None
         await leftovers.end(self._context)
+
+    @property
+    def actions(self) -> Mapping[str, DriverAction]:
+        settings = self._settings
+        if settings is None:
+            return {}
+        offered = scripted.offered(settings, self._context, settings.cwd, settings.env)
+        return {name: replace(action, run=self._alone(action.run)) for name, action in offered.items()}
+
+    def _alone(self, run: Callable[[jsonio.Document], Awaitable[jsonio.Json]]) -> Callable[..., Awaitable[jsonio.Json]]:
+        """All that it has started ends with it, as with `apply`."""
+
+        async def run_alone(args: jsonio.Document) -> jsonio.Json:
+            try:
+                return await run(args)
+            finally:
+                with contextlib.suppress(DriverError):
+                    await leftovers.end(self._context)
+
+        return run_alone
 
 
 def _object(stdout: bytes) -> jsonio.Document:

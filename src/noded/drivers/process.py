@@ -15,14 +15,14 @@ import asyncio
 import math
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from noded import files
-from noded.drivers import Actual, Context, DriverError, Settings, command, leftovers, parse_settings
+from noded.drivers import Actual, Context, DriverAction, DriverError, command, leftovers, parse_settings, scripted
 from noded.drivers.command import Argv, EnvironmentName, Text
 from noded.drivers.health import Health, HealthSettings
 from noded.drivers.output import Output, how_it_ended
@@ -36,7 +36,7 @@ _GRACE_S = 5.0
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
 
 
-class ProcessSettings(Settings):
+class ProcessSettings(scripted.ActionSettings):
     """The settings of the driver in an inventory."""
 
     argv: Argv = Field(description='program and arguments; "{python}" is the Python noded runs on')
@@ -171,7 +171,7 @@ class ProcessDriver:
             and run.exit_code is None
             and not run.sick
             and not run.lost_cwd
-            and settings == self._settings
+            and scripted.same_but_for_actions(settings, self._settings)
             and not (changed and settings.on_change == "restart")
         )
         if not keep:
@@ -191,6 +191,13 @@ class ProcessDriver:
         await self._end()
         self._settings = None
 
+    @property
+    def actions(self) -> Mapping[str, DriverAction]:
+        settings = self._settings
+        if settings is None:
+            return {}
+        return scripted.offered(settings, self._context, settings.cwd, self._variables(settings))
+
     async def _end(self) -> None:
         """End the program with all it has started, and whatever an earlier noded has left."""
         run = self._run
@@ -207,9 +214,7 @@ class ProcessDriver:
         log = None if settings.log_file is None else self._context.work_dir / settings.log_file
         output = Output(log, settings.log_bytes_max)
         cwd = command.made_directory(self._context, settings.cwd)
-        environment = command.environment(
-            self._context, {**settings.env, "NODECTL_DOCUMENT": str(self._path(settings))}
-        )
+        environment = command.environment(self._context, self._variables(settings))
         try:
             pipe = output.open()
             try:
@@ -232,6 +237,10 @@ class ProcessDriver:
             return await command.run(argv, cwd=cwd, env=environment, timeout_s=timeout_s)
 
         return Health(settings.health, run, self._context.wake)
+
+    def _variables(self, settings: ProcessSettings) -> dict[str, str]:
+        """What is added to noded's own environment."""
+        return {**settings.env, "NODECTL_DOCUMENT": str(self._path(settings))}
 
     def _path(self, settings: ProcessSettings) -> Path:
         return self._context.work_dir / settings.document_file

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from noded.drivers import DriverFactory
 from noded.drivers.conformance.bench import Bench, Limits
 from noded.drivers.conformance.checks import CHECKS, Skipped
 from noded.drivers.conformance.surroundings import Nonconformance
+from nodestore.jsonio import Document
 from nodestore.models import Spec
 
 __all__ = ["Limits", "Nonconformance", "Result", "check_driver", "examine"]
@@ -44,13 +45,15 @@ def check_driver(
     *,
     look: Callable[[Path], object] | None = None,
     limits: Limits = Limits(),
+    actions: Mapping[str, Document] | None = None,
 ) -> None:
     """Nonconformance (an AssertionError) that lists every rule which the driver breaks. Not for use in a coroutine.
 
     specs: one or more that can be brought about on this machine; with two, changing between them is tried, too.
     look: given the work directory, returns what is really so, for comparison; what `inspect` says is compared anyway.
+    actions: those to be tried, with arguments that should succeed. They are run a dozen times, cut short in between.
     """
-    results = asyncio.run(examine(factory, specs, look=look, limits=limits))
+    results = asyncio.run(examine(factory, specs, look=look, limits=limits, actions=actions))
     broken = [result for result in results if result.verdict == "failed"]
     if broken:
         raise Nonconformance("\n".join(f"{result.check}: {result.detail}" for result in broken))
@@ -62,6 +65,7 @@ async def examine(
     *,
     look: Callable[[Path], object] | None = None,
     limits: Limits = Limits(),
+    actions: Mapping[str, Document] | None = None,
     told: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """Make every check, each in a work directory of its own; `told` hears of each as it ends."""
@@ -72,7 +76,7 @@ async def examine(
         with _directory() as work_dir:
             result = Result(rule, "ok")
             try:
-                await check(Bench(factory, tuple(specs), work_dir, look, limits))
+                await check(Bench(factory, tuple(specs), work_dir, look, limits, actions or {}))
             except Nonconformance as broken:
                 result = Result(rule, "failed", str(broken))
             except Skipped as skipped:

@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.then_settings is not None or options.then_document is not None:
         then = {"settings": options.then_settings, "document": options.then_document}
         specs.append(specs[0].model_copy(update={name: value for name, value in then.items() if value is not None}))
-    results = asyncio.run(examine(factory, specs, limits=Limits(call_s=options.limit), told=_tell))
+    limits, actions = Limits(call_s=options.limit), dict(options.action)
+    results = asyncio.run(examine(factory, specs, limits=limits, actions=actions, told=_tell))
     return 1 if any(result.verdict == "failed" for result in results) else 0
 
 
@@ -49,6 +50,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--then-settings", type=_object, metavar="JSON", help="settings to change to and back from")
     parser.add_argument("--then-document", type=_object, metavar="JSON", help="a document to change to and back from")
     parser.add_argument(
+        "--action",
+        type=_action,
+        action="append",
+        default=[],
+        metavar="NAME[=JSON]",
+        help="an action of the driver to be tried, with arguments; may be given several times",
+    )
+    parser.add_argument(
         "--limit", type=float, default=Limits.call_s, metavar="SECONDS", help="for each call (default: %(default)g)"
     )
     return parser.parse_args(arguments)
@@ -62,6 +71,11 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("not a JSON object")
     return value
+
+
+def _action(text: str) -> tuple[str, dict[str, Any]]:
+    name, given, args = text.partition("=")
+    return name, _object(args) if given else {}
 
 
 def _load(name: str) -> DriverFactory:

@@ -6,15 +6,16 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
-from noded.drivers import Actual, Context, Driver, DriverError, DriverFactory
+from noded.drivers import Actual, Context, Driver, DriverAction, DriverError, DriverFactory, actions_of
 from noded.drivers.conformance.surroundings import POLL_S, Nonconformance, Surroundings, named, no_complaints
-from nodestore.jsonio import Document, dumps
+from nodestore.jsonio import Document, copy, dumps
 from nodestore.models import Spec
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class Limits:
 
 
 class Bench:
-    """What a check works with. `first` and, when there are two, `second` are specs of the driver's author."""
+    """What a check works with. `first`, `others` and `actions` (names and arguments) are of the driver's author."""
 
     def __init__(
         self,
@@ -45,7 +46,9 @@ class Bench:
         work_dir: Path,
         look: Callable[[Path], object] | None,
         limits: Limits,
+        actions: Mapping[str, Document] = MappingProxyType({}),
     ) -> None:
+        self.actions = actions
         self.factory = factory
         self.first = specs[0]
         self.others = specs[1:]
@@ -121,6 +124,28 @@ class Trial:
         except DriverError as error:
             raise Nonconformance(f"stop failed: {error.message}") from None
 
+    def offered(self) -> dict[str, DriverAction]:
+        """The driver's actions, now. Nonconformance when they are none."""
+        try:
+            return actions_of("under trial", self._driver)
+        except DriverError as error:
+            raise Nonconformance(error.message) from None
+
+    async def act(self, name: str, args: Document) -> None:
+        """Run it. DriverError passes."""
+        action = self._offered(name)
+        result = await self._call(f"action {name}", action.run(copy(args)), min(action.timeout_s, self._limits.call_s))
+        try:
+            dumps(result)
+        except ValueError as error:
+            raise Nonconformance(f"what action {name} returned is not JSON: {error}") from None
+
+    def _offered(self, name: str) -> DriverAction:
+        offered = self.offered()
+        if name not in offered:
+            raise Nonconformance(f"after apply there is no action {name} (there is: {', '.join(offered) or 'none'})")
+        return offered[name]
+
     async def settled(self, spec: Spec, previous: Spec | None) -> Actual:
         """Bring it about; what is then. Nonconformance when that fails, or when it is not what was applied."""
         try:
@@ -157,17 +182,26 @@ class Trial:
                 raise Nonconformance(f"{what} has changed the state: {state} became {now}")
             await asyncio.sleep(POLL_S)
 
-    async def cut(self, spec: Spec, previous: Spec | None, after: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def cut(self, spec: Spec, previous: Spec | None, after: Callable[[], Awaitable[None]]) -> None:
         """Begin to bring it about, and cancel that when `after` returns, as noded does when it is asked to stop."""
-        applying = asyncio.ensure_future(self._driver.apply(spec, previous))
-        await after()
-        applying.cancel()
-        await asyncio.wait({applying}, timeout=self._limits.call_s)
-        if not applying.done():
-            raise Nonconformance("apply does not end though cancelled")
-        error = None if applying.cancelled() else applying.exception()
+        await self._cut("apply", self._driver.apply(spec, previous), after)
+
+    async def cut_action(self, name: str, args: Document, after: Callable[[], Awaitable[None]]) -> None:
+        """The same with an action."""
+        await self._cut(f"action {name}", self._offered(name).run(copy(args)), after)
+
+    async def _cut(self, name: str, call: Awaitable[Any], after: Callable[[], Awaitable[None]]) -> None:
+        doing = asyncio.ensure_future(call)
+        try:
+            await after()
+        finally:
+            doing.cancel()
+            await asyncio.wait({doing}, timeout=self._limits.call_s)
+        if not doing.done():
+            raise Nonconformance(f"{name} does not end though cancelled")
+        error = None if doing.cancelled() else doing.exception()
         if error is not None and not isinstance(error, DriverError):
-            raise Nonconformance(f"apply raised {named(error)} when it was cancelled")
+            raise Nonconformance(f"{name} raised {named(error)} when it was cancelled")
 
     async def abandon(self) -> None:
         """The check has failed: end what can be ended, so that the next one begins in order."""
@@ -176,7 +210,7 @@ class Trial:
         except Nonconformance:
             return  # the first finding is the one that counts
 
-    async def _call(self, name: str, call: Coroutine[Any, Any, T], limit_s: float) -> T:
+    async def _call(self, name: str, call: Awaitable[T], limit_s: float) -> T:
         task = asyncio.ensure_future(call)
         began = time.monotonic()
         blocked_s = 0.0

@@ -106,8 +106,7 @@ async def cut_short(bench: Bench) -> None:
     async with bench.driver() as driver:
         await driver.settled(bench.first, None)
     whole_s = time.monotonic() - began
-    cuts: list[Callable[[], Any]] = [partial(_turns, count) for count in _TURNS]
-    cuts += [partial(asyncio.sleep, part * whole_s) for part in _PARTS]
+    cuts = _cuts(whole_s)
     target = bench.others[0] if bench.others else bench.first
     for after in cuts:
         async with bench.driver() as driver:
@@ -117,6 +116,12 @@ async def cut_short(bench: Bench) -> None:
             await driver.cut(target, bench.first, after)
         async with bench.driver() as driver:
             await driver.settled(target, None)
+
+
+def _cuts(whole_s: float) -> list[Callable[[], Any]]:
+    """When to cut what takes so long."""
+    cuts: list[Callable[[], Any]] = [partial(_turns, count) for count in _TURNS]
+    return cuts + [partial(asyncio.sleep, part * whole_s) for part in _PARTS]
 
 
 async def _turns(count: int) -> None:
@@ -175,6 +180,40 @@ async def wakes(bench: Bench) -> None:
             raise Nonconformance("wake was called from another thread: use loop.call_soon_threadsafe(wake)")
 
 
+async def acts(bench: Bench) -> None:
+    """An operator asks for an action; noded looks while it runs, and is asked to stop in the middle of it."""
+    async with bench.driver() as driver:
+        offered = driver.offered()
+        await driver.settled(bench.first, None)
+        offered |= driver.offered()
+    if offered and not bench.actions:
+        raise Skipped("needs an action to try")
+    for name, args in bench.actions.items():
+        async with bench.driver() as driver:
+            await driver.settled(bench.first, None)
+            began = time.monotonic()
+            try:
+                await driver.act(name, args)
+            except DriverError as error:
+                raise Nonconformance(f"action {name} that should succeed failed: {error.message}") from None
+            whole_s = time.monotonic() - began
+            await driver.settled(bench.first, bench.first)
+            for odd in (*_ODD_DOCUMENTS[:2], *_spoilt(args)):
+                with contextlib.suppress(DriverError):
+                    await driver.act(name, odd)
+            await driver.settled(bench.first, bench.first)
+        for after in _cuts(whole_s):
+            async with bench.driver() as driver:
+                await driver.settled(bench.first, None)
+                await driver.cut_action(name, args, partial(_looking, driver, after))
+
+
+async def _looking(driver: Trial, after: Callable[[], Awaitable[None]]) -> None:
+    with contextlib.suppress(DriverError):  # it cannot be told just now: allowed
+        await driver.inspect()
+    await after()
+
+
 def _same(before: object, after: object, what: str) -> None:
     if before != after:
         raise Nonconformance(f"{what} gives something else: {before!r} became {after!r}")
@@ -191,6 +230,7 @@ CHECKS: tuple[tuple[str, Callable[[Bench], Awaitable[None]]], ...] = (
     ("settings that make no sense are refused", refuses),
     ("odd documents are taken or refused", odd_documents),
     ("wake is called with care", wakes),
+    ("actions end in order, and leave nothing behind", acts),
 )
 """Each rule and what tries it. In all of them nothing but DriverError is raised, each call ends in its time without
 blocking the event loop, `inspect` tells of no drift after an apply, and `stop` leaves no task, thread or process."""
