@@ -7,6 +7,8 @@ the expiry of its lease removes nothing. So a wrong suspicion costs a needless t
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nodestore.errors import Garbage, NodectlError
@@ -25,7 +27,7 @@ from nodestore.etcd import (
     op_range,
 )
 from nodestore.keys import Keys, prefix_end
-from nodestore.models import Epoch, LeaderRecord, Term, TermRecord, decode
+from nodestore.models import Epoch, LeaderRecord, Paused, Term, TermRecord, decode
 
 TAIL_ENTRIES_MAX = 7
 """Entries that a takeover brings along; what is beyond is read after it, under the term already won. So few that even
@@ -71,11 +73,15 @@ class Won:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Somebody was faster, the store is paused, or its epoch changed: what was found instead."""
+    """Somebody was faster, the store is paused, or its epoch changed: what was found instead.
+
+    `garbage`: mod_revision of a `paused` that nobody can read, which may be passed over by trying again with it.
+    """
 
     leader: KV | None
     paused: bool
     why: str
+    garbage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +137,12 @@ async def takeover(
     seen: LeaderSeen,
     epoch: EpochSeen,
     next_index: int,
-    timeout_s: float | None = None,
-    first: int = 0,
+    timeout_s: float = 2.0,
+    compares: Sequence[Compare] = (),
+    paused: int = 0,
 ) -> Won | Lost:
-    """Try to become leader, in one raft round.
+    """Try to become leader, in one raft round. `paused`: mod_revision of an unreadable pause that is passed over.
+    `compares`: what else must hold: that the leader has not answered a challenge meanwhile, say.
 
     The reply may be lost: the transaction is repeated, and a second copy cannot land beside the first because both
     compare the same observed revision of `leader` and that `terms/<nonce>` is absent (without the latter a late copy
@@ -153,12 +161,13 @@ async def takeover(
         taken_from=seen.record.id if seen.record else None,
         taken_term=seen.revision or None,
     )
-    result = await etcd.txn(
+    result = await etcd.txn_by_two(
         [
             cmp_mod(keys.leader, seen.revision),
             cmp_mod(keys.epoch, epoch.revision),
-            cmp_create(keys.paused, 0),
+            cmp_mod(keys.paused, paused),
             cmp_create(keys.term(me.nonce), 0),
+            *compares,
         ],
         [
             op_put(keys.leader, me.encode(), lease=lease),
@@ -167,8 +176,6 @@ async def takeover(
         ],
         [op_get(keys.leader), op_get(keys.paused), op_get(keys.epoch)],
         timeout_s=timeout_s,
-        repeatable=True,
-        first=first,
     )
     if result.succeeded:
         return _won(result, 2, Fence(Term(epoch.epoch, result.revision), epoch.revision, me.nonce))
@@ -176,12 +183,23 @@ async def takeover(
     found = leader_seen(leader)
     if found.record is not None and found.record.nonce == me.nonce:
         return await claim(etcd, keys, seen=found, epoch=epoch, next_index=next_index)
-    if result.range(1).first is not None:
-        return Lost(leader, True, "takeovers are paused")
+    pause = result.range(1).first
+    if pause is not None and pause.mod_revision != paused:
+        return _paused(leader, pause)
     now = result.range(2).first
     if now is None or now.mod_revision != epoch.revision:
         return Lost(leader, False, "the store's epoch has changed")
+    if found.revision == seen.revision:
+        return Lost(leader, False, f"{found.record.id if found.record else 'the leader'} has answered meanwhile")
     return Lost(leader, False, f"{found.record.id if found.record else 'somebody else'} was faster")
+
+
+def _paused(leader: KV | None, pause: KV) -> Lost:
+    try:
+        decode(Paused, pause.value, pause.key)
+    except Garbage as error:
+        return Lost(leader, False, f"the pause is unreadable: {error}", pause.mod_revision)
+    return Lost(leader, True, "takeovers are paused")
 
 
 async def claim(etcd: Etcd, keys: Keys, *, seen: LeaderSeen, epoch: EpochSeen, next_index: int) -> Won | Lost:
@@ -202,9 +220,10 @@ async def resign(etcd: Etcd, keys: Keys, fence: Fence, why: str) -> bool:
     """Give the term up, and say so in the history. False when it was no longer ours."""
     found = await etcd.get(keys.term(fence.nonce))
     then = [op_delete(keys.leader)]
-    if found is not None:
-        record = decode(TermRecord, found.value, found.key).model_copy(update={"ended": why})
-        then.append(op_put(keys.term(fence.nonce), record.encode()))
+    with suppress(Garbage):  # the history is no reason to keep the term
+        if found is not None:
+            record = decode(TermRecord, found.value, found.key).model_copy(update={"ended": why})
+            then.append(op_put(keys.term(fence.nonce), record.encode()))
     result = await etcd.txn([cmp_mod(keys.leader, fence.term.revision)], then, repeatable=True)
     return result.succeeded
 

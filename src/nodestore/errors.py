@@ -122,6 +122,10 @@ class OutcomeUnknown(NodectlError):
     exit_code = 8
 
 
+class NoSpaceUnknown(OutcomeUnknown):
+    """etcd's database is full, and this write may have been the last one that got in: it has landed, or never will."""
+
+
 class Compacted(NodectlError):
     """The revision asked for is gone from etcd: list anew, then follow from the list's revision."""
 

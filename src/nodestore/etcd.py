@@ -5,7 +5,7 @@ What failed is told apart from what may have happened:
 
 - `Unavailable`: surely nothing has happened (never sent, or refused before it was proposed).
 - `OutcomeUnknown`: a write that may land now or at any later time. Never repeated here unless the caller says that
-  its compares make that harmless (`repeatable`).
+  its compares make that harmless (`repeatable`). `NoSpaceUnknown`, of these, has landed already or never will.
 """
 
 from __future__ import annotations
@@ -25,11 +25,23 @@ from nodestore.errors import (
     Invalid,
     LeaseLost,
     NodectlError,
+    NoSpace,
+    NoSpaceUnknown,
     OutcomeUnknown,
     TooLarge,
     Unavailable,
 )
-from nodestore.etcd_rpc import Endpoint, Fault, Metadata, RpcFailed, credentials_of, error_of
+from nodestore.etcd_rpc import (
+    Connect,
+    Connection,
+    Endpoint,
+    Fault,
+    Metadata,
+    RpcFailed,
+    RpcStream,
+    connect_by_grpc,
+    error_of,
+)
 from nodestore.etcd_stream import BrokenStream, Stream
 from nodestore.etcd_types import (
     KV,
@@ -80,14 +92,17 @@ class _Repeat(Enum):
 
 
 class Etcd:
-    """The session. One a process and event loop; `async with Etcd(settings) as etcd`."""
+    """The session. One a process and event loop; `async with Etcd(settings) as etcd`.
 
-    def __init__(self, settings: EtcdSettings) -> None:
+    `connect`: how members are reached, if not by gRPC: tests have a store in memory.
+    """
+
+    def __init__(self, settings: EtcdSettings, *, connect: Connect | None = None) -> None:
         self.settings = settings
-        credentials = credentials_of(settings)
-        self._endpoints = [Endpoint(address, credentials) for address in settings.endpoints]
+        connect = connect or connect_by_grpc(settings)
+        self._endpoints = [connect(address) for address in settings.endpoints]
         self._current = 0
-        self._answered: Endpoint | None = None
+        self._answered: Connection | None = None
         self._closed = False
         self._token: str | None = None  # "" while etcd's access control is off, whatever user we have
         self._authenticating = asyncio.Lock()
@@ -110,10 +125,14 @@ class Etcd:
         """The address in use."""
         return self._endpoints[self._current].address
 
-    def leave(self, endpoint: Endpoint) -> None:
+    def leave(self, endpoint: Connection) -> None:
         """Go on with the next endpoint, if `endpoint` is still the one in use: many who leave it move once."""
         if self._endpoints[self._current] is endpoint:
             self._current = (self._current + 1) % len(self._endpoints)
+
+    def leave_address(self, address: str) -> None:
+        """The same for the member at `address`, which is known to be about to answer nobody."""
+        self.leave(self._endpoint_at(address))
 
     # --- authentication ---
 
@@ -201,12 +220,15 @@ class Etcd:
         except NodectlError as error:
             if open_outcome and repeat is _Repeat.GUARDED:
                 raise OutcomeUnknown(f"etcd: an earlier attempt may have landed; then {error}") from None
+            if isinstance(error, NoSpace) and repeat is not _Repeat.FREELY:
+                # The write that fills the database is applied, and answered by the same words as those refused after.
+                raise NoSpaceUnknown(str(error)) from None
             raise
         if open_outcome and repeat is _Repeat.GUARDED:
             raise OutcomeUnknown(f"etcd: no answer in {budget_s:g} s; last {last}")
         raise Unavailable(f"etcd cannot be reached within {budget_s:g} s; last {last}")
 
-    def _moves_on(self, endpoint: Endpoint, failed: RpcFailed, repeat: _Repeat) -> bool:
+    def _moves_on(self, endpoint: Connection, failed: RpcFailed, repeat: _Repeat) -> bool:
         """Leave the endpoint for another attempt; whether the failed one may have happened. Raises when it was the
         last: at an answer that is final, or at an open outcome that must not be repeated."""
         if failed.fault in (Fault.FINAL, Fault.TOKEN):
@@ -223,7 +245,7 @@ class Etcd:
         if self._closed:
             raise NodectlError("the session with etcd is closed")
 
-    def _note_answer(self, endpoint: Endpoint, trouble: str) -> None:
+    def _note_answer(self, endpoint: Connection, trouble: str) -> None:
         if self._answered is not endpoint:
             log.info("etcd: using %s%s", endpoint.address, f" ({trouble})" if trouble else "")
             self._answered = endpoint
@@ -290,9 +312,56 @@ class Etcd:
             response.succeeded, response.header.revision, tuple(result_of(item) for item in response.responses)
         )
 
-    async def compact(self, revision: int) -> None:
-        """Forget everything before `revision`. Compacted when that has been done already."""
-        await self._unary("KV/Compact", pb.CompactionRequest(revision=revision), _Repeat.NEVER)
+    async def txn_by_two(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Op] = (),
+        orelse: Sequence[Op] = (),
+        *,
+        timeout_s: float,
+        hedge_s: float = 0.02,
+    ) -> TxnResult:
+        """A transaction whose compares make a second copy harmless, sent to the member in use and, unless that answers
+        within `hedge_s`, to the next one too: a member that died with its PC costs no more than that. The first answer
+        counts, which may be that of the second copy. Errors as of `txn`."""
+        asked = self._endpoints[self._current]
+        copies = [asyncio.create_task(self.txn(compares, then, orelse, timeout_s=timeout_s, repeatable=True))]
+        try:
+            done, _ = await asyncio.wait(copies, timeout=hedge_s)
+            if not done and len(self._endpoints) > 1:
+                copies.append(
+                    asyncio.create_task(self.txn(compares, then, orelse, timeout_s=timeout_s, repeatable=True, first=1))
+                )
+            return await self._first_answer(copies, asked)
+        finally:
+            for copy in copies:
+                copy.cancel()
+            await asyncio.gather(*copies, return_exceptions=True)
+
+    async def _first_answer(self, copies: list[asyncio.Task[TxnResult]], asked: Connection) -> TxnResult:
+        errors: list[NodectlError] = []
+        waiting = set(copies)
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for copy in done:
+                error = copy.exception()
+                if error is None:
+                    if copy is not copies[0]:
+                        self.leave(asked)
+                    return copy.result()
+                if not isinstance(error, NodectlError):
+                    raise error
+                errors.append(error)
+        open_ones = (error for error in errors if isinstance(error, OutcomeUnknown))
+        raise next(open_ones, errors[0])
+
+    async def compact(self, revision: int, *, physical: bool = False, timeout_s: float | None = None) -> None:
+        """Forget everything before `revision`. Compacted when that has been done already.
+
+        `physical`: return only when the member that was asked has its pages back; the others are about to.
+        """
+        request = pb.CompactionRequest(revision=revision, physical=physical)
+        await self._unary("KV/Compact", request, _Repeat.NEVER, timeout_s=timeout_s)
 
     # --- leases ---
 
@@ -342,28 +411,44 @@ class Etcd:
     async def status(self, endpoint: str, *, timeout_s: float = 1.0) -> MemberStatus:
         """What the member at `endpoint` (one of the settings') says of itself; Unavailable when it does not."""
         try:
-            return status_of(await self._at(endpoint, "Maintenance/Status", pb.StatusRequest(), timeout_s))
+            return status_of(await self.at(endpoint, "Maintenance/Status", pb.StatusRequest(), timeout_s))
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from None
 
     async def move_leader(self, endpoint: str, target: int, *, timeout_s: float = 2.0) -> None:
         """Ask the member at `endpoint`, which must lead, to hand etcd's leadership to member `target`."""
-        await self._at(endpoint, "Maintenance/MoveLeader", pb.MoveLeaderRequest(targetID=target), timeout_s)
+        await self.at(endpoint, "Maintenance/MoveLeader", pb.MoveLeaderRequest(targetID=target), timeout_s)
 
     async def defragment(self, endpoint: str, *, timeout_s: float = 30.0) -> None:
         """Give the member's free pages back to its disk; it answers nobody meanwhile."""
-        await self._at(endpoint, "Maintenance/Defragment", pb.DefragmentRequest(), timeout_s)
+        await self.at(endpoint, "Maintenance/Defragment", pb.DefragmentRequest(), timeout_s)
 
     async def call(self, method: str, request: Message) -> Any:
         """Any other unary method, for administration and tests. Not repeated once it may have happened."""
         return await self._unary(method, request, _Repeat.NEVER)
 
-    async def _at(self, address: str, method: str, request: Message, timeout_s: float) -> Any:
+    async def download(self, address: str, method: str, request: Message, *, timeout_s: float) -> RpcStream:
+        """A stream from the member at `address` that answers one request; its faults are RpcFailed."""
+        endpoint = self._endpoint_at(address)
+        if not isinstance(endpoint, Endpoint):
+            raise Invalid(f"{method} needs a real etcd")
+        await self._have_token(timeout_s)
+        return endpoint.download(method, request, self._metadata())
+
+    def _endpoint_at(self, address: str) -> Connection:
         self._check_open()
         wanted = host_port(address)
         endpoint = next((item for item in self._endpoints if item.address == wanted), None)
         if endpoint is None:
             raise Invalid(f"{address} is not among the etcd endpoints of this session")
+        return endpoint
+
+    async def at(self, address: str, method: str, request: Message, timeout_s: float) -> Any:
+        """A unary method of the member at `address` (one of the settings'), tried once.
+
+        Unavailable: surely nothing has happened. OutcomeUnknown: no answer in time, or it died under it.
+        """
+        endpoint = self._endpoint_at(address)
         for _ in range(1 + _TOKENS_MAX):
             await self._have_token(timeout_s)
             token = self._token

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import Message
@@ -86,6 +86,8 @@ def fault_of(code: StatusCode, details: str) -> Fault:
     """Sorts a status. What is not surely harmless counts as ambiguous."""
     if any(text in details for text in _NOT_PROPOSED):
         return Fault.NOT_SENT
+    if "permission denied" in details:
+        return Fault.FINAL  # maintenance calls say it with code UNKNOWN
     if code is StatusCode.UNAVAILABLE and details.startswith(_NOT_SENT):
         return Fault.NOT_SENT
     if code is StatusCode.UNIMPLEMENTED:
@@ -104,10 +106,10 @@ def error_of(failed: RpcFailed) -> NodectlError:
     details = failed.details.removeprefix("etcdserver: ")
     if failed.fault is Fault.TOKEN:
         return Denied(f"etcd asks for a user and password: {details}")
-    if failed.code == "permission_denied" or "authentication failed" in details:
+    if "permission denied" in details or failed.code == "permission_denied" or "authentication failed" in details:
         return Denied(f"etcd refuses: {details}")
     if "database space exceeded" in details:
-        return NoSpace("etcd's database is full (NOSPACE): compact, defragment and disarm, see etcd/README.md")
+        return NoSpace("etcd's database is full (NOSPACE): it takes no writes and grants no leases until there is room")
     if "too large" in details or "larger than max" in details or "too many operations" in details:
         return TooLarge(f"etcd: {details}")
     if failed.code == "not_found" and "lease" in details:
@@ -145,8 +147,18 @@ _STREAM: dict[str, tuple[type[Message], type[Message]]] = {
     "Lease/LeaseKeepAlive": (pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse),
 }
 
+_DOWNLOAD: dict[str, tuple[type[Message], type[Message]]] = {
+    "Maintenance/Snapshot": (pb.SnapshotRequest, pb.SnapshotResponse),
+}
 
-def credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
+
+def connect_by_grpc(settings: EtcdSettings) -> Connect:
+    """How the members are reached unless a test says otherwise. Invalid when a certificate cannot be read."""
+    credentials = _credentials_of(settings)
+    return lambda address: Endpoint(address, credentials)
+
+
+def _credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
     """TLS credentials; None for plain TCP. Invalid when a file cannot be read."""
     if settings.ca is None:
         return None
@@ -162,6 +174,33 @@ def _cancelled_by_others() -> bool:
     """Whether the CancelledError just caught came out of grpc: nobody has asked the current task to end."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() == 0
+
+
+class Duplex(Protocol):
+    """A stream to a member, as the session sees it: `RpcStream`, or what a test puts in its place."""
+
+    async def send(self, message: Message, timeout_s: float) -> None: ...
+
+    async def receive(self, timeout_s: float) -> Any | None: ...
+
+    async def close(self) -> None: ...
+
+
+class Connection(Protocol):
+    """A member, as the session sees it: `Endpoint`, or what a test puts in its place. Every fault is RpcFailed."""
+
+    @property
+    def address(self) -> str: ...
+
+    async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Any: ...
+
+    def open(self, method: str, metadata: Metadata) -> Duplex: ...
+
+    async def close(self) -> None: ...
+
+
+Connect = Callable[[str], Connection]
+"""From a member's address to a way to talk to it. It connects when that is first used, not before."""
 
 
 class RpcStream:
@@ -235,6 +274,9 @@ class Endpoint:
         self._stream = {
             method: self._stub(self._channel.stream_stream, method, *kinds) for method, kinds in _STREAM.items()
         }
+        self._download = {
+            method: self._stub(self._channel.unary_stream, method, *kinds) for method, kinds in _DOWNLOAD.items()
+        }
 
     @staticmethod
     def _stub(kind: Any, method: str, request: Any, response: Any) -> Callable[..., Any]:
@@ -260,6 +302,10 @@ class Endpoint:
     def open(self, method: str, metadata: Metadata) -> RpcStream:
         """A new stream; whether it can be had shows at its first use."""
         return RpcStream(self.address, self._stream[method](metadata=metadata))
+
+    def download(self, method: str, request: Message, metadata: Metadata) -> RpcStream:
+        """A stream that answers one request; nothing is sent on it. Its orderly end is a RpcFailed with code `ok`."""
+        return RpcStream(self.address, self._download[method](request, metadata=metadata))
 
     async def close(self) -> None:
         with suppress(aio.UsageError):  # closed twice

@@ -37,7 +37,8 @@ SETTINGS: Mapping[str, str] = {
 class MemberConfig:
     """One member. URLs are whole ("http://127.0.0.1:2379"); `initial_cluster` is name to peer URL, itself included.
 
-    `existing`: it joins a cluster that runs (after `etcdctl member add`). `settings` replaces or adds to SETTINGS.
+    `existing`: it joins a cluster that runs (after `etcdctl member add`). `advertised_peer_url`: where the others find
+    it, if not at `peer_url`. `settings` replaces or adds to SETTINGS.
     """
 
     name: str
@@ -47,6 +48,7 @@ class MemberConfig:
     initial_cluster: Mapping[str, str]
     cluster_token: str = "nodectl"  # no secret: keeps members of different clusters apart
     existing: bool = False
+    advertised_peer_url: str | None = None
     settings: Mapping[str, str] | None = None
 
     def flags(self) -> dict[str, str]:
@@ -57,7 +59,7 @@ class MemberConfig:
             "listen-client-urls": self.client_url,
             "advertise-client-urls": self.client_url,
             "listen-peer-urls": self.peer_url,
-            "initial-advertise-peer-urls": self.peer_url,
+            "initial-advertise-peer-urls": self.advertised_peer_url or self.peer_url,
             "initial-cluster": ",".join(f"{name}={url}" for name, url in self.initial_cluster.items()),
             "initial-cluster-token": self.cluster_token,
             "initial-cluster-state": "existing" if self.existing else "new",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from nodestore.errors import Denied
-from nodestore.etcd_rpc import Endpoint, Fault, RpcFailed, RpcStream
+from nodestore.etcd_rpc import Connection, Duplex, Fault, RpcFailed
 
 if TYPE_CHECKING:
     from nodestore.etcd import Etcd
@@ -20,7 +20,7 @@ class BrokenStream(Exception):
 class Stream:
     """A bidirectional stream to one endpoint. Any fault is BrokenStream, and the endpoint is left for the next."""
 
-    def __init__(self, etcd: Etcd, endpoint: Endpoint, rpc: RpcStream, token: str | None) -> None:
+    def __init__(self, etcd: Etcd, endpoint: Connection, rpc: Duplex, token: str | None) -> None:
         self._etcd, self._endpoint, self._rpc, self._token = etcd, endpoint, rpc, token
         self.address = endpoint.address
 

@@ -30,12 +30,31 @@ class EtcdSettings:
             raise Invalid("a certificate needs the authority (CA) of etcd's members too: without it there is no TLS")
         if (self.cert is None) != (self.key is None):
             raise Invalid("a certificate and its key belong together: give both or neither")
+        for endpoint in self.endpoints:
+            _check_scheme(endpoint, tls=self.ca is not None)
         object.__setattr__(self, "endpoints", tuple(dict.fromkeys(map(host_port, self.endpoints))))
 
 
+def _check_scheme(endpoint: str, *, tls: bool) -> None:
+    """Whether there is TLS is said by the CA alone. A scheme that says otherwise is a mistake, and it must not end in
+    passwords over plain TCP."""
+    scheme = endpoint.partition("://")[0].lower() if "://" in endpoint else ""
+    if scheme == "https" and not tls:
+        raise Invalid(
+            f"etcd endpoint {endpoint!r} asks for TLS, which needs the authority that signed the members' "
+            "certificates: give its file (--ca)"
+        )
+    if scheme == "http" and tls:
+        raise Invalid(f"etcd endpoint {endpoint!r} says plain TCP, but a certificate authority (--ca) is given: "
+                      "write https:// or HOST:PORT, or leave the authority out")  # fmt: skip
+
+
 def host_port(endpoint: str) -> str:
-    """`host:port`, without a scheme; Invalid when it is not that."""
-    bare = endpoint.split("://", 1)[-1].rstrip("/")
+    """`host:port`, without its scheme (http or https); Invalid when it is not that."""
+    scheme, separator, rest = endpoint.rpartition("://")
+    if separator and scheme.lower() not in ("http", "https"):
+        raise Invalid(f"etcd endpoint {endpoint!r} is not host:port")
+    bare = rest.rstrip("/")
     host, _, port = bare.rpartition(":")
     if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise Invalid(f"etcd endpoint {endpoint!r} is not host:port")
@@ -117,6 +136,8 @@ class MemberStatus:
     raft_index: int
     revision: int
     errors: tuple[str, ...]
+    quota_bytes: int = 0
+    """What `db_bytes` must not reach; 0 where the member does not say (before 3.6)."""
 
 
 # --- compares and operations ----------------------------------------------------------------------------------------
@@ -133,6 +154,13 @@ def cmp_mod(key: str, revision: int) -> Compare:
 def cmp_create(key: str, revision: int) -> Compare:
     """`key` was created at `revision`; 0: it is absent."""
     return pb.Compare(key=key.encode(), target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=revision)
+
+
+def cmp_none(start: str, end: bytes) -> Compare:
+    """There is no key from `start` up to, not including, `end`."""
+    return pb.Compare(
+        key=start.encode(), range_end=end, target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=0
+    )
 
 
 def cmp_value(key: str, value: bytes) -> Compare:
@@ -206,4 +234,5 @@ def status_of(response: Any) -> MemberStatus:
         raft_index=response.raftIndex,
         revision=response.header.revision,
         errors=tuple(response.errors),
+        quota_bytes=response.dbSizeQuota,
     )

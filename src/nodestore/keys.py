@@ -75,6 +75,12 @@ class Keys:
     def candidate(self, master: str) -> str:
         return self.candidates + master
 
+    def challenge(self, master: str) -> str:
+        return self.challenges + master
+
+    def answer(self, master: str) -> str:
+        return self.answers + master
+
     def entry(self, last_index: int) -> str:
         """The journal entry whose last command has this index; sorts by index."""
         return f"{self.journal}{last_index:0{_INDEX_DIGITS}d}"

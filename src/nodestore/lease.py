@@ -50,12 +50,21 @@ class Lease:
         """Seconds for which it surely lives yet, by this clock."""
         return self._sent + self.ttl_s - now()
 
-    async def keep(self) -> NoReturn:
-        """Keep it alive until cancelled; LeaseLost once it is gone, or may be."""
+    @property
+    def overdue_s(self) -> float:
+        """For how long etcd should have confirmed it, and has not."""
+        return max(0.0, now() - self._sent - self.ttl_s / 3)
+
+    async def keep(self, *, patience_s: float = 0.0) -> NoReturn:
+        """Keep it alive until cancelled; LeaseLost once it is gone, or may be.
+
+        `patience_s`: for who does no harm by believing in it too long (whatever it writes is fenced): for so long
+        beyond the TTL only etcd's own word counts. After an outage etcd's new leader extends all leases.
+        """
         stream: Stream | None = None
         last = "not even tried: this process was held up"
         try:
-            while (left_s := self.left_s) > 0:
+            while (left_s := self.left_s + patience_s) > 0:
                 try:
                     async with asyncio.timeout(min(self.ttl_s / _TRIES, left_s)):
                         if stream is None:
@@ -69,10 +78,10 @@ class Lease:
                     if stream is not None:
                         await stream.close()
                         stream = None
-                    await asyncio.sleep(max(0.0, min(_RETRY_S, self.left_s)))
+                    await asyncio.sleep(max(0.0, min(_RETRY_S, self.left_s + patience_s)))
                 else:
                     await asyncio.sleep(max(0.0, min(self.ttl_s / 3, self.left_s)))
-            raise LeaseLost(f"no good keepalive within its {self.ttl_s:g} s: {last}")
+            raise LeaseLost(f"no good keepalive within its {self.ttl_s + patience_s:g} s: {last}")
         finally:
             if stream is not None:
                 await stream.close()

@@ -64,3 +64,27 @@ def setup(program: str, name: str, level: str = "info") -> None:
     root.setLevel(LEVELS[level])
     for noisy in ("asyncio", "grpc", "aiohttp"):
         logging.getLogger(noisy).setLevel(max(LEVELS[level], logging.WARNING))
+
+
+class Seldom:
+    """For what is tried many times a second: a line is written when it is another than the last one, or after a while.
+
+    The words that vary (numbers, addresses) belong into `line`, what it is about into `about`.
+    """
+
+    def __init__(self, log: logging.Logger, every_s: float = 30.0) -> None:
+        self._log, self._every_s = log, every_s
+        self._about: object = None
+        self._written = 0.0
+
+    def __call__(self, level: int, line: str, *, about: object = None) -> None:
+        now = time.monotonic()
+        subject = line if about is None else about
+        if subject == self._about and now - self._written < self._every_s:
+            return
+        self._about, self._written = subject, now
+        self._log.log(level, "%s", line)
+
+    def forget(self) -> None:
+        """It works again: the next trouble is news."""
+        self._about = None

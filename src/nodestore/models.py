@@ -6,6 +6,7 @@ Times are seconds since the Unix epoch by the writer's clock: for people, never 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -72,6 +73,11 @@ class Epoch(Stored):
     """`epoch`: the incarnation of the store; grows when a backup is restored."""
 
     epoch: int = Field(ge=1)
+    since: float = 0.0
+    actor: str = Field(default="", description="who ran `nodectl recover`")
+    nonce: str = Field(default="", description="of that run: whether it landed, when its answer was lost")
+    bumped: int = Field(default=0, description="by how much etcd's revision was raised when the backup was restored")
+    index: int = Field(default=0, description="of the last command in the backup")
 
 
 Cause = Literal["first", "resigned", "switchover", "expired", "died", "silent", "stuck", "unreadable", "restarted"]
@@ -103,6 +109,12 @@ class TermRecord(Stored):
     cause: Cause = "first"
     why: str = ""
     ended: str | None = Field(default=None, description="set by a leader that resigned: how its term ended")
+    phases: dict[str, float] = Field(
+        default_factory=dict,
+        description="seconds from when the leader before was last heard to: challenged, taken_by_etcd, suspected, "
+        "sent, won, caught_up, serving, first_answer; written once the term serves",
+    )
+    suspected_by: tuple[str, ...] = Field(default=(), description="standbys that had challenged the leader before")
     taken_from: str | None = Field(default=None, description="id of the leader before, if there was one in the key")
     taken_term: int | None = Field(default=None, description="that leader's term revision")
 
@@ -115,9 +127,24 @@ class Candidate(Stored):
     urls: tuple[str, ...]
     index: int = Field(default=0, description="how far its replica was when it last said so")
     priority: int = 0
+    beside_etcd_leader: bool = Field(default=False, description="whether etcd's leader is on this PC too")
     nonce: str = Field(description="of this process: a restarted masterd has another")
     version: str = ""
     pid: int = 0
+
+
+class Challenge(Stored):
+    """`challenges/<id>`: a standby asks the leader of this term whether it can still write. Hangs on its lease."""
+
+    term: int = Field(description="mod_revision of `leader` as the challenged one won it")
+    nonce: str
+
+
+class Answer(Stored):
+    """`answers/<id>`: the leader's echo, written fenced: proof that its term still commits."""
+
+    term: int
+    nonce: str
 
 
 class Paused(Stored):
@@ -183,6 +210,11 @@ class CommandRecord(Model):
     config: ConfigRecord | None = Field(default=None, description="the configuration adopted with this entry")
     config_revision: int | None = Field(default=None, description="mod_revision of config/current as adopted")
     restore: str | None = Field(default=None, description="name of the snapshot whose documents replace all others")
+
+
+def concerns(command: Mapping[str, Any], node: str) -> bool:
+    """Whether a command, as told in JSON, changed what this node must be, or asked it for an action, or ended one."""
+    return any(node in (command.get(field) or {}) for field in ("specs", "actions", "closes"))
 
 
 class Entry(Stored):
@@ -341,6 +373,7 @@ class Status(Stored):
     reason: str = Field(default="", description="why it did what it did last, one sentence")
     actual: dict[str, Any] = Field(default_factory=dict, description="what the driver found")
     error: str | None = None
+    warning: str | None = Field(default=None, description="what else is wrong, though the node may be as it must be")
     attempts: int = Field(default=0, description="failed attempts in a row at this generation")
     driver: str | None = None
     time: float = 0.0
@@ -436,7 +469,7 @@ class Inventory(Stored):
 
 
 MODELS: tuple[type[Stored], ...] = (
-    Epoch, LeaderRecord, TermRecord, Candidate, Paused, Head, Entry, Applied, Manifest, DocumentView, Desired, Alive,
-    Status, Actions, Acted, ConfigRecord, Inventory,
+    Epoch, LeaderRecord, TermRecord, Candidate, Challenge, Answer, Paused, Head, Entry, Applied, Manifest, DocumentView,
+    Desired, Alive, Status, Actions, Acted, ConfigRecord, Inventory,
 )  # fmt: skip
 """Every model that is a key's value: published as JSON Schema."""

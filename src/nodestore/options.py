@@ -10,12 +10,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from nodestore import logs
 from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd import EtcdSettings
+from nodestore.etcd_types import host_port
 from nodestore.keys import check_name
 
 T = TypeVar("T")
@@ -93,6 +95,35 @@ def add_common(parser: Parser) -> None:
     )
 
 
+def add_maintenance(parser: Parser) -> None:
+    """Who makes room in etcd, moves its leadership and reads its sizes, where it has users: all that is root's."""
+    text = "user of etcd with the rights of root, for its maintenance (default: the same as all else)"
+    parser.option("maintenance-user", str, default="", meta="NAME", text=text)
+    parser.option("maintenance-password-file", Path, default="", meta="FILE", text="file with that user's password")
+    parser.option("maintenance-cert", Path, default="", meta="FILE", text="a certificate of such a user, instead")
+    parser.option("maintenance-key", Path, default="", meta="FILE", text="the key of that certificate")
+
+
+def maintenance_settings(options: argparse.Namespace, base: EtcdSettings) -> EtcdSettings:
+    """`base` with the credential for maintenance, if there is one. Invalid when its parts do not fit together."""
+    user, password, cert, key = (
+        getattr(options, f"maintenance_{name}") for name in ("user", "password_file", "cert", "key")
+    )
+    if (user is None) != (password is None):
+        raise Invalid("--maintenance-user and --maintenance-password-file belong together: give both or neither")
+    if (cert is None) != (key is None):
+        raise Invalid("--maintenance-cert and --maintenance-key belong together: give both or neither")
+    if cert is not None and key is not None:
+        if base.ca is None:
+            raise Invalid("--maintenance-cert needs --ca: without it certificates are not used")
+        readable("--maintenance-cert", cert)
+        readable("--maintenance-key", key)
+        base = replace(base, user=None, password=None, cert=cert, key=key)
+    if user is None:
+        return base
+    return replace(base, user=user, password=_password(password, "--maintenance-password-file"))
+
+
 def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
     """The session's settings from parsed options. Invalid, in one sentence, when they do not fit together."""
     if (options.user is None) != (options.password_file is None):
@@ -124,8 +155,10 @@ def readable(option: str, path: Path) -> bytes:
 
 
 def endpoints(text: str) -> tuple[str, ...]:
-    """`host:port,host:port`, checked."""
-    return EtcdSettings(tuple(part.strip() for part in text.split(",") if part.strip())).endpoints
+    """`host:port,host:port`, checked, each as it was given: whether its scheme fits is known once --ca is."""
+    given = tuple(part.strip() for part in text.split(",") if part.strip())
+    EtcdSettings(tuple(host_port(part) for part in given))
+    return given
 
 
 def seconds(least: float, most: float) -> Callable[[str], float]:
@@ -169,11 +202,11 @@ def _level(text: str) -> str:
     return text.lower()
 
 
-def _password(path: Path | None) -> str | None:
+def _password(path: Path | None, option: str = "--password-file") -> str | None:
     """The first line of the file, so that an editor's newline at its end is not part of the password."""
     if path is None:
         return None
-    lines = readable("--password-file", path)[:PASSWORD_BYTES_MAX].decode("utf-8", "replace").splitlines()
+    lines = readable(option, path)[:PASSWORD_BYTES_MAX].decode("utf-8", "replace").splitlines()
     if not lines or not lines[0]:
-        raise Invalid(f"--password-file: {path} is empty")
+        raise Invalid(f"{option}: {path} is empty")
     return lines[0]

@@ -1,0 +1,170 @@
+"""A standby's watch over the leader of one term: its heartbeats, and challenges through etcd where those are missed.
+
+Says whether there is ground to take over: the leader's process died, or it is suspected. What is heard later takes
+the ground away again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from masterd.board import Board
+from masterd.follow import FollowStream
+from masterd.replica import Replica
+from masterd.suspicion import Step, Suspicion, Timing, Verdict
+from nodestore.election import LeaderSeen
+from nodestore.errors import NodectlError
+from nodestore.etcd import Compare, Etcd, cmp_mod, op_get, op_put
+from nodestore.keys import Keys
+from nodestore.models import Cause, Challenge, Entry
+from nodestore.tasks import together
+
+log = logging.getLogger(__name__)
+
+_PUT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Why to take over from what was seen. `compares`: what must still be so."""
+
+    cause: Cause
+    why: str
+    compares: tuple[Compare, ...] = ()
+
+
+class LeaderWatch:
+    """Belongs to one term, and ends with it. `wake` is called whenever there is new ground."""
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        *,
+        me: str,
+        lease: int,
+        seen: LeaderSeen,
+        board: Board,
+        replica: Replica,
+        timing: Timing,
+        streak: int,
+        wake: Callable[[], None],
+    ) -> None:
+        self._etcd, self._keys, self._me, self._lease = etcd, keys, me, lease
+        self._board, self._replica, self._wake = board, replica, wake
+        self.revision = seen.revision
+        self._name = seen.record.id if seen.record else ""
+        self._urls = seen.record.urls if seen.record else ()
+        self._stream = FollowStream(seen, self._died, self._beat)
+        self._suspicion = Suspicion(self._name, timing, time.monotonic(), streak)
+        self._heard = asyncio.Event()
+        self._suspected: Verdict | None = None
+        self._nonce = ""
+        self._answer = 0
+        self.begun = time.monotonic()
+
+    @property
+    def ground(self) -> Ground | None:
+        """Why this leader should be replaced; None: it should not."""
+        if self._stream.dead:
+            why = f"the process of {self._name} died: its follow stream broke and its port refuses"
+            return Ground("died", why)
+        if self._suspected is None:
+            return None
+        unanswered = cmp_mod(self._keys.answer(self._me), self._answer)
+        return Ground(self._suspected.cause, self._suspected.why, (unanswered,))
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        if not self._name or self._name == self._me:
+            return
+        unsubscribe = [self._board.answers.listen(self._answered), self._replica.listen(self._entered)]
+        try:
+            await together(stream=self._stream.run(), suspicion=self._keep_looking())
+        finally:
+            for stop in unsubscribe:
+                stop()
+
+    # --- what is heard ---
+
+    def _died(self) -> None:
+        self._wake()
+
+    def _beat(self, stuck_s: float) -> None:
+        self._suspicion.beat(time.monotonic(), stuck_s)
+        self._calm()
+
+    def _answered(self, master: str) -> None:
+        answer = self._board.answers.items.get(self._me) if master == self._me else None
+        if answer is not None and answer.term == self.revision and answer.nonce == self._nonce:
+            self._suspicion.proof(time.monotonic())
+            self._calm()
+
+    def _entered(self, entry: Entry) -> None:
+        if entry.term == self.revision:
+            self._suspicion.proof(time.monotonic())
+            self._calm()
+
+    def _calm(self) -> None:
+        """Something was heard while there was suspicion, or about to be."""
+        if self._nonce:
+            self._heard.set()
+
+    # --- what follows ---
+
+    async def _keep_looking(self) -> None:
+        while True:
+            self._heard.clear()
+            verdict = self._suspicion.look(time.monotonic())
+            if verdict.step is Step.CHALLENGE:
+                await self._challenge()
+                continue
+            suspected = verdict if verdict.step is Step.SUSPECT else None
+            if suspected is not None and self._suspected is None:
+                log.warning("suspects the leader: %s", suspected.why)
+                self._leave_its_host()
+                self._suspected = suspected
+                self._wake()
+            self._suspected = suspected
+            if verdict.step is Step.WAIT and verdict.wake_at < time.monotonic() + 60.0:
+                await self._until(verdict.wake_at)
+            else:
+                await self._heard.wait()
+
+    async def _until(self, wake_at: float) -> None:
+        try:
+            async with asyncio.timeout(wake_at - time.monotonic()):
+                await self._heard.wait()
+        except TimeoutError:
+            return
+
+    async def _challenge(self) -> None:
+        """Put a challenge, noting which answer there is already: only a newer one can be to this."""
+        self._nonce = secrets.token_hex(8)
+        challenge = Challenge(term=self.revision, nonce=self._nonce)
+        put = op_put(self._keys.challenge(self._me), challenge.encode(), lease=self._lease)
+        try:
+            result = await self._etcd.txn_by_two([], [put, op_get(self._keys.answer(self._me))], timeout_s=_PUT_S)
+        except NodectlError as error:
+            log.debug("could not challenge %s: %s", self._name, error)
+            self._suspicion.not_challenged(time.monotonic())
+            return
+        before = result.range(1).first
+        self._answer = 0 if before is None else before.mod_revision
+        self._suspicion.challenged(time.monotonic())
+
+    def _leave_its_host(self) -> None:
+        """An etcd member on the leader's PC has gone with it, if it was the PC: do not wait for that to show."""
+        hosts = {url.split("://", 1)[-1].rsplit(":", 1)[0] for url in self._urls}
+        if hosts & {"127.0.0.1", "localhost", "[::1]"}:
+            return  # everything runs there: a host's name tells nothing
+        for _ in self._etcd.settings.endpoints:
+            address = self._etcd.endpoint
+            if address.rsplit(":", 1)[0] not in hosts:
+                return
+            self._etcd.leave_address(address)

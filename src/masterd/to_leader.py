@@ -1,0 +1,141 @@
+"""Who answers what only the leader can: this masterd, or another one to which the request is passed on.
+
+Leadership may change hands while a request is under way. One that was passed on to a master which is then replaced (it
+may be frozen, and answer never) is taken back and goes to the new one, if doing it twice does nothing: reads, and
+commands that carry ids. A client that has seen this masterd win may be quicker than this masterd itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from masterd.forwarding import HOP, Forwarder
+from masterd.leader import Leader
+from masterd.master import Master
+from nodestore.errors import Garbage, LeadershipLost, NotLeader, OutcomeUnknown
+from nodestore.jsonio import loads
+
+_TURNS_MAX = 5
+_SOON_S = 0.5
+_LAST_WORDS_S = 2.0
+_WON_S = 2.0
+"""For how long a request waits for a term that this masterd has won to begin."""
+
+
+class ToLeader:
+    """Of one masterd."""
+
+    def __init__(self, master: Master, forwarder: Forwarder) -> None:
+        self._master, self._forwarder = master, forwarder
+
+    @property
+    def url(self) -> str | None:
+        """The leader's, as last seen."""
+        record = self._master.board.leader.record
+        return record.urls[0] if record and record.urls else None
+
+    async def find(self, request: web.Request) -> Leader | web.StreamResponse:
+        """The leader role of this masterd, or what the leader elsewhere answered. NotLeader when there is none;
+        OutcomeUnknown when it changed while it had what must not be done twice."""
+        for _ in range(_TURNS_MAX):
+            with self._change() as changed:
+                leader = self._master.leader
+                if leader is not None and not leader.ended:
+                    return leader
+                if leader is not None or self._has_won:
+                    await _wait(changed, _WON_S)
+                    continue
+                answer = await self._pass_on(request, changed)
+                if answer is not None and _nobody_leads(answer) and HOP not in request.headers:
+                    await _wait(changed, _SOON_S)  # it was replaced before it had begun with this
+                    answer = answer if not changed.is_set() else None
+            if answer is not None:
+                return answer
+            if not await _repeatable(request):
+                raise OutcomeUnknown("the leader was replaced before it answered: this may have been done, or not")
+        raise NotLeader("leadership is changing hands; ask again in a moment", self.url)
+
+    async def use(
+        self, request: web.Request, act: Callable[[Leader], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """What `act` makes of the request here, or what the leader elsewhere answers. Where the term ends before
+        anything was done (LeadershipLost), the next leader gets it."""
+        for turn in range(_TURNS_MAX):
+            leader = await self.find(request)
+            if isinstance(leader, web.StreamResponse):
+                return leader
+            try:
+                return await act(leader)
+            except LeadershipLost:
+                if not leader.ended or turn + 1 == _TURNS_MAX:
+                    raise
+        raise AssertionError("unreachable")
+
+    @property
+    def _has_won(self) -> bool:
+        """Whether `leader` names this masterd already, or still."""
+        record = self._master.board.leader.record
+        return record is not None and record.id == self._master.me.id and record.host == self._master.me.host
+
+    async def _pass_on(self, request: web.Request, changed: asyncio.Event) -> web.StreamResponse | None:
+        """What the leader answers; None when it is not the leader any more."""
+        master = self._master
+        passing = asyncio.create_task(self._forwarder.forward(request, self.url, master.me.id, master.trouble))
+        waiting = asyncio.create_task(changed.wait())
+        try:
+            await asyncio.wait({passing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not passing.done() and not await _repeatable(request):
+                await asyncio.wait({passing}, timeout=_LAST_WORDS_S)  # a switchover, say, is answered by the old leader
+            return passing.result() if passing.done() else None
+        finally:
+            passing.cancel()
+            waiting.cancel()
+            await asyncio.gather(passing, waiting, return_exceptions=True)
+
+    @contextmanager
+    def _change(self) -> Iterator[asyncio.Event]:
+        """Set once somebody else leads, or this masterd does."""
+        master, changed = self._master, asyncio.Event()
+        board, before, role = master.board, master.board.leader.revision, master.leader
+
+        def look() -> None:
+            if board.leader.revision != before or master.leader is not role:
+                changed.set()
+
+        stop = board.subscribe(look)
+        try:
+            yield changed
+        finally:
+            stop()
+
+
+def _nobody_leads(answer: web.StreamResponse) -> bool:
+    """Whether the other masterd says that it does not lead, and has done nothing."""
+    if answer.status != NotLeader.status or not isinstance(answer, web.Response) or not isinstance(answer.body, bytes):
+        return False
+    return any(f'"{code}"'.encode() in answer.body for code in (NotLeader.code, LeadershipLost.code))
+
+
+async def _wait(changed: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await changed.wait()
+    except TimeoutError:
+        return
+
+
+async def _repeatable(request: web.Request) -> bool:
+    if request.method == "GET":
+        return True
+    if request.path != "/v1/commands":
+        return False
+    try:
+        body = loads(await request.read())
+    except Garbage:
+        return False
+    commands = body.get("commands", [body]) if isinstance(body, dict) else []
+    return isinstance(commands, list) and all(isinstance(item, dict) and item.get("id") for item in commands)
