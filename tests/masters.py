@@ -40,7 +40,7 @@ from tests.waiting import eventually
 _ROOT = Path(__file__).parents[1]
 _START_S = 20.0
 _ANSWER_S = 10.0
-_AGAIN = ("unavailable", "not_leader", "leadership_lost", "outcome_unknown", "timed_out")
+_AGAIN = ("unavailable", "not_leader", "leadership_lost", "outcome_unknown", "timed_out", "no_space")
 
 
 class Masterd:
@@ -133,9 +133,10 @@ class History:
 class Masters:
     """The masterds of one cluster name, and its commands."""
 
-    def __init__(self, cluster: EtcdCluster, keys: Keys, *, arguments: Sequence[str] = (), small: bool = False) -> None:
+    def __init__(self, cluster: EtcdCluster, keys: Keys, *, arguments: Sequence[str] = (), small: bool = False,
+                 user: str | None = None, password: str | None = None) -> None:  # fmt: skip
         self.keys = keys
-        self.etcd = Etcd(EtcdSettings(cluster.endpoints))
+        self.etcd = Etcd(EtcdSettings(cluster.endpoints, user=user, password=password))
         self.running: dict[str, Masterd] = {}
         self.acknowledged: dict[str, int] = {}
         """Ids of commands that were acknowledged, with their indexes."""

@@ -16,14 +16,27 @@ from typing import Any
 
 from aiohttp import web
 
-from masterd import events, openapi, reads
+from masterd import events, history, openapi, reads
 from masterd.execution import Outcome, Request
-from masterd.follow import BEAT_S
 from masterd.forwarding import Forwarder
+from masterd.handover import hand_over
 from masterd.leader import Leader
 from masterd.master import Master
-from masterd.problems import problem_of, problem_response
-from nodestore.errors import Conflict, Garbage, Invalid, NodectlError, NotFound, NotLeader, OutcomeUnknown, Unavailable
+from masterd.plain import plain
+from masterd.problems import http_problem, problem_of, problem_response
+from masterd.to_leader import ToLeader
+from nodestore.config_versions import version_of
+from nodestore.errors import (
+    Conflict,
+    Garbage,
+    Invalid,
+    LeadershipLost,
+    NodectlError,
+    NotFound,
+    NotLeader,
+    OutcomeUnknown,
+    Unavailable,
+)
 from nodestore.etcd import cmp_create, cmp_mod, op_delete, op_get, op_put
 from nodestore.jsonio import dumps, loads
 from nodestore.keys import check_name
@@ -45,6 +58,7 @@ class Api:
     def __init__(self, master: Master) -> None:
         self._master = master
         self._forwarder = Forwarder()
+        self._to_leader = ToLeader(master, self._forwarder)
         self.app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
         add = self.app.router.add_route
         for method, path, handler in self._routes():
@@ -65,7 +79,7 @@ class Api:
             ("GET", "/v1/documents", self._read(reads.documents)),
             ("GET", "/v1/documents/{path:.+}", self._read(reads.document)),
             ("POST", "/v1/commands", self._commands),
-            ("GET", "/v1/history", self._read(reads.history)),
+            ("GET", "/v1/history", self._read(history.history)),
             ("GET", "/v1/terms", self._read(reads.terms)),
             ("GET", "/v1/snapshots", self._read(reads.snapshots)),
             ("GET", "/v1/snapshots/{name}", self._read(reads.snapshot)),
@@ -86,6 +100,7 @@ class Api:
 
     async def _close(self, _: web.Application) -> None:
         await self._forwarder.close()
+        await self._master.audit.close()
 
     # --- every request ---
 
@@ -95,21 +110,21 @@ class Api:
         try:
             return await handler(request)
         except NodectlError as error:
-            return problem_response(error, self._leader_url())
+            return problem_response(error, self._to_leader.url)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            kind = {404: NotFound, 413: Invalid}.get(error.status, Invalid)
-            return problem_response(kind(f"{request.method} {request.path}: {error.reason}"))
-        except (ConnectionResetError, asyncio.CancelledError):
+            return http_problem(request, error)
+        except web.RequestPayloadError as error:
+            return problem_response(Invalid(f"{request.method} {request.path}: the body cannot be read: {error}"))
+        except asyncio.CancelledError:
             raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, ConnectionResetError) and _gone(request):
+                log.debug("%s %s: whoever asked has gone", request.method, request.path)
+                return web.Response()  # read by nobody; aiohttp drops it without a word
             log.exception("%s %s failed", request.method, request.path)
             return problem_response(NodectlError(f"{request.method} {request.path} failed; see this master's log"))
-
-    def _leader_url(self) -> str | None:
-        record = self._master.board.leader.record
-        return record.urls[0] if record and record.urls else None
 
     def _headers(self, local: bool) -> dict[str, str]:
         master, seen = self._master, self._master.board.leader
@@ -124,22 +139,20 @@ class Api:
 
     async def _lead(self, request: web.Request) -> Leader | web.StreamResponse:
         """The leader role of this masterd, or what the leader elsewhere answers."""
-        leader = self._master.leader
-        if leader is not None:
-            return leader
-        return await self._forwarder.forward(request, self._leader_url(), self._master.me.id)
+        return await self._to_leader.find(request)
 
     def _read(self, read: Callable[[Master, web.Request], Awaitable[Any]]) -> Handler:
         """A read: from memory when local is asked for, else after a confirmation sent after it arrived."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            local = _is_local(request)
-            if not local:
-                leader = await self._lead(request)
-                if isinstance(leader, web.StreamResponse):
-                    return leader
+            if _is_local(request):
+                return self._json(await read(self._master, request), True)
+
+            async def confirmed(leader: Leader) -> web.StreamResponse:
                 await leader.confirm()
-            return self._json(await read(self._master, request), local)
+                return self._json(await read(self._master, request))
+
+            return await self._to_leader.use(request, confirmed)
 
         return handle
 
@@ -161,25 +174,21 @@ class Api:
         )
 
     async def _get_leader(self, request: web.Request) -> web.StreamResponse:
-        if not _is_local(request):
-            leader = await self._lead(request)
-            if isinstance(leader, web.StreamResponse):
-                return leader
-            await leader.confirm()
-        return self._json(await reads.leader(self._master, request), _is_local(request))
+        return await self._read(reads.leader)(request)
 
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """Heartbeats of this leader's term, for standbys."""
         leader = self._master.leader
         if leader is None:
-            raise NotLeader(f"{self._master.me.id} does not lead", self._leader_url())
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
-        await response.prepare(request)
-        while self._master.leader is leader:
-            await response.write(
-                dumps({"term": leader.fence.term.revision, "index": self._master.replica.index}) + b"\n"
-            )
-            await asyncio.sleep(BEAT_S)
+            raise NotLeader(f"{self._master.me.id} does not lead", self._to_leader.url)
+        async with events.stream(request, "application/x-ndjson") as response:
+            while self._master.leader is leader:
+                beat = {
+                    "term": leader.fence.term.revision, "index": self._master.replica.index,
+                    "stuck_s": round(self._master.stuck_s, 3),
+                }  # fmt: skip
+                await response.write(dumps(beat) + b"\n")
+                await asyncio.sleep(self._master.timing.beat_s)
         return response
 
     async def _switchover(self, request: web.Request) -> web.StreamResponse:
@@ -188,21 +197,11 @@ class Api:
         if isinstance(leader, web.StreamResponse):
             return leader
         body = await _body(request)
-        target = self._successor(body.get("to"))
+        target = self._successor(_text(body, "to") or None)
         if self._master.board.paused is not None:
             raise Conflict("takeovers are paused: resume them first (nodectl master resume)")
-        leader.close_for_handover()
-        try:
-            async with asyncio.timeout(_HANDOVER_S):
-                await leader.drained()
-            order = {"revision": leader.fence.term.revision, "actor": str(body.get("actor") or "somebody")}
-            answer = await self._forwarder.post(f"{target['url']}/v1/campaign", order, _HANDOVER_S)
-        except TimeoutError:
-            leader.reopen()
-            raise Unavailable("the commands that wait were not finished in time; the leader goes on") from None
-        except NodectlError:
-            leader.reopen()
-            raise
+        actor = _text(body, "actor") or "somebody"
+        answer = await hand_over(leader, self._master.replica.index, target["url"], actor, self._forwarder)
         return self._json({"from": self._master.me.id, "to": target["id"], **answer})
 
     def _successor(self, wanted: str | None) -> dict[str, Any]:
@@ -222,28 +221,36 @@ class Api:
         if self._master.leader is not None:
             raise Conflict(f"{self._master.me.id} leads already")
         revision = body.get("revision")
-        if not isinstance(revision, int):
+        if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
             raise Invalid("revision: the term's revision is missing")
-        won = await self._master.campaign.take_over_from(revision, str(body.get("actor")), _HANDOVER_S - 0.5)
+        won = await self._master.campaign.take_over_from(revision, _actor(body), _HANDOVER_S - 0.5)
         return self._json({"term": won.fence.term._asdict()})
 
     # --- commands ---
 
     async def _commands(self, request: web.Request) -> web.StreamResponse:
-        leader = self._master.leader
-        if leader is None:
-            return await self._forwarder.forward(request, self._leader_url(), self._master.me.id)
         body = await _body(request)
         many = body.get("commands")
-        if many is None:
-            outcome = (await self._submit(leader, [_command(body, "")]))[0]
-            if outcome.error is not None:
-                raise outcome.error
-            return self._answer(_plain(outcome))
-        if not isinstance(many, list) or not 0 < len(many) <= COMMANDS_MAX:
+        if many is not None and (not isinstance(many, list) or not 0 < len(many) <= COMMANDS_MAX):
             raise Invalid(f"commands: expected a list of 1 to {COMMANDS_MAX} commands")
-        requests = [_command(item, f"commands[{position}].") for position, item in enumerate(many)]
-        return self._answer({"results": [_plain(outcome) for outcome in await self._submit(leader, requests)]})
+        single = many is None
+        requests = [
+            _command(item, "" if single else f"commands[{position}].")
+            for position, item in enumerate([body] if many is None else many)
+        ]
+
+        async def run(leader: Leader) -> web.StreamResponse:
+            outcomes = await self._submit(leader, requests)
+            lost = [outcome.error for outcome in outcomes if isinstance(outcome.error, LeadershipLost)]
+            if len(lost) == len(outcomes):
+                raise lost[0]  # none of them was run
+            if not single:
+                return self._answer({"results": [_plain(outcome) for outcome in outcomes]})
+            if outcomes[0].error is not None:
+                raise outcomes[0].error
+            return self._answer(_plain(outcomes[0]))
+
+        return await self._to_leader.use(request, run)
 
     async def _submit(self, leader: Leader, requests: list[Request]) -> list[Outcome]:
         try:
@@ -287,13 +294,15 @@ class Api:
         inventory = _inventory(body.get("inventory"))
         keys, etcd = self._master.keys, self._master.etcd
         found = await etcd.get(keys.config_current)
-        version = _version_of(found.value, keys.config_current) if found is not None else 0
+        version = await version_of(etcd, keys, found)
         expected = body.get("expect_version")
+        if expected is not None and (isinstance(expected, bool) or not isinstance(expected, int) or expected < 0):
+            raise Invalid("expect_version: expected a whole number")
         if expected is not None and expected != version:
             raise Conflict(f"the configuration is at version {version}, not {expected}: look at it, then decide")
         record = ConfigRecord(
             version=version + 1, actor=_actor(body), time=time.time(), inventory=inventory.model_dump(mode="json"),
-            source=str(body.get("source") or ""),
+            source=_text(body, "source"),
         )  # fmt: skip
         compare = cmp_mod(keys.config_current, found.mod_revision) if found else cmp_create(keys.config_current, 0)
         puts = [
@@ -311,7 +320,7 @@ class Api:
 
     async def _put_paused(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
-        paused = Paused(actor=_actor(body), time=time.time(), reason=str(body.get("reason") or ""))
+        paused = Paused(actor=_actor(body), time=time.time(), reason=_text(body, "reason"))
         await self._master.etcd.put(self._master.keys.paused, paused.encode())
         return self._json(paused.model_dump(mode="json"))
 
@@ -321,6 +330,11 @@ class Api:
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
         return self._json(openapi.document(self._master.application), True)
+
+
+def _gone(request: web.Request) -> bool:
+    """Whether the connection of this request is closed or closing, as that of any stream one day is."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def _is_local(request: web.Request) -> bool:
@@ -340,8 +354,16 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return body
 
 
-def _actor(body: dict[str, Any]) -> str:
-    return str(body.get("actor") or "anonymous")
+def _text(body: dict[str, Any], name: str, where: str = "") -> str:
+    """The text under `name`; empty when there is none, which null says as well."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Invalid(f"{where}{name}: expected text")
+    return value or ""
+
+
+def _actor(body: dict[str, Any], where: str = "") -> str:
+    return _text(body, "actor", where) or "anonymous"
 
 
 def _command(item: Any, where: str) -> Request:
@@ -354,12 +376,12 @@ def _command(item: Any, where: str) -> Request:
     if not isinstance(args, dict):
         raise Invalid(f"{where}args: expected an object")
     if known_as is None:
-        return Request(f"srv-{secrets.token_hex(8)}", name, args, _actor(item))
+        return Request(f"srv-{secrets.token_hex(8)}", name, args, _actor(item, where))
     if not isinstance(known_as, str) or not 0 < len(known_as) <= 128:
         raise Invalid(f"{where}id: expected a text of 1 to 128 characters")
     if not isinstance(after, int) or isinstance(after, bool) or after < 0:
         raise Invalid(f"{where}after: a command with an id needs the index that was known when it was first sent")
-    return Request(known_as, name, args, _actor(item), after)
+    return Request(known_as, name, args, _actor(item, where), after)
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
@@ -370,18 +392,10 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
 
 def _inventory(value: Any) -> Inventory:
     try:
-        inventory = decode(Inventory, dumps(value), "inventory")
+        inventory = decode(Inventory, dumps(plain(value, "inventory")), "inventory")
     except Garbage as error:
         raise Invalid(str(error)) from None
     for kind, names in (("node", inventory.nodes), ("master", inventory.masters), ("group", inventory.groups)):
         for name in names:
             check_name(kind, name)
     return inventory
-
-
-def _version_of(value: bytes, key: str) -> int:
-    """The version in force; 0 when the key holds garbage, which a new version then replaces."""
-    try:
-        return decode(ConfigRecord, value, key).version
-    except Garbage:
-        return 0

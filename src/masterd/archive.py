@@ -86,8 +86,13 @@ class Archive:
         for kv in found.kvs:
             if state.index >= index:
                 break
-            entry = decode(Entry, kv.value, kv.key)
+            try:
+                entry = decode(Entry, kv.value, kv.key)
+            except Garbage:
+                continue  # where it is missing, the next one does not follow
             part = tuple(command for command in entry.commands if state.index < command.index <= index)
+            if not part:
+                break  # the index is in what was truncated before this entry
             names = {command.restore for command in part if command.restore is not None}
             images = {name: await self._snapshots.documents_of(name) for name in names}
             try:

@@ -17,7 +17,7 @@ from nodestore.election import LeaderSeen, leader_seen
 from nodestore.errors import Garbage
 from nodestore.etcd import KV, Etcd
 from nodestore.keys import Keys
-from nodestore.models import Acted, Alive, Candidate, ConfigRecord, Epoch, Paused, Status, decode
+from nodestore.models import Acted, Alive, Answer, Candidate, Challenge, ConfigRecord, Epoch, Paused, Status, decode
 from nodestore.watch import Listing, mirror
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ class Board:
         self.status = Mirrored(keys.status, Status, self.problems, self._changed)
         self.alive = Mirrored(keys.alive, Alive, self.problems, self._changed)
         self.acted = Mirrored(keys.acted, Acted, self.problems, self._changed)
+        self.challenges = Mirrored(keys.challenges, Challenge, self.problems, self._changed)
+        self.answers = Mirrored(keys.answers, Answer, self.problems, self._changed)
         self._paused = Mirrored(keys.paused, Paused, self.problems, self._changed)
         self._epoch = Mirrored(keys.epoch, Epoch, self.problems, self._changed)
 
@@ -107,6 +109,10 @@ class Board:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
+    def tell(self) -> None:
+        """Something changed that those who subscribed look at too: this masterd's own role."""
+        self._changed()
+
     def _changed(self) -> None:
         self.version += 1
         for callback in tuple(self._subscribers):
@@ -124,6 +130,8 @@ class Board:
                 (self._keys.status, self.status),
                 (self._keys.alive, self.alive),
                 (self._keys.acted, self.acted),
+                (self._keys.challenges, self.challenges),
+                (self._keys.answers, self.answers),
             ):
                 tasks.create_task(self._watch_items(prefix, items, True), name=f"watch {prefix}")
 
@@ -153,6 +161,11 @@ class Board:
                     put(None if event.value is None else KV(
                         event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease
                     ))  # fmt: skip
+
+    def saw_leader(self, kv: KV | None) -> None:
+        """Somebody read the key: what is newer than the watch has shown counts."""
+        if kv is not None and kv.mod_revision > self.leader.revision:
+            self._set_leader(kv)
 
     def _set_leader(self, kv: KV | None) -> None:
         self.leader = leader_seen(kv)

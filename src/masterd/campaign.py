@@ -11,13 +11,15 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from masterd.board import Board
-from masterd.follow import FollowStream
+from masterd.leader_watch import Ground, LeaderWatch
 from masterd.replica import Replica
+from masterd.suspicion import Timing, streak_after
+from masterd.timeline import Timeline
 from nodestore.election import (
     EpochSeen,
     LeaderSeen,
@@ -29,18 +31,18 @@ from nodestore.election import (
     new_leader_record,
     takeover,
 )
-from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.errors import Garbage, NodectlError, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, cmp_mod, op_delete
 from nodestore.keys import Keys
-from nodestore.models import Candidate, Cause
+from nodestore.models import Candidate
 
 log = logging.getLogger(__name__)
 
-STAGGER_S = 0.04
 _ATTEMPT_S = 1.0
 _LOOK_S = 1.0
 _BACK_OFF_S = 0.1
 _ATTEMPTS_KEPT = 64
+_CAUGHT_UP_COMMANDS = 20_000  # a replica applies so many in well under a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,6 @@ class Me:
     nonce: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """Why to take over from what was seen."""
-
-    cause: Cause
-    why: str
-
-
 @dataclass(slots=True)
 class Order:
     """A switchover: the leader itself asks this standby to take its term over."""
@@ -71,8 +65,9 @@ class Order:
     done: asyncio.Future[Won]
 
 
-def ground_for(seen: LeaderSeen, before: LeaderSeen, me: Me, dead: bool) -> Ground | None:
-    """Why the observed `leader` should be replaced; None: it should not. `before`: the last readable one."""
+def ground_for(seen: LeaderSeen, before: LeaderSeen, me: Me, watched: Ground | None) -> Ground | None:
+    """Why the observed `leader` should be replaced; None: it should not. `before`: the last readable one; `watched`:
+    what watching it has come to."""
     name = before.record.id if before.record else ""
     if seen.garbage is not None:
         return Ground("unreadable", f"the leader key is unreadable: {seen.garbage}")
@@ -82,19 +77,32 @@ def ground_for(seen: LeaderSeen, before: LeaderSeen, me: Me, dead: bool) -> Grou
         return Ground("expired", f"{name} is gone: its lease ran out")
     if seen.lease == 0:
         return Ground("unreadable", f"the leader key of {seen.record.id} hangs on no lease")
-    if dead:
-        return Ground("died", f"the process of {seen.record.id} died: its follow stream broke and its port refuses")
+    if watched is not None:
+        return watched
     if seen.record.id == me.id and seen.record.host == me.host:
         return Ground("restarted", f"the leader was {me.id}'s own earlier process")
     return None
 
 
+def by_rank(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The best first: those that are caught up, not on the PC of etcd's leader, of higher priority; then by name.
+
+    They say how far they are every two seconds, so those not far behind the best count as caught up: each replica has
+    to read on to `head` anyway.
+    """
+    standing = list(candidates)
+    best = max((candidate.index for candidate in standing), default=0)
+
+    def rank(candidate: Candidate) -> tuple[bool, bool, int, str]:
+        behind = candidate.index < best - _CAUGHT_UP_COMMANDS
+        return behind, candidate.beside_etcd_leader, -candidate.priority, candidate.id
+
+    return sorted(standing, key=rank)
+
+
 def rank_of(me: str, gone: str | None, candidates: Mapping[str, Candidate]) -> int:
-    """How many candidates should go first: the most caught up, then by priority, then by name."""
-    standing = sorted(
-        (candidate for candidate in candidates.values() if candidate.id != gone),
-        key=lambda candidate: (-candidate.index, -candidate.priority, candidate.id),
-    )
+    """How many candidates should go first."""
+    standing = by_rank(candidate for candidate in candidates.values() if candidate.id != gone)
     names = [candidate.id for candidate in standing]
     return names.index(me) if me in names else len(names)
 
@@ -102,19 +110,30 @@ def rank_of(me: str, gone: str | None, candidates: Mapping[str, Candidate]) -> i
 class Campaign:
     """One masterd's campaigns, one after another."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, me: Me, board: Board, replica: Replica) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, me: Me, board: Board, replica: Replica, timing: Timing) -> None:
         self._etcd, self._keys, self._me = etcd, keys, me
-        self._board, self._replica = board, replica
+        self._board, self._replica, self._timing = board, replica, timing
         self._attempts: deque[str] = deque(maxlen=_ATTEMPTS_KEPT)
         """Nonces of takeovers whose outcome this process may still have to learn."""
         self._wake = asyncio.Event()
         self._order: Order | None = None
-        self._stream: FollowStream | None = None
+        self._watch: LeaderWatch | None = None
+        self.timeline = Timeline()
+        """Of the newest attempt."""
+        self._epoch_seen: EpochSeen | None = None
+        self._held_back = False
+        self._pause_passed_over = 0
+        self._told = ""
+
+    def hold_back(self) -> None:
+        """The store holds what nobody can lead on: do not try again before journal and head are whole. Else two masters
+        would take turns for ever, and write a term each time."""
+        self._held_back = True
 
     async def win(self, lease: int) -> Won:
         """Observe until there is ground to take over, and do so. Returns with a term won; outages are waited out."""
         unsubscribe = self._board.subscribe(self._wake.set)
-        following = asyncio.create_task(self._follow_leaders(), name="follow the leader")
+        following = asyncio.create_task(self._watch_leaders(lease), name="follow the leader")
         try:
             while True:
                 self._wake.clear()  # before looking: what changes from here on is looked at again
@@ -163,33 +182,44 @@ class Campaign:
             ground = self._ground()
             if ground is None or not await self._let_better_ones_go_first(seen):
                 return None
+            if self._held_back:
+                await self._replica.check()
+                self._held_back = False
             if ground.cause == "expired" and self._board.last_leader.record is not None:
                 ended = await how_it_ended(self._etcd, self._keys, self._board.last_leader.record.nonce)
                 if ended is not None:
                     ground = Ground("resigned", f"{self._board.last_leader.record.id} gave way: {ended}")
             return await self._try(ground, seen, lease)
+        except NoSpaceUnknown as error:  # should it have landed after all, our nonce in `leader` tells
+            self._tell(f"takeover not possible now: {error}", logging.WARNING)
+            await asyncio.sleep(_LOOK_S)
         except (Unavailable, OutcomeUnknown) as error:
-            log.warning("takeover not possible now: %s", error)
+            self._tell(f"takeover not possible now: {error}", logging.WARNING)
         except Garbage as error:
-            log.error("nobody can lead: %s", error)
+            self._tell(f"nobody can lead: {error}", logging.ERROR)
             await asyncio.sleep(_LOOK_S)
         except NodectlError as error:
-            log.error("takeover refused: %s", error)
+            self._tell(f"takeover refused: {error}", logging.ERROR)
             await asyncio.sleep(_LOOK_S)
         await asyncio.sleep(_BACK_OFF_S)
         self._wake.set()
         return None
 
+    def _tell(self, line: str, level: int) -> None:
+        """Each line once in a row: what hinders a takeover may do so for days."""
+        log.log(level if line != self._told else logging.DEBUG, "%s", line)
+        self._told = line
+
     def _ground(self) -> Ground | None:
         seen = self._board.leader
-        dead = self._stream is not None and self._stream.dead and self._stream.revision == seen.revision
-        return ground_for(seen, self._board.last_leader, self._me, dead)
+        watch = self._watch if self._watch is not None and self._watch.revision == seen.revision else None
+        return ground_for(seen, self._board.last_leader, self._me, watch.ground if watch else None)
 
     async def _let_better_ones_go_first(self, seen: LeaderSeen) -> bool:
         """Wait our turn; False when somebody acted meanwhile or the ground is gone."""
         gone = self._board.last_leader.record.id if self._board.last_leader.record else None
         rank = rank_of(self._me.id, gone, self._board.candidates.items)
-        deadline = time.monotonic() + rank * STAGGER_S
+        deadline = time.monotonic() + rank * self._timing.stagger_s
         while (left_s := deadline - time.monotonic()) > 0:
             if self._board.leader != seen:
                 return False
@@ -211,8 +241,12 @@ class Campaign:
         self._attempts.append(nonce)
         me = self._me
         record = new_leader_record(
-            master=me.id, host=me.host, urls=me.urls, nonce=nonce, cause=ground.cause, why=ground.why
-        )
+            master=me.id, host=me.host, urls=me.urls, nonce=nonce, cause=ground.cause, why=ground.why,
+            streak=streak_after(ground.cause, seen.record.streak if seen.record else 0, self._held_s(seen)),
+        )  # fmt: skip
+        watch = self._watch
+        self.timeline = watch.timeline() if watch is not None and watch.revision == seen.revision else Timeline()
+        self.timeline.mark("sent", time.monotonic())
         outcome = await takeover(
             self._etcd,
             self._keys,
@@ -222,12 +256,20 @@ class Campaign:
             epoch=epoch,
             next_index=self._replica.index + 1,
             timeout_s=_ATTEMPT_S,
+            compares=ground.compares,
+            paused=self._pause_passed_over,
         )
         if isinstance(outcome, Lost):
-            log.info("did not take over: %s", outcome.why)
-            await asyncio.sleep(_BACK_OFF_S)  # our watch may not have seen yet who was faster
+            self._pause_passed_over = outcome.garbage
+            self._epoch_seen = None
+            self._board.saw_leader(outcome.leader)
+            self._tell(f"did not take over: {outcome.why}", logging.INFO)
+            if not outcome.garbage:
+                await asyncio.sleep(_BACK_OFF_S)  # our watch may not have seen yet who was faster
             self._wake.set()
             return None
+        self._told = ""
+        self.timeline.mark("won", time.monotonic())
         log.info("took over, term %s: %s", outcome.fence.term, ground.why)
         return outcome
 
@@ -244,16 +286,27 @@ class Campaign:
         log.info("an earlier takeover had landed: leading, term %s", outcome.fence.term)
         return outcome
 
-    async def _epoch(self) -> EpochSeen:
-        return await ensure_epoch(self._etcd, self._keys)
+    def _held_s(self, seen: LeaderSeen) -> float:
+        """For how long this process has seen that term hold."""
+        watch = self._watch
+        return time.monotonic() - watch.begun if watch is not None and watch.revision == seen.revision else 0.0
 
-    async def _follow_leaders(self) -> None:
-        """One follow stream, always of the leader last seen."""
+    async def _epoch(self) -> EpochSeen:
+        """As last read: the takeover compares it, and reads it anew when it was another one."""
+        if self._epoch_seen is None:
+            self._epoch_seen = await ensure_epoch(self._etcd, self._keys)
+        return self._epoch_seen
+
+    async def _watch_leaders(self, lease: int) -> None:
+        """Always over the leader last seen."""
         while True:
             seen = self._board.leader
-            stream = FollowStream(seen, self._wake.set)
-            self._stream = stream
-            running = asyncio.create_task(stream.run(), name=f"follow stream of term {seen.revision}")
+            streak = seen.record.streak if seen.record else 0
+            self._watch = watch = LeaderWatch(
+                self._etcd, self._keys, me=self._me.id, lease=lease, seen=seen, board=self._board,
+                replica=self._replica, timing=self._timing, streak=streak, wake=self._wake.set,
+            )  # fmt: skip
+            running = asyncio.create_task(watch.run(), name=f"watch over the leader of term {seen.revision}")
             changed = asyncio.Event()
             unsubscribe = self._board.subscribe(changed.set)
             try:

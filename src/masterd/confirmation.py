@@ -6,6 +6,7 @@ That is what makes a read linearizable and a refusal true: a deposed leader's lo
 from __future__ import annotations
 
 import asyncio
+import time
 
 from nodestore.election import Fence
 from nodestore.errors import Garbage, LeadershipLost, NodectlError
@@ -21,6 +22,8 @@ class Confirmation:
         self._etcd, self._keys, self._fence = etcd, keys, fence
         self._next: asyncio.Future[int] | None = None
         self._runner: asyncio.Task[None] | None = None
+        self.open_since: float | None = None
+        """Since when a look is under way, by the monotonic clock; None when none is."""
 
     async def confirm(self) -> int:
         """The index that `head` had after this call began, the term being ours.
@@ -46,6 +49,13 @@ class Confirmation:
                 raise
 
     async def _look(self) -> int:
+        self.open_since = time.monotonic()
+        try:
+            return await self._read()
+        finally:
+            self.open_since = None
+
+    async def _read(self) -> int:
         result = await self._etcd.txn(
             self._fence.compares(self._keys), [op_get(self._keys.head)], [op_get(self._keys.leader)]
         )

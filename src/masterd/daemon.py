@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NoReturn
 
 from aiohttp import web
@@ -38,15 +40,24 @@ async def run(settings: Settings) -> None:
     keys = Keys(settings.cluster)
     me = Me(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
     log.info("starts; pid %d, cluster %s, API at %s", os.getpid(), settings.cluster, settings.advertise)
-    async with Etcd(settings.etcd) as etcd:
-        master = Master(etcd, keys, me, application, settings.role)
+    async with Etcd(settings.etcd) as etcd, _maintenance(settings, etcd) as maintenance:
+        master = Master(etcd, keys, me, application, settings.role, maintenance=maintenance)
         runner = web.AppRunner(Api(master).app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         try:
             await _listen(runner, settings)
-            await _live(master, etcd, stop)
+            await _live(master, maintenance, stop)
         finally:
             await runner.cleanup()
+
+
+@asynccontextmanager
+async def _maintenance(settings: Settings, etcd: Etcd) -> AsyncIterator[Etcd]:
+    if settings.maintenance == settings.etcd:
+        yield etcd
+        return
+    async with Etcd(settings.maintenance) as own:
+        yield own
 
 
 async def _live(master: Master, etcd: Etcd, stop: asyncio.Event) -> None:

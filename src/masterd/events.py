@@ -1,79 +1,117 @@
 """The journal as server-sent events, from any masterd, resumable by index; and the live stream of who is there.
 
 The two are apart on purpose. The journal's events are numbered and complete: a client that says up to where it has
-read misses nothing and hears nothing twice, whichever master it asks next. Liveness has no numbers: it begins with
+read misses nothing and hears nothing twice, whichever master it asks next. A number is `<epoch>.<index>`: in a store
+that was restored from a backup, indexes are used again for other commands. Liveness has no numbers: it begins with
 the present, each time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 
 from masterd.master import Master
-from masterd.queries import master_views, node_views
-from nodestore.errors import Garbage, Invalid, TimedOut, TooOld, Unavailable
+from masterd.queries import command_view, node_views
+from nodestore.errors import Garbage, Invalid, NodectlError, TimedOut, TooOld, Unavailable
 from nodestore.jsonio import Json, dumps
 from nodestore.keys import prefix_end
 from nodestore.models import Entry, decode
+from nodestore.overview import master_views
+
+log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 2.0
 _COALESCE_S = 0.1
 _PAGE_ENTRIES = 32
+_DIGITS_MAX = 16
 
 
-def _event(name: str, value: Json, number: int | None = None) -> bytes:
-    head = b"" if number is None else b"id: %d\n" % number
+def _event(name: str, value: Json, number: bytes | None = None) -> bytes:
+    head = b"" if number is None else b"id: %s\n" % number
     return head + b"event: " + name.encode() + b"\ndata: " + dumps(value) + b"\n\n"
 
 
-async def _open(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+@asynccontextmanager
+async def stream(request: web.Request, content_type: str = "text/event-stream") -> AsyncIterator[web.StreamResponse]:
+    """An answer to write into. What fails inside ends it, for no other answer can follow one that has begun; whoever
+    reads it comes again."""
+    response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
     await response.prepare(request)
-    return response
+    try:
+        yield response
+    except ConnectionResetError:  # the reader has gone
+        raise
+    except NodectlError as error:
+        log.debug("the stream %s ends: %s", request.path, error)
+    except Exception:  # a fault of ours is for the log, not for the reader
+        log.exception("%s %s failed", request.method, request.path)
 
 
 # --- the journal ----------------------------------------------------------------------------------------------------
 
 
 async def stream_journal(master: Master, request: web.Request) -> web.StreamResponse:
-    """`event: command` for each command after the index asked for (`after`, or the header Last-Event-ID), `id` its
-    index; without either from now on. TooOld (410) when the journal is no longer retained from there."""
-    if master.replica.problem is not None:
-        raise Unavailable(f"{master.me.id} does not follow the journal: {master.replica.problem}")
+    """`event: command` for each command after the one asked for (`after`, or the header Last-Event-ID; either
+    `<epoch>.<index>` or a bare index), `id` its own; without any from now on. TooOld (410, or `event: gone` later on)
+    when the journal is no longer kept from there, or belongs to another epoch."""
+    replica = master.replica
+    if replica.problem is not None:
+        raise Unavailable(f"{master.me.id} does not follow the journal: {replica.problem}")
     position = _position(master, request)
+    epoch = replica.epoch
     first = await _page(master, position)
-    response = await _open(request)
-    await response.write(b": from %d\n\n" % position)
-    for event in _told(first, position):
+    async with stream(request) as response:
+        await response.write(b": from %d\n" % position + (b"id: %d.%d\n\n" % (epoch, position) if epoch else b"\n"))
+        position = await _tell(response, epoch, first, position)
+        while True:
+            try:
+                await replica.wait_for(position + 1, _HEARTBEAT_S)
+            except TimedOut:
+                await response.write(b": still here\n\n")
+            try:
+                entries = await _page(master, position)
+                epoch = _same_epoch(replica.epoch, epoch)
+            except TooOld as gone:
+                await response.write(_event("gone", {"detail": str(gone)}))
+                break
+            position = await _tell(response, epoch, entries, position)
+    return response
+
+
+async def _tell(response: web.StreamResponse, epoch: int | None, entries: list[Entry], position: int) -> int:
+    """The position reached."""
+    for event in _told(epoch, entries, position):
         await response.write(event)
-    position = max(position, first[-1].last if first else 0)
-    while True:
-        try:
-            await master.replica.wait_for(position + 1, _HEARTBEAT_S)
-        except TimedOut:
-            await response.write(b": still here\n\n")
-            continue
-        try:
-            entries = await _page(master, position)
-        except TooOld as gone:
-            await response.write(_event("gone", {"detail": str(gone)}))
-            return response
-        for event in _told(entries, position):
-            await response.write(event)
-        position = max(position, entries[-1].last if entries else 0)
+    return max(position, entries[-1].last if entries else 0)
 
 
 def _position(master: Master, request: web.Request) -> int:
+    """The index after which to begin. TooOld when it was given with another epoch than the store's."""
     text = request.query.get("after") or request.headers.get("Last-Event-ID")
     if text is None:
         return master.replica.index
-    if not text.isascii() or not text.isdigit():
-        raise Invalid(f"after: expected a whole number, got {text!r}")
-    return int(text)
+    epoch, separator, index = text.rpartition(".")
+    numbers = (epoch, index) if separator else (index,)
+    if any(not number.isascii() or not number.isdigit() or len(number) > _DIGITS_MAX for number in numbers):
+        raise Invalid(f"after: expected an index or <epoch>.<index>, got {text[:50]!r}")
+    if separator:
+        _same_epoch(master.replica.epoch, int(epoch))
+    return int(index)
+
+
+def _same_epoch(now: int | None, before: int | None) -> int | None:
+    if now is not None and before is not None and now != before:
+        raise TooOld(
+            f"the store was restored from a backup (epoch {now}, not {before} any more): what was read since that "
+            "backup is not in it; read the state anew, then follow"
+        )
+    return now
 
 
 async def _page(master: Master, position: int) -> list[Entry]:
@@ -93,22 +131,18 @@ async def _page(master: Master, position: int) -> list[Entry]:
             entries.append(decode(Entry, kv.value, kv.key))
         except Garbage:
             continue
-    entries = [entry for entry in entries if entry.last <= replica.index]
+    entries = [entry for entry in entries if entry.last <= replica.index and entry.epoch <= (replica.epoch or 0)]
     if not entries or entries[0].first > position + 1:
         raise TooOld(f"the journal is no longer kept from index {position + 1} on: read the state anew, then follow")
     return entries
 
 
-def _told(entries: list[Entry], position: int) -> Iterator[bytes]:
+def _told(epoch: int | None, entries: list[Entry], position: int) -> Iterator[bytes]:
     for entry in entries:
         for command in entry.commands:
             if command.index > position:
-                told = {
-                    **command.model_dump(mode="json", exclude_defaults=True),
-                    "epoch": entry.epoch,
-                    "term": entry.term,
-                }
-                yield _event("command", told, command.index)
+                number = b"%d.%d" % (epoch or entry.epoch, command.index)
+                yield _event("command", command_view(command, entry), number)
 
 
 # --- who is there ---------------------------------------------------------------------------------------------------
@@ -131,29 +165,35 @@ Snapshot = dict[str, dict[str, Any]]
 async def _stream_changes(
     master: Master, request: web.Request, look: Callable[[Master], Snapshot]
 ) -> web.StreamResponse:
-    response = await _open(request)
     woken = asyncio.Event()
     unsubscribe = master.board.subscribe(woken.set)
     shown: Snapshot = {}
     try:
-        while True:
-            woken.clear()
-            now = look(master)
-            sent = False
-            for event, items in now.items():
-                before = shown.get(event)
-                changed = [item for name, item in items.items() if before is None or before.get(name) != item]
-                gone = [name for name in before or {} if name not in items]
-                if changed or gone or before is None:
-                    await response.write(_event(event, {event: changed, "gone": gone}))
-                    sent = True
-            shown = now
-            if sent:
-                await asyncio.sleep(_COALESCE_S)
-            elif not await _woken(woken):
-                await response.write(b": still here\n\n")
+        async with stream(request) as response:
+            while True:
+                woken.clear()
+                changes, shown = _changes(shown, look(master))
+                for event in changes:
+                    await response.write(event)
+                if changes:
+                    await asyncio.sleep(_COALESCE_S)
+                elif not await _woken(woken):
+                    await response.write(b": still here\n\n")
     finally:
         unsubscribe()
+    return response
+
+
+def _changes(shown: Snapshot, now: Snapshot) -> tuple[list[bytes], Snapshot]:
+    """The events that make `now` of what was shown; at first, an event for each kind."""
+    events = []
+    for event, items in now.items():
+        before = shown.get(event)
+        changed = [item for name, item in items.items() if before is None or before.get(name) != item]
+        gone = [name for name in before or {} if name not in items]
+        if changed or gone or before is None:
+            events.append(_event(event, {event: changed, "gone": gone}))
+    return events, now
 
 
 def _nodes(master: Master) -> Snapshot:

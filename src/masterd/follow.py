@@ -19,7 +19,6 @@ from nodestore.election import LeaderSeen
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 0.1
 _CONNECT_S = 1.0
 _RETRY_S = 0.25
 _SILENCE_S = 10.0  # a stream this silent is opened anew; what silence means is not decided here
@@ -27,14 +26,19 @@ _REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ER
 
 
 class FollowStream:
-    """Follows one leader for one term. `dead` once its process surely ended; belongs to that term alone."""
+    """Follows one leader for one term. `dead` once its process surely ended; belongs to that term alone.
 
-    def __init__(self, seen: LeaderSeen, suspected: Callable[[], None]) -> None:
+    died: called then. beat: called at each heartbeat, with the seconds for which the leader could not commit.
+    """
+
+    def __init__(
+        self, seen: LeaderSeen, died: Callable[[], None], beat: Callable[[float], None] = lambda _: None
+    ) -> None:
         self.revision = seen.revision
         self.dead = False
         self.connected = False
         self._urls = seen.record.urls if seen.record else ()
-        self._suspected = suspected
+        self._died, self._beat = died, beat
 
     async def run(self) -> None:
         """Follow until cancelled, or until the leader's process is known to be dead."""
@@ -48,7 +52,7 @@ class FollowStream:
                 except aiohttp.ClientConnectorError as error:
                     if self.connected and _refused(error):
                         self.dead = True
-                        self._suspected()
+                        self._died()
                         return
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
                     log.debug("follow stream of term %d: %s", self.revision, error)
@@ -62,8 +66,11 @@ class FollowStream:
                 self.connected = False
                 return
             async for line in response.content:
-                with contextlib.suppress(ValueError):
-                    self.connected = self.connected or json.loads(line).get("term") == self.revision
+                with contextlib.suppress(ValueError, TypeError, AttributeError):
+                    beat = json.loads(line)
+                    if beat.get("term") == self.revision:
+                        self.connected = True
+                        self._beat(float(beat.get("stuck_s", 0.0)))
         # A proper end of the stream: the leader says that its term is over, or its process was closed in order.
         # The port tells which, at the reconnect.
 

@@ -33,12 +33,16 @@ class Forwarder:
         if self._session is not None:
             await self._session.close()
 
-    async def forward(self, request: web.Request, url: str | None, own: str) -> web.StreamResponse:
-        """What the leader at `url` answers. NotLeader when there is none, or this request has hopped already."""
+    async def forward(
+        self, request: web.Request, url: str | None, own: str, trouble: str | None = None
+    ) -> web.StreamResponse:
+        """What the leader at `url` answers. NotLeader when there is none, or this request has hopped already; it says
+        what `trouble` this masterd has, which may be why nobody leads."""
+        why = f"; {own}: {trouble}" if trouble else "; ask again in a moment"
         if request.headers.get(HOP) is not None:
-            raise NotLeader(f"{own} does not lead either; ask again in a moment", url)
+            raise NotLeader(f"{own} does not lead either{why}", url)
         if url is None:
-            raise NotLeader("nobody leads just now; ask again in a moment")
+            raise NotLeader(f"nobody leads just now{why}")
         body = await request.read()
         headers = {HOP: "1", "Content-Type": request.headers.get("Content-Type", "application/json")}
         try:
@@ -56,8 +60,15 @@ class Forwarder:
 
     async def post(self, url: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """POST to another masterd and return its answer; its problem is raised as the error it is."""
+        return await self._call("POST", url, dumps(body), timeout_s)
+
+    async def get(self, url: str, timeout_s: float) -> dict[str, Any]:
+        """The same for GET."""
+        return await self._call("GET", url, None, timeout_s)
+
+    async def _call(self, method: str, url: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
         try:
-            async with asyncio.timeout(timeout_s), self._open().post(url, data=dumps(body)) as answer:
+            async with asyncio.timeout(timeout_s), self._open().request(method, url, data=body) as answer:
                 value = loads(await answer.read(), url)
                 if answer.status >= 400:
                     raise from_code(str(value.get("code")), str(value.get("detail")))

@@ -16,8 +16,9 @@ from masterd.publisher import Publisher
 from masterd.replica import Replica
 from masterd.snapshots import Image
 from nodestore.election import Fence
-from nodestore.errors import Garbage, LeadershipLost, NodectlError
+from nodestore.errors import Garbage, LeadershipLost, NodectlError, NoSpaceUnknown
 from nodestore.etcd import Op, op_delete
+from nodestore.logs import Seldom
 from nodestore.models import Manifest
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Housekeeping:
         """Held while a snapshot is written or snapshots are deleted: what is half written must not look abandoned."""
         self._bytes_at_snapshot = 0
         self._truncated = 0
+        self._say = Seldom(log)
 
     async def run(self) -> None:
         """Look after the store until cancelled; LeadershipLost when the term is over."""
@@ -69,7 +71,7 @@ class Housekeeping:
             except LeadershipLost:
                 raise
             except NodectlError as error:
-                log.warning("housekeeping: %s; again later", error)
+                self._say(logging.WARNING, f"housekeeping: {error}; again later")
             await asyncio.sleep(self._retention.look_every_s)
 
     async def _look(self) -> None:
@@ -105,14 +107,37 @@ class Housekeeping:
             self.pinned.add(written)
         return written
 
-    async def tidy(self) -> None:
-        """Truncate the journal as far as allowed, then delete the snapshots that nothing needs any more."""
+    @property
+    def journal_bytes(self) -> int:
+        """Of the entries that are kept, as far as this process has seen them."""
+        return sum(size for _, size in self.replica.sizes)
+
+    @property
+    def bytes_seen(self) -> int:
+        return self.replica.bytes_seen
+
+    async def make_room(self) -> None:
+        """etcd is nearly full: truncate the journal earlier. Under the NOSPACE alarm no snapshot can be written, but
+        deletions pass, so what the present ones allow is deleted then. Each call reaches further than the one before.
+        """
+        try:
+            await self.snapshot()
+        except NoSpaceUnknown as error:
+            log.info("no new snapshot before the journal is truncated: %s", error)
+        await self.tidy(pressed=True)
+
+    async def tidy(self, *, pressed: bool = False) -> None:
+        """Truncate the journal as far as allowed, then delete the snapshots that nothing needs any more.
+
+        `pressed`: there is no room to keep entries for as long as their ids are to be known (the ids themselves are in
+        the snapshots too).
+        """
         async with self._writing:
             manifests = await self._snapshots.manifests()
             checked = await self._two_checked(manifests)
             if len(checked) < 2:
                 return
-            await self._truncate(manifests[checked[1]].index)
+            await self._truncate(manifests[checked[1]].index, pressed)
             await self._delete_snapshots(manifests, set(checked))
 
     async def _two_checked(self, manifests: dict[str, Manifest]) -> list[str]:
@@ -129,9 +154,9 @@ class Housekeeping:
             checked.append(name)
         return checked
 
-    async def _truncate(self, snapshot_index: int) -> None:
+    async def _truncate(self, snapshot_index: int, pressed: bool) -> None:
         state, sizes = self.replica.state, self.replica.sizes
-        too_big = sum(size for _, size in sizes) > self._retention.journal_bytes_max
+        too_big = pressed or self.journal_bytes > self._retention.journal_bytes_max
         up_to = min(snapshot_index, self._publisher.complete_up_to)
         if self._retention.keep_ids and not too_big:
             up_to = min(up_to, state.floor)

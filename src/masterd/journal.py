@@ -10,20 +10,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from nodestore.election import Fence
-from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.errors import (
+    Garbage,
+    LeadershipLost,
+    NodectlError,
+    NoSpace,
+    NoSpaceUnknown,
+    OutcomeUnknown,
+    Unavailable,
+)
 from nodestore.etcd import KV, Compare, Etcd, Op, TxnResult, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
+from nodestore.logs import Seldom
 from nodestore.models import Head, decode
 
 log = logging.getLogger(__name__)
 
 _ATTEMPT_S = 2.0
 _RETRY_S = 0.05
+_FULL_RETRY_S = 0.5
 
 
 class Verdict(Enum):
@@ -56,26 +67,40 @@ class Journal:
         self._etcd, self._keys, self.fence = etcd, keys, fence
         self._head_revision = 0 if head is None else head.mod_revision
         self.index = 0 if head is None else decode(Head, head.value, keys.head).index
+        self.open_since: float | None = None
+        """Since when a commit is under way, by the monotonic clock; None when none is."""
+        self._say = Seldom(log, 10.0)
 
     async def commit(self, commit: Commit) -> int:
         """Returns the revision of the commit. It never returns nor raises before the outcome is known, except:
 
         OutcomeUnknown: the term is over and an earlier copy may have landed. TermBroken: an earlier copy may have
         landed or may land yet, and the term must be given up, which ends that. LeadershipLost: the term is over and
-        surely nothing landed. Any other error is etcd's definite refusal: nothing landed and the term goes on.
-        Cancelling it leaves the outcome unknown.
+        surely nothing landed. Any other error is etcd's definite refusal: nothing landed and the term goes on (NoSpace
+        for one). A refusal *after* an open attempt decides nothing: where even an empty commit is refused for lack of
+        space, this waits until there is some, for as long as the term lasts. Cancelling it leaves the outcome unknown.
         """
+        self.open_since = time.monotonic()
+        try:
+            return await self._commit(commit)
+        finally:
+            self.open_since = None
+
+    async def _commit(self, commit: Commit) -> int:
         sent = False
         while True:
             try:
                 result = await self._send(commit)
+            except NoSpaceUnknown as error:
+                if (revision := await self._without_room(commit, error, sent)) is not None:
+                    return revision
             except OutcomeUnknown as error:
                 sent = True
-                log.warning("commit of index %d: %s; finding out", commit.head.index, error)
+                self._say(logging.WARNING, f"commit of index {commit.head.index}: {error}; finding out")
             except Unavailable as error:
                 if not sent:
                     raise
-                log.warning("commit of index %d still open: %s", commit.head.index, error)
+                self._say(logging.WARNING, f"commit of index {commit.head.index} still open: {error}", about=error.code)
                 await asyncio.sleep(_RETRY_S)
             except NodectlError as error:
                 if not sent:
@@ -95,6 +120,26 @@ class Journal:
         then = [op_put(self._keys.head, commit.head.encode()), *commit.ops]
         orelse = [op_get(self._keys.leader), op_get(self._keys.head), op_get(self._keys.epoch)]
         return await self._etcd.txn(compares, then, orelse, timeout_s=_ATTEMPT_S, repeatable=True)
+
+    async def _without_room(self, commit: Commit, error: NoSpaceUnknown, sent: bool) -> int | None:
+        """etcd is full: the copy that was answered so has landed, or never will, and a look at `head` tells. NoSpace:
+        it has not. None: not known yet, or an earlier copy (`sent`) is open and may land once there is room again."""
+        try:
+            looked = await self._etcd.txn(
+                [], [op_get(self._keys.leader), op_get(self._keys.head), op_get(self._keys.epoch)]
+            )
+        except (Unavailable, OutcomeUnknown):
+            await asyncio.sleep(_RETRY_S)
+            return None
+        leader, head, epoch = (looked.range(position).first for position in range(3))
+        if self._verdict(commit, leader, head, epoch) is not Verdict.NEVER:
+            return self._settle(commit, looked)
+        if not sent:
+            raise NoSpace(str(error))
+        line = f"commit of index {commit.head.index} stays open until there is room: {error}"
+        self._say(logging.WARNING, line)
+        await asyncio.sleep(_FULL_RETRY_S)
+        return None
 
     def _settle(self, commit: Commit, result: TxnResult) -> int:
         leader, head, epoch = (result.range(position).first for position in range(3))
@@ -130,8 +175,8 @@ class Journal:
             try:
                 result = await self._send(empty)
             except (Unavailable, OutcomeUnknown) as error:
-                log.warning("empty commit still open: %s", error)
-                await asyncio.sleep(_RETRY_S)
+                self._say(logging.WARNING, f"empty commit still open: {error}", about=error.code)
+                await asyncio.sleep(_FULL_RETRY_S if isinstance(error, NoSpaceUnknown) else _RETRY_S)
                 continue
             except NodectlError as error:
                 raise TermBroken(

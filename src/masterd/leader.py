@@ -27,6 +27,8 @@ from masterd.adoption import Adoption
 from masterd.app import Application
 from masterd.archive import Archive
 from masterd.board import Board
+from masterd.challenges import Answers
+from masterd.chronicle import Chronicle
 from masterd.committer import Committer, LeaderSettings
 from masterd.confirmation import Confirmation
 from masterd.execution import RESTORE, Batch, Outcome, Request
@@ -34,9 +36,11 @@ from masterd.housekeeping import Housekeeping
 from masterd.journal import CompareFailed, TermBroken
 from masterd.news import CHANGED, News, next_expiry, request_of
 from masterd.replica import Replica
+from masterd.spacekeeper import Spacekeeper
+from masterd.timeline import Timeline
 from masterd.worker import HungError, Progress
 from nodestore.election import Won
-from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.errors import Garbage, LeadershipLost, NodectlError, NoSpace, OutcomeUnknown, Unavailable
 from nodestore.etcd import Compare, Etcd
 from nodestore.keys import Keys
 from nodestore.tasks import together
@@ -46,6 +50,7 @@ log = logging.getLogger(__name__)
 _NEWS_MAX = 64
 _ENDINGS_MAX = 8
 _EXPIRE_AGAIN_S = 1.0
+_HANDOVER_S = 6.0
 _STUCK_MAX = 4
 """Threads of the application that hang: with so many, commands that have hung before are refused unrun."""
 
@@ -72,30 +77,46 @@ class Leader:
         board: Board,
         application: Application,
         settings: LeaderSettings,
+        space: Spacekeeper | None = None,
+        timeline: Timeline | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._etcd, self._keys, self._master, self._won = etcd, keys, master, won
-        self._replica, self._board, self._settings = replica, board, settings
+        self._replica, self._board, self._settings, self._space = replica, board, settings, space
         self.fence = won.fence
+        self._chronicle = Chronicle(etcd, keys, won.fence, timeline or Timeline())
         self.serving = asyncio.Event()
         self._confirmation = Confirmation(etcd, keys, won.fence)
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._ended: NodectlError | None = None
-        self._closing = False
+        self._taking = asyncio.Event()
+        self._taking.set()
         self._committer = Committer(etcd, keys, won, replica, application, settings, wall_clock)
         self._adoption = Adoption(etcd, keys, board, replica, self._committer, settings.derive_timeout_s)
         self._news = News(board, application, won.fence.term.epoch, self._wake.set)
         self._hung: set[str] = set()
         self._expire_at = 0.0
         self._housekeeping = Housekeeping(won.fence, replica, self._committer.publisher, settings.retention, wall_clock)
+        self._answers = Answers(etcd, keys, won.fence, board)
         self.archive = Archive(won.fence, self._housekeeping)
 
     @property
     def rejected(self) -> tuple[int, str] | None:
         """config/current's mod_revision and why it is not adopted."""
         return self._adoption.rejected
+
+    @property
+    def ended(self) -> bool:
+        """Whether this term is known to be over."""
+        return self._ended is not None
+
+    @property
+    def stuck_s(self) -> float:
+        """For how long something that etcd has to agree to has been under way; 0 when nothing is."""
+        since = [at for at in (self._committer.journal.open_since, self._confirmation.open_since) if at is not None]
+        return time.monotonic() - min(since) if since else 0.0
 
     # --- what callers use ---
 
@@ -104,7 +125,9 @@ class Leader:
 
         LeadershipLost or Unavailable: none of them was run. OutcomeUnknown outcomes: repeat with the same id.
         """
-        self._check_open()
+        await self._open()
+        if (full := self._full()) is not None:
+            raise full
         if len(self._queue) + len(requests) > self._settings.queue_max:
             raise Unavailable(f"{len(self._queue)} commands are waiting already; try again in a moment")
         loop = asyncio.get_running_loop()
@@ -122,13 +145,12 @@ class Leader:
         self._replica.heard = max(self._replica.heard, begun)
 
     def close_for_handover(self) -> None:
-        """Take no more commands; those that wait are finished."""
-        self._closing = True
+        """Take no more commands for now: those that wait are finished, those that come wait for how it ends."""
+        self._taking.clear()
 
     def reopen(self) -> None:
         """The handover came to nothing: go on."""
-        self._closing = False
-        self._wake.set()
+        self._taking.set()
 
     async def drained(self) -> None:
         """Until nothing waits any more."""
@@ -136,11 +158,22 @@ class Leader:
             await self._idle.wait()
             await asyncio.sleep(0)
 
+    def _full(self) -> NoSpace | None:
+        """Why etcd has no room for commands; None when it has."""
+        return None if self._space is None else self._space.refusal()
+
+    async def _open(self) -> None:
+        """Returns when commands are taken; LeadershipLost when they never will be again."""
+        try:
+            async with asyncio.timeout(_HANDOVER_S):
+                await self._taking.wait()
+        except TimeoutError:
+            raise LeadershipLost("this master is handing leadership over") from None
+        self._check_open()
+
     def _check_open(self) -> None:
         if self._ended is not None:
             raise LeadershipLost(str(self._ended))
-        if self._closing:
-            raise LeadershipLost("this master is handing leadership over")
 
     # --- the term ---
 
@@ -148,6 +181,8 @@ class Leader:
         """Lead until the term is over: LeadershipLost. Garbage when the store holds what stops commits."""
         unsubscribe = self._board.subscribe(self._look_around)
         deaf = self._news.begin()
+        if self._space is not None:
+            self._space.led_by(self._housekeeping, self._wake.set)
         try:
             await self._committer.rebuild()
             await self._respec()
@@ -158,11 +193,19 @@ class Leader:
             )
             await self._adoption.adopt(self._won.config)
             self.serving.set()
+            self._chronicle.mark("serving")
             self._look_around()
-            await together(commit=self._commit_for_ever(), housekeeping=self._housekeeping.run())
+            await together(
+                commit=self._commit_for_ever(),
+                housekeeping=self._housekeeping.run(),
+                answers=self._answers.run(),
+                chronicle=self._chronicle.run(),
+            )
         finally:
             unsubscribe()
             deaf()
+            if self._space is not None:
+                self._space.led_by(None)
             self._end(LeadershipLost(f"{self._master} no longer leads"))
             self._committer.worker.close()
             await self._confirmation.close()
@@ -170,6 +213,7 @@ class Leader:
     def _end(self, error: NodectlError) -> None:
         self.serving.clear()
         self._ended = error
+        self._taking.set()
         while self._queue:
             _resolve(self._queue.popleft(), LeadershipLost(str(error)))
 
@@ -298,6 +342,7 @@ class Leader:
 
     async def _commit_taken(self, batch: Batch | None, taken: Sequence[tuple[_Waiting, Outcome]]) -> None:
         def answer() -> None:
+            self._chronicle.mark("first_answer")
             for waiting, outcome in taken:
                 if not waiting.future.done():
                     waiting.future.set_result(outcome)
@@ -323,6 +368,8 @@ class Leader:
 
     def _queue_news(self) -> None:
         """What nodes did goes before what waits: it is little, and it is late already."""
+        if self._full() is not None:
+            return
         state = self._replica.state
         endings = islice(self._news.endings(state, self._committer.now, unbegun=False), _NEWS_MAX)
         requests = [*self._news.changes(_NEWS_MAX, state), *(request_of(ending) for ending in endings)]

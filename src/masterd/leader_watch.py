@@ -17,6 +17,7 @@ from masterd.board import Board
 from masterd.follow import FollowStream
 from masterd.replica import Replica
 from masterd.suspicion import Step, Suspicion, Timing, Verdict
+from masterd.timeline import Phase, Timeline
 from nodestore.election import LeaderSeen
 from nodestore.errors import NodectlError
 from nodestore.etcd import Compare, Etcd, cmp_mod, op_get, op_put
@@ -67,6 +68,13 @@ class LeaderWatch:
         self._nonce = ""
         self._answer = 0
         self.begun = time.monotonic()
+        self._marks: dict[Phase, float] = {}
+
+    def timeline(self) -> Timeline:
+        """How this leader came to be suspected, for the takeover that follows."""
+        marks: dict[Phase, float] = {"heard": self._suspicion.heard, **self._marks}
+        challengers = {name for name, item in self._board.challenges.items.items() if item.term == self.revision}
+        return Timeline(marks, tuple(sorted(challengers | ({self._me} if "challenged" in marks else set()))))
 
     @property
     def ground(self) -> Ground | None:
@@ -93,6 +101,7 @@ class LeaderWatch:
     # --- what is heard ---
 
     def _died(self) -> None:
+        self._marks["suspected"] = time.monotonic()
         self._wake()
 
     def _beat(self, stuck_s: float) -> None:
@@ -129,6 +138,7 @@ class LeaderWatch:
                 log.warning("suspects the leader: %s", suspected.why)
                 self._leave_its_host()
                 self._suspected = suspected
+                self._marks["suspected"] = time.monotonic()
                 self._wake()
             self._suspected = suspected
             if verdict.step is Step.WAIT and verdict.wake_at < time.monotonic() + 60.0:
@@ -146,6 +156,7 @@ class LeaderWatch:
     async def _challenge(self) -> None:
         """Put a challenge, noting which answer there is already: only a newer one can be to this."""
         self._nonce = secrets.token_hex(8)
+        self._marks = {"challenged": time.monotonic()}
         challenge = Challenge(term=self.revision, nonce=self._nonce)
         put = op_put(self._keys.challenge(self._me), challenge.encode(), lease=self._lease)
         try:
@@ -156,6 +167,7 @@ class LeaderWatch:
             return
         before = result.range(1).first
         self._answer = 0 if before is None else before.mod_revision
+        self._marks["taken_by_etcd"] = time.monotonic()
         self._suspicion.challenged(time.monotonic())
 
     def _leave_its_host(self) -> None:

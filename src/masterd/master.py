@@ -13,22 +13,30 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from masterd.app import Application
+from masterd.audit import Audit
 from masterd.board import Board
-from masterd.campaign import Campaign, Me
+from masterd.campaign import Campaign, Me, by_rank, rank_of
+from masterd.committer import LeaderSettings
+from masterd.handover import hand_over_to_any
 from masterd.journal import TermBroken
-from masterd.leader import Leader, LeaderSettings
+from masterd.leader import Leader
 from masterd.replica import Replica
+from masterd.separation import Separation
+from masterd.space import SpaceSettings
+from masterd.spacekeeper import Spacekeeper
+from masterd.suspicion import LAN, Timing
 from nodestore import __version__
 from nodestore.election import Won, resign
 from nodestore.errors import Garbage, LeadershipLost, LeaseLost, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, cmp_create, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
 from nodestore.lease import Lease
+from nodestore.logs import Seldom
 from nodestore.models import Candidate, decode
 from nodestore.tasks import together
 
@@ -36,7 +44,12 @@ log = logging.getLogger(__name__)
 
 _CANDIDATE_EVERY_S = 2.0
 _RETRY_S = 0.2
-_DRAIN_S = 3.0
+_STAND_DOWN_S = 4.0
+_SUCCESSORS_MAX = 2
+_LEASE_PATIENCE_S = 30.0
+"""A leader that etcd does not answer goes on, as nothing it does lands without etcd; then it says that it does not."""
+_GIVE_UP_MAX_S = 30.0
+_SERVED_S = 5.0  # a term that held for so long was none that could not be served
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,11 @@ class MasterSettings:
     """What a masterd is told."""
 
     lease_ttl_s: int = 2
+    timing: Timing = LAN
+    member: str | None = None
+    """Address of the etcd member on this PC, if it has one."""
     leader: LeaderSettings = field(default_factory=LeaderSettings)
+    space: SpaceSettings = field(default_factory=SpaceSettings)
 
 
 class Usurped(NodectlError):
@@ -64,14 +81,24 @@ class Master:
         application: Application,
         settings: MasterSettings,
         wall_clock: Callable[[], float] = time.time,
+        maintenance: Etcd | None = None,
     ) -> None:
+        """`maintenance`: a session whose user may do what is root's alone; without it, the same as all else."""
         self.etcd, self.keys, self.me, self.application = etcd, keys, me, application
         self._settings, self._wall_clock = settings, wall_clock
         self.board = Board(etcd, keys)
         self.replica = Replica(etcd, keys)
-        self.campaign = Campaign(etcd, keys, me, self.board, self.replica)
+        self.timing = settings.timing
+        self.campaign = Campaign(etcd, keys, me, self.board, self.replica, settings.timing)
+        self.audit = Audit(etcd, keys)
+        self.maintenance = maintenance or etcd
+        self.space = Spacekeeper(self.maintenance, etcd, self.board, settings.space, self._rank)
+        self.separation = Separation(self.maintenance, settings.member, self._leads, self._say_again)
+        self._candidacy = asyncio.Event()
         self.leader: Leader | None = None
+        self._lease: Lease | None = None
         self._fault: str | None = None
+        self._given_up = 0
         self._stopping = False
 
     @property
@@ -79,16 +106,43 @@ class Master:
         return "leader" if self.leader is not None else "standby"
 
     @property
+    def stuck_s(self) -> float:
+        """For how long this leader has waited for etcd: what it tells standbys, so that one that can may take over."""
+        waits_s = self.leader.stuck_s if self.leader is not None else 0.0
+        return max(waits_s, self._lease.overdue_s if self._lease is not None else 0.0)
+
+    @property
     def problem(self) -> str | None:
         """What keeps this masterd from its work, if anything does."""
-        return self._fault or self.replica.problem
+        fault = self._fault if self.board.leader.record is None else None  # when another leads, it is over
+        return self.replica.problem or fault or self.space.problem
+
+    @property
+    def trouble(self) -> str | None:
+        """The same, or, when it can only wait: that it does not hear from etcd."""
+        outage = self.replica.outage if self.leader is None else None
+        return self.problem or (f"etcd cannot be read: {outage}" if outage else None)
+
+    def _leads(self) -> Callable[[], Awaitable[None]] | None:
+        """What confirms that this masterd leads; None while it does not."""
+        return self.leader.confirm if self.leader is not None and self.leader.serving.is_set() else None
+
+    def _say_again(self) -> None:
+        """The candidacy has changed."""
+        self._candidacy.set()
+
+    def _rank(self) -> int:
+        gone = self.board.last_leader.record.id if self.board.last_leader.record else None
+        return rank_of(self.me.id, gone, self.board.candidates.items)
 
     async def live(self) -> NoReturn:
         """Candidate, standby, leader, until cancelled. Usurped when another process took this name."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.board.watch(), name="board")
+            tasks.create_task(self.space.run(), name="space")
+            tasks.create_task(self.separation.run(), name="separation")
             while True:
-                lease = await self._grant()
+                self._lease = lease = await self._grant()
                 try:
                     await self._live_with(lease)
                 except LeaseLost as error:
@@ -98,7 +152,11 @@ class Master:
 
     async def _live_with(self, lease: Lease) -> None:
         revision = await self._announce(lease)
-        await together(lease=lease.keep(), candidate=self._stay_candidate(lease, revision), role=self._play(lease))
+        await together(
+            lease=lease.keep(patience_s=_LEASE_PATIENCE_S),
+            candidate=self._stay_candidate(lease, revision),
+            role=self._play(lease),
+        )
 
     async def _play(self, lease: Lease) -> NoReturn:
         while True:
@@ -122,7 +180,9 @@ class Master:
         """Lead until the term is over. A term that cannot be served is given up, so that another may try."""
         begun = time.monotonic()
         try:
+            timeline = self.campaign.timeline
             await self.replica.absorb(won)
+            timeline.mark("caught_up", time.monotonic())
             self.leader = Leader(
                 self.etcd,
                 self.keys,
@@ -131,6 +191,8 @@ class Master:
                 replica=self.replica,
                 board=self.board,
                 application=self.application,
+                space=self.space,
+                timeline=timeline,
                 settings=self._settings.leader,
                 wall_clock=self._wall_clock,
             )
@@ -139,33 +201,46 @@ class Master:
                 won.fence.term, self.replica.index, (time.monotonic() - begun) * 1e3,
             )  # fmt: skip
             self._fault = None
+            self.board.tell()
+            self.separation.look_soon()
             await self.leader.run()
         except LeadershipLost as error:
             log.warning("deposed: %s", error)
         except TermBroken as error:
-            await self._give_up(won, error)
+            await self._give_up(won, error, begun)
         except OutcomeUnknown as error:
             log.warning("deposed in the middle of a commit: %s", error)
         except NodectlError as error:
-            await self._give_up(won, error)
+            await self._give_up(won, error, begun)
         finally:
             self.leader = None
+            self.board.tell()
 
-    async def _give_up(self, won: Won, error: NodectlError) -> None:
+    async def _give_up(self, won: Won, error: NodectlError, begun: float) -> None:
+        """Resign and let others try, the longer the more often this happens in a row: each try writes a term."""
         self._fault = f"gave up term {won.fence.term}: {error}"
         log.error("%s", self._fault)
         await self._resign(won, f"cannot lead: {error}")
-        await asyncio.sleep(1.0 if isinstance(error, Garbage | TermBroken) else _RETRY_S)
+        if isinstance(error, Garbage | TermBroken):
+            self.campaign.hold_back()
+        self._given_up = 0 if time.monotonic() - begun > _SERVED_S else self._given_up + 1
+        await asyncio.sleep(min(_RETRY_S * 2.0 ** min(self._given_up, 10), _GIVE_UP_MAX_S))
 
     async def stand_down(self, why: str) -> None:
-        """At a stop: finish what waits, then resign, so that another takes over at once."""
+        """At a stop: hand over to the best standby; where there is none, finish what waits and resign."""
         self._stopping = True
         leader = self.leader
         if leader is None:
             return
-        leader.close_for_handover()
+        asker = f"{self.me.id}, which was {why}"
+        urls = [candidate.urls[0] for candidate in by_rank(self.board.candidates.items.values())
+                if candidate.id != self.me.id and candidate.urls][:_SUCCESSORS_MAX]  # fmt: skip
         try:
-            async with asyncio.timeout(_DRAIN_S):
+            async with asyncio.timeout(_STAND_DOWN_S):
+                if self.board.paused is None and await hand_over_to_any(leader, self.replica.index, urls, asker):
+                    log.info("handed over: %s", why)
+                    return
+                leader.close_for_handover()
                 await leader.drained()
         except TimeoutError:
             log.warning("resigning with commands still open")
@@ -184,23 +259,34 @@ class Master:
     # --- candidacy ---
 
     async def _grant(self) -> Lease:
-        while True:
-            try:
-                return await Lease.grant(self.etcd, self._settings.lease_ttl_s)
-            except (Unavailable, OutcomeUnknown) as error:
-                log.warning("no lease yet: %s", error)
-            await asyncio.sleep(_RETRY_S)
+        """A lease. A full etcd gives none, perhaps for hours: the journal is followed meanwhile, for those who read."""
+        following: asyncio.Task[None] | None = None
+        say = Seldom(log)
+        try:
+            while True:
+                try:
+                    return await Lease.grant(self.etcd, self._settings.lease_ttl_s)
+                except (Unavailable, OutcomeUnknown) as error:
+                    say(logging.WARNING, f"no lease yet: {error}", about=error.code)
+                if following is None:
+                    following = asyncio.create_task(self.replica.follow(), name="follow the journal without a lease")
+                await asyncio.sleep(_RETRY_S)
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
 
     def _candidate(self) -> Candidate:
         return Candidate(
             id=self.me.id, host=self.me.host, urls=self.me.urls, index=self.replica.index,
             priority=self.me.priority, nonce=self.me.nonce, version=__version__, pid=os.getpid(),
+            beside_etcd_leader=self.separation.beside,
         )  # fmt: skip
 
     async def _announce(self, lease: Lease) -> int:
         """Put our candidacy. While another PC's masterd has our name, wait; our own earlier process is put over."""
         key = self.keys.candidate(self.me.id)
-        told = False
+        told, say = False, Seldom(log)
         while True:
             try:
                 found = await self.etcd.get(key)
@@ -212,7 +298,7 @@ class Master:
                 elif (revision := await self._put(lease, 0 if found is None else found.mod_revision)) is not None:
                     return revision
             except (Unavailable, OutcomeUnknown) as error:
-                log.warning("cannot announce myself yet: %s", error)
+                say(logging.WARNING, f"cannot announce myself yet: {error}", about=error.code)
             if lease.left_s <= 0:
                 raise LeaseLost("it ran out while announcing")
             await asyncio.sleep(_RETRY_S)
@@ -233,14 +319,19 @@ class Master:
 
     async def _stay_candidate(self, lease: Lease, revision: int) -> NoReturn:
         """Say now and then how far the replica is; end this process when another has taken our name."""
-        said = self.replica.index
+        said: tuple[int, bool] | None = None
         while True:
-            await asyncio.sleep(_CANDIDATE_EVERY_S)
+            try:
+                async with asyncio.timeout(_CANDIDATE_EVERY_S):
+                    await self._candidacy.wait()
+            except TimeoutError:
+                pass
+            self._candidacy.clear()
             other = self.board.candidates.items.get(self.me.id)
-            if self.replica.index == said and (other is None or other.nonce == self.me.nonce):
+            new = self.replica.index, self.separation.beside
+            if new == said and (other is None or other.nonce == self.me.nonce):
                 continue
             try:
-                index = self.replica.index
                 written = await self._put(lease, revision)
                 if written is None:
                     revision = await self._unless_usurped()
@@ -248,7 +339,7 @@ class Master:
             except (Unavailable, OutcomeUnknown) as error:
                 log.debug("candidacy not refreshed: %s", error)
                 continue
-            revision, said = written, index
+            revision, said = written, new
 
     async def _unless_usurped(self) -> int:
         """Our candidacy is not as we wrote it. Absent, its lease has run out in etcd, which `keep` will find, or the

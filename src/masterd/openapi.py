@@ -7,23 +7,25 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from masterd.answers import ANSWERS, COUNT, INDEX_MAX, TEXT, ref, requests
 from masterd.app import Application
 from masterd.queries import NodeView
 from nodestore import __version__
-from nodestore.models import CommandRecord, ConfigRecord, DocumentView, Inventory, Paused, TermRecord
+from nodestore.models import CommandRecord, ConfigRecord, Inventory, Paused, TermRecord
 
-_MODELS: tuple[type[BaseModel], ...] = (
-    NodeView, CommandRecord, ConfigRecord, DocumentView, Inventory, Paused, TermRecord,
-)  # fmt: skip
+_MODELS: tuple[type[BaseModel], ...] = (NodeView, CommandRecord, ConfigRecord, Inventory, Paused, TermRecord)
 _REF = "#/components/schemas/{model}"
 
+Json = dict[str, Any]
 
-def document(application: Application) -> dict[str, Any]:
+
+def document(application: Application) -> Json:
     """OpenAPI 3.1 of the API, with the commands of this application."""
     commands = application.commands()
     models = [*_MODELS, *(command.arguments for command in commands.values())]
-    schemas = models_json_schema([(model, "serialization") for model in models], ref_template=_REF)[1]["$defs"]
-    schemas |= _plain_schemas({name: command.arguments.__name__ for name, command in commands.items()})
+    # As a reader must take them: fields that have a default may be missing, in requests and in answers.
+    schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)[1]["$defs"]
+    schemas |= ANSWERS | requests({name: command.arguments.__name__ for name, command in commands.items()})
     return {
         "openapi": "3.1.0",
         "info": {
@@ -36,140 +38,117 @@ def document(application: Application) -> dict[str, Any]:
     }
 
 
-def _plain_schemas(arguments: dict[str, str]) -> dict[str, Any]:
-    text, number = {"type": "string"}, {"type": "integer", "minimum": 0}
-    return {
-        "Problem": {
-            "type": "object",
-            "required": ["type", "title", "status", "detail", "code"],
-            "properties": {
-                "type": text, "title": text, "status": number, "detail": text, "code": text, "leader_url": text,
-            },
-        },
-        "Command": {
-            "type": "object",
-            "required": ["name"],
-            "properties": {
-                "name": {"type": "string", "examples": sorted(arguments)},
-                "args": {"type": "object", "description": "; ".join(f"{k}: {v}" for k, v in sorted(arguments.items()))},
-                "id": {"type": "string", "minLength": 1, "maxLength": 128},
-                "after": {**number, "description": "with an id: the index known when it was first sent"},
-                "actor": text,
-            },
-        },
-        "Outcome": {
-            "type": "object",
-            "properties": {"id": text, "index": number, "result": {}, "repeated": {"type": "boolean"},
-                           "problem": {"$ref": "#/components/schemas/Problem"}},
-        },
-    }  # fmt: skip
+_PROBLEM = {
+    "description": "a problem document (RFC 9457)",
+    "content": {"application/problem+json": {"schema": ref("Problem")}},
+}
+_CONSISTENCY = {
+    "name": "consistency",
+    "in": "query",
+    "description": "local: what this masterd has in memory; linearizable: includes all that was acknowledged before",
+    "schema": {"type": "string", "enum": ["linearizable", "local"], "default": "linearizable"},
+}
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
+def _json(schema: Json) -> Json:
     return {"content": {"application/json": {"schema": schema}}}
 
 
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}
+def _responses(schema: Json) -> Json:
+    return {"200": {"description": "as asked for", **_json(schema)}, "default": _PROBLEM}
 
 
-_PROBLEM = {
-    "description": "a problem document (RFC 9457)",
-    "content": {"application/problem+json": {"schema": _ref("Problem")}},
-}
-_CONSISTENCY = {
-    "name": "consistency", "in": "query",
-    "schema": {"type": "string", "enum": ["linearizable", "local"], "default": "linearizable"},
-}  # fmt: skip
+def _local(summary: str, answer: str) -> Json:
+    return {"get": {"summary": summary, "responses": _responses(ref(answer))}}
 
 
-def _query(name: str, kind: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "schema": {"type": kind}}
-
-
-def _get(summary: str, schema: dict[str, Any], *parameters: dict[str, Any]) -> dict[str, Any]:
+def _get(summary: str, answer: str, *parameters: Json) -> Json:
     return {
-        "get": {
-            "summary": summary,
-            "parameters": [_CONSISTENCY, *parameters],
-            "responses": {"200": {"description": "as asked for", **_json(schema)}, "default": _PROBLEM},
-        }
+        "get": {"summary": summary, "parameters": [_CONSISTENCY, *parameters], "responses": _responses(ref(answer))}
     }
 
 
-def _write(method: str, summary: str, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+def _stream(summary: str, *parameters: Json) -> Json:
+    """A stream has no end: whoever reads it closes it."""
+    events = {"description": "events until either side closes", "content": {"text/event-stream": {"schema": TEXT}}}
+    return {"get": {"summary": summary, "parameters": [*parameters], "responses": {"200": events, "default": _PROBLEM}}}
+
+
+def _write(method: str, summary: str, body: Json, answer: Json) -> Json:
+    asked = {"required": True, **_json(body)}
+    return {method: {"summary": summary, "requestBody": asked, "responses": _responses(answer)}}
+
+
+def _delete(summary: str, answer: Json, *parameters: Json) -> Json:
+    return {"delete": {"summary": summary, "parameters": [*parameters], "responses": _responses(answer)}}
+
+
+def _query(name: str, schema: Json, text: str) -> Json:
+    return {"name": name, "in": "query", "schema": schema, "description": text}
+
+
+def _in_path(name: str) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": {**TEXT, "minLength": 1}}
+
+
+_INDEX = {**COUNT, "maximum": INDEX_MAX}
+_EVENT = {**TEXT, "pattern": r"^([0-9]{1,16}\.)?[0-9]{1,16}$"}
+_LIMIT = _query("limit", {**_INDEX, "minimum": 1}, "at most so many; more than 1,000 are not given at once")
+
+
+def _paths() -> Json:
     return {
-        method: {
-            "summary": summary,
-            "requestBody": {"required": True, **_json(body)},
-            "responses": {"200": {"description": "done", **_json(answer)}, "default": _PROBLEM},
-        }
-    }
-
-
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-
-
-def _list_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": {name: {"type": "array", "items": schema}}}
-
-
-def _paths() -> dict[str, Any]:
-    anything = {"type": "object"}
-    many = {"type": "object", "required": ["commands"], "properties": {
-        "commands": {"type": "array", "items": _ref("Command"), "minItems": 1, "maxItems": 256}}}  # fmt: skip
-    return {
-        "/v1/health": _get("this masterd's role and index", anything),
-        "/v1/leader": _get("who leads", anything),
-        "/v1/masters": _get("every masterd that could lead", anything),
-        "/v1/members": _get("the members of etcd", anything),
-        "/v1/nodes": _get("all nodes", _list_of("nodes", _ref("NodeView"))),
-        "/v1/nodes/{node}": _get("one node", _ref("NodeView"), _path_parameter("node")),
-        "/v1/nodes/watch": _get("nodes as they change (text/event-stream)", anything),
-        "/v1/documents": _get("documents by prefix", anything, _query("prefix", "string")),
-        "/v1/documents/{path}": _get("one document", _ref("DocumentView"), _path_parameter("path")),
+        "/v1/health": _local("this masterd's role and index", "Health"),
+        "/v1/leader": _get("who leads", "Leader"),
+        "/v1/masters": _get("every masterd that could lead", "Masters"),
+        "/v1/members": _get("the members of etcd", "Members"),
+        "/v1/nodes": _get("all nodes", "Nodes"),
+        "/v1/nodes/{node}": _get("one node", "NodeView", _in_path("node")),
+        "/v1/nodes/watch": _stream("all nodes, then those that change (text/event-stream)"),
+        "/v1/documents": _get("documents by prefix", "Documents", _query("prefix", TEXT, "of the documents' paths")),
+        "/v1/documents/{path}": _get("one document", "Document", _in_path("path")),
         "/v1/commands": _write(
             "post",
             "run one command, or a list of up to 256",
-            {"oneOf": [_ref("Command"), many]},
-            {"oneOf": [_ref("Outcome"), _list_of("results", _ref("Outcome"))]},
+            {"anyOf": [ref("Command"), ref("Commands")]},
+            {"anyOf": [ref("Outcome"), ref("Outcomes")]},
         ),
         "/v1/history": _get(
-            "commands from the journal",
-            _list_of("entries", _ref("CommandRecord")),
-            *(_query(name, kind) for name, kind in (("limit", "integer"), ("after", "integer"), ("before", "integer"))),
-            _query("node", "string"),
-            _query("actor", "string"),
+            "commands from the journal: the newest first, or with `after` the oldest first from there on",
+            "History",
+            _LIMIT,
+            _query("after", _INDEX, "only commands with a greater index"),
+            _query("before", _INDEX, "only commands with a smaller index; 0: all"),
+            _query("node", TEXT, "only commands that changed what this node must be, or are about an action of it"),
+            _query("actor", TEXT, "only commands of this author"),
+            _query("command", TEXT, "only commands of this name"),
         ),
-        "/v1/terms": _get("who led since when, and why", _list_of("terms", _ref("TermRecord"))),
-        "/v1/events": _get("the journal as it grows (text/event-stream)", anything, _query("after", "integer")),
-        "/v1/live": _get("who is there, as it changes (text/event-stream)", anything),
+        "/v1/terms": _get("who led since when, and why", "Terms"),
+        "/v1/events": _stream(
+            "the journal as it grows (text/event-stream)",
+            _query("after", _EVENT, "the id of the last event that is known, or an index"),
+        ),
+        "/v1/live": _stream("who is there, as it changes (text/event-stream)"),
         "/v1/snapshots": {
-            **_get("all snapshots", anything),
-            **_write("post", "save the state under a name", anything, anything),
+            **_get("all snapshots", "Snapshots"),
+            **_write("post", "save the state under a name", ref("SnapshotRequest"), ref("Snapshot")),
         },
         "/v1/snapshots/{name}": {
-            **_get("one snapshot with its documents", anything, _path_parameter("name")),
-            "delete": {
-                "summary": "delete a named snapshot",
-                "parameters": [_path_parameter("name")],
-                "responses": {"200": {"description": "deleted"}, "default": _PROBLEM},
-            },
+            **_get("one snapshot with its documents", "SnapshotContent", _in_path("name")),
+            **_delete("delete a named snapshot", ref("Deleted"), _in_path("name")),
         },
-        "/v1/config/history": _get("the configurations that were applied", anything, _query("limit", "integer")),
+        "/v1/config/history": _get("the configurations that were applied, newest first", "ConfigHistory", _LIMIT),
         "/v1/config": {
-            **_get("the configuration as written and as adopted", anything),
-            **_write("put", "write a configuration", anything, anything),
+            **_get("the configuration as written and as adopted", "Config"),
+            **_write("put", "write a configuration", ref("ConfigRequest"), ref("ConfigVersion")),
         },
-        "/v1/status": _get("one screen: everything, and what is wrong", anything),
-        "/v1/leader/switchover": _write("post", "hand leadership to a standby", anything, anything),
+        "/v1/status": _get("one screen: everything, and what is wrong", "Overview"),
+        "/v1/leader/switchover": _write(
+            "post", "hand leadership to a standby", ref("SwitchoverRequest"), ref("Switchover")
+        ),
         "/v1/paused": {
-            **_get("whether takeovers are paused", _ref("Paused")),
-            **_write("put", "pause takeovers", anything, _ref("Paused")),
-            "delete": {
-                "summary": "resume takeovers",
-                "responses": {"200": {"description": "resumed"}, "default": _PROBLEM},
-            },
+            **_local("whether takeovers are paused: an empty object when they are not", "PausedOrNot"),
+            **_write("put", "pause takeovers", ref("PauseRequest"), ref("Paused")),
+            **_delete("resume takeovers", {"type": "object"}),
         },
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from nodestore.errors import NodectlError, NotLeader
+from nodestore.errors import Invalid, NodectlError, NotFound, NotLeader, TooLarge
 from nodestore.jsonio import dumps
 
 CONTENT_TYPE = "application/problem+json"
@@ -33,3 +33,11 @@ def problem_response(error: NodectlError, leader_url: str | None = None) -> web.
     return web.Response(
         body=dumps(problem_of(error, leader_url)), status=error.status, content_type=CONTENT_TYPE, headers=headers
     )
+
+
+def http_problem(request: web.Request, error: web.HTTPException) -> web.Response:
+    """What aiohttp itself refuses (no such path, no such method, a body that is too large), with its own status."""
+    kind: type[NodectlError] = {404: NotFound, 413: TooLarge}.get(error.status, Invalid)
+    refused = problem_of(kind(f"{request.method} {request.path}: {error.reason}")) | {"status": error.status}
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+    return web.Response(body=dumps(refused), status=error.status, content_type=CONTENT_TYPE, headers=headers)

@@ -9,16 +9,18 @@ from masterd.derivation import Derivation
 from masterd.state import State
 from masterd.views import Changes, Room, all_views, chunks, difference, fits
 from nodestore.election import Fence
-from nodestore.errors import Garbage, LeadershipLost, OutcomeUnknown, Unavailable
+from nodestore.errors import Garbage, LeadershipLost, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.etcd import KV, Etcd, Op, cmp_mod, op_delete, op_get, op_put
 from nodestore.jsonio import loads
 from nodestore.keys import Keys, prefix_end
+from nodestore.logs import Seldom
 from nodestore.models import Applied, decode
 from nodestore.watch import list_at
 
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
+_FULL_RETRY_S = 0.5
 
 
 class Publisher:
@@ -26,6 +28,7 @@ class Publisher:
 
     def __init__(self, etcd: Etcd, keys: Keys, fence: Fence) -> None:
         self._etcd, self._keys, self._fence = etcd, keys, fence
+        self._say = Seldom(log)
         self._revision = 0
         self.complete_up_to = 0
         """All views are at least as of this index: truncation goes no further."""
@@ -84,8 +87,8 @@ class Publisher:
             try:
                 result = await self._etcd.txn(compares, ops, orelse, repeatable=True)
             except (Unavailable, OutcomeUnknown) as error:
-                log.warning("bringing views up: %s; again", error)
-                await asyncio.sleep(_RETRY_S)
+                self._say(logging.WARNING, f"bringing views up: {error}; again", about=error.code)
+                await asyncio.sleep(_FULL_RETRY_S if isinstance(error, NoSpaceUnknown) else _RETRY_S)
                 continue
             if result.succeeded:
                 self._revision = result.revision

@@ -7,7 +7,7 @@ from typing import Any
 
 from masterd.builtin import NODES
 from masterd.state import State
-from nodestore.models import Alive, Candidate, Inventory, Model, SpecMark, Status
+from nodestore.models import Alive, CommandRecord, Entry, Inventory, Model, SpecMark, Status
 
 
 class DesiredMark(Model):
@@ -82,18 +82,6 @@ def node_views(
     return [node_view(name, inventory, state, statuses, alive) for name in inventory.nodes]
 
 
-def master_views(candidates: Mapping[str, Candidate], leader: str | None) -> list[dict[str, Any]]:
-    """All masterds that could lead, the leader among them."""
-    return [
-        {
-            "id": candidate.id,
-            "host": candidate.host,
-            "url": candidate.urls[0] if candidate.urls else "",
-            "role": "leader" if candidate.id == leader else "standby",
-            "index": candidate.index,
-            "priority": candidate.priority,
-            "version": candidate.version,
-            "pid": candidate.pid,
-        }
-        for _, candidate in sorted(candidates.items())
-    ]
+def command_view(record: CommandRecord, entry: Entry) -> dict[str, Any]:
+    """A command of the journal, with whose term it was committed in."""
+    return {**record.model_dump(mode="json", exclude_defaults=True), "epoch": entry.epoch, "term": entry.term}

@@ -7,27 +7,32 @@ from typing import Any
 
 from aiohttp import web
 
+from masterd.answers import INDEX_MAX
+from masterd.campaign import by_rank
 from masterd.master import Master
-from masterd.queries import NodeView, master_views, node_view, node_views
-from nodestore.errors import Garbage, Invalid, NodectlError, NotFound, Unavailable
-from nodestore.etcd import Member, MemberStatus
+from masterd.queries import NodeView, node_view, node_views
+from nodestore.config_versions import version_of
+from nodestore.errors import Garbage, Invalid, NotFound, Unavailable
 from nodestore.jsonio import Json
-from nodestore.keys import prefix_end
-from nodestore.models import ConfigRecord, Entry, Manifest, TermRecord, decode
+from nodestore.models import ConfigRecord, Manifest, TermRecord, decode
+from nodestore.overview import master_views, member_views
 
 HISTORY_MAX = 1_000
 _TERMS_MAX = 1_000
+_SOON_S = 0.7
 
 
 async def leader(master: Master, _: web.Request) -> Json:
     """Who leads."""
     seen = master.board.leader
     if seen.record is None:
-        raise Unavailable("nobody leads just now")
+        raise Unavailable("nobody leads just now" + (f"; {master.me.id}: {master.trouble}" if master.trouble else ""))
     if master.leader is not None and seen.revision < master.leader.fence.term.revision:
         raise Unavailable(f"{master.me.id} has just taken over; ask again in a moment")  # our watch lags behind
     record = seen.record
     epoch = master.leader.fence.term.epoch if master.leader is not None else master.board.epoch
+    if epoch is None and (garbage := master.board.problems.get(master.keys.epoch)):
+        raise Unavailable(f"nobody can lead: {garbage}")
     return {
         "id": record.id,
         "host": record.host,
@@ -60,45 +65,14 @@ async def masters(master: Master, _: web.Request) -> Json:
 def standbys(master: Master) -> list[dict[str, Any]]:
     """Those that could take over, the best first."""
     views = master_views(master.board.candidates.items, _leader_id(master))
+    best = [candidate.id for candidate in by_rank(master.board.candidates.items.values())]
     others = [view for view in views if view["id"] != master.me.id]
-    return sorted(others, key=lambda view: (-view["priority"], -view["index"], view["id"]))
+    return sorted(others, key=lambda view: best.index(view["id"]))
 
 
 async def members(master: Master, _: web.Request) -> Json:
-    """The members of the etcd cluster, each asked for itself."""
-    listed = await master.etcd.members()
-    endpoints = master.etcd.settings.endpoints
-    said = await asyncio.gather(*(_status(master, endpoint) for endpoint in endpoints))
-    by_id = {status.member: (endpoint, status) for endpoint, status, _ in said if status is not None}
-    leading = next((status.leader for _, status in by_id.values() if status.leader), 0)
-    unheard = {endpoint: error or "silent" for endpoint, status, error in said if status is None}
-    return {"members": [_member(item, by_id, unheard, leading) for item in sorted(listed, key=lambda item: item.name)]}
-
-
-async def _status(master: Master, endpoint: str) -> tuple[str, MemberStatus | None, str | None]:
-    try:
-        return endpoint, await master.etcd.status(endpoint), None
-    except NodectlError as error:
-        return endpoint, None, str(error)
-
-
-def _member(
-    item: Member, by_id: dict[int, tuple[str, MemberStatus]], unheard: dict[str, str], leading: int
-) -> dict[str, Any]:
-    endpoint, status = by_id.get(item.id, (None, None))
-    if endpoint is None:
-        own = [url.split("://", 1)[-1] for url in item.client_urls]
-        endpoint = own[0] if own else ""
-    return {
-        "id": f"{item.id:x}",
-        "name": item.name,
-        "endpoint": endpoint,
-        "healthy": status is not None and not status.errors and status.leader != 0,
-        "leader": item.id == leading,
-        "version": status.version if status else None,
-        "db_bytes": status.db_bytes if status else None,
-        "error": "; ".join(status.errors) or None if status else unheard.get(endpoint, "not among the endpoints"),
-    }
+    """The members of the etcd cluster."""
+    return {"members": await member_views(master.maintenance)}
 
 
 def _views(master: Master) -> list[NodeView]:
@@ -140,21 +114,34 @@ async def document(master: Master, request: web.Request) -> Json:
 
 async def config(master: Master, _: web.Request) -> Json:
     """The configuration as written, as adopted, and why it is not adopted."""
-    board, adopted, current = master.board, master.replica.state.adopted, None
+    board, adopted, current, problem = master.board, master.replica.state.adopted, None, None
     if board.config is not None:
         try:
             current = decode(ConfigRecord, board.config.value, board.config.key)
-        except Garbage:
-            current = None
+        except Garbage as error:
+            problem = str(error)
     rejected = master.leader.rejected if master.leader is not None else None
+    if rejected is not None and (board.config is None or board.config.mod_revision != rejected[0]):
+        rejected = None  # it was an earlier one
     return {
         "current": current,
+        "version": await _config_version(master),
+        "problem": problem,
         "adopted": None if adopted is None else {"version": adopted.record.version, "index": adopted.index},
         "in_force": None if adopted is None else adopted.record,
         "rejected": None
         if rejected is None
         else {"version": current.version if current else None, "error": rejected[1]},
     }
+
+
+async def _config_version(master: Master) -> int:
+    """The one to compare with when a new one is applied; a local read must not fail because etcd is away."""
+    try:
+        return await version_of(master.etcd, master.keys, master.board.config)
+    except Unavailable:
+        adopted = master.replica.state.adopted
+        return adopted.record.version if adopted is not None else 0
 
 
 def told_manifest(manifest: Manifest) -> dict[str, Any]:
@@ -187,7 +174,7 @@ async def snapshot(master: Master, request: web.Request) -> Json:
 
 async def config_history(master: Master, request: web.Request) -> Json:
     """The configurations that were applied, newest first."""
-    limit = min(_number(request, "limit", 50), HISTORY_MAX)
+    limit = min(number(request, "limit", 50, 1), HISTORY_MAX)
     found = await master.etcd.range(master.keys.config_history, timeout_s=5.0)
     told = []
     for kv in found.kvs:
@@ -196,47 +183,6 @@ async def config_history(master: Master, request: web.Request) -> Json:
         except Garbage as error:
             told.append({"version": None, "problem": str(error)})
     return {"versions": list(reversed(told))[:limit]}
-
-
-async def history(master: Master, request: web.Request) -> Json:
-    """Commands from the journal: newest first, or, with `after`, oldest first from there on."""
-    limit = min(_number(request, "limit", 100), HISTORY_MAX)
-    after, before = _number(request, "after", -1), _number(request, "before", 0)
-    last = master.replica.index if not before else before - 1
-    first = after + 1 if after >= 0 else max(1, last - limit + 1)
-    found = await master.etcd.range(
-        master.keys.entry(first), end=prefix_end(master.keys.journal), limit=limit, timeout_s=5.0
-    )
-    commands: list[dict[str, Any]] = []
-    for kv in found.kvs:
-        try:
-            entry = decode(Entry, kv.value, kv.key)
-        except Garbage as error:
-            commands.append({"index": None, "problem": str(error)})
-            continue
-        commands.extend(_told(entry, first, last))
-    wanted = _filtered(commands, request.query.get("node"), request.query.get("actor"))
-    if after < 0:
-        wanted.reverse()
-    oldest = await master.etcd.range(master.keys.journal, limit=1)
-    retained = decode(Entry, oldest.kvs[0].value, oldest.kvs[0].key).first if oldest.kvs else None
-    return {"entries": wanted[:limit], "first_retained": retained, "index": master.replica.index}
-
-
-def _told(entry: Entry, first: int, last: int) -> list[dict[str, Any]]:
-    return [
-        {**record.model_dump(mode="json", exclude_defaults=True), "epoch": entry.epoch, "term": entry.term}
-        for record in entry.commands
-        if first <= record.index <= last
-    ]
-
-
-def _filtered(commands: list[dict[str, Any]], node: str | None, actor: str | None) -> list[dict[str, Any]]:
-    if node is not None:
-        commands = [item for item in commands if node in item.get("specs", {})]
-    if actor is not None:
-        commands = [item for item in commands if item.get("actor") == actor]
-    return commands
 
 
 async def terms(master: Master, _: web.Request) -> Json:
@@ -257,48 +203,90 @@ async def status(master: Master, request: web.Request) -> Json:
     """One screen: everything, and what is wrong."""
     board = master.board
     shown = _views(master)
-    try:
-        etcd = (await members(master, request))["members"]
-    except Unavailable as error:
-        etcd = [{"name": "?", "endpoint": "", "healthy": False, "leader": False, "error": str(error)}]
+    etcd, audited = await asyncio.gather(_members_soon(master), master.audit.problems(_SOON_S))
     known = (await masters(master, request))["masters"]
     return {
         "cluster": master.keys.cluster,
-        "leader": await leader(master, request) if board.leader.record is not None else None,
+        "leader": await _leader_or_none(master, request),
         "masters": known,
         "members": etcd,
         "nodes": shown,
         "config": await config(master, request),
         "paused": board.paused,
         "index": master.replica.index,
-        "problems": _problems(master, shown, etcd, known),
+        "problems": [*_problems(master, shown, etcd, known), *_garbage(master, audited)],
     }
+
+
+async def _members_soon(master: Master) -> list[dict[str, Any]]:
+    """This screen is wanted most when etcd is ill, and whoever asks waits no longer than a second."""
+    try:
+        async with asyncio.timeout(_SOON_S):
+            return await member_views(master.maintenance)
+    except TimeoutError:
+        error = f"etcd does not say within {_SOON_S:g} s who its members are"
+    except Unavailable as unavailable:
+        error = str(unavailable)
+    return [{"name": "?", "endpoint": "", "healthy": False, "leader": False, "error": error}]
+
+
+async def _leader_or_none(master: Master, request: web.Request) -> Json:
+    try:
+        return await leader(master, request)
+    except Unavailable:
+        return None
 
 
 def _problems(
     master: Master, shown: list[NodeView], etcd: list[dict[str, Any]], known: list[dict[str, Any]]
 ) -> list[str]:
     problems = [f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in etcd if not item["healthy"]]
+    well = sum(1 for item in etcd if item["healthy"])
+    if 2 * well <= len(etcd):
+        problems.insert(
+            0, f"etcd has no quorum, {well} of {len(etcd)} members are well: nothing can be changed until it has"
+        )
     expected = master.replica.state.inventory.masters
     present = {item["id"] for item in known}
     problems += [f"master {name}: down" for name in expected if name not in present]
     problems += [f"node {view.name}: {view.problem}" for view in shown if view.problem is not None]
-    problems += [f"garbage passed over: {text}" for text in master.board.problems.values()]
+    problems += [f"node {view.name}: {view.status.warning}" for view in shown if view.status and view.status.warning]
+    named = master.board.leader.record
+    if master.leader is None and (named is None or named.id == master.me.id):
+        problems.append("nobody leads: commands are not taken")
     if master.leader is not None and master.leader.rejected is not None:
         problems.append(f"the configuration is not adopted: {master.leader.rejected[1]}")
     if master.board.paused is not None:
         problems.append("takeovers are paused: nobody takes over by itself (nodectl master resume)")
-    if master.problem is not None:
-        problems.append(f"master {master.me.id}: {master.problem}")
+    if master.trouble is not None:
+        problems.append(f"master {master.me.id}: {master.trouble}")
+    if master.separation.problem is not None:
+        problems.append(f"master {master.me.id}: {master.separation.problem}")
     if len(present) < 2:
         problems.append("no standby: nobody could take over")
     return problems
 
 
-def _number(request: web.Request, name: str, default: int) -> int:
+def _garbage(master: Master, audited: dict[str, str]) -> list[str]:
+    """What is unreadable, by the watches (now) and by the audit (lately)."""
+    vital = (master.keys.epoch, master.keys.head)
+    return [
+        f"nothing can be committed: {text}" if key in vital else f"garbage passed over: {text}"
+        for key, text in {**audited, **master.board.problems}.items()
+    ]
+
+
+def number(request: web.Request, name: str, default: int, least: int = 0) -> int:
+    """The number in the query under `name`. Invalid when it is none."""
     text = request.query.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit():
-        raise Invalid(f"{name}: expected a whole number, got {text!r}")
+    return whole(name, text, least)
+
+
+def whole(name: str, text: str, least: int = 0) -> int:
+    """The number in a query. Invalid when it is none, or could be no index: Python itself refuses to read thousands of
+    digits, and etcd takes a limit of 0 as none at all."""
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(INDEX_MAX)) or int(text) < least:
+        raise Invalid(f"{name}: expected a whole number from {least} to {INDEX_MAX}, got {text[:40]!r}")
     return int(text)

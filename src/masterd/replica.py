@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 
 from masterd.snapshots import Snapshots
 from masterd.state import State
 from nodestore.election import Won
 from nodestore.errors import Compacted, Garbage, NodectlError, OutcomeUnknown, TimedOut, Unavailable
-from nodestore.etcd import KV, Etcd
+from nodestore.etcd import KV, Etcd, Range
 from nodestore.jsonio import Document
 from nodestore.keys import Keys, prefix_end
 from nodestore.models import Entry, Epoch, Head, decode
@@ -43,22 +44,37 @@ class Replica:
         self.heard = 0.0
         """When the journal last showed, by the monotonic clock, that nothing is missing up to then."""
         self.problem: str | None = "has not read the journal yet"
+        self.outage: str | None = None
+        """Why nothing can be read just now."""
         self.sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
         """Last index and bytes of the entries seen, oldest first: what truncation weighs."""
         self._recent: deque[tuple[Entry, int]] = deque()
         self._recent_bytes = 0
+        self._told = ""
         self.bytes_seen = 0
         """Bytes of all entries seen by this process: what makes a snapshot due."""
         self._grew = asyncio.Condition()
+        self._listeners: list[Callable[[Entry], None]] = []
 
     @property
     def index(self) -> int:
         return self.state.index
 
     @property
+    def epoch(self) -> int | None:
+        """The incarnation of the store that the state comes from: indexes of another mean other commands. None while
+        nothing is known of it."""
+        return self._epoch
+
+    @property
     def age_s(self) -> float:
         """Seconds since this replica surely had everything."""
         return time.monotonic() - self.heard
+
+    def listen(self, callback: Callable[[Entry], None]) -> Callable[[], None]:
+        """Call back with each entry that has become part of the state; returns how to stop that."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback)
 
     async def wait_for(self, index: int, timeout_s: float) -> None:
         """Until memory has reached `index`; TimedOut when it does not."""
@@ -77,12 +93,24 @@ class Replica:
                 revision = await self.catch_up()
                 await self._follow_from(revision + 1)
             except (Unavailable, OutcomeUnknown, Compacted) as error:
+                self.outage = str(error)
                 log.info("reading the journal again: %s", error)
             except NodectlError as error:
-                self.problem = str(error)
-                log.error("the replica is stuck at index %d: %s", self.state.index, error)
+                self._stuck(error)
                 await asyncio.sleep(1.0)
             await asyncio.sleep(_RETRY_S)
+
+    def _stuck(self, error: NodectlError) -> None:
+        self.problem = str(error)
+        level = logging.ERROR if self.problem != self._told else logging.DEBUG
+        log.log(level, "the replica is stuck at index %d: %s", self.state.index, error)
+        self._told = self.problem
+
+    async def check(self) -> None:
+        """Garbage when epoch, journal and head are not such that somebody can lead. The state stays as it is."""
+        listing = await self._list_rest()
+        await self._read_epoch(listing.revision)
+        await self._check_head(listing.revision, max([self.state.index, *self._indexes(listing.kvs)]))
 
     async def catch_up(self) -> int:
         """Apply all there is; the revision up to which nothing is missing. Garbage when the journal has a gap that no
@@ -93,7 +121,7 @@ class Replica:
             except Garbage as gap:
                 if attempt == 2:
                     raise
-                log.info("%s; loading a snapshot", gap)
+                log.debug("%s; looking for a snapshot", gap)
                 image = await self.snapshots.newest(self.state.index + 1)
                 if image is None:
                     raise
@@ -105,24 +133,27 @@ class Replica:
     async def absorb(self, won: Won) -> None:
         """Apply what a takeover found beyond this replica, up to the head it found. Garbage when that cannot be."""
         self._belongs_to(won.fence.term.epoch)
-        head = 0 if won.head is None else decode(Head, won.head.value, self.keys.head).index
         try:
+            head = 0 if won.head is None else decode(Head, won.head.value, self.keys.head).index
             await self._take(won.tail.kvs)
-        except Garbage as gap:
-            log.info("%s", gap)
-        if self.state.index < head:
-            await self.catch_up()
+        except Garbage as error:
+            log.info("%s", error)
+            head = -1  # not known: catching up tells what is wrong
         if self.state.index != head:
-            raise Garbage(f"head is at {head}, but journal and snapshots end at {self.state.index}")
+            await self.catch_up()
         self.heard = time.monotonic()
         self.problem = None
 
     async def apply(self, entry: Entry, size: int) -> None:
         """Make a committed entry part of the state and wake who waits for it."""
         self.state.apply(entry, await self._images(entry))
+        if self._epoch is None:  # the store was still empty when it was read
+            self._epoch = entry.epoch
         self.sizes.append((entry.last, size))
         self.bytes_seen += size
         self._remember(entry, size)
+        for callback in tuple(self._listeners):
+            callback(entry)
         async with self._grew:
             self._grew.notify_all()
 
@@ -143,19 +174,51 @@ class Replica:
             self._recent_bytes -= self._recent.popleft()[1]
 
     async def _apply_all(self) -> int:
-        start, end = self.keys.entry(self.state.index + 1), prefix_end(self.keys.journal)
-        listing = await list_at(self.etcd, start, end=end, page=_PAGE_ENTRIES)
-        head_kv = await self.etcd.get(self.keys.head, revision=listing.revision)
-        epoch_kv = await self.etcd.get(self.keys.epoch, revision=listing.revision)
-        if epoch_kv is not None and self._belongs_to(decode(Epoch, epoch_kv.value, self.keys.epoch).epoch):
+        listing = await self._list_rest()
+        epoch = await self._read_epoch(listing.revision)
+        if epoch is not None and self._belongs_to(epoch):
             return await self._apply_all()
         await self._take(listing.kvs)
-        head = 0 if head_kv is None else decode(Head, head_kv.value, self.keys.head).index
-        if self.state.index < head:
-            raise Garbage(f"the journal has a gap: it ends at {self.state.index}, head is at {head}")
+        await self._check_head(listing.revision, self.state.index)
         self.heard = time.monotonic()
-        self.problem = None
+        self.problem, self.outage, self._told = None, None, ""
         return listing.revision
+
+    async def _list_rest(self) -> Range:
+        start, end = self.keys.entry(self.state.index + 1), prefix_end(self.keys.journal)
+        return await list_at(self.etcd, start, end=end, page=_PAGE_ENTRIES)
+
+    async def _read_epoch(self, revision: int) -> int | None:
+        found = await self.etcd.get(self.keys.epoch, revision=revision)
+        try:
+            return None if found is None else decode(Epoch, found.value, self.keys.epoch).epoch
+        except Garbage as error:
+            known = "" if self._epoch is None else f', to {{"v":1,"epoch":{self._epoch}}}'
+            raise Garbage(f"{error}; nothing can be committed until that is put right{known}") from None
+
+    async def _check_head(self, revision: int, end: int) -> None:
+        """Garbage, saying what would be right, when `head` is not where the journal ends."""
+        found = await self.etcd.get(self.keys.head, revision=revision)
+        right = f'{{"v":1,"index":{end},"nonce":"repaired"}}'
+        try:
+            head = 0 if found is None else decode(Head, found.value, self.keys.head).index
+        except Garbage as error:
+            raise Garbage(
+                f"{error}; nothing can be committed until that is put right: the journal ends at {end}, so to {right}"
+            ) from None
+        if end < head:
+            raise Garbage(f"the journal has a gap: it ends at {end}, head is at {head}")
+        if end > head:
+            raise Garbage(
+                f"{self.keys.head} is at {head}, but journal and snapshots end at {end}: "
+                f"nothing can be committed until it is put right, to {right}"
+            )
+
+    def _indexes(self, kvs: Iterable[KV]) -> Iterator[int]:
+        """Of the entries among these."""
+        for kv in kvs:
+            with contextlib.suppress(ValueError, Garbage):
+                yield min(self.keys.entry_index(kv.key), decode(Entry, kv.value, kv.key).last)
 
     def _belongs_to(self, epoch: int) -> bool:
         """Forget everything that comes from another incarnation of the store, whose indexes mean other commands; True

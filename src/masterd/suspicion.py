@@ -93,6 +93,11 @@ class Suspicion:
     def __post_init__(self) -> None:
         self._heard = self.begun + self.timing.connect_s
 
+    @property
+    def heard(self) -> float:
+        """When the leader was last heard, or, before that, should have been."""
+        return self._heard
+
     # --- what is heard ---
 
     def beat(self, now: float, stuck_s: float = 0.0) -> None:

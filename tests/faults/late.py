@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,6 +201,7 @@ async def leading(
     application: Application | None = None,
     settings: LeaderSettings | None = None,
     won: Won | None = None,
+    wall_clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Seat]:
     """A leader that writes through `etcd`. It has no watches: it learns of its end from what it writes."""
     won = won or await take_over(witness, keys, name)
@@ -207,7 +209,7 @@ async def leading(
     await replica.absorb(won)
     leader = Leader(
         etcd, keys, master=name, won=won, replica=replica, board=board, application=application or ToyApp(),
-        settings=settings or LeaderSettings(),
+        settings=settings or LeaderSettings(), wall_clock=wall_clock,
     )  # fmt: skip
     running = asyncio.create_task(leader.run(), name=f"leader {name}")
     try:

@@ -16,6 +16,7 @@ from masterd.execution import Outcome
 from masterd.journal import Commit, Journal
 from masterd.leader import LeaderSettings
 from masterd.replica import Replica
+from masterd.suspicion import LAN
 from nodestore.election import (
     LeaderSeen,
     Lost,
@@ -282,7 +283,7 @@ async def _campaign(s: Stage) -> AsyncIterator[Campaign]:
     await replica.catch_up()
     watching = asyncio.create_task(board.watch())
     try:
-        yield Campaign(s.late, s.keys, Me("late", "late", (), 0, "late"), board, replica)
+        yield Campaign(s.late, s.keys, Me("late", "late", (), 0, "late"), board, replica, LAN)
     finally:
         watching.cancel()
         await asyncio.wait([watching])

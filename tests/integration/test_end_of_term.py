@@ -215,9 +215,9 @@ async def test_a_lease_lost_here_whose_key_lives_on(
     lost = asyncio.Event()
     kept = Lease.keep
 
-    async def keep(self: Lease) -> None:
+    async def keep(self: Lease, *, patience_s: float = 0.0) -> None:
         if lost.is_set():
-            await kept(self)
+            await kept(self, patience_s=patience_s)
         await lost.wait()
         raise LeaseLost("so says our clock")
 

@@ -138,7 +138,9 @@ async def test_fragments_and_manifests_without_chunks_count_for_nothing(etcd_one
     """A manifest that lands late, when its chunks were cleared away, is no snapshot, and goes at the next tidy."""
     async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
         await seat.add("x1")
-        housekeeping = Housekeeping(seat.won.fence, seat.replica, seat.leader._committer.publisher, _SMALL_SNAPSHOTS, lambda: 0.0)
+        housekeeping = Housekeeping(
+            seat.won.fence, seat.replica, seat.leader._committer.publisher, _SMALL_SNAPSHOTS, lambda: 0.0
+        )
         kept = [await housekeeping.snapshot()]
         await seat.add("x2")
         kept.append(await housekeeping.snapshot())
@@ -157,7 +159,9 @@ async def test_fragments_and_manifests_without_chunks_count_for_nothing(etcd_one
 async def test_damage_to_a_snapshot_stops_truncation_there(etcd_one: EtcdCluster, keys: Keys) -> None:
     """One that was altered does not count as one of the two; the journal keeps what it would have stood for."""
     async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
-        housekeeping = Housekeeping(seat.won.fence, seat.replica, seat.leader._committer.publisher, _SMALL_SNAPSHOTS, lambda: 0.0)
+        housekeeping = Housekeeping(
+            seat.won.fence, seat.replica, seat.leader._committer.publisher, _SMALL_SNAPSHOTS, lambda: 0.0
+        )
         names = []
         for number in range(3):
             await seat.add(f"x{number}")
@@ -175,7 +179,9 @@ async def test_damage_to_a_snapshot_stops_truncation_there(etcd_one: EtcdCluster
 async def test_a_deposed_leader_s_housekeeping_deletes_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Nor does it write."""
     async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
-        housekeeping = Housekeeping(seat.won.fence, seat.replica, seat.leader._committer.publisher, _SMALL_SNAPSHOTS, lambda: 0.0)
+        housekeeping = Housekeeping(
+            seat.won.fence, seat.replica, seat.leader._committer.publisher, _SMALL_SNAPSHOTS, lambda: 0.0
+        )
         for number in range(3):
             await seat.add(f"x{number}")
             await housekeeping.snapshot()

@@ -56,7 +56,7 @@ def test_the_end_of_an_action_is_in_the_history_once() -> None:
 def test_a_group_acts_in_one_command() -> None:
     """One action a node, all with the command's index."""
     line = Line()
-    nodes = {"n1": {}, "n2": {}, "n3": {}}
+    nodes: dict[str, Any] = {"n1": {}, "n2": {}, "n3": {}}
     line.adopt(Inventory.model_validate({"nodes": nodes, "groups": {"left": {"nodes": ["n1", "n2"]}}}))
     outcome = line.one(ACT, group="left", action="blink")
     assert outcome.result == {"action": "blink", "nodes": ["n1", "n2"]}

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from masterd import campaign as campaign_module
 from masterd.board import Board
-from masterd.campaign import Campaign, Ground, Me, ground_for, rank_of
+from masterd.campaign import Campaign, Me, ground_for, rank_of
+from masterd.leader_watch import Ground
+from masterd.suspicion import LAN
 from nodestore.election import Fence, LeaderSeen, Won, leader_seen
 from nodestore.errors import Garbage
 from nodestore.etcd import KV, Range
@@ -49,7 +51,8 @@ GARBAGE = LeaderSeen(7, None, 5, "leader is not JSON")
 )
 def test_the_ground(case: str, now: LeaderSeen, before: LeaderSeen, dead: bool, cause: str | None) -> None:
     """Each with a sentence that names who is replaced, where there is somebody."""
-    ground = ground_for(now, before, ME, dead)
+    watched = Ground("died", f"the process of {now.record.id if now.record else '?'} died") if dead else None
+    ground = ground_for(now, before, ME, watched)
     assert (ground and ground.cause) == cause, case
     if ground is not None:
         assert ground.why
@@ -66,14 +69,21 @@ def candidate(name: str, index: int = 0, priority: int = 0) -> Candidate:
     ("case", "candidates", "gone", "ranks"),
     [
         ("alone", [candidate("m1")], None, {"m1": 0}),
-        ("most caught up first", [candidate("m1", 5), candidate("m2", 9)], None, {"m2": 0, "m1": 1}),
+        ("most caught up first", [candidate("m1", 5), candidate("m2", 50_000)], None, {"m2": 0, "m1": 1}),
+        ("not far behind is caught up", [candidate("m1", 5), candidate("m2", 9)], None, {"m1": 0, "m2": 1}),
+        (
+            "not beside etcd's leader",
+            [candidate("m1").model_copy(update={"beside_etcd_leader": True, "priority": 9}), candidate("m2")],
+            None,
+            {"m2": 0, "m1": 1},
+        ),
         (
             "then priority, then name",
             [candidate("m3", 5, 1), candidate("m2", 5), candidate("m1", 5)],
             None,
             {"m3": 0, "m1": 1, "m2": 2},
         ),
-        ("who is gone does not count", [candidate("m1", 9), candidate("m2", 5)], "m1", {"m2": 0, "m1": 1}),
+        ("who is gone does not count", [candidate("m1", 50_000), candidate("m2", 5)], "m1", {"m2": 0, "m1": 1}),
         ("who is not announced goes last", [candidate("m1"), candidate("m2")], None, {"m1": 0, "m2": 1, "m9": 2}),
         ("nobody is announced", [], "m1", {"m1": 0, "m2": 0}),
     ],
@@ -138,10 +148,17 @@ async def test_what_changes_during_a_look_is_looked_at_again(monkeypatch: pytest
 
     won = Won(Fence(Term(1, 9), 1, "mine"), None, None, None, Range(9, (), False, 0))
     board._set_leader(None)
-    campaign = Slow(cast(Any, None), board._keys, ME, board, cast(Any, None))
+    campaign = Slow(cast(Any, None), board._keys, ME, board, cast(Any, _Deaf()), LAN)
     monkeypatch.setattr(campaign_module, "how_it_ended", _nothing_said)
     assert await asyncio.wait_for(campaign.win(5), 10.0) is won
     assert len(looks) == 2
+
+
+class _Deaf:
+    """In place of a replica that never gets an entry."""
+
+    def listen(self, _: Any) -> Any:
+        return lambda: None
 
 
 async def _nothing_said(*_: Any) -> None:

@@ -1,0 +1,109 @@
+"""The history as people ask for it: commands from the journal, filtered, the newest or the oldest first.
+
+Read from etcd in pages, so that a filter finds what it looks for however long ago that was, within bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+from aiohttp import web
+
+from masterd.master import Master
+from masterd.queries import command_view
+from masterd.reads import HISTORY_MAX, number
+from nodestore.errors import Garbage
+from nodestore.jsonio import Json
+from nodestore.keys import prefix_end
+from nodestore.models import Entry, concerns, decode
+
+_PAGE = 100
+_SCANNED_MAX = 20_000
+"""Commands looked at for one answer; who wants more goes on from `searched`."""
+_GARBAGE_MAX = 5
+_READ_S = 5.0
+
+Told = dict[str, Any]
+
+
+async def history(master: Master, request: web.Request) -> Json:
+    """Commands from the journal: newest first, or, with `after`, oldest first from there on. `searched`: the last index
+    that was looked at."""
+    limit = min(number(request, "limit", 100, 1), HISTORY_MAX)
+    after, before = number(request, "after", -1), number(request, "before", 0)
+    wanted, now = _filter(request), master.replica.index
+    found: list[Told] = []
+    searched: int | None = None
+    pages = _onward(master, after + 1, now) if after >= 0 else _back(master, min(now, before - 1) if before else now)
+    async for searched, page in pages:
+        found += [item for item in page if wanted(item)]
+        if len(found) >= limit:
+            searched = found[limit - 1]["index"] or searched
+            break
+    return {
+        "entries": found[:limit], "first_retained": await _first_retained(master), "index": now, "searched": searched,
+    }  # fmt: skip
+
+
+async def _back(master: Master, last: int) -> AsyncIterator[tuple[int, list[Told]]]:
+    """Pages from index `last` back, each with how far it reaches."""
+    for _ in range(_SCANNED_MAX // _PAGE):
+        first = max(1, last - _PAGE + 1)
+        page = await _page(master, first, last)
+        page.reverse()
+        yield first, page
+        last = first - 1
+        if last < 1 or not page:
+            return
+
+
+async def _onward(master: Master, first: int, last: int) -> AsyncIterator[tuple[int, list[Told]]]:
+    """Pages from index `first` on up to `last`, each with how far it reaches."""
+    for _ in range(_SCANNED_MAX // _PAGE):
+        if first > last:
+            return
+        end = min(last, first + _PAGE - 1)
+        yield end, await _page(master, first, end)
+        first = end + 1
+
+
+async def _page(master: Master, first: int, last: int) -> list[Told]:
+    """What the journal holds of these indexes, in their order; garbage is told as such."""
+    keys = master.keys
+    found = await master.etcd.range(
+        keys.entry(first), end=prefix_end(keys.journal), limit=last - first + 1, timeout_s=_READ_S
+    )
+    told: list[Told] = []
+    for kv in found.kvs:
+        try:
+            entry = decode(Entry, kv.value, kv.key)
+        except Garbage as error:
+            if keys.entry(first) <= kv.key <= keys.entry(last):  # else another page tells of it
+                told.append({"index": None, "problem": str(error)})
+            continue
+        told += [command_view(record, entry) for record in entry.commands if first <= record.index <= last]
+    return told
+
+
+def _filter(request: web.Request) -> Callable[[Told], bool]:
+    """Whether a command is asked for, by node, actor and name."""
+    node, actor, name = (request.query.get(field) for field in ("node", "actor", "command"))
+
+    def wanted(item: Told) -> bool:
+        return (
+            (node is None or concerns(item, node))
+            and (actor is None or item.get("actor") == actor)
+            and (name is None or item.get("name") == name)
+        )
+
+    return wanted
+
+
+async def _first_retained(master: Master) -> int | None:
+    oldest = await master.etcd.range(master.keys.journal, limit=_GARBAGE_MAX)
+    for kv in oldest.kvs:
+        with suppress(Garbage):
+            return decode(Entry, kv.value, kv.key).first
+    return None
