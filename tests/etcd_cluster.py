@@ -27,19 +27,10 @@ from typing import Self
 import psutil
 
 from nodestore import etcd_binary
+from nodestore.etcd_server import MemberConfig
 
-_FLAGS = (
-    "--heartbeat-interval=50",
-    "--election-timeout=500",
-    "--max-txn-ops=4096",
-    "--max-request-bytes=8388608",
-    "--snapshot-count=5000",
-    "--auto-compaction-mode=revision",
-    "--auto-compaction-retention=20000",
-    "--quota-backend-bytes=268435456",
-    "--enable-v2=false",
-    "--log-level=warn",
-)
+# Tests read etcd's own history of a whole run, which compaction by time would cut.
+_SETTINGS = {"auto-compaction-mode": "revision", "auto-compaction-retention": "20000"}
 # Below the ephemeral range: a port there may be taken by anybody's outgoing connection while its member is down.
 _PORTS = range(15_000, 32_000)
 _PREFIX = "nodectl-etcd-"
@@ -94,11 +85,11 @@ class Tls:
     key: Path
     client_auth: bool = False
 
-    def flags(self) -> list[str]:
-        flags = [f"--cert-file={self.cert}", f"--key-file={self.key}"]
+    def settings(self) -> dict[str, str]:
+        settings = {"cert-file": str(self.cert), "key-file": str(self.key)}
         if self.client_auth:
-            flags += [f"--trusted-ca-file={self.ca}", "--client-cert-auth"]
-        return flags
+            settings |= {"trusted-ca-file": str(self.ca), "client-cert-auth": "true"}
+        return settings
 
 
 class Member:
@@ -198,33 +189,28 @@ class EtcdCluster:
         advertised_peer_ports: Sequence[int] | None = None,
         binary: Path | None = None,
     ) -> None:
-        etcd = str(binary or find_etcd())
+        etcd = binary or find_etcd()
         self.directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         ports = free_ports(3 * size)
         clients, self.peer_ports, metrics = ports[:size], ports[size : 2 * size], ports[2 * size :]
-        seen = list(advertised_peer_ports or self.peer_ports)
+        seen = [f"http://127.0.0.1:{port}" for port in advertised_peer_ports or self.peer_ports]
         scheme = "https" if tls else "http"
-        initial = ",".join(f"m{i + 1}=http://127.0.0.1:{seen[i]}" for i in range(size))
+        settings = {**_SETTINGS, **(tls.settings() if tls else {}), **dict(map(_setting, flags))}
         self.members: list[Member] = []
         for i in range(size):
-            name, client = f"m{i + 1}", f"{scheme}://127.0.0.1:{clients[i]}"
-            argv = [
-                etcd,
-                f"--name={name}",
-                f"--data-dir={self.directory / name}",
-                f"--listen-client-urls={client}",
-                f"--advertise-client-urls={client}",
-                f"--listen-peer-urls=http://127.0.0.1:{self.peer_ports[i]}",
-                f"--initial-advertise-peer-urls=http://127.0.0.1:{seen[i]}",
-                f"--initial-cluster={initial}",
-                f"--initial-cluster-token={self.directory.name}",
-                f"--listen-metrics-urls=http://127.0.0.1:{metrics[i]}",
-                *_FLAGS,
-                *(tls.flags() if tls else ()),
-                *flags,
-            ]
-            member = Member(name, self.directory, argv, f"127.0.0.1:{clients[i]}", f"http://127.0.0.1:{metrics[i]}")
-            self.members.append(member)
+            metrics_url = f"http://127.0.0.1:{metrics[i]}"
+            config = MemberConfig(
+                name=f"m{i + 1}",
+                data_dir=self.directory / f"m{i + 1}",
+                client_url=f"{scheme}://127.0.0.1:{clients[i]}",
+                peer_url=f"http://127.0.0.1:{self.peer_ports[i]}",
+                advertised_peer_url=seen[i],
+                initial_cluster={f"m{number + 1}": url for number, url in enumerate(seen)},
+                cluster_token=self.directory.name,
+                settings={"listen-metrics-urls": metrics_url, **settings},
+            )
+            argv = config.command(etcd)
+            self.members.append(Member(config.name, self.directory, argv, f"127.0.0.1:{clients[i]}", metrics_url))
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -312,3 +298,9 @@ class EtcdCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _setting(flag: str) -> tuple[str, str]:
+    """A flag of etcd's command line as a setting."""
+    name, _, value = flag.removeprefix("--").partition("=")
+    return name, value or "true"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from nodectl.exit_codes import ExitCode, explain
 
@@ -54,10 +56,28 @@ def _reader_gone() -> int:
     return ExitCode.FAILED
 
 
+def complete() -> NoReturn:
+    """What a shell asks for at Tab: words or nothing, on stdout alone, whatever goes wrong."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(newline="\n")  # a bash on Windows would take \r for a part of the word
+    try:
+        code = run(sys.argv[1:])
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else ExitCode.FAILED
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)  # not sys.exit: that waits for threads, and one may still wait for an answer that came too late
+
+
 def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows pipe is cp1252 and refuses much
+    from nodectl.completion import asked
+
+    if asked():
+        complete()
     sys.exit(run(sys.argv[1:]))
 
 

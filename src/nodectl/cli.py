@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from nodectl import completion
 from nodectl.settings import REQUEST_TIMEOUT_S, ClusterSettings, Options
 from nodestore.errors import Invalid
 
@@ -29,6 +30,8 @@ NOUNS: dict[str, str] = {
     "command-id": "Print an id with which a script may repeat a command.",
     "snapshot": "Save, list, show, restore and delete snapshots.",
     "history": "Show which command changed what, by whom and when.",
+    "backup": "Save the whole store in a file.",
+    "recover": "After a backup was restored: begin a new epoch.",
     "demo": "Run a whole cluster on this PC and watch it survive.",
     "dev": "Start and stop a cluster on this PC for development.",
 }
@@ -72,6 +75,8 @@ class LazyGroup(TyperGroup):
             formatter.write_dl([(name, NOUNS[name]) for name in self.list_commands(ctx)])
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            completion.check_shell(args)
         return super().parse_args(ctx, hoist(args))
 
 
@@ -125,7 +130,9 @@ def root(
     ] = None,
     cluster: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the cluster in etcd.")] = None,
     cluster_name: Annotated[
-        str | None, typer.Option("--cluster-name", "-c", metavar="NAME", help="A cluster of the configuration file.")
+        str | None,
+        typer.Option("--cluster-name", "-c", metavar="NAME", help="A cluster of the configuration file.",
+                     autocompletion=completion.clusters),
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="The configuration file.")] = None,
     user: Annotated[str | None, typer.Option(metavar="NAME", help="User of etcd.")] = None,

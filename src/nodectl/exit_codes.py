@@ -10,6 +10,7 @@ from nodestore.errors import (
     Denied,
     Invalid,
     NodectlError,
+    NoSpace,
     NotFound,
     OutcomeUnknown,
     TimedOut,
@@ -50,6 +51,7 @@ _TABLE: tuple[tuple[type[NodectlError], ExitCode, str], ...] = (
     (Denied, ExitCode.DENIED, "check --user, --password-file and the certificates"),
     (TimedOut, ExitCode.TIMED_OUT, "what was asked for stands; `nodectl status` shows what is missing"),
     (OutcomeUnknown, ExitCode.OUTCOME_UNKNOWN, "look with `nodectl history` whether it took effect"),
+    (NoSpace, ExitCode.UNAVAILABLE, "`nodectl status` says more; see docs/recovery.md"),
     (Unavailable, ExitCode.UNAVAILABLE, "is a masterd running, and is --endpoints right?"),
     (NodectlError, ExitCode.FAILED, ""),
 )

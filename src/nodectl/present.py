@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nodectl.output import Cell, Table
+from nodectl.output import Cell, Table, visible
 
 if TYPE_CHECKING:
     from nodectl.client.wire import MasterView, MemberView, NodeView
@@ -21,6 +21,7 @@ def inline(value: Any, chars_max: int = _CHARS_MAX) -> str:
         text = " ".join(f"{key}={_scalar(item)}" for key, item in value.items())
     else:
         text = _scalar(value) if value is not None else ""
+    text = visible(text)
     return text if len(text) <= chars_max else text[: chars_max - 3] + "..."
 
 
@@ -32,7 +33,10 @@ def _scalar(value: Any) -> str:
 
 def moment(seconds: float) -> str:
     """Local date and time of a time in seconds since the Unix epoch."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError, TypeError):  # whatever somebody's clock, or somebody, has written there
+        return "?"
 
 
 def ago(seconds: float) -> str:

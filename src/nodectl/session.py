@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from nodectl.endpoints import parse_endpoints
 from nodectl.output import Output
 from nodectl.settings import Options
-from nodestore.errors import TimedOut, Unavailable
+from nodestore.errors import Invalid, TimedOut, Unavailable
 
 if TYPE_CHECKING:
     from nodectl.client import Client
+    from nodestore.etcd import Etcd
+    from nodestore.keys import Keys
 
 T = TypeVar("T")
 
@@ -51,6 +54,28 @@ def with_client(context: typer.Context, work: Callable[[Client], Awaitable[T]]) 
         )
         async with client:
             return await work(client)
+
+    return asyncio.run(session())
+
+
+def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]) -> T:
+    """What `work` returns, given a session with etcd itself. Invalid when the options name masters only."""
+    settings = options_of(context).resolve()
+    assert settings.endpoints is not None
+    endpoints = parse_endpoints(settings.endpoints).etcd
+    if not endpoints or settings.cluster is None:
+        raise Invalid("this talks to etcd itself: give its members as --endpoints HOST:PORT,... and --cluster")
+    cluster = settings.cluster
+
+    async def session() -> T:
+        from nodestore.etcd import Etcd, EtcdSettings
+        from nodestore.keys import Keys
+
+        own = EtcdSettings(
+            endpoints, settings.user, settings.password(), ca=settings.ca, cert=settings.cert, key=settings.key
+        )
+        async with Etcd(own) as etcd:
+            return await work(etcd, Keys(cluster))
 
     return asyncio.run(session())
 

@@ -66,6 +66,10 @@ class Options:
     config: Path | None = None
     request_timeout_s: float = REQUEST_TIMEOUT_S
 
+    def cluster_names(self) -> tuple[str, ...]:
+        """Those that `--cluster-name` may name; Invalid when the configuration file is not as it must be."""
+        return _Clusters.read(self.config or config_path(os.environ), must_exist=False).names
+
     def resolve(self, environ: Mapping[str, str] | None = None) -> ClusterSettings:
         """The settings in force. Invalid, in one sentence, when there are none or they do not fit together."""
         environ = os.environ if environ is None else environ
@@ -137,6 +141,10 @@ class _Clusters:
         from nodectl.yaml_source import YamlSource
 
         return cls(YamlSource.read(path), path)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._clusters)
 
     def named(self, name: str) -> ClusterSettings:
         if name not in self._clusters:

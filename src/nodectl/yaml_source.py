@@ -127,7 +127,7 @@ class YamlSource:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.complain(where, "a key must be text")
                 continue
-            key = key_node.value
+            key = self._whole(key_node.value, where)
             inner = (*where, key)
             if key in found:
                 first = self.line(inner)
@@ -138,8 +138,16 @@ class YamlSource:
             found[key] = self._build(value_node, inner)
         return found
 
+    def _whole(self, text: str, where: Where) -> str:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.complain(where, "holds half of a surrogate pair, which is no character")
+            return text.encode("utf-8", "replace").decode()
+        return text
+
     def _scalar(self, node: yaml.ScalarNode, where: Where) -> Any:
-        text = str(node.value)
+        text = self._whole(str(node.value), where)
         if node.tag.startswith("!"):
             self.complain(where, f"the tag {node.tag} is not known")
         if node.style is not None:  # in quotes, or a block

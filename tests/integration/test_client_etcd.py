@@ -78,7 +78,8 @@ async def test_local_reads_ask_candidates(etcd_one: EtcdCluster, keys: Keys) -> 
 async def test_configuration_is_written_without_a_master(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Each version once, with its history; who expects another is told."""
     async with session(etcd_one) as etcd, client_of(etcd_one, keys) as client:
-        assert await client.config() == {"current": None, "adopted": None, "rejected": None}
+        found = await client.config()
+        assert (found["current"], found["adopted"], found["rejected"]) == (None, None, None)
         assert await client.config_apply({"nodes": {}}, source="nodes: {}", expect_version=0) == 1
         assert await client.config_apply({"nodes": {"n1": {}}}, expect_version=1) == 2
         with pytest.raises(Conflict, match="version 2"):
@@ -89,6 +90,17 @@ async def test_configuration_is_written_without_a_master(etcd_one: EtcdCluster, 
         first = await etcd.get(keys.config_version(1))
         assert first is not None
         assert b"nodes: {}" in first.value
+
+
+async def test_versions_never_go_back(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Not over garbage, nor after somebody deleted the key: the history says what was the newest."""
+    async with session(etcd_one) as etcd, client_of(etcd_one, keys) as client:
+        for number in range(2):
+            await client.config_apply({"nodes": {f"n{number}": {}}})
+        await etcd.put(keys.config_current, b"garbage")
+        assert await client.config_apply({"nodes": {}}) == 3
+        await etcd.delete(keys.config_current)
+        assert await client.config_apply({"nodes": {}}) == 4
 
 
 async def test_two_who_apply_at_once_do_not_overwrite_each_other(etcd_one: EtcdCluster, keys: Keys) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ import yaml
 
 from nodectl.__main__ import run
 from nodectl.cli import NOUNS, hoist
-from nodectl.commands.node import parse_values
+from nodectl.commands.arguments import parse_values
 from nodectl.exit_codes import ExitCode, explain
 from nodestore import errors
 from nodestore.errors import Invalid
@@ -173,9 +174,106 @@ def test_history_is_read(cluster: FakeCluster, nodectl: Nodectl) -> None:
     nodectl("node", "set", "n1", "a=1")
     nodectl("node", "set", "n1", "a=2")
     lines = nodectl("history").out.splitlines()
-    assert lines[0].split() == ["INDEX", "TIME", "ACTOR", "COMMAND", "ARGUMENTS", "TERM"]
+    assert lines[0].split() == ["INDEX", "TIME", "ACTOR", "COMMAND", "ARGUMENTS", "CONFIG", "TERM"]
     assert [line.split()[0] for line in lines[1:]] == ["2", "1"]
     assert nodectl("history", "-o", "name").out == "2\n1\n"
+
+
+def test_history_says_which_configuration_was_in_force(cluster: FakeCluster, nodectl: Nodectl) -> None:
+    """`v3`; nothing where none was. In JSON as a number."""
+    cluster.nodes["n1"] = node_view("n1")
+    nodectl("node", "set", "n1", "a=1")
+    cluster.config["adopted"] = {"version": 3, "index": 1}
+    nodectl("node", "clear", "n1")
+    newest, oldest = nodectl("history").out.splitlines()[1:]
+    assert "  v3  " in newest
+    assert "v3" not in oldest
+    found = nodectl("history", "--command", "node.clear", "-o", "json").json()["entries"]
+    assert [(entry["name"], entry["config_version"]) for entry in found] == [("node.clear", 3)]
+
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_action_is_followed_until_every_node_has_done_it(cluster: FakeCluster, nodectl: Nodectl) -> None:
+    """One line a node, whatever breaks meanwhile; its arguments are JSON or text."""
+    for name in ("n1", "n2"):
+        cluster.nodes[name] = node_view(name)
+        cluster.outcomes[name] = {"state": "done", "result": {"took": 2}, "error": None}
+    cluster.leading.break_after = 1
+    ran = nodectl("node", "act", "--group", "all", "identify", "--arg", "seconds=5", "--arg", "colour=red")
+    assert ran.code == 0
+    assert [line.split()[:3] for line in ran.out.splitlines()[1:]] == [
+        ["n1", "identify", "done"], ["n2", "identify", "done"],
+    ]  # fmt: skip
+    assert "took=2" in ran.out
+    assert cluster.executed[-1]["args"] == {
+        "group": "all", "action": "identify", "args": {"seconds": 5, "colour": "red"}, "expires_s": 60,
+    }  # fmt: skip
+
+
+def test_an_action_that_is_not_done_everywhere_fails(cluster: FakeCluster, nodectl: Nodectl) -> None:
+    """Exit code 1, with what each node said."""
+    cluster.nodes = {name: node_view(name) for name in ("n1", "n2")}
+    cluster.outcomes["n1"] = {"state": "done", "result": None, "error": None}
+    cluster.outcomes["n2"] = {"state": "failed", "result": None, "error": "no such action"}
+    ran = nodectl("node", "act", "-g", "all", "identify", "-o", "json")
+    assert ran.code == ExitCode.FAILED
+    assert [(node["node"], node["state"], node["error"]) for node in ran.json()["nodes"]] == [
+        ("n1", "done", None), ("n2", "failed", "no such action"),
+    ]  # fmt: skip
+
+
+def test_an_action_that_nothing_comes_of_times_out(cluster: FakeCluster, nodectl: Nodectl) -> None:
+    """Exit code 7, naming who is missing; what is known is shown all the same."""
+    cluster.nodes = {name: node_view(name) for name in ("n1", "n2")}
+    cluster.outcomes["n1"] = {"state": "done", "result": None, "error": None}
+    ran = nodectl("node", "restart", "--group", "all", "--timeout", "0.5")
+    assert ran.code == ExitCode.TIMED_OUT
+    assert "n2" in ran.err
+    assert [line.split()[2] for line in ran.out.splitlines()[1:]] == ["done", "pending"]
+    ran = nodectl("node", "restart", "n2", "--no-wait", "--expires", "5m")
+    assert ran.code == 0
+    assert cluster.executed[-1]["args"] == {"node": "n2", "action": "restart", "args": {}, "expires_s": 300}
+    assert "asked for (index 3)" in ran.err
+
+
+def test_a_reboot_is_asked_for_twice(cluster: FakeCluster, nodectl: Nodectl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can be asked, --yes is needed; who says no has rebooted nothing."""
+    cluster.nodes["n1"] = node_view("n1")
+    cluster.outcomes["n1"] = {"state": "done", "result": None, "error": None}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    ran = nodectl("node", "reboot", "n1")
+    assert ran.code == ExitCode.USAGE
+    assert "--yes" in ran.err
+    terminal = io.StringIO("n\n")
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert nodectl("node", "reboot", "n1").code == ExitCode.FAILED
+    assert cluster.executed == []
+    assert nodectl("node", "reboot", "n1", "--yes").code == 0
+    assert cluster.executed[-1]["args"]["action"] == "reboot"
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["act", "n1"], "NODE ACTION"),
+        (["act", "n1", "restart", "-g", "all"], "NODE ACTION"),
+        (["act", "n1", "x", "--arg", "y"], "'y' is not KEY=VALUE"),
+        (["act", "n1", "x", "--expires", "soon"], "--expires: 'soon' is not a time"),
+        (["restart"], "either a node or --group"),
+        (["reboot", "n1", "-g", "all", "--yes"], "either a node or --group"),
+    ],
+)
+def test_actions_that_make_no_sense_are_not_sent(
+    args: list[str], complaint: str, cluster: FakeCluster, nodectl: Nodectl
+) -> None:
+    """One line says what is expected."""
+    ran = nodectl("node", *args)
+    assert ran.code == ExitCode.USAGE
+    assert complaint in ran.err
+    assert cluster.executed == []
 
 
 def test_scenes(cluster: FakeCluster, nodectl: Nodectl, tmp_path: Path) -> None:

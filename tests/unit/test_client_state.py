@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -73,6 +75,47 @@ async def test_states_end_when_the_client_is_closed() -> None:
         assert (await reader)[-1] == "connected"
 
 
+@pytest.mark.parametrize("led", [True, False])
+async def test_streams_end_when_the_client_is_closed(led: bool) -> None:
+    """Whoever iterates hears of it rather than waits for ever, whether or not there is a leader."""
+    async with fake_cluster("m1") as cluster:
+        client = client_of(cluster)
+        async with client:
+            await until(client, "connected")
+            streams = [client.journal(0), client.live(), client.watch_nodes()] if led else [client.journal(0)]
+            if not led:
+                cluster.lead(None)
+                client._leadership.publish(None)
+            readers = [asyncio.create_task(_until_it_ends(stream)) for stream in streams]
+            await asyncio.sleep(0)
+        async with asyncio.timeout(WAIT_S):
+            assert await asyncio.gather(*readers) == ["the client was closed"] * len(readers)
+
+
+async def _until_it_ends(stream: AsyncIterator[Any]) -> str:
+    try:
+        async for _ in stream:
+            pass
+    except Unavailable as error:
+        return str(error)
+    return "ended without a word"
+
+
+@pytest.mark.parametrize("asks", [False, True])
+async def test_a_client_leaves_no_connection_whenever_it_is_closed(asks: bool) -> None:
+    """Not even one that was just being made: a socket left behind is a ResourceWarning, and fails the test."""
+    async with fake_cluster("m1", "m2") as cluster:
+        for turns in range(40):
+            async with client_of(cluster) as client:
+                reading = asyncio.create_task(client.nodes()) if asks else None
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+        gc.collect()
+
+
 async def _read_all(client: Client) -> list[State]:
     return [state async for state in client.states()]
 
@@ -126,7 +169,7 @@ async def test_nodes_are_watched_through_broken_streams() -> None:
         cluster.nodes = {name: node_view(name) for name in ("n1", "n2")}
         stream = client.watch_nodes()
         seen = [await anext(stream) for _ in range(4)]
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         assert [change.complete for change in seen] == [True, False, True, False]
         assert [len(change.nodes) for change in seen] == [2, 1, 2, 1]
 

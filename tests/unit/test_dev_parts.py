@@ -63,7 +63,7 @@ def test_a_member_waits_for_its_disk_unless_told_not_to() -> None:
     assert "--initial-cluster=e1=http://127.0.0.1:15002,e2=http://127.0.0.1:15004" in argv
     assert "--listen-client-urls=http://127.0.0.1:15001" in argv
     found = found.model_copy(update={"unsafe_no_fsync": True})
-    assert "--unsafe-no-fsync" in launch.command(found, "e1", places, Path("/bin/etcd"), {}).argv
+    assert "--unsafe-no-fsync=true" in launch.command(found, "e1", places, Path("/bin/etcd"), {}).argv
 
 
 def test_a_masterd_is_told_the_limits_that_the_members_have() -> None:

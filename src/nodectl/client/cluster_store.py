@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from nodestore.errors import Conflict, OutcomeUnknown, Unavailable
+from nodectl.client.wire import ConfigView
+from nodestore.errors import Conflict, Garbage, NoSpace, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.keys import Keys
 from nodestore.models import ConfigRecord, Paused, decode
 
@@ -31,12 +32,27 @@ class ClusterStore:
         found = await self._etcd.get(self._keys.config_current)
         return decode(ConfigRecord, found.value, found.key) if found else None
 
+    async def config_view(self) -> ConfigView:
+        """What is known of the configuration without a master."""
+        from nodestore.config_versions import version_of
+
+        found = await self._etcd.get(self._keys.config_current)
+        view: ConfigView = {"current": None, "problem": None, "adopted": None, "rejected": None}
+        view["version"] = await version_of(self._etcd, self._keys, found)
+        if found is not None:
+            try:
+                view["current"] = decode(ConfigRecord, found.value, found.key).model_dump(mode="json")
+            except Garbage as error:
+                view["problem"] = str(error)
+        return view
+
     async def apply_config(self, inventory: dict[str, Any], source: str, expect_version: int | None, actor: str) -> int:
         """The version it was given. Conflict when `expect_version` (0: none) is not the present one."""
+        from nodestore.config_versions import version_of
         from nodestore.etcd import cmp_mod, op_put
 
         found = await self._etcd.get(self._keys.config_current)
-        version = decode(ConfigRecord, found.value, found.key).version if found else 0
+        version = await version_of(self._etcd, self._keys, found)
         if expect_version is not None and version != expect_version:
             raise Conflict(f"the configuration is at version {version} now, not {expect_version}: look at the changes")
         record = ConfigRecord(version=version + 1, actor=actor, time=time.time(), inventory=inventory, source=source)
@@ -52,8 +68,12 @@ class ClusterStore:
         return record.version
 
     async def paused(self) -> Paused | None:
+        """The pause; None when there is none, or none that anybody can read: masters pass over such a one."""
         found = await self._etcd.get(self._keys.paused)
-        return decode(Paused, found.value, found.key) if found else None
+        try:
+            return decode(Paused, found.value, found.key) if found else None
+        except Garbage:
+            return None
 
     async def pause(self, actor: str, reason: str) -> None:
         """From now on nobody takes over by itself. Over an earlier pause it puts the new reason."""
@@ -86,6 +106,11 @@ class ClusterStore:
         for _ in range(_ATTEMPTS):
             try:
                 result = await self._etcd.txn(compares, ops)
+            except NoSpaceUnknown as error:
+                found = await self._etcd.get(evidence)
+                if (found.value if found else None) == value:
+                    return True
+                raise unknown or NoSpace(str(error)) from None
             except OutcomeUnknown as error:
                 unknown = error
                 continue

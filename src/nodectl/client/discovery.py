@@ -122,6 +122,7 @@ class EtcdDiscovery:
         self._epoch = 0
 
     async def run(self) -> None:
+        self._leadership.trouble = "etcd does not answer: too few of its members are up, or the endpoints are wrong"
         while True:
             try:
                 await self._follow()
@@ -146,6 +147,7 @@ class EtcdDiscovery:
         async with contextlib.aclosing(mirror(self._etcd, self._keys.leader, prefix=False)) as items:
             async for item in items:
                 if isinstance(item, Listing):
+                    self._leadership.trouble = ""
                     self._epoch = await self._read_epoch()
                     self._saw(item.kvs[-1] if item.kvs else None)
                 elif item.events:

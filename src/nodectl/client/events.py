@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import NamedTuple
 
 import aiohttp
 
@@ -13,8 +14,16 @@ SILENCE_S = 6.0  # masterd sends a comment every 2 s
 _EVENT_BYTES_MAX = 64 << 20
 
 
-async def events(session: aiohttp.ClientSession, url: str) -> AsyncGenerator[tuple[str, bytes], None]:
-    """(event, data) until the stream breaks or is silent for 6 s: Broken. A typed error when the request is refused."""
+class Event(NamedTuple):
+    """One event. `id`: where a reader has come to with it; without `data` that is all it says."""
+
+    name: str
+    data: bytes
+    id: str = ""
+
+
+async def events(session: aiohttp.ClientSession, url: str) -> AsyncGenerator[Event, None]:
+    """Events until the stream breaks or is silent for 6 s: Broken. A typed error when the request is refused."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=1.0, sock_read=SILENCE_S)
     try:
         async with session.get(url, headers={"Accept": "text/event-stream"}, timeout=timeout) as response:
@@ -35,14 +44,16 @@ async def events(session: aiohttp.ClientSession, url: str) -> AsyncGenerator[tup
     raise Broken(f"{url}: the stream ended", sent=True)
 
 
-def parse(block: bytes) -> tuple[str, bytes] | None:
+def parse(block: bytes) -> Event | None:
     """The event in one block; None for a comment."""
-    name, data = "message", []
+    name, number, data = "message", "", []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"event":
             name = value.decode("utf-8", "replace")
+        elif field == b"id":
+            number = value.decode("utf-8", "replace")
         elif field == b"data":
             data.append(value)
-    return (name, b"\n".join(data)) if data else None
+    return Event(name, b"\n".join(data), number) if data or number else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,9 +143,23 @@ def _base(url: str) -> str:
 def encode(value: Any) -> bytes:
     """The JSON body of a request; Invalid when `value` is not JSON."""
     try:
-        return dumps(value)
+        body = dumps(value)
     except (ValueError, TypeError) as error:  # pydantic_core's serialization error is a ValueError
+        if "surrogates not allowed" in str(error):
+            raise Invalid("a text holds half of a surrogate pair, which is no character") from None
         raise Invalid(f"not representable as JSON: {error}") from None
+    if (b"Infinity" in body or b"NaN" in body) and not _finite(value):
+        raise Invalid("a number is infinite, or none (1e999 is too large to be one): JSON has no such numbers")
+    return body
+
+
+def _finite(value: Any) -> bool:
+    """Slow, so only asked where the words were found."""
+    try:
+        json.dumps(value, allow_nan=False, default=str)
+    except ValueError:
+        return False
+    return True
 
 
 async def cancel_all(tasks: list[asyncio.Task[Any]]) -> None:

@@ -29,7 +29,7 @@ from nodectl.client.leadership import Leader, Leadership
 from nodectl.client.requests import SLOW_S, Superseded
 from nodectl.client.state import ConnectionState
 from nodectl.client.wire import CommandResult
-from nodestore.errors import Garbage, Invalid, NodectlError, NotLeader, OutcomeUnknown, TooLarge, Unavailable
+from nodestore.errors import Garbage, Invalid, NodectlError, NoSpace, NotLeader, OutcomeUnknown, TooLarge, Unavailable
 from nodestore.models import Term
 
 BATCH_COMMANDS_MAX = 256
@@ -54,6 +54,7 @@ class Pending:
     broken_at: Leader | None = None  # under whom the last unanswered attempt was made
     lost: list[str] = field(default_factory=list)  # leaders lost under it
     trouble: str = ""
+    full: bool = False  # the trouble is that etcd has no room
 
     @property
     def suspect(self) -> bool:
@@ -128,7 +129,8 @@ class Pipeline:
         if pending.maybe_received:
             self._fail(pending, self._unknown(pending, f"no answer within {timeout_s:g} s: {trouble}"))
         else:
-            self._fail(pending, Unavailable(f"not sent within {timeout_s:g} s: {trouble}"))
+            kind = NoSpace if pending.full else Unavailable
+            self._fail(pending, kind(f"not done within {timeout_s:g} s: {trouble}"))
 
     def _unknown(self, pending: Pending, message: str) -> CommandOutcomeUnknown:
         text = f"command {pending.id} may or may not have taken effect: {message}"
@@ -276,7 +278,7 @@ class Pipeline:
         slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.suspect)
         try:
             answer = await self._http.call("POST", url, body=body, timeout_s=_ATTEMPT_S)
-            self._answered(batch, answer, leader)
+            self._answered(batch, answer, leader, received_before)
         except asyncio.CancelledError:
             if not attempt.superseded:
                 self._requeue(batch)  # whoever closes the client tells them
@@ -287,11 +289,11 @@ class Pipeline:
         except Garbage as error:
             self._unanswered(batch, leader, Broken(str(error), sent=True), received_before)
         except NodectlError as error:
-            self._problem(batch, leader, error)
+            self._problem(batch, leader, error, received_before)
         finally:
             slow.cancel()
 
-    def _answered(self, batch: list[Pending], answer: Any, leader: Leader) -> None:
+    def _answered(self, batch: list[Pending], answer: Any, leader: Leader, received_before: list[bool]) -> None:
         try:
             results, index = answer["results"], int(answer["index"])
             if len(results) != len(batch):
@@ -304,14 +306,16 @@ class Pipeline:
         self._alive()
         again = [
             pending
-            for pending, outcome in zip(batch, outcomes, strict=True)
-            if not self._settle(pending, leader, outcome)
+            for pending, outcome, received in zip(batch, outcomes, received_before, strict=True)
+            if not self._settle(pending, leader, outcome, received)
         ]
         self._requeue(again)
         if again:
             self._back_off(leader, None)
 
-    def _settle(self, pending: Pending, leader: Leader, outcome: CommandResult | NodectlError) -> bool:
+    def _settle(
+        self, pending: Pending, leader: Leader, outcome: CommandResult | NodectlError, received_before: bool
+    ) -> bool:
         """Gives the caller its answer; False when the command is to be sent again."""
         pending.broken_at = None  # it answered, so it lives
         if isinstance(outcome, CommandResult):
@@ -319,7 +323,9 @@ class Pipeline:
                 pending.answer.set_result(outcome)
             return True
         if isinstance(outcome, Unavailable | OutcomeUnknown):
-            pending.trouble = f"{leader.id}: {outcome}"
+            pending.trouble, pending.full = f"{leader.id}: {outcome}", isinstance(outcome, NoSpace)
+            if isinstance(outcome, Unavailable):  # of this attempt nothing will ever take effect
+                pending.maybe_received = received_before
             if isinstance(outcome, NotLeader):
                 self._leadership.suspect(outcome.url)
             return False
@@ -328,7 +334,7 @@ class Pipeline:
 
     def _unanswered(self, batch: list[Pending], leader: Leader, error: Broken, received_before: list[bool]) -> None:
         for pending, received in zip(batch, received_before, strict=True):
-            pending.trouble = str(error)
+            pending.trouble, pending.full = str(error), False
             if error.sent:
                 pending.broken_at = leader
             else:
@@ -338,11 +344,13 @@ class Pipeline:
             self._state.missed()
             self._back_off(leader, error)
 
-    def _problem(self, batch: list[Pending], leader: Leader, error: NodectlError) -> None:
+    def _problem(self, batch: list[Pending], leader: Leader, error: NodectlError, received_before: list[bool]) -> None:
         """The whole request was answered by an error."""
-        for pending in batch:
+        for pending, received in zip(batch, received_before, strict=True):
             pending.broken_at = None
-            pending.trouble = f"{leader.id}: {error}"
+            pending.trouble, pending.full = f"{leader.id}: {error}", isinstance(error, NoSpace)
+            if isinstance(error, Unavailable):
+                pending.maybe_received = received
         if isinstance(error, Unavailable | OutcomeUnknown):
             self._requeue(batch)
             self._back_off(leader, error)

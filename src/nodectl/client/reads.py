@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import quote
 
+from nodectl.client.calls import Calls
 from nodectl.client.leadership import Leader
 from nodectl.client.wire import (
     Consistency,
@@ -18,19 +18,8 @@ from nodectl.client.wire import (
 )
 
 
-class Reads:
+class Reads(Calls):
     """The reads of Client, on top of its `get`. `timeout_s` as there."""
-
-    async def get(
-        self,
-        path: str,
-        params: Mapping[str, str | int | None] | None = None,
-        *,
-        consistency: Consistency = "linearizable",
-        timeout_s: float | None = None,
-    ) -> Any:
-        """The JSON answer of GET `path`."""
-        raise NotImplementedError
 
     async def leader(self, *, consistency: Consistency = "linearizable", timeout_s: float | None = None) -> Leader:
         """Who leads."""
@@ -72,10 +61,12 @@ class Reads:
         after: int | None = None,
         node: str | None = None,
         actor: str | None = None,
+        command: str | None = None,
         consistency: Consistency = "linearizable",
     ) -> History:
-        """Commands by index, newest first; oldest first when `after` (an index) is given."""
-        query = {"limit": limit, "before": before, "after": after, "node": node, "actor": actor}
+        """Commands by index, newest first; oldest first when `after` (an index) is given. `node`: what changed it, or
+        is about its actions; `command`: the name."""
+        query = {"limit": limit, "before": before, "after": after, "node": node, "actor": actor, "command": command}
         return cast(History, await self.get("/v1/history", query, consistency=consistency))
 
     async def terms(self, *, consistency: Consistency = "linearizable") -> list[dict[str, Any]]:

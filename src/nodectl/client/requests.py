@@ -134,16 +134,17 @@ class Requests:
         try:
             while not request.done():
                 change = asyncio.ensure_future(self._leadership.changed())
-                await asyncio.wait({request, change}, return_when=asyncio.FIRST_COMPLETED)
-                await cancel_all([change])
+                try:
+                    await asyncio.wait({request, change}, return_when=asyncio.FIRST_COMPLETED)
+                finally:  # whoever waits here may be cancelled
+                    await cancel_all([change])
                 newest = self._leadership.newest
                 if not request.done() and newest is not None and newest.term > leader.term:
                     raise Superseded(leader)
             return request.result()
         finally:
             slow.cancel()
-            if not request.done():
-                await cancel_all([request])
+            await cancel_all([request])
 
     def _nobody(self, last: str) -> str:
         detail = last or self._leadership.trouble or "no leader was found"

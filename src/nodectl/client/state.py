@@ -34,6 +34,10 @@ class ConnectionState:
         self._closed = False
         self._arm()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def reached(self) -> None:
         """The leader has answered."""
         if self.value == "connected":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 Consistency = Literal["linearizable", "local"]
 
@@ -16,6 +16,17 @@ class CommandResult:
     id: str
     result: Any
     repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActionDone:
+    """What came of an action on one node. `state`: `done`, `failed`, `lost` (it may have taken effect or not) or
+    `expired` (never begun)."""
+
+    node: str
+    state: str
+    result: Any = None
+    error: str | None = None
 
 
 class MasterView(TypedDict):
@@ -75,12 +86,16 @@ class HistoryEntry(TypedDict):
     result: Any
     epoch: int
     term: int
+    config_version: NotRequired[int]
 
 
 class History(TypedDict):
+    """`searched`: the last index that was looked at; masters of version 0.1 do not say it."""
+
     entries: list[HistoryEntry]
     first_retained: int | None
     index: int
+    searched: NotRequired[int | None]
 
 
 class AdoptedView(TypedDict):
@@ -94,7 +109,12 @@ class RejectedView(TypedDict):
 
 
 class ConfigView(TypedDict):
+    """`version` is the one to compare with when a new one is applied; masters of version 0.1 do not say it.
+    `problem`: why `current` cannot be read."""
+
     current: dict[str, Any] | None
+    version: NotRequired[int]
+    problem: NotRequired[str | None]
     adopted: AdoptedView | None
     rejected: RejectedView | None
 

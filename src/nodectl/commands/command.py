@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nodectl.commands.sending import as_dict
 from nodectl.output import Format, Output, OutputOption, as_json
 from nodectl.session import with_client
 from nodestore.errors import Invalid
@@ -43,8 +44,7 @@ def command(
     known, after = _parse(command_id)
 
     async def work(client: Client) -> Any:
-        done = await client.command(name, arguments, id=known, after=after)
-        return {"index": done.index, "id": done.id, "result": done.result, "repeated": done.repeated}
+        return as_dict(await client.command(name, arguments, id=known, after=after))
 
     out = Output(output)
     done = with_client(context, work)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nodectl.commands.node import WAIT_S, TimeoutOption
+from nodectl.commands.arguments import WAIT_S, TimeoutOption
 from nodectl.output import Format, Output, OutputOption, Table
 from nodectl.session import wait_until, with_client
-from nodestore.errors import Conflict, NotFound, Refused
+from nodestore.errors import Conflict, Garbage, NotFound, Refused
 
 if TYPE_CHECKING:
     from nodectl.client import Client
@@ -49,6 +49,10 @@ def show(context: typer.Context, output: OutputOption = Format.table) -> None:
     if output is not Format.table:
         out.show(view, tables=list, names=lambda: [str(current["version"])] if current else [])
         return
+    if current is None and (problem := view.get("problem")):
+        raise Garbage(
+            f"{problem}; the one before stays in force: apply one again, or `nodectl config rollback VERSION`"
+        )
     if current is None:
         raise NotFound("no configuration has been applied yet: `nodectl config apply FILE`")
     from nodectl.output import as_yaml
@@ -126,8 +130,11 @@ def apply(
     out = Output(output)
 
     async def work(client: Client) -> dict[str, Any]:
-        current = (await client.config())["current"]
-        version = current["version"] if current else 0
+        view = await client.config()
+        current = view["current"]
+        version = current["version"] if current else view.get("version", 0)
+        if problem := view.get("problem"):
+            out.warn(f"what was applied last is replaced: {problem}")
         if expect_version is not None and version != expect_version:
             raise Conflict(f"version {version} is current, not {expect_version}: see `nodectl config diff {file}`")
         old = current["inventory"] if current else None

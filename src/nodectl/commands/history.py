@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nodectl.commands.node import LocalOption
+from nodectl.commands.arguments import LocalOption
 from nodectl.output import Cell, Format, Output, OutputOption, Table
 from nodectl.session import with_client
 
@@ -20,13 +23,18 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def history(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many commands at most.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000, help="How many commands at most.")] = 20,
     before: Annotated[int | None, typer.Option(min=1, metavar="INDEX", help="Only older than this index.")] = None,
     after: Annotated[
         int | None, typer.Option(min=0, metavar="INDEX", help="Only newer than this index; oldest first.")
     ] = None,
-    node: Annotated[str | None, typer.Option(metavar="NODE", help="Only what changed this node.")] = None,
+    node: Annotated[
+        str | None, typer.Option(metavar="NODE", help="Only what changed this node, and its actions.")
+    ] = None,
     actor: Annotated[str | None, typer.Option(metavar="ACTOR", help="Only this actor's commands.")] = None,
+    command: Annotated[
+        str | None, typer.Option("--command", metavar="NAME", help="Only commands of this name, such as node.set.")
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C; through changes of leader.")
     ] = False,
@@ -35,7 +43,7 @@ def history(
 ) -> None:
     """Show which command changed what, by whom and when; newest first, with --follow oldest first."""
     if follow:
-        _follow(context, after, node, actor, output)
+        _follow(context, after, _Wanted(node, actor, command), output)
         return
 
     async def work(client: Client) -> History:
@@ -45,6 +53,7 @@ def history(
             after=after,
             node=node,
             actor=actor,
+            command=command,
             consistency="local" if local else "linearizable",
         )
 
@@ -54,10 +63,10 @@ def history(
     def tables() -> list[Table]:
         from nodectl.present import inline, moment
 
-        table = Table(("INDEX", "TIME", "ACTOR", "COMMAND", "ARGUMENTS", "TERM"))
+        table = Table(("INDEX", "TIME", "ACTOR", "COMMAND", "ARGUMENTS", "CONFIG", "TERM"))
         for entry in entries:
             if entry["index"] is None:
-                table.add("?", "", "", "", Cell(str(entry.get("problem", "")), "red"), "")
+                table.add("?", "", "", "", Cell(str(entry.get("problem", "")), "red"), "", "")
                 continue
             table.add(
                 str(entry["index"]),
@@ -65,36 +74,71 @@ def history(
                 entry["actor"],
                 entry["name"],
                 inline(entry.get("args") or {}),
+                _config(entry),
                 f"{entry['epoch']}.{entry['term']}",
             )
         return [table]
 
     out = Output(output)
     out.show(found, tables=tables, names=lambda: [str(entry["index"]) for entry in entries])
-    if output is Format.table and (found["first_retained"] or 1) > 1:
-        out.note(f"retained from index {found['first_retained']} on")
+    if output is Format.table:
+        _note_bounds(out, found, after is not None, full=len(entries) >= limit)
 
 
-def _follow(context: typer.Context, after: int | None, node: str | None, actor: str | None, output: Format) -> None:
+def _note_bounds(out: Output, found: History, onward: bool, *, full: bool) -> None:
+    """What a reader must know of what is not shown."""
+    searched, retained = found.get("searched") if not full else None, found["first_retained"] or 1
+    if onward and searched is not None and searched < found["index"]:
+        out.note(f"looked at up to index {searched}: go on with --after {searched}")
+    elif not onward and searched is not None and searched > retained:
+        out.note(f"looked at back to index {searched}: go on with --before {searched}")
+    elif retained > 1:
+        out.note(f"retained from index {retained} on")
+
+
+def _config(entry: Mapping[str, Any]) -> str:
+    """The version of the configuration that was in force."""
+    version = entry.get("config_version")
+    return f"v{version}" if version else ""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which commands are followed; None: any."""
+
+    node: str | None
+    actor: str | None
+    command: str | None
+
+    def fits(self, told: Mapping[str, Any]) -> bool:
+        from nodestore.models import concerns
+
+        return (
+            (self.actor is None or told["actor"] == self.actor)
+            and (self.command is None or told["name"] == self.command)
+            and (self.node is None or concerns(told, self.node))
+        )
+
+
+def _follow(context: typer.Context, after: int | None, wanted: _Wanted, output: Format) -> None:
     """A line for each command: for people, or a JSON document a line for scripts."""
 
     async def work(client: Client) -> None:
-        import sys
-
-        from nodectl.present import inline, moment
-        from nodestore.jsonio import dumps
-
         async for told in client.journal(after):
-            if (actor is not None and told["actor"] != actor) or (
-                node is not None and node not in told.get("specs", {})
-            ):
-                continue
-            if output is Format.table:
-                line = f"{told['index']:>7}  {moment(told['time'])}  {told['actor']}  {told['name']}  "
-                line += inline(told.get("args") or {})
-            else:
-                line = str(told["index"]) if output is Format.name else dumps(told).decode()
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            if wanted.fits(told):
+                sys.stdout.write(_line(told, output) + "\n")
+                sys.stdout.flush()
 
     with_client(context, work)
+
+
+def _line(told: Mapping[str, Any], output: Format) -> str:
+    from nodectl.present import inline, moment
+    from nodestore.jsonio import dumps
+
+    if output is Format.name:
+        return str(told["index"])
+    if output is not Format.table:
+        return dumps(dict(told)).decode()
+    fields = (f"{told['index']:>7}", moment(told["time"]), told["actor"], told["name"], _config(told))
+    return "  ".join((*(field for field in fields if field), inline(told.get("args") or {})))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nodectl.commands.node import WAIT_S, LocalOption, TimeoutOption
+from nodectl import completion
+from nodectl.commands.arguments import WAIT_S, LocalOption, TimeoutOption
 from nodectl.output import Cell, Format, Output, OutputOption, Table
 from nodectl.session import wait_until, with_client
 
@@ -71,7 +72,10 @@ def leader_data(found: Leader) -> dict[str, Any]:
 def switchover(
     context: typer.Context,
     to: Annotated[
-        str | None, typer.Argument(metavar="[MASTER]", help="Who shall lead; default: the best ranked.")
+        str | None,
+        typer.Argument(
+            metavar="[MASTER]", help="Who shall lead; default: the best ranked.", autocompletion=completion.masters
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the new leader answers.")] = False,
     timeout: TimeoutOption = WAIT_S,

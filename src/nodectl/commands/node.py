@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nodectl import completion
+from nodectl.commands import node_actions
+from nodectl.commands.arguments import WAIT_S, LocalOption, NodeArgument, TimeoutOption, WaitOption, parse_values
+from nodectl.commands.sending import send
 from nodectl.output import Format, Output, OutputOption, Table
-from nodectl.session import wait_until, with_client
-from nodestore.errors import Invalid
+from nodectl.session import with_client
 
 if TYPE_CHECKING:
     from nodectl.client import Client
@@ -19,22 +22,15 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Show nodes and change what they do."
 )
 
-NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="Name of the node.")]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until the nodes have done it.")]
-TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=0.1, max=86400, metavar="SECONDS", help="How long --wait waits at most.")
-]
-LocalOption = Annotated[
-    bool, typer.Option("--local", help="Take what any master knows, which may be a little old; needs no leader.")
-]
-WAIT_S = 30.0
-
 
 @app.command("list")
 def list_nodes(
     context: typer.Context,
     group: Annotated[
-        str | None, typer.Option("--group", "-g", metavar="GROUP", help="Only nodes of this group.")
+        str | None,
+        typer.Option(
+            "--group", "-g", metavar="GROUP", help="Only nodes of this group.", autocompletion=completion.groups
+        ),
     ] = None,
     local: LocalOption = False,
     output: OutputOption = Format.table,
@@ -110,15 +106,11 @@ def set_values(
 ) -> None:
     """Change values of a node's document; other values stay."""
     changes = parse_values(values or [], unset or [])
-    out = Output(output)
-
-    async def work(client: Client) -> Any:
-        done = await client.node_set(node, changes)
-        if wait:
-            await wait_for_nodes(client, [node], timeout, out)
-        return _result(done)
-
-    show_result(out, with_client(context, work), node, "changed")
+    waited = (lambda _: [node]) if wait else None
+    send(
+        context, output, lambda client: client.node_set(node, changes), f"{node} changed",
+        name=node, nodes=waited, timeout_s=timeout,
+    )  # fmt: skip
 
 
 @app.command("clear")
@@ -130,21 +122,20 @@ def clear(
     output: OutputOption = Format.table,
 ) -> None:
     """Remove a node's own document: what the configuration says remains."""
-    out = Output(output)
-
-    async def work(client: Client) -> Any:
-        done = await client.node_clear(node)
-        if wait:
-            await wait_for_nodes(client, [node], timeout, out)
-        return _result(done)
-
-    show_result(out, with_client(context, work), node, "cleared")
+    waited = (lambda _: [node]) if wait else None
+    send(
+        context, output, lambda client: client.node_clear(node), f"{node} cleared",
+        name=node, nodes=waited, timeout_s=timeout,
+    )  # fmt: skip
 
 
 @app.command("watch")
 def watch(
     context: typer.Context,
-    nodes: Annotated[list[str] | None, typer.Argument(metavar="[NODE...]", help="Only these nodes.")] = None,
+    nodes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NODE...]", help="Only these nodes.", autocompletion=completion.nodes),
+    ] = None,
     output: OutputOption = Format.table,
 ) -> None:
     """Follow nodes until Ctrl-C: one line (or one JSON object a line) for each change."""
@@ -186,74 +177,6 @@ def _watch_line(form: Format, view: NodeView) -> None:
     out.stdout.flush()
 
 
-# --- shared with scene ----------------------------------------------------------------------------------------------
-
-
-async def wait_for_nodes(client: Client, names: list[str], timeout_s: float, out: Output) -> None:
-    """Until these nodes are in their desired state. Reads are linearizable, so a command done before counts."""
-
-    async def missing() -> str | None:
-        views = {view["name"]: view for view in await client.nodes() if view["name"] in names}
-        lacking = [_lacking(views.get(name), name) for name in names]
-        return "; ".join(text for text in lacking if text) or None
-
-    subject = f"node {names[0]} has" if len(names) == 1 else f"{len(names)} nodes have"
-    await wait_until(missing, f"{subject} done it", timeout_s, out)
-
-
-def _lacking(view: NodeView | None, name: str) -> str:
-    """What a node still lacks; nothing when it is in its desired state."""
-    from nodectl.present import state_of
-
-    if view is not None and view["converged"]:
-        return ""
-    if view is None:
-        return f"{name} is not in the configuration"
-    return f"{name}: {view.get('problem') or state_of(view).text}"
-
-
-def _result(done: Any) -> dict[str, Any]:
-    return {"index": done.index, "id": done.id, "result": done.result, "repeated": done.repeated}
-
-
-def show_result(out: Output, result: dict[str, Any], name: str, verb: str) -> None:
-    """A command's result; people get one sentence, on stderr."""
-    out.show(result, tables=list, names=lambda: [name])
-    if out.form is Format.table:
-        out.note(f"{name} {verb} (index {result['index']})")
-
-
-def parse_values(values: list[str], unset: list[str]) -> dict[str, Any]:
-    """KEY=VALUE and KEY- as a merge: null removes a key. Invalid when one is neither."""
-    found: dict[str, Any] = {}
-    for text in values:
-        key, separator, value = text.partition("=")
-        if not separator and key.endswith("-") and len(key) > 1:
-            _add(found, key[:-1], None)
-        elif not separator or not key:
-            raise Invalid(f"{text!r} is not KEY=VALUE (or KEY- to remove KEY)")
-        else:
-            _add(found, key, parse_value(value))
-    for key in unset:
-        _add(found, key, None)
-    if not found:
-        raise Invalid("nothing to change: give KEY=VALUE, KEY- or --unset KEY")
-    return found
-
-
-def _add(found: dict[str, Any], key: str, value: Any) -> None:
-    if key in found:
-        raise Invalid(f"key {key!r} is given twice")
-    found[key] = value
-
-
-def parse_value(text: str) -> Any:
-    """`text` as JSON if it is JSON, else as it is: `5` is a number, `"5"` and `red` are text."""
-    try:
-        return json.loads(text, parse_constant=_not_json)
-    except ValueError:
-        return text
-
-
-def _not_json(name: str) -> Any:
-    raise ValueError(name)
+app.command("act")(node_actions.act)
+app.command("restart")(node_actions.restart)
+app.command("reboot")(node_actions.reboot)

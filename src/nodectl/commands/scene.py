@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nodectl.commands.node import WAIT_S, LocalOption, TimeoutOption, WaitOption, show_result, wait_for_nodes
+from nodectl import completion
+from nodectl.commands.arguments import WAIT_S, LocalOption, TimeoutOption, WaitOption
+from nodectl.commands.sending import send
 from nodectl.output import Format, Output, OutputOption, Table
 from nodectl.session import with_client
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Save and apply scenes.")
 
 _PREFIX = "scenes/"
-SceneArgument = Annotated[str, typer.Argument(metavar="SCENE", help="Name of the scene.")]
+SceneArgument = Annotated[
+    str, typer.Argument(metavar="SCENE", help="Name of the scene.", autocompletion=completion.scenes)
+]
 
 
 @app.command("list")
@@ -75,45 +79,39 @@ def save(
 ) -> None:
     """Save a scene: from a file, or from what the nodes' documents are now."""
     nodes, text = load_scene(file) if file is not None else (None, "")
-
-    async def work(client: Client) -> Any:
-        done = await client.scene_save(scene, nodes, description=text if description is None else description)
-        return {"index": done.index, "id": done.id, "result": done.result, "repeated": done.repeated}
-
-    show_result(Output(output), with_client(context, work), scene, "saved")
+    about = text if description is None else description
+    send(
+        context, output, lambda client: client.scene_save(scene, nodes, description=about), f"{scene} saved",
+        name=scene,
+    )  # fmt: skip
 
 
 @app.command("apply")
 def apply(
     context: typer.Context,
     scene: SceneArgument,
-    group: Annotated[str, typer.Option("--group", "-g", metavar="GROUP", help="Only on nodes of this group.")] = "all",
+    group: Annotated[
+        str,
+        typer.Option(
+            "--group", "-g", metavar="GROUP", help="Only on nodes of this group.", autocompletion=completion.groups
+        ),
+    ] = "all",
     wait: WaitOption = False,
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
     """Put a scene's documents on the nodes, in one command."""
-    out = Output(output)
-
-    async def work(client: Client) -> Any:
-        done = await client.scene_apply(scene, group=group)
-        names = list((done.result or {}).get("nodes", []))
-        if wait and names:
-            await wait_for_nodes(client, names, timeout, out)
-        return {"index": done.index, "id": done.id, "result": done.result, "repeated": done.repeated}
-
-    show_result(out, with_client(context, work), scene, "applied")
+    waited = (lambda done: list((done.result or {}).get("nodes", []))) if wait else None
+    send(
+        context, output, lambda client: client.scene_apply(scene, group=group), f"{scene} applied",
+        name=scene, nodes=waited, timeout_s=timeout,
+    )  # fmt: skip
 
 
 @app.command("delete")
 def delete(context: typer.Context, scene: SceneArgument, output: OutputOption = Format.table) -> None:
     """Delete a scene; the nodes keep what they show."""
-
-    async def work(client: Client) -> Any:
-        done = await client.scene_delete(scene)
-        return {"index": done.index, "id": done.id, "result": done.result, "repeated": done.repeated}
-
-    show_result(Output(output), with_client(context, work), scene, "deleted")
+    send(context, output, lambda client: client.scene_delete(scene), f"{scene} deleted", name=scene)
 
 
 def load_scene(path: Path) -> tuple[dict[str, dict[str, Any]], str]:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nodectl.commands.node import WAIT_S, TimeoutOption, WaitOption, show_result, wait_for_nodes
+from nodectl import completion
+from nodectl.commands.arguments import WAIT_S, TimeoutOption, WaitOption
+from nodectl.commands.sending import send
 from nodectl.output import Format, Output, OutputOption, Table
 from nodectl.session import with_client
 from nodestore.errors import Invalid
@@ -18,7 +20,9 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Save, list, show and restore snapshots."
 )
 
-NameArgument = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Name of the snapshot.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="SNAPSHOT", help="Name of the snapshot.", autocompletion=completion.snapshots)
+]
 
 
 @app.command("list")
@@ -82,7 +86,10 @@ def show(context: typer.Context, name: NameArgument, output: OutputOption = Form
 @app.command("restore")
 def restore(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="[SNAPSHOT]", help="Name of the snapshot.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[SNAPSHOT]", help="Name of the snapshot.", autocompletion=completion.snapshots),
+    ] = None,
     index: Annotated[
         int | None, typer.Option(min=1, metavar="INDEX", help="Instead: as it was after the command with this index.")
     ] = None,
@@ -96,15 +103,11 @@ def restore(
     """
     if (name is None) == (index is None):
         raise Invalid("give either the name of a snapshot or --index")
-    out = Output(output)
-
-    async def work(client: Client) -> Any:
-        done = await client.snapshot_restore(name, index=index)
-        if wait:
-            await wait_for_nodes(client, [view["name"] for view in await client.nodes()], timeout, out)
-        return {"index": done.index, "id": done.id, "result": done.result, "repeated": done.repeated}
-
-    show_result(out, with_client(context, work), name or f"the state of index {index}", "restored")
+    what = name or f"the state of index {index}"
+    send(
+        context, output, lambda client: client.snapshot_restore(name, index=index), f"{what} restored",
+        name=what, nodes=(lambda _: None) if wait else None, timeout_s=timeout,
+    )  # fmt: skip
 
 
 @app.command("delete")

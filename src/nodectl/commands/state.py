@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nodectl.commands.node import LocalOption
+from nodectl import completion
+from nodectl.commands.arguments import LocalOption
 from nodectl.output import Format, Output, OutputOption, Table
 from nodectl.session import with_client
 
@@ -19,7 +20,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 @app.command("list")
 def list_documents(
     context: typer.Context,
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only paths that begin so.")] = "",
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only paths that begin so.", autocompletion=completion.documents)
+    ] = "",
     local: LocalOption = False,
     output: OutputOption = Format.table,
 ) -> None:
@@ -44,7 +47,9 @@ def list_documents(
 @app.command("get")
 def get_document(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Path of the document.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="Path of the document.", autocompletion=completion.documents)
+    ],
     local: LocalOption = False,
     output: OutputOption = Format.table,
 ) -> None:

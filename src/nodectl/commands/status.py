@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nodectl.commands.node import LocalOption
+from nodectl.commands.arguments import LocalOption
 from nodectl.output import Cell, Format, Output, OutputOption, Table
-from nodectl.session import with_client
+from nodectl.session import options_of, with_client
 from nodestore.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -29,30 +29,56 @@ def status(
 ) -> None:
     """Show members, masters, nodes, and what is wrong with them."""
     out = Output(output)
+    limit_s = min(_LEADER_S, options_of(context).request_timeout_s / 2)
 
-    async def work(client: Client) -> StatusView:
-        if not local:
-            try:
-                return await client.status(timeout_s=_LEADER_S)
-            except Unavailable as error:
-                out.warn(f"no leader answers ({error}); this is what another master knows")
-        return await client.status(consistency="local", timeout_s=_LEADER_S)
+    async def work(client: Client) -> tuple[StatusView, Unavailable | None]:
+        return await _look(client, limit_s, local, out)
 
-    view = with_client(context, work)
+    view, nobody = with_client(context, work)
     problems = view.get("problems") or []
-    out.show(view, tables=lambda: _screen(view), names=lambda: problems)
+    out.show(view, tables=lambda: _screen(view, answered=nobody is None), names=lambda: problems)
+    if nobody is not None:
+        raise Unavailable(f"no masterd answers, so this is only what etcd shows ({nobody})")
     if output is Format.table and not problems:
         out.note("nothing is wrong")
     if check and problems:
         raise typer.Exit(1)
 
 
-def _screen(view: StatusView) -> list[Table]:
+async def _look(client: Client, limit_s: float, local: bool, out: Output) -> tuple[StatusView, Unavailable | None]:
+    """What the leader says, else what another master knows, else what etcd shows, with why no masterd said it."""
+    no_leader: Unavailable | None = None
+    if not local:
+        try:
+            return await client.status(timeout_s=limit_s), None
+        except Unavailable as error:
+            no_leader = error
+    try:
+        known = await client.status(consistency="local", timeout_s=limit_s if local else limit_s / 2)
+    except Unavailable as nobody:
+        return await _only_etcd(client, nobody), nobody
+    if no_leader is not None:
+        out.warn(f"no leader answers ({no_leader}); this is what another master knows")
+    return known, None
+
+
+async def _only_etcd(client: Client, nobody: Unavailable) -> StatusView:
+    try:
+        shown = await client.status_of_store()
+    except Unavailable as error:
+        raise Unavailable(f"neither a masterd nor etcd answers: {error}") from None
+    if shown is None:
+        raise Unavailable(f"no masterd answers: {nobody}; given the endpoints of etcd, status shows what is there")
+    return shown
+
+
+def _screen(view: StatusView, *, answered: bool) -> list[Table]:
     from nodectl.present import masters_table, members_table, nodes_table
 
-    tables = [_head(view), members_table(view.get("members") or [], "etcd")]
+    tables = [_head(view, answered=answered), members_table(view.get("members") or [], "etcd")]
     tables.append(masters_table(view.get("masters") or [], "masters"))
-    tables.append(nodes_table(view.get("nodes") or [], "nodes"))
+    if answered:  # etcd alone does not tell how they should be
+        tables.append(nodes_table(view.get("nodes") or [], "nodes"))
     if problems := view.get("problems"):
         table = Table(("WHAT IS WRONG",))
         for problem in problems:
@@ -61,19 +87,27 @@ def _screen(view: StatusView) -> list[Table]:
     return tables
 
 
-def _head(view: StatusView) -> Table:
+def _head(view: StatusView, *, answered: bool) -> Table:
     from nodectl.present import ago
 
-    leader, paused, config = view.get("leader"), view.get("paused"), view.get("config") or {}
-    adopted = config.get("adopted")
+    leader, paused = view.get("leader"), view.get("paused")
     table = Table(("CLUSTER", "LEADER", "TERM", "SINCE", "CONFIGURATION", "TAKEOVER"))
     term = leader.get("term") if leader else None
+    name = f"{leader['id']}{'' if answered else ' (silent)'}" if leader else "none" if answered else "none known"
     table.add(
         view.get("cluster", ""),
-        Cell(leader["id"], "bold green") if leader else Cell("none", "bold red"),
-        f"{term['epoch']}.{term['revision']}" if term else "",
+        Cell(name, "bold green" if leader and answered else "bold red"),
+        f"{'?' if term['epoch'] is None else term['epoch']}.{term['revision']}" if term else "",
         f"{ago(leader['since'])} ago" if leader and leader.get("since") else "",
-        f"version {adopted['version']}" if adopted else Cell("none", "yellow"),
+        _configuration(view),
         Cell(f"paused by {paused.get('actor', '?')}: {paused.get('reason', '')}", "yellow") if paused else "automatic",
     )
     return table
+
+
+def _configuration(view: StatusView) -> Cell:
+    config = view.get("config") or {}
+    adopted, current = config.get("adopted"), config.get("current")
+    if adopted:
+        return Cell(f"version {adopted['version']}")
+    return Cell(f"version {current['version']}, not adopted" if current else "none", "yellow")

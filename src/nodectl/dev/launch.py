@@ -11,22 +11,8 @@ from pathlib import Path
 
 from nodectl.dev.ports import HOST
 from nodectl.dev.record import Part, Record
+from nodestore.etcd_server import MEMORY_ENVIRONMENT, SETTINGS, MemberConfig
 
-MAX_TXN_OPS = 4096
-MAX_REQUEST_BYTES = 8 << 20
-
-_ETCD_FLAGS = (
-    "--heartbeat-interval=50",
-    "--election-timeout=500",
-    f"--max-txn-ops={MAX_TXN_OPS}",
-    f"--max-request-bytes={MAX_REQUEST_BYTES}",
-    "--snapshot-count=5000",
-    "--auto-compaction-mode=revision",
-    "--auto-compaction-retention=20000",
-    "--quota-backend-bytes=268435456",
-    "--log-level=warn",
-)
-_ETCD_ENVIRONMENT = {"GOMEMLIMIT": "120MiB", "GOGC": "50"}  # a member in half the memory, for a tenth of its speed
 _KEPT = {"NODECTL_ALLOW_OLD_ETCD"}
 
 
@@ -86,7 +72,7 @@ def command(record: Record, name: str, places: Places, etcd: Path, environ: Mapp
     if part.program == "masterd":
         own = [
             "--id", name, "--listen", f"{HOST}:{part.ports['api']}", "--priority", str(part.priority),
-            "--max-txn-ops", str(MAX_TXN_OPS), "--max-request-bytes", str(MAX_REQUEST_BYTES),
+            "--max-txn-ops", SETTINGS["max-txn-ops"], "--max-request-bytes", SETTINGS["max-request-bytes"],
         ]  # fmt: skip
     else:
         own = ["--node", name, "--work-dir", str(places.data(name, part))]
@@ -95,23 +81,18 @@ def command(record: Record, name: str, places: Places, etcd: Path, environ: Mapp
 
 def _member(record: Record, name: str, places: Places, etcd: Path) -> Launch:
     part = record.parts[name]
-    client, peer = addresses(part)["client"], addresses(part)["peer"]
-    everybody = ",".join(f"{other}={addresses(member)['peer']}" for other, member in record.named("etcd").items())
-    argv = [
-        str(etcd),
-        f"--name={name}",
-        f"--data-dir={places.data(name, part)}",
-        f"--listen-client-urls={client}",
-        f"--advertise-client-urls={client}",
-        f"--listen-peer-urls={peer}",
-        f"--initial-advertise-peer-urls={peer}",
-        f"--initial-cluster={everybody}",
-        f"--initial-cluster-token={record.token}",
-        *_ETCD_FLAGS,
-    ]
-    if record.unsafe_no_fsync:
-        argv.append("--unsafe-no-fsync")
-    return Launch(argv, dict(_ETCD_ENVIRONMENT), places.directory)
+    data = places.data(name, part)
+    assert data is not None
+    config = MemberConfig(
+        name=name,
+        data_dir=data,
+        client_url=addresses(part)["client"],
+        peer_url=addresses(part)["peer"],
+        initial_cluster={other: addresses(member)["peer"] for other, member in record.named("etcd").items()},
+        cluster_token=record.token,
+        settings={"unsafe-no-fsync": "true"} if record.unsafe_no_fsync else None,
+    )
+    return Launch(config.command(etcd), dict(MEMORY_ENVIRONMENT), places.directory)
 
 
 def _own_first(record: Record, name: str) -> list[str]:

@@ -1,0 +1,170 @@
+"""Configuration and leadership, as a client operates them.
+
+With etcd endpoints, configuration and pause are written to etcd by compare-and-swap: both must be possible while no
+master runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from nodectl.client.calls import Calls
+from nodectl.client.cluster_store import ClusterStore
+from nodectl.client.http import encode
+from nodectl.client.leadership import Leadership
+from nodectl.client.requests import Requests
+from nodectl.client.wire import ConfigView, Consistency, StatusView, SwitchoverView
+from nodestore.errors import Conflict, NodectlError, NotFound, OutcomeUnknown, Unavailable
+from nodestore.keys import Keys
+from nodestore.models import ConfigRecord, Inventory
+
+if TYPE_CHECKING:
+    from nodestore.etcd import Etcd
+
+
+class Operating(Calls):
+    """What operators do with a cluster. The attributes are Client's."""
+
+    actor: str
+    _etcd: Etcd | None
+    _keys: Keys | None
+    _requests: Requests
+    _leadership: Leadership
+    _read_timeout_s: float
+    _command_timeout_s: float
+
+    # --- configuration ----------------------------------------------------------------------------------------------
+
+    async def config(self, *, consistency: Consistency = "linearizable") -> ConfigView:
+        """The configuration: `current` as applied, `adopted` as in force. Without a master only `current` is known."""
+        store = self._store()
+        if store is None or await self._somebody_leads():
+            try:
+                return cast(ConfigView, await self.get("/v1/config", consistency=consistency))
+            except Unavailable:
+                if store is None:
+                    raise
+        if not self._leadership.looked:  # etcd has kept silent all that time already
+            raise Unavailable(self._leadership.trouble)
+        return await store.config_view()
+
+    async def _somebody_leads(self) -> bool:
+        """Whether discovery knows a leader, once it has looked."""
+        deadline = time.monotonic() + self._read_timeout_s
+        while not self._leadership.looked and (left_s := deadline - time.monotonic()) > 0:
+            await self._leadership.changed(left_s)
+        return self._leadership.leader is not None
+
+    async def config_apply(
+        self, inventory: Mapping[str, Any], *, source: str = "", expect_version: int | None = None
+    ) -> int:
+        """Applies an inventory; its version. `expect_version`: Conflict if another is current (0: none; None: any).
+
+        The leader adopts it afterwards: see `config()["adopted"]`.
+        """
+        store = self._store()
+        if store is not None:
+            return await store.apply_config(dict(inventory), source, expect_version, self.actor)
+        body = {
+            "inventory": dict(inventory), "source": source, "expect_version": expect_version, "actor": self.actor,
+        }  # fmt: skip
+        try:
+            answer = await self.change("PUT", "/v1/config", body)
+        except (OutcomeUnknown, Conflict) as error:  # Conflict: with a copy of ours that the connection repeated
+            return await self._version_if_ours(body) or _raise(error)
+        return int(answer["version"])
+
+    async def _version_if_ours(self, body: Mapping[str, Any]) -> int | None:
+        """The present version if it is what `body` asked for, else None."""
+        current = (await self.config())["current"]
+        if current is None:
+            return None
+        record = ConfigRecord.model_validate(current)
+        before = record.version - 1 if body["expect_version"] is None else body["expect_version"]
+        wanted = (before + 1, self.actor, body["source"], Inventory.model_validate(body["inventory"]))
+        found = (record.version, record.actor, record.source, Inventory.model_validate(record.inventory))
+        return record.version if found == wanted else None
+
+    async def config_history(self, *, limit: int = 50) -> list[dict[str, Any]]:
+        """The configurations that were applied, newest first, each with `version`, `actor`, `time`, `inventory`."""
+        return list((await self.get("/v1/config/history", {"limit": limit}))["versions"])
+
+    async def config_rollback(self, version: int) -> int:
+        """Applies an earlier configuration again, as a new version; that version."""
+        found = await self.config_history(limit=1000)
+        for record in found:
+            if record.get("version") == version:
+                newest = max(int(item["version"] or 0) for item in found)
+                return await self.config_apply(
+                    record["inventory"], source=record.get("source", ""), expect_version=newest
+                )
+        raise NotFound(f"there is no configuration version {version} (nodectl config history)")
+
+    # --- leadership -------------------------------------------------------------------------------------------------
+
+    async def switchover(self, to: str | None = None, *, timeout_s: float | None = None) -> SwitchoverView:
+        """Hands leadership to master `to`, or to the best candidate; returns when the new one is known.
+
+        Not repeated when its answer is lost: a second switchover would undo the first. A newer term settles it.
+        """
+        timeout_s = self._command_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
+        before = await self._requests.leader(timeout_s)
+        body = encode({"actor": self.actor} | ({"to": to} if to is not None else {}))
+        try:
+            answer = await self._requests.to_leader(
+                "POST", "/v1/leader/switchover", body=body, timeout_s=timeout_s, repeatable=False
+            )
+            return cast(SwitchoverView, answer)
+        except OutcomeUnknown:
+            while (left_s := deadline - time.monotonic()) > 0:
+                now = self._leadership.leader
+                if now is not None and now.term > before.term and to in (None, now.id):
+                    return cast(SwitchoverView, {"from": before.id, "to": now.id, "term": now.term._asdict()})
+                await self._leadership.changed(left_s)
+            raise
+
+    async def paused(self) -> dict[str, Any] | None:
+        """Who paused automatic takeover, when and why; None when nobody did."""
+        store = self._store()
+        if store is not None:
+            found = await store.paused()
+            return found.model_dump(mode="json") if found else None
+        return cast(dict[str, Any] | None, await self.get("/v1/paused")) or None
+
+    async def pause(self, reason: str = "") -> None:
+        """From now on no master takes over by itself, not even when the leader dies."""
+        store = self._store()
+        if store is not None:
+            return await store.pause(self.actor, reason)
+        body = encode({"actor": self.actor, "reason": reason})
+        await self._requests.to_leader("PUT", "/v1/paused", body=body, timeout_s=self._read_timeout_s)
+        return None
+
+    async def resume(self) -> None:
+        """Ends the pause, if there is one."""
+        store = self._store()
+        if store is not None:
+            await store.resume()
+        else:
+            await self._requests.to_leader("DELETE", "/v1/paused", timeout_s=self._read_timeout_s)
+
+    async def status_of_store(self) -> StatusView | None:
+        """What etcd itself shows while no masterd answers: members, leader, candidates, pause. None without etcd
+        endpoints; Unavailable when etcd does not answer either."""
+        if self._etcd is None or self._keys is None:
+            return None
+        from nodectl.client.store_status import status_of_store  # grpc: only for those who need it
+
+        return await status_of_store(self._etcd, self._keys)
+
+    def _store(self) -> ClusterStore | None:
+        if self._etcd is None or self._keys is None:
+            return None
+        return ClusterStore(self._etcd, self._keys)
+
+
+def _raise(error: NodectlError) -> NoReturn:
+    raise error from None

@@ -1,0 +1,94 @@
+"""What etcd itself shows of a cluster while no masterd answers: the screen is wanted most then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel
+
+from nodectl.client.cluster_store import ClusterStore
+from nodectl.client.wire import ConfigView, MasterView, MemberView, StatusView
+from nodestore.election import LeaderSeen, leader_seen
+from nodestore.errors import Garbage, Unavailable
+from nodestore.etcd import KV, Etcd
+from nodestore.keys import Keys
+from nodestore.models import Candidate, Paused, decode
+from nodestore.overview import master_views, member_views
+
+M = TypeVar("M", bound=BaseModel)
+
+_CANDIDATES_MAX = 32
+
+
+@dataclass
+class _Found:
+    """What the keys hold; garbage is told in `problems` and passed over."""
+
+    problems: list[str]
+    leader: LeaderSeen = field(default_factory=LeaderSeen)
+    masters: list[dict[str, Any]] = field(default_factory=list)
+    paused: dict[str, Any] | None = None
+    config: ConfigView = field(default_factory=lambda: ConfigView(current=None, adopted=None, rejected=None))
+
+
+async def status_of_store(etcd: Etcd, keys: Keys) -> StatusView:
+    """Members, leader, candidates, pause and configuration. Unavailable when no member answers."""
+    members = await member_views(etcd)
+    ill = [item for item in members if not item["healthy"]]
+    found = _Found([f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in ill])
+    try:
+        await _read(etcd, keys, found)
+    except Unavailable as error:
+        found.problems.append(f"etcd cannot be read, too few of its members are up: {error}")
+    else:
+        found.problems.append(_why_nobody_answers(keys, found))
+    if found.paused is not None:
+        found.problems.append("takeovers are paused: nobody takes over by itself (nodectl master resume)")
+    return {
+        "cluster": keys.cluster,
+        "leader": _leader(found.leader),
+        "masters": cast(list[MasterView], found.masters),
+        "members": cast(list[MemberView], members),
+        "nodes": [],
+        "config": found.config,
+        "paused": found.paused,
+        "problems": found.problems,
+    }
+
+
+async def _read(etcd: Etcd, keys: Keys, found: _Found) -> None:
+    found.leader = leader_seen(await etcd.get(keys.leader))
+    if found.leader.garbage is not None:
+        found.problems.append(found.leader.garbage)
+    listed = (_readable(Candidate, kv, found) for kv in (await etcd.range(keys.candidates, limit=_CANDIDATES_MAX)).kvs)
+    leading = found.leader.record.id if found.leader.record else None
+    found.masters = master_views({item.id: item for item in listed if item is not None}, leading)
+    paused = _readable(Paused, await etcd.get(keys.paused), found)
+    found.paused = None if paused is None else paused.model_dump(mode="json")
+    found.config = await ClusterStore(etcd, keys).config_view()
+
+
+def _readable(model: type[M], kv: KV | None, found: _Found) -> M | None:
+    try:
+        return None if kv is None else decode(model, kv.value, kv.key)
+    except Garbage as error:
+        found.problems.append(str(error))
+        return None
+
+
+def _why_nobody_answers(keys: Keys, found: _Found) -> str:
+    record = found.leader.record
+    if record is not None:
+        urls = ", ".join(record.urls) or "no URL"
+        return f"master {record.id} leads and does not answer at {urls}: has it just died, or is the network cut?"
+    if found.masters:
+        return f"nobody leads, and no masterd answers; there are: {', '.join(item['id'] for item in found.masters)}"
+    return f"no masterd of cluster {keys.cluster!r} runs: start one, or is --cluster wrong?"
+
+
+def _leader(seen: LeaderSeen) -> dict[str, Any] | None:
+    if seen.record is None:
+        return None
+    kept = seen.record.model_dump(mode="json", include={"id", "host", "urls", "since", "cause", "why"})
+    return {**kept, "url": next(iter(seen.record.urls), ""), "term": {"epoch": None, "revision": seen.revision}}

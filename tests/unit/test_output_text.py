@@ -1,0 +1,37 @@
+"""Tables of any text: columns in line, and nothing in a cell acts on the terminal."""
+
+from __future__ import annotations
+
+import pytest
+from rich.cells import cell_len
+
+from nodectl.output import Table, plain_table, visible
+from nodectl.present import inline
+
+
+@pytest.mark.parametrize(
+    "text", ["red", "日本語", "e\u0301\u0301", "🔆", "שלום", "a\u202eb", "x\ny\tz", "\x1b[2J", "\ud800"]
+)
+def test_the_next_column_begins_where_its_heading_does(text: str) -> None:
+    """Counted as a terminal counts, on one line a row."""
+    table = Table(("A", "B"))
+    table.add(text, "end")
+    table.add("a longer cell than that", "end")
+    heading, row, _ = plain_table(table).splitlines()
+    assert cell_len(row[: row.index("end")]) == cell_len(heading[: heading.index("B")])
+
+
+@pytest.mark.parametrize(
+    "char", ["\x00", "\n", "\x1b", "\x7f", "\x9b", "\u2028", "\u202e", "\u2066", "\ufeff", "\ud800"]
+)
+def test_what_acts_on_a_terminal_is_written_out(char: str) -> None:
+    """In values, in the names of values, and wherever else it comes from."""
+    for shown in (visible(char), inline({char: char})):
+        assert char not in shown
+        assert "\\" in shown
+
+
+def test_plain_words_stay_as_they_are() -> None:
+    """Letters of all scripts, emoji, and spaces."""
+    for text in ("red", "grün", "日本語", "🔆👩\u200d👧", "a\xa0b"):
+        assert visible(text) == text
