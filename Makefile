@@ -13,7 +13,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check format bench clean
+.PHONY: help venv etcd demo test check format schemas interop interop-venv bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -48,6 +48,20 @@ check: $(STAMP)  ## style, types, who imports whom
 format: $(STAMP)  ## bring the source into its style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schemas: $(STAMP)  ## docs/schemas: JSON Schemas of what is in etcd, and the OpenAPI document
+	$(BIN)/python -m masterd.schemas docs
+
+# etcd3 works with protobuf before 4 only, so it has an environment of its own.
+interop-venv: .cache/interop/.installed
+
+.cache/interop/.installed: tests/interop/requirements.txt
+	$(PYTHON) -m venv .cache/interop
+	.cache/interop/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+interop: $(STAMP) interop-venv  ## what docs/automation.md shows, with etcdctl and the package etcd3
+	$(BIN)/python -m pytest tests/integration/test_automation.py
 
 bench: $(STAMP)  ## measure failover and commands beside bare etcd (QUICK=1: fewer trials)
 	$(BIN)/python -m bench
