@@ -49,7 +49,7 @@ _AFTER_STEP_S = 0.2
 _AGAIN_DENIED_S = 60.0
 _STALE_S = 30.0
 _LOOKS_MAX = 100
-_PATIENCE_S = 5.0
+_PATIENCE_S = 3.0
 """For each better placed masterd, before a standby mends what the alarm stopped; three times that for a leader."""
 
 
