@@ -20,6 +20,7 @@ from nodestore.models import Acted, Action, ActionResult
 
 ACT = "node.act"
 DONE = "action.done"
+MARK = "drill.mark"
 
 
 class NodeAct(BaseModel):
@@ -54,7 +55,16 @@ def _members(transaction: Transaction, group: str) -> tuple[str, ...]:
         raise NotFound(f"there is no group {group!r} in the configuration") from None
 
 
-OWN: Mapping[str, Command] = {ACT: Command(NodeAct, _act, "have nodes do something once")}
+class DrillMark(BaseModel):
+    """Change nothing: a line in the journal, by which a drill sees that commands are committed, each once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+OWN: Mapping[str, Command] = {
+    ACT: Command(NodeAct, _act, "have nodes do something once"),
+    MARK: Command(DrillMark, lambda transaction, args: {}, "change nothing: a drill's mark in the journal"),
+}
 """Commands that every application has, unless it has one of that name itself."""
 
 

@@ -16,6 +16,8 @@ YES_NO: Schema = {"type": "boolean"}
 ANYTHING: Schema = {}
 INDEX_MAX = 10**16 - 1
 """The journal's keys have sixteen digits."""
+DRILLS = ["kill", "freeze"]
+FREEZE_MAX_S = 10.0
 
 
 def ref(name: str) -> Schema:
@@ -92,6 +94,7 @@ ANSWERS: dict[str, Schema] = {
     "ConfigHistory": record(versions=list_of({"anyOf": [ref("ConfigRecord"), _GARBAGE]})),
     "PausedOrNot": {"anyOf": [ref("Paused"), {"type": "object", "maxProperties": 0}]},
     "Switchover": record(**{"from": TEXT}, to=TEXT, term=_TERM),
+    "Drill": record(master=TEXT, how={"enum": DRILLS}, seconds=NUMBER, term=_TERM),
     "Overview": record(
         cluster=TEXT, leader=maybe(LEADER), masters=list_of(MASTER), members=list_of(record(name=TEXT, healthy=YES_NO)),
         nodes=list_of(ref("NodeView")), config=CONFIG, paused=maybe(ref("Paused")), index=COUNT, problems=list_of(TEXT),
@@ -124,4 +127,11 @@ def requests(arguments: dict[str, str]) -> dict[str, Schema]:
         "PauseRequest": record({"actor": maybe(TEXT), "reason": maybe(TEXT)}),
         "SwitchoverRequest": record({"to": {**maybe(TEXT), "description": "a standby; by default the best ranked"},
                                      "actor": maybe(TEXT)}),
+        "DrillRequest": record(
+            {"seconds": {**maybe({**NUMBER, "exclusiveMinimum": 0, "maximum": FREEZE_MAX_S}),
+                         "description": "how long to freeze; 3 unless said"},
+             "term": {**maybe({**COUNT, "minimum": 1}), "description": "revision of the only term it is meant for"},
+             "actor": maybe(TEXT)},
+            how={"enum": DRILLS, "description": "kill: end at once; freeze: do nothing for a while"},
+        ),
     }  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from masterd import events, history, openapi, reads
+from masterd import drill, events, history, openapi, reads
 from masterd.execution import Outcome, Request
 from masterd.forwarding import Forwarder
 from masterd.handover import hand_over
@@ -91,6 +91,7 @@ class Api:
             ("GET", "/v1/status", self._read(reads.status)),
             ("POST", "/v1/leader/switchover", self._switchover),
             ("POST", "/v1/campaign", self._campaign),
+            ("POST", "/v1/drill", self._drill),
             ("GET", "/v1/paused", self._get_paused),
             ("PUT", "/v1/paused", self._put_paused),
             ("DELETE", "/v1/paused", self._delete_paused),
@@ -225,6 +226,13 @@ class Api:
             raise Invalid("revision: the term's revision is missing")
         won = await self._master.campaign.take_over_from(revision, _actor(body), _HANDOVER_S - 0.5)
         return self._json({"term": won.fence.term._asdict()})
+
+    async def _drill(self, request: web.Request) -> web.StreamResponse:
+        """Kill or freeze this leader on purpose, where that is allowed."""
+        leader = await self._lead(request)
+        if isinstance(leader, web.StreamResponse):
+            return leader
+        return self._json(drill.begin(self._master, leader, drill.order_of(await _body(request))))
 
     # --- commands ---
 

@@ -64,6 +64,12 @@ class Order:
     actor: str
     done: asyncio.Future[Won]
 
+    def refuse(self, error: NodectlError) -> None:
+        """Tell whoever asked, if anybody still waits."""
+        if not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()
+
 
 def ground_for(seen: LeaderSeen, before: LeaderSeen, me: Me, watched: Ground | None) -> Ground | None:
     """Why the observed `leader` should be replaced; None: it should not. `before`: the last readable one; `watched`:
@@ -152,9 +158,8 @@ class Campaign:
             unsubscribe()
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
-            if self._order is not None and not self._order.done.done():
-                self._order.done.set_exception(Unavailable("this standby stopped campaigning"))
-                self._order.done.exception()
+            if self._order is not None:
+                self._order.refuse(Unavailable("this standby stopped campaigning"))
             self._order = None
 
     async def take_over_from(self, revision: int, actor: str, timeout_s: float) -> Won:
@@ -167,6 +172,9 @@ class Campaign:
                 return await asyncio.shield(order.done)
         except TimeoutError:
             raise Unavailable(f"{self._me.id} could not take over within {timeout_s:g} s") from None
+        finally:
+            if self._order is order:  # not begun yet: the leader goes on, and must not be deposed later
+                self._order = None
 
     async def _step(self, lease: int) -> Won | None:
         await self._board.leader_known.wait()
@@ -230,8 +238,16 @@ class Campaign:
         seen = self._board.leader
         if seen.revision != order.revision:
             seen = LeaderSeen(order.revision, seen.record, seen.lease)  # our watch lags: the txn compares anyway
-        won = await self._try(Ground("switchover", f"switchover asked for by {order.actor}"), seen, lease)
-        if won is not None and not order.done.done():
+        try:
+            won = await self._try(Ground("switchover", f"switchover asked for by {order.actor}"), seen, lease)
+        except (Unavailable, OutcomeUnknown):
+            raise  # it may land yet, so whoever asked waits
+        except NodectlError as error:
+            order.refuse(error)
+            raise
+        if won is None:
+            order.refuse(Unavailable(f"{self._me.id} {self._told}"))
+        elif not order.done.done():
             order.done.set_result(won)
         return won
 
@@ -263,6 +279,8 @@ class Campaign:
             self._pause_passed_over = outcome.garbage
             self._epoch_seen = None
             self._board.saw_leader(outcome.leader)
+            if outcome.answered and watch is not None and watch.revision == seen.revision:
+                watch.answered_meanwhile()
             self._tell(f"did not take over: {outcome.why}", logging.INFO)
             if not outcome.garbage:
                 await asyncio.sleep(_BACK_OFF_S)  # our watch may not have seen yet who was faster
@@ -281,7 +299,11 @@ class Campaign:
         outcome = await claim(
             self._etcd, self._keys, seen=seen, epoch=await self._epoch(), next_index=self._replica.index + 1
         )
-        if isinstance(outcome, Lost):
+        if isinstance(outcome, Lost):  # or the epoch is another one than we know of
+            self._epoch_seen = None
+            self._board.saw_leader(outcome.leader)
+            await asyncio.sleep(_BACK_OFF_S)
+            self._wake.set()
             return None
         log.info("an earlier takeover had landed: leading, term %s", outcome.fence.term)
         return outcome
@@ -299,12 +321,13 @@ class Campaign:
 
     async def _watch_leaders(self, lease: int) -> None:
         """Always over the leader last seen."""
+        heard: float | None = None
         while True:
             seen = self._board.leader
             streak = seen.record.streak if seen.record else 0
             self._watch = watch = LeaderWatch(
                 self._etcd, self._keys, me=self._me.id, lease=lease, seen=seen, board=self._board,
-                replica=self._replica, timing=self._timing, streak=streak, wake=self._wake.set,
+                replica=self._replica, timing=self._timing, streak=streak, wake=self._wake.set, heard=heard,
             )  # fmt: skip
             running = asyncio.create_task(watch.run(), name=f"watch over the leader of term {seen.revision}")
             changed = asyncio.Event()
@@ -313,6 +336,7 @@ class Campaign:
                 while self._board.leader.revision == seen.revision:
                     await changed.wait()
                     changed.clear()
+                heard = watch.heard
             finally:
                 unsubscribe()
                 running.cancel()

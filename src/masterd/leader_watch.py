@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -19,10 +20,10 @@ from masterd.replica import Replica
 from masterd.suspicion import Step, Suspicion, Timing, Verdict
 from masterd.timeline import Phase, Timeline
 from nodestore.election import LeaderSeen
-from nodestore.errors import NodectlError
-from nodestore.etcd import Compare, Etcd, cmp_mod, op_get, op_put
+from nodestore.errors import Garbage, NodectlError
+from nodestore.etcd import KV, Compare, Etcd, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
-from nodestore.models import Cause, Challenge, Entry
+from nodestore.models import Answer, Cause, Challenge, Entry, decode
 from nodestore.tasks import together
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,9 @@ class LeaderWatch:
         timing: Timing,
         streak: int,
         wake: Callable[[], None],
+        heard: float | None = None,
     ) -> None:
+        """`heard`: when the leader before was last heard, for a time without one."""
         self._etcd, self._keys, self._me, self._lease = etcd, keys, me, lease
         self._board, self._replica, self._wake = board, replica, wake
         self.revision = seen.revision
@@ -68,13 +71,29 @@ class LeaderWatch:
         self._nonce = ""
         self._answer = 0
         self.begun = time.monotonic()
+        self.heard = (self.begun if self._name != me else None) if self._name else heard
+        """When the leader was last heard; before that, since when it has been watched."""
         self._marks: dict[Phase, float] = {}
 
     def timeline(self) -> Timeline:
-        """How this leader came to be suspected, for the takeover that follows."""
-        marks: dict[Phase, float] = {"heard": self._suspicion.heard, **self._marks}
-        challengers = {name for name, item in self._board.challenges.items.items() if item.term == self.revision}
-        return Timeline(marks, tuple(sorted(challengers | ({self._me} if "challenged" in marks else set()))))
+        """How this leader came to be suspected, for the takeover that follows. What was heard after a challenge makes
+        that one history; but a leader that is stuck beats all the while, so its story begins with the challenge."""
+        stuck = self._suspected is not None and self._suspected.cause == "stuck" and not self._stream.dead
+        since = -math.inf if stuck or self.heard is None else self.heard
+        marks: dict[Phase, float] = {phase: at for phase, at in self._marks.items() if at >= since}
+        if self.heard is not None and not stuck:
+            marks["heard"] = self.heard
+        return Timeline(marks, self._challengers("challenged" in marks))
+
+    def _challengers(self, me_too: bool) -> tuple[str, ...]:
+        """Standbys whose challenges to this leader it has not answered, as far as is known here."""
+        answers = {answer.nonce for answer in self._board.answers.items.values()}
+        open_ones = {
+            name
+            for name, item in self._board.challenges.items.items()
+            if item.term == self.revision and item.nonce not in answers and name != self._me
+        }
+        return tuple(sorted(open_ones | {self._me})) if me_too else tuple(sorted(open_ones))
 
     @property
     def ground(self) -> Ground | None:
@@ -86,6 +105,12 @@ class LeaderWatch:
             return None
         unanswered = cmp_mod(self._keys.answer(self._me), self._answer)
         return Ground(self._suspected.cause, self._suspected.why, (unanswered,))
+
+    def answered_meanwhile(self) -> None:
+        """A takeover found an answer that is newer than our challenge: to this, or, of a slow leader, to one before. In
+        either case the term commits; and as that ground can win no more, the leader is to be challenged anew."""
+        self._suspicion.proof(time.monotonic())
+        self._calm()
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -105,7 +130,8 @@ class LeaderWatch:
         self._wake()
 
     def _beat(self, stuck_s: float) -> None:
-        self._suspicion.beat(time.monotonic(), stuck_s)
+        self.heard = time.monotonic()
+        self._suspicion.beat(self.heard, stuck_s)
         self._calm()
 
     def _answered(self, master: str) -> None:
@@ -169,14 +195,21 @@ class LeaderWatch:
         self._answer = 0 if before is None else before.mod_revision
         self._marks["taken_by_etcd"] = time.monotonic()
         self._suspicion.challenged(time.monotonic())
+        if before is not None and _nonce(before) == self._nonce:
+            self.answered_meanwhile()  # it came between the two copies of our challenge
 
     def _leave_its_host(self) -> None:
         """An etcd member on the leader's PC has gone with it, if it was the PC: do not wait for that to show."""
         hosts = {url.split("://", 1)[-1].rsplit(":", 1)[0] for url in self._urls}
         if hosts & {"127.0.0.1", "localhost", "[::1]"}:
             return  # everything runs there: a host's name tells nothing
-        for _ in self._etcd.settings.endpoints:
-            address = self._etcd.endpoint
-            if address.rsplit(":", 1)[0] not in hosts:
-                return
-            self._etcd.leave_address(address)
+        for address in self._etcd.settings.endpoints:  # also when it is not in use: it must not be the next one either
+            if address.rsplit(":", 1)[0] in hosts:
+                self._etcd.leave_address(address)
+
+
+def _nonce(answer: KV) -> str | None:
+    try:
+        return decode(Answer, answer.value, answer.key).nonce
+    except Garbage:
+        return None

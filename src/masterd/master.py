@@ -62,6 +62,8 @@ class MasterSettings:
     """Address of the etcd member on this PC, if it has one."""
     leader: LeaderSettings = field(default_factory=LeaderSettings)
     space: SpaceSettings = field(default_factory=SpaceSettings)
+    allow_drills: bool = False
+    """Whether a request may end or freeze this leader."""
 
 
 class Usurped(NodectlError):
@@ -100,6 +102,10 @@ class Master:
         self._fault: str | None = None
         self._given_up = 0
         self._stopping = False
+
+    @property
+    def drills_allowed(self) -> bool:
+        return self._settings.allow_drills
 
     @property
     def role(self) -> str:
@@ -220,6 +226,8 @@ class Master:
         """Resign and let others try, the longer the more often this happens in a row: each try writes a term."""
         self._fault = f"gave up term {won.fence.term}: {error}"
         log.error("%s", self._fault)
+        self.leader = None  # its heartbeats end, and requests go to the next leader, however long this pauses
+        self.board.tell()
         await self._resign(won, f"cannot lead: {error}")
         if isinstance(error, Garbage | TermBroken):
             self.campaign.hold_back()
@@ -239,6 +247,7 @@ class Master:
             async with asyncio.timeout(_STAND_DOWN_S):
                 if self.board.paused is None and await hand_over_to_any(leader, self.replica.index, urls, asker):
                     log.info("handed over: %s", why)
+                    await self._left(leader)
                     return
                 leader.close_for_handover()
                 await leader.drained()
@@ -249,6 +258,17 @@ class Master:
                 log.info("resigned: %s", why)
         except NodectlError as error:
             log.warning("could not resign (%s): the lease runs out instead", error)
+
+    async def _left(self, leader: Leader) -> None:
+        """Until this masterd has seen the end of that term: what waited in it is then passed on, not cut off."""
+        changed = asyncio.Event()
+        stop = self.board.subscribe(changed.set)
+        try:
+            while self.leader is leader:
+                changed.clear()
+                await changed.wait()
+        finally:
+            stop()
 
     async def _resign(self, won: Won, why: str) -> None:
         try:

@@ -146,6 +146,12 @@ def _paths() -> Json:
         "/v1/leader/switchover": _write(
             "post", "hand leadership to a standby", ref("SwitchoverRequest"), ref("Switchover")
         ),
+        "/v1/drill": _write(
+            "post",
+            "kill or freeze the leader on purpose, if its masterd was started with --allow-drills",
+            ref("DrillRequest"),
+            ref("Drill"),
+        ),
         "/v1/paused": {
             **_local("whether takeovers are paused: an empty object when they are not", "PausedOrNot"),
             **_write("put", "pause takeovers", ref("PauseRequest"), ref("Paused")),

@@ -104,6 +104,7 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
         "handler-timeout", options.seconds(0.05, 60.0), default="2", meta="SECONDS",
         text="give up a command of the application that takes longer (default: %(default)s)",
     )  # fmt: skip
+    parser.flag("allow-drills", text="let requests kill or freeze this masterd while it leads (nodectl drill)")
     return parser
 
 
@@ -136,6 +137,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
             member=_member(chosen, advertise),
             leader=leader,
             space=space,
+            allow_drills=chosen.allow_drills,
         ),
         maintenance=options.maintenance_settings(chosen, etcd),
     )

@@ -7,7 +7,7 @@ leader before, so that the phases add up to the whole that a client sees, but fo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 Phase = Literal[
     "heard", "challenged", "taken_by_etcd", "suspected", "sent", "won", "caught_up", "serving", "first_answer"

@@ -30,6 +30,8 @@ NOUNS: dict[str, str] = {
     "command-id": "Print an id with which a script may repeat a command.",
     "snapshot": "Save, list, show, restore and delete snapshots.",
     "history": "Show which command changed what, by whom and when.",
+    "why": "Show how a takeover went, and where its time was spent.",
+    "drill": "Kill, freeze or replace the leader on purpose, and measure what a client sees.",
     "backup": "Save the whole store in a file.",
     "recover": "After a backup was restored: begin a new epoch.",
     "demo": "Run a whole cluster on this PC and watch it survive.",

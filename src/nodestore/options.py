@@ -23,6 +23,7 @@ from nodestore.keys import check_name
 T = TypeVar("T")
 
 PASSWORD_BYTES_MAX = 4096
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,6 +63,14 @@ class Parser(argparse.ArgumentParser):
             metavar=meta,
             help=text,
         )
+
+    def flag(self, name: str, *, text: str) -> None:
+        """Add `--name`, which is off unless given. In the environment: 1, true or yes; 0, false, no or nothing."""
+        variable = "NODECTL_" + name.replace("-", "_").upper()
+        given = self._environ.get(variable, "").lower()
+        if given not in (*_YES, *_NO):
+            self.error(f"{variable}: {given!r} is neither 1 nor 0")
+        self.add_argument(f"--{name}", action="store_true", default=given in _YES, help=text)
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{self.prog}: {message} (see {self.prog} --help)\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -38,13 +39,18 @@ class FakeCluster:
         self.paused: dict[str, Any] = {}
         self.problems: list[str] = []
         self.journal: list[dict[str, Any]] = []
+        self.terms: list[dict[str, Any]] = []  # newest first
+        self.allows_drills = True
         self.outcomes: dict[str, dict[str, Any]] = {}  # node: what comes of its next action; absent: nothing ever
 
     def lead(self, master: str | None, cause: str = "died") -> None:
-        self.leader = master
+        before, self.leader = self.leader, master
         if master is not None:
             self.cause = cause
             self.term = {"epoch": self.term["epoch"], "revision": self.term["revision"] + 10}
+            phases = {"heard": 0.0, "sent": 0.1, "won": 0.102, "serving": 0.11} if cause != "first" else {}
+            record = {"id": master, "since": time.time(), "cause": cause, "why": f"because: {cause}"}
+            self.terms.insert(0, {**record, **self.term, "taken_from": before, "phases": phases})
 
     @property
     def leading(self) -> FakeMasterd:
@@ -150,6 +156,8 @@ class FakeMasterd:
                 web.get("/v1/paused", self._paused),
                 web.put("/v1/paused", self._put_paused),
                 web.delete("/v1/paused", self._delete_paused),
+                web.get("/v1/terms", self._terms),
+                web.post("/v1/drill", self._drill),
                 web.post("/v1/leader/switchover", self._switchover),
                 web.post("/v1/commands", self._commands),
             ]
@@ -294,6 +302,8 @@ class FakeMasterd:
         entries = [
             told for told in reversed(self.cluster.journal) if all(told[field] == it for field, it in wanted.items())
         ]
+        if "after" in request.query:
+            entries = [told for told in reversed(entries) if told["index"] > int(request.query["after"])]
         return web.json_response({"entries": entries, "first_retained": 1, "index": self.cluster.index, "searched": 1})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
@@ -356,6 +366,19 @@ class FakeMasterd:
     async def _delete_paused(self, request: web.Request) -> web.Response:
         self.cluster.paused = {}
         return web.json_response({})
+
+    async def _terms(self, request: web.Request) -> web.Response:
+        return web.json_response({"terms": self.cluster.terms})
+
+    async def _drill(self, request: web.Request) -> web.Response:
+        if not self.cluster.allows_drills:
+            return self.problem(403, "denied", f"{self.name} allows no drills")
+        how = (await request.json())["how"]
+        self.silent = True
+        self.cluster.lead(
+            next(name for name in self.cluster.masters if name != self.name), {"kill": "died"}.get(how, "silent")
+        )
+        return web.json_response({"master": self.name, "how": how})
 
     async def _switchover(self, request: web.Request) -> web.Response:
         to = (await request.json()).get("to") or next(name for name in self.cluster.masters if name != self.name)

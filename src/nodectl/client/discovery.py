@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from nodectl.client.backoff import pause_s
 from nodectl.client.errors import Broken
@@ -18,6 +18,7 @@ from nodectl.client.leadership import Leader, Leadership
 from nodestore.errors import Denied, Garbage, NodectlError, Unavailable
 from nodestore.keys import Keys
 from nodestore.models import Candidate, Epoch, LeaderRecord, Term, decode
+from nodestore.tasks import together
 
 if TYPE_CHECKING:
     from nodestore.etcd import KV, Etcd
@@ -30,6 +31,7 @@ _ASK_FIRST_S = 0.3
 _ASK_STEADY_S = 0.5
 _ASK_MAX_S = 1.0
 _DOUBT_PAUSE_MAX_S = 0.25
+_LOOK_S = 1.0
 _LOCAL = {"consistency": "local"}
 _DENIED_PAUSE_S = 5.0
 _KNOWN_URLS_MAX = 32
@@ -113,23 +115,56 @@ class HttpDiscovery:
 
 
 class EtcdDiscovery:
-    """Watches the key `leader`."""
+    """Watches the key `leader`, by two members at once: one may be on the leader's PC and go with it, without a word.
+    In doubt it also reads the key, again by two members: a cut-off one may keep both watches waiting."""
 
     def __init__(self, etcd: Etcd, keys: Keys, leadership: Leadership) -> None:
         self._etcd = etcd
         self._keys = keys
         self._leadership = leadership
         self._epoch = 0
+        self._as_of = 0  # the revision up to which the key is known: the slower watch tells old news
 
     async def run(self) -> None:
         self._leadership.trouble = "etcd does not answer: too few of its members are up, or the endpoints are wrong"
+        work = {"watch": self._watch(second=False), "doubt": self._look_when_in_doubt()}
+        if len(self._etcd.settings.endpoints) > 1:
+            work["second watch"] = self._watch(second=True)
+        await together(**work)
+
+    async def _watch(self, *, second: bool) -> NoReturn:
         while True:
             try:
-                await self._follow()
+                await self._follow(second)
             except Denied as error:
                 self._leadership.refuse(error)
                 log.warning("looking for the leader: %s", error)
             await asyncio.sleep(_DENIED_PAUSE_S)
+
+    async def _look_when_in_doubt(self) -> NoReturn:
+        """While the leader does not answer, or there is none."""
+        rounds = 0
+        while True:
+            if not self._leadership.doubtful:
+                rounds = 0
+                await self._leadership.wanted(_POLL_S)
+                continue
+            await self._look()
+            rounds += 1
+            await asyncio.sleep(pause_s(rounds))
+
+    async def _look(self) -> None:
+        """Trouble is the watches' to tell."""
+        from nodestore.etcd import op_get
+
+        if not self._epoch:
+            return
+        with contextlib.suppress(NodectlError):
+            reads = [op_get(self._keys.leader), op_get(self._keys.epoch)]
+            found = await self._etcd.txn_by_two([], reads, timeout_s=_LOOK_S)
+            epoch = found.range(1).first
+            if epoch is not None and decode(Epoch, epoch.value, epoch.key).epoch == self._epoch:
+                self._saw(found.range(0).first, found.revision)
 
     async def urls(self) -> tuple[str, ...]:
         """The leader's URLs, then those of all candidates. Unavailable when etcd is."""
@@ -141,17 +176,19 @@ class EtcdDiscovery:
                 found.update(dict.fromkeys(decode(Candidate, kv.value, kv.key).urls))
         return tuple(found)
 
-    async def _follow(self) -> None:
+    async def _follow(self, second: bool) -> None:
         from nodestore.watch import Listing, mirror
 
-        async with contextlib.aclosing(mirror(self._etcd, self._keys.leader, prefix=False)) as items:
+        async with contextlib.aclosing(mirror(self._etcd, self._keys.leader, prefix=False, second=second)) as items:
             async for item in items:
                 if isinstance(item, Listing):
                     self._leadership.trouble = ""
-                    self._epoch = await self._read_epoch()
-                    self._saw(item.kvs[-1] if item.kvs else None)
+                    epoch = await self._read_epoch()
+                    if epoch > self._epoch:  # a restored store may have gone back
+                        self._epoch, self._as_of = epoch, 0
+                    self._saw(item.kvs[-1] if item.kvs else None, item.revision)
                 elif item.events:
-                    self._saw(item.events[-1])
+                    self._saw(item.events[-1], item.revision)
 
     async def _read_epoch(self) -> int:
         """It changes only when a backup is restored, and then the watch begins anew with a listing."""
@@ -165,7 +202,11 @@ class EtcdDiscovery:
             failures += 1
             await asyncio.sleep(pause_s(failures))
 
-    def _saw(self, item: KV | Event | None) -> None:
+    def _saw(self, item: KV | Event | None, as_of: int) -> None:
+        """The key as of a revision."""
+        if as_of < self._as_of:
+            return
+        self._as_of = as_of
         if item is None or item.value is None:
             self._leadership.trouble = f"nobody leads: {self._keys.leader} is absent"
             self._leadership.publish(None)
@@ -181,6 +222,8 @@ class EtcdDiscovery:
             self._leadership.publish(None)
             return
         term = Term(self._epoch, item.mod_revision)
+        if self._leadership.newest is not None and self._leadership.newest.term < term:
+            self._etcd.doubt_streams()  # the PC of the one before may be gone, and a member with it
         self._leadership.publish(
             Leader(record.id, record.host, record.urls, term, record.since, record.why, record.cause)
         )

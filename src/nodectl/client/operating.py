@@ -7,13 +7,13 @@ master runs.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from nodectl.client.calls import Calls
 from nodectl.client.cluster_store import ClusterStore
 from nodectl.client.http import encode
-from nodectl.client.leadership import Leadership
+from nodectl.client.leadership import Leader, Leadership
 from nodectl.client.requests import Requests
 from nodectl.client.wire import ConfigView, Consistency, StatusView, SwitchoverView
 from nodestore.errors import Conflict, NodectlError, NotFound, OutcomeUnknown, Unavailable
@@ -125,6 +125,19 @@ class Operating(Calls):
                     return cast(SwitchoverView, {"from": before.id, "to": now.id, "term": now.term._asdict()})
                 await self._leadership.changed(left_s)
             raise
+
+    async def drill(self, how: str, *, seconds: float | None = None, term: int | None = None) -> dict[str, Any]:
+        """Ends the leader abruptly (`kill`), or has it do nothing for `seconds` (`freeze`), if its masterd was started
+        with --allow-drills. `term`: the revision of the only term that this is meant for. Denied, or Conflict when
+        takeovers are paused or another leads; OutcomeUnknown when it did not say that it will: it may be dead already.
+        """
+        body = {"how": how, "seconds": seconds, "term": term, "actor": self.actor}
+        return cast(dict[str, Any], await self.change("POST", "/v1/drill", body))
+
+    def on_leader(self, callback: Callable[[Leader | None], None]) -> None:
+        """Calls `callback(leader)` in the event loop whenever another leader, or none, is found, as long as this client
+        lives."""
+        self._leadership.listen(lambda: callback(self._leadership.leader))
 
     async def paused(self) -> dict[str, Any] | None:
         """Who paused automatic takeover, when and why; None when nobody did."""

@@ -76,7 +76,8 @@ def command(record: Record, name: str, places: Places, etcd: Path, environ: Mapp
         ]  # fmt: skip
     else:
         own = ["--node", name, "--work-dir", str(places.data(name, part))]
-    return Launch([*prefix, *own, *common], {}, places.directory)
+    drills = {"NODECTL_ALLOW_DRILLS": "1"} if part.program == "masterd" else {}  # not an option: any release starts
+    return Launch([*prefix, *own, *common], drills, places.directory)
 
 
 def _member(record: Record, name: str, places: Places, etcd: Path) -> Launch:

@@ -1,0 +1,152 @@
+"""`nodectl drill`: replace the leader on purpose, and see what a client sees."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from nodectl.commands.why import JsonOption, tables_of
+from nodectl.exit_codes import ExitCode
+from nodectl.output import Cell, Format, Output, OutputOption, Table
+from nodectl.session import with_client
+from nodestore.errors import Denied, Invalid, Refused
+
+if TYPE_CHECKING:
+    from nodectl.client import Client
+    from nodectl.dev.cluster import DevCluster
+    from nodectl.drill.report import Report
+    from nodectl.drill.run import Ready
+    from nodectl.drill.strikes import Strike
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+T = TypeVar("T")
+
+_FREEZE_S = 3.0
+_FREEZE_MAX_S = 10.0
+
+
+class How(StrEnum):
+    """What happens to the leader."""
+
+    kill = "kill"
+    freeze = "freeze"
+    handover = "handover"
+
+
+_ASKED = {How.kill: "Kill", How.freeze: "Freeze", How.handover: "Replace"}
+
+
+@app.command()
+def drill(
+    context: typer.Context,
+    how: Annotated[How, typer.Option("--how", help="What happens to the leader.")] = How.kill,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=_FREEZE_MAX_S, metavar="SECONDS", help="How long --how freeze lasts.")
+    ] = _FREEZE_S,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", "-d", metavar="DIR", help="A cluster of `nodectl dev`: its process itself is hurt."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1.0, max=600.0, metavar="SECONDS", help="How long to wait at most.")
+    ] = 30.0,
+    json: JsonOption = False,
+    output: OutputOption = Format.table,
+) -> None:
+    """Kill, freeze or replace the leader on purpose, while commands that change nothing are sent. Shows what a client
+    saw of it, and whether every promise held: exit code 1 if not."""
+    out = Output(Format.json if json else output)
+    cluster = _cluster(directory)
+
+    def session(work: Callable[[Client], Awaitable[T]]) -> T:
+        return with_client(context, work) if cluster is None else _in_dev(cluster, work)
+
+    async def look(client: Client) -> Ready:
+        from nodectl.drill.run import ready
+
+        return await ready(client)
+
+    asked = session(look)
+    _ask(out, how, asked, yes)
+
+    async def work(client: Client) -> Report:
+        from nodectl.drill.run import drill, ready
+
+        at = await ready(client)
+        if at.leader.term != asked.leader.term:
+            raise Refused(f"{at.leader.id} has taken over meanwhile: nothing was done")
+        return await drill(client, how.value, _strike(client, cluster, how, seconds, timeout), at, timeout, out.note)
+
+    try:
+        report = session(work)
+    except Denied as error:
+        out.problem(str(error), "start its masterd with --allow-drills, or use --how handover")
+        raise typer.Exit(ExitCode.DENIED) from None
+    out.show(report.data(), tables=lambda: _tables(out, report), names=lambda: [report.takeover.term])
+    if out.form is Format.table:
+        out.note(report.afterwards)
+    if not report.held:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _cluster(directory: Path | None) -> DevCluster | None:
+    if directory is None:
+        return None
+    from nodectl.dev.cluster import DevCluster
+
+    cluster = DevCluster(directory, say=Output().note)
+    _ = cluster.record  # NotFound says how to make one
+    return cluster
+
+
+def _in_dev(cluster: DevCluster, work: Callable[[Client], Awaitable[T]]) -> T:
+    from nodectl.dev.lock import locked
+
+    async def run() -> T:
+        async with cluster.client() as client:
+            return await work(client)
+
+    with locked(cluster.directory):
+        cluster.reload()  # what was noted before we had the lock may be old
+        return asyncio.run(run())
+
+
+def _strike(client: Client, cluster: DevCluster | None, how: How, seconds: float, timeout_s: float) -> Strike:
+    from nodectl.drill.strikes import Handover, Process, Request
+
+    if how is How.handover:
+        return Handover(client, timeout_s)
+    return Request(client, how.value, seconds) if cluster is None else Process(cluster, how.value, seconds)
+
+
+def _ask(out: Output, how: How, at: Ready, yes: bool) -> None:
+    for problem in at.problems:
+        out.warn(problem)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Invalid("nobody is there to be asked: give --yes if you are sure")
+    others = f"{', '.join(at.standbys)} stand{'' if len(at.standbys) > 1 else 's'} by"
+    if not typer.confirm(f"{_ASKED[how]} the leader {at.leader.id} now? {others}.", err=True):
+        raise Refused("nothing was done")
+
+
+def _tables(out: Output, report: Report) -> list[Table]:
+    from nodectl.waterfall import Whole, canvas, waterfall
+
+    columns, signs = canvas(out)
+    begin_s = next(step.at_s for step in report.steps if step.phase == "last_answer_before")
+    client = waterfall(report.steps, Whole("the gap that a client saw", report.seen.gap_s, begin_s), columns, signs)
+    promises = Table(("PROMISE", "MEASURED", ""))
+    for promise in report.promises:
+        measured = "; ".join([promise.measured, *promise.faults])
+        held = Cell("held", "green") if promise.held else Cell("BROKEN", "bold red")
+        promises.add(promise.text, measured, held)
+    return [*tables_of(out, report.takeover), client, promises]

@@ -1,0 +1,1 @@
+"""Replacing the leader on purpose, and measuring what a client sees of it."""

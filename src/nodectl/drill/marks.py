@@ -1,0 +1,114 @@
+"""A trickle of commands that commit and change nothing: `drill.mark`.
+
+A read would show service, but what is promised is about commands: each of these is an entry in the journal, with an id
+and an index of its own, so that afterwards each can be looked up there, and sent again. What stays of a drill is these
+lines of the history, until the journal is truncated; no document, node or snapshot knows of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from nodestore.errors import NodectlError, NotFound, Refused, TimedOut
+
+if TYPE_CHECKING:
+    from nodectl.client import Client
+
+COMMAND = "drill.mark"
+_PERIOD_S = 0.03
+_IN_FLIGHT_MAX = 100
+_MARKS_MAX = 2_000
+_POLL_S = 0.01
+
+
+@dataclass(slots=True, eq=False)
+class Mark:
+    """One command and what became of it. `acknowledged`: when, on the monotonic clock. `after`: for its repeat."""
+
+    id: str
+    after: int
+    acknowledged: float | None = None
+    index: int = 0
+    repeated: bool = False
+    error: NodectlError | None = None
+
+
+class Marks:
+    """`async with Marks(client, known) as marks:` sends until the block ends; then each mark has an answer or an error.
+    `known`: an index that the cluster has reached."""
+
+    def __init__(self, client: Client, known: int, timeout_s: float) -> None:
+        self._client, self._known, self._timeout_s = client, known, timeout_s
+        self._nonce = secrets.token_hex(6)
+        self._ticker: asyncio.Task[None] | None = None
+        self._open: set[asyncio.Task[None]] = set()
+        self.sent: list[Mark] = []
+
+    @property
+    def acknowledged(self) -> list[Mark]:
+        return [mark for mark in self.sent if mark.acknowledged is not None]
+
+    async def __aenter__(self) -> Self:
+        self._ticker = asyncio.create_task(self._tick(), name="drill marks")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._ticker is not None
+        self._ticker.cancel()
+        if kind is not None:  # nobody wants the answers any more
+            for task in self._open:
+                task.cancel()
+        await asyncio.gather(self._ticker, *self._open, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while len(self.sent) < _MARKS_MAX:
+            if len(self._open) < _IN_FLIGHT_MAX:
+                mark = Mark(f"drill-{self._nonce}-{len(self.sent) + 1}", self._known)
+                self.sent.append(mark)
+                task = asyncio.create_task(self._send(mark), name=mark.id)
+                self._open.add(task)
+                task.add_done_callback(self._open.discard)
+            await asyncio.sleep(_PERIOD_S)
+
+    async def _send(self, mark: Mark) -> None:
+        try:
+            result = await self._client.command(COMMAND, id=mark.id, after=mark.after, timeout_s=self._timeout_s)
+        except NodectlError as error:
+            mark.error = error
+            return
+        mark.acknowledged, mark.index, mark.repeated = time.monotonic(), result.index, result.repeated
+        self._known = max(self._known, result.index)
+
+    async def more(self, count: int, timeout_s: float) -> None:
+        """Until `count` marks that are sent from now on have been acknowledged. TimedOut; Refused where the leader
+        does not know the command."""
+        first, deadline = len(self.sent), time.monotonic() + timeout_s
+        while True:
+            new = self.sent[first:]
+            if sum(mark.acknowledged is not None for mark in new) >= count:
+                return
+            failed = next((mark.error for mark in new if mark.error is not None), None)
+            if isinstance(failed, NotFound):
+                raise Refused(f"the leader is of a version without drills: {failed}; nothing was done to it")
+            if time.monotonic() > deadline:
+                raise TimedOut(f"no {count} commands were acknowledged within {timeout_s:g} s: {failed or 'no answer'}")
+            await asyncio.sleep(_POLL_S)
+
+    async def again(self, marks: list[Mark]) -> list[tuple[Mark, int | None, bool, str]]:
+        """Send these once more with their ids: each with its index now, whether it was recognised, and what failed."""
+
+        async def one(mark: Mark) -> tuple[Mark, int | None, bool, str]:
+            try:
+                result = await self._client.command(COMMAND, id=mark.id, after=mark.after, timeout_s=self._timeout_s)
+            except NodectlError as error:
+                return mark, None, False, str(error)
+            return mark, result.index, result.repeated, ""
+
+        return list(await asyncio.gather(*(one(mark) for mark in marks)))

@@ -1,0 +1,102 @@
+"""What a drill came to: the client's side of the takeover, and each promise with what was measured. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from nodectl.dev.demo.verdicts import Line, Promise, Repeat, broken_journal, lost, not_recognised, twice
+from nodectl.takeover import Step, Takeover
+
+
+@dataclass(slots=True)
+class Seen:
+    """By the client, on its monotonic clock."""
+
+    last_before: float
+    struck: float
+    found: float | None
+    first_after: float
+
+    @property
+    def gap_s(self) -> float:
+        return self.first_after - self.last_before
+
+
+@dataclass(slots=True)
+class Report:
+    """All of it."""
+
+    how: str
+    told: str
+    old: str
+    takeover: Takeover
+    seen: Seen
+    promises: list[Promise] = field(default_factory=list)
+    afterwards: str = ""
+
+    @property
+    def held(self) -> bool:
+        return all(promise.held for promise in self.promises)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The client's part. It may hear of the new leader late: a request that waits is passed on to that one."""
+        seen, new = self.seen, self.takeover.master
+        marks = [
+            (seen.last_before, "last_answer_before", "the last answer before"),
+            (seen.struck, "struck", f"{self.old} {self.told}"),
+            (seen.first_after, "first_answer_after", "the first answer after"),
+        ]
+        if seen.found is not None:
+            marks.append((seen.found, "found", f"the client has found {new}"))
+        marks.sort(key=lambda mark: mark[0])
+        begin = marks[0][0]
+        took = [0.0, *(after[0] - before[0] for before, after in pairwise(marks))]
+        return tuple(
+            Step(phase, what, round(at - begin, 6), round(t, 6))
+            for (at, phase, what), t in zip(marks, took, strict=True)
+        )
+
+    def data(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "how": self.how,
+            "leader": self.old,
+            "takeover": self.takeover.data(),
+            "client": {
+                "gap_s": round(self.seen.gap_s, 6),
+                "steps": [{"phase": step.phase, "what": step.what, "took_s": step.took_s, "at_s": step.at_s}
+                          for step in self.steps],
+            },
+            "promises": [
+                {"promise": item.text, "measured": item.measured, "held": item.held, "faults": item.faults}
+                for item in self.promises
+            ],
+            "held": self.held,
+            "afterwards": self.afterwards,
+        }  # fmt: skip
+
+
+def judged(
+    acknowledged: dict[str, int], failed: Sequence[str], repeats: Sequence[Repeat], lines: Sequence[Line],
+    found: Takeover, old: str, gap_s: float,
+) -> list[Promise]:  # fmt: skip
+    """`lines`: the whole history from before the first mark on. `failed`: marks that got no result, and why."""
+    missing, doubled, unknown = lost(acknowledged, lines), twice(lines), not_recognised(repeats)
+    kept = Promise("No acknowledged command is lost")
+    kept.judge(f"{len(acknowledged)} acknowledged, all in the history" if not missing else "some are missing", missing)
+    once = Promise("No command takes effect twice")
+    again = sum(item.repeated and item.index == item.first for item in repeats)
+    once.judge(f"{again} of {len(repeats)} repeats recognised; of {len(lines)} commands none twice", doubled, unknown)
+    fenced = Promise("A deposed master changes nothing")
+    fenced.judge(f"{len(lines)} commands in one history, no gap, no term goes back", broken_journal(lines))
+    goes_on = Promise("The work goes on by itself")
+    goes_on.judge(f"{gap_s * 1e3:.0f} ms without an answer, no command was given up", failed[:3])
+    told = Promise("Anyone can see what happened")
+    whose = [] if found.taken_from == old else [f"the record says that {found.taken_from} was replaced, not {old}"]
+    unwritten = [] if found.steps else [f"the takeover's times are {found.note}"]
+    told.judge(f"{found.cause}, in {len(found.steps)} steps: nodectl why {found.term}", whose, unwritten)
+    return [kept, once, fenced, goes_on, told]

@@ -1,0 +1,174 @@
+"""Takeovers as the masters recorded them: which one is meant, and where its time went. Pure.
+
+Times in a record are seconds since the new leader last heard the one before, by its own monotonic clock; so the steps
+add up to the whole, and no two PCs' clocks are compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from nodestore.errors import Garbage, Invalid, NotFound
+
+_WRITTEN_S = 10.0
+_QUICK_S = 3.0
+_DIGITS_MAX = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happened. `at_s`: since the first one; `took_s`: since the one before."""
+
+    phase: str
+    what: str
+    at_s: float
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """One term, as who won it tells how. `note`: why there are no steps."""
+
+    epoch: int
+    revision: int
+    master: str
+    since: float
+    cause: str
+    why: str
+    taken_from: str | None = None
+    suspected_by: tuple[str, ...] = ()
+    ended: str | None = None
+    steps: tuple[Step, ...] = ()
+    note: str = ""
+
+    @property
+    def term(self) -> str:
+        return f"{self.epoch}.{self.revision}"
+
+    @property
+    def whole_s(self) -> float | None:
+        """From the first step to the last; None when they are not recorded."""
+        return self.steps[-1].at_s if self.steps else None
+
+    def data(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "term": {"epoch": self.epoch, "revision": self.revision},
+            "master": self.master,
+            "taken_from": self.taken_from,
+            "since": self.since,
+            "cause": self.cause,
+            "why": self.why,
+            "suspected_by": list(self.suspected_by),
+            "ended": self.ended,
+            "whole_s": self.whole_s,
+            "steps": [
+                {"phase": step.phase, "what": step.what, "took_s": step.took_s, "at_s": step.at_s}
+                for step in self.steps
+            ],
+            "note": self.note or None,
+        }
+
+
+def takeovers(terms: Sequence[Mapping[str, Any]], now: float) -> list[Takeover]:
+    """Those among the terms (as GET /v1/terms tells them), newest first. `now`: seconds since the Unix epoch."""
+    return [found for found in _readable(terms, now) if found.cause != "first"]
+
+
+def find(terms: Sequence[Mapping[str, Any]], wanted: str | None, now: float) -> Takeover:
+    """The newest takeover; or `-1`, `-2`: so many before it; or the term of a revision, or of `epoch.revision`.
+    NotFound, Invalid, or Garbage when that term's record cannot be read."""
+    text = wanted or "-0"
+    if back := re.fullmatch(r"-(\d{1,9})", text):
+        return _back(terms, int(back[1]), now)
+    named = re.fullmatch(r"(?:(\d+)\.)?(\d+)", text)
+    if named is None or len(text) > 2 * _DIGITS_MAX:
+        raise Invalid(f"{text[:40]!r} is no term: give a revision, EPOCH.REVISION, or -1, -2 for earlier takeovers")
+    for found in _readable(terms, now):
+        if found.revision == int(named[2]) and named[1] in (None, str(found.epoch)):
+            return found
+    for term in terms:
+        if "id" not in term and term.get("revision") == int(named[2]):
+            raise Garbage(f"the record of term {text} cannot be read: {term.get('problem')}")
+    raise NotFound(f"there is no term {text} in the history (nodectl why --list)")
+
+
+def _back(terms: Sequence[Mapping[str, Any]], count: int, now: float) -> Takeover:
+    known = takeovers(terms, now)
+    if not known:
+        first = next((f": {term['id']} has led from the beginning" for term in terms if "id" in term), "")
+        raise NotFound(f"nobody has taken over yet{first}")
+    if count >= len(known):
+        one = len(known) == 1
+        raise NotFound(f"there {'is' if one else 'are'} only {len(known)} takeover{'' if one else 's'} in the history")
+    return known[count]
+
+
+def _readable(terms: Sequence[Mapping[str, Any]], now: float) -> list[Takeover]:
+    known = sorted((term for term in terms if "id" in term), key=lambda term: -int(term["revision"]))
+    later: list[Mapping[str, Any] | None] = [None, *known]
+    earlier: list[Mapping[str, Any] | None] = [*known[1:], None]
+    return [_takeover(term, newer, older, now) for term, newer, older in zip(known, later, earlier, strict=False)]
+
+
+def _takeover(
+    term: Mapping[str, Any], newer: Mapping[str, Any] | None, older: Mapping[str, Any] | None, now: float
+) -> Takeover:
+    cause = str(term.get("cause", ""))
+    before = term.get("taken_from") or (str(older["id"]) if older is not None and cause != "first" else None)
+    steps = _steps(term.get("phases") or {}, str(term["id"]), before, cause)
+    return Takeover(
+        epoch=int(term["epoch"]),
+        revision=int(term["revision"]),
+        master=str(term["id"]),
+        since=float(term["since"]),
+        cause=cause,
+        why=str(term.get("why", "")),
+        taken_from=before,
+        suspected_by=tuple(term.get("suspected_by") or ()),
+        ended=term.get("ended"),
+        steps=steps,
+        note="" if steps else _note(term, newer, cause, now),
+    )
+
+
+def _note(term: Mapping[str, Any], newer: Mapping[str, Any] | None, cause: str, now: float) -> str:
+    if cause == "first":
+        return "the first term: there was nobody to take over from"
+    if newer is None and now - float(term["since"]) < _WRITTEN_S:
+        return "not written yet: a leader writes them some two seconds after it took over; look again"
+    if newer is not None and 0 <= float(newer["since"]) - float(term["since"]) < _QUICK_S:
+        return f"not written: {newer['id']} took over before there was time to"
+    return "not written: this leader was of an earlier version, or could not"
+
+
+def _steps(phases: Mapping[str, float], new: str, old: str | None, cause: str) -> tuple[Step, ...]:
+    """In the order in which they happened; a phase that this version does not know is shown by its name."""
+    if not phases:
+        return ()
+    told = _told(new, old or "the leader before", cause)
+    marks = sorted(phases.items(), key=lambda mark: mark[1])
+    begin = marks[0][1]
+    steps = [Step(marks[0][0], told.get(marks[0][0], marks[0][0]), 0.0, 0.0)]
+    for (_, before), (phase, at) in pairwise(marks):
+        steps.append(Step(phase, told.get(phase, phase), round(at - begin, 6), round(at - before, 6)))
+    return tuple(steps)
+
+
+def _told(new: str, old: str, cause: str) -> dict[str, str]:
+    suspected = {"died": "its process is seen to be dead", "stuck": "no answer: it is stuck"}
+    return {
+        "heard": f"{old} is heard for the last time" if cause != "switchover" else f"the last heartbeat of {old}",
+        "challenged": f"{new} challenges {'it' if cause != 'stuck' else old} through etcd",
+        "taken_by_etcd": "etcd has the challenge",
+        "suspected": suspected.get(cause, "no answer: it is suspected"),
+        "sent": f"{new} asks etcd for the term",
+        "won": f"etcd makes {new} the leader",
+        "caught_up": f"{new} has read what it lacked",
+        "serving": f"{new} serves",
+        "first_answer": f"{new} answers its first command",
+    }
