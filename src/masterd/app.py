@@ -20,6 +20,10 @@ from nodestore.jsonio import Document, Json
 from nodestore.models import Inventory, Spec, Status
 
 
+class GivenUp(BaseException):
+    """Raised in a handler, or in `desired`, that has taken too long: it is given up. Not to be caught."""
+
+
 class View(Protocol):
     """Documents to read. What is returned belongs to the reader: changing it changes no state."""
 
@@ -63,11 +67,16 @@ class Command:
     """A command: the model of its arguments, and the handler that returns its result (JSON).
 
     A handler refuses by raising Refused, NotFound or Conflict of `nodestore.errors`.
+
+    quick: a promise that the handler, and `desired` of the nodes that it changes, always end within a millisecond or
+    so, whatever the arguments. When few wait, such commands are run without the way to another thread and back, which
+    nothing then guards against: a handler that breaks the promise stops the leader's heartbeats for as long.
     """
 
     arguments: type[BaseModel]
     handler: Callable[[Transaction, Any], Json]
     help: str = ""
+    quick: bool = False
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ class Board:
         self.last_leader = LeaderSeen()
         """The last readable one: whom a vacant `leader` is taken over from."""
         self.leader_known = asyncio.Event()
+        self._leader_seen_at = 0
         self.config: KV | None = None
         self._subscribers: list[Callable[[], None]] = []
         self.version = 0
@@ -158,6 +159,8 @@ class Board:
                     put(item.kvs[0] if item.kvs else None)
                     continue
                 for event in item.events:
+                    if event.key == self._keys.leader and event.mod_revision < self._leader_seen_at:
+                        continue  # the watch lags behind what somebody has read: it would seem to be over
                     put(None if event.value is None else KV(
                         event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease
                     ))  # fmt: skip
@@ -165,6 +168,7 @@ class Board:
     def saw_leader(self, kv: KV | None) -> None:
         """Somebody read the key: what is newer than the watch has shown counts."""
         if kv is not None and kv.mod_revision > self.leader.revision:
+            self._leader_seen_at = kv.mod_revision
             self._set_leader(kv)
 
     def _set_leader(self, kv: KV | None) -> None:

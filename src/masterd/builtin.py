@@ -66,20 +66,30 @@ class BuiltinApp:
     """Documents `nodes/<node>` and `scenes/<name>`; a node's document lies over those of its configuration."""
 
     name = "wall"
+    _bases: tuple[Inventory, dict[str, tuple[DriverConfig | None, Document]]] | None = None
+    """What one configuration says of each node, whatever its own document says."""
 
     def commands(self) -> Mapping[str, Command]:
         return _COMMANDS
 
     def desired(self, config: Inventory, view: View, node: str) -> Spec | None:
-        driver = _driver(config, node)
+        driver, base = self._base(config, node)
         if driver is None:
             return None
-        document: Document = dict(config.defaults.document)
-        for group in config.groups_of(node):
-            document.update(config.groups[group].document)
-        document.update(config.nodes[node].document)
-        document.update(view.get(NODES + node) or {})
+        document = {**base, **(view.get(NODES + node) or {})}
         return Spec(driver=driver.name, settings=driver.settings, document=document)
+
+    def _base(self, config: Inventory, node: str) -> tuple[DriverConfig | None, Document]:
+        bases = self._bases
+        if bases is None or bases[0] is not config:
+            self._bases = bases = config, {}
+        if node not in bases[1]:
+            document: Document = dict(config.defaults.document)
+            for group in config.groups_of(node):
+                document.update(config.groups[group].document)
+            document.update(config.nodes[node].document)
+            bases[1][node] = _driver(config, node), document
+        return bases[1][node]
 
 
 def _driver(config: Inventory, node: str) -> DriverConfig | None:
@@ -157,9 +167,9 @@ def _scene_delete(transaction: Transaction, arguments: SceneDelete) -> Json:
 
 
 _COMMANDS: Mapping[str, Command] = {
-    "node.set": Command(NodeSet, _node_set, "merge values into a node's document"),
-    "node.put": Command(NodePut, _node_put, "replace a node's document"),
-    "node.clear": Command(NodeClear, _node_clear, "remove a node's document"),
+    "node.set": Command(NodeSet, _node_set, "merge values into a node's document", quick=True),
+    "node.put": Command(NodePut, _node_put, "replace a node's document", quick=True),
+    "node.clear": Command(NodeClear, _node_clear, "remove a node's document", quick=True),
     "scene.save": Command(SceneSave, _scene_save, "save a scene"),
     "scene.apply": Command(SceneApply, _scene_apply, "apply a scene to a group"),
     "scene.delete": Command(SceneDelete, _scene_delete, "delete a scene"),

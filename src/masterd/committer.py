@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from masterd.app import Application
 from masterd.derivation import Derivation
-from masterd.execution import Batch, Limits, encode_entry
+from masterd.execution import Batch, Limits, Request, encode_entry
 from masterd.housekeeping import Retention
 from masterd.journal import Commit, Journal, TermBroken
 from masterd.publisher import Publisher
@@ -29,6 +29,8 @@ from nodestore.models import Entry
 T = TypeVar("T")
 
 _SLACK_BYTES = 32 << 10  # keys, compares, head and framing of one transaction
+_HERE_MAX = 4
+"""So few quick commands are run in the event loop: with a busy machine the way to a thread and back costs more."""
 _OWN_OPS = 4  # head, entry, applied, and the manifest of a snapshot that is restored
 
 
@@ -75,19 +77,28 @@ class Committer:
         self.journal = Journal(etcd, keys, won.fence, won.head)
         self.publisher = Publisher(etcd, keys, won.fence)
         self.worker = Worker()
+        self._quick: frozenset[str] = frozenset()
 
     @property
     def now(self) -> float:
         """The leader's time, which never goes back behind what it has committed."""
         return max(self._wall_clock(), self._replica.state.time)
 
-    async def run(self, work: Callable[[Batch, Progress], T], limit_s: float) -> tuple[Batch, T]:
+    def quick(self, requests: Sequence[Request]) -> bool:
+        """Whether these are few, and all of them promise to end at once."""
+        if len(requests) > _HERE_MAX:
+            return False
+        return all(request.name in self._quick for request in requests)
+
+    async def run(self, work: Callable[[Batch, Progress], T], limit_s: float, *, here: bool = False) -> tuple[Batch, T]:
         """What `work` makes of a new batch. Whatever it raises has left the specs as they are, if it restores them;
-        HungError: nothing of it counts, and the specs have been derived anew."""
+        HungError: nothing of it counts, and the specs have been derived anew. `here`: in this thread, unguarded."""
         batch = Batch(
             self._replica.state, self._application, self.derivation, self._wall_clock(), self._settings.limits,
             epoch=self._fence.term.epoch,
         )  # fmt: skip
+        if here:
+            return batch, work(batch, Progress())
         try:
             return batch, await self.worker.run(lambda progress: work(batch, progress), limit_s)
         except HungError:
@@ -98,7 +109,12 @@ class Committer:
         """Derive all specs from the committed state, from nothing."""
         self.derivation = derivation = Derivation(self._application)
         batch = Batch(self._replica.state, self._application, derivation, self._wall_clock())
-        await self._derive(lambda _: batch.rebuild())
+
+        def work(_: Progress) -> None:
+            batch.rebuild()
+            self._quick = frozenset(name for name, offered in self._application.commands().items() if offered.quick)
+
+        await self._derive(work)
 
     async def undo(self, batch: Batch) -> None:
         """The batch came to nothing: all specs are those of the committed state again."""

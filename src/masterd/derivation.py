@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from masterd.app import Application, View
+from masterd.app import Application, GivenUp, View
 from nodestore.errors import NodectlError
 from nodestore.jsonio import Document, canonical
 from nodestore.models import Inventory, Spec
@@ -25,8 +25,10 @@ class Derived:
     @classmethod
     def of(cls, spec: Spec) -> Derived:
         """By what is in it; fields that an application adds of its own count too."""
-        fields = {"driver": spec.driver, "settings": spec.settings, "document": spec.document}
-        raw = canonical({**fields, **(spec.model_extra or {})})
+        fields: Document = {"driver": spec.driver, "settings": spec.settings, "document": spec.document}
+        if spec.model_extra:
+            fields.update(spec.model_extra)
+        raw = canonical(fields)
         return cls(spec, sha256(raw).hexdigest()[:_HASH_DIGITS], len(raw))
 
 
@@ -97,27 +99,38 @@ class Derivation:
         return self.update(inventory, view, sorted({*inventory.nodes, *self._derived}))
 
     def _derive(self, inventory: Inventory, view: View, node: str) -> Derived:
-        self._unlink(node)
         if node not in inventory.nodes:
+            self._unlink(node)
             self._derived.pop(node, None)
             return NOTHING
         reads = _Reads(view)
-        derived = self._desired(inventory, reads, node)
+        try:
+            derived = self._desired(inventory, reads, node)
+        except NodectlError:
+            self._unlink(node)
+            raise
         self._derived[node] = derived
+        self._link(node, reads)
+        return derived
+
+    def _link(self, node: str, reads: _Reads) -> None:
+        """Note what a node's spec was made from; nearly always the same as before."""
+        if self._reads.get(node) == (reads.paths_read, reads.prefixes_read):
+            return
+        self._unlink(node)
         self._reads[node] = reads.paths_read, reads.prefixes_read
         for path in reads.paths_read:
             self._by_path.setdefault(path, set()).add(node)
         for prefix in reads.prefixes_read:
             self._by_prefix.setdefault(prefix, set()).add(node)
-        return derived
 
     def _desired(self, inventory: Inventory, view: View, node: str) -> Derived:
         try:
             spec = self._application.desired(inventory, view, node)
             return NOTHING if spec is None else Derived.of(spec)
-        except NodectlError:
+        except (NodectlError, GivenUp):
             raise
-        except Exception as error:  # whatever an application raises refuses the command, and never ends the leader
+        except BaseException as error:  # whatever an application raises refuses the command, and never ends the leader
             raise NodectlError(f"the application failed to say what node {node} must be: {error!r}") from error
 
     def _unlink(self, node: str) -> None:

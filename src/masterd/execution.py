@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from masterd.actions import OWN
-from masterd.app import Application, Command
+from masterd.app import Application, Command, GivenUp
 from masterd.derivation import Derivation, Derived
 from masterd.overlay import Overlay
 from masterd.plain import plain
@@ -245,9 +245,9 @@ class Batch:
                 where = ".".join(str(part) for part in first["loc"]) or "arguments"
                 raise Invalid(f"command {request.name}: {where}: {first['msg']}") from None
             return plain(command.handler(transaction, arguments), f"the result of {request.name}")
-        except NodectlError:
+        except (NodectlError, GivenUp):
             raise
-        except Exception as error:  # whatever an application raises is its caller's trouble, never the leader's
+        except BaseException as error:  # whatever an application raises (SystemExit, say) is its caller's trouble alone
             logging.getLogger(__name__).exception("command %s failed in the application", request.name)
             raise NodectlError(f"command {request.name} failed in the application: {error!r}") from error
 
@@ -261,23 +261,24 @@ class Batch:
     def _record(
         self, request: Request, result: Json, transaction: Overlay, derived: Mapping[str, Derived]
     ) -> CommandRecord:
-        return CommandRecord.model_construct(
-            index=self.next_index,
-            id=request.id,
-            actor=request.actor,
-            time=self.now,
-            name=request.name,
-            args=plain(dict(request.args), "arguments"),
-            result=result,
-            writes=transaction.writes,
-            specs=self._marks(derived),
-            actions=transaction.actions,
-            closes=dict(request.closes),
-            config_version=self._config_version,
-            config=None,
-            config_revision=None,
-            restore=None,
-        )
+        fields: dict[str, Any] = {
+            "index": self.next_index,
+            "id": request.id,
+            "actor": request.actor,
+            "time": self.now,
+            "name": request.name,
+            "args": plain(request.args, "arguments"),
+            "result": result,
+            "writes": transaction.writes,
+            "specs": self._marks(derived),
+            "actions": transaction.actions,
+            "closes": dict(request.closes),
+            "config_version": self._config_version,
+            "config": None,
+            "config_revision": None,
+            "restore": None,
+        }
+        return CommandRecord.holding(fields)
 
     @property
     def _config_version(self) -> int:
@@ -296,7 +297,7 @@ class Batch:
     def _marks(self, derived: Mapping[str, Derived]) -> dict[str, SpecMark | None]:
         index = self.next_index
         return {
-            node: SpecMark(generation=index, hash=item.hash) if item.spec is not None else None
+            node: SpecMark.holding({"generation": index, "hash": item.hash}) if item.spec is not None else None
             for node, item in derived.items()
         }
 
@@ -305,7 +306,8 @@ class Batch:
         self.encoded.append(raw)
         self.entry_bytes += len(raw)
         self.overlay.writes.update(transaction.writes)
-        self.overlay.pending.update(pending_after(record, self.epoch, _Pending(self.overlay)))
+        if record.actions or record.closes:
+            self.overlay.pending.update(pending_after(record, self.epoch, _Pending(self.overlay)))
         self.derived.update(derived)
 
     @property

@@ -39,6 +39,8 @@ class FollowStream:
         self.connected = False
         self._urls = seen.record.urls if seen.record else ()
         self._died, self._beat = died, beat
+        self._beaten = False
+        """Whether there was a heartbeat since the last reconnect."""
 
     async def run(self) -> None:
         """Follow until cancelled, or until the leader's process is known to be dead."""
@@ -56,7 +58,8 @@ class FollowStream:
                         return
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
                     log.debug("follow stream of term %d: %s", self.revision, error)
-                    if self.connected:
+                    if self._beaten:
+                        self._beaten = False
                         continue  # the one reconnect that tells a dead process from a lost connection: at once
                 await asyncio.sleep(_RETRY_S)
 
@@ -69,7 +72,7 @@ class FollowStream:
                 with contextlib.suppress(ValueError, TypeError, AttributeError):
                     beat = json.loads(line)
                     if beat.get("term") == self.revision:
-                        self.connected = True
+                        self.connected = self._beaten = True
                         self._beat(float(beat.get("stuck_s", 0.0)))
         # A proper end of the stream: the leader says that its term is over, or its process was closed in order.
         # The port tells which, at the reconnect.

@@ -23,6 +23,8 @@ from nodestore.models import Manifest
 
 log = logging.getLogger(__name__)
 
+_SMALL_BYTES = 1 << 20
+"""Snapshots up to this size are written whenever they are due."""
 _DELETES_MAX = 16  # operations in one transaction: the least that --max-txn-ops may be
 
 
@@ -60,6 +62,7 @@ class Housekeeping:
         self._writing = asyncio.Lock()
         """Held while a snapshot is written or snapshots are deleted: what is half written must not look abandoned."""
         self._bytes_at_snapshot = 0
+        self._snapshot_bytes = 0
         self._truncated = 0
         self._say = Seldom(log)
 
@@ -79,17 +82,28 @@ class Housekeeping:
             await self._keep_newest(self.replica.keys.terms, self._retention.terms_max)
             await self._keep_newest(self.replica.keys.config_history, self._retention.config_versions_max)
             manifests = await self._snapshots.manifests()
-            self._last_index = max((manifest.index for manifest in manifests.values()), default=0)
+            newest = next(iter(manifests.values()), None)
+            self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
         if self._due():
             await self.snapshot()
             await self.tidy()
 
     def _due(self) -> bool:
         state, last = self.replica.state, self._last_index or 0
+        since = self.replica.bytes_seen - self._bytes_at_snapshot
+        if since < self._worth_bytes:
+            return False
         if state.index - last >= self._retention.snapshot_every_commands:
             return True
-        since = self.replica.bytes_seen - self._bytes_at_snapshot
         return state.index > last and since >= self._retention.snapshot_every_bytes
+
+    @property
+    def _worth_bytes(self) -> int:
+        """How much journal makes another snapshot worth its writing: half of what the last one was, so that under load
+        (200,000 ids are 20 MB) snapshots do not become the larger part of all that is written."""
+        if self._snapshot_bytes <= _SMALL_BYTES:
+            return 0
+        return min(self._snapshot_bytes // 2, self._retention.journal_bytes_max // 3)
 
     async def snapshot(self, name: str | None = None) -> str:
         """Write the state as it is now; its name. LeadershipLost when the term ended meanwhile."""
@@ -97,6 +111,7 @@ class Housekeeping:
             image, seen = Image.of(self.replica.state), self.replica.bytes_seen
             written = await self._snapshots.write(self._fence, image, self._wall_clock(), name)
         self._last_index, self._bytes_at_snapshot = image.index, seen
+        self._snapshot_bytes = self._snapshots.written_bytes
         log.info("wrote and checked the snapshot of index %d (%d documents)", image.index, len(image.documents))
         return written
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from masterd.actions import Ending
+from masterd.actions import DONE, Ending
 from masterd.adoption import Adoption
 from masterd.app import Application
 from masterd.archive import Archive
@@ -40,7 +40,16 @@ from masterd.spacekeeper import Spacekeeper
 from masterd.timeline import Timeline
 from masterd.worker import HungError, Progress
 from nodestore.election import Won
-from nodestore.errors import Garbage, LeadershipLost, NodectlError, NoSpace, OutcomeUnknown, Unavailable
+from nodestore.errors import (
+    Garbage,
+    Invalid,
+    LeadershipLost,
+    NodectlError,
+    NoSpace,
+    OutcomeUnknown,
+    TooLarge,
+    Unavailable,
+)
 from nodestore.etcd import Compare, Etcd
 from nodestore.keys import Keys
 from nodestore.tasks import together
@@ -48,7 +57,9 @@ from nodestore.tasks import together
 log = logging.getLogger(__name__)
 
 _NEWS_MAX = 64
-_ENDINGS_MAX = 8
+_ENDINGS_MAX = 3
+"""Actions that expire by one commit. So few that the views surely go with it, whatever etcd takes at once: as long as
+the view still has an action, and nobody has written `acted`, the node may begin it."""
 _EXPIRE_AGAIN_S = 1.0
 _HANDOVER_S = 6.0
 _STUCK_MAX = 4
@@ -91,12 +102,17 @@ class Leader:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._ended: NodectlError | None = None
+        self._handovers = 0
         self._taking = asyncio.Event()
         self._taking.set()
         self._committer = Committer(etcd, keys, won, replica, application, settings, wall_clock)
         self._adoption = Adoption(etcd, keys, board, replica, self._committer, settings.derive_timeout_s)
         self._news = News(board, application, won.fence.term.epoch, self._wake.set)
         self._hung: set[str] = set()
+        self._closing: set[str] = set()
+        """Ids of the commands that wait to close an action."""
+        self._unfit: set[str] = set()
+        """Of those that were refused, for what the node told: it is left out at the next try."""
         self._expire_at = 0.0
         self._housekeeping = Housekeeping(won.fence, replica, self._committer.publisher, settings.retention, wall_clock)
         self._answers = Answers(etcd, keys, won.fence, board)
@@ -146,11 +162,14 @@ class Leader:
 
     def close_for_handover(self) -> None:
         """Take no more commands for now: those that wait are finished, those that come wait for how it ends."""
+        self._handovers += 1
         self._taking.clear()
 
     def reopen(self) -> None:
-        """The handover came to nothing: go on."""
-        self._taking.set()
+        """The handover came to nothing: go on, unless another one is under way."""
+        self._handovers -= 1
+        if self._handovers == 0:
+            self._taking.set()
 
     async def drained(self) -> None:
         """Until nothing waits any more."""
@@ -229,14 +248,14 @@ class Leader:
         while True:
             if self._ended is not None:
                 raise self._ended
+            self._idle.clear()
             self._queue_news()
             if self._adoption.due(self._board.config):
                 await self._adoption.adopt(self._board.config)
-            elif self._queue:
-                self._idle.clear()
-                await self._commit_batch()
-            elif self._expiry_due():
+            elif self._expiry_due():  # at most once a second, and before what waits: something may always wait
                 await self._expire_actions()
+            elif self._queue:
+                await self._commit_batch()
             else:
                 self._idle.set()
                 self._wake.clear()
@@ -274,8 +293,9 @@ class Leader:
             return
         try:
             batch, outcomes = await self._committer.run(
-                lambda batch, progress: _run_all(batch, progress, asked), self._settings.handler_timeout_s
-            )
+                lambda batch, progress: _run_all(batch, progress, asked), self._settings.handler_timeout_s,
+                here=self._committer.quick([waiting.request for waiting in asked]),
+            )  # fmt: skip
         except HungError as error:
             await self._refuse_hung(asked[error.step], error)
             return
@@ -287,8 +307,10 @@ class Leader:
         """What waits, as much as may go into one batch. What has hung before is refused while too much still hangs."""
         asked: list[_Waiting] = []
         refuse = self._hung if self._committer.worker.stuck >= _STUCK_MAX else frozenset[str]()
+        known = self._replica.state.ids  # a repeat is not run: it gets what it came to
         for waiting in islice(self._queue, self._settings.commands_per_batch):
-            if waiting.request.name == RESTORE or waiting.request.name in refuse:
+            request = waiting.request
+            if request.name == RESTORE or (request.name in refuse and request.id not in known):
                 break
             asked.append(waiting)
         if not asked:
@@ -312,6 +334,9 @@ class Leader:
             if isinstance(lost, LeadershipLost | Garbage):
                 raise
             return
+        except BaseException:
+            _resolve(waiting, LeadershipLost("this master was stopped before it could say that it had done nothing"))
+            raise
         _resolve(waiting, NodectlError(f"command {name} {error} in the application: nothing of it was done"))
 
     async def _commit_restore(self, waiting: _Waiting) -> None:
@@ -371,20 +396,29 @@ class Leader:
         if self._full() is not None:
             return
         state = self._replica.state
-        endings = islice(self._news.endings(state, self._committer.now, unbegun=False), _NEWS_MAX)
-        requests = [*self._news.changes(_NEWS_MAX, state), *(request_of(ending) for ending in endings)]
+        ended = self._news.endings(state, self._committer.now, unbegun=False)
+        endings = list(islice((ending for ending in ended if ending.id not in self._closing), _NEWS_MAX))
+        self._closing.update(ending.id for ending in endings)
+        told = (request_of(ending, bare=ending.id in self._unfit) for ending in endings)
+        requests = [*self._news.changes(_NEWS_MAX, state), *told]
         for request in reversed(requests):
             future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             future.add_done_callback(partial(self._heard, request))
             self._queue.appendleft(_Waiting(request, future))
 
     def _heard(self, request: Request, done: asyncio.Future[Outcome]) -> None:
+        self._closing.discard(request.id)
         error = None if done.cancelled() else done.result().error
+        if error is None:
+            self._unfit.discard(request.id)
         if error is None or isinstance(error, LeadershipLost):
             return
         log.warning("%s of node %s: %s", request.name, request.actor, error)
         if request.name == CHANGED and isinstance(error, Unavailable | OutcomeUnknown):
             self._news.forget(request.actor)
+        if request.name == DONE and isinstance(error, Invalid | TooLarge):
+            self._unfit.add(request.id)
+        self._wake.set()
 
     def _expiry_due(self) -> bool:
         expiry = next_expiry(self._replica.state)
@@ -399,6 +433,7 @@ class Leader:
             still = [found for found in looked if found is not None]
             if still:
                 await self._close_actions([ending for ending, _ in still], tuple(compare for _, compare in still))
+                self._expire_at = 0.0  # there may be more
         except (LeadershipLost, OutcomeUnknown, Garbage):
             raise
         except CompareFailed:

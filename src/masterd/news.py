@@ -20,6 +20,7 @@ from nodestore.keys import Keys
 from nodestore.models import Acted, Status, decode
 
 CHANGED = "node.changed"
+_OMITTED = {"omitted": "the journal does not take what the node told"}
 
 
 class News:
@@ -106,11 +107,13 @@ class News:
                     yield ending
 
 
-def request_of(ending: Ending) -> Request:
-    """The command that closes an action. Its id is the action's own, so that it is closed once."""
+def request_of(ending: Ending, *, bare: bool = False) -> Request:
+    """The command that closes an action. Its id is the action's own, so that it is closed once. `bare`: without what
+    the node told of it, which the journal does not take."""
+    outcome: Json = {"state": ending.state, "result": _OMITTED, "error": None} if bare else ending.outcome
     return Request(
         ending.id, DONE, ending.args, ending.node,
-        work=lambda _: ending.outcome, closes={ending.node: (ending.action.index,)},
+        work=lambda _: outcome, closes={ending.node: (ending.action.index,)},
     )  # fmt: skip
 
 

@@ -38,7 +38,14 @@ def _plain(value: Json, what: str, depth: int) -> Json:
     if depth == 0:
         raise Invalid(f"{what}: nested more than {DEPTH_MAX} levels deep")
     if isinstance(value, dict):
-        return {_name(key, what): _plain(item, what, depth - 1) for key, item in value.items()}
+        copied = {}
+        for key, item in value.items():
+            name = key if type(key) is str and key.isascii() else _name(key, what)
+            if type(item) is str and item.isascii():  # most of what there is: spared the call
+                copied[name] = item
+            else:
+                copied[name] = _plain(item, what, depth - 1)
+        return copied
     if isinstance(value, list | tuple):
         return [_plain(item, what, depth - 1) for item in value]
     raise Invalid(f"{what}: a value of type {kind.__name__} is not JSON")

@@ -133,6 +133,8 @@ class Snapshots:
         self._etcd, self._keys = etcd, keys
         self.verified: set[str] = set()
         """Names that this process has read back and hash-checked."""
+        self.written_bytes = 0
+        """Size of the last one that this process wrote."""
 
     async def manifests(self) -> dict[str, Manifest]:
         """All complete snapshots by name, newest first. Unreadable manifests are reported and passed over."""
@@ -206,6 +208,7 @@ class Snapshots:
         )  # fmt: skip
         await self._fenced(fence, op_put(self._keys.snapshot(snapshot) + _MANIFEST, manifest.encode()))
         await self.verify(snapshot, manifest)
+        self.written_bytes = size
         return snapshot
 
     async def delete(self, fence: Fence, name: str, needed: Callable[[str], bool]) -> bool:

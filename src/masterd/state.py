@@ -106,11 +106,8 @@ class State:
                 self.specs.pop(node, None)
             else:
                 self.specs[node] = mark
-        for node, pending in pending_after(record, epoch, self.actions).items():
-            if pending:
-                self.actions[node] = pending
-            else:
-                self.actions.pop(node, None)
+        if record.actions or record.closes:
+            self._set_pending(pending_after(record, epoch, self.actions))
         if record.config is not None:
             inventory = Inventory.model_validate(record.config.inventory)
             self.adopted = Adopted(record.config, record.config_revision or 0, record.index, inventory)
@@ -118,6 +115,13 @@ class State:
         self.ids[record.id] = Remembered(record.index, record.time, record.result)
         self.index = record.index
         self.time = max(self.time, record.time)
+
+    def _set_pending(self, changed: Mapping[str, tuple[Action, ...]]) -> None:
+        for node, pending in changed.items():
+            if pending:
+                self.actions[node] = pending
+            else:
+                self.actions.pop(node, None)
 
     def _write(self, path: str, document: Document | None, index: int) -> None:
         if document is None:

@@ -52,7 +52,8 @@ class ToLeader:
                 answer = await self._pass_on(request, changed)
                 if answer is not None and _nobody_leads(answer) and HOP not in request.headers:
                     await _wait(changed, _SOON_S)  # it was replaced before it had begun with this
-                    answer = answer if not changed.is_set() else None
+                    if changed.is_set():
+                        continue
             if answer is not None:
                 return answer
             if not await _repeatable(request):

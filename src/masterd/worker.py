@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from masterd.app import GivenUp
 from nodestore.errors import NodectlError
 
 T = TypeVar("T")
@@ -32,10 +33,6 @@ class HungError(NodectlError):
         self.step, self.limit_s = step, limit_s
 
 
-class GivenUp(BaseException):
-    """Raised in the thread that was given up."""
-
-
 class Progress:
     """Where a job is. It says so before each step that has a time limit of its own."""
 
@@ -43,7 +40,8 @@ class Progress:
         self.step, self.since = 0, time.monotonic()
 
     def begin(self, step: int) -> None:
-        self.step, self.since = step, time.monotonic()
+        self.since = time.monotonic()  # before the step is another one: it is looked at from another thread
+        self.step = step
 
 
 @dataclass(slots=True)
@@ -141,9 +139,10 @@ class Worker:
         if job.done.done():
             return
         now = job.loop.time()
-        left_s = limit_s if now - due > limit_s / 4 else job.progress.since + limit_s - time.monotonic()
+        step, since = job.progress.step, job.progress.since  # in this order, as they are set in the other
+        left_s = limit_s if now - due > limit_s / 4 else since + limit_s - time.monotonic()
         if left_s <= 0:
-            job.done.set_exception(HungError(job.progress.step, limit_s))
+            job.done.set_exception(HungError(step, limit_s))
         else:
             job.loop.call_later(left_s, self._look, job, limit_s, now + left_s)
 
@@ -157,6 +156,8 @@ class Worker:
     def _nudge(self, thread: _Thread, loop: asyncio.AbstractEventLoop) -> None:
         """Ask it to end; again now and then, as an application may swallow what is raised in it. Never asked while it
         may be past its own handling of that: it ends by itself once it is idle."""
+        if not thread.alive:
+            return  # its identifier may be another thread's by now
         if not thread.busy:
             thread.put(None)
         elif not loop.is_closed():

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from nodestore.errors import Garbage, NodectlError
+from nodestore.errors import Garbage, NodectlError, Unavailable
 from nodestore.etcd import (
     KV,
     Compare,
@@ -29,6 +29,7 @@ from nodestore.etcd import (
 from nodestore.keys import Keys, prefix_end
 from nodestore.models import Epoch, LeaderRecord, Paused, Term, TermRecord, decode
 
+_RESIGN_TRIES = 5
 TAIL_ENTRIES_MAX = 7
 """Entries that a takeover brings along; what is beyond is read after it, under the term already won. So few that even
 the largest ones (8 MiB, as we ship etcd) make no answer that is too large to be received."""
@@ -76,12 +77,14 @@ class Lost:
     """Somebody was faster, the store is paused, or its epoch changed: what was found instead.
 
     `garbage`: mod_revision of a `paused` that nobody can read, which may be passed over by trying again with it.
+    `answered`: one of the caller's own compares failed, and nothing else.
     """
 
     leader: KV | None
     paused: bool
     why: str
     garbage: int = 0
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,8 @@ async def takeover(
     if now is None or now.mod_revision != epoch.revision:
         return Lost(leader, False, "the store's epoch has changed")
     if found.revision == seen.revision:
-        return Lost(leader, False, f"{found.record.id if found.record else 'the leader'} has answered meanwhile")
+        why = f"{found.record.id if found.record else 'the leader'} has answered meanwhile"
+        return Lost(leader, False, why, answered=True)
     return Lost(leader, False, f"{found.record.id if found.record else 'somebody else'} was faster")
 
 
@@ -218,14 +222,19 @@ async def claim(etcd: Etcd, keys: Keys, *, seen: LeaderSeen, epoch: EpochSeen, n
 
 async def resign(etcd: Etcd, keys: Keys, fence: Fence, why: str) -> bool:
     """Give the term up, and say so in the history. False when it was no longer ours."""
-    found = await etcd.get(keys.term(fence.nonce))
-    then = [op_delete(keys.leader)]
-    with suppress(Garbage):  # the history is no reason to keep the term
-        if found is not None:
-            record = decode(TermRecord, found.value, found.key).model_copy(update={"ended": why})
-            then.append(op_put(keys.term(fence.nonce), record.encode()))
-    result = await etcd.txn([cmp_mod(keys.leader, fence.term.revision)], then, repeatable=True)
-    return result.succeeded
+    for _ in range(_RESIGN_TRIES):
+        found = await etcd.get(keys.term(fence.nonce))
+        compares, then = [cmp_mod(keys.leader, fence.term.revision)], [op_delete(keys.leader)]
+        with suppress(Garbage):  # the history is no reason to keep the term
+            if found is not None:
+                record = decode(TermRecord, found.value, found.key).model_copy(update={"ended": why})
+                compares.append(cmp_mod(found.key, found.mod_revision))
+                then.append(op_put(found.key, record.encode()))
+        result = await etcd.txn(compares, then, [op_get(keys.leader)], repeatable=True)
+        if result.succeeded or leader_seen(result.range(0).first).revision != fence.term.revision:
+            return result.succeeded
+        # the record was written in between, by the leader itself, which does that once a term
+    raise Unavailable(f"{keys.term(fence.nonce)} changes all the time: somebody else writes it")
 
 
 async def how_it_ended(etcd: Etcd, keys: Keys, nonce: str) -> str | None:

@@ -25,6 +25,20 @@ class Model(BaseModel):
     def encode(self) -> bytes:
         return self.model_dump_json().encode()
 
+    @classmethod
+    def holding(cls, fields: dict[str, Any], extra: dict[str, Any] | None = None) -> Self:
+        """An instance with these values, which must be right and all there: nothing is checked, no default filled in.
+
+        What `model_construct` does, at a tenth of its cost: it is on the way of every command.
+        """
+        made = cls.__new__(cls)
+        put = object.__setattr__  # past `frozen`
+        put(made, "__dict__", fields)
+        put(made, "__pydantic_fields_set__", set(fields))
+        put(made, "__pydantic_extra__", {} if extra is None else extra)
+        put(made, "__pydantic_private__", None)
+        return made
+
 
 class Stored(Model):
     """A value under a key of ours."""

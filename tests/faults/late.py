@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from masterd.leader import Leader, LeaderSettings
 from masterd.replica import Replica
 from nodestore.election import Won, ensure_epoch, leader_seen, new_leader_record, takeover
 from nodestore.errors import NodectlError, OutcomeUnknown
-from nodestore.etcd import KV, Compare, Etcd, EtcdSettings, Op, TxnResult
+from nodestore.etcd import KV, Etcd, EtcdSettings, TxnResult
 from nodestore.jsonio import loads
 from nodestore.keys import Keys
 from nodestore.models import ConfigRecord, Desired, Entry, Inventory, decode
@@ -55,21 +55,12 @@ class LateEtcd(Etcd):
         """The next transaction that writes reaches etcd, and its reply is lost."""
         self._down = Mode.DROP
 
-    async def txn(
-        self,
-        compares: Sequence[Compare],
-        then: Sequence[Op] = (),
-        orelse: Sequence[Op] = (),
-        *,
-        timeout_s: float | None = None,
-        repeatable: bool = False,
-        first: int = 0,
-    ) -> TxnResult:
-        if any(not op.HasField("request_range") for op in then):
+    async def _txn(self, request: Any, repeat: Any, timeout_s: float | None, first: int) -> TxnResult:
+        if any(not op.HasField("request_range") for op in request.success):
             self._proxy.set(up=self._up, down=self._down)
             self._up = self._down = None
         try:
-            return await super().txn(compares, then, orelse, timeout_s=CALL_S, repeatable=repeatable, first=first)
+            return await super()._txn(request, repeat, CALL_S, first)
         except OutcomeUnknown:
             self.unknown += 1
             raise

@@ -101,3 +101,17 @@ async def test_a_cancelled_wait_gives_the_thread_up() -> None:
         await running
     await eventually(lambda: worker.stuck == 0, "its thread has ended")
     worker.close()
+
+
+async def test_a_thread_that_has_ended_is_not_interrupted() -> None:
+    """Its identifier may be that of another thread by now, which has done nothing."""
+    worker, struck = Worker(), []
+    await worker.run(lambda _: 1, _LIMIT_S)
+    thread = worker._thread
+    assert thread is not None
+    worker.close()
+    await eventually(lambda: not thread.alive, "it has ended")
+    thread.busy = True  # as it stays when what was raised in it came after its work
+    thread.interrupt = lambda: struck.append(1)  # type: ignore[method-assign]
+    worker._nudge(thread, asyncio.get_running_loop())
+    assert struck == []

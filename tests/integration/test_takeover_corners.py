@@ -1,0 +1,207 @@
+"""Corners of a takeover: old answers, orders that nobody obeyed in time, claims, and a leader that gives up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from masterd import board as board_module
+from masterd import master as master_module
+from masterd.board import Board
+from masterd.campaign import Campaign, Me
+from masterd.leader import Leader
+from masterd.master import Master, MasterSettings
+from masterd.replica import Replica
+from masterd.suspicion import Timing
+from nodestore.election import EpochSeen, Won, ensure_epoch, leader_seen, new_leader_record, takeover
+from nodestore.errors import NodectlError, Unavailable
+from nodestore.etcd import Etcd
+from nodestore.keys import Keys
+from nodestore.models import Answer, Challenge, decode
+from nodestore.watch import Changes, Event, Listing
+from tests.etcd_cluster import EtcdCluster
+from tests.faults.late import leading, session, take_over
+from tests.toy_app import ToyApp
+from tests.waiting import eventually
+
+_M2 = Me("m2", "m2", (), 0, "n2")
+_PATIENT = Timing(connect_s=0.1, silence_s=0.8, answer_s=0.6, late_s=0.3)
+"""Long enough between a challenge and what follows from it for a test to act in between."""
+
+
+@asynccontextmanager
+async def _silent_port() -> AsyncIterator[str]:
+    """The URL of a masterd whose connections are taken and never answered, as of a frozen process."""
+    held: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in held:
+            writer.close()
+
+
+@asynccontextmanager
+async def _campaigning(etcd: Etcd, keys: Keys, timing: Timing = _PATIENT) -> AsyncIterator[Campaign]:
+    """m2's campaigns, with a board that is kept up to date."""
+    board = Board(etcd, keys)
+    watching = asyncio.create_task(board.watch())
+    try:
+        await eventually(lambda: board.leader_known.is_set(), "the board is read")
+        yield Campaign(etcd, keys, _M2, board, Replica(etcd, keys), timing)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _leads(etcd: Etcd, keys: Keys, name: str, url: str) -> Won:
+    """`name` leads, at `url`, on a lease that decides nothing here."""
+    lease, _ = await etcd.grant(60)
+    me = new_leader_record(master=name, host=name, urls=(url,), nonce="n1", cause="first", why="test")
+    epoch = await ensure_epoch(etcd, keys)
+    won = await takeover(etcd, keys, me=me, lease=lease, seen=leader_seen(None), epoch=epoch, next_index=1)
+    assert isinstance(won, Won)
+    return won
+
+
+async def test_an_answer_to_an_older_challenge_does_not_keep_a_dead_leader_in_office(
+    etcd_one: EtcdCluster, keys: Keys
+) -> None:
+    """It lands after the newest challenge was put, so the takeover finds that something was answered: the leader is
+    challenged anew, and replaced when that stays unanswered."""
+    async with session(etcd_one) as etcd, _silent_port() as url:
+        won = await _leads(etcd, keys, "m1", url)
+        async with _campaigning(etcd, keys) as campaign:
+            lease, _ = await etcd.grant(60)
+            winning = asyncio.create_task(campaign.win(lease))
+
+            async def challenges() -> int:
+                found = await etcd.get(keys.challenge("m2"))
+                return 0 if found is None else found.version
+
+            async def challenged() -> bool:
+                return await challenges() > 0
+
+            await eventually(challenged, "m2 challenges m1")
+            put = await etcd.get(keys.challenge("m2"))
+            assert put is not None
+            assert decode(Challenge, put.value, put.key).term == won.fence.term.revision
+            await etcd.put(keys.answer("m2"), Answer(term=won.fence.term.revision, nonce="older").encode())
+            async with asyncio.timeout(15.0):
+                after = await winning
+            assert after.fence.term.revision > won.fence.term.revision
+            assert await challenges() > 1, "it was challenged once more"
+
+
+async def test_an_order_that_was_not_obeyed_in_time_is_forgotten(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The leader that gave it has gone on, and must not be deposed by it later."""
+    async with session(etcd_one) as etcd, _silent_port() as url:
+        won = await _leads(etcd, keys, "m1", url)
+        async with _campaigning(etcd, keys) as campaign:
+            with pytest.raises(Unavailable, match="could not take over within"):
+                await campaign.take_over_from(won.fence.term.revision, "ann", 0.05)
+            lease, _ = await etcd.grant(60)
+            seen = await etcd.get(keys.leader)
+            assert await campaign._step(lease) is None
+            assert await etcd.get(keys.leader) == seen
+
+
+async def test_an_order_that_cannot_be_obeyed_is_answered_at_once(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The leader that gave it keeps commands waiting meanwhile."""
+    async with session(etcd_one) as etcd, _silent_port() as url:
+        won = await _leads(etcd, keys, "m1", url)
+        async with _campaigning(etcd, keys) as campaign:
+            lease, _ = await etcd.grant(60)
+            winning = asyncio.create_task(campaign.win(lease))
+            with pytest.raises(Unavailable, match="did not take over"):
+                await campaign.take_over_from(won.fence.term.revision - 1, "ann", 10.0)
+            winning.cancel()
+            await asyncio.gather(winning, return_exceptions=True)
+
+
+async def test_a_takeover_that_landed_unheard_is_claimed_though_the_epoch_was_written_anew(
+    etcd_one: EtcdCluster, keys: Keys
+) -> None:
+    """What was known of the epoch is out of date: it is read again, or nobody would ever lead."""
+    async with session(etcd_one) as etcd:
+        lease, _ = await etcd.grant(60)
+        me = new_leader_record(master="m2", host="m2", urls=(), nonce="mine", cause="first", why="test")
+        epoch = await ensure_epoch(etcd, keys)
+        won = await takeover(etcd, keys, me=me, lease=lease, seen=leader_seen(None), epoch=epoch, next_index=1)
+        assert isinstance(won, Won)
+        async with _campaigning(etcd, keys) as campaign:
+            campaign._attempts.append("mine")
+            campaign._epoch_seen = EpochSeen(1, epoch.revision - 1)
+            async with asyncio.timeout(10.0):
+                claimed = await campaign.win(lease)
+            assert claimed.fence == won.fence
+
+
+async def test_who_gives_up_does_not_lead_while_it_pauses(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeats would keep the others from taking over where it could not resign, and its requests go nowhere."""
+
+    class Failing(Leader):
+        async def run(self) -> None:
+            raise NodectlError("as asked")
+
+    monkeypatch.setattr(master_module, "Leader", Failing)
+    async with session(etcd_one) as etcd:
+        won = await take_over(etcd, keys, "m2")
+        master = Master(etcd, keys, _M2, ToyApp(), MasterSettings())
+        master._given_up = 20
+        leading = asyncio.create_task(master.become_leader(won))
+        await eventually(lambda: master._given_up == 21, "it has given up")
+        assert not leading.done()
+        assert master.role == "standby"
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+
+
+async def test_who_has_handed_over_stays_until_it_has_seen_that(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that waited in its term are passed on only then; before, the end of the process would cut them off."""
+
+    async def handed_over(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(master_module, "hand_over_to_any", handed_over)
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        master = Master(etcd, keys, _M2, ToyApp(), MasterSettings())
+        master.leader = seat.leader
+        stopping = asyncio.create_task(master.stand_down("asked to stop"))
+        await eventually(lambda: len(master.board._subscribers) == 1, "it waits for the end of its term")
+        assert not stopping.done()
+        master.leader = None
+        master.board.tell()
+        await asyncio.wait_for(stopping, 5.0)
+        assert master.board._subscribers == []
+
+
+async def test_an_event_from_before_what_was_read_is_passed_over(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new leader whose watch still lags behind would take the end of the term before for that of its own."""
+    async with session(etcd_one) as etcd:
+        await take_over(etcd, keys, "m2")
+        read = await etcd.get(keys.leader)
+        assert read is not None
+        term = read.mod_revision
+        board = Board(etcd, keys)
+
+        async def late(*_: object, **__: object) -> AsyncIterator[Listing | Changes]:
+            for revision in (term - 1, term + 1):
+                yield Changes(revision, (Event(keys.leader, None, revision, 0, 0),))
+
+        monkeypatch.setattr(board_module, "mirror", late)
+        board.saw_leader(read)
+        seen: list[int] = []
+        board.subscribe(lambda: seen.append(board.leader.revision))
+        await board._watch_leader()
+        assert seen == [0], "only the later one counts"
