@@ -13,7 +13,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check format schemas interop interop-venv bench clean
+.PHONY: help venv etcd demo test check format schemas interop interop-venv bench bench-peers faults clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -63,8 +63,19 @@ interop-venv: .cache/interop/.installed
 interop: $(STAMP) interop-venv  ## what docs/automation.md shows, with etcdctl and the package etcd3
 	$(BIN)/python -m pytest tests/integration/test_automation.py
 
-bench: $(STAMP)  ## measure failover and commands beside bare etcd (QUICK=1: fewer trials)
+bench: $(STAMP)  ## measure everything beside bare etcd; writes docs/benchmarks.md (QUICK=1: in five minutes)
 	$(BIN)/python -m bench
+
+# Not part of `bench`: needs etcdctl beside etcd and, for ZooKeeper, a JVM.
+bench-peers: $(STAMP)  # failover of etcdctl lock, and of kazoo on a ZooKeeper in BENCH_ZOOKEEPER (its folder of jars)
+	$(BIN)/python -m bench.peers
+
+# 77: no root, or no namespaces here. Processes on loopback can still be killed and paused.
+faults: DURATION ?= $(if $(QUICK),2m,10m)
+faults: $(STAMP)  ## five hosts that fail in ten ways while clients work (QUICK=1, DURATION=8h SEED=7; needs root)
+	@$(BIN)/python -m tests.faults.hosts --duration=$(DURATION) $(if $(SEED),--seed=$(SEED)) || \
+	  { code=$$?; [ $$code = 77 ] || exit $$code; \
+	    CHAOS_SECONDS=$(if $(QUICK),60,240) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -q --timeout=900 tests/integration/test_chaos.py; }
 
 clean:  ## remove what these targets made (not the user's cache of etcd)
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis

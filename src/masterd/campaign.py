@@ -139,6 +139,7 @@ class Campaign:
     async def win(self, lease: int) -> Won:
         """Observe until there is ground to take over, and do so. Returns with a term won; outages are waited out."""
         unsubscribe = self._board.subscribe(self._wake.set)
+        prepared = asyncio.create_task(self._prepare(), name="read the epoch")
         following = asyncio.create_task(self._watch_leaders(lease), name="follow the leader")
         try:
             while True:
@@ -156,8 +157,9 @@ class Campaign:
                     continue
         finally:
             unsubscribe()
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            for task in (prepared, following):
+                task.cancel()
+            await asyncio.gather(prepared, following, return_exceptions=True)
             if self._order is not None:
                 self._order.refuse(Unavailable("this standby stopped campaigning"))
             self._order = None
@@ -312,6 +314,11 @@ class Campaign:
         """For how long this process has seen that term hold."""
         watch = self._watch
         return time.monotonic() - watch.begun if watch is not None and watch.revision == seen.revision else 0.0
+
+    async def _prepare(self) -> None:
+        """Read the epoch ahead of time: when a takeover is needed, a read may take long."""
+        with suppress(NodectlError):
+            await self._epoch()
 
     async def _epoch(self) -> EpochSeen:
         """As last read: the takeover compares it, and reads it anew when it was another one."""

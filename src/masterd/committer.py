@@ -31,6 +31,9 @@ T = TypeVar("T")
 _SLACK_BYTES = 32 << 10  # keys, compares, head and framing of one transaction
 _HERE_MAX = 4
 """So few quick commands are run in the event loop: with a busy machine the way to a thread and back costs more."""
+_HERE_S = 0.02
+_HERE_AGAIN_S = 60.0
+"""Where they took longer than this (a document of a megabyte, say), they go to the thread for the next minute."""
 _OWN_OPS = 4  # head, entry, applied, and the manifest of a snapshot that is restored
 
 
@@ -77,6 +80,7 @@ class Committer:
         self.journal = Journal(etcd, keys, won.fence, won.head)
         self.publisher = Publisher(etcd, keys, won.fence)
         self.worker = Worker()
+        self._here_from = 0.0
         self._quick: frozenset[str] = frozenset()
 
     @property
@@ -86,7 +90,7 @@ class Committer:
 
     def quick(self, requests: Sequence[Request]) -> bool:
         """Whether these are few, and all of them promise to end at once."""
-        if len(requests) > _HERE_MAX:
+        if len(requests) > _HERE_MAX or time.monotonic() < self._here_from:
             return False
         return all(request.name in self._quick for request in requests)
 
@@ -98,7 +102,11 @@ class Committer:
             epoch=self._fence.term.epoch,
         )  # fmt: skip
         if here:
-            return batch, work(batch, Progress())
+            begun = time.monotonic()
+            made = work(batch, Progress())
+            if (ended := time.monotonic()) > begun + _HERE_S:
+                self._here_from = ended + _HERE_AGAIN_S
+            return batch, made
         try:
             return batch, await self.worker.run(lambda progress: work(batch, progress), limit_s)
         except HungError:

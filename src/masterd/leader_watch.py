@@ -28,7 +28,7 @@ from nodestore.tasks import together
 
 log = logging.getLogger(__name__)
 
-_PUT_S = 0.5
+_PUT_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,7 @@ class Master:
             )  # fmt: skip
             self._fault = None
             self.board.tell()
-            self.separation.look_soon()
+            self.separation.begun_to_lead()
             await self.leader.run()
         except LeadershipLost as error:
             log.warning("deposed: %s", error)

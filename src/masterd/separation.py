@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 2.0
 _MOVE_AGAIN_S = 10.0
+_SETTLE_S = 2.0
 _STATUS_S = 1.0
 
 
@@ -42,12 +43,13 @@ class Separation:
         self._etcd, self._member, self._leads, self._changed = maintenance, member, leads, changed
         self.beside = False
         self.problem: str | None = None
-        self._moved_at = -math.inf
+        self._moved_at = self._not_before = -math.inf
         self._wake = asyncio.Event()
         self._say = Seldom(log, 60.0)
 
-    def look_soon(self) -> None:
-        """This masterd has begun to lead."""
+    def begun_to_lead(self) -> None:
+        """Etcd's leadership is moved in a few seconds: right after a failure its members may not be all there yet."""
+        self._not_before = time.monotonic() + _SETTLE_S
         self._wake.set()
 
     async def run(self) -> NoReturn:
@@ -75,7 +77,7 @@ class Separation:
         confirm = self._leads() if beside else None
         if confirm is None:
             self.problem = None
-        elif time.monotonic() >= self._moved_at + _MOVE_AGAIN_S:
+        elif time.monotonic() >= max(self._not_before, self._moved_at + _MOVE_AGAIN_S):
             await confirm()
             await self._move(member, status.member)
 

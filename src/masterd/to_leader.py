@@ -20,7 +20,7 @@ from nodestore.errors import Garbage, LeadershipLost, NotLeader, OutcomeUnknown
 from nodestore.jsonio import loads
 
 _TURNS_MAX = 5
-_SOON_S = 0.5
+_SOON_S = 0.1
 _LAST_WORDS_S = 2.0
 _WON_S = 2.0
 """For how long a request waits for a term that this masterd has won to begin."""
@@ -41,7 +41,7 @@ class ToLeader:
     async def find(self, request: web.Request) -> Leader | web.StreamResponse:
         """The leader role of this masterd, or what the leader elsewhere answered. NotLeader when there is none;
         OutcomeUnknown when it changed while it had what must not be done twice."""
-        for _ in range(_TURNS_MAX):
+        for turn in range(_TURNS_MAX):
             with self._change() as changed:
                 leader = self._master.leader
                 if leader is not None and not leader.ended:
@@ -51,8 +51,10 @@ class ToLeader:
                     continue
                 answer = await self._pass_on(request, changed)
                 if answer is not None and _nobody_leads(answer) and HOP not in request.headers:
-                    await _wait(changed, _SOON_S)  # it was replaced before it had begun with this
-                    if changed.is_set():
+                    await _wait(
+                        changed, _SOON_S
+                    )  # replaced before it had begun with this, or not yet aware that it won
+                    if changed.is_set() or turn + 1 < _TURNS_MAX:
                         continue
             if answer is not None:
                 return answer

@@ -79,6 +79,13 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _ROUND_PAUSE_S = 0.05
+_HEDGES_S = (0.15, 0.3, 0.6)
+"""After so long, each counted from the one before, another copy of what may be repeated goes to another member. Longer
+than a commit takes on a busy PC, and far shorter than waiting for a member that has gone."""
+_LATELY_S = 3.0
+_AGAIN_S = 0.1
+_AGAIN_MAX = 10
+_COPY_MIN_S = 0.02  # with less time left another copy is not worth its while
 _TOKENS_MAX = 3  # refused in a row within one call
 _HAS_LEADER = (("hasleader", "true"),)
 
@@ -102,6 +109,8 @@ class Etcd:
         connect = connect or connect_by_grpc(settings)
         self._endpoints = [connect(address) for address in settings.endpoints]
         self._current = 0
+        self._faults: dict[str, float] = {}  # when each endpoint was last left
+        self._streams: set[Stream] = set()
         self._answered: Connection | None = None
         self._closed = False
         self._token: str | None = None  # "" while etcd's access control is off, whatever user we have
@@ -125,10 +134,31 @@ class Etcd:
         """The address in use."""
         return self._endpoints[self._current].address
 
-    def leave(self, endpoint: Connection) -> None:
-        """Go on with the next endpoint, if `endpoint` is still the one in use: many who leave it move once."""
-        if self._endpoints[self._current] is endpoint:
-            self._current = (self._current + 1) % len(self._endpoints)
+    def leave(self, endpoint: Connection, *, lives: bool = False) -> None:
+        """Go on with another endpoint, if `endpoint` is still the one in use: many who leave it move once. Unless it
+        `lives` and just cannot, streams by it are asked for a sign of life: a member that died with its PC breaks no
+        connection for seconds."""
+        if not lives:
+            self._faults[endpoint.address] = time.monotonic()
+        if self._endpoints[self._current] is endpoint and len(self._endpoints) > 1:
+            self._current = self._endpoints.index(self._others()[0])
+        for stream in () if lives else tuple(self._streams):
+            if stream.address == endpoint.address:
+                stream.doubt()
+
+    def doubt_streams(self) -> None:
+        """A PC may be gone, and a member with it: all streams are asked for a sign of life."""
+        for stream in tuple(self._streams):
+            stream.doubt()
+
+    def closed_stream(self, stream: Stream) -> None:
+        self._streams.discard(stream)
+
+    def _others(self) -> list[Connection]:
+        """Those not in use, in their order from the one in use; last those that failed lately, the latest last."""
+        size, lately = len(self._endpoints), time.monotonic() - _LATELY_S
+        following = [self._endpoints[(self._current + step) % size] for step in range(1, size)]
+        return sorted(following, key=lambda endpoint: max(self._faults.get(endpoint.address, lately), lately))
 
     def leave_address(self, address: str) -> None:
         """The same for the member at `address`, which is known to be about to answer nobody."""
@@ -180,8 +210,8 @@ class Etcd:
         needs_leader: bool = True,
         first: int = 0,
     ) -> Any:
-        """One call, over as many endpoints as the deadline allows. `first` skips that many endpoints after the one
-        in use at the first attempt."""
+        """One call, over as many endpoints as the deadline allows. `first`: the first attempt is made so many endpoints
+        after the one in use."""
         self._check_open()
         budget_s = self.settings.call_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + budget_s
@@ -194,7 +224,7 @@ class Etcd:
                     last = "got a token too late"
                     await self._have_token(left_s)
                     continue
-                endpoint = self._endpoints[(self._current + (0 if attempts else first)) % len(self._endpoints)]
+                endpoint = self._endpoint(0 if attempts else first)
                 token = self._token
                 attempts += 1
                 try:
@@ -236,10 +266,24 @@ class Etcd:
         if failed.fault is Fault.UNREADABLE:
             kind = TooLarge if repeat is _Repeat.FREELY else OutcomeUnknown
             raise kind(f"etcd's answer is too large: {failed}") from None
-        self.leave(endpoint)
+        self.leave(endpoint, lives=failed.lives)
         if failed.fault is Fault.AMBIGUOUS and repeat is _Repeat.NEVER:
             raise OutcomeUnknown(f"etcd: {failed}") from None
         return failed.fault is Fault.AMBIGUOUS
+
+    def _endpoint(self, after: int) -> Connection:
+        """The one in use, or so many after it, best first."""
+        if not after:
+            return self._endpoints[self._current]
+        ranked = [self._endpoints[self._current], *self._others()]
+        return ranked[after % len(ranked)]
+
+    def _for_stream(self, second: bool) -> Connection:
+        """The one in use, or, for a second stream, another; not one where there is a stream of the other kind."""
+        current = self._endpoints[self._current]
+        ranked = [*self._others(), current] if second else [current, *self._others()]
+        taken = {stream.address for stream in self._streams if stream.second != second}
+        return next((endpoint for endpoint in ranked if endpoint.address not in taken), ranked[0])
 
     def _check_open(self) -> None:
         if self._closed:
@@ -297,16 +341,19 @@ class Etcd:
         *,
         timeout_s: float | None = None,
         repeatable: bool = False,
-        first: int = 0,
     ) -> TxnResult:
         """One transaction. Without writes it is repeated freely; with writes only when the caller says that its
-        compares make a second copy harmless. `first`: begin that many endpoints after the one in use.
+        compares make a second copy harmless. Then other members are asked too where the one in use takes its time.
 
         A repeatable transaction that did not succeed may be the second copy of one that did.
         """
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
         reads_only = all(op.HasField("request_range") for op in (*then, *orelse))
-        repeat = _Repeat.FREELY if reads_only else _Repeat.GUARDED if repeatable else _Repeat.NEVER
+        if not (reads_only or repeatable):
+            return await self._txn(request, _Repeat.NEVER, timeout_s, 0)
+        return await self._by_several(request, _Repeat.FREELY if reads_only else _Repeat.GUARDED, timeout_s, _HEDGES_S)
+
+    async def _txn(self, request: Message, repeat: _Repeat, timeout_s: float | None, first: int) -> TxnResult:
         response = await self._unary("KV/Txn", request, repeat, timeout_s=timeout_s, first=first)
         return TxnResult(
             response.succeeded, response.header.revision, tuple(result_of(item) for item in response.responses)
@@ -322,38 +369,63 @@ class Etcd:
         hedge_s: float = 0.02,
     ) -> TxnResult:
         """A transaction whose compares make a second copy harmless, sent to the member in use and, unless that answers
-        within `hedge_s`, to the next one too: a member that died with its PC costs no more than that. The first answer
-        counts, which may be that of the second copy. Errors as of `txn`."""
+        within `hedge_s`, to the next one too: a member that died with its PC costs no more than that. While nobody
+        answers, further copies follow: one that was on its way to an etcd leader which died is lost for good, and the
+        next one may meet its successor. The first answer counts, which may be that of a later copy. Errors as of `txn`.
+        """
+        request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
+        return await self._by_several(request, _Repeat.GUARDED, timeout_s, (hedge_s, *[_AGAIN_S] * _AGAIN_MAX))
+
+    async def _by_several(
+        self, request: Message, repeat: _Repeat, timeout_s: float | None, pauses_s: Sequence[float]
+    ) -> TxnResult:
+        """Copies one after another, each to another member, until one is answered. `pauses_s`: between them."""
         asked = self._endpoints[self._current]
-        copies = [asyncio.create_task(self.txn(compares, then, orelse, timeout_s=timeout_s, repeatable=True))]
+        begun, budget_s = time.monotonic(), self.settings.call_timeout_s if timeout_s is None else timeout_s
+        copies: list[asyncio.Task[TxnResult]] = []
+        pending: set[asyncio.Task[TxnResult]] = set()
+        errors: list[NodectlError] = []
+        if len(self._endpoints) == 1:
+            pauses_s = ()
         try:
-            done, _ = await asyncio.wait(copies, timeout=hedge_s)
-            if not done and len(self._endpoints) > 1:
-                copies.append(
-                    asyncio.create_task(self.txn(compares, then, orelse, timeout_s=timeout_s, repeatable=True, first=1))
-                )
-            return await self._first_answer(copies, asked)
+            while True:
+                left_s = begun + budget_s - time.monotonic()
+                if not copies or (left_s > _COPY_MIN_S and len(copies) <= len(pauses_s)):
+                    copy = asyncio.create_task(self._txn(request, repeat, max(left_s, _COPY_MIN_S), len(copies)))
+                    copies.append(copy)
+                    pending.add(copy)
+                pause_s = pauses_s[len(copies) - 1] if len(copies) <= len(pauses_s) else None
+                done, pending = await asyncio.wait(pending, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+                for copy in done:
+                    if (result := self._result(copy, errors)) is not None:
+                        if copy is not copies[0]:
+                            self._leave_for_another(asked)
+                        return result
+                if not pending and errors:
+                    open_ones = (error for error in errors if isinstance(error, OutcomeUnknown))
+                    raise next(open_ones, errors[0])
         finally:
             for copy in copies:
                 copy.cancel()
             await asyncio.gather(*copies, return_exceptions=True)
 
-    async def _first_answer(self, copies: list[asyncio.Task[TxnResult]], asked: Connection) -> TxnResult:
-        errors: list[NodectlError] = []
-        waiting = set(copies)
-        while waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for copy in done:
-                error = copy.exception()
-                if error is None:
-                    if copy is not copies[0]:
-                        self.leave(asked)
-                    return copy.result()
-                if not isinstance(error, NodectlError):
-                    raise error
-                errors.append(error)
-        open_ones = (error for error in errors if isinstance(error, OutcomeUnknown))
-        raise next(open_ones, errors[0])
+    @staticmethod
+    def _result(copy: asyncio.Task[TxnResult], errors: list[NodectlError]) -> TxnResult | None:
+        """Its answer; its error goes to `errors`."""
+        error = copy.exception()
+        if error is None:
+            return copy.result()
+        if not isinstance(error, NodectlError):
+            raise error
+        errors.append(error)
+        return None
+
+    def _leave_for_another(self, asked: Connection) -> None:
+        """Go on with one that has just answered: the next in order may be gone as well."""
+        if self._endpoints[self._current] is asked:
+            self.leave(asked)
+            if self._answered is not None and self._answered is not asked:
+                self._current = self._endpoints.index(self._answered)
 
     async def compact(self, revision: int, *, physical: bool = False, timeout_s: float | None = None) -> None:
         """Forget everything before `revision`. Compacted when that has been done already.
@@ -386,15 +458,18 @@ class Etcd:
 
     # --- streams ---
 
-    async def open_stream(self, method: str) -> Stream:
-        """A stream to the endpoint in use. Denied when no token can be had; BrokenStream for faults on the way."""
+    async def open_stream(self, method: str, *, second: bool = False) -> Stream:
+        """A stream to the endpoint in use; `second`: to another one, if there is any: first and second streams keep
+        apart. Denied when no token can be had; BrokenStream for faults on the way."""
         self._check_open()
         try:
             await self._have_token(self.settings.call_timeout_s)
         except Unavailable as error:
             raise BrokenStream(str(error)) from None
-        endpoint = self._endpoints[self._current]
-        return Stream(self, endpoint, endpoint.open(method, self._metadata(_HAS_LEADER)), self._token)
+        endpoint = self._for_stream(second)
+        stream = Stream(self, endpoint, endpoint.open(method, self._metadata(_HAS_LEADER)), self._token, second)
+        self._streams.add(stream)
+        return stream
 
     # --- the cluster itself: these calls go to the member that is meant ---
 

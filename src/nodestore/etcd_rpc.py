@@ -66,6 +66,7 @@ class RpcFailed(Exception):
     def __init__(self, address: str, code: str, details: str, fault: Fault) -> None:
         super().__init__(f"{address}: {code}: {details}")
         self.code, self.details, self.fault = code, details, fault
+        self.lives = details.startswith("etcdserver: ")  # the member itself says so, a dead one does not
 
 
 # Never proposed: the channel had no connection; or etcd refused before raft (an interceptor, a queue that is full).
@@ -183,6 +184,8 @@ class Duplex(Protocol):
 
     async def receive(self, timeout_s: float) -> Any | None: ...
 
+    def nudge(self) -> None: ...
+
     async def close(self) -> None: ...
 
 
@@ -209,6 +212,7 @@ class RpcStream:
     def __init__(self, address: str, call: Any) -> None:
         self._address, self._call = address, call
         self._reading: asyncio.Future[Any] | None = None
+        self._nudged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def send(self, message: Message, timeout_s: float) -> None:
         """Returns once it is on its way. One sender at a time."""
@@ -225,17 +229,24 @@ class RpcStream:
             raise await self._why() from None
 
     async def receive(self, timeout_s: float) -> Any | None:
-        """The next message, or None when none came in time; the read goes on then, and nothing is lost."""
+        """The next message, or None when none came in time, or at a nudge; the read goes on then, nothing is lost."""
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
         reading = self._reading
-        await asyncio.wait((reading,), timeout=timeout_s)
+        await asyncio.wait((reading, self._nudged), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._nudged.done():
+            self._nudged = asyncio.get_running_loop().create_future()
         if not reading.done():
             return None
         self._reading = None
         if reading.cancelled() or reading.exception() is not None or reading.result() is aio.EOF:
             raise await self._why()
         return reading.result()
+
+    def nudge(self) -> None:
+        """Whoever waits in `receive`, or does so next, looks up."""
+        if not self._nudged.done():
+            self._nudged.set_result(None)
 
     async def close(self) -> None:
         """End it. Returns once nothing of it is left in this event loop."""

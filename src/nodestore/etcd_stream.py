@@ -20,9 +20,12 @@ class BrokenStream(Exception):
 class Stream:
     """A bidirectional stream to one endpoint. Any fault is BrokenStream, and the endpoint is left for the next."""
 
-    def __init__(self, etcd: Etcd, endpoint: Connection, rpc: Duplex, token: str | None) -> None:
+    def __init__(self, etcd: Etcd, endpoint: Connection, rpc: Duplex, token: str | None, second: bool = False) -> None:
         self._etcd, self._endpoint, self._rpc, self._token = etcd, endpoint, rpc, token
+        self.second = second
         self.address = endpoint.address
+        self.doubted = False
+        """Whether there is a reason to think that its member has gone; whoever reads it says when that was wrong."""
 
     async def send(self, message: Message, timeout_s: float) -> None:
         """One sender at a time."""
@@ -32,11 +35,18 @@ class Stream:
             raise self._broken(failed) from None
 
     async def receive(self, timeout_s: float) -> Any | None:
-        """The next message; None when there was none in time, which is no fault yet: receive again, or give up."""
+        """The next message; None when there was none in time or a doubt has come up, which is no fault yet: receive
+        again, or give up."""
         try:
             return await self._rpc.receive(timeout_s)
         except RpcFailed as failed:
             raise self._broken(failed) from None
+
+    def doubt(self) -> None:
+        """Its member may be gone without a word: whoever reads this stream had better ask for a sign of life."""
+        if not self.doubted:
+            self.doubted = True
+            self._rpc.nudge()
 
     def silent(self) -> BrokenStream:
         """Give up on the endpoint, because nothing came where something should have."""
@@ -53,8 +63,9 @@ class Stream:
         if failed.fault is Fault.TOKEN:
             self._etcd.forget(self._token)
         else:
-            self._etcd.leave(self._endpoint)
+            self._etcd.leave(self._endpoint, lives=failed.lives)
         return BrokenStream(str(failed))
 
     async def close(self) -> None:
+        self._etcd.closed_stream(self)
         await self._rpc.close()

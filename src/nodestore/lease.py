@@ -90,8 +90,11 @@ class Lease:
         sent = now()
         await stream.send(pb.LeaseKeepAliveRequest(ID=self.id), self.ttl_s)
         reply = await stream.receive(self.ttl_s)
+        if reply is None:  # at a doubt: the answer may well come yet, and its time is short anyway
+            reply = await stream.receive(self.ttl_s)
         if reply is None:
             raise stream.silent()
+        stream.doubted = False
         if reply.TTL <= 0:
             raise LeaseLost("etcd says that it has expired")
         self._sent = sent

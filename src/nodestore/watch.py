@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 PROGRESS_S = 2.0
 SILENCE_S = 5.0
 _OPEN_S = 2.0
+_DOUBT_S = 0.5
 _PAGE_KEYS = 1000
 _PAGE_S = 10.0
 _RETRY_MAX_S = 1.0
@@ -82,17 +83,25 @@ async def list_at(etcd: Etcd, start: str, *, end: bytes, revision: int = 0, page
 
 
 async def follow(
-    etcd: Etcd, start: str, *, end: bytes, revision: int, progress_s: float = PROGRESS_S, silence_s: float = SILENCE_S
+    etcd: Etcd,
+    start: str,
+    *,
+    end: bytes,
+    revision: int,
+    progress_s: float = PROGRESS_S,
+    silence_s: float = SILENCE_S,
+    second: bool = False,
 ) -> AsyncGenerator[Changes, None]:
     """Changes from `revision` on, through every fault. Raises Compacted when they are gone, Denied when refused.
 
     A stream that says nothing for `progress_s` is asked for its progress, which comes as Changes without events; one
-    that is still silent after `silence_s` is given up. Use it with `contextlib.aclosing`.
+    that is still silent after `silence_s` is given up; within half a second where its member is in doubt (see
+    `Etcd.leave`). `second`: by another member than the one in use. Use it with `contextlib.aclosing`.
     """
     wanted, faults = revision, 0
     while True:
         try:
-            async with aclosing(_one_stream(etcd, start, end, wanted, progress_s, silence_s)) as stream:
+            async with aclosing(_one_stream(etcd, start, end, wanted, progress_s, silence_s, second)) as stream:
                 async for changes in stream:
                     faults = 0
                     if changes.events:
@@ -106,9 +115,16 @@ async def follow(
 
 
 async def mirror(
-    etcd: Etcd, key: str, *, prefix: bool = True, progress_s: float = PROGRESS_S, silence_s: float = SILENCE_S
+    etcd: Etcd,
+    key: str,
+    *,
+    prefix: bool = True,
+    progress_s: float = PROGRESS_S,
+    silence_s: float = SILENCE_S,
+    second: bool = False,
 ) -> AsyncGenerator[Listing | Changes, None]:
-    """A Listing, then Changes for ever; another Listing after a compaction. Outages are waited out.
+    """A Listing, then Changes for ever; another Listing after a compaction. Outages are waited out. `second`: as
+    `follow`.
 
     Use it with `contextlib.aclosing`.
     """
@@ -118,8 +134,11 @@ async def mirror(
         yield Listing(listing.revision, listing.kvs)
         try:
             async with aclosing(
-                follow(etcd, key, end=end, revision=listing.revision + 1, progress_s=progress_s, silence_s=silence_s)
-            ) as stream:
+                follow(
+                    etcd, key, end=end, revision=listing.revision + 1, progress_s=progress_s, silence_s=silence_s,
+                    second=second,
+                )
+            ) as stream:  # fmt: skip
                 async for changes in stream:
                     yield changes
         except Compacted as gone:
@@ -138,7 +157,7 @@ async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
 
 
 async def _one_stream(
-    etcd: Etcd, start: str, end: bytes, wanted: int, progress_s: float, silence_s: float
+    etcd: Etcd, start: str, end: bytes, wanted: int, progress_s: float, silence_s: float, second: bool
 ) -> AsyncGenerator[Changes, None]:
     # One revision earlier than wanted: etcd gives no sign of progress to a watch that begins in the future, so on an
     # idle store, where nothing is written after the listing, every watch would look silent. What comes twice is left
@@ -146,10 +165,10 @@ async def _one_stream(
     create = pb.WatchCreateRequest(
         key=start.encode(), range_end=end, start_revision=max(1, wanted - 1), progress_notify=True, fragment=True
     )
-    stream = await etcd.open_stream("Watch/Watch")
+    stream = await etcd.open_stream("Watch/Watch", second=second)
     try:
         await stream.send(pb.WatchRequest(create_request=create), _OPEN_S)
-        if not _created(await stream.receive(_OPEN_S), stream):
+        if not _created(await _first(stream), stream):
             raise stream.silent()
         fragments: list[Event] = []
         while True:
@@ -167,17 +186,27 @@ async def _one_stream(
         await stream.close()
 
 
+async def _first(stream: Stream) -> Any:
+    """The first reply; None: there was none in time."""
+    deadline, reply = time.monotonic() + _OPEN_S, None
+    while reply is None and (left_s := deadline - time.monotonic()) > 0:
+        reply = await stream.receive(left_s)
+    return reply
+
+
 async def _next(stream: Stream, progress_s: float, silence_s: float) -> Any:
     """The next reply. Silence counts from the first question, so that a pause of this process is none of etcd's."""
     asked: float | None = None
     while True:
-        reply = await stream.receive(progress_s)
+        patience_s = _DOUBT_S if stream.doubted else silence_s - progress_s
+        reply = await stream.receive(_DOUBT_S if stream.doubted and asked is not None else progress_s)
         if reply is not None:
+            stream.doubted = False
             return reply
         now = time.monotonic()
         if asked is None:
             asked = now
-        elif now - asked >= silence_s - progress_s:
+        elif now - asked >= patience_s:
             raise stream.silent()
         await stream.send(_ASK_PROGRESS, progress_s)
 

@@ -1,0 +1,143 @@
+"""What the conformance tests stand on: a real etcd or the fake one, and a way to it that can be made to misbehave."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+from nodestore.etcd import Etcd, EtcdSettings
+from tests.etcd_cluster import EtcdCluster
+from tests.fakes.etcd import MEMBERS, FakeEtcd
+from tests.fakes.link import Link
+from tests.faults.proxy import Mode, Proxy
+from tests.waiting import eventually
+
+ATTEMPT_S = 0.3
+
+REQUEST_BYTES_MAX = 8 << 20
+TXN_OPS_MAX = 4096
+TTL_MIN_S = 1
+"""As the real members of these tests are started."""
+
+
+class Way(Protocol):
+    """One session's way to the store, through something that can lose and delay."""
+
+    etcd: Etcd
+    """A session by this way; with `repeats_arrive` its second attempt goes straight to the store."""
+
+    def set(self, *, up: Mode | None = None, down: Mode | None = None) -> None: ...
+
+    def forward(self) -> None: ...
+
+    async def wait_held(self, *, up: bool = False, down: bool = False) -> None:
+        """Until something waits on the way."""
+        ...
+
+    async def cut(self) -> None: ...
+
+    async def listen(self) -> None: ...
+
+
+class Ground(Protocol):
+    """A store of the test's own, or as good as that."""
+
+    name: str
+
+    def session(self) -> Etcd:
+        """Straight to the store. Close it."""
+        ...
+
+    def way(self, *, repeats_arrive: bool = False, call_timeout_s: float = 1.0) -> AbstractAsyncContextManager[Way]:
+        """`etcd` has talked to the store already."""
+        ...
+
+
+def settings(endpoints: tuple[str, ...], call_timeout_s: float) -> EtcdSettings:
+    return EtcdSettings(endpoints, call_timeout_s=call_timeout_s, attempt_timeout_s=ATTEMPT_S)
+
+
+class RealWay:
+    def __init__(self, proxy: Proxy, etcd: Etcd) -> None:
+        self._proxy, self.etcd = proxy, etcd
+
+    def set(self, *, up: Mode | None = None, down: Mode | None = None) -> None:
+        self._proxy.set(up=up, down=down)
+
+    def forward(self) -> None:
+        self._proxy.forward()
+
+    async def wait_held(self, *, up: bool = False, down: bool = False) -> None:
+        await self._proxy.wait_held(up_bytes=int(up), down_bytes=int(down))
+
+    async def cut(self) -> None:
+        await self._proxy.cut()
+
+    async def listen(self) -> None:
+        await self._proxy.listen()
+
+
+class Real:
+    """A member of etcd, shared with other tests."""
+
+    name = "etcd"
+
+    def __init__(self, cluster: EtcdCluster) -> None:
+        self._endpoint = cluster.endpoints[0]
+
+    def session(self) -> Etcd:
+        return Etcd(EtcdSettings((self._endpoint,)))
+
+    @asynccontextmanager
+    async def way(self, *, repeats_arrive: bool = False, call_timeout_s: float = 1.0) -> AsyncIterator[Way]:
+        async with Proxy(self._endpoint) as proxy:
+            endpoints = (proxy.address, self._endpoint) if repeats_arrive else (proxy.address,)
+            async with Etcd(settings(endpoints, call_timeout_s)) as etcd:
+                await etcd.get("/connected")
+                yield RealWay(proxy, etcd)
+
+
+class FakeWay:
+    def __init__(self, link: Link, etcd: Etcd) -> None:
+        self._link, self.etcd = link, etcd
+
+    def set(self, *, up: Mode | None = None, down: Mode | None = None) -> None:
+        self._link.set(up=up, down=down)
+
+    def forward(self) -> None:
+        self._link.forward()
+
+    async def wait_held(self, *, up: bool = False, down: bool = False) -> None:
+        await eventually(lambda: self._link.held_up >= up and self._link.held_down >= down, "something is held")
+
+    async def cut(self) -> None:
+        self._link.cut()
+
+    async def listen(self) -> None:
+        self._link.listen()
+
+
+class Fake:
+    """The store in memory."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self._server = FakeEtcd(
+            max_txn_ops=TXN_OPS_MAX, request_bytes_max=REQUEST_BYTES_MAX, ttl_min_s=TTL_MIN_S
+        )  # fmt: skip
+
+    def session(self) -> Etcd:
+        return Etcd(EtcdSettings(MEMBERS[:1]), connect=self._server.connect)
+
+    @asynccontextmanager
+    async def way(self, *, repeats_arrive: bool = False, call_timeout_s: float = 1.0) -> AsyncIterator[Way]:
+        link, first = Link(self._server), MEMBERS[0]
+        endpoints = MEMBERS[:2] if repeats_arrive else (first,)
+        async with Etcd(
+            settings(endpoints, call_timeout_s),
+            connect=lambda address: (link if address == first else Link(self._server)).connect(address),
+        ) as etcd:
+            await etcd.get("/connected")
+            yield FakeWay(link, etcd)

@@ -1,0 +1,156 @@
+"""Leases: what hangs on them, when they end, and what their holder hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from nodestore.errors import LeaseLost, NodectlError
+from nodestore.etcd import cmp_mod, op_put
+from nodestore.etcdpb import etcd_pb2 as pb
+from nodestore.keys import Keys
+from nodestore.lease import Lease
+from tests.conformance.ground import TTL_MIN_S, Ground
+from tests.faults.proxy import Mode
+from tests.waiting import eventually
+
+
+@asynccontextmanager
+async def kept(lease: Lease) -> AsyncIterator[asyncio.Task[None]]:
+    """The lease, kept in the background."""
+    task: asyncio.Task[None] = asyncio.create_task(lease.keep())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def test_a_revoked_lease_takes_its_keys_along(ground: Ground, keys: Keys) -> None:
+    """All in one revision, and only those that hang on it now: not what was put over since."""
+    async with ground.session() as etcd:
+        old, _ = await etcd.grant(60)
+        new, _ = await etcd.grant(60)
+        for name in ("mine", "moved", "freed", "again"):
+            await etcd.put(keys.state + name, b"x", lease=old)
+        await etcd.put(keys.state + "moved", b"x", lease=new)
+        await etcd.put(keys.state + "freed", b"x")
+        await etcd.delete(keys.state + "again")
+        await etcd.put(keys.state + "again", b"x")
+        before = await etcd.put(keys.state + "other", b"x", lease=new)
+        assert (await etcd.lease_keys(old))[1] == (keys.state + "mine",)
+        assert set((await etcd.lease_keys(new))[1]) == {keys.state + "moved", keys.state + "other"}
+        await etcd.revoke(old)
+        found = await etcd.range(keys.state)
+        assert found.revision == before + 1
+        assert [(kv.key.removeprefix(keys.state), kv.lease) for kv in found.kvs] == [
+            ("again", 0), ("freed", 0), ("moved", new), ("other", new),
+        ]  # fmt: skip
+        await etcd.revoke(new)
+        assert len((await etcd.range(keys.state)).kvs) == 2
+
+
+async def test_a_put_over_a_living_key_moves_it_to_the_new_lease(ground: Ground, keys: Keys) -> None:
+    """What a takeover rests on: the old lease's end removes nothing, and the old holder's compare fails."""
+    async with ground.session() as etcd:
+        old, _ = await etcd.grant(TTL_MIN_S)
+        new, _ = await etcd.grant(60)
+        first = await etcd.put(keys.leader, b"old", lease=old)
+        moved = await etcd.txn([cmp_mod(keys.leader, first)], [op_put(keys.leader, b"new", lease=new)])
+        assert moved.succeeded
+        assert not (await etcd.txn([cmp_mod(keys.leader, first)], [op_put(keys.head, b"x")])).succeeded
+
+        async def expired() -> bool:
+            return (await etcd.lease_keys(old))[0] == -1
+
+        await eventually(expired, "the old lease expires")
+        found = await etcd.get(keys.leader)
+        assert found is not None
+        assert (found.value, found.lease, found.mod_revision) == (b"new", new, moved.revision)
+        await etcd.revoke(new)
+
+
+async def test_what_nobody_keeps_expires(ground: Ground, keys: Keys) -> None:
+    """By our clock first, and then by etcd's; keys that hang on nothing stay."""
+    async with ground.session() as etcd:
+        lease = await Lease.grant(etcd, 1)
+        await etcd.put(keys.leader, b"me", lease=lease.id)
+        await etcd.put(keys.head, b"stays")
+
+        async def gone() -> bool:
+            return await etcd.get(keys.leader) is None
+
+        await eventually(gone)
+        assert lease.left_s <= 0
+        assert await etcd.get(keys.head) is not None
+        assert await etcd.lease_keys(lease.id) == (-1, ())
+        await etcd.revoke(lease.id)  # what is gone is no error
+
+
+async def test_what_is_kept_stays(ground: Ground, keys: Keys) -> None:
+    """Beyond its TTL; and goes at once when it is revoked."""
+    async with ground.session() as etcd:
+        lease = await Lease.grant(etcd, TTL_MIN_S)
+        await etcd.put(keys.leader, b"me", lease=lease.id)
+        async with kept(lease) as task:
+            done, _ = await asyncio.wait((task,), timeout=2.0 * lease.ttl_s)
+            assert not done
+            assert await etcd.get(keys.leader) is not None
+        await lease.revoke()
+        assert await etcd.get(keys.leader) is None
+
+
+async def test_a_lease_revoked_by_others_is_lost_at_the_next_beat(ground: Ground) -> None:
+    """etcd says so, and that is not waited out."""
+    async with ground.session() as etcd:
+        lease = await Lease.grant(etcd, 3)
+        async with kept(lease) as task:
+            await etcd.revoke(lease.id)
+            with pytest.raises(LeaseLost, match="expired"):
+                await task
+            assert lease.left_s > 0
+
+
+async def test_a_lease_is_lost_when_nobody_answers(ground: Ground) -> None:
+    """At its TTL, counted from when the last good keepalive was sent; not a round of retries later."""
+    async with ground.way() as way:
+        lease = await Lease.grant(way.etcd, TTL_MIN_S)
+        async with kept(lease) as task:
+            way.set(up=Mode.HOLD, down=Mode.HOLD)
+            with pytest.raises(LeaseLost, match="no good keepalive"):
+                await task
+            assert lease.left_s <= 0
+
+
+async def test_a_lease_goes_on_after_a_broken_stream(ground: Ground, keys: Keys) -> None:
+    """The next stream keeps the same lease."""
+    async with ground.way() as way, ground.session() as witness:
+        lease = await Lease.grant(way.etcd, 3)
+        await witness.put(keys.leader, b"me", lease=lease.id)
+        async with kept(lease) as task:
+            before = lease.left_s
+            await way.cut()
+            await way.listen()
+            await asyncio.wait((task,), timeout=1.5)
+            assert not task.done()
+            assert lease.left_s > before - 1.5
+            assert await witness.get(keys.leader) is not None
+        await lease.revoke()
+
+
+async def test_times_to_live(ground: Ground) -> None:
+    """No shorter than the least, the id that was asked for, and never two of one id; -1 says that it is gone."""
+    async with ground.session() as etcd:
+        assert (await etcd.grant(0))[1] == TTL_MIN_S
+        lease, ttl_s = await etcd.grant(60)
+        assert ttl_s == 60
+        assert 55 <= (await etcd.lease_keys(lease))[0] <= 60
+        with pytest.raises(NodectlError, match="lease already exists"):
+            await etcd.call("Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=60, ID=lease))
+        with pytest.raises(NodectlError, match="too large lease TTL"):
+            await etcd.grant(9_000_000_001)
+        await etcd.revoke(lease)
+        assert await etcd.lease_keys(lease) == (-1, ())

@@ -1,0 +1,170 @@
+"""The operator's PC: a client that sends commands one after another, and writes down what it is told.
+
+    python -m tests.faults.hosts.caller '{"endpoints": [...], "cluster": "c", "history": "h.jsonl", "name": "c1"}'
+
+It ends when its standard input does. What it knows of leaders is written down too, for the story of a slow takeover.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nodectl import Client
+from nodestore import logs
+from nodestore.errors import NodectlError, OutcomeUnknown, TooOld, Unavailable
+from tests.faults.history import Recorder
+
+_LAST_S = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`pause_s`: between an answer and the next command. `callers`: commands under way at a time."""
+
+    endpoints: list[str]
+    history: str
+    name: str
+    nodes: list[str]
+    cluster: str | None = None
+    seed: int = 0
+    callers: int = 1
+    pause_s: float = 0.003
+    timeout_s: float = 20.0
+    registers: int = 0
+    reader: bool = False
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def commands(client: Client, settings: Settings, number: int, record: Recorder) -> None:
+    """A caller: `node.set`, each with an id of its own."""
+    dice = random.Random(f"{settings.seed}-{settings.name}-{number}")
+    sent = 0
+    while not settings.stop.is_set():
+        sent += 1
+        known = f"{settings.name}-{number}-{sent}"
+        args = {"node": dice.choice(settings.nodes), "values": {"text": known}}
+        await _command(client, record, f"{settings.name}-{number}", known, "node.set", args, settings.timeout_s)
+        await asyncio.sleep(settings.pause_s)
+
+
+async def _command(
+    client: Client, record: Recorder, who: str, known: str, name: str, args: Mapping[str, object], timeout_s: float
+) -> str:
+    """How it ended."""
+    call = record.invoke(who, "command", id=known)
+    try:
+        done = await client.command(name, args, id=known, timeout_s=timeout_s)
+    except OutcomeUnknown as error:
+        record.unknown(call, why=str(error))
+        return "unknown"
+    except NodectlError as error:
+        record.fail(call, why=str(error))
+        return "fail"
+    record.ok(call, index=done.index)
+    return "ok"
+
+
+async def registers(client: Client, settings: Settings, number: int, record: Recorder) -> None:
+    """A caller that writes and reads a few documents as a whole: whether those are linearizable is judged later."""
+    dice = random.Random(f"{settings.seed}-{settings.name}-register-{number}")
+    who, sent = f"{settings.name}-r{number}", 0
+    while not settings.stop.is_set():
+        sent += 1
+        scene = f"r{dice.randrange(3)}"
+        if dice.random() < 0.5:
+            await _read(client, record, who, scene, settings.timeout_s)
+        else:
+            await _write(client, record, who, scene, f"{who}-{sent}", settings.timeout_s)
+        await asyncio.sleep(dice.uniform(0.0, 0.1))
+
+
+async def _write(client: Client, record: Recorder, who: str, scene: str, known: str, timeout_s: float) -> None:
+    call = record.invoke(who, "write", key=scene, value=known)
+    args: Mapping[str, object] = {"name": scene, "nodes": {}, "description": known}
+    end = await _command(client, record, f"{who}-w", known, "scene.save", args, timeout_s)
+    {"ok": record.ok, "fail": record.fail, "unknown": record.unknown}[end](call)
+
+
+async def _read(client: Client, record: Recorder, who: str, scene: str, timeout_s: float) -> None:
+    call = record.invoke(who, "read", key=scene)
+    try:
+        found = await client.documents(f"scenes/{scene}")
+    except NodectlError as error:
+        record.fail(call, why=str(error))
+        return
+    view = found.get(f"scenes/{scene}")
+    record.ok(call, value=None if view is None else view["document"]["description"])
+
+
+async def read_stream(client: Client, settings: Settings, record: Recorder) -> None:
+    """The journal's stream from its beginning on, until it has been told to stop and has heard the end."""
+    who, after = f"{settings.name}-reader", 0
+    while True:
+        record.seen(who, "begin", after=after)
+        try:
+            async with contextlib.aclosing(client.journal(after)) as stream:
+                async for told in stream:
+                    epoch, _, index = str(told["position"]).partition(".")
+                    record.seen(who, "event", epoch=int(epoch), index=int(index), id=told["id"])
+                    after = int(index)
+        except TooOld:
+            record.seen(who, "gone")
+            after = int((await client.get("/v1/leader"))["index"])
+        except Unavailable:  # the client was closed
+            return
+
+
+def _tell_of_leaders(client: Client, record: Recorder) -> None:
+    """Each leader as this client comes to know it, and the etcd member that it used then."""
+    leadership, etcd = client._leadership, client._etcd
+
+    def tell() -> None:
+        leader = leadership.leader
+        record.seen(
+            "client", "leader", id=leader.id if leader else None, term=leader.term.revision if leader else 0,
+            member=etcd.endpoint if etcd else "",
+        )  # fmt: skip
+
+    leadership.listen(tell)
+
+
+async def run(settings: Settings) -> None:
+    with Recorder(Path(settings.history)) as record:
+        async with Client(settings.endpoints, cluster=settings.cluster) as client, asyncio.TaskGroup() as tasks:
+            _tell_of_leaders(client, record)
+            for number in range(settings.callers):
+                tasks.create_task(commands(client, settings, number, record))
+            for number in range(settings.registers):
+                tasks.create_task(registers(client, settings, number, record))
+            reading = tasks.create_task(read_stream(client, settings, record)) if settings.reader else None
+            await _until_told(settings)
+            if reading is not None:
+                await _heard_all(client, settings)
+                reading.cancel()
+
+
+async def _heard_all(client: Client, settings: Settings) -> None:
+    """What is committed by now reaches the reader, or the run's check of streams says what is missing."""
+    with contextlib.suppress(NodectlError):
+        await client.command("scene.save", {"name": "end", "nodes": {}}, id=f"{settings.name}-end", timeout_s=10.0)
+    await asyncio.sleep(_LAST_S)
+
+
+async def _until_told(settings: Settings) -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    settings.stop.set()
+
+
+if __name__ == "__main__":
+    given = Settings(**json.loads(sys.argv[1]))
+    logs.setup("client", given.name, "info")
+    asyncio.run(run(given))

@@ -1,0 +1,93 @@
+"""What may befall one call that a masterd makes to etcd, and the masterd with it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tests.fakes.link import FINE, LOST, REFUSED, UNHEARD, Fate
+from tests.faults.proxy import Mode
+from tests.simulation.world import Pc, World, no_fault
+
+_ATTEMPT_PASSED_S = 0.9  # a session's attempt is over by then, its call perhaps not
+_TAKEN_OVER_S = 3.5  # another leads by then
+
+KINDS = (
+    "crash before it lands",
+    "crash after it landed",
+    "crash, and it lands under the next leader",
+    "its reply is lost",
+    "it is lost",
+    "it lands after its repeat",
+    "it is refused",
+    "its sender is cut off until another leads",
+    "it is held until another has just taken over",
+    "it lands, and nothing is heard until another has committed",
+)
+
+
+def fate_of(kind: str, world: World, pc: Pc) -> Fate:
+    """Make it so, as far as it is about the masterd; what is to become of the call."""
+    loop = asyncio.get_running_loop()
+    match kind:
+        case "crash before it lands":
+            return Fate(arrives=False, then=pc.crash)
+        case "crash after it landed":
+            return Fate(replied=False, then=pc.crash)
+        case "crash, and it lands under the next leader":
+            loop.call_soon(pc.crash)
+            return Fate(late_s=_TAKEN_OVER_S, replied=False)
+        case "its reply is lost":
+            return UNHEARD
+        case "it is lost":
+            return LOST
+        case "it lands after its repeat":
+            return Fate(late_s=_ATTEMPT_PASSED_S)
+        case "it is refused":
+            return REFUSED
+        case "its sender is cut off until another leads":
+            pc.link.set(up=Mode.HOLD, down=Mode.HOLD)
+            loop.call_later(_TAKEN_OVER_S, pc.link.forward)
+            return FINE
+        case "it is held until another has just taken over":
+            pc.link.set(up=Mode.HOLD)
+            world.later(0.1, partial(_take_over_and_forward, world, pc))
+            return FINE
+        case "it lands, and nothing is heard until another has committed":
+            world.fate = lambda who, *_: UNHEARD if who is pc else FINE
+            world.later(0.1, partial(_take_over_and_forward, world, pc, commit=True))
+            return UNHEARD
+    raise ValueError(kind)
+
+
+async def _take_over_and_forward(world: World, pc: Pc, *, commit: bool = False) -> None:
+    await world.switchover()
+    if commit:
+        await world.command("append", {"path": "lists/0", "item": "under the next leader"}, patience_s=1.0)
+    world.fate = no_fault
+    pc.link.forward()
+
+
+@dataclass
+class Strike:
+    """One fault, at the `number`th call (from 0) that a leader makes from when it is armed."""
+
+    kind: str
+    number: int
+    seen: int = 0
+    struck: str = ""
+    """The call that it befell."""
+
+    def arm(self, world: World) -> None:
+        world.fate = partial(self.fate, world)
+
+    def fate(self, world: World, pc: Pc, method: str, request: Any) -> Fate:
+        if pc.leader is None or self.struck:
+            return FINE
+        self.seen += 1
+        if self.seen <= self.number:
+            return FINE
+        self.struck = f"{pc.name}: {method} {request}"
+        return fate_of(self.kind, world, pc)

@@ -1,0 +1,38 @@
+"""What searching has found once, each as the shortest run that shows it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nodestore.errors import NotFound
+from tests.fakes.clock import VirtualTime
+from tests.simulation.judge import problems
+from tests.simulation.world import World
+
+
+def test_an_index_that_was_truncated_away_cannot_be_restored() -> None:
+    """Where no snapshot is as old as it: its caller is refused, and no masterd dies of it, one after another."""
+
+    async def life(world: World) -> None:
+        await world.start("m1", "m2")
+        for number in range(20):
+            await world.command("append", {"path": "lists/0", "item": str(number)})
+            await asyncio.sleep(0.1)
+        await world.until(lambda: _truncated(world), "the journal's beginning is gone")
+        told = await world.restore(index=1)
+        assert isinstance(told.refused, NotFound), told
+        await world.settle()
+
+    with VirtualTime() as time:
+        world = World(time)
+        world.run(life(world))
+        assert problems(world) == []
+        assert world.starts == 2
+        world.run(world.close())
+
+
+def _truncated(world: World) -> bool:
+    first = world.keys.entry(1).encode()
+    return any(
+        event.kv.key == first and not event.kv.version for _, events in world.server.store.log for event in events
+    )

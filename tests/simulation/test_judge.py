@@ -1,0 +1,81 @@
+"""With a guarantee taken out of masterd, the simulation finds it: a judge that finds nothing would be none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from masterd import journal, publisher
+from masterd.execution import Batch
+from masterd.journal import Journal, Verdict
+from masterd.publisher import Publisher
+from masterd.state import State
+from nodestore.election import Fence
+from tests.simulation.faults import Strike
+from tests.simulation.test_crash_everywhere import run
+
+Patch = pytest.MonkeyPatch
+
+
+def no_deduplication(patch: Patch) -> None:
+    patch.setattr(Batch, "_known", lambda self, request: None)
+
+
+def no_fence(patch: Patch) -> None:
+    patch.setattr(Fence, "compares", lambda self, keys: [])
+
+
+def unknown_counts_as_never(patch: Patch) -> None:
+    honest = Journal._verdict
+
+    def verdict(*args: Any) -> Verdict:
+        found = honest(*args)
+        return Verdict.TERM_OVER if found is Verdict.UNKNOWN else found
+
+    patch.setattr(Journal, "_verdict", verdict)
+
+
+def views_are_not_finished(patch: Patch) -> None:
+    async def finish(self: Publisher, applied: Any, state: State, *_: Any) -> None:
+        self.complete_up_to = state.index
+
+    patch.setattr(Publisher, "finish", finish)
+
+
+def _uncompared(module: Any, ending: str) -> Callable[[Patch], None]:
+    def take_out(patch: Patch) -> None:
+        compare = module.cmp_mod
+        patch.setattr(
+            module,
+            "cmp_mod",
+            lambda key, revision: compare("/absent", 0) if key.endswith(ending) else compare(key, revision),
+        )
+
+    return take_out
+
+
+CASES = {
+    "deduplication": (no_deduplication, "crash after it landed", "took effect at"),
+    "fence": (no_fence, "it is held until another has just taken over", "in force"),
+    "the unknown": (
+        unknown_counts_as_never, "it lands, and nothing is heard until another has committed",
+        "was refused; the journal",
+    ),
+    "finishing the views": (views_are_not_finished, "crash after it landed", "view "),
+    "the views' own compare": (_uncompared(publisher, "/applied"), "it lands after its repeat", "view "),
+    "the compare of head": (_uncompared(journal, "/head"), "it lands after its repeat", "was written 2 times"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("guarantee", CASES)
+def test_without_a_guarantee_something_is_found(monkeypatch: pytest.MonkeyPatch, guarantee: str) -> None:
+    """At one of the first calls that the fault befalls."""
+    take_out, kind, sign = CASES[guarantee]
+    take_out(monkeypatch)
+    for number in range(12):
+        wrong = run(Strike(kind, number))
+        if any(sign in line for line in wrong):
+            return
+    raise AssertionError(f"without {guarantee} nothing was found")

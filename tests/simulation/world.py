@@ -1,0 +1,317 @@
+"""A cluster within a test: real masterds on a fake etcd, in virtual time; they crash, and what they send goes astray.
+
+Nothing here decides what is right: `judge` does, from the store's own history and from what clients were told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from masterd.campaign import Me
+from masterd.execution import RESTORE, Outcome, Request
+from masterd.housekeeping import Retention
+from masterd.leader import Leader, LeaderSettings
+from masterd.master import Master, MasterSettings
+from nodestore.errors import NodectlError, OutcomeUnknown, TimedOut, Unavailable
+from nodestore.etcd import Etcd, EtcdSettings, op_delete, op_put
+from nodestore.jsonio import Document, Json
+from nodestore.keys import Keys
+from nodestore.models import ConfigRecord, Inventory, Status
+from tests.fakes.clock import VirtualTime
+from tests.fakes.etcd import MEMBERS, FakeEtcd
+from tests.fakes.link import FINE, Fate, Link
+from tests.simulation.app import NODES, SimApp
+
+T = TypeVar("T")
+
+AGAIN = (Unavailable, OutcomeUnknown, TimedOut)
+"""Errors after which a client asks again, with the same id. LeadershipLost is one of the first."""
+
+_LATENCY_S = 0.0005
+_RETRY_S = 0.05
+_STRAY_S = 4.0  # what is late has landed by then
+_PATIENCE_S = 30.0
+_SMALL = LeaderSettings(
+    max_txn_ops=6,  # room for two views beside a commit
+    retention=Retention(snapshot_every_commands=6, look_every_s=0.3, keep_ids=False),
+)
+"""Limits so small that snapshots, truncation and views in chunks are everyday things."""
+
+
+@dataclass
+class Told:
+    """One command as its client saw it. Times are those of the run; `index` and `result` once it was acknowledged."""
+
+    id: str
+    name: str
+    args: dict[str, Any]
+    sent: float
+    ended: float | None = None
+    index: int = 0
+    result: Json = None
+    refused: NodectlError | None = None
+    after: int = 0
+    tries: int = 0
+    open: bool = False
+    """Some attempt may have been run."""
+
+
+@dataclass
+class Read:
+    """A linearizable read: the index of the memory it was answered from, and what was there."""
+
+    sent: float
+    ended: float
+    index: int
+    documents: dict[str, Document]
+
+
+class Pc:
+    """One masterd, with a way of its own to the store."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.name = name
+        self.link = Link(world.server, latency_s=_LATENCY_S)
+        self.link.fates = self._fate
+        self.etcd = Etcd(EtcdSettings(MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25), connect=self.link.connect)
+        world.starts += 1
+        self.master = Master(
+            self.etcd, world.keys, Me(name, name, (), 0, f"{name}-{world.starts}"), world.application(),
+            MasterSettings(leader=world.settings), wall_clock=world.time.wall_clock,
+        )  # fmt: skip
+        self.crashed = False
+        self._world = world
+        self.life = asyncio.get_running_loop().create_task(self.master.live(), name=f"masterd {name}")
+        self.life.add_done_callback(self._ended)
+
+    @property
+    def leader(self) -> Leader | None:
+        """It, while it serves."""
+        leader = self.master.leader
+        return leader if leader is not None and leader.serving.is_set() and not self.crashed else None
+
+    def _fate(self, method: str, request: Any) -> Fate:
+        if self.crashed:
+            return Fate(sent=False)
+        return self._world.fate(self, method, request)
+
+    def crash(self) -> None:
+        """The process dies: what it has sent goes its way, and nothing follows. Callable from anywhere."""
+        if self.crashed:
+            return
+        self.crashed = True
+        self._world.running.pop(self.name, None)
+        self._world.tasks.add(asyncio.get_running_loop().create_task(self._end()))
+
+    async def _end(self) -> None:
+        self.life.cancel()
+        self.link.down = True
+        await self.etcd.close()
+        await asyncio.wait((self.life,))
+
+    def _ended(self, life: asyncio.Task[Any]) -> None:
+        if not life.cancelled() and (error := life.exception()) is not None and not self.crashed:
+            self._world.faults.append(f"{self.name} ended by itself: {''.join(traceback.format_exception(error))}")
+
+
+def no_fault(pc: Pc, method: str, request: Any) -> Fate:
+    return FINE
+
+
+@dataclass
+class World:
+    """All of it. Every method that waits takes virtual time only."""
+
+    time: VirtualTime
+    settings: LeaderSettings = _SMALL
+    keys: Keys = field(default_factory=lambda: Keys("simulated"))
+    application: Callable[[], SimApp] = SimApp
+    running: dict[str, Pc] = field(default_factory=dict)
+    told: list[Told] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    """What went wrong with the programs themselves."""
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    fate: Callable[[Pc, str, Any], Fate] = no_fault
+    starts: int = 0
+    _numbers: int = 0
+    _configured: int = 0
+
+    def __post_init__(self) -> None:
+        self.server = FakeEtcd(max_txn_ops=max(16, self.settings.max_txn_ops))
+        self.witness = Etcd(EtcdSettings(MEMBERS[:1]), connect=self.server.connect)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.time.run(coroutine)
+
+    @property
+    def leader(self) -> Pc | None:
+        """Whoever believes that it leads; of several the one whose term is newest."""
+        leading = [pc for pc in self.running.values() if pc.leader is not None]
+        return max(leading, key=lambda pc: pc.leader.fence.term if pc.leader else (0, 0), default=None)
+
+    async def start(self, *names: str) -> None:
+        for name in names:
+            if name not in self.running:
+                self.running[name] = Pc(self, name)
+
+    async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = _PATIENCE_S) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while not condition():
+            assert loop.time() < deadline, f"not within {timeout_s:g} s: {what}; {self.faults}"
+            await asyncio.sleep(0.01)
+
+    async def serving(self) -> Pc:
+        await self.until(lambda: self.leader is not None, "somebody leads")
+        assert self.leader is not None
+        return self.leader
+
+    # --- clients ---
+
+    async def command(
+        self, name: str, args: dict[str, Any], *, once: bool = False, patience_s: float = _PATIENCE_S
+    ) -> Told:
+        """Send a command, again after every error that leaves it open, to whoever leads, until it is acknowledged or
+        refused, or the client's patience ends. `once`: it believes an error that says that nothing has happened,
+        unless an earlier attempt is open: of that one the error says nothing."""
+        now = asyncio.get_running_loop().time
+        self._numbers += 1
+        known = max((told.index for told in self.told), default=0)
+        told = Told(f"cmd-{self._numbers}", name, args, now(), after=known)
+        self.told.append(told)
+        deadline = now() + patience_s
+        while now() < deadline:
+            outcome = await self._try(told)
+            if outcome is None or isinstance(outcome.error, AGAIN):
+                told.open = told.open or outcome is None or isinstance(outcome.error, OutcomeUnknown | TimedOut)
+                if outcome is None or not once or told.open or not told.tries:
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+            told.ended = now()
+            told.index, told.result, told.refused = outcome.index, outcome.result, outcome.error
+            return told
+        return told
+
+    async def _try(self, told: Told) -> Outcome | None:
+        """What was answered; None: nothing, because who was asked has died."""
+        pc = self.leader
+        if pc is None or pc.leader is None:
+            return Outcome(told.id, error=Unavailable("nobody leads"))
+        told.tries += 1
+        try:
+            (outcome,) = await pc.leader.submit([Request(told.id, told.name, told.args, "client", told.after)])
+        except AGAIN as error:
+            outcome = Outcome(told.id, error=error)
+        return None if pc.crashed else outcome
+
+    async def read(self) -> None:
+        """A linearizable read, if somebody leads and can confirm it."""
+        now = asyncio.get_running_loop().time
+        sent, pc = now(), self.leader
+        if pc is None or pc.leader is None:
+            return
+        try:
+            await pc.leader.confirm()
+        except NodectlError:
+            return
+        if not pc.crashed:
+            state = pc.master.replica.state
+            documents = {path: doc.value for path, doc in state.documents.items()}
+            self.reads.append(Read(sent, now(), state.index, documents))
+
+    async def save(self, name: str) -> None:
+        """A snapshot by name, if that can be had just now."""
+        pc = self.leader
+        if pc is not None and pc.leader is not None:
+            try:
+                await pc.leader.archive.save(name)
+            except NodectlError:
+                return
+
+    async def restore(self, **what: Any) -> Told:
+        return await self.command(RESTORE, what)
+
+    async def configure(self, nodes: int, colour: str) -> None:
+        """Write config/current, as nodectl does."""
+        self._configured += 1
+        inventory = Inventory.model_validate(
+            {"nodes": {node: {} for node in NODES[:nodes]}, "defaults": {"document": {"colour": colour}}}
+        )
+        record = ConfigRecord(
+            version=self._configured, actor="admin", time=0.0, inventory=inventory.model_dump(mode="json")
+        )
+        await self.witness.put(self.keys.config_current, record.encode())
+
+    async def switchover(self) -> None:
+        """Another masterd takes over from whoever leads, if there is one that can."""
+        leading = self.leader
+        others = [pc for pc in self.running.values() if pc is not leading]
+        if leading is None or leading.leader is None or not others:
+            return
+        try:
+            await others[0].master.campaign.take_over_from(leading.leader.fence.term.revision, "test", 2.0)
+        except NodectlError:
+            return
+
+    def later(self, delay_s: float, what: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Do something by and by; it has been done when the cluster has settled."""
+
+        async def wait() -> None:
+            await asyncio.sleep(delay_s)
+            await what()
+
+        self.tasks.add(asyncio.get_running_loop().create_task(wait()))
+
+    async def stop_leader(self) -> None:
+        """Whoever leads is stopped in order: it finishes what waits and resigns, then its process ends."""
+        pc = self.leader
+        if pc is not None:
+            await pc.master.stand_down("test")
+            pc.crash()
+
+    async def report(self, node: str, phase: str) -> None:
+        """A node says how it is."""
+        status = Status.model_validate({"node": node, "nonce": "n", "host": node, "phase": phase})
+        await self.witness.put(self.keys.status_of(node), status.encode())
+
+    async def pause(self, paused: bool) -> None:
+        """Nobody may take over by itself."""
+        op = op_put(self.keys.paused, b'{"v":1,"actor":"admin","time":0}') if paused else op_delete(self.keys.paused)
+        await self.witness.txn([], [op])
+
+    # --- the end ---
+
+    async def settle(self) -> None:
+        """No more faults: everybody is started, a leader serves and has published and adopted all there is."""
+        self.fate = no_fault
+        for pc in tuple(self.running.values()):
+            pc.link.forward()
+            pc.link.listen()
+        await self.pause(False)
+        await asyncio.sleep(_STRAY_S)
+        await self.start("m1", "m2")
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=_PATIENCE_S)
+        await self.until(self._quiet, "a leader serves, and all have what it has")
+        last = await self.command("append", {"path": "lists/end", "item": "end"})
+        assert last.index, f"the cluster takes no commands any more: {last}"
+        await asyncio.sleep(1.0)
+        await self.until(self._quiet, "a leader serves, and all have what it has")
+
+    def _quiet(self) -> bool:
+        leader = self.leader
+        if leader is None:
+            return False
+        index = leader.master.replica.index
+        return all(pc.master.replica.index == index for pc in self.running.values())
+
+    async def close(self) -> None:
+        for pc in tuple(self.running.values()):
+            pc.crash()
+        await asyncio.gather(*self.tasks)
+        await self.witness.close()
