@@ -1,0 +1,87 @@
+"""What the measurements stand on: a cluster of their own, and single masterds beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodectl import Client
+from nodectl.dev import launch
+from nodectl.dev.cluster import DevCluster
+from nodectl.dev.ports import HOST, free_ports
+from nodestore import procs
+from nodestore.errors import NodectlError
+from nodestore.etcd import Etcd
+from nodestore.etcd_server import SETTINGS
+
+SETTLE_S = 60.0
+VALUE = b'{"node":"n1","values":{"text":"bench"}}'
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A cluster that works, a client of it, and a session with its etcd for the bare operations."""
+
+    cluster: DevCluster
+    client: Client
+    etcd: Etcd
+    folder: Path
+    say: Callable[[str], None]
+
+    @asynccontextmanager
+    async def without_nodes(self) -> AsyncIterator[None]:
+        """No noded runs: it is the way of a command that is measured, not what nine nodes make of it."""
+        names = list(self.cluster.record.named("noded"))
+        await asyncio.gather(*(self.cluster.stop(name) for name in names))
+        try:
+            yield
+        finally:
+            for name in names:
+                await self.cluster.start(name)
+            await until(self._nodes_back, "the nodes are back")
+
+    async def _nodes_back(self) -> bool:
+        return all(view["converged"] for view in await self.client.nodes())
+
+    @asynccontextmanager
+    async def masterd(
+        self, cluster: str, *, module: str = "masterd", env: Mapping[str, str] | None = None
+    ) -> AsyncIterator[str]:
+        """A masterd of another cluster in the same etcd; its URL. Its log is `<cluster>.log`."""
+        log = self.folder / f"{cluster}.log"
+        port = free_ports(1, self.cluster.record.ports)[0]
+        argv = [
+            sys.executable, "-m", module, "--id", "b1", "--listen", f"{HOST}:{port}", "--cluster", cluster,
+            "--endpoints", ",".join(self.cluster.endpoints), "--max-txn-ops", SETTINGS["max-txn-ops"],
+            "--max-request-bytes", SETTINGS["max-request-bytes"],
+        ]  # fmt: skip
+        child = await procs.spawn(argv, env={**launch.inherited(), **(env or {})}, stdout=log, die_with_parent=True)
+        try:
+            yield f"http://{HOST}:{port}"
+        finally:
+            await child.stop(10.0)
+
+
+async def until(check: Callable[[], Awaitable[bool]], what: str, pause_s: float = 0.05) -> None:
+    """Waits until the check says so; what etcd and masters cannot answer meanwhile counts as no."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        try:
+            if await check():
+                return
+        except NodectlError:
+            pass
+        if time.monotonic() > deadline:
+            raise NodectlError(f"waited {SETTLE_S:g} s in vain until {what}")
+        await asyncio.sleep(pause_s)
+
+
+async def timed_ms(action: Callable[[], Awaitable[object]]) -> float:
+    begun = time.perf_counter()
+    await action()
+    return (time.perf_counter() - begun) * 1e3

@@ -1,0 +1,182 @@
+"""`make bench-peers`: how long others leave the work without a leader when its process is killed (-9).
+
+- `etcdctl lock` at the least time to live that etcd grants, on an etcd as we ship it.
+- kazoo's Election on three ZooKeeper servers, at its default session of 10 s and at the least that holds. ZooKeeper is
+  looked for in the folder of jars that BENCH_ZOOKEEPER names (Debian's package `zookeeper`: /usr/share/java), kazoo in
+  this Python, or in the one that BENCH_KAZOO names (it is no dependency of ours). Without them they are left out.
+
+From the kill to the line that the next one writes when it leads: what a client would wait for at least.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import report
+from bench.figures import Figure, figure
+from nodectl.dev import launch
+from nodectl.dev.cluster import DevCluster
+from nodectl.dev.ports import HOST, free_ports
+from nodestore import procs
+from nodestore.errors import NodectlError
+from nodestore.etcd_binary import find_etcd
+
+TRIALS = 20
+QUICK_TRIALS = 5
+_LEADS_S = 60.0
+_STEADY_S = 1.0
+
+_KAZOO = """
+import sys
+from kazoo.client import KazooClient
+client = KazooClient(sys.argv[1], timeout=float(sys.argv[2]))
+client.start(timeout=30)
+def lead():
+    print("leads", flush=True)
+    import time
+    time.sleep(3600)
+client.Election("/bench", sys.argv[3]).run(lead)
+"""
+
+
+class _Contender:
+    """A process that writes a line when it leads."""
+
+    def __init__(self, child: procs.Child) -> None:
+        self.child = child
+        self.leads = asyncio.create_task(self._first_line())
+
+    async def _first_line(self) -> float:
+        assert self.child.stdout is not None
+        line = await self.child.stdout.readline()
+        if not line:
+            raise NodectlError(f"a contender ended with code {await self.child.wait()}")
+        return time.perf_counter()
+
+    async def end(self) -> None:
+        self.leads.cancel()
+        await asyncio.gather(self.leads, return_exceptions=True)
+        await self.child.stop(0.0)
+
+
+async def _contend(argv: Sequence[str]) -> _Contender:
+    return _Contender(await procs.spawn(argv, env=launch.inherited(), stdout=procs.PIPE, die_with_parent=True))
+
+
+async def _gaps(argv: Sequence[str], trials: int) -> list[float]:
+    """In s: two contend, the one that leads is killed, and another joins."""
+    gaps: list[float] = []
+    leader, other = await _contend(argv), None
+    try:
+        async with asyncio.timeout(_LEADS_S):
+            await leader.leads
+        for _ in range(trials):
+            other = await _contend(argv)
+            await asyncio.sleep(_STEADY_S)  # it must stand in the queue
+            killed = time.perf_counter()
+            leader.child.kill_tree()
+            async with asyncio.timeout(_LEADS_S):
+                gaps.append(await other.leads - killed)
+            await leader.end()
+            leader, other = other, None
+    finally:
+        for contender in (leader, other):
+            if contender is not None:
+                await contender.end()
+    return gaps
+
+
+async def etcdctl(folder: Path, trials: int) -> Figure:
+    """On three members with our timing, at the least time to live they grant, which is 1 s."""
+    found = find_etcd()
+    program = Path(found.server).with_name("etcdctl" + (".exe" if os.name == "nt" else ""))
+    if not program.exists():
+        raise NodectlError(f"there is no etcdctl beside {found.server}")
+    cluster = DevCluster(folder / "cluster", tied=True)
+    try:
+        await cluster.up()
+        for name in [*cluster.record.named("noded"), *cluster.record.named("masterd")]:
+            await cluster.stop(name)
+        lock = [str(program), "--endpoints", ",".join(cluster.endpoints), "lock", "--ttl", "1", "bench"]
+        gaps = await _gaps(lock, trials)
+    finally:
+        await cluster.destroy()
+    return figure("etcdctl lock --ttl 1", gaps, "s", how="The holder is killed (-9); the next waits in the queue.")
+
+
+@asynccontextmanager
+async def _zookeepers(jars: Path, folder: Path) -> AsyncIterator[str]:
+    """Three servers; where they listen."""
+    java = shutil.which("java")
+    if java is None:
+        raise NodectlError("there is no java")
+    ports = free_ports(9)
+    servers = "\n".join(f"server.{n + 1}={HOST}:{ports[3 + n]}:{ports[6 + n]}" for n in range(3))
+    server = [java, "-Xmx128m", "-cp", str(jars / "*"), "org.apache.zookeeper.server.quorum.QuorumPeerMain"]
+    async with AsyncExitStack() as stack:
+        for number in range(3):
+            data = folder / f"zookeeper{number + 1}"
+            data.mkdir(parents=True)
+            (data / "myid").write_text(f"{number + 1}\n", "utf-8")
+            config = data / "zoo.cfg"
+            config.write_text(
+                f"tickTime=100\ninitLimit=50\nsyncLimit=20\ndataDir={data}\nclientPort={ports[number]}\n"
+                f"clientPortAddress={HOST}\nadmin.enableServer=false\n"
+                f"minSessionTimeout=200\nmaxSessionTimeout=20000\n{servers}\n",
+                "utf-8",
+            )
+            child = await procs.spawn([*server, str(config)], stdout=data / "log", die_with_parent=True)
+            stack.push_async_callback(child.stop, 1.0)
+        yield ",".join(f"{HOST}:{port}" for port in ports[:3])
+
+
+async def kazoo(folder: Path, trials: int) -> list[Figure]:
+    """At kazoo's default session, and at the least that holds on an idle machine."""
+    jars = os.environ.get("BENCH_ZOOKEEPER")
+    if not jars:
+        raise NodectlError("BENCH_ZOOKEEPER does not name a folder with ZooKeeper's jars")
+    python = os.environ.get("BENCH_KAZOO", sys.executable)
+    script = folder / "contend.py"
+    script.write_text(_KAZOO, "utf-8")
+    figures = []
+    async with _zookeepers(Path(jars), folder) as hosts:
+        for session_s, count in ((0.4, trials), (10.0, max(2, trials // 4))):
+            gaps = await _gaps([python, str(script), hosts, str(session_s), "contender"], count)
+            name = f"kazoo's Election, session {session_s:g} s"
+            figures.append(figure(name, gaps, "s", how="Three ZooKeeper servers; the leader's process is killed (-9)."))
+    return figures
+
+
+async def run(trials: int, console: Console) -> list[Figure]:
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="nodectl-peers-") as name:
+        try:
+            figures.append(await etcdctl(Path(name), trials))
+        except (NodectlError, TimeoutError) as error:
+            console.print(f"etcdctl: not measured: {error}", markup=False)
+        try:
+            figures += await kazoo(Path(name), trials)
+        except (NodectlError, TimeoutError) as error:
+            console.print(f"kazoo: not measured: {error}", markup=False)
+    return figures
+
+
+def main() -> int:
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    figures = asyncio.run(run(QUICK_TRIALS if os.environ.get("QUICK") else TRIALS, console))
+    console.print(report.table(figures))
+    return 0 if figures else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
