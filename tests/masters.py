@@ -352,7 +352,7 @@ class Masters:
         return wrong
 
     async def _views(self, state: State, head: Head) -> list[str]:
-        """`state/`, `desired/` and `actions/` are what the state says, whichever term wrote them, and `applied` is complete."""
+        """The views are what the state says, whichever term wrote them, and `applied` is complete."""
         derivation = Derivation(BuiltinApp())
         derivation.rebuild(state.inventory, Overlay(state, state.inventory, 0.0))
         wanted = all_views(self.keys, Term(1, 0), state, derivation)

@@ -263,7 +263,9 @@ class Campaign:
             streak=streak_after(ground.cause, seen.record.streak if seen.record else 0, self._held_s(seen)),
         )  # fmt: skip
         watch = self._watch
-        self.timeline = watch.timeline() if watch is not None and watch.revision == seen.revision else Timeline()
+        # a leader that has just gone may still be the one that is watched over: when it was heard last is its story too
+        known = watch is not None and (watch.revision == seen.revision or seen.record is None)
+        self.timeline = watch.timeline() if watch is not None and known else Timeline()
         self.timeline.mark("sent", time.monotonic())
         outcome = await takeover(
             self._etcd,

@@ -8,6 +8,7 @@ here, because a task that meets it would end as if its owner had wanted that.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
@@ -33,6 +34,16 @@ from nodestore.etcdpb import etcd_pb2 as pb
 Metadata = tuple[tuple[str, str], ...]
 
 _MESSAGE_BYTES_MAX = 64 << 20  # grpc's 4 MiB default makes a large catch-up fail again at every resume
+
+
+def _of_an_earlier_loop(record: logging.LogRecord) -> bool:
+    """grpc has one poller a process, and tells it of a loop that has been closed (a command of nodectl may have several
+    loops, one after another). The complaint that asyncio logs then, with a traceback, is about nothing."""
+    error = record.exc_info[1] if record.exc_info else None
+    return "PollerCompletionQueue" in record.getMessage() and "loop is closed" in str(error)
+
+
+logging.getLogger("asyncio").addFilter(lambda record: not _of_an_earlier_loop(record))
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 10_000),  # the server refuses pings more often than every 5 s

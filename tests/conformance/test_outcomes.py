@@ -62,9 +62,13 @@ async def test_a_cut_in_the_middle_of_a_put_is_unknown_and_one_before_it_is_not(
         way.set(down=Mode.HOLD)
         task = asyncio.create_task(error_of(way.etcd.put(keys.head, b"x")))
         await way.wait_held(down=True)
+
+        async def landed() -> bool:  # what is held may be a sign of life only
+            return await version(witness, keys.head) == 1
+
+        await eventually(landed, "the put has landed")
         await way.cut()
         assert isinstance(await task, OutcomeUnknown)
-        assert await version(witness, keys.head) == 1
 
         async def surely_not_sent() -> bool:  # a channel may need a moment to see that nobody listens
             return isinstance(await error_of(way.etcd.put(keys.paused, b"x")), Unavailable)

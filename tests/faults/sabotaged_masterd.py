@@ -30,11 +30,11 @@ def take_out_fence() -> None:
         then = [op_put(self._keys.head, commit.head.encode()), *commit.ops]
         return await self._etcd.txn([], then, [], repeatable=True)
 
-    async def keep(self: lease.Lease) -> None:
+    async def keep(self: lease.Lease, *, patience_s: float = 0.0) -> None:
         """Renews it now and then; that it is lost is not noticed."""
         while True:
             try:
-                await type(self)._kept(self)  # type: ignore[attr-defined]
+                await type(self)._kept(self, patience_s=patience_s)  # type: ignore[attr-defined]
             except NodectlError:
                 await asyncio.sleep(0.2)
 

@@ -57,7 +57,7 @@ def nested(levels: int) -> str:
 
 
 REFUSED: list[tuple[tuple[str, ...], int, str]] = [
-    (command("no.such", "{}"), 3, "there is no command 'no.such'; there are: node."),
+    (command("no.such", "{}"), 3, "there is no command 'no.such'; there are: drill.mark, node.act, node.clear"),
     (command("node.set", '{"node": 5, "values": {}}'), 2, "command node.set: node: Input should be a valid string"),
     (command("node.set", '{"node": "n1"}'), 2, "command node.set: values: Field required"),
     (command("node.set", '{"node": "n1", "values": {}, "x": 1}'), 2, "command node.set: x: Extra inputs are not perm"),

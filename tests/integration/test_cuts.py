@@ -96,8 +96,17 @@ async def resume(masters: Masters) -> None:
 
 
 async def stop(masters: Masters) -> None:
+    """While takeovers are paused it can hand over to nobody: it resigns."""
     await masters.serves("m2")
+    await masters.ask("m2", "PUT", "/v1/paused", {"actor": "test", "reason": "work on the racks"})
+
+    async def known() -> bool:
+        return bool(await masters.ask("m2", "GET", "/v1/paused"))
+
+    await eventually(known, "m2 knows of the pause")
     masters.running["m2"].terminate()
+    await eventually(lambda: masters.running["m2"].ended is not None, "m2 has ended", timeout_s=20.0)
+    await masters.etcd.delete(masters.keys.paused)
 
 
 async def nothing(_: Masters) -> None:

@@ -124,6 +124,7 @@ async def test_a_port_taken_meanwhile_is_told_and_a_recycled_pid_is_left_alone(p
     assert nodectl("dev", "down", "--dir", place).code == 0
     port = int(str(by_name(ran)["m1"]["urls"]["api"]).rpartition(":")[2])  # type: ignore[index]
     with socket.socket() as somebody:
+        somebody.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that were closed linger
         somebody.bind(("127.0.0.1", port))
         somebody.listen()
         refused = up(place)
