@@ -80,6 +80,8 @@ def without_finishing_the_views(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Publisher, "finish", finish)
 
 
+_RUNS = 3
+
 CASES: list[tuple[Sabotage, Scenario]] = [
     (without_compare("leader"), scenarios.commit_after_its_leader_was_replaced),
     (without_compare("leader"), scenarios.chunk_of_a_deposed_leader),
@@ -109,13 +111,16 @@ def _name(case: Any) -> str:
 async def test_the_scenario_notices(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch, sabotage: Sabotage, scenario: Scenario
 ) -> None:
-    """It fails by an assertion of its own."""
+    """It fails by an assertion of its own, in three runs at the latest: on a busy machine a copy that is to be late may
+    come before another."""
     sabotage(monkeypatch)
-    try:
-        await asyncio.wait_for(scenario(etcd_one, keys), 30.0)
-    except (AssertionError, Garbage):  # a replica that can read no further says so itself
+    for run in range(_RUNS):
+        try:
+            await asyncio.wait_for(scenario(etcd_one, Keys(f"{keys.cluster}-{run}")), 30.0)
+        except (AssertionError, Garbage):  # a replica that can read no further says so itself
+            await _clear_up()
+            return
         await _clear_up()
-        return
     raise AssertionError(f"{_name(scenario)} passes {_name(sabotage)}")
 
 
