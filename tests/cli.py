@@ -65,6 +65,17 @@ def _checked(said: Said) -> Said:
     return said
 
 
+async def ended(child: asyncio.subprocess.Process, timeout_s: float) -> tuple[bytes, bytes]:
+    """What it has written to stdout and stderr once it has ended; when that takes too long, it is killed."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await child.communicate()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
 class Nodectl:
     """`await nodectl("node", "list")` for one cluster. What every user is spared is checked for each call."""
 
@@ -90,12 +101,6 @@ class Nodectl:
             cwd=_ROOT, env={**kept, "NODECTL_CONFIG": os.devnull, **self._environ, **environ},
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                out, err = await child.communicate()
-        finally:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
+        out, err = await ended(child, _TIMEOUT_S)
         assert child.returncode is not None
         return _checked(Said(child.returncode, out.decode(), err.decode(), time.monotonic() - began))

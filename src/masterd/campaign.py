@@ -222,8 +222,12 @@ class Campaign:
 
     def _ground(self) -> Ground | None:
         seen = self._board.leader
-        watch = self._watch if self._watch is not None and self._watch.revision == seen.revision else None
+        watch = self._watch_over(seen)
         return ground_for(seen, self._board.last_leader, self._me, watch.ground if watch else None)
+
+    def _watch_over(self, seen: LeaderSeen) -> LeaderWatch | None:
+        """The watch over that term; None while it is over another one."""
+        return self._watch if self._watch is not None and self._watch.revision == seen.revision else None
 
     async def _let_better_ones_go_first(self, seen: LeaderSeen) -> bool:
         """Wait our turn; False when somebody acted meanwhile or the ground is gone."""
@@ -262,10 +266,10 @@ class Campaign:
             master=me.id, host=me.host, urls=me.urls, nonce=nonce, cause=ground.cause, why=ground.why,
             streak=streak_after(ground.cause, seen.record.streak if seen.record else 0, self._held_s(seen)),
         )  # fmt: skip
-        watch = self._watch
+        watch = self._watch_over(seen)
         # a leader that has just gone may still be the one that is watched over: when it was heard last is its story too
-        known = watch is not None and (watch.revision == seen.revision or seen.record is None)
-        self.timeline = watch.timeline() if watch is not None and known else Timeline()
+        told = self._watch if seen.record is None else watch
+        self.timeline = told.timeline() if told is not None else Timeline()
         self.timeline.mark("sent", time.monotonic())
         outcome = await takeover(
             self._etcd,
@@ -283,7 +287,7 @@ class Campaign:
             self._pause_passed_over = outcome.garbage
             self._epoch_seen = None
             self._board.saw_leader(outcome.leader)
-            if outcome.answered and watch is not None and watch.revision == seen.revision:
+            if outcome.answered and watch is not None:
                 watch.answered_meanwhile()
             self._tell(f"did not take over: {outcome.why}", logging.INFO)
             if not outcome.garbage:
@@ -314,8 +318,8 @@ class Campaign:
 
     def _held_s(self, seen: LeaderSeen) -> float:
         """For how long this process has seen that term hold."""
-        watch = self._watch
-        return time.monotonic() - watch.begun if watch is not None and watch.revision == seen.revision else 0.0
+        watch = self._watch_over(seen)
+        return time.monotonic() - watch.begun if watch is not None else 0.0
 
     async def _prepare(self) -> None:
         """Read the epoch ahead of time: when a takeover is needed, a read may take long."""

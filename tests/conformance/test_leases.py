@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -15,18 +13,8 @@ from nodestore.keys import Keys
 from nodestore.lease import Lease
 from tests.conformance.ground import TTL_MIN_S, Ground
 from tests.faults.proxy import Mode
+from tests.sessions import kept
 from tests.waiting import eventually
-
-
-@asynccontextmanager
-async def kept(lease: Lease) -> AsyncIterator[asyncio.Task[None]]:
-    """The lease, kept in the background."""
-    task: asyncio.Task[None] = asyncio.create_task(lease.keep())
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
 
 
 async def test_a_revoked_lease_takes_its_keys_along(ground: Ground, keys: Keys) -> None:

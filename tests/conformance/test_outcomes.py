@@ -8,27 +8,13 @@ from typing import Any
 
 import pytest
 
-from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
-from nodestore.etcd import Etcd, cmp_create, cmp_mod, op_get, op_put
+from nodestore.errors import OutcomeUnknown, Unavailable
+from nodestore.etcd import cmp_create, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
 from tests.conformance.ground import Ground
 from tests.faults.proxy import Mode
+from tests.sessions import error_of, version
 from tests.waiting import eventually
-
-
-async def version(etcd: Etcd, key: str) -> int:
-    """How often the key has been written."""
-    found = await etcd.get(key)
-    return found.version if found else 0
-
-
-async def error_of(call: Awaitable[Any]) -> NodectlError | None:
-    """The error that `call` ends with."""
-    try:
-        await call
-    except NodectlError as error:
-        return error
-    return None
 
 
 async def test_a_put_whose_reply_is_lost_is_unknown_and_not_repeated(ground: Ground, keys: Keys) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -14,22 +12,12 @@ from nodestore.keys import Keys
 from nodestore.lease import Lease, now
 from tests.etcd_cluster import EtcdCluster
 from tests.faults.proxy import Mode, Proxy
+from tests.sessions import kept
 from tests.waiting import eventually
 
 
 def session(*endpoints: str, call_timeout_s: float = 2.0) -> Etcd:
     return Etcd(EtcdSettings(endpoints, call_timeout_s=call_timeout_s))
-
-
-@asynccontextmanager
-async def kept(lease: Lease) -> AsyncIterator[asyncio.Task[None]]:
-    """The lease, kept in the background."""
-    task: asyncio.Task[None] = asyncio.create_task(lease.keep())
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
 
 
 async def outlives(task: asyncio.Task[None], lease: Lease, times: float) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from nodectl import completion
 from nodestore.errors import Invalid
+from tests.cli import ended
 from tests.unit.fake_masterd import FakeCluster, fake_cluster, node_view
 
 WAIT_S = 60.0
@@ -44,13 +45,7 @@ async def _run(argv: list[str], home: Path, environ: Mapping[str, str] = {}) -> 
         *argv, env={**kept, **own, **environ}, cwd=home,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    try:
-        async with asyncio.timeout(WAIT_S):
-            out, err = await child.communicate()
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+    out, err = await ended(child, WAIT_S)
     assert child.returncode is not None
     return Ran(child.returncode, out.decode(), err.decode())
 

@@ -11,9 +11,9 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from nodectl.trickle import Trickle
 from nodestore.errors import NodectlError, NotFound, Refused, TimedOut
 
 if TYPE_CHECKING:
@@ -38,43 +38,26 @@ class Mark:
     error: NodectlError | None = None
 
 
-class Marks:
+class Marks(Trickle):
     """`async with Marks(client, known) as marks:` sends until the block ends; then each mark has an answer or an error.
     `known`: an index that the cluster has reached."""
 
     def __init__(self, client: Client, known: int, timeout_s: float) -> None:
+        super().__init__()
         self._client, self._known, self._timeout_s = client, known, timeout_s
         self._nonce = secrets.token_hex(6)
-        self._ticker: asyncio.Task[None] | None = None
-        self._open: set[asyncio.Task[None]] = set()
         self.sent: list[Mark] = []
 
     @property
     def acknowledged(self) -> list[Mark]:
         return [mark for mark in self.sent if mark.acknowledged is not None]
 
-    async def __aenter__(self) -> Self:
-        self._ticker = asyncio.create_task(self._tick(), name="drill marks")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._ticker is not None
-        self._ticker.cancel()
-        if kind is not None:  # nobody wants the answers any more
-            for task in self._open:
-                task.cancel()
-        await asyncio.gather(self._ticker, *self._open, return_exceptions=True)
-
     async def _tick(self) -> None:
         while len(self.sent) < _MARKS_MAX:
-            if len(self._open) < _IN_FLIGHT_MAX:
+            if self._in_flight < _IN_FLIGHT_MAX:
                 mark = Mark(f"drill-{self._nonce}-{len(self.sent) + 1}", self._known)
                 self.sent.append(mark)
-                task = asyncio.create_task(self._send(mark), name=mark.id)
-                self._open.add(task)
-                task.add_done_callback(self._open.discard)
+                self._launch(self._send(mark), mark.id)
             await asyncio.sleep(_PERIOD_S)
 
     async def _send(self, mark: Mark) -> None:

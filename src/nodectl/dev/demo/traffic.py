@@ -9,9 +9,9 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from nodectl.trickle import Trickle
 from nodestore.errors import NodectlError, TimedOut
 
 if TYPE_CHECKING:
@@ -75,34 +75,19 @@ class Ledger:
         return {command.id: command.index for command in self.acknowledged}
 
 
-class Traffic:
+class Traffic(Trickle):
     """`async with Traffic(client, ledger) as traffic:` sends `rate_hz` commands a second until the block ends; then
     every command has an answer or has failed."""
 
     def __init__(self, client: Client, ledger: Ledger, rate_hz: float = 80.0) -> None:
+        super().__init__()
         self._client, self._ledger, self._period_s = client, ledger, 1 / rate_hz
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._ticker: asyncio.Task[None] | None = None
         self.commands: list[Sent] = []
-
-    async def __aenter__(self) -> Self:
-        self._ticker = asyncio.create_task(self._tick(), name="traffic")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._ticker is not None
-        self._ticker.cancel()
-        if kind is not None:  # nobody wants the answers any more
-            for task in self._tasks:
-                task.cancel()
-        await asyncio.gather(self._ticker, *self._tasks, return_exceptions=True)
 
     async def _tick(self) -> None:
         due = time.monotonic()
         while True:
-            if len(self._tasks) < _IN_FLIGHT_MAX:
+            if self._in_flight < _IN_FLIGHT_MAX:
                 self.send()
             due = max(due + self._period_s, time.monotonic() - self._period_s)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
@@ -112,9 +97,7 @@ class Traffic:
         for _ in range(count):
             command = self._ledger.next()
             self.commands.append(command)
-            task = asyncio.create_task(self._send(command), name=command.id)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._launch(self._send(command), command.id)
 
     async def _send(self, command: Sent) -> None:
         try:

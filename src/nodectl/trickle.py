@@ -1,0 +1,46 @@
+"""Commands sent at a steady pace, without waiting for their answers: what a demo and a drill measure by."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+
+class Trickle(ABC):
+    """`async with` one sends until the block ends; then every command has an answer or has failed. When the block
+    fails, nobody wants the answers any more, and what is still open is cancelled."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def _tick(self) -> None:
+        """Send, at the pace, until cancelled or done."""
+
+    @property
+    def _in_flight(self) -> int:
+        return len(self._tasks)
+
+    def _launch(self, sending: Coroutine[Any, Any, None], name: str) -> None:
+        """Send one command, and see to it that its answer is waited for."""
+        task = asyncio.create_task(sending, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def __aenter__(self) -> Self:
+        self._ticker = asyncio.create_task(self._tick(), name=type(self).__name__)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._ticker is not None
+        self._ticker.cancel()
+        if kind is not None:
+            for task in self._tasks:
+                task.cancel()
+        await asyncio.gather(self._ticker, *self._tasks, return_exceptions=True)
