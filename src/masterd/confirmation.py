@@ -70,13 +70,16 @@ class Confirmation:
             raise Garbage(f"commits have stopped: {error}") from None
 
     async def close(self) -> None:
-        """The term is over. Who waits is told so: a cancelled future would cancel the waiter."""
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
-        if self._next is not None:
-            waiting, self._next = self._next, None
-            _fail(waiting, LeadershipLost(f"term {self._fence.term} is over"))
+        """The term is over. Who waits is told so, also when this is cancelled in between, as at a stop: a cancelled
+        future would cancel the waiter, and one that nobody resolves would hold it for ever."""
+        try:
+            if self._runner is not None:
+                self._runner.cancel()
+                await asyncio.gather(self._runner, return_exceptions=True)
+        finally:
+            if self._next is not None:
+                waiting, self._next = self._next, None
+                _fail(waiting, LeadershipLost(f"term {self._fence.term} is over"))
 
 
 def _fail(waiting: asyncio.Future[int], error: NodectlError) -> None:

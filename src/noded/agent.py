@@ -18,7 +18,7 @@ from typing import NoReturn
 from noded import planner
 from noded.drivers import Actual, Context, Driver, DriverError, DriverFactory
 from noded.files import LastApplied
-from noded.orders import Orders
+from noded.orders import Order, Orders, order_text
 from noded.planner import Backoff, Memory, Plan, Task
 from noded.presence import Presence
 from nodestore.jsonio import Document, dumps
@@ -76,6 +76,7 @@ class Agent:
         self._inspecting = asyncio.Lock()
         self._looks_on = False
         self._rested: tuple[bytes | None] | None = None
+        self._began: Order | None = None
         self.came_to_rest: Callable[[], None] = lambda: None
         """Called when `rested` becomes true for another value."""
         self._started = time.monotonic()
@@ -200,6 +201,8 @@ class Agent:
             left_s = self._started + self._timing.start_wait_s - time.monotonic()
             return min(self._timing.tick_s, left_s) if left_s > 0 else self._timing.tick_s
         desired, nothing_because = wanted
+        if obeys and not looks_on:
+            self._begin(desired)
         actual, settle_s = await self._inspect()
         now = time.monotonic()
         self._memory = planner.settled(self._memory, actual, now, settle_s)
@@ -224,6 +227,12 @@ class Agent:
             self.came_to_rest()
         wait_s = self._timing.tick_s if plan.wake_at is None else plan.wake_at - now
         return max(0.0, min(self._timing.tick_s, wait_s))
+
+    def _begin(self, desired: Desired | None) -> None:
+        """Say once which order of a master's it is that is being made so: what came later can be told by it."""
+        if desired is not None and desired.order != self._began:
+            self._began = desired.order
+            log.info("obeys order %s (epoch.term.generation)", order_text(desired.order))
 
     async def _inspect(self) -> tuple[Actual, float]:
         if self._driver is None:

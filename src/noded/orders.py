@@ -55,11 +55,14 @@ class Orders:
         self.desired, self.problem = desired, None
 
     def _refuse(self, order: Order, floor: Order) -> None:
-        self.problem = f"ignores order {_text(order)}: it has already obeyed {_text(floor)} (epoch.term.generation)"
+        self.problem = (
+            f"ignores order {order_text(order)}: it has already obeyed {order_text(floor)} (epoch.term.generation)"
+        )
         if order != self._last_refused:
             log.warning("%s", self.problem)
         self._last_refused = order
 
 
-def _text(order: Order) -> str:
+def order_text(order: Order) -> str:
+    """As logs name it: epoch.term.generation."""
     return ".".join(str(part) for part in order)

@@ -95,6 +95,7 @@ class VirtualTime:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "monotonic", lambda: self.now)
             patch.setattr(time, "clock_gettime", lambda _: self.now)
+            patch.setattr(time, "time", self.wall_clock)
             patch.setattr(secrets, "token_hex", lambda count: self._dice.randbytes(count).hex())
             patch.setattr(Worker, "run", _at_once)
             yield

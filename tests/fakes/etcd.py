@@ -103,6 +103,19 @@ class FakeEtcd:
             raise NotImplementedError(f"the fake store does not know {method}")
         return self._unary[method](request)
 
+    def stale(self, request: Any, revision: int) -> Any:
+        """What a member that is behind answers to the read of one key: it has heard of no compaction either."""
+        response = pb.RangeResponse(header=self.store.header())
+        response.header.revision = revision
+        for at, events in self.store.log:
+            for event in events:
+                if at <= revision and event.kv.key == request.key:
+                    del response.kvs[:]
+                    if event.type == pb.Event.PUT:
+                        response.kvs.append(event.kv)
+        response.count = len(response.kvs)
+        return response
+
     # --- limits ---
 
     def _sized(self, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Fate:
     """What becomes of one call: refused before it was sent; or it arrives after `late_s`, or never, and its reply
-    comes back or is lost. `then` is called when that has come about."""
+    comes back or is lost. `then` is called when that has come about. `as_of`: what is read is as of this revision,
+    as a member that has slept may tell it (etcd before 3.5.28)."""
 
     sent: bool = True
     arrives: bool = True
     late_s: float = 0.0
     replied: bool = True
     then: Callable[[], None] | None = None
+    as_of: int = 0
 
 
 FINE = Fate()
@@ -55,7 +57,8 @@ class Link:
         self._up_mode = self._down_mode = Mode.FORWARD
         self._held_up: deque[Callable[[], None]] = deque()
         self._held_down: deque[Callable[[], None]] = deque()
-        self._calls: set[FakeCall] = set()
+        self._calls: dict[FakeCall, None] = {}
+        """A set that keeps its order: what a cut breaks, it breaks in the same order in every run."""
 
     def connect(self, address: str) -> Connection:
         return FakeConnection(self, address)
@@ -97,10 +100,10 @@ class Link:
     # --- what it carries ---
 
     def opened(self, call: FakeCall) -> None:
-        self._calls.add(call)
+        self._calls[call] = None
 
     def closed(self, call: FakeCall) -> None:
-        self._calls.discard(call)
+        self._calls.pop(call, None)
 
     def calls_to(self, address: str) -> list[FakeCall]:
         return [call for call in self._calls if call.address == address]
@@ -166,7 +169,8 @@ class FakeUnary(FakeCall):
 
     def _land(self, method: str, request: Message, fate: Fate) -> None:
         try:
-            response = self._link.server.handle(method, request)
+            server = self._link.server
+            response = server.stale(request, fate.as_of) if fate.as_of else server.handle(method, request)
         except Refused as refused:
             code, details = refused.code, refused.details
             answer = partial(self._fail, RpcFailed(self.address, code.name.lower(), details, fault_of(code, details)))

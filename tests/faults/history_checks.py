@@ -8,7 +8,8 @@ Operations and their fields. Calls, by clients:
 Seen, by an independent watch of the store, from before the first command on:
 
     entry       key, value, create_revision, mod_revision     each put under journal/
-    term        epoch, revision, nonce, id     each put under terms/ that creates one
+    term        epoch, revision, nonce, id     each put of `leader`, with its record under terms/
+    wrote       key, revision, term     each put of a leader that says whose it is: entries, orders, actions, answers
 
 Seen, by a reader of the journal's event stream (`process` names the reader, over all its reconnects):
 
@@ -16,32 +17,62 @@ Seen, by a reader of the journal's event stream (`process` names the reader, ove
     event       epoch, index, id
     gone        it was told to read the state anew; the next `begin` tells from where
 
-Seen, at a node (`process` is the node):
+Seen, at a node (`process` is the node), or by the watch, from what the node says in its status:
 
-    obeyed      epoch, term, generation     each order that it began to make so
+    obeyed      epoch, term, generation, nonce (of the noded)     each order that it began to make so
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from nodestore.etcd import KV
-from nodestore.models import Entry, Term, TermRecord, decode
+from nodestore.jsonio import loads
+from nodestore.keys import Keys
+from nodestore.models import Entry, Status, Term, TermRecord, decode
 from tests.faults import checks
 from tests.faults.checks import Store
-from tests.faults.history import Call, Event, HistoryError, Recorder, seen
+from tests.faults.history import Call, Event, HistoryError, seen
 
 
-def record_entry(recorder: Recorder, process: str, kv: KV) -> None:
-    """A put under journal/ that a watch has shown."""
-    recorder.seen(
-        process, "entry", key=kv.key, value=kv.value.decode(), create_revision=kv.create_revision,
-        mod_revision=kv.mod_revision,
-    )  # fmt: skip
+class Watched:
+    """Says what a watch of the whole store has shown as a history does. `seen`: as `history.Recorder.seen`."""
+
+    def __init__(self, seen: Callable[..., None], keys: Keys) -> None:
+        self._seen, self._keys = seen, keys
+        self._won = 0
+
+    def put(self, kv: KV) -> None:
+        """Each put, in the order of the store."""
+        keys, key = self._keys, kv.key
+        if key == keys.leader:
+            self._won = kv.mod_revision
+        elif key.startswith(keys.terms) and kv.mod_revision == self._won:
+            term = decode(TermRecord, kv.value, key)
+            self._seen("watch", "term", epoch=term.epoch, revision=kv.mod_revision, nonce=term.nonce, id=term.id)
+        elif key.startswith(keys.status):
+            self._obeyed(decode(Status, kv.value, key))
+        elif key.startswith((keys.journal, keys.desired, keys.actions, keys.answers)):
+            if key.startswith(keys.journal):
+                self._entry(kv)
+            self._seen("watch", "wrote", key=key, revision=kv.mod_revision, term=loads(kv.value)["term"])
+
+    def _entry(self, kv: KV) -> None:
+        self._seen(
+            "watch", "entry", key=kv.key, value=kv.value.decode(), create_revision=kv.create_revision,
+            mod_revision=kv.mod_revision,
+        )  # fmt: skip
+
+    def _obeyed(self, status: Status) -> None:
+        if status.observed_generation:
+            self._seen(
+                status.node, "obeyed", epoch=status.epoch, term=status.term, generation=status.observed_generation,
+                nonce=status.nonce,
+            )  # fmt: skip
 
 
 def recorded(events: Iterable[Event], store: Store) -> Store:
@@ -133,6 +164,19 @@ def terms_that_do_not_grow(events: Iterable[Event]) -> list[str]:
     return wrong + [f"attempt {nonce} won {len(won)} terms" for nonce, won in by_nonce.items() if len(won) > 1]
 
 
+def writes_after_a_successors_first(events: Iterable[Event]) -> list[str]:
+    """In the order of the store, no write names an older term than one before it does: whoever was deposed changes
+    nothing, be it the journal, an order, an action or an answer, from its successor's first write on at the latest."""
+    wrong, newest, by = [], 0, ""
+    for event in seen(events, "wrote"):
+        of = _fields(event, "key", "revision", "term")
+        if of["term"] < newest:
+            wrong.append(f"{of['key']} was written by term {of['term']} after {by} was by term {newest}")
+        else:
+            newest, by = of["term"], of["key"]
+    return wrong
+
+
 # --- streams --------------------------------------------------------------------------------------------------------
 
 
@@ -174,13 +218,19 @@ def _broken(reader: str, heard: Sequence[Event], ids: Mapping[tuple[int, int], s
 
 
 def disobedient_nodes(events: Iterable[Event], store: Store) -> list[str]:
-    """No node began to obey an order lower than one it had obeyed, by (epoch, term, generation), over its restarts
-    too; nor one of a term that never was; and each ended at its desired generation."""
+    """No noded began to obey an order lower than one it had obeyed, by (epoch, term, generation), nor one of a term
+    that never was; and each node ended at its desired generation. A noded that starts anew while etcd is away may begin
+    with an older one, which it remembers; where no nonce tells them apart, a node's nodeds are taken for one."""
     terms = {(record.epoch, revision) for revision, record in store.terms}
     last: dict[str, tuple[int, int, int]] = {}
+    nonces: dict[str, Any] = {}
     wrong = []
     for event in seen(events, "obeyed"):
         order = (event.fields["epoch"], event.fields["term"], event.fields["generation"])
+        nonce = event.fields.get("nonce")
+        if nonces.setdefault(event.process, nonce) != nonce:
+            nonces[event.process] = nonce
+            last.pop(event.process, None)
         if order < last.get(event.process, order):
             wrong.append(f"{event.process} obeyed {_order(order)} after {_order(last[event.process])}")
         if order[:2] not in terms:
@@ -210,6 +260,7 @@ def safety(events: Sequence[Event], calls: Sequence[Call], store: Store) -> list
         *checks.terms_that_do_not_grow(store),
         *checks.writes_of_deposed_leaders(store),
         *terms_that_do_not_grow(events),
+        *writes_after_a_successors_first(events),
         *not_exactly_once(calls, store),
         *acknowledged_out_of_order(calls),
     ]

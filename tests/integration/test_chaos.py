@@ -1,6 +1,7 @@
 """Clients send commands while everything around them is killed, paused and resumed; then the store is judged.
 
-CHAOS_SEED repeats a schedule, CHAOS_SECONDS sets how long it goes on (45 by default).
+CHAOS_SEED repeats a schedule, CHAOS_SECONDS sets how long it goes on: 45 by default, but two minutes with always the
+same seed in a CI that is not root, where this is all that can be done to hosts (see `test_hosts.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from tests.faults.nemesis import Nemesis
 from tests.waiting import eventually
 
 CLIENTS = 4
+_CI_WITHOUT_HOSTS = bool(os.environ.get("CI")) and getattr(os, "geteuid", lambda: 1)() != 0
+_SEED = os.environ.get("CHAOS_SEED") or ("20" if _CI_WITHOUT_HOSTS else None)
+_SECONDS = float(os.environ.get("CHAOS_SECONDS") or (120 if _CI_WITHOUT_HOSTS else 45))
 _RECOVERY_S = 60.0
 
 
@@ -62,8 +66,7 @@ async def caller(client: Client, number: int, record: Record, dice: random.Rando
 @pytest.mark.timeout(400)
 async def test_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No acknowledged command is lost or doubled, no deposed leader writes, and every node ends where it should."""
-    seed = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(1_000_000))
-    duration_s = float(os.environ.get("CHAOS_SECONDS") or 45)
+    seed = int(_SEED) if _SEED else secrets.randbelow(1_000_000)
     dice = random.Random(seed)
     record = Record()
     cluster = DevCluster(tmp_path / "chaos", tied=True)
@@ -72,12 +75,13 @@ async def test_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         async with Etcd(EtcdSettings(cluster.endpoints)) as etcd:
             nemesis = Nemesis(cluster, dice, lambda: _leader(etcd, Keys(cluster.cluster)))
             try:
-                await _storm(cluster, nemesis, record, duration_s, seed)
+                await _storm(cluster, nemesis, record, _SECONDS, seed)
                 await _judge(cluster, etcd, record)
             except BaseException:
                 with capsys.disabled():
                     sys.stdout.write(
-                        f"\nrepeat with CHAOS_SEED={seed}; the faults were:\n" + "\n".join(nemesis.schedule)
+                        f"\nrepeat: CHAOS_SEED={seed} CHAOS_SECONDS={_SECONDS:g} python -m pytest "
+                        f"tests/integration/test_chaos.py\nthe faults were:\n" + "\n".join(nemesis.schedule)
                     )
                     sys.stdout.write("\n" + "\n".join(record.failed[:5] + record.unknown[:5]) + "\n")
                 raise
@@ -135,8 +139,11 @@ async def _masters_agree(cluster: DevCluster) -> None:
         seen = []
         async with aiohttp.ClientSession() as session:
             for url in cluster.master_urls.values():
-                async with session.get(f"{url}/v1/documents", params={"consistency": "local"}) as answer:
-                    seen.append(await answer.json())
+                try:
+                    async with session.get(f"{url}/v1/documents", params={"consistency": "local"}) as answer:
+                        seen.append(await answer.json())
+                except aiohttp.ClientError:
+                    return False  # it was started again a moment ago
         return all(view == seen[0] for view in seen)
 
     await eventually(agree, "all masters have the same state", timeout_s=_RECOVERY_S)

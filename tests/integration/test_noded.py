@@ -52,6 +52,10 @@ class Noded:
         self._log = log
 
     @property
+    def log_path(self) -> Path:
+        return self._log
+
+    @property
     def log(self) -> str:
         return self._log.read_text("utf-8") if self._log.exists() else ""
 
@@ -76,9 +80,11 @@ class Rig:
         self._directory = directory
         self._started: list[Noded] = []
 
-    async def start(self, *options: str, host_id: str = "host-a", work: Path | None = None) -> Noded:
+    async def start(
+        self, *options: str, host_id: str = "host-a", work: Path | None = None, module: str = "noded"
+    ) -> Noded:
         log = self._directory / f"noded{len(self._started)}.log"
-        argv = [sys.executable, "-m", "noded", "--node", NODE, "--cluster", self.keys.cluster, "--host-id", host_id]
+        argv = [sys.executable, "-m", module, "--node", NODE, "--cluster", self.keys.cluster, "--host-id", host_id]
         argv += ["--endpoints", ",".join(self.endpoints), "--work-dir", str(work or self.work)]
         argv += ["--tick", "0.3", *options]
         noded = Noded(await procs.spawn(argv, stdout=log, die_with_parent=True), log)

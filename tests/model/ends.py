@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.model.setting import Setting, changed, on_its_way, standing_by, used
+from tests.model.setting import Setting, changed, in_store, on_its_way, standing_by, used
 from tests.model.store import land
 from tests.model.world import Masterd, Resign, World
 
@@ -45,8 +45,6 @@ def lease_lost(_: Setting, world: World, number: int) -> Iterator[tuple[str, Wor
 
 def crash(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
     """kill -9, and a new start. What it had sent may land yet."""
-    if world.left.crashes and world.masterds[number] != Masterd():
-        yield (
-            "{} is killed and starts anew",
-            changed(world, number, Masterd())._replace(left=used(world.left, "crashes")),
-        )
+    new = in_store(world.masterds[number], Masterd())
+    if world.left.crashes and world.masterds[number] != new:
+        yield "{} is killed and starts anew", changed(world, number, new)._replace(left=used(world.left, "crashes"))

@@ -10,7 +10,7 @@ from tests.model.world import Bounds, Takeover, Txn, World, beginning
 
 _KEEP_COPIES_ALIVE = {
     "takeover compares leader", "commit compares leader", "resignation compares leader", "housekeeping compares leader",
-    "recovery deletes leader",
+    "recovery deletes leader", "an answer compares leader",
 }  # fmt: skip
 """Without one of these rules, a copy whose compare of `leader` fails may land all the same, or later."""
 

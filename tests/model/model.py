@@ -10,8 +10,9 @@ or never. A reply that was lost is such a copy that lands at once. Several copie
 way; that is also a takeover that was sent to two members.
 
 Left out: views (they decide nothing), `paused`, configuration, clocks and grounds (any standby may try to take over at
-any time, any lease may run out at any time, and no safety may depend on it), and what a snapshot is made of (one
-transaction instead of many: without its manifest it does not exist).
+any time, any lease may run out at any time, and no safety may depend on it; but suspicion, challenges and answers are
+in it, see `suspicions`), and what a snapshot is made of (one transaction instead of many: without its manifest it does
+not exist).
 
 Symmetry: the two masterds are interchangeable, and commands are first sent in the order of their numbers.
 """
@@ -24,11 +25,13 @@ from tests.model.commits import begin_commit, commit_answered, commit_late, comm
 from tests.model.ends import crash, deposed, lease_lost, resign
 from tests.model.housekeeping import snapshot, surroundings, truncation
 from tests.model.setting import Action, Setting
+from tests.model.suspicions import answer, challenge, hear_answer, suspect
 from tests.model.takeovers import (
     begin_takeover,
     catch_up,
     claim,
     follow,
+    prepare,
     takeover_answered,
     takeover_late,
     takeover_left_open,
@@ -50,10 +53,13 @@ def steps(setting: Setting, world: World) -> Iterator[Step]:
 
 
 _ACTIONS: dict[int, tuple[Action, ...]] = {
-    STANDBY: (begin_takeover, takeover_answered, takeover_late, takeover_left_open, claim, follow, crash),
+    STANDBY: (
+        begin_takeover, takeover_answered, takeover_late, takeover_left_open, claim, follow, crash, prepare,
+        challenge, suspect, hear_answer,
+    ),
     WON: (catch_up, lease_lost, crash),
     LEADING: (
         begin_commit, repeat, commit_answered, commit_late, commit_refused, resign, deposed, lease_lost, crash,
-        snapshot, truncation,
+        snapshot, truncation, answer,
     ),
 }  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from tests.model.store import Without
 from tests.model.world import (
     STANDBY,
+    Answer,
     Batch,
     Bounds,
     Commit,
@@ -51,7 +52,13 @@ def on_its_way(world: World, txn: Txn) -> World:
 
 def standing_by(masterd: Masterd) -> Masterd:
     """`master.Master.become_standby`: the replica and the attempts stay."""
-    return Masterd(STANDBY, masterd.log, masterd.ids_from, masterd.epoch, masterd.attempts)
+    stays = Masterd(STANDBY, masterd.log, masterd.ids_from, masterd.epoch, masterd.attempts, prepared=masterd.prepared)
+    return in_store(masterd, stays)
+
+
+def in_store(before: Masterd, after: Masterd) -> Masterd:
+    """What a masterd has in the store, whatever becomes of itself."""
+    return after._replace(challenges=before.challenges, answer=before.answer, noted=before.noted)
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -77,3 +84,5 @@ def words_of(txn: Txn) -> str:
             return f"the snapshot of index {len(txn.image.log)}"
         case Truncate():
             return f"the truncation up to index {txn.up_to}"
+        case Answer():
+            return f"term {txn.term}'s answer to challenge {txn.challenge}"

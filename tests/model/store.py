@@ -5,7 +5,20 @@ A rule that is named in `without` is taken out: that compare is not sent.
 
 from __future__ import annotations
 
-from tests.model.world import Batch, Commit, Resign, Snapshot, Store, Takeover, Truncate, Txn, World, Write
+from tests.model.world import (
+    Answer,
+    Batch,
+    Commit,
+    Masterd,
+    Resign,
+    Snapshot,
+    Store,
+    Takeover,
+    Truncate,
+    Txn,
+    World,
+    Write,
+)
 
 Without = frozenset[str]
 """Rules that are taken out; by their names in `RULES`."""
@@ -33,6 +46,10 @@ RULES = {
     "truncation stops at the ids' floor": "housekeeping.Housekeeping._truncate",
     "snapshots hold the ids": "snapshots.encode_image",
     "recovery deletes leader": "nodectl recover",
+    "a suspicion compares the answer": "leader_watch.LeaderWatch.ground",
+    "an answer compares leader": "challenges.Answers._answer",
+    "an answer is to a challenge of its term": "challenges.Answers._answer",
+    "who loses reads the epoch anew": "campaign.Campaign._try",
 }
 """Each rule, and where it is kept."""
 
@@ -55,6 +72,8 @@ def _landed(world: World, txn: Txn, without: Without) -> tuple[World, bool]:
             return _write(world, txn, without)
         case Truncate():
             return _truncate(world, txn, without)
+        case Answer():
+            return _answer(world, txn, without)
 
 
 def _takeover(world: World, txn: Takeover, without: Without) -> tuple[World, bool]:
@@ -65,7 +84,12 @@ def _takeover(world: World, txn: Takeover, without: Without) -> tuple[World, boo
         or (txn.nonce in store.terms and "takeover compares terms/<nonce>" not in without)
     ):
         return world, False
+    answer = world.masterds[_who_put(world.masterds, txn.challenge)].answer if txn.challenge else (0, 0)
+    if answer[0] != txn.answer and "a suspicion compares the answer" not in without:
+        return world, False
     revision, wrong = world.revision + 1, world.wrong
+    if txn.challenge and answer[1] == txn.challenge:
+        wrong = f"takeover {txn.nonce} replaces a leader that has answered: needlessly"
     if txn.nonce in store.terms:
         wrong = f"attempt {txn.nonce} wins a second term: its record in the history is written over"
     if store.leader[0] != txn.seen:
@@ -75,6 +99,21 @@ def _takeover(world: World, txn: Takeover, without: Without) -> tuple[World, boo
     terms = store.terms if txn.nonce in store.terms else (*store.terms, txn.nonce)
     store = store._replace(leader=(revision, txn.nonce), terms=terms)
     return world._replace(store=store, revision=revision, newest=(txn.epoch, revision), wrong=wrong), True
+
+
+def _who_put(masterds: tuple[Masterd, Masterd], challenge: int) -> int:
+    return next(number for number, me in enumerate(masterds) if challenge in (nonce for _, nonce in me.challenges))
+
+
+def _answer(world: World, txn: Answer, without: Without) -> tuple[World, bool]:
+    if not _fenced(world, txn.term, txn.epoch, "an answer compares leader" not in without, True):
+        return world, False
+    number, revision = _who_put(world.masterds, txn.challenge), world.revision + 1
+    one, two = world.masterds
+    asker = world.masterds[number]._replace(answer=(revision, txn.challenge))
+    masterds = (asker, two) if number == 0 else (one, asker)
+    wrong = _late_write(world, txn.term, "an answer")
+    return world._replace(masterds=masterds, revision=revision, wrong=wrong), True
 
 
 def _term(revision: int) -> str:
@@ -107,7 +146,7 @@ def _commit(world: World, txn: Commit, without: Without) -> tuple[World, bool]:
 def _wrong_commit(world: World, txn: Commit) -> str:
     if txn.never:
         return "a commit lands after its callers were told that it never will"
-    if wrong := _late_write(world, txn.term, "commit"):
+    if wrong := _late_write(world, txn.term, "a commit"):
         return wrong
     if txn.last - len(txn.batch) != len(world.history):
         return f"head goes to {txn.last} with {len(txn.batch)} new, but {len(world.history)} were committed: a fork"
@@ -116,7 +155,7 @@ def _wrong_commit(world: World, txn: Commit) -> str:
 
 
 def _late_write(world: World, term: int, what: str) -> str:
-    return f"a {what} of term {term} lands in term {world.newest[1]}" if world.newest[1] > term else ""
+    return f"{what} of term {term} lands in term {world.newest[1]}" if world.newest[1] > term else ""
 
 
 def _resign(world: World, txn: Resign, without: Without) -> tuple[World, bool]:
@@ -131,7 +170,7 @@ def _write(world: World, txn: Write, without: Without) -> tuple[World, bool]:
     if not _fenced(world, txn.term, txn.epoch, "housekeeping compares leader" not in without, True):
         return world, False
     snapshots = tuple(sorted({*world.store.snapshots, txn.image}, key=lambda image: (len(image.log), image)))
-    wrong = _late_write(world, txn.term, "snapshot")
+    wrong = _late_write(world, txn.term, "a snapshot")
     return world._replace(store=world.store._replace(snapshots=snapshots), wrong=wrong), True
 
 
@@ -140,7 +179,7 @@ def _truncate(world: World, txn: Truncate, without: Without) -> tuple[World, boo
         return world, False
     journal = tuple(entry for entry in world.store.journal if entry[0] > txn.up_to)
     snapshots = tuple(image for image in world.store.snapshots if image not in txn.drop)
-    wrong = _late_write(world, txn.term, "truncation")
+    wrong = _late_write(world, txn.term, "a truncation")
     return world._replace(store=world.store._replace(journal=journal, snapshots=snapshots), wrong=wrong), True
 
 

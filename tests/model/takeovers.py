@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.model.ends import resigns
-from tests.model.setting import Setting, changed, on_its_way, used
+from tests.model.setting import Setting, changed, in_store, on_its_way, used
 from tests.model.store import caught_up, land
 from tests.model.world import LEADING, WON, Batch, Masterd, Takeover, World
 
@@ -15,14 +15,28 @@ def begin_takeover(setting: Setting, world: World, number: int) -> Iterator[tupl
     me = world.masterds[number]
     if me.asked or not world.left.takeovers:
         return
-    nonce = setting.bounds.takeovers - world.left.takeovers + 1
     seen = world.store.leader[0]
-    asked = Takeover("takeover", nonce, seen, world.store.epoch)
-    tried = changed(world, number, me._replace(asked=asked, attempts=(*me.attempts, nonce)))
-    yield (
-        f"{{}} begins takeover {nonce}, having seen {f'term {seen}' if seen else 'no leader'}",
-        tried._replace(left=used(world.left, "takeovers")),
-    )
+    what = f"having seen {f'term {seen}' if seen else 'no leader'}"
+    yield begun(setting, world, number, Takeover("takeover", 0, seen, 0), what)
+
+
+def begun(setting: Setting, world: World, number: int, asked: Takeover, what: str) -> tuple[str, World]:
+    """With a nonce of its own, and the epoch as it was read ahead, or now."""
+    me = world.masterds[number]
+    nonce = setting.bounds.takeovers - world.left.takeovers + 1
+    epoch = abs(me.prepared) or world.store.epoch
+    wrong = world.wrong if me.prepared >= 0 else f"it tries with epoch {epoch}, by which it has lost: for ever"
+    prepared = epoch if setting.bounds.prepares else 0
+    asked = asked._replace(nonce=nonce, epoch=epoch)
+    tried = changed(world, number, me._replace(asked=asked, attempts=(*me.attempts, nonce), prepared=prepared))
+    return f"{{}} begins takeover {nonce}, {what}", tried._replace(left=used(world.left, "takeovers"), wrong=wrong)
+
+
+def prepare(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
+    """`campaign.Campaign._prepare`: the epoch is read ahead of time."""
+    me, epoch = world.masterds[number], world.store.epoch
+    if setting.bounds.prepares and not me.prepared:
+        yield f"{{}} reads that the epoch is {epoch}", changed(world, number, me._replace(prepared=epoch))
 
 
 def takeover_answered(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
@@ -32,10 +46,18 @@ def takeover_answered(setting: Setting, world: World, number: int) -> Iterator[t
         return
     after, won = land(world, me.asked, setting.without, setting.kept)
     if not won:
-        yield f"{{}}'s takeover {me.asked.nonce} fails", changed(world, number, me._replace(asked=()))
+        lost = me._replace(asked=(), doubts=False, prepared=_after_losing(setting, world, me))
+        yield f"{{}}'s takeover {me.asked.nonce} fails", changed(world, number, lost)
         return
     text = f"{{}}'s takeover {me.asked.nonce} lands: it has won term {after.store.leader[0]}"
     yield text, _won(setting, after, number, me, me.asked.nonce, me.asked.epoch)
+
+
+def _after_losing(setting: Setting, world: World, me: Masterd) -> int:
+    """`campaign.Campaign._try`: the epoch that it goes on with."""
+    if setting.has("who loses reads the epoch anew"):
+        return 0
+    return me.prepared if me.prepared == world.store.epoch else -abs(me.prepared)
 
 
 def takeover_late(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
@@ -74,9 +96,11 @@ def _won(setting: Setting, world: World, number: int, me: Masterd, nonce: int, e
             ids_from = max(ids_from, len(log) - setting.kept)
     head, index, _ = world.store.head
     behind = len(log) != index and setting.has("a winner catches up to head")
-    me = Masterd(
-        WON if behind else LEADING, log, ids_from, epoch, attempts, (), world.store.leader[0], epoch, head, index
-    )
+    led = Masterd(
+        WON if behind else LEADING, log, ids_from, epoch, attempts, (), world.store.leader[0], epoch, head, index,
+        prepared=me.prepared,
+    )  # fmt: skip
+    me = in_store(world.masterds[number], led)
     return changed(_leads(world, me), number, me)
 
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.model import commits, ends, housekeeping, setting, store, takeovers, world
+from tests.model import commits, ends, housekeeping, setting, store, suspicions, takeovers, world
 from tests.model.explore import Explored, explore
 from tests.model.store import RULES
 from tests.model.world import Bounds
@@ -30,6 +30,8 @@ SCOPES = {
     "ids": Bounds(commands=3, kept=1, takeovers=2, late=0, expiries=0, snapshots=2, truncations=1, damages=1),
     "recovery": Bounds(commands=2, sends=1, takeovers=3, late=1, expiries=0, restores=1),
     "recovery, repeats": Bounds(commands=1, takeovers=2, late=1, expiries=1, restores=1),
+    "suspicions": Bounds(commands=1, sends=1, takeovers=3, late=1, expiries=0, challenges=2),
+    "prepared": Bounds(commands=1, sends=1, takeovers=3, late=1, expiries=0, restores=1, prepares=1),
 }
 """What may happen how often: everything else happens in every order that these allow."""
 
@@ -40,7 +42,15 @@ DEEP = {
         commands=3, kept=1, takeovers=2, late=1, expiries=0, crashes=1, snapshots=3, truncations=2, damages=1
     ),
     "recovery": Bounds(commands=2, takeovers=3, late=1, expiries=1, restores=1),
+    "suspicions": Bounds(commands=1, sends=1, takeovers=3, late=1, expiries=1, crashes=1, challenges=2),
+    "prepared": Bounds(commands=1, sends=1, takeovers=3, late=2, expiries=0, restores=1, prepares=1),
 }
+
+LIVENESS = [
+    ("a suspicion compares the answer", "suspicions", "replaces a leader that has answered"),
+    ("who loses reads the epoch anew", "prepared", "tries with epoch 1, by which it has lost"),
+]
+"""Rules without which no promise breaks: leaders are replaced needlessly, or a masterd can never lead again."""
 
 BROKEN = [
     ("takeover compares leader", "takeovers", "took over from"),
@@ -61,6 +71,8 @@ BROKEN = [
     ("truncation stops at the older of two snapshots", "ids", "nobody can start any more"),
     ("snapshots hold the ids", "ids", "which must be known"),
     ("recovery deletes leader", "recovery", "lands in term"),
+    ("an answer compares leader", "suspicions", "an answer of term 1 lands in term 2"),
+    *LIVENESS,
 ]
 """A rule, where it matters, and what breaks without it."""
 
@@ -69,16 +81,18 @@ HARMLESS = {
     "head's nonce is looked at": Bounds(takeovers=2, late=2, expiries=0, refusals=1),
     "a term is claimed once": Bounds(takeovers=2, late=2, expiries=0, resignations=1),
     "truncation stops at the ids' floor": SCOPES["ids"],
+    "an answer is to a challenge of its term": SCOPES["suspicions"],
 }
 """Rules that no promise rests on alone, as far as the model goes: a second one stands behind each.
 
 The epoch in a commit's fence: recovery deletes `leader`, which the fence compares too. head's nonce: without it a term
 is given up in vain, and callers hear that it is unknown. A term claimed anew: its first claim's copies meet another
-`head`. The ids' floor: snapshots hold the ids too; truncation under pressure relies on that.
+`head`. The ids' floor: snapshots hold the ids too; truncation under pressure relies on that. An answer to a challenge
+of another term: a takeover compares the leader that was challenged too.
 """
 
 
-_MODULES = (world, store, setting, takeovers, commits, ends, housekeeping)
+_MODULES = (world, store, setting, takeovers, commits, ends, housekeeping, suspicions)
 
 
 def say(line: str) -> None:

@@ -15,12 +15,16 @@ Nonce = tuple[int, int, Batch]
 
 
 class Takeover(NamedTuple):
-    """`election.takeover`: compares `leader` as seen, the epoch, and that `terms/<nonce>` is absent."""
+    """`election.takeover`: compares `leader` as seen, the epoch, and that `terms/<nonce>` is absent. On mere suspicion
+    it rests on a challenge, by its nonce, and compares that the answer is the one (`answer`, its mod_revision) that
+    stood there when the challenge was put; 0 and 0 on any other ground."""
 
     kind: str
     nonce: int
     seen: int
     epoch: int
+    challenge: int = 0
+    answer: int = 0
 
 
 class Commit(NamedTuple):
@@ -73,7 +77,16 @@ class Truncate(NamedTuple):
     drop: tuple[Snapshot, ...]
 
 
-Txn = Takeover | Commit | Resign | Write | Truncate
+class Answer(NamedTuple):
+    """`challenges.Answers._answer`: the echo of a challenge, by its nonce."""
+
+    kind: str
+    term: int
+    epoch: int
+    challenge: int
+
+
+Txn = Takeover | Commit | Resign | Write | Truncate | Answer
 
 
 class Store(NamedTuple):
@@ -100,6 +113,12 @@ class Masterd(NamedTuple):
     attempts: nonces of takeovers whose outcome it may still have to learn. asked: the takeover that it is sending.
     term to reached: its fence, and the `head` that its journal is at, with the index there.
     commit: what it is committing. sent: a copy of that may be on its way. causing: what an empty commit is to stop.
+    prepared: the epoch that it has read ahead of its next takeover, 0: none; below 0: one that has been refuted.
+    doubts: whether its newest challenge is one that it may yet take over on.
+
+    challenges, answer and noted are the store's rather than its own, here because masterds change places: of all that
+    it has put under `challenges/<id>`, (term, nonce); mod_revision and nonce of what stands under `answers/<id>`; and
+    that mod_revision as it was when the newest challenge was put.
     """
 
     role: int = STANDBY
@@ -115,6 +134,11 @@ class Masterd(NamedTuple):
     commit: tuple[()] | Commit = ()
     sent: bool = False
     causing: tuple[()] | Commit = ()
+    prepared: int = 0
+    doubts: bool = False
+    challenges: tuple[tuple[int, int], ...] = ()
+    answer: tuple[int, int] = (0, 0)
+    noted: int = 0
 
 
 class Bounds(NamedTuple):
@@ -122,6 +146,7 @@ class Bounds(NamedTuple):
 
     late: transactions of which a copy stays on its way, to land at any time, or never. sends: of each command, the
     first included. kept: ids remembered (masterd: an hour and 10,000). tail: entries that a takeover brings along.
+    prepares: whether the epoch is read ahead of takeovers, at any time (1), or with each (0).
     """
 
     commands: int = 2
@@ -140,6 +165,8 @@ class Bounds(NamedTuple):
     truncations: int = 0
     damages: int = 0
     restores: int = 0
+    challenges: int = 0
+    prepares: int = 0
 
 
 class Left(NamedTuple):
@@ -156,6 +183,7 @@ class Left(NamedTuple):
     truncations: int
     damages: int
     restores: int
+    challenges: int
 
 
 NOT_SENT: Final = -1

@@ -72,10 +72,12 @@ async def _take_over_and_forward(world: World, pc: Pc, *, commit: bool = False) 
 
 @dataclass
 class Strike:
-    """One fault, at the `number`th call (from 0) that a leader makes from when it is armed."""
+    """One fault, at the `number`th call (from 0) that a leader makes from when it is armed; `commits`: its `number`th
+    commit."""
 
     kind: str
     number: int
+    commits: bool = False
     seen: int = 0
     struck: str = ""
     """The call that it befell."""
@@ -84,10 +86,15 @@ class Strike:
         world.fate = partial(self.fate, world)
 
     def fate(self, world: World, pc: Pc, method: str, request: Any) -> Fate:
-        if pc.leader is None or self.struck:
+        if pc.leader is None or self.struck or (self.commits and not _commits(world, request)):
             return FINE
         self.seen += 1
         if self.seen <= self.number:
             return FINE
         self.struck = f"{pc.name}: {method} {request}"
         return fate_of(self.kind, world, pc)
+
+
+def _commits(world: World, request: Any) -> bool:
+    head = world.keys.head.encode()
+    return any(op.request_put.key == head for op in getattr(request, "success", ()))

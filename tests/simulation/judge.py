@@ -1,7 +1,7 @@
 """What must hold of a simulated cluster, from the store's whole history and from what clients were told.
 
-Each function returns what it found wrong. The history is the fake store's own log, which no truncation or compaction
-shortens; a masterd that is wrong is not asked.
+Each function returns what it found wrong; `checkers` asks them all. The history is the fake store's own log, which no
+truncation or compaction shortens; a masterd that is wrong is not asked.
 """
 
 from __future__ import annotations
@@ -71,31 +71,6 @@ def history_of(server: FakeEtcd, keys: Keys) -> History:
     return history
 
 
-def problems(world: World) -> list[str]:
-    """All of it, once the cluster has settled."""
-    history = history_of(world.server, world.keys)
-    state = fold(history)
-    return [
-        *world.faults,
-        *safety(world, history),
-        *wrong_results(history),
-        *wrong_reads(history, world.reads),
-        *stale_reads(world.told, world.reads),
-        *views_that_differ(world.keys, history, state),
-        *replicas_that_differ(world, state),
-    ]
-
-
-def safety(world: World, history: History) -> list[str]:
-    """What must hold at every moment, too."""
-    return [
-        *gaps_and_forks(world.keys, history),
-        *writes_of_the_deposed(history),
-        *lost_or_doubled(history, world.told),
-        *out_of_order(world.told),
-    ]
-
-
 def gaps_and_forks(keys: Keys, history: History) -> list[str]:
     """Indexes go up by one from 1 to head, each written once, in the order of the store's revisions."""
     indexes = [record.index for record in history.records]
@@ -142,18 +117,6 @@ def lost_or_doubled(history: History, told: list[Told]) -> list[str]:
     sent = {command.id for command in told}
     return wrong + [f"{known} was never asked for" for known, records in at.items()
                     if known not in sent and records[0].name not in OWN]  # fmt: skip
-
-
-def out_of_order(told: list[Told]) -> list[str]:
-    """What was acknowledged before another was sent comes before it."""
-    done = [command for command in told if command.index and command.ended is not None]
-    return [
-        f"{later.id}, sent after {earlier.id} was acknowledged, comes before it"
-        for earlier in done
-        for later in done
-        if earlier.ended is not None and earlier.ended < later.sent and later.index <= earlier.index
-        and earlier.id != later.id
-    ]  # fmt: skip
 
 
 def fold(history: History) -> State:

@@ -16,8 +16,8 @@ from tests.fakes.clock import VirtualTime
 from tests.faults.proxy import Mode
 from tests.profiles import cases
 from tests.simulation.app import NODES
+from tests.simulation.checkers import problems
 from tests.simulation.faults import KINDS, Strike
-from tests.simulation.judge import problems
 from tests.simulation.world import Pc, World
 
 MASTERS = ("m1", "m2", "m3")

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from tests.fakes.clock import VirtualTime
+from tests.simulation.checkers import problems
 from tests.simulation.faults import KINDS, Strike
-from tests.simulation.judge import problems
 from tests.simulation.world import World
 
 _STRIDE = 1 if os.environ.get("NODECTL_PROPERTIES") == "long" else 5

@@ -6,7 +6,7 @@ import asyncio
 
 from nodestore.errors import NotFound
 from tests.fakes.clock import VirtualTime
-from tests.simulation.judge import problems
+from tests.simulation.checkers import problems
 from tests.simulation.world import World
 
 

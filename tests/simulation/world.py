@@ -24,7 +24,10 @@ from nodestore.models import ConfigRecord, Inventory, Status
 from tests.fakes.clock import VirtualTime
 from tests.fakes.etcd import MEMBERS, FakeEtcd
 from tests.fakes.link import FINE, Fate, Link
+from tests.faults.history import Event
 from tests.simulation.app import NODES, SimApp
+from tests.simulation.node import Node
+from tests.simulation.reader import Reader
 
 T = TypeVar("T")
 
@@ -138,6 +141,11 @@ class World:
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     fate: Callable[[Pc, str, Any], Fate] = no_fault
     starts: int = 0
+    nodes: dict[str, Node] = field(default_factory=dict)
+    starts_of_nodes: int = 0
+    readers: list[Reader] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    """What nodes obeyed and readers of the stream heard, as `tests.faults.history_checks` has it."""
     _numbers: int = 0
     _configured: int = 0
 
@@ -158,6 +166,10 @@ class World:
         for name in names:
             if name not in self.running:
                 self.running[name] = Pc(self, name)
+
+    def seen(self, process: str, op: str, **fields: Any) -> None:
+        """Something that was seen in this moment."""
+        self.events.append(Event(asyncio.get_running_loop().time(), process, "seen", None, op, fields))
 
     async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = _PATIENCE_S) -> None:
         loop = asyncio.get_running_loop()
@@ -311,6 +323,10 @@ class World:
         return all(pc.master.replica.index == index for pc in self.running.values())
 
     async def close(self) -> None:
+        for node in self.nodes.values():
+            await node.end()
+        for reader in self.readers:
+            await reader.end()
         for pc in tuple(self.running.values()):
             pc.crash()
         await asyncio.gather(*self.tasks)

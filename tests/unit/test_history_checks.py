@@ -10,7 +10,20 @@ from typing import Any
 import pytest
 
 from nodestore.etcd import KV
-from nodestore.models import Applied, CommandRecord, Desired, Entry, Head, Spec, Status
+from nodestore.keys import Keys
+from nodestore.models import (
+    Actions,
+    Answer,
+    Applied,
+    CommandRecord,
+    Desired,
+    Entry,
+    Head,
+    Spec,
+    Status,
+    Stored,
+    TermRecord,
+)
 from tests.faults import checks, history_checks
 from tests.faults.checks import Store
 from tests.faults.history import Call, End, Event, HistoryError, Recorder, load, seen
@@ -222,6 +235,16 @@ def test_a_node_that_disobeyed_is_found(orders: list[Event], what: str) -> None:
     assert what in history_checks.disobedient_nodes(orders, store())
 
 
+def test_a_noded_that_starts_anew_may_begin_with_what_it_remembers() -> None:
+    """Another nonce is another noded; it too is held to what it has obeyed itself."""
+    of = [replace(event, fields={**event.fields, "nonce": "x"}) for event in OBEYED]
+    anew = [replace(event, fields={**event.fields, "nonce": "y"}) for event in OBEYED[1:]]
+    assert history_checks.disobedient_nodes([*of, *anew], store()) == []
+    assert history_checks.disobedient_nodes([*of, *anew, anew[0], anew[-1]], store()) == [
+        "n1 obeyed 1.10.2 after 1.20.3"
+    ]
+
+
 def test_a_node_that_disobeyed_once_is_held_to_what_it_had_obeyed_before() -> None:
     """A lower order does not make other lower ones right."""
     found = history_checks.disobedient_nodes([*OBEYED, obeyed(10, 3), obeyed(20, 2), obeyed(20, 3)], store())
@@ -237,14 +260,74 @@ def test_a_node_whose_status_is_behind_is_found() -> None:
 # --- what is recorded -----------------------------------------------------------------------------------------------
 
 
+KEYS = Keys("c")
+
+
+def put(key: str, value: Stored | bytes, revision: int) -> KV:
+    raw = value if isinstance(value, bytes) else value.encode()
+    return KV(key, raw, revision, revision, 1, 0)
+
+
+def record(path: Path, *kvs: KV) -> list[Event]:
+    """What is written down of these puts, and read back."""
+    with Recorder(path, clock=lambda: 11.0) as recorder:
+        watched = history_checks.Watched(recorder.seen, KEYS)
+        for kv in kvs:
+            watched.put(kv)
+    return load(path)
+
+
 def test_an_entry_is_recorded_as_a_watch_shows_it(tmp_path: Path) -> None:
-    """Value and revisions come back as they were."""
+    """Value and revisions come back as they were, and whose write it is."""
     (wanted,) = seen([JOURNAL[0]], "entry")
-    kv = KV(wanted.fields["key"], wanted.fields["value"].encode(), 11, 11, 1, 0)
-    with Recorder(tmp_path / "history", clock=lambda: 11.0) as recorder:
-        history_checks.record_entry(recorder, "watch", kv)
-    assert load(tmp_path / "history") == [wanted]
-    assert store(*load(tmp_path / "history")).journal[0][0] == kv
+    kv = put(KEYS.entry(2), wanted.fields["value"].encode(), 11)
+    events = record(tmp_path / "history", kv)
+    assert store(*events).journal[0][0] == kv
+    assert [event.fields for event in seen(events, "wrote")] == [{"key": kv.key, "revision": 11, "term": 10}]
+
+
+def test_a_term_is_recorded_each_time_it_is_won(tmp_path: Path) -> None:
+    """By the put of `leader`: one attempt that wins twice writes over its own record, which is no news of a new key."""
+
+    def term_of(nonce: str, ended: str | None = None) -> TermRecord:
+        return TermRecord(id="m", host="h", nonce=nonce, epoch=1, since=0.0, ended=ended)
+
+    def won(nonce: str, revision: int) -> list[KV]:
+        return [put(KEYS.leader, b"{}", revision), put(KEYS.term(nonce), term_of(nonce), revision)]
+
+    resigned = put(KEYS.term("one"), term_of("one", "stopped"), 12)
+    right = record(tmp_path / "right", *won("one", 10), resigned, *won("two", 13))
+    assert [(event.fields["nonce"], event.fields["revision"]) for event in right] == [("one", 10), ("two", 13)]
+    assert history_checks.terms_that_do_not_grow(right) == []
+    twice = record(tmp_path / "twice", *won("one", 10), resigned, *won("one", 13))
+    assert history_checks.terms_that_do_not_grow(twice) == ["attempt one won 2 terms"]
+
+
+def test_what_a_node_says_it_obeys_is_recorded(tmp_path: Path) -> None:
+    """From its status; one that obeys nothing says nothing of it."""
+    status = Status(node="n1", nonce="x", host="h", epoch=1, term=20, observed_generation=3, phase="ready")
+    idle = Status(node="n1", nonce="x", host="h", phase="idle")
+    (event,) = record(tmp_path / "history", put(KEYS.status_of("n1"), idle, 5), put(KEYS.status_of("n1"), status, 6))
+    assert (event.process, event.fields) == ("n1", {"epoch": 1, "term": 20, "generation": 3, "nonce": "x"})
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        put(KEYS.entry(2), Entry(epoch=1, term=10, nonce="n", commands=(CommandRecord(
+            index=2, id="b", actor="a", time=0.0, name="node.set"),)), 22),
+        put(KEYS.desired_of("n1"), Desired(epoch=1, term=10, generation=1, spec=Spec(driver="d")), 22),
+        put(KEYS.actions_of("n1"), Actions(epoch=1, term=10), 22),
+        put(KEYS.answer("m2"), Answer(term=10, nonce="x"), 22),
+    ],
+    ids=["entry", "order", "actions", "answer"],
+)  # fmt: skip
+def test_a_write_of_the_deposed_is_found_whatever_it_is(tmp_path: Path, late: KV) -> None:
+    """After its successor's first write; up to then it is the others' business."""
+    order = put(KEYS.desired_of("n2"), Desired(epoch=1, term=20, generation=2, spec=Spec(driver="d")), 21)
+    wrong = history_checks.writes_after_a_successors_first(record(tmp_path / "late", order, late))
+    assert wrong == [f"{late.key} was written by term 10 after {order.key} was by term 20"]
+    assert history_checks.writes_after_a_successors_first(record(tmp_path / "before", late, order)) == []
 
 
 def test_an_entry_that_lacks_something_is_named() -> None:

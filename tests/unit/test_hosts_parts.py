@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from nodectl import CommandOutcomeUnknown
+from nodestore.errors import Denied, NodectlError, NotLeader, Refused, TooOld, Unavailable
+from tests.faults.history import Recorder, calls, load
 from tests.faults.hosts import __main__ as program
+from tests.faults.hosts import caller, ground, slow_disk
 from tests.faults.hosts.clocks import WrongClocks
-from tests.faults.hosts.faults import Cuts, Halves, Ring
+from tests.faults.hosts.disks import Fsyncs, fsyncs
+from tests.faults.hosts.faults import Cuts, Halves, Ring, SlowDisk
 from tests.faults.hosts.net import address
+from tests.faults.hosts.run import Run
 from tests.faults.hosts.site import Hosts
 
 HOSTS = cast(Hosts, type("FiveHosts", (), {"pcs": dict.fromkeys(("h1", "h2", "h3", "h4", "h5"))})())
@@ -89,3 +97,96 @@ def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None
         program.main(["--only=earthquake"])
     assert ended.value.code == 2
     assert "power-off" in capsys.readouterr().err
+
+
+# --- slow disks ------------------------------------------------------------------------------------------------------
+
+METRICS = """
+etcd_disk_wal_fsync_duration_seconds_bucket{le="0.001"} 7
+etcd_disk_wal_fsync_duration_seconds_sum 1.25e-01
+etcd_disk_wal_fsync_duration_seconds_count 10
+etcd_disk_backend_commit_duration_seconds_sum 9
+"""
+
+
+def test_fsyncs_are_read_from_the_members_metrics() -> None:
+    """Count and sum, of which the mean is made; what was before can be taken off."""
+    assert fsyncs(METRICS) == Fsyncs(10, 0.125)
+    assert fsyncs(METRICS).since(Fsyncs(5, 0.025)).mean_ms == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "complaint"),
+    [(Fsyncs(10, 1.0), None), (Fsyncs(10, 0.02), "was to be slow, and was not"), (Fsyncs(0, 0.0), "wrote nothing")],
+)
+def test_a_disk_that_was_not_slow_is_noticed(seen: Fsyncs, complaint: str | None) -> None:
+    """By what etcd itself has measured: a run in which it was to be slow, and was not, fails."""
+    fault = SlowDisk(HOSTS, random.Random(1), victim="h1", kind="slow")
+    if complaint is None:
+        fault._check(seen)
+    else:
+        with pytest.raises(AssertionError, match=complaint):
+            fault._check(seen)
+    assert f"{seen.count} of its WAL" in fault.told
+
+
+def test_what_a_slow_disk_lacks_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, with the exit code of what cannot be done here; among other faults it is left out."""
+    monkeypatch.setattr(slow_disk, "DEVICE", tmp_path / "fuse")
+    monkeypatch.setattr(ground, "check", lambda: None)
+    assert program.main(["--only=slow-disk"]) == ground.CANNOT
+    assert "slow-disk: " in (told := capsys.readouterr().err)
+    assert told.count("\n") == 1
+    said: list[str] = []
+    run = Run(tmp_path, 1, 1.0, ["slow-disk", "ring"], said.append)
+    assert run._names() == ["ring"]
+    assert "slow-disk is left out: " in said[0]
+
+
+# --- what a client is told -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (TooOld("it may have run"), "unknown"),
+        (CommandOutcomeUnknown("nobody answered", command_id="c", after=0), "unknown"),
+        (Denied("not you"), "unknown"),
+        (NodectlError("something else"), "unknown"),
+        (Refused("no"), "fail"),
+        (Unavailable("nobody there"), "fail"),
+        (NotLeader("not me"), "fail"),
+    ],
+)
+async def test_only_what_surely_did_not_run_counts_as_failed(tmp_path: Path, error: NodectlError, end: str) -> None:
+    """Of all else it is left open whether it ran: to call it failed would accuse the cluster of what is no fault."""
+
+    class Answers:
+        async def command(self, *_: Any, **__: Any) -> None:
+            raise error
+
+    with Recorder(tmp_path / "history") as record:
+        told = await caller._command(cast(Any, Answers()), record, "c1", "c1-1", "node.set", {}, 1.0)
+    (call,) = calls(load(tmp_path / "history"))
+    assert (told, call.end) == (end, end)
+
+
+# --- repeating a run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is missing: on Debian, apt-get install make")
+def test_a_run_that_found_something_says_how_to_repeat_it(tmp_path: Path) -> None:
+    """In one command, which asks for the same seed, the same time and the same faults."""
+    said: list[str] = []
+
+    class Finds(Run):
+        async def go(self) -> list[str]:
+            return ["something"]
+
+    assert program.report(Finds(tmp_path, 7, 90.0, ["ring", "kill"], said.append)) == 1
+    again = said[-1].partition("repeat: ")[2]
+    done = subprocess.run([*again.split(), "--dry-run"], cwd=ground.ROOT, capture_output=True, text=True, timeout=20.0)
+    (line,) = [line for line in done.stdout.splitlines() if program.MODULE in line]
+    assert "--duration=90s --seed=7 --only=ring,kill " in line

@@ -13,14 +13,12 @@ import traceback
 from pathlib import Path
 
 from tests.faults.hosts import ground
-from tests.faults.hosts.faults import FAULTS
+from tests.faults.hosts.faults import FAULTS, UNABLE
 from tests.faults.hosts.run import Run
 
 MODULE = "tests.faults.hosts"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _SHOWN = 20
-CANNOT = 77
-"""Exit code: this machine does not let us, as the reason says."""
 
 
 def duration(text: str) -> float:
@@ -48,10 +46,13 @@ def main(arguments: list[str]) -> int:
     seed = secrets.randbelow(1_000_000) if chosen.seed is None else chosen.seed
     if ground.INSIDE not in os.environ:
         try:
+            ground.check()
+            if chosen.only and all(name in UNABLE and UNABLE[name]() for name in chosen.only):
+                raise ground.CannotRun("; ".join(f"{name}: {UNABLE[name]()}" for name in chosen.only))
             return ground.inside(MODULE, [*arguments, f"--seed={seed}"])
         except ground.CannotRun as reason:
             print(f"faults of hosts: {reason}", file=sys.stderr)  # noqa: T201 - a program of its own
-            return CANNOT
+            return ground.CANNOT
     ground.settle()
     directory = chosen.keep or Path(tempfile.mkdtemp(prefix="nodectl-faults-"))
     directory.mkdir(parents=True, exist_ok=True)
@@ -71,8 +72,8 @@ def report(run: Run) -> int:
     for line in wrong[:_SHOWN]:
         say(f"WRONG: {line}"[:500])
     if wrong:
-        only = f" --only {','.join(run.only)}" if run.only else ""
-        again = f"python -m {MODULE} --seed {run.seed} --duration {run.duration_s:g}{only}"
+        only = f" ONLY={','.join(run.only)}" if run.only else ""
+        again = f"make faults SEED={run.seed} DURATION={run.duration_s:g}s{only}"
         say(f"{len(wrong)} things are wrong; repeat: {again}")
     return 1 if wrong else 0
 

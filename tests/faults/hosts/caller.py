@@ -18,10 +18,13 @@ from pathlib import Path
 
 from nodectl import Client
 from nodestore import logs
-from nodestore.errors import NodectlError, OutcomeUnknown, TooOld, Unavailable
+from nodestore.errors import Invalid, NodectlError, NotFound, Refused, TooLarge, TooOld, Unavailable
 from tests.faults.history import Recorder
 
 _LAST_S = 1.0
+SURELY_NOT = (Unavailable, Refused, Invalid, TooLarge, NotFound)
+"""Errors after which a command has not run, under whichever of its copies. All others leave it open: `TooOld` too, as
+a copy that was sent before may have run so long ago that nobody remembers."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,12 @@ async def _command(
     call = record.invoke(who, "command", id=known)
     try:
         done = await client.command(name, args, id=known, timeout_s=timeout_s)
-    except OutcomeUnknown as error:
-        record.unknown(call, why=str(error))
-        return "unknown"
-    except NodectlError as error:
-        record.fail(call, why=str(error))
+    except SURELY_NOT as error:
+        record.fail(call, why=repr(error))
         return "fail"
+    except NodectlError as error:
+        record.unknown(call, why=repr(error))
+        return "unknown"
     record.ok(call, index=done.index)
     return "ok"
 

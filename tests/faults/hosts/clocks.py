@@ -26,6 +26,11 @@ def library() -> Path | None:
     return next((path for path in found if path.exists()), None)
 
 
+def missing() -> str | None:
+    """Why no clock can be wrong here, and what to do; None when it can."""
+    return None if library() else "libfaketime is missing: on Debian, apt-get install faketime"
+
+
 class WrongClocks:
     """Of one run."""
 

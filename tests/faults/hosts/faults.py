@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nodestore.errors import NodectlError
+from tests.faults.hosts import clocks, slow_disk
+from tests.faults.hosts.disks import Fsyncs
 from tests.faults.hosts.pc import PEER, PROGRAMS, Program
 from tests.faults.hosts.site import Hosts
 from tests.waiting import eventually
@@ -175,10 +177,58 @@ class FullDisk(Fault):
 
     async def begin(self) -> None:
         self.victim = self.told = self.dice.choice(self.hosts.site.members)
-        await asyncio.to_thread(fill, self.hosts.pcs[self.victim].disk / "etcd" / _FILLER)
+        await asyncio.to_thread(fill, self._filler)
 
     async def end(self) -> None:
-        (self.hosts.pcs[self.victim].disk / "etcd" / _FILLER).unlink(missing_ok=True)
+        self._filler.unlink(missing_ok=True)
+
+    @property
+    def _filler(self) -> Path:
+        slow = self.hosts.disks.get(self.victim)  # to fill it through its file system would take seconds
+        place = self.hosts.pcs[self.victim].disk / "etcd" if slow is None else slow.under
+        return place / _FILLER
+
+
+@dataclass
+class SlowDisk(Fault):
+    """The disk of an etcd member takes long until it says that something is on it: each fsync for another while."""
+
+    victim: str = ""
+    kind: str = ""
+    before: Fsyncs | None = None
+
+    async def begin(self) -> None:
+        members = self.hosts.site.members
+        leading = await self.hosts.etcd_leading() if self.dice.random() < 0.5 else None
+        self.victim = leading or self.dice.choice(members)
+        self.kind = self.dice.choice(sorted(SLOW_MS))
+        sync_ms, write_ms = SLOW_MS[self.kind]
+        self.told = f"{self.victim}, {self.kind}: an fsync takes {sync_ms[0]:g} to {sync_ms[1]:g} ms"
+        self.hosts.disks[self.victim].slow(sync_ms, write_ms)
+        self.before = await self.hosts.fsyncs(self.victim)
+
+    async def end(self) -> None:
+        try:
+            if self.before is not None:
+                self._check((await self.hosts.fsyncs(self.victim)).since(self.before))
+        finally:
+            if self.victim:
+                self.hosts.disks[self.victim].as_fast_as_it_is()
+
+    def _check(self, seen: Fsyncs) -> None:
+        """AssertionError unless etcd itself has measured that the disk was as slow as it should be."""
+        self.told += f"; {seen.count} of its WAL, {seen.mean_ms:.0f} ms each by its own measure"
+        low_ms = SLOW_MS[self.kind][0][0]
+        assert seen.count > 0, f"etcd of {self.victim} wrote nothing while its disk was to be slow"
+        assert seen.mean_ms >= low_ms, f"the disk was to be slow, and was not: {self.told}"
+
+
+SLOW_MS = {
+    "worn": ((20.0, 80.0), (0.0, 1.0)),
+    "slow": ((20.0, 400.0), (0.0, 5.0)),
+    "dying": ((200.0, 900.0), (0.0, 20.0)),
+}
+"""How long an fsync takes longer, and a write."""
 
 
 def fill(path: Path) -> None:
@@ -261,6 +311,9 @@ class Clock(Fault):
 
 CLOCKS = {"ahead": "+3600s", "behind": "-3600s", "slow": "+0 x0.5", "fast": "+0 x2"}
 
+UNABLE: Mapping[str, Callable[[], str | None]] = {"clock": clocks.missing, "slow-disk": slow_disk.missing}
+"""What tells why a fault cannot be done on this machine; None: it can. The others can wherever hosts can."""
+
 Make = Callable[[Hosts, random.Random], Fault]
 FAULTS: Mapping[str, Make] = {
     "power-off": lambda hosts, dice: PowerOff(hosts, dice, dice.uniform(2.0, 8.0)),
@@ -271,6 +324,7 @@ FAULTS: Mapping[str, Make] = {
     "pause": lambda hosts, dice: Pause(hosts, dice, dice.uniform(0.2, 6.0)),
     "kill": lambda hosts, dice: Kill(hosts, dice, dice.uniform(0.0, 2.0)),
     "full-disk": lambda hosts, dice: FullDisk(hosts, dice, dice.uniform(2.0, 8.0)),
+    "slow-disk": lambda hosts, dice: SlowDisk(hosts, dice, dice.uniform(4.0, 10.0)),
     "wipe": lambda hosts, dice: Wipe(hosts, dice, dice.uniform(1.0, 3.0)),
     "clock": lambda hosts, dice: Clock(hosts, dice, dice.uniform(6.0, 10.0)),
 }

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+CANNOT = 77
+"""Exit code: this machine does not let us, as the reason says."""
 INSIDE = "NODECTL_FAULTS_INSIDE"
 ROOT = Path(__file__).parents[3]
 NAMES = Path("/run/netns")

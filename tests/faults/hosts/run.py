@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import json
 import random
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -25,24 +24,23 @@ import aiohttp
 from nodestore.errors import NodectlError
 from nodestore.etcd import KV
 from nodestore.keys import prefix_end
-from nodestore.models import TermRecord, decode
 from nodestore.watch import follow
-from tests.faults import checks, history_checks, linearizable
+from tests.faults import checks, history_checks, linearizable, noded_log
 from tests.faults.history import Event, Recorder, calls, load, merged
-from tests.faults.hosts.clocks import library
-from tests.faults.hosts.faults import FAULTS, Fault
+from tests.faults.hosts.disks import Disks
+from tests.faults.hosts.faults import FAULTS, UNABLE, Fault
 from tests.faults.hosts.pc import PROGRAMS
 from tests.faults.hosts.site import Hosts
 from tests.faults.hosts.trial import Caller
 from tests.waiting import eventually
 
-_DISK_BYTES = "512m"
 _RESTART_S = 1.0
 _SETTLE_S = 90.0
 _PAUSE_S = (1.0, 6.0)
 _GO_ON_S = 60.0
 _LAST_S = 30.0
 _WORKS = 5
+MEMBERS = ("h1", "h2", "h3")
 
 
 @dataclass
@@ -71,13 +69,17 @@ class Run:
 
     async def go(self) -> list[str]:
         """What is wrong; empty when all is as it must be."""
-        small_disks(self.directory)
+        names = self._names()
         with Recorder(self.directory / "history-store.jsonl") as record:
-            async with Hosts(self.directory) as hosts, watching(hosts, record):
+            async with (
+                Disks(self.directory, MEMBERS, slowable="slow-disk" in names, seed=self.seed) as disks,
+                Hosts(self.directory, members=len(MEMBERS), disks=disks.slow) as hosts,
+                watching(hosts, record),
+            ):
                 callers = self._callers(hosts)
                 try:
                     async with self._kept_running(hosts):
-                        await self._storm(hosts, callers)
+                        await self._storm(hosts, callers, names)
                     await self._judge(hosts, callers)
                 finally:
                     for caller in callers:
@@ -98,9 +100,21 @@ class Run:
 
     # --- faults ---
 
-    async def _storm(self, hosts: Hosts, callers: Sequence[Caller]) -> None:
+    def _names(self) -> list[str]:
+        """The faults of this run: those that were asked for, as far as this machine can do them."""
+        names = []
+        for name in FAULTS:
+            if self.only and name not in self.only:
+                continue
+            why = UNABLE[name]() if name in UNABLE else None
+            if why is None:
+                names.append(name)
+            else:
+                self.say(f"{name} is left out: {why}")
+        return names
+
+    async def _storm(self, hosts: Hosts, callers: Sequence[Caller], names: Sequence[str]) -> None:
         dice = random.Random(self.seed)
-        names = [name for name in FAULTS if (not self.only or name in self.only) and (name != "clock" or library())]
         begun = time.monotonic()
         left: list[str] = []
         await self._works(callers[0], "commands go through")
@@ -189,6 +203,8 @@ class Run:
         done = calls(events)
         self.wrong += history_checks.safety(events, done, whole)
         self.wrong += checks.views_that_differ(whole)
+        self.wrong += history_checks.disobedient_nodes(events, whole)
+        self.wrong += history_checks.disobedient_nodes(self._obeyed(), whole)
         self.wrong += history_checks.broken_streams(events, whole, up_to=last_told(done))
         verdicts = linearizable.judge(done)
         self.wrong += linearizable.violations(verdicts)
@@ -200,6 +216,11 @@ class Run:
             f"outcome, {ends.count('fail')} not done, {len(whole.terms)} terms, {len(whole.commands)} in the journal; "
             f"{sum(found.tried for found in verdicts.values())} orders tried on {len(verdicts)} documents"
         )
+
+    def _obeyed(self) -> list[Event]:
+        """What each noded said that it obeyed: more than its status shows, which tells the latest only."""
+        logs = {path.name.removesuffix("-noded.log"): path for path in self.directory.glob("log/*-noded.log")}
+        return [event for node, path in sorted(logs.items()) for event in noded_log.obeyed(node, path)]
 
     async def _masters_differ(self, hosts: Hosts) -> list[str]:
         """All masters come to have the same documents in memory."""
@@ -229,35 +250,21 @@ def gap(caller: Caller, since: float, until: float) -> float:
     return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0) * 1e3
 
 
-def small_disks(directory: Path) -> None:
-    """Each host's etcd on a small disk of its own, so that it can be filled."""
-    for number in range(1, 4):
-        disk = directory / "disk" / f"h{number}" / "etcd"
-        disk.mkdir(parents=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "none", str(disk)], check=True)
-
-
 @contextlib.asynccontextmanager
 async def watching(hosts: Hosts, record: Recorder) -> AsyncIterator[None]:
-    """Writes down each entry and each term as etcd shows them, through a watch that is not a master's."""
+    """Writes down what masters and nodes write as etcd shows it, through a watch that is not a master's."""
 
     async def watch() -> None:
         keys = hosts.keys
+        watched = history_checks.Watched(record.seen, keys)
         stream = follow(hosts.etcd, keys.prefix, end=prefix_end(keys.prefix), revision=1)
         async with aclosing(stream):
             async for changes in stream:
                 for event in changes.events:
-                    if event.value is None:
-                        continue
-                    kv = KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
-                    if event.key.startswith(keys.journal):
-                        history_checks.record_entry(record, "watch", kv)
-                    elif event.key.startswith(keys.terms) and event.create_revision == event.mod_revision:
-                        term = decode(TermRecord, event.value, event.key)
-                        record.seen(
-                            "watch", "term", epoch=term.epoch, revision=event.create_revision, nonce=term.nonce,
-                            id=term.id,
-                        )  # fmt: skip
+                    if event.value is not None:
+                        watched.put(
+                            KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
+                        )
 
     task = asyncio.create_task(watch(), name="watch of the store")
     try:

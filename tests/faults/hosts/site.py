@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,8 +21,9 @@ from nodestore.jsonio import dumps
 from nodestore.keys import Keys
 from tests.faults.hosts.capture import Capture
 from tests.faults.hosts.clocks import WrongClocks
+from tests.faults.hosts.disks import Fsyncs, Slowable, fsyncs
 from tests.faults.hosts.net import Lan
-from tests.faults.hosts.pc import CLUSTER, Pc, Site
+from tests.faults.hosts.pc import CLUSTER, METRICS, Pc, Site
 from tests.waiting import eventually
 
 _UP_S = 60.0
@@ -29,13 +31,18 @@ _ASK_S = 2.0
 
 
 class Hosts:
-    """`size` PCs, the first `members` of them with an etcd member. `async with`: they are up then."""
+    """`size` PCs, the first `members` of them with an etcd member. `async with`: they are up then.
 
-    def __init__(self, directory: Path, *, size: int = 5, members: int = 3) -> None:
+    disks: those that can be slow, by host."""
+
+    def __init__(
+        self, directory: Path, *, size: int = 5, members: int = 3, disks: Mapping[str, Slowable] | None = None
+    ) -> None:
         names = [f"h{number}" for number in range(1, size + 1)]
         self.lan = Lan(names)
         self.capture = Capture()
         self.clocks = WrongClocks(directory / "clocks")
+        self.disks = disks or {}
         self.site = Site(directory, self.lan, find_etcd().server, tuple(names[:members]))
         self.pcs = {name: Pc(name, self.site) for name in names}
         self.keys = Keys(CLUSTER)
@@ -101,6 +108,11 @@ class Hosts:
 
     def _member(self, name: str) -> str:
         return f"{self.pcs[name].address}:2379"
+
+    async def fsyncs(self, name: str) -> Fsyncs:
+        """What the member on that host has measured of its disk."""
+        async with self._http.get(f"http://{self.pcs[name].address}:{METRICS}/metrics") as answer:
+            return fsyncs(await answer.text())
 
     async def ask(self, name: str, path: str, body: Any = None) -> Any:
         """One request to one masterd."""

@@ -192,7 +192,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--directory", type=Path)
     chosen = parser.parse_args(arguments)
     if ground.INSIDE not in os.environ:
-        return ground.inside(MODULE, arguments)
+        try:
+            return ground.inside(MODULE, arguments)
+        except ground.CannotRun as reason:
+            print(reason, file=sys.stderr)  # noqa: T201 - a program of its own
+            return ground.CANNOT
     ground.settle()
     directory = chosen.directory or Path(tempfile.mkdtemp(prefix="nodectl-hosts-"))
     shutil.rmtree(directory, ignore_errors=True)

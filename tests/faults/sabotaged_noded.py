@@ -1,0 +1,25 @@
+"""noded with its order check taken out, to see that the checks notice: `-m tests.faults.sabotaged_noded ARG...`.
+
+It obeys whatever it is told last, a deposed leader's order too. A program of the tests alone.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from noded import __main__, orders
+
+
+def take_out_order_check() -> None:
+    take = orders.Orders.take
+
+    def forgetful(self: orders.Orders, value: bytes | None) -> None:
+        self._floor = None
+        take(self, value)
+
+    orders.Orders.take = forgetful  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    take_out_order_check()
+    sys.exit(__main__.main())

@@ -1,0 +1,66 @@
+"""What a noded says that it obeyed, judged: a right one, and one whose order check was taken out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nodestore.keys import Keys
+from nodestore.models import Applied, Desired, Head, Spec, Term, TermRecord
+from tests.etcd_cluster import EtcdCluster
+from tests.faults import history_checks, noded_log
+from tests.faults.checks import Store
+from tests.integration.test_noded import NODE, rig
+
+OLD, NEW = 10, 20
+
+
+def order(term: int, generation: int) -> Desired:
+    spec = Spec(driver="file", settings={"path": "shown.json"}, document={"generation": generation})
+    return Desired(epoch=1, term=term, generation=generation, spec=spec)
+
+
+def judged(log: Path, last: Desired) -> list[str]:
+    """What the checker finds in the log; the end, where a right noded has reported, is left out."""
+    terms = tuple((term, TermRecord(id="m", host="m", nonce=str(term), epoch=1, since=0.0)) for term in (OLD, NEW))
+    store = Store((), terms, Head(index=3, nonce="n"), Applied(index=3, base=3), {}, {NODE: last}, {})
+    found = history_checks.disobedient_nodes(noded_log.obeyed(NODE, log), store)
+    return [line for line in found if " says " not in line]
+
+
+@pytest.mark.parametrize("module", ["noded", "tests.faults.sabotaged_noded"])
+async def test_a_noded_that_obeys_a_deposed_leader_is_found(
+    etcd_one: EtcdCluster, keys: Keys, tmp_path: Path, module: str
+) -> None:
+    """By its own log, over a restart too; where its order check is in its place nothing is found."""
+    last = order(NEW, 5)
+    async with rig(etcd_one, keys, tmp_path) as node:
+        await node.put(order(OLD, 1))
+        noded = await node.start(module=module)
+        await node.ready(1)
+        await node.put(order(NEW, 3))
+        await node.ready(3)
+        await node.put(order(OLD, 4))
+        if module == "noded":
+            await node.says(noded, "ignores order 1.10.4: it has already obeyed 1.20.3")
+        else:
+            await node.ready(4)
+        await node.put(last)
+        await node.ready(5)
+        found = judged(noded.log_path, last)
+    assert found == ([] if module == "noded" else [f"{NODE} obeyed 1.10.4 after 1.20.3"])
+
+
+async def test_what_does_not_change_the_spec_is_said_too(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
+    """A new term that says the same again is an order of its own, and said once."""
+    same = [order(OLD, 1), order(NEW, 1)]
+    async with rig(etcd_one, keys, tmp_path) as node:
+        await node.put(same[0])
+        noded = await node.start()
+        await node.ready(1)
+        await node.put(same[1])
+        await node.says(noded, "obeys order 1.20.1 ")
+        events = noded_log.obeyed(NODE, noded.log_path)
+    told = [Term(event.fields["epoch"], event.fields["term"]) for event in events]
+    assert told == [Term(1, OLD), Term(1, NEW)]

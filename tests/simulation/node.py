@@ -1,0 +1,163 @@
+"""A noded of a simulated cluster: all of its parts, on a way of its own to the store, with a driver that only notes.
+
+What it obeys is written down where it counts, at the driver; what it says of itself is in the store's history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from noded.actions import Writer
+from noded.actor import Actor
+from noded.agent import Agent, Timing
+from noded.drivers import Actual, Context, DriverFactory
+from noded.files import LastApplied
+from noded.orders import Orders
+from noded.performer import Performer
+from noded.presence import Me, Presence
+from noded.reporter import Reporter
+from noded.watching import follow_key
+from nodestore.errors import Compacted
+from nodestore.etcd import Etcd, EtcdSettings
+from nodestore.etcdpb import etcd_pb2 as pb
+from nodestore.models import Desired, Spec
+from nodestore.tasks import together
+from tests.fakes.etcd import MEMBERS
+from tests.fakes.link import FINE, Fate, Link
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+_LATENCY_S = 0.0005
+_TTL_S = 2
+
+
+class NotingDriver:
+    """Brings about whatever it is told, at once. `begun` hears of each beginning."""
+
+    settle_s = 0.0
+
+    def __init__(self, begun: Callable[[], None]) -> None:
+        self._begun = begun
+
+    async def inspect(self) -> Actual:
+        return Actual()
+
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        self._begun()
+
+    async def stop(self) -> None:
+        return None
+
+
+class _NoDisk:
+    """What a noded remembers without etcd: nothing. These never start while etcd is away."""
+
+    def load(self) -> Desired | None:
+        return None
+
+    def keep(self, desired: Desired | None) -> None:
+        return None
+
+
+class Node:
+    """One noded process. Begins at once."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self.name, self._desired = world, name, world.keys.desired_of(name)
+        self.link = Link(world.server, latency_s=_LATENCY_S)
+        self.link.fates = self._fate
+        self._as_of = 0
+        world.starts_of_nodes += 1
+        self._nonce = f"{name}-{world.starts_of_nodes}"
+        self._life = asyncio.get_running_loop().create_task(self._live(), name=f"noded {name}")
+
+    async def _live(self) -> None:
+        settings = EtcdSettings(MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25)
+        async with Etcd(settings, connect=self.link.connect) as etcd, asyncio.TaskGroup() as background:
+            await self._drive(etcd, background)
+
+    async def _drive(self, etcd: Etcd, background: asyncio.TaskGroup) -> None:
+        """As `noded.daemon` wires it."""
+        keys, me = self._world.keys, Me(self.name, self.name, self._nonce)
+        alive = keys.alive_of(self.name)
+
+        def wake() -> None:
+            agent.wake()
+
+        def claim_changed() -> None:
+            reporter.claim_changed()
+            agent.wake()
+            actor.wake()
+
+        self.orders = Orders(self._desired)
+        presence = Presence(etcd, alive, me, _TTL_S, claim_changed)
+        reporter = Reporter(etcd, keys.status_of(self.name), alive, presence)
+        context = Context(self.name, keys.cluster, Path("/nowhere"), self._nonce, wake, background)
+        agent = Agent(context, self.orders, presence, reporter.report, self._load, Timing())
+        agent._last_applied = cast(LastApplied, _NoDisk())
+        writer = Writer(self.name, self._nonce, self.name, lambda was: False)
+        actor = Actor(etcd, keys, writer, presence, Performer(agent, context, None))
+        agent.came_to_rest = actor.wake
+        await together(
+            presence=presence.keep(), follow=self._follow(etcd, wake), reporter=reporter.keep(), agent=agent.run(),
+            actions=actor.follow(), actor=actor.keep(),
+        )  # fmt: skip
+
+    async def _follow(self, etcd: Etcd, wake: Callable[[], None]) -> None:
+        async with aclosing(follow_key(etcd, self._desired)) as values:
+            async for value in values:
+                self.orders.take(value)
+                wake()
+
+    def _load(self, name: str) -> DriverFactory:
+        return lambda context: NotingDriver(self._begun)
+
+    def _begun(self) -> None:
+        desired = self.orders.desired
+        if desired is not None:
+            epoch, term, generation = desired.order
+            self._world.seen(f"{self.name}'s driver", "obeyed", epoch=epoch, term=term, generation=generation)
+
+    # --- faults ---
+
+    def _fate(self, method: str, request: Any) -> Fate:
+        if self._as_of and method == "KV/Range" and request.key == self._desired.encode():
+            as_of, self._as_of = self._as_of, 0
+            return Fate(as_of=as_of)
+        return FINE
+
+    def orders_written(self) -> list[int]:
+        """The revisions of all that it was ever told, oldest first."""
+        key = self._desired.encode()
+        return [
+            revision
+            for revision, events in self._world.server.store.log
+            for event in events
+            if event.kv.key == key and event.type == pb.Event.PUT
+        ]
+
+    async def sleeps(self, versions_back: int, busy: Callable[[], Any]) -> None:
+        """It is cut off; `busy` happens meanwhile, and history is compacted. When it lists anew, the member that it
+        asks has slept for longer, and tells what was an order or more before the cut: if it has obeyed one since it
+        started, for of one that has not, nothing more is asked than to read as etcd should."""
+        self.link.cut()
+        written = self.orders_written()
+        await busy()
+        if len(written) > versions_back and self.orders.desired is not None:
+            self._as_of = written[-1 - versions_back]
+        with suppress(Compacted):  # already
+            await self._world.witness.compact(self._world.server.store.revision)
+        self.link.listen()
+
+    async def end(self) -> None:
+        """kill -9."""
+        self._life.cancel()
+        self.link.down = True
+        await asyncio.wait((self._life,))
+        if not self._life.cancelled() and (error := self._life.exception()) is not None:
+            self._world.faults.append(f"noded {self.name} ended by itself: {error!r}")

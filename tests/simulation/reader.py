@@ -1,0 +1,110 @@
+"""A reader of the journal's event stream: masterd's own stream, without the HTTP around it, over all its reconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.test_utils import make_mocked_request
+
+from masterd.events import stream_journal
+from nodestore.errors import NodectlError, TooOld
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Pc, World
+
+_AGAIN_S = 0.05
+_STAYS_S = (0.1, 4.0)
+
+
+class Pipe(AbstractStreamWriter):
+    """Where a response writes to. `hears` takes each event's name, id and data."""
+
+    def __init__(self, hears: Any) -> None:
+        self._hears = hears
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        lines = bytes(chunk).decode().splitlines()
+        fields = dict(line.split(": ", 1) for line in lines if not line.startswith(":") and ": " in line)
+        if "event" in fields:
+            self._hears(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
+
+    async def write_eof(self, chunk: bytes = b"") -> None: ...
+
+    async def drain(self) -> None: ...
+
+    def enable_compression(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def enable_chunking(self) -> None: ...
+
+    async def write_headers(self, status_line: str, headers: Any) -> None: ...
+
+
+class Reader:
+    """Reads from one masterd for a while, then from another, and goes on where it was. Begins at once, at index 0."""
+
+    def __init__(self, world: World, name: str, seed: int) -> None:
+        self._world, self.name = world, name
+        self._dice = random.Random(seed)
+        self._after = "0"
+        self.index = 0
+        self._life = asyncio.get_running_loop().create_task(self._live(), name=f"reader {name}")
+
+    async def _live(self) -> None:
+        while True:
+            running = list(self._world.running.values())
+            if running:
+                await self._read(self._dice.choice(running))
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _read(self, pc: Pc) -> None:
+        self._world.seen(self.name, "begin", after=self.index)
+        reading = asyncio.ensure_future(self._stream(pc))
+        try:
+            async with asyncio.timeout(self._dice.uniform(*_STAYS_S)):
+                while not pc.crashed and not reading.done():
+                    await asyncio.wait((reading,), timeout=_AGAIN_S)
+        except TimeoutError:
+            return
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _stream(self, pc: Pc) -> None:
+        def hears(name: str, number: str, data: Any) -> None:
+            if not pc.crashed:
+                self._hears(name, number, data)
+
+        request = make_mocked_request("GET", f"/v1/events?after={self._after}", writer=Pipe(hears))
+        try:
+            await stream_journal(pc.master, request)
+        except TooOld:
+            self._gone()
+        except NodectlError:
+            return
+
+    def _hears(self, name: str, number: str, data: Any) -> None:
+        if name == "gone":
+            self._gone()
+            return
+        epoch, _, index = number.partition(".")
+        self._world.seen(self.name, "event", epoch=int(epoch), index=int(index), id=data["id"])
+        self._after, self.index = number, int(index)
+
+    def _gone(self) -> None:
+        """It reads the state anew, from whoever leads, and follows from there."""
+        leader = self._world.leader
+        if leader is None:
+            return
+        self._world.seen(self.name, "gone")
+        self.index = leader.master.replica.index
+        self._after = str(self.index)
+
+    async def end(self) -> None:
+        self._life.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._life

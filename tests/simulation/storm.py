@@ -1,0 +1,266 @@
+"""A run that a seed decides: clients, nodes and readers at work while one thing after another goes wrong.
+
+The mix is weighted towards what the guarantees are there for: late copies of transactions, replies that are lost to
+clients that ask again, leaders that sleep and wake under a successor, winners that resign while a copy of their
+takeover is on its way, members that tell a node of an older order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from tests.fakes.clock import VirtualTime
+from tests.fakes.link import FINE, Fate
+from tests.faults.proxy import Mode
+from tests.simulation.app import NODES
+from tests.simulation.checkers import verdicts
+from tests.simulation.faults import KINDS, Strike
+from tests.simulation.node import Node
+from tests.simulation.reader import Reader
+from tests.simulation.world import Pc, World, no_fault
+
+EPISODES = 10
+MASTERS = ("m1", "m2")
+_CALLS_MAX, _COMMITS_MAX = 6, 2
+_KINDS = (*KINDS, KINDS[1], KINDS[1], KINDS[-1])
+"""Those after which a client asks again for what has taken effect come oftener."""
+_MOMENTS_S = (0.002, 0.01, 0.1, 0.5)
+_SLEEPS_S = (0.3, 1.0, 3.0, 4.0)
+_SETTLED_S = 20.0
+
+
+@dataclass
+class Storm:
+    """One run. `told`: what was done, for whoever looks into it."""
+
+    world: World
+    seed: int
+    dice: random.Random = field(init=False)
+    told: list[str] = field(default_factory=list)
+    _items: int = 0
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.seed)
+
+    async def run(self) -> None:
+        """All of it, until everything is at rest. AssertionError when it does not come to rest."""
+        await self.begin()
+        names, weights = zip(*self._episodes().items(), strict=True)
+        for _ in range(EPISODES):
+            (name,) = self.dice.choices(names, weights)
+            self._ask()
+            await name()
+        await self.rest()
+
+    async def begin(self) -> None:
+        """Everybody is there, and a leader serves."""
+        world = self.world
+        await world.start(*MASTERS)
+        await world.configure(len(NODES), "red")
+        world.nodes.update({name: Node(world, name) for name in NODES})
+        world.readers.append(Reader(world, "reader", self.seed))
+        await world.serving()
+
+    def _episodes(self) -> dict[Callable[[], Awaitable[None]], int]:
+        return {
+            self.calm: 2, self.strike: 7, self.leader_sleeps: 2, self.cut: 1, self.crash: 1, self.switchover: 1,
+            self.stop: 1, self.winner_resigns_alone: 3, self.node_hears_of_the_past: 4, self.node_dies: 1,
+            self.configure: 1,
+        }  # fmt: skip
+
+    # --- clients ---
+
+    def _ask(self, most: int = 4) -> None:
+        """Some commands and perhaps a read, from clients of their own, side by side."""
+        for _ in range(self.dice.randint(1, most)):
+            name, args = self._command()
+            once, patience_s = self.dice.random() < 0.25, self.dice.choice((0.3, 20.0, 20.0))
+            self.world.later(0.0, partial(self.world.command, name, args, once=once, patience_s=patience_s))
+        if self.dice.random() < 0.4:
+            self.world.later(self.dice.choice(_MOMENTS_S), self.world.read)
+
+    def _command(self) -> tuple[str, dict[str, Any]]:
+        self._items += 1
+        path = f"lists/{self.dice.randrange(2)}"
+        name = self.dice.choices(("append", "put", "delete", "refuse", "act"), (6, 4, 1, 1, 1))[0]
+        match name:
+            case "append":
+                return name, {"path": path, "item": str(self._items)}
+            case "put":
+                return name, self._order(self.dice.choice(NODES))
+            case "act":
+                return name, {"node": self.dice.choice(NODES), "expires_s": 60.0}
+        return name, {"path": path}
+
+    def _order(self, node: str) -> dict[str, Any]:
+        self._items += 1
+        return {"path": f"nodes/{node}", "document": {"x": self._items}}
+
+    # --- what goes wrong ---
+
+    def _tell(self, line: str) -> None:
+        self.told.append(f"{asyncio.get_running_loop().time():9.3f} {line}")
+
+    async def _pass(self, among: tuple[float, ...] = _MOMENTS_S) -> None:
+        await asyncio.sleep(self.dice.choice(among))
+
+    async def _two(self) -> Pc:
+        """A leader, and another to follow it."""
+        await self.world.start(*MASTERS)
+        return await self.world.serving()
+
+    async def calm(self) -> None:
+        self._tell("calm")
+        await self._pass()
+
+    async def strike(self) -> None:
+        await self._two()
+        kind, commits = self.dice.choice(_KINDS), self.dice.random() < 0.5
+        number = self.dice.randrange(_COMMITS_MAX if commits else _CALLS_MAX)
+        self._tell(f"{kind}, {'commit' if commits else 'call'} {number}")
+        strike = Strike(kind, number, commits)
+        strike.arm(self.world)
+        self._ask()
+        await self._pass((*_MOMENTS_S, 2.5))
+        self._tell(f"   it was {strike.struck[:60]}")
+
+    async def leader_sleeps(self) -> None:
+        """It wakes under a successor, or not; all that it has said and will hear is held up."""
+        pc, seconds = await self._two(), self.dice.choice(_SLEEPS_S)
+        self._tell(f"{pc.name} sleeps for {seconds} s")
+        pc.link.set(up=Mode.HOLD, down=Mode.HOLD)
+        self._ask()
+        asyncio.get_running_loop().call_later(seconds, pc.link.forward)
+        await self._pass((0.1, 1.0, 4.0))
+
+    async def cut(self) -> None:
+        pc, seconds = await self._two(), self.dice.choice(_SLEEPS_S)
+        self._tell(f"{pc.name} is cut off for {seconds} s")
+        pc.link.cut()
+        asyncio.get_running_loop().call_later(seconds, lambda: None if pc.crashed else pc.link.listen())
+        await self._pass()
+
+    async def crash(self) -> None:
+        pc = await self._two()
+        await self._pass((0.001, 0.002, 0.01))
+        self._tell(f"{pc.name} crashes")
+        pc.crash()
+        await self._pass((0.1, 3.0))
+
+    async def switchover(self) -> None:
+        await self._two()
+        self._tell("switchover")
+        await self.world.switchover()
+
+    async def stop(self) -> None:
+        await self._two()
+        self._tell("the leader stops in order")
+        await self.world.stop_leader()
+        await self._pass()
+
+    async def winner_resigns_alone(self) -> None:
+        """Nobody else is there. Of its takeover, a copy that was sent to a slow member is late."""
+        leader, late_s = await self._two(), self.dice.uniform(0.05, 1.5)
+        for pc in list(self.world.running.values()):
+            if pc is not leader:
+                pc.crash()
+        await self.world.stop_leader()
+        self.world.fate = partial(self._late_takeover, late_s)
+        name = self.dice.choice(MASTERS)
+        self._tell(f"{name} takes over, a copy is {late_s:.2f} s late; it resigns")
+        await self.world.start(name)
+        await self.world.serving()
+        self._ask(2)
+        await asyncio.sleep(self.dice.uniform(0.01, 0.5))
+        await self.world.stop_leader()
+        await self._pass((0.2, 1.0, 1.5))
+
+    def _late_takeover(self, late_s: float, pc: Pc, method: str, request: Any) -> Fate:
+        key = self.world.keys.leader.encode()
+        if method == "KV/Txn" and any(op.request_put.key == key for op in request.success):
+            self.world.fate = no_fault
+            return Fate(late_s=late_s)
+        return FINE
+
+    async def node_hears_of_the_past(self) -> None:
+        await self._two()
+        node, back = self.world.nodes[self.dice.choice(NODES)], self.dice.randint(1, 2)
+        self._tell(f"{node.name} is cut off, and told of {back} orders ago")
+
+        async def orders() -> None:
+            for _ in range(2):
+                await self.world.command("put", self._order(node.name), patience_s=1.0)
+
+        await node.sleeps(back, orders)
+        await self._pass((0.1, 0.5, 1.0))
+
+    async def node_dies(self) -> None:
+        """Its noded is killed, and started anew by and by."""
+        name = self.dice.choice(NODES)
+        self._tell(f"noded {name} is killed")
+        await self.world.nodes[name].end()
+        await self._pass()
+        self.world.nodes[name] = Node(self.world, name)
+
+    async def configure(self) -> None:
+        nodes, colour = self.dice.randint(2, len(NODES)), self.dice.choice(("red", "blue"))
+        self._tell(f"{nodes} nodes, {colour}")
+        await self.world.configure(nodes, colour)
+        await self._pass()
+
+    # --- the end ---
+
+    async def rest(self) -> None:
+        """No more faults: until nodes are as they should be, and readers have heard all."""
+        world = self.world
+        for node in world.nodes.values():
+            node.link.listen()
+        await world.settle()
+        await world.until(self._at_rest, "nodes are as they should be, readers have heard all", _SETTLED_S)
+
+    def _at_rest(self) -> bool:
+        leader = self.world.leader
+        if leader is None:
+            return False
+        board, state = leader.master.board, leader.master.replica.state
+        wanted = {node: mark.generation for node, mark in state.specs.items()}
+        there = all(
+            (status := board.status.items.get(node)) is not None
+            and status.observed_generation == generation
+            and status.phase == "ready"
+            for node, generation in wanted.items()
+        )
+        return there and all(reader.index >= state.index for reader in self.world.readers)
+
+
+@dataclass
+class Life:
+    """What a run came to. `wrong`: by checker. `written`: all that was ever put, to tell two runs apart."""
+
+    seed: int
+    wrong: dict[str, list[str]]
+    told: list[str]
+    written: list[tuple[bytes, bytes]]
+
+
+def live(seed: int) -> Life:
+    """The run that this seed decides, and what each checker found in it."""
+    with VirtualTime(seed) as time:
+        world = World(time)
+        storm = Storm(world, seed)
+        wrong: dict[str, list[str]] = {}
+        try:
+            world.run(storm.run())
+        except AssertionError as error:
+            wrong["comes to rest"] = [str(error)]
+        wrong |= verdicts(world)
+        world.run(world.close())
+    if time.troubles:
+        wrong["event loop"] = [str(trouble) for trouble in time.troubles]
+    written = [(event.kv.key, event.kv.value) for _, events in world.server.store.log for event in events]
+    return Life(seed, wrong, storm.told, written)

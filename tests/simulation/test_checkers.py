@@ -1,0 +1,186 @@
+"""Each checker of a simulated run sees what it is there for: a run in which all went well is tampered with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nodestore.etcd import op_delete, op_put
+from nodestore.jsonio import loads
+from nodestore.models import Entry, Head, decode
+from tests.fakes.clock import VirtualTime
+from tests.simulation.checkers import verdicts
+from tests.simulation.storm import Storm
+from tests.simulation.world import Told, World
+
+Tamper = Callable[[World], Coroutine[Any, Any, None]]
+
+
+async def _good_run(world: World) -> None:
+    """Two terms, commands on several documents, reads, nodes that have obeyed, a stream that was heard."""
+    storm = Storm(world, 0)
+    await storm.begin()
+    for number in range(3):
+        await world.command("append", {"path": "lists/0", "item": str(number)})
+        await world.command("put", {"path": "nodes/n1", "document": {"x": number}})
+        await world.read()
+        await asyncio.sleep(0.5)
+        if number == 1:
+            await world.switchover()
+    await storm.rest()
+
+
+def _last(world: World, name: str) -> Told:
+    return [told for told in world.told if told.name == name][-1]
+
+
+async def _entry(world: World, **changes: Any) -> None:
+    """The newest entry is put once more, otherwise."""
+    key = max(key for key in _keys(world) if key.startswith(world.keys.journal))
+    entry = decode(Entry, (await _value(world, key)), key).model_copy(update=changes)
+    await world.witness.put(key, entry.encode())
+
+
+def _keys(world: World) -> set[str]:
+    return {event.kv.key.decode() for _, events in world.server.store.log for event in events}
+
+
+async def _value(world: World, key: str) -> bytes:
+    found = await world.witness.get(key)
+    assert found is not None, key
+    return found.value
+
+
+# --- what is tampered with --------------------------------------------------------------------------------------------
+
+
+async def a_result_that_fits_no_order(world: World) -> None:
+    _last(world, "put").result = {"before": {"x": 77}}
+
+
+async def an_acknowledgement_of_nothing(world: World) -> None:
+    world.told.append(replace(_last(world, "append"), id="cmd-lost"))
+
+
+async def an_acknowledgement_against_time(world: World) -> None:
+    first = world.told[0]
+    first.sent = first.ended = asyncio.get_running_loop().time()
+    world.told[1].ended, world.told[1].sent = 0.0, 0.0
+    first.sent += 1.0
+    first.ended = first.sent + 1.0
+
+
+async def an_entry_put_twice(world: World) -> None:
+    await _entry(world)
+
+
+async def a_head_beyond_the_journal(world: World) -> None:
+    await world.witness.put(world.keys.head, Head(index=999, nonce="x").encode())
+
+
+async def an_attempt_that_wins_twice(world: World) -> None:
+    leader = await _value(world, world.keys.leader)
+    record = world.keys.term(loads(leader)["nonce"])
+    await world.witness.txn([], [op_put(world.keys.leader, leader), op_put(record, await _value(world, record))])
+
+
+async def an_order_of_the_deposed(world: World) -> None:
+    """The first that n1 ever got, once more, and then what it should have again."""
+    key = world.keys.desired_of("n1")
+    now, first = await _value(world, key), world.nodes["n1"].orders_written()[0]
+    old = next(event.kv.value for at, events in world.server.store.log if at == first for event in events
+               if event.kv.key == key.encode())  # fmt: skip
+    await world.witness.put(key, old)
+    await world.witness.put(key, now)
+
+
+async def an_entry_of_another_term(world: World) -> None:
+    await _entry(world, term=3)
+
+
+async def an_event_that_was_not_heard(world: World) -> None:
+    heard = [event for event in world.events if event.op == "event"]
+    world.events.remove(heard[len(heard) // 2])
+
+
+async def an_event_that_was_heard_twice(world: World) -> None:
+    world.events.append([event for event in world.events if event.op == "event"][-1])
+
+
+async def a_node_that_obeyed_an_older_order(world: World) -> None:
+    obeyed = [event for event in world.events if event.op == "obeyed" and event.process == "n1's driver"]
+    world.events.append(obeyed[0])
+
+
+async def a_node_that_is_not_where_it_should_be(world: World) -> None:
+    key = world.keys.status_of("n1")
+    await world.nodes["n1"].end()
+    await world.witness.put(key, (await _value(world, key)).replace(b'"ready"', b'"failed"'))
+
+
+async def a_recorded_result_that_cannot_be(world: World) -> None:
+    key = max(key for key in _keys(world) if key.startswith(world.keys.journal))
+    entry = decode(Entry, await _value(world, key), key)
+    commands = tuple(record.model_copy(update={"result": {"place": 77}}) for record in entry.commands)
+    await _entry(world, commands=commands)
+
+
+async def a_read_of_what_never_was(world: World) -> None:
+    world.reads[-1].documents["lists/0"] = {"items": ["never"]}
+
+
+async def a_read_of_the_past(world: World) -> None:
+    world.reads.append(replace(world.reads[0], sent=world.reads[-1].sent, ended=world.reads[-1].ended))
+
+
+async def a_view_that_is_gone(world: World) -> None:
+    await world.witness.txn([], [op_delete(f"{world.keys.state}lists/0")])
+
+
+async def a_replica_with_another_document(world: World) -> None:
+    del world.running["m1"].master.replica.state.documents["lists/0"]
+
+
+async def a_program_that_ended(world: World) -> None:
+    world.nodes["n1"]._life.cancel()
+    world.faults.append("noded n1 ended by itself")
+
+
+TAMPERED: list[tuple[Tamper, str]] = [
+    (a_result_that_fits_no_order, "linearizable"),
+    (an_acknowledgement_of_nothing, "exactly once"),
+    (an_acknowledgement_against_time, "real time"),
+    (an_entry_put_twice, "no gap, no fork"),
+    (a_head_beyond_the_journal, "no gap, no fork"),
+    (an_attempt_that_wins_twice, "terms grow"),
+    (an_order_of_the_deposed, "deposed leaders"),
+    (an_entry_of_another_term, "deposed leaders"),
+    (an_event_that_was_not_heard, "streams"),
+    (an_event_that_was_heard_twice, "streams"),
+    (a_node_that_obeyed_an_older_order, "nodes"),
+    (a_node_that_is_not_where_it_should_be, "nodes"),
+    (a_recorded_result_that_cannot_be, "results"),
+    (a_read_of_what_never_was, "reads"),
+    (a_read_of_the_past, "reads"),
+    (a_read_of_the_past, "linearizable"),
+    (a_view_that_is_gone, "views"),
+    (a_replica_with_another_document, "replicas"),
+    (a_program_that_ended, "programs"),
+]
+
+
+@pytest.mark.parametrize(("tamper", "checker"), TAMPERED, ids=lambda item: getattr(item, "__name__", item))
+def test_a_checker_sees_what_it_is_there_for(tamper: Tamper, checker: str) -> None:
+    """Before it was tampered with, no checker finds anything in the run."""
+    with VirtualTime() as time:
+        world = World(time)
+        world.run(_good_run(world))
+        assert verdicts(world) == {}
+        world.run(tamper(world))
+        found = verdicts(world)
+        world.run(world.close())
+    assert checker in found, found
