@@ -1,6 +1,7 @@
 """`make bench`: a cluster of its own on this machine, measured; told as a table, docs/benchmarks.md, build/bench.json.
 
-QUICK=1 in the environment: fewer trials. ONLY=name,name: only these parts (see PARTS); the page is left alone then.
+QUICK=1 in the environment: fewer trials. ONLY=name,name: only these parts (those of PARTS, and `power`);
+the page is left alone then.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
-from bench import cold, commands, nodes, report, standing
+from bench import cold, commands, nodes, power, report, standing
 from bench.failovers import Failovers
 from bench.figures import Figure
 from bench.ground import Ground
@@ -25,7 +26,8 @@ from nodestore.errors import NodectlError
 from nodestore.etcd import Etcd, EtcdSettings
 from nodestore.etcd_server import MEMORY_ENVIRONMENT, SETTINGS
 
-POWER_OFF = "failover: a PC loses its power (tests/faults/hosts)"
+POWER = "power"
+"""The part that has hosts of its own: it comes last, when the cluster of the others is gone."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,62 @@ class Trials:
     scenes: int = 20
     busy_s: float = 600.0
     rest_s: float = 120.0
+    power: int = 40
 
 
 QUICK = Trials(
-    commands=200, rates=4, desired=100, killed=6, paused=4, handed=15, cold=3, scenes=3, busy_s=60.0, rest_s=30.0
+    commands=200,
+    rates=4,
+    desired=100,
+    killed=6,
+    paused=4,
+    handed=15,
+    cold=3,
+    scenes=3,
+    busy_s=60.0,
+    rest_s=30.0,
+    power=5,
 )
 
 
 @dataclass
 class Bench:
-    """One run: what is to be measured, and what was."""
+    """One run: what is to be measured, and what was. missing: why something was not, by its name."""
 
-    ground: Ground
     trials: Trials
+    say: Callable[[str], None]
+    _ground: Ground | None = None
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ground(self) -> Ground:
+        assert self._ground is not None
+        return self._ground
+
+    async def on_a_cluster(self, folder: Path, parts: Iterable[str]) -> None:
+        """A part that fails is told and left out; the others go on."""
+        cluster = DevCluster(folder / "cluster", tied=True, say=self.say)
+        try:
+            await cluster.up()
+            async with cluster.client() as client, Etcd(EtcdSettings(cluster.endpoints)) as etcd:
+                self._ground = Ground(cluster, client, etcd, folder, self.say)
+                for part in parts:
+                    begun = time.monotonic()
+                    try:
+                        await PARTS[part](self)
+                    except (NodectlError, TimeoutError) as error:
+                        self.notes.append(f"{part}: not measured: {error}")
+                        self.say(self.notes[-1])
+                    self.say(f"{part}: {time.monotonic() - begun:.0f} s")
+        finally:
+            await cluster.destroy()
+
+    def power(self, folder: Path) -> None:
+        measured = power.measure(folder, self.trials.power, self.say)
+        self.figures += measured.figures
+        self.missing |= measured.missing
 
     async def commands(self) -> None:
         ground, trials = self.ground, self.trials
@@ -89,7 +132,7 @@ class Bench:
 
     async def many(self) -> None:
         trials = self.trials.scenes
-        hundred = await nodes.watching_nodes(self.ground, 100, trials)
+        hundred = await nodes.watching_nodes(self.ground, 100, 10 * trials)  # as many changes as of the thousand
         thousand = await nodes.watching_nodes(self.ground, 1_000, trials)
         self.figures += nodes.watched(hundred, thousand, trials)
 
@@ -101,29 +144,15 @@ PARTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
 """In this order: memory after some work, rest before anything is hurt, and the large stores last."""
 
 
-async def run(trials: Trials, only: tuple[str, ...], console: Console) -> Bench:
-    """Measures. A part that fails is told and left out; the others go on."""
-
-    def say(line: str) -> None:
-        console.print(line, style="dim", markup=False)
-
+def run(trials: Trials, only: tuple[str, ...], console: Console) -> Bench:
+    """Measures."""
+    bench = Bench(trials, lambda line: console.print(line, style="dim", markup=False))
+    parts = [part for part in only or tuple(PARTS) if part != POWER]
     with tempfile.TemporaryDirectory(prefix="nodectl-bench-") as name:
-        folder = Path(name)
-        cluster = DevCluster(folder / "cluster", tied=True, say=say)
-        try:
-            await cluster.up()
-            async with cluster.client() as client, Etcd(EtcdSettings(cluster.endpoints)) as etcd:
-                bench = Bench(Ground(cluster, client, etcd, folder, say), trials)
-                for part in only or tuple(PARTS):
-                    begun = time.monotonic()
-                    try:
-                        await PARTS[part](bench)
-                    except (NodectlError, TimeoutError) as error:
-                        bench.notes.append(f"{part}: not measured: {error}")
-                        say(bench.notes[-1])
-                    say(f"{part}: {time.monotonic() - begun:.0f} s")
-        finally:
-            await cluster.destroy()
+        if parts:
+            asyncio.run(bench.on_a_cluster(Path(name), parts))
+        if not only or POWER in only:
+            bench.power(Path(name))
     return bench
 
 
@@ -143,16 +172,17 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 170)
     trials = QUICK if os.environ.get("QUICK") else Trials()
     only = tuple(part for part in os.environ.get("ONLY", "").split(",") if part)
-    if unknown := set(only) - set(PARTS):
-        console.print(f"there is no {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}", style="red")
+    if unknown := set(only) - {*PARTS, POWER}:
+        there = ", ".join([*PARTS, POWER])
+        console.print(f"there is no {', '.join(sorted(unknown))}; there are: {there}", style="red")
         return 2
-    bench = asyncio.run(run(trials, only, console))
+    bench = run(trials, only, console)
     console.print(report.table(bench.figures))
-    for note in bench.notes:
+    for note in (*bench.notes, *(f"{name}: not measured: {why}" for name, why in bench.missing.items())):
         console.print(note, markup=False)
     report.write_data(bench.figures)
     if not only:
-        report.write_page(bench.figures, settings(trials), bench.notes, [POWER_OFF])
+        report.write_page(bench.figures, settings(trials), bench.notes, bench.missing)
     console.print(f"written to {report.DATA}" + ("" if only else f" and {report.PAGE}"), style="dim")
     return 0 if bench.figures else 1
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -55,16 +55,16 @@ def write_data(figures: Sequence[Figure]) -> None:
 
 
 def write_page(
-    figures: Sequence[Figure], settings: Sequence[str], notes: Sequence[str], missing: Sequence[str]
+    figures: Sequence[Figure], settings: Sequence[str], notes: Sequence[str], missing: Mapping[str, str]
 ) -> None:
-    """docs/benchmarks.md and its pictures."""
+    """docs/benchmarks.md and its pictures. missing: why something was not measured, by its name."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     for old in PICTURES.glob("*.svg"):
         old.unlink()
     lines = [_INTRODUCTION, "## Settings", "", *(f"- {line}" for line in settings), "", "## Results", ""]
     lines += ["| what | n | median | p99 | worst | beside | ratio | goal |", "| --- " * 8 + "|"]
     lines += ["| " + " | ".join(_cells(item)) + " |" for item in figures]
-    lines += [f"| {name} | | | | | not measured in this run | | |" for name in missing]
+    lines += [f"| {name} | | | | | not measured: {why.replace('|', '/')} | | |" for name, why in missing.items()]
     lines += ["", *(f"{note}\n" for note in notes), "## Each of them", ""]
     for item in figures:
         lines += [f"### {item.name}", ""]

@@ -11,7 +11,7 @@ import time
 from contextlib import aclosing
 
 from nodestore.etcd import Etcd, EtcdSettings
-from nodestore.jsonio import dumps
+from nodestore.jsonio import Json, dumps
 from nodestore.keys import Keys
 from nodestore.models import Desired, Status, decode
 from nodestore.watch import Listing, mirror
@@ -33,6 +33,7 @@ async def _node(etcd: Etcd, keys: Keys, node: str, gate: asyncio.Semaphore) -> N
                 desired = decode(Desired, found[-1].value, node)
                 _tell(node, desired.generation, at)
                 await _report(etcd, keys, node, desired)
+                _say({"node": node, "reported": desired.generation})
             elif isinstance(item, Listing):
                 _tell(node, 0, at)
 
@@ -46,7 +47,11 @@ async def _report(etcd: Etcd, keys: Keys, node: str, desired: Desired) -> None:
 
 
 def _tell(node: str, generation: int, at: float) -> None:
-    sys.stdout.buffer.write(dumps({"node": node, "generation": generation, "at": at}) + b"\n")
+    _say({"node": node, "generation": generation, "at": at})
+
+
+def _say(what: Json) -> None:
+    sys.stdout.buffer.write(dumps(what) + b"\n")
     sys.stdout.buffer.flush()
 
 
