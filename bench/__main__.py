@@ -44,7 +44,7 @@ class Trials:
     scenes: int = 20
     busy_s: float = 600.0
     rest_s: float = 120.0
-    power: int = 40
+    power: int = 20
 
 
 QUICK = Trials(
@@ -105,8 +105,8 @@ class Bench:
         ground, trials = self.ground, self.trials
         await standing.documents(ground)
         async with ground.without_nodes():
-            self.figures.append(await commands.one_command(ground.client, ground.etcd, trials.commands))
-            self.figures.append(await commands.many_commands(ground.client, ground.etcd, trials.rates))
+            self.figures += await commands.one_command(ground, trials.commands)
+            self.figures.append(await commands.many_commands(ground, trials.rates))
             figure, note = await commands.single_requests(ground, max(2, trials.rates // 2))
             self.figures.append(figure)
             self.notes.append(note)

@@ -15,13 +15,13 @@ from typing import Any
 import aiohttp
 import psutil
 
+from bench.costs import Cpu, request_alone, told, transaction_alone
 from bench.figures import Figure, figure
 from bench.ground import VALUE, Ground, timed_ms, until
 from bench.profiled import Shares, shares
 from nodectl import Client
 from nodectl.client.wire import CommandResult
 from nodestore.errors import NodectlError
-from nodestore.etcd import Etcd
 from nodestore.jsonio import dumps
 
 _BLOCK = 20
@@ -36,22 +36,35 @@ async def command(client: Client) -> CommandResult:
     return await client.node_set(f"n{number % 9 + 1}", {"text": f"bench {number}"})
 
 
-async def one_command(client: Client, etcd: Etcd, trials: int) -> Figure:
-    """One command after another, acknowledged, beside one put after another from the same process."""
+async def one_command(ground: Ground, trials: int) -> list[Figure]:
+    """One command after another, acknowledged, beside one put after another from the same process; and its parts."""
+    client, etcd = ground.client, ground.etcd
+    leader = await client.leader()
+    for _ in range(_BLOCK):
+        await command(client)
+    cpu = Cpu(ground, leader.id)
+    for _ in range(trials):
+        await command(client)
+    used = told(cpu.a_command(trials))
     ours: list[float] = []
     bare: list[float] = []
     for _ in range(max(1, trials // _BLOCK)):
         ours += [await timed_ms(lambda: command(client)) for _ in range(_BLOCK)]
         bare += [await timed_ms(lambda: etcd.put("/bench/one", VALUE)) for _ in range(_BLOCK)]
-    return figure(
+    whole = figure(
         "one command through Client", ours, "ms", bare, "one bare etcd put", goal="at most 1.5x",
         how="One caller, one command after the other, each acknowledged; puts likewise, in turns of 20, from the same "
-        "process. No noded runs; three masterds and three members do.",
+        f"process. No noded runs; three masterds and three members do. {used}",
     )  # fmt: skip
+    return [whole, await transaction_alone(etcd, trials, bare), await request_alone(leader.url, trials, bare)]
 
 
-async def many_commands(client: Client, etcd: Etcd, trials: int) -> Figure:
+async def many_commands(ground: Ground, trials: int) -> Figure:
     """Commands a second of 64 callers of one Client, beside puts a second with 64 in flight."""
+    client, etcd = ground.client, ground.etcd
+    cpu = Cpu(ground, (await client.leader()).id)
+    await _rate(lambda _: command(client), _EACH * 2)
+    used = told(cpu.a_command(_CALLERS * _EACH * 2))
     ours: list[float] = []
     bare: list[float] = []
     for _ in range(trials):
@@ -60,7 +73,7 @@ async def many_commands(client: Client, etcd: Etcd, trials: int) -> Figure:
     return figure(
         "commands of 64 callers of one Client", ours, "1/s", bare, "bare puts, 64 in flight", goal="at least 3x",
         how="64 tasks share one Client, each sends its next command when the last is acknowledged; the puts have 64 in "
-        "flight in the same way. No noded runs.",
+        f"flight in the same way. No noded runs. {used}",
     )  # fmt: skip
 
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import psutil
+
 from bench.commands import command
 from bench.figures import Figure, figure
 from bench.ground import SETTLE_S, Ground, until
@@ -72,7 +74,10 @@ class Failovers:
         await self._whole_again(leader)
 
     async def _kill(self, leader: str) -> None:
-        await self._cluster.kill(leader)
+        """The process alone: a masterd starts nothing, and to look for its children keeps a core busy all the while."""
+        process = self._cluster.processes[leader].process
+        assert process is not None
+        psutil.Process(process.pid).kill()
 
     async def _pause(self, leader: str) -> None:
         self._cluster.suspend(leader)
@@ -102,8 +107,12 @@ class Failovers:
                 callers.create_task(caller())
             try:
                 await asyncio.sleep(_BEFORE_S)
+                known = max((item.index for item in seen), default=0)
                 await hurt(leader)
-                first = await self._begins(leader, before.revision, seen)
+                # Who asks meanwhile is one more that waits for the new leader, on the same two cores.
+                answered = len(seen)
+                await until(lambda: _are(len(seen) > answered + _AFTER), "commands are acknowledged again", 0.05)
+                first = await self._begins(leader, before.revision, known)
                 await until(lambda: _more_than(seen, first), "commands are acknowledged again", 0.02)
             finally:
                 stop.set()
@@ -113,9 +122,8 @@ class Failovers:
     async def _one(self) -> CommandResult:
         return await command(self._client)
 
-    async def _begins(self, leader: str, revision: int, seen: list[Acknowledged]) -> int:
-        """The first index of the term after that of `revision`."""
-        known = max((item.index for item in seen), default=0)
+    async def _begins(self, leader: str, revision: int, known: int) -> int:
+        """The first index of the term after that of `revision`. `known`: one that was acknowledged before it."""
         async with asyncio.timeout(SETTLE_S):
             while True:
                 try:
@@ -133,6 +141,9 @@ class Failovers:
         """The one that was hurt stands by: as the process that runs now, not as a candidacy that its lease keeps."""
         if self._cluster.is_suspended(name):
             self._cluster.resume(name)
+        hurt = self._cluster.processes[name].process
+        if hurt is not None and not hurt.alive:
+            await self._cluster.kill(name)  # nothing of it is left
         await self._cluster.start(name)
         process = self._cluster.processes[name].process
         assert process is not None
@@ -164,6 +175,10 @@ class Failovers:
 def _last_of(seen: list[Acknowledged], first: int) -> float:
     """When the old leader acknowledged its last command."""
     return max(item.at for item in seen if item.index < first and not item.repeated)
+
+
+async def _are(so: bool) -> bool:
+    return so
 
 
 async def _more_than(seen: list[Acknowledged], first: int) -> bool:
