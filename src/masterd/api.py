@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from masterd import drill, events, history, openapi, reads
+from masterd.beats import Beats
 from masterd.execution import Outcome, Request
 from masterd.forwarding import Forwarder
 from masterd.handover import hand_over
@@ -33,7 +34,6 @@ from nodestore.errors import (
     LeadershipLost,
     NodectlError,
     NotFound,
-    NotLeader,
     OutcomeUnknown,
     Unavailable,
 )
@@ -57,7 +57,7 @@ class Api:
 
     def __init__(self, master: Master) -> None:
         self._master = master
-        self._forwarder = Forwarder()
+        self._forwarder, self._beats = Forwarder(), Beats(master)
         self._to_leader = ToLeader(master, self._forwarder)
         self.app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
         add = self.app.router.add_route
@@ -179,18 +179,7 @@ class Api:
 
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """Heartbeats of this leader's term, for standbys."""
-        leader = self._master.leader
-        if leader is None:
-            raise NotLeader(f"{self._master.me.id} does not lead", self._to_leader.url)
-        async with events.stream(request, "application/x-ndjson") as response:
-            while self._master.leader is leader:
-                beat = {
-                    "term": leader.fence.term.revision, "index": self._master.replica.index,
-                    "stuck_s": round(self._master.stuck_s, 3),
-                }  # fmt: skip
-                await response.write(dumps(beat) + b"\n")
-                await asyncio.sleep(self._master.timing.beat_s)
-        return response
+        return await self._beats.stream(request, self._to_leader.url)
 
     async def _switchover(self, request: web.Request) -> web.StreamResponse:
         """Hand leadership to a standby: commands that wait are finished, then it takes this term over."""

@@ -18,18 +18,21 @@ from nodestore.errors import Garbage
 from nodestore.etcd import KV, Etcd
 from nodestore.keys import Keys
 from nodestore.models import Acted, Alive, Answer, Candidate, Challenge, ConfigRecord, Epoch, Paused, Status, decode
-from nodestore.watch import Listing, mirror
+from nodestore.watch import Event, Interval, Listing, interval, mirror_all
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
+
+PROGRESS_S = 1.0
+SILENCE_S = 3.0
 
 
 class Mirrored(Generic[M]):
     """The keys under one prefix, decoded, by the rest of their name."""
 
     def __init__(self, prefix: str, model: type[M], problems: dict[str, str], changed: Callable[[], None]) -> None:
-        self._prefix, self._model, self._problems, self._changed = prefix, model, problems, changed
+        self._prefix, self._model, self._problems, self._say_so = prefix, model, problems, changed
         self.items: dict[str, M] = {}
         self._listeners: list[Callable[[str], None]] = []
 
@@ -51,16 +54,17 @@ class Mirrored(Generic[M]):
         for kv in kvs:
             self._put(kv.key, kv.value)
         self._tell(sorted(before | set(self.items)))
-        self._changed()
+        self._say_so()
 
-    def change(self, key: str, value: bytes | None) -> None:
+    def changed(self, event: Event) -> None:
+        key, value = event.key, event.value
         self._problems.pop(key, None)
         if value is None:
             self.items.pop(key.removeprefix(self._prefix), None)
         else:
             self._put(key, value)
         self._tell([key.removeprefix(self._prefix)])
-        self._changed()
+        self._say_so()
 
     def _put(self, key: str, value: bytes) -> None:
         name = key.removeprefix(self._prefix)
@@ -70,6 +74,20 @@ class Mirrored(Generic[M]):
             self.items.pop(name, None)
             self._problems[key] = str(error)
             log.warning("passing over a key: %s", error)
+
+
+_Watched = tuple[Interval, Callable[[tuple[KV, ...]], None], Callable[[Event], None]]
+
+
+def _only(kvs: tuple[KV, ...]) -> KV | None:
+    return kvs[0] if kvs else None
+
+
+def _kv(event: Event) -> KV | None:
+    """What the key holds now."""
+    if event.value is None:
+        return None
+    return KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
 
 
 class Board:
@@ -120,50 +138,40 @@ class Board:
             callback()
 
     async def watch(self) -> None:
-        """Keep all of it up to date, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch_leader(), name="watch leader")
-            tasks.create_task(self._watch_config(), name="watch config")
-            tasks.create_task(self._watch_items(self._keys.paused, self._paused, False), name="watch paused")
-            tasks.create_task(self._watch_items(self._keys.epoch, self._epoch, False), name="watch epoch")
-            for prefix, items in (
-                (self._keys.candidates, self.candidates),
-                (self._keys.status, self.status),
-                (self._keys.alive, self.alive),
-                (self._keys.acted, self.acted),
-                (self._keys.challenges, self.challenges),
-                (self._keys.answers, self.answers),
-            ):
-                tasks.create_task(self._watch_items(prefix, items, True), name=f"watch {prefix}")
-
-    async def _watch_items(self, prefix: str, items: Mirrored[Any], is_prefix: bool) -> None:
-        async with aclosing(mirror(self._etcd, prefix, prefix=is_prefix)) as stream:
-            async for item in stream:
-                if isinstance(item, Listing):
-                    items.replace(item.kvs)
-                    continue
-                for event in item.events:
-                    items.change(event.key, event.value)
-
-    async def _watch_leader(self) -> None:
-        await self._watch_one(self._keys.leader, self._set_leader, progress_s=1.0, silence_s=3.0)
-
-    async def _watch_config(self) -> None:
-        await self._watch_one(self._keys.config_current, self._set_config, progress_s=2.0, silence_s=5.0)
-
-    async def _watch_one(self, key: str, put: Callable[[KV | None], None], progress_s: float, silence_s: float) -> None:
-        stream = mirror(self._etcd, key, prefix=False, progress_s=progress_s, silence_s=silence_s)
+        """Keep all of it up to date, until cancelled. By one stream: each has to be asked for signs of life."""
+        watched = self._watched()
+        stream = mirror_all(self._etcd, [keys for keys, _, _ in watched], progress_s=PROGRESS_S, silence_s=SILENCE_S)
         async with aclosing(stream):
-            async for item in stream:
+            async for position, item in stream:
+                _, listed, changed = watched[position]
                 if isinstance(item, Listing):
-                    put(item.kvs[0] if item.kvs else None)
+                    listed(item.kvs)
                     continue
                 for event in item.events:
-                    if event.key == self._keys.leader and event.mod_revision < self._leader_seen_at:
-                        continue  # the watch lags behind what somebody has read: it would seem to be over
-                    put(None if event.value is None else KV(
-                        event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease
-                    ))  # fmt: skip
+                    changed(event)
+
+    def _watched(self) -> list[_Watched]:
+        """What is watched, who leads first: with what to do at a listing, and at an event."""
+        keys = self._keys
+        items: list[tuple[Interval, Mirrored[Any]]] = [
+            (interval(keys.paused, prefix=False), self._paused), (interval(keys.epoch, prefix=False), self._epoch),
+            (interval(keys.candidates), self.candidates), (interval(keys.status), self.status),
+            (interval(keys.alive), self.alive), (interval(keys.acted), self.acted),
+            (interval(keys.challenges), self.challenges), (interval(keys.answers), self.answers),
+        ]  # fmt: skip
+        return [
+            (interval(keys.leader, prefix=False), lambda kvs: self._set_leader(_only(kvs)), self._leader_changed),
+            (
+                interval(keys.config_current, prefix=False),
+                lambda kvs: self._set_config(_only(kvs)),
+                lambda event: self._set_config(_kv(event)),
+            ),
+            *((within, mirrored.replace, mirrored.changed) for within, mirrored in items),
+        ]
+
+    def _leader_changed(self, event: Event) -> None:
+        if event.mod_revision >= self._leader_seen_at:  # else the watch lags behind what somebody has read: it would
+            self._set_leader(_kv(event))  # seem to be over
 
     def saw_leader(self, kv: KV | None) -> None:
         """Somebody read the key: what is newer than the watch has shown counts."""

@@ -57,6 +57,7 @@ class Housekeeping:
         self._retention, self._wall_clock = retention, wall_clock
         self._snapshots = replica.snapshots
         self._last_index: int | None = None
+        self._looked = False
         self.pinned: set[str] = set()
         """Snapshots that an entry is just about to name: not to be deleted."""
         self._writing = asyncio.Lock()
@@ -78,9 +79,11 @@ class Housekeeping:
             await asyncio.sleep(self._retention.look_every_s)
 
     async def _look(self) -> None:
-        if self._last_index is None:
+        if not self._looked:
             await self._keep_newest(self.replica.keys.terms, self._retention.terms_max)
             await self._keep_newest(self.replica.keys.config_history, self._retention.config_versions_max)
+            self._looked = True
+        if self._last_index is None:  # else somebody has had a snapshot written before this
             manifests = await self._snapshots.manifests()
             newest = next(iter(manifests.values()), None)
             self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
@@ -130,6 +133,9 @@ class Housekeeping:
     @property
     def bytes_seen(self) -> int:
         return self.replica.bytes_seen
+
+    def listen(self, grew: Callable[[], None]) -> Callable[[], None]:
+        return self.replica.listen(lambda _: grew())
 
     async def make_room(self) -> None:
         """etcd is nearly full: truncate the journal earlier. Under the NOSPACE alarm no snapshot can be written, but

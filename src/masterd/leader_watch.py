@@ -66,7 +66,9 @@ class LeaderWatch:
         self._urls = seen.record.urls if seen.record else ()
         self._stream = FollowStream(seen, self._died, self._beat)
         self._suspicion = Suspicion(self._name, timing, time.monotonic(), streak)
-        self._heard = asyncio.Event()
+        self._look_again = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        """When to look again though nothing is heard; None while that is not waited for."""
         self._suspected: Verdict | None = None
         self._nonce = ""
         self._answer = 0
@@ -132,7 +134,10 @@ class LeaderWatch:
     def _beat(self, stuck_s: float) -> None:
         self.heard = time.monotonic()
         self._suspicion.beat(self.heard, stuck_s)
-        self._calm()
+        if self._timer is None or self._suspected is not None or self._suspicion.stuck:
+            self._look_again.set()
+        else:  # all is well, ten times a second: it must not even wake who looks
+            self._wait_until(self._suspicion.look(self.heard).wake_at)
 
     def _answered(self, master: str) -> None:
         answer = self._board.answers.items.get(self._me) if master == self._me else None
@@ -148,13 +153,13 @@ class LeaderWatch:
     def _calm(self) -> None:
         """Something was heard while there was suspicion, or about to be."""
         if self._nonce:
-            self._heard.set()
+            self._look_again.set()
 
     # --- what follows ---
 
     async def _keep_looking(self) -> None:
         while True:
-            self._heard.clear()
+            self._look_again.clear()
             verdict = self._suspicion.look(time.monotonic())
             if verdict.step is Step.CHALLENGE:
                 await self._challenge()
@@ -167,17 +172,19 @@ class LeaderWatch:
                 self._marks["suspected"] = time.monotonic()
                 self._wake()
             self._suspected = suspected
-            if verdict.step is Step.WAIT and verdict.wake_at < time.monotonic() + 60.0:
-                await self._until(verdict.wake_at)
-            else:
-                await self._heard.wait()
+            self._wait_until(verdict.wake_at)
+            try:
+                await self._look_again.wait()
+            finally:
+                self._wait_until(math.inf)
 
-    async def _until(self, wake_at: float) -> None:
-        try:
-            async with asyncio.timeout(wake_at - time.monotonic()):
-                await self._heard.wait()
-        except TimeoutError:
-            return
+    def _wait_until(self, at: float) -> None:
+        """Look again then, on the monotonic clock; infinite: only when something is heard."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(at - time.monotonic(), self._look_again.set)
 
     async def _challenge(self) -> None:
         """Put a challenge, noting which answer there is already: only a newer one can be to this."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from nodestore.etcd_types import MemberStatus
 
@@ -63,6 +64,7 @@ class SpaceSettings:
     """How long the members need to free pages after a compaction."""
     look_every_s: float = 1.0
     standby_looks_every_s: float = 5.0
+    """A leader too looks no more often while it commits nothing and there is room in plenty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,10 @@ class MemberSpace:
         return self.db_bytes / self.quota_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Seen:
     """etcd at one look. `alarmed`: members whose NOSPACE alarm stands; `journal_bytes`: what truncation could free,
-    known to a leader only."""
+    known to a leader only. Every command looks at it: what follows from it is kept."""
 
     members: tuple[MemberSpace, ...] = ()
     silent: tuple[str, ...] = ()
@@ -96,17 +98,17 @@ class Seen:
     leading: bool = False
     journal_bytes: int = 0
 
-    @property
+    @cached_property
     def in_use_bytes(self) -> int:
         """By the least of the members that are up to date: they hold the same, but what compaction has freed shows only
         after the next write. On the one that was asked to compact it shows at once."""
         return min((member.in_use_bytes for member in self.members if not member.behind), default=0)
 
-    @property
+    @cached_property
     def quota_bytes(self) -> int:
         return min((member.quota_bytes for member in self.members), default=1)
 
-    @property
+    @cached_property
     def use(self) -> float:
         """The pages in use, as a part of the quota."""
         return self.in_use_bytes / self.quota_bytes
@@ -215,6 +217,17 @@ def fills(seen: Seen, written_bytes: int, settings: SpaceSettings) -> bool:
     if not seen.members:
         return False
     return seen.use + settings.written_beside * written_bytes / seen.quota_bytes >= settings.refuse_at
+
+
+def calm(seen: Seen, settings: SpaceSettings) -> bool:
+    """Whether so little is in use that, as long as the journal does not grow, it need not be looked often: others than
+    its leader hardly write into this etcd."""
+    return (
+        bool(seen.members)
+        and not seen.alarmed
+        and seen.use < settings.make_room_at / 2
+        and all(member.size < settings.defragment_at for member in seen.members)
+    )
 
 
 def plan(seen: Seen, refusing: bool, done: Done, now: float, settings: SpaceSettings) -> Step | None:

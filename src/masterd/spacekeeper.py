@@ -27,6 +27,7 @@ from masterd.space import (
     SpaceSettings,
     Step,
     Truncate,
+    calm,
     describe,
     fills,
     look,
@@ -44,7 +45,6 @@ log = logging.getLogger(__name__)
 
 _COMPACT_S = 20.0
 _DEFRAGMENT_S = 120.0
-_POLL_S = 0.05
 _AFTER_STEP_S = 0.2
 _AGAIN_DENIED_S = 60.0
 _STALE_S = 30.0
@@ -63,6 +63,9 @@ class Room(Protocol):
     @property
     def bytes_seen(self) -> int:
         """Only grows: the more, the sooner it is looked again."""
+
+    def listen(self, grew: Callable[[], None]) -> Callable[[], None]:
+        """Call back whenever `bytes_seen` has grown; returns how to stop that."""
 
     async def make_room(self) -> None:
         """Snapshot and truncate."""
@@ -107,6 +110,11 @@ class Spacekeeper:
         self._written: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=_LOOKS_MAX)
         """What the journal had got at each look; the first is what the members surely have in their numbers."""
         self._waits = ""
+        self._stir = asyncio.Event()
+        """Set when the pause between two looks may be over before its time."""
+        self._stir_at = 0
+        """That is, by bytes of the journal."""
+        self._stop_listening: Callable[[], None] = lambda: None
         self._say = Seldom(log, 60.0)
 
     # --- what others ask ---
@@ -114,9 +122,17 @@ class Spacekeeper:
     def led_by(self, room: Room | None, changed: Callable[[], None] = lambda: None) -> None:
         """This masterd leads from now on, or (None) does not any more. `changed`: called when `refusal` has changed."""
         self._room, self._changed = room, changed
+        self._stop_listening()
+        self._stop_listening = lambda: None
         if room is not None:
             self._written.clear()
             self._written.append((self._clock(), room.bytes_seen))
+            self._stop_listening = room.listen(self._grew)
+        self._stir.set()
+
+    def _grew(self) -> None:
+        if self._room is not None and self._room.bytes_seen >= self._stir_at:
+            self._stir.set()
 
     def refusal(self) -> NoSpace | None:
         """Why no command can be taken just now; None when it can."""
@@ -161,18 +177,26 @@ class Spacekeeper:
 
     @property
     def _every_s(self) -> float:
-        often = (self._room is not None or self._seen.alarmed) and self._blind is None
-        return self._settings.look_every_s if often else self._settings.standby_looks_every_s
+        busy = self._seen.alarmed or (self._room is not None and not calm(self._seen, self._settings))
+        return self._settings.look_every_s if busy and self._blind is None else self._settings.standby_looks_every_s
 
     async def _pause(self, seconds: float) -> None:
-        """Until it is time, or much was written since: etcd can be filled within a second."""
-        deadline = self._clock() + seconds
-        room = self._room
-        enough = self._settings.quota_bytes // 50 + (room.bytes_seen if room is not None else 0)
-        while (left_s := deadline - self._clock()) > 0:
-            if self._room is not room or (room is not None and room.bytes_seen >= enough):
+        """Until it is time, or much was written since: etcd can be filled within a second. Where anything is written at
+        all the next look is due as usual, however calm it was."""
+        room, begun = self._room, asyncio.get_running_loop().time()
+        bytes_before = 0 if room is None else room.bytes_seen
+        enough, self._stir_at = bytes_before + self._settings.quota_bytes // 50, bytes_before + 1
+        while self._room is room and (room is None or room.bytes_seen < enough):
+            self._stir.clear()
+            if room is not None and room.bytes_seen > bytes_before:
+                self._stir_at = enough
+                if self._blind is None:
+                    seconds = min(seconds, self._settings.look_every_s)
+            try:
+                async with asyncio.timeout_at(begun + seconds):
+                    await self._stir.wait()
+            except TimeoutError:
                 return
-            await asyncio.sleep(min(_POLL_S, left_s))
 
     async def _look(self) -> bool:
         """One look, and a step if one is due; whether one was taken."""

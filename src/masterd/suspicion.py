@@ -98,12 +98,17 @@ class Suspicion:
         """When the leader was last heard, or, before that, should have been."""
         return self._heard
 
+    @property
+    def stuck(self) -> bool:
+        """Whether the leader said, when it was last heard, that it has not been able to commit for too long."""
+        return self._stuck_s >= self.timing.stuck_s
+
     # --- what is heard ---
 
     def beat(self, now: float, stuck_s: float = 0.0) -> None:
         """The leader's heartbeat; it says for how long it has not been able to commit."""
         self._heard, self._stuck_s = max(self._heard, now), stuck_s
-        if stuck_s < self.timing.stuck_s:
+        if not self.stuck:
             self._proofs = 0
             self._forget()
 
@@ -143,7 +148,7 @@ class Suspicion:
 
     def _decide(self, now: float) -> Verdict:
         timing, quiet_s = self.timing, now - self._heard
-        stuck = self._stuck_s >= timing.stuck_s
+        stuck = self.stuck
         if now < self._heard + timing.missed_s and not stuck:
             return Verdict(Step.WAIT, self._heard + timing.missed_s)
         if not self._asked:

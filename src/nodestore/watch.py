@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,7 @@ _DOUBT_S = 0.5
 _PAGE_KEYS = 1000
 _PAGE_S = 10.0
 _RETRY_MAX_S = 1.0
+_OF_ALL = -1  # the watch that a progress belongs to, when the stream was asked for it
 _ASK_PROGRESS = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
 
 
@@ -82,6 +83,19 @@ async def list_at(etcd: Etcd, start: str, *, end: bytes, revision: int = 0, page
         begin = part.after
 
 
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The keys from `start` up to `end`, which may be a prefix or a single one (`interval`)."""
+
+    start: str
+    end: bytes
+
+
+def interval(key: str, *, prefix: bool = True) -> Interval:
+    """All keys that begin with `key`, or that one alone."""
+    return Interval(key, prefix_end(key) if prefix else (key + "\0").encode())
+
+
 async def follow(
     etcd: Etcd,
     start: str,
@@ -98,20 +112,10 @@ async def follow(
     that is still silent after `silence_s` is given up; within half a second where its member is in doubt (see
     `Etcd.leave`). `second`: by another member than the one in use. Use it with `contextlib.aclosing`.
     """
-    wanted, faults = revision, 0
-    while True:
-        try:
-            async with aclosing(_one_stream(etcd, start, end, wanted, progress_s, silence_s, second)) as stream:
-                async for changes in stream:
-                    faults = 0
-                    if changes.events:
-                        wanted = changes.revision + 1
-                    yield changes
-        except BrokenStream as fault:
-            faults += 1
-            log.log(logging.INFO if faults == 1 else logging.DEBUG, "watch of %s goes on elsewhere: %s", start, fault)
-        if faults > 1:
-            await asyncio.sleep(min(_RETRY_MAX_S, 0.05 * (faults - 1)))
+    pace = _Pace(progress_s, silence_s, second)
+    async with aclosing(_follow_all(etcd, (Interval(start, end),), [revision], pace)) as stream:
+        async for _, changes in stream:
+            yield changes
 
 
 async def mirror(
@@ -128,7 +132,7 @@ async def mirror(
 
     Use it with `contextlib.aclosing`.
     """
-    end = prefix_end(key) if prefix else (key + "\0").encode()
+    end = interval(key, prefix=prefix).end
     while True:
         listing = await _list_patiently(etcd, key, end)
         yield Listing(listing.revision, listing.kvs)
@@ -145,6 +149,31 @@ async def mirror(
             log.info("watch of %s: %s; listing anew", key, gone)
 
 
+async def mirror_all(
+    etcd: Etcd, intervals: Sequence[Interval], *, progress_s: float = PROGRESS_S, silence_s: float = SILENCE_S
+) -> AsyncGenerator[tuple[int, Listing | Changes], None]:
+    """Several mirrors by one stream to etcd, so that one question for its progress, and one fault, is that of all: each
+    item with the position of the interval that it belongs to. Changes always have events. Who is slow to take an item
+    holds all of them up.
+
+    A Listing of each, then what changes; after a compaction Listings of all again. Use it with `contextlib.aclosing`.
+    """
+    pace = _Pace(progress_s, silence_s, False)
+    while True:
+        wanted: list[int] = []
+        for position, keys in enumerate(intervals):
+            listing = await _list_patiently(etcd, keys.start, keys.end)
+            wanted.append(listing.revision + 1)
+            yield position, Listing(listing.revision, listing.kvs)
+        try:
+            async with aclosing(_follow_all(etcd, intervals, wanted, pace)) as stream:
+                async for position, changes in stream:
+                    if changes.events:
+                        yield position, changes
+        except Compacted as gone:
+            log.info("watch of %s: %s; listing anew", _named(intervals), gone)
+
+
 async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
     faults = 0
     while True:
@@ -156,50 +185,96 @@ async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
         await asyncio.sleep(min(_RETRY_MAX_S, 0.05 * faults))
 
 
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """When a stream is asked for a sign of life, when it is given up, and by which member it goes."""
+
+    progress_s: float
+    silence_s: float
+    second: bool
+
+
+async def _follow_all(
+    etcd: Etcd, intervals: Sequence[Interval], wanted: list[int], pace: _Pace
+) -> AsyncGenerator[tuple[int, Changes], None]:
+    """Changes of all of them from the revisions `wanted` on, through every fault; a progress counts as the first's."""
+    faults = 0
+    while True:
+        try:
+            async with aclosing(_one_stream(etcd, intervals, wanted, pace)) as stream:
+                async for position, changes in stream:
+                    faults = 0
+                    if changes.events:
+                        wanted[position] = changes.revision + 1
+                    yield position, changes
+        except BrokenStream as fault:
+            faults += 1
+            level = logging.INFO if faults == 1 else logging.DEBUG
+            log.log(level, "watch of %s goes on elsewhere: %s", _named(intervals), fault)
+        if faults > 1:
+            await asyncio.sleep(min(_RETRY_MAX_S, 0.05 * (faults - 1)))
+
+
+def _named(intervals: Sequence[Interval]) -> str:
+    return intervals[0].start + (f" and {len(intervals) - 1} more" if len(intervals) > 1 else "")
+
+
 async def _one_stream(
-    etcd: Etcd, start: str, end: bytes, wanted: int, progress_s: float, silence_s: float, second: bool
-) -> AsyncGenerator[Changes, None]:
-    # One revision earlier than wanted: etcd gives no sign of progress to a watch that begins in the future, so on an
-    # idle store, where nothing is written after the listing, every watch would look silent. What comes twice is left
-    # out.
-    create = pb.WatchCreateRequest(
-        key=start.encode(), range_end=end, start_revision=max(1, wanted - 1), progress_notify=True, fragment=True
-    )
-    stream = await etcd.open_stream("Watch/Watch", second=second)
+    etcd: Etcd, intervals: Sequence[Interval], wanted: Sequence[int], pace: _Pace
+) -> AsyncGenerator[tuple[int, Changes], None]:
+    stream = await etcd.open_stream("Watch/Watch", second=pace.second)
     try:
-        await stream.send(pb.WatchRequest(create_request=create), _OPEN_S)
-        if not _created(await _first(stream), stream):
-            raise stream.silent()
-        fragments: list[Event] = []
+        for keys, revision in zip(intervals, wanted, strict=True):
+            await stream.send(pb.WatchRequest(create_request=_create(keys, revision)), _OPEN_S)
+        positions: dict[int, int] = {}  # of watches, by the numbers that etcd has given them
+        fragments: list[list[Event]] = [[] for _ in intervals]
+        opened_by = time.monotonic() + _OPEN_S
         while True:
-            reply = await _next(stream, progress_s, silence_s)
+            opening = len(positions) < len(intervals)
+            reply = await (_first(stream, opened_by) if opening else _next(stream, pace))
+            if reply is None:
+                raise stream.silent()
             _check(reply, stream)
-            fragments.extend(_event(item) for item in reply.events)
+            if reply.created:  # in the order in which they were asked for
+                positions[reply.watch_id] = len(positions)
+                continue
+            position = 0 if reply.watch_id == _OF_ALL else positions[reply.watch_id]
+            fragments[position].extend(_event(item) for item in reply.events)
             if reply.fragment:
                 continue
-            old_only = bool(fragments) and fragments[-1].mod_revision < wanted
-            events = tuple(event for event in fragments if event.mod_revision >= wanted)
-            fragments.clear()
+            parts, fragments[position] = fragments[position], []
+            old_only = bool(parts) and parts[-1].mod_revision < wanted[position]
+            events = tuple(event for event in parts if event.mod_revision >= wanted[position])
             if not old_only:
-                yield Changes(events[-1].mod_revision if events else reply.header.revision, events)
+                yield position, Changes(events[-1].mod_revision if events else reply.header.revision, events)
     finally:
         await stream.close()
 
 
-async def _first(stream: Stream) -> Any:
-    """The first reply; None: there was none in time."""
-    deadline, reply = time.monotonic() + _OPEN_S, None
+def _create(keys: Interval, wanted: int) -> Any:
+    # One revision earlier than wanted: etcd gives no sign of progress to a watch that begins in the future, so on an
+    # idle store, where nothing is written after the listing, every watch would look silent. What comes twice is left
+    # out.
+    return pb.WatchCreateRequest(
+        key=keys.start.encode(), range_end=keys.end, start_revision=max(1, wanted - 1), progress_notify=True,
+        fragment=True,
+    )  # fmt: skip
+
+
+async def _first(stream: Stream, deadline: float) -> Any:
+    """The next reply of a stream that is being opened; None: there was none in time."""
+    reply = None
     while reply is None and (left_s := deadline - time.monotonic()) > 0:
         reply = await stream.receive(left_s)
     return reply
 
 
-async def _next(stream: Stream, progress_s: float, silence_s: float) -> Any:
+async def _next(stream: Stream, pace: _Pace) -> Any:
     """The next reply. Silence counts from the first question, so that a pause of this process is none of etcd's."""
     asked: float | None = None
     while True:
-        patience_s = _DOUBT_S if stream.doubted else silence_s - progress_s
-        reply = await stream.receive(_DOUBT_S if stream.doubted and asked is not None else progress_s)
+        patience_s = _DOUBT_S if stream.doubted else pace.silence_s - pace.progress_s
+        reply = await stream.receive(_DOUBT_S if stream.doubted and asked is not None else pace.progress_s)
         if reply is not None:
             stream.doubted = False
             return reply
@@ -208,13 +283,7 @@ async def _next(stream: Stream, progress_s: float, silence_s: float) -> Any:
             asked = now
         elif now - asked >= patience_s:
             raise stream.silent()
-        await stream.send(_ASK_PROGRESS, progress_s)
-
-
-def _created(reply: Any | None, stream: Stream) -> bool:
-    if reply is not None:
-        _check(reply, stream)
-    return reply is not None and bool(reply.created)
+        await stream.send(_ASK_PROGRESS, pace.progress_s)
 
 
 def _check(reply: Any, stream: Stream) -> None:

@@ -13,7 +13,7 @@ from nodestore.errors import Compacted
 from nodestore.etcd import Etcd, Stream, op_delete, op_put
 from nodestore.etcdpb import etcd_pb2 as pb
 from nodestore.keys import Keys, prefix_end
-from nodestore.watch import Changes, Event, Listing, follow, mirror
+from nodestore.watch import Changes, Event, Listing, follow, interval, mirror, mirror_all
 from tests.conformance.ground import REQUEST_BYTES_MAX, Ground
 from tests.waiting import eventually
 
@@ -308,3 +308,77 @@ async def test_closing_the_session_under_a_watch_ends_it_with_an_error(ground: G
     assert waiting.done()
     assert not waiting.cancelled()
     assert "closed" in str(waiting.exception())
+
+
+async def test_several_intervals_by_one_stream(ground: Ground, keys: Keys) -> None:
+    """A listing of each, then what changes in each, with its position; nothing between them."""
+    async with ground.session() as etcd:
+        await etcd.put(keys.state + "a", b"1")
+        within = [interval(keys.leader, prefix=False), interval(keys.state), interval(keys.status)]
+        async with aclosing(mirror_all(etcd, within, progress_s=0.05, silence_s=1.0)) as stream:
+            listings = [await anext(stream) for _ in within]
+            assert [(position, len(item.kvs)) for position, item in listings if isinstance(item, Listing)] == [
+                (0, 0), (1, 1), (2, 0),
+            ]  # fmt: skip
+            coming = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(_QUIET_S)
+            assert not coming.done(), "progress is the stream's own matter"
+            await etcd.put(keys.leader + "-not", b"x")
+            for position, key in ((2, keys.status + "s"), (0, keys.leader), (1, keys.state + "b"), (2, keys.status)):
+                await etcd.put(key, b"y")
+                at, item = await coming
+                assert isinstance(item, Changes)
+                assert (at, [event.key for event in item.events]) == (position, [key])
+                coming = asyncio.ensure_future(anext(stream))
+            coming.cancel()
+            await asyncio.wait((coming,))
+
+
+async def test_several_intervals_go_on_behind_what_was_seen_of_each(ground: Ground, keys: Keys) -> None:
+    """Cut off: of each interval what was missed, once and in order, without a listing."""
+    async with ground.session() as writer, ground.way() as way:
+        seen: dict[int, list[int]] = {0: [], 1: []}
+        listings = 0
+
+        async def watch() -> None:
+            nonlocal listings
+            async with aclosing(mirror_all(way.etcd, [interval(keys.state), interval(keys.status)])) as stream:
+                async for position, item in stream:
+                    if isinstance(item, Changes):
+                        seen[position] += [event.mod_revision for event in item.events]
+                    else:
+                        listings += 1
+
+        task = asyncio.create_task(watch())
+        await eventually(lambda: listings == 2, "both listings")
+        written: dict[int, list[int]] = {0: [], 1: []}
+        for _ in range(3):
+            await way.cut()
+            for position, prefix in ((0, keys.state), (1, keys.status), (0, keys.state)):
+                written[position].append(await writer.put(prefix + "x", b"y"))
+            await way.listen()
+            await eventually(lambda: seen == written, "all of both")
+        task.cancel()
+        await asyncio.wait((task,))
+        assert listings == 2
+
+
+async def test_a_compaction_under_one_of_several_is_a_new_listing_of_all(ground: Ground, keys: Keys) -> None:
+    """What was missed in one of them is gone: each is listed again."""
+    async with ground.session() as writer, ground.way() as way:
+        within = [interval(keys.state), interval(keys.status)]
+        async with aclosing(mirror_all(way.etcd, within)) as stream:
+            for _ in within:
+                assert isinstance((await anext(stream))[1], Listing)
+            await writer.put(keys.status + "live", b"x")
+            assert (await anext(stream))[0] == 1
+            await way.cut()
+            await writer.compact(await writer.put(keys.state + "new", b"z"))
+            await way.listen()
+            again: list[tuple[int, list[str]]] = []
+            async with asyncio.timeout(_SOON_S):
+                while len(again) < len(within):
+                    position, item = await anext(stream)
+                    if isinstance(item, Listing):
+                        again.append((position, [kv.key for kv in item.kvs]))
+            assert again == [(0, [keys.state + "new"]), (1, [keys.status + "live"])]

@@ -142,7 +142,8 @@ async def test_the_alarm_under_a_leader(keys: Keys) -> None:
         begun, ended = said[::2], said[1::2]
         assert begun == ended, "one after another"
         assert set(begun) == set(cluster.endpoints)
-        assert begun[-1] == leader.endpoint
+        leaders = {leader.endpoint, (await cluster.leader()).endpoint}  # where so much is written it may have changed
+        assert begun[-1] in leaders
         assert await saved(masters, "m1") == text(2)
 
 

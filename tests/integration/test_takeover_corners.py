@@ -195,13 +195,13 @@ async def test_an_event_from_before_what_was_read_is_passed_over(
         term = read.mod_revision
         board = Board(etcd, keys)
 
-        async def late(*_: object, **__: object) -> AsyncIterator[Listing | Changes]:
+        async def late(*_: object, **__: object) -> AsyncIterator[tuple[int, Listing | Changes]]:
             for revision in (term - 1, term + 1):
-                yield Changes(revision, (Event(keys.leader, None, revision, 0, 0),))
+                yield 0, Changes(revision, (Event(keys.leader, None, revision, 0, 0),))
 
-        monkeypatch.setattr(board_module, "mirror", late)
+        monkeypatch.setattr(board_module, "mirror_all", late)
         board.saw_leader(read)
         seen: list[int] = []
         board.subscribe(lambda: seen.append(board.leader.revision))
-        await board._watch_leader()
+        await board.watch()
         assert seen == [0], "only the later one counts"
