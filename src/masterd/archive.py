@@ -13,10 +13,11 @@ from masterd.housekeeping import Housekeeping
 from masterd.snapshots import Image
 from masterd.state import State
 from nodestore.election import Fence
+from nodestore.entries import decode_entry
 from nodestore.errors import Conflict, Garbage, Invalid, NotFound
 from nodestore.jsonio import Document
 from nodestore.keys import check_name, prefix_end
-from nodestore.models import Entry, Manifest, decode
+from nodestore.models import Entry, Manifest
 from nodestore.watch import list_at
 
 _PAGE_ENTRIES = 64
@@ -87,7 +88,7 @@ class Archive:
             if state.index >= index:
                 break
             try:
-                entry = decode(Entry, kv.value, kv.key)
+                entry = decode_entry(kv.value, kv.key)
             except Garbage:
                 continue  # where it is missing, the next one does not follow
             part = tuple(command for command in entry.commands if state.index < command.index <= index)

@@ -18,10 +18,11 @@ from aiohttp import web
 
 from masterd.master import Master
 from masterd.queries import command_view, node_views
+from nodestore.entries import decode_entry
 from nodestore.errors import Garbage, Invalid, NodectlError, TimedOut, TooOld, Unavailable
 from nodestore.jsonio import Json, dumps
 from nodestore.keys import prefix_end
-from nodestore.models import Entry, decode
+from nodestore.models import Entry
 from nodestore.overview import master_views
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ async def _page(master: Master, position: int) -> list[Entry]:
     entries = []
     for kv in found.kvs:
         try:
-            entries.append(decode(Entry, kv.value, kv.key))
+            entries.append(decode_entry(kv.value, kv.key))
         except Garbage:
             continue
     entries = [entry for entry in entries if entry.last <= replica.index and entry.epoch <= (replica.epoch or 0)]

@@ -14,10 +14,11 @@ from aiohttp import web
 from masterd.master import Master
 from masterd.queries import command_view
 from masterd.reads import HISTORY_MAX, number
+from nodestore.entries import decode_entry
 from nodestore.errors import Garbage
 from nodestore.jsonio import Json
 from nodestore.keys import prefix_end
-from nodestore.models import Entry, concerns, decode
+from nodestore.models import concerns
 
 _PAGE = 100
 _SCANNED_MAX = 20_000
@@ -78,7 +79,7 @@ async def _page(master: Master, first: int, last: int) -> list[Told]:
     told: list[Told] = []
     for kv in found.kvs:
         try:
-            entry = decode(Entry, kv.value, kv.key)
+            entry = decode_entry(kv.value, kv.key)
         except Garbage as error:
             if keys.entry(first) <= kv.key <= keys.entry(last):  # else another page tells of it
                 told.append({"index": None, "problem": str(error)})
@@ -105,5 +106,5 @@ async def _first_retained(master: Master) -> int | None:
     oldest = await master.etcd.range(master.keys.journal, limit=_GARBAGE_MAX)
     for kv in oldest.kvs:
         with suppress(Garbage):
-            return decode(Entry, kv.value, kv.key).first
+            return decode_entry(kv.value, kv.key).first
     return None

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from masterd.snapshots import Snapshots
 from masterd.state import State
 from nodestore.election import Won
+from nodestore.entries import decode_entry
 from nodestore.errors import Compacted, Garbage, NodectlError, OutcomeUnknown, TimedOut, Unavailable
 from nodestore.etcd import KV, Etcd, Range
 from nodestore.jsonio import Document
@@ -218,7 +219,7 @@ class Replica:
         """Of the entries among these."""
         for kv in kvs:
             with contextlib.suppress(ValueError, Garbage):
-                yield min(self.keys.entry_index(kv.key), decode(Entry, kv.value, kv.key).last)
+                yield min(self.keys.entry_index(kv.key), decode_entry(kv.value, kv.key).last)
 
     def _belongs_to(self, epoch: int) -> bool:
         """Forget everything that comes from another incarnation of the store, whose indexes mean other commands; True
@@ -258,7 +259,7 @@ class Replica:
                 last = self.keys.entry_index(kv.key)
                 if last <= self.state.index:
                     continue
-                entry = decode(Entry, kv.value, kv.key)
+                entry = decode_entry(kv.value, kv.key)
             except (ValueError, Garbage) as error:
                 log.warning("passing over a journal key: %s", error)
                 continue

@@ -400,6 +400,8 @@ class Etcd:
                     if (result := self._result(copy, errors)) is not None:
                         if copy is not copies[0]:
                             self._leave_for_another(asked)
+                        if len(copies) == 1:
+                            copies.clear()  # nearly always: there is no other to wait for
                         return result
                 if not pending and errors:
                     open_ones = (error for error in errors if isinstance(error, OutcomeUnknown))
@@ -407,7 +409,8 @@ class Etcd:
         finally:
             for copy in copies:
                 copy.cancel()
-            await asyncio.gather(*copies, return_exceptions=True)
+            if copies:
+                await asyncio.gather(*copies, return_exceptions=True)
 
     @staticmethod
     def _result(copy: asyncio.Task[TxnResult], errors: list[NodectlError]) -> TxnResult | None:
