@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -35,10 +35,12 @@ from nodestore.errors import Garbage, NodectlError, NoSpaceUnknown, OutcomeUnkno
 from nodestore.etcd import Etcd, cmp_mod, op_delete
 from nodestore.keys import Keys
 from nodestore.models import Candidate
+from nodestore.tasks import Retired
 
 log = logging.getLogger(__name__)
 
 _ATTEMPT_S = 1.0
+_REHEARSE_AFTER_S = 0.001  # the takeover itself goes first
 _LOOK_S = 1.0
 _BACK_OFF_S = 0.1
 _ATTEMPTS_KEPT = 64
@@ -130,6 +132,11 @@ class Campaign:
         self._held_back = False
         self._pause_passed_over = 0
         self._told = ""
+        self.trying = False
+        """Whether a takeover of this masterd is under way, or was won and the term has not begun yet."""
+        self.rehearse: Callable[[], None] = lambda: None
+        """Called while a takeover is on its way: the time to prepare for its success."""
+        self._retired = Retired()
 
     def hold_back(self) -> None:
         """The store holds what nobody can lead on: do not try again before journal and head are whole. Else two masters
@@ -138,6 +145,8 @@ class Campaign:
 
     async def win(self, lease: int) -> Won:
         """Observe until there is ground to take over, and do so. Returns with a term won; outages are waited out."""
+        await self._retired.gone()
+        self.settled()
         unsubscribe = self._board.subscribe(self._wake.set)
         prepared = asyncio.create_task(self._prepare(), name="read the epoch")
         following = asyncio.create_task(self._watch_leaders(lease), name="follow the leader")
@@ -157,12 +166,14 @@ class Campaign:
                     continue
         finally:
             unsubscribe()
-            for task in (prepared, following):
-                task.cancel()
-            await asyncio.gather(prepared, following, return_exceptions=True)
+            self._retired.retire(prepared, following)
             if self._order is not None:
                 self._order.refuse(Unavailable("this standby stopped campaigning"))
             self._order = None
+
+    async def closed(self) -> None:
+        """Until nothing of a campaign is left."""
+        await self._retired.gone()
 
     async def take_over_from(self, revision: int, actor: str, timeout_s: float) -> Won:
         """Take over the term that the leader hands over. Unavailable when that did not come about in time."""
@@ -271,18 +282,26 @@ class Campaign:
         told = self._watch if seen.record is None else watch
         self.timeline = told.timeline() if told is not None else Timeline()
         self.timeline.mark("sent", time.monotonic())
-        outcome = await takeover(
-            self._etcd,
-            self._keys,
-            me=record,
-            lease=lease,
-            seen=seen,
-            epoch=epoch,
-            next_index=self._replica.index + 1,
-            timeout_s=_ATTEMPT_S,
-            compares=ground.compares,
-            paused=self._pause_passed_over,
-        )
+        self.trying, won = True, False
+        prepare = asyncio.get_running_loop().call_later(_REHEARSE_AFTER_S, self.rehearse)
+        try:
+            outcome = await takeover(
+                self._etcd,
+                self._keys,
+                me=record,
+                lease=lease,
+                seen=seen,
+                epoch=epoch,
+                next_index=self._replica.index + 1,
+                timeout_s=_ATTEMPT_S,
+                compares=ground.compares,
+                paused=self._pause_passed_over,
+            )
+            won = isinstance(outcome, Won)
+        finally:
+            prepare.cancel()
+            if not won:
+                self.settled()
         if isinstance(outcome, Lost):
             self._pause_passed_over = outcome.garbage
             self._epoch_seen = None
@@ -298,6 +317,12 @@ class Campaign:
         self.timeline.mark("won", time.monotonic())
         log.info("took over, term %s: %s", outcome.fence.term, ground.why)
         return outcome
+
+    def settled(self) -> None:
+        """The newest takeover was lost, or what it won has begun, or never will."""
+        if self.trying:
+            self.trying = False
+            self._board.tell()
 
     async def _take_up(self, seen: LeaderSeen, lease: int) -> Won | None:
         """A takeover of ours landed after all. Deleted if on a lease no longer held: it would vanish soon."""

@@ -17,6 +17,7 @@ from masterd.execution import Batch, Limits, Request, encode_entry
 from masterd.housekeeping import Retention
 from masterd.journal import Commit, Journal, TermBroken
 from masterd.publisher import Publisher
+from masterd.rehearsal import Derived, derive
 from masterd.replica import Replica
 from masterd.views import Room, changes_of, document_view
 from masterd.worker import HungError, Progress, Worker
@@ -113,24 +114,28 @@ class Committer:
             await self.rebuild()
             raise
 
-    async def rebuild(self) -> None:
-        """Derive all specs from the committed state, from nothing."""
+    def begin_with(self, ahead: Derived) -> None:
+        """All specs of the committed state, derived before the term was won."""
+        self.derivation, self._quick = ahead.derivation, ahead.quick
+
+    async def rebuild(self) -> bool:
+        """Derive all specs from the committed state, from nothing; whether they are the recorded ones."""
         self.derivation = derivation = Derivation(self._application)
         batch = Batch(self._replica.state, self._application, derivation, self._wall_clock())
 
-        def work(_: Progress) -> None:
-            batch.rebuild()
-            self._quick = frozenset(name for name, offered in self._application.commands().items() if offered.quick)
+        def work(_: Progress) -> bool:
+            self._quick, agrees = derive(batch, self._application)
+            return agrees
 
-        await self._derive(work)
+        return await self._derive(work)
 
     async def undo(self, batch: Batch) -> None:
         """The batch came to nothing: all specs are those of the committed state again."""
         await self._derive(lambda _: batch.undo_derivation())
 
-    async def _derive(self, work: Callable[[Progress], None]) -> None:
+    async def _derive(self, work: Callable[[Progress], T]) -> T:
         try:
-            await self.worker.run(work, self._settings.derive_timeout_s)
+            return await self.worker.run(work, self._settings.derive_timeout_s)
         except HungError as error:
             raise TermBroken(f"the application does not say what the nodes must be: it {error}") from None
 

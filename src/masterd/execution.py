@@ -194,10 +194,7 @@ class Batch:
         """Record the specs that this program derives, where they differ from the recorded ones (an upgrade, say).
         None when all agree."""
         self.derivation.rebuild(self.overlay.config, self.overlay)
-        nodes = {*self.derivation.nodes, *self.state.specs}
-        derived = {
-            node: self.derivation[node] for node in sorted(nodes) if self._recorded(node) != self.derivation[node].hash
-        }
+        derived = {node: self.derivation[node] for node in self.differing()}
         if not derived:
             return None
         record = CommandRecord(
@@ -206,6 +203,11 @@ class Batch:
         )  # fmt: skip
         self._take(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), derived)
         return record
+
+    def differing(self) -> list[str]:
+        """The nodes whose derived specs are not the recorded ones, sorted."""
+        nodes = {*self.derivation.nodes, *self.state.specs}
+        return sorted(node for node in nodes if self._recorded(node) != self.derivation[node].hash)
 
     def _recorded(self, node: str) -> str:
         mark = self.state.specs.get(node)
@@ -354,7 +356,7 @@ def encode_record(record: CommandRecord) -> bytes:
     if record.writes:
         fields["writes"] = record.writes
     if record.specs:
-        fields["specs"] = record.specs
+        fields["specs"] = {node: mark and mark.__dict__ for node, mark in record.specs.items()}
     if record.actions:
         fields["actions"] = {node: action.model_dump() for node, action in record.actions.items()}
     if record.closes:

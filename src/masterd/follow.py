@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _CONNECT_S = 1.0
 _RETRY_S = 0.25
+_BEGIN_AFTER_S = 0.05  # it may not know yet that it has won, and those who wait for it go first
 _SILENCE_S = 10.0  # a stream this silent is opened anew; what silence means is not decided here
 _REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ERROR_CONNECTION_REFUSED
 
@@ -46,6 +47,7 @@ class FollowStream:
         """Follow until cancelled, or until the leader's process is known to be dead."""
         if not self._urls:
             return
+        await asyncio.sleep(_BEGIN_AFTER_S)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while not self.dead:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Protocol
 
 from masterd.actions import DONE, Ending
 from masterd.adoption import Adoption
@@ -35,6 +36,7 @@ from masterd.execution import RESTORE, Batch, Outcome, Request
 from masterd.housekeeping import Housekeeping
 from masterd.journal import CompareFailed, TermBroken
 from masterd.news import CHANGED, News, next_expiry, request_of
+from masterd.rehearsal import Rehearsal
 from masterd.replica import Replica
 from masterd.spacekeeper import Spacekeeper
 from masterd.timeline import Timeline
@@ -61,6 +63,8 @@ _ENDINGS_MAX = 3
 """Actions that expire by one commit. So few that the views surely go with it, whatever etcd takes at once: as long as
 the view still has an action, and nobody has written `acted`, the node may begin it."""
 _EXPIRE_AGAIN_S = 1.0
+_COMMANDS_FIRST_S = 0.1
+"""After so long a new leader begins to look after the store: commands that have waited for its term go first."""
 _HANDOVER_S = 6.0
 _STUCK_MAX = 4
 """Threads of the application that hang: with so many, commands that have hung before are refused unrun."""
@@ -68,10 +72,50 @@ _STUCK_MAX = 4
 __all__ = ["Leader", "LeaderSettings"]
 
 
+class _Heard(Protocol):
+    """Whoever waits for outcomes."""
+
+    def take(self, position: int, outcome: Outcome) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
+    """A command that waits for its outcome, which counts once. `position`: among those of whoever waits for it."""
+
     request: Request
-    future: asyncio.Future[Outcome]
+    heard: _Heard
+    position: int = 0
+    resolved: bool = False
+
+    def resolve(self, outcome: Outcome) -> None:
+        if not self.resolved:
+            self.resolved = True
+            self.heard.take(self.position, outcome)
+
+
+class _Together:
+    """The outcomes of commands that came in one request: one future for all, as there may be hundreds."""
+
+    def __init__(self, commands: int) -> None:
+        self.all_known: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self._outcomes: list[Outcome | None] = [None] * commands
+        self._missing = commands
+
+    def take(self, position: int, outcome: Outcome) -> None:
+        self._outcomes[position] = outcome
+        self._missing -= 1
+        if self._missing == 0 and not self.all_known.done():
+            self.all_known.set_result([known for known in self._outcomes if known is not None])
+
+
+class _ToldLater:
+    """News of a node that was queued as a command."""
+
+    def __init__(self, told: Callable[[Outcome], None]) -> None:
+        self._told = told
+
+    def take(self, _: int, outcome: Outcome) -> None:
+        asyncio.get_running_loop().call_soon(self._told, outcome)
 
 
 class Leader:
@@ -90,11 +134,13 @@ class Leader:
         settings: LeaderSettings,
         space: Spacekeeper | None = None,
         timeline: Timeline | None = None,
+        rehearsal: Rehearsal | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._etcd, self._keys, self._master, self._won = etcd, keys, master, won
         self._replica, self._board, self._settings, self._space = replica, board, settings, space
         self.fence = won.fence
+        self._rehearsal = rehearsal
         self._chronicle = Chronicle(etcd, keys, won.fence, timeline or Timeline())
         self.serving = asyncio.Event()
         self._confirmation = Confirmation(etcd, keys, won.fence)
@@ -146,11 +192,12 @@ class Leader:
             raise full
         if len(self._queue) + len(requests) > self._settings.queue_max:
             raise Unavailable(f"{len(self._queue)} commands are waiting already; try again in a moment")
-        loop = asyncio.get_running_loop()
-        waiting = [_Waiting(request, loop.create_future()) for request in requests]
-        self._queue.extend(waiting)
+        if not requests:
+            return []
+        answers = _Together(len(requests))
+        self._queue.extend([_Waiting(request, answers, position) for position, request in enumerate(requests)])
         self._wake.set()
-        return list(await asyncio.gather(*(item.future for item in waiting)))
+        return await answers.all_known
 
     async def confirm(self) -> None:
         """Return once memory holds everything that was committed before this call, the term being ours still."""
@@ -183,11 +230,12 @@ class Leader:
 
     async def _open(self) -> None:
         """Returns when commands are taken; LeadershipLost when they never will be again."""
-        try:
-            async with asyncio.timeout(_HANDOVER_S):
-                await self._taking.wait()
-        except TimeoutError:
-            raise LeadershipLost("this master is handing leadership over") from None
+        if not self._taking.is_set():
+            try:
+                async with asyncio.timeout(_HANDOVER_S):
+                    await self._taking.wait()
+            except TimeoutError:
+                raise LeadershipLost("this master is handing leadership over") from None
         self._check_open()
 
     def _check_open(self) -> None:
@@ -200,11 +248,10 @@ class Leader:
         """Lead until the term is over: LeadershipLost. Garbage when the store holds what stops commits."""
         unsubscribe = self._board.subscribe(self._look_around)
         deaf = self._news.begin()
-        if self._space is not None:
-            self._space.led_by(self._housekeeping, self._wake.set)
+        space = asyncio.get_running_loop().call_later(_COMMANDS_FIRST_S, self._look_after_space)
         try:
-            await self._committer.rebuild()
-            await self._respec()
+            if not await self._derive():
+                await self._respec()
             await self._close_actions_of_an_earlier_epoch()
             committer = self._committer
             await committer.publisher.finish(
@@ -216,13 +263,14 @@ class Leader:
             self._look_around()
             await together(
                 commit=self._commit_for_ever(),
-                housekeeping=self._housekeeping.run(),
+                housekeeping=self._keep_house(),
                 answers=self._answers.run(),
                 chronicle=self._chronicle.run(),
             )
         finally:
             unsubscribe()
             deaf()
+            space.cancel()
             if self._space is not None:
                 self._space.led_by(None)
             self._end(LeadershipLost(f"{self._master} no longer leads"))
@@ -269,6 +317,25 @@ class Leader:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+    async def _derive(self) -> bool:
+        """Know what the nodes must be, if that is not known yet; whether it is what the state has recorded."""
+        try:
+            ahead = await self._rehearsal.of(self._replica.state) if self._rehearsal is not None else None
+        except HungError as error:
+            raise TermBroken(f"the application does not say what the nodes must be: it {error}") from None
+        if ahead is None:
+            return await self._committer.rebuild()
+        self._committer.begin_with(ahead)
+        return ahead.agrees
+
+    def _look_after_space(self) -> None:
+        if self._space is not None:
+            self._space.led_by(self._housekeeping, self._wake.set)
+
+    async def _keep_house(self) -> None:
+        await asyncio.sleep(_COMMANDS_FIRST_S)
+        await self._housekeeping.run()
 
     async def _respec(self) -> None:
         """Where this program derives other specs than the recorded ones, commit that first. Its views are left to
@@ -369,8 +436,7 @@ class Leader:
         def answer() -> None:
             self._chronicle.mark("first_answer")
             for waiting, outcome in taken:
-                if not waiting.future.done():
-                    waiting.future.set_result(outcome)
+                waiting.resolve(outcome)
 
         try:
             if batch is not None and batch.records:
@@ -402,13 +468,11 @@ class Leader:
         told = (request_of(ending, bare=ending.id in self._unfit) for ending in endings)
         requests = [*self._news.changes(_NEWS_MAX, state), *told]
         for request in reversed(requests):
-            future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(partial(self._heard, request))
-            self._queue.appendleft(_Waiting(request, future))
+            self._queue.appendleft(_Waiting(request, _ToldLater(partial(self._heard, request))))
 
-    def _heard(self, request: Request, done: asyncio.Future[Outcome]) -> None:
+    def _heard(self, request: Request, outcome: Outcome) -> None:
         self._closing.discard(request.id)
-        error = None if done.cancelled() else done.result().error
+        error = outcome.error
         if error is None:
             self._unfit.discard(request.id)
         if error is None or isinstance(error, LeadershipLost):
@@ -477,5 +541,4 @@ def _run_all(batch: Batch, progress: Progress, asked: Sequence[_Waiting]) -> lis
 
 
 def _resolve(waiting: _Waiting, error: NodectlError) -> None:
-    if not waiting.future.done():
-        waiting.future.set_result(Outcome(waiting.request.id, error=error))
+    waiting.resolve(Outcome(waiting.request.id, error=error))

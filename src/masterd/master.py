@@ -25,6 +25,7 @@ from masterd.committer import LeaderSettings
 from masterd.handover import hand_over_to_any
 from masterd.journal import TermBroken
 from masterd.leader import Leader
+from masterd.rehearsal import Rehearsal
 from masterd.replica import Replica
 from masterd.separation import Separation
 from masterd.space import SpaceSettings
@@ -38,13 +39,14 @@ from nodestore.keys import Keys
 from nodestore.lease import Lease
 from nodestore.logs import Seldom
 from nodestore.models import Candidate, decode
-from nodestore.tasks import together
+from nodestore.tasks import Retired, together
 
 log = logging.getLogger(__name__)
 
 _CANDIDATE_EVERY_S = 2.0
 _RETRY_S = 0.2
 _STAND_DOWN_S = 4.0
+_SUCCESSOR_FIRST_S = 0.1
 _SUCCESSORS_MAX = 2
 _LEASE_PATIENCE_S = 30.0
 """A leader that etcd does not answer goes on, as nothing it does lands without etcd; then it says that it does not."""
@@ -96,11 +98,15 @@ class Master:
         self.maintenance = maintenance or etcd
         self.space = Spacekeeper(self.maintenance, etcd, self.board, settings.space, self._rank)
         self.separation = Separation(self.maintenance, settings.member, self._leads, self._say_again)
+        self.rehearsal = Rehearsal(self.replica, application, settings.leader.derive_timeout_s, wall_clock)
+        self.campaign.rehearse = self.rehearsal.begin
+        self._retired = Retired()
         self._candidacy = asyncio.Event()
         self.leader: Leader | None = None
         self._lease: Lease | None = None
         self._fault: str | None = None
         self._given_up = 0
+        self._led = False
         self._stopping = False
 
     @property
@@ -118,10 +124,15 @@ class Master:
         return max(waits_s, self._lease.overdue_s if self._lease is not None else 0.0)
 
     @property
+    def unfit(self) -> str | None:
+        """What keeps this masterd from following or leading, if anything does."""
+        fault = self._fault if self.board.leader.record is None else None  # when another leads, it is over
+        return self.replica.problem or fault
+
+    @property
     def problem(self) -> str | None:
         """What keeps this masterd from its work, if anything does."""
-        fault = self._fault if self.board.leader.record is None else None  # when another leads, it is over
-        return self.replica.problem or fault or self.space.problem
+        return self.unfit or self.space.problem
 
     @property
     def trouble(self) -> str | None:
@@ -165,26 +176,38 @@ class Master:
         )
 
     async def _play(self, lease: Lease) -> NoReturn:
-        while True:
-            won = await self.become_standby(lease)
-            await self.become_leader(won)
+        try:
+            while True:
+                won = await self.become_standby(lease)
+                await self.become_leader(won)
+        finally:
+            self.rehearsal.close()
+            await self.campaign.closed()
+            await self._retired.gone()
 
     async def become_standby(self, lease: Lease) -> Won:
         """Follow the journal and observe, until a term is won."""
         self.leader = None
         if self._stopping:  # having resigned, it must not be the first to take over again
             await asyncio.Event().wait()
+        await self._retired.gone()
         log.info("standby at index %d", self.replica.index)
-        following = asyncio.create_task(self.replica.follow(), name="follow the journal")
+        following = asyncio.create_task(self._follow_soon(), name="follow the journal")
         try:
             return await self.campaign.win(lease.id)
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            self._retired.retire(following)  # it takes nothing more from the journal; its stream may take its time
+
+    async def _follow_soon(self) -> None:
+        """Whoever has led until now has all there is, and lets its successor go first."""
+        if self._led:
+            await asyncio.sleep(_SUCCESSOR_FIRST_S)
+        self._led = False
+        await self.replica.follow()
 
     async def become_leader(self, won: Won) -> None:
         """Lead until the term is over. A term that cannot be served is given up, so that another may try."""
-        begun = time.monotonic()
+        begun, self._led = time.monotonic(), True
         try:
             timeline = self.campaign.timeline
             await self.replica.absorb(won)
@@ -199,6 +222,7 @@ class Master:
                 application=self.application,
                 space=self.space,
                 timeline=timeline,
+                rehearsal=self.rehearsal,
                 settings=self._settings.leader,
                 wall_clock=self._wall_clock,
             )
@@ -207,6 +231,7 @@ class Master:
                 won.fence.term, self.replica.index, (time.monotonic() - begun) * 1e3,
             )  # fmt: skip
             self._fault = None
+            self.campaign.settled()
             self.board.tell()
             self.separation.begun_to_lead()
             await self.leader.run()
@@ -220,6 +245,7 @@ class Master:
             await self._give_up(won, error, begun)
         finally:
             self.leader = None
+            self.campaign.settled()
             self.board.tell()
 
     async def _give_up(self, won: Won, error: NodectlError, begun: float) -> None:
@@ -227,6 +253,7 @@ class Master:
         self._fault = f"gave up term {won.fence.term}: {error}"
         log.error("%s", self._fault)
         self.leader = None  # its heartbeats end, and requests go to the next leader, however long this pauses
+        self.campaign.settled()
         self.board.tell()
         await self._resign(won, f"cannot lead: {error}")
         if isinstance(error, Garbage | TermBroken):

@@ -8,6 +8,7 @@ commands that carry ids. A client that has seen this masterd win may be quicker 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,9 +22,14 @@ from nodestore.jsonio import loads
 
 _TURNS_MAX = 5
 _SOON_S = 0.1
+_HELD_S = 0.5
+"""For so long a request is held while nobody leads: a takeover takes less, and asking again and again would only slow
+it down."""
 _LAST_WORDS_S = 2.0
 _WON_S = 2.0
-"""For how long a request waits for a term that this masterd has won to begin."""
+"""For how long a request waits for a term that this masterd has won to begin, or for its takeover to be decided."""
+_ALL_WAITS_S = 4.0
+"""For all that waiting together: whoever passed the request on has not given up yet."""
 
 
 class ToLeader:
@@ -41,20 +47,30 @@ class ToLeader:
     async def find(self, request: web.Request) -> Leader | web.StreamResponse:
         """The leader role of this masterd, or what the leader elsewhere answered. NotLeader when there is none;
         OutcomeUnknown when it changed while it had what must not be done twice."""
+        master = self._master
+        hope = master.board.paused is None and master.unfit is None  # else whoever asks should hear of that at once
+        begun = time.monotonic()
+        held_until, wait_until = begun + (_HELD_S if hope else 0.0), begun + _ALL_WAITS_S
         for turn in range(_TURNS_MAX):
+            if turn and _gone(request):
+                break  # it may have asked another master by now, and without an id this would be done twice
             with self._change() as changed:
-                leader = self._master.leader
+                leader = master.leader
                 if leader is not None and not leader.ended:
                     return leader
-                if leader is not None or self._has_won:
-                    await _wait(changed, _WON_S)
+                if leader is not None or self._has_won or master.campaign.trying:
+                    # A client may see this masterd win before it does itself: the answer to its takeover is on its way.
+                    await _wait(changed, min(_WON_S, wait_until - time.monotonic()))
                     continue
-                answer = await self._pass_on(request, changed)
+                try:
+                    answer = await self._pass_on(request, changed)
+                except NotLeader:
+                    if HOP in request.headers or not await _wait(changed, held_until - time.monotonic()):
+                        raise
+                    continue
                 if answer is not None and _nobody_leads(answer) and HOP not in request.headers:
-                    await _wait(
-                        changed, _SOON_S
-                    )  # replaced before it had begun with this, or not yet aware that it won
-                    if changed.is_set() or turn + 1 < _TURNS_MAX:
+                    soon = await _wait(changed, _SOON_S)  # it was replaced before it had begun with this
+                    if soon or turn + 1 < _TURNS_MAX:
                         continue
             if answer is not None:
                 return answer
@@ -74,7 +90,7 @@ class ToLeader:
             try:
                 return await act(leader)
             except LeadershipLost:
-                if not leader.ended or turn + 1 == _TURNS_MAX:
+                if not leader.ended or turn + 1 == _TURNS_MAX or _gone(request):
                     raise
         raise AssertionError("unreachable")
 
@@ -101,12 +117,13 @@ class ToLeader:
 
     @contextmanager
     def _change(self) -> Iterator[asyncio.Event]:
-        """Set once somebody else leads, or this masterd does."""
+        """Set once somebody else leads, or this masterd does, or its takeover that is under way is decided."""
         master, changed = self._master, asyncio.Event()
         board, before, role = master.board, master.board.leader.revision, master.leader
+        trying = master.campaign.trying
 
         def look() -> None:
-            if board.leader.revision != before or master.leader is not role:
+            if board.leader.revision != before or master.leader is not role or (trying and not master.campaign.trying):
                 changed.set()
 
         stop = board.subscribe(look)
@@ -123,12 +140,19 @@ def _nobody_leads(answer: web.StreamResponse) -> bool:
     return any(f'"{code}"'.encode() in answer.body for code in (NotLeader.code, LeadershipLost.code))
 
 
-async def _wait(changed: asyncio.Event, timeout_s: float) -> None:
+async def _wait(changed: asyncio.Event, timeout_s: float) -> bool:
+    """Whether it was set in time."""
     try:
         async with asyncio.timeout(timeout_s):
             await changed.wait()
     except TimeoutError:
-        return
+        return changed.is_set()
+    return True
+
+
+def _gone(request: web.Request) -> bool:
+    """Whether nobody waits for the answer any more."""
+    return request.transport is None or request.transport.is_closing()
 
 
 async def _repeatable(request: web.Request) -> bool:

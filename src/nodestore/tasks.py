@@ -12,6 +12,29 @@ from collections.abc import Coroutine
 from typing import Any
 
 
+class Retired:
+    """Tasks that were told to end and do nothing any more but tidy up, which nobody needs to wait for just now."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def retire(self, *tasks: asyncio.Task[Any]) -> None:
+        """Cancel these; how they end is of no interest."""
+        for task in tasks:
+            task.cancel()
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # or the loop would complain that nobody has looked
+
+    async def gone(self) -> None:
+        """Until all of them have ended."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
 async def together(**coroutines: Coroutine[Any, Any, Any]) -> None:
     """Run these, each a task named as given, until one ends; then cancel the others and wait for their end.
 

@@ -226,7 +226,7 @@ async def test_a_replica_goes_on_after_a_refusal(
         async with leading(etcd, etcd, keys) as seat:
             await seat.add("x1")
             following = asyncio.create_task(replica.follow())
-            await eventually(lambda: replica.index == 1, "the replica has caught up")
+            await eventually(lambda: replica.index == 1 and replica.problem is None, "the replica has caught up")
             following.cancel()
             await asyncio.wait([following])
         assert refusals[1] == "etcd refuses"

@@ -1,4 +1,4 @@
-"""`together`: the first end ends all, and a cancellation is never lost."""
+"""`together`: the first end ends all, and a cancellation is never lost. `Retired`: ends that nobody waits for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from nodestore.tasks import together
+from nodestore.tasks import Retired, together
 
 
 async def _for_ever() -> None:
@@ -67,3 +67,27 @@ async def test_the_owner_can_go_on_after_a_failure() -> None:
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
+
+
+async def test_who_retires_a_task_need_not_wait_for_its_end() -> None:
+    """It is told to end at once; `gone` waits for what it still tidies up, and no failure of that matters."""
+    tidy, ended = asyncio.Event(), asyncio.Event()
+
+    async def works() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await tidy.wait()
+            ended.set()
+            raise ValueError("broken while tidying up")
+
+    retired, task = Retired(), asyncio.create_task(works())
+    await asyncio.sleep(0)
+    retired.retire(task)
+    gone = asyncio.create_task(retired.gone())
+    await asyncio.sleep(0)
+    assert not gone.done()
+    tidy.set()
+    await gone
+    assert ended.is_set()
+    await retired.gone()

@@ -32,8 +32,11 @@ _ASK_STEADY_S = 0.5
 _ASK_MAX_S = 1.0
 _DOUBT_PAUSE_MAX_S = 0.25
 _LOOK_S = 1.0
+_WATCH_FIRST_ROUNDS = 1
+"""Pauses that are left out at the beginning, so that the first is longer: nearly always the watch tells before it."""
 _LOCAL = {"consistency": "local"}
 _DENIED_PAUSE_S = 5.0
+_DOUBT_AFTER_S = 0.1
 _KNOWN_URLS_MAX = 32
 
 
@@ -149,9 +152,10 @@ class EtcdDiscovery:
                 rounds = 0
                 await self._leadership.wanted(_POLL_S)
                 continue
-            await self._look()
             rounds += 1
-            await asyncio.sleep(pause_s(rounds))
+            await asyncio.sleep(pause_s(rounds + _WATCH_FIRST_ROUNDS))
+            if self._leadership.doubtful:
+                await self._look()
 
     async def _look(self) -> None:
         """Trouble is the watches' to tell."""
@@ -223,7 +227,8 @@ class EtcdDiscovery:
             return
         term = Term(self._epoch, item.mod_revision)
         if self._leadership.newest is not None and self._leadership.newest.term < term:
-            self._etcd.doubt_streams()  # the PC of the one before may be gone, and a member with it
+            # The PC of the one before may be gone, and a member with it; but what waits for the leader is sent first.
+            asyncio.get_running_loop().call_later(_DOUBT_AFTER_S, self._etcd.doubt_streams)
         self._leadership.publish(
             Leader(record.id, record.host, record.urls, term, record.since, record.why, record.cause)
         )

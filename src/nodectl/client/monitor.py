@@ -13,17 +13,25 @@ from nodestore.errors import NodectlError
 
 HEARTBEAT_S = 2.0
 _ANSWER_S = 2.0
+_COMMANDS_FIRST_S = 0.05
+"""A leader that follows another one is greeted so much later: what has waited for it goes first, and tells as much."""
 
 
 async def watch_over(http: Http, leadership: Leadership, state: ConnectionState) -> None:
     """Runs until it is cancelled."""
     failures = 0
+    before: Leader | None = None
     while True:
         leader = leadership.leader
         if leader is None:
             state.missed()
             await leadership.changed()
             continue
+        if before is not None and leader.term != before.term:
+            await _rest(leadership, leader, _COMMANDS_FIRST_S)
+            if leadership.leader != leader:
+                continue
+        before = leader
         if await _greet(http, leader, leadership):
             failures = 0
             leadership.trust()
