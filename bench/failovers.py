@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 
@@ -20,6 +20,7 @@ from bench.commands import command
 from bench.figures import Figure, figure
 from bench.ground import SETTLE_S, Ground, until
 from nodectl.client.wire import CommandResult
+from nodectl.takeover import find
 from nodestore.errors import NodectlError
 
 _CALLERS = 2
@@ -40,13 +41,23 @@ class Acknowledged:
 
 
 @dataclass(slots=True)
-class Gaps:
-    """In ms, and how many commands or requests failed meanwhile."""
+class Kind:
+    """One way to hurt a leader, and what came of it. gaps: in ms. worst: how the new leader tells the longest one."""
 
-    killed: list[float]
-    paused: list[float]
-    handed: list[float]
+    name: str
+    goal: str
+    hurt: Hurt
+    gaps: list[float] = field(default_factory=list)
     errors: int = 0
+    repeated: int = 0
+    worst: str = ""
+
+    @property
+    def told(self) -> str:
+        return (
+            f" Commands that failed: {self.errors}; that were sent again and got their first result: {self.repeated}."
+            f"{self.worst}"
+        )
 
 
 class Failovers:
@@ -55,23 +66,35 @@ class Failovers:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._cluster, self._client = ground.cluster, ground.client
-        self.gaps = Gaps([], [], [])
+        self._killed = Kind("failover: leader's process killed (-9)", "median 25 ms, p99 100 ms", self._kill)
+        self._paused = Kind("failover: leader paused (SIGSTOP)", "median 350 ms, p99 700 ms", self._pause)
+        self._handed = Kind("planned switchover", "median 15 ms, p99 50 ms", self._hand_over)
+        self._broken_off = ""
 
     async def measure(self, killed: int, paused: int, handed: int) -> list[Figure]:
-        """So many of each, in turns."""
-        for turn in range(max(killed, paused)):
-            if turn < killed:
-                await self._once(self.gaps.killed, self._kill)
-            if turn < paused:
-                await self._once(self.gaps.paused, self._pause)
-        for _ in range(handed):
-            await self._once(self.gaps.handed, self._hand_over)
+        """So many of each, in turns. A trial that fails ends them; what was measured before it is not lost."""
+        try:
+            for turn in range(max(killed, paused)):
+                if turn < killed:
+                    await self._once(self._killed)
+                if turn < paused:
+                    await self._once(self._paused)
+            for _ in range(handed):
+                await self._once(self._handed)
+        except (NodectlError, TimeoutError) as error:
+            self._broken_off = f" Broken off: {error}."
+            self._ground.say(self._broken_off)
         return self._figures()
 
-    async def _once(self, gaps: list[float], hurt: Hurt) -> None:
+    async def _once(self, kind: Kind) -> None:
         leader = (await self._client.leader()).id
-        gaps.append(await self._gap(leader, hurt))
+        gap = await self._gap(leader, kind)
+        kind.gaps.append(gap)
         await self._whole_again(leader)
+        if gap == max(kind.gaps):
+            newest = find(await self._client.terms(), None, time.time())
+            steps = ", ".join(f"{step.phase} {step.took_s * 1e3:.0f}" for step in newest.steps[1:])
+            kind.worst = f" The longest, {gap:.0f} ms, as its leader tells it in ms: {steps}."
 
     async def _kill(self, leader: str) -> None:
         """The process alone: a masterd starts nothing, and to look for its children keeps a core busy all the while."""
@@ -86,7 +109,7 @@ class Failovers:
         del leader
         await self._client.switchover()
 
-    async def _gap(self, leader: str, hurt: Hurt) -> float:
+    async def _gap(self, leader: str, kind: Kind) -> float:
         """In ms, from the old leader's last acknowledgement to the new one's first."""
         before = (await self._client.leader()).term
         seen: list[Acknowledged] = []
@@ -97,7 +120,7 @@ class Failovers:
                 try:
                     done = await self._one()
                 except NodectlError as error:
-                    self.gaps.errors += 1
+                    kind.errors += 1
                     self._ground.say(f"a command failed: {error}")
                     continue
                 seen.append(Acknowledged(time.perf_counter(), done.index, done.repeated))
@@ -108,7 +131,7 @@ class Failovers:
             try:
                 await asyncio.sleep(_BEFORE_S)
                 known = max((item.index for item in seen), default=0)
-                await hurt(leader)
+                await kind.hurt(leader)
                 # Who asks meanwhile is one more that waits for the new leader, on the same two cores.
                 answered = len(seen)
                 await until(lambda: _are(len(seen) > answered + _AFTER), "commands are acknowledged again", 0.05)
@@ -116,6 +139,7 @@ class Failovers:
                 await until(lambda: _more_than(seen, first), "commands are acknowledged again", 0.02)
             finally:
                 stop.set()
+        kind.repeated += sum(item.repeated for item in seen)
         new = [item.at for item in seen if item.index >= first or (item.repeated and item.at > _last_of(seen, first))]
         return (min(new) - _last_of(seen, first)) * 1e3
 
@@ -156,20 +180,12 @@ class Failovers:
         await asyncio.sleep(_STEADY_S)  # its follow stream must stand before it can see the next death
 
     def _figures(self) -> list[Figure]:
-        found = self.gaps
         how = "Two callers of one Client send commands all the time; nine nodeds run."
-        figures = []
-        for name, gaps, goal, more in (
-            ("failover: leader's process killed (-9)", found.killed, "median 25 ms, p99 100 ms", ""),
-            ("failover: leader paused (SIGSTOP)", found.paused, "median 350 ms, p99 700 ms", ""),
-            (
-                "planned switchover", found.handed, "median 15 ms, p99 50 ms",
-                f" Commands that failed in all failovers and switchovers together: {found.errors}.",
-            ),
-        ):  # fmt: skip
-            if gaps:
-                figures.append(figure(name, gaps, "ms", goal=goal, how=how + more))
-        return figures
+        return [
+            figure(kind.name, kind.gaps, "ms", goal=kind.goal, how=how + kind.told + self._broken_off)
+            for kind in (self._killed, self._paused, self._handed)
+            if kind.gaps
+        ]
 
 
 def _last_of(seen: list[Acknowledged], first: int) -> float:
