@@ -101,10 +101,9 @@ async def test_a_standby_tells_the_same_as_the_leader(etcd_one: EtcdCluster, key
 async def test_a_reader_behind_the_retained_journal_is_told_to_read_anew(etcd_one: EtcdCluster, keys: Keys) -> None:
     async with Masters(etcd_one, keys, small=True, arguments=["--snapshot-every=10"]) as masters:
         await _two(masters)
-        for _ in range(8):
-            await masters.commands(*(("node.set", {"node": "n1", "values": {"x": n}}) for n in range(20)))
 
-        async def truncated() -> bool:
+        async def truncated() -> bool:  # which takes two snapshots, and the second one new commands
+            await masters.commands(*(("node.set", {"node": "n1", "values": {"x": n}}) for n in range(20)))
             found = await masters.etcd.range(keys.journal, limit=1)
             return bool(found.kvs) and keys.entry_index(found.kvs[0].key) > 20
 
