@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import aiohttp
 import psutil
 
 from bench.commands import command
@@ -27,6 +28,7 @@ _CALLERS = 2
 _BEFORE_S = 0.25
 _AFTER = 10
 _STEADY_S = 0.3
+_PAGE = 200
 
 Hurt = Callable[[str], Awaitable[None]]
 
@@ -70,19 +72,21 @@ class Failovers:
         self._paused = Kind("failover: leader paused (SIGSTOP)", "median 350 ms, p99 700 ms", self._pause)
         self._handed = Kind("planned switchover", "median 15 ms, p99 50 ms", self._hand_over)
         self._broken_off = ""
+        self._acknowledged = 0
 
     async def measure(self, killed: int, paused: int, handed: int) -> list[Figure]:
         """So many of each, in turns. A trial that fails ends them; what was measured before it is not lost."""
         try:
-            for turn in range(max(killed, paused)):
-                if turn < killed:
-                    await self._once(self._killed)
-                if turn < paused:
-                    await self._once(self._paused)
-            for _ in range(handed):
-                await self._once(self._handed)
-        except (NodectlError, TimeoutError) as error:
-            self._broken_off = f" Broken off: {error}."
+            async with aiohttp.ClientSession() as self._http:
+                for turn in range(max(killed, paused)):
+                    if turn < killed:
+                        await self._once(self._killed)
+                    if turn < paused:
+                        await self._once(self._paused)
+                for _ in range(handed):
+                    await self._once(self._handed)
+        except* (NodectlError, TimeoutError) as errors:
+            self._broken_off = f" Broken off: {errors.exceptions[0]!r}."
             self._ground.say(self._broken_off)
         return self._figures()
 
@@ -140,6 +144,7 @@ class Failovers:
             finally:
                 stop.set()
         kind.repeated += sum(item.repeated for item in seen)
+        self._acknowledged = max(item.index for item in seen)
         new = [item.at for item in seen if item.index >= first or (item.repeated and item.at > _last_of(seen, first))]
         return (min(new) - _last_of(seen, first)) * 1e3
 
@@ -148,15 +153,17 @@ class Failovers:
 
     async def _begins(self, leader: str, revision: int, known: int) -> int:
         """The first index of the term after that of `revision`. `known`: one that was acknowledged before it."""
+        after = max(0, known - 10)
         async with asyncio.timeout(SETTLE_S):
             while True:
                 try:
                     now = await self._client.leader()
                     if now.term.revision > revision:
-                        found = await self._client.history(after=max(0, known - 10), limit=200)
-                        newer = [entry["index"] for entry in found["entries"] if entry["term"] > revision]
+                        entries = (await self._client.history(after=after, limit=_PAGE))["entries"]
+                        newer = [entry["index"] for entry in entries if entry["term"] > revision]
                         if newer:
                             return min(newer)
+                        after = max([after, *(entry["index"] for entry in entries)])
                 except NodectlError as error:
                     self._ground.say(f"after {leader}: {error}")
                 await asyncio.sleep(0.02)
@@ -174,7 +181,13 @@ class Failovers:
 
         async def stands_by() -> bool:
             views = await self._client.masters()
-            return any(view["pid"] == process.pid and view["role"] == "standby" for view in views)
+            if not any(view["pid"] == process.pid and view["role"] == "standby" for view in views):
+                return False
+            try:
+                async with self._http.get(f"{self._cluster.master_urls[name]}/v1/health") as answer:
+                    return int((await answer.json())["index"]) >= self._acknowledged  # it has caught up
+            except aiohttp.ClientError:
+                return False
 
         await until(stands_by, f"{name} stands by again")
         await asyncio.sleep(_STEADY_S)  # its follow stream must stand before it can see the next death

@@ -87,6 +87,8 @@ class Housekeeping:
             manifests = await self._snapshots.manifests()
             newest = next(iter(manifests.values()), None)
             self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
+            beyond = sum(size for last, size in self.replica.sizes if last > self._last_index)
+            self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # what it took to catch up makes none due
         if self._due():
             await self.snapshot()
             await self.tidy()

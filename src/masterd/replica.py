@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _PAGE_ENTRIES = 32
 _RETRY_S = 0.2
+_TURN_S = 0.01
 _SIZES_MAX = 100_000
 _RECENT_MAX = 512
 _RECENT_BYTES_MAX = 2 << 20
@@ -254,7 +255,12 @@ class Replica:
                 self.heard = time.monotonic()
 
     async def _take(self, kvs: Iterable[KV]) -> None:
+        """Apply these, as far as they are new. An hour's journal takes seconds: others have their turns meanwhile."""
+        turn_ends = time.monotonic() + _TURN_S
         for kv in kvs:
+            if time.monotonic() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + _TURN_S
             try:
                 last = self.keys.entry_index(kv.key)
                 if last <= self.state.index:

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,19 +68,22 @@ def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes
             "config_index": adopted.index if adopted else 0,
         }
     )  # fmt: skip
-    specs = {node: [mark.generation, mark.hash] for node, mark in image.specs.items()}
-    documents = {path: [doc.index, doc.value] for path, doc in image.documents.items()}
-    ids = {name: [known.index, known.time, known.result] for name, known in image.ids.items()}
-    actions = {node: [action.model_dump(mode="json") for action in pending] for node, pending in image.actions.items()}
-    for part, items in (("specs", specs), ("documents", documents), ("ids", ids), ("actions", actions)):
-        yield from _parts(part, items, chunk_bytes)
+    # Each made when its chunk is: an hour's ids are many, and whoever writes chunks has other things to do in between.
+    specs = ((node, [mark.generation, mark.hash]) for node, mark in image.specs.items())
+    documents = ((path, [doc.index, doc.value]) for path, doc in image.documents.items())
+    ids = ((name, [known.index, known.time, known.result]) for name, known in image.ids.items())
+    actions = ((node, [action.model_dump(mode="json") for action in todo]) for node, todo in image.actions.items())
+    yield from _parts("specs", specs, chunk_bytes)
+    yield from _parts("documents", documents, chunk_bytes)
+    yield from _parts("ids", ids, chunk_bytes)
+    yield from _parts("actions", actions, chunk_bytes)
 
 
-def _parts(part: str, items: dict[str, Any], chunk_bytes: int) -> Iterator[bytes]:
+def _parts(part: str, items: Iterable[tuple[str, Any]], chunk_bytes: int) -> Iterator[bytes]:
     opening = dumps({"v": 1, "part": part})[:-1] + b',"items":{'
     pieces: list[bytes] = []
     size = 0
-    for key, value in items.items():
+    for key, value in items:
         piece = dumps(key) + b":" + dumps(value)
         if pieces and size + len(piece) > chunk_bytes:
             yield opening + b",".join(pieces) + b"}}"
@@ -94,13 +97,16 @@ def _parts(part: str, items: dict[str, Any], chunk_bytes: int) -> Iterator[bytes
 def decode_image(chunks: list[bytes], where: str) -> Image:
     """The image in these chunks. Garbage when they are none."""
     state = State()
+    for raw in chunks:
+        _take(state, raw, where)
+    return Image.of(state)
+
+
+def _take(state: State, raw: bytes, where: str) -> None:
     try:
-        for raw in chunks:
-            data = loads(raw, where)
-            _fill(state, data)
+        _fill(state, loads(raw, where))
     except (KeyError, TypeError, ValueError) as error:
         raise Garbage(f"snapshot {where} is malformed: {error!r}") from None
-    return Image.of(state)
 
 
 def _fill(state: State, data: dict[str, Any]) -> None:
@@ -169,7 +175,11 @@ class Snapshots:
 
     async def read(self, name: str, manifest: Manifest) -> Image:
         """The image under this name, its hash checked. Garbage when it is incomplete or altered."""
-        return decode_image(await self.verify(name, manifest), name)
+        state = State()
+        for raw in await self.verify(name, manifest):
+            _take(state, raw, name)
+            await asyncio.sleep(0)  # it may be long: leases are kept and heartbeats sent meanwhile
+        return Image.of(state)
 
     async def newest(self, at_least: int = 0) -> Image | None:
         """The newest readable image, if it is beyond index `at_least`."""

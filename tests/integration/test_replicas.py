@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from masterd import replica as replica_module
 from masterd.execution import Request
 from masterd.housekeeping import Housekeeping, Retention
 from masterd.leader import LeaderSettings
@@ -332,3 +333,48 @@ async def test_a_masterd_that_slept_through_a_restored_backup(etcd_one: EtcdClus
             await asleep.absorb(await take_over(etcd, keys, "m3", next_index=asleep.index + 1))
         assert same(asleep.state, state)
         assert "lost" not in asleep.state.ids
+
+
+async def test_catching_up_leaves_others_their_turns(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour's journal takes seconds, in which a lease is to be kept: others run while it is being read."""
+    monkeypatch.setattr(replica_module, "_TURN_S", 0.0)
+    seen: set[int] = set()
+
+    async def look(replica: Replica) -> None:
+        while True:
+            seen.add(replica.index)
+            await asyncio.sleep(0)
+
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        for number in range(30):
+            await seat.add(f"x{number}")
+        lagging = Replica(etcd, keys)
+        looking = asyncio.create_task(look(lagging))
+        await lagging.catch_up()
+        looking.cancel()
+        assert lagging.index == 30
+        assert len(seen) > 15
+
+
+async def test_what_it_took_to_catch_up_makes_no_snapshot_due(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """A masterd that has read a long journal and then leads writes a snapshot when there is reason to, not at once."""
+    retention = Retention(snapshot_every_commands=1_000, snapshot_every_bytes=1_000)
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        for number in range(20):
+            await seat.add(f"x{number}")
+        await seat.leader._housekeeping.snapshot()
+        await seat.add("beyond")
+        replica = Replica(etcd, keys)
+        await replica.catch_up()
+        assert replica.bytes_seen > retention.snapshot_every_bytes
+        publisher = seat.leader._committer.publisher
+        housekeeping = Housekeeping(seat.won.fence, replica, publisher, retention, lambda: 0.0)
+        await housekeeping._look()
+        assert len(await replica.snapshots.manifests()) == 1
+        for number in range(20):
+            await seat.add(f"y{number}")
+        await replica.catch_up()
+        await housekeeping._look()
+        assert len(await replica.snapshots.manifests()) == 2
