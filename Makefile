@@ -63,7 +63,7 @@ interop-venv: .cache/interop/.installed
 interop: $(STAMP) interop-venv  ## what docs/automation.md shows, with etcdctl and the package etcd3
 	$(BIN)/python -m pytest tests/integration/test_automation.py
 
-bench: $(STAMP)  ## measure everything beside bare etcd; writes docs/benchmarks.md (QUICK=1: in eight minutes)
+bench: $(STAMP)  ## measure everything beside bare etcd; writes docs/benchmarks.md (QUICK=1: in five minutes)
 	$(BIN)/python -m bench
 
 # Not part of `bench`: needs etcdctl beside etcd and, for ZooKeeper, a JVM.

@@ -48,18 +48,9 @@ class Trials:
 
 
 QUICK = Trials(
-    commands=200,
-    rates=4,
-    desired=100,
-    killed=6,
-    paused=4,
-    handed=15,
-    cold=3,
-    scenes=3,
-    busy_s=60.0,
-    rest_s=30.0,
-    power=5,
-)
+    commands=200, rates=3, desired=100, killed=6, paused=4, handed=15, cold=3, scenes=2, busy_s=20.0, rest_s=15.0,
+    power=2,
+)  # fmt: skip
 
 
 @dataclass

@@ -18,12 +18,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from typing import Protocol
 
-from masterd.actions import DONE, Ending
 from masterd.adoption import Adoption
 from masterd.app import Application
 from masterd.archive import Archive
@@ -32,37 +28,32 @@ from masterd.challenges import Answers
 from masterd.chronicle import Chronicle
 from masterd.committer import Committer, LeaderSettings
 from masterd.confirmation import Confirmation
+from masterd.endings import Endings
 from masterd.execution import RESTORE, Batch, Outcome, Request
 from masterd.housekeeping import Housekeeping
-from masterd.journal import CompareFailed, TermBroken
-from masterd.news import CHANGED, News, next_expiry, request_of
+from masterd.journal import TermBroken
+from masterd.news import News
 from masterd.rehearsal import Rehearsal
 from masterd.replica import Replica
 from masterd.spacekeeper import Spacekeeper
 from masterd.timeline import Timeline
+from masterd.waiting import Together, Waiting
 from masterd.worker import HungError, Progress
 from nodestore.election import Won
 from nodestore.errors import (
     Garbage,
-    Invalid,
     LeadershipLost,
     NodectlError,
     NoSpace,
     OutcomeUnknown,
-    TooLarge,
     Unavailable,
 )
-from nodestore.etcd import Compare, Etcd
+from nodestore.etcd import Etcd
 from nodestore.keys import Keys
 from nodestore.tasks import together
 
 log = logging.getLogger(__name__)
 
-_NEWS_MAX = 64
-_ENDINGS_MAX = 3
-"""Actions that expire by one commit. So few that the views surely go with it, whatever etcd takes at once: as long as
-the view still has an action, and nobody has written `acted`, the node may begin it."""
-_EXPIRE_AGAIN_S = 1.0
 _COMMANDS_FIRST_S = 0.1
 """After so long a new leader begins to look after the store: commands that have waited for its term go first."""
 _HANDOVER_S = 6.0
@@ -70,52 +61,6 @@ _STUCK_MAX = 4
 """Threads of the application that hang: with so many, commands that have hung before are refused unrun."""
 
 __all__ = ["Leader", "LeaderSettings"]
-
-
-class _Heard(Protocol):
-    """Whoever waits for outcomes."""
-
-    def take(self, position: int, outcome: Outcome) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A command that waits for its outcome, which counts once. `position`: among those of whoever waits for it."""
-
-    request: Request
-    heard: _Heard
-    position: int = 0
-    resolved: bool = False
-
-    def resolve(self, outcome: Outcome) -> None:
-        if not self.resolved:
-            self.resolved = True
-            self.heard.take(self.position, outcome)
-
-
-class _Together:
-    """The outcomes of commands that came in one request: one future for all, as there may be hundreds."""
-
-    def __init__(self, commands: int) -> None:
-        self.all_known: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        self._outcomes: list[Outcome | None] = [None] * commands
-        self._missing = commands
-
-    def take(self, position: int, outcome: Outcome) -> None:
-        self._outcomes[position] = outcome
-        self._missing -= 1
-        if self._missing == 0 and not self.all_known.done():
-            self.all_known.set_result([known for known in self._outcomes if known is not None])
-
-
-class _ToldLater:
-    """News of a node that was queued as a command."""
-
-    def __init__(self, told: Callable[[Outcome], None]) -> None:
-        self._told = told
-
-    def take(self, _: int, outcome: Outcome) -> None:
-        asyncio.get_running_loop().call_soon(self._told, outcome)
 
 
 class Leader:
@@ -144,7 +89,7 @@ class Leader:
         self._chronicle = Chronicle(etcd, keys, won.fence, timeline or Timeline())
         self.serving = asyncio.Event()
         self._confirmation = Confirmation(etcd, keys, won.fence)
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._ended: NodectlError | None = None
@@ -155,11 +100,9 @@ class Leader:
         self._adoption = Adoption(etcd, keys, board, replica, self._committer, settings.derive_timeout_s)
         self._news = News(board, application, won.fence.term.epoch, self._wake.set)
         self._hung: set[str] = set()
-        self._closing: set[str] = set()
-        """Ids of the commands that wait to close an action."""
-        self._unfit: set[str] = set()
-        """Of those that were refused, for what the node told: it is left out at the next try."""
-        self._expire_at = 0.0
+        self._endings = Endings(
+            etcd, keys, self._news, replica, self._committer, settings.derive_timeout_s, self._wake.set
+        )
         self._housekeeping = Housekeeping(won.fence, replica, self._committer.publisher, settings.retention, wall_clock)
         self._answers = Answers(etcd, keys, won.fence, board)
         self.archive = Archive(won.fence, self._housekeeping)
@@ -194,8 +137,8 @@ class Leader:
             raise Unavailable(f"{len(self._queue)} commands are waiting already; try again in a moment")
         if not requests:
             return []
-        answers = _Together(len(requests))
-        self._queue.extend([_Waiting(request, answers, position) for position, request in enumerate(requests)])
+        answers = Together(len(requests))
+        self._queue.extend([Waiting(request, answers, position) for position, request in enumerate(requests)])
         self._wake.set()
         return await answers.all_known
 
@@ -252,7 +195,7 @@ class Leader:
         try:
             if not await self._derive():
                 await self._respec()
-            await self._close_actions_of_an_earlier_epoch()
+            await self._endings.close_those_before(self.fence.term.epoch)
             committer = self._committer
             await committer.publisher.finish(
                 self._won.applied, self._replica.state, committer.derivation, self._settings.room(0)
@@ -282,7 +225,7 @@ class Leader:
         self._ended = error
         self._taking.set()
         while self._queue:
-            _resolve(self._queue.popleft(), LeadershipLost(str(error)))
+            self._queue.popleft().fail(LeadershipLost(str(error)))
 
     def _look_around(self) -> None:
         """Something changed in etcd: a new leader ends the term, a new configuration is work."""
@@ -300,8 +243,8 @@ class Leader:
             self._queue_news()
             if self._adoption.due(self._board.config):
                 await self._adoption.adopt(self._board.config)
-            elif self._expiry_due():  # at most once a second, and before what waits: something may always wait
-                await self._expire_actions()
+            elif self._endings.due:  # before what waits: something may always wait
+                await self._endings.expire()
             elif self._queue:
                 await self._commit_batch()
             else:
@@ -309,11 +252,14 @@ class Leader:
                 self._wake.clear()
                 await self._wait_for_work()
 
+    def _queue_news(self) -> None:
+        """What nodes did goes before what waits: it is little, and it is late already."""
+        if self._full() is None:
+            self._queue.extendleft(reversed(self._endings.commands()))
+
     async def _wait_for_work(self) -> None:
-        expiry = next_expiry(self._replica.state)
-        left_s = None if expiry is None else max(self._expire_at - time.monotonic(), expiry - self._committer.now, 0.01)
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout(self._endings.due_in_s):
                 await self._wake.wait()
         except TimeoutError:
             return
@@ -370,9 +316,9 @@ class Leader:
             self._queue.popleft()
         await self._commit_taken(batch, list(zip(asked, outcomes, strict=False)))
 
-    def _next(self) -> list[_Waiting]:
+    def _next(self) -> list[Waiting]:
         """What waits, as much as may go into one batch. What has hung before is refused while too much still hangs."""
-        asked: list[_Waiting] = []
+        asked: list[Waiting] = []
         refuse = self._hung if self._committer.worker.stuck >= _STUCK_MAX else frozenset[str]()
         known = self._replica.state.ids  # a repeat is not run: it gets what it came to
         for waiting in islice(self._queue, self._settings.commands_per_batch):
@@ -382,13 +328,13 @@ class Leader:
             asked.append(waiting)
         if not asked:
             waiting = self._queue.popleft()
-            _resolve(waiting, NodectlError(
+            waiting.fail(NodectlError(
                 f"command {waiting.request.name} was not run: {self._committer.worker.stuck} handlers of this "
                 "application hang, of this command too"
             ))  # fmt: skip
         return asked
 
-    async def _refuse_hung(self, waiting: _Waiting, error: HungError) -> None:
+    async def _refuse_hung(self, waiting: Waiting, error: HungError) -> None:
         """Its caller gets an error; the others of its batch are run again, as nothing of it counts."""
         name = waiting.request.name
         log.error("command %s of %s %s: it is given up", name, waiting.request.actor, error)
@@ -397,24 +343,24 @@ class Leader:
         try:
             await self._confirmation.confirm()
         except NodectlError as lost:
-            _resolve(waiting, lost)
+            waiting.fail(lost)
             if isinstance(lost, LeadershipLost | Garbage):
                 raise
             return
         except BaseException:
-            _resolve(waiting, LeadershipLost("this master was stopped before it could say that it had done nothing"))
+            waiting.fail(LeadershipLost("this master was stopped before it could say that it had done nothing"))
             raise
-        _resolve(waiting, NodectlError(f"command {name} {error} in the application: nothing of it was done"))
+        waiting.fail(NodectlError(f"command {name} {error} in the application: nothing of it was done"))
 
-    async def _commit_restore(self, waiting: _Waiting) -> None:
+    async def _commit_restore(self, waiting: Waiting) -> None:
         """A restore goes alone: its documents come from etcd, and its entry only names their snapshot."""
         try:
             batch, outcome = await self._run_restore(waiting.request)
         except LeadershipLost as error:
-            _resolve(waiting, error)
+            waiting.fail(error)
             raise
         except BaseException:
-            _resolve(waiting, LeadershipLost("this master was stopped before it restored anything"))
+            waiting.fail(LeadershipLost("this master was stopped before it restored anything"))
             raise
         await self._commit_taken(batch, [(waiting, outcome)])
         self._housekeeping.pinned.clear()  # the journal names it now, or nothing ever will
@@ -432,7 +378,7 @@ class Leader:
         except NodectlError as error:
             return None, Outcome(request.id, error=error)
 
-    async def _commit_taken(self, batch: Batch | None, taken: Sequence[tuple[_Waiting, Outcome]]) -> None:
+    async def _commit_taken(self, batch: Batch | None, taken: Sequence[tuple[Waiting, Outcome]]) -> None:
         def answer() -> None:
             self._chronicle.mark("first_answer")
             for waiting, outcome in taken:
@@ -446,89 +392,17 @@ class Leader:
                 answer()
         except NodectlError as error:
             for waiting, _ in taken:
-                _resolve(waiting, error)
+                waiting.fail(error)
             if isinstance(error, LeadershipLost | OutcomeUnknown | Garbage):
                 raise
             log.warning("a batch of %d commands was not committed: %s", len(taken), error)
         except BaseException:
             for waiting, _ in taken:
-                _resolve(waiting, OutcomeUnknown("this master was stopped while committing it: it may have been"))
+                waiting.fail(OutcomeUnknown("this master was stopped while committing it: it may have been"))
             raise
 
-    # --- news of the nodes ---
 
-    def _queue_news(self) -> None:
-        """What nodes did goes before what waits: it is little, and it is late already."""
-        if self._full() is not None:
-            return
-        state = self._replica.state
-        ended = self._news.endings(state, self._committer.now, unbegun=False)
-        endings = list(islice((ending for ending in ended if ending.id not in self._closing), _NEWS_MAX))
-        self._closing.update(ending.id for ending in endings)
-        told = (request_of(ending, bare=ending.id in self._unfit) for ending in endings)
-        requests = [*self._news.changes(_NEWS_MAX, state), *told]
-        for request in reversed(requests):
-            self._queue.appendleft(_Waiting(request, _ToldLater(partial(self._heard, request))))
-
-    def _heard(self, request: Request, outcome: Outcome) -> None:
-        self._closing.discard(request.id)
-        error = outcome.error
-        if error is None:
-            self._unfit.discard(request.id)
-        if error is None or isinstance(error, LeadershipLost):
-            return
-        log.warning("%s of node %s: %s", request.name, request.actor, error)
-        if request.name == CHANGED and isinstance(error, Unavailable | OutcomeUnknown):
-            self._news.forget(request.actor)
-        if request.name == DONE and isinstance(error, Invalid | TooLarge):
-            self._unfit.add(request.id)
-        self._wake.set()
-
-    def _expiry_due(self) -> bool:
-        expiry = next_expiry(self._replica.state)
-        return expiry is not None and expiry < self._committer.now and time.monotonic() >= self._expire_at
-
-    async def _expire_actions(self) -> None:
-        """Close what no node has begun in time, if it still has not when this is committed."""
-        self._expire_at = time.monotonic() + _EXPIRE_AGAIN_S
-        late = list(islice(self._news.endings(self._replica.state, self._committer.now, unbegun=True), _ENDINGS_MAX))
-        try:
-            looked = [await self._news.reread(self._etcd, self._keys, ending) for ending in late]
-            still = [found for found in looked if found is not None]
-            if still:
-                await self._close_actions([ending for ending, _ in still], tuple(compare for _, compare in still))
-                self._expire_at = 0.0  # there may be more
-        except (LeadershipLost, OutcomeUnknown, Garbage):
-            raise
-        except CompareFailed:
-            log.info("an action was begun just before it expired")
-        except NodectlError as error:
-            log.warning("actions that have expired are closed later: %s", error)
-
-    async def _close_actions_of_an_earlier_epoch(self) -> None:
-        """A backup was restored: what is still to be done in it may have been done since. Before any view is written,
-        so that no node is told to do it again."""
-        epoch = self.fence.term.epoch
-        old = [
-            ending
-            for ending in self._news.endings(self._replica.state, self._committer.now, unbegun=False)
-            if ending.action.epoch < epoch
-        ]
-        for start in range(0, len(old), _NEWS_MAX):
-            await self._close_actions(old[start : start + _NEWS_MAX], publish=False)
-
-    async def _close_actions(
-        self, endings: Sequence[Ending], compares: tuple[Compare, ...] = (), *, publish: bool = True
-    ) -> None:
-        requests = [request_of(ending) for ending in endings]
-        batch, _ = await self._committer.run(
-            lambda batch, _: [batch.run(request) for request in requests], self._settings.derive_timeout_s
-        )
-        if batch.records:
-            await self._committer.commit(batch, compares, publish=publish)
-
-
-def _run_all(batch: Batch, progress: Progress, asked: Sequence[_Waiting]) -> list[Outcome]:
+def _run_all(batch: Batch, progress: Progress, asked: Sequence[Waiting]) -> list[Outcome]:
     """The outcomes of as many as fit."""
     outcomes: list[Outcome] = []
     for step, waiting in enumerate(asked):
@@ -538,7 +412,3 @@ def _run_all(batch: Batch, progress: Progress, asked: Sequence[_Waiting]) -> lis
             break
         outcomes.append(outcome)
     return outcomes
-
-
-def _resolve(waiting: _Waiting, error: NodectlError) -> None:
-    waiting.resolve(Outcome(waiting.request.id, error=error))

@@ -11,7 +11,8 @@ from typing import Any
 from masterd.actions import ACT, DONE
 from masterd.app import Command, Transaction
 from masterd.execution import Request
-from masterd.leader import LeaderSettings, _Together, _Waiting
+from masterd.leader import LeaderSettings
+from masterd.waiting import Together, Waiting
 from nodestore.etcd import Etcd
 from nodestore.jsonio import Json
 from nodestore.keys import Keys
@@ -83,7 +84,7 @@ async def test_an_action_expires_while_commands_always_wait(etcd_one: EtcdCluste
                 await original()
                 number += 1
                 filler = Request(f"filler-{number}", "put", {"path": "filler"}, "t", 0)
-                leader._queue.append(_Waiting(filler, _Together(1)))
+                leader._queue.append(Waiting(filler, Together(1)))
 
             leader._commit_batch = never_idle  # type: ignore[method-assign]
             await _act(seat, expires_s=0.1)
