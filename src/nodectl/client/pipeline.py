@@ -270,6 +270,10 @@ class Pipeline:
     async def _send(self, attempt: _Attempt, batch: list[Pending]) -> None:
         attempt.begun = True
         leader = attempt.leader
+        # Whose time ran out since they were taken from the queue have been told that nothing was sent.
+        batch = [pending for pending in batch if not pending.answer.done()]
+        if not batch:
+            return
         body = b'{"commands":[' + b",".join([pending.encoded() for pending in batch]) + b"]}"
         received_before = [pending.maybe_received for pending in batch]
         for pending in batch:
