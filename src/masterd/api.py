@@ -26,6 +26,7 @@ from masterd.master import Master
 from masterd.plain import plain
 from masterd.problems import http_problem, problem_of, problem_response
 from masterd.to_leader import ToLeader
+from masterd.turns import encoded
 from nodestore.config_versions import version_of
 from nodestore.errors import (
     Conflict,
@@ -59,6 +60,7 @@ class Api:
         self._master = master
         self._forwarder, self._beats = Forwarder(), Beats(master)
         self._to_leader = ToLeader(master, self._forwarder)
+        self._described: dict[str, Any] | None = None
         self.app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
         add = self.app.router.add_route
         for method, path, handler in self._routes():
@@ -147,11 +149,11 @@ class Api:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             if _is_local(request):
-                return self._json(await read(self._master, request), True)
+                return await self._read_out(await read(self._master, request), True)
 
             async def confirmed(leader: Leader) -> web.StreamResponse:
                 await leader.confirm()
-                return self._json(await read(self._master, request))
+                return await self._read_out(await read(self._master, request))
 
             return await self._to_leader.use(request, confirmed)
 
@@ -165,6 +167,11 @@ class Api:
 
     def _json(self, value: Any, local: bool = False) -> web.Response:
         return web.Response(body=dumps(value), content_type="application/json", headers=self._headers(local))
+
+    async def _read_out(self, value: Any, local: bool = False) -> web.Response:
+        """The same for what may be long. Its index is never lower than what it was read at."""
+        headers = self._headers(local)
+        return web.Response(body=await encoded(value), content_type="application/json", headers=headers)
 
     # --- who leads ---
 
@@ -213,7 +220,7 @@ class Api:
         revision = body.get("revision")
         if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
             raise Invalid("revision: the term's revision is missing")
-        won = await self._master.campaign.take_over_from(revision, _actor(body), _HANDOVER_S - 0.5)
+        won = await self._master.campaign.take_over_from(revision, _actor(body), _HANDOVER_S - 1.0)
         return self._json({"term": won.fence.term._asdict()})
 
     async def _drill(self, request: web.Request) -> web.StreamResponse:
@@ -326,7 +333,10 @@ class Api:
         return self._json({})
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
-        return self._json(openapi.document(self._master.application), True)
+        """Made once, and not in the event loop: it takes longer than standbys wait for a heartbeat on a slow PC."""
+        if self._described is None:
+            self._described = await asyncio.to_thread(openapi.document, self._master.application)
+        return self._json(self._described, True)
 
 
 def _gone(request: web.Request) -> bool:

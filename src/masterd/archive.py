@@ -7,20 +7,21 @@ image of any index can be made as long as a snapshot before it and the entries u
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 from masterd.housekeeping import Housekeeping
+from masterd.retained import entries_holding
 from masterd.snapshots import Image
 from masterd.state import State
+from masterd.turns import Turns
 from nodestore.election import Fence
-from nodestore.entries import decode_entry
 from nodestore.errors import Conflict, Garbage, Invalid, NotFound
 from nodestore.jsonio import Document
-from nodestore.keys import check_name, prefix_end
+from nodestore.keys import check_name
 from nodestore.models import Entry, Manifest
-from nodestore.watch import list_at
 
-_PAGE_ENTRIES = 64
+_PAGE_ENTRIES = 32
 
 
 class Archive:
@@ -80,29 +81,30 @@ class Archive:
         if not 0 < index <= now:
             raise NotFound(f"there is no index {index}: the journal is at {now}")
         state = await self._base(index)
-        keys = self._replica.keys
-        found = await list_at(
-            self._replica.etcd, keys.entry(state.index + 1), end=prefix_end(keys.journal), page=_PAGE_ENTRIES
-        )
-        for kv in found.kvs:
-            if state.index >= index:
-                break
-            try:
-                entry = decode_entry(kv.value, kv.key)
-            except Garbage:
-                continue  # where it is missing, the next one does not follow
-            part = tuple(command for command in entry.commands if state.index < command.index <= index)
-            if not part:
-                break  # the index is in what was truncated before this entry
-            names = {command.restore for command in part if command.restore is not None}
-            images = {name: await self._snapshots.documents_of(name) for name in names}
-            try:
-                state.apply(Entry.model_construct(**{**dict(entry), "commands": part}), images)
-            except Garbage:
-                break
+        if state.index < index:
+            await self._play(state, index)
         if state.index != index:
             raise NotFound(f"the state of index {index} is no longer kept: the journal before it was truncated")
         return Image.of(state)
+
+    async def _play(self, state: State, index: int) -> None:
+        """Apply the entries up to `index`, in turns: others commit nothing meanwhile, but the leader must be heard."""
+        turns = Turns()
+        entries = entries_holding(self._replica.etcd, self._replica.keys, state.index + 1, index, _PAGE_ENTRIES)
+        async with aclosing(entries):
+            async for _, entry in entries:
+                if isinstance(entry, Garbage):
+                    continue  # where it is missing, the next one does not follow
+                part = tuple(command for command in entry.commands if state.index < command.index <= index)
+                if not part:
+                    return  # the index is in what was truncated before this entry
+                names = {command.restore for command in part if command.restore is not None}
+                images = {name: await self._snapshots.documents_of(name) for name in names}
+                try:
+                    state.apply(Entry.model_construct(**{**dict(entry), "commands": part}), images)
+                except Garbage:
+                    return
+                await turns.end()
 
     async def _base(self, index: int) -> State:
         """The newest snapshot at or before `index`; the empty state when there is none."""

@@ -19,6 +19,7 @@ from masterd.journal import Commit, Journal, TermBroken
 from masterd.publisher import Publisher
 from masterd.rehearsal import Derived, derive
 from masterd.replica import Replica
+from masterd.turns import Turns
 from masterd.views import Room, changes_of, document_view
 from masterd.worker import HungError, Progress, Worker
 from nodestore.election import Won
@@ -156,8 +157,10 @@ class Committer:
         term = self._fence.term
         raw = encode_entry(term.epoch, term.revision, nonce, batch.encoded)
         changes = changes_of(self._keys, term, batch.records, batch.derived, batch.pending)
+        turns = Turns()
         for path, document in batch.restored.items():
             changes[self._keys.document(path)] = None if document is None else document_view(last, document)
+            await turns.end()
         views = self.publisher.inline(changes, last, self._settings.room(len(raw))) if publish else []
         try:
             held = await self._held(batch)

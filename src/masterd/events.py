@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiohttp import web
 
 from masterd.master import Master
 from masterd.queries import command_view, node_views
+from masterd.turns import Turns
 from nodestore.entries import decode_entry
 from nodestore.errors import Garbage, Invalid, NodectlError, TimedOut, TooOld, Unavailable
 from nodestore.jsonio import Json, dumps
@@ -87,8 +88,10 @@ async def stream_journal(master: Master, request: web.Request) -> web.StreamResp
 
 async def _tell(response: web.StreamResponse, epoch: int | None, entries: list[Entry], position: int) -> int:
     """The position reached."""
+    turns = Turns()
     for event in _told(epoch, entries, position):
         await response.write(event)
+        await turns.end()
     return max(position, entries[-1].last if entries else 0)
 
 
@@ -126,12 +129,11 @@ async def _page(master: Master, position: int) -> list[Entry]:
         return recent[:_PAGE_ENTRIES]
     keys = replica.keys
     found = await replica.etcd.range(keys.entry(position + 1), end=prefix_end(keys.journal), limit=_PAGE_ENTRIES)
-    entries = []
+    entries, turns = [], Turns()
     for kv in found.kvs:
-        try:
+        with suppress(Garbage):
             entries.append(decode_entry(kv.value, kv.key))
-        except Garbage:
-            continue
+        await turns.end()
     entries = [entry for entry in entries if entry.last <= replica.index and entry.epoch <= (replica.epoch or 0)]
     if not entries or entries[0].first > position + 1:
         raise TooOld(f"the journal is no longer kept from index {position + 1} on: read the state anew, then follow")

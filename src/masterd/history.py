@@ -14,17 +14,17 @@ from aiohttp import web
 from masterd.master import Master
 from masterd.queries import command_view
 from masterd.reads import HISTORY_MAX, number
+from masterd.retained import entries_holding
+from masterd.turns import Turns
 from nodestore.entries import decode_entry
 from nodestore.errors import Garbage
 from nodestore.jsonio import Json
-from nodestore.keys import prefix_end
 from nodestore.models import concerns
 
 _PAGE = 100
 _SCANNED_MAX = 20_000
 """Commands looked at for one answer; who wants more goes on from `searched`."""
 _GARBAGE_MAX = 5
-_READ_S = 5.0
 
 Told = dict[str, Any]
 
@@ -49,15 +49,17 @@ async def history(master: Master, request: web.Request) -> Json:
 
 
 async def _back(master: Master, last: int) -> AsyncIterator[tuple[int, list[Told]]]:
-    """Pages from index `last` back, each with how far it reaches."""
+    """Pages from index `last` back, each with how far it reaches. None before the first command: there is nothing."""
     for _ in range(_SCANNED_MAX // _PAGE):
+        if last < 1:
+            return
         first = max(1, last - _PAGE + 1)
         page = await _page(master, first, last)
         page.reverse()
         yield first, page
-        last = first - 1
-        if last < 1 or not page:
+        if not page:
             return
+        last = first - 1
 
 
 async def _onward(master: Master, first: int, last: int) -> AsyncIterator[tuple[int, list[Told]]]:
@@ -72,19 +74,17 @@ async def _onward(master: Master, first: int, last: int) -> AsyncIterator[tuple[
 
 async def _page(master: Master, first: int, last: int) -> list[Told]:
     """What the journal holds of these indexes, in their order; garbage is told as such."""
-    keys = master.keys
-    found = await master.etcd.range(
-        keys.entry(first), end=prefix_end(keys.journal), limit=last - first + 1, timeout_s=_READ_S
-    )
+    keys, turns = master.keys, Turns()
     told: list[Told] = []
-    for kv in found.kvs:
-        try:
-            entry = decode_entry(kv.value, kv.key)
-        except Garbage as error:
+    async for kv, entry in entries_holding(master.etcd, keys, first, last):
+        if isinstance(entry, Garbage):
             if keys.entry(first) <= kv.key <= keys.entry(last):  # else another page tells of it
-                told.append({"index": None, "problem": str(error)})
+                told.append({"index": None, "problem": str(entry)})
             continue
-        told += [command_view(record, entry) for record in entry.commands if first <= record.index <= last]
+        for record in entry.commands:
+            if first <= record.index <= last:
+                told.append(command_view(record, entry))
+                await turns.end()
     return told
 
 

@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 from masterd.snapshots import Snapshots
 from masterd.state import State
+from masterd.turns import Turns
 from nodestore.election import Won
 from nodestore.entries import decode_entry
 from nodestore.errors import Compacted, Garbage, NodectlError, OutcomeUnknown, TimedOut, Unavailable
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 
 _PAGE_ENTRIES = 32
 _RETRY_S = 0.2
-_TURN_S = 0.01
 _SIZES_MAX = 100_000
 _RECENT_MAX = 512
 _RECENT_BYTES_MAX = 2 << 20
@@ -256,11 +256,9 @@ class Replica:
 
     async def _take(self, kvs: Iterable[KV]) -> None:
         """Apply these, as far as they are new. An hour's journal takes seconds: others have their turns meanwhile."""
-        turn_ends = time.monotonic() + _TURN_S
+        turns = Turns()
         for kv in kvs:
-            if time.monotonic() > turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = time.monotonic() + _TURN_S
+            await turns.end()
             try:
                 last = self.keys.entry_index(kv.key)
                 if last <= self.state.index:

@@ -11,7 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 from masterd import history
 from masterd.master import Master
 from nodectl import Client
-from nodestore.etcd import Etcd, EtcdSettings
+from nodestore.etcd import Etcd, EtcdSettings, Range
 from nodestore.keys import Keys
 from nodestore.models import CommandRecord, Entry, Inventory
 from tests.etcd_cluster import EtcdCluster
@@ -70,6 +70,32 @@ async def test_a_search_says_how_far_it_looked(
         assert found["searched"] == 21
         assert (await asked(master, "actor=nobody&after=0"))["searched"] == 40
         assert (await asked(master, "limit=3"))["searched"] == 98
+
+
+async def test_before_the_first_command_there_is_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Who pages back until nothing comes ends there, and the journal is not read for it."""
+    asked_for: list[int] = []
+
+    class Counting(Etcd):
+        async def range(self, *args: Any, limit: int = 0, **more: Any) -> Range:
+            asked_for.append(limit)
+            return await super().range(*args, limit=limit, **more)
+
+    async with Counting(EtcdSettings(etcd_one.endpoints)) as etcd:
+        for index in range(1, 21):
+            command = CommandRecord(index=index, id=f"c{index}", actor="test", time=0.0, name="do")
+            await etcd.put(keys.entry(index), Entry(epoch=1, term=1, nonce="x", commands=(command,)).encode())
+        master = cast(Master, SimpleNamespace(etcd=etcd, keys=keys, replica=SimpleNamespace(index=20)))
+        found = await asked(master, "before=1")
+        assert (found["entries"], found["searched"], found["first_retained"]) == ([], None, 1)
+        assert (await asked(master, "after=20"))["entries"] == []
+        assert [entry["index"] for entry in (await asked(master, "before=2"))["entries"]] == [1]
+        before, seen = 21, []
+        while page := (await asked(master, f"limit=7&before={before}"))["entries"]:
+            seen += [entry["index"] for entry in page]
+            before = seen[-1]
+        assert seen == list(range(20, 0, -1))
+        assert 0 not in asked_for
 
 
 async def asked(master: Master, query: str) -> Any:
