@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ class Retention:
     snapshot_every_bytes: int = 8 << 20
     journal_bytes_max: int = 48 << 20
     look_every_s: float = 1.0
+    settled_s: float = 3.0
+    """Snapshots that are merely due wait until a term has lasted so long: a shorter one would leave half of one."""
     terms_max: int = 500
     config_versions_max: int = 200
     keep_ids: bool = True
@@ -58,6 +61,7 @@ class Housekeeping:
         self._snapshots = replica.snapshots
         self._last_index: int | None = None
         self._looked = False
+        self._begun = time.monotonic()
         self.pinned: set[str] = set()
         """Snapshots that an entry is just about to name: not to be deleted."""
         self._writing = asyncio.Lock()
@@ -82,6 +86,7 @@ class Housekeeping:
         if not self._looked:
             await self._keep_newest(self.replica.keys.terms, self._retention.terms_max)
             await self._keep_newest(self.replica.keys.config_history, self._retention.config_versions_max)
+            await self._clear_fragments()
             self._looked = True
         if self._last_index is None:  # else somebody has had a snapshot written before this
             manifests = await self._snapshots.manifests()
@@ -89,9 +94,15 @@ class Housekeeping:
             self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
             beyond = sum(size for last, size in self.replica.sizes if last > self._last_index)
             self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # what it took to catch up makes none due
-        if self._due():
+        if self._due() and time.monotonic() - self._begun >= self._retention.settled_s:
             await self.snapshot()
             await self.tidy()
+
+    async def _clear_fragments(self) -> None:
+        """Leaders that follow one another quickly each leave half a snapshot: together they would fill etcd."""
+        async with self._writing:
+            for name in await self._snapshots.fragments(set(await self._snapshots.manifests())):
+                await self._delete_snapshot(name)
 
     def _due(self) -> bool:
         state, last = self.replica.state, self._last_index or 0
@@ -140,13 +151,15 @@ class Housekeeping:
         return self.replica.listen(lambda _: grew())
 
     async def make_room(self) -> None:
-        """etcd is nearly full: truncate the journal earlier. Under the NOSPACE alarm no snapshot can be written, but
-        deletions pass, so what the present ones allow is deleted then. Each call reaches further than the one before.
+        """etcd is nearly full: truncate the journal earlier. First what the present snapshots allow, as another one
+        takes room itself, and under the NOSPACE alarm cannot be written. Each call reaches further than the one before.
         """
+        await self.tidy(pressed=True)
         try:
             await self.snapshot()
         except NoSpaceUnknown as error:
             log.info("no new snapshot before the journal is truncated: %s", error)
+            return
         await self.tidy(pressed=True)
 
     async def tidy(self, *, pressed: bool = False) -> None:
@@ -215,8 +228,11 @@ class Housekeeping:
         keep |= {name for name, manifest in manifests.items() if manifest.name is not None}
         superfluous = [name for name in manifests if name not in keep]
         for name in [*superfluous, *await self._snapshots.fragments(set(manifests))]:
-            if await self._snapshots.delete(self._fence, name, self.needed):
-                log.info("deleted snapshot %s", name)
+            await self._delete_snapshot(name)
+
+    async def _delete_snapshot(self, name: str) -> None:
+        if await self._snapshots.delete(self._fence, name, self.needed):
+            log.info("deleted snapshot %s", name)
 
     def needed(self, snapshot: str) -> bool:
         """Whether a retained entry restores it, or one that may have been committed by now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from masterd.housekeeping import Housekeeping, Retention
 from masterd.leader import LeaderSettings
 from masterd.replica import Replica
 from masterd.snapshots import Image, Snapshots
+from masterd.turns import Turns
 from nodestore.election import Won
 from nodestore.errors import (
     Denied,
@@ -28,7 +30,7 @@ from tests.faults.proxy import Mode
 from tests.toy_app import same
 from tests.waiting import eventually
 
-_SMALL_SNAPSHOTS = Retention(snapshot_every_commands=10, keep_ids=False, look_every_s=0.01)
+_SMALL_SNAPSHOTS = Retention(snapshot_every_commands=10, keep_ids=False, look_every_s=0.01, settled_s=0.0)
 
 
 async def _snapshots_and_truncation(etcd: Etcd, keys: Keys, seat: Seat, count: int = 3) -> None:
@@ -135,13 +137,17 @@ async def test_a_snapshot_that_is_deleted_while_it_is_read(etcd_one: EtcdCluster
             assert same(replica.state, seat.replica.state)
 
 
+async def _beside(seat: Seat, retention: Retention = _SMALL_SNAPSHOTS) -> Housekeeping:
+    """The test's own, in that leader's term, once the leader's has cleared away what it takes to be left behind."""
+    await eventually(lambda: seat.leader._housekeeping._looked)
+    return Housekeeping(seat.won.fence, seat.replica, seat.leader._committer.publisher, retention, lambda: 0.0)
+
+
 async def test_fragments_and_manifests_without_chunks_count_for_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
     """A manifest that lands late, when its chunks were cleared away, is no snapshot, and goes at the next tidy."""
     async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
         await seat.add("x1")
-        housekeeping = Housekeeping(
-            seat.won.fence, seat.replica, seat.leader._committer.publisher, _SMALL_SNAPSHOTS, lambda: 0.0
-        )
+        housekeeping = await _beside(seat)
         kept = [await housekeeping.snapshot()]
         await seat.add("x2")
         kept.append(await housekeeping.snapshot())
@@ -157,12 +163,45 @@ async def test_fragments_and_manifests_without_chunks_count_for_nothing(etcd_one
         assert left == set(kept)
 
 
+async def test_leaders_that_follow_one_another_quickly_do_not_fill_etcd_with_halves(
+    etcd_one: EtcdCluster, keys: Keys
+) -> None:
+    """Each begins a snapshot that is due only once its term has lasted, and clears away what others have left."""
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        for number in range(20):
+            await seat.add(f"x{number}")
+        for settled_s, found in ((600.0, 0), (0.0, 1)):
+            housekeeping = await _beside(seat, replace(_SMALL_SNAPSHOTS, settled_s=settled_s))
+            for number in range(20):
+                await etcd.put(keys.snapshot(keys.snapshot_name(number, "half")) + "000000", b"{}")
+            await housekeeping._look()
+            names = {kv.key.removeprefix(keys.snapshots).split("/")[0] for kv in (await etcd.range(keys.snapshots)).kvs}
+            assert len(names) == found
+
+
+async def test_room_is_made_by_what_snapshots_there_are_before_another_one_takes_some(
+    etcd_one: EtcdCluster, keys: Keys
+) -> None:
+    """A leader that does not come to the end of writing one has freed what could be freed."""
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        housekeeping = await _beside(seat)
+        for number in range(2):
+            await seat.add(f"x{number}")
+            await housekeeping.snapshot()
+
+        async def never(name: str | None = None) -> str:
+            raise LeadershipLost("deposed in the middle of it")
+
+        housekeeping.snapshot = never  # type: ignore[method-assign]
+        with pytest.raises(LeadershipLost):
+            await housekeeping.make_room()
+        assert (await etcd.range(keys.journal)).kvs[0].key == keys.entry(2)
+
+
 async def test_damage_to_a_snapshot_stops_truncation_there(etcd_one: EtcdCluster, keys: Keys) -> None:
     """One that was altered does not count as one of the two; the journal keeps what it would have stood for."""
     async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
-        housekeeping = Housekeeping(
-            seat.won.fence, seat.replica, seat.leader._committer.publisher, _SMALL_SNAPSHOTS, lambda: 0.0
-        )
+        housekeeping = await _beside(seat)
         names = []
         for number in range(3):
             await seat.add(f"x{number}")
@@ -180,9 +219,7 @@ async def test_damage_to_a_snapshot_stops_truncation_there(etcd_one: EtcdCluster
 async def test_a_deposed_leader_s_housekeeping_deletes_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Nor does it write."""
     async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
-        housekeeping = Housekeeping(
-            seat.won.fence, seat.replica, seat.leader._committer.publisher, _SMALL_SNAPSHOTS, lambda: 0.0
-        )
+        housekeeping = await _beside(seat)
         for number in range(3):
             await seat.add(f"x{number}")
             await housekeeping.snapshot()
@@ -339,7 +376,7 @@ async def test_catching_up_leaves_others_their_turns(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour's journal takes seconds, in which a lease is to be kept: others run while it is being read."""
-    monkeypatch.setattr(replica_module, "_TURN_S", 0.0)
+    monkeypatch.setattr(replica_module, "Turns", lambda: Turns(0.0))
     seen: set[int] = set()
 
     async def look(replica: Replica) -> None:
@@ -360,7 +397,7 @@ async def test_catching_up_leaves_others_their_turns(
 
 async def test_what_it_took_to_catch_up_makes_no_snapshot_due(etcd_one: EtcdCluster, keys: Keys) -> None:
     """A masterd that has read a long journal and then leads writes a snapshot when there is reason to, not at once."""
-    retention = Retention(snapshot_every_commands=1_000, snapshot_every_bytes=1_000)
+    retention = Retention(snapshot_every_commands=1_000, snapshot_every_bytes=1_000, settled_s=0.0)
     async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
         for number in range(20):
             await seat.add(f"x{number}")

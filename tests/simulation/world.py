@@ -40,7 +40,7 @@ _STRAY_S = 4.0  # what is late has landed by then
 _PATIENCE_S = 30.0
 _SMALL = LeaderSettings(
     max_txn_ops=6,  # room for two views beside a commit
-    retention=Retention(snapshot_every_commands=6, look_every_s=0.3, keep_ids=False),
+    retention=Retention(snapshot_every_commands=6, look_every_s=0.3, keep_ids=False, settled_s=0.3),
 )
 """Limits so small that snapshots, truncation and views in chunks are everyday things."""
 
@@ -148,6 +148,8 @@ class World:
     """What nodes obeyed and readers of the stream heard, as `tests.faults.history_checks` has it."""
     _numbers: int = 0
     _configured: int = 0
+    _asked: Pc | None = None
+    """The leader that reads are put to."""
 
     def __post_init__(self) -> None:
         self.server = FakeEtcd(max_txn_ops=max(16, self.settings.max_txn_ops))
@@ -222,14 +224,18 @@ class World:
         return None if pc.crashed else outcome
 
     async def read(self) -> None:
-        """A linearizable read, if somebody leads and can confirm it."""
+        """A linearizable read, from a leader that can confirm it. Whoever reads keeps to the leader that it knows while
+        that believes that it leads."""
         now = asyncio.get_running_loop().time
-        sent, pc = now(), self.leader
+        if self._asked is None or self._asked.leader is None:
+            self._asked = self.leader
+        sent, pc = now(), self._asked
         if pc is None or pc.leader is None:
             return
         try:
             await pc.leader.confirm()
         except NodectlError:
+            self._asked = None
             return
         if not pc.crashed:
             state = pc.master.replica.state
