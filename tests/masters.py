@@ -136,7 +136,8 @@ class Masters:
     def __init__(self, cluster: EtcdCluster, keys: Keys, *, arguments: Sequence[str] = (), small: bool = False,
                  user: str | None = None, password: str | None = None) -> None:  # fmt: skip
         self.keys = keys
-        self.etcd = Etcd(EtcdSettings(cluster.endpoints, user=user, password=password))
+        call_s = 2.0 if user is None else _ANSWER_S  # checking a password takes etcd long on a busy PC
+        self.etcd = Etcd(EtcdSettings(cluster.endpoints, user=user, password=password, call_timeout_s=call_s))
         self.running: dict[str, Masterd] = {}
         self.acknowledged: dict[str, int] = {}
         """Ids of commands that were acknowledged, with their indexes."""

@@ -14,9 +14,10 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from nodestore.election import LeaderSeen, leader_seen
-from nodestore.errors import Garbage
+from nodestore.errors import Garbage, NodectlError
 from nodestore.etcd import KV, Etcd
 from nodestore.keys import Keys
+from nodestore.logs import Seldom
 from nodestore.models import Acted, Alive, Answer, Candidate, Challenge, ConfigRecord, Epoch, Paused, Status, decode
 from nodestore.watch import Event, Interval, Listing, interval, mirror_all
 
@@ -26,6 +27,7 @@ M = TypeVar("M", bound=BaseModel)
 
 PROGRESS_S = 1.0
 SILENCE_S = 3.0
+_AGAIN_S = 1.0
 
 
 class Mirrored(Generic[M]):
@@ -96,6 +98,9 @@ class Board:
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
         self._etcd, self._keys = etcd, keys
         self.problems: dict[str, str] = {}
+        self.blind: str | None = None
+        """Why etcd lets nothing be watched, and all of this is as it was before; an outage is told elsewhere."""
+        self._say = Seldom(log, 60.0)
         self.leader = LeaderSeen()
         self.last_leader = LeaderSeen()
         """The last readable one: whom a vacant `leader` is taken over from."""
@@ -138,7 +143,21 @@ class Board:
             callback()
 
     async def watch(self) -> None:
-        """Keep all of it up to date, until cancelled. By one stream: each has to be asked for signs of life."""
+        """Keep all of it up to date, until cancelled. Raises what etcd refuses before all of it was seen once; later on
+        that is told, and tried again."""
+        seen = asyncio.Event()
+        while True:
+            try:
+                await self._watch(seen)
+            except NodectlError as error:
+                if not seen.is_set():
+                    raise
+                self.blind = f"cannot watch what is in etcd: {error}"
+                self._say(logging.ERROR, self.blind)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _watch(self, seen: asyncio.Event) -> None:
+        """By one stream: each has to be asked for signs of life. `seen` is set once all was listed."""
         watched = self._watched()
         stream = mirror_all(self._etcd, [keys for keys, _, _ in watched], progress_s=PROGRESS_S, silence_s=SILENCE_S)
         async with aclosing(stream):
@@ -146,6 +165,9 @@ class Board:
                 _, listed, changed = watched[position]
                 if isinstance(item, Listing):
                     listed(item.kvs)
+                    if position + 1 == len(watched):
+                        seen.set()
+                        self.blind = None
                     continue
                 for event in item.events:
                     changed(event)

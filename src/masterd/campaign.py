@@ -40,6 +40,8 @@ from nodestore.tasks import Retired
 log = logging.getLogger(__name__)
 
 _ATTEMPT_S = 1.0
+_READY_S = 0.5
+"""For so long an order to take over waits for a masterd that is just becoming a standby."""
 _REHEARSE_AFTER_S = 0.001  # the takeover itself goes first
 _LOOK_S = 1.0
 _BACK_OFF_S = 0.1
@@ -54,7 +56,8 @@ class Me:
     id: str
     host: str
     urls: tuple[str, ...]
-    priority: int
+    priority: int | None
+    """None: the one that the configuration gives it."""
     nonce: str
 
 
@@ -65,6 +68,11 @@ class Order:
     revision: int
     actor: str
     done: asyncio.Future[Won]
+
+    def obeyed(self, won: Won) -> None:
+        """Tell whoever asked, if anybody still waits."""
+        if not self.done.done():
+            self.done.set_result(won)
 
     def refuse(self, error: NodectlError) -> None:
         """Tell whoever asked, if anybody still waits."""
@@ -125,6 +133,9 @@ class Campaign:
         """Nonces of takeovers whose outcome this process may still have to learn."""
         self._wake = asyncio.Event()
         self._order: Order | None = None
+        self._undecided: tuple[str, Order] | None = None
+        """One that was obeyed, and the nonce of the takeover whose outcome is not known yet."""
+        self._campaigning = asyncio.Event()
         self._watch: LeaderWatch | None = None
         self.timeline = Timeline()
         """Of the newest attempt."""
@@ -150,6 +161,7 @@ class Campaign:
         unsubscribe = self._board.subscribe(self._wake.set)
         prepared = asyncio.create_task(self._prepare(), name="read the epoch")
         following = asyncio.create_task(self._watch_leaders(lease), name="follow the leader")
+        self._campaigning.set()
         try:
             while True:
                 self._wake.clear()  # before looking: what changes from here on is looked at again
@@ -166,9 +178,12 @@ class Campaign:
                     continue
         finally:
             unsubscribe()
+            self._campaigning.clear()
             self._retired.retire(prepared, following)
-            if self._order is not None:
-                self._order.refuse(Unavailable("this standby stopped campaigning"))
+            undecided, self._undecided = self._undecided, None
+            for order in (self._order, undecided[1] if undecided is not None else None):
+                if order is not None:
+                    order.refuse(Unavailable("this standby stopped campaigning"))
             self._order = None
 
     async def closed(self) -> None:
@@ -178,6 +193,13 @@ class Campaign:
     async def take_over_from(self, revision: int, actor: str, timeout_s: float) -> Won:
         """Take over the term that the leader hands over. Unavailable when that did not come about in time."""
         order = Order(revision, actor, asyncio.get_running_loop().create_future())
+        try:
+            async with asyncio.timeout(_READY_S):
+                await self._campaigning.wait()
+        except TimeoutError:
+            raise Unavailable(f"{self._me.id} does not stand by just now") from None
+        if self._order is not None:
+            self._order.refuse(Unavailable("another request to take over came after this one"))
         self._order = order
         self._wake.set()
         try:
@@ -257,15 +279,16 @@ class Campaign:
             seen = LeaderSeen(order.revision, seen.record, seen.lease)  # our watch lags: the txn compares anyway
         try:
             won = await self._try(Ground("switchover", f"switchover asked for by {order.actor}"), seen, lease)
-        except (Unavailable, OutcomeUnknown):
-            raise  # it may land yet, so whoever asked waits
+        except OutcomeUnknown:
+            self._undecided = self._attempts[-1], order  # it may land yet, so whoever asked waits
+            raise
         except NodectlError as error:
             order.refuse(error)
             raise
         if won is None:
             order.refuse(Unavailable(f"{self._me.id} {self._told}"))
-        elif not order.done.done():
-            order.done.set_result(won)
+        else:
+            order.obeyed(won)
         return won
 
     async def _try(self, ground: Ground, seen: LeaderSeen, lease: int) -> Won | None:
@@ -304,7 +327,8 @@ class Campaign:
                 self.settled()
         if isinstance(outcome, Lost):
             self._pause_passed_over = outcome.garbage
-            self._epoch_seen = None
+            if outcome.other_epoch:
+                self._epoch_seen = None
             self._board.saw_leader(outcome.leader)
             if outcome.answered and watch is not None:
                 watch.answered_meanwhile()
@@ -339,6 +363,8 @@ class Campaign:
             self._wake.set()
             return None
         log.info("an earlier takeover had landed: leading, term %s", outcome.fence.term)
+        if self._undecided is not None and self._undecided[0] == outcome.fence.nonce:
+            self._undecided[1].obeyed(outcome)
         return outcome
 
     def _held_s(self, seen: LeaderSeen) -> float:

@@ -1,7 +1,8 @@
 """The follow stream: a standby listens to the leader's heartbeat over HTTP, and so sees its process die at once.
 
 A stream that breaks *and* a reconnect that is refused mean: that PC's kernel lives and nobody listens on the port any
-more, so the process is dead. Anything else (a reset alone, a timeout) proves nothing; then the lease decides.
+more, so the process is dead. A break alone proves nothing, but is a reason to challenge the leader at once: Windows
+asks a port that refuses three times over, for a second or two, before it says so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 _CONNECT_S = 1.0
 _RETRY_S = 0.25
 _BEGIN_AFTER_S = 0.05  # it may not know yet that it has won, and those who wait for it go first
+_REFUSAL_S = 0.05
+"""A port that refuses says so within a round trip, where the system does not ask it again."""
 _SILENCE_S = 10.0  # a stream this silent is opened anew; what silence means is not decided here
 _REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ERROR_CONNECTION_REFUSED
 
@@ -29,19 +32,25 @@ _REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ER
 class FollowStream:
     """Follows one leader for one term. `dead` once its process surely ended; belongs to that term alone.
 
-    died: called then. beat: called at each heartbeat, with the seconds for which the leader could not commit.
+    died: called then. beat: called at each heartbeat, with the seconds for which the leader could not commit. broke:
+    called when the stream broke and whether its port refuses is not known soon.
     """
 
     def __init__(
-        self, seen: LeaderSeen, died: Callable[[], None], beat: Callable[[float], None] = lambda _: None
+        self,
+        seen: LeaderSeen,
+        died: Callable[[], None],
+        beat: Callable[[float], None] = lambda _: None,
+        broke: Callable[[], None] = lambda: None,
     ) -> None:
         self.revision = seen.revision
         self.dead = False
         self.connected = False
         self._urls = seen.record.urls if seen.record else ()
-        self._died, self._beat = died, beat
+        self._died, self._beat, self._broke = died, beat, broke
         self._beaten = False
         """Whether there was a heartbeat since the last reconnect."""
+        self._doubt: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Follow until cancelled, or until the leader's process is known to be dead."""
@@ -49,6 +58,18 @@ class FollowStream:
             return
         await asyncio.sleep(_BEGIN_AFTER_S)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
+        try:
+            await self._follow(timeout)
+        finally:
+            self._certain()
+
+    def _certain(self) -> None:
+        """The break is explained, or healed."""
+        if self._doubt is not None:
+            self._doubt.cancel()
+            self._doubt = None
+
+    async def _follow(self, timeout: aiohttp.ClientTimeout) -> None:
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while not self.dead:
                 try:
@@ -62,11 +83,14 @@ class FollowStream:
                     log.debug("follow stream of term %d: %s", self.revision, error)
                     if self._beaten:
                         self._beaten = False
+                        self._certain()
+                        self._doubt = asyncio.get_running_loop().call_later(_REFUSAL_S, self._broke)
                         continue  # the one reconnect that tells a dead process from a lost connection: at once
                 await asyncio.sleep(_RETRY_S)
 
     async def _listen(self, session: aiohttp.ClientSession) -> None:
         async with session.get(f"{self._urls[0]}/v1/follow", params={"term": str(self.revision)}) as response:
+            self._certain()
             if response.status != 200:
                 self.connected = False
                 return

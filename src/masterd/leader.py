@@ -50,6 +50,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd import Etcd
 from nodestore.keys import Keys
+from nodestore.logs import Seldom
 from nodestore.tasks import together
 
 log = logging.getLogger(__name__)
@@ -90,9 +91,12 @@ class Leader:
         self.serving = asyncio.Event()
         self._confirmation = Confirmation(etcd, keys, won.fence)
         self._queue: deque[Waiting] = deque()
+        self._say = Seldom(log)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
-        self._ended: NodectlError | None = None
+        self._ended: LeadershipLost | None = None
+        self._found = False
+        """Whether a client has asked for anything in this term."""
         self._handovers = 0
         self._taking = asyncio.Event()
         self._taking.set()
@@ -137,18 +141,39 @@ class Leader:
             raise Unavailable(f"{len(self._queue)} commands are waiting already; try again in a moment")
         if not requests:
             return []
+        self._found_by_client()
         answers = Together(len(requests))
         self._queue.extend([Waiting(request, answers, position) for position, request in enumerate(requests)])
         self._wake.set()
         return await answers.all_known
 
     async def confirm(self) -> None:
-        """Return once memory holds everything that was committed before this call, the term being ours still."""
+        """For a client: return once memory holds everything that was committed before this call, the term being ours
+        still."""
+        self._found_by_client()
+        await self.check()
+        self._chronicle.mark("first_answer")
+
+    async def check(self) -> None:
+        """The same for ourselves."""
         self._check_open()
         begun = time.monotonic()
-        index = await self._confirmation.confirm()
+        index = await self._confirmed()
         await self._replica.wait_for(index, 5.0)
         self._replica.heard = max(self._replica.heard, begun)
+
+    async def _confirmed(self) -> int:
+        """The index that `head` has, the term being ours. Who hears that it is not may try its successor at once."""
+        try:
+            return await self._confirmation.confirm()
+        except LeadershipLost as error:
+            self._is_over(error)
+            raise
+
+    def _found_by_client(self) -> None:
+        if self.serving.is_set():
+            self._chronicle.mark("found")
+        self._found = True
 
     def close_for_handover(self) -> None:
         """Take no more commands for now: those that wait are finished, those that come wait for how it ends."""
@@ -162,10 +187,11 @@ class Leader:
             self._taking.set()
 
     async def drained(self) -> None:
-        """Until nothing waits any more."""
+        """Until nothing waits any more. LeadershipLost when the term ended before."""
         while self._queue or not self._idle.is_set():
             await self._idle.wait()
             await asyncio.sleep(0)
+        self._check_open()
 
     def _full(self) -> NoSpace | None:
         """Why etcd has no room for commands; None when it has."""
@@ -203,6 +229,8 @@ class Leader:
             await self._adoption.adopt(self._won.config)
             self.serving.set()
             self._chronicle.mark("serving")
+            if self._found:  # it has waited for this
+                self._chronicle.mark("found")
             self._look_around()
             await together(
                 commit=self._commit_for_ever(),
@@ -220,19 +248,25 @@ class Leader:
             self._committer.worker.close()
             await self._confirmation.close()
 
-    def _end(self, error: NodectlError) -> None:
+    def _is_over(self, error: LeadershipLost) -> None:
+        """Nothing of this term lands any more; known before anybody is told, who then asks its successor."""
+        self._ended = self._ended or error
+        self._wake.set()
+
+    def _end(self, error: LeadershipLost) -> None:
         self.serving.clear()
         self._ended = error
         self._taking.set()
         while self._queue:
             self._queue.popleft().fail(LeadershipLost(str(error)))
+        self._idle.set()
 
     def _look_around(self) -> None:
         """Something changed in etcd: a new leader ends the term, a new configuration is work."""
         seen, ours = self._board.leader, self.fence.term.revision
         # The watch may still show what was before our term; an absent key counts only after it has shown ours.
         if seen.revision > ours or (seen.revision == 0 and self._board.last_leader.revision >= ours):
-            self._ended = LeadershipLost(f"{seen.record.id if seen.record else 'somebody'} leads now")
+            self._is_over(LeadershipLost(f"{seen.record.id if seen.record else 'somebody'} leads now"))
         self._wake.set()
 
     async def _commit_for_ever(self) -> None:
@@ -341,7 +375,7 @@ class Leader:
         self._hung.add(name)
         self._queue.remove(waiting)
         try:
-            await self._confirmation.confirm()
+            await self._confirmed()
         except NodectlError as lost:
             waiting.fail(lost)
             if isinstance(lost, LeadershipLost | Garbage):
@@ -357,6 +391,7 @@ class Leader:
         try:
             batch, outcome = await self._run_restore(waiting.request)
         except LeadershipLost as error:
+            self._is_over(error)
             waiting.fail(error)
             raise
         except BaseException:
@@ -380,7 +415,8 @@ class Leader:
 
     async def _commit_taken(self, batch: Batch | None, taken: Sequence[tuple[Waiting, Outcome]]) -> None:
         def answer() -> None:
-            self._chronicle.mark("first_answer")
+            if any(isinstance(waiting.heard, Together) for waiting, _ in taken):  # else it was this leader's own
+                self._chronicle.mark("first_answer")
             for waiting, outcome in taken:
                 waiting.resolve(outcome)
 
@@ -391,11 +427,13 @@ class Leader:
                 await self._confirmation.confirm()
                 answer()
         except NodectlError as error:
+            if isinstance(error, LeadershipLost):
+                self._is_over(error)
             for waiting, _ in taken:
                 waiting.fail(error)
             if isinstance(error, LeadershipLost | OutcomeUnknown | Garbage):
                 raise
-            log.warning("a batch of %d commands was not committed: %s", len(taken), error)
+            self._say(logging.WARNING, f"a batch of {len(taken)} commands was not committed: {error}", about=error.code)
         except BaseException:
             for waiting, _ in taken:
                 waiting.fail(OutcomeUnknown("this master was stopped while committing it: it may have been"))

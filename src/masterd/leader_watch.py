@@ -64,7 +64,7 @@ class LeaderWatch:
         self.revision = seen.revision
         self._name = seen.record.id if seen.record else ""
         self._urls = seen.record.urls if seen.record else ()
-        self._stream = FollowStream(seen, self._died, self._beat)
+        self._stream = FollowStream(seen, self._died, self._beat, self._broke)
         self._suspicion = Suspicion(self._name, timing, time.monotonic(), streak)
         self._look_again = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -130,6 +130,10 @@ class LeaderWatch:
     def _died(self) -> None:
         self._marks["suspected"] = time.monotonic()
         self._wake()
+
+    def _broke(self) -> None:
+        self._suspicion.broke()
+        self._look_again.set()
 
     def _beat(self, stuck_s: float) -> None:
         self.heard = time.monotonic()

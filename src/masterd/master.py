@@ -25,6 +25,7 @@ from masterd.committer import LeaderSettings
 from masterd.handover import hand_over_to_any
 from masterd.journal import TermBroken
 from masterd.leader import Leader
+from masterd.local_member import Found
 from masterd.rehearsal import Rehearsal
 from masterd.replica import Replica
 from masterd.separation import Separation
@@ -60,8 +61,8 @@ class MasterSettings:
 
     lease_ttl_s: int = 2
     timing: Timing = LAN
-    member: str | None = None
-    """Address of the etcd member on this PC, if it has one."""
+    find_member: Callable[[], Awaitable[Found]] | None = None
+    """Which etcd member is on this PC, if there may be one."""
     leader: LeaderSettings = field(default_factory=LeaderSettings)
     space: SpaceSettings = field(default_factory=SpaceSettings)
     allow_drills: bool = False
@@ -97,13 +98,15 @@ class Master:
         self.audit = Audit(etcd, keys)
         self.maintenance = maintenance or etcd
         self.space = Spacekeeper(self.maintenance, etcd, self.board, settings.space, self._rank)
-        self.separation = Separation(self.maintenance, settings.member, self._leads, self._say_again)
+        self.separation = Separation(self.maintenance, settings.find_member, self._leads, self._say_again)
         self.rehearsal = Rehearsal(self.replica, application, settings.leader.derive_timeout_s, wall_clock)
         self.campaign.rehearse = self.rehearsal.begin
         self._retired = Retired()
         self._candidacy = asyncio.Event()
         self.leader: Leader | None = None
         self._lease: Lease | None = None
+        self._admitted = False
+        """Whether etcd has ever taken our candidacy: from then on no refusal ends this process."""
         self._fault: str | None = None
         self._given_up = 0
         self._led = False
@@ -132,7 +135,7 @@ class Master:
     @property
     def problem(self) -> str | None:
         """What keeps this masterd from its work, if anything does."""
-        return self.unfit or self.space.problem
+        return self.etcd.refusal or self.unfit or self.board.blind or self.space.problem or self.maintenance.refusal
 
     @property
     def trouble(self) -> str | None:
@@ -142,7 +145,7 @@ class Master:
 
     def _leads(self) -> Callable[[], Awaitable[None]] | None:
         """What confirms that this masterd leads; None while it does not."""
-        return self.leader.confirm if self.leader is not None and self.leader.serving.is_set() else None
+        return self.leader.check if self.leader is not None and self.leader.serving.is_set() else None
 
     def _say_again(self) -> None:
         """The candidacy has changed."""
@@ -278,6 +281,9 @@ class Master:
                     return
                 leader.close_for_handover()
                 await leader.drained()
+        except LeadershipLost as error:
+            log.info("nothing to hand over: %s", error)
+            return
         except TimeoutError:
             log.warning("resigning with commands still open")
         try:
@@ -287,11 +293,11 @@ class Master:
             log.warning("could not resign (%s): the lease runs out instead", error)
 
     async def _left(self, leader: Leader) -> None:
-        """Until this masterd has seen the end of that term: what waited in it is then passed on, not cut off."""
+        """Until this masterd has seen who leads instead: what waited in that term is then passed on, not cut off."""
         changed = asyncio.Event()
         stop = self.board.subscribe(changed.set)
         try:
-            while self.leader is leader:
+            while self.leader is leader or 0 < self.board.leader.revision <= leader.fence.term.revision:
                 changed.clear()
                 await changed.wait()
         finally:
@@ -313,7 +319,8 @@ class Master:
             while True:
                 try:
                     return await Lease.grant(self.etcd, self._settings.lease_ttl_s)
-                except (Unavailable, OutcomeUnknown) as error:
+                except NodectlError as error:
+                    self._unless_final(error)
                     say(logging.WARNING, f"no lease yet: {error}", about=error.code)
                 if following is None:
                     following = asyncio.create_task(self.replica.follow(), name="follow the journal without a lease")
@@ -323,10 +330,24 @@ class Master:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
 
+    def _unless_final(self, error: NodectlError) -> None:
+        """Raises what etcd refuses at the start, to whoever gave us the credentials; later on all is waited out."""
+        if not self._admitted and not isinstance(error, Unavailable | OutcomeUnknown):
+            raise error
+
+    @property
+    def _priority(self) -> int:
+        """As this masterd was told, or else as the adopted configuration has it."""
+        if self.me.priority is not None:
+            return self.me.priority
+        adopted = self.replica.state.adopted
+        ours = adopted.inventory.masters.get(self.me.id) if adopted is not None else None
+        return ours.priority if ours is not None else 0
+
     def _candidate(self) -> Candidate:
         return Candidate(
             id=self.me.id, host=self.me.host, urls=self.me.urls, index=self.replica.index,
-            priority=self.me.priority, nonce=self.me.nonce, version=__version__, pid=os.getpid(),
+            priority=self._priority, nonce=self.me.nonce, version=__version__, pid=os.getpid(),
             beside_etcd_leader=self.separation.beside,
         )  # fmt: skip
 
@@ -343,8 +364,12 @@ class Master:
                         log.error("a masterd named %s already runs on %s: waiting for its end", other.id, other.host)
                     told = True
                 elif (revision := await self._put(lease, 0 if found is None else found.mod_revision)) is not None:
+                    self._admitted = True
                     return revision
-            except (Unavailable, OutcomeUnknown) as error:
+            except LeaseLost:
+                raise
+            except NodectlError as error:
+                self._unless_final(error)
                 say(logging.WARNING, f"cannot announce myself yet: {error}", about=error.code)
             if lease.left_s <= 0:
                 raise LeaseLost("it ran out while announcing")
@@ -366,7 +391,7 @@ class Master:
 
     async def _stay_candidate(self, lease: Lease, revision: int) -> NoReturn:
         """Say now and then how far the replica is; end this process when another has taken our name."""
-        said: tuple[int, bool] | None = None
+        said: Candidate | None = None
         while True:
             try:
                 async with asyncio.timeout(_CANDIDATE_EVERY_S):
@@ -375,15 +400,18 @@ class Master:
                 pass
             self._candidacy.clear()
             other = self.board.candidates.items.get(self.me.id)
-            new = self.replica.index, self.separation.beside
-            if new == said and (other is None or other.nonce == self.me.nonce):
+            new = self._candidate()
+            refused = self.etcd.refusal is not None  # so that it shows when it is not any more
+            if new == said and not refused and (other is None or other.nonce == self.me.nonce):
                 continue
             try:
                 written = await self._put(lease, revision)
                 if written is None:
                     revision = await self._unless_usurped()
                     continue
-            except (Unavailable, OutcomeUnknown) as error:
+            except (LeaseLost, Usurped):
+                raise
+            except NodectlError as error:
                 log.debug("candidacy not refreshed: %s", error)
                 continue
             revision, said = written, new

@@ -15,7 +15,7 @@ from nodestore.config_versions import version_of
 from nodestore.errors import Garbage, Invalid, NotFound, Unavailable
 from nodestore.jsonio import Json
 from nodestore.models import ConfigRecord, Manifest, TermRecord, decode
-from nodestore.overview import master_views, member_views
+from nodestore.overview import master_views, member_views, votes
 
 HISTORY_MAX = 1_000
 _TERMS_MAX = 1_000
@@ -241,8 +241,8 @@ def _problems(
     master: Master, shown: list[NodeView], etcd: list[dict[str, Any]], known: list[dict[str, Any]]
 ) -> list[str]:
     problems = [f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in etcd if not item["healthy"]]
-    well = sum(1 for item in etcd if item["healthy"])
-    if 2 * well <= len(etcd):
+    well = sum(1 for item in etcd if votes(item))
+    if 2 * well <= len(etcd) and master.maintenance.refusal is None:
         problems.insert(
             0, f"etcd has no quorum, {well} of {len(etcd)} members are well: nothing can be changed until it has"
         )

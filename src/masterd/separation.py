@@ -11,10 +11,12 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import NoReturn
 
-from nodestore.errors import NodectlError
-from nodestore.etcd import Etcd, Member
+from masterd.local_member import Found
+from nodestore.errors import Invalid, NodectlError
+from nodestore.etcd import Etcd, Member, MemberStatus
 from nodestore.etcd_types import host_port
 from nodestore.logs import Seldom
 
@@ -24,28 +26,30 @@ _LOOK_S = 2.0
 _MOVE_AGAIN_S = 10.0
 _SETTLE_S = 2.0
 _STATUS_S = 1.0
+_FIND_AGAIN_S = 60.0
 
 
 class Separation:
-    """Of one masterd. `member`: the address of the etcd member on this PC, None when there is none. `leads`: while
-    this masterd leads, what returns once that is confirmed, and raises when it is not so any more; else None.
+    """Of one masterd. `find`: which etcd member is on this PC; None: there is none. `leads`: while this masterd leads,
+    what returns once that is confirmed, and raises when it is not so any more; else None.
 
-    beside: whether that member leads etcd: such a PC should not get the leader. problem: why both are on this PC.
+    beside: whether that member leads etcd: such a PC should not get the leader. problem: why both are on this PC. Both
+    are of a member that answers: one that does not is about to lose what it leads.
     """
 
     def __init__(
         self,
         maintenance: Etcd,
-        member: str | None,
+        find: Callable[[], Awaitable[Found]] | None,
         leads: Callable[[], Callable[[], Awaitable[None]] | None],
         changed: Callable[[], None],
     ) -> None:
-        self._etcd, self._member, self._leads, self._changed = maintenance, member, leads, changed
+        self._etcd, self._find, self._leads, self._changed = maintenance, find, leads, changed
         self.beside = False
         self.problem: str | None = None
         self._moved_at = self._not_before = -math.inf
         self._wake = asyncio.Event()
-        self._say = Seldom(log, 60.0)
+        self._say, self._say_none = Seldom(log, 60.0), Seldom(log, math.inf)
 
     def begun_to_lead(self) -> None:
         """Etcd's leadership is moved in a few seconds: right after a failure its members may not be all there yet."""
@@ -54,11 +58,10 @@ class Separation:
 
     async def run(self) -> NoReturn:
         """Look, and move etcd's leadership away while this masterd leads, until cancelled."""
-        if self._member is None:
-            await asyncio.Event().wait()
+        member = await self._found()
         while True:
             try:
-                await self._look(str(self._member))
+                await self._look(member)
             except NodectlError as error:
                 log.debug("the etcd member on this PC: %s", error)
             try:
@@ -68,12 +71,28 @@ class Separation:
                 continue
             self._wake.clear()
 
+    async def _found(self) -> str:
+        """The member on this PC. Looked for again and again: a PC may get its address after its services, and a name
+        may not be known yet. Where there is none, nothing has to be kept apart."""
+        while self._find is not None:
+            found = await self._find()
+            if found.member is not None:
+                log.info("the etcd member on this PC is %s", found.member)
+                return found.member
+            self._say_none(logging.INFO, f"no etcd member on this PC ({found.why}); --local-member names it")
+            await asyncio.sleep(_FIND_AGAIN_S)
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
     async def _look(self, member: str) -> None:
-        status = await self._etcd.status(member, timeout_s=_STATUS_S)
+        try:
+            status = await self._etcd.status(member, timeout_s=_STATUS_S)
+        except NodectlError:
+            self._tell(beside=False)
+            self.problem = None
+            raise
         beside = status.leader == status.member
-        if beside != self.beside:
-            self.beside = beside
-            self._changed()
+        self._tell(beside=beside)
         confirm = self._leads() if beside else None
         if confirm is None:
             self.problem = None
@@ -81,18 +100,25 @@ class Separation:
             await confirm()
             await self._move(member, status.member)
 
+    def _tell(self, *, beside: bool) -> None:
+        if beside != self.beside:
+            self.beside = beside
+            self._changed()
+
     async def _move(self, member: str, own: int) -> None:
         self._moved_at = time.monotonic()
         try:
-            target = await self._target(own)
+            target = await self._target(member, own)
             if target is None:
-                why = "no other member of etcd answers"
-            else:
+                self.problem = None
+                return
+            if isinstance(target, Member):
                 await self._etcd.move_leader(member, target.id)
-                log.info("moved etcd's leadership to member %s, on another PC", target.name or f"{target.id:x}")
+                log.info("moved etcd's leadership to member %s, on another PC", _name(target))
                 self.problem = None
                 self._wake.set()
                 return
+            why = target
         except NodectlError as error:
             why = str(error)
         self.problem = (
@@ -100,19 +126,41 @@ class Separation:
         )
         self._say(logging.WARNING, self.problem)
 
-    async def _target(self, own: int) -> Member | None:
-        """Another voting member that answers, and follows the same leader."""
-        known = {host_port(endpoint) for endpoint in self._etcd.settings.endpoints}
-        for member in await self._etcd.members():
-            if member.id == own or member.learner:
-                continue
-            for url in member.client_urls:
-                if host_port(url) in known and await self._follows(url, own):
-                    return member
-        return None
+    async def _target(self, member: str, own: int) -> Member | str | None:
+        """Another voting member that answers and follows the same leader, or why there is none; None when etcd has no
+        other. Which endpoint is which member they say themselves: names and addresses may be written in many ways."""
+        voting = {item.id: item for item in await self._etcd.members() if item.id != own and not item.learner}
+        if not voting:
+            return None
+        others = [endpoint for endpoint in self._etcd.settings.endpoints if endpoint != member]
+        for status in await asyncio.gather(*(self._status(endpoint) for endpoint in others)):
+            if status is not None and status.leader == own and status.member in voting:
+                return voting[status.member]
+        known = {host_port(endpoint) for endpoint in others}
+        strange = [item for item in voting.values() if known.isdisjoint(_addresses(item))]
+        why = (
+            f"no other member of etcd answers at {', '.join(others)}" if others else "--endpoints names no other member"
+        )
+        if not strange:
+            return why
+        told = "; ".join(f"{_name(item)} is at {', '.join(_addresses(item)) or 'no address'}" for item in strange)
+        return f"{why} (etcd says: {told})"
 
-    async def _follows(self, url: str, leader: int) -> bool:
+    async def _status(self, endpoint: str) -> MemberStatus | None:
         try:
-            return (await self._etcd.status(url, timeout_s=_STATUS_S)).leader == leader
+            return await self._etcd.status(endpoint, timeout_s=_STATUS_S)
         except NodectlError:
-            return False
+            return None
+
+
+def _name(member: Member) -> str:
+    return member.name or f"{member.id:x}"
+
+
+def _addresses(member: Member) -> list[str]:
+    """Where it says that it is to be asked, without what is no address."""
+    found = []
+    for url in member.client_urls:
+        with suppress(Invalid):
+            found.append(host_port(url))
+    return found

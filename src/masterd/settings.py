@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import urlsplit
 
 from masterd.committer import LeaderSettings
 from masterd.housekeeping import Retention
+from masterd.local_member import Found, find
 from masterd.master import MasterSettings
 from masterd.space import SpaceSettings
 from masterd.suspicion import PROFILES, Timing
@@ -17,16 +19,22 @@ from nodestore import options
 from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd import EtcdSettings
 from nodestore.etcd_server import SETTINGS as SHIPPED
+from nodestore.etcd_types import host_port
 from nodestore.keys import check_name
 
 _TIMES = {
-    "beat": "from one heartbeat of the leader to the next",
-    "missed": "challenge the leader when nothing was heard for so long",
-    "silence": "take over when nothing was heard for so long and the challenge was not answered",
-    "answer": "for so long at least a challenge must have been unanswered",
-    "stuck": "challenge a leader that says it could not commit for so long",
-    "stagger": "between the attempts of standbys, by rank",
+    "beat": (0.02, 2.0, "from one heartbeat of the leader to the next"),
+    "missed": (0.03, 20.0, "challenge the leader when nothing was heard for so long"),
+    "silence": (0.05, 30.0, "take over when nothing was heard for so long and the challenge was not answered"),
+    "answer": (0.02, 10.0, "etcd must have had the challenge for at least so long, without an answer"),
+    "stuck": (0.2, 30.0, "challenge a leader that says it could not commit for so long"),
+    "connect": (0.1, 20.0, "a new leader's first heartbeat is not missed before so long"),
+    "stagger": (0.005, 1.0, "between the attempts of standbys, by rank"),
 }
+"""Least and most, in seconds. Below the least a calm network and a healthy etcd look ill; above the most nobody would
+call it failover."""
+
+Seek = Callable[[], Awaitable[Found]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Settings:
     etcd: EtcdSettings
     listen: tuple[str, int]
     advertise: str
-    priority: int
+    priority: int | None
     application: str
     log_level: str
     role: MasterSettings
@@ -66,7 +74,10 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     parser.option("listen", _address, default="127.0.0.1:8401", meta="HOST:PORT", text="where to serve the HTTP API")
     parser.option("advertise", str, default="", meta="URL", text="where others reach it (default: from --listen)")
     parser.option("host", str, default="", meta="NAME", text="this PC's name (default: its host name)")
-    parser.option("priority", options.whole(0, 100), default="0", meta="0-100", text="higher ones take over first")
+    parser.option(
+        "priority", options.whole(0, 100), default="", meta="0-100",
+        text="higher ones take over first (default: as the configuration says, or 0)",
+    )  # fmt: skip
     parser.option(
         "app", str, default="wall", meta="NAME", text="the application: an entry point of nodectl.apps, or module:Class"
     )
@@ -76,7 +87,7 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     )  # fmt: skip
     parser.option(
         "max-request-bytes", options.whole(256 << 10, 64 << 20), default="1500000", meta="BYTES",
-        text="etcd's --max-request-bytes, the least of all members (default: etcd's own, %(default)s)",
+        text="etcd's --max-request-bytes, the least of all members (default: %(default)s, a little below etcd's own)",
     )  # fmt: skip
     parser.option(
         "etcd-quota-bytes", options.whole(1 << 20, 1 << 40), default=SHIPPED["quota-backend-bytes"], meta="BYTES",
@@ -90,16 +101,18 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     )  # fmt: skip
     parser.option(
         "local-member", str, default="auto", meta="HOST:PORT|none",
-        text="the etcd member on this PC (default: the first of --endpoints, if it has the host of --advertise)",
+        text="the etcd member on this PC (default: the one of --endpoints that has an address of this PC)",
     )  # fmt: skip
     parser.option(
         "timing", _profile, default="lan", meta="lan|slow",
         text="how quickly a silent leader is replaced: lan (0.3 s), or slow (2 s) for PCs that are often overloaded",
     )  # fmt: skip
-    for name, text in _TIMES.items():
+    for name, (least, most, text) in _TIMES.items():
+        span = f"{options.told_s(least)} to {options.told_s(most)}"
         parser.option(
-            name, options.seconds(0.01, 60.0), default="", meta="SECONDS", text=f"{text} (default: as --timing says)"
-        )
+            name, options.seconds(least, most), default="", meta="TIME",
+            text=f"{text} ({span}, as 0.3, 0.3s or 300ms; default: as --timing says)",
+        )  # fmt: skip
     parser.option(
         "handler-timeout", options.seconds(0.05, 60.0), default="2", meta="SECONDS",
         text="give up a command of the application that takes longer (default: %(default)s)",
@@ -134,7 +147,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         role=MasterSettings(
             lease_ttl_s=chosen.lease_ttl,
             timing=_timing(chosen),
-            member=_member(chosen, advertise),
+            find_member=_member(chosen, etcd.endpoints, advertise),
             leader=leader,
             space=space,
             allow_drills=chosen.allow_drills,
@@ -143,18 +156,20 @@ def _settings(chosen: argparse.Namespace) -> Settings:
     )
 
 
-def _member(chosen: argparse.Namespace, advertise: str) -> str | None:
-    """The etcd member on this PC."""
-    if chosen.local_member == "none":
+def _member(chosen: argparse.Namespace, endpoints: tuple[str, ...], advertise: str) -> Seek | None:
+    """How the etcd member on this PC is found."""
+    told: str = chosen.local_member
+    if told == "none":
         return None
-    if chosen.local_member != "auto":
-        if chosen.local_member not in chosen.endpoints:
-            raise Invalid(
-                f"--local-member: {chosen.local_member} is not among --endpoints {','.join(chosen.endpoints)}"
-            )
-        return str(chosen.local_member)
-    first = str(chosen.endpoints[0])
-    return first if first.rsplit(":", 1)[0] == (urlsplit(advertise).hostname or "") else None
+    if told == "auto":
+        return partial(find, endpoints, urlsplit(advertise).hostname or "")
+    if (member := host_port(told)) not in endpoints:
+        raise Invalid(f"--local-member: {told} is not among --endpoints {','.join(endpoints)}")
+
+    async def named() -> Found:
+        return Found(member)
+
+    return named
 
 
 def _timing(chosen: argparse.Namespace) -> Timing:
@@ -163,9 +178,15 @@ def _timing(chosen: argparse.Namespace) -> Timing:
     timing = replace(PROFILES[chosen.timing], **{field: value for field, value in own.items() if value is not None})
     if not timing.beat_s < timing.missed_s < timing.silence_s:
         raise Invalid(
-            f"--beat {timing.beat_s:g} must be less than --missed {timing.missed_s:g}, "
-            f"and that less than --silence {timing.silence_s:g}"
+            f"--beat {options.told_s(timing.beat_s)} must be less than --missed {options.told_s(timing.missed_s)}, "
+            f"and that less than --silence {options.told_s(timing.silence_s)}"
         )
+    for name in ("silence", "answer"):
+        if own[f"{name}_s"] is not None and own[f"{name}_s"] >= chosen.lease_ttl:
+            raise Invalid(
+                f"--{name} {options.told_s(own[f'{name}_s'])} must be less than --lease-ttl {chosen.lease_ttl} s: "
+                "with the lease the leader is gone anyway"
+            )
     return timing
 
 

@@ -89,6 +89,7 @@ class Suspicion:
     _has_it: float | None = None
     _again_at: float = -math.inf
     _proofs: int = 0
+    _broken: bool = False
 
     def __post_init__(self) -> None:
         self._heard = self.begun + self.timing.connect_s
@@ -107,10 +108,15 @@ class Suspicion:
 
     def beat(self, now: float, stuck_s: float = 0.0) -> None:
         """The leader's heartbeat; it says for how long it has not been able to commit."""
-        self._heard, self._stuck_s = max(self._heard, now), stuck_s
+        self._heard, self._stuck_s, self._broken = max(self._heard, now), stuck_s, False
         if not self.stuck:
             self._proofs = 0
             self._forget()
+
+    def broke(self) -> None:
+        """Its follow stream broke, which a process that dies does, and is not known to be dead: there is no beat to
+        wait for any more, so it is challenged at once."""
+        self._broken = True
 
     def proof(self, now: float) -> None:
         """The term still commits: an answer to a challenge, or an entry. Silence between the two of us alone is no
@@ -119,6 +125,7 @@ class Suspicion:
             self._proofs += 1
             pause_s = self.timing.missed_s * 2.0 ** min(self._proofs, 10)
             self._again_at = now + min(pause_s, max(_AGAIN_MAX_S, self.timing.missed_s))
+            self._broken = False
         self._forget()
 
     def challenged(self, now: float) -> None:
@@ -140,7 +147,7 @@ class Suspicion:
         """What to do. To be called at the `wake_at` given last, and whenever something was heard."""
         late_s, self._wake_at = now - self._wake_at, math.inf
         if late_s > self.timing.late_s:
-            self._heard = max(self._heard, now)  # we slept: it may have beaten, and answered
+            self._heard, self._broken = max(self._heard, now), False  # we slept: it may have beaten, and answered
             self._forget()
         verdict = self._decide(now)
         self._wake_at = verdict.wake_at
@@ -149,7 +156,8 @@ class Suspicion:
     def _decide(self, now: float) -> Verdict:
         timing, quiet_s = self.timing, now - self._heard
         stuck = self.stuck
-        if now < self._heard + timing.missed_s and not stuck:
+        at_once = stuck or self._broken
+        if now < self._heard + timing.missed_s and not at_once:
             return Verdict(Step.WAIT, self._heard + timing.missed_s)
         if not self._asked:
             if now < self._again_at:
@@ -159,7 +167,7 @@ class Suspicion:
         if self._has_it is None:
             return Verdict(Step.WAIT)  # until it is put, or cannot be
         due = self._has_it + timing.answer_s * self._patience
-        if not stuck:
+        if not at_once:
             due = max(due, self._heard + timing.silence_s * self._patience)
         if now < due:
             return Verdict(Step.WAIT, due)
@@ -167,6 +175,8 @@ class Suspicion:
         if stuck:
             why = f"{self.leader} says that it has not been able to commit for {self._stuck_s:.1f} s, and {unanswered}"
             return Verdict(Step.SUSPECT, cause="stuck", why=why)
+        if self._broken:
+            return Verdict(Step.SUSPECT, why=f"the follow stream of {self.leader} broke, and {unanswered}")
         return Verdict(Step.SUSPECT, why=f"{self.leader} has been silent for {quiet_s:.2f} s, and {unanswered}")
 
     @property

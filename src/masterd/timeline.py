@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Phase = Literal[
-    "heard", "challenged", "taken_by_etcd", "suspected", "sent", "won", "caught_up", "serving", "first_answer"
+    "heard", "challenged", "taken_by_etcd", "suspected", "sent", "won", "caught_up", "serving", "found", "first_answer"
 ]
 PHASES: tuple[Phase, ...] = (
-    "heard", "challenged", "taken_by_etcd", "suspected", "sent", "won", "caught_up", "serving", "first_answer",
+    "heard", "challenged", "taken_by_etcd", "suspected", "sent", "won", "caught_up", "serving", "found",
+    "first_answer",
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Who answers what only the leader can: this masterd, or another one to which the request is passed on.
 
-Leadership may change hands while a request is under way. One that was passed on to a master which is then replaced (it
-may be frozen, and answer never) is taken back and goes to the new one, if doing it twice does nothing: reads, and
+Leadership may change hands while a request is under way. One that was passed on to a master which dies or is replaced
+(it may be frozen, and answer never) is taken back and goes to the new one, if doing it twice does nothing: reads, and
 commands that carry ids. A client that has seen this masterd win may be quicker than this masterd itself.
 """
 
@@ -17,7 +17,7 @@ from aiohttp import web
 from masterd.forwarding import HOP, Forwarder
 from masterd.leader import Leader
 from masterd.master import Master
-from nodestore.errors import Garbage, LeadershipLost, NotLeader, OutcomeUnknown
+from nodestore.errors import Garbage, LeadershipLost, NotLeader, OutcomeUnknown, Unavailable
 from nodestore.jsonio import loads
 
 _TURNS_MAX = 5
@@ -66,6 +66,11 @@ class ToLeader:
                     answer = await self._pass_on(request, changed)
                 except NotLeader:
                     if HOP in request.headers or not await _wait(changed, held_until - time.monotonic()):
+                        raise
+                    continue
+                except (OutcomeUnknown, Unavailable):  # its connection broke: if it died, another is on its way
+                    soon_s = min(_HELD_S, wait_until - time.monotonic()) if hope else 0.0
+                    if not await _repeatable(request) or not await _wait(changed, soon_s):
                         raise
                     continue
                 if answer is not None and _nobody_leads(answer) and HOP not in request.headers:

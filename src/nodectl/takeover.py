@@ -170,5 +170,6 @@ def _told(new: str, old: str, cause: str) -> dict[str, str]:
         "won": f"etcd makes {new} the leader",
         "caught_up": f"{new} has read what it lacked",
         "serving": f"{new} serves",
-        "first_answer": f"{new} answers its first command",
+        "found": f"a client has found {new}",
+        "first_answer": f"{new} answers its first request",
     }

@@ -85,7 +85,7 @@ class Presence:
         """The other host that has the node, until it goes."""
 
     async def keep(self) -> NoReturn:
-        """Claim the node and keep it. Raises Superseded, and nothing else: outages are waited out."""
+        """Claim the node and keep it. Raises Superseded, and nothing else: outages and refusals are waited out."""
         while True:
             self._lease = await self._granted()
             try:

@@ -30,6 +30,7 @@ from nodestore.keys import Keys, prefix_end
 from nodestore.models import Epoch, LeaderRecord, Paused, Term, TermRecord, decode
 
 _RESIGN_TRIES = 5
+_HOW_IT_ENDED_S = 0.2
 TAIL_ENTRIES_MAX = 7
 """Entries that a takeover brings along; what is beyond is read after it, under the term already won. So few that even
 the largest ones (8 MiB, as we ship etcd) make no answer that is too large to be received."""
@@ -77,7 +78,8 @@ class Lost:
     """Somebody was faster, the store is paused, or its epoch changed: what was found instead.
 
     `garbage`: mod_revision of a `paused` that nobody can read, which may be passed over by trying again with it.
-    `answered`: one of the caller's own compares failed, and nothing else.
+    `answered`: one of the caller's own compares failed, and nothing else. `other_epoch`: the store's is not the one
+    that was compared.
     """
 
     leader: KV | None
@@ -85,6 +87,7 @@ class Lost:
     why: str
     garbage: int = 0
     answered: bool = False
+    other_epoch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +194,7 @@ async def takeover(
         return _paused(leader, pause)
     now = result.range(2).first
     if now is None or now.mod_revision != epoch.revision:
-        return Lost(leader, False, "the store's epoch has changed")
+        return Lost(leader, False, "the store's epoch has changed", other_epoch=True)
     if found.revision == seen.revision:
         why = f"{found.record.id if found.record else 'the leader'} has answered meanwhile"
         return Lost(leader, False, why, answered=True)
@@ -238,9 +241,10 @@ async def resign(etcd: Etcd, keys: Keys, fence: Fence, why: str) -> bool:
 
 
 async def how_it_ended(etcd: Etcd, keys: Keys, nonce: str) -> str | None:
-    """What a former leader said when it resigned; None when it said nothing (its lease ran out, say)."""
+    """What a former leader said when it resigned; None when it said nothing (its lease ran out, say), or etcd does not
+    tell at once: whoever is about to take over does not wait for that."""
     try:
-        found = await etcd.get(keys.term(nonce))
+        found = await etcd.get(keys.term(nonce), timeout_s=_HOW_IT_ENDED_S)
         return None if found is None else decode(TermRecord, found.value, found.key).ended
     except NodectlError:
         return None

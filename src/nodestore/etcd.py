@@ -31,6 +31,7 @@ from nodestore.errors import (
     TooLarge,
     Unavailable,
 )
+from nodestore.etcd_login import Login
 from nodestore.etcd_rpc import (
     Connect,
     Connection,
@@ -113,6 +114,7 @@ class Etcd:
         self._streams: set[Stream] = set()
         self._answered: Connection | None = None
         self._closed = False
+        self._login = Login(settings)
         self._token: str | None = None  # "" while etcd's access control is off, whatever user we have
         self._authenticating = asyncio.Lock()
 
@@ -166,32 +168,49 @@ class Etcd:
 
     # --- authentication ---
 
+    @property
+    def refusal(self) -> str | None:
+        """Why etcd refuses this session although it has taken it before; None while it does not."""
+        return self._login.refusal
+
+    def refused(self, error: NodectlError) -> NodectlError:
+        """etcd does not take us: what to raise. Unavailable, to be waited out, where it has taken us before."""
+        return self._login.refused(error)
+
     def forget(self, token: str | None) -> None:
         """`token` was refused; the next call gets another, unless somebody already has."""
         if self._token == token:
             self._token = None
 
     async def _have_token(self, timeout_s: float) -> None:
-        """Authenticate, once for all who wait for it. Denied when refused; Unavailable when nobody answers."""
+        """Authenticate, once for all who wait for it. Denied when refused at the start; Unavailable when refused later
+        on, or when nobody answers."""
         if self.settings.user is None or self._token is not None:
             return
         try:
             async with asyncio.timeout(timeout_s), self._authenticating:
                 if self._token is None:
+                    self._login.check()
                     self._token = await self._authenticate(self.settings.user, timeout_s)
+                    self._login.gained()
         except TimeoutError:
             raise Unavailable(f"etcd gave no token within {timeout_s:g} s") from None
 
     async def _authenticate(self, user: str, timeout_s: float) -> str:
-        request = pb.AuthenticateRequest(name=user, password=self.settings.password or "")
+        request = pb.AuthenticateRequest(name=user, password=self._login.password())
         try:
             response = await self._unary(
                 "Auth/Authenticate", request, _Repeat.FREELY, timeout_s=timeout_s, with_token=False
             )
+        except Unavailable:
+            raise
         except NodectlError as error:
             if "authentication is not enabled" in str(error):
                 return ""
-            raise
+            self._check_open()
+            # a member that was cut off may know the old password only
+            self.leave(self._endpoints[self._current], lives=True)
+            raise self.refused(error) from None
         return str(response.token)
 
     def _metadata(self, base: Metadata = (), *, with_token: bool = True) -> Metadata:
@@ -238,7 +257,7 @@ class Etcd:
                         self.forget(token)
                         tokens += 1
                         if tokens > _TOKENS_MAX:
-                            raise Denied(f"etcd refuses every new token: {failed}") from None
+                            raise self.refused(Denied(f"etcd refuses every new token: {failed}")) from None
                         continue
                     if self._moves_on(endpoint, failed, repeat):
                         open_outcome = True
@@ -246,6 +265,8 @@ class Etcd:
                         await asyncio.sleep(min(_ROUND_PAUSE_S, max(0.0, deadline - time.monotonic())))
                 else:
                     self._note_answer(endpoint, last if attempts > 1 else "")
+                    if self._login.open and with_token and method.startswith("KV/"):
+                        self._login.taken()
                     return response
         except NodectlError as error:
             if open_outcome and repeat is _Repeat.GUARDED:
@@ -261,6 +282,8 @@ class Etcd:
     def _moves_on(self, endpoint: Connection, failed: RpcFailed, repeat: _Repeat) -> bool:
         """Leave the endpoint for another attempt; whether the failed one may have happened. Raises when it was the
         last: at an answer that is final, or at an open outcome that must not be repeated."""
+        if failed.fault is Fault.TOKEN and self.settings.user is None:
+            raise self.refused(error_of(failed)) from None
         if failed.fault in (Fault.FINAL, Fault.TOKEN):
             raise error_of(failed) from None
         if failed.fault is Fault.UNREADABLE:
@@ -463,7 +486,7 @@ class Etcd:
 
     async def open_stream(self, method: str, *, second: bool = False) -> Stream:
         """A stream to the endpoint in use; `second`: to another one, if there is any: first and second streams keep
-        apart. Denied when no token can be had; BrokenStream for faults on the way."""
+        apart. Denied when etcd refuses us at the start; BrokenStream for all that can be waited out."""
         self._check_open()
         try:
             await self._have_token(self.settings.call_timeout_s)
@@ -531,7 +554,7 @@ class Etcd:
             await self._have_token(timeout_s)
             token = self._token
             try:
-                return await endpoint.call(method, request, timeout_s, self._metadata())
+                response = await endpoint.call(method, request, timeout_s, self._metadata())
             except RpcFailed as failed:
                 if failed.fault is Fault.TOKEN and self.settings.user is not None:
                     self.forget(token)
@@ -541,4 +564,8 @@ class Etcd:
                     raise OutcomeUnknown(f"etcd member {failed}") from None
                 else:
                     raise error_of(failed) from None
-        raise Denied(f"etcd member {address} refuses every new token")
+            else:
+                if self._login.open and self.settings.user is not None:
+                    self._login.taken()
+                return response
+        raise self.refused(Denied(f"etcd member {address} refuses every new token"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
-from nodestore.errors import Denied
+from nodestore.errors import Denied, Unavailable
 from nodestore.etcd_rpc import Connection, Duplex, Fault, RpcFailed
 
 if TYPE_CHECKING:
@@ -54,10 +54,12 @@ class Stream:
         return BrokenStream(f"{self.address}: silent")
 
     def token_refused(self) -> None:
-        """The store said, in an answer, that this stream's token is no longer good. Denied when there can be none."""
+        """The store said, in an answer, that this stream's token is no longer good. Where there can be none: Denied at
+        the start, BrokenStream later on."""
         self._etcd.forget(self._token)
         if self._etcd.settings.user is None:
-            raise Denied("etcd asks for a user and password")
+            error = self._etcd.refused(Denied("etcd asks for a user and password"))
+            raise BrokenStream(str(error)) if isinstance(error, Unavailable) else error
 
     def _broken(self, failed: RpcFailed) -> BrokenStream:
         if failed.fault is Fault.TOKEN:

@@ -17,6 +17,8 @@ class EtcdSettings:
     endpoints: tuple[str, ...]
     user: str | None = None
     password: str | None = None
+    password_file: Path | None = None
+    """Read again at each login: `password` is what was in it at the start."""
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None

@@ -56,7 +56,7 @@ class Lease:
         return max(0.0, now() - self._sent - self.ttl_s / 3)
 
     async def keep(self, *, patience_s: float = 0.0) -> NoReturn:
-        """Keep it alive until cancelled; LeaseLost once it is gone, or may be.
+        """Keep it alive until cancelled; LeaseLost once it is gone, or may be, and nothing else: who has it goes on.
 
         `patience_s`: for who does no harm by believing in it too long (whatever it writes is fenced): for so long
         beyond the TTL only etcd's own word counts. After an outage etcd's new leader extends all leases.
@@ -70,7 +70,9 @@ class Lease:
                         if stream is None:
                             stream = await self._etcd.open_stream("Lease/LeaseKeepAlive")
                         await self._beat(stream)
-                except (BrokenStream, TimeoutError) as fault:
+                except LeaseLost:
+                    raise
+                except (BrokenStream, TimeoutError, NodectlError) as fault:  # a refusal may be taken back, too
                     if stream is not None and isinstance(fault, TimeoutError):
                         fault = stream.silent()
                     last = str(fault) or "no token in time"

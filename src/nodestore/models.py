@@ -133,7 +133,7 @@ class TermRecord(Stored):
     phases: dict[str, float] = Field(
         default_factory=dict,
         description="seconds from when the leader before was last heard to: challenged, taken_by_etcd, suspected, "
-        "sent, won, caught_up, serving, first_answer; written once the term serves",
+        "sent, won, caught_up, serving, found (by a client), first_answer; written once the term serves",
     )
     suspected_by: tuple[str, ...] = Field(default=(), description="standbys that had challenged the leader before")
     taken_from: str | None = Field(default=None, description="id of the leader before, if there was one in the key")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,12 +18,12 @@ from typing import Any, NoReturn, TypeVar
 from nodestore import logs
 from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd import EtcdSettings
+from nodestore.etcd_login import first_line
 from nodestore.etcd_types import host_port
 from nodestore.keys import check_name
 
 T = TypeVar("T")
 
-PASSWORD_BYTES_MAX = 4096
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
 
 
@@ -94,7 +95,7 @@ def add_common(parser: Parser) -> None:
     parser.option("key", Path, default="", meta="FILE", text="the key of that certificate")
     parser.option(
         "lease-ttl",
-        whole(1, 300),
+        whole_seconds(1, 300),
         default="2",
         meta="SECONDS",
         text="after how long without a sign of life etcd gives us up (default: %(default)s)",
@@ -127,10 +128,11 @@ def maintenance_settings(options: argparse.Namespace, base: EtcdSettings) -> Etc
             raise Invalid("--maintenance-cert needs --ca: without it certificates are not used")
         readable("--maintenance-cert", cert)
         readable("--maintenance-key", key)
-        base = replace(base, user=None, password=None, cert=cert, key=key)
+        base = replace(base, user=None, password=None, password_file=None, cert=cert, key=key)
     if user is None:
         return base
-    return replace(base, user=user, password=_password(password, "--maintenance-password-file"))
+    secret = _password(password, "--maintenance-password-file")
+    return replace(base, user=user, password=secret, password_file=password)
 
 
 def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
@@ -149,6 +151,7 @@ def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
         endpoints=options.endpoints,
         user=options.user,
         password=_password(options.password_file),
+        password_file=options.password_file,
         ca=options.ca,
         cert=options.cert,
         key=options.key,
@@ -171,15 +174,44 @@ def endpoints(text: str) -> tuple[str, ...]:
 
 
 def seconds(least: float, most: float) -> Callable[[str], float]:
-    """A converter for a time in seconds within bounds."""
+    """A converter for a time within bounds, both in seconds: `0.3`, `0.3s` and `300ms` are the same."""
 
     def convert(text: str) -> float:
-        value = _number(float, text)
-        if not least <= value <= most:  # also refuses nan
-            raise ValueError(f"{text} is not between {least:g} and {most:g} seconds")
+        value = _seconds(text)
+        if not least <= value <= most:
+            raise ValueError(f"{text} is not between {told_s(least)} and {told_s(most)}")
         return value
 
     return convert
+
+
+def whole_seconds(least: int, most: int) -> Callable[[str], int]:
+    """The same for a time that is a whole number of seconds."""
+    bounded = seconds(least, most)
+
+    def convert(text: str) -> int:
+        value = bounded(text)
+        if value != int(value):
+            raise ValueError(f"{text} is not a whole number of seconds")
+        return int(value)
+
+    return convert
+
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0}
+_TIME = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})\s*(?P<unit>ms|s|)", re.ASCII)
+
+
+def _seconds(text: str) -> float:
+    found = _TIME.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is not a time such as 0.3, 0.3s or 300ms")
+    return round(float(found["number"]) * _UNITS_S[found["unit"]], 9)
+
+
+def told_s(value_s: float) -> str:
+    """A time as people write it: `50 ms`, `2 s`."""
+    return f"{value_s * 1e3:g} ms" if 0 < value_s < 1 else f"{value_s:g} s"
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -215,7 +247,7 @@ def _password(path: Path | None, option: str = "--password-file") -> str | None:
     """The first line of the file, so that an editor's newline at its end is not part of the password."""
     if path is None:
         return None
-    lines = readable(option, path)[:PASSWORD_BYTES_MAX].decode("utf-8", "replace").splitlines()
-    if not lines or not lines[0]:
+    password = first_line(readable(option, path))
+    if not password:
         raise Invalid(f"{option}: {path} is empty")
-    return lines[0]
+    return password

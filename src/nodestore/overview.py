@@ -24,6 +24,14 @@ async def member_views(etcd: Etcd) -> list[dict[str, Any]]:
     return [_member(item, by_id, unheard, leading) for item in sorted(listed, key=lambda item: item.name)]
 
 
+def votes(view: Mapping[str, Any]) -> bool:
+    """Whether the member of this view counts towards the quorum: it answers and knows a leader. One with an alarm, which
+    all members report, does.
+    """
+    error = view["error"] or ""
+    return bool(view["healthy"]) or (bool(view.get("version")) and "alarm:" in error and "no leader" not in error)
+
+
 async def _status(etcd: Etcd, endpoint: str) -> tuple[str, MemberStatus | None, str | None]:
     try:
         async with asyncio.timeout(_ANSWER_S):

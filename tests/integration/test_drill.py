@@ -48,7 +48,7 @@ def _well_told(takeover: dict[str, Any], cause: str, old: str) -> None:
     assert sum(took) == pytest.approx(takeover["whole_s"])
     phases = [step["phase"] for step in takeover["steps"]]
     assert phases[0] == "heard"
-    assert phases[-5:] == ["sent", "won", "caught_up", "serving", "first_answer"]
+    assert phases[-6:] == ["sent", "won", "caught_up", "serving", "found", "first_answer"]
 
 
 @pytest.mark.slow

@@ -8,17 +8,20 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from masterd.actions import ACT, DONE
 from masterd.app import Command, Transaction
 from masterd.execution import Request
 from masterd.leader import LeaderSettings
 from masterd.waiting import Together, Waiting
+from nodestore.errors import LeadershipLost
 from nodestore.etcd import Etcd
 from nodestore.jsonio import Json
 from nodestore.keys import Keys
 from nodestore.models import Acted, ActionResult, CommandRecord, Entry, decode
 from tests.etcd_cluster import EtcdCluster
-from tests.faults.late import Seat, configure, leading, session
+from tests.faults.late import Seat, configure, leading, session, take_over
 from tests.toy_app import Put, ToyApp
 from tests.waiting import eventually
 
@@ -199,3 +202,30 @@ async def test_a_handover_that_fails_does_not_open_what_another_keeps_closed(etc
         assert not waiting.done()
         seat.leader.reopen()
         assert (await waiting).result == 1
+
+
+async def test_a_term_that_ends_during_a_handover_is_not_drained_for_ever(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Somebody else has taken over meanwhile: whoever waits for what was under way hears that, at once."""
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        seat.leader._idle.clear()  # as in the middle of a batch
+        seat.leader.close_for_handover()
+        draining = asyncio.create_task(seat.leader.drained())
+        await asyncio.sleep(0)
+        seat.running.cancel()
+        with pytest.raises(LeadershipLost):
+            await asyncio.wait_for(draining, 10.0)
+
+
+async def test_who_hears_that_the_term_is_over_finds_it_ended(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """A read and a command that learn it from etcd, before any watch says so: they go on to the next leader."""
+    async with session(etcd_one) as etcd:
+        for ask in ("read", "command"):
+            async with leading(etcd, etcd, keys) as seat:
+                await take_over(etcd, keys, f"m-{ask}")
+                if ask == "read":
+                    with pytest.raises(LeadershipLost):
+                        await seat.leader.confirm()
+                else:
+                    outcome = (await seat.submit(Request("x", "add", {"to": "x"}, "t", 0)))[0]
+                    assert isinstance(outcome.error, LeadershipLost)
+                assert seat.leader.ended

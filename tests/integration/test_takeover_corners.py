@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from masterd import board as board_module
+from masterd import campaign as campaign_module
 from masterd import master as master_module
 from masterd.board import Board
 from masterd.campaign import Campaign, Me
@@ -16,8 +18,8 @@ from masterd.leader import Leader
 from masterd.master import Master, MasterSettings
 from masterd.replica import Replica
 from masterd.suspicion import Timing
-from nodestore.election import EpochSeen, Won, ensure_epoch, leader_seen, new_leader_record, takeover
-from nodestore.errors import NodectlError, Unavailable
+from nodestore.election import EpochSeen, Lost, Won, ensure_epoch, leader_seen, new_leader_record, takeover
+from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd
 from nodestore.keys import Keys
 from nodestore.models import Answer, Challenge, decode
@@ -102,12 +104,43 @@ async def test_an_order_that_was_not_obeyed_in_time_is_forgotten(etcd_one: EtcdC
     async with session(etcd_one) as etcd, _silent_port() as url:
         won = await _leads(etcd, keys, "m1", url)
         async with _campaigning(etcd, keys) as campaign:
+            campaign._campaigning.set()
             with pytest.raises(Unavailable, match="could not take over within"):
                 await campaign.take_over_from(won.fence.term.revision, "ann", 0.05)
             lease, _ = await etcd.grant(60)
             seen = await etcd.get(keys.leader)
             assert await campaign._step(lease) is None
             assert await etcd.get(keys.leader) == seen
+
+
+async def test_an_order_to_who_does_not_campaign_is_refused_soon(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It pauses after a term that it had to give up, say; the leader that asks keeps commands waiting meanwhile."""
+    monkeypatch.setattr(campaign_module, "_READY_S", 0.05)
+    async with session(etcd_one) as etcd, _campaigning(etcd, keys) as campaign:
+        with pytest.raises(Unavailable, match="m2 does not stand by just now"):
+            await campaign.take_over_from(7, "ann", 600.0)
+
+
+async def test_an_order_whose_takeover_landed_unheard_is_answered_once_the_term_is_taken_up(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked for a switchover that came about is not told that it did not."""
+
+    async def unheard(*told: Any, **settings: Any) -> Won | Lost:
+        monkeypatch.undo()
+        await takeover(*told, **settings)
+        raise OutcomeUnknown("its reply was lost")
+
+    async with session(etcd_one) as etcd, _silent_port() as url:
+        won = await _leads(etcd, keys, "m1", url)
+        async with _campaigning(etcd, keys) as campaign:
+            lease, _ = await etcd.grant(60)
+            monkeypatch.setattr(campaign_module, "takeover", unheard)
+            winning = asyncio.create_task(campaign.win(lease))
+            obeyed = await campaign.take_over_from(won.fence.term.revision, "ann", 10.0)
+            assert (await winning).fence == obeyed.fence
 
 
 async def test_an_order_that_cannot_be_obeyed_is_answered_at_once(etcd_one: EtcdCluster, keys: Keys) -> None:
@@ -203,5 +236,5 @@ async def test_an_event_from_before_what_was_read_is_passed_over(
         board.saw_leader(read)
         seen: list[int] = []
         board.subscribe(lambda: seen.append(board.leader.revision))
-        await board.watch()
+        await board._watch(asyncio.Event())
         assert seen == [0], "only the later one counts"

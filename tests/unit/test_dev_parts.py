@@ -32,7 +32,7 @@ def cluster_record() -> Record:
     parts = {
         "e1": Part(program="etcd", ports={"client": 15001, "peer": 15002}),
         "e2": Part(program="etcd", ports={"client": 15003, "peer": 15004}),
-        "m1": Part(program="masterd", ports={"api": 15005}, priority=7),
+        "m1": Part(program="masterd", ports={"api": 15005}),
         "n1": Part(program="noded"),
         "n2": Part(program="noded"),
     }
@@ -73,7 +73,7 @@ def test_a_masterd_is_told_the_limits_that_the_members_have() -> None:
     assert master[:3] == [sys.executable, "-m", "masterd"]
     for option in ("--max-txn-ops", "--max-request-bytes"):
         assert f"{option}={master[master.index(option) + 1]}" in member
-    assert master[master.index("--priority") + 1] == "7"
+    assert "--priority" not in master, "the configuration says it"
 
 
 def test_each_node_asks_another_member_first() -> None:

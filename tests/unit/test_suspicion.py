@@ -46,6 +46,35 @@ def test_a_silent_leader_is_challenged_then_suspected(timing: Timing) -> None:
     assert verdict.why.startswith("m1 has been silent for ")
 
 
+@pytest.mark.parametrize("timing", PROFILES.values(), ids=PROFILES)
+def test_a_leader_whose_stream_broke_is_challenged_at_once(timing: Timing) -> None:
+    """Windows does not say at once that a port refuses. No beat is waited for, only the answer to the challenge."""
+    suspicion, heard = followed(timing)
+    suspicion.broke()
+    _, asked = until(suspicion, heard + 0.001, Step.CHALLENGE)
+    assert asked == heard + 0.001
+    suspicion.challenged(asked + 0.002)
+    verdict, suspected = until(suspicion, asked + 0.002, Step.SUSPECT)
+    assert suspected == pytest.approx(asked + 0.002 + timing.answer_s)
+    assert verdict.why.startswith("the follow stream of m1 broke, and a challenge")
+
+
+@pytest.mark.parametrize("sign", ["beat", "proof", "late"])
+def test_a_sign_of_life_after_its_stream_broke_calms(sign: str) -> None:
+    """It was the connection alone; or we slept, and know nothing."""
+    suspicion, now = followed()
+    suspicion.broke()
+    _, now = until(suspicion, now + 0.001, Step.CHALLENGE)
+    suspicion.challenged(now)
+    verdict = suspicion.look(now)
+    if sign == "beat":
+        suspicion.beat(now + 0.01)
+    elif sign == "proof":
+        suspicion.proof(now + 0.01)
+    now = verdict.wake_at + (LAN.late_s * 2 if sign == "late" else 0.0)
+    assert suspicion.look(now).step is not Step.SUSPECT
+
+
 def test_beats_keep_it_calm() -> None:
     """For ever."""
     suspicion, now = followed()

@@ -15,7 +15,7 @@ from masterd.forwarding import HOP
 from masterd.master import Master, MasterSettings
 from masterd.to_leader import ToLeader
 from nodestore.election import LeaderSeen
-from nodestore.errors import NotLeader
+from nodestore.errors import NotLeader, OutcomeUnknown
 from nodestore.etcd import Etcd, EtcdSettings
 from nodestore.keys import Keys
 from nodestore.models import LeaderRecord
@@ -179,3 +179,35 @@ async def test_a_command_whose_client_has_gone_is_not_done_for_it() -> None:
         with pytest.raises(NotLeader):
             await finding
         assert forwarder.asked == 0
+
+
+class _Breaks(_Dead):
+    """The leader dies with the request: its connection breaks, until another one leads; that one answers."""
+
+    async def forward(self, request: Any, url: str | None, *rest: Any) -> web.StreamResponse:
+        try:
+            return await super().forward(request, url, *rest)
+        except NotLeader:
+            raise OutcomeUnknown("the connection broke") from None
+
+
+class _WithId(_Request):
+    async def read(self) -> bytes:
+        return b'{"name":"add","id":"x"}'
+
+
+async def test_a_command_with_an_id_that_died_with_the_leader_goes_to_the_next_one() -> None:
+    """Done twice it does nothing; its client need not even know. One without an id is answered with the truth."""
+    async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
+        master = _master(etcd)
+        master.replica.problem = None
+        _leads(master.board, "m2", 7)
+        forwarder = _Breaks(master.board, "m2")
+        asking = asyncio.create_task(ToLeader(master, cast(Any, forwarder)).find(cast(Any, _WithId())))
+        await eventually(lambda: forwarder.asked == 1)
+        _leads(master.board, "m3", 8)
+        answer = await asking
+        assert isinstance(answer, web.Response)
+        assert (answer.status, forwarder.asked) == (200, 2)
+        with pytest.raises(OutcomeUnknown):
+            await ToLeader(master, cast(Any, _Breaks(master.board, "m3"))).find(cast(Any, _Request()))

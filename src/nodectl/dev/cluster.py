@@ -266,8 +266,6 @@ class DevCluster:
     def _topology(self, inventory: Inventory) -> None:
         self._add("masterd", inventory.masters)
         self._add("noded", inventory.nodes)
-        for name, master in inventory.masters.items():
-            self.record.parts[name].priority = master.priority
         wanted = {*self.record.named("etcd"), *inventory.masters, *inventory.nodes}
         for name in [name for name in self.record.parts if name not in wanted]:
             if not self.record.parts[name].running:  # one that runs is `down`'s to end

@@ -71,7 +71,7 @@ def command(record: Record, name: str, places: Places, etcd: Path, environ: Mapp
     common = ["--cluster", record.cluster, "--endpoints", ",".join(_own_first(record, name))]
     if part.program == "masterd":
         own = [
-            "--id", name, "--listen", f"{HOST}:{part.ports['api']}", "--priority", str(part.priority),
+            "--id", name, "--listen", f"{HOST}:{part.ports['api']}",
             "--max-txn-ops", SETTINGS["max-txn-ops"], "--max-request-bytes", SETTINGS["max-request-bytes"],
         ]  # fmt: skip
     else:

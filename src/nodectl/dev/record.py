@@ -41,7 +41,6 @@ class Part(BaseModel):
 
     program: Program
     ports: dict[str, int] = Field(default_factory=dict)
-    priority: int = Field(default=0, description="a master's, as the configuration had it at the last start")
     process: Process | None = None
 
     @property

@@ -1,0 +1,32 @@
+"""Master and etcd's leader part, on a real etcd."""
+
+from __future__ import annotations
+
+from nodestore.keys import Keys
+from tests.etcd_cluster import EtcdCluster
+from tests.masters import Masters
+from tests.waiting import eventually
+
+
+async def test_the_leader_moves_etcds_leadership_to_another_member(etcd_three: EtcdCluster, keys: Keys) -> None:
+    """Whose endpoint was given as a URL; the masterd then says nothing of it any more."""
+    async with Masters(etcd_three, keys) as masters:
+
+        async def leading() -> str | None:
+            for endpoint in etcd_three.endpoints:
+                status = await masters.etcd.status(endpoint)
+                if status.leader == status.member:
+                    return endpoint
+            return None
+
+        beside = await leading()
+        assert beside is not None
+        masters.start("m1", arguments=[f"--local-member=http://{beside}"])
+        await masters.serves("m1")
+
+        async def moved() -> bool:
+            return await leading() not in (None, beside)
+
+        await eventually(moved, "another member leads etcd", timeout_s=20.0)
+        status = await masters.ask("m1", "GET", "/v1/status")
+        assert not [problem for problem in status["problems"] if "leads both" in problem]
