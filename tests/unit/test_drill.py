@@ -247,15 +247,15 @@ async def test_a_drill_asks_first() -> None:
 
 
 async def test_a_drill_is_refused_where_nobody_would_take_over() -> None:
-    """While takeovers are paused, and without a standby."""
+    """While takeovers are paused, and without a standby; not with the exit code of a broken promise."""
     async with fake_cluster() as cluster:
         cluster.paused = {"actor": "ann", "time": 0.0, "reason": ""}
         said = await Quick(cluster.urls)("drill", "--yes")
-        assert (said.code, cluster.executed) == (1, [])
+        assert (said.code, cluster.executed) == (4, [])
         assert "takeovers are paused" in said.err
     async with fake_cluster("m1") as cluster:
         said = await Quick(cluster.urls)("drill", "--yes")
-        assert (said.code, cluster.executed) == (1, [])
+        assert (said.code, cluster.executed) == (5, [])
         assert "no standby" in said.err
 
 
@@ -274,5 +274,5 @@ async def test_a_leader_of_an_earlier_version_knows_no_drills() -> None:
     async with fake_cluster() as cluster:
         cluster.refuse["drill.mark"] = (404, "not_found", "there is no command 'drill.mark'")
         said = await Quick(cluster.urls)("drill", "--yes")
-        assert (said.code, cluster.leader) == (1, "m1")
+        assert (said.code, cluster.leader) == (3, "m1")
         assert "without drills" in said.err

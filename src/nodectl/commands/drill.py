@@ -15,7 +15,7 @@ from nodectl.commands.why import JsonOption, tables_of
 from nodectl.exit_codes import ExitCode
 from nodectl.output import Cell, Format, Output, OutputOption, Table
 from nodectl.session import with_client
-from nodestore.errors import Denied, Invalid, Refused
+from nodestore.errors import Conflict, Denied, Invalid, Refused
 
 if TYPE_CHECKING:
     from nodectl.client import Client
@@ -81,7 +81,7 @@ def drill(
 
         at = await ready(client)
         if at.leader.term != asked.leader.term:
-            raise Refused(f"{at.leader.id} has taken over meanwhile: nothing was done")
+            raise Conflict(f"{at.leader.id} has taken over meanwhile: nothing was done")
         return await drill(client, how.value, _strike(client, cluster, how, seconds, timeout), at, timeout, out.note)
 
     try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nodectl.trickle import Trickle
-from nodestore.errors import NodectlError, NotFound, Refused, TimedOut
+from nodestore.errors import NodectlError, NotFound, TimedOut
 
 if TYPE_CHECKING:
     from nodectl.client import Client
@@ -70,7 +70,7 @@ class Marks(Trickle):
         self._known = max(self._known, result.index)
 
     async def more(self, count: int, timeout_s: float) -> None:
-        """Until `count` marks that are sent from now on have been acknowledged. TimedOut; Refused where the leader
+        """Until `count` marks that are sent from now on have been acknowledged. TimedOut; NotFound where the leader
         does not know the command."""
         first, deadline = len(self.sent), time.monotonic() + timeout_s
         while True:
@@ -79,7 +79,7 @@ class Marks(Trickle):
                 return
             failed = next((mark.error for mark in new if mark.error is not None), None)
             if isinstance(failed, NotFound):
-                raise Refused(f"the leader is of a version without drills: {failed}; nothing was done to it")
+                raise NotFound(f"the leader is of a version without drills: {failed}; nothing was done to it")
             if time.monotonic() > deadline:
                 raise TimedOut(f"no {count} commands were acknowledged within {timeout_s:g} s: {failed or 'no answer'}")
             await asyncio.sleep(_POLL_S)

@@ -13,7 +13,7 @@ from nodectl.drill.marks import Mark, Marks
 from nodectl.drill.report import Report, Seen, judged
 from nodectl.drill.strikes import Strike
 from nodectl.takeover import Takeover, find
-from nodestore.errors import NodectlError, NotFound, Refused, TimedOut, Unavailable
+from nodestore.errors import Conflict, NodectlError, NotFound, TimedOut, Unavailable
 
 if TYPE_CHECKING:
     from nodectl.client import Client, Leader
@@ -39,13 +39,13 @@ class Ready:
 
 
 async def ready(client: Client) -> Ready:
-    """Refused where a drill would only do harm: nobody could take over."""
+    """Conflict while takeovers are paused, Unavailable without a standby: nobody could take over."""
     leader, masters, status = await client.leader(), await client.masters(), await client.status()
     if status["paused"] is not None:
-        raise Refused("takeovers are paused: nobody would take over; nothing was done (nodectl master resume)")
+        raise Conflict("takeovers are paused: nobody would take over; nothing was done (nodectl master resume)")
     standbys = tuple(master["id"] for master in masters if master["id"] != leader.id)
     if not standbys:
-        raise Refused(f"there is no standby: nobody would take over from {leader.id}; nothing was done")
+        raise Unavailable(f"there is no standby: nobody would take over from {leader.id}; nothing was done")
     index = (await client.history(limit=1))["index"]
     return Ready(leader, standbys, tuple(status["problems"]), index)
 
