@@ -6,12 +6,14 @@ Read from etcd itself, not through a master: a master that is wrong must not be 
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from nodestore.etcd import KV, Etcd
-from nodestore.jsonio import Document, loads
+from nodestore.jsonio import Document, digest, loads
 from nodestore.keys import Keys, prefix_end
 from nodestore.models import (
     Applied,
@@ -85,9 +87,9 @@ def terms_that_do_not_grow(store: Store) -> list[str]:
 
 def writes_of_deposed_leaders(store: Store) -> list[str]:
     """The term that an entry names is the one that was in force at the revision that wrote it."""
-    wrong = []
+    wrong, terms = [], [0, *(revision for revision, _ in store.terms)]
     for kv, entry in store.journal:
-        in_force = max((revision for revision, _ in store.terms if revision < kv.mod_revision), default=0)
+        in_force = terms[bisect_left(terms, kv.mod_revision) - 1]
         if entry.term != in_force:
             wrong.append(f"{kv.key} was written by term {entry.term} while {in_force} was in force")
     return wrong
@@ -132,8 +134,10 @@ def views_that_differ(store: Store) -> list[str]:
     wrong = [
         f"state/{path} differs" for path in views.keys() | documents.keys() if views.get(path) != documents.get(path)
     ]
-    desired = {node: view.generation for node, view in store.desired.items()}
-    marks = {node: mark.generation for node, mark in specs.items()}
+    desired = {
+        node: (view.generation, digest(view.spec.model_dump(mode="json"))) for node, view in store.desired.items()
+    }
+    marks = {node: (mark.generation, mark.hash) for node, mark in specs.items()}
     wrong += [
         f"desired/{node} differs" for node in desired.keys() | marks.keys() if desired.get(node) != marks.get(node)
     ]
@@ -142,7 +146,17 @@ def views_that_differ(store: Store) -> list[str]:
     return wrong
 
 
-def nodes_behind(store: Store) -> list[str]:
+class Nodes(Protocol):
+    """What nodes should be, and say that they are."""
+
+    @property
+    def desired(self) -> Mapping[str, Desired]: ...
+
+    @property
+    def status(self) -> Mapping[str, Status]: ...
+
+
+def nodes_behind(store: Nodes) -> list[str]:
     """Every node that must be something says that it is, at its desired generation."""
     wrong = []
     for node, desired in store.desired.items():

@@ -13,10 +13,11 @@ moment, rather than asked for, is of type `seen`. Every other field belongs to t
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,8 @@ from typing import Any, Literal, Self, TextIO, get_args
 
 End = Literal["ok", "fail", "unknown"]
 Type = Literal["invoke", "ok", "fail", "unknown", "seen"]
-_OWN = ("at", "process", "type", "call", "op")
+_TYPES = frozenset(get_args(Type))
+_CALL_BITS = 40  # of a call's number: beyond them is its recorder's
 
 
 class HistoryError(ValueError):
@@ -111,57 +113,93 @@ class Recorder:
         self._file.write(json.dumps({"at": round(self._clock(), 6), **event}, separators=(",", ":")) + "\n")
 
 
+def lines(path: Path) -> Iterator[Event]:
+    """The events of one recording, in their order, one at a time: a recording may be larger than memory. A last line
+    that was cut short is passed over: its writer died."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith("\n"):
+                yield _parsed(line, f"{path.name}, line {number}")
+
+
 def load(path: Path) -> list[Event]:
-    """The events of one recording, in their order. A last line that was cut short is passed over: its writer died."""
-    text = path.read_text("utf-8", "replace")
-    lines = text.split("\n")
-    whole = lines[:-1]
-    return [_parsed(line, f"{path.name}, line {number}") for number, line in enumerate(whole, start=1)]
+    """All of one recording."""
+    return list(lines(path))
 
 
-def merged(histories: Iterable[Iterable[Event]]) -> list[Event]:
-    """The events of several recorders of one machine, in the order of their times; calls get numbers of their own."""
-    events: list[Event] = []
-    for number, history in enumerate(histories):
-        for event in history:
-            call = None if event.call is None else (number << 40) + event.call
-            events.append(Event(event.at, event.process, event.type, call, event.op, event.fields))
-    return sorted(events, key=lambda event: event.at)
+def merged(histories: Iterable[Iterable[Event]]) -> Iterator[Event]:
+    """The events of several recorders of one machine, in the order of their times, one at a time; calls get numbers of
+    their own. Each recorder's must be in that order already, as they are written."""
+    numbered = [_numbered(number, history) for number, history in enumerate(histories)]
+    return heapq.merge(*numbered, key=lambda event: event.at)
+
+
+def _numbered(number: int, history: Iterable[Event]) -> Iterator[Event]:
+    for event in history:
+        if event.call is None:
+            yield event
+        else:
+            call = (number << _CALL_BITS) + event.call
+            yield Event(event.at, event.process, event.type, call, event.op, event.fields)
 
 
 def _parsed(line: str, where: str) -> Event:
     try:
         data = json.loads(line)
-        fields = {name: value for name, value in data.items() if name not in _OWN}
-        event = Event(
-            float(data["at"]), str(data["process"]), data["type"], data.get("call"), data.get("op", ""), fields
-        )
+        at, process, kind = float(data.pop("at")), str(data.pop("process")), data.pop("type")
+        event = Event(at, process, kind, data.pop("call", None), data.pop("op", ""), data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HistoryError(f"{where}: {error!r}") from None
-    if event.type not in get_args(Type) or (event.call is None) != (event.type == "seen"):
+    if kind not in _TYPES or (event.call is None) != (kind == "seen"):
         raise HistoryError(f"{where}: no event: {line[:100]}")
     return event
 
 
-def calls(events: Iterable[Event]) -> list[Call]:
-    """All calls, by their beginnings. HistoryError where an end has no beginning, or a call has two."""
-    begun: dict[int, Event] = {}
-    ended: dict[int, Event] = {}
-    for event in events:
-        if event.call is None:
-            continue
-        known = begun if event.type == "invoke" else ended
-        if event.call in known or (event.type != "invoke" and event.call not in begun):
-            raise HistoryError(f"call {event.call} of {event.process} has {event.type} at {event.at} out of turn")
-        known[event.call] = event
-    found = [_call(event, ended.get(number)) for number, event in begun.items()]
-    return sorted(found, key=lambda call: call.invoked)
+class Joining:
+    """Makes calls of their beginnings and ends, as these come. Holds the open ones only."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Event] = {}
+        self._last: dict[int, int] = {}
+
+    def see(self, event: Event) -> Call | None:
+        """The call that this event ends, if it ends one. HistoryError where an end has no beginning, or a call two."""
+        number = event.call
+        if number is None:
+            return None
+        if event.type != "invoke":
+            begun = self._open.pop(number, None)
+            if begun is None:
+                raise _out_of_turn(event)
+            return _call(begun, event)
+        recorder = number >> _CALL_BITS
+        if number <= self._last.get(recorder, 0):  # recorders count up: this one has been before
+            raise _out_of_turn(event)
+        self._last[recorder] = number
+        self._open[number] = event
+        return None
+
+    def rest(self) -> Iterator[tuple[int, Call]]:
+        """Those that never ended, with their numbers: nobody knows."""
+        return ((number, _call(event, None)) for number, event in self._open.items())
+
+
+def _out_of_turn(event: Event) -> HistoryError:
+    return HistoryError(f"call {event.call} of {event.process} has {event.type} at {event.at} out of turn")
 
 
 def _call(begun: Event, end: Event | None) -> Call:
     kind: End = "unknown" if end is None or end.type == "unknown" else "ok" if end.type == "ok" else "fail"
     at = math.inf if end is None or kind == "unknown" else end.at
     return Call(begun.process, begun.op, begun.at, at, kind, begun.fields, end.fields if end else {})
+
+
+def calls(events: Iterable[Event]) -> list[Call]:
+    """All calls, by their beginnings. HistoryError as `Joining.see`."""
+    joining = Joining()
+    found = [call for event in events if (call := joining.see(event)) is not None]
+    found += [call for _, call in joining.rest()]
+    return sorted(found, key=lambda call: call.invoked)
 
 
 def seen(events: Iterable[Event], op: str) -> list[Event]:

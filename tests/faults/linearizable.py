@@ -7,10 +7,15 @@ with open calls put before it, in any order, until it has. When no possibility i
 (The problem is Wing's and Gong's; to put calls into their places only when one ends is Lowe's idea.)
 
 Calls of unknown outcome stay open for ever: they may happen at any time, or never. Of two possibilities that differ
-only in that one has already used up more of these, it is dropped: the other can do all that it can.
+only in that one has already used up more of these, it is dropped: the other can do all that it can. One that has
+happened in every possibility is closed. Where documents are only read, written and deleted as a whole, a call of
+unknown outcome takes part from the beginning of the first read on that gave its value: before, it makes no difference.
 
-The work is linear in the history and exponential in how many calls overlap on one document; it is bounded, and a
-document that needs more is neither right nor wrong: the verdict is "gave up".
+The work is linear in the history and exponential in how many calls overlap on one document; what is tried for the end
+of each call is bounded, and where that does not do, the verdict is "gave up", which counts as wrong: nothing is known.
+
+Memory holds the calls that are open, and the unknown ones that nobody has read: histories may be fed as they are read
+from a file (`Documents`).
 """
 
 from __future__ import annotations
@@ -19,9 +24,11 @@ import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import Any, Literal
 
-from tests.faults.history import Call
+from tests.faults.history import Call, Event
 
 State = str
 """A document as canonical JSON, so that it can be compared and hashed. ABSENT: there is none."""
@@ -30,6 +37,7 @@ Step = Callable[[State, Call], State | None]
 """The document after a call; None: the call cannot have had the result that it had."""
 
 TRIES_MAX = 200_000
+"""For the end of one call. A second or so; a run of a healthy cluster needs some hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ def register(state: State, call: Call) -> State | None:
 
 
 OPERATIONS = ("write", "delete", "read", "cas", "add")
+_WHOLE = ("write", "delete", "read")
 
 
 def judge(history: Iterable[Call], **more: Any) -> dict[str, Verdict]:
@@ -83,32 +92,95 @@ def judge(history: Iterable[Call], **more: Any) -> dict[str, Verdict]:
 
 
 def violations(verdicts: dict[str, Verdict]) -> list[str]:
-    """What is wrong, as the other checks say it. What was given up is not wrong: see `given_up`."""
-    return [f"{key} is not linearizable: {found.why}" for key, found in verdicts.items() if found.kind == "violated"]
-
-
-def given_up(verdicts: dict[str, Verdict]) -> list[str]:
-    """Of which nothing is known: too many calls overlap."""
-    return [f"gave up on {key}: {found.why}" for key, found in verdicts.items() if found.kind == "gave up"]
+    """What is wrong, as the other checks say it. What was given up is wrong too: a judge that does not know must not
+    pass for one that has found nothing."""
+    said = {"violated": "{} is not linearizable: {}", "gave up": "gave up on {}: {}"}
+    return [said[found.kind].format(key, found.why) for key, found in verdicts.items() if found.kind in said]
 
 
 def check(history: Sequence[Call], step: Step = register, start: State = ABSENT, tries_max: int = TRIES_MAX) -> Verdict:
     """The verdict on the calls of one document."""
-    return _Search(_that_matter(history), step, tries_max).run(start)
+    whole = step is register and all(call.op in _WHOLE for call in history)
+    search = _Search(step, tries_max, start, whole=whole)
+    # At the same time, beginnings first: then they overlap.
+    begins = [(call.invoked, False, number) for number, call in enumerate(history)]
+    ends = [(call.ended, True, number) for number, call in enumerate(history) if call.end == "ok"]
+    for _, ended, number in sorted([*begins, *ends]):
+        if ended:
+            search.end(number)
+        else:
+            search.begin(number, history[number])
+    return search.verdict()
 
 
-def _that_matter(history: Sequence[Call]) -> list[Call]:
-    """Without those that surely did not happen, reads whose answer nobody got, and, where only whole documents are
-    written and read, writes of unknown outcome whose value nobody read: they may as well never have happened."""
-    happened = [call for call in history if call.end != "fail" and (call.op != "read" or call.end == "ok")]
-    if any(call.op not in ("read", "write", "delete") for call in happened):
-        return happened
-    read = {frozen(call.result["value"]) for call in happened if call.op == "read"}
-    return [
-        call
-        for call in happened
-        if call.end == "ok" or (ABSENT if call.op == "delete" else frozen(call.fields["value"])) in read
-    ]
+class Documents:
+    """The verdicts on documents that are read, written and deleted as a whole, on a history as it is read. Holds each
+    call until those that began before it have ended: only then is known what matters."""
+
+    def __init__(self, tries_max: int = TRIES_MAX) -> None:
+        self._max = tries_max
+        self._feeds: dict[str, _Feed] = {}
+
+    def begin(self, event: Event) -> None:
+        """A call begins. Other operations are passed over."""
+        if event.op in OPERATIONS and event.call is not None:
+            key = event.fields["key"]
+            if key not in self._feeds:
+                self._feeds[key] = _Feed(_Search(register, self._max, ABSENT, whole=True))
+            self._feeds[key].begin(event.call, event.at)
+
+    def end(self, number: int, call: Call) -> None:
+        """A call has ended, or the recording has without it."""
+        if call.op in OPERATIONS:
+            self._feeds[call.fields["key"]].end(number, call)
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """Once all calls have ended."""
+        return {key: feed.verdict() for key, feed in sorted(self._feeds.items())}
+
+
+class _Feed:
+    """Puts one document's calls to a search, in the order of time, once their ends are known."""
+
+    def __init__(self, search: _Search) -> None:
+        self._search = search
+        self._waiting: deque[tuple[float, bool, int]] = deque()
+        self._ended: dict[int, Call] = {}
+        self._now = 0.0
+
+    def begin(self, number: int, at: float) -> None:
+        self._now, behind = at, []
+        while self._waiting and self._waiting[-1][:2] == (at, True):  # at the same time: they overlap
+            behind.append(self._waiting.pop())
+        self._waiting.append((at, False, number))
+        self._waiting.extend(reversed(behind))
+        self._put()
+
+    def end(self, number: int, call: Call) -> None:
+        self._ended[number] = call
+        if call.end == "ok":
+            self._now = call.ended
+            self._waiting.append((call.ended, True, number))
+        self._put()
+
+    def verdict(self) -> Verdict:
+        self._now = float("inf")
+        self._put()
+        return self._search.verdict()
+
+    def _put(self) -> None:
+        waiting = self._waiting
+        while waiting:
+            at, ends, number = waiting[0]
+            early = at >= self._now if ends else number not in self._ended
+            if early:
+                return
+            waiting.popleft()
+            if ends:
+                self._search.end(number)
+                continue
+            call = self._ended.pop(number)
+            self._search.begin(number, call)
 
 
 def _only_looks(call: Call) -> bool:
@@ -142,42 +214,62 @@ class _Possible:
 
 
 class _Search:
-    """The search through one document's calls. Each open call has a bit; those that ended have given theirs back."""
+    """The search through one document's calls. Each open call has a bit; those that ended have given theirs back.
 
-    def __init__(self, history: Sequence[Call], step: Step, tries_max: int) -> None:
-        self._calls, self._step, self._max = history, step, tries_max
+    whole: it is read, written and deleted as a whole, and nothing else."""
+
+    def __init__(self, step: Step, tries_max: int, start: State, *, whole: bool) -> None:
+        self._step, self._max, self._whole = step, tries_max, whole
+        self._left: list[Possibility] = [(start, 0)]
+        self._bits: dict[int, int] = {}
         self._open: dict[int, Call] = {}
         self._looks: dict[int, Call] = {}
         """Those of the open calls that change nothing."""
+        self._unread: defaultdict[State, list[Call]] = defaultdict(list)
+        """Unknown calls by what they write, while no read has given that."""
         self._optional = 0
         self._tried = 0
+        self._tried_before = 0
+        self._wrong: Verdict | None = None
 
-    def run(self, start: State) -> Verdict:
-        left: list[Possibility] = [(start, 0)]
-        bits: dict[int, int] = {}
-        for _, ends, number in self._events():
-            call = self._calls[number]
-            if not ends:
-                bits[number] = self._begin(call)
-                continue
-            bit = bits.pop(number)
-            after = self._after(left, bit)
-            if after is None:
-                return Verdict("gave up", self._tried, f"{len(self._open)} calls are open at the end of {call}")
-            if not after:
-                return Verdict("violated", self._tried, self._why(call, left))
-            del self._open[bit]
-            self._looks.pop(bit, None)
-            left = after
-        return Verdict("linearizable", self._tried)
+    def verdict(self) -> Verdict:
+        return self._wrong or Verdict("linearizable", self._tried_before)
 
-    def _events(self) -> list[tuple[float, bool, int]]:
-        """Beginnings and ends in the order of time; at the same time, beginnings first: then they overlap."""
-        begins = [(call.invoked, False, number) for number, call in enumerate(self._calls)]
-        ends = [(call.ended, True, number) for number, call in enumerate(self._calls) if call.end == "ok"]
-        return sorted([*begins, *ends])
+    def begin(self, number: int, call: Call) -> None:
+        """In the order of time. Calls that surely did not happen, and reads whose answer nobody got, are nothing."""
+        if self._wrong is not None or call.end == "fail" or (call.op == "read" and call.end != "ok"):
+            return
+        if self._whole and call.op not in _WHOLE:
+            raise ValueError(f"a document that is written as a whole knows no {call.op!r}")
+        if self._whole and call.op == "read":
+            for late in self._unread.pop(frozen(call.result["value"]), ()):
+                self._open_up(late)
+        if self._whole and call.end == "unknown":
+            value = ABSENT if call.op == "delete" else frozen(call.fields["value"])
+            if not any(look.op == "read" and frozen(look.result["value"]) == value for look in self._looks.values()):
+                self._unread[value].append(call)
+                return
+        self._bits[number] = self._open_up(call)
 
-    def _begin(self, call: Call) -> int:
+    def end(self, number: int) -> None:
+        """In the order of time, of calls that ended well."""
+        if self._wrong is not None:
+            return
+        bit = self._bits.pop(number)
+        call = self._open[bit]
+        self._tried = 0
+        after = self._after(self._left, bit)
+        self._tried_before += self._tried
+        if after is None:
+            why = f"{len(self._open)} calls are open at the end of {call}"
+            self._wrong = Verdict("gave up", self._tried_before, why)
+        elif not after:
+            self._wrong = Verdict("violated", self._tried_before, self._why(call, self._left))
+        else:
+            self._close(bit)
+            self._left = self._without_settled(after)
+
+    def _open_up(self, call: Call) -> int:
         """The bit that it has from now on."""
         bit = 1
         while bit in self._open:
@@ -188,6 +280,20 @@ class _Search:
         if call.end == "unknown":
             self._optional |= bit
         return bit
+
+    def _close(self, bit: int) -> None:
+        del self._open[bit]
+        self._looks.pop(bit, None)
+        self._optional &= ~bit
+
+    def _without_settled(self, left: list[Possibility]) -> list[Possibility]:
+        """Unknown calls that have happened in every possibility are done with."""
+        settled = reduce(and_, (used for _, used in left)) & self._optional
+        if not settled:
+            return left
+        for bit in [bit for bit in self._open if bit & settled]:
+            self._close(bit)
+        return [(state, used & ~settled) for state, used in left]
 
     def _after(self, left: Sequence[Possibility], bit: int) -> list[Possibility] | None:
         """What is possible once the call with this bit has happened, as late as can be; None: too much to try."""

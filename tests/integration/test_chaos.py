@@ -1,7 +1,7 @@
 """Clients send commands while everything around them is killed, paused and resumed; then the store is judged.
 
-CHAOS_SEED repeats a schedule, CHAOS_SECONDS sets how long it goes on: 45 by default, but two minutes with always the
-same seed in a CI that is not root, where this is all that can be done to hosts (see `test_hosts.py`).
+CHAOS_SEED repeats a schedule, CHAOS_SECONDS sets how long it goes on (60, 10m, 8h): 45 s by default, but two minutes
+with always the same seed in a CI that is not root, where this is all that can be done to hosts (see `test_hosts.py`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, EtcdSettings
 from nodestore.keys import Keys
 from tests.faults import checks
+from tests.faults.durations import seconds
 from tests.faults.nemesis import Nemesis
 from tests.waiting import eventually
 
 CLIENTS = 4
 _CI_WITHOUT_HOSTS = bool(os.environ.get("CI")) and getattr(os, "geteuid", lambda: 1)() != 0
 _SEED = os.environ.get("CHAOS_SEED") or ("20" if _CI_WITHOUT_HOSTS else None)
-_SECONDS = float(os.environ.get("CHAOS_SECONDS") or (120 if _CI_WITHOUT_HOSTS else 45))
+_SECONDS = seconds(os.environ.get("CHAOS_SECONDS") or ("120" if _CI_WITHOUT_HOSTS else "45"))
 _RECOVERY_S = 60.0
 
 
@@ -63,7 +64,7 @@ async def caller(client: Client, number: int, record: Record, dice: random.Rando
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(int(_SECONDS) + 300)
 async def test_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No acknowledged command is lost or doubled, no deposed leader writes, and every node ends where it should."""
     seed = int(_SEED) if _SEED else secrets.randbelow(1_000_000)

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from nodestore.keys import Keys
-from nodestore.models import Applied, Desired, Head, Spec, Term, TermRecord
+from nodestore.models import Desired, Spec, Term
 from tests.etcd_cluster import EtcdCluster
 from tests.faults import history_checks, noded_log
-from tests.faults.checks import Store
 from tests.integration.test_noded import NODE, rig
 
 OLD, NEW = 10, 20
@@ -22,11 +21,11 @@ def order(term: int, generation: int) -> Desired:
 
 
 def judged(log: Path, last: Desired) -> list[str]:
-    """What the checker finds in the log; the end, where a right noded has reported, is left out."""
-    terms = tuple((term, TermRecord(id="m", host="m", nonce=str(term), epoch=1, since=0.0)) for term in (OLD, NEW))
-    store = Store((), terms, Head(index=3, nonce="n"), Applied(index=3, base=3), {}, {NODE: last}, {})
-    found = history_checks.disobedient_nodes(noded_log.obeyed(NODE, log), store)
-    return [line for line in found if " says " not in line]
+    """What the checker finds in the log."""
+    obedience = history_checks.Obedience()
+    for event in noded_log.obeyed(NODE, log):
+        obedience.see(event)
+    return obedience.wrong({(1, OLD), (1, NEW)}, {NODE: last.generation})
 
 
 @pytest.mark.parametrize("module", ["noded", "tests.faults.sabotaged_noded"])

@@ -11,46 +11,38 @@ from typing import Any
 from masterd.execution import RESTORE
 from nodestore.etcd import KV
 from nodestore.etcdpb import etcd_pb2 as pb
-from nodestore.models import Applied, Desired, Head, Status, decode
-from tests.faults import checks, history_checks, linearizable
-from tests.faults.checks import Store
+from tests.faults import final, history_checks, linearizable
 from tests.faults.history import Call, End, Event
 from tests.faults.linearizable import ABSENT, State, frozen
+from tests.faults.watched import Watched
 from tests.simulation import judge
 from tests.simulation.app import result_by_hand
 from tests.simulation.world import Told, World
 
+SIMULATED = "simulation: "
 _ON_DOCUMENTS = ("append", "put", "delete", "read")
 
 
 def verdicts(world: World) -> dict[str, list[str]]:
-    """What each checker found wrong, once the cluster has settled; only those that found something."""
-    events = [*watched(world), *world.events]
-    store = _store(world, events)
-    commands = [_command(told) for told in world.told]
+    """What each checker found wrong, once the cluster has settled; only those that found something. Those that judge
+    real hosts go by the names of what they judge; those of the simulation alone have SIMULATED before theirs."""
     history = judge.history_of(world.server, world.keys)
     state = judge.fold(history)
-    told = max((command.index for command in world.told), default=0)
-    found = {
-        "linearizable": linearizability(world),
-        "exactly once": [
-            *history_checks.not_exactly_once(commands, store), *judge.lost_or_doubled(history, world.told),
-        ],
-        "real time": history_checks.acknowledged_out_of_order(commands),
-        "no gap, no fork": [*checks.gaps_and_forks(store), *judge.gaps_and_forks(world.keys, history)],
-        "terms grow": [*history_checks.terms_that_do_not_grow(events), *checks.terms_that_do_not_grow(store)],
-        "deposed leaders": [
-            *history_checks.writes_after_a_successors_first(events), *checks.writes_of_deposed_leaders(store),
-            *judge.writes_of_the_deposed(history),
-        ],
-        "streams": history_checks.broken_streams(events, store, told),
-        "nodes": history_checks.disobedient_nodes(events, store) if world.nodes else [],
+    hosts = history_checks.judged(recording(world), final.of(world.keys, history.keys.items()))
+    hosts.setdefault("linearizable", []).extend(linearizability(world))
+    if not world.nodes:
+        hosts.pop("nodes", None)
+    own = {
+        "exactly once": judge.lost_or_doubled(history, world.told),
+        "no gap, no fork": judge.gaps_and_forks(world.keys, history),
+        "deposed leaders": judge.writes_of_the_deposed(history),
         "results": judge.wrong_results(history),
         "reads": [*judge.wrong_reads(history, world.reads), *judge.stale_reads(world.told, world.reads)],
         "views": judge.views_that_differ(world.keys, history, state),
         "replicas": judge.replicas_that_differ(world, state),
         "programs": world.faults,
-    }  # fmt: skip
+    }
+    found = hosts | {f"{SIMULATED}{name}": lines for name, lines in own.items()}
     return {name: lines for name, lines in found.items() if lines}
 
 
@@ -63,43 +55,35 @@ def problems(world: World) -> list[str]:
 
 
 def watched(world: World) -> list[Event]:
-    """The store's own log, as a watch from its beginning on shows it."""
+    """The store's own log, as a watch from its beginning on shows it. For times, revisions are as good."""
     events: list[Event] = []
     now = 0.0
 
     def seen(process: str, op: str, **fields: Any) -> None:
         events.append(Event(now, process, "seen", None, op, fields))
 
-    watch = history_checks.Watched(seen, world.keys)
+    watch = Watched(seen, world.keys)
     for revision, changes in world.server.store.log:
         now = float(revision)
         for change in changes:
+            kv, key = change.kv, change.kv.key.decode()
             if change.type == pb.Event.PUT:
-                kv = change.kv
-                watch.put(KV(kv.key.decode(), kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease))
+                watch.put(KV(key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease))
+            else:
+                watch.deleted(key, revision)
     return events
 
 
-def _store(world: World, events: list[Event]) -> Store:
-    """As it is now, with all that was recorded."""
-    keys = world.keys
-    found = judge.history_of(world.server, keys).keys
-
-    def under(prefix: str) -> dict[str, bytes]:
-        return {key.removeprefix(prefix): raw for key, raw in found.items() if key.startswith(prefix)}
-
-    def one(key: str) -> bytes:
-        return found.get(key, b"{}")
-
-    now = Store(
-        journal=(), terms=(),
-        head=decode(Head, one(keys.head), keys.head) if keys.head in found else Head(index=0, nonce=""),
-        applied=decode(Applied, one(keys.applied), keys.applied) if keys.applied in found else Applied(index=0, base=0),
-        state={path: json.loads(raw) for path, raw in under(keys.state).items()},
-        desired={node: decode(Desired, raw, node) for node, raw in under(keys.desired).items()},
-        status={node: decode(Status, raw, node) for node, raw in under(keys.status).items()},
-    )  # fmt: skip
-    return history_checks.recorded(events, now)
+def recording(world: World) -> list[Event]:
+    """What a run on hosts would have written down of this one: the watch's events, what nodes obeyed and readers heard,
+    the clients' calls."""
+    calls: list[Event] = []
+    for number, told in enumerate(sorted(world.told, key=lambda told: told.sent), start=1):
+        calls.append(Event(told.sent, "client", "invoke", number, "command", {"id": told.id}))
+        end, ended = _end(told)
+        if ended < math.inf:
+            calls.append(Event(ended, "client", end, number, "", {"index": told.index} if end == "ok" else {}))
+    return [*watched(world), *world.events, *sorted(calls, key=lambda event: (event.at, event.type != "invoke"))]
 
 
 def _end(told: Told) -> tuple[End, float]:
@@ -108,12 +92,6 @@ def _end(told: Told) -> tuple[End, float]:
     if told.refused is not None and told.ended is not None:
         return "fail", told.ended
     return "unknown", math.inf
-
-
-def _command(told: Told) -> Call:
-    end, ended = _end(told)
-    result = {"index": told.index} if end == "ok" else {}
-    return Call("client", "command", told.sent, ended, end, {"id": told.id}, result)
 
 
 # --- single documents ------------------------------------------------------------------------------------------------

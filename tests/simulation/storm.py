@@ -31,6 +31,9 @@ _KINDS = (*KINDS, KINDS[1], KINDS[1], KINDS[-1])
 """Those after which a client asks again for what has taken effect come oftener."""
 _MOMENTS_S = (0.002, 0.01, 0.1, 0.5)
 _SLEEPS_S = (0.3, 1.0, 3.0, 4.0)
+_SUSPECTED_S = 0.2
+_READS_S = (0.3, 0.6, 0.9, 1.2)
+"""After a leader has begun to sleep, from whoever goes on asking it."""
 _SETTLED_S = 20.0
 
 
@@ -136,6 +139,12 @@ class Storm:
         pc.link.set(up=Mode.HOLD, down=Mode.HOLD)
         self._ask()
         asyncio.get_running_loop().call_later(seconds, pc.link.forward)
+        if self.dice.random() < 0.5:  # on suspicion: else its lease runs out first, which it knows
+            self.world.later(_SUSPECTED_S, self.world.switchover)
+            for _ in range(3):
+                self.world.later(2 * _SUSPECTED_S, partial(self.world.command, *self._command()))
+        for at in _READS_S:
+            self.world.later(at, self.world.read)
         await self._pass((0.1, 1.0, 4.0))
 
     async def cut(self) -> None:

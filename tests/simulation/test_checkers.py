@@ -11,16 +11,16 @@ import pytest
 
 from nodestore.etcd import op_delete, op_put
 from nodestore.jsonio import loads
-from nodestore.models import Entry, Head, decode
+from nodestore.models import Desired, Entry, Head, decode
 from tests.fakes.clock import VirtualTime
-from tests.simulation.checkers import verdicts
+from tests.simulation.checkers import SIMULATED, verdicts
 from tests.simulation.storm import Storm
 from tests.simulation.world import Told, World
 
 Tamper = Callable[[World], Coroutine[Any, Any, None]]
 
 
-async def _good_run(world: World) -> None:
+async def good_run(world: World) -> None:
     """Two terms, commands on several documents, reads, nodes that have obeyed, a stream that was heard."""
     storm = Storm(world, 0)
     await storm.begin()
@@ -150,8 +150,54 @@ async def a_program_that_ended(world: World) -> None:
     world.faults.append("noded n1 ended by itself")
 
 
+async def a_document_of_the_deposed(world: World) -> None:
+    """What it put before its last, once more; views name no term."""
+    key = f"{world.keys.state}lists/0"
+    values = [
+        event.kv.value for _, events in world.server.store.log for event in events if event.kv.key == key.encode()
+    ]
+    await world.witness.put(key, values[0])
+    await world.witness.put(key, values[-1])
+
+
+async def an_order_that_was_withdrawn_and_put_again(world: World) -> None:
+    key = world.keys.desired_of("n1")
+    now = await _value(world, key)
+    await world.witness.txn([], [op_delete(key)])
+    await world.witness.put(key, now)
+
+
+async def a_spec_that_is_another(world: World) -> None:
+    """With the generation that it should have."""
+    key = world.keys.desired_of("n1")
+    desired = decode(Desired, await _value(world, key), key)
+    spec = desired.spec.model_copy(update={"document": {"x": 77}})
+    await world.witness.put(key, desired.model_copy(update={"spec": spec}).encode())
+
+
+async def a_truncation_too_far(world: World) -> None:
+    """All but the newest entry, which one snapshot at most has; what was recorded has them all."""
+    newest = max(key for key in _keys(world) if key.startswith(world.keys.journal))
+    await world.witness.txn([], [op_delete(world.keys.journal, end=newest.encode())])
+
+
+async def a_write_while_nobody_leads(world: World) -> None:
+    leader = await _value(world, world.keys.leader)
+    await world.witness.txn([], [op_delete(world.keys.leader)])
+    key = world.keys.head
+    await world.witness.put(key, await _value(world, key))
+    await world.witness.put(world.keys.leader, leader)
+
+
 TAMPERED: list[tuple[Tamper, str]] = [
     (a_result_that_fits_no_order, "linearizable"),
+    (a_document_of_the_deposed, "deposed leaders"),
+    (an_order_that_was_withdrawn_and_put_again, "deposed leaders"),
+    (a_spec_that_is_another, "deposed leaders"),
+    (a_spec_that_is_another, "views"),
+    (a_truncation_too_far, "deposed leaders"),
+    (a_truncation_too_far, "truncation"),
+    (a_write_while_nobody_leads, "deposed leaders"),
     (an_acknowledgement_of_nothing, "exactly once"),
     (an_acknowledgement_against_time, "real time"),
     (an_entry_put_twice, "no gap, no fork"),
@@ -163,13 +209,13 @@ TAMPERED: list[tuple[Tamper, str]] = [
     (an_event_that_was_heard_twice, "streams"),
     (a_node_that_obeyed_an_older_order, "nodes"),
     (a_node_that_is_not_where_it_should_be, "nodes"),
-    (a_recorded_result_that_cannot_be, "results"),
-    (a_read_of_what_never_was, "reads"),
-    (a_read_of_the_past, "reads"),
+    (a_recorded_result_that_cannot_be, f"{SIMULATED}results"),
+    (a_read_of_what_never_was, f"{SIMULATED}reads"),
+    (a_read_of_the_past, f"{SIMULATED}reads"),
     (a_read_of_the_past, "linearizable"),
     (a_view_that_is_gone, "views"),
-    (a_replica_with_another_document, "replicas"),
-    (a_program_that_ended, "programs"),
+    (a_replica_with_another_document, f"{SIMULATED}replicas"),
+    (a_program_that_ended, f"{SIMULATED}programs"),
 ]
 
 
@@ -178,7 +224,7 @@ def test_a_checker_sees_what_it_is_there_for(tamper: Tamper, checker: str) -> No
     """Before it was tampered with, no checker finds anything in the run."""
     with VirtualTime() as time:
         world = World(time)
-        world.run(_good_run(world))
+        world.run(good_run(world))
         assert verdicts(world) == {}
         world.run(tamper(world))
         found = verdicts(world)

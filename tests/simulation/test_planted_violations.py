@@ -5,19 +5,21 @@ must be found in which the checker that is there for it sees the violation; and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from masterd import journal
+from masterd import events, journal
 from masterd.execution import Batch
 from masterd.journal import Journal
+from masterd.leader import Leader
 from noded.orders import Orders
 from nodestore import election
 from nodestore.election import Fence
 from nodestore.etcd import Compare, cmp_create, cmp_mod
 from nodestore.keys import Keys
+from nodestore.models import Entry
 from tests.simulation.storm import live
 
 SEEDS = range(20)
@@ -79,14 +81,54 @@ def nodeds_order_check(patch: Patch) -> None:
     patch.setattr(Orders, "take", taken)
 
 
+def reads_confirmation(patch: Patch) -> None:
+    """A leader answers reads from its memory, without asking etcd whether it still leads."""
+
+    async def confirm(self: Leader) -> None:
+        self._check_open()
+
+    patch.setattr(Leader, "confirm", confirm)
+
+
+def streams_first_of_a_term(patch: Patch) -> None:
+    """A master's stream passes over the first command of each term but the first."""
+    _tell_otherwise(patch, lambda first, _: [] if first else None)
+
+
+def streams_count_over_a_takeover(patch: Patch) -> None:
+    """A master's stream tells the first command of each term but the first twice."""
+    _tell_otherwise(patch, lambda first, event: [event, event] if first else None)
+
+
+def _tell_otherwise(patch: Patch, tell: Callable[[bool, bytes], list[bytes] | None]) -> None:
+    told = events._told
+
+    def otherwise(epoch: int | None, entries: list[Entry], position: int) -> Iterator[bytes]:
+        for entry in entries:
+            for number, event in enumerate(told(epoch, [entry], position)):
+                first = entry.first > position and number == 0 and _begins_term(entry)
+                yield from (event,) if (said := tell(first, event)) is None else said
+
+    seen: dict[int, int] = {}
+
+    def _begins_term(entry: Entry) -> bool:
+        begins = seen.setdefault(entry.term, entry.first) == entry.first
+        return begins and entry.first > 1
+
+    patch.setattr(events, "_told", otherwise)
+
+
 PLANTED: dict[Callable[[Patch], None], str] = {
     commits_leader_compare: "deposed leaders",
     commits_head_compare: "no gap, no fork",
     deduplication: "exactly once",
     takeovers_nonce_compare: "terms grow",
     nodeds_order_check: "nodes",
+    reads_confirmation: "linearizable",
+    streams_first_of_a_term: "streams",
+    streams_count_over_a_takeover: "streams",
 }
-"""What is taken out, and the checker that must see it."""
+"""What is taken out, and the checker that must see it: one of those that judge real hosts, by itself."""
 
 
 @pytest.mark.parametrize("seed", RIGHT)

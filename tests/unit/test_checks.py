@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from masterd.derivation import Derived
 from nodestore.etcd import KV
 from nodestore.models import Applied, CommandRecord, Desired, Entry, Head, Spec, SpecMark, Status, TermRecord
 from tests.faults import checks
 from tests.faults.checks import Store
+
+SPEC = Spec(driver="d", document={"x": 2})
 
 
 def entry(revision: int, term: int, *commands: CommandRecord, created: int | None = None) -> tuple[KV, Entry]:
@@ -27,7 +30,7 @@ def term(revision: int, nonce: str) -> tuple[int, TermRecord]:
 
 def good() -> Store:
     """Two terms, three commands, one node that is where it should be."""
-    marks = {"n1": SpecMark(generation=3, hash="h")}
+    marks = {"n1": SpecMark(generation=3, hash=Derived.of(SPEC).hash)}
     return Store(
         journal=(
             entry(11, 10, command(1, writes={"a": {"x": 1}}), command(2)),
@@ -37,7 +40,7 @@ def good() -> Store:
         head=Head(index=3, nonce="n"),
         applied=Applied(index=3, base=3),
         state={"a": {"index": 3, "document": {"x": 2}}},
-        desired={"n1": Desired(epoch=1, term=20, generation=3, spec=Spec(driver="d"))},
+        desired={"n1": Desired(epoch=1, term=20, generation=3, spec=SPEC)},
         status={"n1": Status(node="n1", nonce="x", host="h", observed_generation=3, phase="ready")},
     )
 
@@ -96,6 +99,12 @@ def test_a_view_that_is_behind_is_found() -> None:
     assert checks.views_that_differ(replace(good(), state={}))
     assert checks.views_that_differ(replace(good(), desired={}))
     assert checks.views_that_differ(replace(good(), applied=Applied(index=3, base=2, through="a")))
+
+
+def test_an_order_with_another_spec_is_found() -> None:
+    """Its generation alone does not say that it is the right one."""
+    other = Desired(epoch=1, term=20, generation=3, spec=Spec(driver="d", document={"x": 1}))
+    assert checks.views_that_differ(replace(good(), desired={"n1": other})) == ["desired/n1 differs"]
 
 
 def test_a_node_that_is_behind_is_found() -> None:

@@ -99,6 +99,6 @@ def test_recordings_of_several_processes_become_one(tmp_path: Path) -> None:
     for name, step in (("one", 1.0), ("two", 1.5)):
         with recorder(tmp_path / name, step) as record:
             record.ok(record.invoke(name, "read", key="a"), value=1)
-    events = merged(load(tmp_path / name) for name in ("one", "two"))
+    events = list(merged(load(tmp_path / name) for name in ("one", "two")))
     assert [(event.at, event.process) for event in events] == [(1, "one"), (1.5, "two"), (2, "one"), (3, "two")]
     assert [(call.process, call.invoked, call.ended) for call in calls(events)] == [("one", 1, 2), ("two", 1.5, 3)]

@@ -5,27 +5,28 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
 import secrets
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.faults.hosts import ground
+from tests.faults.durations import seconds
+from tests.faults.hosts import ground, verdict
 from tests.faults.hosts.faults import FAULTS, UNABLE
 from tests.faults.hosts.run import Run
 
 MODULE = "tests.faults.hosts"
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+INTERRUPTED = 130
 _SHOWN = 20
 
 
 def duration(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 8h")
-    return float(found[1]) * _UNITS[found[2]]
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def faults(text: str) -> list[str]:
@@ -42,7 +43,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=None, help="repeats a schedule")
     parser.add_argument("--only", type=faults, default=[], help=f"of: {','.join(FAULTS)}")
     parser.add_argument("--keep", type=Path, default=None, help="directory for everything (default: a new one)")
+    parser.add_argument("--judge", type=Path, metavar="DIR", help="judge a run that was kept, again")
     chosen = parser.parse_args(arguments)
+    if chosen.judge is not None:
+        return 1 if tell(chosen.judge, verdict.judge(chosen.judge, print), print) else 0
     seed = secrets.randbelow(1_000_000) if chosen.seed is None else chosen.seed
     if ground.INSIDE not in os.environ:
         try:
@@ -53,6 +57,9 @@ def main(arguments: list[str]) -> int:
         except ground.CannotRun as reason:
             print(f"faults of hosts: {reason}", file=sys.stderr)  # noqa: T201 - a program of its own
             return ground.CANNOT
+        except KeyboardInterrupt:
+            print(f"ended at once; repeat: {again(seed, chosen.duration, chosen.only)}")  # noqa: T201
+            return INTERRUPTED
     ground.settle()
     directory = chosen.keep or Path(tempfile.mkdtemp(prefix="nodectl-faults-"))
     directory.mkdir(parents=True, exist_ok=True)
@@ -68,14 +75,25 @@ def report(run: Run) -> int:
     except Exception as error:  # noqa: BLE001 - whatever ends a run, its schedule and how to repeat it must be told
         (run.directory / "traceback.txt").write_text(traceback.format_exc())
         wrong = [f"the run ended: {error!r}"[:2000]]
-    (run.directory / "verdict.txt").write_text("\n".join(wrong) or "all is as it must be\n")
+    tell(run.directory, wrong, say)
+    if wrong or run.interrupted:
+        kept = f"judge again: python -m {MODULE} --judge {run.directory}"
+        say(f"{kept}\n{len(wrong)} things are wrong; repeat: {again(run.seed, run.duration_s, run.only)}")
+    return 1 if wrong else INTERRUPTED if run.interrupted else 0
+
+
+def tell(directory: Path, wrong: Sequence[str], say: Callable[[str], None]) -> bool:
+    """Whether anything is wrong."""
+    (directory / "verdict.txt").write_text("\n".join(wrong) or "all is as it must be\n")
     for line in wrong[:_SHOWN]:
         say(f"WRONG: {line}"[:500])
-    if wrong:
-        only = f" ONLY={','.join(run.only)}" if run.only else ""
-        again = f"make faults SEED={run.seed} DURATION={run.duration_s:g}s{only}"
-        say(f"{len(wrong)} things are wrong; repeat: {again}")
-    return 1 if wrong else 0
+    return bool(wrong)
+
+
+def again(seed: int, duration_s: float, only: Sequence[str]) -> str:
+    """What repeats a run."""
+    chosen = f" ONLY={','.join(only)}" if only else ""
+    return f"make faults SEED={seed} DURATION={duration_s:g}s{chosen}"
 
 
 if __name__ == "__main__":

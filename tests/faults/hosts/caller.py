@@ -12,16 +12,23 @@ import contextlib
 import json
 import random
 import sys
+import time
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nodectl import Client
+from nodectl import Client, CommandOutcomeUnknown
+from nodectl.client.wire import CommandResult
 from nodestore import logs
 from nodestore.errors import Invalid, NodectlError, NotFound, Refused, TooLarge, TooOld, Unavailable
 from tests.faults.history import Recorder
 
 _LAST_S = 1.0
+_AGAIN_S = (1.0, 10.0)
+_AGAIN_MAX = 50
+_REPEATED = 0.02
+"""Of the commands that were acknowledged."""
 SURELY_NOT = (Unavailable, Refused, Invalid, TooLarge, NotFound)
 """Errors after which a command has not run, under whichever of its copies. All others leave it open: `TooOld` too, as
 a copy that was sent before may have run so long ago that nobody remembers."""
@@ -29,7 +36,9 @@ a copy that was sent before may have run so long ago that nobody remembers."""
 
 @dataclass(frozen=True)
 class Settings:
-    """`pause_s`: between an answer and the next command. `callers`: commands under way at a time."""
+    """`pause_s`: between an answer and the next command. `callers`: commands under way at a time. `short`: the part of
+    commands with the short timeout, whose outcomes are then often unknown; they are repeated later, as are some others.
+    """
 
     endpoints: list[str]
     history: str
@@ -40,38 +49,78 @@ class Settings:
     callers: int = 1
     pause_s: float = 0.003
     timeout_s: float = 20.0
+    short_timeout_s: float = 0.3
+    short: float = 0.0
     registers: int = 0
     reader: bool = False
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+@dataclass(frozen=True)
+class Again:
+    """A command that is to be repeated: it must get the first result. `due`: on the monotonic clock."""
+
+    due: float
+    id: str
+    args: Mapping[str, object]
+    after: int
+
+
 async def commands(client: Client, settings: Settings, number: int, record: Recorder) -> None:
     """A caller: `node.set`, each with an id of its own."""
     dice = random.Random(f"{settings.seed}-{settings.name}-{number}")
-    sent = 0
+    who, sent, known = f"{settings.name}-{number}", 0, None
+    again: deque[Again] = deque(maxlen=_AGAIN_MAX)
     while not settings.stop.is_set():
+        if again and again[0].due <= time.monotonic():
+            await _repeat(client, record, who, again, settings.timeout_s)
         sent += 1
-        known = f"{settings.name}-{number}-{sent}"
-        args = {"node": dice.choice(settings.nodes), "values": {"text": known}}
-        await _command(client, record, f"{settings.name}-{number}", known, "node.set", args, settings.timeout_s)
+        text = f"{who}-{sent}"
+        args = {"node": dice.choice(settings.nodes), "values": {"text": text}}
+        timeout_s = settings.short_timeout_s if dice.random() < settings.short else settings.timeout_s
+        repeat, due = dice.random() < _REPEATED, time.monotonic() + dice.uniform(*_AGAIN_S)
+        _, told = await _sent(client, record, who, text, "node.set", args, timeout_s, after=known)
+        if isinstance(told, CommandOutcomeUnknown):
+            again.append(Again(due, text, args, told.after))
+        elif isinstance(told, CommandResult):
+            if repeat and known is not None:
+                again.append(Again(due, text, args, known))
+            known = max(known or 0, told.index)
         await asyncio.sleep(settings.pause_s)
+
+
+async def _repeat(client: Client, record: Recorder, who: str, again: deque[Again], timeout_s: float) -> None:
+    one = again.popleft()
+    _, told = await _sent(client, record, who, one.id, "node.set", one.args, timeout_s, after=one.after, again=True)
+    if isinstance(told, (CommandOutcomeUnknown, Unavailable)):
+        again.append(replace(one, due=time.monotonic() + _AGAIN_S[1]))
 
 
 async def _command(
     client: Client, record: Recorder, who: str, known: str, name: str, args: Mapping[str, object], timeout_s: float
 ) -> str:
     """How it ended."""
-    call = record.invoke(who, "command", id=known)
+    end, _ = await _sent(client, record, who, known, name, args, timeout_s)
+    return end
+
+
+async def _sent(
+    client: Client, record: Recorder, who: str, known: str, name: str, args: Mapping[str, object], timeout_s: float,
+    *, after: int | None = None, again: bool = False,
+) -> tuple[str, CommandResult | NodectlError]:  # fmt: skip
+    """How it ended, and what was told."""
+    marks = {"again": True} if again else {}
+    call = record.invoke(who, "command", id=known, timeout_s=timeout_s, **marks)
     try:
-        done = await client.command(name, args, id=known, timeout_s=timeout_s)
+        done = await client.command(name, args, id=known, after=after, timeout_s=timeout_s)
     except SURELY_NOT as error:
-        record.fail(call, why=repr(error))
-        return "fail"
+        record.fail(call, why=repr(error), kind=type(error).__name__)
+        return "fail", error
     except NodectlError as error:
-        record.unknown(call, why=repr(error))
-        return "unknown"
-    record.ok(call, index=done.index)
-    return "ok"
+        record.unknown(call, why=repr(error), kind=type(error).__name__)
+        return "unknown", error
+    record.ok(call, index=done.index, result=done.result)
+    return "ok", done
 
 
 async def registers(client: Client, settings: Settings, number: int, record: Recorder) -> None:
@@ -118,7 +167,7 @@ async def read_stream(client: Client, settings: Settings, record: Recorder) -> N
                     record.seen(who, "event", epoch=int(epoch), index=int(index), id=told["id"])
                     after = int(index)
         except TooOld:
-            record.seen(who, "gone")
+            record.seen(who, "gone", after=after)
             after = int((await client.get("/v1/leader"))["index"])
         except Unavailable:  # the client was closed
             return

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[3]
 NAMES = Path("/run/netns")
 _NEEDED = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "iptables": "iptables"}
 _TRY_S = 20.0
+_LAST_WORDS_S = 180.0
 # Die with the parent, however that ends; it may be gone already. A property of the process that survives exec.
 _TRAMPOLINE = """
 import ctypes, os, sys
@@ -64,17 +65,36 @@ def inside(module: str, arguments: Sequence[str]) -> int:
         cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        return process.wait()
+        return _waited(process)
     except BaseException:
         process.send_signal(signal.SIGKILL)  # --kill-child: its child goes with it, and all that one has started
         process.wait()
         raise
 
 
+def _waited(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code. Ctrl-C is for it at first: it has some time to say what it has found."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        for child in _children(process.pid):
+            os.kill(child, signal.SIGINT)  # a terminal has told it, others tell us only; it heeds the first one alone
+        try:
+            return process.wait(_LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            raise KeyboardInterrupt from None
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def settle() -> None:
-    """Within: names of network namespaces are our own; an order to end ends us in order."""
+    """Within: names of network namespaces are our own, and shared memory, which libfaketime names by process ids that
+    others have too and leaves behind when it is killed; an order to end ends us in order."""
     NAMES.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "none", str(NAMES)], check=True)
+    for place in (NAMES, Path("/dev/shm")):
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], check=True)
     for ended_by in (
         signal.SIGTERM,
         signal.SIGHUP,

@@ -31,6 +31,11 @@ def address(host: str) -> str:
     return OPERATOR if host == "op" else f"10.77.0.{int(host.removeprefix('h'))}"
 
 
+def _hardware(host: str) -> str:
+    """Its network card stays the same when its network is made anew."""
+    return f"02:00:0a:4d:00:{int(host.removeprefix('h')):02x}"
+
+
 class Lan:
     """The hosts' network. Everything goes with the run's namespaces."""
 
@@ -41,14 +46,23 @@ class Lan:
         _do("ip", "addr", "add", f"{OPERATOR}/24", "dev", BRIDGE)
         _do("ip", "link", "set", BRIDGE, "up")
         for host in self.hosts:
-            self._plug_in(host)
+            self._plug_in(host, cable=True)
 
-    def _plug_in(self, host: str) -> None:
+    def _plug_in(self, host: str, *, cable: bool) -> None:
         _do("ip", "netns", "add", host)
         _do("ip", "link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", host)
-        _do("ip", "link", "set", host, "master", BRIDGE, "up")
+        _do("ip", "-n", host, "link", "set", "eth0", "address", _hardware(host))
+        _do("ip", "link", "set", host, "master", BRIDGE, *(("up",) if cable else ()))
         for words in ("addr add {}/24 dev eth0", "link set eth0 up", "link set lo up"):
             _do("ip", "-n", host, *words.format(address(host)).split())
+
+    def replace(self, host: str) -> None:
+        """A network of its own anew, with the cable out: whatever connections the host had are gone with the old one.
+        Otherwise what killed programs had not sent yet, and their FINs, would leave once the cable is in again: a PC
+        that has lost its power sends nothing later."""
+        _do("ip", "link", "del", host)  # the other end goes with it: the old network is on no cable for ever
+        _do("ip", "netns", "del", host)
+        self._plug_in(host, cable=False)
 
     def enter(self, host: str) -> list[str]:
         """What to put before a command line so that it runs on that host."""

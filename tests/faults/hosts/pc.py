@@ -39,6 +39,8 @@ class Site:
     etcd: Path
     members: tuple[str, ...]
     python: Sequence[str] = (sys.executable,)
+    masterd: Sequence[str] = ("masterd",)
+    """Its module, and arguments that all of them get."""
 
     def endpoints(self, first: str = "") -> list[str]:
         """The members' client addresses, beginning with that of `first`."""
@@ -59,6 +61,9 @@ class Pc:
     running: dict[Program, subprocess.Popen[bytes]] = field(default_factory=dict)
     powered: bool = False
     fresh_member: bool = True
+    cut_at: float | None = None
+    """When the cable was surely out, on the monotonic clock, if it lost its power."""
+    plugged_at: float = 0.0
 
     @property
     def address(self) -> str:
@@ -106,7 +111,8 @@ class Pc:
         if program == "etcd":
             return self._member().command(self.site.etcd), environment(env)
         common = ["--cluster", CLUSTER, "--endpoints", ",".join(self.site.endpoints(self.name))]
-        prefix = [*self.wrapped.get(program, self.site.python), "-m", program]
+        module = self.site.masterd if program == "masterd" else (program,)
+        prefix = [*self.wrapped.get(program, self.site.python), "-m", *module]
         if program == "masterd":
             own = [
                 "--id", self.name, "--host", self.name, "--listen", f"{self.address}:{API}",
@@ -156,6 +162,10 @@ class Pc:
 
     def power_on(self) -> None:
         """Power and cable are there: everything starts, as at boot."""
+        if self.cut_at is not None:
+            self.site.lan.replace(self.name)
+            self.cut_at = None
+        self.plugged_at = time.monotonic()
         self.site.lan.plug(self.name)
         self.powered = True
         for program in self.programs():
@@ -166,6 +176,7 @@ class Pc:
         When that was, on the monotonic clock."""
         at = time.monotonic()
         self.site.lan.unplug(self.name)
+        self.cut_at = time.monotonic()
         self.powered = False
         for program in PROGRAMS:
             self.kill(program)
@@ -180,6 +191,18 @@ class Pc:
         for program in programs or PROGRAMS:
             self.signal(program, signal.SIGCONT)
 
+    def states(self, *programs: Program) -> dict[int, str]:
+        """Of each of their processes, in psutil's words; of all programs when none is named."""
+        found: dict[int, str] = {}
+        for process in [process for program in programs or PROGRAMS for process in self.processes(program)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[process.pid] = process.status()
+        return found
+
+    def pid(self, program: Program) -> int | None:
+        process = self.running.get(program)
+        return None if process is None else process.pid
+
     def wipe(self) -> None:
         """Its disk is a new one. It must be off."""
         places = [self.disk, self.disk / "etcd"]  # the latter may be a file system of its own
@@ -188,6 +211,11 @@ class Pc:
                 item.unlink()
             elif not item.is_mount():
                 shutil.rmtree(item)
+
+    def room_bytes(self) -> int:
+        """What can still be written to the disk of its member."""
+        found = os.statvfs(self.disk / "etcd")
+        return found.f_bavail * found.f_frsize
 
     def said(self, program: str, lines: int = 20) -> str:
         path = self.log(program)

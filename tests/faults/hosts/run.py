@@ -1,8 +1,9 @@
 """A run: clients at work while hosts are struck by one fault after another; then everything is judged.
 
-    python -m tests.faults.hosts [--duration 10m] [--seed N] [--only power-off,ring] [--keep DIR]
+    python -m tests.faults.hosts [--duration 10m] [--seed N] [--only power-off,ring] [--keep DIR] [--judge DIR]
 
-Kept in the directory: schedule.jsonl (the seed's, as it came about), history-*.jsonl, every log, verdict.txt.
+Kept in the directory: schedule.jsonl (see `diary`), history-*.jsonl, stream-*.jsonl, store.jsonl, every log,
+verdict.txt. `verdict` judges them: at the end of a run, whatever has ended it, or later again.
 """
 
 from __future__ import annotations
@@ -10,28 +11,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import random
+import signal
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
 from nodestore.errors import NodectlError
-from nodestore.etcd import KV
-from nodestore.keys import prefix_end
-from nodestore.watch import follow
-from tests.faults import checks, history_checks, linearizable, noded_log
-from tests.faults.history import Event, Recorder, calls, load, merged
+from tests.faults import checks, final
+from tests.faults.history import Recorder
+from tests.faults.hosts import clients, diary, verdict
+from tests.faults.hosts.clients import Caller, Clients, Readers
+from tests.faults.hosts.clocks import WrongClocks
 from tests.faults.hosts.disks import Disks
-from tests.faults.hosts.faults import FAULTS, UNABLE, Fault
+from tests.faults.hosts.faults import FAULTS, UNABLE, Fault, settle, strike
+from tests.faults.hosts.overlap import Both, second
 from tests.faults.hosts.pc import PROGRAMS
 from tests.faults.hosts.site import Hosts
-from tests.faults.hosts.trial import Caller
+from tests.faults.hosts.store_watch import StoreWatch, watching
 from tests.waiting import eventually
 
 _RESTART_S = 1.0
@@ -39,8 +40,12 @@ _SETTLE_S = 90.0
 _PAUSE_S = (1.0, 6.0)
 _GO_ON_S = 60.0
 _LAST_S = 30.0
-_WORKS = 5
+_WATCHED_S = 1.0
+_SHORT = 1 / 3
+"""Of the commands: those whose clients wait for 0.3 s only."""
+_BRIEF = ("tests.faults.brief_masterd", "--snapshot-every", "300")
 MEMBERS = ("h1", "h2", "h3")
+HOSTS = (*MEMBERS, "h4", "h5")
 
 
 @dataclass
@@ -56,47 +61,99 @@ class Struck:
 
 @dataclass
 class Run:
-    """One. `say` hears a line for each fault."""
+    """One. `say` hears a line for each fault. `interrupted`: by Ctrl-C."""
 
     directory: Path
     seed: int
     duration_s: float
     only: Sequence[str] = ()
     say: Callable[[str], None] = print
-    struck: list[Struck] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    _expected: set[tuple[str, str]] = field(default_factory=set)
+    interrupted: bool = False
+    _watch: StoreWatch = field(init=False)
+    _expected: bool = False
+    _doing: asyncio.Future[None] | None = None
+
+    def __post_init__(self) -> None:
+        self._diary = diary.Writer(self.directory)
+        self.brief = random.Random(f"{self.seed}-brief").random() < 0.5
 
     async def go(self) -> list[str]:
-        """What is wrong; empty when all is as it must be."""
+        """What is wrong; empty when all is as it must be. Whatever ends the run, what is recorded is judged."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.interrupt)
+        self._doing = asyncio.ensure_future(self._whole())
+        try:
+            await self._doing
+        except asyncio.CancelledError:
+            if not self.interrupted:
+                raise
+        except Exception as error:  # noqa: BLE001 - whatever ends a run, what it has recorded is judged
+            self._broke(error)
+        return await asyncio.to_thread(verdict.judge, self.directory, self.say)
+
+    def interrupt(self) -> None:
+        """Ctrl-C, the first time: the second ends everything at once (`ground.inside`)."""
+        if not self.interrupted and self._doing is not None:
+            self.interrupted = True
+            self._diary.now(ended="Ctrl-C")
+            self._doing.cancel()
+
+    def _broke(self, error: Exception) -> None:
+        with (self.directory / "traceback.txt").open("a") as file:
+            traceback.print_exception(error, file=file)
+        self._wrong(f"the run ended: {error!r}"[:2000])
+        self._diary.now(ended="an error")
+
+    def _wrong(self, line: str) -> None:
+        self._diary.write(wrong=line)
+
+    async def _whole(self) -> None:
         names = self._names()
         with Recorder(self.directory / "history-store.jsonl") as record:
             async with (
                 Disks(self.directory, MEMBERS, slowable="slow-disk" in names, seed=self.seed) as disks,
-                Hosts(self.directory, members=len(MEMBERS), disks=disks.slow) as hosts,
-                watching(hosts, record),
-            ):
-                callers = self._callers(hosts)
+                Hosts(
+                    self.directory, members=len(MEMBERS), disks=disks.slow, clocks=self._clocks(names),
+                    masterd=_BRIEF if self.brief else ("masterd",),
+                ) as hosts,
+                watching(hosts.keys, hosts.site.endpoints(), record) as self._watch,
+            ):  # fmt: skip
+                started = self._started(hosts)
                 try:
                     async with self._kept_running(hosts):
-                        await self._storm(hosts, callers, names)
-                    await self._judge(hosts, callers)
+                        await self._storm(hosts, started, names)
+                        await self._settle(hosts, started)
+                    self._diary.now(ended=diary.COMPLETE)
                 finally:
-                    for caller in callers:
-                        caller.stop()
-        return self.wrong
+                    await self._end(started)
 
-    def _callers(self, hosts: Hosts) -> list[Caller]:
+    def _clocks(self, names: Sequence[str]) -> WrongClocks | None:
+        """Only a run that has this fault pays for clocks that can be wrong."""
+        return WrongClocks(self.directory / "clocks", HOSTS, self.seed) if "clock" in names else None
+
+    def _started(self, hosts: Hosts) -> Clients:
         """One finds the leader through etcd, one by asking masters; the third reads the journal's stream."""
-        common = {"nodes": list(hosts.pcs), "seed": self.seed, "callers": 2, "pause_s": 0.02}
+        common = {"nodes": list(hosts.pcs), "seed": self.seed, "pause_s": 0.02, "short": _SHORT}
         urls = [pc.url for pc in hosts.pcs.values()]
-        return [
-            Caller(hosts, self.directory, name="c1", endpoints=hosts.site.endpoints(), registers=3, **common),
-            Caller(hosts, self.directory, name="c2", endpoints=urls, cluster=None, **common),
-            Caller(
-                hosts, self.directory, name="c3", endpoints=urls, cluster=None, **{**common, "callers": 0}, reader=True
-            ),
-        ]
+        c1 = Caller(
+            hosts, self.directory, name="c1", endpoints=hosts.site.endpoints(), callers=2, registers=3, **common
+        )
+        c2 = Caller(hosts, self.directory, name="c2", endpoints=urls, cluster=None, callers=2, **common)
+        c3 = Caller(hosts, self.directory, name="c3", endpoints=urls, cluster=None, callers=0, reader=True, **common)
+        started = Clients((c1, c2), c3, Readers(hosts, self.directory))
+        self._diary.write(run={
+            "seed": self.seed, "duration_s": self.duration_s, "only": list(self.only), "brief": self.brief,
+            "clients": [caller.name for caller in started.callers],
+            "readers": [f"{c3.name}-reader", *started.readers.streams],
+        })  # fmt: skip
+        return started
+
+    async def _end(self, started: Clients) -> None:
+        """All clients end, those of a run that was cut short too: what they were told just then is recorded."""
+        if any(program.running for program in started.programs):
+            await asyncio.to_thread(started.stop)
+            await asyncio.sleep(_WATCHED_S)
+        for line in clients.problems(started.programs):
+            self._wrong(line)
 
     # --- faults ---
 
@@ -113,44 +170,57 @@ class Run:
                 self.say(f"{name} is left out: {why}")
         return names
 
-    async def _storm(self, hosts: Hosts, callers: Sequence[Caller], names: Sequence[str]) -> None:
+    async def _storm(self, hosts: Hosts, started: Clients, names: Sequence[str]) -> None:
         dice = random.Random(self.seed)
+        if self.brief:
+            self.say("           the masters keep little: journals are cut, and ids forgotten, within the run")
         begun = time.monotonic()
         left: list[str] = []
-        await self._works(callers[0], "commands go through")
+        await self._works(started, "commands go through")
+        self._diary.now(storm=True)
         while time.monotonic() < begun + self.duration_s:
             if not left:  # each in its turn, in an order of the seed's
                 left = dice.sample(names, len(names))
-            name = left.pop()
-            fault = FAULTS[name](hosts, random.Random(dice.random()))
+            first = left.pop()
+            fault = FAULTS[first](hosts, random.Random(dice.random()))
+            other = second(dice, first, names)
+            apart_s, chance = dice.uniform(0.2, 2.0), random.Random(dice.random())
+            if other is not None:
+                fault = Both.of(fault, FAULTS[other](hosts, chance), apart_s)
+            name = first if other is None else f"{first}+{other}"
             struck = await self._strike(hosts, name, fault, begun)
-            await self._works(callers[0], f"work goes on after {name}: {fault.told}")
-            if name in ("power-off", "wipe", "full-disk", "kill"):
+            await self._works(started, f"work goes on after {name}: {fault.told}")
+            if {first, other} & {"power-off", "wipe", "full-disk", "kill"}:
                 await hosts.ready()
-            struck.gap_ms = gap(callers[0], begun + struck.at_s, time.monotonic())
+            await settle(name, self.seed, fault)
+            self._watch.check()
+            struck.gap_ms = gap(started.callers[0], begun + struck.at_s, time.monotonic())
             self._note(struck)
             await asyncio.sleep(dice.uniform(*_PAUSE_S))
 
-    async def _works(self, caller: Caller, what: str) -> None:
+    async def _works(self, started: Clients, what: str) -> None:
+        """Until every client gets what it asks for. AssertionError says which does not."""
         since = time.monotonic()
-        await eventually(lambda: len(caller.acknowledged(since)) > _WORKS, what, timeout_s=_GO_ON_S)
+        try:
+            await eventually(lambda: bool(started.ended) or not started.behind(since), what, timeout_s=_GO_ON_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; not for {', '.join(started.behind(since))}") from None
+        assert not started.ended, "; ".join(started.ended)
 
     async def _strike(self, hosts: Hosts, name: str, fault: Fault, begun: float) -> Struck:
+        """The schedule has it before it begins, whatever comes of it."""
         at = time.monotonic()
-        self._expected = {(host, program) for host in hosts.pcs for program in PROGRAMS}
+        self._diary.now(begins=name, at_s=round(at - begun, 3), lasts_s=round(fault.lasts_s, 3))
+        self._expected = True
         try:
-            await fault.begin()
-            await asyncio.sleep(fault.lasts_s)
+            await strike(name, self.seed, fault)
         finally:
-            await fault.end()
-            self._expected = set()
-        struck = Struck(name, fault.told, round(at - begun, 3), round(time.monotonic() - at, 3))
-        self.struck.append(struck)
-        return struck
+            self._expected = False
+            self._diary.now(ends=name, told=fault.told)
+        return Struck(name, fault.told, round(at - begun, 3), round(time.monotonic() - at, 3))
 
     def _note(self, struck: Struck) -> None:
-        with (self.directory / "schedule.jsonl").open("a") as file:
-            file.write(json.dumps(struck.__dict__) + "\n")
+        self._diary.write(**asdict(struck))
         self.say(
             f"{struck.at_s:7.1f} s  {struck.name:<10} for {struck.lasted_s:4.1f} s: {struck.told}; "
             f"no command acknowledged for {struck.gap_ms:.0f} ms"
@@ -158,7 +228,8 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def _kept_running(self, hosts: Hosts) -> AsyncIterator[None]:
-        """As a service manager does: what ended on a PC that has power is started again."""
+        """As a service manager does: what ended on a PC that has power is started again. That masterd or noded ended by
+        itself is wrong all the same; etcd may, when its disk is full."""
 
         async def keep() -> None:
             while True:
@@ -166,7 +237,7 @@ class Run:
                 for name, pc in hosts.pcs.items():
                     for program in pc.programs() if pc.powered else ():
                         if not pc.alive(program) and (program in pc.running or not self._expected):
-                            self.say(f"           {program} of {name} had ended: {pc.said(program, 1)[:200]}")
+                            self._found_ended(program, name, pc.said(program, 1)[:200])
                             pc.start(program)
 
         task = asyncio.create_task(keep(), name="service manager")
@@ -174,53 +245,37 @@ class Run:
             yield
         finally:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for found in await asyncio.gather(task, return_exceptions=True):
+                if isinstance(found, Exception):
+                    self._wrong(f"what starts programs again has ended: {found!r}")
 
-    # --- verdict ---
+    def _found_ended(self, program: str, name: str, said: str) -> None:
+        line = f"{program} of {name} had ended: {said}"
+        self.say(f"           {line}")
+        if program in PROGRAMS and program != "etcd":
+            self._wrong(line)
 
-    async def _judge(self, hosts: Hosts, callers: Sequence[Caller]) -> None:
+    # --- the end ---
+
+    async def _settle(self, hosts: Hosts, started: Clients) -> None:
+        """Everything comes into order, and what there then is, is kept."""
         hosts.lan.heal()
         await hosts.ready()
-        for caller in callers:
+        for caller in (*started.callers, started.reader):
             await asyncio.to_thread(caller.stop)
 
         async def settled() -> bool:
             store = await checks.read_store(hosts.etcd, hosts.keys)
             return not checks.nodes_behind(store)
 
-        try:
+        with contextlib.suppress(AssertionError):  # what is behind is told by the verdict
             await eventually(settled, "nodes", timeout_s=_SETTLE_S)
-        except AssertionError:
-            self.wrong += checks.nodes_behind(await checks.read_store(hosts.etcd, hosts.keys))
-        await asyncio.sleep(0.5)
-        self.wrong += await self._masters_differ(hosts)
-        store = await checks.read_store(hosts.etcd, hosts.keys)
-        events = merged(load(path) for path in sorted(self.directory.glob("history*.jsonl")))
-        self._check(events, store)
-
-    def _check(self, events: Sequence[Event], store: checks.Store) -> None:
-        whole = history_checks.recorded(events, store)
-        done = calls(events)
-        self.wrong += history_checks.safety(events, done, whole)
-        self.wrong += checks.views_that_differ(whole)
-        self.wrong += history_checks.disobedient_nodes(events, whole)
-        self.wrong += history_checks.disobedient_nodes(self._obeyed(), whole)
-        self.wrong += history_checks.broken_streams(events, whole, up_to=last_told(done))
-        verdicts = linearizable.judge(done)
-        self.wrong += linearizable.violations(verdicts)
-        for line in linearizable.given_up(verdicts):
-            self.say(line)
-        ends = [call.end for call in done if call.op == "command"]
-        self.say(
-            f"{len(self.struck)} faults, {ends.count('ok')} commands acknowledged, {ends.count('unknown')} of unknown "
-            f"outcome, {ends.count('fail')} not done, {len(whole.terms)} terms, {len(whole.commands)} in the journal; "
-            f"{sum(found.tried for found in verdicts.values())} orders tried on {len(verdicts)} documents"
-        )
-
-    def _obeyed(self) -> list[Event]:
-        """What each noded said that it obeyed: more than its status shows, which tells the latest only."""
-        logs = {path.name.removesuffix("-noded.log"): path for path in self.directory.glob("log/*-noded.log")}
-        return [event for node, path in sorted(logs.items()) for event in noded_log.obeyed(node, path)]
+        head = (await checks.read_store(hosts.etcd, hosts.keys)).head.index
+        await asyncio.to_thread(started.readers.stop, str(head))
+        for line in await self._masters_differ(hosts):
+            self._wrong(line)
+        await self._watch.caught_up(hosts.etcd)
+        await final.keep(hosts.etcd, hosts.keys, self.directory / diary.STORE)
 
     async def _masters_differ(self, hosts: Hosts) -> list[str]:
         """All masters come to have the same documents in memory."""
@@ -238,38 +293,7 @@ class Run:
         return []
 
 
-def last_told(done: Sequence[Any]) -> int:
-    """The highest index that a client was told: at least so far a stream must have come."""
-    return max((call.result["index"] for call in done if call.op == "command" and call.end == "ok"), default=0)
-
-
 def gap(caller: Caller, since: float, until: float) -> float:
-    """The longest time without an acknowledgement in that span, in milliseconds."""
-    caller.look()
-    times = [event["at"] for event in caller.events if event["type"] == "ok" and since - 1.0 <= event["at"] <= until]
+    """The longest time without an acknowledged command in that span, in milliseconds."""
+    times = [at for at in caller.acknowledged(since - 1.0) if at <= until]
     return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0) * 1e3
-
-
-@contextlib.asynccontextmanager
-async def watching(hosts: Hosts, record: Recorder) -> AsyncIterator[None]:
-    """Writes down what masters and nodes write as etcd shows it, through a watch that is not a master's."""
-
-    async def watch() -> None:
-        keys = hosts.keys
-        watched = history_checks.Watched(record.seen, keys)
-        stream = follow(hosts.etcd, keys.prefix, end=prefix_end(keys.prefix), revision=1)
-        async with aclosing(stream):
-            async for changes in stream:
-                for event in changes.events:
-                    if event.value is not None:
-                        watched.put(
-                            KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
-                        )
-
-    task = asyncio.create_task(watch(), name="watch of the store")
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

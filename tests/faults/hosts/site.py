@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,18 +33,21 @@ _ASK_S = 2.0
 class Hosts:
     """`size` PCs, the first `members` of them with an etcd member. `async with`: they are up then.
 
-    disks: those that can be slow, by host."""
+    disks: those that can be slow, by host. clocks: those that can be wrong. masterd: the module that is run as such,
+    and arguments of its own."""
 
     def __init__(
-        self, directory: Path, *, size: int = 5, members: int = 3, disks: Mapping[str, Slowable] | None = None
-    ) -> None:
+        self, directory: Path, *, size: int = 5, members: int = 3, disks: Mapping[str, Slowable] | None = None,
+        masterd: Sequence[str] = ("masterd",), clocks: WrongClocks | None = None,
+    ) -> None:  # fmt: skip
         names = [f"h{number}" for number in range(1, size + 1)]
         self.lan = Lan(names)
         self.capture = Capture()
-        self.clocks = WrongClocks(directory / "clocks")
+        self.clocks = clocks
         self.disks = disks or {}
-        self.site = Site(directory, self.lan, find_etcd().server, tuple(names[:members]))
-        self.pcs = {name: Pc(name, self.site) for name in names}
+        self.site = Site(directory, self.lan, find_etcd().server, tuple(names[:members]), masterd=masterd)
+        wrapped = {name: {} if clocks is None else clocks.wrapped(name) for name in names}
+        self.pcs = {name: Pc(name, self.site, wrapped=wrapped[name]) for name in names}
         self.keys = Keys(CLUSTER)
         self.etcd = Etcd(EtcdSettings(tuple(self.site.endpoints())))
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ASK_S))

@@ -15,25 +15,22 @@ import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from nodestore.models import TermRecord, decode
 from tests.faults.hosts import ground
-from tests.faults.hosts.pc import CLUSTER
+from tests.faults.hosts.clients import Caller
 from tests.faults.hosts.site import Hosts, clocks
 from tests.waiting import eventually
 
 MODULE = "tests.faults.hosts.trial"
 _APART_S = 12.0  # takeovers on suspicion that come closer make the next one more patient
 _STEADY = 100
-_STOP_S = 60.0
 _STAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z \S+\s+(\w+) (\S+): (.*)$")
 
 
@@ -52,49 +49,6 @@ class Trial:
     phases: dict[str, float] = field(default_factory=dict)
     client: list[str] = field(default_factory=list)
     story: list[str] = field(default_factory=list)
-
-
-class Caller:
-    """The client process, and what it has written down so far."""
-
-    def __init__(self, hosts: Hosts, directory: Path, **settings: Any) -> None:
-        self.history = directory / f"history-{settings['name']}.jsonl"
-        given = {"cluster": CLUSTER, "nodes": list(hosts.pcs), "history": str(self.history), **settings}
-        with (directory / f"{settings['name']}.log").open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.hosts.caller", json.dumps(given)],
-                cwd=ground.ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output,
-            )  # fmt: skip
-        self.events: list[dict[str, Any]] = []
-        self._read = 0
-
-    def look(self) -> None:
-        if not self.history.exists():
-            return
-        with self.history.open("rb") as file:
-            file.seek(self._read)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._read += len(line)
-                self.events.append(json.loads(line))
-
-    def acknowledged(self, since: float) -> list[float]:
-        self.look()
-        return [event["at"] for event in self.events if event["type"] == "ok" and event["at"] > since]
-
-    def last(self, before: float) -> float:
-        self.look()
-        return max(float(event["at"]) for event in self.events if event["type"] == "ok" and event["at"] <= before)
-
-    def member(self) -> str:
-        self.look()
-        return next((e["member"] for e in reversed(self.events) if e.get("op") == "leader"), "")
-
-    def stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(_STOP_S)
 
 
 async def power_off(hosts: Hosts, caller: Caller, victim: str, both: bool) -> Trial:

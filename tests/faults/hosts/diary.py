@@ -1,0 +1,88 @@
+"""schedule.jsonl: what a run was and what was done in it, line by line as it came about, so that a run that was cut
+short can be judged, and any run judged again."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+COMPLETE = "complete"
+_SCHEDULE = "schedule.jsonl"
+STORE = "store.jsonl"
+
+
+@dataclass
+class Window:
+    """When a fault was done, on the monotonic clock; infinite: its end was not seen."""
+
+    name: str
+    since: float
+    until: float = math.inf
+
+
+@dataclass
+class Diary:
+    """Of one run. clients: those that send commands; readers: of the journal's stream. storm: when faults began."""
+
+    seed: int = 0
+    duration_s: float = 0.0
+    only: Sequence[str] = ()
+    brief: bool = False
+    clients: Sequence[str] = ()
+    readers: Sequence[str] = ()
+    storm: float | None = None
+    ended: str = "without a word"
+    ended_at: float | None = None
+    faults: list[Window] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return self.ended == COMPLETE
+
+    def add(self, line: dict[str, Any]) -> None:
+        """What one line says."""
+        if "run" in line:
+            for name, value in line["run"].items():
+                setattr(self, name, value)
+        elif "begins" in line:
+            self.faults.append(Window(line["begins"], line["at"]))
+        elif "ends" in line:
+            next(
+                window for window in self.faults if window.until == math.inf and window.name == line["ends"]
+            ).until = line["at"]
+        elif "wrong" in line:
+            self.wrong.append(line["wrong"])
+        elif "storm" in line:
+            self.storm = line["at"]
+        elif "ended" in line:
+            self.ended, self.ended_at = line["ended"], line["at"]
+
+
+class Writer:
+    """Each line is on the disk's side before the call returns."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _SCHEDULE
+
+    def write(self, **line: Any) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def now(self, **line: Any) -> None:
+        """With the time, by the monotonic clock."""
+        self.write(**line, at=round(time.monotonic(), 6))
+
+
+def read(directory: Path) -> Diary:
+    """What is kept of a run; an empty one where nothing is. A last line that was cut short is passed over."""
+    diary, path = Diary(), directory / _SCHEDULE
+    text = path.read_text("utf-8") if path.exists() else ""
+    for line in text.split("\n")[:-1]:
+        diary.add(json.loads(line))
+    return diary
