@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from bench.figures import Figure, figure
+from bench.goals import Goal
 from bench.ground import SETTLE_S, Ground
 from masterd.builtin import BuiltinApp
 from masterd.derivation import Derivation
@@ -89,27 +90,40 @@ class _Store:
         self._state.apply(Entry.model_construct(v=1, epoch=1, term=0, nonce="bench", commands=tuple(batch.records)))
 
 
-async def cold_start(ground: Ground, trials: int) -> Figure:
-    """From masterd's first line, which it writes once all is imported, to the answer of a linearizable read."""
+async def cold_start(ground: Ground, trials: int) -> list[Figure]:
+    """To the answer of a linearizable read: from masterd's first line, which it writes once all is imported, and from
+    the start of its process."""
     name = "cold"
     keys = Keys(name)
     current = (await ground.client.config())["current"]
     assert current is not None
     await _Store(ground.etcd, keys).write(current["inventory"])
-    taken: list[float] = []
+    imported: list[float] = []
+    whole: list[float] = []
     log = ground.folder / f"{name}.log"
     for _ in range(trials):
         log.unlink(missing_ok=True)
         await ground.etcd.txn([], [op_delete(keys.leader)])
+        started = time.time()
         async with ground.masterd(name) as url:
             answered = await _first_answer(url)
-            taken.append((answered - _begun(log)) * 1e3)
-    return figure(
-        "cold start of a masterd", taken, "ms", goal="under 1,000 ms",
-        how=f"A store with a snapshot of {DOCUMENTS:,} documents and {COMMANDS:,} commands in {COMMANDS // _A_BATCH:,} "
-        "entries behind it, and nobody leads: from the line that masterd writes once its imports are done until it "
-        "leads and answers a linearizable read.",
-    )  # fmt: skip
+        imported.append((answered - _begun(log)) * 1e3)
+        whole.append((answered - started) * 1e3)
+    store = (
+        f"A store with a snapshot of {DOCUMENTS:,} documents and {COMMANDS:,} commands in {COMMANDS // _A_BATCH:,} "
+        "entries behind it, and nobody leads:"
+    )
+    until = "until it leads and answers a linearizable read."
+    return [
+        figure(
+            "cold start of a masterd, after its imports", imported, "ms", goals=[Goal("worst", "under", 1_000.0)],
+            how=f"{store} from the line that masterd writes once its imports are done {until}",
+        ),
+        figure(
+            "cold start of a masterd, from its process's start", whole, "ms",
+            how=f"{store} from right before its process is started, Python and all imports included, {until}",
+        ),
+    ]  # fmt: skip
 
 
 async def _first_answer(url: str) -> float:

@@ -1,4 +1,4 @@
-"""What a command is made of: its transaction and its HTTP request alone, and which process its CPU goes to."""
+"""What a command is made of: its transaction and its HTTP request alone, to be timed; which process its CPU goes to."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Iterable, Mapping
 import aiohttp
 import psutil
 
-from bench.figures import Figure, figure
-from bench.ground import Ground, timed_ms
+from bench.ground import Action, Ground
 from nodectl.dev.record import Part
 from nodestore.errors import NodectlError
 from nodestore.etcd import Etcd, Op, cmp_mod, op_get, op_put
 
-_BLOCK = 20
 _SIZES = (60, 420, 110, 300, 60)
 """Bytes of what a command of the built-in application puts: head, entry, document, desired state, applied."""
 
@@ -49,34 +47,21 @@ def told(us: Mapping[str, float]) -> str:
     return f"CPU of one in us, everything on the same cores: {parts}; together {sum(us.values()):.0f}."
 
 
-async def transaction_alone(etcd: Etcd, trials: int, bare: list[float]) -> Figure:
-    """A transaction of the shape of a command's, from this process. `bare`: single puts, in ms."""
+def transaction(etcd: Etcd) -> Action:
+    """Does a transaction of the shape of a command's, from this process."""
     compares = [cmp_mod(f"/bench/none/{number}", 0) for number in range(3)]
     puts: list[Op] = [op_put(f"/bench/{number}", b"x" * size) for number, size in enumerate(_SIZES)]
     orelse = [op_get(f"/bench/none/{number}") for number in range(3)]
-    ours: list[float] = []
-    for _ in range(max(1, trials // _BLOCK)):
-        ours += [await timed_ms(lambda: etcd.txn(compares, puts, orelse)) for _ in range(_BLOCK)]
-    return figure(
-        "of it: the transaction alone", ours, "ms", bare, "one bare etcd put",
-        how="Three compares and five puts of the sizes that one command of the built-in application has, nothing else.",
-    )  # fmt: skip
+    return lambda: etcd.txn(compares, puts, orelse)
 
 
-async def request_alone(url: str, trials: int, bare: list[float]) -> Figure:
-    """An HTTP request to the leader that is answered from memory."""
+def request(session: aiohttp.ClientSession, url: str) -> Action:
+    """Makes an HTTP request to the leader that is answered from memory."""
 
-    async def ask(session: aiohttp.ClientSession) -> None:
+    async def ask() -> None:
         async with session.get(url + "/v1/health") as answer:
             if answer.status != 200:
                 raise NodectlError(f"{url} answered {answer.status}")
             await answer.read()
 
-    ours: list[float] = []
-    async with aiohttp.ClientSession() as session:
-        for _ in range(max(1, trials // _BLOCK)):
-            ours += [await timed_ms(lambda: ask(session)) for _ in range(_BLOCK)]
-    return figure(
-        "of it: the HTTP request alone", ours, "ms", bare, "one bare etcd put",
-        how="GET /v1/health on a connection that stays, with the same libraries.",
-    )  # fmt: skip
+    return ask

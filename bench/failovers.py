@@ -19,7 +19,8 @@ import psutil
 
 from bench.commands import command
 from bench.figures import Figure, figure
-from bench.ground import SETTLE_S, Ground, until
+from bench.goals import Goal, within
+from bench.ground import SETTLE_S, Ground, reason, until
 from nodectl.client.wire import CommandResult
 from nodectl.takeover import find
 from nodestore.errors import NodectlError
@@ -44,11 +45,13 @@ class Acknowledged:
 
 @dataclass(slots=True)
 class Kind:
-    """One way to hurt a leader, and what came of it. gaps: in ms. worst: how the new leader tells the longest one."""
+    """One way to hurt a leader, and what came of it. planned: so many trials. gaps: in ms. worst: how the new leader
+    tells the longest one."""
 
     name: str
-    goal: str
+    goals: tuple[Goal, ...]
     hurt: Hurt
+    planned: int = 0
     gaps: list[float] = field(default_factory=list)
     errors: int = 0
     repeated: int = 0
@@ -68,14 +71,16 @@ class Failovers:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._cluster, self._client = ground.cluster, ground.client
-        self._killed = Kind("failover: leader's process killed (-9)", "median 25 ms, p99 100 ms", self._kill)
-        self._paused = Kind("failover: leader paused (SIGSTOP)", "median 350 ms, p99 700 ms", self._pause)
-        self._handed = Kind("planned switchover", "median 15 ms, p99 50 ms", self._hand_over)
+        self._killed = Kind("failover: leader's process killed (-9)", within(25.0, 100.0), self._kill)
+        self._paused = Kind("failover: leader paused (SIGSTOP)", within(350.0, 700.0), self._pause)
+        self._handed = Kind("planned switchover", within(15.0, 50.0), self._hand_over)
+        self._kinds = (self._killed, self._paused, self._handed)
         self._broken_off = ""
         self._acknowledged = 0
 
-    async def measure(self, killed: int, paused: int, handed: int) -> list[Figure]:
+    async def measure(self, killed: int, paused: int, handed: int) -> None:
         """So many of each, in turns. A trial that fails ends them; what was measured before it is not lost."""
+        self._killed.planned, self._paused.planned, self._handed.planned = killed, paused, handed
         try:
             async with aiohttp.ClientSession() as self._http:
                 for turn in range(max(killed, paused)):
@@ -86,9 +91,8 @@ class Failovers:
                 for _ in range(handed):
                     await self._once(self._handed)
         except* (NodectlError, TimeoutError) as errors:
-            self._broken_off = f" Broken off: {errors.exceptions[0]!r}."
+            self._broken_off = f"the failovers broke off: {reason(errors)}"
             self._ground.say(self._broken_off)
-        return self._figures()
 
     async def _once(self, kind: Kind) -> None:
         leader = (await self._client.leader()).id
@@ -192,13 +196,20 @@ class Failovers:
         await until(stands_by, f"{name} stands by again")
         await asyncio.sleep(_STEADY_S)  # its follow stream must stand before it can see the next death
 
-    def _figures(self) -> list[Figure]:
-        how = "Two callers of one Client send commands all the time; nine nodeds run."
-        return [
-            figure(kind.name, kind.gaps, "ms", goal=kind.goal, how=how + kind.told + self._broken_off)
-            for kind in (self._killed, self._paused, self._handed)
-            if kind.gaps
-        ]
+    def figures(self) -> list[Figure]:
+        """Of the kinds of which there is a trial."""
+        return [self._figure(kind) for kind in self._kinds if kind.gaps]
+
+    def _figure(self, kind: Kind) -> Figure:
+        done = len(kind.gaps)
+        how = f"Two callers of one Client send commands all the time; nine nodeds run.{kind.told}"
+        if done < kind.planned:
+            how += f" After {done} of {kind.planned} trials {self._broken_off}."
+        return figure(kind.name, kind.gaps, "ms", goals=kind.goals, how=how, planned=kind.planned)
+
+    def missing(self) -> dict[str, str]:
+        """Why there is none of a kind, by its name."""
+        return {kind.name: self._broken_off for kind in self._kinds if kind.planned and not kind.gaps}
 
 
 def _last_of(seen: list[Acknowledged], first: int) -> float:

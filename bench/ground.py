@@ -20,12 +20,14 @@ from nodestore.etcd import Etcd
 from nodestore.etcd_server import SETTINGS
 
 SETTLE_S = 60.0
+Action = Callable[[], Awaitable[object]]
 VALUE = b'{"node":"n1","values":{"text":"bench"}}'
 
 
 @dataclass(frozen=True)
 class Ground:
-    """A cluster that works, a client of it, and a session with its etcd for the bare operations."""
+    """A cluster that works, a client of it, and a session with its etcd to prepare things with (bare operations have
+    one of their own: bench/beside.py)."""
 
     cluster: DevCluster
     client: Client
@@ -67,9 +69,12 @@ class Ground:
             await child.stop(10.0)
 
 
-async def until(check: Callable[[], Awaitable[bool]], what: str, pause_s: float = 0.05) -> None:
-    """Waits until the check says so; what etcd and masters cannot answer meanwhile counts as no."""
-    deadline = time.monotonic() + SETTLE_S
+async def until(
+    check: Callable[[], Awaitable[bool]], what: str, pause_s: float = 0.05, *, within_s: float = SETTLE_S
+) -> None:
+    """Waits until the check says so; what etcd and masters cannot answer meanwhile counts as no. NodectlError when it
+    does not in time."""
+    deadline = time.monotonic() + within_s
     while True:
         try:
             if await check():
@@ -77,11 +82,34 @@ async def until(check: Callable[[], Awaitable[bool]], what: str, pause_s: float 
         except NodectlError:
             pass
         if time.monotonic() > deadline:
-            raise NodectlError(f"waited {SETTLE_S:g} s in vain until {what}")
+            raise NodectlError(f"waited {within_s:g} s in vain until {what}")
         await asyncio.sleep(pause_s)
 
 
-async def timed_ms(action: Callable[[], Awaitable[object]]) -> float:
+async def adopted(client: Client) -> bool:
+    """Whether its leader works by a configuration."""
+    return (await client.config())["adopted"] is not None
+
+
+async def timed_ms(action: Action) -> float:
     begun = time.perf_counter()
     await action()
     return (time.perf_counter() - begun) * 1e3
+
+
+async def in_turns(actions: Mapping[str, Action], trials: int, block: int) -> dict[str, list[float]]:
+    """How long each action took, in ms, by its name: a block of one, a block of the next, and again, so that a noisy
+    machine is noisy for all. Each as often as the others, at least a block, after a block that does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(1 + max(1, trials // block)):
+        for name, action in actions.items():
+            times = [await timed_ms(action) for _ in range(block)]
+            taken[name] += times if turn else []
+    return taken
+
+
+def reason(error: BaseException) -> str:
+    """Why something was not measured, in words; of a group the first, which is nearly always all."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__

@@ -11,6 +11,7 @@ from bench.figures import Figure
 _WIDE, _HIGH = 640, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 34, 40
 _POINTS_MAX = 160
+_TIMES = ("us", "ms", "s")
 _OURS, _BARE, _INK, _GRID = "#1f6feb", "#8c959f", "#24292f", "#d0d7de"
 
 
@@ -19,13 +20,24 @@ def drawable(figure: Figure) -> bool:
     return len(figure.values) > 1 and max(figure.values) > 0
 
 
+def caption(figure: Figure) -> str:
+    """What the picture shows, for whoever does not see it. Of times and rates there are trials, else just values."""
+    if figure.unit in _TIMES:
+        shown = "the part of the trials that took no longer"
+    elif figure.better == "higher":
+        shown = "the part of the trials that were no faster"
+    else:
+        shown = "the part of the values that are no larger"
+    return f"{figure.name}: {shown}"
+
+
 def svg(figure: Figure) -> str:
     """The picture of one figure: ours, and, where there is one, the bare operation of the same run."""
     every = [value for value in (*figure.values, *figure.baselines) if value > 0]
     low, high = _span(min(every), max(every))
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE} {_HIGH}" font-family="sans-serif" '
-        f'font-size="12" role="img" aria-label="{escape(figure.name)}">',
+        f'font-size="12" role="img" aria-label="{escape(caption(figure))}">',
         f'<rect width="{_WIDE}" height="{_HIGH}" fill="#ffffff"/>',
         f'<text x="{_LEFT}" y="20" fill="{_INK}" font-size="13">{escape(figure.name)} ({escape(figure.unit)})</text>',
         *_axes(low, high),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.figures import Figure, figure
+from bench.goals import Goal, within
 from nodestore.jsonio import loads
 
 PROGRAM = "tests.faults.hosts.trial"
@@ -28,21 +29,21 @@ _HOW = (
 
 @dataclass(frozen=True)
 class Kind:
-    """One row: what the trial is told, and the goal."""
+    """One row: what the trial is told, and the goals."""
 
     name: str
     options: tuple[str, ...]
-    goal: str
+    goals: tuple[Goal, ...]
     how: str
 
 
 KINDS = (
     Kind(
-        "failover: a PC loses its power, etcd's leader is elsewhere", (), "median 350 ms, p99 700 ms",
+        "failover: a PC loses its power, etcd's leader is elsewhere", (), within(350.0, 700.0),
         _HOW + "The etcd member that dies with it is not the one that leads.",
     ),
     Kind(
-        "failover: a PC loses its power, and etcd's leader with it", ("--both",), "median 1,100 ms, p99 1,800 ms",
+        "failover: a PC loses its power, and etcd's leader with it", ("--both",), within(1_100.0, 1_800.0),
         _HOW + "etcd has to elect a leader first, at 500 ms and more.",
     ),
 )  # fmt: skip
@@ -65,7 +66,8 @@ def measure(folder: Path, trials: int, say: Callable[[str], None]) -> Measured:
         gaps = [float(loads(path.read_bytes())["gap_ms"]) for path in sorted(place.glob("trial-*.json"))]
         if gaps:  # those before it broke off are worth as much
             broken = f" It broke off after {len(gaps)} of {trials} trials: {why}." if why else ""
-            found.figures.append(figure(kind.name, gaps, "ms", goal=kind.goal, how=kind.how + broken))
+            how = kind.how + broken
+            found.figures.append(figure(kind.name, gaps, "ms", goals=kind.goals, how=how, planned=trials))
         else:
             found.missing[kind.name] = why or "no trial came to an end"
     return found
