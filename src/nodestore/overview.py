@@ -25,8 +25,8 @@ async def member_views(etcd: Etcd) -> list[dict[str, Any]]:
 
 
 def votes(view: Mapping[str, Any]) -> bool:
-    """Whether the member of this view counts towards the quorum: it answers and knows a leader. One with an alarm, which
-    all members report, does.
+    """Whether the member of this view counts towards the quorum: it answers and knows a leader. It may well have an
+    alarm, which all members report.
     """
     error = view["error"] or ""
     return bool(view["healthy"]) or (bool(view.get("version")) and "alarm:" in error and "no leader" not in error)
