@@ -109,9 +109,6 @@ class Separation:
         self._moved_at = time.monotonic()
         try:
             target = await self._target(member, own)
-            if target is None:
-                self.problem = None
-                return
             if isinstance(target, Member):
                 await self._etcd.move_leader(member, target.id)
                 log.info("moved etcd's leadership to member %s, on another PC", _name(target))
@@ -126,12 +123,12 @@ class Separation:
         )
         self._say(logging.WARNING, self.problem)
 
-    async def _target(self, member: str, own: int) -> Member | str | None:
-        """Another voting member that answers and follows the same leader, or why there is none; None when etcd has no
-        other. Which endpoint is which member they say themselves: names and addresses may be written in many ways."""
+    async def _target(self, member: str, own: int) -> Member | str:
+        """Another voting member that answers and follows the same leader, or why there is none. Which endpoint is which
+        member they say themselves: names and addresses may be written in many ways."""
         voting = {item.id: item for item in await self._etcd.members() if item.id != own and not item.learner}
         if not voting:
-            return None
+            return "etcd has no other member"
         others = [endpoint for endpoint in self._etcd.settings.endpoints if endpoint != member]
         for status in await asyncio.gather(*(self._status(endpoint) for endpoint in others)):
             if status is not None and status.leader == own and status.member in voting:
