@@ -479,7 +479,7 @@ def test_two_faults_at_once_in_a_third_of_the_cases() -> None:
 
 
 async def test_two_faults_at_once_both_end(tmp_path: Path) -> None:
-    """Though one of them cannot; and the second spares the host of the first."""
+    """The second first, and the first though that one cannot; the second spares the host of the first."""
     done: list[str] = []
 
     class One(Fault):
@@ -490,7 +490,6 @@ async def test_two_faults_at_once_both_end(tmp_path: Path) -> None:
 
         async def end(self) -> None:
             done.append("one ends")
-            raise AssertionError("it was not undone")
 
     class Other(Fault):
         async def begin(self) -> None:
@@ -498,6 +497,7 @@ async def test_two_faults_at_once_both_end(tmp_path: Path) -> None:
 
         async def end(self) -> None:
             done.append("other ends")
+            raise AssertionError("it was not undone")
 
     hosts = cast(Hosts, None)
     both = Both.of(One(hosts, random.Random(1), 3.0), Other(hosts, random.Random(1), 1.0), 0.001)
@@ -505,4 +505,4 @@ async def test_two_faults_at_once_both_end(tmp_path: Path) -> None:
     await both.begin()
     with pytest.raises(AssertionError, match="not undone"):
         await both.end()
-    assert done == ["one begins", "other begins, not on h1", "one ends", "other ends"]
+    assert done == ["one begins", "other begins, not on h1", "other ends", "one ends"]

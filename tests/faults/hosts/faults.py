@@ -357,7 +357,7 @@ class Wipe(Fault):
         pc.power_on()
 
     async def _replaced(self) -> bool:
-        """Remove the old member and add a new one, as an operator does: docs/operations.md."""
+        """Remove the old member and add a new one, as an operator does: etcd/README.md."""
         try:
             members = await self.hosts.etcd.members()
             peer = f"http://{self.hosts.pcs[self.victim].address}:{PEER}"

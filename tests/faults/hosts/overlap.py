@@ -31,7 +31,8 @@ def second(dice: random.Random, first: str, names: Sequence[str]) -> str | None:
 
 @dataclass
 class Both(Fault):
-    """They last until both have had their time; the first ends first. The second spares the host of the first."""
+    """They last until both have had their time; the second ends first: to replace the member of a PC that was wiped,
+    say, takes a majority of the others. The second spares the host of the first."""
 
     parts: list[Fault] = field(default_factory=list)
     apart_s: float = 1.0
@@ -54,7 +55,7 @@ class Both(Fault):
     async def end(self) -> None:
         """Each ends, though another could not; then the first reason is raised."""
         reasons = []
-        for part in self.begun:
+        for part in reversed(self.begun):
             try:
                 await part.end()
             except Exception as error:  # noqa: BLE001 - raised below, once nothing of the others is left
