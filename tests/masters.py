@@ -24,7 +24,7 @@ import aiohttp
 from masterd.builtin import BuiltinApp
 from masterd.derivation import Derivation
 from masterd.overlay import Overlay
-from masterd.snapshots import Snapshots, decode_image
+from masterd.snapshots import Snapshots
 from masterd.state import State
 from masterd.views import all_views
 from nodestore.election import LeaderSeen, leader_seen
@@ -35,6 +35,7 @@ from nodestore.keys import Keys, prefix_end
 from nodestore.models import Applied, ConfigRecord, Entry, Head, Inventory, Term, TermRecord, decode
 from nodestore.watch import follow
 from tests.etcd_cluster import EtcdCluster, free_ports
+from tests.images import decode_image
 from tests.waiting import eventually
 
 _ROOT = Path(__file__).parents[1]

@@ -48,7 +48,9 @@ log = logging.getLogger(__name__)
 COMMANDS_MAX = 256
 BODY_BYTES_MAX = 16 << 20
 _COMMIT_S = 10.0
-_HANDOVER_S = 3.0
+_OBEY_S = 2.0
+"""To obey an order to take over, besides the wait for a masterd that is becoming a standby. Who gave it waits longer
+than both."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -220,7 +222,7 @@ class Api:
         revision = body.get("revision")
         if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
             raise Invalid("revision: the term's revision is missing")
-        won = await self._master.campaign.take_over_from(revision, _actor(body), _HANDOVER_S - 1.0)
+        won = await self._master.campaign.take_over_from(revision, _actor(body), _OBEY_S)
         return self._json({"term": won.fence.term._asdict()})
 
     async def _drill(self, request: web.Request) -> web.StreamResponse:

@@ -86,23 +86,24 @@ class Housekeeping:
         if not self._looked:
             await self._keep_newest(self.replica.keys.terms, self._retention.terms_max)
             await self._keep_newest(self.replica.keys.config_history, self._retention.config_versions_max)
-            await self._clear_fragments()
+            await self._take_stock()
             self._looked = True
-        if self._last_index is None:  # else somebody has had a snapshot written before this
-            manifests = await self._snapshots.manifests()
-            newest = next(iter(manifests.values()), None)
-            self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
-            beyond = sum(size for last, size in self.replica.sizes if last > self._last_index)
-            self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # what it took to catch up makes none due
         if self._due() and time.monotonic() - self._begun >= self._retention.settled_s:
             await self.snapshot()
             await self.tidy()
 
-    async def _clear_fragments(self) -> None:
-        """Leaders that follow one another quickly each leave half a snapshot: together they would fill etcd."""
+    async def _take_stock(self) -> None:
+        """What snapshots there are. Halves go: leaders that follow one another quickly leave one each, which together
+        would fill etcd."""
         async with self._writing:
-            for name in await self._snapshots.fragments(set(await self._snapshots.manifests())):
+            manifests = await self._snapshots.manifests()
+            for name in await self._snapshots.fragments(set(manifests)):
                 await self._delete_snapshot(name)
+        if self._last_index is None:  # else somebody has had a snapshot written before this
+            newest = next(iter(manifests.values()), None)
+            self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
+            beyond = sum(size for last, size in self.replica.sizes if last > self._last_index)
+            self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # what it took to catch up makes none due
 
     def _due(self) -> bool:
         state, last = self.replica.state, self._last_index or 0

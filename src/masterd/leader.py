@@ -17,7 +17,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from masterd.adoption import Adoption
@@ -158,17 +158,13 @@ class Leader:
         """The same for ourselves."""
         self._check_open()
         begun = time.monotonic()
-        index = await self._confirmed()
-        await self._replica.wait_for(index, 5.0)
-        self._replica.heard = max(self._replica.heard, begun)
-
-    async def _confirmed(self) -> int:
-        """The index that `head` has, the term being ours. Who hears that it is not may try its successor at once."""
         try:
-            return await self._confirmation.confirm()
+            index = await self._confirmation.confirm()
         except LeadershipLost as error:
             self._is_over(error)
             raise
+        await self._replica.wait_for(index, 5.0)
+        self._replica.heard = max(self._replica.heard, begun)
 
     def _found_by_client(self) -> None:
         if self.serving.is_set():
@@ -252,6 +248,13 @@ class Leader:
         """Nothing of this term lands any more; known before anybody is told, who then asks its successor."""
         self._ended = self._ended or error
         self._wake.set()
+
+    def _fail(self, asked: Iterable[Waiting], error: NodectlError) -> None:
+        """Tell them what etcd has come back with."""
+        if isinstance(error, LeadershipLost):
+            self._is_over(error)
+        for waiting in asked:
+            waiting.fail(error)
 
     def _end(self, error: LeadershipLost) -> None:
         self.serving.clear()
@@ -375,9 +378,9 @@ class Leader:
         self._hung.add(name)
         self._queue.remove(waiting)
         try:
-            await self._confirmed()
+            await self._confirmation.confirm()
         except NodectlError as lost:
-            waiting.fail(lost)
+            self._fail([waiting], lost)
             if isinstance(lost, LeadershipLost | Garbage):
                 raise
             return
@@ -391,8 +394,7 @@ class Leader:
         try:
             batch, outcome = await self._run_restore(waiting.request)
         except LeadershipLost as error:
-            self._is_over(error)
-            waiting.fail(error)
+            self._fail([waiting], error)
             raise
         except BaseException:
             waiting.fail(LeadershipLost("this master was stopped before it restored anything"))
@@ -427,10 +429,7 @@ class Leader:
                 await self._confirmation.confirm()
                 answer()
         except NodectlError as error:
-            if isinstance(error, LeadershipLost):
-                self._is_over(error)
-            for waiting, _ in taken:
-                waiting.fail(error)
+            self._fail([waiting for waiting, _ in taken], error)
             if isinstance(error, LeadershipLost | OutcomeUnknown | Garbage):
                 raise
             self._say(logging.WARNING, f"a batch of {len(taken)} commands was not committed: {error}", about=error.code)

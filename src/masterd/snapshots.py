@@ -94,15 +94,8 @@ def _parts(part: str, items: Iterable[tuple[str, Any]], chunk_bytes: int) -> Ite
         yield opening + b",".join(pieces) + b"}}"
 
 
-def decode_image(chunks: list[bytes], where: str) -> Image:
-    """The image in these chunks. Garbage when they are none."""
-    state = State()
-    for raw in chunks:
-        _take(state, raw, where)
-    return Image.of(state)
-
-
-def _take(state: State, raw: bytes, where: str) -> None:
+def take_chunk(state: State, raw: bytes, where: str) -> None:
+    """Take up what one chunk of an image holds. Garbage when that is none."""
     try:
         _fill(state, loads(raw, where))
     except (KeyError, TypeError, ValueError) as error:
@@ -177,7 +170,7 @@ class Snapshots:
         """The image under this name, its hash checked. Garbage when it is incomplete or altered."""
         state = State()
         for raw in await self.verify(name, manifest):
-            _take(state, raw, name)
+            take_chunk(state, raw, name)
             await asyncio.sleep(0)  # it may be long: leases are kept and heartbeats sent meanwhile
         return Image.of(state)
 

@@ -218,19 +218,15 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     """A converter for a whole number within bounds."""
 
     def convert(text: str) -> int:
-        value = _number(int, text)
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number") from None
         if not least <= value <= most:
             raise ValueError(f"{text} is not between {least} and {most}")
         return value
 
     return convert
-
-
-def _number(kind: Callable[[str], T], text: str) -> T:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
 
 
 def _cluster(text: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 from masterd.derivation import Derivation
 from masterd.execution import ADOPT, RESPEC, RESTORE
 from masterd.overlay import Overlay
-from masterd.snapshots import decode_image
 from masterd.state import State
 from masterd.views import all_views
 from nodestore.etcdpb import etcd_pb2 as pb
@@ -20,6 +19,7 @@ from nodestore.jsonio import Document, copy, loads
 from nodestore.keys import Keys
 from nodestore.models import Applied, CommandRecord, Entry, Head, Term, decode
 from tests.fakes.etcd import FakeEtcd
+from tests.images import decode_image
 from tests.simulation.app import SimApp, result_by_hand
 from tests.simulation.world import Read, Told, World
 

@@ -9,11 +9,12 @@ import pytest
 from masterd.actions import ACT, DONE, ending_of
 from masterd.execution import Request
 from masterd.news import request_of
-from masterd.snapshots import Image, decode_image, encode_image
+from masterd.snapshots import Image, encode_image
 from masterd.views import actions_view, changes_of
 from nodestore.errors import Conflict, Invalid, NotFound
 from nodestore.keys import Keys
 from nodestore.models import Acted, Action, ActionResult, Actions, Inventory, Term, decode
+from tests.images import decode_image
 from tests.toy_app import Line, inventory, replayed, same
 
 KEYS, TERM = Keys("c"), Term(1, 7)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from masterd import state as state_module
 from masterd.execution import Request
-from masterd.snapshots import Image, decode_image, encode_image
+from masterd.snapshots import Image, encode_image
 from masterd.state import State
 from nodestore.errors import Garbage
 from nodestore.models import CommandRecord, Entry, Inventory, SpecMark
+from tests.images import decode_image
 from tests.toy_app import Line, inventory, replayed, same
 
 

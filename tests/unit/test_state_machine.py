@@ -12,9 +12,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from masterd import state as state_module
 from masterd.execution import Request
 from masterd.overlay import Overlay
-from masterd.snapshots import Image, decode_image, encode_image
+from masterd.snapshots import Image, encode_image
 from masterd.state import State
 from nodestore.jsonio import Document, Json
+from tests.images import decode_image
 from tests.profiles import cases
 from tests.toy_app import Line, inventory, replayed, same
 

@@ -95,19 +95,23 @@ def _master(etcd: Etcd) -> Master:
     return Master(etcd, Keys("c"), Me("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
 
 
+async def _goes_to_the_next(master: Master, forwarder: _Dead, request: _Request) -> None:
+    """m2 leads, and is gone when it is asked; m3 leads then, and answers."""
+    master.replica.problem = None
+    _leads(master.board, "m2", 7)
+    asking = asyncio.create_task(ToLeader(master, cast(Any, forwarder)).find(cast(Any, request)))
+    await eventually(lambda: forwarder.asked == 1)
+    _leads(master.board, "m3", 8)
+    answer = await asking
+    assert isinstance(answer, web.Response)
+    assert (answer.status, forwarder.asked) == (200, 2)
+
+
 async def test_a_request_for_a_dead_leader_waits_for_the_next_one() -> None:
     """Refusing it would have its client ask again and again, in the very moment in which every turn counts."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
         master = _master(etcd)
-        _leads(master.board, "m2", 7)
-        master.replica.problem = None
-        forwarder = _Dead(master.board, "m2")
-        asking = asyncio.create_task(ToLeader(master, cast(Any, forwarder)).find(cast(Any, _Request())))
-        await eventually(lambda: forwarder.asked == 1)
-        _leads(master.board, "m3", 8)
-        answer = await asking
-        assert isinstance(answer, web.Response)
-        assert (answer.status, forwarder.asked) == (200, 2)
+        await _goes_to_the_next(master, _Dead(master.board, "m2"), _Request())
 
 
 async def test_a_masterd_that_could_not_lead_itself_says_so_at_once() -> None:
@@ -200,14 +204,6 @@ async def test_a_command_with_an_id_that_died_with_the_leader_goes_to_the_next_o
     """Done twice it does nothing; its client need not even know. One without an id is answered with the truth."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
         master = _master(etcd)
-        master.replica.problem = None
-        _leads(master.board, "m2", 7)
-        forwarder = _Breaks(master.board, "m2")
-        asking = asyncio.create_task(ToLeader(master, cast(Any, forwarder)).find(cast(Any, _WithId())))
-        await eventually(lambda: forwarder.asked == 1)
-        _leads(master.board, "m3", 8)
-        answer = await asking
-        assert isinstance(answer, web.Response)
-        assert (answer.status, forwarder.asked) == (200, 2)
+        await _goes_to_the_next(master, _Breaks(master.board, "m2"), _WithId())
         with pytest.raises(OutcomeUnknown):
             await ToLeader(master, cast(Any, _Breaks(master.board, "m3"))).find(cast(Any, _Request()))
