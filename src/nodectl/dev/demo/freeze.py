@@ -50,10 +50,11 @@ async def freeze_leader(stage: Stage) -> None:
         finally:
             stage.cluster.resume(old.id)
         stage.say(f"{new.id} took over: {new.why}")
-        _, gap_s = gap_around(traffic.times, frozen)
+        begin, gap_s = gap_around(traffic.times, frozen)
+        since = sum(at > begin for at in traffic.times)
         stage.say(
-            f"{gap_s:.2f} s without an answer; then {_AFTERWARDS} and more commands are acknowledged by {new.id}, "
-            f"and {old.id} wakes up after {time.monotonic() - frozen:.1f} s"
+            f"{gap_s:.2f} s without an answer; then {since} commands are acknowledged by {new.id} until {old.id} "
+            f"wakes up, {time.monotonic() - frozen:.1f} s after it was frozen"
         )
         await direct.answers()
         still = await _still_leads(session, stage.cluster.master_urls[old.id])
