@@ -75,7 +75,7 @@ class Lease:
                 except (BrokenStream, TimeoutError, NodectlError) as fault:  # a refusal may be taken back, too
                     if stream is not None and isinstance(fault, TimeoutError):
                         fault = stream.silent()
-                    last = str(fault) or "no token in time"
+                    last = str(fault) or self._etcd.refusal or "no token in time"
                     log.debug("keepalive of lease %x: %s", self.id, last)
                     if stream is not None:
                         await stream.close()
