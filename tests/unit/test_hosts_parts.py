@@ -17,8 +17,9 @@ from nodestore.errors import Denied, NodectlError, NotLeader, Refused, TooOld, U
 from tests.faults.history import Recorder, calls, load
 from tests.faults.hosts import __main__ as program
 from tests.faults.hosts import caller, ground, slow_disk
+from tests.faults.hosts.cuts import Cuts, Halves, Ring
+from tests.faults.hosts.disk_faults import SlowDisk
 from tests.faults.hosts.disks import Fsyncs, fsyncs
-from tests.faults.hosts.faults import Cuts, Halves, Ring, SlowDisk
 from tests.faults.hosts.net import address
 from tests.faults.hosts.run import Run
 from tests.faults.hosts.site import Hosts

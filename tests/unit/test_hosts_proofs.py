@@ -18,9 +18,13 @@ from nodestore.errors import Compacted
 from nodestore.keys import Keys
 from nodestore.watch import Changes, Event
 from tests.faults.history import Recorder, load
-from tests.faults.hosts import capture, clocks, faults, probe, store_watch
+from tests.faults.hosts import capture, clocks, disk_faults, probe, store_watch
+from tests.faults.hosts import fault as fault_module
+from tests.faults.hosts.clock_fault import measured
 from tests.faults.hosts.clocks import Measured, WrongClocks, complaint
-from tests.faults.hosts.faults import Fault, FaultFailed, FullDisk, Pause, fill, settle, strike
+from tests.faults.hosts.disk_faults import FullDisk, fill
+from tests.faults.hosts.fault import Fault, FaultFailed, settle, strike
+from tests.faults.hosts.faults import Pause, all_stopped
 from tests.faults.hosts.net import Lan
 from tests.faults.hosts.pc import Pc, Site
 from tests.faults.hosts.site import Hosts
@@ -92,9 +96,9 @@ async def test_a_clock_goes_wrong_and_right_again_under_a_running_program(tmp_pa
         with pytest.raises(AssertionError, match="to have its clock at"):
             assert not (why := wrong.wrong(host, before, how)), why[0]
         wrong.set(host, how)
-        await faults.measured(wrong, host, before, how)
+        await measured(wrong, host, before, how)
         wrong.mend(host)
-        await faults.measured(wrong, host, before, clocks.RIGHT[clocks.kind_of(how)])
+        await measured(wrong, host, before, clocks.RIGHT[clocks.kind_of(how)])
     finally:
         for program in programs:
             program.kill()
@@ -177,22 +181,22 @@ async def test_a_pause_has_stopped_every_process(pc: Pc) -> None:
     fault = Pause(hosts_of(pc), DICE, victim="h1", programs=("masterd",))
     await eventually(fault._stopped, "it is stopped")
     await fault.end()
-    await eventually(lambda: not faults.all_stopped(pc.states("masterd")), "it goes on")
+    await eventually(lambda: not all_stopped(pc.states("masterd")), "it goes on")
     await eventually(fault._stopped, "it is stopped")
     pc.signal("masterd", signal.SIGCONT)
-    await eventually(lambda: not faults.all_stopped(pc.states("masterd")), "it goes on")
+    await eventually(lambda: not all_stopped(pc.states("masterd")), "it goes on")
     with pytest.raises(AssertionError, match="were to be stopped until now"):
         await fault.end()
 
 
 def test_nothing_is_not_stopped() -> None:
     """A pause of a program that does not run is none."""
-    assert not faults.all_stopped({})
+    assert not all_stopped({})
 
 
 async def test_a_full_disk_counts_once_etcd_has_noticed(pc: Pc, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so after that, or it ends."""
-    monkeypatch.setattr(faults, "fill", lambda path: None)
+    monkeypatch.setattr(disk_faults, "fill", lambda path: None)
     pc.running["etcd"] = pc.running["masterd"]
     log = pc.log("etcd")
     log.parent.mkdir()
@@ -245,7 +249,7 @@ async def test_a_fault_that_did_nothing_is_named_with_its_seed(where: str, monke
     async def undone(_: Hosts) -> None:
         assert where != "undone", "it did nothing in undone"
 
-    monkeypatch.setattr(faults, "undone", undone)
+    monkeypatch.setattr(fault_module, "undone", undone)
     hosts = cast(Hosts, type("Captured", (), {"capture": type("Looks", (), {"look": lambda self: None})()})())
     fault = Broken(hosts, DICE, lasts_s=0.0)
     fault.where = where

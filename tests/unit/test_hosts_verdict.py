@@ -23,7 +23,7 @@ from tests.faults.history import Event, Recorder, calls, load
 from tests.faults.hosts import __main__ as program
 from tests.faults.hosts import client_checks, clients, diary, ground, raw_readers, verdict
 from tests.faults.hosts.diary import Window
-from tests.faults.hosts.faults import Fault
+from tests.faults.hosts.fault import Fault
 from tests.faults.hosts.overlap import OVERLAP, Both, second
 from tests.faults.hosts.run import Run
 from tests.faults.hosts.site import Hosts

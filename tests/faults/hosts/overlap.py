@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tests.faults.hosts.faults import Fault
+from tests.faults.hosts.fault import Fault
 
 _TWO_AT_ONCE = 1 / 3
 CUTS = ("link-cut", "one-way", "halves", "ring")

@@ -28,7 +28,8 @@ from tests.faults.hosts import clients, diary, verdict
 from tests.faults.hosts.clients import Caller, Clients, Readers
 from tests.faults.hosts.clocks import WrongClocks
 from tests.faults.hosts.disks import Disks
-from tests.faults.hosts.faults import FAULTS, UNABLE, Fault, settle, strike
+from tests.faults.hosts.fault import Fault, settle, strike
+from tests.faults.hosts.faults import FAULTS, UNABLE
 from tests.faults.hosts.overlap import Both, second
 from tests.faults.hosts.pc import PROGRAMS
 from tests.faults.hosts.site import Hosts
