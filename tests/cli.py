@@ -8,7 +8,6 @@ import io
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,11 @@ _ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Said:
-    """What one command wrote, how it ended, and how long that took."""
+    """What one command wrote, and how it ended."""
 
     code: int
     out: str
     err: str
-    took_s: float
 
     @property
     def json(self) -> Any:
@@ -53,10 +51,10 @@ class Quick:
         return _checked(said)
 
     def _run(self, args: Sequence[str]) -> Said:
-        out, err, began = io.StringIO(), io.StringIO(), time.monotonic()
+        out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run([*self._options, *args])
-        return Said(code, out.getvalue(), err.getvalue(), time.monotonic() - began)
+        return Said(code, out.getvalue(), err.getvalue())
 
 
 def _checked(said: Said) -> Said:
@@ -95,7 +93,6 @@ class Nodectl:
 
     async def __call__(self, *args: str | bytes, environ: Mapping[str, str] = {}) -> Said:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("NODECTL_")}
-        began = time.monotonic()
         child = await asyncio.create_subprocess_exec(
             *self._argv, *self._options, *args,
             cwd=_ROOT, env={**kept, "NODECTL_CONFIG": os.devnull, **self._environ, **environ},
@@ -103,4 +100,4 @@ class Nodectl:
         )  # fmt: skip
         out, err = await ended(child, _TIMEOUT_S)
         assert child.returncode is not None
-        return _checked(Said(child.returncode, out.decode(), err.decode(), time.monotonic() - began))
+        return _checked(Said(child.returncode, out.decode(), err.decode()))

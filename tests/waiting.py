@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 
 async def eventually(
-    condition: Callable[[], bool] | Callable[[], Awaitable[bool]], what: str = "", *, timeout_s: float = 10.0
+    condition: Callable[[], bool] | Callable[[], Awaitable[bool]], what: str = "", *, timeout_s: float = 30.0
 ) -> None:
     """Until `condition()` holds; AssertionError that says `what` did not come about."""
     deadline = time.monotonic() + timeout_s

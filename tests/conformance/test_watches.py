@@ -17,7 +17,7 @@ from nodestore.watch import Changes, Event, Listing, follow, interval, mirror, m
 from tests.conformance.ground import REQUEST_BYTES_MAX, Ground
 from tests.waiting import eventually
 
-_SOON_S = 5.0
+_SOON_S = 20.0
 _QUIET_S = 0.3
 
 

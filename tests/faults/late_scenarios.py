@@ -247,7 +247,7 @@ async def takeover_that_lands_after_its_candidate_gave_up(cluster: EtcdCluster, 
         nonce = campaign._attempts[0]
         await eventually(lambda: s.late.unknown > 0, "the candidate has given the attempt up")
         await s.deliver()
-        won = await asyncio.wait_for(task, 10.0)
+        won = await asyncio.wait_for(task, 30.0)
         found = leader_seen(await s.witness.get(keys.leader))
         assert found.record is not None
         assert (found.record.nonce, found.revision, found.lease) == (nonce, won.fence.term.revision, lease)
@@ -268,7 +268,7 @@ async def takeover_that_lands_on_a_lease_given_up(cluster: EtcdCluster, keys: Ke
         late = leader_seen(await s.witness.get(keys.leader))
         assert late.lease == old
         new, _ = await s.witness.grant(60)
-        won = await asyncio.wait_for(campaign.win(new), 10.0)
+        won = await asyncio.wait_for(campaign.win(new), 30.0)
         found = leader_seen(await s.witness.get(keys.leader))
         assert (found.lease, found.revision) == (new, won.fence.term.revision)
         assert won.fence.term.revision > late.revision

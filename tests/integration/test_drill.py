@@ -62,7 +62,7 @@ async def test_each_kind_of_drill_holds_every_promise_and_is_told_as_what_it_was
         for how, cause in (("handover", "switchover"), ("freeze", "silent"), ("kill", "died")):
             seen = await masters.leader()
             assert seen.record is not None
-            said = await nodectl("drill", "--yes", "--how", how, "--seconds", "1.5", "-o", "json")
+            said = await nodectl("drill", "--yes", "--how", how, "--seconds", "5", "-o", "json")
             assert said.code == 0, said
             told, why = said.json, (await nodectl("why", "-o", "json")).json
             assert told["held"]

@@ -90,7 +90,7 @@ async def test_a_read_waits_for_a_commit_that_memory_does_not_know_yet(etcd_one:
         await asyncio.wait([asyncio.create_task(seat.leader._confirmation.confirm())])
         assert not read.done()
         s.proxy.forward()
-        await asyncio.wait_for(read, 5.0)
+        await asyncio.wait_for(read, 30.0)
         assert seat.replica.index == 2
         assert (await call).index == 2
 

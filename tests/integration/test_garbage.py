@@ -176,7 +176,6 @@ async def test_garbage_in_the_two_vital_keys_stops_commits_until_it_is_put_right
         for ran in await asyncio.gather(nodectl("node", "list"), nodectl("node", "set", "n1", "x=2")):
             assert ran.code == 5, ran
             assert key in ran.err, ran
-            assert ran.took_s < _TIMEOUT_S + 3.0  # what starting Python takes on a slow machine included
         right = re.search(r"put right.* to (\{.*?\})", status.out)
         assert right is not None, status.out
         assert len((await masters.etcd.range(keys.terms)).kvs) == terms, "they take turns"

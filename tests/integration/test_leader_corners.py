@@ -182,9 +182,9 @@ async def test_who_waits_for_what_hung_is_answered_when_the_master_is_stopped(
 
             seat.leader._confirmation.confirm = unanswered  # type: ignore[method-assign]
             waiting = asyncio.create_task(seat.submit(Request("b", "block", {}, "t", 0)))
-            await asyncio.wait_for(asked.wait(), 10.0)
+            await asyncio.wait_for(asked.wait(), 30.0)
             seat.running.cancel()
-            outcome = (await asyncio.wait_for(waiting, 10.0))[0]
+            outcome = (await asyncio.wait_for(waiting, 30.0))[0]
             assert outcome.error is not None
             assert outcome.error.code == "leadership_lost"
             app.release.set()
@@ -213,7 +213,7 @@ async def test_a_term_that_ends_during_a_handover_is_not_drained_for_ever(etcd_o
         await asyncio.sleep(0)
         seat.running.cancel()
         with pytest.raises(LeadershipLost):
-            await asyncio.wait_for(draining, 10.0)
+            await asyncio.wait_for(draining, 30.0)
 
 
 async def test_who_hears_that_the_term_is_over_finds_it_ended(etcd_one: EtcdCluster, keys: Keys) -> None:

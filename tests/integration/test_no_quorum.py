@@ -21,8 +21,6 @@ from tests.waiting import eventually
 INVENTORY = Inventory.model_validate(
     {"nodes": {"n1": {}}, "defaults": {"driver": {"name": "file", "settings": {"path": "shown.json"}}}}
 )
-STARTING_S = 4.0
-"""What starting nodectl, six at once, takes on a slow machine."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,8 +39,8 @@ async def _leaderless(etcd: Etcd, endpoint: str) -> bool:
 async def test_without_a_quorum_everybody_is_told_and_afterwards_all_goes_on(
     broken_three: EtcdCluster, keys: Keys
 ) -> None:
-    """Reads and commands end with code 5 and one line within their time; status and local reads answer; noded keeps its
-    last state. With the quorum, commands, masters and nodes go on, none of them started anew."""
+    """Reads and commands end with code 5 and one line meanwhile; status and local reads answer; noded keeps its last
+    state. With the quorum, commands, masters and nodes go on, none of them started anew."""
     async with (
         Masters(broken_three, keys) as masters,
         nodes.running(broken_three.endpoints, keys, "n1") as noded,
@@ -70,7 +68,6 @@ async def test_without_a_quorum_everybody_is_told_and_afterwards_all_goes_on(
         )
         for ran in (written, read, paused):
             assert ran.code == 5, ran
-            assert ran.took_s < 2.0 + 2 * STARTING_S, ran
             assert ran.lines[0].startswith("error: "), ran
             assert "etcd" in ran.lines[0], ran
             assert len(ran.lines) == 2, ran

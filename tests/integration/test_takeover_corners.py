@@ -93,7 +93,7 @@ async def test_an_answer_to_an_older_challenge_does_not_keep_a_dead_leader_in_of
             assert put is not None
             assert decode(Challenge, put.value, put.key).term == won.fence.term.revision
             await etcd.put(keys.answer("m2"), Answer(term=won.fence.term.revision, nonce="older").encode())
-            async with asyncio.timeout(15.0):
+            async with asyncio.timeout(30.0):
                 after = await winning
             assert after.fence.term.revision > won.fence.term.revision
             assert await challenges() > 1, "it was challenged once more"
@@ -169,7 +169,7 @@ async def test_a_takeover_that_landed_unheard_is_claimed_though_the_epoch_was_wr
         async with _campaigning(etcd, keys) as campaign:
             campaign._attempts.append("mine")
             campaign._epoch_seen = EpochSeen(1, epoch.revision - 1)
-            async with asyncio.timeout(10.0):
+            async with asyncio.timeout(30.0):
                 claimed = await campaign.win(lease)
             assert claimed.fence == won.fence
 
@@ -213,7 +213,7 @@ async def test_who_has_handed_over_stays_until_it_has_seen_that(
         assert not stopping.done()
         master.leader = None
         master.board.tell()
-        await asyncio.wait_for(stopping, 5.0)
+        await asyncio.wait_for(stopping, 30.0)
         assert master.board._subscribers == []
 
 

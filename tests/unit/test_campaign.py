@@ -150,7 +150,7 @@ async def test_what_changes_during_a_look_is_looked_at_again(monkeypatch: pytest
     board._set_leader(None)
     campaign = Slow(cast(Any, None), board._keys, ME, board, cast(Any, _Deaf()), LAN)
     monkeypatch.setattr(campaign_module, "how_it_ended", _nothing_said)
-    assert await asyncio.wait_for(campaign.win(5), 10.0) is won
+    assert await asyncio.wait_for(campaign.win(5), 30.0) is won
     assert len(looks) == 2
 
 

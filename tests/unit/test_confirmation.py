@@ -35,5 +35,5 @@ async def test_a_close_that_is_cancelled_leaves_nobody_waiting() -> None:
     closing = asyncio.create_task(confirmation.close())
     await asyncio.sleep(0)
     closing.cancel()
-    found = await asyncio.wait_for(asyncio.gather(first, second, closing, return_exceptions=True), 5.0)
+    found = await asyncio.wait_for(asyncio.gather(first, second, closing, return_exceptions=True), 30.0)
     assert [type(item) for item in found] == [LeadershipLost, LeadershipLost, asyncio.CancelledError]

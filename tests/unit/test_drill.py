@@ -74,7 +74,7 @@ async def test_the_leader_answers_and_then_obeys(how: Order, done: tuple[str, fl
     )  # fmt: skip
     assert did.empty()
     assert (answer["master"], answer["how"], answer["term"]) == ("m1", how.how, {"epoch": 1, "revision": 7})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30.0):
         assert await did.get() == done
 
 

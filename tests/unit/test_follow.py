@@ -55,7 +55,7 @@ async def test_a_port_that_refuses_after_the_break_is_a_dead_process() -> None:
         await eventually(lambda: told == ["beat"])
         leader.socket.close()
         connection.close()
-        await asyncio.wait_for(running, 10.0)
+        await asyncio.wait_for(running, 30.0)
     assert told == ["beat", "died"]
 
 
