@@ -29,8 +29,8 @@ else:
     from nodestore import _procs_posix as system
 
 __all__ = [
-    "PIPE", "Child", "Completed", "Identity", "alive", "identify", "kill_tree", "replace_file", "resume", "run",
-    "spawn", "spawn_detached", "suspend", "terminate", "utf8_stdio",
+    "PIPE", "Child", "Completed", "EndedAtOnce", "Identity", "alive", "identify", "kill_tree", "replace_file",
+    "resume", "run", "spawn", "spawn_detached", "suspend", "terminate", "utf8_stdio",
 ]  # fmt: skip
 
 _REAP_TIMEOUT_S = 10.0
@@ -49,6 +49,10 @@ class Identity:
 
     pid: int
     created: float
+
+
+class EndedAtOnce(NodectlError):
+    """A program was started, and had ended before anybody could look."""
 
 
 @dataclass(frozen=True)
@@ -226,14 +230,14 @@ def spawn_detached(
 ) -> Identity:
     """Starts a program that outlives us and is nobody's child; stdout and stderr are appended to `log`.
 
-    NodectlError when it cannot run, or has ended before anybody could look: then its last words are in `log`.
+    NodectlError when it cannot run; EndedAtOnce, whose last words are in `log`.
     """
     command = _resolved(argv, cwd, env)
     with _starting(argv[0]), _output(log) as out:
         pid = system.start_detached(command, cwd=cwd, env=env, log=out)
     identity = identify(pid)
     if identity is None:
-        raise NodectlError(f"{argv[0]} ended at once: see {log}")
+        raise EndedAtOnce(f"{argv[0]} ended at once: see {log}")
     return identity
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -22,10 +23,11 @@ from nodectl.dev.lock import locked
 from nodectl.dev.places import default_directory, wall_inventory
 from nodectl.dev.record import Part, Process, Record
 from nodestore import procs
-from nodestore.errors import Garbage, NotFound, Unavailable
+from nodestore.errors import Garbage, NodectlError, NotFound, Unavailable
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
+WAIT_S = 30.0
 
 
 def cluster_record() -> Record:
@@ -131,6 +133,24 @@ def test_a_process_counts_as_ours_only_by_pid_creation_time_and_boot() -> None:
 def test_where_there_is_no_cluster_one_is_told_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nodectl dev up"):
         DevCluster(tmp_path).processes  # noqa: B018
+
+
+async def test_a_process_that_ends_before_anybody_looks_is_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(pid: int) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(WAIT_S)
+
+    monkeypatch.setattr(procs, "identify", too_late)
+    monkeypatch.setenv("NODECTL_DEV_MASTERD", f'"{sys.executable}" -c "import sys; sys.exit(\'it is Monday\')"')
+    noted = cluster_record()
+    noted.parts["m1"].ports = {"api": ports.free_ports(1)[0]}
+    record.save(tmp_path, noted)
+    cluster = DevCluster(tmp_path)
+    cluster._etcd = tmp_path / "etcd"
+    with pytest.raises(NodectlError, match=r"m1 \(masterd\) has ended(.|\n)*it is Monday"):
+        await cluster.start("m1")
 
 
 # --- ports and locks ---

@@ -11,6 +11,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -338,7 +339,11 @@ class DevCluster:
             self._children[name] = child
             identity = child.identity
         else:
-            identity = await asyncio.to_thread(procs.spawn_detached, how.argv, cwd=how.cwd, env=environment, log=log)
+            start = partial(procs.spawn_detached, how.argv, cwd=how.cwd, env=environment, log=log)
+            try:
+                identity = await asyncio.to_thread(start)
+            except procs.EndedAtOnce:
+                raise waiting.ended(name, part, log) from None
         part.process = Process(pid=identity.pid, created=identity.created, boot=boot_id(), argv=how.argv, env=how.env)
 
     # --- readiness --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 
 from nodectl.dev.ports import HOST
-from nodectl.dev.record import Record
+from nodectl.dev.record import Part, Record
 from nodestore.errors import NodectlError, TimedOut, Unavailable
 from nodestore.jsonio import loads
 
@@ -38,11 +38,16 @@ async def until(
             return
         for name in names:
             if not record.parts[name].running:
-                raise NodectlError(f"{name} ({record.parts[name].program}) has ended. {quoted(log_of(name))}")
+                raise ended(name, record.parts[name], log_of(name))
         if time.monotonic() > deadline:
             logs = "\n".join(quoted(log_of(name), 4) for name in names[:3])
             raise TimedOut(f"waited {timeout_s:g} s until {what}: {missing}. {logs}")
         await asyncio.sleep(PAUSE_S)
+
+
+def ended(name: str, part: Part, log: Path) -> NodectlError:
+    """The error that says so, with what it said last."""
+    return NodectlError(f"{name} ({part.program}) has ended. {quoted(log)}")
 
 
 def quoted(log: Path, lines: int = _TAIL_LINES) -> str:
