@@ -163,6 +163,7 @@ async def test_a_full_disk_under_a_node_is_told_and_stops_nothing(
     with small_disk(tmp_path / "disk") as work:
         async with one(etcd_one, keys) as masters, nodes.running(etcd_one.endpoints, keys, "n1", work=work) as noded:
             nodectl = Quick([masters.running["m1"].url])
+            await noded.ready(masters.etcd, keys, 1)
             await masters.configure(Inventory.model_validate(inventory), 2)
             first = await noded.ready(masters.etcd, keys, 2)
             fill(work / "ballast")

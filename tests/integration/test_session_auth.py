@@ -189,7 +189,7 @@ async def test_a_lease_whose_user_is_gone_is_lost_with_the_reason(keys: Keys) ->
     async with EtcdCluster(1) as cluster:
         await enable(cluster)
         async with session(cluster) as admin, session(cluster, "stranger") as etcd:
-            lease = await Lease.grant(etcd, 1)
+            lease = await Lease.grant(etcd, 4)
             await admin.put(keys.leader, b"x", lease=lease.id)
             with pytest.raises(LeaseLost, match="permission denied"):
                 await lease.keep()
