@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import random
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
 
 from nodestore.errors import NodectlError
+from nodestore.etcdpb import etcd_pb2 as pb
 from tests.faults.hosts import clocks, slow_disk
 from tests.faults.hosts.clock_fault import Clock
 from tests.faults.hosts.cuts import Halves, LinkCut, OneWay, Ring
@@ -22,6 +23,7 @@ from tests.faults.hosts.site import Hosts
 from tests.waiting import eventually
 
 _CONTROL_S = 20.0
+_LISTED_S = 3.0
 _MEMBER_S = 40.0
 _STOPPED_S = 10.0
 
@@ -119,23 +121,32 @@ class Wipe(Fault):
 
     async def _replaced(self) -> bool:
         """Remove the old member and add a new one, as an operator does: etcd/README.md."""
+        others = [place for place in self.hosts.site.endpoints() if self.hosts.pcs[self.victim].address not in place]
         try:
-            members = await self.hosts.etcd.members()
-            peer = f"http://{self.hosts.pcs[self.victim].address}:{PEER}"
-            old = next((member for member in members if peer in member.peer_urls), None)
-            if old is not None and not old.name:
-                return True  # added, and never started
-            if old is not None:
-                await self._control("member", "remove", f"{old.id:x}")
-            await self._control("member", "add", self.victim, f"--peer-urls={peer}")
+            listed = [await self._listed_at(place) for place in others]
+            if all(found is not None and not found.name for found in listed):
+                return True  # added, never started, and every member knows it
+            if (old := listed[0]) is not None and old.name:
+                await self._control(others, "member", "remove", f"{old.ID:x}")
+            await self._control(others, "member", "add", self.victim, f"--peer-urls={self._peer}")
         except (NodectlError, subprocess.SubprocessError):
-            return False
-        return True
+            pass
+        return False
 
-    async def _control(self, *arguments: str) -> None:
-        alive = [place for place in self.hosts.site.endpoints() if self.hosts.pcs[self.victim].address not in place]
+    @property
+    def _peer(self) -> str:
+        return f"http://{self.hosts.pcs[self.victim].address}:{PEER}"
+
+    async def _listed_at(self, place: str) -> pb.Member | None:
+        """As the member there lists it once it has caught up. A member that is behind would tell the new one the ID of
+        the removed one, which it would then have for ever."""
+        request = pb.MemberListRequest(linearizable=True)
+        answer = await self.hosts.etcd.at(place, "Cluster/MemberList", request, _LISTED_S)
+        return next((member for member in answer.members if self._peer in member.peerURLs), None)
+
+    async def _control(self, endpoints: Sequence[str], *arguments: str) -> None:
         program = self.hosts.site.etcd.with_name("etcdctl")
-        argv = [str(program), f"--endpoints={','.join(alive)}", "--command-timeout=3s", *arguments]
+        argv = [str(program), f"--endpoints={','.join(endpoints)}", "--command-timeout=3s", *arguments]
         await asyncio.to_thread(lambda: subprocess.run(argv, check=True, capture_output=True, timeout=_CONTROL_S))
 
 
