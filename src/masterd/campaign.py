@@ -31,7 +31,7 @@ from nodestore.election import (
     new_leader_record,
     takeover,
 )
-from nodestore.errors import Garbage, NodectlError, NoSpaceUnknown, OutcomeUnknown, Unavailable
+from nodestore.errors import Garbage, LeaseLost, NodectlError, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, cmp_mod, op_delete
 from nodestore.keys import Keys
 from nodestore.models import Candidate
@@ -155,7 +155,8 @@ class Campaign:
         self._held_back = True
 
     async def win(self, lease: int) -> Won:
-        """Observe until there is ground to take over, and do so. Returns with a term won; outages are waited out."""
+        """Observe until there is ground to take over, and do so. Returns with a term won; outages are waited out.
+        LeaseLost when etcd says that the lease is gone."""
         await self._retired.gone()
         self.settled()
         unsubscribe = self._board.subscribe(self._wake.set)
@@ -233,6 +234,8 @@ class Campaign:
                 if ended is not None:
                     ground = Ground("resigned", f"{self._board.last_leader.record.id} gave way: {ended}")
             return await self._try(ground, seen, lease)
+        except LeaseLost:  # by etcd's own word: there is no use in waiting until a keepalive finds out
+            raise
         except NoSpaceUnknown as error:  # should it have landed after all, our nonce in `leader` tells
             self._tell(f"takeover not possible now: {error}", logging.WARNING)
             await asyncio.sleep(_LOOK_S)

@@ -25,7 +25,7 @@ from nodestore.errors import (
 )
 from nodestore.keys import Keys
 from nodestore.lease import Lease
-from nodestore.models import Epoch
+from nodestore.models import Epoch, Paused
 from tests.etcd_cluster import EtcdCluster
 from tests.faults.late import Seat, Stage, configure, leading, session, shown, stage, take_over
 from tests.faults.late_scenarios import SMALL, code_of, hold_the_chunk
@@ -240,6 +240,33 @@ async def test_a_lease_lost_here_whose_key_lives_on(
             assert after.revision > before.revision
             outcome = (await second.submit([Request("x1", "add", {"path": "sum"}, "t", 0)]))[0]
             assert (outcome.result, outcome.repeated) == (1, True)
+        finally:
+            living.cancel()
+            await asyncio.wait([living])
+
+
+async def test_a_takeover_that_fails_for_want_of_a_lease_goes_on_with_another(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage etcd has ended all leases; the takeover hears it before the next keepalive or candidacy does."""
+
+    async def far_away(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Lease, "keep", far_away)
+    monkeypatch.setattr(Master, "_stay_candidate", far_away)
+    async with session(etcd_one) as etcd:
+        await etcd.put(keys.paused, Paused(actor="test", time=0.0).encode())
+        master = Master(etcd, keys, Me("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60))
+        living = asyncio.create_task(master.live())
+        try:
+            await eventually(lambda: master.board.candidates.items.keys() == {"m1"}, "it is a candidate")
+            candidacy = await etcd.get(keys.candidate("m1"))
+            assert candidacy is not None
+            await etcd.revoke(candidacy.lease)
+            await etcd.delete(keys.paused)
+            await _leads(master, None)
+            assert leader_seen(await etcd.get(keys.leader)).lease != candidacy.lease
         finally:
             living.cancel()
             await asyncio.wait([living])
