@@ -167,11 +167,11 @@ def ended(call_at: float, ended_at: float, kind: str, path: Path, process: str =
     return calls(load(path))[-1]
 
 
-def served(of: Iterable[Any], faults: Iterable[Window]) -> list[str]:
+def served(of: Iterable[Any], faults: Iterable[Window], lasted_s: float | None = None) -> list[str]:
     seen = client_checks.Served(list(faults), brief=False)
     for call in of:
         seen.see(call)
-    return seen.wrong(["c1"], None)
+    return seen.wrong(["c1"] if lasted_s is None else [], lasted_s)
 
 
 def test_no_space_belongs_to_a_full_disk(tmp_path: Path) -> None:
@@ -187,6 +187,8 @@ def test_refusals_with_no_fault_near_are_noticed(tmp_path: Path) -> None:
     faults = [Window("ring", 8.0, 12.0)]
     assert served(many[:5], faults) == []
     only(served(many, faults), "6 commands of c1 failed, and no fault was near")
+    only(served(many, faults, 600.0), "6 commands of c1 failed, and no fault was near")
+    assert served(many, faults, 601.0) == []
 
 
 def test_a_command_that_starves_is_noticed(tmp_path: Path) -> None:

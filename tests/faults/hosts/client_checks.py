@@ -3,6 +3,7 @@ what it wrote proves little."""
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
@@ -19,7 +20,8 @@ FLOOR_PER_S = 1.0
 FAILS_PER_FAULT = 10
 """Commands of a client that may fail for each fault..."""
 FAILS_UNEXPLAINED = 5
-"""...and with none near, in a whole run, on a machine that does much else."""
+"""...and with none near, in each ten minutes begun, on a machine that does much else."""
+_SPAN_S = 600.0
 _PATIENT_S = 5.0  # what waits for longer must be sent once others of the same client get through
 _STARVED = 5
 _LATE_S = 10.0  # by which the watch of the store may tell of a truncation after a reader has met it
@@ -89,12 +91,13 @@ class Served:
 
     def wrong(self, clients: Iterable[str], lasted_s: float | None) -> list[str]:
         """Once all was seen. lasted_s: of the run, for the floor of each client; None: nothing is asked of it."""
-        most = FAILS_PER_FAULT * len(self._faults) + FAILS_UNEXPLAINED
+        unexplained = FAILS_UNEXPLAINED * max(1, math.ceil((lasted_s or 0.0) / _SPAN_S))
+        most = FAILS_PER_FAULT * len(self._faults) + unexplained
         found = [f"{call}, while others of its client got through" for call in self._waited if self._starved(call)]
         for client, count in sorted(self._fails.items()):
             if count > most:
                 found.append(f"{count} commands of {client} failed, in {len(self._faults)} faults")
-            if self._far[client] > FAILS_UNEXPLAINED:
+            if self._far[client] > unexplained:
                 found.append(f"{self._far[client]} commands of {client} failed, and no fault was near")
         for client in clients if lasted_s is not None else ():
             floor, count = int(FLOOR_PER_S * (lasted_s or 0.0)) + 1, len(self._acknowledged[client])
