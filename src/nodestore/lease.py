@@ -62,7 +62,7 @@ class Lease:
         beyond the TTL only etcd's own word counts. After an outage etcd's new leader extends all leases.
         """
         stream: Stream | None = None
-        last = "not even tried: this process was held up"
+        last, said = "not even tried: this process was held up", None
         try:
             while (left_s := self.left_s + patience_s) > 0:
                 try:
@@ -72,18 +72,22 @@ class Lease:
                         await self._beat(stream)
                 except LeaseLost:
                     raise
-                except (BrokenStream, TimeoutError, NodectlError) as fault:  # a refusal may be taken back, too
-                    if stream is not None and isinstance(fault, TimeoutError):
-                        fault = stream.silent()
-                    last = str(fault) or self._etcd.refusal or "no token in time"
-                    log.debug("keepalive of lease %x: %s", self.id, last)
-                    if stream is not None:
-                        await stream.close()
-                        stream = None
-                    await asyncio.sleep(max(0.0, min(_RETRY_S, self.left_s + patience_s)))
+                except TimeoutError:
+                    last = str(stream.silent()) if stream is not None else self._etcd.refusal or "no token in time"
+                except (BrokenStream, NodectlError) as fault:  # a refusal may be taken back, too
+                    last = said = str(fault)
                 else:
+                    said = None
                     await asyncio.sleep(max(0.0, min(self.ttl_s / 3, self.left_s)))
-            raise LeaseLost(f"no good keepalive within its {self.ttl_s + patience_s:g} s: {last}")
+                    continue
+                log.debug("keepalive of lease %x: %s", self.id, last)
+                if stream is not None:
+                    await stream.close()
+                    stream = None
+                await asyncio.sleep(max(0.0, min(_RETRY_S, self.left_s + patience_s)))
+            # the last try may have been too short for an answer
+            why = last if said in (None, last) else f"{last}; before that: {said}"
+            raise LeaseLost(f"no good keepalive within its {self.ttl_s + patience_s:g} s: {why}")
         finally:
             if stream is not None:
                 await stream.close()
