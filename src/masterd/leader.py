@@ -152,7 +152,7 @@ class Leader:
         still."""
         self._found_by_client()
         await self.check()
-        self._chronicle.mark("first_answer")
+        self._has_answered()
 
     async def check(self) -> None:
         """The same for ourselves."""
@@ -170,6 +170,11 @@ class Leader:
         if self.serving.is_set():
             self._chronicle.mark("found")
         self._found = True
+
+    def _has_answered(self) -> None:
+        """A client. Reads from what it caught up with may come before it serves; they do not show that it works."""
+        if self.serving.is_set():
+            self._chronicle.mark("first_answer")
 
     def close_for_handover(self) -> None:
         """Take no more commands for now: those that wait are finished, those that come wait for how it ends."""
@@ -418,7 +423,7 @@ class Leader:
     async def _commit_taken(self, batch: Batch | None, taken: Sequence[tuple[Waiting, Outcome]]) -> None:
         def answer() -> None:
             if any(isinstance(waiting.heard, Together) for waiting, _ in taken):  # else it was this leader's own
-                self._chronicle.mark("first_answer")
+                self._has_answered()
             for waiting, outcome in taken:
                 waiting.resolve(outcome)
 

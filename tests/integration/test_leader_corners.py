@@ -12,8 +12,11 @@ import pytest
 
 from masterd.actions import ACT, DONE
 from masterd.app import Command, Transaction
+from masterd.board import Board
 from masterd.execution import Request
-from masterd.leader import LeaderSettings
+from masterd.leader import Leader, LeaderSettings
+from masterd.replica import Replica
+from masterd.timeline import Timeline
 from masterd.waiting import Together, Waiting
 from nodestore.errors import LeadershipLost
 from nodestore.etcd import Etcd
@@ -229,3 +232,28 @@ async def test_who_hears_that_the_term_is_over_finds_it_ended(etcd_one: EtcdClus
                     outcome = (await seat.submit(Request("x", "add", {"to": "x"}, "t", 0)))[0]
                     assert isinstance(outcome.error, LeadershipLost)
                 assert seat.leader.ended
+
+
+async def test_a_read_before_it_serves_is_answered_but_is_not_its_first_answer(
+    etcd_one: EtcdCluster, keys: Keys
+) -> None:
+    """The history of a takeover tells its steps in the order in which they depend on each other."""
+    async with session(etcd_one) as etcd:
+        won = await take_over(etcd, keys, "m1")
+        replica, board, timeline = Replica(etcd, keys), Board(etcd, keys), Timeline()
+        await replica.absorb(won)
+        leader = Leader(
+            etcd, keys, master="m1", won=won, replica=replica, board=board, application=ToyApp(),
+            settings=LeaderSettings(), timeline=timeline,
+        )  # fmt: skip
+        await leader.confirm()
+        assert list(timeline.marks) == []
+        running = asyncio.create_task(leader.run())
+        try:
+            await eventually(leader.serving.is_set, "it serves")
+            await eventually(lambda: list(timeline.marks) == ["serving", "found"], "that is told")
+            await leader.confirm()
+            assert list(timeline.phases()) == ["serving", "found", "first_answer"]
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
