@@ -39,7 +39,7 @@ async def run_for(
     next_: int = 1,
 ) -> tuple[Won | Lost, int]:
     """One attempt to take over from what was seen, and the lease that it brought."""
-    lease, _ = await etcd.grant(60)
+    lease, _ = await etcd.grant(3600)
     me = new_leader_record(
         master=name, host=name, urls=(), nonce=nonce or secrets.token_hex(8), cause="first", why="test"
     )
@@ -174,9 +174,9 @@ async def test_a_term_whose_reply_was_lost_is_claimed(ground: Ground, keys: Keys
 
 async def test_a_repeated_takeover_finds_that_it_has_won(ground: Ground, keys: Keys) -> None:
     """The first copy's reply is lost, the second copy's compares fail, and its own nonce is in `leader`."""
-    async with ground.way(repeats_arrive=True) as way, ground.session() as witness:
+    async with ground.way(repeats_arrive=True, call_timeout_s=10.0) as way, ground.session() as witness:
         await ensure_epoch(witness, keys)
-        lease, _ = await way.etcd.grant(60)
+        lease, _ = await way.etcd.grant(3600)
         me = new_leader_record(master="m1", host="h", urls=(), nonce="mine", cause="first", why="test")
         epoch = await ensure_epoch(way.etcd, keys)
         way.set(down=Mode.DROP)
@@ -189,9 +189,9 @@ async def test_a_repeated_takeover_finds_that_it_has_won(ground: Ground, keys: K
 
 async def test_a_late_copy_does_not_bring_a_resigned_term_back(ground: Ground, keys: Keys) -> None:
     """`leader` is absent again, as the copy had seen it: that its `terms/<nonce>` is there stops it."""
-    async with ground.way(repeats_arrive=True) as way, ground.session() as witness:
+    async with ground.way(repeats_arrive=True, call_timeout_s=10.0) as way, ground.session() as witness:
         epoch = await ensure_epoch(witness, keys)
-        lease, _ = await witness.grant(60)
+        lease, _ = await witness.grant(3600)
         me = new_leader_record(master="m1", host="h", urls=(), nonce="mine", cause="first", why="test")
         way.set(up=Mode.HOLD)
         won = await takeover(way.etcd, keys, me=me, lease=lease, seen=LeaderSeen(), epoch=epoch, next_index=1)
@@ -206,7 +206,7 @@ async def test_a_late_takeover_meets_another_leader(ground: Ground, keys: Keys) 
     """Its sender had given it up as unknown; somebody else led meanwhile; it changes nothing."""
     async with ground.way() as way, ground.session() as witness:
         epoch = await ensure_epoch(witness, keys)
-        lease, _ = await witness.grant(60)
+        lease, _ = await witness.grant(3600)
         me = new_leader_record(master="late", host="h", urls=(), nonce="late", cause="first", why="test")
         way.set(up=Mode.HOLD)
         task = asyncio.create_task(

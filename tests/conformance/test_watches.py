@@ -287,7 +287,7 @@ async def test_a_watch_that_is_cancelled_says_so_and_is_silent(ground: Ground, k
 async def test_expired_keys_are_seen_to_go(ground: Ground, keys: Keys) -> None:
     """A watch hears of a lease's end as of any other deletion, all its keys in one batch."""
     async with ground.session() as etcd:
-        lease, _ = await etcd.grant(1)
+        lease, _ = await etcd.grant(4)
         for name in "ab":
             await etcd.put(keys.state + name, b"x", lease=lease)
         begun = await etcd.put(keys.state + "c", b"stays")

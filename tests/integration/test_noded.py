@@ -623,10 +623,11 @@ async def test_cut_after_each_step_the_next_one_converges(etcd_one: EtcdCluster,
             noded = await node.start("--lease-ttl", "60")
             await step(noded)
             await noded.kill()
+        before = node.shown()["pid"]  # it may not have ended yet
         await node.start("--lease-ttl", "60")
-        pid = await node.shows(f"scene {len(steps)}")
+        pid = await node.shows(f"scene {len(steps)}", but_pid=before)
         await node.ready(len(steps))
-        assert running_programs(node.work) == [pid]
+        await node.until(lambda: _true(running_programs(node.work) == [pid]), "that program alone")
 
 
 async def _true(value: bool) -> bool:

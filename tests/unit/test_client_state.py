@@ -32,11 +32,13 @@ async def until(client: Client, wanted: State) -> None:
 
 async def test_states_follow_the_leader() -> None:
     """connected, suspended when the leader dies, lost when that lasts, connected when there is one again."""
-    async with fake_cluster("m1", "m2") as cluster, client_of(cluster, lost_after_s=0.3) as client:
+    async with fake_cluster("m1", "m2") as cluster, client_of(cluster) as client:
         seen: list[State] = []
         client.on_state(seen.append)
         assert client.state == "suspended"
         await until(client, "connected")
+        assert client._state is not None
+        client._state.lost_after_s = 0.3
         await cluster.leading.stop()
         client._leadership.suspect()
         with pytest.raises(Unavailable):

@@ -46,8 +46,9 @@ def _stream(url: str, told: list[str]) -> FollowStream:
     )  # fmt: skip
 
 
-async def test_a_port_that_refuses_after_the_break_is_a_dead_process() -> None:
+async def test_a_port_that_refuses_after_the_break_is_a_dead_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else needs to be asked."""
+    monkeypatch.setattr(follow, "_REFUSAL_S", 600.0)
     leader, told = _Leader(), list[str]()
     with leader.socket:
         running = asyncio.create_task(_stream(leader.url, told).run())

@@ -310,11 +310,14 @@ def test_what_no_watch_has_is_a_hole() -> None:
 Follow = Callable[..., AsyncIterator[Changes]]
 
 
-async def watched(monkeypatch: pytest.MonkeyPatch, directory: Path, follow: Follow, done: int) -> list[str]:
-    """What two watches come to that show what `follow` does, once they are through with revision `done`."""
+async def watched(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, follow: Follow, done: int, wait_s: float
+) -> list[str]:
+    """What two watches come to that show what `follow` does, once they are through with revision `done`;
+    what one lacks is waited for as long as `wait_s`."""
     monkeypatch.setattr(store_watch, "follow", follow)
     with Recorder(directory / "history") as record:
-        watch = store_watch.StoreWatch(cast(Any, ("first", "second")), KEYS, record, wait_s=0.3)
+        watch = store_watch.StoreWatch(cast(Any, ("first", "second")), KEYS, record, wait_s=wait_s)
 
         def through() -> bool:
             watch.check()
@@ -340,7 +343,7 @@ async def test_a_compaction_that_one_watch_survives_leaves_no_hole(
             yield change(number)
         await asyncio.Event().wait()
 
-    assert await watched(monkeypatch, tmp_path, follow, 8) == []
+    assert await watched(monkeypatch, tmp_path, follow, 8, wait_s=30.0) == []
 
 
 async def test_a_compaction_of_what_nobody_saw_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +355,7 @@ async def test_a_compaction_of_what_nobody_saw_is_told(tmp_path: Path, monkeypat
         yield change(6)
         await asyncio.Event().wait()
 
-    (wrong,) = await watched(monkeypatch, tmp_path, follow, 6)
+    (wrong,) = await watched(monkeypatch, tmp_path, follow, 6, wait_s=0.3)
     assert "revisions 1 to 5" in wrong
 
 
@@ -364,4 +367,4 @@ async def test_a_watch_that_has_ended_is_noticed(tmp_path: Path, monkeypatch: py
         raise ValueError("something else")
 
     with pytest.raises(AssertionError, match=r"watch 1 of the store has ended: ValueError\('something else'\)"):
-        await watched(monkeypatch, tmp_path, follow, 6)
+        await watched(monkeypatch, tmp_path, follow, 6, wait_s=0.3)

@@ -116,9 +116,9 @@ async def test_it_is_ended_in_time(tmp_path: Path, kind: Any) -> None:
     code = LINGER.replace("print(child.pid)", "open('pid', 'w').write(str(child.pid)); child.wait()")
     code = code.replace("start_new_session", "close_fds")
     async with driver(kind, tmp_path) as (made, _):
-        await made.apply(spec(kind, code, action_timeout_s=2), None)
+        await made.apply(spec(kind, code, action_timeout_s=5), None)
         before = await made.inspect()
-        with pytest.raises(DriverError, match=r"^the command did not end within 2 s$"):
+        with pytest.raises(DriverError, match=r"^the command did not end within 5 s$"):
             await go(made)
         await until(lambda: not psutil.pid_exists(int((tmp_path / "pid").read_text())), "its child to go")
         assert (await made.inspect()).state == before.state
