@@ -228,7 +228,7 @@ def test_an_action_that_nothing_comes_of_times_out(cluster: FakeCluster, nodectl
     """Exit code 7, naming who is missing; what is known is shown all the same."""
     cluster.nodes = {name: node_view(name) for name in ("n1", "n2")}
     cluster.outcomes["n1"] = {"state": "done", "result": None, "error": None}
-    ran = nodectl("node", "restart", "--group", "all", "--timeout", "0.5")
+    ran = nodectl("node", "restart", "--group", "all", "--timeout", "3")
     assert ran.code == ExitCode.TIMED_OUT
     assert "n2" in ran.err
     assert [line.split()[2] for line in ran.out.splitlines()[1:]] == ["done", "pending"]
@@ -417,7 +417,7 @@ def test_refusals_end_with_their_code(
 
 def test_nobody_there_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None:
     """The address that was tried is named."""
-    code = run(["-e", "http://127.0.0.1:1", "--request-timeout", "0.3", "node", "list"])
+    code = run(["-e", "http://127.0.0.1:1", "--request-timeout", "2", "node", "list"])
     err = capsys.readouterr().err
     assert code == ExitCode.UNAVAILABLE
     assert "http://127.0.0.1:1" in err

@@ -31,7 +31,7 @@ async def test_a_command_that_found_no_room_was_not_run() -> None:
     """It is tried until its time is up; that it may have taken effect is never said."""
     async with fake_cluster() as cluster:
         cluster.leading.always = full
-        async with Client(cluster.urls, actor="test", command_timeout_s=0.5) as client:
+        async with Client(cluster.urls, actor="test", command_timeout_s=2.0) as client:
             error = await _refusal(client)
         assert "83% full" in str(error)
         explained = explain(error)
