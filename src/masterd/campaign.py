@@ -181,18 +181,19 @@ class Campaign:
             unsubscribe()
             self._campaigning.clear()
             self._retired.retire(prepared, following)
-            undecided, self._undecided = self._undecided, None
-            for order in (self._order, undecided[1] if undecided is not None else None):
-                if order is not None:
-                    order.refuse(Unavailable("this standby stopped campaigning"))
-            self._order = None
+            if self._order is not None:
+                self._order.refuse(Unavailable("this standby stopped campaigning"))
+            if self._undecided is not None:
+                self._undecided[1].refuse(OutcomeUnknown("this standby stopped campaigning; its takeover may yet land"))
+            self._order = self._undecided = None
 
     async def closed(self) -> None:
         """Until nothing of a campaign is left."""
         await self._retired.gone()
 
     async def take_over_from(self, revision: int, actor: str, timeout_s: float) -> Won:
-        """Take over the term that the leader hands over. Unavailable when that did not come about in time."""
+        """Take over the term that the leader hands over. Unavailable when that was not begun in time, OutcomeUnknown
+        when it was, and has not come to its end."""
         order = Order(revision, actor, asyncio.get_running_loop().create_future())
         try:
             async with asyncio.timeout(_READY_S):
@@ -207,7 +208,10 @@ class Campaign:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(order.done)
         except TimeoutError:
-            raise Unavailable(f"{self._me.id} could not take over within {timeout_s:g} s") from None
+            why = f"{self._me.id} could not take over within {timeout_s:g} s"
+            if self._order is order:
+                raise Unavailable(why) from None
+            raise OutcomeUnknown(f"{why}, and may yet") from None
         finally:
             if self._order is order:  # not begun yet: the leader goes on, and must not be deposed later
                 self._order = None

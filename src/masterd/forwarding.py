@@ -59,11 +59,12 @@ class Forwarder:
             raise OutcomeUnknown(f"the leader at {url} did not answer: {error!r}") from None
 
     async def post(self, url: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """POST to another masterd and return its answer; its problem is raised as the error it is."""
+        """POST to another masterd and return its answer; its problem is raised as the error it is. Unavailable when it
+        was not reached, OutcomeUnknown when it did not answer."""
         return await self._call("POST", url, dumps(body), timeout_s)
 
     async def get(self, url: str, timeout_s: float) -> dict[str, Any]:
-        """The same for GET."""
+        """The same for GET, which is Unavailable unless it was answered."""
         return await self._call("GET", url, None, timeout_s)
 
     async def _call(self, method: str, url: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
@@ -73,5 +74,8 @@ class Forwarder:
                 if answer.status >= 400:
                     raise from_code(str(value.get("code")), str(value.get("detail")))
                 return dict(value)
+        except aiohttp.ClientConnectorError as error:
+            raise Unavailable(f"{url} cannot be reached: {error}") from None
         except (aiohttp.ClientError, TimeoutError, Garbage) as error:
-            raise Unavailable(f"{url} did not answer: {error!r}") from None
+            kind = Unavailable if method == "GET" else OutcomeUnknown
+            raise kind(f"{url} did not answer: {error!r}") from None

@@ -30,7 +30,8 @@ _POLL_S = 0.02
 async def hand_over(leader: Leader, index: int, url: str, actor: str, http: Forwarder) -> dict[str, Any]:
     """Have the masterd at `url` take this term over; what it answered. `index`: how far this leader is.
 
-    Unavailable, or what the successor says, when that did not come about: then this leader goes on.
+    Unavailable, or what the successor says, when that did not come about; OutcomeUnknown when it does not say. Either
+    way this leader goes on until it is deposed.
     """
     await _caught_up(index, url, http)
     leader.close_for_handover()
