@@ -76,12 +76,30 @@ async def test_reads_go_on_elsewhere_and_are_never_unknown(ground: Ground, keys:
     async with ground.way(repeats_arrive=True, call_timeout_s=3.0) as way:
         way.set(up=Mode.HOLD, down=Mode.HOLD)
         assert await way.etcd.get(keys.head) is None
+        assert way.etcd.endpoint == way.etcd.settings.endpoints[1]
     async with ground.way() as way:
         way.set(up=Mode.HOLD, down=Mode.HOLD)
         with pytest.raises(Unavailable):
             await way.etcd.get(keys.head, timeout_s=0.3)
         with pytest.raises(Unavailable):
             await way.etcd.txn([cmp_mod(keys.head, 0)], [op_get(keys.head)], repeatable=True, timeout_s=0.3)
+        with pytest.raises(Unavailable):
+            await way.etcd.status(way.etcd.endpoint, timeout_s=0.2)
+
+
+async def test_a_call_to_one_member_may_be_unknown(ground: Ground) -> None:
+    """Moving the leader or defragmenting may have begun when nobody answers; when nobody listens it has not."""
+    async with ground.way() as way:
+        member = way.etcd.endpoint
+        way.set(up=Mode.HOLD, down=Mode.HOLD)
+        with pytest.raises(OutcomeUnknown):
+            await way.etcd.move_leader(member, 1, timeout_s=0.2)
+        await way.cut()
+
+        async def surely_not_sent() -> bool:  # a channel may need a moment to see that nobody listens
+            return isinstance(await error_of(way.etcd.defragment(member, timeout_s=0.5)), Unavailable)
+
+        await eventually(surely_not_sent)
 
 
 @pytest.fixture
@@ -129,11 +147,13 @@ async def test_an_error_on_the_repeat_decides_nothing(ground: Ground, keys: Keys
 
 
 async def test_a_txn_held_back_lands_after_its_sender_has_given_up(ground: Ground, keys: Keys) -> None:
-    """OutcomeUnknown means "now or at any later time"."""
+    """OutcomeUnknown means "now or at any later time", even when the sender has closed its session."""
     async with ground.way() as way, ground.session() as witness:
         way.set(up=Mode.HOLD)
         with pytest.raises(OutcomeUnknown):
             await way.etcd.txn([cmp_mod(keys.head, 0)], [op_put(keys.head, b"late")], timeout_s=0.3)
+        await way.etcd.close()
+        await way.wait_held(up=True)
         assert await version(witness, keys.head) == 0
         way.forward()
         await landed(witness, keys.head)
@@ -146,7 +166,9 @@ async def test_a_late_copy_meets_its_compare(ground: Ground, keys: Keys) -> None
         guarded = [cmp_mod(keys.head, 0)], [op_put(keys.head, b"once")]
         assert (await way.etcd.txn(*guarded, repeatable=True)).succeeded  # its second copy
         await way.wait_held(up=True)
+        assert await version(witness, keys.head) == 1
         way.forward()
+        await way.etcd.status(way.etcd.settings.endpoints[0], timeout_s=_PATIENT_S)  # arrives behind it
         for number in range(3):  # what is sent after it is decided after it
             await way.etcd.put(keys.paused, str(number).encode())
         assert await version(witness, keys.head) == 1

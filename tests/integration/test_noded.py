@@ -409,14 +409,17 @@ async def test_other_host_waits_and_takes_over(etcd_one: EtcdCluster, keys: Keys
     """Two PCs with one name: the second drives nothing until the first's lease has ended."""
     async with rig(etcd_one, keys, tmp_path) as node:
         await node.order("one", 1)
-        first = await node.start()
+        first = await node.start("--lease-ttl", "60")
         await node.shows("one")
         other = tmp_path / "other"
         second = await node.start(host_id="host-b", work=other)
         await node.says(second, "waits and drives nothing")
         before = await node.ready(1)
-        assert not (other / "document.json").exists()
         await first.kill()
+        assert not (other / "document.json").exists()
+        claim = await node.etcd.get(keys.alive_of(NODE))
+        assert claim is not None
+        await node.etcd.revoke(claim.lease)
         await node.shows("one", work=other)
         status = await node.reached(lambda status: status.nonce != before.nonce, "the other host's status")
         alive = await node.alive()

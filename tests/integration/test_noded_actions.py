@@ -215,7 +215,7 @@ async def test_status_and_claim_go_on_while_it_runs(etcd_one: EtcdCluster, keys:
     """The claim stays, the status shows the action and a crash; neither a repair nor a newer state is applied yet."""
     async with leader(etcd_one, keys, tmp_path) as lead:
         node = lead.node
-        await node.start()
+        await node.start("--lease-ttl", "60")
         before = await node.ready(1)
         await lead.ask(lead.append(7, held=True))
         await lead.ran(7)

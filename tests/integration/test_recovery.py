@@ -139,7 +139,7 @@ async def test_everything_is_lost_but_a_backup(keys: Keys, tmp_path: Path) -> No
         assert "begun by an earlier `nodectl recover`" in again.err
         assert await epoch_of(masters.etcd, keys) == 2
 
-        masters.start("m3")
+        masters.start("m3", arguments=("--lease-ttl=60",))
         await masters.serves("m3", PATIENCE_S)
         fence = await fence_of(masters.etcd, keys)
         assert fence.term > old_fence.term

@@ -33,6 +33,8 @@ groups: {top: {match: {row: top}}}
 defaults: {driver: {name: file, settings: {path: shown.json}}, document: {colour: black}}
 """
 STARTS_S = 30.0
+LASTS = {"previous": ("--lease-ttl=60",), "this": ("--lease-ttl=60", "--silence=30s", "--answer=10s")}
+"""Nobody leads but who is told to: no stall makes a term end. The release before knows of leases only."""
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,7 @@ class Mixed:
         argv = [
             *release.argv("masterd"), f"--id={name}", f"--host={name}", f"--cluster={self.keys.cluster}",
             f"--endpoints={','.join(self.endpoints)}", f"--listen=127.0.0.1:{port}", "--snapshot-every=10",
+            *LASTS[release.name],
         ]  # fmt: skip
         self.urls[name] = f"http://127.0.0.1:{port}"
         self.children[name] = await procs.spawn(

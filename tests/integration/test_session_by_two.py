@@ -34,7 +34,7 @@ async def test_the_second_copy_says_what_the_first_has_done(etcd_three: EtcdClus
         await etcd.get(keys.head)
         cable.set(down=Mode.HOLD)
         put, get = op_put(keys.head, b"mine"), op_get(keys.head)
-        result = await etcd.txn_by_two([cmp_create(keys.head, 0)], [put], [get], timeout_s=20.0, hedge_s=0.5)
+        result = await etcd.txn_by_two([cmp_create(keys.head, 0)], [put], [get], timeout_s=20.0, hedge_s=2.0)
         assert not result.succeeded
         found = result.range(0).first
         assert found is not None

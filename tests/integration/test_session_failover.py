@@ -13,6 +13,7 @@ from nodestore.etcd import Etcd, EtcdSettings, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
 from tests.etcd_cluster import EtcdCluster, Member
 from tests.faults.peers import PeerNetwork
+from tests.sessions import error_of
 from tests.waiting import eventually
 
 
@@ -153,6 +154,11 @@ async def test_outage_and_return_of_all(broken_three: EtcdCluster, keys: Keys) -
         await etcd.put(keys.head, b"x")
         for member in broken_three.members:
             member.kill()
+
+        async def surely_not() -> bool:  # a channel may need a moment to see that nobody listens
+            return isinstance(await error_of(etcd.put(keys.head, b"y", timeout_s=0.5)), Unavailable)
+
+        await eventually(surely_not)
         for _ in range(3):
             with pytest.raises(Unavailable):
                 await etcd.put(keys.head, b"y", timeout_s=0.5)
@@ -182,7 +188,7 @@ async def test_without_a_quorum_nothing_is_claimed(broken_three: EtcdCluster, ke
         with pytest.raises(Unavailable):
             await etcd.get(keys.head, timeout_s=0.5)
         assert len(await etcd.members()) == 3  # still answered
-        assert (await etcd.status(first.endpoint)).leader == 0
+        await eventually(lambda: _knows_no_leader(etcd, first), "the member that is left has no leader")
 
 
 async def test_a_member_cut_off_from_its_peers(keys: Keys) -> None:
@@ -202,4 +208,4 @@ async def test_a_member_cut_off_from_its_peers(keys: Keys) -> None:
 
 
 async def _knows_no_leader(etcd: Etcd, member: Member) -> bool:
-    return (await etcd.status(member.endpoint)).leader == 0
+    return (await etcd.status(member.endpoint, timeout_s=10.0)).leader == 0

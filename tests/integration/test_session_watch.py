@@ -18,7 +18,7 @@ from tests.waiting import eventually
 
 
 def session(*endpoints: str) -> Etcd:
-    return Etcd(EtcdSettings(endpoints, call_timeout_s=1.0, attempt_timeout_s=0.5))
+    return Etcd(EtcdSettings(endpoints, call_timeout_s=10.0, attempt_timeout_s=0.5))
 
 
 def starting_at(cluster: EtcdCluster, first: Member) -> Etcd:
@@ -316,7 +316,8 @@ async def test_the_member_that_feeds_it_dies(broken_three: EtcdCluster, keys: Ke
         observer(etcd, keys.state) as seen,
     ):
         writer = Writer(writing, keys.state)
-        await writer.write(300)
+        while len(writer.sure) < 300:
+            await writer.write(100)
         await eventually(lambda: len(seen.events) >= 300)
         victim.kill() if fault == "kill" else victim.pause()
         while len(writer.sure) < 600:

@@ -24,7 +24,7 @@ async def test_watch_of_an_idle_store_shows_that_it_is_alive(
         await etcd.put(keys.leader, b"x")
         async with (
             asyncio.timeout(20),
-            aclosing(mirror(etcd, keys.leader, prefix=False, progress_s=0.2, silence_s=0.6)) as stream,
+            aclosing(mirror(etcd, keys.leader, prefix=False, progress_s=0.2, silence_s=30.0)) as stream,
         ):
             async for item in stream:
                 signs += isinstance(item, Changes)
