@@ -263,7 +263,12 @@ class Campaign:
     def _ground(self) -> Ground | None:
         seen = self._board.leader
         watch = self._watch_over(seen)
-        return ground_for(seen, self._board.last_leader, self._me, watch.ground if watch else None)
+        ground = ground_for(seen, self._board.last_leader, self._me, watch.ground if watch else None)
+        if ground is not None and ground.cause == "restarted":
+            ours = self._board.candidates.items.get(self._me.id)
+            if ours is None or ours.nonce != self._me.nonce:  # the leader is the later process: we are the earlier one
+                return None
+        return ground
 
     def _watch_over(self, seen: LeaderSeen) -> LeaderWatch | None:
         """The watch over that term; None while it is over another one."""

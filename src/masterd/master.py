@@ -391,6 +391,21 @@ class Master:
 
     async def _stay_candidate(self, lease: Lease, revision: int) -> NoReturn:
         """Say now and then how far the replica is; end this process when another has taken our name."""
+        stop = self.board.candidates.listen(self._unless_ours)
+        try:
+            await self._go_on_saying(lease, revision)
+        finally:
+            stop()
+
+    def _unless_ours(self, name: str) -> None:
+        """A candidacy has changed; another process's under our name is looked at now."""
+        if name == self.me.id and not self._is_ours(self.board.candidates.items.get(name)):
+            self._candidacy.set()
+
+    def _is_ours(self, candidate: Candidate | None) -> bool:
+        return candidate is None or candidate.nonce == self.me.nonce
+
+    async def _go_on_saying(self, lease: Lease, revision: int) -> NoReturn:
         said: Candidate | None = None
         while True:
             try:
@@ -399,10 +414,9 @@ class Master:
             except TimeoutError:
                 pass
             self._candidacy.clear()
-            other = self.board.candidates.items.get(self.me.id)
             new = self._candidate()
             refused = self.etcd.refusal is not None  # so that it shows when it is not any more
-            if new == said and not refused and (other is None or other.nonce == self.me.nonce):
+            if new == said and not refused and self._is_ours(self.board.candidates.items.get(self.me.id)):
                 continue
             try:
                 written = await self._put(lease, revision)

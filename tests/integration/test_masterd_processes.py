@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import aiohttp
 import pytest
 
+from masterd.snapshots import Snapshots
 from nodestore.jsonio import loads
 from nodestore.keys import Keys
 from nodestore.models import Applied, Head, Inventory, TermRecord, decode
@@ -106,6 +107,8 @@ async def test_a_second_process_of_the_same_name_ends_the_first(etcd_one: EtcdCl
             await eventually(lambda: first.ended is not None, "the first ends", timeout_s=20.0)
             assert first.ended not in (0, None)
             assert "has taken the name m1" in first.said()
+            terms = (await masters.etcd.range(keys.terms)).kvs
+            assert len(terms) < 10, "they take turns"
         finally:
             first.kill()
         await masters.command("node.set", node="n1", values={"x": 2})
@@ -122,7 +125,7 @@ async def test_damage_is_seen(etcd_one: EtcdCluster, keys: Keys) -> None:
         masters.running.pop("m1").kill()
         etcd = masters.etcd
         head = decode(Head, (await masters._key(keys.head)).value, keys.head)
-        snapshot = (await etcd.range(keys.snapshots, keys_only=True)).kvs[1].key
+        snapshot = keys.snapshot(next(iter(await Snapshots(etcd, keys).manifests()))) + "000000"
         for key, value, expected in [
             (keys.document("nodes/n1"), b'{"v":1,"index":2,"document":{}}', "view"),
             (keys.document("stray"), b"{}", "view"),
