@@ -139,8 +139,7 @@ class Masters:
     def __init__(self, cluster: EtcdCluster, keys: Keys, *, arguments: Sequence[str] = (), small: bool = False,
                  user: str | None = None, password: str | None = None) -> None:  # fmt: skip
         self.keys = keys
-        call_s = 2.0 if user is None else _ANSWER_S  # checking a password takes etcd long on a busy PC
-        self.etcd = Etcd(EtcdSettings(cluster.endpoints, user=user, password=password, call_timeout_s=call_s))
+        self.etcd = Etcd(EtcdSettings(cluster.endpoints, user=user, password=password, call_timeout_s=_ANSWER_S))
         self.running: dict[str, Masterd] = {}
         self.acknowledged: dict[str, int] = {}
         """Ids of commands that were acknowledged, with their indexes."""
@@ -204,6 +203,12 @@ class Masters:
         await eventually(lambda: master.ended is not None, f"{name} dies", timeout_s=_START_S)
         expected = 9 if os.name == "nt" else -9
         assert master.ended == expected, f"{name} ended by itself, with {master.ended}:\n{master.said()}"
+
+    async def expire(self, name: str) -> None:
+        """After it died: its term is over now, and not only when its lease has run out."""
+        leader = await self.leader()
+        if leader.record is not None and leader.record.id == name:
+            await self.etcd.revoke(leader.lease)
 
     def _check(self, name: str) -> None:
         ended = self.running[name].ended

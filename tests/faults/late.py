@@ -31,8 +31,11 @@ from tests.faults.proxy import Mode, Proxy
 from tests.toy_app import ToyApp, inventory
 from tests.waiting import eventually
 
+ANSWER_S = 10.0
+"""For what is to be answered, on a busy machine too."""
 ATTEMPT_S = 0.3
 CALL_S = 0.65
+"""After so long a transaction that writes through `LateEtcd` is given up."""
 
 
 class LateEtcd(Etcd):
@@ -40,12 +43,19 @@ class LateEtcd(Etcd):
 
     def __init__(self, proxy: Proxy, direct: str | None) -> None:
         endpoints = (proxy.address, direct) if direct else (proxy.address,)
-        super().__init__(EtcdSettings(endpoints, call_timeout_s=CALL_S, attempt_timeout_s=ATTEMPT_S))
+        super().__init__(EtcdSettings(endpoints, call_timeout_s=ANSWER_S, attempt_timeout_s=ATTEMPT_S))
         self._proxy = proxy
+        self.call_s = CALL_S
         self.unknown = 0
         """Transactions that ended with OutcomeUnknown."""
         self._up: Mode | None = None
         self._down: Mode | None = None
+
+    async def connected(self) -> bool:
+        """Whether the proxy is in use, where both ways are open."""
+        self._current = 0
+        await self.get("connected")
+        return self.endpoint == self._proxy.address
 
     def hold_next(self) -> None:
         """The next transaction that writes, and all after it, wait in the proxy until it forwards again."""
@@ -59,8 +69,9 @@ class LateEtcd(Etcd):
         if any(not op.HasField("request_range") for op in request.success):
             self._proxy.set(up=self._up, down=self._down)
             self._up = self._down = None
+            timeout_s = self.call_s
         try:
-            return await super()._txn(request, repeat, CALL_S, first)
+            return await super()._txn(request, repeat, timeout_s, first)
         except OutcomeUnknown:
             self.unknown += 1
             raise
@@ -124,11 +135,11 @@ async def stage(cluster: EtcdCluster, keys: Keys, *, repeats_arrive: bool) -> As
     direct = cluster.endpoints[0]
     async with (
         Proxy(direct) as proxy,
-        Etcd(EtcdSettings((direct,))) as witness,
+        Etcd(EtcdSettings((direct,), call_timeout_s=ANSWER_S)) as witness,
         LateEtcd(proxy, direct if repeats_arrive else None) as late,
     ):
         await ensure_epoch(witness, keys)
-        await late.get(keys.head)  # connected
+        await eventually(late.connected, "it is connected through the proxy")
         yield Stage(keys, proxy, late, witness)
 
 
@@ -145,8 +156,9 @@ async def take_over(etcd: Etcd, keys: Keys, name: str, next_index: int = 1) -> W
     seen = leader_seen(await etcd.get(keys.leader))
     me = new_leader_record(master=name, host=name, urls=(), nonce=secrets.token_hex(8), cause="first", why="test")
     won = await takeover(
-        etcd, keys, me=me, lease=lease, seen=seen, epoch=await ensure_epoch(etcd, keys), next_index=next_index
-    )
+        etcd, keys, me=me, lease=lease, seen=seen, epoch=await ensure_epoch(etcd, keys), next_index=next_index,
+        timeout_s=ANSWER_S,
+    )  # fmt: skip
     assert isinstance(won, Won), won
     return won
 
@@ -222,12 +234,12 @@ async def _serving(leader: Leader, running: asyncio.Task[None]) -> None:
 
 
 def session(cluster: EtcdCluster) -> Etcd:
-    return Etcd(EtcdSettings(cluster.endpoints))
+    return Etcd(EtcdSettings(cluster.endpoints, call_timeout_s=ANSWER_S))
 
 
-async def desired(etcd: Etcd, keys: Keys) -> dict[str, tuple[Desired, KV]]:
-    """The nodes' desired documents, and the keys they are in."""
-    found = (await etcd.range(keys.desired)).kvs
+async def desired(etcd: Etcd, keys: Keys, revision: int = 0) -> dict[str, tuple[Desired, KV]]:
+    """The nodes' desired documents, and the keys they are in; now, or as of `revision`."""
+    found = (await etcd.range(keys.desired, revision=revision)).kvs
     return {kv.key.removeprefix(keys.desired): (decode(Desired, kv.value, kv.key), kv) for kv in found}
 
 

@@ -209,11 +209,14 @@ async def test_what_no_node_begins_expires_and_what_one_has_begun_does_not(etcd_
     """Whoever writes first wins: the leader compares what the node wrote, not what its watch has shown."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys) as seat:  # its board has no watches: it sees nothing of what nodes wrote
+        now = [0.0]
+        # its board has no watches: it sees nothing of what nodes wrote
+        async with leading(etcd, etcd, keys, wall_clock=lambda: now[0]) as seat:
             begun = await _act(seat, expires_s=0.2)
             mark = ActionResult(index=begun, name="blink", state="started", nonce="x")
             await etcd.put(keys.acted_of("n1"), Acted(node="n1", epoch=1, floor=begun, results=(mark,)).encode())
             idle = await _act(seat, node="n2", expires_s=0.2)
+            now[0] = 1.0
 
             async def expired() -> bool:
                 return any(record.name == "action.done" for record in await _entries(etcd, keys))

@@ -146,7 +146,7 @@ async def test_a_session_waits_for_its_old_password(keys: Keys, tmp_path: Path) 
 
 async def test_access_control_that_is_turned_on_later(keys: Keys) -> None:
     """A session without a user is refused then; what it has done so far makes that something to wait out."""
-    async with EtcdCluster(1) as cluster, Etcd(EtcdSettings(cluster.endpoints)) as etcd:
+    async with EtcdCluster(1) as cluster, Etcd(EtcdSettings(cluster.endpoints, call_timeout_s=CALL_S)) as etcd:
         await etcd.put(keys.head, b"1")
         async with observer(etcd, keys.head) as seen:
             await enable(cluster)

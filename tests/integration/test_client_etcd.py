@@ -13,6 +13,7 @@ from nodestore.keys import Keys
 from nodestore.models import Candidate, Epoch, LeaderRecord
 from tests.etcd_cluster import EtcdCluster
 from tests.unit.fake_masterd import FakeCluster, fake_cluster, node_view
+from tests.waiting import eventually
 
 WAIT_S = 20.0
 
@@ -28,7 +29,7 @@ def client_of(etcd_one: EtcdCluster, keys: Keys) -> Client:
 
 
 def session(etcd_one: EtcdCluster) -> Etcd:
-    return Etcd(EtcdSettings((etcd_one.members[0].endpoint,)))
+    return Etcd(EtcdSettings((etcd_one.members[0].endpoint,), call_timeout_s=WAIT_S))
 
 
 async def lead(etcd: Etcd, keys: Keys, cluster: FakeCluster, name: str) -> None:
@@ -57,6 +58,7 @@ async def test_a_new_leader_is_known_by_its_key(etcd_one: EtcdCluster, keys: Key
 async def test_an_absent_or_unreadable_leader_is_waited_out(etcd_one: EtcdCluster, keys: Keys) -> None:
     """It says why there is none."""
     async with session(etcd_one) as etcd, fake_cluster() as cluster, client_of(etcd_one, keys) as client:
+        await eventually(lambda: "nobody leads" in client._leadership.trouble, "it has looked for the leader")
         with pytest.raises(Unavailable, match="nobody leads"):
             await client.leader(timeout_s=0.5)
         await etcd.put(keys.leader, b"garbage")

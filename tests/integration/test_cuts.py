@@ -21,7 +21,8 @@ from tests.masters import Masterd, Masters
 from tests.waiting import eventually
 
 NODES = 20
-ARGUMENTS = ("--max-txn-ops=16", "--snapshot-every=10")
+ARGUMENTS = ("--max-txn-ops=16", "--snapshot-every=10", "--lease-ttl=60", "--missed=20", "--silence=30")
+"""The victim leads until it dies, however busy the machine is."""
 _SETTLED_S = 20.0
 
 Work = Callable[[Masters], Coroutine[Any, Any, None]]
@@ -162,6 +163,7 @@ async def test_cut(etcd_one: EtcdCluster, keys: Keys, work: Work, cut: str) -> N
             await masters.died("m2")
             if await masters.etcd.get(keys.paused) is not None:
                 await masters.ask("m1", "DELETE", "/v1/paused")
+            await masters.expire("m2")
             await working
             await masters.serves("m1")
             await snapshots(masters, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 
@@ -60,12 +60,15 @@ async def _two(masters: Masters) -> None:
     for name in ("m1", "m2"):
         masters.start(name)
         await masters.up(name)
-    await masters.serves("m1")
+        await masters.serves("m1")
 
     async def follows() -> bool:
-        return (await masters.ask("m2", "GET", "/v1/health"))["problem"] is None
+        with suppress(Unavailable):
+            leader = await masters.ask("m2", "GET", "/v1/leader?consistency=local")
+            return leader["id"] == "m1" and (await masters.ask("m2", "GET", "/v1/health"))["problem"] is None
+        return False
 
-    await eventually(follows, "the standby has read the journal")
+    await eventually(follows, "the standby has read the journal, and knows who leads")
 
 
 async def test_a_reader_resumes_at_another_master_after_the_first_died(etcd_one: EtcdCluster, keys: Keys) -> None:

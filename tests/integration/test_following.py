@@ -83,7 +83,7 @@ async def _start(masters: Masters, *names: str) -> None:
     for name in names:
         masters.start(name)
         await masters.up(name)
-    await masters.serves(names[0])
+        await masters.serves(names[0])
 
 
 async def _write(masters: Masters, count: int) -> int:
