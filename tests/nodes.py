@@ -15,7 +15,7 @@ from nodestore.keys import Keys
 from nodestore.models import Status, decode
 from tests.waiting import eventually
 
-_CONVERGES_S = 20.0
+_CONVERGES_S = 60.0
 
 
 class Noded:
