@@ -87,7 +87,7 @@ def kill_tree(identity: Identity) -> None:
     On POSIX it also finds what a process that is gone has left behind in its session: so after a crash, call it with
     the identity that was noted. Processes that left the session *and* lost their parent are not found.
     """
-    if system.created(identity.pid) in (None, identity.created):
+    if identity.pid > 0 and system.created(identity.pid) in (None, identity.created):  # 0 is everybody's ancestor
         system.kill_tree(identity.pid)
 
 

@@ -220,7 +220,9 @@ async def test_status_and_claim_go_on_while_it_runs(etcd_one: EtcdCluster, keys:
         await lead.ask(lead.append(7, held=True))
         await lead.ran(7)
         await node.reached(lambda status: "action append (command 7, asked by alice)" in status.reason, "the reason")
-        procs.kill_tree(procs.identify(before.actual["pid"]) or procs.Identity(0, 0))
+        program = procs.identify(before.actual["pid"])
+        assert program is not None
+        procs.kill_tree(program)
         await node.reached(lambda status: not status.actual["running"], "the crash to be told")
         claim = await node.etcd.get(keys.alive_of(NODE))
         assert claim is not None
