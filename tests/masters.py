@@ -157,7 +157,8 @@ class Masters:
     ) -> None:
         if error is not None:
             for master in self.running.values():
-                print(f"--- {master.name}\n{master.said()}", file=sys.stderr)  # noqa: T201 - pytest shows it
+                state = "runs" if master.ended is None else f"ended with {master.ended}"
+                print(f"--- {master.name} {state}\n{master.said()}", file=sys.stderr)  # noqa: T201 - pytest shows it
         for master in self.running.values():
             master.kill()
         await self._session.close()
@@ -191,6 +192,7 @@ class Masters:
         """Until it leads and answers as the leader."""
 
         async def serving() -> bool:
+            self._check(name)
             with contextlib.suppress(NodectlError):
                 return str((await self._ask(name, "GET", "/v1/health"))["role"]) == "leader"
             return False
