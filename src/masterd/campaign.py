@@ -81,9 +81,11 @@ class Order:
             self.done.exception()
 
 
-def ground_for(seen: LeaderSeen, before: LeaderSeen, me: Me, watched: Ground | None) -> Ground | None:
+def ground_for(
+    seen: LeaderSeen, before: LeaderSeen, me: Me, watched: Ground | None, under_our_name: Candidate | None
+) -> Ground | None:
     """Why the observed `leader` should be replaced; None: it should not. `before`: the last readable one; `watched`:
-    what watching it has come to."""
+    what watching it has come to; `under_our_name`: the candidacy, which a later process of our name takes over."""
     name = before.record.id if before.record else ""
     if seen.garbage is not None:
         return Ground("unreadable", f"the leader key is unreadable: {seen.garbage}")
@@ -95,7 +97,8 @@ def ground_for(seen: LeaderSeen, before: LeaderSeen, me: Me, watched: Ground | N
         return Ground("unreadable", f"the leader key of {seen.record.id} hangs on no lease")
     if watched is not None:
         return watched
-    if seen.record.id == me.id and seen.record.host == me.host:
+    newest = under_our_name is not None and under_our_name.nonce == me.nonce
+    if seen.record.id == me.id and seen.record.host == me.host and newest:
         return Ground("restarted", f"the leader was {me.id}'s own earlier process")
     return None
 
@@ -261,14 +264,10 @@ class Campaign:
         self._told = line
 
     def _ground(self) -> Ground | None:
-        seen = self._board.leader
+        seen, me = self._board.leader, self._me
         watch = self._watch_over(seen)
-        ground = ground_for(seen, self._board.last_leader, self._me, watch.ground if watch else None)
-        if ground is not None and ground.cause == "restarted":
-            ours = self._board.candidates.items.get(self._me.id)
-            if ours is None or ours.nonce != self._me.nonce:  # the leader is the later process: we are the earlier one
-                return None
-        return ground
+        under_our_name = self._board.candidates.items.get(me.id)
+        return ground_for(seen, self._board.last_leader, me, watch.ground if watch else None, under_our_name)
 
     def _watch_over(self, seen: LeaderSeen) -> LeaderWatch | None:
         """The watch over that term; None while it is over another one."""

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from nodestore.errors import Garbage, NotLeader, OutcomeUnknown, Unavailable, from_code
+from nodestore.errors import Garbage, NodectlError, NotLeader, OutcomeUnknown, Unavailable, from_code
 from nodestore.jsonio import dumps, loads
 
 HOP = "Nodectl-Hop"
@@ -54,9 +54,7 @@ class Forwarder:
         except aiohttp.ClientConnectorError:
             raise NotLeader(f"the leader at {url} cannot be reached; another may be on its way", url) from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            if request.method == "GET":
-                raise Unavailable(f"the leader at {url} did not answer: {error!r}") from None
-            raise OutcomeUnknown(f"the leader at {url} did not answer: {error!r}") from None
+            raise _unanswered(request.method, f"the leader at {url}", error) from None
 
     async def post(self, url: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """POST to another masterd and return its answer; its problem is raised as the error it is. Unavailable when it
@@ -77,5 +75,10 @@ class Forwarder:
         except aiohttp.ClientConnectorError as error:
             raise Unavailable(f"{url} cannot be reached: {error}") from None
         except (aiohttp.ClientError, TimeoutError, Garbage) as error:
-            kind = Unavailable if method == "GET" else OutcomeUnknown
-            raise kind(f"{url} did not answer: {error!r}") from None
+            raise _unanswered(method, url, error) from None
+
+
+def _unanswered(method: str, who: str, error: Exception) -> NodectlError:
+    """What is asked has no effect; anything else may have had one."""
+    kind = Unavailable if method == "GET" else OutcomeUnknown
+    return kind(f"{who} did not answer: {error!r}")

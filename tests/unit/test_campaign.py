@@ -21,6 +21,7 @@ from nodestore.keys import Keys
 from nodestore.models import Candidate, LeaderRecord, Term, decode
 
 ME = Me("m1", "pc1", ("http://pc1:8401",), 0, "mine")
+OURS = Candidate(id="m1", host="pc1", urls=(), index=0, priority=0, nonce="mine")
 
 
 def seen(name: str = "m2", host: str = "pc2", revision: int = 7, lease: int = 5) -> LeaderSeen:
@@ -52,13 +53,22 @@ GARBAGE = LeaderSeen(7, None, 5, "leader is not JSON")
 def test_the_ground(case: str, now: LeaderSeen, before: LeaderSeen, dead: bool, cause: str | None) -> None:
     """Each with a sentence that names who is replaced, where there is somebody."""
     watched = Ground("died", f"the process of {now.record.id if now.record else '?'} died") if dead else None
-    ground = ground_for(now, before, ME, watched)
+    ground = ground_for(now, before, ME, watched, OURS)
     assert (ground and ground.cause) == cause, case
     if ground is not None:
         assert ground.why
     if ground is not None and cause in ("expired", "died"):
         assert before.record is not None
         assert before.record.id in ground.why
+
+
+@pytest.mark.parametrize("under_our_name", [None, OURS.model_copy(update={"nonce": "later"})])
+def test_a_process_whose_name_another_has_taken_does_not_depose_that(under_our_name: Candidate | None) -> None:
+    """Each would be the other's earlier process, and they would take turns. Other grounds hold."""
+    now = seen("m1", "pc1")
+    assert ground_for(now, now, ME, None, under_our_name) is None
+    died = Ground("died", "the process of m1 died")
+    assert ground_for(now, now, ME, died, under_our_name) is died
 
 
 def candidate(name: str, index: int = 0, priority: int = 0) -> Candidate:
