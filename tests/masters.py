@@ -43,6 +43,8 @@ _START_S = 60.0
 _ANSWER_S = 10.0
 _PATIENT = "--timing=slow"
 """Who leads is up to the tests: none of them means a leader that was silent for 0.3 s because its machine was busy."""
+UNTIL_IT_DIES = ("--lease-ttl=60", "--missed=20", "--silence=30")
+"""Who leads does so until it dies or hands over, however busy the machine is."""
 _AGAIN = ("unavailable", "not_leader", "leadership_lost", "outcome_unknown", "timed_out", "no_space")
 
 

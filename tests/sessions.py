@@ -11,6 +11,9 @@ from nodestore.errors import NodectlError
 from nodestore.etcd import Etcd
 from nodestore.lease import Lease
 
+LIVES_S = 4
+"""A TTL within which a busy machine gets a beat to etcd, where the lease is to live."""
+
 
 async def version(etcd: Etcd, key: str) -> int:
     """How often the key has been written."""

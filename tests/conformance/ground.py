@@ -14,7 +14,8 @@ from tests.faults.proxy import Mode, Proxy
 from tests.waiting import eventually
 
 ATTEMPT_S = 0.3
-_PATIENT_S = 20.0
+PATIENT_S = 20.0
+"""For calls that are to be answered, on a busy machine, too."""
 
 REQUEST_BYTES_MAX = 8 << 20
 TXN_OPS_MAX = 4096
@@ -88,14 +89,14 @@ class Real:
         self._endpoint = cluster.endpoints[0]
 
     def session(self) -> Etcd:
-        return Etcd(EtcdSettings((self._endpoint,), call_timeout_s=_PATIENT_S))
+        return Etcd(EtcdSettings((self._endpoint,), call_timeout_s=PATIENT_S))
 
     @asynccontextmanager
     async def way(self, *, repeats_arrive: bool = False, call_timeout_s: float = 1.0) -> AsyncIterator[Way]:
         async with Proxy(self._endpoint) as proxy:
             endpoints = (proxy.address, self._endpoint) if repeats_arrive else (proxy.address,)
             async with Etcd(settings(endpoints, call_timeout_s)) as etcd:
-                await etcd.get("/connected", timeout_s=_PATIENT_S)
+                await etcd.get("/connected", timeout_s=PATIENT_S)
                 yield RealWay(proxy, etcd)
 
 
@@ -140,5 +141,5 @@ class Fake:
             settings(endpoints, call_timeout_s),
             connect=lambda address: (link if address == first else Link(self._server)).connect(address),
         ) as etcd:
-            await etcd.get("/connected", timeout_s=_PATIENT_S)
+            await etcd.get("/connected", timeout_s=PATIENT_S)
             yield FakeWay(link, etcd)

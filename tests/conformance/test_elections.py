@@ -23,7 +23,7 @@ from nodestore.errors import OutcomeUnknown
 from nodestore.etcd import Etcd, op_put
 from nodestore.keys import Keys
 from nodestore.models import Applied, ConfigRecord, Epoch, Head, Paused
-from tests.conformance.ground import Ground
+from tests.conformance.ground import PATIENT_S, Ground
 from tests.faults.proxy import Mode
 from tests.waiting import eventually
 
@@ -174,7 +174,7 @@ async def test_a_term_whose_reply_was_lost_is_claimed(ground: Ground, keys: Keys
 
 async def test_a_repeated_takeover_finds_that_it_has_won(ground: Ground, keys: Keys) -> None:
     """The first copy's reply is lost, the second copy's compares fail, and its own nonce is in `leader`."""
-    async with ground.way(repeats_arrive=True, call_timeout_s=10.0) as way, ground.session() as witness:
+    async with ground.way(repeats_arrive=True, call_timeout_s=PATIENT_S) as way, ground.session() as witness:
         await ensure_epoch(witness, keys)
         lease, _ = await way.etcd.grant(3600)
         me = new_leader_record(master="m1", host="h", urls=(), nonce="mine", cause="first", why="test")
@@ -189,7 +189,7 @@ async def test_a_repeated_takeover_finds_that_it_has_won(ground: Ground, keys: K
 
 async def test_a_late_copy_does_not_bring_a_resigned_term_back(ground: Ground, keys: Keys) -> None:
     """`leader` is absent again, as the copy had seen it: that its `terms/<nonce>` is there stops it."""
-    async with ground.way(repeats_arrive=True, call_timeout_s=10.0) as way, ground.session() as witness:
+    async with ground.way(repeats_arrive=True, call_timeout_s=PATIENT_S) as way, ground.session() as witness:
         epoch = await ensure_epoch(witness, keys)
         lease, _ = await witness.grant(3600)
         me = new_leader_record(master="m1", host="h", urls=(), nonce="mine", cause="first", why="test")

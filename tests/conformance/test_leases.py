@@ -13,11 +13,8 @@ from nodestore.keys import Keys
 from nodestore.lease import Lease
 from tests.conformance.ground import TTL_MIN_S, Ground
 from tests.faults.proxy import Mode
-from tests.sessions import kept
+from tests.sessions import LIVES_S, kept
 from tests.waiting import eventually
-
-_LIVES_S = 4
-"""A TTL within which a busy machine gets a beat to etcd, where the lease is to live."""
 
 
 async def test_a_revoked_lease_takes_its_keys_along(ground: Ground, keys: Keys) -> None:
@@ -84,11 +81,12 @@ async def test_what_nobody_keeps_expires(ground: Ground, keys: Keys) -> None:
 async def test_what_is_kept_stays(ground: Ground, keys: Keys) -> None:
     """Beyond its TTL; and goes at once when it is revoked."""
     async with ground.session() as etcd:
-        lease = await Lease.grant(etcd, _LIVES_S)
+        lease = await Lease.grant(etcd, LIVES_S)
         await etcd.put(keys.leader, b"me", lease=lease.id)
         async with kept(lease) as task:
             done, _ = await asyncio.wait((task,), timeout=1.5 * lease.ttl_s)
             assert not done
+            assert lease.left_s > 0
             assert await etcd.get(keys.leader) is not None
         await lease.revoke()
         assert await etcd.get(keys.leader) is None
@@ -97,7 +95,7 @@ async def test_what_is_kept_stays(ground: Ground, keys: Keys) -> None:
 async def test_a_lease_revoked_by_others_is_lost_at_the_next_beat(ground: Ground) -> None:
     """etcd says so, and that is not waited out."""
     async with ground.session() as etcd:
-        lease = await Lease.grant(etcd, _LIVES_S)
+        lease = await Lease.grant(etcd, LIVES_S)
         async with kept(lease) as task:
             await etcd.revoke(lease.id)
             with pytest.raises(LeaseLost, match="expired"):
@@ -119,7 +117,7 @@ async def test_a_lease_is_lost_when_nobody_answers(ground: Ground) -> None:
 async def test_a_lease_goes_on_after_a_broken_stream(ground: Ground, keys: Keys) -> None:
     """The next stream keeps the same lease."""
     async with ground.way() as way, ground.session() as witness:
-        lease = await Lease.grant(way.etcd, _LIVES_S)
+        lease = await Lease.grant(way.etcd, LIVES_S)
         await witness.put(keys.leader, b"me", lease=lease.id)
         async with kept(lease) as task:
             before = lease.left_s

@@ -12,12 +12,10 @@ from nodestore import etcd as session
 from nodestore.errors import OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, cmp_create, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
-from tests.conformance.ground import Ground
+from tests.conformance.ground import PATIENT_S, Ground
 from tests.faults.proxy import Mode
 from tests.sessions import error_of, version
 from tests.waiting import eventually
-
-_PATIENT_S = 15.0
 
 
 async def landed(witness: Etcd, key: str) -> None:
@@ -36,7 +34,7 @@ async def test_a_put_whose_reply_is_lost_is_unknown_and_not_repeated(ground: Gro
         with pytest.raises(OutcomeUnknown):
             await way.etcd.put(keys.head, b"x")
         await landed(witness, keys.head)
-        await way.etcd.put(keys.head, b"y", timeout_s=_PATIENT_S)
+        await way.etcd.put(keys.head, b"y", timeout_s=PATIENT_S)
         assert await version(witness, keys.head) == 2
 
 
@@ -44,7 +42,7 @@ async def test_a_put_whose_reply_is_lost_is_unknown_and_not_repeated(ground: Gro
 async def test_every_plain_write_may_be_unknown(ground: Ground, keys: Keys, operation: str) -> None:
     """A reply that comes after the deadline is as good as none."""
     async with ground.way() as way:
-        await way.etcd.put(keys.head, b"x", timeout_s=_PATIENT_S)
+        await way.etcd.put(keys.head, b"x", timeout_s=PATIENT_S)
         way.set(down=Mode.HOLD)
         calls: dict[str, Callable[[], Awaitable[Any]]] = {
             "put": lambda: way.etcd.put(keys.head, b"y", timeout_s=0.3),
@@ -56,7 +54,7 @@ async def test_every_plain_write_may_be_unknown(ground: Ground, keys: Keys, oper
 
 async def test_a_cut_in_the_middle_of_a_put_is_unknown_and_one_before_it_is_not(ground: Ground, keys: Keys) -> None:
     """A connection that breaks says nothing about what was under way; one that cannot be had says that nothing was."""
-    async with ground.way(call_timeout_s=_PATIENT_S) as way, ground.session() as witness:
+    async with ground.way(call_timeout_s=PATIENT_S) as way, ground.session() as witness:
         way.set(down=Mode.HOLD)
         task = asyncio.create_task(error_of(way.etcd.put(keys.head, b"x")))
         await way.wait_held(down=True)
@@ -112,7 +110,7 @@ def repeats_later(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_guarded_txn_is_repeated_and_lands_once(ground: Ground, keys: Keys) -> None:
     """The reply of the first copy is lost, the second copy's compares fail: the caller sees a transaction that did
     not succeed beside the value that it wrote."""
-    async with ground.way(repeats_arrive=True, call_timeout_s=_PATIENT_S) as way:
+    async with ground.way(repeats_arrive=True, call_timeout_s=PATIENT_S) as way:
         way.set(down=Mode.DROP)
         result = await way.etcd.txn(
             [cmp_mod(keys.head, 0)], [op_put(keys.head, b"nonce")], [op_get(keys.head)], repeatable=True
@@ -135,7 +133,7 @@ async def test_a_guarded_txn_that_nobody_answers_is_unknown(ground: Ground, keys
 @pytest.mark.usefixtures("repeats_later")
 async def test_an_error_on_the_repeat_decides_nothing(ground: Ground, keys: Keys) -> None:
     """The first copy landed unheard; that the second is refused for good must not read as "refused"."""
-    async with ground.way(repeats_arrive=True, call_timeout_s=_PATIENT_S) as way, ground.session() as witness:
+    async with ground.way(repeats_arrive=True, call_timeout_s=PATIENT_S) as way, ground.session() as witness:
         lease, _ = await witness.grant(60)
         way.set(down=Mode.HOLD)
         put = [op_put(keys.head, b"x", lease=lease)]
@@ -161,14 +159,14 @@ async def test_a_txn_held_back_lands_after_its_sender_has_given_up(ground: Groun
 
 async def test_a_late_copy_meets_its_compare(ground: Ground, keys: Keys) -> None:
     """What makes a repeat harmless also makes a late copy harmless."""
-    async with ground.way(repeats_arrive=True, call_timeout_s=_PATIENT_S) as way, ground.session() as witness:
+    async with ground.way(repeats_arrive=True, call_timeout_s=PATIENT_S) as way, ground.session() as witness:
         way.set(up=Mode.HOLD)
         guarded = [cmp_mod(keys.head, 0)], [op_put(keys.head, b"once")]
         assert (await way.etcd.txn(*guarded, repeatable=True)).succeeded  # its second copy
         await way.wait_held(up=True)
         assert await version(witness, keys.head) == 1
         way.forward()
-        await way.etcd.status(way.etcd.settings.endpoints[0], timeout_s=_PATIENT_S)  # arrives behind it
+        await way.etcd.status(way.etcd.settings.endpoints[0], timeout_s=PATIENT_S)  # arrives behind it
         for number in range(3):  # what is sent after it is decided after it
             await way.etcd.put(keys.paused, str(number).encode())
         assert await version(witness, keys.head) == 1

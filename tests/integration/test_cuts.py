@@ -17,12 +17,11 @@ from nodestore.errors import NodectlError
 from nodestore.keys import Keys
 from nodestore.models import Inventory
 from tests.etcd_cluster import EtcdCluster
-from tests.masters import Masterd, Masters
+from tests.masters import UNTIL_IT_DIES, Masterd, Masters
 from tests.waiting import eventually
 
 NODES = 20
-ARGUMENTS = ("--max-txn-ops=16", "--snapshot-every=10", "--lease-ttl=60", "--missed=20", "--silence=30")
-"""The victim leads until it dies, however busy the machine is."""
+ARGUMENTS = ("--max-txn-ops=16", "--snapshot-every=10", *UNTIL_IT_DIES)
 _SETTLED_S = 20.0
 
 Work = Callable[[Masters], Coroutine[Any, Any, None]]

@@ -16,13 +16,11 @@ from nodestore.keys import Keys
 from tests.cli import Nodectl
 from tests.etcd_cluster import EtcdCluster
 from tests.faults.late import configure
-from tests.masters import Masters
+from tests.masters import UNTIL_IT_DIES, Masters
 from tests.waiting import eventually
 
 _QUIET = ("--lease-ttl=60",)
 """The lease decides nothing within these tests."""
-_PATIENT = (*_QUIET, "--missed=20", "--silence=30")
-"""Nor does silence."""
 _FREEZES = ("--missed=3.5", "--silence=5")
 """Only a leader that is frozen for ten seconds is silent for so long."""
 
@@ -87,7 +85,7 @@ async def test_each_kind_of_drill_holds_every_promise_and_is_told_as_what_it_was
 
 async def test_a_master_that_was_not_told_to_allow_drills_obeys_none(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Neither asked itself nor through a standby; a handover needs no leave."""
-    async with Masters(etcd_one, keys, arguments=_PATIENT) as masters:
+    async with Masters(etcd_one, keys, arguments=UNTIL_IT_DIES) as masters:
         await _three(masters)
         for name in ("m1", "m2"):
             with pytest.raises(Denied, match="--allow-drills"):
@@ -105,7 +103,7 @@ async def test_a_master_that_was_not_told_to_allow_drills_obeys_none(etcd_one: E
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")
 async def test_a_lease_that_ran_out_is_timed_from_the_last_heartbeat(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Not from when the key was gone, which is what the standby reacts to."""
-    async with Masters(etcd_one, keys, arguments=_PATIENT) as masters:
+    async with Masters(etcd_one, keys, arguments=UNTIL_IT_DIES) as masters:
         await _three(masters)
         old = masters.running["m1"].process.pid
         os.kill(old, signal.SIGSTOP)

@@ -13,14 +13,12 @@ from nodestore.watch import list_at
 from tests.cli import Nodectl
 from tests.etcd_cluster import EtcdCluster
 from tests.faults.late import desired
-from tests.masters import Masterd, Masters
+from tests.masters import UNTIL_IT_DIES, Masterd, Masters
 from tests.waiting import eventually
 
 ETCD_LIMITS = ("--max-txn-ops=128", "--max-request-bytes=1572864")
 NODES = [f"n{number}" for number in range(500)]
 SCENES = 10_000
-ARGUMENTS = ("--lease-ttl=60", "--missed=20", "--silence=30")
-"""Who leads does so until it dies, however busy the machine is."""
 INVENTORY = Inventory.model_validate({"nodes": {node: {} for node in NODES}, "defaults": {"driver": {"name": "file"}}})
 
 
@@ -34,7 +32,7 @@ async def test_a_scene_for_500_nodes_reaches_all_whoever_dies(keys: Keys) -> Non
     """One command changes 500 desired documents: all arrive, with its index as their generation, in as many
     transactions as etcd's limits make necessary; and when the leader is killed in the middle of them, the next one
     finishes. Nothing that is written exceeds what etcd takes, also with 10,000 documents more."""
-    async with EtcdCluster(1, flags=ETCD_LIMITS) as etcd, Masters(etcd, keys, arguments=ARGUMENTS) as masters:
+    async with EtcdCluster(1, flags=ETCD_LIMITS) as etcd, Masters(etcd, keys, arguments=UNTIL_IT_DIES) as masters:
         await masters.configure(INVENTORY)
         masters.start("m1")
         await masters.serves("m1")

@@ -12,11 +12,8 @@ from nodestore.keys import Keys
 from nodestore.lease import Lease, now
 from tests.etcd_cluster import EtcdCluster
 from tests.faults.proxy import Mode, Proxy
-from tests.sessions import kept
+from tests.sessions import LIVES_S, kept
 from tests.waiting import eventually
-
-_LIVES_S = 4
-"""A TTL within which a busy machine gets a beat to etcd, where the lease is to live."""
 
 
 def session(*endpoints: str, call_timeout_s: float = 2.0) -> Etcd:
@@ -30,46 +27,10 @@ async def outlives(task: asyncio.Task[None], lease: Lease, times: float) -> None
     assert lease.left_s > 0
 
 
-async def test_it_lives_while_it_is_kept_and_goes_when_revoked(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Longer than its TTL, and its keys go at once with the revocation."""
-    async with session(*etcd_one.endpoints) as etcd:
-        lease = await Lease.grant(etcd, _LIVES_S)
-        await etcd.put(keys.leader, b"me", lease=lease.id)
-        async with kept(lease) as task:
-            await outlives(task, lease, 1.5)
-            assert await etcd.get(keys.leader) is not None
-        await lease.revoke()
-        assert await etcd.get(keys.leader) is None
-
-
-async def test_what_nobody_keeps_expires(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """A lease without keep() ends, by our clock first and then by etcd's."""
-    async with session(*etcd_one.endpoints) as etcd:
-        lease = await Lease.grant(etcd, 2)
-        await etcd.put(keys.leader, b"me", lease=lease.id)
-
-        async def gone() -> bool:
-            return await etcd.get(keys.leader) is None
-
-        await eventually(gone)
-        assert lease.left_s <= 0
-
-
-async def test_a_lease_revoked_by_others_is_lost_at_the_next_beat(etcd_one: EtcdCluster) -> None:
-    """etcd says so, and that is not waited out."""
-    async with session(*etcd_one.endpoints) as etcd:
-        lease = await Lease.grant(etcd, _LIVES_S)
-        async with kept(lease) as task:
-            await etcd.revoke(lease.id)
-            with pytest.raises(LeaseLost, match="expired"):
-                await task
-            assert lease.left_s > 0
-
-
 async def test_it_is_lost_at_its_ttl_when_nobody_answers(etcd_one: EtcdCluster) -> None:
     """Not a round of retries later."""
     async with Proxy(etcd_one.endpoints[0]) as proxy, session(proxy.address) as etcd:
-        lease = await Lease.grant(etcd, _LIVES_S)
+        lease = await Lease.grant(etcd, LIVES_S)
         async with kept(lease) as task:
             await outlives(task, lease, 0.2)
             proxy.stall()
@@ -81,7 +42,7 @@ async def test_it_is_lost_at_its_ttl_when_nobody_answers(etcd_one: EtcdCluster) 
 async def test_it_is_lost_at_its_ttl_when_all_refuse(etcd_one: EtcdCluster) -> None:
     """Refused connections are tried again until then."""
     async with Proxy(etcd_one.endpoints[0]) as proxy, session(proxy.address) as etcd:
-        lease = await Lease.grant(etcd, _LIVES_S)
+        lease = await Lease.grant(etcd, LIVES_S)
         async with kept(lease) as task:
             await proxy.cut()
             with pytest.raises(LeaseLost, match="no good keepalive"):
@@ -127,7 +88,7 @@ async def test_it_survives_the_member_in_use(broken_three: EtcdCluster, keys: Ke
     member = leader if victim == "leader" else next(m for m in broken_three.members if m is not leader)
     rest = [other.endpoint for other in broken_three.members if other is not member]
     async with session(member.endpoint, *rest) as etcd, session(*rest) as witness:
-        lease = await Lease.grant(etcd, _LIVES_S)
+        lease = await Lease.grant(etcd, LIVES_S)
         await etcd.put(keys.leader, b"me", lease=lease.id)
         async with kept(lease) as task:
             await outlives(task, lease, 0.1)

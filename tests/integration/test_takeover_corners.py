@@ -60,6 +60,21 @@ async def _campaigning(etcd: Etcd, keys: Keys, timing: Timing = _PATIENT) -> Asy
         await asyncio.gather(watching, return_exceptions=True)
 
 
+@asynccontextmanager
+async def _standing_by(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[tuple[Won, Campaign, asyncio.Task[Won]]]:
+    """m1's term; and m2's campaign, which runs for the next one."""
+    async with session(cluster) as etcd, _silent_port() as url:
+        won = await _leads(etcd, keys, "m1", url)
+        async with _campaigning(etcd, keys) as campaign:
+            lease, _ = await etcd.grant(60)
+            winning = asyncio.create_task(campaign.win(lease))
+            try:
+                yield won, campaign, winning
+            finally:
+                winning.cancel()
+                await asyncio.wait([winning])
+
+
 async def _leads(etcd: Etcd, keys: Keys, name: str, url: str) -> Won:
     """`name` leads, at `url`, on a lease that decides nothing here."""
     lease, _ = await etcd.grant(60)
@@ -136,14 +151,10 @@ async def test_an_order_whose_takeover_landed_unheard_is_answered_once_the_term_
         await takeover(*told, **settings)
         raise OutcomeUnknown("its reply was lost")
 
-    async with session(etcd_one) as etcd, _silent_port() as url:
-        won = await _leads(etcd, keys, "m1", url)
-        async with _campaigning(etcd, keys) as campaign:
-            lease, _ = await etcd.grant(60)
-            monkeypatch.setattr(campaign_module, "takeover", unheard)
-            winning = asyncio.create_task(campaign.win(lease))
-            obeyed = await campaign.take_over_from(won.fence.term.revision, "ann", 10.0)
-            assert (await winning).fence == obeyed.fence
+    monkeypatch.setattr(campaign_module, "takeover", unheard)
+    async with _standing_by(etcd_one, keys) as (won, campaign, winning):
+        obeyed = await campaign.take_over_from(won.fence.term.revision, "ann", 10.0)
+        assert (await winning).fence == obeyed.fence
 
 
 async def test_an_order_whose_takeover_is_undecided_when_time_is_up_is_not_told_as_refused(
@@ -155,31 +166,19 @@ async def test_an_order_whose_takeover_is_undecided_when_time_is_up_is_not_told_
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with session(etcd_one) as etcd, _silent_port() as url:
-        won = await _leads(etcd, keys, "m1", url)
-        async with _campaigning(etcd, keys) as campaign:
-            lease, _ = await etcd.grant(60)
-            monkeypatch.setattr(campaign_module, "takeover", unheard)
-            winning = asyncio.create_task(campaign.win(lease))
-            asking = asyncio.create_task(campaign.take_over_from(won.fence.term.revision, "ann", 5.0))
-            await eventually(lambda: campaign.trying, "the order is being obeyed")
-            with pytest.raises(OutcomeUnknown, match="and may yet"):
-                await asking
-            winning.cancel()
-            await asyncio.wait([winning])
+    monkeypatch.setattr(campaign_module, "takeover", unheard)
+    async with _standing_by(etcd_one, keys) as (won, campaign, _):
+        asking = asyncio.create_task(campaign.take_over_from(won.fence.term.revision, "ann", 5.0))
+        await eventually(lambda: campaign.trying, "the order is being obeyed")
+        with pytest.raises(OutcomeUnknown, match="and may yet"):
+            await asking
 
 
 async def test_an_order_that_cannot_be_obeyed_is_answered_at_once(etcd_one: EtcdCluster, keys: Keys) -> None:
     """The leader that gave it keeps commands waiting meanwhile."""
-    async with session(etcd_one) as etcd, _silent_port() as url:
-        won = await _leads(etcd, keys, "m1", url)
-        async with _campaigning(etcd, keys) as campaign:
-            lease, _ = await etcd.grant(60)
-            winning = asyncio.create_task(campaign.win(lease))
-            with pytest.raises(Unavailable, match="did not take over"):
-                await campaign.take_over_from(won.fence.term.revision - 1, "ann", 10.0)
-            winning.cancel()
-            await asyncio.gather(winning, return_exceptions=True)
+    async with _standing_by(etcd_one, keys) as (won, campaign, _):
+        with pytest.raises(Unavailable, match="did not take over"):
+            await campaign.take_over_from(won.fence.term.revision - 1, "ann", 10.0)
 
 
 async def test_a_takeover_that_landed_unheard_is_claimed_though_the_epoch_was_written_anew(
