@@ -1,13 +1,13 @@
 """How an etcd member is started: its command line and environment, for tests and the development cluster.
 
-Pure. Operators start theirs from the files in `etcd/`, which hold the same settings.
+Pure. Operators' members take the same settings from the file that `nodectl etcd config` generates from this module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 MEMORY_ENVIRONMENT = {"GOMEMLIMIT": "120MiB", "GOGC": "50"}
 """Keeps a member at 150-180 MB where it would take 650-750 after a write storm, for a tenth of the write rate."""
@@ -37,17 +37,19 @@ SETTINGS: Mapping[str, str] = {
 class MemberConfig:
     """One member. URLs are whole ("http://127.0.0.1:2379"); `initial_cluster` is name to peer URL, itself included.
 
-    `existing`: it joins a cluster that runs (after `etcdctl member add`). `advertised_peer_url`: where the others find
-    it, if not at `peer_url`. `settings` replaces or adds to SETTINGS.
+    `existing`: it joins a cluster that runs (after `etcdctl member add`). `advertised_client_url` and
+    `advertised_peer_url`: where clients and the other members find it, if not at `client_url` and `peer_url`, which may
+    be several URLs with commas. `settings` replaces or adds to SETTINGS.
     """
 
     name: str
-    data_dir: Path
+    data_dir: PurePath
     client_url: str
     peer_url: str
     initial_cluster: Mapping[str, str]
     cluster_token: str = "nodectl"  # no secret: keeps members of different clusters apart
     existing: bool = False
+    advertised_client_url: str | None = None
     advertised_peer_url: str | None = None
     settings: Mapping[str, str] | None = None
 
@@ -57,7 +59,7 @@ class MemberConfig:
             "name": self.name,
             "data-dir": str(self.data_dir),
             "listen-client-urls": self.client_url,
-            "advertise-client-urls": self.client_url,
+            "advertise-client-urls": self.advertised_client_url or self.client_url,
             "listen-peer-urls": self.peer_url,
             "initial-advertise-peer-urls": self.advertised_peer_url or self.peer_url,
             "initial-cluster": ",".join(f"{name}={url}" for name, url in self.initial_cluster.items()),

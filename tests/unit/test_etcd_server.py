@@ -46,6 +46,15 @@ def test_a_setting_can_be_replaced_and_one_be_added() -> None:
     assert flags["initial-cluster-state"] == "existing"
 
 
+def test_a_member_may_be_reached_elsewhere_than_it_listens() -> None:
+    flags = MemberConfig(
+        name="m1", data_dir=Path("d"), client_url="c", peer_url="p", initial_cluster={},
+        advertised_client_url="C", advertised_peer_url="P",
+    ).flags()  # fmt: skip
+    assert (flags["listen-client-urls"], flags["advertise-client-urls"]) == ("c", "C")
+    assert (flags["listen-peer-urls"], flags["initial-advertise-peer-urls"]) == ("p", "P")
+
+
 def test_the_environment_limits_memory_and_holds_no_settings_of_another_etcd() -> None:
     assert environment({"PATH": "/bin", "ETCD_NAME": "other", "GOGC": "80"}) == {
         "PATH": "/bin", "GOGC": "80", "GOMEMLIMIT": "120MiB",
