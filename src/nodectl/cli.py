@@ -34,6 +34,7 @@ NOUNS: dict[str, str] = {
     "drill": "Kill, freeze or replace the leader on purpose, and measure what a client sees.",
     "backup": "Save the whole store in a file.",
     "recover": "After a backup was restored: begin a new epoch.",
+    "etcd": "Generate the configuration of etcd's members.",
     "demo": "Run a whole cluster on this PC and watch it survive.",
     "dev": "Start and stop a cluster on this PC for development.",
 }

@@ -509,7 +509,7 @@ def test_help_of_every_command_works(capsys: pytest.CaptureFixture[str]) -> None
     """And the root names all that is there."""
     assert run(["--help"]) == 0
     listed = capsys.readouterr().out
-    for noun in ("status", "node", "scene", "config", "master", "history"):
+    for noun in ("status", "node", "scene", "config", "master", "history", "etcd"):
         assert NOUNS[noun].split()[0] in listed
         assert run([noun, "--help"]) == 0
         assert "Usage:" in capsys.readouterr().out
