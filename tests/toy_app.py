@@ -60,6 +60,9 @@ class ToyApp:
             document = {"count": len(view.paths("list/"))}
         return Spec(driver="toy", document={**config.defaults.document, **document})
 
+    def node_document(self, node: str) -> str | None:
+        return f"nodes/{node}"
+
     def _put(self, transaction: Transaction, arguments: Put) -> Json:
         self.ran.append("put")
         transaction.put(arguments.path, arguments.document)

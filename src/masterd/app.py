@@ -119,6 +119,25 @@ class HearsNodes(Protocol):
         ...
 
 
+@runtime_checkable
+class HasNodeDocuments(Protocol):
+    """Optional part of an application: names the document that belongs to a node."""
+
+    def node_document(self, node: str) -> str | None:
+        """Path of the document that belongs to `node`; None if there is no such document.
+
+        GET /v1/nodes returns this document with the node. Runs in the event loop: pure, returns at once, never raises.
+        """
+        ...
+
+
+def node_document(application: Application, node: str) -> str | None:
+    """Path of the document that belongs to `node`; None if the application names none."""
+    # getattr: isinstance with a protocol takes about 10 us, and this runs for every node of every view.
+    ask: Callable[[str], str | None] | None = getattr(application, "node_document", None)
+    return None if ask is None else ask(node)
+
+
 def load_application(name: str) -> Application:
     """The application that an installed package offers under `name` in the group `nodectl.apps`, or, for one that is
     not installed, the class at `module:Class`. Invalid when there is none or it is not an application."""

@@ -72,6 +72,9 @@ class BuiltinApp:
     def commands(self) -> Mapping[str, Command]:
         return _COMMANDS
 
+    def node_document(self, node: str) -> str | None:
+        return NODES + node
+
     def desired(self, config: Inventory, view: View, node: str) -> Spec | None:
         driver, base = self._base(config, node)
         if driver is None:

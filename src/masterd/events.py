@@ -201,7 +201,7 @@ def _changes(shown: Snapshot, now: Snapshot) -> tuple[list[bytes], Snapshot]:
 
 def _nodes(master: Master) -> Snapshot:
     board, state = master.board, master.replica.state
-    views = node_views(state.inventory, state, board.status.items, board.alive.items)
+    views = node_views(state.inventory, state, board.status.items, board.alive.items, master.application)
     return {"nodes": {view.name: view for view in views}}
 
 

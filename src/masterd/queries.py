@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from masterd.builtin import NODES
+from masterd.app import Application, node_document
 from masterd.state import State
 from nodestore.models import Alive, CommandRecord, Entry, Inventory, Model, SpecMark, Status
 
@@ -26,7 +26,7 @@ class NodeView(Model):
     groups: tuple[str, ...]
     labels: dict[str, str]
     driver: str | None
-    document: dict[str, Any]
+    document: dict[str, Any] | None
     desired: DesiredMark | None
     status: Status | None
     alive: Alive | None
@@ -35,12 +35,16 @@ class NodeView(Model):
 
 
 def node_view(
-    name: str, inventory: Inventory, state: State, statuses: Mapping[str, Status], alive: Mapping[str, Alive]
+    name: str,
+    inventory: Inventory,
+    state: State,
+    statuses: Mapping[str, Status],
+    alive: Mapping[str, Alive],
+    application: Application,
 ) -> NodeView:
     """The view of one configured node."""
     config = inventory.nodes[name]
     mark, status, living = state.specs.get(name), statuses.get(name), alive.get(name)
-    doc = state.documents.get(NODES + name)
     driver = config.driver or inventory.defaults.driver
     problem = node_problem(mark, status, living)
     return NodeView(
@@ -50,13 +54,21 @@ def node_view(
         groups=inventory.groups_of(name),
         labels=config.labels,
         driver=driver.name if driver else None,
-        document={} if doc is None else doc.value,
+        document=_document(state, node_document(application, name)),
         desired=None if mark is None else DesiredMark(generation=mark.generation, hash=mark.hash),
         status=status,
         alive=living,
         converged=problem is None,
         problem=problem,
     )
+
+
+def _document(state: State, path: str | None) -> dict[str, Any] | None:
+    """The document at `path`, empty if there is none; None without a path."""
+    if path is None:
+        return None
+    doc = state.documents.get(path)
+    return {} if doc is None else doc.value
 
 
 def node_problem(mark: SpecMark | None, status: Status | None, alive: Alive | None) -> str | None:
@@ -76,10 +88,14 @@ def node_problem(mark: SpecMark | None, status: Status | None, alive: Alive | No
 
 
 def node_views(
-    inventory: Inventory, state: State, statuses: Mapping[str, Status], alive: Mapping[str, Alive]
+    inventory: Inventory,
+    state: State,
+    statuses: Mapping[str, Status],
+    alive: Mapping[str, Alive],
+    application: Application,
 ) -> list[NodeView]:
     """All configured nodes, in the inventory's order."""
-    return [node_view(name, inventory, state, statuses, alive) for name in inventory.nodes]
+    return [node_view(name, inventory, state, statuses, alive, application) for name in inventory.nodes]
 
 
 def command_view(record: CommandRecord, entry: Entry) -> dict[str, Any]:

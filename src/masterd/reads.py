@@ -77,7 +77,7 @@ async def members(master: Master, _: web.Request) -> Json:
 
 def _views(master: Master) -> list[NodeView]:
     board, state = master.board, master.replica.state
-    return node_views(state.inventory, state, board.status.items, board.alive.items)
+    return node_views(state.inventory, state, board.status.items, board.alive.items, master.application)
 
 
 async def nodes(master: Master, _: web.Request) -> Json:
@@ -90,7 +90,7 @@ async def node(master: Master, request: web.Request) -> Json:
     name, board, state = request.match_info["node"], master.board, master.replica.state
     if name not in state.inventory.nodes:
         raise NotFound(f"there is no node {name!r} in the configuration")
-    return node_view(name, state.inventory, state, board.status.items, board.alive.items)
+    return node_view(name, state.inventory, state, board.status.items, board.alive.items, master.application)
 
 
 async def documents(master: Master, request: web.Request) -> Json:

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from masterd import events
 from masterd.api import Api
+from masterd.builtin import BuiltinApp
 from masterd.master import Master
 from nodestore.election import LeaderSeen
 from nodestore.errors import TimedOut, Unavailable
@@ -43,7 +44,7 @@ def _leading() -> Any:
     leader = SimpleNamespace(fence=SimpleNamespace(term=Term(1, 10)))
     return SimpleNamespace(
         leader=leader, replica=replica, board=board, me=SimpleNamespace(id="m1"), timing=SimpleNamespace(beat_s=0.01),
-        audit=SimpleNamespace(close=_closed), stuck_s=0.0,
+        audit=SimpleNamespace(close=_closed), stuck_s=0.0, application=BuiltinApp(),
     )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ class NodeView(TypedDict):
     groups: list[str]
     labels: dict[str, str]
     driver: str | None
-    document: dict[str, Any]
+    document: dict[str, Any] | None
     desired: DesiredView | None
     status: dict[str, Any] | None
     alive: dict[str, Any] | None
