@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from masterd import events
+from masterd.master import Master
 from nodestore.errors import NotLeader
 from nodestore.jsonio import dumps
-
-if TYPE_CHECKING:
-    from masterd.master import Master
 
 _Told = tuple[int, int, float]
 

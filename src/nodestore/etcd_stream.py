@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
-from nodestore.errors import Denied, Unavailable
+from nodestore.errors import Denied, NodectlError, Unavailable
 from nodestore.etcd_rpc import Connection, Duplex, Fault, RpcFailed
+from nodestore.etcd_types import EtcdSettings
 
-if TYPE_CHECKING:
-    from nodestore.etcd import Etcd
+
+class Session(Protocol):
+    """What a stream uses of the session that opened it. `nodestore.etcd.Etcd` implements it."""
+
+    @property
+    def settings(self) -> EtcdSettings: ...
+
+    def leave(self, endpoint: Connection, *, lives: bool = False) -> None:
+        """Switch to the next endpoint if `endpoint` is still in use. lives: its member answered, with a fault."""
+        ...
+
+    def forget(self, token: str | None) -> None:
+        """Drop `token`, which etcd refused, unless it has been replaced already."""
+        ...
+
+    def refused(self, error: NodectlError) -> NodectlError:
+        """The error to raise if etcd refuses our user: Unavailable if it has accepted that user before."""
+        ...
+
+    def closed_stream(self, stream: Stream) -> None:
+        """Called once a stream is closed; the session no longer probes it."""
+        ...
 
 
 class BrokenStream(Exception):
@@ -20,8 +41,10 @@ class BrokenStream(Exception):
 class Stream:
     """A bidirectional stream to one endpoint. Any fault is BrokenStream, and the endpoint is left for the next."""
 
-    def __init__(self, etcd: Etcd, endpoint: Connection, rpc: Duplex, token: str | None, second: bool = False) -> None:
-        self._etcd, self._endpoint, self._rpc, self._token = etcd, endpoint, rpc, token
+    def __init__(
+        self, session: Session, endpoint: Connection, rpc: Duplex, token: str | None, second: bool = False
+    ) -> None:
+        self._session, self._endpoint, self._rpc, self._token = session, endpoint, rpc, token
         self.second = second
         self.address = endpoint.address
         self.doubted = False
@@ -50,24 +73,24 @@ class Stream:
 
     def silent(self) -> BrokenStream:
         """Give up on the endpoint, because nothing came where something should have."""
-        self._etcd.leave(self._endpoint)
+        self._session.leave(self._endpoint)
         return BrokenStream(f"{self.address}: silent")
 
     def token_refused(self) -> None:
         """The store said, in an answer, that this stream's token is no longer good. Where there can be none: Denied at
         the start, BrokenStream later on."""
-        self._etcd.forget(self._token)
-        if self._etcd.settings.user is None:
-            error = self._etcd.refused(Denied("etcd asks for a user and password"))
+        self._session.forget(self._token)
+        if self._session.settings.user is None:
+            error = self._session.refused(Denied("etcd asks for a user and password"))
             raise BrokenStream(str(error)) if isinstance(error, Unavailable) else error
 
     def _broken(self, failed: RpcFailed) -> BrokenStream:
         if failed.fault is Fault.TOKEN:
-            self._etcd.forget(self._token)
+            self._session.forget(self._token)
         else:
-            self._etcd.leave(self._endpoint, lives=failed.lives)
+            self._session.leave(self._endpoint, lives=failed.lives)
         return BrokenStream(str(failed))
 
     async def close(self) -> None:
-        self._etcd.closed_stream(self)
+        self._session.closed_stream(self)
         await self._rpc.close()
