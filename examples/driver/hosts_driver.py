@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, IPvAnyAddress, TypeAdapter, ValidationError
 
 from noded.drivers import Actual, Context, DriverAction, DriverError, Settings, parse_settings
-from noded.files import write_atomic
+from nodestore.atomic_files import write_atomic
 from nodestore.models import Spec
 
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")]

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from noded import planner
 from noded.drivers import Actual, Context, Driver, DriverError, DriverFactory
-from noded.files import LastApplied
+from noded.last_applied import LastApplied
 from noded.orders import Order, Orders, order_text
 from noded.planner import Backoff, Memory, Plan, Task
 from noded.presence import Presence

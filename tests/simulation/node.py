@@ -15,7 +15,7 @@ from noded.actions import Writer
 from noded.actor import Actor
 from noded.agent import Agent, Timing
 from noded.drivers import Actual, Context, DriverFactory
-from noded.files import LastApplied
+from noded.last_applied import LastApplied
 from noded.orders import Orders
 from noded.performer import Performer
 from noded.presence import Me, Presence

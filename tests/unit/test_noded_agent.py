@@ -14,7 +14,7 @@ import pytest
 from noded import agent as agent_module
 from noded.agent import Agent, Timing
 from noded.drivers import Actual, Context, Driver, DriverError
-from noded.files import LastApplied
+from noded.last_applied import LastApplied
 from noded.orders import Orders
 from noded.planner import Backoff
 from noded.presence import Me, Presence

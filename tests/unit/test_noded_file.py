@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from noded import files
 from noded.drivers import DriverError, command
 from noded.drivers.file import FileDriver
 from noded.drivers.offloop import OffLoop
+from nodestore import atomic_files
 from nodestore.models import Spec
 from tests.unit.test_noded_drivers import driver, until
 
@@ -212,7 +212,7 @@ async def test_a_kill_at_any_moment_loses_no_reload(
 ) -> None:
     """Cut after each step; the next noded goes on. Once too often is allowed, once too little is not."""
     one, two = template("${scene}", scene="one"), template("${scene}", scene="two")
-    write = files.write_atomic
+    write = atomic_files.write_atomic
 
     def cut_write(path: Path, content: bytes, mode: int | None = None) -> None:
         if (path.name == "reloaded") == (before != "the write"):
@@ -228,7 +228,7 @@ async def test_a_kill_at_any_moment_loses_no_reload(
             if before == "the reload":
                 patch.setattr(command, "run", cut_run)
             else:
-                patch.setattr(files, "write_atomic", cut_write)
+                patch.setattr(atomic_files, "write_atomic", cut_write)
             with pytest.raises(Cut):
                 await file.apply(two, None)
     async with driver(FileDriver, tmp_path, nonce="newer") as (file, _):
@@ -241,7 +241,7 @@ async def test_a_disk_too_full_for_the_note_does_not_reload_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error is told at each attempt; the command is run once."""
-    write = files.write_atomic
+    write = atomic_files.write_atomic
 
     def full(path: Path, content: bytes, mode: int | None = None) -> None:
         if path.name == "reloaded":
@@ -250,7 +250,7 @@ async def test_a_disk_too_full_for_the_note_does_not_reload_for_ever(
 
     async with driver(FileDriver, tmp_path) as (file, _):
         with monkeypatch.context() as patch:
-            patch.setattr(files, "write_atomic", full)
+            patch.setattr(atomic_files, "write_atomic", full)
             for _ in range(3):
                 with pytest.raises(DriverError, match="the disk is full"):
                     await file.apply(template("${scene}", scene="one"), None)
@@ -297,7 +297,7 @@ async def test_a_disk_that_refuses_is_tried_again(
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            patch.setattr(files, "replace_file", refuse)
+            patch.setattr(atomic_files, "replace_file", refuse)
             with pytest.raises(DriverError) as caught:
                 await file.apply(spec({"a": 2}), None)
         assert caught.value.message == f"cannot write {path}: {says}"
@@ -355,24 +355,3 @@ async def test_not_permitted(tmp_path: Path) -> None:
     async with driver(FileDriver, tmp_path / "work") as (file, _):
         with pytest.raises(DriverError, match="noded is not permitted to"):
             await file.apply(spec({"a": 1}, path=str(locked / "a.json")), None)
-
-
-def test_drafts_of_the_killed_are_removed(tmp_path: Path) -> None:
-    """Only those of processes that are gone, and nobody else's files."""
-    dead, alive = 2**22 + 1, os.getppid()
-    for name in (f".a[1].conf.{dead}.new", f".a[1].conf.{alive}.new", ".a[1].conf.x.new", f".b.conf.{dead}.new"):
-        (tmp_path / name).touch()
-    files.write_atomic(tmp_path / "a[1].conf", b"x")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        ["a[1].conf", f".a[1].conf.{alive}.new", ".a[1].conf.x.new", f".b.conf.{dead}.new"]
-    )
-
-
-@POSIX
-def test_a_draft_follows_no_link(tmp_path: Path) -> None:
-    """A link that somebody put where the draft will be does not make noded write elsewhere."""
-    other = tmp_path / "other"
-    other.write_bytes(b"theirs")
-    (tmp_path / f".a.{os.getpid()}.new").symlink_to(other)
-    files.write_atomic(tmp_path / "a", b"ours")
-    assert (other.read_bytes(), (tmp_path / "a").read_bytes()) == (b"theirs", b"ours")

@@ -20,12 +20,11 @@ from typing import Annotated, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from noded import files
 from noded.drivers import Actual, Context, DriverError, Settings, command, leftovers, parse_settings
 from noded.drivers.command import Argv, Text
 from noded.drivers.offloop import OffLoop
 from noded.drivers.rendering import CannotRender, Format, render
-from nodestore import jsonio
+from nodestore import atomic_files, jsonio
 from nodestore.models import Spec
 
 T = TypeVar("T")
@@ -136,7 +135,7 @@ class FileDriver:
         self._reloaded = b""
         self._told.unlink(missing_ok=True)  # first: a kill between the two must not lose the reload
         kept_mode = found.mode if found.content is not None and sys.platform != "win32" else None
-        files.write_atomic(target.path, target.content, kept_mode if target.mode is None else target.mode)
+        atomic_files.write_atomic(target.path, target.content, kept_mode if target.mode is None else target.mode)
 
     async def _on_disk(self, call: Callable[[], T], timeout_s: float, failure: str) -> T:
         try:
@@ -155,7 +154,7 @@ class FileDriver:
     async def _reload(self, reload: ReloadSettings, target: _Target) -> None:
         """Run the command, unless it has been run for this very file."""
         told = jsonio.digest([str(target.path), _hash(target.content), list(reload.argv)]).encode()
-        before = await self._on_disk(lambda: files.read_bounded(self._told), _LOOK_TIMEOUT_S, "cannot read")
+        before = await self._on_disk(lambda: atomic_files.read_bounded(self._told), _LOOK_TIMEOUT_S, "cannot read")
         if before == told:
             return
         if self._reloaded != told:
@@ -166,7 +165,7 @@ class FileDriver:
             self._reloaded = told
             self._reloads += 1
         await self._on_disk(
-            lambda: files.write_atomic(self._told, told), _WRITE_TIMEOUT_S, f"cannot write {self._told}"
+            lambda: atomic_files.write_atomic(self._told, told), _WRITE_TIMEOUT_S, f"cannot write {self._told}"
         )
 
     async def _run(self, reload: ReloadSettings, target: _Target) -> None:
@@ -194,7 +193,7 @@ def _target(settings: FileSettings, spec: Spec, work_dir: Path) -> _Target:
         raise DriverError("driver setting mode: Windows has no file modes", retryable=False)
     form: Format = settings.format or ("json" if settings.template is None else "text")
     try:
-        content = render(spec.document, form, settings.template or "", files.FILE_BYTES_MAX)
+        content = render(spec.document, form, settings.template or "", atomic_files.FILE_BYTES_MAX)
     except CannotRender as error:
         raise DriverError(f"cannot make {path.name}: {error}", retryable=False) from None
     return _Target(path, content, None if settings.mode is None else int(settings.mode, 8))
@@ -207,7 +206,7 @@ def _look(path: Path) -> _Found:
         if not stat.S_ISREG(status.st_mode):
             return _Found(None, other=True)
         with path.open("rb") as file:
-            return _Found(file.read(files.FILE_BYTES_MAX + 1), stat.S_IMODE(status.st_mode) & 0o777)
+            return _Found(file.read(atomic_files.FILE_BYTES_MAX + 1), stat.S_IMODE(status.st_mode) & 0o777)
     except (FileNotFoundError, NotADirectoryError):
         return _Found(None)
 

@@ -21,12 +21,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from noded import files
 from noded.drivers import Actual, Context, DriverAction, DriverError, command, leftovers, parse_settings, scripted
 from noded.drivers.command import Argv, EnvironmentName, Text
 from noded.drivers.health import Health, HealthSettings
 from noded.drivers.output import Output, how_it_ended
-from nodestore import jsonio, procs
+from nodestore import atomic_files, jsonio, procs
 from nodestore.errors import NodectlError
 from nodestore.models import Spec
 
@@ -152,7 +151,7 @@ class ProcessDriver:
     def _drift(self, run: _Run, settings: ProcessSettings) -> str | None:
         if run.lost_cwd:
             return "the program's working directory was removed"
-        content = files.read_bounded(self._path(settings))
+        content = atomic_files.read_bounded(self._path(settings))
         if content is None:
             return f"{settings.document_file} is missing"
         return None if content == self._document else f"{settings.document_file} was altered"
@@ -179,7 +178,7 @@ class ProcessDriver:
         self._settings, self._document, self._document_hash = settings, document, jsonio.digest(spec.document)
         self.settle_s = settings.settle_s
         try:
-            files.write_atomic(self._path(settings), document)
+            atomic_files.write_atomic(self._path(settings), document)
         except OSError as error:
             raise DriverError(f"cannot write {settings.document_file}: {error.strerror or error}") from None
         if not keep:

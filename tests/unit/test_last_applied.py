@@ -1,4 +1,4 @@
-"""Files in the work directory."""
+"""The spec that a node last applied outlives noded, and a damaged file is ignored."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from noded import files
-from noded.files import LastApplied
+from noded.last_applied import LastApplied
 from nodestore.models import Desired, Spec
 
 DESIRED = Desired(epoch=1, term=2, generation=3, spec=Spec(driver="process", document={"scene": "Küche ✓"}))
@@ -54,18 +53,3 @@ def test_after_a_wipe_it_is_written_again(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / ".noded")
     last.keep(DESIRED)
     assert last.load() == DESIRED
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader never sees half a file."""
-    path = tmp_path / "document.json"
-    files.write_atomic(path, b"old")
-
-    def fail(source: Path, target: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files, "replace_file", fail)
-    with pytest.raises(OSError, match="No space"):
-        files.write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
