@@ -5,6 +5,7 @@ The application's code runs in the worker's thread; everything else here in the 
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from nodestore.errors import LeadershipLost, NodectlError
 from nodestore.etcd import Compare, Etcd, Op, op_put
 from nodestore.keys import Keys
 from nodestore.models import Entry
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -101,7 +104,7 @@ class Committer:
         HungError: nothing of it counts, and the specs have been derived anew. `here`: in this thread, unguarded."""
         batch = Batch(
             self._replica.state, self._application, self.derivation, self._wall_clock(), self._settings.limits,
-            epoch=self._fence.term.epoch,
+            epoch=self._fence.term.epoch, on_fault=_log_fault,
         )  # fmt: skip
         if here:
             begun = time.monotonic()
@@ -191,3 +194,7 @@ class Committer:
         """What keeps the snapshots that this batch restores from being deleted. NotFound when one is gone already."""
         names = [record.restore for record in batch.records if record.restore is not None]
         return [await self._replica.snapshots.hold(name) for name in names]
+
+
+def _log_fault(name: str, error: BaseException) -> None:
+    log.error("command %s failed in the application", name, exc_info=error)

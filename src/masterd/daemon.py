@@ -95,5 +95,5 @@ async def _watch_versions(etcd: Etcd) -> NoReturn:
             except NodectlError as error:
                 log.debug("version of %s: %s", endpoint, error)
                 continue
-            check_version(status.version, f"etcd member at {endpoint}")
+            check_version(status.version, f"etcd member at {endpoint}", os.environ)
         await asyncio.sleep(_VERSIONS_EVERY_S)

@@ -6,7 +6,6 @@ when it is not.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +82,8 @@ class Batch:
     epoch: int = 1
     restored: dict[str, Document | None] = field(default_factory=dict)
     """Documents that a restore changes: they are in no record, but in the views."""
+    on_fault: Callable[[str, BaseException], None] = lambda name, error: None
+    """Called with a command's name and what its handler raised, unless that was a refusal."""
     _ids: dict[str, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -250,7 +251,7 @@ class Batch:
         except (NodectlError, GivenUp):
             raise
         except BaseException as error:  # whatever an application raises (SystemExit, say) is its caller's trouble alone
-            logging.getLogger(__name__).exception("command %s failed in the application", request.name)
+            self.on_fault(request.name, error)
             raise NodectlError(f"command {request.name} failed in the application: {error!r}") from error
 
     def _command(self, name: str) -> Command:

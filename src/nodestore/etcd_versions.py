@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 
@@ -43,12 +42,12 @@ def why_too_old(version: tuple[int, int, int]) -> str | None:
     return None
 
 
-def check_version(text: str, who: str, environ: Mapping[str, str] | None = None) -> None:
-    """Invalid, with the reason, when the etcd that says this of itself is too old and nobody insists on it."""
+def check_version(text: str, who: str, environ: Mapping[str, str]) -> None:
+    """Raise Invalid, with the reason, if version `text` of etcd is too old and `environ` does not set OVERRIDE."""
     try:
         version = parse_version(text)
     except ValueError as error:
         raise Invalid(f"{who}: {error}") from None
     reason = why_too_old(version)
-    if reason is not None and not (os.environ if environ is None else environ).get(OVERRIDE):
+    if reason is not None and not environ.get(OVERRIDE):
         raise Invalid(f"{who} is version {text}: {reason} (for tests only: {OVERRIDE}=1)")

@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
+import pytest
+
 from masterd.app import Command
 from masterd.builtin import BuiltinApp
 from masterd.committer import Committer, LeaderSettings
@@ -54,6 +56,21 @@ async def test_only_few_that_all_promise_are_quick() -> None:
     assert not committer.quick([*_requests("add", 1), *_requests("put", 1)])
     assert not committer.quick(_requests("there is no such command", 1))
     committer.worker.close()
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_a_fault_of_the_application_is_logged(here: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """With the command's name and the traceback, in whichever thread it ran."""
+    committer = await _committer(_Quick())
+    request = Request("x", "fail", {}, "actor")
+    _, outcome = await committer.run(lambda batch, _: batch.run(request), 5.0, here=here)
+    committer.worker.close()
+    assert outcome is not None
+    assert outcome.error is not None
+    (record,) = caplog.records
+    assert record.getMessage() == "command fail failed in the application"
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
 
 
 async def test_quick_commands_run_in_the_event_loop() -> None:

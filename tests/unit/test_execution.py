@@ -128,6 +128,16 @@ def test_each_id_takes_effect_once(sent: list[tuple[str, bool]], size: int) -> N
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
+def test_only_a_fault_of_a_handler_is_reported() -> None:
+    """Refusals and unknown commands are answers to the caller, not faults of the application."""
+    line, faults = Line("n1"), []
+    batch = line.batch()
+    batch.on_fault = lambda name, error: faults.append((name, repr(error)))
+    for name in ("refuse", "no-such", "fail", "add"):
+        batch.run(line.request(name))
+    assert faults == [("fail", "ZeroDivisionError('as asked')")]
+
+
 @pytest.mark.parametrize(
     ("name", "args", "kind"),
     [
