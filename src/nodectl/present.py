@@ -1,4 +1,4 @@
-"""How things look in tables. Pure, but for the clock that ages are counted by."""
+"""Formats times, ages, sizes and values, and builds the tables of nodes, masters and members."""
 
 from __future__ import annotations
 

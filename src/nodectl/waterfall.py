@@ -1,4 +1,4 @@
-"""Steps in time as a table: what each took, when it was, and a bar that begins where the one before ended. Pure.
+"""Steps in time as a table: what each took, when it was, and a bar that begins where the one before ended.
 
 All times of a table are rounded in one unit before anything is subtracted, so that what is shown adds up.
 """

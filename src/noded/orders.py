@@ -1,4 +1,4 @@
-"""What this node has been told, and whether to obey it. Pure, but for the log."""
+"""Decides whether to obey what etcd has as this node's desired state, and logs what it refuses. No I/O, no clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to do next: a pure function of what is wanted, what is, and what has been tried.
+"""Plans the next step from what is wanted, what is, and what has been tried. Pure: times are handed in.
 
 Called again after every task, so it plans one step at a time. Every task carries the reason that goes into the log.
 Times are seconds on the monotonic clock.

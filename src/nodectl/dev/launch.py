@@ -1,4 +1,4 @@
-"""The command line, environment and places of each process of a development cluster. Pure but for the environment."""
+"""The command line, environment and places of each process of a development cluster. Starts nothing itself."""
 
 from __future__ import annotations
 
