@@ -17,7 +17,8 @@ from pathlib import Path
 
 from nodestore import procs
 from nodestore.errors import NodectlError, Unavailable
-from nodestore.etcd_release import PROGRAMS, Version, parse_version
+from nodestore.etcd_release import PROGRAMS
+from nodestore.etcd_versions import Version, parse_version
 
 _MIRRORS_MAX = 3
 _UPDATE_TIMEOUT_S = 120.0

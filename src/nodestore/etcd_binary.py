@@ -20,8 +20,8 @@ from typing import TextIO
 
 from nodestore import etcd_apt, etcd_release, procs
 from nodestore.errors import Invalid, NodectlError, Unavailable
-from nodestore.etcd_release import PROGRAMS, Version, parse_version
-from nodestore.etcd_versions import OVERRIDE, why_too_old
+from nodestore.etcd_release import PROGRAMS
+from nodestore.etcd_versions import OVERRIDE, Version, parse_version, why_too_old
 
 _VERSION_TIMEOUT_S = 20.0
 _INSTALL_ATTEMPTS_MAX = 5

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import shutil
 import tarfile
 import threading
@@ -18,9 +17,10 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from nodestore.errors import NodectlError, Unavailable
+from nodestore.etcd_versions import Version
 
 OFFICIAL_URL = "https://github.com/etcd-io/etcd/releases/download"
 PROGRAMS = ("etcd", "etcdctl", "etcdutl")
@@ -30,23 +30,6 @@ _READ_TIMEOUT_S = 5.0
 _DOWNLOAD_TIMEOUT_S = 300.0
 _CHUNK_BYTES = 1 << 16
 _ARCHIVE_BYTES_MAX = 100 << 20
-
-
-class Version(NamedTuple):
-    """An etcd version; compares as a triple."""
-
-    major: int
-    minor: int
-    patch: int
-
-    def __str__(self) -> str:
-        return f"{self.major}.{self.minor}.{self.patch}"
-
-
-def parse_version(text: str) -> Version | None:
-    """The version in the output of `etcd --version`, in a package's version ("3.5.30-2") or a bare one."""
-    match = re.search(r"(?:etcd Version: |^v?)(\d+)\.(\d+)\.(\d+)", text.strip())
-    return Version(*map(int, match.groups())) if match else None
 
 
 @dataclass(frozen=True)

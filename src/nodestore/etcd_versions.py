@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from nodestore.errors import Invalid
 
@@ -20,13 +21,21 @@ _REASONS: tuple[tuple[tuple[int, int, int], str], ...] = (
 _LEAST_3_6 = (3, 6, 11)
 
 
-def parse_version(text: str) -> tuple[int, int, int]:
-    """`3.5.30` or `v3.5.30-rc.1` as numbers; ValueError otherwise."""
-    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is no version of etcd")
-    major, minor, patch = (int(part) for part in match.groups())
-    return major, minor, patch
+class Version(NamedTuple):
+    """An etcd version; compares as a triple."""
+
+    major: int
+    minor: int
+    patch: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
+def parse_version(text: str) -> Version | None:
+    """The version in `3.5.30`, `v3.5.30-rc.1`, a package's "3.5.30-2" or the output of `etcd --version`; else None."""
+    match = re.search(r"(?:etcd Version: |^v?)(\d+)\.(\d+)\.(\d+)", text.strip())
+    return Version(*map(int, match.groups())) if match else None
 
 
 def why_too_old(version: tuple[int, int, int]) -> str | None:
@@ -44,10 +53,9 @@ def why_too_old(version: tuple[int, int, int]) -> str | None:
 
 def check_version(text: str, who: str, environ: Mapping[str, str]) -> None:
     """Raise Invalid, with the reason, if version `text` of etcd is too old and `environ` does not set OVERRIDE."""
-    try:
-        version = parse_version(text)
-    except ValueError as error:
-        raise Invalid(f"{who}: {error}") from None
+    version = parse_version(text)
+    if version is None:
+        raise Invalid(f"{who}: {text!r} is no version of etcd")
     reason = why_too_old(version)
     if reason is not None and not environ.get(OVERRIDE):
         raise Invalid(f"{who} is version {text}: {reason} (for tests only: {OVERRIDE}=1)")

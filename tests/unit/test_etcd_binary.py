@@ -17,8 +17,8 @@ import pytest
 from nodestore import etcd_apt, etcd_binary, etcd_release
 from nodestore.errors import Invalid, NodectlError, Unavailable
 from nodestore.etcd_apt import DEBIAN, UBUNTU, Source
-from nodestore.etcd_release import Release, Version
-from nodestore.etcd_versions import why_too_old
+from nodestore.etcd_release import Release
+from nodestore.etcd_versions import Version, parse_version, why_too_old
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="the fake etcd is a shell script")
 V30 = Version(3, 5, 30)
@@ -42,7 +42,7 @@ V30 = Version(3, 5, 30)
     ],
 )
 def test_versions_are_read(text: str, version: tuple[int, int, int] | None) -> None:
-    assert etcd_release.parse_version(text) == version
+    assert parse_version(text) == version
 
 
 @pytest.mark.parametrize(
