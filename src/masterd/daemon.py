@@ -77,11 +77,10 @@ async def _until(stop: asyncio.Event, master: Master) -> NoReturn:
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> None:
-    host, port = settings.listen
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, *settings.listen).start()
     except OSError as error:
-        raise Invalid(f"--listen {host}:{port}: {error.strerror or error}; is another masterd running?") from None
+        raise Invalid(f"--listen {settings.listen}: {error.strerror or error}; is another masterd running?") from None
 
 
 async def _watch_versions(etcd: Etcd) -> NoReturn:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import psutil
 
 from nodestore.etcd_types import host_port
+from nodestore.values import parse_address
 
 _RESOLVE_S = 1.0
 
@@ -51,7 +52,7 @@ async def find(
     Names that cannot be resolved within `timeout_s` match nothing but themselves."""
     endpoints = list(dict.fromkeys(host_port(endpoint) for endpoint in endpoints))
     advertised = _bare(advertised)
-    names = {endpoint: _bare(endpoint.rpartition(":")[0]) for endpoint in endpoints}
+    names = {endpoint: _bare(parse_address(endpoint).host) for endpoint in endpoints}
     if _is_loopback(advertised) and names[endpoints[0]] == advertised:
         return Found(endpoints[0])
     known = await _resolved({*names.values(), advertised}, resolve or _ask_system, timeout_s)

@@ -21,6 +21,7 @@ from nodestore.etcd import EtcdSettings
 from nodestore.etcd_server import SETTINGS as SHIPPED
 from nodestore.etcd_types import host_port
 from nodestore.keys import check_name
+from nodestore.values import Address, duration_between, format_duration, parse_address, whole_between
 
 _TIMES = {
     "beat": (0.02, 2.0, "from one heartbeat of the leader to the next"),
@@ -45,7 +46,7 @@ class Settings:
     master: str
     host: str
     etcd: EtcdSettings
-    listen: tuple[str, int]
+    listen: Address
     advertise: str
     priority: int | None
     application: str
@@ -71,32 +72,32 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     )
     parser.option("id", _master, meta="NAME", text="this master's name, as in the configuration")
     options.add_common(parser)
-    parser.option("listen", _address, default="127.0.0.1:8401", meta="HOST:PORT", text="where to serve the HTTP API")
+    parser.option("listen", _listen, default="127.0.0.1:8401", meta="HOST:PORT", text="where to serve the HTTP API")
     parser.option("advertise", str, default="", meta="URL", text="where others reach it (default: from --listen)")
     parser.option("host", str, default="", meta="NAME", text="this PC's name (default: its host name)")
     parser.option(
-        "priority", options.whole(0, 100), default="", meta="0-100",
+        "priority", whole_between(0, 100), default="", meta="0-100",
         text="higher ones take over first (default: as the configuration says, or 0)",
     )  # fmt: skip
     parser.option(
         "app", str, default="wall", meta="NAME", text="the application: an entry point of nodectl.apps, or module:Class"
     )
     parser.option(
-        "max-txn-ops", options.whole(16, 100_000), default="128", meta="N",
+        "max-txn-ops", whole_between(16, 100_000), default="128", meta="N",
         text="etcd's --max-txn-ops, the least of all members (default: etcd's own, %(default)s)",
     )  # fmt: skip
     parser.option(
-        "max-request-bytes", options.whole(256 << 10, 64 << 20), default="1500000", meta="BYTES",
+        "max-request-bytes", whole_between(256 << 10, 64 << 20), default="1500000", meta="BYTES",
         text="etcd's --max-request-bytes, the least of all members (default: %(default)s, a little below etcd's own)",
     )  # fmt: skip
     parser.option(
-        "etcd-quota-bytes", options.whole(1 << 20, 1 << 40), default=SHIPPED["quota-backend-bytes"], meta="BYTES",
+        "etcd-quota-bytes", whole_between(1 << 20, 1 << 40), default=SHIPPED["quota-backend-bytes"], meta="BYTES",
         text="etcd's --quota-backend-bytes, the least of all members: room is made before it is reached "
         "(default: %(default)s, as in our files for etcd; etcd's own is 2147483648)",
     )  # fmt: skip
     options.add_maintenance(parser)
     parser.option(
-        "snapshot-every", options.whole(10, 1_000_000), default="5000", meta="COMMANDS",
+        "snapshot-every", whole_between(10, 1_000_000), default="5000", meta="COMMANDS",
         text="write a snapshot after so many commands (default: %(default)s)",
     )  # fmt: skip
     parser.option(
@@ -108,13 +109,13 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
         text="how quickly a silent leader is replaced: lan (0.3 s), or slow (2 s) for PCs that are often overloaded",
     )  # fmt: skip
     for name, (least, most, text) in _TIMES.items():
-        span = f"{options.told_s(least)} to {options.told_s(most)}"
+        span = f"{format_duration(least)} to {format_duration(most)}"
         parser.option(
-            name, options.seconds(least, most), default="", meta="TIME",
-            text=f"{text} ({span}, as 0.3, 0.3s or 300ms; default: as --timing says)",
+            name, duration_between(least, most), default="", meta="TIME",
+            text=f"{text} ({span}; default: as --timing says)",
         )  # fmt: skip
     parser.option(
-        "handler-timeout", options.seconds(0.05, 60.0), default="2", meta="SECONDS",
+        "handler-timeout", duration_between(0.05, 60.0), default="2s", meta="TIME",
         text="give up a command of the application that takes longer (default: %(default)s)",
     )  # fmt: skip
     parser.flag("allow-drills", text="let requests kill or freeze this masterd while it leads (nodectl drill)")
@@ -122,8 +123,8 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
 
 
 def _settings(chosen: argparse.Namespace) -> Settings:
-    host, port = chosen.listen
-    advertise = chosen.advertise or f"http://{_reachable(host)}:{port}"
+    listen: Address = chosen.listen
+    advertise = chosen.advertise or f"http://{listen._replace(host=_reachable(listen.host))}"
     if not advertise.startswith(("http://", "https://")):
         raise Invalid(f"--advertise: {advertise!r} is not a URL such as http://10.0.0.1:8401")
     etcd = options.etcd_settings(chosen)
@@ -139,7 +140,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         master=chosen.id,
         host=chosen.host or socket.gethostname(),
         etcd=etcd,
-        listen=(host, port),
+        listen=listen,
         advertise=advertise.rstrip("/"),
         priority=chosen.priority,
         application=chosen.app,
@@ -178,14 +179,14 @@ def _timing(chosen: argparse.Namespace) -> Timing:
     timing = replace(PROFILES[chosen.timing], **{field: value for field, value in own.items() if value is not None})
     if not timing.beat_s < timing.missed_s < timing.silence_s:
         raise Invalid(
-            f"--beat {options.told_s(timing.beat_s)} must be less than --missed {options.told_s(timing.missed_s)}, "
-            f"and that less than --silence {options.told_s(timing.silence_s)}"
+            f"--beat {format_duration(timing.beat_s)} must be less than --missed {format_duration(timing.missed_s)}, "
+            f"and that less than --silence {format_duration(timing.silence_s)}"
         )
     for name in ("silence", "answer"):
         if own[f"{name}_s"] is not None and own[f"{name}_s"] >= chosen.lease_ttl:
             raise Invalid(
-                f"--{name} {options.told_s(own[f'{name}_s'])} must be less than --lease-ttl {chosen.lease_ttl} s: "
-                "with the lease the leader is gone anyway"
+                f"--{name} {format_duration(own[f'{name}_s'])} must be less than "
+                f"--lease-ttl {format_duration(chosen.lease_ttl)}: with the lease the leader is gone anyway"
             )
     return timing
 
@@ -204,8 +205,5 @@ def _master(text: str) -> str:
     return check_name("master", text)
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} is not HOST:PORT")
-    return host, int(port)
+def _listen(text: str) -> Address:
+    return parse_address(text, host_optional=True)

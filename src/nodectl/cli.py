@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from nodectl import completion
+from nodectl.duration_option import duration_option
 from nodectl.settings import REQUEST_TIMEOUT_S, ClusterSettings, Options
 from nodestore.errors import Invalid
 
@@ -147,8 +148,8 @@ def root(
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="The key of that certificate.")] = None,
     request_timeout: Annotated[
         float,
-        typer.Option(min=0.1, max=3600, metavar="SECONDS", envvar="NODECTL_REQUEST_TIMEOUT",
-                     help="How long a request may take, masters that change included."),
+        duration_option("--request-timeout", least_s=0.1, most_s=3_600, envvar="NODECTL_REQUEST_TIMEOUT",
+                        help="How long a request may take, masters that change included."),
     ] = REQUEST_TIMEOUT_S,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from nodestore.errors import Invalid
+from nodestore.values import parse_address
 
 _HINT = "use HOST:PORT for etcd, or http://HOST:PORT for a masterd"
 
@@ -40,14 +41,10 @@ def _is_http(item: str) -> bool:
 
 
 def _host_port(item: str) -> str:
-    scheme, separator, rest = item.rpartition("://")
-    if separator and scheme.lower() != "etcd":
-        raise Invalid(f"endpoint {item!r}: {scheme}:// is not known; {_HINT}")
-    bare = rest.rstrip("/")
-    host, _, port = bare.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise Invalid(f"endpoint {item!r} has no valid host and port: {_HINT}")
-    return bare
+    try:
+        return str(parse_address(item, schemes=("etcd",)))
+    except Invalid as error:
+        raise Invalid(f"endpoint {error}; {_HINT}") from None
 
 
 def _base_url(item: str) -> str:

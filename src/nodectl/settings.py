@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nodestore.errors import Invalid
+from nodestore.password_file import read_password
+from nodestore.values import check_credentials
 
 if TYPE_CHECKING:
     from nodectl.yaml_source import YamlSource
 
 REQUEST_TIMEOUT_S = 10.0
 LOCAL_ETCD = "127.0.0.1:2379"
-_PASSWORD_BYTES_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,8 @@ class ClusterSettings:
         return replace(self, **missing)
 
     def password(self) -> str | None:
-        """The first line of the password file, so that an editor's newline at its end is not part of it."""
-        if self.password_file is None:
-            return None
-        try:
-            raw = self.password_file.read_bytes()[:_PASSWORD_BYTES_MAX]
-        except OSError as error:
-            raise Invalid(f"password file {self.password_file}: {error.strerror or error}") from None
-        lines = raw.decode("utf-8", "replace").splitlines()
-        if not lines or not lines[0]:
-            raise Invalid(f"password file {self.password_file} is empty")
-        return lines[0]
+        """The password in the password file; None without one. Raises Invalid, with the file's name."""
+        return None if self.password_file is None else read_password(self.password_file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +108,8 @@ def _checked(settings: ClusterSettings, path: Path) -> ClusterSettings:
         raise Invalid(f"which cluster? Give --endpoints, set NODECTL_ENDPOINTS, or name clusters in {path}")
     if parse_endpoints(settings.endpoints).etcd and settings.cluster is None:
         raise Invalid("etcd endpoints need the cluster's name as well: give --cluster or set NODECTL_CLUSTER")
-    if (settings.user is None) != (settings.password_file is None):
-        raise Invalid("--user and --password-file belong together: give both or neither")
-    if (settings.cert is None) != (settings.key is None):
-        raise Invalid("--cert and --key belong together: give both or neither")
+    # A certificate without --ca is allowed: masters at https:// are then checked against the system's authorities.
+    check_credentials(user=settings.user, password_file=settings.password_file, cert=settings.cert, key=settings.key)
     return settings
 
 

@@ -14,7 +14,8 @@ from noded.agent import Timing
 from nodestore.errors import Invalid
 from nodestore.etcd import EtcdSettings
 from nodestore.keys import check_name
-from nodestore.options import Parser, add_common, etcd_settings, seconds
+from nodestore.options import Parser, add_common, etcd_settings
+from nodestore.values import duration_between
 
 HOST_ID_CHARS_MAX = 200
 
@@ -44,16 +45,16 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
     )
     parser.option(
         "tick",
-        seconds(0.05, 3_600),
-        default="5",
-        meta="SECONDS",
+        duration_between(0.05, 3_600),
+        default="5s",
+        meta="TIME",
         text="how often to compare desired and actual though nothing happened (default: %(default)s)",
     )
     parser.option(
         "start-wait",
-        seconds(0, 3_600),
-        default="5",
-        meta="SECONDS",
+        duration_between(0, 3_600),
+        default="5s",
+        meta="TIME",
         text="at its start, how long to wait for etcd before going on as it was (default: %(default)s)",
     )
     parser.option(

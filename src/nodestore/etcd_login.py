@@ -10,27 +10,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 
-from nodestore.errors import Denied, NodectlError, Unavailable
+from nodestore.errors import Denied, Invalid, NodectlError, Unavailable
 from nodestore.etcd_types import EtcdSettings
 from nodestore.logs import Seldom
+from nodestore.password_file import read_password
 
 log = logging.getLogger(__name__)
 
-PASSWORD_BYTES_MAX = 4096
 _PAUSE_FIRST_S = 0.2
 _PAUSE_MAX_S = 5.0
 """Between two questions with the same password: etcd takes 0.1 s of a core to check one, on purpose."""
 _LOOK_S = 0.5
 """Between two looks into the file while etcd refuses what was in it."""
 _TELL_S = 60.0
-
-
-def first_line(raw: bytes) -> str:
-    """The password in the bytes of a file, whose end an editor may have adorned with a newline; "" for none."""
-    lines = raw[:PASSWORD_BYTES_MAX].decode("utf-8", "replace").splitlines()
-    return lines[0] if lines else ""
 
 
 class Login:
@@ -51,9 +45,10 @@ class Login:
         self._say = Seldom(log, _TELL_S)
 
     def password(self) -> str:
-        """What is in the file now; as it was before where that cannot be read, or is just being written."""
+        """What is in the file now. The password stays as it was if the file has none, as while it is being written."""
         if self._file is not None:
-            self._password = _read(self._file) or self._password
+            with suppress(Invalid):
+                self._password = read_password(self._file)
         return self._password
 
     def check(self) -> None:
@@ -100,11 +95,3 @@ class Login:
             log.info("etcd takes %s again", f"user {self._user}" if self._user else "us")
         self.accepted, self.refusal, self._why, self._pause_s = True, None, None, 0.0
         self._say.forget()
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return first_line(file.read(PASSWORD_BYTES_MAX))
-    except OSError:
-        return ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from nodestore.errors import Invalid
 from nodestore.etcdpb import etcd_pb2 as pb
+from nodestore.values import check_credentials, parse_address
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,7 @@ class EtcdSettings:
     def __post_init__(self) -> None:
         if not self.endpoints:
             raise Invalid("no etcd endpoint given: name at least one host:port")
-        if self.ca is None and self.cert is not None:
-            raise Invalid("a certificate needs the authority (CA) of etcd's members too: without it there is no TLS")
-        if (self.cert is None) != (self.key is None):
-            raise Invalid("a certificate and its key belong together: give both or neither")
+        check_credentials(cert=self.cert, key=self.key, has_ca=self.ca is not None)
         for endpoint in self.endpoints:
             _check_scheme(endpoint, tls=self.ca is not None)
         object.__setattr__(self, "endpoints", tuple(dict.fromkeys(map(host_port, self.endpoints))))
@@ -52,15 +50,8 @@ def _check_scheme(endpoint: str, *, tls: bool) -> None:
 
 
 def host_port(endpoint: str) -> str:
-    """`host:port`, without its scheme (http or https); Invalid when it is not that."""
-    scheme, separator, rest = endpoint.rpartition("://")
-    if separator and scheme.lower() not in ("http", "https"):
-        raise Invalid(f"etcd endpoint {endpoint!r} is not host:port")
-    bare = rest.rstrip("/")
-    host, _, port = bare.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
-        raise Invalid(f"etcd endpoint {endpoint!r} is not host:port")
-    return bare
+    """`host:port` of an etcd member, without its scheme (http or https). Raises Invalid when it is not that."""
+    return str(parse_address(endpoint, schemes=("http", "https")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,9 +17,10 @@ from typing import Any, NoReturn, TypeVar
 from nodestore import logs
 from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd import EtcdSettings
-from nodestore.etcd_login import first_line
 from nodestore.etcd_types import host_port
 from nodestore.keys import check_name
+from nodestore.password_file import read_password
+from nodestore.values import check_credentials, whole_seconds_between
 
 T = TypeVar("T")
 
@@ -34,7 +34,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=program,
             description=description,
-            epilog="Each option --some-name can also be given as NODECTL_SOME_NAME in the environment.",
+            epilog="Each option --some-name can also be given as NODECTL_SOME_NAME in the environment. "
+            "A TIME is written as 300ms, 5s, 5m or 1h; a number without a unit is in seconds.",
             allow_abbrev=False,  # an abbreviation that works today is ambiguous after the next release
         )
         self._environ = os.environ if environ is None else environ
@@ -49,16 +50,9 @@ class Parser(argparse.ArgumentParser):
         """
         variable = "NODECTL_" + name.replace("-", "_").upper()
         given: Any = self._environ.get(variable) or default
-
-        def checked(value: str) -> T:
-            try:
-                return convert(value)
-            except (ValueError, NodectlError) as error:
-                raise argparse.ArgumentTypeError(f"{error}") from None
-
         self.add_argument(
             f"--{name}",
-            type=checked,
+            type=argument_type(convert),
             default=None if given == "" else given,
             required=given is None,
             metavar=meta,
@@ -78,6 +72,18 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def argument_type(convert: Callable[[str], T]) -> Callable[[str], T]:
+    """`convert` as the `type` of an argparse argument: argparse shows the message of a ValueError or NodectlError."""
+
+    def checked(text: str) -> T:
+        try:
+            return convert(text)
+        except (ValueError, NodectlError) as error:
+            raise argparse.ArgumentTypeError(f"{error}") from None
+
+    return checked
+
+
 def add_common(parser: Parser) -> None:
     """The options that every program which talks to etcd has."""
     parser.option("cluster", _cluster, meta="NAME", text="name of the cluster; its keys are under /nodectl/NAME/")
@@ -95,10 +101,11 @@ def add_common(parser: Parser) -> None:
     parser.option("key", Path, default="", meta="FILE", text="the key of that certificate")
     parser.option(
         "lease-ttl",
-        whole_seconds(1, 300),
-        default="2",
-        meta="SECONDS",
-        text="after how long without a sign of life etcd gives us up (default: %(default)s)",
+        whole_seconds_between(1, 300),
+        default="2s",
+        meta="TIME",
+        text="lease TTL: etcd drops this process after so long without a keepalive; whole seconds "
+        "(default: %(default)s)",
     )
     parser.option(
         "log-level", _level, default="info", meta="LEVEL", text=f"one of {', '.join(logs.LEVELS)} (default: info)"
@@ -116,33 +123,31 @@ def add_maintenance(parser: Parser) -> None:
 
 def maintenance_settings(options: argparse.Namespace, base: EtcdSettings) -> EtcdSettings:
     """`base` with the credential for maintenance, if there is one. Invalid when its parts do not fit together."""
-    user, password, cert, key = (
+    user, password_file, cert, key = (
         getattr(options, f"maintenance_{name}") for name in ("user", "password_file", "cert", "key")
     )
-    if (user is None) != (password is None):
-        raise Invalid("--maintenance-user and --maintenance-password-file belong together: give both or neither")
-    if (cert is None) != (key is None):
-        raise Invalid("--maintenance-cert and --maintenance-key belong together: give both or neither")
-    if cert is not None and key is not None:
-        if base.ca is None:
-            raise Invalid("--maintenance-cert needs --ca: without it certificates are not used")
+    check_credentials(
+        user=user, password_file=password_file, cert=cert, key=key, has_ca=base.ca is not None, prefix="--maintenance-"
+    )
+    if cert is not None:
         readable("--maintenance-cert", cert)
         readable("--maintenance-key", key)
         base = replace(base, user=None, password=None, password_file=None, cert=cert, key=key)
     if user is None:
         return base
-    secret = _password(password, "--maintenance-password-file")
-    return replace(base, user=user, password=secret, password_file=password)
+    password = _password(password_file, "--maintenance-password-file")
+    return replace(base, user=user, password=password, password_file=password_file)
 
 
 def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
     """The session's settings from parsed options. Invalid, in one sentence, when they do not fit together."""
-    if (options.user is None) != (options.password_file is None):
-        raise Invalid("--user and --password-file belong together: give both or neither")
-    if (options.cert is None) != (options.key is None):
-        raise Invalid("--cert and --key belong together: give both or neither")
-    if options.cert is not None and options.ca is None:
-        raise Invalid("--cert needs --ca: without it the connection is not encrypted and certificates are not used")
+    check_credentials(
+        user=options.user,
+        password_file=options.password_file,
+        cert=options.cert,
+        key=options.key,
+        has_ca=options.ca is not None,
+    )
     for name in ("ca", "cert", "key"):
         path = getattr(options, name)
         if path is not None:
@@ -173,62 +178,6 @@ def endpoints(text: str) -> tuple[str, ...]:
     return given
 
 
-def seconds(least: float, most: float) -> Callable[[str], float]:
-    """A converter for a time within bounds, both in seconds: `0.3`, `0.3s` and `300ms` are the same."""
-
-    def convert(text: str) -> float:
-        value = _seconds(text)
-        if not least <= value <= most:
-            raise ValueError(f"{text} is not between {told_s(least)} and {told_s(most)}")
-        return value
-
-    return convert
-
-
-def whole_seconds(least: int, most: int) -> Callable[[str], int]:
-    """The same for a time that is a whole number of seconds."""
-    bounded = seconds(least, most)
-
-    def convert(text: str) -> int:
-        value = bounded(text)
-        if value != int(value):
-            raise ValueError(f"{text} is not a whole number of seconds")
-        return int(value)
-
-    return convert
-
-
-_UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0}
-_TIME = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})\s*(?P<unit>ms|s|)", re.ASCII)
-
-
-def _seconds(text: str) -> float:
-    found = _TIME.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"{text!r} is not a time such as 0.3, 0.3s or 300ms")
-    return round(float(found["number"]) * _UNITS_S[found["unit"]], 9)
-
-
-def told_s(value_s: float) -> str:
-    """A time as people write it: `50 ms`, `2 s`."""
-    return f"{value_s * 1e3:g} ms" if 0 < value_s < 1 else f"{value_s:g} s"
-
-
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """A converter for a whole number within bounds."""
-
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not a number") from None
-        if not least <= value <= most:
-            raise ValueError(f"{text} is not between {least} and {most}")
-        return value
-
-    return convert
-
-
 def _cluster(text: str) -> str:
     return check_name("cluster", text)
 
@@ -240,10 +189,9 @@ def _level(text: str) -> str:
 
 
 def _password(path: Path | None, option: str = "--password-file") -> str | None:
-    """The first line of the file, so that an editor's newline at its end is not part of the password."""
     if path is None:
         return None
-    password = first_line(readable(option, path))
-    if not password:
-        raise Invalid(f"{option}: {path} is empty")
-    return password
+    try:
+        return read_password(path)
+    except Invalid as error:
+        raise Invalid(f"{option}: {error}") from None

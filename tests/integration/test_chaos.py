@@ -23,15 +23,15 @@ from nodestore.election import leader_seen
 from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, EtcdSettings
 from nodestore.keys import Keys
+from nodestore.values import format_duration, parse_duration
 from tests.faults import checks
-from tests.faults.durations import seconds
 from tests.faults.nemesis import Nemesis
 from tests.waiting import eventually
 
 CLIENTS = 4
 _CI_WITHOUT_HOSTS = bool(os.environ.get("CI")) and getattr(os, "geteuid", lambda: 1)() != 0
 _SEED = os.environ.get("CHAOS_SEED") or ("20" if _CI_WITHOUT_HOSTS else None)
-_SECONDS = seconds(os.environ.get("CHAOS_SECONDS") or ("120" if _CI_WITHOUT_HOSTS else "45"))
+_SECONDS = parse_duration(os.environ.get("CHAOS_SECONDS") or ("120" if _CI_WITHOUT_HOSTS else "45"))
 _RECOVERY_S = 60.0
 
 
@@ -81,7 +81,7 @@ async def test_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             except BaseException:
                 with capsys.disabled():
                     sys.stdout.write(
-                        f"\nrepeat: CHAOS_SEED={seed} CHAOS_SECONDS={_SECONDS:g} python -m pytest "
+                        f"\nrepeat: CHAOS_SEED={seed} CHAOS_SECONDS={format_duration(_SECONDS)} python -m pytest "
                         f"tests/integration/test_chaos.py\nthe faults were:\n" + "\n".join(nemesis.schedule)
                     )
                     sys.stdout.write("\n" + "\n".join(record.failed[:5] + record.unknown[:5]) + "\n")

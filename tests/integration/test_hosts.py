@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from nodestore.values import format_duration, parse_duration
 from tests.faults.hosts import ground
 from tests.faults.hosts.__main__ import MODULE
 from tests.waiting import eventually
 
 _CI = bool(os.environ.get("CI"))
-_SECONDS = float(os.environ.get("FAULTS_SECONDS") or (120 if _CI else 30))
+_SECONDS = parse_duration(os.environ.get("FAULTS_SECONDS") or ("2m" if _CI else "30s"))
 _SEED = os.environ.get("FAULTS_SEED") or ("20" if _CI else None)
 """In CI always the same, so that a failure is a change's; elsewhere a new one each time, so that more is seen."""
 _QUICK = "power-off,one-way,ring,kill,pause"
@@ -46,7 +47,7 @@ def test_a_short_mix_of_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str
     chosen = [f"--seed={_SEED}"] if _SEED else []
     if _SECONDS < 100:  # not enough for each of all
         chosen.append(f"--only={_QUICK}")
-    done = run(tmp_path / "run", f"--duration={_SECONDS:g}s", *chosen)
+    done = run(tmp_path / "run", f"--duration={format_duration(_SECONDS)}", *chosen)
     assert done.returncode == 0, done.stdout + done.stderr
     with capsys.disabled():
         sys.stdout.write("\n" + done.stdout)

@@ -261,7 +261,7 @@ def test_a_reboot_is_asked_for_twice(cluster: FakeCluster, nodectl: Nodectl, mon
         (["act", "n1"], "NODE ACTION"),
         (["act", "n1", "restart", "-g", "all"], "NODE ACTION"),
         (["act", "n1", "x", "--arg", "y"], "'y' is not KEY=VALUE"),
-        (["act", "n1", "x", "--expires", "soon"], "--expires: 'soon' is not a time"),
+        (["act", "n1", "x", "--expires", "soon"], "'--expires': 'soon' is not a time"),
         (["restart"], "either a node or --group"),
         (["reboot", "n1", "-g", "all", "--yes"], "either a node or --group"),
     ],
@@ -434,10 +434,11 @@ def test_nobody_there_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None
         (["node", "list", "-o", "xml"], "xml"),
         (["node", "list"], "which cluster?"),
         (["node", "list", "-e", "h:2379"], "cluster's name"),
-        (["node", "list", "-e", "nonsense"], "host and port"),
+        (["node", "list", "-e", "nonsense"], "is not host:port"),
         (["node", "list", "-c", "home"], "No such file"),
         (["node", "list", "-e", "h:1", "--cluster", "c", "--user", "u"], "belong together"),
         (["--request-timeout", "soon", "status"], "--request-timeout"),
+        (["--request-timeout", "2h", "status"], "2h is not between 100ms and 1h"),
     ],
 )
 def test_wrong_usage_is_one_clear_message(args: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:

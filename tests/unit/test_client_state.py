@@ -256,8 +256,8 @@ def test_back_off_is_bounded(failures: int) -> None:
     ("endpoints", "complaint"),
     [
         ("", "no endpoint"),
-        ("localhost", "host and port"),
-        ("h:0", "host and port"),
+        ("localhost", "is not host:port"),
+        ("h:0", "is not host:port"),
         ("ftp://h:1", "ftp://"),
         ("h:1,http://h:2", "both kinds"),
         ("http://", "base URL"),

@@ -62,10 +62,10 @@ def test_addresses() -> None:
     assert [address("h1"), address("h5"), address("op")] == ["10.77.0.1", "10.77.0.5", "10.77.0.254"]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("10m", 600.0), ("8h", 28_800.0)])
-def test_durations(text: str, seconds: float) -> None:
-    """As people write them."""
-    assert program.duration(text) == seconds
+@pytest.mark.parametrize(("duration_s", "text"), [(90.0, "90s"), (600.0, "10m"), (0.3, "300ms"), (1.25e6, "1250000s")])
+def test_a_run_says_how_to_repeat_it(duration_s: float, text: str) -> None:
+    """With the same duration, as `make` takes it."""
+    assert program.again(7, duration_s, ["ring"]) == f"make faults SEED=7 DURATION={text} ONLY=ring"
 
 
 def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

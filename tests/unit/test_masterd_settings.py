@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from masterd.settings import _TIMES, parse
@@ -15,6 +17,22 @@ def test_times_have_units(text: str) -> None:
     """Seconds, where none is given."""
     assert parse([*_NEEDED, f"--silence={text}"], {}).role.timing.silence_s == 0.3
     assert parse(_NEEDED, {"NODECTL_SILENCE": text}).role.timing.silence_s == 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "listen", "advertise"),
+    [
+        ("10.0.0.11:8401", ("10.0.0.11", 8401), "http://10.0.0.11:8401"),
+        ("[::1]:8401", ("::1", 8401), "http://[::1]:8401"),
+        ("[::]:8401", ("::", 8401), f"http://{socket.gethostname()}:8401"),
+        ("0.0.0.0:8401", ("0.0.0.0", 8401), f"http://{socket.gethostname()}:8401"),
+        (":8401", ("", 8401), f"http://{socket.gethostname()}:8401"),
+    ],
+)
+def test_where_it_listens(text: str, listen: tuple[str, int], advertise: str) -> None:
+    """On all interfaces it is advertised by its host name; an IPv6 address is bound without its brackets."""
+    settings = parse([*_NEEDED, f"--listen={text}"], {})
+    assert (settings.listen, settings.advertise) == (listen, advertise)
 
 
 def test_every_time_can_be_set() -> None:
@@ -37,20 +55,22 @@ def test_the_profiles_keep_the_limits(profile: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--stuck=0.01"], "--stuck: 0.01 is not between 200 ms and 30 s"),
-        (["--answer", "10ms"], "--answer: 10ms is not between 20 ms and 10 s"),
-        (["--stagger=60"], "--stagger: 60 is not between 5 ms and 1 s"),
-        (["--connect=0"], "--connect: 0 is not between 100 ms and 20 s"),
-        (["--beat=nan"], "--beat: 'nan' is not a time such as 0.3, 0.3s or 300ms"),
-        (["--beat=1m"], "--beat: '1m' is not a time"),
+        (["--stuck=0.01"], "--stuck: 0.01 is not between 200ms and 30s"),
+        (["--answer", "10ms"], "--answer: 10ms is not between 20ms and 10s"),
+        (["--stagger=60"], "--stagger: 60 is not between 5ms and 1s"),
+        (["--connect=0"], "--connect: 0 is not between 100ms and 20s"),
+        (["--beat=nan"], "--beat: 'nan' is not a time such as 0.3, 300ms, 5s, 5m or 1h"),
+        (["--beat=1m"], "--beat: 1m is not between 20ms and 2s"),
         (["--beat=-1"], "--beat: '-1' is not a time"),
         (["--beat=1e-1"], "--beat: '1e-1' is not a time"),
-        (["--silence=60"], "--silence: 60 is not between 50 ms and 30 s"),
-        (["--silence=2.5"], "--silence 2.5 s must be less than --lease-ttl 2 s"),
-        (["--answer=3"], "--answer 3 s must be less than --lease-ttl 2 s"),
-        (["--missed=1"], "--missed 1 s, and that less than --silence 260 ms"),
-        (["--lease-ttl=0.5"], "--lease-ttl: 0.5 is not between 1 s and 300 s"),
+        (["--silence=60"], "--silence: 60 is not between 50ms and 30s"),
+        (["--silence=2.5"], "--silence 2.5s must be less than --lease-ttl 2s"),
+        (["--answer=3"], "--answer 3s must be less than --lease-ttl 2s"),
+        (["--missed=1"], "--missed 1s, and that less than --silence 260ms"),
+        (["--lease-ttl=0.5"], "--lease-ttl: 0.5 is not between 1s and 5m"),
         (["--local-member=10.0.0.9:1"], "--local-member: 10.0.0.9:1 is not among --endpoints 127.0.0.1:2379"),
+        (["--listen=pc1"], "--listen: 'pc1' is not host:port"),
+        (["--listen=::1:8401"], "--listen: '::1:8401' is not host:port, such as 10.0.0.11:2379 or [::1]:2379"),
         (["--local-member=first"], "'first' is not host:port"),
     ],
 )

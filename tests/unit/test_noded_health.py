@@ -157,7 +157,7 @@ async def test_a_check_that_breaks_has_failed() -> None:
     [
         ({}, "^driver setting health: give one of argv, tcp and http$"),
         ({"tcp": "127.0.0.1:1", "argv": ["x"]}, "give one of"),
-        ({"tcp": "127.0.0.1"}, "health.tcp: use ADDRESS:PORT"),
+        ({"tcp": "127.0.0.1"}, "health.tcp: '127.0.0.1' is not host:port"),
         ({"tcp": "127.0.0.1:99999"}, "health.tcp"),
         ({"tcp": "example.org:80"}, "health.tcp: the host must be an IP address or localhost"),
         ({"tcp": "[::1:80"}, "health.tcp"),

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Annotated, Any
 
 import typer
 
 from nodectl import completion
+from nodectl.duration_option import duration_option
 from nodestore.errors import Invalid
 
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="Name of the node.", autocompletion=completion.nodes)]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until the nodes have done it.")]
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=0.1, max=86400, metavar="SECONDS", help="How long --wait waits at most.")
+    float, duration_option("--timeout", least_s=0.1, most_s=86_400, help="How long --wait waits at most.")
 ]
 LocalOption = Annotated[
     bool, typer.Option("--local", help="Take what any master knows, which may be a little old; needs no leader.")
@@ -56,12 +56,3 @@ def parse_value(text: str) -> Any:
 
 def _not_json(name: str) -> Any:
     raise ValueError(name)
-
-
-def parse_seconds(text: str, option: str, *, most_s: float = 86400.0) -> float:
-    """`90`, `90s`, `5m` or `1h` in seconds. Invalid, naming the option, when it is none or out of bounds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", text.strip())
-    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"] if match else 0.0
-    if not 0 < seconds <= most_s:
-        raise Invalid(f"{option}: {text!r} is not a time such as 90, 60s, 5m or 1h (at most {most_s / 3600:g}h)")
-    return seconds

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from nodectl.commands.why import JsonOption, tables_of
+from nodectl.duration_option import duration_option
 from nodectl.exit_codes import ExitCode
 from nodectl.output import Cell, Format, Output, OutputOption, Table
 from nodectl.session import with_client
@@ -47,7 +48,8 @@ def drill(
     context: typer.Context,
     how: Annotated[How, typer.Option("--how", help="What happens to the leader.")] = How.kill,
     seconds: Annotated[
-        float, typer.Option(min=0.1, max=_FREEZE_MAX_S, metavar="SECONDS", help="How long --how freeze lasts.")
+        float,
+        duration_option("--seconds", least_s=0.1, most_s=_FREEZE_MAX_S, help="How long --how freeze lasts."),
     ] = _FREEZE_S,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     directory: Annotated[
@@ -55,7 +57,7 @@ def drill(
         typer.Option("--dir", "-d", metavar="DIR", help="A cluster of `nodectl dev`: its process itself is hurt."),
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=1.0, max=600.0, metavar="SECONDS", help="How long to wait at most.")
+        float, duration_option("--timeout", least_s=1.0, most_s=600.0, help="How long to wait at most.")
     ] = 30.0,
     json: JsonOption = False,
     output: OutputOption = Format.table,

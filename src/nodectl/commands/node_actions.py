@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nodectl import completion
-from nodectl.commands.arguments import parse_seconds, parse_values
+from nodectl.commands.arguments import parse_values
+from nodectl.duration_option import duration_option
 from nodectl.output import Cell, Format, Output, OutputOption, Table
 from nodectl.session import with_client
 from nodestore.errors import Invalid, Refused, TimedOut
@@ -26,18 +27,18 @@ GroupOption = Annotated[
     typer.Option("--group", "-g", metavar="GROUP", help="All nodes of this group.", autocompletion=completion.groups),
 ]
 ExpiresOption = Annotated[
-    str, typer.Option("--expires", metavar="TIME", help="Not begun later than this: 90, 60s, 5m, 1h.")
+    float, duration_option("--expires", least_s=0.001, most_s=86_400, help="Not begun later than this.")
 ]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for what comes of it.")]
 TimeoutOption = Annotated[
     float | None,
-    typer.Option(
-        "--timeout", min=0.1, max=86400, metavar="SECONDS", help="How long to wait; default: --expires and 60 more."
+    duration_option(
+        "--timeout", least_s=0.1, most_s=86_400, help="How long to wait; default: --expires and a minute more."
     ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
-_EXPIRES = "60s"
+_EXPIRES_S = 60.0
 _RUNS_S = 60.0
 
 
@@ -50,7 +51,7 @@ def act(
     arg: Annotated[
         list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="Of the action; VALUE is JSON, or text.")
     ] = None,
-    expires: ExpiresOption = _EXPIRES,
+    expires: ExpiresOption = _EXPIRES_S,
     wait: WaitOption = True,
     timeout: TimeoutOption = None,
     output: OutputOption = Format.table,
@@ -67,7 +68,7 @@ def restart(
     context: typer.Context,
     node: NodeOrGroupArgument = None,
     group: GroupOption = None,
-    expires: ExpiresOption = _EXPIRES,
+    expires: ExpiresOption = _EXPIRES_S,
     wait: WaitOption = True,
     timeout: TimeoutOption = None,
     output: OutputOption = Format.table,
@@ -81,7 +82,7 @@ def reboot(
     node: NodeOrGroupArgument = None,
     group: GroupOption = None,
     yes: YesOption = False,
-    expires: ExpiresOption = _EXPIRES,
+    expires: ExpiresOption = _EXPIRES_S,
     wait: WaitOption = True,
     timeout: TimeoutOption = 600.0,
     output: OutputOption = Format.table,
@@ -106,11 +107,10 @@ def _check_target(node: str | None, group: str | None) -> None:
 
 
 def _run(
-    context: typer.Context, action: str, args: dict[str, Any], node: str | None, group: str | None, expires: str,
+    context: typer.Context, action: str, args: dict[str, Any], node: str | None, group: str | None, expires_s: float,
     wait: bool, timeout: float | None, output: Format,
 ) -> None:  # fmt: skip
     _check_target(node, group)
-    expires_s = parse_seconds(expires, "--expires")
     out = Output(output)
     limit_s = timeout if timeout is not None else expires_s + _RUNS_S
 

@@ -15,7 +15,9 @@ from pydantic import AfterValidator, Field, model_validator
 from noded.drivers import DriverError, Settings
 from noded.drivers.command import Argv, Finished
 from noded.drivers.output import LINE_CHARS_MAX
+from nodestore.errors import Invalid
 from nodestore.logs import one_line
+from nodestore.values import parse_address
 
 State = Literal["starting", "healthy", "unhealthy"]
 
@@ -26,15 +28,16 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r|\n)")
 
 def _address(text: str) -> tuple[str, int]:
     """Host and port of `host:port`. An IP address or localhost: a check that asks a name server checks that, too."""
-    parts = urlsplit(f"//{text}")
-    if parts.hostname is None or not parts.port or parts.path or parts.query or parts.username is not None:
-        raise ValueError("use ADDRESS:PORT, such as 127.0.0.1:8080 or [::1]:8080")
-    host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname
+    try:
+        given = parse_address(text)
+    except Invalid as error:
+        raise ValueError(f"{error}") from None
+    host = "127.0.0.1" if given.host.lower() == "localhost" else given.host
     try:
         ipaddress.ip_address(host)
     except ValueError:
         raise ValueError("the host must be an IP address or localhost") from None
-    return host, parts.port
+    return host, given.port
 
 
 def _checked_address(text: str) -> str:

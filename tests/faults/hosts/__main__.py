@@ -12,7 +12,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.faults.durations import seconds
+from nodestore.options import argument_type
+from nodestore.values import format_duration, parse_duration
 from tests.faults.hosts import ground, verdict
 from tests.faults.hosts.faults import FAULTS, UNABLE
 from tests.faults.hosts.run import Run
@@ -20,13 +21,6 @@ from tests.faults.hosts.run import Run
 MODULE = "tests.faults.hosts"
 INTERRUPTED = 130
 _SHOWN = 20
-
-
-def duration(text: str) -> float:
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def faults(text: str) -> list[str]:
@@ -39,7 +33,13 @@ def faults(text: str) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Clients at work while hosts fail.")
-    parser.add_argument("--duration", type=duration, default=600.0, help="such as 90s, 10m, 8h (default: 10m)")
+    parser.add_argument(
+        "--duration",
+        type=argument_type(parse_duration),
+        metavar="TIME",
+        default=600.0,
+        help="such as 90s, 10m, 8h (default: 10m)",
+    )
     parser.add_argument("--seed", type=int, default=None, help="repeats a schedule")
     parser.add_argument("--only", type=faults, default=[], help=f"of: {','.join(FAULTS)}")
     parser.add_argument("--keep", type=Path, default=None, help="directory for everything (default: a new one)")
@@ -93,7 +93,7 @@ def tell(directory: Path, wrong: Sequence[str], say: Callable[[str], None]) -> b
 def again(seed: int, duration_s: float, only: Sequence[str]) -> str:
     """What repeats a run."""
     chosen = f" ONLY={','.join(only)}" if only else ""
-    return f"make faults SEED={seed} DURATION={duration_s:g}s{chosen}"
+    return f"make faults SEED={seed} DURATION={format_duration(duration_s)}{chosen}"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from noded.drivers import DriverError, DriverFactory
 from noded.drivers.conformance import Limits, Result, examine
 from nodestore import procs
 from nodestore.models import Spec
+from nodestore.options import argument_type
+from nodestore.values import duration_between, format_duration
 
 _SHOWN = {"ok": "ok     ", "failed": "FAILED ", "skipped": "skipped"}
 _HANG_S = 1_200.0
@@ -57,9 +59,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME[=JSON]",
         help="an action of the driver to be tried, with arguments; may be given several times",
     )
-    parser.add_argument(
-        "--limit", type=float, default=Limits.call_s, metavar="SECONDS", help="for each call (default: %(default)g)"
-    )
+    limit = argument_type(duration_between(0.001, _HANG_S))
+    text = f"for each call, such as 300ms or 5s (default: {format_duration(Limits.call_s)})"
+    parser.add_argument("--limit", type=limit, default=Limits.call_s, metavar="TIME", help=text)
     return parser.parse_args(arguments)
 
 

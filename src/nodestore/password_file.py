@@ -1,0 +1,47 @@
+"""Reads password files: the first line is the password, in UTF-8, or in UTF-16 as Windows writes it."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+
+from nodestore.errors import Invalid
+
+PASSWORD_FILE_BYTES_MAX = 4_096
+_LINE_END = re.compile(r"[\r\n]")
+_NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffd]")
+
+
+def read_password(path: Path) -> str:
+    """The password in the file at `path`. Raises Invalid, with the file's name, when there is none in it."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(PASSWORD_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise Invalid(f"cannot read password file {path}: {error.strerror or error}") from None
+    try:
+        return parse_password(raw)
+    except Invalid as error:
+        raise Invalid(f"password file {path}: {error}") from None
+
+
+def parse_password(raw: bytes) -> str:
+    """The first line of a file's content, without its end. Raises Invalid when it is empty, too long or not text.
+
+    Only the first 4,096 bytes are looked at.
+    """
+    # An undecodable byte of a later line, or a character that the limit cuts in two, must not make the file invalid.
+    line, *others = _LINE_END.split(raw[:PASSWORD_FILE_BYTES_MAX].decode(_encoding(raw), "replace"), maxsplit=1)
+    if not others and len(raw) > PASSWORD_FILE_BYTES_MAX:
+        raise Invalid(f"the first line is longer than {PASSWORD_FILE_BYTES_MAX} bytes")
+    if not line:
+        raise Invalid("the first line is empty")
+    if _NOT_TEXT.search(line):
+        raise Invalid("the first line is not text in UTF-8, or in UTF-16 with a byte order mark")
+    return line
+
+
+def _encoding(raw: bytes) -> str:
+    """The codec for these bytes, which also removes a byte order mark."""
+    return "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"

@@ -1,0 +1,144 @@
+"""Parsers of values that people write in options, variables and files: addresses, durations, numbers. Pure.
+
+Every parser raises Invalid, with one line that quotes the text, when the text is wrong.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from nodestore.errors import Invalid
+
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\s:/?#@\[\]]*)):(?P<port>[0-9]{1,5})")
+_PORT_MAX = 65_535
+
+_DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})\s*(?P<unit>ms|s|m|h|)", re.ASCII)
+_UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3_600.0}
+_DECIMALS = 9
+
+
+class Address(NamedTuple):
+    """A host and a TCP port. `host` is a name or an IP address; an IPv6 address stands without its brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """`host:port`; an IPv6 address has its brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str, *, schemes: Collection[str] = (), host_optional: bool = False) -> Address:
+    """The address in `host:port` or `[ipv6]:port`. Raises Invalid.
+
+    schemes: those in lower case that may precede it, as in `http://host:port/`. host_optional: `:port` is allowed.
+    """
+    scheme, separator, rest = text.rpartition("://")
+    found = _ADDRESS.fullmatch(rest.rstrip("/") if schemes else rest)
+    known = not separator or scheme.lower() in schemes
+    if found is None or not known or not _is_address(found, host_optional):
+        raise Invalid(f"{text!r} is not host:port, such as 10.0.0.11:2379 or [::1]:2379")
+    return Address(found["ipv6"] or found["host"], int(found["port"]))
+
+
+def _is_address(found: re.Match[str], host_optional: bool) -> bool:
+    if not 0 < int(found["port"]) <= _PORT_MAX:
+        return False
+    return bool(found["host"] or host_optional) if found["ipv6"] is None else _is_ipv6(found["ipv6"])
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_duration(text: str) -> float:
+    """The seconds in `300ms`, `5s`, `5m` or `1h`; a number without a unit is in seconds. Raises Invalid."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise Invalid(f"{text!r} is not a time such as 0.3, 300ms, 5s, 5m or 1h")
+    return round(float(found["number"]) * _UNITS_S[found["unit"]], _DECIMALS)
+
+
+def format_duration(duration_s: float) -> str:
+    """`300ms`, `5s`, `5m` or `1h`, as `parse_duration` reads it. Below a nanosecond it is rounded."""
+    if 0 < duration_s < 1:
+        return f"{_decimal(duration_s * 1_000, _DECIMALS - 3)}ms"
+    for unit in ("h", "m"):
+        count, rest = divmod(duration_s, _UNITS_S[unit])
+        if count and not rest:
+            return f"{count:.0f}{unit}"
+    return f"{_decimal(duration_s, _DECIMALS)}s"
+
+
+def _decimal(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}".rstrip("0").rstrip(".")
+
+
+def duration_between(least_s: float, most_s: float) -> Callable[[str], float]:
+    """A parser of durations within bounds, both in seconds."""
+
+    def parse(text: str) -> float:
+        duration_s = parse_duration(text)
+        if not least_s <= duration_s <= most_s:
+            raise Invalid(f"{text} is not between {format_duration(least_s)} and {format_duration(most_s)}")
+        return duration_s
+
+    return parse
+
+
+def whole_seconds_between(least_s: int, most_s: int) -> Callable[[str], int]:
+    """A parser of durations within bounds that are a whole number of seconds."""
+    bounded = duration_between(least_s, most_s)
+
+    def parse(text: str) -> int:
+        duration_s = bounded(text)
+        if not duration_s.is_integer():
+            raise Invalid(f"{text} is not a whole number of seconds")
+        return int(duration_s)
+
+    return parse
+
+
+def whole_between(least: int, most: int) -> Callable[[str], int]:
+    """A parser of whole numbers within bounds."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise Invalid(f"{text!r} is not a number") from None
+        if not least <= value <= most:
+            raise Invalid(f"{text} is not between {least} and {most}")
+        return value
+
+    return parse
+
+
+def check_credentials(
+    *,
+    user: object = None,
+    password_file: object = None,
+    cert: object = None,
+    key: object = None,
+    has_ca: bool = True,
+    prefix: str = "--",
+) -> None:
+    """Raises Invalid unless user and password file, and certificate and key, are given in pairs (None: not given).
+
+    has_ca: whether there is an authority, without which a certificate is refused. prefix: of the options' names.
+    """
+    for first, second, together in (
+        ("user", "password-file", (user is None) == (password_file is None)),
+        ("cert", "key", (cert is None) == (key is None)),
+    ):
+        if not together:
+            raise Invalid(f"{prefix}{first} and {prefix}{second} belong together: give both or neither")
+    if cert is not None and not has_ca:
+        raise Invalid(f"{prefix}cert needs --ca: without it there is no TLS, and certificates are not used")
