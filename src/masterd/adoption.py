@@ -16,7 +16,7 @@ from masterd.worker import HungError
 from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, TooLarge, Unavailable
 from nodestore.etcd import KV, Etcd, cmp_mod
 from nodestore.keys import Keys
-from nodestore.models import ConfigRecord, decode
+from nodestore.models import ConfigRecord, decode, first_problem
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,4 @@ def _wrong_with(batch: Batch, record: ConfigRecord, revision: int) -> Validation
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".lstrip(": ")
-    return str(error)
+    return first_problem(error) if isinstance(error, ValidationError) else str(error)

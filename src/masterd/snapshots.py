@@ -109,7 +109,7 @@ def _fill(state: State, data: dict[str, Any]) -> None:
             state.restores = {int(index): name for index, name in data["restores"].items()}
             if data["config"] is not None:
                 record = ConfigRecord.model_validate(data["config"])
-                inventory = Inventory.model_validate(record.inventory)
+                inventory = Inventory.without_name_check(record.inventory)
                 state.adopted = Adopted(record, data["config_revision"], data["config_index"], inventory)
         case "specs":
             for node, (generation, digest) in data["items"].items():

@@ -109,7 +109,7 @@ class State:
         if record.actions or record.closes:
             self._set_pending(pending_after(record, epoch, self.actions))
         if record.config is not None:
-            inventory = Inventory.model_validate(record.config.inventory)
+            inventory = Inventory.without_name_check(record.config.inventory)
             self.adopted = Adopted(record.config, record.config_revision or 0, record.index, inventory)
         self.ids.pop(record.id, None)  # the oldest comes first, even when an id that was forgotten comes again
         self.ids[record.id] = Remembered(record.index, record.time, record.result)

@@ -17,7 +17,7 @@ from nodestore.models import Inventory
 def meaning(inventory: dict[str, Any]) -> dict[str, Any]:
     """The inventory without what equals its default; as it is, when this program cannot read it."""
     try:
-        return Inventory.model_validate(inventory).model_dump(mode="json", exclude_defaults=True)
+        return Inventory.without_name_check(inventory).model_dump(mode="json", exclude_defaults=True)
     except ValidationError:
         return inventory
 

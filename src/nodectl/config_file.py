@@ -18,9 +18,7 @@ from pydantic import BaseModel, ValidationError
 from nodectl.yaml_source import FileError, Where, YamlSource
 from nodestore.errors import Invalid
 from nodestore.keys import check_name
-from nodestore.models import Inventory
-
-_NAMED = {"masters": "master", "nodes": "node", "groups": "group"}
+from nodestore.models import NAMED_SECTIONS, Inventory
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ def _section(data: dict[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _check_names(source: YamlSource, data: dict[str, Any]) -> None:
-    for section, kind in _NAMED.items():
+    for section, kind in NAMED_SECTIONS.items():
         for name in _section(data, section):
             try:
                 check_name(kind, name)

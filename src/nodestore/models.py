@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
-from nodestore.errors import Garbage
+from nodestore.errors import Garbage, Invalid
+from nodestore.keys import check_name
 
 SCHEMA_VERSION = 1
 _PROBLEM_CHARS_MAX = 300  # a place in garbage may have a name as long as all of it
@@ -70,11 +71,16 @@ def decode(model: type[M], raw: bytes | str, where: str) -> M:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        at = ".".join(str(part) for part in first["loc"])
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        text = (at + ": " if at else "") + first["msg"].removeprefix("Value error, ")
-        raise Garbage(f"{where}: {text[:_PROBLEM_CHARS_MAX]}{more}") from None
+        raise Garbage(f"{where}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, as one line with its place, and how many more there are."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    at = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    text = (at + ": " if at else "") + first["msg"].removeprefix("Value error, ")
+    return f"{text[:_PROBLEM_CHARS_MAX]}{more}"
 
 
 class Term(NamedTuple):
@@ -444,6 +450,11 @@ class Defaults(Model):
     document: dict[str, Any] = Field(default_factory=dict)
 
 
+NAMED_SECTIONS = {"masters": "master", "nodes": "node", "groups": "group"}
+"""Sections of an inventory whose keys must be names (`check_name`), and what each key names."""
+_NAMES_UNCHECKED = object()
+
+
 class Inventory(Stored):
     """The configuration: PCs, groups, drivers, defaults, settings."""
 
@@ -452,6 +463,27 @@ class Inventory(Stored):
     groups: dict[str, GroupConfig] = Field(default_factory=dict)
     defaults: Defaults = Field(default_factory=Defaults)
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def without_name_check(cls, fields: Any) -> Self:
+        """The inventory of a configuration that is part of the journal already, or is only shown."""
+        # Earlier releases let any name in by etcd endpoints, so old journals and snapshots may hold names such as
+        # `../up`. What was committed must be replayed by every replica: refusing it here would stop all masters. So
+        # replay and snapshots read it by this method, and it stays in force until another one is adopted. Whatever
+        # brings a configuration into force (applying it, adopting it) validates as usual and refuses such names.
+        return cls.model_validate(fields, context=_NAMES_UNCHECKED)
+
+    @model_validator(mode="after")
+    def _names_allowed(self, info: ValidationInfo) -> Self:
+        if info.context is _NAMES_UNCHECKED:
+            return self
+        for section, kind in NAMED_SECTIONS.items():
+            for name in getattr(self, section):
+                try:
+                    check_name(kind, name)
+                except Invalid as error:
+                    raise ValueError(str(error)) from None
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

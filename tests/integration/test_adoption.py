@@ -11,7 +11,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd import Etcd
 from nodestore.keys import Keys
-from nodestore.models import Entry, Inventory, Spec, decode
+from nodestore.models import CommandRecord, ConfigRecord, Entry, Head, Inventory, Spec, decode
 from tests.etcd_cluster import EtcdCluster
 from tests.faults.late import Seat, configure, leading, session, shown, stage, take_over
 from tests.toy_app import ToyApp, inventory
@@ -93,6 +93,8 @@ async def test_an_adoption_held_back_until_the_leader_was_replaced(etcd_one: Etc
             b'{"version":2,"actor":"a","time":0,"inventory":{"nodes":{"n1":{}},"defaults":{"document":{"fail":1}}}}',
             id="the application fails",
         ),
+        pytest.param(b'{"version":2,"actor":"a","time":0,"inventory":{"nodes":{"../up":{}}}}', id="a node's name"),
+        pytest.param(b'{"version":2,"actor":"a","time":0,"inventory":{"masters":{"a/b":{}}}}', id="a master's name"),
     ],
 )
 async def test_garbage_leaves_the_last_configuration_in_force(
@@ -122,3 +124,32 @@ async def test_garbage_leaves_the_last_configuration_in_force(
             await adopted(seat, 3)
             assert seat.leader.rejected is None
             await shown(etcd, keys, {"n1": {"colour": "blue", "x": 1}})
+
+
+async def test_names_that_an_earlier_release_adopted(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The journal is replayed and the configuration stays in force. The same one, written anew, is refused."""
+    nodes: dict[str, Any] = {"../up": {}, "n1": {}}
+    record = ConfigRecord(version=1, actor="admin", time=0.0, inventory={"nodes": nodes})
+    async with session(etcd_one) as etcd:
+        revision = await etcd.put(keys.config_current, record.encode())
+        adopting = CommandRecord(
+            index=1, id=f"config.adopt-{revision}", actor="admin", time=0.0, name="config.adopt", config_version=1,
+            config=record, config_revision=revision,
+        )  # fmt: skip
+        await etcd.put(keys.entry(1), Entry(epoch=1, term=1, nonce="old", commands=(adopting,)).encode())
+        await etcd.put(keys.head, Head(index=1, nonce="old").encode())
+        won = await take_over(etcd, keys, "m1", next_index=2)
+        async with leading(etcd, etcd, keys, won=won) as seat:
+            await tell(seat, etcd, keys)
+            await seat.put("nodes/n1", x=1)
+            await shown(etcd, keys, {"n1": {"x": 1}})
+            assert (list(seat.replica.state.inventory.nodes), seat.leader.rejected) == (list(nodes), None)
+            await etcd.put(keys.config_current, record.encode())
+            await tell(seat, etcd, keys)
+            await eventually(lambda: seat.leader.rejected is not None, "it is rejected")
+            assert seat.leader.rejected is not None
+            assert seat.leader.rejected[1].startswith("node name '../up' is not allowed: use 1 to 63 letters")
+            assert list(seat.replica.state.inventory.nodes) == list(nodes)
+            await configure(etcd, keys, inventory("n1"), version=2)
+            await tell(seat, etcd, keys)
+            await adopted(seat, 2)

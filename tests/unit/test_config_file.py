@@ -52,6 +52,8 @@ def test_the_example_is_valid() -> None:
         ("nodes:\n  n1: {position: [0, 0]}\n  n2: {position: [0, 0]}", "3: nodes.n2.position: [0, 0] is already node n1's (line 2)"),
         ("nodes:\n  n1: {}\n  n2: {}\n  n1: {}", "4: nodes.n1: is here twice; the first is in line 2"),
         ("nodes:\n  n 1: {}", "2: nodes.n 1: node name 'n 1' is not allowed: use 1 to 63 letters, digits, '.', '_' or '-', beginning and ending with a letter or digit"),
+        ("nodes: {}\nmasters:\n  ../m: {}", "3: masters.../m: master name '../m' is not allowed: use 1 to 63 letters, digits, '.', '_' or '-', beginning and ending with a letter or digit"),
+        ("nodes: {}\ngroups:\n  a/b: {}", "3: groups.a/b: group name 'a/b' is not allowed: use 1 to 63 letters, digits, '.', '_' or '-', beginning and ending with a letter or digit"),
         ("nodes: {n1: {}}\ngroups:\n  g:\n    nodes:\n      - n1\n      - n7", "6: groups.g.nodes.1: node 'n7' is not among the nodes (n1)"),
         ("nodes:\n  n1: {labels: {row: 1}}", '2: nodes.n1.labels.row: expected text, got 1: write "1" in quotes'),
         ("nodes:\n  n1:", "2: nodes.n1: expected fields (key: value), got nothing: write {} if it has none"),

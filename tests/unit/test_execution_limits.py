@@ -214,6 +214,8 @@ def test_respec_records_what_this_program_derives() -> None:
         {"v": 99},
         {"nodes": {"n1": {}}, "defaults": {"document": {"x": math.nan}}},
         {"nodes": {"n1": {"document": {"poison": 1}}}},
+        {"nodes": {"n1": {}, "../up": {}}},
+        {"nodes": {"n1": {}}, "groups": {"a/b": {"nodes": ["n1"]}}},
     ],
 )
 def test_a_garbage_configuration_changes_nothing(inventory_json: dict[str, Any]) -> None:

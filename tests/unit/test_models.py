@@ -171,11 +171,25 @@ def test_terms_and_orders_compare_as_pairs() -> None:
         ({"groups": {"g": {"nodes": ["nobody"]}}}, "group g names node nobody"),
         ({"masters": {"m": {"priority": 101}}}, "masters.m.priority"),
         ({"nodes": {"a": {"position": [1]}}}, "nodes.a.position"),
+        ({"nodes": {"../up": {}}}, "node name '../up' is not allowed: use 1 to 63 letters"),
+        ({"masters": {"a/b": {}}}, "master name 'a/b' is not allowed"),
+        ({"groups": {"": {}}}, "group name '' is not allowed"),
     ],
 )
 def test_an_inventory_must_be_consistent(inventory: dict[str, Any], says: str) -> None:
     with pytest.raises(Garbage, match=says):
         decode(Inventory, json.dumps(inventory), "/k")
+
+
+def test_an_inventory_that_was_committed_is_read_whatever_its_names() -> None:
+    """All else is checked as ever."""
+    names = {"masters": {"a/b": {}}, "nodes": {"../up": {}}, "groups": {"": {"nodes": ["../up"]}}}
+    inventory = Inventory.without_name_check(names)
+    assert inventory.members_of("") == ("../up",)
+    with pytest.raises(ValidationError, match="names node nobody"):
+        Inventory.without_name_check({"groups": {"a/b": {"nodes": ["nobody"]}}})
+    with pytest.raises(ValidationError, match="is not allowed"):
+        Inventory.model_validate(inventory.model_dump())
 
 
 def test_members_of_a_group() -> None:

@@ -226,6 +226,24 @@ def test_an_image_is_not_changed_by_what_comes_after_it() -> None:
     assert list(encode_image(image)) == before
 
 
+def test_a_name_that_may_not_be_applied_any_more_is_replayed() -> None:
+    """An earlier release adopted such a configuration: entries and snapshots with it are read, and work goes on."""
+    config = {"version": 1, "actor": "a", "time": 0.0, "inventory": {"nodes": {"../up": {}, "n1": {}}}}
+    old = entry(command(1, config=config, config_revision=5, config_version=1))
+    line = Line()
+    line.entries.append(old.encode())
+    line.state = replayed(line)
+    assert list(line.state.inventory.nodes) == ["../up", "n1"]
+    image = decode_image(encode_image(Image.of(line.state)), "test")
+    assert same(image.to_state(), line.state)
+    line.batch().rebuild()
+    line.one("put", path="nodes/n1", document={"x": 1})
+    assert line.state.specs["n1"].generation == 2
+    assert same(replayed(line), line.state)
+    line.adopt(inventory("n1"))
+    assert list(replayed(line, image.to_state()).inventory.nodes) == ["n1"]
+
+
 @pytest.mark.parametrize(
     "chunks",
     [
