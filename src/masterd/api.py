@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,11 +22,10 @@ from masterd.forwarding import Forwarder
 from masterd.handover import hand_over
 from masterd.leader import Leader
 from masterd.master import Master
-from masterd.plain import plain
 from masterd.problems import http_problem, problem_of, problem_response
 from masterd.to_leader import ToLeader
 from masterd.turns import encoded
-from nodestore.config_versions import version_of
+from nodestore.configuration import Configuration
 from nodestore.errors import (
     Conflict,
     Garbage,
@@ -38,10 +36,7 @@ from nodestore.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from nodestore.etcd import cmp_create, cmp_mod, op_delete, op_get, op_put
 from nodestore.jsonio import dumps, loads
-from nodestore.keys import check_name
-from nodestore.models import ConfigRecord, Inventory, Paused, decode
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +57,7 @@ class Api:
         self._master = master
         self._forwarder, self._beats = Forwarder(), Beats(master)
         self._to_leader = ToLeader(master, self._forwarder)
+        self._configuration = Configuration(master.etcd, master.keys)
         self._described: dict[str, Any] | None = None
         self.app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
         add = self.app.router.add_route
@@ -292,33 +288,17 @@ class Api:
     # --- configuration, pause ---
 
     async def _put_config(self, request: web.Request) -> web.StreamResponse:
-        """Write config/current by compare-and-swap on its version; adoption follows by itself."""
-        leader = await self._lead(request)
-        if isinstance(leader, web.StreamResponse):
-            return leader
-        body = await _body(request)
-        inventory = _inventory(body.get("inventory"))
-        keys, etcd = self._master.keys, self._master.etcd
-        found = await etcd.get(keys.config_current)
-        version = await version_of(etcd, keys, found)
-        expected = body.get("expect_version")
-        if expected is not None and (isinstance(expected, bool) or not isinstance(expected, int) or expected < 0):
-            raise Invalid("expect_version: expected a whole number")
-        if expected is not None and expected != version:
-            raise Conflict(f"the configuration is at version {version}, not {expected}: look at it, then decide")
-        record = ConfigRecord(
-            version=version + 1, actor=_actor(body), time=time.time(), inventory=inventory.model_dump(mode="json"),
-            source=_text(body, "source"),
-        )  # fmt: skip
-        compare = cmp_mod(keys.config_current, found.mod_revision) if found else cmp_create(keys.config_current, 0)
-        puts = [
-            op_put(keys.config_current, record.encode()),
-            op_put(keys.config_version(record.version), record.encode()),
-        ]
-        result = await etcd.txn([*leader.fence.compares(keys), compare], puts, [op_get(keys.config_current)])
-        if not result.succeeded:
-            raise Conflict("somebody else changed the configuration meanwhile: look at it, then decide")
-        return self._json({"version": record.version})
+        """Apply a configuration, fenced by this leader's term. Adopting it is a step of its own."""
+
+        async def apply(leader: Leader) -> web.StreamResponse:
+            body = await _body(request)
+            version = await self._configuration.apply(
+                body.get("inventory"), source=_text(body, "source"), expect_version=body.get("expect_version"),
+                actor=_actor(body), compares=leader.fence.compares(self._master.keys),
+            )  # fmt: skip
+            return self._json({"version": version})
+
+        return await self._to_leader.use(request, apply)
 
     async def _get_paused(self, _: web.Request) -> web.StreamResponse:
         paused = self._master.board.paused
@@ -326,12 +306,11 @@ class Api:
 
     async def _put_paused(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
-        paused = Paused(actor=_actor(body), time=time.time(), reason=_text(body, "reason"))
-        await self._master.etcd.put(self._master.keys.paused, paused.encode())
+        paused = await self._configuration.pause(_actor(body), _text(body, "reason"))
         return self._json(paused.model_dump(mode="json"))
 
     async def _delete_paused(self, _: web.Request) -> web.StreamResponse:
-        await self._master.etcd.txn([], [op_delete(self._master.keys.paused)], repeatable=True)
+        await self._configuration.resume()
         return self._json({})
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
@@ -397,14 +376,3 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     if outcome.error is not None:
         return {"id": outcome.id, "problem": problem_of(outcome.error)}
     return {"id": outcome.id, "index": outcome.index, "result": outcome.result, "repeated": outcome.repeated}
-
-
-def _inventory(value: Any) -> Inventory:
-    try:
-        inventory = decode(Inventory, dumps(plain(value, "inventory")), "inventory")
-    except Garbage as error:
-        raise Invalid(str(error)) from None
-    for kind, names in (("node", inventory.nodes), ("master", inventory.masters), ("group", inventory.groups)):
-        for name in names:
-            check_name(kind, name)
-    return inventory

@@ -16,11 +16,11 @@ from masterd.actions import OWN
 from masterd.app import Application, Command, GivenUp
 from masterd.derivation import Derivation, Derived
 from masterd.overlay import Overlay
-from masterd.plain import plain
 from masterd.state import State, pending_after
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
 from nodestore.jsonio import Document, Json, copy, dumps
 from nodestore.models import Action, CommandRecord, ConfigRecord, Inventory, SpecMark
+from nodestore.plain import plain
 
 ADOPT = "config.adopt"
 RESPEC = "config.respec"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from masterd.plain import plain
 from masterd.state import State
 from nodestore.errors import Conflict, Invalid, NotFound
 from nodestore.jsonio import Document, Json, copy, dumps
 from nodestore.keys import check_name, check_path
 from nodestore.models import Action, ActionRequest, Inventory
+from nodestore.plain import plain
 
 PENDING_MAX = 16
 """Actions that one node may still have to do."""

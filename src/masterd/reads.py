@@ -11,7 +11,7 @@ from masterd.answers import INDEX_MAX
 from masterd.campaign import by_rank
 from masterd.master import Master
 from masterd.queries import NodeView, node_view, node_views
-from nodestore.config_versions import version_of
+from nodestore.configuration import current_of, version_of
 from nodestore.errors import Garbage, Invalid, NotFound, Unavailable
 from nodestore.jsonio import Json
 from nodestore.models import ConfigRecord, Manifest, TermRecord, decode
@@ -114,12 +114,8 @@ async def document(master: Master, request: web.Request) -> Json:
 
 async def config(master: Master, _: web.Request) -> Json:
     """The configuration as written, as adopted, and why it is not adopted."""
-    board, adopted, current, problem = master.board, master.replica.state.adopted, None, None
-    if board.config is not None:
-        try:
-            current = decode(ConfigRecord, board.config.value, board.config.key)
-        except Garbage as error:
-            problem = str(error)
+    board, adopted = master.board, master.replica.state.adopted
+    current, problem = current_of(board.config)
     rejected = master.leader.rejected if master.leader is not None else None
     if rejected is not None and (board.config is None or board.config.mod_revision != rejected[0]):
         rejected = None  # it was an earlier one

@@ -81,7 +81,7 @@ class Cut:
         return kind == self._class and self._seen[kind] == self._number
 
     def install(self) -> None:
-        txn, by_two, put = Etcd.txn, Etcd.txn_by_two, Etcd.put
+        txn, by_two = Etcd.txn, Etcd.txn_by_two
 
         async def cut_txn(etcd: Etcd, compares: Any, then: Sequence[Op] = (), *rest: Any, **more: Any) -> Any:
             return await self._cut(class_of(then), txn, etcd, compares, then, *rest, **more)
@@ -89,13 +89,8 @@ class Cut:
         async def cut_by_two(etcd: Etcd, compares: Any, then: Sequence[Op] = (), *rest: Any, **more: Any) -> Any:
             return await self._cut(class_of(then), by_two, etcd, compares, then, *rest, **more)
 
-        async def cut_put(etcd: Etcd, key: str, value: bytes, **more: Any) -> Any:
-            kind = "pause" if _name(key.encode()) == "paused" else None
-            return await self._cut(kind, put, etcd, key, value, **more)
-
         Etcd.txn = cut_txn  # type: ignore[method-assign, assignment]
         Etcd.txn_by_two = cut_by_two  # type: ignore[method-assign, assignment]
-        Etcd.put = cut_put  # type: ignore[method-assign, assignment]
 
     async def _cut(self, kind: str | None, call: Any, *arguments: Any, **more: Any) -> Any:
         reached = self.reached(kind)

@@ -8,11 +8,14 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nodectl import Client
+from nodestore.errors import Conflict, Invalid
 from nodestore.keys import Keys
-from nodestore.models import Inventory
+from nodestore.models import ConfigRecord, Inventory, decode
 from tests.cli import Nodectl, Quick
 from tests.etcd_cluster import EtcdCluster
 from tests.masters import Masterd, Masters
@@ -30,6 +33,23 @@ BAD_FILES = {
     "half a character": ('nodes:\n  n1: {document: {x: "\\ud800"}}\n', ":2: nodes.n1.document.x: holds half"),
     "nothing": ("", ": is empty: it needs at least `nodes:`"),
     "more than a file may be": ("#" * (1 << 20) + "\nnodes: {}\n", ": larger than 1 MiB"),
+}
+
+
+BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "a slash in a node's name": ({"nodes": {"a/b": {}}}, None),
+    "a node out of its directory": ({"nodes": {"../up": {}}}, None),
+    "a master's name": ({"masters": {"m 1": {}}}, None),
+    "a group's name": ({"groups": {"": {}}}, None),
+    "an unknown node in a group": ({"groups": {"g": {"nodes": ["n7"]}}}, None),
+    "a position twice": ({"nodes": {"n1": {"position": [0, 0]}, "n2": {"position": [0, 0]}}}, None),
+    "a wrong type": ({"nodes": {"n1": {"position": "left"}}}, None),
+    "several mistakes": ({"nodes": {"n1": {"position": "left", "labels": 1}}}, None),
+    "a newer schema": ({"v": 2}, None),
+    "too deep": ({"settings": json.loads('{"x":' * 64 + "1" + "}" * 64)}, None),
+    "too large a number": ({"settings": {"x": 1 << 1024}}, None),
+    "another version": ({"nodes": {}}, 7),
+    "no version": ({"nodes": {}}, -1),
 }
 
 
@@ -113,6 +133,34 @@ async def test_what_is_wrong_is_said_in_one_line(etcd_one: EtcdCluster, keys: Ke
         after = (await masters.command("node.set", node="n1", values={"x": 2}))["index"]
         assert after == before + 1
         assert await masters.problems() == []
+
+
+async def test_both_ways_refuse_the_same_configurations(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """By HTTP and by etcd endpoints, with the same error; none of them is written."""
+    by_http: dict[str, tuple[str, str]] = {}
+    async with (
+        one(etcd_one, keys) as masters,
+        Client(masters.running["m1"].url, actor="test") as http,
+        Client(etcd_one.members[0].endpoint, cluster=keys.cluster, actor="test") as etcd,
+    ):
+        for client in (http, etcd):
+            for what, (inventory, expect_version) in BAD_CONFIGURATIONS.items():
+                with pytest.raises((Invalid, Conflict)) as raised:
+                    await client.config_apply(inventory, expect_version=expect_version)
+                error = (type(raised.value).__name__, str(raised.value))
+                assert by_http.setdefault(what, error) == error, what
+        assert (await http.config())["version"] == 1
+        for version, client in ((2, http), (3, etcd)):
+            assert await client.config_apply({"nodes": {"n1": {}}}, expect_version=version - 1) == version
+            written = await masters.etcd.get(keys.config_current)
+            assert written is not None
+            assert decode(ConfigRecord, written.value, written.key).inventory == {"nodes": {"n1": {}}}
+            await client.pause("same")
+            assert (await etcd.paused() or {}).get("reason") == "same"
+            await client.resume()
+            assert await etcd.paused() is None
+    assert "node name 'a/b' is not allowed" in by_http["a slash in a node's name"][1]
+    assert by_http["another version"][0] == "Conflict"
 
 
 async def test_a_cluster_name_with_a_slash_starts_nothing(tmp_path: Path) -> None:

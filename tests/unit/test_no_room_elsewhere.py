@@ -11,9 +11,9 @@ from aiohttp import web
 
 from masterd.settings import parse
 from nodectl import Client
-from nodectl.client.cluster_store import ClusterStore
 from nodectl.exit_codes import ExitCode, explain
-from nodestore.errors import NoSpace, NoSpaceUnknown, OutcomeUnknown
+from nodestore.configuration import Configuration
+from nodestore.errors import NoSpace, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.etcd import KV, Etcd
 from nodestore.keys import Keys
 from nodestore.logs import Seldom
@@ -67,15 +67,18 @@ async def test_room_that_comes_back_is_used() -> None:
 
 
 class Store:
-    """etcd, full: the write is answered so whether it `lands` or not."""
+    """etcd, full: the write is answered so whether it `lands` or not. `silent`: nothing is answered after it."""
 
-    def __init__(self, lands: bool) -> None:
-        self._lands, self._kept = lands, b""
+    def __init__(self, lands: bool, silent: bool = False) -> None:
+        self._lands, self._silent, self._kept, self._written = lands, silent, b"", False
 
     async def get(self, key: str) -> KV | None:
+        if self._silent and self._written:
+            raise Unavailable("no answer")
         return KV(key, self._kept, 1, 1, 1, 0) if self._kept else None
 
-    async def txn(self, compares: Any, then: Any) -> Any:
+    async def txn(self, compares: Any, then: Any, orelse: Any, **more: Any) -> Any:
+        self._written = True
         if self._lands:
             self._kept = then[0].request_put.value
         raise NoSpaceUnknown("full")
@@ -83,9 +86,12 @@ class Store:
 
 async def test_the_pause_that_filled_etcd_is_in_force() -> None:
     """Whether it is, the store tells; else it surely is not."""
-    await ClusterStore(cast(Etcd, Store(True)), KEYS).pause("me", "")
+    await Configuration(cast(Etcd, Store(True)), KEYS).pause("me", "")
     with pytest.raises(NoSpace):
-        await ClusterStore(cast(Etcd, Store(False)), KEYS).pause("me", "")
+        await Configuration(cast(Etcd, Store(False)), KEYS).pause("me", "")
+    for lands in (True, False):
+        with pytest.raises(OutcomeUnknown):
+            await Configuration(cast(Etcd, Store(lands, silent=True)), KEYS).pause("me", "")
 
 
 def test_a_refused_write_is_not_mistaken_for_a_definite_refusal() -> None:

@@ -10,17 +10,20 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from pydantic import ValidationError
+
 from nodectl.client.calls import Calls
-from nodectl.client.cluster_store import ClusterStore
 from nodectl.client.http import encode
 from nodectl.client.leadership import Leader, Leadership
 from nodectl.client.requests import Requests
 from nodectl.client.wire import ConfigView, Consistency, StatusView, SwitchoverView
 from nodestore.errors import Conflict, NodectlError, NotFound, OutcomeUnknown, Unavailable
+from nodestore.jsonio import Json
 from nodestore.keys import Keys
 from nodestore.models import ConfigRecord, Inventory
 
 if TYPE_CHECKING:
+    from nodestore.configuration import Configuration
     from nodestore.etcd import Etcd
 
 
@@ -39,16 +42,17 @@ class Operating(Calls):
 
     async def config(self, *, consistency: Consistency = "linearizable") -> ConfigView:
         """The configuration: `current` as applied, `adopted` as in force. Without a master only `current` is known."""
-        store = self._store()
-        if store is None or await self._somebody_leads():
+        if self._etcd is None or self._keys is None or await self._somebody_leads():
             try:
                 return cast(ConfigView, await self.get("/v1/config", consistency=consistency))
             except Unavailable:
-                if store is None:
+                if self._etcd is None or self._keys is None:
                     raise
         if not self._leadership.looked:  # etcd has kept silent all that time already
             raise Unavailable(self._leadership.trouble)
-        return await store.config_view()
+        from nodectl.client.store_status import config_view  # grpc: only for those who need it
+
+        return await config_view(self._etcd, self._keys)
 
     async def _somebody_leads(self) -> bool:
         """Whether discovery knows a leader, once it has looked."""
@@ -66,7 +70,7 @@ class Operating(Calls):
         """
         store = self._store()
         if store is not None:
-            return await store.apply_config(dict(inventory), source, expect_version, self.actor)
+            return await store.apply(dict(inventory), source=source, expect_version=expect_version, actor=self.actor)
         body = {
             "inventory": dict(inventory), "source": source, "expect_version": expect_version, "actor": self.actor,
         }  # fmt: skip
@@ -83,8 +87,8 @@ class Operating(Calls):
             return None
         record = ConfigRecord.model_validate(current)
         before = record.version - 1 if body["expect_version"] is None else body["expect_version"]
-        wanted = (before + 1, self.actor, body["source"], Inventory.model_validate(body["inventory"]))
-        found = (record.version, record.actor, record.source, Inventory.model_validate(record.inventory))
+        wanted = (before + 1, self.actor, body["source"], _meaning(body["inventory"]))
+        found = (record.version, record.actor, record.source, _meaning(record.inventory))
         return record.version if found == wanted else None
 
     async def config_history(self, *, limit: int = 50) -> list[dict[str, Any]]:
@@ -151,10 +155,10 @@ class Operating(Calls):
         """From now on no master takes over by itself, not even when the leader dies."""
         store = self._store()
         if store is not None:
-            return await store.pause(self.actor, reason)
+            await store.pause(self.actor, reason)
+            return
         body = encode({"actor": self.actor, "reason": reason})
         await self._requests.to_leader("PUT", "/v1/paused", body=body, timeout_s=self._read_timeout_s)
-        return None
 
     async def resume(self) -> None:
         """Ends the pause, if there is one."""
@@ -173,10 +177,21 @@ class Operating(Calls):
 
         return await status_of_store(self._etcd, self._keys)
 
-    def _store(self) -> ClusterStore | None:
+    def _store(self) -> Configuration | None:
+        """What is written to etcd itself; None without etcd endpoints."""
         if self._etcd is None or self._keys is None:
             return None
-        return ClusterStore(self._etcd, self._keys)
+        from nodestore.configuration import Configuration  # grpc: only for those who need it
+
+        return Configuration(self._etcd, self._keys)
+
+
+def _meaning(inventory: Json) -> Inventory | Json:
+    """The inventory with its defaults filled in; as it is, if it is none."""
+    try:
+        return Inventory.without_name_check(inventory)
+    except ValidationError:
+        return inventory
 
 
 def _raise(error: NodectlError) -> NoReturn:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
-from nodectl.client.cluster_store import ClusterStore
 from nodectl.client.wire import ConfigView, MasterView, MemberView, StatusView
+from nodestore.configuration import current_of, version_of
 from nodestore.election import LeaderSeen, leader_seen
 from nodestore.errors import Garbage, Unavailable
 from nodestore.etcd import KV, Etcd
@@ -57,6 +57,19 @@ async def status_of_store(etcd: Etcd, keys: Keys) -> StatusView:
     }
 
 
+async def config_view(etcd: Etcd, keys: Keys) -> ConfigView:
+    """What is known of the configuration without a master."""
+    found = await etcd.get(keys.config_current)
+    record, problem = current_of(found)
+    return {
+        "current": None if record is None else record.model_dump(mode="json"),
+        "version": await version_of(etcd, keys, found),
+        "problem": problem,
+        "adopted": None,
+        "rejected": None,
+    }
+
+
 async def _read(etcd: Etcd, keys: Keys, found: _Found) -> None:
     found.leader = leader_seen(await etcd.get(keys.leader))
     if found.leader.garbage is not None:
@@ -66,7 +79,7 @@ async def _read(etcd: Etcd, keys: Keys, found: _Found) -> None:
     found.masters = master_views({item.id: item for item in listed if item is not None}, leading)
     paused = _readable(Paused, await etcd.get(keys.paused), found)
     found.paused = None if paused is None else paused.model_dump(mode="json")
-    found.config = await ClusterStore(etcd, keys).config_view()
+    found.config = await config_view(etcd, keys)
 
 
 def _readable(model: type[M], kv: KV | None, found: _Found) -> M | None:

@@ -19,7 +19,6 @@ import aiohttp
 import psutil
 
 from nodectl.client import Client
-from nodectl.client.cluster_store import ClusterStore
 from nodectl.config_file import InventoryFile, load_inventory
 from nodectl.dev import launch, waiting
 from nodectl.dev.places import wall_inventory
@@ -27,10 +26,12 @@ from nodectl.dev.ports import free_ports, is_free, listener
 from nodectl.dev.readiness import listed, masters_silent, members_ill, nobody_leads, nodes_missing
 from nodectl.dev.record import Part, Process, Program, Record, boot_id, load, save
 from nodestore import procs
+from nodestore.configuration import Configuration
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound
 from nodestore.etcd import Etcd, EtcdSettings
+from nodestore.jsonio import dumps
 from nodestore.keys import Keys
-from nodestore.models import Inventory
+from nodestore.models import Inventory, decode
 
 CLUSTER = "wall"
 MEMBERS = 3
@@ -276,16 +277,17 @@ class DevCluster:
     async def _configuration(self, ours: InventoryFile) -> Inventory:
         """The store's own; ours is applied when it has none."""
         async with Etcd(EtcdSettings(self.endpoints)) as etcd:
-            store = ClusterStore(etcd, Keys(self.cluster))
-            found = await store.config()
+            keys = Keys(self.cluster)
+            configuration = Configuration(etcd, keys)
+            found = await configuration.current()
             if found is not None:
                 if self._inventory is not None:
                     self._say(
                         f"the store keeps its configuration (version {found.version}); "
                         f"to change it: nodectl config apply {self._inventory}"
                     )
-                return Inventory.model_validate(found.inventory)
-            await store.apply_config(ours.data, ours.source, 0, "nodectl dev")
+                return decode(Inventory, dumps(found.inventory), keys.config_current)
+            await configuration.apply(ours.data, source=ours.source, expect_version=0, actor="nodectl dev")
             self._say(f"applied {self._inventory or wall_inventory()}")
             return ours.inventory
 

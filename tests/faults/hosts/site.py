@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from nodectl.client.cluster_store import ClusterStore
+from nodestore.configuration import Configuration
 from nodestore.election import LeaderSeen, leader_seen
 from nodestore.errors import Conflict, NodectlError
 from nodestore.etcd import Etcd, EtcdSettings
@@ -75,7 +75,7 @@ class Hosts:
             "defaults": {"driver": {"name": "file", "settings": {"path": "shown.json"}}},
         }
         try:
-            await ClusterStore(self.etcd, self.keys).apply_config(inventory, "", 0, "faults")
+            await Configuration(self.etcd, self.keys).apply(inventory, source="", expect_version=0, actor="faults")
         except Conflict:
             return True
         except NodectlError:
