@@ -20,7 +20,7 @@ from bench.figures import Figure, figure
 from bench.goals import Goal
 from bench.ground import VALUE, Ground, in_turns
 from nodectl import Client
-from nodectl.client.wire import CommandResult
+from nodectl.client.results import CommandResult
 from nodestore.etcd import Etcd
 
 CALLERS = 64

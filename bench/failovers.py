@@ -21,7 +21,7 @@ from bench.commands import command
 from bench.figures import Figure, figure
 from bench.goals import Goal, within
 from bench.ground import SETTLE_S, Ground, reason, until
-from nodectl.client.wire import CommandResult
+from nodectl.client.results import CommandResult
 from nodectl.takeover import find
 from nodestore.errors import NodectlError
 
@@ -163,7 +163,8 @@ class Failovers:
                 try:
                     now = await self._client.leader()
                     if now.term.revision > revision:
-                        entries = (await self._client.history(after=after, limit=_PAGE))["entries"]
+                        found = (await self._client.history(after=after, limit=_PAGE))["entries"]
+                        entries = [entry for entry in found if "problem" not in entry]
                         newer = [entry["index"] for entry in entries if entry["term"] > revision]
                         if newer:
                             return min(newer)

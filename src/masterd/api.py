@@ -25,6 +25,8 @@ from masterd.master import Master
 from masterd.problems import http_problem, problem_of, problem_response
 from masterd.to_leader import ToLeader
 from masterd.turns import encoded
+from nodestore import api_types
+from nodestore.api_types import COMMANDS_MAX, ID_CHARS_MAX
 from nodestore.configuration import Configuration
 from nodestore.errors import (
     Conflict,
@@ -40,7 +42,6 @@ from nodestore.jsonio import dumps, loads
 
 log = logging.getLogger(__name__)
 
-COMMANDS_MAX = 256
 BODY_BYTES_MAX = 16 << 20
 _COMMIT_S = 10.0
 _OBEY_S = 2.0
@@ -175,9 +176,10 @@ class Api:
 
     async def _health(self, _: web.Request) -> web.StreamResponse:
         master = self._master
-        return self._json(
-            {"id": master.me.id, "role": master.role, "index": master.replica.index, "problem": master.problem}, True
-        )
+        health: api_types.Health = {
+            "id": master.me.id, "role": master.role, "index": master.replica.index, "problem": master.problem,
+        }  # fmt: skip
+        return self._json(health, True)
 
     async def _get_leader(self, request: web.Request) -> web.StreamResponse:
         return await self._read(reads.leader)(request)
@@ -197,9 +199,10 @@ class Api:
             raise Conflict("takeovers are paused: resume them first (nodectl master resume)")
         actor = _text(body, "actor") or "somebody"
         answer = await hand_over(leader, self._master.replica.index, target["url"], actor, self._forwarder)
-        return self._json({"from": self._master.me.id, "to": target["id"], **answer})
+        switched: api_types.Switchover = {"from": self._master.me.id, "to": target["id"], "term": answer["term"]}
+        return self._json(switched)
 
-    def _successor(self, wanted: str | None) -> dict[str, Any]:
+    def _successor(self, wanted: str | None) -> api_types.MasterView:
         views = reads.standbys(self._master)
         if wanted is not None and wanted == self._master.me.id:
             raise Conflict(f"{wanted} leads already")
@@ -219,7 +222,8 @@ class Api:
         if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
             raise Invalid("revision: the term's revision is missing")
         won = await self._master.campaign.take_over_from(revision, _actor(body), _OBEY_S)
-        return self._json({"term": won.fence.term._asdict()})
+        epoch, revision = won.fence.term
+        return self._json(api_types.Campaign(term={"epoch": epoch, "revision": revision}))
 
     async def _drill(self, request: web.Request) -> web.StreamResponse:
         """Kill or freeze this leader on purpose, where that is allowed."""
@@ -247,10 +251,10 @@ class Api:
             if len(lost) == len(outcomes):
                 raise lost[0]  # none of them was run
             if not single:
-                return self._answer({"results": [_plain(outcome) for outcome in outcomes]})
+                return self._answer(self._outcomes(outcomes))
             if outcomes[0].error is not None:
                 raise outcomes[0].error
-            return self._answer(_plain(outcomes[0]))
+            return self._answer(_outcome(outcomes[0]))
 
         return await self._to_leader.use(request, run)
 
@@ -261,8 +265,11 @@ class Api:
         except TimeoutError:
             raise OutcomeUnknown(f"not committed within {_COMMIT_S:g} s; it may yet be") from None
 
-    def _answer(self, value: dict[str, Any]) -> web.Response:
-        value.setdefault("index", self._master.replica.index)
+    def _outcomes(self, outcomes: list[Outcome]) -> api_types.Outcomes:
+        results = [_outcome(done) if done.error is None else _not_committed(done.id, done.error) for done in outcomes]
+        return {"results": results, "index": self._master.replica.index}
+
+    def _answer(self, value: api_types.Outcome | api_types.Outcomes) -> web.Response:
         return web.Response(body=dumps(value), content_type="application/json")
 
     # --- snapshots ---
@@ -283,7 +290,7 @@ class Api:
         if isinstance(leader, web.StreamResponse):
             return leader
         await leader.archive.delete(request.match_info["name"])
-        return self._json({"deleted": request.match_info["name"]})
+        return self._json(api_types.Deleted(deleted=request.match_info["name"]))
 
     # --- configuration, pause ---
 
@@ -296,7 +303,7 @@ class Api:
                 body.get("inventory"), source=_text(body, "source"), expect_version=body.get("expect_version"),
                 actor=_actor(body), compares=leader.fence.compares(self._master.keys),
             )  # fmt: skip
-            return self._json({"version": version})
+            return self._json(api_types.ConfigVersion(version=version))
 
         return await self._to_leader.use(request, apply)
 
@@ -365,14 +372,16 @@ def _command(item: Any, where: str) -> Request:
         raise Invalid(f"{where}args: expected an object")
     if known_as is None:
         return Request(f"srv-{secrets.token_hex(8)}", name, args, _actor(item, where))
-    if not isinstance(known_as, str) or not 0 < len(known_as) <= 128:
-        raise Invalid(f"{where}id: expected a text of 1 to 128 characters")
+    if not isinstance(known_as, str) or not 0 < len(known_as) <= ID_CHARS_MAX:
+        raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
     if not isinstance(after, int) or isinstance(after, bool) or after < 0:
         raise Invalid(f"{where}after: a command with an id needs the index that was known when it was first sent")
     return Request(known_as, name, args, _actor(item, where), after)
 
 
-def _plain(outcome: Outcome) -> dict[str, Any]:
-    if outcome.error is not None:
-        return {"id": outcome.id, "problem": problem_of(outcome.error)}
+def _not_committed(id: str, error: NodectlError) -> api_types.NotCommitted:
+    return {"id": id, "problem": problem_of(error)}
+
+
+def _outcome(outcome: Outcome) -> api_types.Outcome:
     return {"id": outcome.id, "index": outcome.index, "result": outcome.result, "repeated": outcome.repeated}

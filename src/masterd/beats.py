@@ -8,6 +8,7 @@ from aiohttp import web
 
 from masterd import events
 from masterd.master import Master
+from nodestore.api_types import Heartbeat
 from nodestore.errors import NotLeader
 from nodestore.jsonio import dumps
 
@@ -38,7 +39,8 @@ class Beats:
     def _line_of(self, told: _Told) -> bytes:
         if told != self._told or not self._line:
             term, index, stuck_s = told
-            self._told, self._line = told, dumps({"term": term, "index": index, "stuck_s": stuck_s}) + b"\n"
+            beat: Heartbeat = {"term": term, "index": index, "stuck_s": stuck_s}
+            self._told, self._line = told, dumps(beat) + b"\n"
         return self._line
 
     async def _until_next(self) -> None:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from masterd.answers import DRILLS, FREEZE_MAX_S
 from masterd.leader import Leader
 from masterd.master import Master
 from masterd.reads import standbys
+from nodestore.api_types import DRILLS, FREEZE_MAX_S, Drill, DrillKind
 from nodestore.errors import Conflict, Denied, Invalid, Unavailable
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _ANSWER_S = 0.05
 class Order:
     """`term`: revision of the only term it is meant for; None: whichever it is."""
 
-    how: str
+    how: DrillKind
     seconds: float = FREEZE_S
     term: int | None = None
     actor: str = "anonymous"
@@ -63,7 +63,7 @@ def begin(
     *,
     end: Callable[[int], object] = os._exit,
     stand_still: Callable[[float], object] = time.sleep,
-) -> dict[str, Any]:
+) -> Drill:
     """What is answered; a moment later this process ends, or stands still. Denied where drills are not allowed;
     Conflict for another term, and while takeovers are paused; Unavailable when nobody could take over."""
     me, term = master.me.id, leader.fence.term
@@ -82,4 +82,5 @@ def begin(
     else:
         log.warning("drill, asked for by %s: this leader does nothing for %g s", order.actor, order.seconds)
         loop.call_later(_ANSWER_S, stand_still, order.seconds)
-    return {"master": me, "how": order.how, "seconds": order.seconds, "term": term._asdict()}
+    epoch, revision = term
+    return {"master": me, "how": order.how, "seconds": order.seconds, "term": {"epoch": epoch, "revision": revision}}

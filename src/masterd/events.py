@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -19,12 +19,13 @@ from aiohttp import web
 from masterd.master import Master
 from masterd.queries import command_view, node_views
 from masterd.turns import Turns
+from nodestore.api_types import GoneEvent, LiveLeader, LiveMaster
 from nodestore.entries import decode_entry
 from nodestore.errors import Garbage, Invalid, NodectlError, TimedOut, TooOld, Unavailable
 from nodestore.jsonio import Json, dumps
 from nodestore.keys import prefix_end
 from nodestore.models import Entry
-from nodestore.overview import master_views
+from nodestore.overview import live_masters
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ async def stream_journal(master: Master, request: web.Request) -> web.StreamResp
                 entries = await _page(master, position)
                 epoch = _same_epoch(replica.epoch, epoch)
             except TooOld as gone:
-                await response.write(_event("gone", {"detail": str(gone)}))
+                await response.write(_event("gone", GoneEvent(detail=str(gone))))
                 break
             position = await _tell(response, epoch, entries, position)
     return response
@@ -161,7 +162,7 @@ async def stream_nodes(master: Master, request: web.Request) -> web.StreamRespon
     return await _stream_changes(master, request, _nodes)
 
 
-Snapshot = dict[str, dict[str, Any]]
+Snapshot = Mapping[str, Mapping[str, Any]]
 """By event: the things shown, by name. Only those that differ from what was sent are sent again."""
 
 
@@ -202,21 +203,21 @@ def _changes(shown: Snapshot, now: Snapshot) -> tuple[list[bytes], Snapshot]:
 def _nodes(master: Master) -> Snapshot:
     board, state = master.board, master.replica.state
     views = node_views(state.inventory, state, board.status.items, board.alive.items, master.application)
-    return {"nodes": {view.name: view for view in views}}
+    return {"nodes": {view["name"]: view for view in views}}
 
 
 def _live(master: Master) -> Snapshot:
     board = master.board
     record = board.leader.record
-    leader = {} if record is None else {record.id: {
+    leader: dict[str, LiveLeader] = {} if record is None else {record.id: {
         "id": record.id, "url": record.urls[0] if record.urls else "", "cause": record.cause, "why": record.why,
         "term": {"epoch": board.epoch, "revision": board.leader.revision}, "since": record.since,
     }}  # fmt: skip
-    masters = master_views(board.candidates.items, record.id if record else None)
-    for view in masters:
-        del view["index"]  # it changes with every command: that is the journal's matter
-    paused = {} if board.paused is None else {"paused": board.paused}
-    return {"leader": leader, "masters": {view["id"]: view for view in masters}, "paused": paused, **_nodes(master)}
+    masters: dict[str, LiveMaster] = {
+        view["id"]: view for view in live_masters(board.candidates.items, record.id if record else None)
+    }
+    paused = {} if board.paused is None else {"paused": board.paused.model_dump(mode="json")}
+    return {"leader": leader, "masters": masters, "paused": paused, **_nodes(master)}
 
 
 async def _woken(woken: asyncio.Event) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -56,7 +57,7 @@ class Forwarder:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unanswered(request.method, f"the leader at {url}", error) from None
 
-    async def post(self, url: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    async def post(self, url: str, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """POST to another masterd and return its answer; its problem is raised as the error it is. Unavailable when it
         was not reached, OutcomeUnknown when it did not answer."""
         return await self._call("POST", url, dumps(body), timeout_s)

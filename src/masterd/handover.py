@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any
+from typing import cast
 
 from masterd.forwarding import Forwarder
 from masterd.leader import Leader
+from nodestore.api_types import Campaign, CampaignRequest
 from nodestore.errors import NodectlError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ _CLOSE_COMMANDS = 200
 _POLL_S = 0.02
 
 
-async def hand_over(leader: Leader, index: int, url: str, actor: str, http: Forwarder) -> dict[str, Any]:
+async def hand_over(leader: Leader, index: int, url: str, actor: str, http: Forwarder) -> Campaign:
     """Have the masterd at `url` take this term over; what it answered. `index`: how far this leader is.
 
     Unavailable, or what the successor says, when that did not come about; OutcomeUnknown when it does not say. Either
@@ -38,8 +39,8 @@ async def hand_over(leader: Leader, index: int, url: str, actor: str, http: Forw
     try:
         async with asyncio.timeout(_DRAIN_S):
             await leader.drained()
-        order = {"revision": leader.fence.term.revision, "actor": actor}
-        return await http.post(f"{url}/v1/campaign", order, _TAKE_OVER_S)
+        order: CampaignRequest = {"revision": leader.fence.term.revision, "actor": actor}
+        return cast(Campaign, await http.post(f"{url}/v1/campaign", order, _TAKE_OVER_S))
     except TimeoutError:
         leader.reopen()
         raise Unavailable("the commands that wait were not finished in time; the leader goes on") from None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any
 
 from aiohttp import web
 
@@ -16,9 +15,9 @@ from masterd.queries import command_view
 from masterd.reads import HISTORY_MAX, number
 from masterd.retained import entries_holding
 from masterd.turns import Turns
+from nodestore.api_types import CommandView, History, UnreadableCommands
 from nodestore.entries import decode_entry
 from nodestore.errors import Garbage
-from nodestore.jsonio import Json
 from nodestore.models import concerns
 
 _PAGE = 100
@@ -26,10 +25,10 @@ _SCANNED_MAX = 20_000
 """Commands looked at for one answer; who wants more goes on from `searched`."""
 _GARBAGE_MAX = 5
 
-Told = dict[str, Any]
+Told = CommandView | UnreadableCommands
 
 
-async def history(master: Master, request: web.Request) -> Json:
+async def history(master: Master, request: web.Request) -> History:
     """Commands from the journal: newest first, or, with `after`, oldest first from there on. `searched`: the last index
     that was looked at."""
     limit = min(number(request, "limit", 100, 1), HISTORY_MAX)

@@ -33,6 +33,7 @@ from masterd.space import SpaceSettings
 from masterd.spacekeeper import Spacekeeper
 from masterd.suspicion import LAN, Timing
 from nodestore import __version__
+from nodestore.api_types import Role
 from nodestore.election import Won, resign
 from nodestore.errors import Garbage, LeadershipLost, LeaseLost, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, cmp_create, cmp_mod, op_get, op_put
@@ -117,7 +118,7 @@ class Master:
         return self._settings.allow_drills
 
     @property
-    def role(self) -> str:
+    def role(self) -> Role:
         return "leader" if self.leader is not None else "standby"
 
     @property

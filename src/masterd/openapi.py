@@ -1,31 +1,26 @@
-"""The OpenAPI document, from the same models that the API and the store use."""
+"""The OpenAPI document. Its schemas have the names of the types in nodestore.api_types, which define them."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import re
+from typing import Any, get_args
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
-
-from masterd.answers import ANSWERS, COUNT, INDEX_MAX, TEXT, ref, requests
+from masterd.answers import ref, schemas
 from masterd.app import Application
-from masterd.queries import NodeView
 from nodestore import __version__
-from nodestore.models import CommandRecord, ConfigRecord, Inventory, Paused, TermRecord
-
-_MODELS: tuple[type[BaseModel], ...] = (NodeView, CommandRecord, ConfigRecord, Inventory, Paused, TermRecord)
-_REF = "#/components/schemas/{model}"
+from nodestore.api_types import INDEX_MAX, Consistency
 
 Json = dict[str, Any]
+
+_TEXT: Json = {"type": "string"}
+_INDEX: Json = {"type": "integer", "minimum": 0, "maximum": INDEX_MAX}
 
 
 def document(application: Application) -> Json:
     """OpenAPI 3.1 of the API, with the commands of this application."""
-    commands = application.commands()
-    models = [*_MODELS, *(command.arguments for command in commands.values())]
-    # As a reader must take them: fields that have a default may be missing, in requests and in answers.
-    schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)[1]["$defs"]
-    schemas |= ANSWERS | requests({name: command.arguments.__name__ for name, command in commands.items()})
+    paths = _paths()
+    arguments = {name: command.arguments for name, command in application.commands().items()}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -33,9 +28,14 @@ def document(application: Application) -> Json:
             "version": __version__,
             "description": "The master of one cluster. Any masterd answers; what only the leader can do is passed on.",
         },
-        "paths": _paths(),
-        "components": {"schemas": schemas},
+        "paths": paths,
+        "components": {"schemas": schemas(_referenced(paths), arguments)},
     }
+
+
+def _referenced(paths: Json) -> list[str]:
+    """The names of the schemas that the paths refer to."""
+    return sorted(set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(paths))))
 
 
 _PROBLEM = {
@@ -46,7 +46,7 @@ _CONSISTENCY = {
     "name": "consistency",
     "in": "query",
     "description": "local: what this masterd has in memory; linearizable: includes all that was acknowledged before",
-    "schema": {"type": "string", "enum": ["linearizable", "local"], "default": "linearizable"},
+    "schema": {**_TEXT, "enum": list(get_args(Consistency)), "default": "linearizable"},
 }
 
 
@@ -68,9 +68,13 @@ def _get(summary: str, answer: str, *parameters: Json) -> Json:
     }
 
 
-def _stream(summary: str, *parameters: Json) -> Json:
-    """A stream has no end: whoever reads it closes it."""
-    events = {"description": "events until either side closes", "content": {"text/event-stream": {"schema": TEXT}}}
+def _stream(summary: str, data: dict[str, str], *parameters: Json) -> Json:
+    """A stream that does not end until either side closes it. `data`: by event, the type of its data."""
+    shapes = {event: ref(kind) for event, kind in data.items()}  # OpenAPI 3.1 has no place for them
+    events = {
+        "description": "events until either side closes: " + ", ".join(data),
+        "content": {"text/event-stream": {"schema": _TEXT, "x-event-data": shapes}},
+    }
     return {"get": {"summary": summary, "parameters": [*parameters], "responses": {"200": events, "default": _PROBLEM}}}
 
 
@@ -88,11 +92,10 @@ def _query(name: str, schema: Json, text: str) -> Json:
 
 
 def _in_path(name: str) -> Json:
-    return {"name": name, "in": "path", "required": True, "schema": {**TEXT, "minLength": 1}}
+    return {"name": name, "in": "path", "required": True, "schema": {**_TEXT, "minLength": 1}}
 
 
-_INDEX = {**COUNT, "maximum": INDEX_MAX}
-_EVENT = {**TEXT, "pattern": r"^([0-9]{1,16}\.)?[0-9]{1,16}$"}
+_EVENT = {**_TEXT, "pattern": r"^([0-9]{1,16}\.)?[0-9]{1,16}$"}
 _LIMIT = _query("limit", {**_INDEX, "minimum": 1}, "at most so many; more than 1,000 are not given at once")
 
 
@@ -104,8 +107,8 @@ def _paths() -> Json:
         "/v1/members": _get("the members of etcd", "Members"),
         "/v1/nodes": _get("all nodes", "Nodes"),
         "/v1/nodes/{node}": _get("one node", "NodeView", _in_path("node")),
-        "/v1/nodes/watch": _stream("all nodes, then those that change (text/event-stream)"),
-        "/v1/documents": _get("documents by prefix", "Documents", _query("prefix", TEXT, "of the documents' paths")),
+        "/v1/nodes/watch": _stream("all nodes, then those that change (text/event-stream)", {"nodes": "NodesEvent"}),
+        "/v1/documents": _get("documents by prefix", "Documents", _query("prefix", _TEXT, "of the documents' paths")),
         "/v1/documents/{path}": _get("one document", "Document", _in_path("path")),
         "/v1/commands": _write(
             "post",
@@ -119,16 +122,20 @@ def _paths() -> Json:
             _LIMIT,
             _query("after", _INDEX, "only commands with a greater index"),
             _query("before", _INDEX, "only commands with a smaller index; 0: all"),
-            _query("node", TEXT, "only commands that changed what this node must be, or are about an action of it"),
-            _query("actor", TEXT, "only commands of this author"),
-            _query("command", TEXT, "only commands of this name"),
+            _query("node", _TEXT, "only commands that changed what this node must be, or are about an action of it"),
+            _query("actor", _TEXT, "only commands of this author"),
+            _query("command", _TEXT, "only commands of this name"),
         ),
         "/v1/terms": _get("who led since when, and why", "Terms"),
         "/v1/events": _stream(
             "the journal as it grows (text/event-stream)",
+            {"command": "CommandView", "gone": "GoneEvent"},
             _query("after", _EVENT, "the id of the last event that is known, or an index"),
         ),
-        "/v1/live": _stream("who is there, as it changes (text/event-stream)"),
+        "/v1/live": _stream(
+            "who is there, as it changes (text/event-stream)",
+            {"leader": "LeaderEvent", "masters": "MastersEvent", "paused": "PausedEvent", "nodes": "NodesEvent"},
+        ),
         "/v1/snapshots": {
             **_get("all snapshots", "Snapshots"),
             **_write("post", "save the state under a name", ref("SnapshotRequest"), ref("Snapshot")),
@@ -155,6 +162,6 @@ def _paths() -> Json:
         "/v1/paused": {
             **_local("whether takeovers are paused: an empty object when they are not", "PausedOrNot"),
             **_write("put", "pause takeovers", ref("PauseRequest"), ref("Paused")),
-            **_delete("resume takeovers", {"type": "object"}),
+            **_delete("resume takeovers", ref("Empty")),
         },
     }

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import web
 
+from nodestore.api_types import Problem
 from nodestore.errors import Invalid, NodectlError, NotFound, NotLeader, TooLarge
 from nodestore.jsonio import dumps
 
 CONTENT_TYPE = "application/problem+json"
 
 
-def problem_of(error: NodectlError, leader_url: str | None = None) -> dict[str, Any]:
+def problem_of(error: NodectlError, leader_url: str | None = None) -> Problem:
     """The members of the document; `code` is what programs go by, `detail` what people read."""
     title = (type(error).__doc__ or "").split(":")[0].split(".")[0]
-    problem: dict[str, Any] = {
+    problem: Problem = {
         "type": f"urn:nodectl:problem:{error.code}",
         "title": title,
         "status": error.status,

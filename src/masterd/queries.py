@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from masterd.app import Application, node_document
 from masterd.state import State
-from nodestore.models import Alive, CommandRecord, Entry, Inventory, Model, SpecMark, Status
-
-
-class DesiredMark(Model):
-    """What a node must be, by generation and hash."""
-
-    generation: int
-    hash: str
-
-
-class NodeView(Model):
-    """One node: what it is configured as, what it must be, what it says, and whether the two agree."""
-
-    name: str
-    address: str
-    position: tuple[int, int] | None
-    groups: tuple[str, ...]
-    labels: dict[str, str]
-    driver: str | None
-    document: dict[str, Any] | None
-    desired: DesiredMark | None
-    status: Status | None
-    alive: Alive | None
-    converged: bool
-    problem: str | None
+from nodestore.api_types import CommandView, NodeView
+from nodestore.models import Alive, CommandRecord, Entry, Inventory, SpecMark, Status
 
 
 def node_view(
@@ -47,20 +24,20 @@ def node_view(
     mark, status, living = state.specs.get(name), statuses.get(name), alive.get(name)
     driver = config.driver or inventory.defaults.driver
     problem = node_problem(mark, status, living)
-    return NodeView(
-        name=name,
-        address=config.address,
-        position=config.position,
-        groups=inventory.groups_of(name),
-        labels=config.labels,
-        driver=driver.name if driver else None,
-        document=_document(state, node_document(application, name)),
-        desired=None if mark is None else DesiredMark(generation=mark.generation, hash=mark.hash),
-        status=status,
-        alive=living,
-        converged=problem is None,
-        problem=problem,
-    )
+    return {
+        "name": name,
+        "address": config.address,
+        "position": None if config.position is None else list(config.position),
+        "groups": list(inventory.groups_of(name)),
+        "labels": config.labels,
+        "driver": driver.name if driver else None,
+        "document": _document(state, node_document(application, name)),
+        "desired": None if mark is None else {"generation": mark.generation, "hash": mark.hash},
+        "status": None if status is None else status.model_dump(mode="json"),
+        "alive": None if living is None else living.model_dump(mode="json"),
+        "converged": problem is None,
+        "problem": problem,
+    }
 
 
 def _document(state: State, path: str | None) -> dict[str, Any] | None:
@@ -98,6 +75,7 @@ def node_views(
     return [node_view(name, inventory, state, statuses, alive, application) for name in inventory.nodes]
 
 
-def command_view(record: CommandRecord, entry: Entry) -> dict[str, Any]:
+def command_view(record: CommandRecord, entry: Entry) -> CommandView:
     """A command of the journal, with whose term it was committed in."""
-    return {**record.model_dump(mode="json", exclude_defaults=True), "epoch": entry.epoch, "term": entry.term}
+    fields = record.model_dump(mode="json", exclude_defaults=True)
+    return cast(CommandView, {**fields, "epoch": entry.epoch, "term": entry.term})

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import cast
 
 from aiohttp import web
 
-from masterd.answers import INDEX_MAX
 from masterd.campaign import by_rank
 from masterd.master import Master
-from masterd.queries import NodeView, node_view, node_views
+from masterd.queries import node_view, node_views
+from nodestore import api_types
+from nodestore.api_types import INDEX_MAX, MasterView, MemberView, NodeView, SilentEtcd
 from nodestore.configuration import current_of, version_of
 from nodestore.errors import Garbage, Invalid, NotFound, Unavailable
-from nodestore.jsonio import Json
 from nodestore.models import ConfigRecord, Manifest, TermRecord, decode
 from nodestore.overview import master_views, member_views, votes
 
@@ -22,7 +22,7 @@ _TERMS_MAX = 1_000
 _SOON_S = 0.7
 
 
-async def leader(master: Master, _: web.Request) -> Json:
+async def leader(master: Master, _: web.Request) -> api_types.Leader:
     """Who leads."""
     seen = master.board.leader
     if seen.record is None:
@@ -37,7 +37,7 @@ async def leader(master: Master, _: web.Request) -> Json:
         "id": record.id,
         "host": record.host,
         "url": record.urls[0] if record.urls else "",
-        "urls": record.urls,
+        "urls": list(record.urls),
         "term": {"epoch": epoch, "revision": seen.revision},
         "nonce": record.nonce,
         "since": record.since,
@@ -53,7 +53,7 @@ def _leader_id(master: Master) -> str | None:
     return master.board.leader.record.id if master.board.leader.record else None
 
 
-async def masters(master: Master, _: web.Request) -> Json:
+async def masters(master: Master, _: web.Request) -> api_types.Masters:
     """Every masterd that could lead."""
     views = master_views(master.board.candidates.items, _leader_id(master))
     for view in views:
@@ -62,7 +62,7 @@ async def masters(master: Master, _: web.Request) -> Json:
     return {"masters": views}
 
 
-def standbys(master: Master) -> list[dict[str, Any]]:
+def standbys(master: Master) -> list[MasterView]:
     """Those that could take over, the best first."""
     views = master_views(master.board.candidates.items, _leader_id(master))
     best = [candidate.id for candidate in by_rank(master.board.candidates.items.values())]
@@ -70,7 +70,7 @@ def standbys(master: Master) -> list[dict[str, Any]]:
     return sorted(others, key=lambda view: best.index(view["id"]))
 
 
-async def members(master: Master, _: web.Request) -> Json:
+async def members(master: Master, _: web.Request) -> api_types.Members:
     """The members of the etcd cluster."""
     return {"members": await member_views(master.maintenance)}
 
@@ -80,12 +80,12 @@ def _views(master: Master) -> list[NodeView]:
     return node_views(state.inventory, state, board.status.items, board.alive.items, master.application)
 
 
-async def nodes(master: Master, _: web.Request) -> Json:
+async def nodes(master: Master, _: web.Request) -> api_types.Nodes:
     """All configured nodes."""
     return {"nodes": _views(master), "index": master.replica.index}
 
 
-async def node(master: Master, request: web.Request) -> Json:
+async def node(master: Master, request: web.Request) -> NodeView:
     """One node."""
     name, board, state = request.match_info["node"], master.board, master.replica.state
     if name not in state.inventory.nodes:
@@ -93,7 +93,7 @@ async def node(master: Master, request: web.Request) -> Json:
     return node_view(name, state.inventory, state, board.status.items, board.alive.items, master.application)
 
 
-async def documents(master: Master, request: web.Request) -> Json:
+async def documents(master: Master, request: web.Request) -> api_types.Documents:
     """Documents by prefix."""
     state, prefix = master.replica.state, request.query.get("prefix", "")
     found = {path: state.documents[path] for path in state.paths(prefix)}
@@ -103,7 +103,7 @@ async def documents(master: Master, request: web.Request) -> Json:
     }
 
 
-async def document(master: Master, request: web.Request) -> Json:
+async def document(master: Master, request: web.Request) -> api_types.Document:
     """One document."""
     path = request.match_info["path"]
     doc = master.replica.state.documents.get(path)
@@ -112,7 +112,7 @@ async def document(master: Master, request: web.Request) -> Json:
     return {"path": path, "index": doc.index, "document": doc.value}
 
 
-async def config(master: Master, _: web.Request) -> Json:
+async def config(master: Master, _: web.Request) -> api_types.Config:
     """The configuration as written, as adopted, and why it is not adopted."""
     board, adopted = master.board, master.replica.state.adopted
     current, problem = current_of(board.config)
@@ -120,11 +120,11 @@ async def config(master: Master, _: web.Request) -> Json:
     if rejected is not None and (board.config is None or board.config.mod_revision != rejected[0]):
         rejected = None  # it was an earlier one
     return {
-        "current": current,
+        "current": None if current is None else current.model_dump(mode="json"),
         "version": await _config_version(master),
         "problem": problem,
         "adopted": None if adopted is None else {"version": adopted.record.version, "index": adopted.index},
-        "in_force": None if adopted is None else adopted.record,
+        "in_force": None if adopted is None else adopted.record.model_dump(mode="json"),
         "rejected": None
         if rejected is None
         else {"version": current.version if current else None, "error": rejected[1]},
@@ -140,7 +140,7 @@ async def _config_version(master: Master) -> int:
         return adopted.record.version if adopted is not None else 0
 
 
-def told_manifest(manifest: Manifest) -> dict[str, Any]:
+def told_manifest(manifest: Manifest) -> api_types.Snapshot:
     """A snapshot as people see it."""
     return {
         "snapshot": f"{manifest.index:016d}-{manifest.nonce}",
@@ -152,13 +152,13 @@ def told_manifest(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-async def snapshots(master: Master, _: web.Request) -> Json:
+async def snapshots(master: Master, _: web.Request) -> api_types.Snapshots:
     """All snapshots, newest first; those with a name are kept until deleted."""
     found = await master.replica.snapshots.manifests()
     return {"snapshots": [told_manifest(manifest) for manifest in found.values()]}
 
 
-async def snapshot(master: Master, request: web.Request) -> Json:
+async def snapshot(master: Master, request: web.Request) -> api_types.SnapshotContent:
     """One snapshot with its documents."""
     wanted = request.match_info["name"]
     for full, manifest in (await master.replica.snapshots.manifests()).items():
@@ -168,11 +168,11 @@ async def snapshot(master: Master, request: web.Request) -> Json:
     raise NotFound(f"there is no snapshot {wanted!r}")
 
 
-async def config_history(master: Master, request: web.Request) -> Json:
+async def config_history(master: Master, request: web.Request) -> api_types.ConfigHistory:
     """The configurations that were applied, newest first."""
     limit = min(number(request, "limit", 50, 1), HISTORY_MAX)
     found = await master.etcd.range(master.keys.config_history, timeout_s=5.0)
-    told = []
+    told: list[api_types.ConfigRecord | api_types.UnreadableConfig] = []
     for kv in found.kvs:
         try:
             told.append(decode(ConfigRecord, kv.value, kv.key).model_dump(mode="json"))
@@ -181,21 +181,21 @@ async def config_history(master: Master, request: web.Request) -> Json:
     return {"versions": list(reversed(told))[:limit]}
 
 
-async def terms(master: Master, _: web.Request) -> Json:
+async def terms(master: Master, _: web.Request) -> api_types.Terms:
     """Who led since when, and why: newest first."""
     found = await master.etcd.range(master.keys.terms, limit=_TERMS_MAX)
-    told: list[dict[str, Any]] = []
+    told: list[api_types.TermView | api_types.UnreadableTerm] = []
     for kv in found.kvs:
         try:
             record = decode(TermRecord, kv.value, kv.key)
         except Garbage as error:
             told.append({"revision": kv.create_revision, "problem": str(error)})
             continue
-        told.append({**record.model_dump(mode="json"), "revision": kv.create_revision})
-    return {"terms": sorted(told, key=lambda item: -int(item["revision"]))}
+        told.append(cast(api_types.TermView, {**record.model_dump(mode="json"), "revision": kv.create_revision}))
+    return {"terms": sorted(told, key=lambda item: -item["revision"])}
 
 
-async def status(master: Master, request: web.Request) -> Json:
+async def status(master: Master, request: web.Request) -> api_types.Overview:
     """One screen: everything, and what is wrong."""
     board = master.board
     shown = _views(master)
@@ -208,17 +208,17 @@ async def status(master: Master, request: web.Request) -> Json:
         "members": etcd,
         "nodes": shown,
         "config": await config(master, request),
-        "paused": board.paused,
+        "paused": None if board.paused is None else board.paused.model_dump(mode="json"),
         "index": master.replica.index,
         "problems": [*_problems(master, shown, etcd, known), *_garbage(master, audited)],
     }
 
 
-async def _members_soon(master: Master) -> list[dict[str, Any]]:
+async def _members_soon(master: Master) -> list[MemberView | SilentEtcd]:
     """This screen is wanted most when etcd is ill, and whoever asks waits no longer than a second."""
     try:
         async with asyncio.timeout(_SOON_S):
-            return await member_views(master.maintenance)
+            return [*await member_views(master.maintenance)]
     except TimeoutError:
         error = f"etcd does not say within {_SOON_S:g} s who its members are"
     except Unavailable as unavailable:
@@ -226,7 +226,7 @@ async def _members_soon(master: Master) -> list[dict[str, Any]]:
     return [{"name": "?", "endpoint": "", "healthy": False, "leader": False, "error": error}]
 
 
-async def _leader_or_none(master: Master, request: web.Request) -> Json:
+async def _leader_or_none(master: Master, request: web.Request) -> api_types.Leader | None:
     try:
         return await leader(master, request)
     except Unavailable:
@@ -234,7 +234,7 @@ async def _leader_or_none(master: Master, request: web.Request) -> Json:
 
 
 def _problems(
-    master: Master, shown: list[NodeView], etcd: list[dict[str, Any]], known: list[dict[str, Any]]
+    master: Master, shown: list[NodeView], etcd: list[MemberView | SilentEtcd], known: list[MasterView]
 ) -> list[str]:
     problems = [f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in etcd if not item["healthy"]]
     well = sum(1 for item in etcd if votes(item))
@@ -245,8 +245,9 @@ def _problems(
     expected = master.replica.state.inventory.masters
     present = {item["id"] for item in known}
     problems += [f"master {name}: down" for name in expected if name not in present]
-    problems += [f"node {view.name}: {view.problem}" for view in shown if view.problem is not None]
-    problems += [f"node {view.name}: {view.status.warning}" for view in shown if view.status and view.status.warning]
+    problems += [f"node {view['name']}: {view['problem']}" for view in shown if view["problem"] is not None]
+    warned = ((view["name"], view["status"]["warning"]) for view in shown if view["status"])
+    problems += [f"node {name}: {warning}" for name, warning in warned if warning]
     named = master.board.leader.record
     if master.leader is None and (named is None or named.id == master.me.id):
         problems.append("nobody leads: commands are not taken")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nodectl.output import Cell, Table, visible
 
 if TYPE_CHECKING:
-    from nodectl.client.wire import MasterView, MemberView, NodeView
+    from nodestore.api_types import MasterView, MemberView, NodeView, SilentEtcd
 
 _CHARS_MAX = 60
 
@@ -99,16 +99,17 @@ def masters_table(masters: Sequence[MasterView], title: str = "") -> Table:
     return table
 
 
-def members_table(members: Sequence[MemberView], title: str = "") -> Table:
+def members_table(members: Sequence[MemberView | SilentEtcd], title: str = "") -> Table:
     table = Table(("MEMBER", "HEALTH", "ENDPOINT", "VERSION", "DATABASE", "ERROR"), title=title)
     for member in members:
         health = "leader" if member.get("leader") else "healthy"
+        known = member if "id" in member else None  # None: etcd did not list its members
         table.add(
-            member.get("name") or member["id"],
+            member["name"] or (known["id"] if known else ""),
             Cell(health, "green") if member.get("healthy") else Cell("down", "red"),
             member.get("endpoint", ""),
-            member.get("version") or "",
-            size(member.get("db_bytes") or 0),
+            (known["version"] if known else None) or "",
+            size((known["db_bytes"] if known else None) or 0),
             Cell(member.get("error") or "", "red"),
         )
     return table

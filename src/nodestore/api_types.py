@@ -287,7 +287,7 @@ class NodeView(TypedDict):
     groups: list[str]
     labels: dict[str, str]
     driver: str | None
-    document: JsonObject
+    document: JsonObject | None
     desired: DesiredMark | None
     status: Status | None
     alive: Alive | None

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from nodestore.api_types import LiveMaster, MasterView, MemberView
 from nodestore.errors import NodectlError
 from nodestore.etcd import Etcd, Member, MemberStatus
 from nodestore.models import Candidate
@@ -14,7 +15,7 @@ _ANSWER_S = 0.5
 """A member that has not answered by then is called ill: this is asked for when something is wrong, and nobody waits."""
 
 
-async def member_views(etcd: Etcd) -> list[dict[str, Any]]:
+async def member_views(etcd: Etcd) -> list[MemberView]:
     """The members of the etcd cluster, each asked for itself. Unavailable when none answers."""
     listed = await etcd.members()
     said = await asyncio.gather(*(_status(etcd, endpoint) for endpoint in etcd.settings.endpoints))
@@ -44,7 +45,7 @@ async def _status(etcd: Etcd, endpoint: str) -> tuple[str, MemberStatus | None, 
 
 def _member(
     item: Member, by_id: dict[int, tuple[str, MemberStatus]], unheard: dict[str, str], leading: int
-) -> dict[str, Any]:
+) -> MemberView:
     endpoint, status = by_id.get(item.id, (None, None))
     if endpoint is None:
         own = [url.split("://", 1)[-1] for url in item.client_urls]
@@ -61,18 +62,23 @@ def _member(
     }
 
 
-def master_views(candidates: Mapping[str, Candidate], leader: str | None) -> list[dict[str, Any]]:
+def master_views(candidates: Mapping[str, Candidate], leader: str | None) -> list[MasterView]:
     """All masterds that could lead, the leader among them."""
-    return [
-        {
-            "id": candidate.id,
-            "host": candidate.host,
-            "url": candidate.urls[0] if candidate.urls else "",
-            "role": "leader" if candidate.id == leader else "standby",
-            "index": candidate.index,
-            "priority": candidate.priority,
-            "version": candidate.version,
-            "pid": candidate.pid,
-        }
-        for _, candidate in sorted(candidates.items())
-    ]
+    return [{**_live_master(item, leader), "index": item.index} for _, item in sorted(candidates.items())]
+
+
+def live_masters(candidates: Mapping[str, Candidate], leader: str | None) -> list[LiveMaster]:
+    """The same without their indexes, which change with every command."""
+    return [_live_master(item, leader) for _, item in sorted(candidates.items())]
+
+
+def _live_master(candidate: Candidate, leader: str | None) -> LiveMaster:
+    return {
+        "id": candidate.id,
+        "host": candidate.host,
+        "url": candidate.urls[0] if candidate.urls else "",
+        "role": "leader" if candidate.id == leader else "standby",
+        "priority": candidate.priority,
+        "version": candidate.version,
+        "pid": candidate.pid,
+    }

@@ -32,7 +32,7 @@ def _state() -> State:
 
 
 def _shown(application: Application, node: str) -> dict[str, Any] | None:
-    return node_view(node, inventory(node), _state(), {}, {}, application).document
+    return node_view(node, inventory(node), _state(), {}, {}, application)["document"]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_node_is_shown_with_its_document(
 def test_all_nodes_are_shown_alike() -> None:
     """The list has for each node what its own view has."""
     views = node_views(NODES, _state(), {}, {}, Tiles())
-    assert [(view.name, view.document) for view in views] == [("n1", {"colour": "blue"}), ("n2", {})]
+    assert [(view["name"], view["document"]) for view in views] == [("n1", {"colour": "blue"}), ("n2", {})]
 
 
 @pytest.mark.parametrize("application", [BuiltinApp(), ToyApp(), CounterApp(), PlaylistApp()], ids=lambda app: app.name)

@@ -6,7 +6,8 @@ import pytest
 from rich.cells import cell_len
 
 from nodectl.output import Table, plain_table, visible
-from nodectl.present import inline
+from nodectl.present import inline, members_table
+from nodestore.api_types import MemberView, SilentEtcd
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,17 @@ def test_plain_words_stay_as_they_are() -> None:
     """Letters of all scripts, emoji, and spaces."""
     for text in ("red", "grün", "日本語", "🔆👩\u200d👧", "a\xa0b"):
         assert visible(text) == text
+
+
+def test_members_are_listed_by_name_or_id() -> None:
+    """A member that has not joined yet has no name; a silent etcd has neither ids nor versions."""
+    joining: MemberView = {
+        "id": "8e9e", "name": "", "endpoint": "10.0.0.11:2379", "healthy": True, "leader": False, "version": "3.5.30",
+        "db_bytes": 2048, "error": None,
+    }  # fmt: skip
+    silent: SilentEtcd = {"name": "?", "endpoint": "", "healthy": False, "leader": False, "error": "too late"}
+    heading, *rows = plain_table(members_table([joining, silent])).splitlines()
+    assert heading.split() == ["MEMBER", "HEALTH", "ENDPOINT", "VERSION", "DATABASE", "ERROR"]
+    assert [row.split() for row in rows] == [
+        ["8e9e", "healthy", "10.0.0.11:2379", "3.5.30", "2", "KiB"], ["?", "down", "0", "KiB", "too", "late"],
+    ]  # fmt: skip

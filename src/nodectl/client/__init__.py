@@ -3,7 +3,7 @@
 from nodectl.client.client import Client
 from nodectl.client.errors import CommandOutcomeUnknown
 from nodectl.client.leadership import Leader
+from nodectl.client.results import ActionDone, CommandResult, NodeChanges
 from nodectl.client.state import State
-from nodectl.client.wire import ActionDone, CommandResult, NodeChanges
 
 __all__ = ["ActionDone", "Client", "CommandOutcomeUnknown", "CommandResult", "Leader", "NodeChanges", "State"]

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from nodectl.client.calls import Calls
-from nodectl.client.wire import CommandResult
+from nodectl.client.results import CommandResult
+from nodestore.api_types import Snapshot, SnapshotContent, SnapshotRequest
 
 
 class Archive(Calls):
     """Saved states, and going back to one."""
 
-    async def snapshots(self) -> list[dict[str, Any]]:
+    async def snapshots(self) -> list[Snapshot]:
         """All snapshots, newest first. Those with a `name` are kept until deleted."""
-        return list((await self.get("/v1/snapshots"))["snapshots"])
+        return cast(list[Snapshot], (await self.get("/v1/snapshots"))["snapshots"])
 
-    async def snapshot(self, name: str) -> dict[str, Any]:
+    async def snapshot(self, name: str) -> SnapshotContent:
         """One snapshot with its `documents`."""
-        return dict(await self.get(f"/v1/snapshots/{quote(name, safe='')}", timeout_s=30.0))
+        return cast(SnapshotContent, await self.get(f"/v1/snapshots/{quote(name, safe='')}", timeout_s=30.0))
 
-    async def snapshot_save(self, name: str) -> dict[str, Any]:
+    async def snapshot_save(self, name: str) -> Snapshot:
         """Saves the state as it is now under a name. Conflict when the name is taken."""
-        return dict(await self.change("POST", "/v1/snapshots", {"name": name}))
+        return cast(Snapshot, await self.change("POST", "/v1/snapshots", SnapshotRequest(name=name)))
 
     async def snapshot_delete(self, name: str) -> None:
         """Conflict while a command that is still in the history restored it."""

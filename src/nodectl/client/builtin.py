@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from nodectl.client.calls import Calls
-from nodectl.client.wire import ActionDone, CommandResult
+from nodectl.client.results import ActionDone, CommandResult
 from nodestore.errors import Invalid
 
 ACTION_DONE = "action.done"

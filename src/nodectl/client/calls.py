@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from nodectl.client.wire import CommandResult, Consistency
+from nodectl.client.results import CommandResult
+from nodestore.api_types import Consistency
 
 
 class Calls(ABC):

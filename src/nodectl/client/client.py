@@ -24,9 +24,10 @@ from nodectl.client.operating import Operating
 from nodectl.client.pipeline import Pipeline
 from nodectl.client.reads import Reads
 from nodectl.client.requests import Requests
+from nodectl.client.results import CommandResult, NodeChanges
 from nodectl.client.state import ConnectionState, State
-from nodectl.client.wire import CommandResult, Consistency, NodeChanges
 from nodectl.endpoints import parse_endpoints
+from nodestore.api_types import Consistency
 from nodestore.errors import Invalid
 from nodestore.keys import Keys
 

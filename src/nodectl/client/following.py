@@ -14,8 +14,8 @@ from nodectl.client.events import Event, events
 from nodectl.client.http import Http
 from nodectl.client.leadership import Leader, Leadership
 from nodectl.client.requests import Requests
+from nodectl.client.results import NodeChanges
 from nodectl.client.state import ConnectionState
-from nodectl.client.wire import NodeChanges
 from nodestore.errors import Garbage, TooOld, Unavailable
 from nodestore.jsonio import loads
 

@@ -16,13 +16,15 @@ from nodectl.client.calls import Calls
 from nodectl.client.http import encode
 from nodectl.client.leadership import Leader, Leadership
 from nodectl.client.requests import Requests
-from nodectl.client.wire import ConfigView, Consistency, StatusView, SwitchoverView
+from nodestore import api_types
+from nodestore.api_types import ConfigSummary, Consistency, DrillKind, Switchover
 from nodestore.errors import Conflict, NodectlError, NotFound, OutcomeUnknown, Unavailable
 from nodestore.jsonio import Json
 from nodestore.keys import Keys
 from nodestore.models import ConfigRecord, Inventory
 
 if TYPE_CHECKING:
+    from nodectl.client.store_status import StoreStatus
     from nodestore.configuration import Configuration
     from nodestore.etcd import Etcd
 
@@ -40,11 +42,11 @@ class Operating(Calls):
 
     # --- configuration ----------------------------------------------------------------------------------------------
 
-    async def config(self, *, consistency: Consistency = "linearizable") -> ConfigView:
+    async def config(self, *, consistency: Consistency = "linearizable") -> ConfigSummary:
         """The configuration: `current` as applied, `adopted` as in force. Without a master only `current` is known."""
         if self._etcd is None or self._keys is None or await self._somebody_leads():
             try:
-                return cast(ConfigView, await self.get("/v1/config", consistency=consistency))
+                return cast(ConfigSummary, await self.get("/v1/config", consistency=consistency))
             except Unavailable:
                 if self._etcd is None or self._keys is None:
                     raise
@@ -71,16 +73,16 @@ class Operating(Calls):
         store = self._store()
         if store is not None:
             return await store.apply(dict(inventory), source=source, expect_version=expect_version, actor=self.actor)
-        body = {
+        body: api_types.ConfigRequest = {
             "inventory": dict(inventory), "source": source, "expect_version": expect_version, "actor": self.actor,
         }  # fmt: skip
         try:
-            answer = await self.change("PUT", "/v1/config", body)
+            answer: api_types.ConfigVersion = await self.change("PUT", "/v1/config", body)
         except (OutcomeUnknown, Conflict) as error:  # Conflict: with a copy of ours that the connection repeated
             return await self._version_if_ours(body) or _raise(error)
-        return int(answer["version"])
+        return answer["version"]
 
-    async def _version_if_ours(self, body: Mapping[str, Any]) -> int | None:
+    async def _version_if_ours(self, body: api_types.ConfigRequest) -> int | None:
         """The present version if it is what `body` asked for, else None."""
         current = (await self.config())["current"]
         if current is None:
@@ -91,15 +93,16 @@ class Operating(Calls):
         found = (record.version, record.actor, record.source, _meaning(record.inventory))
         return record.version if found == wanted else None
 
-    async def config_history(self, *, limit: int = 50) -> list[dict[str, Any]]:
+    async def config_history(self, *, limit: int = 50) -> list[api_types.ConfigRecord | api_types.UnreadableConfig]:
         """The configurations that were applied, newest first, each with `version`, `actor`, `time`, `inventory`."""
-        return list((await self.get("/v1/config/history", {"limit": limit}))["versions"])
+        found: api_types.ConfigHistory = await self.get("/v1/config/history", {"limit": limit})
+        return found["versions"]
 
     async def config_rollback(self, version: int) -> int:
         """Applies an earlier configuration again, as a new version; that version."""
         found = await self.config_history(limit=1000)
         for record in found:
-            if record.get("version") == version:
+            if "problem" not in record and record.get("version") == version:
                 newest = max(int(item["version"] or 0) for item in found)
                 return await self.config_apply(
                     record["inventory"], source=record.get("source", ""), expect_version=newest
@@ -108,7 +111,7 @@ class Operating(Calls):
 
     # --- leadership -------------------------------------------------------------------------------------------------
 
-    async def switchover(self, to: str | None = None, *, timeout_s: float | None = None) -> SwitchoverView:
+    async def switchover(self, to: str | None = None, *, timeout_s: float | None = None) -> Switchover:
         """Hands leadership to master `to`, or to the best candidate; returns when the new one is known.
 
         Not repeated when its answer is lost: a second switchover would undo the first. A newer term settles it.
@@ -116,40 +119,43 @@ class Operating(Calls):
         timeout_s = self._command_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
         before = await self._requests.leader(timeout_s)
-        body = encode({"actor": self.actor} | ({"to": to} if to is not None else {}))
+        order: api_types.SwitchoverRequest = {"actor": self.actor}
+        if to is not None:
+            order["to"] = to
         try:
             answer = await self._requests.to_leader(
-                "POST", "/v1/leader/switchover", body=body, timeout_s=timeout_s, repeatable=False
+                "POST", "/v1/leader/switchover", body=encode(order), timeout_s=timeout_s, repeatable=False
             )
-            return cast(SwitchoverView, answer)
+            return cast(Switchover, answer)
         except OutcomeUnknown:
             while (left_s := deadline - time.monotonic()) > 0:
                 now = self._leadership.leader
                 if now is not None and now.term > before.term and to in (None, now.id):
-                    return cast(SwitchoverView, {"from": before.id, "to": now.id, "term": now.term._asdict()})
+                    epoch, revision = now.term
+                    return {"from": before.id, "to": now.id, "term": {"epoch": epoch, "revision": revision}}
                 await self._leadership.changed(left_s)
             raise
 
-    async def drill(self, how: str, *, seconds: float | None = None, term: int | None = None) -> dict[str, Any]:
+    async def drill(self, how: DrillKind, *, seconds: float | None = None, term: int | None = None) -> api_types.Drill:
         """Ends the leader abruptly (`kill`), or has it do nothing for `seconds` (`freeze`), if its masterd was started
         with --allow-drills. `term`: the revision of the only term that this is meant for. Denied, or Conflict when
         takeovers are paused or another leads; OutcomeUnknown when it did not say that it will: it may be dead already.
         """
-        body = {"how": how, "seconds": seconds, "term": term, "actor": self.actor}
-        return cast(dict[str, Any], await self.change("POST", "/v1/drill", body))
+        body: api_types.DrillRequest = {"how": how, "seconds": seconds, "term": term, "actor": self.actor}
+        return cast(api_types.Drill, await self.change("POST", "/v1/drill", body))
 
     def on_leader(self, callback: Callable[[Leader | None], None]) -> None:
         """Calls `callback(leader)` in the event loop whenever another leader, or none, is found, as long as this client
         lives."""
         self._leadership.listen(lambda: callback(self._leadership.leader))
 
-    async def paused(self) -> dict[str, Any] | None:
+    async def paused(self) -> api_types.Paused | None:
         """Who paused automatic takeover, when and why; None when nobody did."""
         store = self._store()
         if store is not None:
             found = await store.paused()
             return found.model_dump(mode="json") if found else None
-        return cast(dict[str, Any] | None, await self.get("/v1/paused")) or None
+        return cast(api_types.Paused | None, await self.get("/v1/paused")) or None
 
     async def pause(self, reason: str = "") -> None:
         """From now on no master takes over by itself, not even when the leader dies."""
@@ -157,8 +163,8 @@ class Operating(Calls):
         if store is not None:
             await store.pause(self.actor, reason)
             return
-        body = encode({"actor": self.actor, "reason": reason})
-        await self._requests.to_leader("PUT", "/v1/paused", body=body, timeout_s=self._read_timeout_s)
+        body: api_types.PauseRequest = {"actor": self.actor, "reason": reason}
+        await self._requests.to_leader("PUT", "/v1/paused", body=encode(body), timeout_s=self._read_timeout_s)
 
     async def resume(self) -> None:
         """Ends the pause, if there is one."""
@@ -168,7 +174,7 @@ class Operating(Calls):
         else:
             await self._requests.to_leader("DELETE", "/v1/paused", timeout_s=self._read_timeout_s)
 
-    async def status_of_store(self) -> StatusView | None:
+    async def status_of_store(self) -> StoreStatus | None:
         """What etcd itself shows while no masterd answers: members, leader, candidates, pause. None without etcd
         endpoints; Unavailable when etcd does not answer either."""
         if self._etcd is None or self._keys is None:

@@ -27,8 +27,8 @@ from nodectl.client.errors import Broken, CommandOutcomeUnknown
 from nodectl.client.http import Http, from_problem
 from nodectl.client.leadership import Leader, Leadership
 from nodectl.client.requests import SLOW_S, Superseded
+from nodectl.client.results import CommandResult
 from nodectl.client.state import ConnectionState
-from nodectl.client.wire import CommandResult
 from nodestore.errors import Garbage, Invalid, NodectlError, NoSpace, NotLeader, OutcomeUnknown, TooLarge, Unavailable
 from nodestore.models import Term
 

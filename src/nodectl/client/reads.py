@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 from urllib.parse import quote
 
 from nodectl.client.calls import Calls
 from nodectl.client.leadership import Leader
-from nodectl.client.wire import (
+from nodestore.api_types import (
     Consistency,
+    Document,
     DocumentView,
     History,
     MasterView,
     MemberView,
     NodeView,
-    StatusView,
+    Overview,
+    TermView,
+    UnreadableTerm,
 )
 
 
@@ -49,9 +52,9 @@ class Reads(Calls):
         found = await self.get("/v1/documents", {"prefix": prefix}, consistency=consistency)
         return cast(dict[str, DocumentView], found["documents"])
 
-    async def document(self, path: str, *, consistency: Consistency = "linearizable") -> DocumentView:
+    async def document(self, path: str, *, consistency: Consistency = "linearizable") -> Document:
         escaped = "/".join(_segment(part) for part in path.split("/"))
-        return cast(DocumentView, await self.get(f"/v1/documents/{escaped}", consistency=consistency))
+        return cast(Document, await self.get(f"/v1/documents/{escaped}", consistency=consistency))
 
     async def history(
         self,
@@ -69,12 +72,13 @@ class Reads(Calls):
         query = {"limit": limit, "before": before, "after": after, "node": node, "actor": actor, "command": command}
         return cast(History, await self.get("/v1/history", query, consistency=consistency))
 
-    async def terms(self, *, consistency: Consistency = "linearizable") -> list[dict[str, Any]]:
+    async def terms(self, *, consistency: Consistency = "linearizable") -> list[TermView | UnreadableTerm]:
         """Who led since when, and why; newest first."""
-        return cast(list[dict[str, Any]], (await self.get("/v1/terms", consistency=consistency))["terms"])
+        found = await self.get("/v1/terms", consistency=consistency)
+        return cast(list[TermView | UnreadableTerm], found["terms"])
 
-    async def status(self, *, consistency: Consistency = "linearizable", timeout_s: float | None = None) -> StatusView:
-        return cast(StatusView, await self.get("/v1/status", consistency=consistency, timeout_s=timeout_s))
+    async def status(self, *, consistency: Consistency = "linearizable", timeout_s: float | None = None) -> Overview:
+        return cast(Overview, await self.get("/v1/status", consistency=consistency, timeout_s=timeout_s))
 
 
 def _segment(text: str) -> str:

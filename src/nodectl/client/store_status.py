@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TypedDict, TypeVar
 
 from pydantic import BaseModel
 
-from nodectl.client.wire import ConfigView, MasterView, MemberView, StatusView
+from nodestore import models
+from nodestore.api_types import ConfigSummary, LeaderSummary, MasterView, MemberView, NodeView, Paused
 from nodestore.configuration import current_of, version_of
 from nodestore.election import LeaderSeen, leader_seen
 from nodestore.errors import Garbage, Unavailable
 from nodestore.etcd import KV, Etcd
 from nodestore.keys import Keys
-from nodestore.models import Candidate, Paused, decode
+from nodestore.models import Candidate, decode
 from nodestore.overview import master_views, member_views
 
 M = TypeVar("M", bound=BaseModel)
 
 _CANDIDATES_MAX = 32
+
+
+class StoreStatus(TypedDict):
+    """The Overview as far as etcd alone shows it: no nodes, for what they must be only a master knows."""
+
+    cluster: str
+    leader: LeaderSummary | None
+    masters: list[MasterView]
+    members: list[MemberView]
+    nodes: list[NodeView]
+    config: ConfigSummary
+    paused: Paused | None
+    problems: list[str]
+
+
+def _no_config() -> ConfigSummary:
+    return {"current": None, "version": 0, "problem": None, "adopted": None, "rejected": None}
 
 
 @dataclass
@@ -27,12 +45,12 @@ class _Found:
 
     problems: list[str]
     leader: LeaderSeen = field(default_factory=LeaderSeen)
-    masters: list[dict[str, Any]] = field(default_factory=list)
-    paused: dict[str, Any] | None = None
-    config: ConfigView = field(default_factory=lambda: ConfigView(current=None, adopted=None, rejected=None))
+    masters: list[MasterView] = field(default_factory=list)
+    paused: Paused | None = None
+    config: ConfigSummary = field(default_factory=_no_config)
 
 
-async def status_of_store(etcd: Etcd, keys: Keys) -> StatusView:
+async def status_of_store(etcd: Etcd, keys: Keys) -> StoreStatus:
     """Members, leader, candidates, pause and configuration. Unavailable when no member answers."""
     members = await member_views(etcd)
     ill = [item for item in members if not item["healthy"]]
@@ -48,8 +66,8 @@ async def status_of_store(etcd: Etcd, keys: Keys) -> StatusView:
     return {
         "cluster": keys.cluster,
         "leader": _leader(found.leader),
-        "masters": cast(list[MasterView], found.masters),
-        "members": cast(list[MemberView], members),
+        "masters": found.masters,
+        "members": members,
         "nodes": [],
         "config": found.config,
         "paused": found.paused,
@@ -57,7 +75,7 @@ async def status_of_store(etcd: Etcd, keys: Keys) -> StatusView:
     }
 
 
-async def config_view(etcd: Etcd, keys: Keys) -> ConfigView:
+async def config_view(etcd: Etcd, keys: Keys) -> ConfigSummary:
     """What is known of the configuration without a master."""
     found = await etcd.get(keys.config_current)
     record, problem = current_of(found)
@@ -77,7 +95,7 @@ async def _read(etcd: Etcd, keys: Keys, found: _Found) -> None:
     listed = (_readable(Candidate, kv, found) for kv in (await etcd.range(keys.candidates, limit=_CANDIDATES_MAX)).kvs)
     leading = found.leader.record.id if found.leader.record else None
     found.masters = master_views({item.id: item for item in listed if item is not None}, leading)
-    paused = _readable(Paused, await etcd.get(keys.paused), found)
+    paused = _readable(models.Paused, await etcd.get(keys.paused), found)
     found.paused = None if paused is None else paused.model_dump(mode="json")
     found.config = await config_view(etcd, keys)
 
@@ -100,8 +118,17 @@ def _why_nobody_answers(keys: Keys, found: _Found) -> str:
     return f"no masterd of cluster {keys.cluster!r} runs: start one, or is --cluster wrong?"
 
 
-def _leader(seen: LeaderSeen) -> dict[str, Any] | None:
-    if seen.record is None:
+def _leader(seen: LeaderSeen) -> LeaderSummary | None:
+    record = seen.record
+    if record is None:
         return None
-    kept = seen.record.model_dump(mode="json", include={"id", "host", "urls", "since", "cause", "why"})
-    return {**kept, "url": next(iter(seen.record.urls), ""), "term": {"epoch": None, "revision": seen.revision}}
+    return {
+        "id": record.id,
+        "host": record.host,
+        "url": next(iter(record.urls), ""),
+        "urls": list(record.urls),
+        "term": {"epoch": None, "revision": seen.revision},
+        "since": record.since,
+        "cause": record.cause,
+        "why": record.why,
+    }

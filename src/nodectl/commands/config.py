@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from nodestore.errors import Conflict, Garbage, NotFound, Refused
 
 if TYPE_CHECKING:
     from nodectl.client import Client
-    from nodectl.client.wire import ConfigView
+    from nodestore.api_types import ConfigRecord, ConfigSummary, UnreadableConfig
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Check, compare and apply the inventory."
@@ -41,7 +42,7 @@ def show(context: typer.Context, output: OutputOption = Format.table) -> None:
     """Show the configuration as it was applied, comments included; -o json for all that is known of it."""
     out = Output(output)
 
-    async def work(client: Client) -> ConfigView:
+    async def work(client: Client) -> ConfigSummary:
         return await client.config()
 
     view = with_client(context, work)
@@ -63,7 +64,7 @@ def show(context: typer.Context, output: OutputOption = Format.table) -> None:
     out.write(current.get("source") or as_yaml(current["inventory"]))
 
 
-def _note_adoption(out: Output, view: ConfigView) -> None:
+def _note_adoption(out: Output, view: ConfigSummary) -> None:
     current, adopted, rejected = view["current"], view["adopted"], view["rejected"]
     if rejected is not None and current is not None and rejected["version"] == current["version"]:
         out.warn(f"version {rejected['version']} is not in force, the leader rejected it: {rejected['error']}")
@@ -87,7 +88,7 @@ def diff(
     loaded = load_inventory(file)
     out = Output(output)
 
-    async def work(client: Client) -> ConfigView:
+    async def work(client: Client) -> ConfigSummary:
         return await client.config()
 
     view = with_client(context, work)
@@ -174,7 +175,7 @@ async def wait_for_adoption(client: Client, version: int, timeout_s: float, out:
 def history(context: typer.Context, output: OutputOption = Format.table) -> None:
     """List the configurations that were applied, newest first."""
 
-    async def work(client: Client) -> list[dict[str, Any]]:
+    async def work(client: Client) -> list[ConfigRecord | UnreadableConfig]:
         return await client.config_history()
 
     found = with_client(context, work)
@@ -183,7 +184,8 @@ def history(context: typer.Context, output: OutputOption = Format.table) -> None
         from nodectl.present import moment
 
         table = Table(("VERSION", "TIME", "ACTOR", "NODES", "MASTERS"))
-        for record in found:
+        records: Sequence[Mapping[str, Any]] = found  # of one that cannot be read only its problem is known
+        for record in records:
             inventory = record.get("inventory") or {}
             table.add(
                 str(record.get("version") or "?"), moment(record.get("time") or 0), str(record.get("actor") or ""),

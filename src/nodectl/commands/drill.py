@@ -16,6 +16,7 @@ from nodectl.duration_option import duration_option
 from nodectl.exit_codes import ExitCode
 from nodectl.output import Cell, Format, Output, OutputOption, Table
 from nodectl.session import with_client
+from nodestore.api_types import FREEZE_MAX_S
 from nodestore.errors import Conflict, Denied, Invalid, Refused
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 T = TypeVar("T")
 
 _FREEZE_S = 3.0
-_FREEZE_MAX_S = 10.0
 
 
 class How(StrEnum):
@@ -49,7 +49,7 @@ def drill(
     how: Annotated[How, typer.Option("--how", help="What happens to the leader.")] = How.kill,
     seconds: Annotated[
         float,
-        duration_option("--seconds", least_s=0.1, most_s=_FREEZE_MAX_S, help="How long --how freeze lasts."),
+        duration_option("--seconds", least_s=0.1, most_s=FREEZE_MAX_S, help="How long --how freeze lasts."),
     ] = _FREEZE_S,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     directory: Annotated[
@@ -125,7 +125,9 @@ def _strike(client: Client, cluster: DevCluster | None, how: How, seconds: float
 
     if how is How.handover:
         return Handover(client, timeout_s)
-    return Request(client, how.value, seconds) if cluster is None else Process(cluster, how.value, seconds)
+    if cluster is not None:
+        return Process(cluster, how.value, seconds)
+    return Request(client, "kill" if how is How.kill else "freeze", seconds)
 
 
 def _ask(out: Output, how: How, at: Ready, yes: bool) -> None:

@@ -15,7 +15,7 @@ from nodectl.session import with_client
 
 if TYPE_CHECKING:
     from nodectl.client import Client
-    from nodectl.client.wire import History
+    from nodestore.api_types import History
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -65,8 +65,8 @@ def history(
 
         table = Table(("INDEX", "TIME", "ACTOR", "COMMAND", "ARGUMENTS", "CONFIG", "TERM"))
         for entry in entries:
-            if entry["index"] is None:
-                table.add("?", "", "", "", Cell(str(entry.get("problem", "")), "red"), "", "")
+            if "problem" in entry:
+                table.add("?", "", "", "", Cell(entry["problem"], "red"), "", "")
                 continue
             table.add(
                 str(entry["index"]),

@@ -13,6 +13,7 @@ from nodectl.session import wait_until, with_client
 
 if TYPE_CHECKING:
     from nodectl.client import Client, Leader
+    from nodestore.api_types import LeaderSummary, TermView, UnreadableTerm
 
 app = typer.Typer(
     add_completion=False,
@@ -55,7 +56,7 @@ def leader(context: typer.Context, local: LocalOption = False, output: OutputOpt
     Output(output).show(leader_data(found), tables=tables, names=lambda: [found.id])
 
 
-def leader_data(found: Leader) -> dict[str, Any]:
+def leader_data(found: Leader) -> LeaderSummary:
     return {
         "id": found.id,
         "url": found.url,
@@ -141,7 +142,7 @@ def history(context: typer.Context, local: LocalOption = False, output: OutputOp
     """Show who led when, taken from whom, and why; newest first."""
     from nodectl.present import moment
 
-    async def work(client: Client) -> list[dict[str, Any]]:
+    async def work(client: Client) -> list[TermView | UnreadableTerm]:
         return await client.terms(consistency="local" if local else "linearizable")
 
     terms = with_client(context, work)
@@ -149,8 +150,8 @@ def history(context: typer.Context, local: LocalOption = False, output: OutputOp
     def tables() -> list[Table]:
         table = Table(("TERM", "MASTER", "HOST", "SINCE", "AFTER", "WHY"))
         for term in terms:
-            if "id" not in term:
-                table.add(f"?.{term['revision']}", "", "", "", "", Cell(str(term.get("problem", "")), "red"))
+            if "problem" in term:
+                table.add(f"?.{term['revision']}", "", "", "", "", Cell(term["problem"], "red"))
                 continue
             table.add(
                 f"{term['epoch']}.{term['revision']}",
@@ -162,4 +163,4 @@ def history(context: typer.Context, local: LocalOption = False, output: OutputOp
             )
         return [table]
 
-    Output(output).show(terms, tables=tables, names=lambda: [term["id"] for term in terms if "id" in term])
+    Output(output).show(terms, tables=tables, names=lambda: [term["id"] for term in terms if "problem" not in term])

@@ -16,7 +16,7 @@ from nodectl.session import with_client
 
 if TYPE_CHECKING:
     from nodectl.client import Client
-    from nodectl.client.wire import NodeView
+    from nodestore.api_types import NodeView
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Show nodes and change what they do."

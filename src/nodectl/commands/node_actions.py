@@ -17,7 +17,7 @@ from nodestore.errors import Invalid, Refused, TimedOut
 
 if TYPE_CHECKING:
     from nodectl.client import Client
-    from nodectl.client.wire import ActionDone
+    from nodectl.client.results import ActionDone
 
 NodeOrGroupArgument = Annotated[
     str | None, typer.Argument(metavar="[NODE]", help="Name of the node.", autocompletion=completion.nodes)

@@ -13,7 +13,7 @@ from nodectl.session import wait_until, with_client
 
 if TYPE_CHECKING:
     from nodectl.client import Client, CommandResult
-    from nodectl.client.wire import NodeView
+    from nodestore.api_types import NodeView
 
 
 def send(

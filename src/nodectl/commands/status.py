@@ -13,7 +13,8 @@ from nodestore.errors import Unavailable
 
 if TYPE_CHECKING:
     from nodectl.client import Client
-    from nodectl.client.wire import StatusView
+    from nodectl.client.store_status import StoreStatus
+    from nodestore.api_types import Overview
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -31,7 +32,7 @@ def status(
     out = Output(output)
     limit_s = min(_LEADER_S, options_of(context).request_timeout_s / 2)
 
-    async def work(client: Client) -> tuple[StatusView, Unavailable | None]:
+    async def work(client: Client) -> tuple[Overview | StoreStatus, Unavailable | None]:
         return await _look(client, limit_s, local, out)
 
     view, nobody = with_client(context, work)
@@ -45,7 +46,9 @@ def status(
         raise typer.Exit(1)
 
 
-async def _look(client: Client, limit_s: float, local: bool, out: Output) -> tuple[StatusView, Unavailable | None]:
+async def _look(
+    client: Client, limit_s: float, local: bool, out: Output
+) -> tuple[Overview | StoreStatus, Unavailable | None]:
     """What the leader says, else what another master knows, else what etcd shows, with why no masterd said it."""
     no_leader: Unavailable | None = None
     if not local:
@@ -62,7 +65,7 @@ async def _look(client: Client, limit_s: float, local: bool, out: Output) -> tup
     return known, None
 
 
-async def _only_etcd(client: Client, nobody: Unavailable) -> StatusView:
+async def _only_etcd(client: Client, nobody: Unavailable) -> StoreStatus:
     try:
         shown = await client.status_of_store()
     except Unavailable as error:
@@ -72,7 +75,7 @@ async def _only_etcd(client: Client, nobody: Unavailable) -> StatusView:
     return shown
 
 
-def _screen(view: StatusView, *, answered: bool) -> list[Table]:
+def _screen(view: Overview | StoreStatus, *, answered: bool) -> list[Table]:
     from nodectl.present import masters_table, members_table, nodes_table
 
     tables = [_head(view, answered=answered), members_table(view.get("members") or [], "etcd")]
@@ -87,7 +90,7 @@ def _screen(view: StatusView, *, answered: bool) -> list[Table]:
     return tables
 
 
-def _head(view: StatusView, *, answered: bool) -> Table:
+def _head(view: Overview | StoreStatus, *, answered: bool) -> Table:
     from nodectl.present import ago
 
     leader, paused = view.get("leader"), view.get("paused")
@@ -105,7 +108,7 @@ def _head(view: StatusView, *, answered: bool) -> Table:
     return table
 
 
-def _configuration(view: StatusView) -> Cell:
+def _configuration(view: Overview | StoreStatus) -> Cell:
     config = view.get("config") or {}
     adopted, current = config.get("adopted"), config.get("current")
     if adopted:

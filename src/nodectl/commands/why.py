@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from nodestore.errors import Invalid
 if TYPE_CHECKING:
     from nodectl.client import Client
     from nodectl.takeover import Takeover
+    from nodestore.api_types import TermView, UnreadableTerm
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -48,7 +49,7 @@ def why(
         raise Invalid("give a TERM or --list, not both")
     out = Output(Format.json if json else output)
 
-    async def work(client: Client) -> list[dict[str, Any]]:
+    async def work(client: Client) -> list[TermView | UnreadableTerm]:
         return await client.terms(consistency="local" if local else "linearizable")
 
     terms = with_client(context, work)

@@ -150,7 +150,7 @@ async def _lines(client: Client, after: int) -> list[Line]:
     for _ in range(_PAGES_MAX):
         entries = (await client.history(after=after, limit=_PAGE))["entries"]
         lines += [Line(item["index"], item["index"], item["id"], item["actor"], (item["epoch"], item["term"]))
-                  for item in entries if item.get("index") is not None]  # fmt: skip
+                  for item in entries if "problem" not in item]  # fmt: skip
         if len(entries) < _PAGE:
             return lines
         after = lines[-1].index

@@ -11,6 +11,7 @@ from nodestore.errors import OutcomeUnknown
 if TYPE_CHECKING:
     from nodectl.client import Client, Leader
     from nodectl.dev.cluster import DevCluster
+    from nodestore.api_types import DrillKind
 
 
 class Strike(Protocol):
@@ -45,7 +46,7 @@ class Handover:
 class Request:
     """masterd does it to itself, where it was started with --allow-drills."""
 
-    def __init__(self, client: Client, how: str, seconds: float) -> None:
+    def __init__(self, client: Client, how: DrillKind, seconds: float) -> None:
         self._client, self._how, self._seconds = client, how, seconds
         self._begun = 0.0
         self.told = "ends abruptly" if how == "kill" else f"does nothing for {seconds:g} s"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nodectl import Client, CommandOutcomeUnknown
-from nodectl.client.wire import CommandResult
+from nodectl.client.results import CommandResult
 from nodestore import logs
 from nodestore.errors import Invalid, NodectlError, NotFound, Refused, TooLarge, TooOld, Unavailable
 from tests.faults.history import Recorder
