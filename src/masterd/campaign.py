@@ -36,6 +36,7 @@ from nodestore.etcd import Etcd, cmp_mod, op_delete
 from nodestore.keys import Keys
 from nodestore.models import Candidate
 from nodestore.tasks import Retired
+from nodestore.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -175,11 +176,7 @@ class Campaign:
                     with suppress(ValueError):
                         self._attempts.remove(won.fence.nonce)
                     return won
-                try:
-                    async with asyncio.timeout(_LOOK_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
+                await set_within(self._wake, _LOOK_S)
         finally:
             unsubscribe()
             self._campaigning.clear()
@@ -198,11 +195,8 @@ class Campaign:
         """Take over the term that the leader hands over. Unavailable when that was not begun in time, OutcomeUnknown
         when it was, and has not come to its end."""
         order = Order(revision, actor, asyncio.get_running_loop().create_future())
-        try:
-            async with asyncio.timeout(_READY_S):
-                await self._campaigning.wait()
-        except TimeoutError:
-            raise Unavailable(f"{self._me.id} does not stand by just now") from None
+        if not await set_within(self._campaigning, _READY_S):
+            raise Unavailable(f"{self._me.id} does not stand by just now")
         if self._order is not None:
             self._order.refuse(Unavailable("another request to take over came after this one"))
         self._order = order

@@ -12,6 +12,7 @@ from nodestore.errors import NodectlError
 from nodestore.etcd import Etcd, cmp_mod, op_put
 from nodestore.keys import Keys
 from nodestore.models import TermRecord, decode
+from nodestore.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,7 @@ class Chronicle:
 
     async def run(self) -> None:
         """Write it once, after the first answer, or when none is asked for in a while; then wait until cancelled."""
-        try:
-            async with asyncio.timeout(_FIRST_ANSWER_S):
-                await self._answered.wait()
-        except TimeoutError:
+        if not await set_within(self._answered, _FIRST_ANSWER_S):
             log.debug("nobody asked for anything yet")
         try:
             await self._write()

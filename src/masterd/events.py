@@ -26,6 +26,7 @@ from nodestore.jsonio import Json, dumps
 from nodestore.keys import prefix_end
 from nodestore.models import Entry
 from nodestore.overview import live_masters
+from nodestore.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ async def _stream_changes(
                     await response.write(event)
                 if changes:
                     await asyncio.sleep(_COALESCE_S)
-                elif not await _woken(woken):
+                elif not await set_within(woken, _HEARTBEAT_S):
                     await response.write(b": still here\n\n")
     finally:
         unsubscribe()
@@ -218,12 +219,3 @@ def _live(master: Master) -> Snapshot:
     }
     paused = {} if board.paused is None else {"paused": board.paused.model_dump(mode="json")}
     return {"leader": leader, "masters": masters, "paused": paused, **_nodes(master)}
-
-
-async def _woken(woken: asyncio.Event) -> bool:
-    try:
-        async with asyncio.timeout(_HEARTBEAT_S):
-            await woken.wait()
-    except TimeoutError:
-        return False
-    return True

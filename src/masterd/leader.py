@@ -52,6 +52,7 @@ from nodestore.etcd import Etcd
 from nodestore.keys import Keys
 from nodestore.logs import Seldom
 from nodestore.tasks import together
+from nodestore.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -200,12 +201,8 @@ class Leader:
 
     async def _open(self) -> None:
         """Returns when commands are taken; LeadershipLost when they never will be again."""
-        if not self._taking.is_set():
-            try:
-                async with asyncio.timeout(_HANDOVER_S):
-                    await self._taking.wait()
-            except TimeoutError:
-                raise LeadershipLost("this master is handing leadership over") from None
+        if not self._taking.is_set() and not await set_within(self._taking, _HANDOVER_S):
+            raise LeadershipLost("this master is handing leadership over")
         self._check_open()
 
     def _check_open(self) -> None:
@@ -292,19 +289,12 @@ class Leader:
             else:
                 self._idle.set()
                 self._wake.clear()
-                await self._wait_for_work()
+                await set_within(self._wake, self._endings.due_in_s)
 
     def _queue_news(self) -> None:
         """What nodes did goes before what waits: it is little, and it is late already."""
         if self._full() is None:
             self._queue.extendleft(reversed(self._endings.commands()))
-
-    async def _wait_for_work(self) -> None:
-        try:
-            async with asyncio.timeout(self._endings.due_in_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return
 
     async def _derive(self) -> bool:
         """Know what the nodes must be, if that is not known yet; whether it is what the state has recorded."""

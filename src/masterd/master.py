@@ -42,6 +42,7 @@ from nodestore.lease import Lease
 from nodestore.logs import Seldom
 from nodestore.models import Candidate, decode
 from nodestore.tasks import Retired, together
+from nodestore.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -409,11 +410,7 @@ class Master:
     async def _go_on_saying(self, lease: Lease, revision: int) -> NoReturn:
         said: Candidate | None = None
         while True:
-            try:
-                async with asyncio.timeout(_CANDIDATE_EVERY_S):
-                    await self._candidacy.wait()
-            except TimeoutError:
-                pass
+            await set_within(self._candidacy, _CANDIDATE_EVERY_S)
             self._candidacy.clear()
             new = self._candidate()
             refused = self.etcd.refusal is not None  # so that it shows when it is not any more

@@ -19,6 +19,7 @@ from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd import Etcd, Member, MemberStatus
 from nodestore.etcd_types import host_port
 from nodestore.logs import Seldom
+from nodestore.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +65,7 @@ class Separation:
                 await self._look(member)
             except NodectlError as error:
                 log.debug("the etcd member on this PC: %s", error)
-            try:
-                async with asyncio.timeout(_LOOK_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            await set_within(self._wake, _LOOK_S)
             self._wake.clear()
 
     async def _found(self) -> str:

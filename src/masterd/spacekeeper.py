@@ -40,6 +40,7 @@ from nodestore.errors import Compacted, Denied, NodectlError, NoSpace, OutcomeUn
 from nodestore.etcd import Etcd, MemberStatus
 from nodestore.etcd_maintenance import Alarm
 from nodestore.logs import Seldom
+from nodestore.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,8 @@ class Spacekeeper:
     async def _pause(self, seconds: float) -> None:
         """Until it is time, or much was written since: etcd can be filled within a second. Where anything is written at
         all the next look is due as usual, however calm it was."""
-        room, begun = self._room, asyncio.get_running_loop().time()
+        room, now = self._room, asyncio.get_running_loop().time
+        begun = now()
         bytes_before = 0 if room is None else room.bytes_seen
         enough, self._stir_at = bytes_before + self._settings.quota_bytes // 50, bytes_before + 1
         while self._room is room and (room is None or room.bytes_seen < enough):
@@ -192,10 +194,7 @@ class Spacekeeper:
                 self._stir_at = enough
                 if self._blind is None:
                     seconds = min(seconds, self._settings.look_every_s)
-            try:
-                async with asyncio.timeout_at(begun + seconds):
-                    await self._stir.wait()
-            except TimeoutError:
+            if not await set_within(self._stir, begun + seconds - now()):
                 return
 
     async def _look(self) -> bool:

@@ -19,6 +19,7 @@ from masterd.leader import Leader
 from masterd.master import Master
 from nodestore.errors import Garbage, LeadershipLost, NotLeader, OutcomeUnknown, Unavailable
 from nodestore.jsonio import loads
+from nodestore.waiting import set_within
 
 _TURNS_MAX = 5
 _SOON_S = 0.1
@@ -60,21 +61,21 @@ class ToLeader:
                     return leader
                 if leader is not None or self._has_won or master.campaign.trying:
                     # A client may see this masterd win before it does itself: the answer to its takeover is on its way.
-                    await _wait(changed, min(_WON_S, wait_until - time.monotonic()))
+                    await set_within(changed, min(_WON_S, wait_until - time.monotonic()))
                     continue
                 try:
                     answer = await self._pass_on(request, changed)
                 except NotLeader:
-                    if HOP in request.headers or not await _wait(changed, held_until - time.monotonic()):
+                    if HOP in request.headers or not await set_within(changed, held_until - time.monotonic()):
                         raise
                     continue
                 except (OutcomeUnknown, Unavailable):  # its connection broke: if it died, another is on its way
                     soon_s = min(_HELD_S, wait_until - time.monotonic()) if hope else 0.0
-                    if not await _repeatable(request) or not await _wait(changed, soon_s):
+                    if not await _repeatable(request) or not await set_within(changed, soon_s):
                         raise
                     continue
                 if answer is not None and _nobody_leads(answer) and HOP not in request.headers:
-                    soon = await _wait(changed, _SOON_S)  # it was replaced before it had begun with this
+                    soon = await set_within(changed, _SOON_S)  # it was replaced before it had begun with this
                     if soon or turn + 1 < _TURNS_MAX:
                         continue
             if answer is not None:
@@ -143,16 +144,6 @@ def _nobody_leads(answer: web.StreamResponse) -> bool:
     if answer.status != NotLeader.status or not isinstance(answer, web.Response) or not isinstance(answer.body, bytes):
         return False
     return any(f'"{code}"'.encode() in answer.body for code in (NotLeader.code, LeadershipLost.code))
-
-
-async def _wait(changed: asyncio.Event, timeout_s: float) -> bool:
-    """Whether it was set in time."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await changed.wait()
-    except TimeoutError:
-        return changed.is_set()
-    return True
 
 
 def _gone(request: web.Request) -> bool:

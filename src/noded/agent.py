@@ -24,6 +24,7 @@ from noded.presence import Presence
 from nodestore.jsonio import Document, dumps
 from nodestore.logs import one_line
 from nodestore.models import Desired, Status
+from nodestore.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +94,7 @@ class Agent:
         while True:
             self._wake.clear()
             again_in_s = await self._reconcile()
-            try:
-                async with asyncio.timeout(again_in_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            await set_within(self._wake, again_in_s)
 
     async def end(self, reason: str) -> None:
         """Stop what is driven, because noded ends; the status says so. Errors are logged: nobody could repair them."""

@@ -22,6 +22,7 @@ from typing import IO
 import psutil
 
 from nodestore.errors import NodectlError, TimedOut
+from nodestore.waiting import set_within
 
 if sys.platform == "win32":
     from nodestore import _procs_win32 as system
@@ -160,9 +161,7 @@ class Child:
         Its pipes are normally closed by then; for a grandchild that holds one it waits 0.5 s at most.
         """
         await self._protocol.exited.wait()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_TIMEOUT_S):
-                await self._protocol.closed.wait()
+        await set_within(self._protocol.closed, _DRAIN_TIMEOUT_S)
         code = self.poll()
         assert code is not None
         return code

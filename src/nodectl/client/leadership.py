@@ -9,6 +9,7 @@ from typing import Any
 
 from nodestore.errors import NodectlError
 from nodestore.models import Term
+from nodestore.waiting import set_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,7 @@ class Leadership:
 
     async def changed(self, timeout_s: float | None = None) -> bool:
         """Waits for the next change; False when `timeout_s` passed without one."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await set_within(self._changed, timeout_s)
 
     @property
     def doubtful(self) -> bool:
@@ -109,12 +105,8 @@ class Leadership:
 
     async def wanted(self, timeout_s: float) -> None:
         """For discovery: returns when somebody suspects the leader, or after `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._wanted.wait()
-        except TimeoutError:
-            return
-        self._wanted.clear()
+        if await set_within(self._wanted, timeout_s):
+            self._wanted.clear()
 
     def take_hint(self) -> tuple[str, ...]:
         hint, self._hint = self._hint, None

@@ -31,6 +31,7 @@ from nodectl.client.results import CommandResult
 from nodectl.client.state import ConnectionState
 from nodestore.errors import Garbage, Invalid, NodectlError, NoSpace, NotLeader, OutcomeUnknown, TooLarge, Unavailable
 from nodestore.models import Term
+from nodestore.waiting import set_within
 
 BATCH_COMMANDS_MAX = 256
 BATCH_BYTES_MAX = 512 << 10
@@ -172,11 +173,7 @@ class Pipeline:
             may_send = bool(self._waiting) and self._leadership.leader is not None and self._has_room()
             if may_send and pause <= 0:
                 return
-            try:
-                async with asyncio.timeout(pause if may_send else None):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass  # the back-off is over
+            await set_within(self._wake, pause if may_send else None)
 
     def _has_room(self) -> bool:
         if self._exclusive:
