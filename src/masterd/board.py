@@ -17,7 +17,7 @@ from nodestore.election import LeaderSeen, leader_seen
 from nodestore.errors import Garbage, NodectlError
 from nodestore.etcd import KV, Etcd
 from nodestore.keys import Keys
-from nodestore.logs import Seldom
+from nodestore.logs import RateLimitedLog
 from nodestore.models import Acted, Alive, Answer, Candidate, Challenge, ConfigRecord, Epoch, Paused, Status, decode
 from nodestore.watch import Event, Interval, Listing, interval, mirror_all
 
@@ -100,7 +100,7 @@ class Board:
         self.problems: dict[str, str] = {}
         self.blind: str | None = None
         """Why etcd lets nothing be watched, and all of this is as it was before; an outage is told elsewhere."""
-        self._say = Seldom(log, 60.0)
+        self._limited_log = RateLimitedLog(log, 60.0)
         self.leader = LeaderSeen()
         self.last_leader = LeaderSeen()
         """The last readable one: whom a vacant `leader` is taken over from."""
@@ -153,7 +153,7 @@ class Board:
                 if not seen.is_set():
                     raise
                 self.blind = f"cannot watch what is in etcd: {error}"
-                self._say(logging.ERROR, self.blind)
+                self._limited_log.log(logging.ERROR, self.blind)
             await asyncio.sleep(_AGAIN_S)
 
     async def _watch(self, seen: asyncio.Event) -> None:

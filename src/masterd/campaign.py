@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections import deque
@@ -34,6 +35,7 @@ from nodestore.election import (
 from nodestore.errors import Garbage, LeaseLost, NodectlError, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, cmp_mod, op_delete
 from nodestore.keys import Keys
+from nodestore.logs import RateLimitedLog
 from nodestore.models import Candidate
 from nodestore.tasks import Retired
 from nodestore.waiting import set_within
@@ -146,7 +148,10 @@ class Campaign:
         self._epoch_seen: EpochSeen | None = None
         self._held_back = False
         self._pause_passed_over = 0
-        self._told = ""
+        self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
+        """What hinders a takeover may do so for days."""
+        self._lost = ""
+        """Why the most recent takeover attempt was lost."""
         self.trying = False
         """Whether a takeover of this masterd is under way, or was won and the term has not begun yet."""
         self.rehearse: Callable[[], None] = lambda: None
@@ -238,24 +243,19 @@ class Campaign:
         except LeaseLost:  # by etcd's own word: there is no use in waiting until a keepalive finds out
             raise
         except NoSpaceUnknown as error:  # should it have landed after all, our nonce in `leader` tells
-            self._tell(f"takeover not possible now: {error}", logging.WARNING)
+            self._limited_log.log(logging.WARNING, f"takeover not possible now: {error}")
             await asyncio.sleep(_LOOK_S)
         except (Unavailable, OutcomeUnknown) as error:
-            self._tell(f"takeover not possible now: {error}", logging.WARNING)
+            self._limited_log.log(logging.WARNING, f"takeover not possible now: {error}")
         except Garbage as error:
-            self._tell(f"nobody can lead: {error}", logging.ERROR)
+            self._limited_log.log(logging.ERROR, f"nobody can lead: {error}")
             await asyncio.sleep(_LOOK_S)
         except NodectlError as error:
-            self._tell(f"takeover refused: {error}", logging.ERROR)
+            self._limited_log.log(logging.ERROR, f"takeover refused: {error}")
             await asyncio.sleep(_LOOK_S)
         await asyncio.sleep(_BACK_OFF_S)
         self._wake.set()
         return None
-
-    def _tell(self, line: str, level: int) -> None:
-        """Each line once in a row: what hinders a takeover may do so for days."""
-        log.log(level if line != self._told else logging.DEBUG, "%s", line)
-        self._told = line
 
     def _ground(self) -> Ground | None:
         seen, me = self._board.leader, self._me
@@ -291,7 +291,7 @@ class Campaign:
             order.refuse(error)
             raise
         if won is None:
-            order.refuse(Unavailable(f"{self._me.id} {self._told}"))
+            order.refuse(Unavailable(f"{self._me.id} did not take over: {self._lost}"))
         else:
             order.obeyed(won)
         return won
@@ -337,12 +337,13 @@ class Campaign:
             self._board.saw_leader(outcome.leader)
             if outcome.answered and watch is not None:
                 watch.answered_meanwhile()
-            self._tell(f"did not take over: {outcome.why}", logging.INFO)
+            self._lost = outcome.why
+            self._limited_log.log(logging.INFO, f"did not take over: {outcome.why}")
             if not outcome.garbage:
                 await asyncio.sleep(_BACK_OFF_S)  # our watch may not have seen yet who was faster
             self._wake.set()
             return None
-        self._told = ""
+        self._limited_log.reset()
         self.timeline.mark("won", time.monotonic())
         log.info("took over, term %s: %s", outcome.fence.term, ground.why)
         return outcome

@@ -19,7 +19,7 @@ from masterd.snapshots import Image
 from nodestore.election import Fence
 from nodestore.errors import Garbage, LeadershipLost, NodectlError, NoSpaceUnknown
 from nodestore.etcd import Op, op_delete
-from nodestore.logs import Seldom
+from nodestore.logs import RateLimitedLog
 from nodestore.models import Manifest
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Housekeeping:
         self._bytes_at_snapshot = 0
         self._snapshot_bytes = 0
         self._truncated = 0
-        self._say = Seldom(log)
+        self._limited_log = RateLimitedLog(log)
 
     async def run(self) -> None:
         """Look after the store until cancelled; LeadershipLost when the term is over."""
@@ -79,7 +79,7 @@ class Housekeeping:
             except LeadershipLost:
                 raise
             except NodectlError as error:
-                self._say(logging.WARNING, f"housekeeping: {error}; again later")
+                self._limited_log.log(logging.WARNING, f"housekeeping: {error}; again later")
             await asyncio.sleep(self._retention.look_every_s)
 
     async def _look(self) -> None:

@@ -27,7 +27,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd import KV, Compare, Etcd, Op, TxnResult, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
-from nodestore.logs import Seldom
+from nodestore.logs import RateLimitedLog
 from nodestore.models import Head, decode
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Journal:
         self.index = 0 if head is None else decode(Head, head.value, keys.head).index
         self.open_since: float | None = None
         """Since when a commit is under way, by the monotonic clock; None when none is."""
-        self._say = Seldom(log, 10.0)
+        self._limited_log = RateLimitedLog(log, 10.0)
 
     async def commit(self, commit: Commit) -> int:
         """Returns the revision of the commit. It never returns nor raises before the outcome is known, except:
@@ -96,11 +96,13 @@ class Journal:
                     return revision
             except OutcomeUnknown as error:
                 sent = True
-                self._say(logging.WARNING, f"commit of index {commit.head.index}: {error}; finding out")
+                self._limited_log.log(logging.WARNING, f"commit of index {commit.head.index}: {error}; finding out")
             except Unavailable as error:
                 if not sent:
                     raise
-                self._say(logging.WARNING, f"commit of index {commit.head.index} still open: {error}", about=error.code)
+                self._limited_log.log(
+                    logging.WARNING, f"commit of index {commit.head.index} still open: {error}", about=error.code
+                )
                 await asyncio.sleep(_RETRY_S)
             except NodectlError as error:
                 if not sent:
@@ -137,7 +139,7 @@ class Journal:
         if not sent:
             raise NoSpace(str(error))
         line = f"commit of index {commit.head.index} stays open until there is room: {error}"
-        self._say(logging.WARNING, line)
+        self._limited_log.log(logging.WARNING, line)
         await asyncio.sleep(_FULL_RETRY_S)
         return None
 
@@ -175,7 +177,7 @@ class Journal:
             try:
                 result = await self._send(empty)
             except (Unavailable, OutcomeUnknown) as error:
-                self._say(logging.WARNING, f"empty commit still open: {error}", about=error.code)
+                self._limited_log.log(logging.WARNING, f"empty commit still open: {error}", about=error.code)
                 await asyncio.sleep(_FULL_RETRY_S if isinstance(error, NoSpaceUnknown) else _RETRY_S)
                 continue
             except NodectlError as error:

@@ -50,7 +50,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd import Etcd
 from nodestore.keys import Keys
-from nodestore.logs import Seldom
+from nodestore.logs import RateLimitedLog
 from nodestore.tasks import together
 from nodestore.waiting import set_within
 
@@ -92,7 +92,7 @@ class Leader:
         self.serving = asyncio.Event()
         self._confirmation = Confirmation(etcd, keys, won.fence)
         self._queue: deque[Waiting] = deque()
-        self._say = Seldom(log)
+        self._limited_log = RateLimitedLog(log)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._ended: LeadershipLost | None = None
@@ -427,7 +427,9 @@ class Leader:
             self._fail([waiting for waiting, _ in taken], error)
             if isinstance(error, LeadershipLost | OutcomeUnknown | Garbage):
                 raise
-            self._say(logging.WARNING, f"a batch of {len(taken)} commands was not committed: {error}", about=error.code)
+            self._limited_log.log(
+                logging.WARNING, f"a batch of {len(taken)} commands was not committed: {error}", about=error.code
+            )
         except BaseException:
             for waiting, _ in taken:
                 waiting.fail(OutcomeUnknown("this master was stopped while committing it: it may have been"))

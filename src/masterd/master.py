@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -39,7 +40,7 @@ from nodestore.errors import Garbage, LeadershipLost, LeaseLost, NodectlError, O
 from nodestore.etcd import Etcd, cmp_create, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
 from nodestore.lease import Lease
-from nodestore.logs import Seldom
+from nodestore.logs import RateLimitedLog
 from nodestore.models import Candidate, decode
 from nodestore.tasks import Retired, together
 from nodestore.waiting import set_within
@@ -316,14 +317,14 @@ class Master:
     async def _grant(self) -> Lease:
         """A lease. A full etcd gives none, perhaps for hours: the journal is followed meanwhile, for those who read."""
         following: asyncio.Task[None] | None = None
-        say = Seldom(log)
+        limited_log = RateLimitedLog(log)
         try:
             while True:
                 try:
                     return await Lease.grant(self.etcd, self._settings.lease_ttl_s)
                 except NodectlError as error:
                     self._unless_final(error)
-                    say(logging.WARNING, f"no lease yet: {error}", about=error.code)
+                    limited_log.log(logging.WARNING, f"no lease yet: {error}", about=error.code)
                 if following is None:
                     following = asyncio.create_task(self.replica.follow(), name="follow the journal without a lease")
                 await asyncio.sleep(_RETRY_S)
@@ -356,15 +357,14 @@ class Master:
     async def _announce(self, lease: Lease) -> int:
         """Put our candidacy. While another PC's masterd has our name, wait; our own earlier process is put over."""
         key = self.keys.candidate(self.me.id)
-        told, say = False, Seldom(log)
+        limited_log, log_once = RateLimitedLog(log), RateLimitedLog(log, math.inf)
         while True:
             try:
                 found = await self.etcd.get(key)
                 other = None if found is None else _readable(found.value, key)
                 if other is not None and other.host != self.me.host:
-                    if not told:
-                        log.error("a masterd named %s already runs on %s: waiting for its end", other.id, other.host)
-                    told = True
+                    line = f"a masterd named {other.id} already runs on {other.host}: waiting for its end"
+                    log_once.log(logging.ERROR, line, about="name taken")
                 elif (revision := await self._put(lease, 0 if found is None else found.mod_revision)) is not None:
                     self._admitted = True
                     return revision
@@ -372,7 +372,7 @@ class Master:
                 raise
             except NodectlError as error:
                 self._unless_final(error)
-                say(logging.WARNING, f"cannot announce myself yet: {error}", about=error.code)
+                limited_log.log(logging.WARNING, f"cannot announce myself yet: {error}", about=error.code)
             if lease.left_s <= 0:
                 raise LeaseLost("it ran out while announcing")
             await asyncio.sleep(_RETRY_S)

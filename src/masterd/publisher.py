@@ -13,7 +13,7 @@ from nodestore.errors import Garbage, LeadershipLost, NoSpaceUnknown, OutcomeUnk
 from nodestore.etcd import KV, Etcd, Op, cmp_mod, op_delete, op_get, op_put
 from nodestore.jsonio import loads
 from nodestore.keys import Keys, prefix_end
-from nodestore.logs import Seldom
+from nodestore.logs import RateLimitedLog
 from nodestore.models import Applied, decode
 from nodestore.watch import list_at
 
@@ -28,7 +28,7 @@ class Publisher:
 
     def __init__(self, etcd: Etcd, keys: Keys, fence: Fence) -> None:
         self._etcd, self._keys, self._fence = etcd, keys, fence
-        self._say = Seldom(log)
+        self._limited_log = RateLimitedLog(log)
         self._revision = 0
         self.complete_up_to = 0
         """All views are at least as of this index: truncation goes no further."""
@@ -87,7 +87,7 @@ class Publisher:
             try:
                 result = await self._etcd.txn(compares, ops, orelse, repeatable=True)
             except (Unavailable, OutcomeUnknown) as error:
-                self._say(logging.WARNING, f"bringing views up: {error}; again", about=error.code)
+                self._limited_log.log(logging.WARNING, f"bringing views up: {error}; again", about=error.code)
                 await asyncio.sleep(_FULL_RETRY_S if isinstance(error, NoSpaceUnknown) else _RETRY_S)
                 continue
             if result.succeeded:

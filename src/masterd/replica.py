@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from nodestore.errors import Compacted, Garbage, NodectlError, OutcomeUnknown, T
 from nodestore.etcd import KV, Etcd, Range
 from nodestore.jsonio import Document
 from nodestore.keys import Keys, prefix_end
+from nodestore.logs import RateLimitedLog
 from nodestore.models import Entry, Epoch, Head, decode
 from nodestore.watch import follow, list_at
 
@@ -52,7 +54,7 @@ class Replica:
         """Last index and bytes of the entries seen, oldest first: what truncation weighs."""
         self._recent: deque[tuple[Entry, int]] = deque()
         self._recent_bytes = 0
-        self._told = ""
+        self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
         self.bytes_seen = 0
         """Bytes of all entries seen by this process: what makes a snapshot due."""
         self._grew = asyncio.Condition()
@@ -104,9 +106,8 @@ class Replica:
 
     def _stuck(self, error: NodectlError) -> None:
         self.problem = str(error)
-        level = logging.ERROR if self.problem != self._told else logging.DEBUG
-        log.log(level, "the replica is stuck at index %d: %s", self.state.index, error)
-        self._told = self.problem
+        line = f"the replica is stuck at index {self.state.index}: {error}"
+        self._limited_log.log(logging.ERROR, line, about=self.problem)
 
     async def check(self) -> None:
         """Garbage when epoch, journal and head are not such that somebody can lead. The state stays as it is."""
@@ -183,7 +184,8 @@ class Replica:
         await self._take(listing.kvs)
         await self._check_head(listing.revision, self.state.index)
         self.heard = time.monotonic()
-        self.problem, self.outage, self._told = None, None, ""
+        self.problem, self.outage = None, None
+        self._limited_log.reset()
         return listing.revision
 
     async def _list_rest(self) -> Range:

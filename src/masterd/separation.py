@@ -18,7 +18,7 @@ from masterd.local_member import Found
 from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd import Etcd, Member, MemberStatus
 from nodestore.etcd_types import host_port
-from nodestore.logs import Seldom
+from nodestore.logs import RateLimitedLog
 from nodestore.waiting import set_within
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Separation:
         self.problem: str | None = None
         self._moved_at = self._not_before = -math.inf
         self._wake = asyncio.Event()
-        self._say, self._say_none = Seldom(log, 60.0), Seldom(log, math.inf)
+        self._limited_log, self._log_once = RateLimitedLog(log, 60.0), RateLimitedLog(log, math.inf)
 
     def begun_to_lead(self) -> None:
         """Etcd's leadership is moved in a few seconds: right after a failure its members may not be all there yet."""
@@ -76,7 +76,7 @@ class Separation:
             if found.member is not None:
                 log.info("the etcd member on this PC is %s", found.member)
                 return found.member
-            self._say_none(logging.INFO, f"no etcd member on this PC ({found.why}); --local-member names it")
+            self._log_once.log(logging.INFO, f"no etcd member on this PC ({found.why}); --local-member names it")
             await asyncio.sleep(_FIND_AGAIN_S)
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
@@ -118,7 +118,7 @@ class Separation:
         self.problem = (
             f"this PC leads both etcd and the cluster, so its death would take seconds instead of a fraction: {why}"
         )
-        self._say(logging.WARNING, self.problem)
+        self._limited_log.log(logging.WARNING, self.problem)
 
     async def _target(self, member: str, own: int) -> Member | str:
         """Another voting member that answers and follows the same leader, or why there is none. Which endpoint is which

@@ -39,7 +39,7 @@ from nodestore import etcd_maintenance as maintenance
 from nodestore.errors import Compacted, Denied, NodectlError, NoSpace, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, MemberStatus
 from nodestore.etcd_maintenance import Alarm
-from nodestore.logs import Seldom
+from nodestore.logs import RateLimitedLog
 from nodestore.waiting import set_within
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Spacekeeper:
         self._stir_at = 0
         """That is, by bytes of the journal."""
         self._stop_listening: Callable[[], None] = lambda: None
-        self._say = Seldom(log, 60.0)
+        self._limited_log = RateLimitedLog(log, 60.0)
 
     # --- what others ask ---
 
@@ -173,7 +173,7 @@ class Spacekeeper:
             try:
                 acted = await self._look()
             except NodectlError as error:
-                self._say(logging.WARNING, f"room in etcd: {error}; again later", about=type(error))
+                self._limited_log.log(logging.WARNING, f"room in etcd: {error}; again later", about=type(error))
             await self._pause(_AFTER_STEP_S if acted else self._every_s)
 
     @property
@@ -244,7 +244,9 @@ class Spacekeeper:
         settings = self._etcd.settings
         who = f"user {settings.user}" if settings.user else "its certificate" if settings.cert else "no user"
         why = f"{who}: {error}"
-        self._say(logging.WARNING, f"masterd cannot look after room in etcd, which asks for root's rights ({why})")
+        self._limited_log.log(
+            logging.WARNING, f"masterd cannot look after room in etcd, which asks for root's rights ({why})"
+        )
         return _Denial(why, self._clock() + _AGAIN_DENIED_S)
 
     def _note(self, seen: Seen) -> None:

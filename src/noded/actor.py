@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from noded.watching import RETRY_FIRST_S, RETRY_MAX_S, follow_key
 from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import KV, Etcd, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
+from nodestore.logs import RateLimitedLog
 from nodestore.models import SCHEMA_VERSION, Acted, Action, ActionResult, Actions, Epoch, Stored, decode
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class Actor:
         self._view, self._acted = keys.actions_of(me.node), keys.acted_of(me.node)
         self._desired = keys.desired_of(me.node)
         self._memory = Memory()
-        self._told = ""
+        self._log_once = RateLimitedLog(log, math.inf)
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -136,9 +138,9 @@ class Actor:
             return False  # a new claim wakes us
         step = decide(found.seen, self._memory, self._me, time.time())
         if isinstance(step, Wait):
-            self._tell(step.problem or "")
+            self._log_problem(step.problem)
             return False
-        self._told = ""
+        self._log_once.reset()
         if isinstance(step, Write):
             await self._put(found, step.acted)
             return True
@@ -212,13 +214,13 @@ class Actor:
 
     def _complain(self, error: NodectlError) -> None:
         if not isinstance(error, Unavailable | OutcomeUnknown):  # an outage is no complaint
-            self._tell(f"cannot do actions: {error}")
+            self._log_problem(f"cannot do actions: {error}")
 
-    def _tell(self, line: str) -> None:
-        """Each line once in a row."""
-        if line and line != self._told:
-            log.error("%s", line)
-        self._told = line
+    def _log_problem(self, line: str | None) -> None:
+        if line is None:
+            self._log_once.reset()
+        else:
+            self._log_once.log(logging.ERROR, line)
 
 
 def _revision(found: KV | None) -> int:

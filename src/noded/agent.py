@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,11 +19,11 @@ from typing import NoReturn
 from noded import planner
 from noded.drivers import Actual, Context, Driver, DriverError, DriverFactory
 from noded.last_applied import LastApplied
-from noded.orders import Order, Orders, order_text
+from noded.orders import Orders, order_text
 from noded.planner import Backoff, Memory, Plan, Task
 from noded.presence import Presence
 from nodestore.jsonio import Document, dumps
-from nodestore.logs import one_line
+from nodestore.logs import RateLimitedLog, one_line
 from nodestore.models import Desired, Status
 from nodestore.waiting import set_within
 
@@ -77,13 +78,14 @@ class Agent:
         self._inspecting = asyncio.Lock()
         self._looks_on = False
         self._rested: tuple[bytes | None] | None = None
-        self._began: Order | None = None
+        self._log_order = RateLimitedLog(log, math.inf)
         self.came_to_rest: Callable[[], None] = lambda: None
         """Called when `rested` becomes true for another value."""
         self._started = time.monotonic()
         self._offline = False
         self._reason = ""
         self._unwritable = ""
+        self._log_unwritable = RateLimitedLog(log, math.inf)
 
     def wake(self) -> None:
         """Look soon."""
@@ -226,10 +228,9 @@ class Agent:
         return max(0.0, min(self._timing.tick_s, wait_s))
 
     def _begin(self, desired: Desired | None) -> None:
-        """Say once which order of a master's it is that is being made so: what came later can be told by it."""
-        if desired is not None and desired.order != self._began:
-            self._began = desired.order
-            log.info("obeys order %s (epoch.term.generation)", order_text(desired.order))
+        """Log once which order of a master is being applied, so that what comes later can be attributed to it."""
+        if desired is not None:
+            self._log_order.log(logging.INFO, f"obeys order {order_text(desired.order)} (epoch.term.generation)")
 
     async def _inspect(self) -> tuple[Actual, float]:
         if self._driver is None:
@@ -317,11 +318,10 @@ class Agent:
         try:
             self._last_applied.keep(desired)
             self._unwritable = ""
+            self._log_unwritable.reset()
         except OSError as error:
-            line = f"cannot remember what it applied: {error.strerror or error}"
-            if line != self._unwritable:
-                log.warning("%s", line)
-            self._unwritable = line
+            self._unwritable = f"cannot remember what it applied: {error.strerror or error}"
+            self._log_unwritable.log(logging.WARNING, self._unwritable)
 
     def _tell(self, desired: Desired | None, actual: Actual, plan: Plan) -> None:
         error = plan.error or self._orders.problem

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from nodestore.errors import Garbage
 from nodestore.jsonio import canonical
+from nodestore.logs import RateLimitedLog
 from nodestore.models import Desired, decode
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ class Orders:
     def __init__(self, key: str) -> None:
         self._key = key
         self._floor: Order | None = None
-        self._last_refused: Order | None = None
+        self._log_once = RateLimitedLog(log, math.inf)
         self.known = False
         """Whether etcd has been read at all."""
         self.raw: bytes | None = None
@@ -58,9 +60,7 @@ class Orders:
         self.problem = (
             f"ignores order {order_text(order)}: it has already obeyed {order_text(floor)} (epoch.term.generation)"
         )
-        if order != self._last_refused:
-            log.warning("%s", self.problem)
-        self._last_refused = order
+        self._log_once.log(logging.WARNING, self.problem, about=order)
 
 
 def order_text(order: Order) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import time
@@ -22,6 +23,7 @@ from noded.watching import RETRY_FIRST_S, RETRY_MAX_S, follow_key
 from nodestore.errors import Conflict, Garbage, LeaseLost, NodectlError
 from nodestore.etcd import KV, Etcd, cmp_mod, op_put
 from nodestore.lease import Lease
+from nodestore.logs import RateLimitedLog
 from nodestore.models import Alive, decode
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class Presence:
         self._changed = changed
         self._lease: Lease | None = None
         self._since = time.time()
-        self._told: str | None = None
+        self._log_once = RateLimitedLog(log, math.inf)
         self.held = False
         """Whether the node has been ours since this noded started."""
         self.claim: int | None = None
@@ -112,7 +114,7 @@ class Presence:
             except Superseded:
                 raise
             except NodectlError as error:
-                self._tell(f"cannot claim node {self._me.node}: {error}", logging.WARNING)
+                self._log_once.log(logging.WARNING, f"cannot claim node {self._me.node}: {error}")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
 
@@ -132,7 +134,7 @@ class Presence:
             except (Superseded, LeaseLost):
                 raise
             except NodectlError as error:
-                self._tell(f"cannot claim node {self._me.node}: {error}", logging.WARNING)
+                self._log_once.log(logging.WARNING, f"cannot claim node {self._me.node}: {error}")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
 
@@ -160,7 +162,7 @@ class Presence:
         if verdict is Verdict.SUPERSEDED:
             raise Superseded(f"another noded has taken over node {self._me.node}: {_who(found)}")
         if verdict is Verdict.WAIT:
-            self._tell(f"waits and drives nothing: {_who(found)} has node {self._me.node}", logging.WARNING)
+            self._log_once.log(logging.WARNING, f"waits and drives nothing: {_who(found)} has node {self._me.node}")
             self._set(None, _who(found))
             return None
         if verdict is Verdict.CLAIM:
@@ -168,7 +170,7 @@ class Presence:
             return found.mod_revision if found is not None else 0
         assert found is not None
         self.held = True
-        self._tell(f"node {self._me.node} is ours", logging.INFO)
+        self._log_once.log(logging.INFO, f"node {self._me.node} is ours")
         self._set(found.mod_revision, None)
         return None
 
@@ -176,12 +178,6 @@ class Presence:
         if (claim, waits_for) != (self.claim, self.waits_for):
             self.claim, self.waits_for = claim, waits_for
             self._changed()
-
-    def _tell(self, line: str, level: int) -> None:
-        """Each line once in a row."""
-        if line != self._told:
-            log.log(level, "%s", line)
-            self._told = line
 
 
 def _who(found: KV | None) -> str:

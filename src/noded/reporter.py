@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ from noded.presence import Presence
 from noded.watching import RETRY_FIRST_S, RETRY_MAX_S
 from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import KV, Etcd, cmp_mod, op_get, op_put
+from nodestore.logs import RateLimitedLog
 from nodestore.models import Status, decode
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ class Reporter:
         self._newest: Status | None = None
         self._written: Status | None = None
         self._revision: int | None = None  # of the status in etcd; None: not known
-        self._told = ""
+        self._log_once = RateLimitedLog(log, math.inf)
         self._wake = asyncio.Event()
 
     def report(self, status: Status) -> None:
@@ -91,7 +93,7 @@ class Reporter:
         compares = [cmp_mod(self._alive_key, claim), cmp_mod(self._key, self._revision)]
         self._forget()  # whatever happens below but success leaves open what etcd has
         result = await self._etcd.txn(compares, [op_put(self._key, status.encode())], [op_get(self._alive_key)])
-        self._told = ""
+        self._log_once.reset()
         if result.succeeded:
             self._revision, self._written = result.revision, status
             return
@@ -100,11 +102,8 @@ class Reporter:
             self._wake.set()
 
     def _complain(self, error: NodectlError) -> None:
-        """Each complaint once in a row; an outage is no complaint."""
-        unreachable = isinstance(error, Unavailable | OutcomeUnknown)
-        if error.message != self._told and not unreachable:
-            log.warning("status not written: %s", error)
-            self._told = error.message
+        if not isinstance(error, Unavailable | OutcomeUnknown):  # an outage is no complaint
+            self._log_once.log(logging.WARNING, f"status not written: {error}")
 
 
 def _decoded(found: KV) -> Status | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import cast
 
 from nodestore.errors import NodectlError
 from nodestore.etcd import Etcd
+from nodestore.logs import RateLimitedLog
 from nodestore.watch import Changes, Listing, mirror
 
 log = logging.getLogger(__name__)
@@ -21,20 +23,19 @@ RETRY_MAX_S = 2.0
 async def follow_key(etcd: Etcd, key: str) -> AsyncGenerator[bytes | None, None]:
     """The key's value as a linearizable read finds it, then each newer one; None for absent. Never ends or raises.
 
-    A refusal (access control was changed) is said once and waited out like an outage: the work must not stop for it.
+    A refusal (access control was changed) is logged once and waited out like an outage: the work must not stop for it.
     """
-    pause_s, told = RETRY_FIRST_S, ""
+    pause_s, log_once = RETRY_FIRST_S, RateLimitedLog(log, math.inf)
     while True:
         try:
             async with aclosing(_closable(mirror(etcd, key, prefix=False))) as items:
                 async for item in items:
-                    pause_s, told = RETRY_FIRST_S, ""
+                    pause_s = RETRY_FIRST_S
+                    log_once.reset()
                     for value in _values(item):
                         yield value
         except NodectlError as error:
-            if told != error.message:
-                log.error("cannot watch %s: %s", key, error)
-                told = error.message
+            log_once.log(logging.ERROR, f"cannot watch {key}: {error}")
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, RETRY_MAX_S)
 

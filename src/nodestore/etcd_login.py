@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from nodestore.errors import Denied, Invalid, NodectlError, Unavailable
 from nodestore.etcd_types import EtcdSettings
-from nodestore.logs import Seldom
+from nodestore.logs import RateLimitedLog
 from nodestore.password_file import read_password
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Login:
         self._again_at = self._look_at = 0.0
         self._why: str | None = None
         """What was answered last, until there is a token."""
-        self._say = Seldom(log, _TELL_S)
+        self._limited_log = RateLimitedLog(log, _TELL_S)
 
     def password(self) -> str:
         """What is in the file now. The password stays as it was if the file has none, as while it is being written."""
@@ -71,7 +71,7 @@ class Login:
         if not self.accepted:
             return error
         self.refusal = self._why = self._explained(self._why.removeprefix("etcd refuses: "))
-        self._say(logging.ERROR, f"{self.refusal}; goes on as it is meanwhile")
+        self._limited_log.log(logging.ERROR, f"{self.refusal}; goes on as it is meanwhile")
         return Unavailable(self.refusal)
 
     def _explained(self, why: str) -> str:
@@ -94,4 +94,4 @@ class Login:
         if self.refusal is not None:
             log.info("etcd takes %s again", f"user {self._user}" if self._user else "us")
         self.accepted, self.refusal, self._why, self._pause_s = True, None, None, 0.0
-        self._say.forget()
+        self._limited_log.reset()

@@ -66,25 +66,28 @@ def setup(program: str, name: str, level: str = "info") -> None:
         logging.getLogger(noisy).setLevel(max(LEVELS[level], logging.WARNING))
 
 
-class Seldom:
-    """For what is tried many times a second: a line is written when it is another than the last one, or after a while.
+class RateLimitedLog:
+    """Logs a message only if it differs from the one before, or after `every_s` seconds (math.inf: never again).
 
-    The words that vary (numbers, addresses) belong into `line`, what it is about into `about`.
+    Where the wording varies (numbers, addresses) though the event is the same, pass `about`: it is compared instead of
+    the message. `repeats`: the level at which the suppressed messages are logged; None: they are dropped.
     """
 
-    def __init__(self, log: logging.Logger, every_s: float = 30.0) -> None:
-        self._log, self._every_s = log, every_s
+    def __init__(self, logger: logging.Logger, every_s: float = 30.0, *, repeats: int | None = None) -> None:
+        self._logger, self._every_s, self._repeats = logger, every_s, repeats
         self._about: object = None
         self._written = 0.0
 
-    def __call__(self, level: int, line: str, *, about: object = None) -> None:
+    def log(self, level: int, message: str, *, about: object = None) -> None:
+        """Log `message` at `level`, unless it repeats the one before."""
         now = time.monotonic()
-        subject = line if about is None else about
-        if subject == self._about and now - self._written < self._every_s:
-            return
-        self._about, self._written = subject, now
-        self._log.log(level, "%s", line)
+        subject = message if about is None else about
+        if subject != self._about or now - self._written >= self._every_s:
+            self._about, self._written = subject, now
+            self._logger.log(level, "%s", message)
+        elif self._repeats is not None:
+            self._logger.log(self._repeats, "%s", message)
 
-    def forget(self) -> None:
-        """It works again: the next trouble is news."""
+    def reset(self) -> None:
+        """Forget the message before: the next one is logged. To be called once the fault is over."""
         self._about = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +15,6 @@ from nodestore.configuration import Configuration
 from nodestore.errors import NoSpace, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.etcd import KV, Etcd
 from nodestore.keys import Keys
-from nodestore.logs import Seldom
 from tests.unit.fake_masterd import FakeMasterd, fake_cluster
 
 KEYS = Keys("test")
@@ -130,19 +128,3 @@ def test_what_does_not_fit_together(arguments: list[str], complaint: str, capsys
     with pytest.raises(SystemExit):
         parse(["--id=m1", "--cluster=wall", *arguments], {})
     assert complaint in capsys.readouterr().err
-
-
-def test_what_is_tried_often_is_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
-    """What is new is said at once."""
-    say = Seldom(logging.getLogger("test"), every_s=3600.0)
-    for number in range(10):
-        say(logging.WARNING, "the same")
-        say(logging.WARNING, "the same")
-        say(logging.WARNING, f"number {number}", about="number")
-        say(logging.WARNING, f"number {number + 1}", about="number")
-    say.forget()
-    say(logging.WARNING, "number 11", about="number")
-    said = [record.getMessage() for record in caplog.records]
-    assert said[:2] == ["the same", "number 0"]
-    assert len(said) == 21
-    assert said[-1] == "number 11"
