@@ -35,6 +35,7 @@ from masterd.spacekeeper import Spacekeeper
 from masterd.suspicion import LAN, Timing
 from nodestore import __version__
 from nodestore.api_types import Role
+from nodestore.backoff import grown_s
 from nodestore.election import Won, resign
 from nodestore.errors import Garbage, LeadershipLost, LeaseLost, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, cmp_create, cmp_mod, op_get, op_put
@@ -265,7 +266,7 @@ class Master:
         if isinstance(error, Garbage | TermBroken):
             self.campaign.hold_back()
         self._given_up = 0 if time.monotonic() - begun > _SERVED_S else self._given_up + 1
-        await asyncio.sleep(min(_RETRY_S * 2.0 ** min(self._given_up, 10), _GIVE_UP_MAX_S))
+        await asyncio.sleep(grown_s(_RETRY_S, _GIVE_UP_MAX_S, self._given_up))
 
     async def stand_down(self, why: str) -> None:
         """At a stop: hand over to the best standby; where there is none, finish what waits and resign."""

@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
+from nodestore.backoff import grown_s
 from nodestore.models import Cause
 
 
@@ -123,8 +124,8 @@ class Suspicion:
         reason to take over, so the next challenge waits, longer each time."""
         if self._asked:
             self._proofs += 1
-            pause_s = self.timing.missed_s * 2.0 ** min(self._proofs, 10)
-            self._again_at = now + min(pause_s, max(_AGAIN_MAX_S, self.timing.missed_s))
+            missed_s = self.timing.missed_s
+            self._again_at = now + grown_s(missed_s, max(_AGAIN_MAX_S, missed_s), self._proofs)
             self._broken = False
         self._forget()
 

@@ -17,6 +17,7 @@ from typing import NoReturn, Protocol, TypeVar
 from noded import actions
 from noded.actions import Begin, Garbled, Memory, Outcome, Run, Seen, Wait, Write, Writer, decide
 from noded.watching import RETRY_FIRST_S, RETRY_MAX_S, follow_key
+from nodestore.backoff import Backoff
 from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import KV, Etcd, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
@@ -93,19 +94,18 @@ class Actor:
 
     async def keep(self) -> NoReturn:
         """Do what is to be done, for ever. Outages are waited out."""
-        pause_s = RETRY_FIRST_S
+        backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             await self._wake.wait()
             self._wake.clear()
             try:
                 if not await self._until_nothing():
-                    pause_s = RETRY_FIRST_S
+                    backoff.reset()
                     continue
             except NodectlError as error:
                 self._complain(error)
             self._wake.set()
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_MAX_S)
+            await asyncio.sleep(backoff.next_s())
 
     async def farewell(self) -> None:
         """Write what came of the last action, within a second or not at all."""

@@ -20,7 +20,7 @@ from noded import planner
 from noded.drivers import Actual, Context, Driver, DriverError, DriverFactory
 from noded.last_applied import LastApplied
 from noded.orders import Orders, order_text
-from noded.planner import Backoff, Memory, Plan, Task
+from noded.planner import Memory, Plan, RetryDelays, Task
 from noded.presence import Presence
 from nodestore.jsonio import Document, dumps
 from nodestore.logs import RateLimitedLog, one_line
@@ -44,7 +44,7 @@ class Timing:
 
     tick_s: float = 5.0
     start_wait_s: float = 5.0
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: RetryDelays = field(default_factory=RetryDelays)
 
 
 class Agent:

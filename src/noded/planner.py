@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 
 from noded.drivers import Actual
 from nodestore import jsonio
+from nodestore.backoff import grown_s
 from nodestore.models import Desired, Phase, Spec
 
 
 @dataclass(frozen=True)
-class Backoff:
+class RetryDelays:
     """Pauses between attempts: none before the first repair, then `first_s`, doubling up to `most_s`."""
 
     first_s: float = 0.5
@@ -25,7 +26,7 @@ class Backoff:
         """From the start of one attempt to the next, after `attempts` of them in a row that did not hold."""
         if attempts <= 0:
             return 0.0
-        return float(min(self.first_s * 2.0 ** min(attempts - 1, 30), self.most_s))
+        return grown_s(self.first_s, self.most_s, attempts - 1)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def plan(
     *,
     nothing_because: str = "it has no desired state",
     settle_s: float = 0.0,
-    backoff: Backoff = Backoff(),
+    backoff: RetryDelays = RetryDelays(),
 ) -> Plan:
     """The next step from `memory` and `actual` to `desired` (None: nothing may run, `nothing_because`)."""
     if desired is None:
@@ -122,7 +123,7 @@ _NOTHING = ""
 """Stands for the digest of a spec where the target is that nothing runs."""
 
 
-def _towards(spec: Spec, actual: Actual, memory: Memory, now: float, settle_s: float, backoff: Backoff) -> Plan:
+def _towards(spec: Spec, actual: Actual, memory: Memory, now: float, settle_s: float, backoff: RetryDelays) -> Plan:
     attempts = _attempts(memory, digest_of(spec))
     if memory.driver not in (None, spec.driver):
         reason = f"stops what driver {memory.driver} runs: the node has driver {spec.driver} now"
@@ -141,7 +142,7 @@ def _towards(spec: Spec, actual: Actual, memory: Memory, now: float, settle_s: f
     return Plan(None, "ready")
 
 
-def _when_due(task: Task, attempts: Attempts, now: float, backoff: Backoff) -> Plan:
+def _when_due(task: Task, attempts: Attempts, now: float, backoff: RetryDelays) -> Plan:
     due = attempts.last_at + backoff.delay_s(attempts.count)
     phase: Phase = "retrying" if attempts.error else "applying"
     return Plan(task if due <= now else None, phase, attempts.error, None if due <= now else due)

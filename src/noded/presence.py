@@ -20,6 +20,7 @@ from enum import Enum
 from typing import NoReturn
 
 from noded.watching import RETRY_FIRST_S, RETRY_MAX_S, follow_key
+from nodestore.backoff import Backoff
 from nodestore.errors import Conflict, Garbage, LeaseLost, NodectlError
 from nodestore.etcd import KV, Etcd, cmp_mod, op_put
 from nodestore.lease import Lease
@@ -105,7 +106,7 @@ class Presence:
             await self._lease.revoke()
 
     async def _granted(self) -> Lease:
-        pause_s = RETRY_FIRST_S
+        backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
                 # looked at first: under etcd's NOSPACE alarm reads work though no lease is granted
@@ -115,8 +116,7 @@ class Presence:
                 raise
             except NodectlError as error:
                 self._log_once.log(logging.WARNING, f"cannot claim node {self._me.node}: {error}")
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_MAX_S)
+            await asyncio.sleep(backoff.next_s())
 
     async def _watch(self, lease: Lease) -> None:
         """Each change of the key only wakes: what counts is what a linearizable read then finds."""
@@ -126,7 +126,7 @@ class Presence:
 
     async def _settle(self, lease: Lease) -> None:
         """Until etcd has answered, and the claim is ours or another host's."""
-        pause_s = RETRY_FIRST_S
+        backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
                 if await self._put_over(lease):
@@ -135,8 +135,7 @@ class Presence:
                 raise
             except NodectlError as error:
                 self._log_once.log(logging.WARNING, f"cannot claim node {self._me.node}: {error}")
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_MAX_S)
+            await asyncio.sleep(backoff.next_s())
 
     async def _put_over(self, lease: Lease) -> bool:
         """Whether all is settled: nothing was to be claimed, or the claim is ours now."""

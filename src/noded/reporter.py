@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from noded.presence import Presence
 from noded.watching import RETRY_FIRST_S, RETRY_MAX_S
+from nodestore.backoff import Backoff
 from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import KV, Etcd, cmp_mod, op_get, op_put
 from nodestore.logs import RateLimitedLog
@@ -55,20 +56,19 @@ class Reporter:
 
     async def keep(self) -> NoReturn:
         """Write what is reported, for ever. Outages are waited out."""
-        pause_s = RETRY_FIRST_S
+        backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             await self._wake.wait()
             self._wake.clear()
             try:
                 await self._write()
-                pause_s = RETRY_FIRST_S
+                backoff.reset()
                 await asyncio.sleep(_APART_S)  # a driver that flaps shall not wear out etcd's disk
                 continue
             except NodectlError as error:
                 self._complain(error)
             self._wake.set()
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_MAX_S)
+            await asyncio.sleep(backoff.next_s())
 
     async def farewell(self) -> None:
         """Write what is still waiting, within a second or not at all."""

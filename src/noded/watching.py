@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import cast
 
+from nodestore.backoff import Backoff
 from nodestore.errors import NodectlError
 from nodestore.etcd import Etcd
 from nodestore.logs import RateLimitedLog
@@ -25,19 +26,18 @@ async def follow_key(etcd: Etcd, key: str) -> AsyncGenerator[bytes | None, None]
 
     A refusal (access control was changed) is logged once and waited out like an outage: the work must not stop for it.
     """
-    pause_s, log_once = RETRY_FIRST_S, RateLimitedLog(log, math.inf)
+    backoff, log_once = Backoff(RETRY_FIRST_S, RETRY_MAX_S), RateLimitedLog(log, math.inf)
     while True:
         try:
             async with aclosing(_closable(mirror(etcd, key, prefix=False))) as items:
                 async for item in items:
-                    pause_s = RETRY_FIRST_S
+                    backoff.reset()
                     log_once.reset()
                     for value in _values(item):
                         yield value
         except NodectlError as error:
             log_once.log(logging.ERROR, f"cannot watch {key}: {error}")
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, RETRY_MAX_S)
+        await asyncio.sleep(backoff.next_s())
 
 
 def _values(item: Listing | Changes) -> list[bytes | None]:

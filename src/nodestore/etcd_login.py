@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from nodestore.backoff import Backoff
 from nodestore.errors import Denied, Invalid, NodectlError, Unavailable
 from nodestore.etcd_types import EtcdSettings
 from nodestore.logs import RateLimitedLog
@@ -38,7 +39,7 @@ class Login:
         """Whether etcd has ever taken us, with these credentials or without any."""
         self.refusal: str | None = None
         """Why etcd refuses us although it has taken us before; None while it does not."""
-        self._pause_s = 0.0
+        self._backoff = Backoff(_PAUSE_FIRST_S, _PAUSE_MAX_S)
         self._again_at = self._look_at = 0.0
         self._why: str | None = None
         """What was answered last, until there is a token."""
@@ -66,8 +67,7 @@ class Login:
     def refused(self, error: NodectlError) -> NodectlError:
         """etcd said so: what to raise. Unavailable once it has taken us before, else `error` itself."""
         now = self._clock()
-        self._pause_s = min(max(_PAUSE_FIRST_S, 2 * self._pause_s), _PAUSE_MAX_S)
-        self._again_at, self._look_at, self._why = now + self._pause_s, now + _LOOK_S, str(error)
+        self._again_at, self._look_at, self._why = now + self._backoff.next_s(), now + _LOOK_S, str(error)
         if not self.accepted:
             return error
         self.refusal = self._why = self._explained(self._why.removeprefix("etcd refuses: "))
@@ -87,11 +87,12 @@ class Login:
     @property
     def open(self) -> bool:
         """Whether it is news that etcd takes us."""
-        return not self.accepted or self._pause_s > 0
+        return not self.accepted or self._backoff.failures > 0
 
     def taken(self) -> None:
         """etcd has done something for us."""
         if self.refusal is not None:
             log.info("etcd takes %s again", f"user {self._user}" if self._user else "us")
-        self.accepted, self.refusal, self._why, self._pause_s = True, None, None, 0.0
+        self.accepted, self.refusal, self._why = True, None, None
+        self._backoff.reset()
         self._limited_log.reset()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from nodectl import Client, State
-from nodectl.client.backoff import pause_s
+from nodectl.client.backoff import backoff
 from nodectl.client.leadership import Leader, Leadership
 from nodestore.errors import Invalid, NotFound, Unavailable
 from nodestore.models import Term
@@ -245,11 +246,17 @@ async def test_doubt_belongs_to_one_term() -> None:
     assert not leadership.doubtful
 
 
-@pytest.mark.parametrize("failures", range(40))
-def test_back_off_is_bounded(failures: int) -> None:
-    """It grows from nothing to at most its limit."""
-    assert 0.0 <= pause_s(failures, most_s=0.7) <= 0.7
-    assert (pause_s(failures) == 0.0) == (failures == 0)
+@pytest.mark.parametrize("seed", range(5))
+def test_back_off_is_jittered_and_bounded(seed: int) -> None:
+    """A pause lasts between half of its full length and all of it: 0.04 s at first, twice as long each time."""
+    pauses = backoff(0.7, dice=random.Random(seed))
+    full_s = [0.04, 0.08, 0.16, 0.32, 0.64, *[0.7] * 35]
+    found_s = [pauses.next_s() for _ in full_s]
+    assert all(0.5 * full <= found <= full for found, full in zip(found_s, full_s, strict=True))
+    assert len(set(found_s)) == len(found_s)
+    pauses.reset()
+    assert pauses.failures == 0
+    assert pauses.next_s() <= 0.04
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from noded.agent import Agent, Timing
 from noded.drivers import Actual, Context, Driver, DriverError
 from noded.last_applied import LastApplied
 from noded.orders import Orders
-from noded.planner import Backoff
+from noded.planner import RetryDelays
 from noded.presence import Me, Presence
 from nodestore.etcd import Etcd
 from nodestore.models import Desired, Spec, Status
@@ -60,7 +60,7 @@ class Rig:
         self.presence = Presence(cast(Etcd, None), "alive/n1", Me("n1", "host", "nonce"), 2, lambda: None)
         self.told: list[Status] = []
         context = Context("n1", "test", work_dir, "nonce", lambda: None, tasks)
-        timing = Timing(tick_s=0.02, start_wait_s=start_wait_s, backoff=Backoff(0.01, 0.05))
+        timing = Timing(tick_s=0.02, start_wait_s=start_wait_s, backoff=RetryDelays(0.01, 0.05))
         self.agent = Agent(context, self.orders, self.presence, self.told.append, self._load, timing)
 
     def _load(self, name: str) -> Callable[[Context], Driver]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from noded import planner
 from noded.drivers import Actual
-from noded.planner import Attempts, Backoff, Memory, Rejected, Task, digest_of, plan
+from noded.planner import Attempts, Memory, Rejected, RetryDelays, Task, digest_of, plan
 from nodestore.models import Desired, Spec
 
 NOW = 1000.0
@@ -164,7 +164,7 @@ def test_after_a_stop_the_same_spec_is_applied_anew() -> None:
 @given(st.integers(0, 10_000))
 def test_backoff_is_bounded_and_never_shrinks(attempts: int) -> None:
     """Pauses grow up to the bound, however many attempts there were."""
-    backoff = Backoff(0.5, 30.0)
+    backoff = RetryDelays(0.5, 30.0)
     assert 0 <= backoff.delay_s(attempts) <= backoff.delay_s(attempts + 1) <= 30.0
 
 

@@ -1,15 +1,16 @@
-"""How long to wait before trying again: doubling, bounded, jittered so that many clients do not arrive together."""
+"""How long the client pauses before it tries again: jittered, so that many clients do not arrive together."""
 
 from __future__ import annotations
 
 import random
 
-_FIRST_S = 0.02
+from nodestore.backoff import Backoff
+
+_FIRST_S = 0.04
+_JITTER = (0.5, 1.0)
 
 
-def pause_s(failures: int, *, most_s: float = 1.0) -> float:
-    """Seconds before the next try after this many failures in a row; 0 before the first one. At most `most_s`."""
-    if failures <= 0:
-        return 0.0
-    ceiling: float = min(most_s, _FIRST_S * 2 ** min(failures, 16))
-    return ceiling * random.uniform(0.5, 1.0)
+def backoff(most_s: float = 1.0, *, first_s: float = _FIRST_S, dice: random.Random | None = None) -> Backoff:
+    """The pauses after failures in a row: each between half of its full length and all of it, at most `most_s`."""
+    uniform = random.uniform if dice is None else dice.uniform
+    return Backoff(first_s, most_s, jitter=lambda: uniform(*_JITTER))

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from nodectl.client.backoff import pause_s
+from nodectl.client.backoff import backoff
 from nodectl.client.errors import Broken
 from nodectl.client.events import Event, events
 from nodectl.client.http import Http
@@ -63,7 +63,7 @@ class Following:
 
     async def _events(self, path: Callable[[], str]) -> AsyncGenerator[tuple[bool, Event], None]:
         """Events of GET `path()` at whoever leads, each with whether it is the first of its connection."""
-        failures = 0
+        pauses = backoff()
         while True:
             leader = await self._leader()
             first = True
@@ -73,12 +73,11 @@ class Following:
                         yield first, event
                         first = False
                         if event.data:
-                            failures = 0
+                            pauses.reset()
             except (Broken, Unavailable) as error:
                 log.debug("the stream %s of %s ended: %s", path(), leader.id, error)
                 self._leadership.suspect()
-            failures += 1
-            await asyncio.sleep(pause_s(failures))
+            await asyncio.sleep(pauses.next_s())
 
     async def _leader(self) -> Leader:
         while True:

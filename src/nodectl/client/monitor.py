@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from nodectl.client.backoff import pause_s
+from nodectl.client.backoff import backoff
 from nodectl.client.errors import Broken
 from nodectl.client.http import Http
 from nodectl.client.leadership import Leader, Leadership
@@ -19,7 +19,7 @@ _COMMANDS_FIRST_S = 0.05
 
 async def watch_over(http: Http, leadership: Leadership, state: ConnectionState) -> None:
     """Runs until it is cancelled."""
-    failures = 0
+    pauses = backoff()
     before: Leader | None = None
     while True:
         leader = leadership.leader
@@ -31,16 +31,16 @@ async def watch_over(http: Http, leadership: Leadership, state: ConnectionState)
             await _rest(leadership, leader, _COMMANDS_FIRST_S)
             if leadership.leader != leader:
                 continue
-        before = leader
+        before, pause_s = leader, HEARTBEAT_S
         if await _greet(http, leader, leadership):
-            failures = 0
+            pauses.reset()
             leadership.trust()
             state.reached()
         elif leadership.leader == leader:
-            failures += 1
+            pause_s = pauses.next_s()
             leadership.suspect()
             state.missed()
-        await _rest(leadership, leader, HEARTBEAT_S if failures == 0 else pause_s(failures))
+        await _rest(leadership, leader, pause_s)
 
 
 async def _greet(http: Http, leader: Leader, leadership: Leadership) -> bool:

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodectl.client.backoff import pause_s
+from nodectl.client.backoff import backoff
 from nodectl.client.errors import Broken, CommandOutcomeUnknown
 from nodectl.client.http import Http, from_problem
 from nodectl.client.leadership import Leader, Leadership
@@ -89,7 +89,7 @@ class Pipeline:
         self._exclusive = False
         self._index: int | None = None
         self._epoch = 0
-        self._failures = 0
+        self._pauses = backoff()
         self._not_before = 0.0
         self._tried: Term | None = None
         self._closed = False
@@ -275,7 +275,7 @@ class Pipeline:
         received_before = [pending.maybe_received for pending in batch]
         for pending in batch:
             pending.maybe_received = True
-        url = leader.urls[self._failures % len(leader.urls)] + "/v1/commands"
+        url = leader.urls[self._pauses.failures % len(leader.urls)] + "/v1/commands"
         slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.suspect)
         try:
             answer = await self._http.call("POST", url, body=body, timeout_s=_ATTEMPT_S)
@@ -370,15 +370,14 @@ class Pipeline:
         self._waiting.extendleft(reversed([pending for pending in batch if not pending.answer.done()]))
 
     def _alive(self) -> None:
-        self._failures = 0
+        self._pauses.reset()
         self._not_before = 0.0
         self._state.reached()
         self._leadership.trust()
 
     def _back_off(self, leader: Leader, error: Exception | None) -> None:
-        self._failures += 1
         self._tried = leader.term
-        self._not_before = time.monotonic() + pause_s(self._failures)
+        self._not_before = time.monotonic() + self._pauses.next_s()
         if error is not None:
             self._leadership.suspect(error.url if isinstance(error, NotLeader) else None)
 
@@ -386,7 +385,7 @@ class Pipeline:
         """A newer leader is tried at once; what an older one has not answered is taken from it."""
         leader = self._leadership.leader
         if leader is not None and self._tried is not None and leader.term > self._tried:
-            self._failures = 0
+            self._pauses.reset()
             self._not_before = 0.0
         for attempt in self._attempts:
             if leader is not None and attempt.leader.term < leader.term and attempt.task is not None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
-from nodectl.client.backoff import pause_s
+from nodectl.client.backoff import backoff
 from nodectl.client.discovery import Discovery
 from nodectl.client.errors import Broken
 from nodectl.client.http import Http, cancel_all
@@ -56,14 +56,14 @@ class Requests:
         attempt that may have been received got no answer.
         """
         deadline = time.monotonic() + timeout_s
-        failures, last = 0, ""
+        pauses, last = backoff(), ""
         while True:
             leader = await self._leader(deadline, last)
             left_s = max(deadline - time.monotonic(), 0.05)
-            if failures and not repeatable and left_s < LAST_ATTEMPT_S:
+            if pauses.failures and not repeatable and left_s < LAST_ATTEMPT_S:
                 raise Unavailable(self._nobody(last))  # rather than begin what there is no time to hear the end of
             limit_s = min(_ATTEMPT_S, left_s) if repeatable else left_s
-            url = leader.urls[failures % len(leader.urls)] + path
+            url = leader.urls[pauses.failures % len(leader.urls)] + path
             try:
                 answer = await self._unless_superseded(
                     leader, self._http.call(method, url, body=body, params=params, timeout_s=limit_s)
@@ -81,13 +81,12 @@ class Requests:
                 self._state.reached()
                 self._leadership.trust()
                 return answer
-            failures += 1
-            await self._pause(leader, failures, deadline)
+            await self._pause(leader, pauses.next_s(), deadline)
 
     async def to_any(self, path: str, *, params: Mapping[str, str], timeout_s: float) -> Any:
         """The answer of whichever masterd answers first in turn, the leader being asked first."""
         deadline = time.monotonic() + timeout_s
-        failures, last = 0, ""
+        pauses, last = backoff(), ""
         while True:
             try:
                 for url in await self._discovery.urls():
@@ -100,11 +99,10 @@ class Requests:
                 last = str(error)
             if self._leadership.refusal is not None:
                 raise _again(self._leadership.refusal)
-            failures += 1
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise Unavailable(self._nobody(last))
-            await self._leadership.changed(min(left_s, pause_s(failures)))
+            await self._leadership.changed(min(left_s, pauses.next_s()))
 
     async def leader(self, timeout_s: float) -> Leader:
         """The leader discovery knows; Unavailable when it finds none within `timeout_s`."""
@@ -122,9 +120,9 @@ class Requests:
             self._state.missed()
             await self._leadership.changed(left_s)
 
-    async def _pause(self, tried: Leader, failures: int, deadline: float) -> None:
+    async def _pause(self, tried: Leader, pause_s: float, deadline: float) -> None:
         """Backs off from the leader that failed; not at all once there is a newer one."""
-        until = min(deadline, time.monotonic() + pause_s(failures))
+        until = min(deadline, time.monotonic() + pause_s)
         while self._leadership.leader == tried and (left_s := until - time.monotonic()) > 0:
             await self._leadership.changed(left_s)
 
