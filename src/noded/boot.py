@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from pathlib import Path
 
 import psutil
+
+from nodestore.boot import kernel_boot_id
 
 _TOLERANCE_S = 60
 """A boot time is counted back by the PC's clock, which may be put right in between. Nothing reboots that quickly
@@ -15,12 +15,9 @@ and then starts noded, works, and reboots again."""
 
 
 def boot_id() -> str:
-    """This start of the PC: the kernel's own id on Linux; elsewhere "@" and when it was, in whole seconds since the
-    Unix epoch by the PC's clock. "" when it cannot be told."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    return f"@{round(_booted_at())}"
+    """This start of the PC: the kernel's own id on Linux; elsewhere "@" and the boot time, in whole seconds since the
+    Unix epoch by the PC's clock."""
+    return kernel_boot_id() or f"@{round(_booted_at())}"
 
 
 def _booted_at() -> float:

@@ -23,6 +23,7 @@ from nodectl.dev.lock import locked
 from nodectl.dev.places import default_directory, wall_inventory
 from nodectl.dev.record import Part, Process, Record
 from nodestore import procs
+from nodestore.boot import kernel_boot_id
 from nodestore.errors import Garbage, NodectlError, NotFound, Unavailable
 from tests.waiting import eventually
 
@@ -124,7 +125,7 @@ def test_a_record_that_is_no_record_is_told_with_its_name(tmp_path: Path) -> Non
 def test_a_process_counts_as_ours_only_by_pid_creation_time_and_boot() -> None:
     me = procs.identify(os.getpid())
     assert me is not None
-    ours = Process(pid=me.pid, created=me.created, boot=record.boot_id(), argv=[])
+    ours = Process(pid=me.pid, created=me.created, boot=kernel_boot_id(), argv=[])
     assert ours.alive
     assert not ours.model_copy(update={"created": me.created - 1}).alive
     assert not ours.model_copy(update={"boot": "another"}).alive

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from noded import boot
+from nodestore.boot import kernel_boot_id
 
 
 @pytest.mark.parametrize(
@@ -39,8 +40,16 @@ def test_the_id_of_this_boot() -> None:
     assert boot.boot_id()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has one")
+def test_the_kernels_own_id_comes_first() -> None:
+    """A clock that is put right does not change it."""
+    assert len(kernel_boot_id()) == 36
+    assert boot.boot_id() == kernel_boot_id()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="that is the way there")
 def test_the_id_where_the_kernel_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """When it booted, by the PC's clock."""
     monkeypatch.setattr(sys, "platform", "other")
+    assert kernel_boot_id() == ""
     assert abs(int(boot.boot_id().removeprefix("@")) - psutil.boot_time()) < 5

@@ -24,8 +24,9 @@ from nodectl.dev import launch, waiting
 from nodectl.dev.places import wall_inventory
 from nodectl.dev.ports import free_ports, is_free, listener
 from nodectl.dev.readiness import listed, masters_silent, members_ill, nobody_leads, nodes_missing
-from nodectl.dev.record import Part, Process, Program, Record, boot_id, load, save
+from nodectl.dev.record import Part, Process, Program, Record, load, save
 from nodestore import procs
+from nodestore.boot import kernel_boot_id
 from nodestore.configuration import Configuration
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound
 from nodestore.etcd import Etcd, EtcdSettings
@@ -196,7 +197,7 @@ class DevCluster:
         """kill -9, with all that it has started; nothing when it does not run."""
         part = self._part(name)
         process = part.process
-        if process is None or process.boot != boot_id():
+        if process is None or process.boot != kernel_boot_id():
             return
         if part.program != "noded" and process.alive:  # they start nothing; finding a tree takes a while
             with contextlib.suppress(psutil.Error):
@@ -346,7 +347,9 @@ class DevCluster:
                 identity = await asyncio.to_thread(start)
             except procs.EndedAtOnce:
                 raise waiting.ended(name, part, log) from None
-        part.process = Process(pid=identity.pid, created=identity.created, boot=boot_id(), argv=how.argv, env=how.env)
+        part.process = Process(
+            pid=identity.pid, created=identity.created, boot=kernel_boot_id(), argv=how.argv, env=how.env
+        )
 
     # --- readiness --------------------------------------------------------------------------------------------------
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from nodestore import procs
+from nodestore.boot import kernel_boot_id
 from nodestore.errors import NodectlError
 from nodestore.models import Stored, decode
 
@@ -23,7 +22,7 @@ class Process(BaseModel):
 
     pid: int
     created: float
-    boot: str
+    boot: str = Field(description="the kernel's id of the boot; empty where creation times are not counted from it")
     argv: list[str]
     env: dict[str, str] = Field(default_factory=dict, description="added to the environment of whoever started it")
 
@@ -33,7 +32,7 @@ class Process(BaseModel):
 
     @property
     def alive(self) -> bool:
-        return self.boot == boot_id() and procs.alive(self.identity)
+        return self.boot == kernel_boot_id() and procs.alive(self.identity)
 
 
 class Part(BaseModel):
@@ -82,11 +81,3 @@ def save(directory: Path, record: Record) -> None:
     temporary = path.with_name(FILE + ".new")
     temporary.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
     procs.replace_file(temporary, path)
-
-
-def boot_id() -> str:
-    """Another text after each boot, where creation times are counted from the boot; "" elsewhere."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
