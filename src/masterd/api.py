@@ -23,7 +23,7 @@ from masterd.handover import hand_over
 from masterd.leader import Leader
 from masterd.master import Master
 from masterd.problems import http_problem, problem_of, problem_response
-from masterd.to_leader import ToLeader
+from masterd.to_leader import ToLeader, disconnected
 from masterd.turns import encoded
 from nodestore import api_types
 from nodestore.api_types import COMMANDS_MAX, ID_CHARS_MAX
@@ -122,7 +122,7 @@ class Api:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            if isinstance(error, ConnectionResetError) and _gone(request):
+            if isinstance(error, ConnectionResetError) and disconnected(request):
                 log.debug("%s %s: whoever asked has gone", request.method, request.path)
                 return web.Response()  # read by nobody; aiohttp drops it without a word
             log.exception("%s %s failed", request.method, request.path)
@@ -325,11 +325,6 @@ class Api:
         if self._described is None:
             self._described = await asyncio.to_thread(openapi.document, self._master.application)
         return self._json(self._described, True)
-
-
-def _gone(request: web.Request) -> bool:
-    """Whether the connection of this request is closed or closing, as that of any stream one day is."""
-    return request.transport is None or request.transport.is_closing()
 
 
 def _is_local(request: web.Request) -> bool:

@@ -53,7 +53,7 @@ class ToLeader:
         begun = time.monotonic()
         held_until, wait_until = begun + (_HELD_S if hope else 0.0), begun + _ALL_WAITS_S
         for turn in range(_TURNS_MAX):
-            if turn and _gone(request):
+            if turn and disconnected(request):
                 break  # it may have asked another master by now, and without an id this would be done twice
             with self._change() as changed:
                 leader = master.leader
@@ -96,7 +96,7 @@ class ToLeader:
             try:
                 return await act(leader)
             except LeadershipLost:
-                if not leader.ended or turn + 1 == _TURNS_MAX or _gone(request):
+                if not leader.ended or turn + 1 == _TURNS_MAX or disconnected(request):
                     raise
         raise AssertionError("unreachable")
 
@@ -146,8 +146,8 @@ def _nobody_leads(answer: web.StreamResponse) -> bool:
     return any(f'"{code}"'.encode() in answer.body for code in (NotLeader.code, LeadershipLost.code))
 
 
-def _gone(request: web.Request) -> bool:
-    """Whether nobody waits for the answer any more."""
+def disconnected(request: web.Request) -> bool:
+    """Whether the connection of this request is closed or closing: no client can read the answer."""
     return request.transport is None or request.transport.is_closing()
 
 

@@ -13,7 +13,7 @@ from masterd.board import Board
 from masterd.campaign import Me
 from masterd.forwarding import HOP
 from masterd.master import Master, MasterSettings
-from masterd.to_leader import ToLeader
+from masterd.to_leader import ToLeader, disconnected
 from nodestore.election import LeaderSeen
 from nodestore.errors import NotLeader, OutcomeUnknown
 from nodestore.etcd import Etcd, EtcdSettings
@@ -207,3 +207,15 @@ async def test_a_command_with_an_id_that_died_with_the_leader_goes_to_the_next_o
         await _goes_to_the_next(master, _Breaks(master.board, "m2"), _WithId())
         with pytest.raises(OutcomeUnknown):
             await ToLeader(master, cast(Any, _Breaks(master.board, "m3"))).find(cast(Any, _Request()))
+
+
+@pytest.mark.parametrize(
+    ("closing", "transport", "expected"), [(False, True, False), (True, True, True), (False, False, True)]
+)
+def test_a_request_is_disconnected_once_its_connection_closes(closing: bool, transport: bool, expected: bool) -> None:
+    """Also once there is no connection at all."""
+    request: Any = _Request()
+    request.closing = closing
+    if not transport:
+        request.transport = None
+    assert disconnected(request) is expected
