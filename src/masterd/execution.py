@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nodestore.plain import plain
 from pydantic import ValidationError
 
 from masterd.actions import OWN
@@ -18,9 +19,9 @@ from masterd.derivation import Derivation, Derived
 from masterd.overlay import Overlay
 from masterd.state import State, pending_after
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
+from nodestore.json_rules import checked_copy
 from nodestore.jsonio import Document, Json, copy, dumps
 from nodestore.models import Action, CommandRecord, ConfigRecord, Inventory, SpecMark
-from nodestore.plain import plain
 
 ADOPT = "config.adopt"
 RESPEC = "config.respec"
@@ -139,7 +140,7 @@ class Batch:
         known = self._known(request)
         if known is not None:
             return known
-        args = plain(dict(request.args), "arguments")
+        args = checked_copy(dict(request.args), "arguments")
         transaction = Overlay(self.overlay, self.overlay.config, self.now)
         transaction.writes = {path: None for path in self.state.documents if path not in image}
         for path, document in image.items():
@@ -165,7 +166,7 @@ class Batch:
     def adopt(self, config: ConfigRecord, revision: int) -> CommandRecord:
         """Take a configuration into force. ValidationError (pydantic's) when it is not an inventory, a NodectlError
         when the application cannot digest it; then the batch must be thrown away with `undo_derivation`."""
-        inventory = Inventory.model_validate(plain(config.model_dump(), "configuration")["inventory"])
+        inventory = Inventory.model_validate(checked_copy(config.model_dump(), "configuration")["inventory"])
         self.overlay.config = inventory
         transaction = Overlay(self.overlay, inventory, self.now)
         derived = self.derivation.rebuild(inventory, transaction)
@@ -239,7 +240,7 @@ class Batch:
     def _handle(self, request: Request, transaction: Overlay) -> Json:
         try:
             if request.work is not None:
-                return plain(request.work(transaction), f"the result of {request.name}")
+                return checked_copy(request.work(transaction), f"the result of {request.name}")
             command = self._command(request.name)
             try:
                 arguments = command.arguments.model_validate(request.args)
@@ -247,7 +248,7 @@ class Batch:
                 first = error.errors(include_url=False, include_input=False)[0]
                 where = ".".join(str(part) for part in first["loc"]) or "arguments"
                 raise Invalid(f"command {request.name}: {where}: {first['msg']}") from None
-            return plain(command.handler(transaction, arguments), f"the result of {request.name}")
+            return checked_copy(command.handler(transaction, arguments), f"the result of {request.name}")
         except (NodectlError, GivenUp):
             raise
         except BaseException as error:  # whatever an application raises (SystemExit, say) is its caller's trouble alone
@@ -270,7 +271,7 @@ class Batch:
             "actor": request.actor,
             "time": self.now,
             "name": request.name,
-            "args": plain(request.args, "arguments"),
+            "args": checked_copy(request.args, "arguments"),
             "result": result,
             "writes": transaction.writes,
             "specs": self._marks(derived),

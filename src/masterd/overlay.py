@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from nodestore.plain import plain
+
 from masterd.state import State
 from nodestore.errors import Conflict, Invalid, NotFound
+from nodestore.json_rules import checked_copy
 from nodestore.jsonio import Document, Json, copy, dumps
 from nodestore.keys import check_name, check_path
 from nodestore.models import Action, ActionRequest, Inventory
-from nodestore.plain import plain
 
 PENDING_MAX = 16
 """Actions that one node may still have to do."""
@@ -59,7 +61,7 @@ class Overlay:
     def put(self, path: str, document: Document) -> None:
         if not isinstance(document, dict):
             raise Invalid(f"document {path!r} must be a JSON object, not {type(document).__name__}")
-        self.writes[check_path(plain(path, "document path"))] = plain(document, f"document {path!r}")
+        self.writes[check_path(checked_copy(path, "document path"))] = checked_copy(document, f"document {path!r}")
 
     def delete(self, path: str) -> None:
         if self.peek(path) is not None:
@@ -78,7 +80,7 @@ class Overlay:
         if not 0 < expires_s <= EXPIRES_S_MAX:
             raise Invalid(f"expires_s must be above 0 and at most {EXPIRES_S_MAX:g} s, not {expires_s!r}")
         check_name("action", action)
-        arguments = plain({} if args is None else args, f"the arguments of action {action!r}")
+        arguments = checked_copy({} if args is None else args, f"the arguments of action {action!r}")
         if not isinstance(arguments, dict) or len(dumps(arguments)) > ACTION_BYTES_MAX:
             raise Invalid(f"the arguments of action {action!r} must be an object of at most {ACTION_BYTES_MAX} bytes")
         self.actions[node] = ActionRequest(name=action, args=arguments, expires=self.now + expires_s)

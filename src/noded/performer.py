@@ -14,6 +14,7 @@ from noded import drivers
 from noded.actions import REBOOT, RESTART, Outcome
 from noded.agent import Agent
 from noded.drivers import OWN_ACTIONS, ActionFailed, Context, DriverError, command
+from nodestore.json_rules import bounded
 from nodestore.jsonio import Json
 from nodestore.jsonio import copy as json_copy
 from nodestore.logs import one_line
@@ -26,7 +27,6 @@ T = TypeVar("T")
 RESULT_BYTES_MAX = 64 << 10
 ERROR_CHARS_MAX = 2_000
 _RESULT_LEVELS_MAX = 32
-_INT_BITS_MAX = 1024
 _REBOOT_COMMAND_S = 60.0
 _CANCEL_S = 10.0
 
@@ -133,18 +133,9 @@ async def _cut(task: asyncio.Future[Any]) -> None:
 def _plain(value: Any) -> Json:
     """A result as the journal can take it, or why it was left out: drivers are strangers' code."""
     try:
-        if not _shallow(value, _RESULT_LEVELS_MAX):
+        if not bounded(value, _RESULT_LEVELS_MAX):
             return {"omitted": f"nested more than {_RESULT_LEVELS_MAX} levels deep, or a number is too long"}
         raw = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, TypeError) as error:
         return {"omitted": one_line(f"not JSON: {error}", 200)}
     return json.loads(raw) if len(raw) <= RESULT_BYTES_MAX else {"omitted": f"larger than {RESULT_BYTES_MAX} bytes"}
-
-
-def _shallow(value: Any, levels: int) -> bool:
-    if isinstance(value, int):
-        return value.bit_length() <= _INT_BITS_MAX
-    if not isinstance(value, dict | list | tuple):
-        return True
-    items = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_shallow(item, levels - 1) for item in items)

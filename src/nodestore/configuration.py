@@ -23,10 +23,10 @@ from nodestore.errors import (
     Unavailable,
 )
 from nodestore.etcd import KV, Compare, Etcd, Op, cmp_mod, op_delete, op_get, op_put
+from nodestore.json_rules import checked_copy
 from nodestore.jsonio import Json, dumps
 from nodestore.keys import Keys
 from nodestore.models import ConfigRecord, Inventory, Paused, decode
-from nodestore.plain import plain
 
 _ATTEMPTS = 5
 
@@ -62,7 +62,7 @@ async def version_of(etcd: Etcd, keys: Keys, found: KV | None) -> int:
 def checked_inventory(inventory: Json) -> dict[str, Any]:
     """A copy of `inventory`. Invalid if it is not plain JSON or not a valid inventory."""
     # Adoption checks the whole record: the inventory is one level inside it, which counts towards the nesting limit.
-    fields: dict[str, Any] = plain({"inventory": inventory}, "inventory")["inventory"]
+    fields: dict[str, Any] = checked_copy({"inventory": inventory}, "inventory")["inventory"]
     try:
         decode(Inventory, dumps(fields), "inventory")
     except Garbage as error:
@@ -103,8 +103,8 @@ class Configuration:
         if expect_version is not None and version != expect_version:
             raise Conflict(f"the configuration is at version {version}, not {expect_version}: look at the changes")
         record = ConfigRecord(
-            version=version + 1, actor=plain(actor, "actor"), time=time.time(), inventory=fields,
-            source=plain(source, "source"),
+            version=version + 1, actor=checked_copy(actor, "actor"), time=time.time(), inventory=fields,
+            source=checked_copy(source, "source"),
         )  # fmt: skip
         value, history = record.encode(), self._keys.config_version(record.version)
         unchanged = cmp_mod(self._keys.config_current, _revision(found))
@@ -133,7 +133,7 @@ class Configuration:
 
         Conflict if others change the pause all the time. OutcomeUnknown if etcd does not answer in time.
         """
-        actor, reason = plain(actor, "actor"), plain(reason, "reason")
+        actor, reason = checked_copy(actor, "actor"), plain(reason, "reason")
         for _ in range(_ATTEMPTS):
             found = await self._etcd.get(self._keys.paused)
             pause = Paused(actor=actor, time=time.time(), reason=reason)

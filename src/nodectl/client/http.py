@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import aiohttp
 
 from nodectl.client.errors import Broken
 from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotLeader, from_code
+from nodestore.json_rules import finite
 from nodestore.jsonio import dumps, loads
 
 CONNECT_S = 1.0
@@ -148,18 +148,9 @@ def encode(value: Any) -> bytes:
         if "surrogates not allowed" in str(error):
             raise Invalid("a text holds half of a surrogate pair, which is no character") from None
         raise Invalid(f"not representable as JSON: {error}") from None
-    if (b"Infinity" in body or b"NaN" in body) and not _finite(value):
+    if (b"Infinity" in body or b"NaN" in body) and not finite(value):  # slow, so the words are looked for first
         raise Invalid("a number is infinite, or none (1e999 is too large to be one): JSON has no such numbers")
     return body
-
-
-def _finite(value: Any) -> bool:
-    """Slow, so only asked where the words were found."""
-    try:
-        json.dumps(value, allow_nan=False, default=str)
-    except ValueError:
-        return False
-    return True
 
 
 async def cancel_all(tasks: list[asyncio.Task[Any]]) -> None:

@@ -1,11 +1,12 @@
-"""What may enter the journal: JSON that every replica reads back exactly as it was. Pure.
+"""What plain JSON is: values that every replica reads back from the journal exactly as they were. Pure.
 
-An entry that is committed and cannot be read stops all replicas for good, so what an application or a client hands in
-is checked here, before: only JSON's own types, finite and not too large numbers, whole characters, bounded nesting.
+A committed entry that is unreadable stops all replicas for good. So what an application, a driver or a client provides
+is checked before: only JSON's own types, finite and not too large numbers, whole characters, bounded nesting.
 """
 
 from __future__ import annotations
 
+import json
 import math
 
 from nodestore.errors import Invalid
@@ -16,12 +17,34 @@ DEPTH_MAX = 64
 _INT_BITS_MAX = 1024
 
 
-def plain(value: Json, what: str) -> Json:
-    """A deep copy of `value`; tuples become lists. Invalid, naming `what`, when it is not plain JSON."""
-    return _plain(value, what, DEPTH_MAX)
+def checked_copy(value: Json, what: str) -> Json:
+    """A deep copy of `value`; tuples become lists. Invalid, naming `what`, if it is not plain JSON."""
+    return _copied(value, what, DEPTH_MAX)
 
 
-def _plain(value: Json, what: str, depth: int) -> Json:
+def bounded(value: object, levels_max: int) -> bool:
+    """Whether containers are nested at most `levels_max` deep, and no whole number is longer than an entry may hold.
+
+    To be asked before strangers' values are encoded, which recurses as deeply as they are nested.
+    """
+    if isinstance(value, int):
+        return value.bit_length() <= _INT_BITS_MAX
+    if not isinstance(value, dict | list | tuple):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return levels_max > 0 and all(bounded(item, levels_max - 1) for item in items)
+
+
+def finite(value: object) -> bool:
+    """Whether no number in `value` is infinite or NaN. It encodes all of `value`, so it is slow."""
+    try:
+        json.dumps(value, allow_nan=False, default=str)
+    except ValueError:
+        return False
+    return True
+
+
+def _copied(value: Json, what: str, depth: int) -> Json:
     kind = type(value)
     if kind is str:
         return _text(value, what)
@@ -44,10 +67,10 @@ def _plain(value: Json, what: str, depth: int) -> Json:
             if type(item) is str and item.isascii():  # most of what there is: spared the call
                 copied[name] = item
             else:
-                copied[name] = _plain(item, what, depth - 1)
+                copied[name] = _copied(item, what, depth - 1)
         return copied
     if isinstance(value, list | tuple):
-        return [_plain(item, what, depth - 1) for item in value]
+        return [_copied(item, what, depth - 1) for item in value]
     raise Invalid(f"{what}: a value of type {kind.__name__} is not JSON")
 
 
