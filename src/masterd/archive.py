@@ -35,21 +35,14 @@ class Archive:
     async def save(self, name: str) -> Manifest:
         """Write the state as it is now under a name; kept until deleted. Conflict when the name is taken."""
         check_name("snapshot", name)
-        if any(name in (manifest.name, full) for full, manifest in (await self._snapshots.manifests()).items()):
+        if await self._snapshots.lookup(name) is not None:
             raise Conflict(f"there is a snapshot {name!r} already: delete it first, or choose another name")
         written = await self._housekeeping.snapshot(name)
         return (await self._snapshots.manifests())[written]
 
-    async def find(self, name: str) -> tuple[str, Manifest]:
-        """The full name and manifest of a snapshot by either of its names. NotFound."""
-        for full, manifest in (await self._snapshots.manifests()).items():
-            if name in (full, manifest.name):
-                return full, manifest
-        raise NotFound(f"there is no snapshot {name!r} (nodectl snapshot list)")
-
     async def delete(self, name: str) -> None:
         """Conflict when a retained entry of the journal restores it: replicas would need it."""
-        full, manifest = await self.find(name)
+        full, manifest = await self._snapshots.find(name)
         if manifest.name is None:
             raise Conflict(f"{full} is one of the automatic snapshots, which are deleted by themselves")
         if not await self._snapshots.delete(self._fence, full, self._housekeeping.needed):
@@ -58,7 +51,7 @@ class Archive:
             raise Conflict(f"{by} snapshot {name!r}: it is kept as long as that is")
 
     async def documents(self, name: str) -> dict[str, Document]:
-        full, _ = await self.find(name)
+        full, _ = await self._snapshots.find(name)
         return await self._snapshots.documents_of(full)
 
     async def to_restore(self, args: Mapping[str, Any]) -> tuple[str, dict[str, Document]]:
@@ -66,7 +59,7 @@ class Archive:
         written as a snapshot. It is pinned until the caller has committed, or given up."""
         name, index = args.get("snapshot"), args.get("index")
         if isinstance(name, str) and index is None:
-            full, _ = await self.find(name)
+            full, _ = await self._snapshots.find(name)
             self._housekeeping.pinned.add(full)
             return full, await self._snapshots.documents_of(full)
         if isinstance(index, int) and not isinstance(index, bool) and name is None:

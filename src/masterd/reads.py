@@ -160,12 +160,8 @@ async def snapshots(master: Master, _: web.Request) -> api_types.Snapshots:
 
 async def snapshot(master: Master, request: web.Request) -> api_types.SnapshotContent:
     """One snapshot with its documents."""
-    wanted = request.match_info["name"]
-    for full, manifest in (await master.replica.snapshots.manifests()).items():
-        if wanted in (full, manifest.name):
-            documents = await master.replica.snapshots.documents_of(full)
-            return {**told_manifest(manifest), "documents": documents}
-    raise NotFound(f"there is no snapshot {wanted!r}")
+    full, manifest = await master.replica.snapshots.find(request.match_info["name"])
+    return {**told_manifest(manifest), "documents": await master.replica.snapshots.documents_of(full)}
 
 
 async def config_history(master: Master, request: web.Request) -> api_types.ConfigHistory:

@@ -151,6 +151,20 @@ class Snapshots:
                 log.warning("passing over a snapshot: %s", error)
         return manifests
 
+    async def lookup(self, name: str) -> tuple[str, Manifest] | None:
+        """The full name and manifest of a snapshot by either of its names: the full one, or the one it was given."""
+        for full, manifest in (await self.manifests()).items():
+            if name in (full, manifest.name):
+                return full, manifest
+        return None
+
+    async def find(self, name: str) -> tuple[str, Manifest]:
+        """The same. NotFound if there is none."""
+        found = await self.lookup(name)
+        if found is None:
+            raise NotFound(f"there is no snapshot {name!r} (nodectl snapshot list)")
+        return found
+
     async def verify(self, name: str, manifest: Manifest) -> list[bytes]:
         """Read its chunks back and check their hash. Garbage when it is incomplete or altered."""
         hasher = hashlib.sha256()

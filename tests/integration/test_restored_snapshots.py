@@ -32,7 +32,7 @@ async def test_a_snapshot_that_an_entry_names_outlives_a_late_deletion(etcd_one:
         await seat.add("x1")
         await seat.leader.archive.save("good")
         await seat.add("x2")
-        name, _ = await seat.leader.archive.find("good")
+        name, _ = await seat.replica.snapshots.find("good")
         s.late.hold_next()
         with pytest.raises(OutcomeUnknown):
             await Snapshots(s.late, keys).delete(seat.won.fence, name, lambda _: False)
@@ -54,7 +54,7 @@ async def test_a_snapshot_deleted_while_it_is_being_restored(
         await seat.add("x1")
         await seat.leader.archive.save("good")
         await seat.add("x2")
-        name, _ = await seat.leader.archive.find("good")
+        name, _ = await seat.replica.snapshots.find("good")
         to_restore = seat.leader.archive.to_restore
 
         async def and_then_it_goes(args: Any) -> Any:
