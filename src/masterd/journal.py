@@ -17,7 +17,6 @@ from enum import Enum
 
 from nodestore.election import Fence
 from nodestore.errors import (
-    Garbage,
     LeadershipLost,
     NodectlError,
     NoSpace,
@@ -28,7 +27,7 @@ from nodestore.errors import (
 from nodestore.etcd import KV, Compare, Etcd, Op, TxnResult, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
 from nodestore.logs import RateLimitedLog
-from nodestore.models import Head, decode
+from nodestore.models import Head, decode, nonce_of
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +157,7 @@ class Journal:
 
     def _verdict(self, commit: Commit, leader: KV | None, head: KV | None, epoch: KV | None) -> Verdict:
         """All compares are of mod_revisions, which only grow: one that fails now fails for every later copy too."""
-        if head is not None and _nonce(head) == commit.head.nonce:
+        if head is not None and nonce_of(Head, head) == commit.head.nonce:
             return Verdict.COMMITTED
         unmoved = (0 if head is None else head.mod_revision) == self._head_revision
         if self.fence.holds(leader, epoch):
@@ -188,7 +187,7 @@ class Journal:
                 self._advance(empty.head, result.revision)
                 raise cause
             head = result.range(1).first
-            if head is not None and _nonce(head) == empty.head.nonce:
+            if head is not None and nonce_of(Head, head) == empty.head.nonce:
                 self._advance(empty.head, head.mod_revision)
                 raise cause
             return self._settle(commit, result)
@@ -208,10 +207,3 @@ class CompareFailed(NodectlError):
 
     code = "conflict"
     status = 409
-
-
-def _nonce(head: KV) -> str | None:
-    try:
-        return decode(Head, head.value, head.key).nonce
-    except Garbage:
-        return None

@@ -20,10 +20,10 @@ from masterd.replica import Replica
 from masterd.suspicion import Step, Suspicion, Timing, Verdict
 from masterd.timeline import Phase, Timeline
 from nodestore.election import LeaderSeen
-from nodestore.errors import Garbage, NodectlError
-from nodestore.etcd import KV, Compare, Etcd, cmp_mod, op_get, op_put
+from nodestore.errors import NodectlError
+from nodestore.etcd import Compare, Etcd, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
-from nodestore.models import Answer, Cause, Challenge, Entry, decode
+from nodestore.models import Answer, Cause, Challenge, Entry, nonce_of
 from nodestore.tasks import together
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ class LeaderWatch:
         self._answer = 0 if before is None else before.mod_revision
         self._marks["taken_by_etcd"] = time.monotonic()
         self._suspicion.challenged(time.monotonic())
-        if before is not None and _nonce(before) == self._nonce:
+        if before is not None and nonce_of(Answer, before) == self._nonce:
             self.answered_meanwhile()  # it came between the two copies of our challenge
 
     def _leave_its_host(self) -> None:
@@ -217,10 +217,3 @@ class LeaderWatch:
         for address in self._etcd.settings.endpoints:  # also when it is not in use: it must not be the next one either
             if address.rsplit(":", 1)[0] in hosts:
                 self._etcd.leave_address(address)
-
-
-def _nonce(answer: KV) -> str | None:
-    try:
-        return decode(Answer, answer.value, answer.key).nonce
-    except Garbage:
-        return None

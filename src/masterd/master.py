@@ -42,7 +42,7 @@ from nodestore.etcd import Etcd, cmp_create, cmp_mod, op_get, op_put
 from nodestore.keys import Keys
 from nodestore.lease import Lease
 from nodestore.logs import RateLimitedLog
-from nodestore.models import Candidate, decode
+from nodestore.models import Candidate, decode_or_none
 from nodestore.tasks import Retired, together
 from nodestore.waiting import set_within
 
@@ -362,7 +362,7 @@ class Master:
         while True:
             try:
                 found = await self.etcd.get(key)
-                other = None if found is None else _readable(found.value, key)
+                other = decode_or_none(Candidate, found)
                 if other is not None and other.host != self.me.host:
                     line = f"a masterd named {other.id} already runs on {other.host}: waiting for its end"
                     log_once.log(logging.ERROR, line, about="name taken")
@@ -387,7 +387,7 @@ class Master:
         if result.succeeded:
             return result.revision
         now = result.range(0).first
-        other = None if now is None else _readable(now.value, key)
+        other = decode_or_none(Candidate, now)
         if now is not None and other is not None and other.nonce == self.me.nonce:
             return now.mod_revision
         return None
@@ -434,14 +434,7 @@ class Master:
         next put; only another process's own words mean that it has our name. The revision to put over next."""
         key = self.keys.candidate(self.me.id)
         found = await self.etcd.get(key)
-        other = None if found is None else _readable(found.value, key)
+        other = decode_or_none(Candidate, found)
         if other is not None and other.nonce != self.me.nonce:
             raise Usurped(f"another process has taken the name {self.me.id}: this one ends")
         return 0 if found is None else found.mod_revision
-
-
-def _readable(value: bytes, key: str) -> Candidate | None:
-    try:
-        return decode(Candidate, value, key)
-    except Garbage:
-        return None

@@ -13,11 +13,10 @@ from masterd.board import Board
 from masterd.execution import Request
 from masterd.overlay import Overlay
 from masterd.state import State
-from nodestore.errors import Garbage
 from nodestore.etcd import Compare, Etcd, cmp_mod
 from nodestore.jsonio import Json
 from nodestore.keys import Keys
-from nodestore.models import Acted, Status, decode
+from nodestore.models import Acted, decode_or_none
 
 CHANGED = "node.changed"
 _OMITTED = {"omitted": "the journal does not take what the node told"}
@@ -88,10 +87,7 @@ class News:
     async def reread(self, etcd: Etcd, keys: Keys, ending: Ending) -> tuple[Ending, Compare] | None:
         """The same ending, if etcd itself still has the action as not begun, and the compare that keeps it so."""
         found = await etcd.get(keys.acted_of(ending.node))
-        try:
-            acted = None if found is None else decode(Acted, found.value, found.key)
-        except Garbage:
-            acted = None  # then no node begins anything
+        acted = decode_or_none(Acted, found)  # where it is unreadable, no node begins anything
         again = ending_of(ending.node, ending.action, acted, epoch=self._epoch, now=math.inf)
         if again is None or not again.unbegun:
             return None
@@ -126,8 +122,4 @@ def _same(one: NodeSeen, other: NodeSeen | None) -> bool:
     """Whether they differ in nothing but the status' time."""
     if other is None or one.present != other.present:
         return False
-    return _timeless(one.status) == _timeless(other.status)
-
-
-def _timeless(status: Status | None) -> Status | None:
-    return None if status is None else status.model_copy(update={"time": 0.0})
+    return other.status is None if one.status is None else one.status.same_but_for_time(other.status)

@@ -11,10 +11,10 @@ from typing import NoReturn
 from noded.presence import Presence
 from noded.watching import RETRY_FIRST_S, RETRY_MAX_S
 from nodestore.backoff import Backoff
-from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, Unavailable
-from nodestore.etcd import KV, Etcd, cmp_mod, op_get, op_put
+from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
+from nodestore.etcd import Etcd, cmp_mod, op_get, op_put
 from nodestore.logs import RateLimitedLog
-from nodestore.models import Status, decode
+from nodestore.models import Status, decode_or_none
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +81,12 @@ class Reporter:
     async def _write(self) -> None:
         """Bring etcd up to date, or leave it when the node is not ours. NodectlError when that stays open."""
         claim, status = self._presence.claim, self._newest
-        if claim is None or status is None or _same(status, self._written):
+        if claim is None or status is None or status.same_but_for_time(self._written):
             return
         if self._revision is None:
             found = await self._etcd.get(self._key)
             self._revision = found.mod_revision if found is not None else 0
-            if found is not None and _same(status, _decoded(found)):
+            if status.same_but_for_time(decode_or_none(Status, found)):
                 self._written = status
                 return
         status = status.model_copy(update={"time": round(time.time(), 3)})
@@ -104,15 +104,3 @@ class Reporter:
     def _complain(self, error: NodectlError) -> None:
         if not isinstance(error, Unavailable | OutcomeUnknown):  # an outage is no complaint
             self._log_once.log(logging.WARNING, f"status not written: {error}")
-
-
-def _decoded(found: KV) -> Status | None:
-    try:
-        return decode(Status, found.value, found.key)
-    except Garbage:
-        return None
-
-
-def _same(one: Status, other: Status | None) -> bool:
-    """Whether they differ in nothing but the time."""
-    return other is not None and one.model_copy(update={"time": other.time}) == other

@@ -7,7 +7,7 @@ Times are seconds since the Unix epoch by the writer's clock: for people, never 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
@@ -81,6 +81,26 @@ def first_problem(error: ValidationError) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     text = (at + ": " if at else "") + first["msg"].removeprefix("Value error, ")
     return f"{text[:_PROBLEM_CHARS_MAX]}{more}"
+
+
+class KeyValue(Protocol):
+    """A key and its value, as etcd has them."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def value(self) -> bytes: ...
+
+
+def decode_or_none(model: type[M], found: KeyValue | None) -> M | None:
+    """The model in a key's value; None if the key is absent, or its value unreadable."""
+    if found is None:
+        return None
+    try:
+        return decode(model, found.value, found.key)
+    except Garbage:
+        return None
 
 
 class Term(NamedTuple):
@@ -190,6 +210,12 @@ class Head(Stored):
 
     index: int
     nonce: str
+
+
+def nonce_of(model: type[Head | Answer], found: KeyValue | None) -> str | None:
+    """The nonce in a key's value; None if the key is absent, or its value unreadable."""
+    decoded = decode_or_none(model, found)
+    return None if decoded is None else decoded.nonce
 
 
 class SpecMark(Model):
@@ -404,6 +430,10 @@ class Status(Stored):
     attempts: int = Field(default=0, description="failed attempts in a row at this generation")
     driver: str | None = None
     time: float = 0.0
+
+    def same_but_for_time(self, other: Status | None) -> bool:
+        """Whether `other` differs from this in nothing but its time."""
+        return other is not None and self.model_copy(update={"time": other.time}) == other
 
 
 # --- configuration --------------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from nodestore import jsonio
 from nodestore.errors import Garbage
+from nodestore.etcd import KV
 from nodestore.models import (
     MODELS,
+    Answer,
     Applied,
     Candidate,
     CommandRecord,
@@ -31,6 +33,8 @@ from nodestore.models import (
     Stored,
     Term,
     decode,
+    decode_or_none,
+    nonce_of,
 )
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -280,3 +284,49 @@ def test_a_model_that_holds_fields_is_the_one_that_was_checked() -> None:
     assert held.model_copy(update={"generation": 4}).generation == 4
     with pytest.raises(ValidationError):
         held.generation = 5
+
+
+def _kv(value: bytes) -> KV:
+    return KV("key", value, 1, 1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (None, None),
+        (_kv(Head(index=3, nonce="ab").encode()), "ab"),
+        (_kv(Answer(term=3, nonce="ab").encode()), None),  # not this model
+        (_kv(b'{"v":2,"index":3,"nonce":"ab"}'), None),  # of a newer program
+        (_kv(b""), None),
+        (_kv(b"\xff"), None),
+    ],
+)
+def test_what_is_absent_or_unreadable_decodes_to_none(found: KV | None, expected: str | None) -> None:
+    """Where the reason does not matter. A readable value is decoded; so is its nonce."""
+    decoded = decode_or_none(Head, found)
+    assert (decoded and decoded.nonce) == expected
+    assert nonce_of(Head, found) == expected
+
+
+def test_the_nonce_of_an_answer() -> None:
+    assert nonce_of(Answer, _kv(Answer(term=3, nonce="ab").encode())) == "ab"
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ({}, True),
+        ({"time": 5.0}, True),
+        ({"time": 5.0, "phase": "failed"}, False),
+        ({"error": "broken"}, False),
+        ({"actual": {"on": False}}, False),
+        ({"unknown": 1}, False),  # a field of a newer program
+    ],
+)
+def test_a_status_is_the_same_whenever_it_was_written(other: dict[str, Any], same: bool) -> None:
+    """Only its time does not count."""
+    fields = {"node": "n1", "nonce": "ab", "host": "pc-1", "phase": "ready", "actual": {"on": True}, "time": 1.0}
+    one = Status.model_validate(fields)
+    assert one.same_but_for_time(Status.model_validate(fields | other)) is same
+    assert Status.model_validate(fields | other).same_but_for_time(one) is same
+    assert not one.same_but_for_time(None)
