@@ -15,9 +15,11 @@ from nodectl.dev import launch
 from nodectl.dev.cluster import DevCluster
 from nodectl.dev.ports import HOST, free_ports
 from nodestore import procs
+from nodestore.backoff import Backoff
 from nodestore.errors import NodectlError
 from nodestore.etcd import Etcd
 from nodestore.etcd_server import SETTINGS
+from nodestore.waiting import wait_until
 
 SETTLE_S = 60.0
 Action = Callable[[], Awaitable[object]]
@@ -72,18 +74,15 @@ class Ground:
 async def until(
     check: Callable[[], Awaitable[bool]], what: str, pause_s: float = 0.05, *, within_s: float = SETTLE_S
 ) -> None:
-    """Waits until the check says so; what etcd and masters cannot answer meanwhile counts as no. NodectlError when it
-    does not in time."""
-    deadline = time.monotonic() + within_s
-    while True:
+    """Wait until `check()` is true; any error of etcd or of a master counts as false. TimedOut after `within_s`."""
+
+    async def missing() -> str | None:
         try:
-            if await check():
-                return
-        except NodectlError:
-            pass
-        if time.monotonic() > deadline:
-            raise NodectlError(f"waited {within_s:g} s in vain until {what}")
-        await asyncio.sleep(pause_s)
+            return None if await check() else "not yet"
+        except NodectlError as error:
+            return str(error)
+
+    await wait_until(missing, what, within_s, Backoff(pause_s, pause_s))
 
 
 async def adopted(client: Client) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,7 +11,9 @@ import typer
 from nodectl.endpoints import parse_endpoints
 from nodectl.output import Output
 from nodectl.settings import Options
-from nodestore.errors import Invalid, TimedOut, Unavailable
+from nodestore import waiting
+from nodestore.backoff import Backoff
+from nodestore.errors import Invalid
 
 if TYPE_CHECKING:
     from nodectl.client import Client
@@ -81,20 +82,9 @@ def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]
 
 
 async def wait_until(missing: Callable[[], Awaitable[str | None]], what: str, timeout_s: float, output: Output) -> None:
-    """Waits until `missing()` is None; else it says what is not there yet. TimedOut, saying so, after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    pause_s = _PAUSE_FIRST_S
+    """Wait until `missing()` is None, and show meanwhile what is missing. TimedOut, naming it, after `timeout_s`."""
+    pauses = Backoff(_PAUSE_FIRST_S, _PAUSE_MAX_S, factor=1.5)
     with output.progress(f"waiting until {what}") as show:
-        while True:
-            try:
-                lacking = await missing()
-            except Unavailable as error:  # masters may change while one waits
-                lacking = str(error)
-            if lacking is None:
-                return
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise TimedOut(f"waited {timeout_s:g} s until {what}: {lacking}")
-            show(f"waiting until {what}: {lacking}")
-            await asyncio.sleep(min(pause_s, left_s))
-            pause_s = min(_PAUSE_MAX_S, pause_s * 1.5)
+        await waiting.wait_until(
+            missing, what, timeout_s, pauses, report=lambda lacking: show(f"waiting until {what}: {lacking}")
+        )

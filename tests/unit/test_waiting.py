@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-from nodestore.waiting import set_within
+from nodestore.backoff import Backoff
+from nodestore.errors import Denied, TimedOut, Unavailable
+from nodestore.waiting import set_within, wait_until
 from tests.fakes.clock import VirtualTime
 
 
@@ -57,3 +59,69 @@ def test_a_cancelled_wait_is_cancelled() -> None:
 
     with VirtualTime() as world:
         assert world.run(cancel(asyncio.Event()))
+
+
+# --- a condition ----------------------------------------------------------------------------------------------------
+
+
+class Check:
+    """Answers one thing after another, the last one for ever, and notes when it was asked."""
+
+    def __init__(self, world: VirtualTime, *answers: str | Exception | None) -> None:
+        self._world, self._answers, self._begun = world, list(answers), world.now
+        self.asked_s: list[float] = []
+
+    async def __call__(self) -> str | None:
+        self.asked_s.append(round(self._world.now - self._begun, 6))
+        answer = self._answers[0] if len(self._answers) == 1 else self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_a_condition_is_checked_until_nothing_is_missing() -> None:
+    """The pauses grow; Unavailable counts as missing; what is missing is reported."""
+    with VirtualTime() as world:
+        check, reported = Check(world, "n1", "n2", Unavailable("nobody leads"), "n2", None), list[str]()
+        world.run(wait_until(check, "they are there", 10.0, Backoff(0.1, 0.4), report=reported.append))
+        assert check.asked_s == [0.0, 0.1, 0.3, 0.7, 1.1]
+        assert reported == ["n1", "n2", "nobody leads", "n2"]
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "asked_s"),
+    [(0.0, [0.0]), (0.5, [0.0, 0.4, 0.5]), (1.0, [0.0, 0.4, 0.8, 1.0])],
+)
+def test_a_condition_that_is_late_is_checked_once_more_at_the_deadline(timeout_s: float, asked_s: list[float]) -> None:
+    """Then TimedOut says what was waited for, what is missing, and more."""
+    with VirtualTime() as world:
+        check = Check(world, "n1")
+        expected = f"waited {timeout_s:g} s until it is there: n1 (its log is empty)"
+        with pytest.raises(TimedOut) as caught:
+            world.run(
+                wait_until(check, "it is there", timeout_s, Backoff(0.4, 0.4), details=lambda: " (its log is empty)")
+            )
+        assert str(caught.value) == expected
+        assert check.asked_s == asked_s
+
+
+def test_another_error_ends_the_wait() -> None:
+    """Waiting does not help against a refusal."""
+    with VirtualTime() as world:
+        check = Check(world, "n1", Denied("wrong password"))
+        with pytest.raises(Denied):
+            world.run(wait_until(check, "it is there", 10.0, Backoff(0.1, 0.1)))
+        assert check.asked_s == [0.0, 0.1]
+
+
+def test_a_report_may_end_the_wait() -> None:
+    """Whoever waits for a process need not wait once that has ended."""
+
+    def ended(_: str) -> None:
+        raise ValueError("m1 has ended")
+
+    with VirtualTime() as world:
+        check = Check(world, "n1")
+        with pytest.raises(ValueError, match="m1 has ended"):
+            world.run(wait_until(check, "it is there", 10.0, Backoff(0.1, 0.1), report=ended))
+        assert check.asked_s == [0.0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
@@ -11,8 +9,10 @@ import aiohttp
 
 from nodectl.dev.ports import HOST
 from nodectl.dev.record import Part, Record
-from nodestore.errors import NodectlError, TimedOut, Unavailable
+from nodestore.backoff import Backoff
+from nodestore.errors import NodectlError
 from nodestore.jsonio import loads
+from nodestore.waiting import wait_until
 
 PAUSE_S = 0.05
 _ANSWER_S = 1.0
@@ -26,23 +26,19 @@ Check = Callable[[], Awaitable[str | None]]
 async def until(
     what: str, check: Check, watched: Iterable[str], record: Record, log_of: Callable[[str], Path], timeout_s: float
 ) -> None:
-    """Waits. A process of `watched` that ends, or the time, is an error that quotes the log that tells why."""
-    deadline = time.monotonic() + timeout_s
+    """Wait until nothing is missing. NodectlError if a process in `watched` ends, TimedOut after `timeout_s` seconds;
+    both quote the logs that say why."""
     names = list(watched)
-    while True:
-        try:
-            missing = await check()
-        except Unavailable as error:
-            missing = str(error)
-        if missing is None:
-            return
+
+    def check_running(_: str) -> None:
         for name in names:
             if not record.parts[name].running:
                 raise ended(name, record.parts[name], log_of(name))
-        if time.monotonic() > deadline:
-            logs = "\n".join(quoted(log_of(name), 4) for name in names[:3])
-            raise TimedOut(f"waited {timeout_s:g} s until {what}: {missing}. {logs}")
-        await asyncio.sleep(PAUSE_S)
+
+    def logs() -> str:
+        return ". " + "\n".join(quoted(log_of(name), 4) for name in names[:3])
+
+    await wait_until(check, what, timeout_s, Backoff(PAUSE_S, PAUSE_S), report=check_running, details=logs)
 
 
 def ended(name: str, part: Part, log: Path) -> NodectlError:

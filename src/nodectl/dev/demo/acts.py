@@ -42,7 +42,7 @@ async def show_scene(stage: Stage) -> None:
     begun = time.monotonic()
     await stage.client.scene_apply("rainbow")
     acknowledged_s = time.monotonic() - begun
-    await stage.until(lambda: stage.shown_by(documents), "the scene on all nodes")
+    await stage.until(lambda: stage.shown_by(documents), "all nodes show the scene")
     shown_s = time.monotonic() - begun
     stage.say(
         f"scene 'rainbow' applied: acknowledged after {acknowledged_s * 1000:.0f} ms, "
@@ -124,12 +124,12 @@ async def wipe_node(stage: Stage) -> None:
     others = {name: document for name, document in documents.items() if name != node}
     await stage.client.scene_save("sunrise", documents)
     await stage.client.scene_apply("sunrise")
-    await stage.until(lambda: stage.shown_by(others), "the scene on the other nodes")
+    await stage.until(lambda: stage.shown_by(others), "the other nodes show the scene")
     stage.say(f"meanwhile scene 'sunrise' is applied; the other {len(others)} show it:")
     stage.draw()
     begun = time.monotonic()
     await stage.cluster.start(node)
-    await stage.until(lambda: stage.shown_by(documents), f"the tile of {node}")
+    await stage.until(lambda: stage.shown_by(documents), f"{node} shows its tile")
     taken_s = time.monotonic() - begun
     stage.say(f"{node} is started again and told nothing: {taken_s:.2f} s later it shows its tile of the new scene")
     stage.draw()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -15,10 +14,12 @@ from nodectl.dev.demo import wall
 from nodectl.dev.demo.narrator import Narrator
 from nodectl.dev.demo.traffic import Ledger
 from nodectl.dev.demo.verdicts import Line, Promise
-from nodestore.errors import Garbage, TimedOut
+from nodestore.backoff import Backoff
+from nodestore.errors import Garbage
 from nodestore.etcd import Etcd
 from nodestore.keys import Keys, prefix_end
 from nodestore.models import Entry, decode
+from nodestore.waiting import wait_until
 from nodestore.watch import list_at
 
 _POLL_S = 0.01
@@ -95,12 +96,13 @@ class Stage:
     # --- waiting ----------------------------------------------------------------------------------------------------
 
     async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> float:
-        """How many seconds it took until `condition()`. TimedOut, saying `what` did not come about."""
+        """How many seconds it took until `condition()`. TimedOut, naming `what` was waited for."""
+
+        async def check() -> str | None:
+            return None if condition() else "not yet"
+
         begun = time.monotonic()
-        while not condition():
-            if time.monotonic() - begun > timeout_s:
-                raise TimedOut(f"{what} did not come about within {timeout_s:g} s")
-            await asyncio.sleep(_POLL_S)
+        await wait_until(check, what, timeout_s, Backoff(_POLL_S, _POLL_S))
         return time.monotonic() - begun
 
 
