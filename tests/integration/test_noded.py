@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from nodestore.keys import Keys
 from nodestore.models import Alive, Desired, Spec, Status, decode
 from nodestore.watch import Listing, mirror
 from tests.etcd_cluster import EtcdCluster, find_etcd
+from tests.waiting import eventually, first_true
 
 TIMEOUT_S = 30.0
 NODE = "n1"
@@ -146,12 +146,21 @@ class Rig:
         return int(await self.until(look, f"scene {scene}"))
 
     async def until(self, look: Callable[[], Awaitable[Any]], what: str) -> Any:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not (found := await look()):
+        try:
+            return await first_true(look, what, timeout_s=TIMEOUT_S)
+        except AssertionError as error:
             logs = "\n".join(noded.log for noded in self._started)
-            assert time.monotonic() < deadline, f"waited in vain for {what}; status {await self.status()}\n{logs}"
-            await asyncio.sleep(0.02)
-        return found
+            raise AssertionError(f"{error}; status {await self.status()}\n{logs}") from None
+
+    async def runs_another(self, pid: int, noded: Noded) -> dict[str, Any]:
+        """What the program shows once it is not the process `pid`. It does without etcd."""
+
+        def look() -> dict[str, Any] | None:
+            shown = self.shown()
+            return shown if shown.get("pid") not in (None, pid) else None
+
+        what = f"another program than {pid}"
+        return dict(await first_true(look, lambda: f"{what}\n{noded.log}", timeout_s=TIMEOUT_S))
 
     async def says(self, noded: Noded, words: str) -> None:
         async def look() -> bool:
@@ -479,19 +488,10 @@ async def test_without_etcd_the_work_goes_on(keys: Keys, tmp_path: Path) -> None
             pid = await node.shows("one")
             old = await node.ready(1)
             cluster.members[0].kill()
-
-            async def lost() -> bool:
-                return "lease lost" in noded.log
-
-            deadline = time.monotonic() + TIMEOUT_S
-            while not await lost():
-                assert time.monotonic() < deadline, noded.log
-                await asyncio.sleep(0.02)
+            await eventually(lambda: "lease lost" in noded.log, lambda: noded.log, timeout_s=TIMEOUT_S)
             assert runs(pid)
             psutil.Process(pid).kill()
-            while not (shown := node.shown()).get("pid") or shown["pid"] == pid:
-                assert time.monotonic() < deadline, noded.log
-                await asyncio.sleep(0.02)
+            shown = await node.runs_another(pid, noded)
             cluster.members[0].start()
             await cluster.wait_healthy()
             status = await node.reached(lambda now: now.actual.get("restarts") == 1, "the restart to be told")
@@ -518,10 +518,7 @@ async def test_started_without_etcd_it_does_what_it_did_last(keys: Keys, tmp_pat
             await node.order("two", 6)  # lower than what the first noded obeyed, but this one has obeyed nothing yet
             cluster.members[0].kill()
             noded = await node.start("--start-wait", "0.2")
-            deadline = time.monotonic() + TIMEOUT_S
-            while not (shown := node.shown()).get("pid") or shown["pid"] == pid:
-                assert time.monotonic() < deadline, noded.log
-                await asyncio.sleep(0.02)
+            shown = await node.runs_another(pid, noded)
             assert shown["document"] == {"scene": "one"}
             cluster.members[0].start()
             await cluster.wait_healthy()

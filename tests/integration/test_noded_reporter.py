@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from nodestore.etcd import Compare, Etcd, EtcdSettings, Op, TxnResult
 from nodestore.keys import Keys
 from nodestore.models import Status, decode
 from tests.etcd_cluster import EtcdCluster
+from tests.waiting import first_true
 
 TIMEOUT_S = 20.0
 
@@ -57,13 +57,13 @@ class Rig:
 
     async def shows(self, generation: int) -> int:
         """How often the key was written, once it shows that generation."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while True:
+
+        async def look() -> int:
             found = await self.etcd.get(self.key)
-            if found and decode(Status, found.value, found.key).observed_generation == generation:
-                return found.version
-            assert time.monotonic() < deadline, found
-            await asyncio.sleep(0.01)
+            shown = found and decode(Status, found.value, found.key).observed_generation == generation
+            return found.version if found and shown else 0
+
+        return int(await first_true(look, f"the status of generation {generation}", timeout_s=TIMEOUT_S))
 
 
 @asynccontextmanager

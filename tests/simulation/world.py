@@ -28,6 +28,7 @@ from tests.faults.history import Event
 from tests.simulation.app import NODES, SimApp
 from tests.simulation.node import Node
 from tests.simulation.reader import Reader
+from tests.waiting import eventually
 
 T = TypeVar("T")
 
@@ -174,11 +175,7 @@ class World:
         self.events.append(Event(asyncio.get_running_loop().time(), process, "seen", None, op, fields))
 
     async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = _PATIENCE_S) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while not condition():
-            assert loop.time() < deadline, f"not within {timeout_s:g} s: {what}; {self.faults}"
-            await asyncio.sleep(0.01)
+        await eventually(condition, lambda: f"{what}; {self.faults}", timeout_s=timeout_s)
 
     async def serving(self) -> Pc:
         await self.until(lambda: self.leader is not None, "somebody leads")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from noded.planner import RetryDelays
 from noded.presence import Me, Presence
 from nodestore.etcd import Etcd
 from nodestore.models import Desired, Spec, Status
+from tests.waiting import first_true
 
 TIMEOUT_S = 20.0
 
@@ -73,10 +73,7 @@ class Rig:
         self.agent.wake()
 
     async def until(self, look: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not look():
-            assert time.monotonic() < deadline, f"waited in vain for {what}: {self.driver.calls}, {self.told[-3:]}"
-            await asyncio.sleep(0.005)
+        await first_true(look, lambda: f"{what}: {self.driver.calls}, {self.told[-3:]}", timeout_s=TIMEOUT_S)
 
     async def ready(self, generation: int) -> Status:
         await self.until(

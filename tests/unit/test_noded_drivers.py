@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from noded.drivers.exec import ExecDriver
 from noded.drivers.file import FileDriver
 from noded.drivers.process import ProcessDriver
 from nodestore.models import Spec
+from tests.waiting import first_true
 
 TIMEOUT_S = 20.0
 
@@ -44,11 +44,7 @@ while True:
 
 async def until(look: Callable[[], Any], what: str) -> Any:
     """The first true result of `look`."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        await asyncio.sleep(0.01)
-    return found
+    return await first_true(look, what, timeout_s=TIMEOUT_S)
 
 
 class Woken:
