@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodestore.plain import plain
 from pydantic import ValidationError
 
 from masterd.actions import OWN

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from nodestore.plain import plain
-
 from masterd.state import State
 from nodestore.errors import Conflict, Invalid, NotFound
 from nodestore.json_rules import checked_copy

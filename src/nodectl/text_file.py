@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 from pathlib import Path
 
+from nodestore.atomic_files import write_atomic
 from nodestore.errors import Conflict, Invalid, NodectlError
-from nodestore.procs import replace_file
 
 
 def write_text(file: Path, text: str, *, force: bool = False) -> bool:
@@ -26,20 +24,9 @@ def write_text(file: Path, text: str, *, force: bool = False) -> bool:
                 return False
             if not force:
                 raise Conflict(f"{file} exists and is different; --force replaces it")
-        _replace(target, text.encode())
+        if not target.parent.is_dir():
+            raise Invalid(f"{file} cannot be written: there is no directory {target.parent}")
+        write_atomic(target, text.encode())
     except OSError as error:
         raise NodectlError(f"{file} cannot be written: {error.strerror or error}") from None
     return True
-
-
-def _replace(target: Path, content: bytes) -> None:
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
-    try:
-        with draft.open("xb") as output:
-            output.write(content)
-            output.flush()
-            os.fsync(output.fileno())
-        replace_file(draft, target)
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()

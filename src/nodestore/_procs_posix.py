@@ -134,7 +134,3 @@ def _tree(root: int) -> set[int]:
         members |= children
         grown = bool(children)
     return members - {os.getpid()}
-
-
-def replace(source: Path, target: Path) -> None:
-    os.replace(source, target)

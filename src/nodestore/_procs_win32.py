@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from ctypes import wintypes
 from pathlib import Path
@@ -22,8 +20,6 @@ _CREATE_BREAKAWAY_FROM_JOB = 0x01000000
 _PROCESS_TERMINATE, _PROCESS_SET_QUOTA, _PROCESS_SUSPEND_RESUME = 0x0001, 0x0100, 0x0800
 _JOB_KILL_ON_CLOSE = 0x00002000
 _JOB_EXTENDED_LIMITS = 9
-_ERROR_ACCESS_DENIED, _ERROR_SHARING_VIOLATION = 5, 32
-_REPLACE_TIMEOUT_S = 3.0
 _SIGNAL_TIMEOUT_S = 10.0
 _ROUNDS_MAX = 20
 
@@ -201,19 +197,6 @@ def _tree(root: int) -> set[int]:
         return {root} | {child.pid for child in process.children(recursive=True)}
     except psutil.Error:
         return set()
-
-
-def replace(source: Path, target: Path) -> None:
-    """os.replace; tried again for a bounded time while a virus scanner or a reader holds the file open."""
-    deadline = time.monotonic() + _REPLACE_TIMEOUT_S
-    while True:
-        try:
-            return os.replace(source, target)
-        except OSError as error:
-            busy = error.winerror in (_ERROR_ACCESS_DENIED, _ERROR_SHARING_VIOLATION)
-            if not busy or time.monotonic() > deadline:
-                raise
-        time.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,30 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import time
 from pathlib import Path
 
 import psutil
 
-from nodestore.procs import replace_file
-
 FILE_BYTES_MAX = 8 << 20
+_REPLACE_TIMEOUT_S = 3.0
+_IN_USE = (5, 32)
+"""Windows: ERROR_ACCESS_DENIED and ERROR_SHARING_VIOLATION, while a virus scanner or a reader holds the file open."""
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """os.replace: afterwards `target` is the new file, whole. On Windows it retries for 3 s while the file is in use.
+
+    OSError if it stays impossible. Durable only if the caller synced `source`.
+    """
+    deadline = time.monotonic() + _REPLACE_TIMEOUT_S
+    while True:
+        try:
+            return os.replace(source, target)
+        except OSError as error:
+            if getattr(error, "winerror", None) not in _IN_USE or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def write_atomic(path: Path, content: bytes, mode: int | None = None) -> None:

@@ -133,7 +133,7 @@ class Configuration:
 
         Conflict if others change the pause all the time. OutcomeUnknown if etcd does not answer in time.
         """
-        actor, reason = checked_copy(actor, "actor"), plain(reason, "reason")
+        actor, reason = checked_copy(actor, "actor"), checked_copy(reason, "reason")
         for _ in range(_ATTEMPTS):
             found = await self._etcd.get(self._keys.paused)
             pause = Paused(actor=actor, time=time.time(), reason=reason)

@@ -30,7 +30,7 @@ else:
     from nodestore import _procs_posix as system
 
 __all__ = [
-    "PIPE", "Child", "Completed", "EndedAtOnce", "Identity", "alive", "identify", "kill_tree", "replace_file",
+    "PIPE", "Child", "Completed", "EndedAtOnce", "Identity", "alive", "identify", "kill_tree",
     "resume", "run", "spawn", "spawn_detached", "suspend", "terminate", "utf8_stdio",
 ]  # fmt: skip
 
@@ -302,14 +302,6 @@ def _output(target: Path | int | None) -> Iterator[IO[bytes] | int | None]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("ab") as file:
         yield file
-
-
-def replace_file(source: Path, target: Path) -> None:
-    """os.replace: afterwards `target` is the new file, whole. On Windows tried for 3 s while somebody has it open.
-
-    OSError when it stays impossible. Durable only if the caller synced `source`.
-    """
-    system.replace(source, target)
 
 
 def utf8_stdio() -> None:

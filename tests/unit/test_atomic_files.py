@@ -60,3 +60,12 @@ def test_an_absent_file_has_no_content(tmp_path: Path) -> None:
     """Absent and unreadable files are treated alike."""
     assert read_bounded(tmp_path / "gone") is None
     assert read_bounded(tmp_path) is None
+
+
+def test_a_file_is_replaced(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("old")
+    new.write_text("new")
+    atomic_files.replace_file(new, old)
+    assert old.read_text() == "new"
+    assert not new.exists()

@@ -16,9 +16,9 @@ from nodestore.configuration import Configuration, checked_inventory, current_of
 from nodestore.errors import Conflict, Garbage, Invalid, LeadershipLost, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd import Etcd, EtcdSettings, cmp_mod
 from nodestore.etcdpb import etcd_pb2 as pb
+from nodestore.json_rules import DEPTH_MAX
 from nodestore.keys import Keys
 from nodestore.models import ConfigRecord, Paused, decode
-from nodestore.plain import DEPTH_MAX
 from tests.fakes.clock import VirtualTime
 from tests.fakes.etcd import MEMBERS, FakeEtcd
 from tests.fakes.link import FINE, REFUSED, Fate, Link

@@ -23,6 +23,7 @@ from nodectl.dev.lock import locked
 from nodectl.dev.places import default_directory, wall_inventory
 from nodectl.dev.record import Part, Process, Record
 from nodestore import procs
+from nodestore.atomic_files import replace_file
 from nodestore.boot import kernel_boot_id
 from nodestore.errors import Garbage, NodectlError, NotFound, Unavailable
 from tests.waiting import eventually
@@ -226,7 +227,7 @@ async def test_the_tile_program_shows_each_document_and_survives_garbage(tmp_pat
 def _replace(path: Path, text: str) -> None:
     new = path.with_suffix(".new")
     new.write_text(text)
-    procs.replace_file(new, path)
+    replace_file(new, path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is counted differently elsewhere")

@@ -300,15 +300,6 @@ def test_run_ends_what_does_not_end_by_itself(tmp_path: Path) -> None:
         procs.run(python(IDLE), timeout_s=0.2)
 
 
-def test_a_file_is_replaced(tmp_path: Path) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.write_text("old")
-    new.write_text("new")
-    procs.replace_file(new, old)
-    assert old.read_text() == "new"
-    assert not new.exists()
-
-
 def test_a_character_the_console_lacks_is_no_error() -> None:
     code = "from nodestore.procs import utf8_stdio; utf8_stdio(); print('\\u2713\\udcff')"
     done = procs.run(python(code), timeout_s=WAIT_S, env={**os.environ, "PYTHONIOENCODING": "cp1252"})

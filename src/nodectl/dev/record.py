@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from nodestore import procs
+from nodestore.atomic_files import write_atomic
 from nodestore.boot import kernel_boot_id
 from nodestore.errors import NodectlError
 from nodestore.models import Stored, decode
@@ -77,7 +78,4 @@ def load(directory: Path) -> Record | None:
 
 def save(directory: Path, record: Record) -> None:
     """Replaces the file in one step: a `status` at the same time sees the old or the new one."""
-    path = directory / FILE
-    temporary = path.with_name(FILE + ".new")
-    temporary.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
-    procs.replace_file(temporary, path)
+    write_atomic(directory / FILE, (record.model_dump_json(indent=1) + "\n").encode())

@@ -8,8 +8,9 @@ import signal
 import threading
 from pathlib import Path
 
+from nodestore.atomic_files import replace_file
 from nodestore.logs import one_line
-from nodestore.procs import Child, replace_file
+from nodestore.procs import Child
 
 LINE_CHARS_MAX = 300
 _CHUNK_BYTES = 1 << 16
