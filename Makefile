@@ -20,7 +20,7 @@ help:  ## this list
 
 venv: $(STAMP)  ## the programs and all they need, in .venv (again only when the dependencies change)
 
-$(STAMP): requirements.lock pyproject.toml hatch_build.py src/nodestore/etcdpb/etcd.proto
+$(STAMP): requirements.lock pyproject.toml hatch_build.py src/nodestore/etcd/pb/etcd.proto
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "needs Python 3.11 or newer as '$(PYTHON)': name another one, make venv PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
@@ -31,7 +31,7 @@ $(STAMP): requirements.lock pyproject.toml hatch_build.py src/nodestore/etcdpb/e
 	@touch $@
 
 etcd: $(STAMP)  ## find an etcd that is new enough, or get one; prints its folder
-	@$(BIN)/python -m nodestore.etcd_binary
+	@$(BIN)/python -m nodectl.etcd_binary.find
 
 demo: $(STAMP)  ## a whole cluster on this machine; its master is killed before your eyes
 	$(BIN)/nodectl demo
@@ -50,7 +50,7 @@ format: $(STAMP)  ## bring the source into its style
 	$(BIN)/ruff format .
 
 schemas: $(STAMP)  ## docs/schemas: JSON Schemas of what is in etcd, and the OpenAPI document
-	$(BIN)/python -m masterd.schemas docs
+	$(BIN)/python -m masterd.api.schema_files docs
 
 # etcd3 works with protobuf before 4 only, so it has an environment of its own.
 interop-venv: .cache/interop/.installed
@@ -61,7 +61,7 @@ interop-venv: .cache/interop/.installed
 	@touch $@
 
 interop: $(STAMP) interop-venv  ## what docs/automation.md shows, with etcdctl and the package etcd3
-	$(BIN)/python -m pytest tests/integration/test_automation.py
+	$(BIN)/python -m pytest tests/integration/operations/test_automation.py
 
 bench: $(STAMP)  ## measure beside bare etcd, for docs/benchmarks.md (QUICK=1: 5 minutes, ONLY=commands: a part; neither writes it)
 	$(BIN)/python -m bench
@@ -75,7 +75,7 @@ faults: DURATION ?= $(if $(QUICK),2m,10m)
 faults: $(STAMP)  ## five hosts that fail in eleven ways while clients work (QUICK=1, DURATION=8h SEED=7; needs root)
 	@$(BIN)/python -m tests.faults.hosts --duration=$(DURATION) $(if $(SEED),--seed=$(SEED)) $(if $(ONLY),--only=$(ONLY)) || \
 	  { code=$$?; [ $$code = 77 ] && [ -z "$(ONLY)" ] || exit $$code; \
-	    CHAOS_SECONDS=$(DURATION) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -q tests/integration/test_chaos.py; }
+	    CHAOS_SECONDS=$(DURATION) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -q tests/integration/faults/test_chaos.py; }
 
 clean:  ## remove what these targets made (not the user's cache of etcd)
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis

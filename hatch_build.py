@@ -5,7 +5,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PACKAGE = "src/nodestore/etcdpb"
+PACKAGE = "src/nodestore/etcd/pb"
 
 
 class GenerateMessages(BuildHookInterface):  # type: ignore[type-arg]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import report
-from bench.parts import PARTS, POWER, QUICK, Bench, Trials, run
-from nodestore.etcd_server import MEMORY_ENVIRONMENT, SETTINGS
+from bench.report import page
+from bench.suite import PARTS, POWER, QUICK, Bench, Trials, run
+from nodestore.etcd.member_defaults import MEMORY_ENVIRONMENT, SETTINGS
 
 
 def settings(trials: Trials, machine: str) -> list[str]:
@@ -32,12 +32,12 @@ def settings(trials: Trials, machine: str) -> list[str]:
 
 def write(bench: Bench, machine: str, *, quick: bool, only: bool) -> list[Path]:
     """What is written, and where: of some parts only nothing that stands for the whole, and a page of all trials."""
-    data = report.PARTIAL if only else report.DATA
-    report.write_data(bench.figures, data)
+    data = page.PARTIAL if only else page.DATA
+    page.write_data(bench.figures, data)
     if quick or only:
         return [data]
-    report.write_page(bench.figures, settings(bench.trials, machine), bench.notes, bench.missing)
-    return [data, report.PAGE]
+    page.write_page(bench.figures, settings(bench.trials, machine), bench.notes, bench.missing)
+    return [data, page.PAGE]
 
 
 def main() -> int:
@@ -48,10 +48,10 @@ def main() -> int:
         there = ", ".join([*PARTS, POWER])
         console.print(f"there is no {', '.join(sorted(unknown))}; there are: {there}", style="red")
         return 2
-    machine = report.machine()
+    machine = page.machine()
     bench = run(QUICK if quick else Trials(), only, lambda line: console.print(line, style="dim", markup=False))
     console.print(machine, style="dim", markup=False)
-    console.print(report.table(bench.figures))
+    console.print(page.table(bench.figures))
     for note in (*bench.notes, *(f"{name}: not measured: {why}" for name, why in bench.missing.items())):
         console.print(note, markup=False)
     written = write(bench, machine, quick=quick, only=bool(only))

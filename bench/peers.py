@@ -22,14 +22,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import report
-from bench.figures import Figure, figure
+from bench.harness.figures import Figure, figure
+from bench.report import page
 from nodectl.dev import launch
 from nodectl.dev.cluster import DevCluster
 from nodectl.dev.ports import HOST, free_ports
-from nodestore import procs
+from nodectl.etcd_binary.find import find_etcd
 from nodestore.errors import NodectlError
-from nodestore.etcd_binary import find_etcd
+from nodestore.processes import child_processes
 
 TRIALS = 20
 QUICK_TRIALS = 5
@@ -52,7 +52,7 @@ client.Election("/bench", sys.argv[3]).run(lead)
 class _Contender:
     """A process that writes a line when it leads."""
 
-    def __init__(self, child: procs.Child) -> None:
+    def __init__(self, child: child_processes.Child) -> None:
         self.child = child
         self.leads = asyncio.create_task(self._first_line())
 
@@ -70,7 +70,9 @@ class _Contender:
 
 
 async def _contend(argv: Sequence[str]) -> _Contender:
-    return _Contender(await procs.spawn(argv, env=launch.inherited(), stdout=procs.PIPE, die_with_parent=True))
+    return _Contender(
+        await child_processes.spawn(argv, env=launch.inherited(), stdout=child_processes.PIPE, die_with_parent=True)
+    )
 
 
 async def _gaps(argv: Sequence[str], trials: int) -> list[float]:
@@ -135,7 +137,7 @@ async def _zookeepers(jars: Path, folder: Path) -> AsyncIterator[str]:
                 f"minSessionTimeout=200\nmaxSessionTimeout=20000\n{servers}\n",
                 "utf-8",
             )
-            child = await procs.spawn([*server, str(config)], stdout=data / "log", die_with_parent=True)
+            child = await child_processes.spawn([*server, str(config)], stdout=data / "log", die_with_parent=True)
             stack.push_async_callback(child.stop, 1.0)
         yield ",".join(f"{HOST}:{port}" for port in ports[:3])
 
@@ -174,7 +176,7 @@ async def run(trials: int, console: Console) -> list[Figure]:
 def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 140)
     figures = asyncio.run(run(QUICK_TRIALS if os.environ.get("QUICK") else TRIALS, console))
-    console.print(report.table(figures))
+    console.print(page.table(figures))
     return 0 if figures else 1
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from nodestore.keys import Keys
-from tests.etcd_cluster import EtcdCluster, sweep
+from nodestore.schema.keys import Keys
+from tests.support.etcd_cluster import EtcdCluster, sweep
 
 _ENDING_S = 0.5
 _ENDING_TURNS = 50

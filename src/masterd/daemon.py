@@ -12,16 +12,16 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from masterd.api import Api
-from masterd.app import load_application
-from masterd.campaign import Me
-from masterd.master import Master
+from masterd.api.routes import Api
+from masterd.application.contract import load_application
+from masterd.election.campaign import Me
+from masterd.roles.master import Master
 from masterd.settings import Settings
+from nodestore.daemon.signals import stop_event
 from nodestore.errors import Invalid, NodectlError, Unavailable
-from nodestore.etcd import Etcd
-from nodestore.etcd_versions import check_version
-from nodestore.keys import Keys
-from nodestore.signals import stop_event
+from nodestore.etcd.session import Etcd
+from nodestore.etcd.versions import check_version
+from nodestore.schema.keys import Keys
 
 log = logging.getLogger(__name__)
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import urlsplit
 
-from masterd.committer import LeaderSettings
-from masterd.housekeeping import Retention
-from masterd.local_member import Found, find
-from masterd.master import MasterSettings
-from masterd.space import SpaceSettings
-from masterd.suspicion import PROFILES, Timing
-from nodestore import options
+from masterd.election.suspicion import PROFILES, Timing
+from masterd.roles.master import MasterSettings
+from masterd.term.committer import LeaderSettings
+from masterd.term.retention import Retention
+from masterd.upkeep.local_member import Found, find
+from masterd.upkeep.space_plan import SpaceSettings
+from nodestore.daemon import options
 from nodestore.errors import Invalid, NodectlError
-from nodestore.etcd import EtcdSettings
-from nodestore.etcd_server import SETTINGS as SHIPPED
-from nodestore.etcd_types import host_port
-from nodestore.keys import check_name
-from nodestore.values import Address, duration_between, format_duration, parse_address, whole_between
+from nodestore.etcd.member_defaults import SETTINGS as SHIPPED
+from nodestore.etcd.session import EtcdSettings
+from nodestore.etcd.types import host_port
+from nodestore.schema.keys import check_name
+from nodestore.support.values import Address, duration_between, format_duration, parse_address, whole_between
 
 _TIMES = {
     "beat": (0.02, 2.0, "from one heartbeat of the leader to the next"),

@@ -9,15 +9,15 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nodectl.exit_codes import ExitCode, explain
+from nodectl.cli.exit_codes import ExitCode, explain
 
 
 def run(args: Sequence[str]) -> int:
     """The exit code of `nodectl ARGS...`."""
     import typer
 
-    from nodectl.cli import app
-    from nodectl.output import Output
+    from nodectl.cli.root import app
+    from nodectl.terminal.output import Output
 
     try:
         command = typer.main.get_command(app)
@@ -39,7 +39,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def _usage(error: Exception) -> int:
-    from nodectl.output import Output
+    from nodectl.terminal.output import Output
 
     context = getattr(error, "ctx", None)
     message = str(error.format_message())  # type: ignore[attr-defined]
@@ -74,7 +74,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows pipe is cp1252 and refuses much
-    from nodectl.completion import asked
+    from nodectl.cli.completion import asked
 
     if asked():
         complete()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from nodestore.errors import Invalid
-from nodestore.values import parse_address
+from nodestore.support.values import parse_address
 
 _HINT = "use HOST:PORT for etcd, or http://HOST:PORT for a masterd"
 

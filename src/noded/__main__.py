@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 
 from noded import daemon, settings
-from nodestore import procs, programs
+from nodestore.daemon import program
+from nodestore.processes import child_processes
 
 
 def main() -> int:
     """Run until asked to stop (0), until another noded has the node (4), or until something is broken (1)."""
-    procs.utf8_stdio()
+    child_processes.utf8_stdio()
     chosen = settings.parse()
-    return programs.run("noded", chosen.node, chosen.log_level, daemon.run(chosen))
+    return program.run("noded", chosen.node, chosen.log_level, daemon.run(chosen))
 
 
 if __name__ == "__main__":

@@ -8,21 +8,22 @@ import secrets
 from contextlib import aclosing
 from typing import NoReturn
 
-from noded import boot, drivers
-from noded.actions import Writer
-from noded.actor import Actor
-from noded.agent import Agent
-from noded.drivers import Context
-from noded.orders import Orders
-from noded.performer import Performer
-from noded.presence import Me, Presence
-from noded.reporter import Reporter
+from noded.actions import boot
+from noded.actions.actor import Actor
+from noded.actions.decide import Writer
+from noded.actions.performer import Performer
+from noded.drivers import contract
+from noded.drivers.contract import Context
+from noded.reconcile.agent import Agent
+from noded.reconcile.orders import Orders
+from noded.registration.claim import Me, Presence
+from noded.registration.follow_key import follow_key
+from noded.registration.status_reporter import Reporter
 from noded.settings import Settings
-from noded.watching import follow_key
-from nodestore.etcd import Etcd
-from nodestore.keys import Keys
-from nodestore.programs import reason_of
-from nodestore.signals import stop_event
+from nodestore.daemon.program import reason_of
+from nodestore.daemon.signals import stop_event
+from nodestore.etcd.session import Etcd
+from nodestore.schema.keys import Keys
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class _Wiring:
         self.presence = Presence(etcd, alive_key, me, settings.lease_ttl_s, self._claim_changed)
         self.reporter = Reporter(etcd, keys.status_of(me.node), alive_key, self.presence)
         context = Context(me.node, keys.cluster, settings.work_dir, me.nonce, self._wake, background)
-        self.agent = Agent(context, self.orders, self.presence, self.reporter.report, drivers.load, settings.timing)
+        self.agent = Agent(context, self.orders, self.presence, self.reporter.report, contract.load, settings.timing)
         start = boot.start_of(me.host_id)
         writer = Writer(me.node, me.nonce, start, lambda was: boot.rebooted(was, start))
         performer = Performer(self.agent, context, settings.reboot_command)

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noded.agent import Timing
+from noded.reconcile.agent import Timing
+from nodestore.daemon.options import Parser, add_common, etcd_settings
 from nodestore.errors import Invalid
-from nodestore.etcd import EtcdSettings
-from nodestore.keys import check_name
-from nodestore.options import Parser, add_common, etcd_settings
-from nodestore.values import duration_between
+from nodestore.etcd.session import EtcdSettings
+from nodestore.schema.keys import check_name
+from nodestore.support.values import duration_between
 
 HOST_ID_CHARS_MAX = 200
 

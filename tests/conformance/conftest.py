@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance.ground import Fake, Ground, Real
-from tests.etcd_cluster import EtcdCluster
-from tests.fakes.clock import VirtualTime
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.fakes.clock import VirtualTime
 
 
 @pytest.fixture(scope="package")

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
-from nodestore.etcd import Etcd, EtcdSettings
-from tests.etcd_cluster import EtcdCluster
-from tests.fakes.etcd import MEMBERS, FakeEtcd
-from tests.fakes.link import Link
-from tests.faults.proxy import Mode, Proxy
-from tests.waiting import eventually
+from nodestore.etcd.session import Etcd, EtcdSettings
+from tests.faults.network.proxy import Mode, Proxy
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.fakes.etcd import MEMBERS, FakeEtcd
+from tests.support.fakes.link import Link
+from tests.support.waiting import eventually
 
 ATTEMPT_S = 0.3
 PATIENT_S = 20.0

@@ -10,12 +10,12 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodestore.etcd_rpc import Connection, Endpoint, RpcFailed
-from nodestore.etcdpb import etcd_pb2 as pb
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.rpc import Connection, Endpoint, RpcFailed
 from tests.conformance.ground import TTL_MIN_S, TXN_OPS_MAX
-from tests.etcd_cluster import EtcdCluster
-from tests.fakes.etcd import MEMBERS, FakeEtcd
-from tests.profiles import cases
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.fakes.etcd import MEMBERS, FakeEtcd
+from tests.support.profiles import cases
 
 _CALL_S = 5.0
 _numbers = itertools.count(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-from nodestore.election import (
+from nodestore.cluster.election import (
     EpochSeen,
     Fence,
     LeaderSeen,
@@ -20,12 +20,12 @@ from nodestore.election import (
     takeover,
 )
 from nodestore.errors import OutcomeUnknown
-from nodestore.etcd import Etcd, op_put
-from nodestore.keys import Keys
-from nodestore.models import Applied, ConfigRecord, Epoch, Head, Paused
+from nodestore.etcd.session import Etcd, op_put
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Applied, ConfigRecord, Epoch, Head, Paused
 from tests.conformance.ground import PATIENT_S, Ground
-from tests.faults.proxy import Mode
-from tests.waiting import eventually
+from tests.faults.network.proxy import Mode
+from tests.support.waiting import eventually
 
 
 async def run_for(

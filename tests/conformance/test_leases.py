@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from nodestore.errors import LeaseLost, NodectlError
-from nodestore.etcd import cmp_mod, op_put
-from nodestore.etcdpb import etcd_pb2 as pb
-from nodestore.keys import Keys
-from nodestore.lease import Lease
+from nodestore.etcd.lease import Lease
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.session import cmp_mod, op_put
+from nodestore.schema.keys import Keys
 from tests.conformance.ground import TTL_MIN_S, Ground
-from tests.faults.proxy import Mode
-from tests.sessions import LIVES_S, kept
-from tests.waiting import eventually
+from tests.faults.network.proxy import Mode
+from tests.support.sessions import LIVES_S, kept
+from tests.support.waiting import eventually
 
 
 async def test_a_revoked_lease_takes_its_keys_along(ground: Ground, keys: Keys) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from nodestore import etcd as session
 from nodestore.errors import OutcomeUnknown, Unavailable
-from nodestore.etcd import Etcd, cmp_create, cmp_mod, op_get, op_put
-from nodestore.keys import Keys
+from nodestore.etcd import session as session
+from nodestore.etcd.session import Etcd, cmp_create, cmp_mod, op_get, op_put
+from nodestore.schema.keys import Keys
 from tests.conformance.ground import PATIENT_S, Ground
-from tests.faults.proxy import Mode
-from tests.sessions import error_of, version
-from tests.waiting import eventually
+from tests.faults.network.proxy import Mode
+from tests.support.sessions import error_of, version
+from tests.support.waiting import eventually
 
 
 async def landed(witness: Etcd, key: str) -> None:

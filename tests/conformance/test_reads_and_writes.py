@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from nodestore.errors import Compacted, LeaseLost, NodectlError, TooLarge
-from nodestore.etcd import Etcd, cmp_mod, op_put
-from nodestore.etcdpb import etcd_pb2 as pb
-from nodestore.keys import Keys, prefix_end
-from nodestore.watch import list_at
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.session import Etcd, cmp_mod, op_put
+from nodestore.etcd.watch import list_at
+from nodestore.schema.keys import Keys, prefix_end
 from tests.conformance.ground import REQUEST_BYTES_MAX, TXN_OPS_MAX, Ground
 
 

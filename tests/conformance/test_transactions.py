@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from nodestore.errors import NodectlError
-from nodestore.etcd import Wrote, cmp_create, cmp_mod, op_delete, op_get, op_put, op_range
-from nodestore.etcdpb import etcd_pb2 as pb
-from nodestore.keys import Keys, prefix_end
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.session import Wrote, cmp_create, cmp_mod, op_delete, op_get, op_put, op_range
+from nodestore.schema.keys import Keys, prefix_end
 from tests.conformance.ground import Ground
 
 EQUAL, NOT_EQUAL, GREATER, LESS = pb.Compare.EQUAL, pb.Compare.NOT_EQUAL, pb.Compare.GREATER, pb.Compare.LESS

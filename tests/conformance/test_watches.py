@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from nodestore.errors import Compacted
-from nodestore.etcd import Etcd, Stream, op_delete, op_put
-from nodestore.etcdpb import etcd_pb2 as pb
-from nodestore.keys import Keys, prefix_end
-from nodestore.watch import Changes, Event, Listing, follow, interval, mirror, mirror_all
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.session import Etcd, Stream, op_delete, op_put
+from nodestore.etcd.watch import Changes, Event, Listing, follow, interval, mirror, mirror_all
+from nodestore.schema.keys import Keys, prefix_end
 from tests.conformance.ground import REQUEST_BYTES_MAX, Ground
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 _SOON_S = 20.0
 _QUIET_S = 0.3

@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import sys
 
-from masterd import __main__, settings, state
-from masterd.housekeeping import Retention
+from masterd import __main__, settings
+from masterd.state_machine import state
+from masterd.term.retention import Retention
 
 _JOURNAL_BYTES = 128 << 10
 _IDS = 500

@@ -18,9 +18,10 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from masterd import __main__, settings, snapshots
-from masterd.housekeeping import Retention
-from nodestore.etcd import Etcd, Op
+from masterd import __main__, settings
+from masterd.replication import snapshots
+from masterd.term.retention import Retention
+from nodestore.etcd.session import Etcd, Op
 
 SMALL_CHUNK_BYTES = 1_000
 LOOK_EVERY_S = 0.05

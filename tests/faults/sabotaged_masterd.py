@@ -12,14 +12,18 @@ import asyncio
 import sys
 from typing import Any
 
-from masterd import __main__, execution, journal, leader, master
-from nodestore import election, lease
+from masterd import __main__
+from masterd.roles import master
+from masterd.state_machine import batch
+from masterd.term import journal, leader
+from nodestore.cluster import election
 from nodestore.errors import NodectlError
-from nodestore.etcd import op_put
+from nodestore.etcd import lease
+from nodestore.etcd.session import op_put
 
 
 def take_out_deduplication() -> None:
-    execution.Batch._known = lambda self, request: None  # type: ignore[method-assign]
+    batch.Batch._known = lambda self, request: None  # type: ignore[method-assign]
 
 
 def take_out_fence() -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from noded import __main__, orders
+from noded import __main__
+from noded.reconcile import orders
 
 
 def take_out_order_check() -> None:

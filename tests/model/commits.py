@@ -12,7 +12,7 @@ from tests.model.world import NOT_SENT, Batch, Bounds, Commit, Masterd, World
 
 
 def begin_commit(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`leader.Leader._commit_batch`, `execution.Batch.run`, `committer.Committer.commit`."""
+    """`term.leader.Leader._commit_batch`, `state_machine.batch.Batch.run`, `term.committer.Committer.commit`."""
     me = world.masterds[number]
     if me.commit:
         return
@@ -63,7 +63,8 @@ def _sent(world: World, batch: Batch, index: int) -> tuple[tuple[int, int], ...]
 
 
 def _runs(setting: Setting, me: Masterd, after: int, command: int) -> bool:
-    """`execution.Batch._known`: neither known, nor too old to know, nor of a store that was since restored."""
+    """`state_machine.batch.Batch._known`: neither known, nor too old to know, nor of a store that was since
+    restored."""
     if command in me.log[me.ids_from :]:
         return False
     if after < len(me.log) - setting.kept and setting.has("a command below the floor is refused"):
@@ -72,7 +73,7 @@ def _runs(setting: Setting, me: Masterd, after: int, command: int) -> bool:
 
 
 def repeat(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`leader.Leader._commit_taken`: a batch that writes nothing, answered once the term was confirmed."""
+    """`term.leader.Leader._commit_taken`: a batch that writes nothing, answered once the term was confirmed."""
     me = world.masterds[number]
     if me.commit:
         return
@@ -96,7 +97,7 @@ def _answered(world: World, batch: Batch) -> World:
 
 
 def commit_answered(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`journal.Journal.commit`, `_settle` and `_verdict`."""
+    """`term.journal.Journal.commit`, `_settle` and `_verdict`."""
     me = world.masterds[number]
     if not me.commit:
         return
@@ -110,7 +111,8 @@ def commit_answered(setting: Setting, world: World, number: int) -> Iterator[tup
 def _settle(
     setting: Setting, world: World, number: int, me: Masterd, sent: Commit, word: str = ""
 ) -> Iterator[tuple[str, World]]:
-    """`journal.Journal._verdict`, by what the failed transaction read. An empty commit is looked for first, then the
+    """`term.journal.Journal._verdict`, by what the failed transaction read. An empty commit is looked for first, then
+    the
     one that it is to keep from landing (`_give_up`)."""
     leader, (head, _, nonce), epoch = world.store.leader[0], world.store.head, world.store.epoch
     for commit in (sent, me.causing):
@@ -138,7 +140,8 @@ def _settle(
 
 
 def _advanced(setting: Setting, world: World, number: int, me: Masterd, commit: Commit) -> World:
-    """`journal.Journal._advance`, `replica.Replica.apply`, and the callers' answers: their results, or, when it was
+    """`term.journal.Journal._advance`, `replication.replica.Replica.apply`, and the callers' answers: their results,
+    or, when it was
     the empty commit that landed, that theirs never will."""
     head, index, _ = world.store.head
     log = me.log + commit.batch
@@ -166,7 +169,7 @@ def _never(world: World, commit: tuple[()] | Commit) -> World:
 
 
 def commit_late(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`journal.Journal.commit`, OutcomeUnknown: sent again, while a copy may land."""
+    """`term.journal.Journal.commit`, OutcomeUnknown: sent again, while a copy may land."""
     me = world.masterds[number]
     if me.commit and world.left.late:
         text = f"{{}} gets no answer to its {name_of(me.commit)}: a copy is on its way"
@@ -174,7 +177,8 @@ def commit_late(_: Setting, world: World, number: int) -> Iterator[tuple[str, Wo
 
 
 def commit_refused(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`journal.Journal.commit`: etcd's definite refusal. After an open attempt, `_give_up` moves `head` by an empty
+    """`term.journal.Journal.commit`: etcd's definite refusal. After an open attempt, `_give_up` moves `head` by an
+    empty
     commit; where that is refused too, the term is given up."""
     me = world.masterds[number]
     if not me.commit or not world.left.refusals:

@@ -10,13 +10,13 @@ from tests.model.world import Masterd, Resign, World
 
 
 def resign(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`master.Master.stand_down`: at a stop or a handover, with commands still open."""
+    """`roles.master.Master.stand_down`: at a stop or a handover, with commands still open."""
     if world.left.resignations:
         yield from resigns(setting, world._replace(left=used(world.left, "resignations")), number, "stops and")
 
 
 def resigns(setting: Setting, world: World, number: int, why: str) -> Iterator[tuple[str, World]]:
-    """`master.Master._resign`, `election.resign`: once without an answer, once with."""
+    """`roles.master.Master._resign`, `cluster.election.resign`: once without an answer, once with."""
     me = world.masterds[number]
     txn = Resign("resign", me.term)
     after, done = land(world, txn, setting.without, setting.kept)
@@ -30,14 +30,14 @@ def resigns(setting: Setting, world: World, number: int, why: str) -> Iterator[t
 
 
 def deposed(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`leader.Leader._look_around`, which `_commit_for_ever` minds between commits."""
+    """`term.leader.Leader._look_around`, which `_commit_for_ever` minds between commits."""
     me = world.masterds[number]
     if not me.commit and world.store.leader[0] != me.term:
         yield f"{{}} sees that term {me.term} is over", changed(world, number, standing_by(me))
 
 
 def lease_lost(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`master.Master._live_with`: whatever it was doing is cancelled; its callers are told that it is unknown."""
+    """`roles.master.Master._live_with`: whatever it was doing is cancelled; its callers are told that it is unknown."""
     if world.left.lease_losses:
         lost = changed(world, number, standing_by(world.masterds[number]))
         yield "{} loses its lease and stands by", lost._replace(left=used(world.left, "lease_losses"))

@@ -51,7 +51,7 @@ def on_its_way(world: World, txn: Txn) -> World:
 
 
 def standing_by(masterd: Masterd) -> Masterd:
-    """`master.Master.become_standby`: the replica and the attempts stay."""
+    """`roles.master.Master.become_standby`: the replica and the attempts stay."""
     stays = Masterd(STANDBY, masterd.log, masterd.ids_from, masterd.epoch, masterd.attempts, prepared=masterd.prepared)
     return in_store(masterd, stays)
 

@@ -24,32 +24,32 @@ Without = frozenset[str]
 """Rules that are taken out; by their names in `RULES`."""
 
 RULES = {
-    "takeover compares leader": "election.takeover",
-    "takeover compares epoch": "election.takeover",
-    "takeover compares terms/<nonce>": "election.takeover",
-    "commit compares leader": "election.Fence.compares",
-    "commit compares epoch": "election.Fence.compares",
-    "commit compares head": "journal.Journal._send",
-    "housekeeping compares leader": "housekeeping.Housekeeping._delete, snapshots.Snapshots._fenced",
-    "resignation compares leader": "election.resign",
-    "deduplication": "execution.Batch._known",
-    "a command below the floor is refused": "execution.Batch._known",
-    "giving up moves head": "journal.Journal._give_up",
-    "head's nonce is looked at": "journal.Journal._verdict",
-    "a moved head leaves it unknown": "journal.Journal._verdict",
-    "answers follow the commit": "leader.Leader._commit_taken",
-    "a winner catches up to head": "replica.Replica.absorb",
-    "a replica belongs to one epoch": "replica.Replica._belongs_to",
-    "a term is claimed once": "campaign.Campaign.win",
-    "a repeat is answered after a confirmation": "leader.Leader._commit_taken",
-    "truncation stops at the older of two snapshots": "housekeeping.Housekeeping.tidy",
-    "truncation stops at the ids' floor": "housekeeping.Housekeeping._truncate",
-    "snapshots hold the ids": "snapshots.encode_image",
+    "takeover compares leader": "cluster.election.takeover",
+    "takeover compares epoch": "cluster.election.takeover",
+    "takeover compares terms/<nonce>": "cluster.election.takeover",
+    "commit compares leader": "cluster.election.Fence.compares",
+    "commit compares epoch": "cluster.election.Fence.compares",
+    "commit compares head": "term.journal.Journal._send",
+    "housekeeping compares leader": "term.retention.Housekeeping._delete, replication.snapshots.Snapshots._fenced",
+    "resignation compares leader": "cluster.election.resign",
+    "deduplication": "state_machine.batch.Batch._known",
+    "a command below the floor is refused": "state_machine.batch.Batch._known",
+    "giving up moves head": "term.journal.Journal._give_up",
+    "head's nonce is looked at": "term.journal.Journal._verdict",
+    "a moved head leaves it unknown": "term.journal.Journal._verdict",
+    "answers follow the commit": "term.leader.Leader._commit_taken",
+    "a winner catches up to head": "replication.replica.Replica.absorb",
+    "a replica belongs to one epoch": "replication.replica.Replica._belongs_to",
+    "a term is claimed once": "election.campaign.Campaign.win",
+    "a repeat is answered after a confirmation": "term.leader.Leader._commit_taken",
+    "truncation stops at the older of two snapshots": "term.retention.Housekeeping.tidy",
+    "truncation stops at the ids' floor": "term.retention.Housekeeping._truncate",
+    "snapshots hold the ids": "replication.snapshots.encode_image",
     "recovery deletes leader": "nodectl recover",
-    "a suspicion compares the answer": "leader_watch.LeaderWatch.ground",
-    "an answer compares leader": "challenges.Answers._answer",
-    "an answer is to a challenge of its term": "challenges.Answers._answer",
-    "who loses reads the epoch anew": "campaign.Campaign._try",
+    "a suspicion compares the answer": "election.leader_watch.LeaderWatch.ground",
+    "an answer compares leader": "term.challenge_responder.Answers._answer",
+    "an answer is to a challenge of its term": "term.challenge_responder.Answers._answer",
+    "who loses reads the epoch anew": "election.campaign.Campaign._try",
 }
 """Each rule, and where it is kept."""
 
@@ -121,7 +121,7 @@ def _term(revision: int) -> str:
 
 
 def _fenced(world: World, term: int, epoch: int, leader: bool, epoch_too: bool) -> bool:
-    """`election.Fence.compares`, as far as they are sent."""
+    """`cluster.election.Fence.compares`, as far as they are sent."""
     return (not leader or world.store.leader[0] == term) and (not epoch_too or world.store.epoch == epoch)
 
 
@@ -202,7 +202,8 @@ def judged(world: World, kept: int) -> World:
 
 
 def caught_up(store: Store, log: Batch, ids_from: int, kept: int) -> tuple[Batch, int] | None:
-    """`replica.Replica.catch_up`: the replica that has read all there is; None: Garbage. Across a gap it loads the
+    """`replication.replica.Replica.catch_up`: the replica that has read all there is; None: Garbage. Across a gap it
+    loads the
     newest readable snapshot."""
     applied = _applied(store, log, ids_from, kept)
     if applied is None:
@@ -214,7 +215,8 @@ def caught_up(store: Store, log: Batch, ids_from: int, kept: int) -> tuple[Batch
 
 
 def _applied(store: Store, log: Batch, ids_from: int, kept: int) -> tuple[Batch, int] | None:
-    """`state.State.apply` of each entry beyond the log; None at a gap, or when that does not end at `head`."""
+    """`state_machine.state.State.apply` of each entry beyond the log; None at a gap, or when that does not end at
+    `head`."""
     for last, batch in store.journal:
         if last <= len(log):
             continue
@@ -226,5 +228,5 @@ def _applied(store: Store, log: Batch, ids_from: int, kept: int) -> tuple[Batch,
 
 
 def best_snapshots(store: Store) -> list[Snapshot]:
-    """`housekeeping.Housekeeping._two_checked`: those that were read back whole, newest first."""
+    """`term.retention.Housekeeping._two_checked`: those that were read back whole, newest first."""
     return [image for image in reversed(store.snapshots) if image.whole]

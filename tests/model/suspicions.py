@@ -15,7 +15,8 @@ from tests.model.world import Answer, Takeover, World
 
 
 def challenge(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`leader_watch.LeaderWatch._challenge`: which answer stands there already is read in the same transaction."""
+    """`election.leader_watch.LeaderWatch._challenge`: which answer stands there already is read in the same
+    transaction."""
     me, term = world.masterds[number], world.store.leader[0]
     if not world.left.challenges or not term or me.asked:
         return
@@ -28,7 +29,7 @@ def challenge(setting: Setting, world: World, number: int) -> Iterator[tuple[str
 
 
 def suspect(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`leader_watch.LeaderWatch.ground`: no answer was heard. One may have been written."""
+    """`election.leader_watch.LeaderWatch.ground`: no answer was heard. One may have been written."""
     me = world.masterds[number]
     if me.asked or not me.doubts or not world.left.takeovers:
         return
@@ -38,14 +39,15 @@ def suspect(setting: Setting, world: World, number: int) -> Iterator[tuple[str, 
 
 
 def hear_answer(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`leader_watch.LeaderWatch._answered`: the suspicion is over."""
+    """`election.leader_watch.LeaderWatch._answered`: the suspicion is over."""
     me = world.masterds[number]
     if me.doubts and not me.asked and me.answer[1] == me.challenges[-1][1]:
         yield f"{{}} hears the answer to challenge {me.answer[1]}", changed(world, number, me._replace(doubts=False))
 
 
 def answer(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`challenges.Answers._answer`: of the other's newest challenge, which is all that stands in the store."""
+    """`term.challenge_responder.Answers._answer`: of the other's newest challenge, which is all that stands in the
+    store."""
     me, other = world.masterds[number], world.masterds[1 - number]
     if not other.challenges:
         return

@@ -11,7 +11,7 @@ from tests.model.world import LEADING, WON, Batch, Masterd, Takeover, World
 
 
 def begin_takeover(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`campaign.Campaign._try`: what was seen of `leader` and the epoch is in the transaction from here on."""
+    """`election.campaign.Campaign._try`: what was seen of `leader` and the epoch is in the transaction from here on."""
     me = world.masterds[number]
     if me.asked or not world.left.takeovers:
         return
@@ -33,14 +33,14 @@ def begun(setting: Setting, world: World, number: int, asked: Takeover, what: st
 
 
 def prepare(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`campaign.Campaign._prepare`: the epoch is read ahead of time."""
+    """`election.campaign.Campaign._prepare`: the epoch is read ahead of time."""
     me, epoch = world.masterds[number], world.store.epoch
     if setting.bounds.prepares and not me.prepared:
         yield f"{{}} reads that the epoch is {epoch}", changed(world, number, me._replace(prepared=epoch))
 
 
 def takeover_answered(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`election.takeover`. Where its own nonce is in `leader`, `_claim` follows."""
+    """`cluster.election.takeover`. Where its own nonce is in `leader`, `_claim` follows."""
     me = world.masterds[number]
     if not me.asked:
         return
@@ -54,28 +54,29 @@ def takeover_answered(setting: Setting, world: World, number: int) -> Iterator[t
 
 
 def _after_losing(setting: Setting, world: World, me: Masterd) -> int:
-    """`campaign.Campaign._try`: the epoch that it goes on with."""
+    """`election.campaign.Campaign._try`: the epoch that it goes on with."""
     if setting.has("who loses reads the epoch anew"):
         return 0
     return me.prepared if me.prepared == world.store.epoch else -abs(me.prepared)
 
 
 def takeover_late(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`etcd.Etcd._unary`: no answer from a member, so another is asked; the copy may land yet."""
+    """`etcd.session.Etcd._unary`: no answer from a member, so another is asked; the copy may land yet."""
     asked = world.masterds[number].asked
     if asked and world.left.late:
         yield f"{{}} gets no answer to takeover {asked.nonce}: a copy is on its way", on_its_way(world, asked)
 
 
 def takeover_left_open(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`campaign.Campaign._step`, OutcomeUnknown: it goes on observing, and knows its nonce should it show up."""
+    """`election.campaign.Campaign._step`, OutcomeUnknown: it goes on observing, and knows its nonce should it show
+    up."""
     me = world.masterds[number]
     if me.asked and (me.asked in world.late or me.asked.nonce in world.store.terms):
         yield f"{{}} leaves takeover {me.asked.nonce} open", changed(world, number, me._replace(asked=()))
 
 
 def claim(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`campaign.Campaign._take_up`, `election.claim`: its own nonce is in `leader`."""
+    """`election.campaign.Campaign._take_up`, `cluster.election.claim`: its own nonce is in `leader`."""
     me = world.masterds[number]
     term, nonce = world.store.leader
     if nonce in me.attempts:
@@ -86,7 +87,8 @@ def claim(setting: Setting, world: World, number: int) -> Iterator[tuple[str, Wo
 
 
 def _won(setting: Setting, world: World, number: int, me: Masterd, nonce: int, epoch: int) -> World:
-    """`election._won` and the beginning of `replica.Replica.absorb`: what the takeover brought along is applied."""
+    """`cluster.election._won` and the beginning of `replication.replica.Replica.absorb`: what the takeover brought
+    along is applied."""
     attempts = tuple(item for item in me.attempts if item != nonce or not setting.has("a term is claimed once"))
     log, ids_from = _of_epoch(setting, me, epoch)
     tail = [entry for entry in world.store.journal if entry[0] > len(log)][: setting.bounds.tail]
@@ -105,7 +107,7 @@ def _won(setting: Setting, world: World, number: int, me: Masterd, nonce: int, e
 
 
 def _of_epoch(setting: Setting, me: Masterd, epoch: int) -> tuple[Batch, int]:
-    """`replica.Replica._belongs_to`: in another epoch, indexes mean other commands."""
+    """`replication.replica.Replica._belongs_to`: in another epoch, indexes mean other commands."""
     same = me.epoch in (0, epoch) or not setting.has("a replica belongs to one epoch")
     return (me.log, me.ids_from) if same else ((), 0)
 
@@ -118,8 +120,9 @@ def _leads(world: World, me: Masterd) -> World:
 
 
 def catch_up(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`replica.Replica.absorb`: what the takeover did not bring along is read under the term already won. Where that
-    is not possible, `master.Master.become_leader` gives the term up."""
+    """`replication.replica.Replica.absorb`: what the takeover did not bring along is read under the term already won.
+    Where that
+    is not possible, `roles.master.Master.become_leader` gives the term up."""
     me = world.masterds[number]
     log, ids_from = _of_epoch(setting, me, world.store.epoch)
     found = caught_up(world.store, log, ids_from, setting.kept)
@@ -131,7 +134,7 @@ def catch_up(setting: Setting, world: World, number: int) -> Iterator[tuple[str,
 
 
 def follow(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`replica.Replica.follow`."""
+    """`replication.replica.Replica.follow`."""
     me = world.masterds[number]
     log, ids_from = _of_epoch(setting, me, world.store.epoch)
     found = caught_up(world.store, log, ids_from, setting.kept)

@@ -154,12 +154,21 @@ def test_what_the_model_names_is_in_the_code() -> None:
 
 
 def _exists(name: str) -> bool:
-    module, *path = name.split(".")
-    package = next(iter(where for where in ("masterd", "nodestore") if find_spec(f"{where}.{module}")), None)
-    found: object = package and import_module(f"{package}.{module}")
-    for part in path:
+    """Whether `package.module.Class.method` exists below masterd or nodestore."""
+    *package, module, rest = name.split(".", 2)
+    where = ".".join([*package, module])
+    tops = [top for top in ("masterd", "nodestore") if _is_module(f"{top}.{where}")]
+    found: object = import_module(f"{tops[0]}.{where}") if tops else None
+    for part in rest.split("."):
         found = getattr(found, part, None)
     return found is not None
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # its package does not exist
+        return False
 
 
 def test_a_search_that_is_given_up_says_so() -> None:

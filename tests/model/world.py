@@ -15,7 +15,8 @@ Nonce = tuple[int, int, Batch]
 
 
 class Takeover(NamedTuple):
-    """`election.takeover`: compares `leader` as seen, the epoch, and that `terms/<nonce>` is absent. On mere suspicion
+    """`cluster.election.takeover`: compares `leader` as seen, the epoch, and that `terms/<nonce>` is absent. On mere
+    suspicion
     it rests on a challenge, by its nonce, and compares that the answer is the one (`answer`, its mod_revision) that
     stood there when the challenge was put; 0 and 0 on any other ground."""
 
@@ -28,7 +29,8 @@ class Takeover(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """`journal.Journal._send`: entry and head. never: its callers were told that no copy has landed or ever will."""
+    """`term.journal.Journal._send`: entry and head. never: its callers were told that no copy has landed or ever
+    will."""
 
     kind: str
     term: int
@@ -44,7 +46,7 @@ class Commit(NamedTuple):
 
 
 class Resign(NamedTuple):
-    """`election.resign`: deletes `leader` if it is still of this term."""
+    """`cluster.election.resign`: deletes `leader` if it is still of this term."""
 
     kind: str
     term: int
@@ -59,7 +61,7 @@ class Snapshot(NamedTuple):
 
 
 class Write(NamedTuple):
-    """`snapshots.Snapshots.write`: the manifest, with which a snapshot becomes one."""
+    """`replication.snapshots.Snapshots.write`: the manifest, with which a snapshot becomes one."""
 
     kind: str
     term: int
@@ -68,7 +70,7 @@ class Write(NamedTuple):
 
 
 class Truncate(NamedTuple):
-    """`housekeeping.Housekeeping._delete_entries`, and `_delete_snapshots` of those that nothing needs any more."""
+    """`term.retention.Housekeeping._delete_entries`, and `_delete_snapshots` of those that nothing needs any more."""
 
     kind: str
     term: int
@@ -78,7 +80,7 @@ class Truncate(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """`challenges.Answers._answer`: the echo of a challenge, by its nonce."""
+    """`term.challenge_responder.Answers._answer`: the echo of a challenge, by its nonce."""
 
     kind: str
     term: int

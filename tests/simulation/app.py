@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from masterd.app import Command, NodeSeen, Transaction, View
+from masterd.application.contract import Command, NodeSeen, Transaction, View
 from nodestore.errors import Refused
-from nodestore.jsonio import Document, Json, copy
-from nodestore.models import Inventory, Spec
+from nodestore.schema.models import Inventory, Spec
+from nodestore.support.jsonio import Document, Json, copy
 
 NODES = ("n1", "n2", "n3")
 

@@ -8,13 +8,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from masterd.execution import RESTORE
-from nodestore.etcd import KV
-from nodestore.etcdpb import etcd_pb2 as pb
-from tests.faults import final, history_checks, linearizable
-from tests.faults.history import Call, End, Event
-from tests.faults.linearizable import ABSENT, State, frozen
-from tests.faults.watched import Watched
+from masterd.state_machine.batch import RESTORE
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.session import KV
+from tests.faults.checkers import final_store, history_checks, linearizable
+from tests.faults.checkers.history import Call, End, Event
+from tests.faults.checkers.linearizable import ABSENT, State, frozen
+from tests.faults.checkers.watched import Watched
 from tests.simulation import judge
 from tests.simulation.app import result_by_hand
 from tests.simulation.world import Told, World
@@ -28,7 +28,7 @@ def verdicts(world: World) -> dict[str, list[str]]:
     real hosts go by the names of what they judge; those of the simulation alone have SIMULATED before theirs."""
     history = judge.history_of(world.server, world.keys)
     state = judge.fold(history)
-    hosts = history_checks.judged(recording(world), final.of(world.keys, history.keys.items()))
+    hosts = history_checks.judged(recording(world), final_store.of(world.keys, history.keys.items()))
     hosts.setdefault("linearizable", []).extend(linearizability(world))
     if not world.nodes:
         hosts.pop("nodes", None)

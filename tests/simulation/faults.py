@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tests.fakes.link import FINE, LOST, REFUSED, UNHEARD, Fate
-from tests.faults.proxy import Mode
+from tests.faults.network.proxy import Mode
 from tests.simulation.world import Pc, World, no_fault
+from tests.support.fakes.link import FINE, LOST, REFUSED, UNHEARD, Fate
 
 _ATTEMPT_PASSED_S = 0.9  # a session's attempt is over by then, its call perhaps not
 _TAKEN_OVER_S = 3.5  # another leads by then

@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from masterd.derivation import Derivation
-from masterd.execution import ADOPT, RESPEC, RESTORE
-from masterd.overlay import Overlay
-from masterd.state import State
-from masterd.views import all_views
-from nodestore.etcdpb import etcd_pb2 as pb
-from nodestore.jsonio import Document, copy, loads
-from nodestore.keys import Keys
-from nodestore.models import Applied, CommandRecord, Entry, Head, Term, decode
-from tests.fakes.etcd import FakeEtcd
-from tests.images import decode_image
+from masterd.state_machine.batch import ADOPT, RESPEC, RESTORE
+from masterd.state_machine.specs import Derivation
+from masterd.state_machine.state import State
+from masterd.state_machine.transaction import Overlay
+from masterd.state_machine.views import all_views
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Applied, CommandRecord, Entry, Head, Term, decode
+from nodestore.support.jsonio import Document, copy, loads
 from tests.simulation.app import SimApp, result_by_hand
 from tests.simulation.world import Read, Told, World
+from tests.support.fakes.etcd import FakeEtcd
+from tests.support.images import decode_image
 
 OWN = {ADOPT, RESPEC, RESTORE, "action.done", "node.changed"}
 

@@ -11,23 +11,23 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from noded.actions import Writer
-from noded.actor import Actor
-from noded.agent import Agent, Timing
-from noded.drivers import Actual, Context, DriverFactory
-from noded.last_applied import LastApplied
-from noded.orders import Orders
-from noded.performer import Performer
-from noded.presence import Me, Presence
-from noded.reporter import Reporter
-from noded.watching import follow_key
+from noded.actions.actor import Actor
+from noded.actions.decide import Writer
+from noded.actions.performer import Performer
+from noded.drivers.contract import Actual, Context, DriverFactory
+from noded.reconcile.agent import Agent, Timing
+from noded.reconcile.last_applied import LastApplied
+from noded.reconcile.orders import Orders
+from noded.registration.claim import Me, Presence
+from noded.registration.follow_key import follow_key
+from noded.registration.status_reporter import Reporter
 from nodestore.errors import Compacted
-from nodestore.etcd import Etcd, EtcdSettings
-from nodestore.etcdpb import etcd_pb2 as pb
-from nodestore.models import Desired, Spec
-from nodestore.tasks import together
-from tests.fakes.etcd import MEMBERS
-from tests.fakes.link import FINE, Fate, Link
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.session import Etcd, EtcdSettings
+from nodestore.schema.models import Desired, Spec
+from nodestore.support.tasks import together
+from tests.support.fakes.etcd import MEMBERS
+from tests.support.fakes.link import FINE, Fate, Link
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import make_mocked_request
 
-from masterd.events import stream_journal
+from masterd.api.event_streams import stream_journal
 from nodestore.errors import NodectlError, TooOld
 
 if TYPE_CHECKING:

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tests.fakes.clock import VirtualTime
-from tests.fakes.link import FINE, Fate
-from tests.faults.proxy import Mode
+from tests.faults.network.proxy import Mode
 from tests.simulation.app import NODES
 from tests.simulation.checkers import verdicts
 from tests.simulation.faults import KINDS, Strike
 from tests.simulation.node import Node
 from tests.simulation.reader import Reader
 from tests.simulation.world import Pc, World, no_fault
+from tests.support.fakes.clock import VirtualTime
+from tests.support.fakes.link import FINE, Fate
 
 EPISODES = 10
 MASTERS = ("m1", "m2")

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from nodestore.errors import Compacted
-from tests.fakes.clock import VirtualTime
-from tests.faults.proxy import Mode
-from tests.profiles import cases
+from tests.faults.network.proxy import Mode
 from tests.simulation.app import NODES
 from tests.simulation.checkers import problems
 from tests.simulation.faults import KINDS, Strike
 from tests.simulation.world import Pc, World
+from tests.support.fakes.clock import VirtualTime
+from tests.support.profiles import cases
 
 MASTERS = ("m1", "m2", "m3")
 Asked = list[tuple[str, dict[str, Any]]]

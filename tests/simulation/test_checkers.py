@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from nodestore.etcd import op_delete, op_put
-from nodestore.jsonio import loads
-from nodestore.models import Desired, Entry, Head, decode
-from tests.fakes.clock import VirtualTime
+from nodestore.etcd.session import op_delete, op_put
+from nodestore.schema.models import Desired, Entry, Head, decode
+from nodestore.support.jsonio import loads
 from tests.simulation.checkers import SIMULATED, verdicts
 from tests.simulation.storm import Storm
 from tests.simulation.world import Told, World
+from tests.support.fakes.clock import VirtualTime
 
 Tamper = Callable[[World], Coroutine[Any, Any, None]]
 

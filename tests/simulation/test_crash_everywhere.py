@@ -7,10 +7,10 @@ import os
 
 import pytest
 
-from tests.fakes.clock import VirtualTime
 from tests.simulation.checkers import problems
 from tests.simulation.faults import KINDS, Strike
 from tests.simulation.world import World
+from tests.support.fakes.clock import VirtualTime
 
 _STRIDE = 1 if os.environ.get("NODECTL_PROPERTIES") == "long" else 5
 """Every so manieth call is tried, another one for each kind of fault; all of them when there is time."""

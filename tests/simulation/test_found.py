@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from nodestore.errors import NotFound
-from tests.fakes.clock import VirtualTime
 from tests.simulation.checkers import problems
 from tests.simulation.world import World
+from tests.support.fakes.clock import VirtualTime
 
 
 def test_an_index_that_was_truncated_away_cannot_be_restored() -> None:

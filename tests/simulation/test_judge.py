@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from masterd import journal, publisher
-from masterd.execution import Batch
-from masterd.journal import Journal, Verdict
-from masterd.publisher import Publisher
-from masterd.state import State
-from nodestore.election import Fence
+from masterd.state_machine.batch import Batch
+from masterd.state_machine.state import State
+from masterd.term import journal, publisher
+from masterd.term.journal import Journal, Verdict
+from masterd.term.publisher import Publisher
+from nodestore.cluster.election import Fence
 from tests.simulation.faults import Strike
 from tests.simulation.test_crash_everywhere import run
 

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from masterd.app import View
-from nodestore.models import Desired, Inventory, Spec, decode
-from tests.fakes.clock import VirtualTime
-from tests.faults import final
-from tests.faults.history import Event, Recorder
-from tests.faults.hosts import verdict
+from masterd.application.contract import View
+from nodestore.schema.models import Desired, Inventory, Spec, decode
+from tests.faults.checkers import final_store
+from tests.faults.checkers.history import Event, Recorder
+from tests.faults.hosts.judgement import verdict
 from tests.simulation import judge
 from tests.simulation.app import SimApp
 from tests.simulation.checkers import recording, watched
 from tests.simulation.test_checkers import good_run
 from tests.simulation.world import World
+from tests.support.fakes.clock import VirtualTime
 
 STORE, CLIENT, REGISTERS = "history-store.jsonl", "history-c1.jsonl", "history-c2.jsonl"
 
@@ -56,7 +56,7 @@ def keep(world: World, directory: Path) -> None:
             record.ok(record.invoke("c2", "read", key="r0"), value=value)
     found = judge.history_of(world.server, world.keys).keys
     names = {key.removeprefix(world.keys.prefix): value for key, value in found.items()}
-    (directory / "store.jsonl").write_text("".join(final.line(key, value) for key, value in names.items()))
+    (directory / "store.jsonl").write_text("".join(final_store.line(key, value) for key, value in names.items()))
     for name in world.nodes:
         orders = [event.fields for event in world.events if event.process == f"{name}'s driver"]
         write(directory / f"log/{name}-noded.log", (_said(name, **of) for of in orders))

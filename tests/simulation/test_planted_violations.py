@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from masterd import events, journal
-from masterd.execution import Batch
-from masterd.journal import Journal
-from masterd.leader import Leader
-from noded.orders import Orders
-from nodestore import election
-from nodestore.election import Fence
-from nodestore.etcd import Compare, cmp_create, cmp_mod
-from nodestore.keys import Keys
-from nodestore.models import Entry
+from masterd.api import event_streams
+from masterd.state_machine.batch import Batch
+from masterd.term import journal
+from masterd.term.journal import Journal
+from masterd.term.leader import Leader
+from noded.reconcile.orders import Orders
+from nodestore.cluster import election
+from nodestore.cluster.election import Fence
+from nodestore.etcd.session import Compare, cmp_create, cmp_mod
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Entry
 from tests.simulation.storm import live
 
 SEEDS = range(20)
@@ -101,7 +102,7 @@ def streams_count_over_a_takeover(patch: Patch) -> None:
 
 
 def _tell_otherwise(patch: Patch, tell: Callable[[bool, bytes], list[bytes] | None]) -> None:
-    told = events._told
+    told = event_streams._told
 
     def otherwise(epoch: int | None, entries: list[Entry], position: int) -> Iterator[bytes]:
         for entry in entries:
@@ -115,7 +116,7 @@ def _tell_otherwise(patch: Patch, tell: Callable[[bool, bytes], list[bytes] | No
         begins = seen.setdefault(entry.term, entry.first) == entry.first
         return begins and entry.first > 1
 
-    patch.setattr(events, "_told", otherwise)
+    patch.setattr(event_streams, "_told", otherwise)
 
 
 PLANTED: dict[Callable[[Patch], None], str] = {

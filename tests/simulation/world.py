@@ -11,24 +11,24 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from masterd.campaign import Me
-from masterd.execution import RESTORE, Outcome, Request
-from masterd.housekeeping import Retention
-from masterd.leader import Leader, LeaderSettings
-from masterd.master import Master, MasterSettings
+from masterd.election.campaign import Me
+from masterd.roles.master import Master, MasterSettings
+from masterd.state_machine.batch import RESTORE, Outcome, Request
+from masterd.term.leader import Leader, LeaderSettings
+from masterd.term.retention import Retention
 from nodestore.errors import NodectlError, OutcomeUnknown, TimedOut, Unavailable
-from nodestore.etcd import Etcd, EtcdSettings, op_delete, op_put
-from nodestore.jsonio import Document, Json
-from nodestore.keys import Keys
-from nodestore.models import ConfigRecord, Inventory, Status
-from tests.fakes.clock import VirtualTime
-from tests.fakes.etcd import MEMBERS, FakeEtcd
-from tests.fakes.link import FINE, Fate, Link
-from tests.faults.history import Event
+from nodestore.etcd.session import Etcd, EtcdSettings, op_delete, op_put
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import ConfigRecord, Inventory, Status
+from nodestore.support.jsonio import Document, Json
+from tests.faults.checkers.history import Event
 from tests.simulation.app import NODES, SimApp
 from tests.simulation.node import Node
 from tests.simulation.reader import Reader
-from tests.waiting import eventually
+from tests.support.fakes.clock import VirtualTime
+from tests.support.fakes.etcd import MEMBERS, FakeEtcd
+from tests.support.fakes.link import FINE, Fate, Link
+from tests.support.waiting import eventually
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ class World:
     starts_of_nodes: int = 0
     readers: list[Reader] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    """What nodes obeyed and readers of the stream heard, as `tests.faults.history_checks` has it."""
+    """What nodes obeyed and readers of the stream heard, as `tests.faults.checkers.history_checks` has it."""
     _numbers: int = 0
     _configured: int = 0
     _asked: Pc | None = None

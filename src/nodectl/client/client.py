@@ -13,26 +13,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from nodectl.client.archive import Archive
-from nodectl.client.builtin import Builtin
-from nodectl.client.discovery import Discovery, EtcdDiscovery, HttpDiscovery
-from nodectl.client.following import Following
-from nodectl.client.http import Http, Tls, cancel_all, encode
-from nodectl.client.leadership import Leadership
-from nodectl.client.monitor import watch_over
-from nodectl.client.operating import Operating
-from nodectl.client.pipeline import Pipeline
-from nodectl.client.reads import Reads
-from nodectl.client.requests import Requests
-from nodectl.client.results import CommandResult, NodeChanges
-from nodectl.client.state import ConnectionState, State
+from nodectl.client.connection.discovery import Discovery, EtcdDiscovery, HttpDiscovery
+from nodectl.client.connection.following import Following
+from nodectl.client.connection.http import Http, Tls, cancel_all, encode
+from nodectl.client.connection.leadership import Leadership
+from nodectl.client.connection.monitor import watch_over
+from nodectl.client.connection.pipeline import Pipeline
+from nodectl.client.connection.requests import Requests
+from nodectl.client.connection.results import CommandResult, NodeChanges
+from nodectl.client.connection.state import ConnectionState, State
+from nodectl.client.methods.administration import Operating
+from nodectl.client.methods.reads import Reads
+from nodectl.client.methods.snapshots import Archive
+from nodectl.client.methods.wall import Builtin
 from nodectl.endpoints import parse_endpoints
-from nodestore.api_types import Consistency
 from nodestore.errors import Invalid
-from nodestore.keys import Keys
+from nodestore.schema.api_types import Consistency
+from nodestore.schema.keys import Keys
 
 if TYPE_CHECKING:
-    from nodestore.etcd import Etcd
+    from nodestore.etcd.session import Etcd
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Client(Reads, Builtin, Archive, Operating):
     async def _discovery(self) -> Discovery:
         if not self.endpoints.etcd:
             return HttpDiscovery(self._http, self.endpoints.masters, self._leadership)
-        from nodestore.etcd import Etcd, EtcdSettings  # grpc: only for those who need it
+        from nodestore.etcd.session import Etcd, EtcdSettings  # grpc: only for those who need it
 
         settings = EtcdSettings(
             self.endpoints.etcd, self._user, self._password, self._tls.ca, self._tls.cert, self._tls.key

@@ -19,20 +19,20 @@ import aiohttp
 import psutil
 
 from nodectl.client import Client
-from nodectl.config_file import InventoryFile, load_inventory
 from nodectl.dev import launch, waiting
 from nodectl.dev.places import wall_inventory
 from nodectl.dev.ports import free_ports, is_free, listener
 from nodectl.dev.readiness import listed, masters_silent, members_ill, nobody_leads, nodes_missing
 from nodectl.dev.record import Part, Process, Program, Record, load, save
-from nodestore import procs
-from nodestore.boot import kernel_boot_id
-from nodestore.configuration import Configuration
+from nodectl.inventory.file import InventoryFile, load_inventory
+from nodestore.cluster.configuration import Configuration
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound
-from nodestore.etcd import Etcd, EtcdSettings
-from nodestore.jsonio import dumps
-from nodestore.keys import Keys
-from nodestore.models import Inventory, decode
+from nodestore.etcd.session import Etcd, EtcdSettings
+from nodestore.processes import child_processes
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Inventory, decode
+from nodestore.support.boot import kernel_boot_id
+from nodestore.support.jsonio import dumps
 
 CLUSTER = "wall"
 MEMBERS = 3
@@ -75,7 +75,7 @@ class DevCluster:
         self.places = launch.Places(self.directory)
         self._inventory, self._members = inventory, members
         self._tied, self._unsafe_no_fsync, self._say = tied, unsafe_no_fsync, say
-        self._children: dict[str, procs.Child] = {}
+        self._children: dict[str, child_processes.Child] = {}
         self._etcd: Path | None = None
         self._record = load(self.directory)
 
@@ -187,8 +187,8 @@ class DevCluster:
         if process is None or not process.alive:
             return
         with contextlib.suppress(NodectlError):  # it may end by itself just now
-            procs.resume(process.identity)
-        procs.terminate(process.identity)
+            child_processes.resume(process.identity)
+        child_processes.terminate(process.identity)
         with contextlib.suppress(TimeoutError):
             await _gone(process, grace_s)
         await self.kill(name)
@@ -202,7 +202,7 @@ class DevCluster:
         if part.program != "noded" and process.alive:  # they start nothing; finding a tree takes a while
             with contextlib.suppress(psutil.Error):
                 psutil.Process(process.pid).kill()
-        await asyncio.to_thread(procs.kill_tree, process.identity)
+        await asyncio.to_thread(child_processes.kill_tree, process.identity)
         try:
             await _gone(process, _GONE_S)
         except TimeoutError:
@@ -215,11 +215,11 @@ class DevCluster:
 
     def suspend(self, name: str) -> None:
         """Freeze it where it is: its sockets stay open and it says nothing."""
-        procs.suspend(self._running(name).identity)
+        child_processes.suspend(self._running(name).identity)
 
     def resume(self, name: str) -> None:
         """Let a frozen process go on."""
-        procs.resume(self._running(name).identity)
+        child_processes.resume(self._running(name).identity)
 
     def is_suspended(self, name: str) -> bool:
         process = self._part(name).process
@@ -297,7 +297,7 @@ class DevCluster:
     async def _server(self) -> Path:
         """etcd's program, looked for once; may have to be fetched."""
         if self._etcd is None:
-            from nodestore.etcd_binary import find_etcd
+            from nodectl.etcd_binary.find import find_etcd
 
             self._etcd = (await asyncio.to_thread(find_etcd, self._say_of_etcd)).server
         return self._etcd
@@ -338,14 +338,16 @@ class DevCluster:
         environment = {**launch.inherited(), **how.env}
         log = self.places.log(name)
         if self._tied:
-            child = await procs.spawn(how.argv, cwd=how.cwd, env=environment, stdout=log, die_with_parent=True)
+            child = await child_processes.spawn(
+                how.argv, cwd=how.cwd, env=environment, stdout=log, die_with_parent=True
+            )
             self._children[name] = child
             identity = child.identity
         else:
-            start = partial(procs.spawn_detached, how.argv, cwd=how.cwd, env=environment, log=log)
+            start = partial(child_processes.spawn_detached, how.argv, cwd=how.cwd, env=environment, log=log)
             try:
                 identity = await asyncio.to_thread(start)
-            except procs.EndedAtOnce:
+            except child_processes.EndedAtOnce:
                 raise waiting.ended(name, part, log) from None
         part.process = Process(
             pid=identity.pid, created=identity.created, boot=kernel_boot_id(), argv=how.argv, env=how.env

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nodectl.dev.ports import HOST
 from nodectl.dev.record import Part, Record
-from nodestore.etcd_server import MEMORY_ENVIRONMENT, SETTINGS, MemberConfig
+from nodestore.etcd.member_defaults import MEMORY_ENVIRONMENT, SETTINGS, MemberConfig
 
 _KEPT = {"NODECTL_ALLOW_OLD_ETCD"}
 

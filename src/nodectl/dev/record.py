@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from nodestore import procs
-from nodestore.atomic_files import write_atomic
-from nodestore.boot import kernel_boot_id
 from nodestore.errors import NodectlError
-from nodestore.models import Stored, decode
+from nodestore.processes import child_processes
+from nodestore.schema.models import Stored, decode
+from nodestore.support.atomic_files import write_atomic
+from nodestore.support.boot import kernel_boot_id
 
 FILE = "cluster.json"
 
@@ -28,12 +28,12 @@ class Process(BaseModel):
     env: dict[str, str] = Field(default_factory=dict, description="added to the environment of whoever started it")
 
     @property
-    def identity(self) -> procs.Identity:
-        return procs.Identity(self.pid, self.created)
+    def identity(self) -> child_processes.Identity:
+        return child_processes.Identity(self.pid, self.created)
 
     @property
     def alive(self) -> bool:
-        return self.boot == kernel_boot_id() and procs.alive(self.identity)
+        return self.boot == kernel_boot_id() and child_processes.alive(self.identity)
 
 
 class Part(BaseModel):

@@ -9,10 +9,10 @@ import aiohttp
 
 from nodectl.dev.ports import HOST
 from nodectl.dev.record import Part, Record
-from nodestore.backoff import Backoff
 from nodestore.errors import NodectlError
-from nodestore.jsonio import loads
-from nodestore.waiting import wait_until
+from nodestore.support.backoff import Backoff
+from nodestore.support.jsonio import loads
+from nodestore.support.waiting import wait_until
 
 PAUSE_S = 0.05
 _ANSWER_S = 1.0

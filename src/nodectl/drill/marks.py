@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nodectl.trickle import Trickle
+from nodectl.workload.steady_load import Trickle
 from nodestore.errors import NodectlError, NotFound, TimedOut
 
 if TYPE_CHECKING:

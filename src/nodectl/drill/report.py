@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from nodectl.dev.demo.verdicts import Line, Promise, Repeat, broken_journal, lost, not_recognised, twice
-from nodectl.takeover import Step, Takeover
+from nodectl.reports.takeover import Step, Takeover
+from nodectl.workload.verdicts import Line, Promise, Repeat, broken_journal, lost, not_recognised, twice
 
 
 @dataclass(slots=True)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nodectl.dev.demo.verdicts import Line, Repeat
 from nodectl.drill.marks import Mark, Marks
 from nodectl.drill.report import Report, Seen, judged
 from nodectl.drill.strikes import Strike
-from nodectl.takeover import Takeover, find
+from nodectl.reports.takeover import Takeover, find
+from nodectl.workload.verdicts import Line, Repeat
 from nodestore.errors import Conflict, NodectlError, NotFound, TimedOut, Unavailable
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from nodestore.errors import OutcomeUnknown
 if TYPE_CHECKING:
     from nodectl.client import Client, Leader
     from nodectl.dev.cluster import DevCluster
-    from nodestore.api_types import DrillKind
+    from nodestore.schema.api_types import DrillKind
 
 
 class Strike(Protocol):

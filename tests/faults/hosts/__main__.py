@@ -12,10 +12,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nodestore.options import argument_type
-from nodestore.values import format_duration, parse_duration
-from tests.faults.hosts import ground, verdict
-from tests.faults.hosts.faults import FAULTS, UNABLE
+from nodestore.daemon.options import argument_type
+from nodestore.support.values import format_duration, parse_duration
+from tests.faults.hosts.judgement import verdict
+from tests.faults.hosts.kinds.faults import FAULTS, UNABLE
+from tests.faults.hosts.lan import namespaces
 from tests.faults.hosts.run import Run
 
 MODULE = "tests.faults.hosts"
@@ -48,19 +49,19 @@ def main(arguments: list[str]) -> int:
     if chosen.judge is not None:
         return 1 if tell(chosen.judge, verdict.judge(chosen.judge, print), print) else 0
     seed = secrets.randbelow(1_000_000) if chosen.seed is None else chosen.seed
-    if ground.INSIDE not in os.environ:
+    if namespaces.INSIDE not in os.environ:
         try:
-            ground.check()
+            namespaces.check()
             if chosen.only and all(name in UNABLE and UNABLE[name]() for name in chosen.only):
-                raise ground.CannotRun("; ".join(f"{name}: {UNABLE[name]()}" for name in chosen.only))
-            return ground.inside(MODULE, [*arguments, f"--seed={seed}"])
-        except ground.CannotRun as reason:
+                raise namespaces.CannotRun("; ".join(f"{name}: {UNABLE[name]()}" for name in chosen.only))
+            return namespaces.inside(MODULE, [*arguments, f"--seed={seed}"])
+        except namespaces.CannotRun as reason:
             print(f"faults of hosts: {reason}", file=sys.stderr)  # noqa: T201 - a program of its own
-            return ground.CANNOT
+            return namespaces.CANNOT
         except KeyboardInterrupt:
             print(f"ended at once; repeat: {again(seed, chosen.duration, chosen.only)}")  # noqa: T201
             return INTERRUPTED
-    ground.settle()
+    namespaces.settle()
     directory = chosen.keep or Path(tempfile.mkdtemp(prefix="nodectl-faults-"))
     directory.mkdir(parents=True, exist_ok=True)
     return report(Run(directory, seed, chosen.duration, chosen.only))

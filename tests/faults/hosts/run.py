@@ -22,19 +22,20 @@ from pathlib import Path
 import aiohttp
 
 from nodestore.errors import NodectlError
-from tests.faults import checks, final
-from tests.faults.history import Recorder
-from tests.faults.hosts import clients, diary, verdict
-from tests.faults.hosts.clients import Caller, Clients, Readers
-from tests.faults.hosts.clocks import WrongClocks
-from tests.faults.hosts.disks import Disks
-from tests.faults.hosts.fault import Fault, settle, strike
-from tests.faults.hosts.faults import FAULTS, UNABLE
-from tests.faults.hosts.overlap import Both, second
-from tests.faults.hosts.pc import PROGRAMS
-from tests.faults.hosts.site import Hosts
-from tests.faults.hosts.store_watch import StoreWatch, watching
-from tests.waiting import eventually
+from tests.faults.checkers import final_store, store_checks
+from tests.faults.checkers.history import Recorder
+from tests.faults.hosts.clients import clients
+from tests.faults.hosts.clients.clients import Caller, Clients, Readers
+from tests.faults.hosts.judgement import diary, verdict
+from tests.faults.hosts.judgement.store_watch import StoreWatch, watching
+from tests.faults.hosts.kinds.fault import Fault, settle, strike
+from tests.faults.hosts.kinds.faults import FAULTS, UNABLE
+from tests.faults.hosts.kinds.overlap import Both, second
+from tests.faults.hosts.lan.clocks import WrongClocks
+from tests.faults.hosts.lan.disks import Disks
+from tests.faults.hosts.lan.pc import PROGRAMS
+from tests.faults.hosts.lan.site import Hosts
+from tests.support.waiting import eventually
 
 _RESTART_S = 1.0
 _SETTLE_S = 90.0
@@ -266,17 +267,17 @@ class Run:
             await asyncio.to_thread(caller.stop)
 
         async def settled() -> bool:
-            store = await checks.read_store(hosts.etcd, hosts.keys)
-            return not checks.nodes_behind(store)
+            store = await store_checks.read_store(hosts.etcd, hosts.keys)
+            return not store_checks.nodes_behind(store)
 
         with contextlib.suppress(AssertionError):  # what is behind is told by the verdict
             await eventually(settled, "nodes", timeout_s=_SETTLE_S)
-        head = (await checks.read_store(hosts.etcd, hosts.keys)).head.index
+        head = (await store_checks.read_store(hosts.etcd, hosts.keys)).head.index
         await asyncio.to_thread(started.readers.stop, str(head))
         for line in await self._masters_differ(hosts):
             self._wrong(line)
         await self._watch.caught_up(hosts.etcd)
-        await final.keep(hosts.etcd, hosts.keys, self.directory / diary.STORE)
+        await final_store.keep(hosts.etcd, hosts.keys, self.directory / diary.STORE)
 
     async def _masters_differ(self, hosts: Hosts) -> list[str]:
         """All masters come to have the same documents in memory."""

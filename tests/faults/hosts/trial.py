@@ -22,11 +22,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from nodestore.models import TermRecord, decode
-from tests.faults.hosts import ground
-from tests.faults.hosts.clients import Caller
-from tests.faults.hosts.site import Hosts, clocks
-from tests.waiting import eventually
+from nodestore.schema.models import TermRecord, decode
+from tests.faults.hosts.clients.clients import Caller
+from tests.faults.hosts.lan import namespaces
+from tests.faults.hosts.lan.site import Hosts, clocks
+from tests.support.waiting import eventually
 
 MODULE = "tests.faults.hosts.trial"
 _APART_S = 12.0  # takeovers on suspicion that come closer make the next one more patient
@@ -145,13 +145,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--both", action="store_true", help="etcd's leader dies with the master")
     parser.add_argument("--directory", type=Path)
     chosen = parser.parse_args(arguments)
-    if ground.INSIDE not in os.environ:
+    if namespaces.INSIDE not in os.environ:
         try:
-            return ground.inside(MODULE, arguments)
-        except ground.CannotRun as reason:
+            return namespaces.inside(MODULE, arguments)
+        except namespaces.CannotRun as reason:
             print(reason, file=sys.stderr)  # noqa: T201 - a program of its own
-            return ground.CANNOT
-    ground.settle()
+            return namespaces.CANNOT
+    namespaces.settle()
     directory = chosen.directory or Path(tempfile.mkdtemp(prefix="nodectl-hosts-"))
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from noded.drivers import DriverFactory
 from noded.drivers.conformance.bench import Bench, Limits
 from noded.drivers.conformance.checks import CHECKS, Skipped
 from noded.drivers.conformance.surroundings import Nonconformance
-from nodestore.jsonio import Document
-from nodestore.models import Spec
+from noded.drivers.contract import DriverFactory
+from nodestore.schema.models import Spec
+from nodestore.support.jsonio import Document
 
 __all__ = ["Limits", "Nonconformance", "Result", "check_driver", "examine"]
 

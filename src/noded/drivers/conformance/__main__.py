@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from typing import Any
 
-from noded import drivers
-from noded.drivers import DriverError, DriverFactory
+from noded.drivers import contract
 from noded.drivers.conformance import Limits, Result, examine
-from nodestore import procs
-from nodestore.models import Spec
-from nodestore.options import argument_type
-from nodestore.values import duration_between, format_duration
+from noded.drivers.contract import DriverError, DriverFactory
+from nodestore.daemon.options import argument_type
+from nodestore.processes import child_processes
+from nodestore.schema.models import Spec
+from nodestore.support.values import duration_between, format_duration
 
 _SHOWN = {"ok": "ok     ", "failed": "FAILED ", "skipped": "skipped"}
 _HANG_S = 1_200.0
@@ -25,7 +25,7 @@ _HANG_S = 1_200.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 all rules hold, 1 one does not, 2 the arguments are wrong."""
-    procs.utf8_stdio()
+    child_processes.utf8_stdio()
     options = _options(arguments)
     try:
         factory = _load(options.driver)
@@ -82,9 +82,9 @@ def _action(text: str) -> tuple[str, dict[str, Any]]:
 
 def _load(name: str) -> DriverFactory:
     if ":" not in name:
-        return drivers.load(name)
+        return contract.load(name)
     try:
-        factory: DriverFactory = EntryPoint(name, name, drivers.GROUP).load()
+        factory: DriverFactory = EntryPoint(name, name, contract.GROUP).load()
     except Exception as error:  # noqa: BLE001 - importing a stranger's module can raise anything
         raise DriverError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from None
     return factory

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from noded.drivers import Actual, Context, Driver, DriverAction, DriverError, DriverFactory, actions_of
 from noded.drivers.conformance.surroundings import POLL_S, Nonconformance, Surroundings, named, no_complaints
-from nodestore.jsonio import Document, copy, dumps
-from nodestore.models import Spec
+from noded.drivers.contract import Actual, Context, Driver, DriverAction, DriverError, DriverFactory, actions_of
+from nodestore.schema.models import Spec
+from nodestore.support.jsonio import Document, copy, dumps
 
 T = TypeVar("T")
 

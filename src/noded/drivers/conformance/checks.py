@@ -11,12 +11,12 @@ from typing import Any
 
 import psutil
 
-from noded.drivers import DriverError
 from noded.drivers.conformance import host
 from noded.drivers.conformance.bench import Bench, Trial
 from noded.drivers.conformance.surroundings import Nonconformance
-from nodestore.jsonio import Document
-from nodestore.models import Spec
+from noded.drivers.contract import DriverError
+from nodestore.schema.models import Spec
+from nodestore.support.jsonio import Document
 
 _LOOKS = 20
 _TURNS = (0, 1, 3, 8)

@@ -10,32 +10,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from noded.drivers import Context, Driver
 from noded.drivers.conformance.bench import Bench
-from nodestore import procs
-from nodestore.logs import one_line
-from nodestore.models import Spec
+from noded.drivers.contract import Context, Driver
+from nodestore.processes import child_processes
+from nodestore.schema.models import Spec
+from nodestore.support.logs import one_line
 
 APPLIED = "applied"
 
 
-async def start(bench: Bench) -> procs.Child | None:
+async def start(bench: Bench) -> child_processes.Child | None:
     """A process that applies the first spec, says APPLIED (or why not) and waits; None when that cannot be."""
     name = _name(bench.factory)
     if name is None:
         return None
     module, attribute = name
     order = json.dumps([module, attribute, str(bench.work_dir), bench.first.model_dump(mode="json")])
-    return await procs.spawn(
+    return await child_processes.spawn(
         [sys.executable, "-m", __name__, order],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))},
-        stdout=procs.PIPE,
-        stderr=procs.PIPE,
+        stdout=child_processes.PIPE,
+        stderr=child_processes.PIPE,
         die_with_parent=True,
     )
 
 
-async def answer(child: procs.Child, timeout_s: float) -> str:
+async def answer(child: child_processes.Child, timeout_s: float) -> str:
     """What it says in the end: APPLIED, or why not. What the driver prints comes before that."""
     assert child.stdout is not None
     said = ""
@@ -76,7 +76,7 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    procs.utf8_stdio()
+    child_processes.utf8_stdio()
     try:
         asyncio.run(_hold(sys.argv[1]))
     except BaseExceptionGroup as errors:  # it is the other process that reports it

@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from noded.drivers import Context, leftovers
+from noded.drivers.contract import Context
+from noded.drivers.support import leftovers
 
 POLL_S = 0.02
 

@@ -1,0 +1,116 @@
+"""What the measurements stand on: a cluster of their own, and single masterds beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodectl import Client
+from nodectl.dev import launch
+from nodectl.dev.cluster import DevCluster
+from nodectl.dev.ports import HOST, free_ports
+from nodestore.errors import NodectlError
+from nodestore.etcd.member_defaults import SETTINGS
+from nodestore.etcd.session import Etcd
+from nodestore.processes import child_processes
+from nodestore.support.backoff import Backoff
+from nodestore.support.waiting import wait_until
+
+SETTLE_S = 60.0
+Action = Callable[[], Awaitable[object]]
+VALUE = b'{"node":"n1","values":{"text":"bench"}}'
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A cluster that works, a client of it, and a session with its etcd to prepare things with (bare operations have
+    one of their own: bench/harness/baseline.py)."""
+
+    cluster: DevCluster
+    client: Client
+    etcd: Etcd
+    folder: Path
+    say: Callable[[str], None]
+
+    @asynccontextmanager
+    async def without_nodes(self) -> AsyncIterator[None]:
+        """No noded runs: it is the way of a command that is measured, not what nine nodes make of it."""
+        names = list(self.cluster.record.named("noded"))
+        await asyncio.gather(*(self.cluster.stop(name) for name in names))
+        try:
+            yield
+        finally:
+            for name in names:
+                await self.cluster.start(name)
+            await until(self._nodes_back, "the nodes are back")
+
+    async def _nodes_back(self) -> bool:
+        return all(view["converged"] for view in await self.client.nodes())
+
+    @asynccontextmanager
+    async def masterd(
+        self, cluster: str, *, module: str = "masterd", env: Mapping[str, str] | None = None
+    ) -> AsyncIterator[str]:
+        """A masterd of another cluster in the same etcd; its URL. Its log is `<cluster>.log`."""
+        log = self.folder / f"{cluster}.log"
+        port = free_ports(1, self.cluster.record.ports)[0]
+        argv = [
+            sys.executable, "-m", module, "--id", "b1", "--listen", f"{HOST}:{port}", "--cluster", cluster,
+            "--endpoints", ",".join(self.cluster.endpoints), "--max-txn-ops", SETTINGS["max-txn-ops"],
+            "--max-request-bytes", SETTINGS["max-request-bytes"],
+        ]  # fmt: skip
+        child = await child_processes.spawn(
+            argv, env={**launch.inherited(), **(env or {})}, stdout=log, die_with_parent=True
+        )
+        try:
+            yield f"http://{HOST}:{port}"
+        finally:
+            await child.stop(10.0)
+
+
+async def until(
+    check: Callable[[], Awaitable[bool]], what: str, pause_s: float = 0.05, *, within_s: float = SETTLE_S
+) -> None:
+    """Wait until `check()` is true; any error of etcd or of a master counts as false. TimedOut after `within_s`."""
+
+    async def missing() -> str | None:
+        try:
+            return None if await check() else "not yet"
+        except NodectlError as error:
+            return str(error)
+
+    await wait_until(missing, what, within_s, Backoff(pause_s, pause_s))
+
+
+async def adopted(client: Client) -> bool:
+    """Whether its leader works by a configuration."""
+    return (await client.config())["adopted"] is not None
+
+
+async def timed_ms(action: Action) -> float:
+    begun = time.perf_counter()
+    await action()
+    return (time.perf_counter() - begun) * 1e3
+
+
+async def in_turns(actions: Mapping[str, Action], trials: int, block: int) -> dict[str, list[float]]:
+    """How long each action took, in ms, by its name: a block of one, a block of the next, and again, so that a noisy
+    machine is noisy for all. Each as often as the others, at least a block, after a block that does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(1 + max(1, trials // block)):
+        for name, action in actions.items():
+            times = [await timed_ms(action) for _ in range(block)]
+            taken[name] += times if turn else []
+    return taken
+
+
+def reason(error: BaseException) -> str:
+    """Why something was not measured, in words; of a group the first, which is nearly always all."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__

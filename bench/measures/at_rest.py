@@ -1,0 +1,164 @@
+"""What a cluster takes by just being there: memory, CPU, writes; and whether it stays calm when its PCs are busy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import aiohttp
+import psutil
+
+from bench.harness.cluster import Ground
+from bench.harness.figures import Figure, figure
+from bench.harness.goals import Goal
+from nodectl.dev import launch
+from nodectl.dev.record import Program
+from nodestore.errors import NodectlError
+from nodestore.processes import child_processes
+
+DOCUMENTS = 1_000
+_A_DAY_S = 86_400.0
+_MEMORY_MAX_MB: Mapping[Program, float] = {"noded": 55.0, "masterd": 90.0, "etcd": 120.0}
+_CALM = (Goal("worst", "under", 1.0),)
+_OURS: tuple[Program, ...] = ("noded", "masterd")
+_PSS = (
+    "PSS: its own, and its part of what the processes of this one machine share, such as the code of Python and of its "
+    "libraries. That is divided among all of them here; alone on a PC each has more, at most its RSS."
+)
+_RSS = "RSS: all that it has in memory, with all that other processes have as well."
+_FSYNCS = "etcd_disk_wal_fsync_duration_seconds_count"
+_COMMITS = "etcd_disk_backend_commit_duration_seconds_count"
+
+
+async def documents(ground: Ground) -> None:
+    """So many documents: scenes, which are documents like any other."""
+    for start in range(0, DOCUMENTS, 100):
+        await asyncio.gather(
+            *(
+                ground.client.scene_save(f"bench{number}", {"n1": {"text": f"document {number}"}})
+                for number in range(start, min(start + 100, DOCUMENTS))
+            )
+        )
+
+
+def memory(ground: Ground) -> list[Figure]:
+    """PSS of each kind of process; of ours RSS too, as PSS is small where many of them share."""
+    after = f"With nine nodes, {DOCUMENTS:,} documents, and the measurements of commands behind it."
+    figures = []
+    for program, most_mb in _MEMORY_MAX_MB.items():
+        sizes = [process.memory_full_info().pss / 1e6 for process in _processes(ground, program)]
+        goals = [Goal("worst", "at most", most_mb)]
+        figures.append(figure(f"memory of {program}", sizes, "MB", goals=goals, how=f"{_PSS} {after}"))
+    for program in _OURS:
+        sizes = [process.memory_info().rss / 1e6 for process in _processes(ground, program)]
+        name = f"memory of {program}, all counted as its own (RSS)"
+        figures.append(figure(name, sizes, "MB", how=f"{_RSS} {after}"))
+    return figures
+
+
+def _processes(ground: Ground, program: Program, only: Iterable[str] | None = None) -> list[psutil.Process]:
+    parts = ground.cluster.record.named(program)
+    names = parts if only is None else only
+    found = [parts[name].process for name in names]
+    return [psutil.Process(process.pid) for process in found if process is not None]
+
+
+# --- at rest --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Counters that only grow, by process."""
+
+    at: float
+    cpu_s: dict[int, float]
+    written: dict[int, int]
+    fsyncs: float
+
+
+async def at_rest(ground: Ground, seconds: float) -> list[Figure]:
+    """CPU, fsyncs and bytes while nobody asks for anything."""
+    leader = (await ground.client.leader()).id
+    nodeds, leads = _processes(ground, "noded"), _processes(ground, "masterd", [leader])
+    others = _processes(ground, "masterd", set(ground.cluster.record.named("masterd")) - {leader})
+    members = _processes(ground, "etcd")
+    every = [*nodeds, *leads, *others, *members]
+    before = await _sample(ground, every)
+    await asyncio.sleep(seconds)
+    after = await _sample(ground, every)
+    took_s = after.at - before.at
+    how = f"Over {seconds:g} s in which nobody asks for anything; nine nodeds, three masterds, three members."
+
+    def cpu(processes: list[psutil.Process]) -> list[float]:
+        return [(after.cpu_s[p.pid] - before.cpu_s[p.pid]) / took_s * 100 for p in processes]
+
+    written = [(after.written[p.pid] - before.written[p.pid]) / took_s * _A_DAY_S / 1e9 for p in members]
+    fsyncs = (after.fsyncs - before.fsyncs) / took_s * _A_DAY_S / len(members)
+    return [
+        figure("CPU of a noded at rest", cpu(nodeds), "% of a core", goals=_CALM, how=how),
+        figure("CPU of the leading masterd at rest", cpu(leads), "% of a core", goals=_CALM, how=how),
+        figure("CPU of a standby at rest", cpu(others), "% of a core", how=how),
+        figure("CPU of an etcd member at rest", cpu(members), "% of a core", how=how),
+        figure("fsyncs of a member in a day at rest", [fsyncs], "", how=f"{how} Extrapolated, from etcd's metrics."),
+        figure("written by a member in a day at rest", written, "GB", how=f"{how} Extrapolated, from /proc/PID/io."),
+    ]  # fmt: skip
+
+
+async def _sample(ground: Ground, processes: list[psutil.Process]) -> _Sample:
+    at = time.monotonic()
+    cpu_s = {process.pid: sum(process.cpu_times()[:2]) for process in processes}
+    written = {process.pid: int(process.io_counters().write_bytes) for process in processes}
+    fsyncs = 0.0
+    async with aiohttp.ClientSession() as session:
+        for endpoint in ground.cluster.endpoints:
+            async with session.get(f"http://{endpoint}/metrics") as answer:
+                lines = (await answer.text()).splitlines()
+            fsyncs += sum(float(line.split()[1]) for line in lines if line.startswith((_FSYNCS, _COMMITS)))
+    return _Sample(at, cpu_s, written, fsyncs)
+
+
+# --- while the cores are busy ---------------------------------------------------------------------------------------
+
+_BURN = "while True: pass"
+_PAUSE_S = 0.1
+
+
+async def false_takeovers(ground: Ground, seconds: float) -> Figure:
+    """Takeovers although nothing has failed, while every core has something else to do."""
+    before = {term["nonce"] for term in await ground.client.terms() if "problem" not in term}
+    async with AsyncExitStack() as stack:
+        for _ in range(os.cpu_count() or 2):
+            child = await child_processes.spawn(
+                [sys.executable, "-c", _BURN], env=launch.inherited(), die_with_parent=True
+            )
+            stack.push_async_callback(child.stop, 0.1)
+        sent, failed = await _commands_for(ground, seconds)
+    terms = [term for term in await ground.client.terms() if "problem" not in term]
+    after = [term for term in terms if term["nonce"] not in before]
+    for term in after:
+        ground.say(f"needless takeover by {term['id']}: {term.get('cause')}: {term.get('why')}")
+    return figure(
+        "needless takeovers with all cores busy", [float(len(after))], "", goals=[Goal("worst", "at most", 0.0)],
+        how=f"In {seconds / 60:.2g} minutes. One process that only computes for each core, beside the whole cluster "
+        f"with nine nodeds; some ten commands a second, {sent:,} in all, of which {failed:,} failed.",
+    )  # fmt: skip
+
+
+async def _commands_for(ground: Ground, seconds: float) -> tuple[int, int]:
+    """How many were sent, and how many of them failed."""
+    end = time.monotonic() + seconds
+    number = failed = 0
+    while time.monotonic() < end:
+        number += 1
+        try:
+            await ground.client.node_set(f"n{number % 9 + 1}", {"text": f"busy {number}"})
+        except NodectlError as error:
+            failed += 1
+            ground.say(f"a command failed: {error}")
+        await asyncio.sleep(_PAUSE_S)
+    return number, failed

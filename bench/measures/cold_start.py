@@ -1,0 +1,147 @@
+"""A masterd that starts from nothing: a snapshot of 10,000 documents, and 10,000 commands in the journal behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from bench.harness.cluster import SETTLE_S, Ground
+from bench.harness.figures import Figure, figure
+from bench.harness.goals import Goal
+from masterd.application.wall import BuiltinApp
+from masterd.replication.snapshots import Image, Snapshots
+from masterd.state_machine.batch import Batch, Request, encode_entry
+from masterd.state_machine.specs import Derivation
+from masterd.state_machine.state import State
+from nodestore.cluster.election import Fence, ensure_epoch
+from nodestore.errors import NodectlError
+from nodestore.etcd.session import Etcd, Op, op_delete, op_put
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Applied, ConfigRecord, Entry, Head, Term
+
+DOCUMENTS = 10_000
+COMMANDS = 10_000
+_A_BATCH = 8
+"""Commands in an entry: what a few callers at a time come to."""
+_OPS = 100
+_BEGUN = re.compile(r"(\S+)Z INFO +masterd .*: starts; pid")
+
+
+class _Store:
+    """A store as its last leader left it, written without one."""
+
+    def __init__(self, etcd: Etcd, keys: Keys) -> None:
+        self._etcd, self._keys = etcd, keys
+        self._state, self._application = State(), BuiltinApp()
+        self._derivation = Derivation(self._application)
+        self._fence = Fence(Term(1, 0), 0, "bench")
+
+    async def write(self, inventory: dict[str, Any]) -> None:
+        """All of it. The views are said to be complete: that they were is what a leader finds nearly always."""
+        epoch = await ensure_epoch(self._etcd, self._keys)
+        self._fence = Fence(Term(1, 0), epoch.revision, "bench")  # revision 0: nobody leads
+        config = ConfigRecord(version=1, actor="bench", time=0.0, inventory=inventory)
+        revision = await self._etcd.put(self._keys.config_current, config.encode())
+        batch = self._batch()
+        batch.adopt(config, revision)
+        self._take(batch)
+        for start in range(0, DOCUMENTS, 100):
+            self._run([self._scene(number) for number in range(start, start + 100)])
+        await Snapshots(self._etcd, self._keys).write(self._fence, Image.of(self._state), time.time())
+        entries = [self._run([self._set(at + more) for more in range(_A_BATCH)]) for at in range(0, COMMANDS, _A_BATCH)]
+        for start in range(0, len(entries), _OPS):
+            await self._etcd.txn([], entries[start : start + _OPS])
+        index = self._state.index
+        ends = [
+            op_put(self._keys.head, Head(index=index, nonce="bench").encode()),
+            op_put(self._keys.applied, Applied(index=index, base=index).encode()),
+        ]
+        await self._etcd.txn([], ends)
+
+    def _batch(self) -> Batch:
+        return Batch(self._state, self._application, self._derivation, time.time())
+
+    def _scene(self, number: int) -> Request:
+        args = {"name": f"s{number}", "nodes": {"n1": {"text": f"document {number}"}}}
+        return Request(secrets.token_hex(8), "scene.save", args, "bench")
+
+    def _set(self, number: int) -> Request:
+        args = {"node": f"n{number % 9 + 1}", "values": {"text": f"command {number}"}}
+        return Request(secrets.token_hex(8), "node.set", args, "bench")
+
+    def _run(self, requests: list[Request]) -> Op:
+        """Make these commands part of the state; the put of their entry."""
+        batch = self._batch()
+        for request in requests:
+            outcome = batch.run(request)
+            if outcome is None or outcome.error is not None:
+                raise NodectlError(f"the store for the cold start: {outcome.error if outcome else 'a batch is full'}")
+        self._take(batch)
+        return op_put(self._keys.entry(self._state.index), encode_entry(1, 0, "bench", batch.encoded))
+
+    def _take(self, batch: Batch) -> None:
+        self._state.apply(Entry.model_construct(v=1, epoch=1, term=0, nonce="bench", commands=tuple(batch.records)))
+
+
+async def cold_start(ground: Ground, trials: int) -> list[Figure]:
+    """To the answer of a linearizable read: from masterd's first line, which it writes once all is imported, and from
+    the start of its process."""
+    name = "cold"
+    keys = Keys(name)
+    current = (await ground.client.config())["current"]
+    assert current is not None
+    await _Store(ground.etcd, keys).write(current["inventory"])
+    imported: list[float] = []
+    whole: list[float] = []
+    log = ground.folder / f"{name}.log"
+    for _ in range(trials):
+        log.unlink(missing_ok=True)
+        await ground.etcd.txn([], [op_delete(keys.leader)])
+        started = time.time()
+        async with ground.masterd(name) as url:
+            answered = await _first_answer(url)
+        imported.append((answered - _begun(log)) * 1e3)
+        whole.append((answered - started) * 1e3)
+    store = (
+        f"A store with a snapshot of {DOCUMENTS:,} documents and {COMMANDS:,} commands in {COMMANDS // _A_BATCH:,} "
+        "entries behind it, and nobody leads:"
+    )
+    until = "until it leads and answers a linearizable read."
+    return [
+        figure(
+            "cold start of a masterd, after its imports", imported, "ms", goals=[Goal("worst", "under", 1_000.0)],
+            how=f"{store} from the line that masterd writes once its imports are done {until}",
+        ),
+        figure(
+            "cold start of a masterd, from its process's start", whole, "ms",
+            how=f"{store} from right before its process is started, Python and all imports included, {until}",
+        ),
+    ]  # fmt: skip
+
+
+async def _first_answer(url: str) -> float:
+    """When, by the wall clock, as the log has it."""
+    timeout = aiohttp.ClientTimeout(total=5.0)
+    async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.timeout(SETTLE_S):
+        while True:
+            try:
+                async with session.get(f"{url}/v1/leader") as answer:
+                    if answer.status == 200:
+                        return time.time()
+            except (aiohttp.ClientError, TimeoutError):
+                pass
+            await asyncio.sleep(0.01)
+
+
+def _begun(log: Path) -> float:
+    found = _BEGUN.search(log.read_text("utf-8"))
+    if found is None:
+        raise NodectlError(f"{log} does not say when masterd began")
+    return datetime.fromisoformat(found[1] + "+00:00").timestamp()

@@ -1,0 +1,123 @@
+"""Commands beside puts: one at a time, and of 64 callers of one Client.
+
+Ours and the bare operation take turns, equally often and both warmed up, so that a noisy machine is noisy for both.
+Each command changes its node's document, and so its spec: nothing is measured that does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+
+from bench.harness.baseline import Beside
+from bench.harness.cluster import VALUE, Ground, in_turns
+from bench.harness.costs import Cpu, request, told, transaction
+from bench.harness.figures import Figure, figure
+from bench.harness.goals import Goal
+from nodectl import Client
+from nodectl.client.connection.results import CommandResult
+from nodestore.etcd.session import Etcd
+
+CALLERS = 64
+PUTS = "bare puts, 64 in flight"
+_BLOCK = 20
+_EACH = 60
+_PUT = "one bare etcd put"
+
+_numbers = itertools.count()
+
+
+def next_command() -> tuple[str, dict[str, str]]:
+    """A node and values that it does not have yet."""
+    number = next(_numbers)
+    return f"n{number % 9 + 1}", {"text": f"bench {number}"}
+
+
+async def command(client: Client) -> CommandResult:
+    return await client.node_set(*next_command())
+
+
+async def one_command(ground: Ground, beside: Beside, trials: int) -> list[Figure]:
+    """One command after another, acknowledged, beside one put after another from the same process; and its parts."""
+    client, etcd = ground.client, beside.etcd
+    leader = await client.leader()
+    for _ in range(_BLOCK):
+        await command(client)
+    cpu = Cpu(ground, leader.id)
+    for _ in range(trials):
+        await command(client)
+    used = told(cpu.a_command(trials))
+    async with aiohttp.ClientSession() as session:
+        actions = {
+            "command": lambda: command(client), "put": lambda: etcd.put("/bench/one", VALUE),
+            "transaction": transaction(etcd), "request": request(session, leader.url),
+        }  # fmt: skip
+        ms = await in_turns(actions, trials, _BLOCK)
+    turns = f"In turns of {_BLOCK} with the commands and the puts, from the same process."
+    return [
+        figure(
+            "one command through Client", ms["command"], "ms", ms["put"], _PUT, goals=[Goal("ratio", "at most", 1.5)],
+            how="One caller, one command after the other, each acknowledged; puts likewise, in turns of "
+            f"{_BLOCK}, from the same process. No noded runs; three masterds and three members do. "
+            f"{await beside.told()} {used}",
+        ),
+        figure(
+            "of it: the transaction alone", ms["transaction"], "ms", ms["put"], _PUT,
+            how="Three compares and five puts of the sizes that one command of the built-in application has, nothing "
+            f"else; by the same session as the puts. {turns}",
+        ),
+        figure(
+            "of it: the HTTP request alone", ms["request"], "ms", ms["put"], _PUT,
+            how=f"GET /v1/health on a connection that stays, with the same libraries. {turns}",
+        ),
+    ]  # fmt: skip
+
+
+async def many_commands(ground: Ground, beside: Beside, trials: int) -> Figure:
+    """Commands a second of 64 callers of one Client, beside puts a second with 64 in flight."""
+    ours, bare = lambda _: command(ground.client), put_of(beside.etcd)
+    await rates(ours, bare, 1, _EACH)
+    cpu = Cpu(ground, (await ground.client.leader()).id)
+    await rate(ours, _EACH)
+    used = told(cpu.a_command(CALLERS * _EACH))
+    found, puts = await rates(ours, bare, trials, _EACH)
+    return figure(
+        "commands of 64 callers of one Client", found, "1/s", puts, PUTS, goals=[Goal("ratio", "at least", 3.0)],
+        how="64 tasks share one Client, each sends its next command when the last is acknowledged; the puts have 64 in "
+        f"flight in the same way. A trial is {_EACH} of each task's, of commands and of puts; a first one does not "
+        f"count. No noded runs. {await beside.told()} {used}",
+    )  # fmt: skip
+
+
+def put_of(etcd: Etcd) -> Callable[[int], Awaitable[Any]]:
+    """Each caller puts a key of its own."""
+    return lambda number: etcd.put(f"/bench/{number}", VALUE)
+
+
+async def rates(
+    ours: Callable[[int], Awaitable[Any]], bare: Callable[[int], Awaitable[Any]], trials: int, each: int
+) -> tuple[list[float], list[float]]:
+    """Of both, in turns, with the same number of calls."""
+    found: list[float] = []
+    beside: list[float] = []
+    for _ in range(trials):
+        found.append(await rate(ours, each))
+        beside.append(await rate(bare, each))
+    return found, beside
+
+
+async def rate(action: Callable[[int], Awaitable[Any]], each: int) -> float:
+    """Calls a second of 64 callers, known by their number, of whom each calls so often."""
+
+    async def caller(number: int) -> None:
+        for _ in range(each):
+            await action(number)
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+    return CALLERS * each / (time.perf_counter() - begun)

@@ -1,0 +1,226 @@
+"""Failovers, as a client that reconnects by itself sees them: the last command acknowledged by the old leader to the
+first acknowledged by the new one.
+
+Which leader acknowledged a command is told by its index and by where the new term begins in the journal; one that is
+answered as repeated had been committed by the old leader, but it was the new one that said so. So the gap is the one
+that spans the fault, whatever else was slow. Kinds of fault take turns: a takeover on mere suspicion makes the next one
+more patient (masterd/election/suspicion.py), any other ends that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+import psutil
+
+from bench.harness.cluster import SETTLE_S, Ground, reason, until
+from bench.harness.figures import Figure, figure
+from bench.harness.goals import Goal, within
+from bench.measures.commands import command
+from nodectl.client.connection.results import CommandResult
+from nodectl.reports.takeover import find
+from nodestore.errors import NodectlError
+
+_CALLERS = 2
+_BEFORE_S = 0.25
+_AFTER = 10
+_STEADY_S = 0.3
+_PAGE = 200
+
+Hurt = Callable[[str], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """When a command was, by the clock of the caller, and by whom."""
+
+    at: float
+    index: int
+    repeated: bool
+
+
+@dataclass(slots=True)
+class Kind:
+    """One way to hurt a leader, and what came of it. planned: so many trials. gaps: in ms. worst: how the new leader
+    tells the longest one."""
+
+    name: str
+    goals: tuple[Goal, ...]
+    hurt: Hurt
+    planned: int = 0
+    gaps: list[float] = field(default_factory=list)
+    errors: int = 0
+    repeated: int = 0
+    worst: str = ""
+
+    @property
+    def told(self) -> str:
+        return (
+            f" Commands that failed: {self.errors}; that were sent again and got their first result: {self.repeated}."
+            f"{self.worst}"
+        )
+
+
+class Failovers:
+    """Hurts the leader of a cluster again and again."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._cluster, self._client = ground.cluster, ground.client
+        self._killed = Kind("failover: leader's process killed (-9)", within(25.0, 100.0), self._kill)
+        self._paused = Kind("failover: leader paused (SIGSTOP)", within(350.0, 700.0), self._pause)
+        self._handed = Kind("planned switchover", within(15.0, 50.0), self._hand_over)
+        self._kinds = (self._killed, self._paused, self._handed)
+        self._broken_off = ""
+        self._acknowledged = 0
+
+    async def measure(self, killed: int, paused: int, handed: int) -> None:
+        """So many of each, in turns. A trial that fails ends them; what was measured before it is not lost."""
+        self._killed.planned, self._paused.planned, self._handed.planned = killed, paused, handed
+        try:
+            async with aiohttp.ClientSession() as self._http:
+                for turn in range(max(killed, paused)):
+                    if turn < killed:
+                        await self._once(self._killed)
+                    if turn < paused:
+                        await self._once(self._paused)
+                for _ in range(handed):
+                    await self._once(self._handed)
+        except* (NodectlError, TimeoutError) as errors:
+            self._broken_off = f"the failovers broke off: {reason(errors)}"
+            self._ground.say(self._broken_off)
+
+    async def _once(self, kind: Kind) -> None:
+        leader = (await self._client.leader()).id
+        gap = await self._gap(leader, kind)
+        kind.gaps.append(gap)
+        await self._whole_again(leader)
+        if gap == max(kind.gaps):
+            newest = find(await self._client.terms(), None, time.time())
+            steps = ", ".join(f"{step.phase} {step.took_s * 1e3:.0f}" for step in newest.steps[1:])
+            kind.worst = f" The longest, {gap:.0f} ms, as its leader tells it in ms: {steps}."
+
+    async def _kill(self, leader: str) -> None:
+        """The process alone: a masterd starts nothing, and to look for its children keeps a core busy all the while."""
+        process = self._cluster.processes[leader].process
+        assert process is not None
+        psutil.Process(process.pid).kill()
+
+    async def _pause(self, leader: str) -> None:
+        self._cluster.suspend(leader)
+
+    async def _hand_over(self, leader: str) -> None:
+        del leader
+        await self._client.switchover()
+
+    async def _gap(self, leader: str, kind: Kind) -> float:
+        """In ms, from the old leader's last acknowledgement to the new one's first."""
+        before = (await self._client.leader()).term
+        seen: list[Acknowledged] = []
+        stop = asyncio.Event()
+
+        async def caller() -> None:
+            while not stop.is_set():
+                try:
+                    done = await self._one()
+                except NodectlError as error:
+                    kind.errors += 1
+                    self._ground.say(f"a command failed: {error}")
+                    continue
+                seen.append(Acknowledged(time.perf_counter(), done.index, done.repeated))
+
+        async with asyncio.TaskGroup() as callers:
+            for _ in range(_CALLERS):
+                callers.create_task(caller())
+            try:
+                await asyncio.sleep(_BEFORE_S)
+                known = max((item.index for item in seen), default=0)
+                await kind.hurt(leader)
+                # Who asks meanwhile is one more that waits for the new leader, on the same two cores.
+                answered = len(seen)
+                await until(lambda: _are(len(seen) > answered + _AFTER), "commands are acknowledged again", 0.05)
+                first = await self._begins(leader, before.revision, known)
+                await until(lambda: _more_than(seen, first), "commands are acknowledged again", 0.02)
+            finally:
+                stop.set()
+        kind.repeated += sum(item.repeated for item in seen)
+        self._acknowledged = max(item.index for item in seen)
+        new = [item.at for item in seen if item.index >= first or (item.repeated and item.at > _last_of(seen, first))]
+        return (min(new) - _last_of(seen, first)) * 1e3
+
+    async def _one(self) -> CommandResult:
+        return await command(self._client)
+
+    async def _begins(self, leader: str, revision: int, known: int) -> int:
+        """The first index of the term after that of `revision`. `known`: one that was acknowledged before it."""
+        after = max(0, known - 10)
+        async with asyncio.timeout(SETTLE_S):
+            while True:
+                try:
+                    now = await self._client.leader()
+                    if now.term.revision > revision:
+                        found = (await self._client.history(after=after, limit=_PAGE))["entries"]
+                        entries = [entry for entry in found if "problem" not in entry]
+                        newer = [entry["index"] for entry in entries if entry["term"] > revision]
+                        if newer:
+                            return min(newer)
+                        after = max([after, *(entry["index"] for entry in entries)])
+                except NodectlError as error:
+                    self._ground.say(f"after {leader}: {error}")
+                await asyncio.sleep(0.02)
+
+    async def _whole_again(self, name: str) -> None:
+        """The one that was hurt stands by: as the process that runs now, not as a candidacy that its lease keeps."""
+        if self._cluster.is_suspended(name):
+            self._cluster.resume(name)
+        hurt = self._cluster.processes[name].process
+        if hurt is not None and not hurt.alive:
+            await self._cluster.kill(name)  # nothing of it is left
+        await self._cluster.start(name)
+        process = self._cluster.processes[name].process
+        assert process is not None
+
+        async def stands_by() -> bool:
+            views = await self._client.masters()
+            if not any(view["pid"] == process.pid and view["role"] == "standby" for view in views):
+                return False
+            try:
+                async with self._http.get(f"{self._cluster.master_urls[name]}/v1/health") as answer:
+                    return int((await answer.json())["index"]) >= self._acknowledged  # it has caught up
+            except aiohttp.ClientError:
+                return False
+
+        await until(stands_by, f"{name} stands by again")
+        await asyncio.sleep(_STEADY_S)  # its follow stream must stand before it can see the next death
+
+    def figures(self) -> list[Figure]:
+        """Of the kinds of which there is a trial."""
+        return [self._figure(kind) for kind in self._kinds if kind.gaps]
+
+    def _figure(self, kind: Kind) -> Figure:
+        done = len(kind.gaps)
+        how = f"Two callers of one Client send commands all the time; nine nodeds run.{kind.told}"
+        if done < kind.planned:
+            how += f" After {done} of {kind.planned} trials {self._broken_off}."
+        return figure(kind.name, kind.gaps, "ms", goals=kind.goals, how=how, planned=kind.planned)
+
+    def missing(self) -> dict[str, str]:
+        """Why there is none of a kind, by its name."""
+        return {kind.name: self._broken_off for kind in self._kinds if kind.planned and not kind.gaps}
+
+
+def _last_of(seen: list[Acknowledged], first: int) -> float:
+    """When the old leader acknowledged its last command."""
+    return max(item.at for item in seen if item.index < first and not item.repeated)
+
+
+async def _are(so: bool) -> bool:
+    return so
+
+
+async def _more_than(seen: list[Acknowledged], first: int) -> bool:
+    return sum(item.index >= first for item in seen) >= _AFTER

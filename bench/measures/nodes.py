@@ -1,0 +1,113 @@
+"""A node: from a change of its desired state to its driver."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+from bench.harness.baseline import beside_leader
+from bench.harness.cluster import SETTLE_S, Ground
+from bench.harness.figures import Figure, figure
+from bench.harness.goals import Goal
+from noded import daemon
+from noded.drivers import contract
+from noded.drivers.contract import Actual, Context
+from noded.reconcile.agent import Timing
+from noded.settings import Settings
+from nodestore.etcd.session import Etcd, EtcdSettings
+from nodestore.etcd.watch import follow
+from nodestore.schema.keys import Keys, prefix_end
+from nodestore.schema.models import Desired, Spec
+from nodestore.support.jsonio import dumps
+
+_CALM_S = 0.03
+"""After a driver was called noded writes its status, which must not be in the way of the next measurement."""
+
+
+class _Stamp:
+    """A driver that does nothing but note when it was told."""
+
+    settle_s = 0.0
+    told: asyncio.Queue[float]
+
+    def __init__(self, context: Context) -> None:
+        del context
+
+    async def inspect(self) -> Actual:
+        return Actual()
+
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        del spec, previous
+        self.told.put_nowait(time.perf_counter())
+
+    async def stop(self) -> None:
+        return
+
+
+async def desired_to_driver(ground: Ground, trials: int) -> Figure:
+    """A put of `desired/<node>` until noded calls its driver, beside the same put until a bare watch shows it.
+
+    noded runs in this process, all of it but its program, so that both are timed by one clock. Both use the same
+    member, and so do the puts of both.
+    """
+    keys = Keys("bench")
+    ours: list[float] = []
+    bare: list[float] = []
+    async with (
+        beside_leader(ground) as beside,
+        _noded(keys, beside.endpoints, ground.folder / "noded"),
+        _bare_watch(beside.etcd, keys.desired_of("bare")) as seen,
+    ):
+        for generation in range(trials + 1):
+            spec = Spec(driver="stamp", document={"generation": generation})
+            value = dumps(Desired(epoch=1, term=1, generation=generation + 1, spec=spec).model_dump(mode="json"))
+            for node, queue, times in (("n1", _Stamp.told, ours), ("bare", seen, bare)):
+                begun = time.perf_counter()
+                await beside.etcd.put(keys.desired_of(node), value)
+                async with asyncio.timeout(SETTLE_S):
+                    times.append((await queue.get() - begun) * 1e3)
+                await asyncio.sleep(_CALM_S)
+        who = await beside.told()
+    return figure(
+        "desired state to driver called", ours[1:], "ms", bare[1:], "a bare etcd watch",
+        goals=[Goal("ratio", "at most", 1.5)],
+        how="From the put of `desired/<node>` to the call of the driver, noded's check of its claim and plan included; "
+        "beside it the same put until a watch of that key shows it in the same process. In turns of one; a first one "
+        f"of each does not count. noded uses the same member. {who}",
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def _noded(keys: Keys, endpoints: tuple[str, ...], work_dir: Path) -> AsyncIterator[None]:
+    _Stamp.told = asyncio.Queue()
+    settings = Settings("n1", keys.cluster, EtcdSettings(endpoints), work_dir, "bench", 2, Timing(), "warning")
+    real, contract.load = contract.load, lambda name: _Stamp
+    running = asyncio.create_task(daemon.run(settings))
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        contract.load = real
+
+
+@asynccontextmanager
+async def _bare_watch(etcd: Etcd, key: str) -> AsyncIterator[asyncio.Queue[float]]:
+    seen: asyncio.Queue[float] = asyncio.Queue()
+    revision = (await etcd.range(key, limit=1)).revision
+
+    async def watch() -> None:
+        async with aclosing(follow(etcd, key, end=prefix_end(key), revision=revision + 1)) as stream:
+            async for changes in stream:
+                for _ in changes.events:
+                    seen.put_nowait(time.perf_counter())
+
+    running = asyncio.create_task(watch())
+    try:
+        yield seen
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -1,0 +1,94 @@
+"""How long the work stands still when the master's PC loses its power: hosts as network namespaces, see docs/faults.md.
+
+Runs `python -m tests.faults.hosts.trial` by itself, with no other cluster beside it: it needs root and namespaces.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.harness.figures import Figure, figure
+from bench.harness.goals import Goal, within
+from nodestore.support.jsonio import loads
+
+PROGRAM = "tests.faults.hosts.trial"
+CANNOT = 77
+"""Its exit code where the machine does not let it, with the reason as its last line."""
+_TRIAL_S = 60.0
+_START_S = 120.0
+_HOW = (
+    "Five hosts, each a network namespace with an address of its own, three of them with an etcd member. The cable of "
+    "the master's host is out first, then all its processes are killed, so nothing says goodbye to anybody. From the "
+    "last command that was acknowledged to the first one after the fault, at a client on a host of its own. "
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row: what the trial is told, and the goals."""
+
+    name: str
+    options: tuple[str, ...]
+    goals: tuple[Goal, ...]
+    how: str
+
+
+KINDS = (
+    Kind(
+        "failover: a PC loses its power, etcd's leader is elsewhere", (), within(350.0, 700.0),
+        _HOW + "The etcd member that dies with it is not the one that leads.",
+    ),
+    Kind(
+        "failover: a PC loses its power, and etcd's leader with it", ("--both",), within(1_100.0, 1_800.0),
+        _HOW + "etcd has to elect a leader first, at 500 ms and more.",
+    ),
+)  # fmt: skip
+
+
+@dataclass
+class Measured:
+    """missing: why a row is not there, by its name."""
+
+    figures: list[Figure] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def measure(folder: Path, trials: int, say: Callable[[str], None]) -> Measured:
+    """So many trials of each kind, as far as this machine can."""
+    found = Measured()
+    for number, kind in enumerate(KINDS):
+        place = folder / f"power-{number}"
+        why = _try(place, trials, kind, say)
+        gaps = [float(loads(path.read_bytes())["gap_ms"]) for path in sorted(place.glob("trial-*.json"))]
+        if gaps:  # those before it broke off are worth as much
+            broken = f" It broke off after {len(gaps)} of {trials} trials: {why}." if why else ""
+            how = kind.how + broken
+            found.figures.append(figure(kind.name, gaps, "ms", goals=kind.goals, how=how, planned=trials))
+        else:
+            found.missing[kind.name] = why or "no trial came to an end"
+    return found
+
+
+def _try(place: Path, trials: int, kind: Kind, say: Callable[[str], None]) -> str:
+    """Why it did not end well; "" when it did."""
+    argv = [sys.executable, "-m", PROGRAM, f"--trials={trials}", f"--directory={place}", *kind.options]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    log = place.with_suffix(".log")
+    say(f"{kind.name}: {trials} trials, some 13 s each")
+    with log.open("wb") as output:
+        try:
+            code = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
+                timeout=_START_S + trials * _TRIAL_S,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"it took longer than {_START_S + trials * _TRIAL_S:g} s"
+    lines = log.read_text("utf-8", "replace").strip().splitlines() or [""]
+    say(lines[-1])
+    if code == CANNOT:
+        return lines[-1]
+    return "" if code == 0 else f"it ended with code {code}: {lines[-1][:200]}"

@@ -1,0 +1,200 @@
+"""Many nodes: a scene to 1,000 that watch, and what a node costs among them beside one among 100."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import psutil
+
+from bench.harness.cluster import SETTLE_S, Ground, adopted, until
+from bench.harness.figures import Figure, figure
+from bench.harness.goals import Goal
+from nodectl import Client
+from nodestore.errors import NodectlError
+from nodestore.processes import child_processes
+from nodestore.support.jsonio import loads
+
+_CALM_S = 0.03
+_WATCHERS = 4
+"""Processes that share the simulated nodes."""
+_SETTLED_S = 2.0
+_REST_S = 4.0
+_NO_DEARER = Goal("ratio", "at most", 1.2)
+_FEWER = "100 nodes"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A scene to so many nodes, some trials long. `latencies_ms`: of each trial and node, from sending `scene.apply` to
+    the change at the node. `per_node_ms`: of each trial, the time until all had it, by their number. `cpu_us`: what
+    leader and members took for each node and trial until its status was written, less what they take at rest."""
+
+    count: int
+    latencies_ms: list[float]
+    per_node_ms: list[float]
+    cpu_us: dict[str, float]
+
+
+async def watching_nodes(ground: Ground, count: int, trials: int) -> Watched:
+    """A few processes (bench/measures/watchers.py) simulate the nodes: each watches its own key, writes its status."""
+    cluster = f"watched-{count}"
+    names = [f"n{number:04}" for number in range(count)]
+    inventory = {"masters": {"b1": {}}, "nodes": {name: {} for name in names}, "defaults": {"driver": {"name": "exec"}}}
+    latencies: list[float] = []
+    totals: list[float] = []
+    async with (
+        ground.masterd(cluster),
+        Client(ground.cluster.endpoints, cluster=cluster, command_timeout_s=60.0) as client,
+        _watchers(ground, cluster, names) as watchers,
+    ):
+        await client.config_apply(inventory)
+        await until(lambda: adopted(client), f"{count} nodes are configured")
+        await watchers.all_have_seen(0)
+        cpu = _Cpu(ground, cluster)
+        await cpu.at_rest()
+        for trial in range(trials + 1):
+            await client.scene_save("s", {name: {"text": f"{name} {trial}"} for name in names})
+            await asyncio.sleep(_CALM_S)
+            cpu.begin()
+            begun = time.perf_counter()
+            done = await client.scene_apply("s")
+            seen = [(at - begun) * 1e3 for at in await watchers.all_have_seen(done.index)]
+            await watchers.all_have_reported(done.index)
+            if trial == 0:
+                continue  # the first finds everything cold
+            cpu.end()
+            latencies += seen
+            totals.append(max(seen) / count)
+    return Watched(count, latencies, totals, {name: took_s * 1e6 / (trials * count) for name, took_s in cpu.took_s()})
+
+
+class _Cpu:
+    """CPU seconds of one cluster's masterd and of etcd's members, over several spans, less what they take at rest."""
+
+    def __init__(self, ground: Ground, cluster: str) -> None:
+        ours = [child for child in psutil.Process().children() if cluster in child.cmdline()]
+        self._kinds = {
+            "leader": [child for child in ours if "masterd" in child.cmdline()],
+            "members": [
+                psutil.Process(part.process.pid)
+                for part in ground.cluster.record.named("etcd").values()
+                if part.process is not None
+            ],
+        }
+        self._rest: dict[str, float] = {}
+        self._took = dict.fromkeys(self._kinds, 0.0)
+        self._begun: tuple[float, dict[str, float]] = (0.0, {})
+
+    def _now(self) -> tuple[float, dict[str, float]]:
+        used = {kind: sum(sum(p.cpu_times()[:2]) for p in found) for kind, found in self._kinds.items()}
+        return time.monotonic(), used
+
+    async def at_rest(self) -> None:
+        """Look at what they take while nothing is asked of them."""
+        await asyncio.sleep(_SETTLED_S)
+        at, used = self._now()
+        await asyncio.sleep(_REST_S)
+        later, now = self._now()
+        self._rest = {kind: (now[kind] - used[kind]) / (later - at) for kind in used}
+
+    def begin(self) -> None:
+        self._begun = self._now()
+
+    def end(self) -> None:
+        (at, used), (later, now) = self._begun, self._now()
+        for kind in used:
+            self._took[kind] += now[kind] - used[kind] - self._rest[kind] * (later - at)
+
+    def took_s(self) -> list[tuple[str, float]]:
+        return list(self._took.items())
+
+
+def watched(hundred: Watched, thousand: Watched) -> list[Figure]:
+    """Both numbers of nodes, the larger beside the smaller."""
+    before = "The 100 nodes beside it were measured right before, not in turns."
+    cpu = "CPU until all statuses are written, less what is taken at rest, divided by nodes and scenes."
+    figures = [
+        figure("a scene to 100 watching nodes", hundred.latencies_ms, "ms", how=_how(hundred)),
+        figure(
+            "a scene to 1,000 watching nodes", thousand.latencies_ms, "ms", hundred.latencies_ms, _FEWER,
+            goals=[Goal("p99", "under", 2_000.0)], how=f"{_how(thousand)} {before}",
+        ),
+        figure(
+            "a scene to 1,000 nodes, time until the last one by nodes", thousand.per_node_ms, "ms", hundred.per_node_ms,
+            _FEWER, goals=[_NO_DEARER],
+            how=f"{_how(thousand)} For each scene the time until all have it, divided by the nodes. {before}",
+        ),
+    ]  # fmt: skip
+    for kind, name in (("leader", "CPU of the leader"), ("members", "CPU of etcd's members")):
+        figures.append(
+            figure(
+                f"a scene to 1,000 nodes, {name} by nodes", [thousand.cpu_us[kind]], "us", [hundred.cpu_us[kind]],
+                _FEWER, goals=[_NO_DEARER], how=f"{_how(thousand)} {cpu} {before}",
+            )
+        )  # fmt: skip
+    return figures
+
+
+def _how(found: Watched) -> str:
+    return (
+        f"One scene.apply for all {found.count:,} nodes: {len(found.per_node_ms):,} scenes, "
+        f"{len(found.latencies_ms):,} changes, for each from sending the command to the change at the node. Simulated "
+        f"by {_WATCHERS} processes on the same cores: a watch of its own and a status written for each node."
+    )
+
+
+class _Watchers:
+    """The processes, and what they say."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._reported: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    async def read(self, child: child_processes.Child) -> None:
+        assert child.stdout is not None
+        while line := await child.stdout.readline():
+            told = loads(line)
+            if "reported" in told:
+                self._reported[told["node"]] = told["reported"]
+            else:
+                self._seen[told["node"]] = (told["generation"], told["at"])
+            self._changed.set()
+        raise NodectlError(f"a process of simulated nodes has ended with code {await child.wait()}")
+
+    async def all_have_seen(self, generation: int) -> list[float]:
+        """When each has seen this generation or a newer one."""
+        await self._until(lambda: [seen for seen, _ in self._seen.values()], generation)
+        return [at for _, at in self._seen.values()]
+
+    async def all_have_reported(self, generation: int) -> None:
+        """Until the status of each is written."""
+        await self._until(self._reported.values, generation)
+
+    async def _until(self, told: Callable[[], Collection[int]], generation: int) -> None:
+        async with asyncio.timeout(SETTLE_S):
+            while len(told()) < self._count or min(told()) < generation:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@asynccontextmanager
+async def _watchers(ground: Ground, cluster: str, names: list[str]) -> AsyncIterator[_Watchers]:
+    watchers = _Watchers(len(names))
+    async with AsyncExitStack() as stack:
+        readers = await stack.enter_async_context(asyncio.TaskGroup())
+        for number in range(_WATCHERS):
+            argv = [sys.executable, "-m", "bench.measures.watchers", ",".join(ground.cluster.endpoints), cluster]
+            child = await child_processes.spawn(
+                [*argv, *names[number::_WATCHERS]], stdout=child_processes.PIPE, die_with_parent=True
+            )
+            stack.push_async_callback(child.stop, 2.0)
+            task = readers.create_task(watchers.read(child))
+            stack.callback(task.cancel)
+        yield watchers

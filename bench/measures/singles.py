@@ -1,0 +1,115 @@
+"""64 HTTP clients that send one command a request, beside puts; and where the leader's CPU goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+import psutil
+
+from bench.harness.baseline import Beside
+from bench.harness.cluster import Ground, adopted, until
+from bench.harness.figures import Figure, figure
+from bench.harness.profiled import Shares, shares
+from bench.measures.commands import CALLERS, PUTS, next_command, put_of, rate
+from nodectl import Client
+from nodestore.errors import NodectlError
+from nodestore.support.jsonio import dumps
+
+_EACH = 30
+
+
+async def single_requests(ground: Ground, beside: Beside, trials: int) -> tuple[Figure, str]:
+    """64 HTTP clients, each with a connection of its own; and where the master's CPU goes, from a profiled one."""
+    leader = await ground.client.leader()
+    process = ground.cluster.processes[leader.id].process
+    assert process is not None
+    ours, bare, used_us = await _beside_puts(leader.url, beside, trials, psutil.Process(process.pid))
+    measured = figure(
+        "commands of 64 HTTP clients, one a request", ours, "1/s", bare, PUTS,
+        how="64 connections, one command a request, answered before the next is sent. A trial is "
+        f"{_EACH} of each client's, of commands and of puts; a first one does not count. A request costs the leader "
+        f"{used_us:.0f} us of CPU. {await beside.told()}",
+    )  # fmt: skip
+    return measured, _profile_note(await _profiled(ground))
+
+
+async def _beside_puts(
+    url: str, beside: Beside, trials: int, leader: psutil.Process
+) -> tuple[list[float], list[float], float]:
+    """Rates of ours and of bare puts, and the CPU that a request cost the leader, in us."""
+    ours: list[float] = []
+    bare: list[float] = []
+    used_s = 0.0
+    put = put_of(beside.etcd)
+    async with _clients(url) as send:
+        await rate(send, _EACH)
+        await rate(put, _EACH)
+        for _ in range(trials):
+            before = _cpu_s(leader)
+            ours.append(await rate(send, _EACH))
+            used_s += _cpu_s(leader) - before
+            bare.append(await rate(put, _EACH))
+    return ours, bare, used_s / (trials * CALLERS * _EACH) * 1e6
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    used = process.cpu_times()
+    return float(used.user + used.system)
+
+
+@asynccontextmanager
+async def _clients(url: str) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """So many clients, by their number."""
+    clients = [_Plain(url) for _ in range(CALLERS)]
+    try:
+        yield lambda number: clients[number].command()
+    finally:
+        await asyncio.gather(*(client.close() for client in clients))
+
+
+class _Plain:
+    """A client that knows one master, has a connection of its own, and sends one command a request."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url + "/v1/commands"
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1))
+
+    async def command(self) -> None:
+        node, values = next_command()
+        body = dumps({"name": "node.set", "args": {"node": node, "values": values}, "actor": "bench"})
+        async with self._session.post(self._url, data=body, headers={"Content-Type": "application/json"}) as answer:
+            if answer.status != 200:
+                raise NodectlError(f"{self._url} answered {answer.status}: {await answer.text()}")
+            await answer.read()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+# --- where it goes --------------------------------------------------------------------------------------------------
+
+
+async def _profiled(ground: Ground) -> Shares:
+    """Another masterd, under a profiler, in a cluster of its own, with the same configuration."""
+    current = (await ground.client.config())["current"]
+    assert current is not None
+    name, stats = "profiled", ground.folder / "profiled.stats"
+    more = {"NODECTL_BENCH_PROFILE": str(stats)}
+    async with (
+        ground.masterd(name, module="bench.harness.profiled", env=more) as url,
+        Client(ground.cluster.endpoints, cluster=name) as client,
+    ):
+        await client.config_apply(current["inventory"])
+        await until(lambda: adopted(client), "the profiled master has its configuration")
+        async with _clients(url) as send:
+            for _ in range(3):
+                await rate(send, _EACH)
+    return shares(stats)
+
+
+def _profile_note(found: Shares) -> str:
+    parts = ", ".join(f"{name} {part:.0%}" for name, part in found)
+    return f"Where the CPU of a single HTTP request goes in the leader's Python, by a profiler: {parts}."

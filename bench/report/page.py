@@ -1,0 +1,106 @@
+"""What was measured, as a table for the terminal, as docs/benchmarks.md with pictures, and as data."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from bench.harness.figures import Figure
+from bench.report.picture import caption, drawable, svg
+
+DATA = Path("build/bench.json")
+PARTIAL = Path("build/bench-partial.json")
+"""Of a run of some parts only: what a whole one has measured stays."""
+PAGE = Path("docs/benchmarks.md")
+PICTURES = Path("docs/benchmarks")
+
+_COLUMNS = ("what", "n", "median", "p99", "worst", "beside", "ratio", "goal", "met")
+_P99_FROM = 100
+_NONE = "–"
+
+_INTRODUCTION = (
+    "# Benchmarks\n\n"
+    "Written by `make bench` from what it measured last; not edited by hand. Everything runs on one machine, over "
+    "loopback, etcd's three members included, and shares its cores, so absolute times are that machine's.\n\n"
+    "What can be compared is the ratio, in the rows with something in the column `beside`. Where that is a bare "
+    "operation of etcd, ours and it took turns in the same run, so that a noisy machine was noisy for both. Where it "
+    "is 100 nodes, these were measured right before the 1,000. A bare operation is one of this project's own "
+    "session with etcd, in Python, from the same process: what that session costs is in both, and does not show in "
+    "the ratio.\n\n"
+    "`n` is the number of trials, or of processes; `37 of 100`: the series broke off. `p99` and `worst` are those of "
+    "the bad side: of a rate, what 99 % of the trials surpass, and the slowest trial. Below 100 trials p99 is the "
+    "worst trial; it is shown where there is a goal for it, and judged all the same.\n\n"
+    "A figure without a goal is reported, not judged. A goal in the unit of its row that names neither median nor p99 "
+    "is one for each trial, so the worst is judged. Of a goal with an x the ratio is.\n"
+)
+
+
+def machine() -> str:
+    """Where it is measured; to be asked before the run, whose own load is no news."""
+    load = f", load average before the run {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}{load}"
+
+
+def table(figures: Sequence[Figure]) -> Table:
+    """For a terminal."""
+    shown = Table(*_COLUMNS, title="measured just now")
+    for item in figures:
+        shown.add_row(*_cells(item))
+    return shown
+
+
+def _cells(item: Figure) -> list[str]:
+    n = f"{item.n} of {item.planned}" if item.broke_off else str(item.n)
+    median = f"{item.median:.4g} {item.unit}".rstrip()
+    base = f"{item.beside}: {item.baseline:.3g} {item.unit}" if item.baseline is not None else item.beside
+    ratio = f"{item.ratio:.2f}x" if item.ratio is not None else ""
+    met = {True: "yes", False: "no", None: ""}[item.met]
+    return [item.name, n, median, _p99(item), f"{item.worst:.4g}", base, ratio, item.goal, met]
+
+
+def _p99(item: Figure) -> str:
+    judged = any(goal.of == "p99" for goal in item.goals)
+    return f"{item.p99:.4g}" if item.n >= _P99_FROM or judged else _NONE
+
+
+def write_data(figures: Sequence[Figure], path: Path) -> None:
+    """DATA, or PARTIAL."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({item.name: item.as_json() for item in figures}, indent=1) + "\n", "utf-8")
+
+
+def write_page(
+    figures: Sequence[Figure], settings: Sequence[str], notes: Sequence[str], missing: Mapping[str, str]
+) -> None:
+    """docs/benchmarks.md and its pictures. missing: why something was not measured, by its name."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for old in PICTURES.glob("*.svg"):
+        old.unlink()
+    lines = [_INTRODUCTION, "## Settings", "", *(f"- {line}" for line in settings), "", "## Results", ""]
+    lines += [_row(_COLUMNS), "| --- " * len(_COLUMNS) + "|"]
+    lines += [_row(_cells(item)) for item in figures]
+    for name, why in missing.items():
+        lines.append(_row([name, "", "", "", "", f"not measured: {why.replace('|', '/')}", "", "", ""]))
+    lines += ["", *(f"{note}\n" for note in notes), "## Each of them", ""]
+    for item in figures:
+        lines += [f"### {item.name}", ""]
+        lines += [item.how, ""] if item.how else []
+        if drawable(item):
+            path = PICTURES / f"{slug(item.name)}.svg"
+            path.write_text(svg(item), "utf-8")
+            lines += [f"![{caption(item)}]({PICTURES.name}/{path.name})", ""]
+    PAGE.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,81 @@
+"""What the API says of nodes, masters and problems, from memory. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from masterd.application.contract import Application, node_document
+from masterd.state_machine.state import State
+from nodestore.schema.api_types import CommandView, NodeView
+from nodestore.schema.models import Alive, CommandRecord, Entry, Inventory, SpecMark, Status
+
+
+def node_view(
+    name: str,
+    inventory: Inventory,
+    state: State,
+    statuses: Mapping[str, Status],
+    alive: Mapping[str, Alive],
+    application: Application,
+) -> NodeView:
+    """The view of one configured node."""
+    config = inventory.nodes[name]
+    mark, status, living = state.specs.get(name), statuses.get(name), alive.get(name)
+    driver = config.driver or inventory.defaults.driver
+    problem = node_problem(mark, status, living)
+    return {
+        "name": name,
+        "address": config.address,
+        "position": None if config.position is None else list(config.position),
+        "groups": list(inventory.groups_of(name)),
+        "labels": config.labels,
+        "driver": driver.name if driver else None,
+        "document": _document(state, node_document(application, name)),
+        "desired": None if mark is None else {"generation": mark.generation, "hash": mark.hash},
+        "status": None if status is None else status.model_dump(mode="json"),
+        "alive": None if living is None else living.model_dump(mode="json"),
+        "converged": problem is None,
+        "problem": problem,
+    }
+
+
+def _document(state: State, path: str | None) -> dict[str, Any] | None:
+    """The document at `path`, empty if there is none; None without a path."""
+    if path is None:
+        return None
+    doc = state.documents.get(path)
+    return {} if doc is None else doc.value
+
+
+def node_problem(mark: SpecMark | None, status: Status | None, alive: Alive | None) -> str | None:
+    """Why a node is not what it must be, in a few words; None when it is."""
+    if alive is None:
+        return "no noded has ever reported" if status is None else "down: no noded is connected"
+    if status is None:
+        return "its noded has not reported yet"
+    wanted = mark.generation if mark else 0
+    if status.error:
+        return f"{status.phase}: {status.error}"
+    if mark is not None and status.observed_generation < wanted:
+        return f"at generation {status.observed_generation}, on its way to {wanted}"
+    if mark is not None and status.phase != "ready":
+        return f"{status.phase}: {status.reason}" if status.reason else status.phase
+    return None
+
+
+def node_views(
+    inventory: Inventory,
+    state: State,
+    statuses: Mapping[str, Status],
+    alive: Mapping[str, Alive],
+    application: Application,
+) -> list[NodeView]:
+    """All configured nodes, in the inventory's order."""
+    return [node_view(name, inventory, state, statuses, alive, application) for name in inventory.nodes]
+
+
+def command_view(record: CommandRecord, entry: Entry) -> CommandView:
+    """A command of the journal, with whose term it was committed in."""
+    fields = record.model_dump(mode="json", exclude_defaults=True)
+    return cast(CommandView, {**fields, "epoch": entry.epoch, "term": entry.term})

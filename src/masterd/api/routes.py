@@ -1,0 +1,382 @@
+"""The HTTP API: routes, consistency, and passing on what only the leader can do.
+
+A standby answers local reads and passes the rest on to the leader: one hop, never two (`Nodectl-Hop`).
+The hot route is POST /v1/commands: its body is read by pydantic-core's JSON parser straight into requests, without
+a model per command, and its answer is written the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from masterd.api import event_streams, fault_injection, history, openapi, reads
+from masterd.api.heartbeats import Beats
+from masterd.api.leader_routing import ToLeader, disconnected
+from masterd.api.problems import http_problem, problem_of, problem_response
+from masterd.roles.handover import hand_over
+from masterd.roles.master import Master
+from masterd.roles.peers import Forwarder
+from masterd.state_machine.batch import Outcome, Request
+from masterd.term.leader import Leader
+from nodestore.cluster.configuration import Configuration
+from nodestore.errors import (
+    Conflict,
+    Garbage,
+    Invalid,
+    LeadershipLost,
+    NodectlError,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+)
+from nodestore.schema import api_types
+from nodestore.schema.api_types import COMMANDS_MAX, ID_CHARS_MAX
+from nodestore.support.jsonio import dumps, loads
+from nodestore.support.time_slices import encoded
+
+log = logging.getLogger(__name__)
+
+BODY_BYTES_MAX = 16 << 20
+_COMMIT_S = 10.0
+_OBEY_S = 2.0
+"""To obey an order to take over, besides the wait for a masterd that is becoming a standby. Who gave it waits longer
+than both."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """The routes of one masterd."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._forwarder, self._beats = Forwarder(), Beats(master)
+        self._to_leader = ToLeader(master, self._forwarder)
+        self._configuration = Configuration(master.etcd, master.keys)
+        self._described: dict[str, Any] | None = None
+        self.app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
+        add = self.app.router.add_route
+        for method, path, handler in self._routes():
+            add(method, path, handler)
+        self.app.on_cleanup.append(self._close)
+
+    def _routes(self) -> list[tuple[str, str, Handler]]:
+        return [
+            ("GET", "/v1/health", self._health),
+            ("GET", "/v1/leader", self._get_leader),
+            ("GET", "/v1/masters", self._read(reads.masters)),
+            ("GET", "/v1/members", self._read(reads.members)),
+            ("GET", "/v1/nodes", self._read(reads.nodes)),
+            ("GET", "/v1/nodes/watch", self._streamed(event_streams.stream_nodes)),
+            ("GET", "/v1/events", self._streamed(event_streams.stream_journal)),
+            ("GET", "/v1/live", self._streamed(event_streams.stream_live)),
+            ("GET", "/v1/nodes/{node}", self._read(reads.node)),
+            ("GET", "/v1/documents", self._read(reads.documents)),
+            ("GET", "/v1/documents/{path:.+}", self._read(reads.document)),
+            ("POST", "/v1/commands", self._commands),
+            ("GET", "/v1/history", self._read(history.history)),
+            ("GET", "/v1/terms", self._read(reads.terms)),
+            ("GET", "/v1/snapshots", self._read(reads.snapshots)),
+            ("GET", "/v1/snapshots/{name}", self._read(reads.snapshot)),
+            ("POST", "/v1/snapshots", self._save_snapshot),
+            ("DELETE", "/v1/snapshots/{name}", self._delete_snapshot),
+            ("GET", "/v1/config/history", self._read(reads.config_history)),
+            ("GET", "/v1/config", self._read(reads.config)),
+            ("PUT", "/v1/config", self._put_config),
+            ("GET", "/v1/status", self._read(reads.status)),
+            ("POST", "/v1/leader/switchover", self._switchover),
+            ("POST", "/v1/campaign", self._campaign),
+            ("POST", "/v1/drill", self._drill),
+            ("GET", "/v1/paused", self._get_paused),
+            ("PUT", "/v1/paused", self._put_paused),
+            ("DELETE", "/v1/paused", self._delete_paused),
+            ("GET", "/v1/follow", self._follow),
+            ("GET", "/openapi.json", self._openapi),
+        ]
+
+    async def _close(self, _: web.Application) -> None:
+        await self._forwarder.close()
+        await self._master.audit.close()
+
+    # --- every request ---
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Errors become problem documents; nobody ever sees a traceback."""
+        try:
+            return await handler(request)
+        except NodectlError as error:
+            return problem_response(error, self._to_leader.url)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return http_problem(request, error)
+        except web.RequestPayloadError as error:
+            return problem_response(Invalid(f"{request.method} {request.path}: the body cannot be read: {error}"))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if isinstance(error, ConnectionResetError) and disconnected(request):
+                log.debug("%s %s: whoever asked has gone", request.method, request.path)
+                return web.Response()  # read by nobody; aiohttp drops it without a word
+            log.exception("%s %s failed", request.method, request.path)
+            return problem_response(NodectlError(f"{request.method} {request.path} failed; see this master's log"))
+
+    def _headers(self, local: bool) -> dict[str, str]:
+        master, seen = self._master, self._master.board.leader
+        headers = {"Nodectl-Index": str(master.replica.index), "Nodectl-Master": master.me.id}
+        if master.leader is not None:
+            headers["Nodectl-Term"] = str(master.leader.fence.term)
+        elif seen.record is not None:
+            headers["Nodectl-Term"] = f"{master.board.epoch or '?'}.{seen.revision}"
+        if local:
+            headers["Nodectl-Age-Ms"] = str(round(master.replica.age_s * 1000))
+        return headers
+
+    async def _lead(self, request: web.Request) -> Leader | web.StreamResponse:
+        """The leader role of this masterd, or what the leader elsewhere answers."""
+        return await self._to_leader.find(request)
+
+    def _read(self, read: Callable[[Master, web.Request], Awaitable[Any]]) -> Handler:
+        """A read: from memory when local is asked for, else after a confirmation sent after it arrived."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if _is_local(request):
+                return await self._read_out(await read(self._master, request), True)
+
+            async def confirmed(leader: Leader) -> web.StreamResponse:
+                await leader.confirm()
+                return await self._read_out(await read(self._master, request))
+
+            return await self._to_leader.use(request, confirmed)
+
+        return handle
+
+    def _streamed(self, stream: Callable[[Master, web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await stream(self._master, request)
+
+        return handle
+
+    def _json(self, value: Any, local: bool = False) -> web.Response:
+        return web.Response(body=dumps(value), content_type="application/json", headers=self._headers(local))
+
+    async def _read_out(self, value: Any, local: bool = False) -> web.Response:
+        """The same for what may be long. Its index is never lower than what it was read at."""
+        headers = self._headers(local)
+        return web.Response(body=await encoded(value), content_type="application/json", headers=headers)
+
+    # --- who leads ---
+
+    async def _health(self, _: web.Request) -> web.StreamResponse:
+        master = self._master
+        health: api_types.Health = {
+            "id": master.me.id, "role": master.role, "index": master.replica.index, "problem": master.problem,
+        }  # fmt: skip
+        return self._json(health, True)
+
+    async def _get_leader(self, request: web.Request) -> web.StreamResponse:
+        return await self._read(reads.leader)(request)
+
+    async def _follow(self, request: web.Request) -> web.StreamResponse:
+        """Heartbeats of this leader's term, for standbys."""
+        return await self._beats.stream(request, self._to_leader.url)
+
+    async def _switchover(self, request: web.Request) -> web.StreamResponse:
+        """Hand leadership to a standby: commands that wait are finished, then it takes this term over."""
+        leader = await self._lead(request)
+        if isinstance(leader, web.StreamResponse):
+            return leader
+        body = await _body(request)
+        target = self._successor(_text(body, "to") or None)
+        if self._master.board.paused is not None:
+            raise Conflict("takeovers are paused: resume them first (nodectl master resume)")
+        actor = _text(body, "actor") or "somebody"
+        answer = await hand_over(leader, self._master.replica.index, target["url"], actor, self._forwarder)
+        switched: api_types.Switchover = {"from": self._master.me.id, "to": target["id"], "term": answer["term"]}
+        return self._json(switched)
+
+    def _successor(self, wanted: str | None) -> api_types.MasterView:
+        views = reads.standbys(self._master)
+        if wanted is not None and wanted == self._master.me.id:
+            raise Conflict(f"{wanted} leads already")
+        for view in views:
+            if wanted in (None, view["id"]):
+                return view
+        if wanted is not None:
+            raise NotFound(f"there is no standby {wanted!r}; there are: {', '.join(v['id'] for v in views) or 'none'}")
+        raise Unavailable("there is no standby to hand over to")
+
+    async def _campaign(self, request: web.Request) -> web.StreamResponse:
+        """From the leader to a standby: take my term over."""
+        body = await _body(request)
+        if self._master.leader is not None:
+            raise Conflict(f"{self._master.me.id} leads already")
+        revision = body.get("revision")
+        if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
+            raise Invalid("revision: the term's revision is missing")
+        won = await self._master.campaign.take_over_from(revision, _actor(body), _OBEY_S)
+        epoch, revision = won.fence.term
+        return self._json(api_types.Campaign(term={"epoch": epoch, "revision": revision}))
+
+    async def _drill(self, request: web.Request) -> web.StreamResponse:
+        """Kill or freeze this leader on purpose, where that is allowed."""
+        leader = await self._lead(request)
+        if isinstance(leader, web.StreamResponse):
+            return leader
+        return self._json(fault_injection.begin(self._master, leader, fault_injection.order_of(await _body(request))))
+
+    # --- commands ---
+
+    async def _commands(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        many = body.get("commands")
+        if many is not None and (not isinstance(many, list) or not 0 < len(many) <= COMMANDS_MAX):
+            raise Invalid(f"commands: expected a list of 1 to {COMMANDS_MAX} commands")
+        single = many is None
+        requests = [
+            _command(item, "" if single else f"commands[{position}].")
+            for position, item in enumerate([body] if many is None else many)
+        ]
+
+        async def run(leader: Leader) -> web.StreamResponse:
+            outcomes = await self._submit(leader, requests)
+            lost = [outcome.error for outcome in outcomes if isinstance(outcome.error, LeadershipLost)]
+            if len(lost) == len(outcomes):
+                raise lost[0]  # none of them was run
+            if not single:
+                return self._answer(self._outcomes(outcomes))
+            if outcomes[0].error is not None:
+                raise outcomes[0].error
+            return self._answer(_outcome(outcomes[0]))
+
+        return await self._to_leader.use(request, run)
+
+    async def _submit(self, leader: Leader, requests: list[Request]) -> list[Outcome]:
+        try:
+            async with asyncio.timeout(_COMMIT_S):
+                return await leader.submit(requests)
+        except TimeoutError:
+            raise OutcomeUnknown(f"not committed within {_COMMIT_S:g} s; it may yet be") from None
+
+    def _outcomes(self, outcomes: list[Outcome]) -> api_types.Outcomes:
+        results = [_outcome(done) if done.error is None else _not_committed(done.id, done.error) for done in outcomes]
+        return {"results": results, "index": self._master.replica.index}
+
+    def _answer(self, value: api_types.Outcome | api_types.Outcomes) -> web.Response:
+        return web.Response(body=dumps(value), content_type="application/json")
+
+    # --- snapshots ---
+
+    async def _save_snapshot(self, request: web.Request) -> web.StreamResponse:
+        """Save the state as it is now under a name; it is kept until deleted."""
+        leader = await self._lead(request)
+        if isinstance(leader, web.StreamResponse):
+            return leader
+        name = (await _body(request)).get("name")
+        if not isinstance(name, str):
+            raise Invalid("name: the snapshot's name is missing")
+        await leader.confirm()
+        return self._json(reads.told_manifest(await leader.archive.save(name)))
+
+    async def _delete_snapshot(self, request: web.Request) -> web.StreamResponse:
+        leader = await self._lead(request)
+        if isinstance(leader, web.StreamResponse):
+            return leader
+        await leader.archive.delete(request.match_info["name"])
+        return self._json(api_types.Deleted(deleted=request.match_info["name"]))
+
+    # --- configuration, pause ---
+
+    async def _put_config(self, request: web.Request) -> web.StreamResponse:
+        """Apply a configuration, fenced by this leader's term. Adopting it is a step of its own."""
+
+        async def apply(leader: Leader) -> web.StreamResponse:
+            body = await _body(request)
+            version = await self._configuration.apply(
+                body.get("inventory"), source=_text(body, "source"), expect_version=body.get("expect_version"),
+                actor=_actor(body), compares=leader.fence.compares(self._master.keys),
+            )  # fmt: skip
+            return self._json(api_types.ConfigVersion(version=version))
+
+        return await self._to_leader.use(request, apply)
+
+    async def _get_paused(self, _: web.Request) -> web.StreamResponse:
+        paused = self._master.board.paused
+        return self._json(paused.model_dump(mode="json") if paused else {}, True)
+
+    async def _put_paused(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        paused = await self._configuration.pause(_actor(body), _text(body, "reason"))
+        return self._json(paused.model_dump(mode="json"))
+
+    async def _delete_paused(self, _: web.Request) -> web.StreamResponse:
+        await self._configuration.resume()
+        return self._json({})
+
+    async def _openapi(self, _: web.Request) -> web.StreamResponse:
+        """Made once, and not in the event loop: it takes longer than standbys wait for a heartbeat on a slow PC."""
+        if self._described is None:
+            self._described = await asyncio.to_thread(openapi.document, self._master.application)
+        return self._json(self._described, True)
+
+
+def _is_local(request: web.Request) -> bool:
+    wanted = request.query.get("consistency", "linearizable")
+    if wanted not in ("local", "linearizable"):
+        raise Invalid(f"consistency: expected local or linearizable, got {wanted!r}")
+    return wanted == "local"
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        body = loads(await request.read(), "the request body")
+    except Garbage as error:
+        raise Invalid(str(error)) from None
+    if not isinstance(body, dict):
+        raise Invalid("the request body must be a JSON object")
+    return body
+
+
+def _text(body: dict[str, Any], name: str, where: str = "") -> str:
+    """The text under `name`; empty when there is none, which null says as well."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Invalid(f"{where}{name}: expected text")
+    return value or ""
+
+
+def _actor(body: dict[str, Any], where: str = "") -> str:
+    return _text(body, "actor", where) or "anonymous"
+
+
+def _command(item: Any, where: str) -> Request:
+    """One command of a request's body."""
+    if not isinstance(item, dict):
+        raise Invalid(f"{where[:-1]}: expected an object")
+    name, args, known_as, after = item.get("name"), item.get("args", {}), item.get("id"), item.get("after")
+    if not isinstance(name, str) or not name:
+        raise Invalid(f"{where}name: the command's name is missing")
+    if not isinstance(args, dict):
+        raise Invalid(f"{where}args: expected an object")
+    if known_as is None:
+        return Request(f"srv-{secrets.token_hex(8)}", name, args, _actor(item, where))
+    if not isinstance(known_as, str) or not 0 < len(known_as) <= ID_CHARS_MAX:
+        raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
+    if not isinstance(after, int) or isinstance(after, bool) or after < 0:
+        raise Invalid(f"{where}after: a command with an id needs the index that was known when it was first sent")
+    return Request(known_as, name, args, _actor(item, where), after)
+
+
+def _not_committed(id: str, error: NodectlError) -> api_types.NotCommitted:
+    return {"id": id, "problem": problem_of(error)}
+
+
+def _outcome(outcome: Outcome) -> api_types.Outcome:
+    return {"id": outcome.id, "index": outcome.index, "result": outcome.result, "repeated": outcome.repeated}

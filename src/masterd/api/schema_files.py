@@ -1,0 +1,127 @@
+"""The published schemas, as files: `python -m masterd.api.schema_files docs` (`make schemas`) writes them.
+
+JSON Schemas of all values in etcd, the OpenAPI document of the built-in application, and the table of docs/schemas.md.
+They describe what a reader must accept: a field that has a default may be missing, and there may be more fields.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from masterd.api import openapi
+from masterd.application.wall import BuiltinApp
+from nodestore.schema import models
+from nodestore.schema.models import MODELS, SCHEMA_VERSION, Stored
+
+HINT = "run make schemas"
+PAGE = "schemas.md"
+_FOLDER = "schemas"
+_BEGIN, _END = "<!-- written by make schemas -->", "<!-- end -->"
+
+KEYS: Mapping[str, type[Stored]] = {
+    "epoch": models.Epoch,
+    "leader": models.LeaderRecord,
+    "terms/<nonce>": models.TermRecord,
+    "candidates/<master>": models.Candidate,
+    "paused": models.Paused,
+    "challenges/<master>": models.Challenge,
+    "answers/<master>": models.Answer,
+    "head": models.Head,
+    "journal/<last index>": models.Entry,
+    "applied": models.Applied,
+    "snapshots/<index>-<nonce>/manifest": models.Manifest,
+    "state/<path>": models.DocumentView,
+    "desired/<node>": models.Desired,
+    "actions/<node>": models.Actions,
+    "config/current": models.ConfigRecord,
+    "config/history/<version>": models.ConfigRecord,
+    "status/<node>": models.Status,
+    "alive/<node>": models.Alive,
+    "acted/<node>": models.Acted,
+}
+"""Key under /nodectl/<cluster>/ to the model of its value."""
+
+
+def files() -> dict[str, str]:
+    """By path below docs/: the text of every generated file, the same whenever the models are the same."""
+    found = {f"{_FOLDER}/{model.__name__}.json": _text(schema_of(model)) for model in MODELS}
+    found[f"{_FOLDER}/openapi.json"] = _text(openapi.document(BuiltinApp()))
+    return found
+
+
+def schema_of(model: type[Stored]) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of what may be under a key of this model."""
+    schema = model.model_json_schema(mode="validation")
+    schema["properties"]["v"]["maximum"] = SCHEMA_VERSION  # what this program refuses to read, others should as well
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:nodectl:schema:{SCHEMA_VERSION}:{model.__name__}",
+        "title": schema.pop("title"),
+        "description": schema.pop("description"),
+    }
+    definitions = schema.pop("$defs", None)
+    return {**head, **schema, **({"$defs": definitions} if definitions else {})}
+
+
+def table() -> str:
+    """Which key holds which model, for people."""
+    rows = [f"| `{key}` | [{model.__name__}](schemas/{model.__name__}.json) |" for key, model in KEYS.items()]
+    rows.append("| `inventory` of `config/...` | [Inventory](schemas/Inventory.json) |")
+    return "\n".join(["| key | value |", "| --- | --- |", *rows])
+
+
+def page(text: str) -> str:
+    """The page with its table as it must be. ValueError when the page has no place for it."""
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE} lacks {_BEGIN} or {_END}")
+    return f"{before}{begin}\n\n{table()}\n\n{end}{after}"
+
+
+def drift(docs: Path) -> list[str]:
+    """What differs from what is to be written, one line a file; empty when nothing does."""
+    wanted = {docs / name: text for name, text in files().items()}
+    written = {docs / PAGE, *(docs / _FOLDER).glob("*.json")}
+    wanted[docs / PAGE] = page(_read(docs / PAGE))
+    stale = sorted(path for path in written | wanted.keys() if wanted.get(path) != _read(path))
+    return [f"{path.relative_to(docs.parent)} is not what the models say: {HINT}" for path in stale]
+
+
+def write(docs: Path) -> list[Path]:
+    """Write what differs, remove what is no longer generated; the files that changed."""
+    folder = docs / _FOLDER
+    folder.mkdir(exist_ok=True)
+    wanted = {docs / name: text for name, text in files().items()}
+    wanted[docs / PAGE] = page(_read(docs / PAGE))
+    changed = [path for path, text in wanted.items() if _read(path) != text]
+    for path in changed:
+        path.write_text(wanted[path], "utf-8", newline="\n")
+    surplus = [path for path in folder.glob("*.json") if path not in wanted]
+    for path in surplus:
+        path.unlink()
+    return sorted([*changed, *surplus])
+
+
+def _read(path: Path) -> str:
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`DOCS` writes; `--check DOCS` only says what differs, with exit code 1."""
+    *flags, folder = arguments or ["docs"]
+    lines = drift(Path(folder)) if flags == ["--check"] else [f"wrote {path}" for path in write(Path(folder))]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 1 if flags and lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

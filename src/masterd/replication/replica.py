@@ -1,0 +1,276 @@
+"""The replica: the state in memory, kept up with the journal in etcd, so that a takeover loads nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import aclosing
+
+from masterd.replication.snapshots import Snapshots
+from masterd.state_machine.state import State
+from nodestore.cluster.election import Won
+from nodestore.errors import Compacted, Garbage, NodectlError, OutcomeUnknown, TimedOut, Unavailable
+from nodestore.etcd.session import KV, Etcd, Range
+from nodestore.etcd.watch import follow, list_at
+from nodestore.schema.entry_codec import decode_entry
+from nodestore.schema.keys import Keys, prefix_end
+from nodestore.schema.models import Entry, Epoch, Head, decode
+from nodestore.support.jsonio import Document
+from nodestore.support.logs import RateLimitedLog
+from nodestore.support.time_slices import Turns
+
+log = logging.getLogger(__name__)
+
+_PAGE_ENTRIES = 32
+_RETRY_S = 0.2
+_SIZES_MAX = 100_000
+_RECENT_MAX = 512
+_RECENT_BYTES_MAX = 2 << 20
+"""Entries kept in memory for those who follow the journal over HTTP; who is further behind is served from etcd."""
+PROGRESS_S = 1.0
+SILENCE_S = 3.0
+
+
+class Replica:
+    """Follows the journal as a standby; while this masterd leads, its leader applies what it commits."""
+
+    def __init__(self, etcd: Etcd, keys: Keys) -> None:
+        self.etcd, self.keys = etcd, keys
+        self.snapshots = Snapshots(etcd, keys)
+        self.state = State()
+        self._epoch: int | None = None
+        """The incarnation of the store that the state comes from, once one was seen."""
+        self.heard = 0.0
+        """When the journal last showed, by the monotonic clock, that nothing is missing up to then."""
+        self.problem: str | None = "has not read the journal yet"
+        self.outage: str | None = None
+        """Why nothing can be read just now."""
+        self.sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
+        """Last index and bytes of the entries seen, oldest first: what truncation weighs."""
+        self._recent: deque[tuple[Entry, int]] = deque()
+        self._recent_bytes = 0
+        self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
+        self.bytes_seen = 0
+        """Bytes of all entries seen by this process: what makes a snapshot due."""
+        self._grew = asyncio.Condition()
+        self._listeners: list[Callable[[Entry], None]] = []
+
+    @property
+    def index(self) -> int:
+        return self.state.index
+
+    @property
+    def epoch(self) -> int | None:
+        """The incarnation of the store that the state comes from: indexes of another mean other commands. None while
+        nothing is known of it."""
+        return self._epoch
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since this replica surely had everything."""
+        return time.monotonic() - self.heard
+
+    def listen(self, callback: Callable[[Entry], None]) -> Callable[[], None]:
+        """Call back with each entry that has become part of the state; returns how to stop that."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback)
+
+    async def wait_for(self, index: int, timeout_s: float) -> None:
+        """Until memory has reached `index`; TimedOut when it does not."""
+        if self.state.index >= index:
+            return
+        try:
+            async with asyncio.timeout(timeout_s), self._grew:
+                await self._grew.wait_for(lambda: self.state.index >= index)
+        except TimeoutError:
+            raise TimedOut(f"this master has reached index {self.state.index}, not yet {index}") from None
+
+    async def follow(self) -> None:
+        """Keep up with the journal until cancelled, through outages, compactions, truncations, garbage and refusals."""
+        while True:
+            try:
+                revision = await self.catch_up()
+                await self._follow_from(revision + 1)
+            except (Unavailable, OutcomeUnknown, Compacted) as error:
+                self.outage = str(error)
+                log.info("reading the journal again: %s", error)
+            except NodectlError as error:
+                self._stuck(error)
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(_RETRY_S)
+
+    def _stuck(self, error: NodectlError) -> None:
+        self.problem = str(error)
+        line = f"the replica is stuck at index {self.state.index}: {error}"
+        self._limited_log.log(logging.ERROR, line, about=self.problem)
+
+    async def check(self) -> None:
+        """Garbage when epoch, journal and head are not such that somebody can lead. The state stays as it is."""
+        listing = await self._list_rest()
+        await self._read_epoch(listing.revision)
+        await self._check_head(listing.revision, max([self.state.index, *self._indexes(listing.kvs)]))
+
+    async def catch_up(self) -> int:
+        """Apply all there is; the revision up to which nothing is missing. Garbage when the journal has a gap that no
+        snapshot bridges."""
+        for attempt in (1, 2):
+            try:
+                return await self._apply_all()
+            except Garbage as gap:
+                if attempt == 2:
+                    raise
+                log.debug("%s; looking for a snapshot", gap)
+                image = await self.snapshots.newest(self.state.index + 1)
+                if image is None:
+                    raise
+                self.state = image.to_state()
+                self.sizes.clear()
+                log.info("loaded the snapshot of index %d", image.index)
+        raise AssertionError("unreachable")
+
+    async def absorb(self, won: Won) -> None:
+        """Apply what a takeover found beyond this replica, up to the head it found. Garbage when that cannot be."""
+        self._belongs_to(won.fence.term.epoch)
+        try:
+            head = 0 if won.head is None else decode(Head, won.head.value, self.keys.head).index
+            await self._take(won.tail.kvs)
+        except Garbage as error:
+            log.info("%s", error)
+            head = -1  # not known: catching up tells what is wrong
+        if self.state.index != head:
+            await self.catch_up()
+        self.heard = time.monotonic()
+        self.problem = None
+
+    async def apply(self, entry: Entry, size: int) -> None:
+        """Make a committed entry part of the state and wake who waits for it."""
+        self.state.apply(entry, await self._images(entry))
+        if self._epoch is None:  # the store was still empty when it was read
+            self._epoch = entry.epoch
+        self.sizes.append((entry.last, size))
+        self.bytes_seen += size
+        self._remember(entry, size)
+        for callback in tuple(self._listeners):
+            callback(entry)
+        async with self._grew:
+            self._grew.notify_all()
+
+    def recent_after(self, index: int) -> list[Entry] | None:
+        """The entries beyond `index`, up to where the state is, from memory; None when memory does not hold them all:
+        it does not reach back that far, or the state has since come from a snapshot."""
+        if not self._recent or self._recent[0][0].first > index + 1 or self._recent[-1][0].last != self.index:
+            return None
+        return [entry for entry, _ in self._recent if entry.last > index]
+
+    def _remember(self, entry: Entry, size: int) -> None:
+        if self._recent and self._recent[-1][0].last + 1 != entry.first:
+            self._recent.clear()
+            self._recent_bytes = 0
+        self._recent.append((entry, size))
+        self._recent_bytes += size
+        while len(self._recent) > _RECENT_MAX or self._recent_bytes > _RECENT_BYTES_MAX:
+            self._recent_bytes -= self._recent.popleft()[1]
+
+    async def _apply_all(self) -> int:
+        listing = await self._list_rest()
+        epoch = await self._read_epoch(listing.revision)
+        if epoch is not None and self._belongs_to(epoch):
+            return await self._apply_all()
+        await self._take(listing.kvs)
+        await self._check_head(listing.revision, self.state.index)
+        self.heard = time.monotonic()
+        self.problem, self.outage = None, None
+        self._limited_log.reset()
+        return listing.revision
+
+    async def _list_rest(self) -> Range:
+        start, end = self.keys.entry(self.state.index + 1), prefix_end(self.keys.journal)
+        return await list_at(self.etcd, start, end=end, page=_PAGE_ENTRIES)
+
+    async def _read_epoch(self, revision: int) -> int | None:
+        found = await self.etcd.get(self.keys.epoch, revision=revision)
+        try:
+            return None if found is None else decode(Epoch, found.value, self.keys.epoch).epoch
+        except Garbage as error:
+            known = "" if self._epoch is None else f', to {{"v":1,"epoch":{self._epoch}}}'
+            raise Garbage(f"{error}; nothing can be committed until that is put right{known}") from None
+
+    async def _check_head(self, revision: int, end: int) -> None:
+        """Garbage, saying what would be right, when `head` is not where the journal ends."""
+        found = await self.etcd.get(self.keys.head, revision=revision)
+        right = f'{{"v":1,"index":{end},"nonce":"repaired"}}'
+        try:
+            head = 0 if found is None else decode(Head, found.value, self.keys.head).index
+        except Garbage as error:
+            raise Garbage(
+                f"{error}; nothing can be committed until that is put right: the journal ends at {end}, so to {right}"
+            ) from None
+        if end < head:
+            raise Garbage(f"the journal has a gap: it ends at {end}, head is at {head}")
+        if end > head:
+            raise Garbage(
+                f"{self.keys.head} is at {head}, but journal and snapshots end at {end}: "
+                f"nothing can be committed until it is put right, to {right}"
+            )
+
+    def _indexes(self, kvs: Iterable[KV]) -> Iterator[int]:
+        """Of the entries among these."""
+        for kv in kvs:
+            with contextlib.suppress(ValueError, Garbage):
+                yield min(self.keys.entry_index(kv.key), decode_entry(kv.value, kv.key).last)
+
+    def _belongs_to(self, epoch: int) -> bool:
+        """Forget everything that comes from another incarnation of the store, whose indexes mean other commands; True
+        when that was something. A masterd that slept, or was cut off, while a backup was restored comes here."""
+        stale = self._epoch not in (None, epoch) and self.state.index > 0
+        if stale:
+            log.warning("the store is in epoch %d: forgetting index %d of epoch %s", epoch, self.index, self._epoch)
+            self.state = State()
+            self.sizes.clear()
+            self._recent.clear()
+            self._recent_bytes = 0
+            self.snapshots.verified.clear()
+        self._epoch = epoch
+        return stale
+
+    async def _follow_from(self, revision: int) -> None:
+        stream = follow(
+            self.etcd,
+            self.keys.journal,
+            end=prefix_end(self.keys.journal),
+            revision=revision,
+            progress_s=PROGRESS_S,
+            silence_s=SILENCE_S,
+        )
+        async with aclosing(stream):
+            async for changes in stream:
+                await self._take(
+                    KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
+                    for event in changes.events
+                    if event.value is not None
+                )
+                self.heard = time.monotonic()
+
+    async def _take(self, kvs: Iterable[KV]) -> None:
+        """Apply these, as far as they are new. An hour's journal takes seconds: others have their turns meanwhile."""
+        turns = Turns()
+        for kv in kvs:
+            await turns.end()
+            try:
+                last = self.keys.entry_index(kv.key)
+                if last <= self.state.index:
+                    continue
+                entry = decode_entry(kv.value, kv.key)
+            except (ValueError, Garbage) as error:
+                log.warning("passing over a journal key: %s", error)
+                continue
+            await self.apply(entry, len(kv.value))
+
+    async def _images(self, entry: Entry) -> dict[str, dict[str, Document]]:
+        names = {record.restore for record in entry.commands if record.restore is not None}
+        return {name: await self.snapshots.documents_of(name) for name in names}

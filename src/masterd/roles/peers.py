@@ -1,0 +1,85 @@
+"""Passing a request on to the leader: one hop, never two."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from nodestore.errors import Garbage, NodectlError, NotLeader, OutcomeUnknown, Unavailable, from_code
+from nodestore.support.jsonio import dumps, loads
+
+HOP = "Nodectl-Hop"
+_TIMEOUT_S = 12.0
+_CONNECT_S = 1.0
+_PASSED_BACK = ("Content-Type", "Retry-After", "Nodectl-Index", "Nodectl-Master", "Nodectl-Term")
+
+
+class Forwarder:
+    """HTTP to other masterds, over connections that are kept."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=_CONNECT_S)
+            self._session = aiohttp.ClientSession(timeout=timeout)
+        return self._session
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def forward(
+        self, request: web.Request, url: str | None, own: str, trouble: str | None = None
+    ) -> web.StreamResponse:
+        """What the leader at `url` answers. NotLeader when there is none, or this request has hopped already; it says
+        what `trouble` this masterd has, which may be why nobody leads."""
+        why = f"; {own}: {trouble}" if trouble else "; ask again in a moment"
+        if request.headers.get(HOP) is not None:
+            raise NotLeader(f"{own} does not lead either{why}", url)
+        if url is None:
+            raise NotLeader(f"nobody leads just now{why}")
+        body = await request.read()
+        headers = {HOP: "1", "Content-Type": request.headers.get("Content-Type", "application/json")}
+        try:
+            async with self._open().request(
+                request.method, url + request.path_qs, data=body or None, headers=headers
+            ) as answer:
+                kept = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
+                return web.Response(body=await answer.read(), status=answer.status, headers=kept)
+        except aiohttp.ClientConnectorError:
+            raise NotLeader(f"the leader at {url} cannot be reached; another may be on its way", url) from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unanswered(request.method, f"the leader at {url}", error) from None
+
+    async def post(self, url: str, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """POST to another masterd and return its answer; its problem is raised as the error it is. Unavailable when it
+        was not reached, OutcomeUnknown when it did not answer."""
+        return await self._call("POST", url, dumps(body), timeout_s)
+
+    async def get(self, url: str, timeout_s: float) -> dict[str, Any]:
+        """The same for GET, which is Unavailable unless it was answered."""
+        return await self._call("GET", url, None, timeout_s)
+
+    async def _call(self, method: str, url: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(timeout_s), self._open().request(method, url, data=body) as answer:
+                value = loads(await answer.read(), url)
+                if answer.status >= 400:
+                    raise from_code(str(value.get("code")), str(value.get("detail")))
+                return dict(value)
+        except aiohttp.ClientConnectorError as error:
+            raise Unavailable(f"{url} cannot be reached: {error}") from None
+        except (aiohttp.ClientError, TimeoutError, Garbage) as error:
+            raise _unanswered(method, url, error) from None
+
+
+def _unanswered(method: str, who: str, error: Exception) -> NodectlError:
+    """What is asked has no effect; anything else may have had one."""
+    kind = Unavailable if method == "GET" else OutcomeUnknown
+    return kind(f"{who} did not answer: {error!r}")

@@ -1,0 +1,378 @@
+"""Running a batch of commands on an overlay of the committed state. Pure: times and ids are handed in.
+
+Nothing here touches the state. What a batch computes becomes true when its entry is committed, and is forgotten
+when it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from masterd.application.contract import Application, Command, GivenUp
+from masterd.state_machine.actions import OWN
+from masterd.state_machine.specs import Derivation, Derived
+from masterd.state_machine.state import State, pending_after
+from masterd.state_machine.transaction import Overlay
+from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
+from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Inventory, SpecMark
+from nodestore.support.json_rules import checked_copy
+from nodestore.support.jsonio import Document, Json, copy, dumps
+
+ADOPT = "config.adopt"
+RESPEC = "config.respec"
+RESTORE = "snapshot.restore"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A command as asked for. `after`: the index its client knew when it first sent it; None: it has no repeats.
+
+    work: what to do instead of the application's handler, for masterd's own; its result counts only if it wrote
+    something. closes: the actions of nodes that are over by it.
+    """
+
+    id: str
+    name: str
+    args: Mapping[str, Any]
+    actor: str
+    after: int | None = None
+    work: Callable[[Overlay], Json] | None = None
+    closes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command came to: an index and a result, or an error."""
+
+    id: str
+    index: int = 0
+    result: Json = None
+    repeated: bool = False
+    error: NodectlError | None = None
+
+
+@dataclass(slots=True)
+class Limits:
+    """What one batch may hold."""
+
+    commands_max: int = 256
+    entry_bytes_max: int = 1 << 20
+    spec_bytes_max: int = 1 << 20
+    """Of one node's spec: its desired document must fit into a transaction of its own."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Commands run one after another on an overlay of `state`, to be committed together or not at all."""
+
+    state: State
+    application: Application
+    derivation: Derivation
+    now: float
+    limits: Limits = field(default_factory=Limits)
+    records: list[CommandRecord] = field(default_factory=list)
+    encoded: list[bytes] = field(default_factory=list)
+    entry_bytes: int = 0
+    derived: dict[str, Derived] = field(default_factory=dict)
+    overlay: Overlay = field(init=False)
+    epoch: int = 1
+    restored: dict[str, Document | None] = field(default_factory=dict)
+    """Documents that a restore changes: they are in no record, but in the views."""
+    on_fault: Callable[[str, BaseException], None] = lambda name, error: None
+    """Called with a command's name and what its handler raised, unless that was a refusal."""
+    _ids: dict[str, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.now = max(self.now, self.state.time)
+        self.overlay = Overlay(self.state, self.state.inventory, self.now)
+
+    @property
+    def next_index(self) -> int:
+        return self.state.index + len(self.records) + 1
+
+    def run(self, request: Request) -> Outcome | None:
+        """The outcome of one command, true once the batch is committed. None: it does not fit into this batch."""
+        known = self._known(request)
+        if known is not None:
+            return known
+        if len(self.records) >= self.limits.commands_max:
+            return None
+        transaction = Overlay(self.overlay, self.overlay.config, self.now)
+        try:
+            result = self._handle(request, transaction)
+            if request.work is not None and not (transaction.writes or transaction.actions or request.closes):
+                return Outcome(request.id, result=result)
+            return self._admit(request, result, transaction)
+        except NodectlError as error:
+            return Outcome(request.id, error=error)
+
+    def _admit(self, request: Request, result: Json, transaction: Overlay) -> Outcome | None:
+        """Make what a handler wrote part of the batch. None, or a refusal that is raised, leave no trace of it."""
+        affected = self.derivation.affected(transaction.writes)
+        admitted = False
+        try:
+            derived = self.derivation.update(self.overlay.config, transaction, affected)
+            self._check_specs(derived)
+            record = self._record(request, result, transaction, derived)
+            raw = encode_record(record)
+            if len(raw) > self.limits.entry_bytes_max:
+                raise TooLarge(
+                    f"command {request.name} would write {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}"
+                )
+            if self.records and self.entry_bytes + len(raw) > self.limits.entry_bytes_max:
+                return None
+            admitted = True
+        finally:
+            if not admitted:
+                self.derivation.update(self.overlay.config, self.overlay, affected)
+        self._take(record, raw, transaction, derived)
+        self._ids[request.id] = Outcome(request.id, record.index, result)
+        return Outcome(request.id, record.index, copy(result))
+
+    def restore(self, request: Request, snapshot: str, image: Mapping[str, Document]) -> Outcome:
+        """Replace all documents by those of a snapshot, in an entry that only names it. Ids, indexes, generations and
+        configuration stay. The first and only command of its batch."""
+        known = self._known(request)
+        if known is not None:
+            return known
+        args = checked_copy(dict(request.args), "arguments")
+        transaction = Overlay(self.overlay, self.overlay.config, self.now)
+        transaction.writes = {path: None for path in self.state.documents if path not in image}
+        for path, document in image.items():
+            before = self.state.documents.get(path)
+            if before is None or before.value != document:
+                transaction.writes[path] = document
+        affected = self.derivation.affected(transaction.writes)
+        try:
+            derived = self.derivation.update(self.overlay.config, transaction, affected)
+            self._check_specs(derived)
+        except NodectlError:
+            self.derivation.update(self.overlay.config, self.overlay, affected)
+            raise
+        result = {"snapshot": snapshot, "documents": len(image), "changed": len(transaction.writes)}
+        record = CommandRecord(
+            index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name,
+            args=args, result=result, specs=self._marks(derived), restore=snapshot, config_version=self._config_version,
+        )  # fmt: skip
+        self._take(record, encode_record(record), transaction, derived)
+        self.restored = transaction.writes
+        return Outcome(request.id, record.index, result)
+
+    def adopt(self, config: ConfigRecord, revision: int) -> CommandRecord:
+        """Take a configuration into force. ValidationError (pydantic's) when it is not an inventory, a NodectlError
+        when the application cannot digest it; then the batch must be thrown away with `undo_derivation`."""
+        inventory = Inventory.model_validate(checked_copy(config.model_dump(), "configuration")["inventory"])
+        self.overlay.config = inventory
+        transaction = Overlay(self.overlay, inventory, self.now)
+        derived = self.derivation.rebuild(inventory, transaction)
+        self._check_specs(derived)
+        record = CommandRecord(
+            index=self.next_index,
+            id=f"{ADOPT}-{revision}",
+            actor=config.actor,
+            time=self.now,
+            name=ADOPT,
+            args={"version": config.version},
+            result={"version": config.version},
+            specs=self._marks(derived),
+            config_version=config.version,
+            config=config,
+            config_revision=revision,
+            closes={
+                node: tuple(action.index for action in pending)
+                for node, pending in self.state.actions.items()
+                if node not in inventory.nodes
+            },
+        )
+        self._take(record, encode_record(record), transaction, derived)
+        return record
+
+    def respec(self, actor: str, nonce: str) -> CommandRecord | None:
+        """Record the specs that this program derives, where they differ from the recorded ones (an upgrade, say).
+        None when all agree."""
+        self.derivation.rebuild(self.overlay.config, self.overlay)
+        derived = {node: self.derivation[node] for node in self.differing()}
+        if not derived:
+            return None
+        record = CommandRecord(
+            index=self.next_index, id=f"{RESPEC}-{nonce}", actor=actor, time=self.now, name=RESPEC,
+            args={}, result={"nodes": sorted(derived)}, specs=self._marks(derived), config_version=self._config_version,
+        )  # fmt: skip
+        self._take(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), derived)
+        return record
+
+    def differing(self) -> list[str]:
+        """The nodes whose derived specs are not the recorded ones, sorted."""
+        nodes = {*self.derivation.nodes, *self.state.specs}
+        return sorted(node for node in nodes if self._recorded(node) != self.derivation[node].hash)
+
+    def _recorded(self, node: str) -> str:
+        mark = self.state.specs.get(node)
+        return mark.hash if mark else ""
+
+    def _known(self, request: Request) -> Outcome | None:
+        """The first outcome of this id, or the reason why it cannot be known whether there was one."""
+        earlier = self._ids.get(request.id)
+        if earlier is not None:
+            return Outcome(request.id, earlier.index, copy(earlier.result), repeated=True)
+        remembered = self.state.ids.get(request.id)
+        if remembered is not None:
+            return Outcome(request.id, remembered.index, copy(remembered.result), repeated=True)
+        if request.after is None:
+            return None
+        if request.after < self.state.floor:
+            return Outcome(request.id, error=TooOld(
+                f"command {request.id} was first sent after index {request.after}, but results are remembered only "
+                f"from {self.state.floor} on: it may have run and was not run again; look at the state"
+            ))  # fmt: skip
+        if request.after > self.state.index:
+            return Outcome(request.id, error=Conflict(
+                f"command {request.id} was first sent after index {request.after}, but the store is at "
+                f"{self.state.index}: it was restored from a backup; read the state anew"
+            ))  # fmt: skip
+        return None
+
+    def _handle(self, request: Request, transaction: Overlay) -> Json:
+        try:
+            if request.work is not None:
+                return checked_copy(request.work(transaction), f"the result of {request.name}")
+            command = self._command(request.name)
+            try:
+                arguments = command.arguments.model_validate(request.args)
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_input=False)[0]
+                where = ".".join(str(part) for part in first["loc"]) or "arguments"
+                raise Invalid(f"command {request.name}: {where}: {first['msg']}") from None
+            return checked_copy(command.handler(transaction, arguments), f"the result of {request.name}")
+        except (NodectlError, GivenUp):
+            raise
+        except BaseException as error:  # whatever an application raises (SystemExit, say) is its caller's trouble alone
+            self.on_fault(request.name, error)
+            raise NodectlError(f"command {request.name} failed in the application: {error!r}") from error
+
+    def _command(self, name: str) -> Command:
+        offered = self.application.commands()
+        command = offered.get(name) or OWN.get(name)
+        if command is None:
+            raise NotFound(f"there is no command {name!r}; there are: {', '.join(sorted({*offered, *OWN, RESTORE}))}")
+        return command
+
+    def _record(
+        self, request: Request, result: Json, transaction: Overlay, derived: Mapping[str, Derived]
+    ) -> CommandRecord:
+        fields: dict[str, Any] = {
+            "index": self.next_index,
+            "id": request.id,
+            "actor": request.actor,
+            "time": self.now,
+            "name": request.name,
+            "args": checked_copy(request.args, "arguments"),
+            "result": result,
+            "writes": transaction.writes,
+            "specs": self._marks(derived),
+            "actions": transaction.actions,
+            "closes": dict(request.closes),
+            "config_version": self._config_version,
+            "config": None,
+            "config_revision": None,
+            "restore": None,
+        }
+        return CommandRecord.holding(fields)
+
+    @property
+    def _config_version(self) -> int:
+        """Of the configuration in force. A batch that adopts one holds nothing else."""
+        adopted = self.state.adopted
+        return adopted.record.version if adopted else 0
+
+    def _check_specs(self, derived: Mapping[str, Derived]) -> None:
+        for node, item in derived.items():
+            if item.size_bytes > self.limits.spec_bytes_max:
+                raise TooLarge(
+                    f"the desired state of node {node} would have {item.size_bytes} bytes; "
+                    f"the limit is {self.limits.spec_bytes_max}"
+                )
+
+    def _marks(self, derived: Mapping[str, Derived]) -> dict[str, SpecMark | None]:
+        index = self.next_index
+        return {
+            node: SpecMark.holding({"generation": index, "hash": item.hash}) if item.spec is not None else None
+            for node, item in derived.items()
+        }
+
+    def _take(self, record: CommandRecord, raw: bytes, transaction: Overlay, derived: Mapping[str, Derived]) -> None:
+        self.records.append(record)
+        self.encoded.append(raw)
+        self.entry_bytes += len(raw)
+        self.overlay.writes.update(transaction.writes)
+        if record.actions or record.closes:
+            self.overlay.pending.update(pending_after(record, self.epoch, _Pending(self.overlay)))
+        self.derived.update(derived)
+
+    @property
+    def pending(self) -> dict[str, tuple[Action, ...]]:
+        """What the nodes whose actions this batch changed are to do after it."""
+        return self.overlay.pending
+
+    def rebuild(self) -> None:
+        """Derive all specs from the committed state, noting which documents each reads."""
+        self.derivation.rebuild(self.overlay.config, self.overlay)
+
+    def undo_derivation(self) -> None:
+        """The batch came to nothing: all specs are those of the committed state again."""
+        self.derivation.rebuild(self.state.inventory, Overlay(self.state, self.state.inventory, self.now))
+
+
+class _Pending(Mapping[str, tuple[Action, ...]]):
+    """What nodes are to do, as an overlay has it."""
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._overlay = overlay
+
+    def __getitem__(self, node: str) -> tuple[Action, ...]:
+        return self._overlay.pending_of(node)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._overlay.pending)
+
+    def __len__(self) -> int:
+        return len(self._overlay.pending)
+
+
+def encode_record(record: CommandRecord) -> bytes:
+    """The record as JSON, without the fields that hold nothing."""
+    fields: dict[str, Any] = {
+        "index": record.index,
+        "id": record.id,
+        "actor": record.actor,
+        "time": record.time,
+        "name": record.name,
+        "args": record.args,
+        "result": record.result,
+    }
+    if record.writes:
+        fields["writes"] = record.writes
+    if record.specs:
+        fields["specs"] = {node: mark and mark.__dict__ for node, mark in record.specs.items()}
+    if record.actions:
+        fields["actions"] = {node: action.model_dump() for node, action in record.actions.items()}
+    if record.closes:
+        fields["closes"] = record.closes
+    if record.config_version:
+        fields["config_version"] = record.config_version
+    if record.config is not None:
+        fields["config"] = record.config
+        fields["config_revision"] = record.config_revision
+    if record.restore is not None:
+        fields["restore"] = record.restore
+    return dumps(fields)
+
+
+def encode_entry(epoch: int, term: int, nonce: str, encoded: Sequence[bytes]) -> bytes:
+    """The journal entry of these records (models.Entry, written without building it)."""
+    opening = dumps({"v": 1, "epoch": epoch, "term": term, "nonce": nonce})[:-1]
+    return opening + b',"commands":[' + b",".join(encoded) + b"]}"

@@ -1,0 +1,108 @@
+"""The views of the state in etcd: `state/<path>`, `desired/<node>` and `actions/<node>`. Pure.
+
+A view never decides anything: replicas read journal and snapshots. Views are for automation, people and nodeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from masterd.state_machine.specs import Derivation, Derived
+from masterd.state_machine.state import State
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Action, Actions, CommandRecord, Desired, SpecMark, Term
+from nodestore.support.jsonio import Document, dumps
+
+Changes = dict[str, bytes | None]
+"""Keys with their new values; None deletes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one transaction may hold: etcd's own limits, less what the rest of the transaction takes."""
+
+    ops: int
+    size_bytes: int
+
+
+def document_view(index: int, document: Document) -> bytes:
+    return dumps({"v": 1, "index": index, "document": document})
+
+
+def desired_view(term: Term, mark: SpecMark, derived: Derived) -> bytes:
+    if derived.spec is None:
+        raise ValueError("a node without a spec has no desired document")
+    desired = Desired(epoch=term.epoch, term=term.revision, generation=mark.generation, spec=derived.spec)
+    return dumps(desired.model_dump(mode="json"))
+
+
+def actions_view(term: Term, pending: tuple[Action, ...]) -> bytes:
+    view = Actions.model_construct(v=1, epoch=term.epoch, term=term.revision, pending=pending)
+    return dumps(view.model_dump(mode="json"))
+
+
+def changes_of(
+    keys: Keys,
+    term: Term,
+    records: Iterable[CommandRecord],
+    derived: Mapping[str, Derived],
+    pending: Mapping[str, tuple[Action, ...]] = MappingProxyType({}),
+) -> Changes:
+    """What these records change in the views; of several writes to one key the last. `pending`: what the nodes whose
+    actions changed are to do now."""
+    documents: dict[str, tuple[int, Document | None]] = {}
+    marks: dict[str, SpecMark | None] = {}
+    for record in records:
+        documents.update((path, (record.index, document)) for path, document in record.writes.items())
+        marks.update(record.specs)
+    changes: Changes = {}
+    for path, (index, document) in documents.items():
+        changes[keys.document(path)] = None if document is None else document_view(index, document)
+    for node, mark in marks.items():
+        changes[keys.desired_of(node)] = None if mark is None else desired_view(term, mark, derived[node])
+    for node, actions in pending.items():
+        changes[keys.actions_of(node)] = actions_view(term, actions) if actions else None
+    return changes
+
+
+def all_views(keys: Keys, term: Term, state: State, derivation: Derivation) -> dict[str, bytes]:
+    """Every view as the state has it."""
+    views = {keys.document(path): document_view(doc.index, doc.value) for path, doc in state.documents.items()}
+    for node, mark in state.specs.items():
+        if derivation[node].spec is not None:
+            views[keys.desired_of(node)] = desired_view(term, mark, derivation[node])
+    for node, actions in state.actions.items():
+        views[keys.actions_of(node)] = actions_view(term, actions)
+    return views
+
+
+def difference(wanted: Mapping[str, bytes], found: Mapping[str, bytes]) -> Changes:
+    """What makes `found` into `wanted`."""
+    changes: Changes = {key: value for key, value in wanted.items() if found.get(key) != value}
+    changes.update({key: None for key in found if key not in wanted})
+    return changes
+
+
+def size_of(changes: Mapping[str, bytes | None]) -> int:
+    return sum(len(key) + len(value or b"") + 16 for key, value in changes.items())
+
+
+def fits(changes: Mapping[str, bytes | None], room: Room) -> bool:
+    return len(changes) <= room.ops and size_of(changes) <= room.size_bytes
+
+
+def chunks(changes: Mapping[str, bytes | None], room: Room) -> Iterator[Changes]:
+    """The changes in key order, in parts that fit. A single one larger than the room is a part of its own."""
+    part: Changes = {}
+    size = 0
+    for key in sorted(changes):
+        weight = size_of({key: changes[key]})
+        if part and (len(part) >= room.ops or size + weight > room.size_bytes):
+            yield part
+            part, size = {}, 0
+        part[key] = changes[key]
+        size += weight
+    if part:
+        yield part

@@ -1,0 +1,67 @@
+"""The leader's side of challenges: it echoes each through etcd, fenced, as proof that its term still commits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NoReturn
+
+from masterd.replication.cluster_view import Board
+from nodestore.cluster.election import Fence
+from nodestore.errors import LeadershipLost, NodectlError
+from nodestore.etcd.session import Etcd, op_get, op_put
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Answer
+
+log = logging.getLogger(__name__)
+
+_ATTEMPT_S = 1.0
+
+
+class Answers:
+    """The leader's, for one term."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, board: Board) -> None:
+        self._etcd, self._keys, self._fence, self._board = etcd, keys, fence, board
+        self._open: dict[str, None] = {}
+        self._wake = asyncio.Event()
+
+    async def run(self) -> NoReturn:
+        """Answer every challenge of this term, until cancelled. LeadershipLost when the term is over."""
+        stop = self._board.challenges.listen(self._heard)
+        try:
+            for master in self._board.challenges.items:
+                self._heard(master)
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._open:
+                    master = next(iter(self._open))
+                    del self._open[master]
+                    await self._answer(master)
+        finally:
+            stop()
+
+    def _heard(self, master: str) -> None:
+        self._open[master] = None
+        self._wake.set()
+
+    async def _answer(self, master: str) -> None:
+        """One that cannot be written is not tried again: the standby asks anew."""
+        challenge = self._board.challenges.items.get(master)
+        if challenge is None or challenge.term != self._fence.term.revision:
+            return
+        put = op_put(self._keys.answer(master), Answer(term=challenge.term, nonce=challenge.nonce).encode())
+        try:
+            result = await self._etcd.txn(
+                self._fence.compares(self._keys), [put], [op_get(self._keys.leader)],
+                timeout_s=_ATTEMPT_S, repeatable=True,
+            )  # fmt: skip
+        except LeadershipLost:
+            raise
+        except NodectlError as error:
+            log.warning("could not answer the challenge of %s: %s", master, error)
+            return
+        if not result.succeeded:
+            raise LeadershipLost(f"term {self._fence.term} is over")
+        log.info("answered the challenge of %s, which does not hear this master", master)

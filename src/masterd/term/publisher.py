@@ -1,0 +1,137 @@
+"""Bringing the views up: in the commit itself when they fit, else in chunks that compare and put `applied`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from masterd.state_machine.specs import Derivation
+from masterd.state_machine.state import State
+from masterd.state_machine.views import Changes, Room, all_views, chunks, difference, fits
+from nodestore.cluster.election import Fence
+from nodestore.errors import Garbage, LeadershipLost, NoSpaceUnknown, OutcomeUnknown, Unavailable
+from nodestore.etcd.session import KV, Etcd, Op, cmp_mod, op_delete, op_get, op_put
+from nodestore.etcd.watch import list_at
+from nodestore.schema.keys import Keys, prefix_end
+from nodestore.schema.models import Applied, decode
+from nodestore.support.jsonio import loads
+from nodestore.support.logs import RateLimitedLog
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 0.1
+_FULL_RETRY_S = 0.5
+
+
+class Publisher:
+    """Writes the views of one term. `applied` says how far they are, and each write compares it."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, fence: Fence) -> None:
+        self._etcd, self._keys, self._fence = etcd, keys, fence
+        self._limited_log = RateLimitedLog(log)
+        self._revision = 0
+        self.complete_up_to = 0
+        """All views are at least as of this index: truncation goes no further."""
+
+    async def finish(self, applied_kv: KV | None, state: State, derivation: Derivation, room: Room) -> None:
+        """At the start of a term: finish what a predecessor left half done, and, in a new epoch, order anew.
+
+        Which keys are behind is found by comparing them all with the state: right after any number of crashes and
+        after a restore. Where `applied` says that the views are complete, they are not looked at.
+        """
+        applied = None
+        if applied_kv is not None:
+            self._revision = applied_kv.mod_revision
+            try:
+                applied = decode(Applied, applied_kv.value, applied_kv.key)
+            except Garbage as error:
+                log.warning("views are compared one by one: %s", error)
+        epoch = self._fence.term.epoch
+        if applied is not None and applied.through is None and (applied.index, applied.epoch) == (state.index, epoch):
+            self.complete_up_to = state.index
+            return
+        if applied is None and state.index == 0:
+            return
+        wanted = all_views(self._keys, self._fence.term, state, derivation)
+        found = await self._found()
+        changes = difference(wanted, self._still_good(found, wanted))
+        log.info("views: %d of %d are behind index %d", len(changes), len(wanted), state.index)
+        self.complete_up_to = applied.base if applied else 0
+        await self.bring_up(changes, state.index, room)
+
+    def inline(self, changes: Changes, index: int, room: Room) -> list[Op]:
+        """The operations that belong into the commit of `index` itself; none when they do not fit."""
+        if not fits(changes, room):
+            return []
+        return [*self._ops(changes), self._put_applied(index, index, None)]
+
+    def published(self, index: int, revision: int) -> None:
+        """A commit that held the views has landed."""
+        self._revision, self.complete_up_to = revision, index
+
+    async def bring_up(self, changes: Changes, index: int, room: Room) -> None:
+        """Put the views in key order, chunk by chunk, until all are as of `index`. LeadershipLost when deposed."""
+        parts = list(chunks(changes, room)) or [{}]
+        base = self.complete_up_to
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            through = None if last else max(part)
+            mark = self._put_applied(index, index if last else base, through)
+            await self._put_chunk([*self._ops(part), mark], mark.request_put.value)
+        self.complete_up_to = index
+
+    async def _put_chunk(self, ops: list[Op], mark: bytes) -> None:
+        compares = [*self._fence.compares(self._keys), cmp_mod(self._keys.applied, self._revision)]
+        orelse = [op_get(self._keys.applied), op_get(self._keys.leader), op_get(self._keys.epoch)]
+        while True:
+            try:
+                result = await self._etcd.txn(compares, ops, orelse, repeatable=True)
+            except (Unavailable, OutcomeUnknown) as error:
+                self._limited_log.log(logging.WARNING, f"bringing views up: {error}; again", about=error.code)
+                await asyncio.sleep(_FULL_RETRY_S if isinstance(error, NoSpaceUnknown) else _RETRY_S)
+                continue
+            if result.succeeded:
+                self._revision = result.revision
+                return
+            applied, leader, epoch = (result.range(position).first for position in range(3))
+            if not self._fence.holds(leader, epoch):
+                raise LeadershipLost(f"term {self._fence.term} ended while views were being brought up")
+            if applied is not None and applied.value == mark and applied.mod_revision > self._revision:
+                self._revision = applied.mod_revision  # an earlier copy of this very chunk had landed
+                return
+            log.warning("%s was changed by somebody else; putting it right", self._keys.applied)
+            self._revision = 0 if applied is None else applied.mod_revision
+            compares[-1] = cmp_mod(self._keys.applied, self._revision)
+
+    def _put_applied(self, index: int, base: int, through: str | None) -> Op:
+        applied = Applied(index=index, base=base, through=through, epoch=self._fence.term.epoch)
+        return op_put(self._keys.applied, applied.encode())
+
+    def _ops(self, changes: Changes) -> list[Op]:
+        return [op_delete(key) if value is None else op_put(key, value) for key, value in changes.items()]
+
+    async def _found(self) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for prefix in (self._keys.state, self._keys.desired, self._keys.actions):
+            listing = await list_at(self._etcd, prefix, end=prefix_end(prefix), page=500)
+            found.update((kv.key, kv.value) for kv in listing.kvs)
+        return found
+
+    def _still_good(self, found: dict[str, bytes], wanted: dict[str, bytes]) -> dict[str, bytes]:
+        """Orders of an earlier term of this epoch stay in force: only their term differs from ours."""
+        good = dict(found)
+        orders = (self._keys.desired, self._keys.actions)
+        for key, raw in found.items():
+            if key in wanted and key.startswith(orders) and _same_order(raw, wanted[key]):
+                good[key] = wanted[key]
+        return good
+
+
+def _same_order(found: bytes, wanted: bytes) -> bool:
+    try:
+        old, new = loads(found), loads(wanted)
+    except Garbage:
+        return False
+    if not isinstance(old, dict):
+        return False
+    return {**old, "term": None} == {**new, "term": None} and "term" in old

@@ -1,0 +1,41 @@
+"""`nodectl demo`: a cluster on this PC is hurt in several ways, and what it promises is measured."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nodectl.terminal.output import Format, Output, OutputOption
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def demo(
+    stay: Annotated[bool, typer.Option("--stay", help="Leave the cluster running afterwards.")] = False,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", "-d", metavar="DIR", help="An empty directory (default: a temporary one).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Repeat the choices of an earlier run.")] = None,
+    acts: Annotated[str | None, typer.Option("--acts", hidden=True)] = None,
+    output: OutputOption = Format.table,
+) -> None:
+    """Run a whole cluster on this PC, hurt it, and measure what it promises. Exit code 0 if every promise held."""
+    from nodectl.demo.interrupts import Ended
+    from nodectl.demo.play import ACTS, Options, run
+
+    chosen = acts.split(",") if acts else [act.key for act in ACTS]
+    out = Output(output)
+    story = sys.stdout if output is Format.table else sys.stderr  # stdout belongs to the data then
+    try:
+        outcome = run(Options(stay, directory, seed, chosen), story)
+    except Ended as ended:
+        out.note(f"ended by {ended}; everything was stopped and removed" if not stay else f"ended by {ended}")
+        raise typer.Exit(ended.code) from None
+    if output is not Format.table:
+        out.show(outcome.described(), tables=list, names=lambda: [item.text for item in outcome.promises if item.held])
+    if not outcome.held:
+        raise typer.Exit(1)

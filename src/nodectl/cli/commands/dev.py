@@ -1,0 +1,214 @@
+"""`nodectl dev`: a whole cluster on this PC, each part a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nodectl.cli.session import options_of
+from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
+
+if TYPE_CHECKING:
+    from nodectl.dev.cluster import DevCluster
+    from nodectl.dev.record import Part
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None,
+    help="Start and stop a cluster on this PC for development.",
+)  # fmt: skip
+
+DirectoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", "-d", metavar="DIR", help="The cluster's directory (default: NODECTL_DEV_DIR, or the user's state)."
+    ),
+]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A process, as `nodectl dev status` names it.")]
+
+
+@app.command("up")
+def up(
+    context: typer.Context,
+    directory: DirectoryOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="Inventory for a cluster that has none yet (default: a wall of nine)."
+        ),
+    ] = None,
+    members: Annotated[
+        int | None, typer.Option(min=1, max=7, metavar="N", help="etcd members of a new cluster (default: 3).")
+    ] = None,
+    unsafe_no_fsync: Annotated[
+        bool, typer.Option("--unsafe-no-fsync", help="A new cluster's etcd does not wait for its disk. For tests only.")
+    ] = False,
+    output: OutputOption = Format.table,
+) -> None:
+    """Start what does not run, and wait until it works. A cluster that was there before comes back with its state."""
+    from nodectl.dev.cluster import DevCluster
+
+    place, out = _place(directory), Output(output)
+    cluster = DevCluster(
+        place,
+        inventory=config or options_of(context).config,  # the root takes --config wherever it stands
+        members=members,
+        unsafe_no_fsync=unsafe_no_fsync,
+        say=out.note,
+    )
+    _locked(cluster, cluster.up)
+    out.show(_described(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
+    out.note("")
+    out.note(f"nodectl {_reach(cluster)} status        shows it all")
+    out.note(f"nodectl dev down{_where(directory, place)}        stops it and keeps its state")
+
+
+@app.command("status")
+def status(directory: DirectoryOption = None, output: OutputOption = Format.table) -> None:
+    """Show the processes; -o json says all that a script needs to hurt them."""
+    cluster = _existing(directory)
+    out = Output(output)
+    out.show(_described(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
+
+
+@app.command("down")
+def down(directory: DirectoryOption = None) -> None:
+    """Stop everything, politely first. The data stay for the next `up`."""
+    cluster, out = _existing(directory), Output()
+    _locked(cluster, cluster.down)
+    out.note(f"stopped; the state stays in {cluster.directory}")
+
+
+@app.command("start")
+def start(name: NameArgument, directory: DirectoryOption = None) -> None:
+    """Start one process. Returns before it is ready."""
+    cluster = _existing(directory)
+    _locked(cluster, lambda: cluster.start(name))
+    Output().note(f"{name} started, pid {_pid(cluster.processes[name])}; log: {cluster.places.log(name)}")
+
+
+@app.command("stop")
+def stop(name: NameArgument, directory: DirectoryOption = None) -> None:
+    """Stop one process politely."""
+    cluster = _existing(directory)
+    _locked(cluster, lambda: cluster.stop(name))
+    Output().note(f"{name} stopped")
+
+
+@app.command("kill")
+def kill(name: NameArgument, directory: DirectoryOption = None) -> None:
+    """kill -9 one process with all that it has started."""
+    cluster = _existing(directory)
+    _locked(cluster, lambda: cluster.kill(name))
+    Output().note(f"{name} killed")
+
+
+@app.command("suspend")
+def suspend(name: NameArgument, directory: DirectoryOption = None) -> None:
+    """Freeze one process where it is."""
+    _existing(directory).suspend(name)
+    Output().note(f"{name} frozen; `nodectl dev resume {name}` lets it go on")
+
+
+@app.command("resume")
+def resume(name: NameArgument, directory: DirectoryOption = None) -> None:
+    """Let a frozen process go on."""
+    _existing(directory).resume(name)
+    Output().note(f"{name} goes on")
+
+
+# --- shared ---------------------------------------------------------------------------------------------------------
+
+
+def _place(directory: Path | None) -> Path:
+    from nodectl.dev.places import default_directory
+
+    return (directory or default_directory()).absolute()
+
+
+def _where(directory: Path | None, place: Path) -> str:
+    return f" --dir {place}" if directory is not None else ""
+
+
+def _existing(directory: Path | None) -> DevCluster:
+    from nodectl.dev.cluster import DevCluster
+
+    cluster = DevCluster(_place(directory), say=Output().note)
+    _ = cluster.record  # NotFound says how to make one
+    return cluster
+
+
+def _locked(cluster: DevCluster, work: Callable[[], Awaitable[Any]]) -> None:
+    from nodectl.dev.lock import locked
+
+    async def run() -> None:
+        await work()
+
+    with locked(cluster.directory):
+        cluster.reload()  # what was noted before we had the lock may be old
+        asyncio.run(run())
+
+
+def _reach(cluster: DevCluster) -> str:
+    return f"--endpoints {','.join(cluster.endpoints)} --cluster {cluster.cluster}"
+
+
+def _pid(part: Part) -> int | None:
+    return part.process.pid if part.process is not None and part.running else None
+
+
+def _state(cluster: DevCluster, name: str, part: Part) -> Cell:
+    if not part.running:
+        return Cell("stopped", "red")
+    return Cell("frozen", "yellow") if cluster.is_suspended(name) else Cell("running", "green")
+
+
+def _table(cluster: DevCluster) -> Table:
+    from nodectl.dev.launch import addresses
+
+    table = Table(("NAME", "PROGRAM", "STATE", "PID", "ADDRESS"))
+    for name, part in cluster.processes.items():
+        shown = [url for use, url in addresses(part).items() if use != "peer"]
+        table.add(name, part.program, _state(cluster, name, part), str(_pid(part) or ""), " ".join(shown))
+    return table
+
+
+def _described(cluster: DevCluster) -> dict[str, Any]:
+    from nodectl.dev.launch import addresses
+
+    processes = []
+    for name, part in cluster.processes.items():
+        data, pid = cluster.places.data(name, part), _pid(part)
+        processes.append(
+            {
+                "name": name,
+                "program": part.program,
+                "running": pid is not None,
+                "state": _state(cluster, name, part).text,
+                "pid": pid,
+                "created": part.process.created if part.process is not None and pid is not None else None,
+                "urls": addresses(part),
+                "data": str(data) if data is not None else None,
+                "log": str(cluster.places.log(name)),
+                "argv": part.process.argv if part.process is not None else None,
+                "start": _again(cluster, "start", name),
+                "kill": _again(cluster, "kill", name),
+            }
+        )
+    return {
+        "directory": str(cluster.directory),
+        "cluster": cluster.cluster,
+        "endpoints": list(cluster.endpoints),
+        "masters": list(cluster.master_urls.values()),
+        "running": all(process["running"] for process in processes),
+        "processes": processes,
+    }
+
+
+def _again(cluster: DevCluster, verb: str, name: str) -> list[str]:
+    """The command line that does it from a script."""
+    return [sys.executable, "-m", "nodectl", "dev", verb, name, "--dir", str(cluster.directory)]

@@ -1,0 +1,156 @@
+"""`nodectl drill`: replace the leader on purpose, and see what a client sees."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from nodectl.cli.commands.why import JsonOption, tables_of
+from nodectl.cli.duration_option import duration_option
+from nodectl.cli.exit_codes import ExitCode
+from nodectl.cli.session import with_client
+from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
+from nodestore.errors import Conflict, Denied, Invalid, Refused
+from nodestore.schema.api_types import FREEZE_MAX_S
+
+if TYPE_CHECKING:
+    from nodectl.client import Client
+    from nodectl.dev.cluster import DevCluster
+    from nodectl.drill.report import Report
+    from nodectl.drill.run import Ready
+    from nodectl.drill.strikes import Strike
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+T = TypeVar("T")
+
+_FREEZE_S = 3.0
+
+
+class How(StrEnum):
+    """What happens to the leader."""
+
+    kill = "kill"
+    freeze = "freeze"
+    handover = "handover"
+
+
+_ASKED = {How.kill: "Kill", How.freeze: "Freeze", How.handover: "Replace"}
+
+
+@app.command()
+def drill(
+    context: typer.Context,
+    how: Annotated[How, typer.Option("--how", help="What happens to the leader.")] = How.kill,
+    seconds: Annotated[
+        float,
+        duration_option("--seconds", least_s=0.1, most_s=FREEZE_MAX_S, help="How long --how freeze lasts."),
+    ] = _FREEZE_S,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", "-d", metavar="DIR", help="A cluster of `nodectl dev`: its process itself is hurt."),
+    ] = None,
+    timeout: Annotated[
+        float, duration_option("--timeout", least_s=1.0, most_s=600.0, help="How long to wait at most.")
+    ] = 30.0,
+    json: JsonOption = False,
+    output: OutputOption = Format.table,
+) -> None:
+    """Kill, freeze or replace the leader on purpose, while commands that change nothing are sent. Shows what a client
+    saw of it, and whether every promise held: exit code 1 if not."""
+    out = Output(Format.json if json else output)
+    cluster = _cluster(directory)
+
+    def session(work: Callable[[Client], Awaitable[T]]) -> T:
+        return with_client(context, work) if cluster is None else _in_dev(cluster, work)
+
+    async def look(client: Client) -> Ready:
+        from nodectl.drill.run import ready
+
+        return await ready(client)
+
+    asked = session(look)
+    _ask(out, how, asked, yes)
+
+    async def work(client: Client) -> Report:
+        from nodectl.drill.run import drill, ready
+
+        at = await ready(client)
+        if at.leader.term != asked.leader.term:
+            raise Conflict(f"{at.leader.id} has taken over meanwhile: nothing was done")
+        return await drill(client, how.value, _strike(client, cluster, how, seconds, timeout), at, timeout, out.note)
+
+    try:
+        report = session(work)
+    except Denied as error:
+        out.problem(str(error), "start its masterd with --allow-drills, or use --how handover")
+        raise typer.Exit(ExitCode.DENIED) from None
+    out.show(report.data(), tables=lambda: _tables(out, report), names=lambda: [report.takeover.term])
+    if out.form is Format.table:
+        out.note(report.afterwards)
+    if not report.held:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _cluster(directory: Path | None) -> DevCluster | None:
+    if directory is None:
+        return None
+    from nodectl.dev.cluster import DevCluster
+
+    cluster = DevCluster(directory, say=Output().note)
+    _ = cluster.record  # NotFound says how to make one
+    return cluster
+
+
+def _in_dev(cluster: DevCluster, work: Callable[[Client], Awaitable[T]]) -> T:
+    from nodectl.dev.lock import locked
+
+    async def run() -> T:
+        async with cluster.client() as client:
+            return await work(client)
+
+    with locked(cluster.directory):
+        cluster.reload()  # what was noted before we had the lock may be old
+        return asyncio.run(run())
+
+
+def _strike(client: Client, cluster: DevCluster | None, how: How, seconds: float, timeout_s: float) -> Strike:
+    from nodectl.drill.strikes import Handover, Process, Request
+
+    if how is How.handover:
+        return Handover(client, timeout_s)
+    if cluster is not None:
+        return Process(cluster, how.value, seconds)
+    return Request(client, "kill" if how is How.kill else "freeze", seconds)
+
+
+def _ask(out: Output, how: How, at: Ready, yes: bool) -> None:
+    for problem in at.problems:
+        out.warn(problem)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Invalid("nobody is there to be asked: give --yes if you are sure")
+    others = f"{', '.join(at.standbys)} stand{'' if len(at.standbys) > 1 else 's'} by"
+    if not typer.confirm(f"{_ASKED[how]} the leader {at.leader.id} now? {others}.", err=True):
+        raise Refused("nothing was done")
+
+
+def _tables(out: Output, report: Report) -> list[Table]:
+    from nodectl.reports.waterfall import Whole, canvas, waterfall
+
+    columns, signs = canvas(out)
+    begin_s = next(step.at_s for step in report.steps if step.phase == "last_answer_before")
+    client = waterfall(report.steps, Whole("the gap that a client saw", report.seen.gap_s, begin_s), columns, signs)
+    promises = Table(("PROMISE", "MEASURED", ""))
+    for promise in report.promises:
+        measured = "; ".join([promise.measured, *promise.faults])
+        held = Cell("held", "green") if promise.held else Cell("BROKEN", "bold red")
+        promises.add(promise.text, measured, held)
+    return [*tables_of(out, report.takeover), client, promises]

@@ -1,0 +1,99 @@
+"""`nodectl etcd`: the configuration of etcd's members. It needs no cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nodectl.etcd_setup.config_file import CLIENT_PORT, DATA_ROOT, PEER_PORT, TOKEN, Plan
+from nodectl.etcd_setup.members import parse_members, warnings
+from nodectl.etcd_setup.text_file import write_text
+from nodectl.terminal.output import Format, Output, OutputOption
+from nodestore.errors import Invalid
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None,
+    help="Generate the configuration of etcd's members.",
+)  # fmt: skip
+
+
+@app.callback()
+def etcd() -> None:
+    """Generate the configuration of etcd's members."""
+
+
+@app.command("config")
+def config(
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="The member to generate the file for.")],
+    member: Annotated[
+        list[str],
+        typer.Option(
+            "--member", metavar="NAME=ADDRESS", help="A member and its PC's address. Repeat it for each, 1 to 7."
+        ),
+    ],
+    cluster_token: Annotated[
+        str,
+        typer.Option(
+            "--cluster-token", metavar="TOKEN", help="The same for all members, and another one for each etcd cluster."
+        ),
+    ] = TOKEN,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--data-dir", metavar="DIR", help=f"Where the member keeps its data (default: {DATA_ROOT}/TOKEN)."
+        ),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen", metavar="IP", help="Where to listen (default: the member's address); 0.0.0.0 means all."
+        ),
+    ] = None,
+    client_port: Annotated[
+        int, typer.Option("--client-port", min=1, max=65535, metavar="PORT", help="Port for masterd, noded, nodectl.")
+    ] = CLIENT_PORT,
+    peer_port: Annotated[
+        int, typer.Option("--peer-port", min=1, max=65535, metavar="PORT", help="Port for the other members.")
+    ] = PEER_PORT,
+    tls_dir: Annotated[
+        str | None,
+        typer.Option("--tls-dir", metavar="DIR", help="Use TLS; DIR holds ca.crt, NAME.crt and NAME.key."),
+    ] = None,
+    existing: Annotated[
+        bool, typer.Option("--existing", help="The member joins a cluster that runs: it is added or replaced.")
+    ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="Write the YAML to FILE instead of stdout, atomically."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists and is different.")] = False,
+    output: OutputOption = Format.table,
+) -> None:
+    """Print the commented YAML configuration file of one etcd member.
+
+    Run it once for each member, with the same --member options and another --name. etcd/README.md says how to install
+    the file. -o json and -o yaml print the settings without comments.
+    """
+    members = parse_members(member)
+    plan = Plan(name, members, cluster_token, data_dir, listen, client_port, peer_port, tls_dir, existing)
+    text, out = plan.render(), Output(output)
+    for warning in warnings(members):
+        out.warn(warning)
+    if file is not None:
+        changed = write_text(file, text, force=force)
+        out.note(f"{file} written: member {name} of {len(members)}" if changed else f"{file} is up to date")
+    elif force:
+        raise Invalid("--force replaces a file: give --file too")
+    _show(out, text, name if file is None else str(file), printed=file is None)
+
+
+def _show(out: Output, text: str, called: str, *, printed: bool) -> None:
+    """The file as it is, or its settings without comments in the form that programs asked for."""
+    if out.form is Format.table:
+        out.write(text if printed else "")
+        return
+    import yaml
+
+    out.show(yaml.safe_load(text), tables=list, names=lambda: [called])

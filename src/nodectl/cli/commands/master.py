@@ -1,0 +1,166 @@
+"""`nodectl master`: who leads, and who may."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nodectl.cli import completion
+from nodectl.cli.arguments import WAIT_S, LocalOption, TimeoutOption
+from nodectl.cli.session import wait_until, with_client
+from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
+
+if TYPE_CHECKING:
+    from nodectl.client import Client, Leader
+    from nodestore.schema.api_types import LeaderSummary, TermView, UnreadableTerm
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Show masters; switch over, pause and resume.",
+)
+
+
+@app.command("list")
+def list_masters(context: typer.Context, local: LocalOption = False, output: OutputOption = Format.table) -> None:
+    """List the masters that run."""
+    from nodectl.terminal.format import masters_table
+
+    async def work(client: Client) -> Any:
+        return await client.masters(consistency="local" if local else "linearizable")
+
+    masters = with_client(context, work)
+    Output(output).show(
+        masters, tables=lambda: [masters_table(masters)], names=lambda: [master["id"] for master in masters]
+    )
+
+
+@app.command("leader")
+def leader(context: typer.Context, local: LocalOption = False, output: OutputOption = Format.table) -> None:
+    """Show who leads, since when, and why."""
+
+    async def work(client: Client) -> Leader:
+        return await client.leader(consistency="local" if local else "linearizable")
+
+    found = with_client(context, work)
+
+    def tables() -> list[Table]:
+        from nodectl.terminal.format import ago
+
+        table = Table(("LEADER", "TERM", "HOST", "URL", "SINCE", "WHY"))
+        table.add(found.id, str(found.term), found.host, found.url, f"{ago(found.since)} ago", found.why)
+        return [table]
+
+    Output(output).show(leader_data(found), tables=tables, names=lambda: [found.id])
+
+
+def leader_data(found: Leader) -> LeaderSummary:
+    return {
+        "id": found.id,
+        "url": found.url,
+        "urls": list(found.urls),
+        "host": found.host,
+        "term": {"epoch": found.term.epoch, "revision": found.term.revision},
+        "since": found.since,
+        "cause": found.cause,
+        "why": found.why,
+    }
+
+
+@app.command("switchover")
+def switchover(
+    context: typer.Context,
+    to: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MASTER]", help="Who shall lead; default: the best ranked.", autocompletion=completion.masters
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the new leader answers.")] = False,
+    timeout: TimeoutOption = WAIT_S,
+    output: OutputOption = Format.table,
+) -> None:
+    """Hand leadership to another master, as before maintenance. Commands in flight are not lost."""
+    out = Output(output)
+
+    async def work(client: Client) -> dict[str, Any]:
+        before = await client.leader()
+        result = dict(await client.switchover(to, timeout_s=timeout))
+
+        async def missing() -> str | None:
+            now = await client.leader()
+            return None if now.term > before.term else f"{now.id} still leads"
+
+        if wait:
+            await wait_until(missing, f"{result.get('to') or 'another master'} leads", timeout, out)
+        return result
+
+    result = with_client(context, work)
+    out.show(result, tables=list, names=lambda: [str(result.get("to", ""))])
+    if output is Format.table:
+        out.note(f"{result.get('to')} leads, after {result.get('from')}")
+
+
+@app.command("pause")
+def pause(
+    context: typer.Context,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; others will see it.")] = "",
+    output: OutputOption = Format.table,
+) -> None:
+    """Stop automatic takeover: if the leader dies now, nobody leads until `nodectl master resume`."""
+
+    async def work(client: Client) -> Any:
+        await client.pause(reason)
+        return await client.paused()
+
+    out = Output(output)
+    out.show(with_client(context, work) or {}, tables=list)
+    if output is Format.table:
+        out.note("paused: no master takes over by itself until `nodectl master resume`")
+
+
+@app.command("resume")
+def resume(context: typer.Context, output: OutputOption = Format.table) -> None:
+    """Allow automatic takeover again."""
+
+    async def work(client: Client) -> bool:
+        was = await client.paused() is not None
+        await client.resume()
+        return was
+
+    was_paused = with_client(context, work)
+    out = Output(output)
+    out.show({"was_paused": was_paused}, tables=list)
+    if output is Format.table:
+        out.note("resumed" if was_paused else "was not paused")
+
+
+@app.command("history")
+def history(context: typer.Context, local: LocalOption = False, output: OutputOption = Format.table) -> None:
+    """Show who led when, taken from whom, and why; newest first."""
+    from nodectl.terminal.format import moment
+
+    async def work(client: Client) -> list[TermView | UnreadableTerm]:
+        return await client.terms(consistency="local" if local else "linearizable")
+
+    terms = with_client(context, work)
+
+    def tables() -> list[Table]:
+        table = Table(("TERM", "MASTER", "HOST", "SINCE", "AFTER", "WHY"))
+        for term in terms:
+            if "problem" in term:
+                table.add(f"?.{term['revision']}", "", "", "", "", Cell(term["problem"], "red"))
+                continue
+            table.add(
+                f"{term['epoch']}.{term['revision']}",
+                term["id"],
+                term.get("host", ""),
+                moment(term["since"]),
+                term.get("taken_from") or "",
+                term.get("why", ""),
+            )
+        return [table]
+
+    Output(output).show(terms, tables=tables, names=lambda: [term["id"] for term in terms if "problem" not in term])

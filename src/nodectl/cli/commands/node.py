@@ -1,0 +1,182 @@
+"""`nodectl node`: what nodes are and what they do."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nodectl.cli import completion
+from nodectl.cli.arguments import WAIT_S, LocalOption, NodeArgument, TimeoutOption, WaitOption, parse_values
+from nodectl.cli.commands import node_actions
+from nodectl.cli.sending import send
+from nodectl.cli.session import with_client
+from nodectl.terminal.output import Format, Output, OutputOption, Table
+
+if TYPE_CHECKING:
+    from nodectl.client import Client
+    from nodestore.schema.api_types import NodeView
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Show nodes and change what they do."
+)
+
+
+@app.command("list")
+def list_nodes(
+    context: typer.Context,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group", "-g", metavar="GROUP", help="Only nodes of this group.", autocompletion=completion.groups
+        ),
+    ] = None,
+    local: LocalOption = False,
+    output: OutputOption = Format.table,
+) -> None:
+    """List nodes and how they are."""
+
+    async def work(client: Client) -> list[NodeView]:
+        return await client.nodes(consistency="local" if local else "linearizable")
+
+    nodes = with_client(context, work)
+    if group not in (None, "all"):
+        nodes = [node for node in nodes if group in node["groups"]]
+    show_nodes(Output(output), nodes)
+
+
+def show_nodes(out: Output, nodes: list[NodeView]) -> None:
+    from nodectl.terminal.format import nodes_table
+
+    out.show(nodes, tables=lambda: [nodes_table(nodes)], names=lambda: [node["name"] for node in nodes])
+
+
+@app.command("show")
+def show(
+    context: typer.Context, node: NodeArgument, local: LocalOption = False, output: OutputOption = Format.table
+) -> None:
+    """Show all that is known of a node."""
+
+    async def work(client: Client) -> NodeView:
+        return await client.node(node, consistency="local" if local else "linearizable")
+
+    view = with_client(context, work)
+    Output(output).show(view, tables=lambda: [_details(view)], names=lambda: [view["name"]])
+
+
+def _details(view: NodeView) -> Table:
+    from nodectl.terminal.format import ago, inline, state_of
+    from nodectl.terminal.output import Cell
+
+    status, alive, desired = view.get("status") or {}, view.get("alive") or {}, view.get("desired")
+    table = Table(("FIELD", "VALUE"))
+    table.add("node", view["name"])
+    table.add("state", state_of(view))
+    table.add("problem", Cell(view.get("problem") or "", "red"))
+    table.add("address", view.get("address", ""))
+    position = view.get("position")
+    table.add("position", f"row {position[0]}, column {position[1]}" if position else "")
+    table.add("groups", ", ".join(view.get("groups", [])))
+    table.add("labels", inline(view.get("labels", {}), 200))
+    table.add("driver", view.get("driver") or "")
+    table.add("own document", inline(view.get("document") or {}, 400))
+    if desired:
+        table.add("generation", f"{desired['generation']}, observed {status.get('observed_generation', 'none')}")
+    table.add("actual", inline(status.get("actual") or {}, 400))
+    table.add("last reason", str(status.get("reason", "")))
+    table.add("last error", Cell(str(status.get("error") or ""), "red"))
+    table.add("reported", f"{ago(status['time'])} ago" if status.get("time") else "")
+    table.add("host", f"{alive.get('host')} (pid {alive.get('pid')})" if alive else "")
+    return table
+
+
+@app.command("set")
+def set_values(
+    context: typer.Context,
+    node: NodeArgument,
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE...", help="VALUE is JSON, or text if it is none; KEY- removes KEY."),
+    ] = None,
+    unset: Annotated[list[str] | None, typer.Option("--unset", metavar="KEY", help="Remove this key.")] = None,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = WAIT_S,
+    output: OutputOption = Format.table,
+) -> None:
+    """Change values of a node's document; other values stay."""
+    changes = parse_values(values or [], unset or [])
+    waited = (lambda _: [node]) if wait else None
+    send(
+        context, output, lambda client: client.node_set(node, changes), f"{node} changed",
+        name=node, nodes=waited, timeout_s=timeout,
+    )  # fmt: skip
+
+
+@app.command("clear")
+def clear(
+    context: typer.Context,
+    node: NodeArgument,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = WAIT_S,
+    output: OutputOption = Format.table,
+) -> None:
+    """Remove a node's own document: what the configuration says remains."""
+    waited = (lambda _: [node]) if wait else None
+    send(
+        context, output, lambda client: client.node_clear(node), f"{node} cleared",
+        name=node, nodes=waited, timeout_s=timeout,
+    )  # fmt: skip
+
+
+@app.command("watch")
+def watch(
+    context: typer.Context,
+    nodes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NODE...]", help="Only these nodes.", autocompletion=completion.nodes),
+    ] = None,
+    output: OutputOption = Format.table,
+) -> None:
+    """Follow nodes until Ctrl-C: one line (or one JSON object a line) for each change."""
+    wanted = set(nodes or [])
+
+    async def work(client: Client) -> None:
+        async for changes in client.watch_nodes():
+            for view in changes.nodes:
+                if not wanted or view["name"] in wanted:
+                    _watch_line(output, view)
+
+    with_client(context, work)
+
+
+def _watch_line(form: Format, view: NodeView) -> None:
+    import time
+
+    from nodectl.terminal.format import inline, state_of
+
+    out = Output(form)
+    if form is Format.json:
+        out.write(json.dumps(view, ensure_ascii=False) + "\n")
+    elif form is Format.yaml:
+        out.write("---\n")
+        out.show(view, tables=list)
+    elif form is Format.name:
+        out.write(view["name"] + "\n")
+    else:
+        desired = view.get("desired")
+        fields = (
+            time.strftime("%H:%M:%S"),
+            view["name"].ljust(8),
+            state_of(view).text.ljust(10),
+            f"generation {desired['generation']}" if desired else "no desired state",
+            inline((view.get("status") or {}).get("actual") or {}, 80),
+            view.get("problem") or "",
+        )
+        out.write("  ".join(fields).rstrip() + "\n")
+    out.stdout.flush()
+
+
+app.command("act")(node_actions.act)
+app.command("restart")(node_actions.restart)
+app.command("reboot")(node_actions.reboot)

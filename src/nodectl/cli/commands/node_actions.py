@@ -1,0 +1,175 @@
+"""`nodectl node act`, `restart` and `reboot`: what a node does once, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nodectl.cli import completion
+from nodectl.cli.arguments import parse_values
+from nodectl.cli.duration_option import duration_option
+from nodectl.cli.session import with_client
+from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
+from nodestore.errors import Invalid, Refused, TimedOut
+
+if TYPE_CHECKING:
+    from nodectl.client import Client
+    from nodectl.client.connection.results import ActionDone
+
+NodeOrGroupArgument = Annotated[
+    str | None, typer.Argument(metavar="[NODE]", help="Name of the node.", autocompletion=completion.nodes)
+]
+GroupOption = Annotated[
+    str | None,
+    typer.Option("--group", "-g", metavar="GROUP", help="All nodes of this group.", autocompletion=completion.groups),
+]
+ExpiresOption = Annotated[
+    float, duration_option("--expires", least_s=0.001, most_s=86_400, help="Not begun later than this.")
+]
+WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for what comes of it.")]
+TimeoutOption = Annotated[
+    float | None,
+    duration_option(
+        "--timeout", least_s=0.1, most_s=86_400, help="How long to wait; default: --expires and a minute more."
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+_EXPIRES_S = 60.0
+_RUNS_S = 60.0
+
+
+def act(
+    context: typer.Context,
+    words: Annotated[
+        list[str], typer.Argument(metavar="[NODE] ACTION", help="restart, reboot, or an action of the node's driver.")
+    ],
+    group: GroupOption = None,
+    arg: Annotated[
+        list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="Of the action; VALUE is JSON, or text.")
+    ] = None,
+    expires: ExpiresOption = _EXPIRES_S,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = None,
+    output: OutputOption = Format.table,
+) -> None:
+    """Have a node, or all of a group, do something once. Exit code 1 unless every node has done it."""
+    if len(words) != (2 if group is None else 1):
+        raise Invalid("give NODE ACTION, or --group GROUP ACTION")
+    node = words[0] if group is None else None
+    args = parse_values(arg, []) if arg else {}
+    _run(context, words[-1], args, node, group, expires, wait, timeout, output)
+
+
+def restart(
+    context: typer.Context,
+    node: NodeOrGroupArgument = None,
+    group: GroupOption = None,
+    expires: ExpiresOption = _EXPIRES_S,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = None,
+    output: OutputOption = Format.table,
+) -> None:
+    """Stop what a node runs and start it again."""
+    _run(context, "restart", {}, node, group, expires, wait, timeout, output)
+
+
+def reboot(
+    context: typer.Context,
+    node: NodeOrGroupArgument = None,
+    group: GroupOption = None,
+    yes: YesOption = False,
+    expires: ExpiresOption = _EXPIRES_S,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 600.0,
+    output: OutputOption = Format.table,
+) -> None:
+    """Reboot a node's PC, by the command that its noded was given for that. Asks first."""
+    _check_target(node, group)
+    if not yes:
+        _ask(f"Reboot {f'node {node}' if group is None else f'all nodes of group {group}'}?")
+    _run(context, "reboot", {}, node, group, expires, wait, timeout, output)
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise Invalid("nobody is there to be asked: give --yes if you are sure")
+    if not typer.confirm(question, err=True):
+        raise Refused("nothing was done")
+
+
+def _check_target(node: str | None, group: str | None) -> None:
+    if (node is None) == (group is None):
+        raise Invalid("give either a node or --group GROUP")
+
+
+def _run(
+    context: typer.Context, action: str, args: dict[str, Any], node: str | None, group: str | None, expires_s: float,
+    wait: bool, timeout: float | None, output: Format,
+) -> None:  # fmt: skip
+    _check_target(node, group)
+    out = Output(output)
+    limit_s = timeout if timeout is not None else expires_s + _RUNS_S
+
+    async def work(client: Client) -> tuple[Any, dict[str, ActionDone]]:
+        asked = await client.node_act(action, args, node=node, group=group, expires_s=expires_s)
+        ended: dict[str, ActionDone] = {}
+        if wait:
+            await _follow(client, asked, ended, limit_s, out)
+        return asked, ended
+
+    asked, ended = with_client(context, work)
+    nodes = list(asked.result["nodes"])
+    _show(out, action, asked.index, nodes, ended, wait)
+    if not wait:
+        return
+    if missing := [name for name in nodes if name not in ended]:
+        raise TimedOut(f"waited {limit_s:g} s until {action} is done: nothing came yet from {', '.join(missing)}")
+    if any(item.state != "done" for item in ended.values()):
+        raise typer.Exit(1)
+
+
+async def _follow(client: Client, asked: Any, ended: dict[str, ActionDone], limit_s: float, out: Output) -> None:
+    """Fills `ended` as the nodes end, until all have or the time is over."""
+    total = len(asked.result["nodes"])
+    what = f"waiting for {asked.result['action']}"
+    with out.progress(what) as show:
+        try:
+            async with asyncio.timeout(limit_s):
+                async for item in client.action_results(asked):
+                    ended[item.node] = item
+                    show(f"{what}: {len(ended)} of {total} nodes")
+        except TimeoutError:
+            return  # the caller sees what is missing
+
+
+def _show(out: Output, action: str, index: int, nodes: list[str], ended: dict[str, ActionDone], wait: bool) -> None:
+    """What came of it on each node; `pending` where nothing has yet."""
+    rows = [
+        {"node": name, "state": item.state, "result": item.result, "error": item.error}
+        if (item := ended.get(name)) is not None
+        else {"node": name, "state": "pending", "result": None, "error": None}
+        for name in nodes
+    ]
+
+    def tables() -> list[Table]:
+        from nodectl.terminal.format import inline
+
+        table = Table(("NODE", "ACTION", "STATE", "RESULT", "ERROR"))
+        for row in rows:
+            style = {"done": "green", "pending": "yellow"}.get(str(row["state"]), "red")
+            table.add(
+                str(row["node"]), action, Cell(str(row["state"]), style), inline(row["result"]),
+                Cell(str(row["error"] or ""), "red"),
+            )  # fmt: skip
+        return [table]
+
+    out.show({"index": index, "action": action, "nodes": rows}, tables=tables, names=lambda: nodes)
+    if out.form is Format.table:
+        if not nodes:
+            out.note("there is no node in that group")
+        elif not wait:
+            out.note(f"asked for (index {index}); `nodectl history --follow --after {index}` tells what comes of it")

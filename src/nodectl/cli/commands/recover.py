@@ -1,0 +1,103 @@
+"""`nodectl recover`: the one way to go on with a restored backup."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nodectl.cli.session import with_etcd
+from nodectl.terminal.output import Format, Output, OutputOption
+from nodestore.errors import Conflict
+
+if TYPE_CHECKING:
+    from nodectl.backup_restore.recovery import Restored
+    from nodestore.etcd.session import Etcd
+    from nodestore.schema.keys import Keys
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def recover(
+    context: typer.Context,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Go on though nothing shows that a backup was restored as it must be.")
+    ] = False,
+    output: OutputOption = Format.table,
+) -> None:
+    """Begin a new epoch in a store that was restored from a backup. Stop all masterds first; nodes may run on.
+
+    Before it, the backup is restored on every member's PC by `etcdutl snapshot restore` with --bump-revision and
+    --mark-compacted; docs/recovery.md has every step. Whatever was acknowledged after the backup is lost. It may be
+    run again after any interruption.
+    """
+    from nodectl.backup_restore import recovery
+    from nodectl.client.client import default_actor
+
+    out = Output(output)
+
+    async def work(etcd: Etcd, keys: Keys) -> dict[str, Any]:
+        for warning in await recovery.check_members(etcd):
+            out.warn(warning)
+        found = await recovery.look(etcd, keys)
+        if found.recovered and not yes:
+            return _told(found, found.record.epoch, False)
+        _agree(found, yes, out)
+        with out.progress("looking whether a masterd still runs") as show:
+            await recovery.wait_for_silence(etcd, keys, show)
+        found = await recovery.look(etcd, keys)
+        begun = await recovery.begin_epoch(etcd, keys, found, default_actor())
+        return _told(found, begun.epoch, True)
+
+    done = with_etcd(context, work)
+    out.show(done, tables=list, names=lambda: [str(done["epoch"])])
+    if output is Format.table:
+        _note(done, out)
+
+
+def _agree(found: Restored, yes: bool, out: Output) -> None:
+    """Asks where the store does not look as if a backup had been restored in the right way. Conflict: no."""
+    from nodectl.backup_restore.recovery import BUMP_MIN
+
+    if found.bumped >= BUMP_MIN:
+        return
+    doubt = (
+        f"this store does not look restored: since epoch {found.record.epoch} began, its revisions nowhere rise by "
+        f"{BUMP_MIN:,} at once (the most is {found.bumped:,}). If no backup was restored, there is nothing to recover. "
+        "If one was, restore it again, on each member with the same `--bump-revision` of at least that number and "
+        "--mark-compacted: otherwise revisions are used a second time, and a master or a node that lived through it "
+        "may obey the past"
+    )
+    if yes:
+        out.warn(doubt)
+    elif not (sys.stdin.isatty() and typer.confirm(f"{doubt}. Begin a new epoch all the same?")):
+        raise Conflict(f"{doubt}. Nothing was changed; --yes begins a new epoch all the same")
+
+
+def _told(found: Restored, epoch: int, changed: bool) -> dict[str, Any]:
+    last = found.last.commands[-1] if found.last else None
+    return {
+        "epoch": epoch,
+        "changed": changed,
+        "index": found.head.index,
+        "bumped": found.bumped,
+        "last": None if last is None else {"name": last.name, "actor": last.actor, "time": last.time},
+        "paused": found.paused is not None,
+    }
+
+
+def _note(done: dict[str, Any], out: Output) -> None:
+    from nodectl.terminal.format import moment
+
+    if not done["changed"]:
+        out.note(f"epoch {done['epoch']} was begun by an earlier `nodectl recover`, and nobody has led in it yet")
+    else:
+        last = done["last"]
+        of = f", {last['name']} by {last['actor']} on {moment(last['time'])}" if last else ""
+        out.note(f"epoch {done['epoch']} begins; the last command in the backup is index {done['index']}{of}")
+        out.note("what was acknowledged after that is lost, and clients that knew of it are told so")
+    if done["paused"]:
+        out.warn("takeovers are paused, as they were when the backup was made: `nodectl master resume`")
+    out.note("now start masterd on every PC")

@@ -1,0 +1,136 @@
+"""`nodectl scene`: named sets of node documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nodectl.cli import completion
+from nodectl.cli.arguments import WAIT_S, LocalOption, TimeoutOption, WaitOption
+from nodectl.cli.sending import send
+from nodectl.cli.session import with_client
+from nodectl.terminal.output import Format, Output, OutputOption, Table
+
+if TYPE_CHECKING:
+    from nodectl.client import Client
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Save and apply scenes.")
+
+_PREFIX = "scenes/"
+SceneArgument = Annotated[
+    str, typer.Argument(metavar="SCENE", help="Name of the scene.", autocompletion=completion.scenes)
+]
+
+
+@app.command("list")
+def list_scenes(context: typer.Context, local: LocalOption = False, output: OutputOption = Format.table) -> None:
+    """List the saved scenes."""
+
+    async def work(client: Client) -> Any:
+        return await client.documents(_PREFIX, consistency="local" if local else "linearizable")
+
+    found = with_client(context, work)
+    scenes = [
+        {"name": path.removeprefix(_PREFIX), "index": view["index"], **view["document"]}
+        for path, view in sorted(found.items())
+    ]
+
+    def tables() -> list[Table]:
+        table = Table(("SCENE", "NODES", "DESCRIPTION"))
+        for scene in scenes:
+            table.add(scene["name"], str(len(scene.get("nodes", {}))), str(scene.get("description", "")))
+        return [table]
+
+    Output(output).show(scenes, tables=tables, names=lambda: [scene["name"] for scene in scenes])
+
+
+@app.command("show")
+def show(
+    context: typer.Context, scene: SceneArgument, local: LocalOption = False, output: OutputOption = Format.table
+) -> None:
+    """Show a scene's documents. With -o yaml, in the form that `scene save --file` reads."""
+    from nodectl.terminal.format import inline
+
+    async def work(client: Client) -> Any:
+        return await client.document(_PREFIX + scene, consistency="local" if local else "linearizable")
+
+    document = with_client(context, work)["document"]
+
+    def tables() -> list[Table]:
+        table = Table(("NODE", "DOCUMENT"), title=document.get("description", ""))
+        for node, values in document.get("nodes", {}).items():
+            table.add(node, inline(values, 200))
+        return [table]
+
+    Output(output).show(document, tables=tables, names=lambda: list(document.get("nodes", {})))
+
+
+@app.command("save")
+def save(
+    context: typer.Context,
+    scene: SceneArgument,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Take the documents from this YAML file.")
+    ] = None,
+    description: Annotated[str | None, typer.Option("--description", "-d", metavar="TEXT")] = None,
+    output: OutputOption = Format.table,
+) -> None:
+    """Save a scene: from a file, or from what the nodes' documents are now."""
+    nodes, text = load_scene(file) if file is not None else (None, "")
+    about = text if description is None else description
+    send(
+        context, output, lambda client: client.scene_save(scene, nodes, description=about), f"{scene} saved",
+        name=scene,
+    )  # fmt: skip
+
+
+@app.command("apply")
+def apply(
+    context: typer.Context,
+    scene: SceneArgument,
+    group: Annotated[
+        str,
+        typer.Option(
+            "--group", "-g", metavar="GROUP", help="Only on nodes of this group.", autocompletion=completion.groups
+        ),
+    ] = "all",
+    wait: WaitOption = False,
+    timeout: TimeoutOption = WAIT_S,
+    output: OutputOption = Format.table,
+) -> None:
+    """Put a scene's documents on the nodes, in one command."""
+    waited = (lambda done: list((done.result or {}).get("nodes", []))) if wait else None
+    send(
+        context, output, lambda client: client.scene_apply(scene, group=group), f"{scene} applied",
+        name=scene, nodes=waited, timeout_s=timeout,
+    )  # fmt: skip
+
+
+@app.command("delete")
+def delete(context: typer.Context, scene: SceneArgument, output: OutputOption = Format.table) -> None:
+    """Delete a scene; the nodes keep what they show."""
+    send(context, output, lambda client: client.scene_delete(scene), f"{scene} deleted", name=scene)
+
+
+def load_scene(path: Path) -> tuple[dict[str, dict[str, Any]], str]:
+    """Documents and description of a scene file: `description:` and `nodes:` with a document for each node."""
+    from nodectl.inventory.yaml_source import YamlSource
+
+    source = YamlSource.read(path)
+    top = source.value if isinstance(source.value, dict) else {}
+    for name in top:
+        if name not in {"description", "nodes"}:
+            source.complain_unknown((name,), ("description", "nodes"), "this field")
+    nodes, description = top.get("nodes"), top.get("description", "")
+    if not isinstance(nodes, dict) or not nodes:
+        source.complain(("nodes",), "expected a document for each node")
+        nodes = {}
+    for name, document in nodes.items():
+        if not isinstance(document, dict):
+            source.complain(("nodes", name), f"expected fields (key: value), got {document!r}")
+    if not isinstance(description, str):
+        source.complain(("description",), f"expected text, got {description!r}")
+    source.finish()
+    return nodes, description

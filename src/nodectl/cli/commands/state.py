@@ -1,0 +1,71 @@
+"""`nodectl state`: the application's documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nodectl.cli import completion
+from nodectl.cli.arguments import LocalOption
+from nodectl.cli.session import with_client
+from nodectl.terminal.output import Format, Output, OutputOption, Table
+
+if TYPE_CHECKING:
+    from nodectl.client import Client
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Read documents.")
+
+
+@app.command("list")
+def list_documents(
+    context: typer.Context,
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only paths that begin so.", autocompletion=completion.documents)
+    ] = "",
+    local: LocalOption = False,
+    output: OutputOption = Format.table,
+) -> None:
+    """List documents: path, the index that last changed each, and what is in it."""
+
+    async def work(client: Client) -> Any:
+        return await client.documents(prefix, consistency="local" if local else "linearizable")
+
+    found = with_client(context, work)
+
+    def tables() -> list[Table]:
+        from nodectl.terminal.format import inline
+
+        table = Table(("PATH", "INDEX", "DOCUMENT"))
+        for path, view in sorted(found.items()):
+            table.add(path, str(view["index"]), inline(view["document"]))
+        return [table]
+
+    Output(output).show(found, tables=tables, names=lambda: sorted(found))
+
+
+@app.command("get")
+def get_document(
+    context: typer.Context,
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="Path of the document.", autocompletion=completion.documents)
+    ],
+    local: LocalOption = False,
+    output: OutputOption = Format.table,
+) -> None:
+    """Show one document."""
+
+    async def work(client: Client) -> Any:
+        return await client.document(path, consistency="local" if local else "linearizable")
+
+    document = with_client(context, work)["document"]
+
+    def tables() -> list[Table]:
+        from nodectl.terminal.format import inline
+
+        table = Table(("KEY", "VALUE"))
+        for key, value in document.items():
+            table.add(key, value if isinstance(value, str) else inline(value, 200))
+        return [table]
+
+    Output(output).show(document, tables=tables, names=lambda: [path])

@@ -1,0 +1,26 @@
+"""A Typer option that takes a duration. Loaded with the root of the command line, so it imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from nodestore.errors import Invalid
+from nodestore.support.values import duration_between, format_duration
+
+
+def duration_option(*names: str, least_s: float, most_s: float, help: str, **settings: Any) -> Any:
+    """An option for a duration within bounds, both in seconds. Its help shows the bounds; its value is in seconds."""
+    bounded = duration_between(least_s, most_s)
+
+    def parse(given: str | float) -> float:
+        if isinstance(given, float):  # Typer passes the default through the parser, too
+            return given
+        try:
+            return bounded(given)
+        except Invalid as error:
+            raise typer.BadParameter(str(error)) from None
+
+    text = f"{help} From {format_duration(least_s)} to {format_duration(most_s)}."
+    return typer.Option(*names, parser=parse, metavar="TIME", help=text, **settings)

@@ -1,0 +1,160 @@
+"""The root of the command line: global options, and one module a noun, loaded when it is called.
+
+`nodectl --help` and shell completion must be quick on a small PC, so nothing here or in a command module's top level
+imports etcd, HTTP, the models or rich; commands import what they need when they run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from nodectl.cli import completion
+from nodectl.cli.duration_option import duration_option
+from nodectl.cli.settings import REQUEST_TIMEOUT_S, ClusterSettings, Options
+from nodestore.errors import Invalid
+
+NOUNS: dict[str, str] = {
+    "status": "Show the whole cluster on one screen, and what is wrong with it.",
+    "node": "Show nodes and change what they do.",
+    "scene": "Save and apply scenes: named sets of node documents.",
+    "config": "Check, compare and apply the inventory.",
+    "master": "Show masters; switch over, pause and resume takeover.",
+    "state": "Read the application's documents.",
+    "command": "Send any command of the application.",
+    "command-id": "Print an id with which a script may repeat a command.",
+    "snapshot": "Save, list, show, restore and delete snapshots.",
+    "history": "Show which command changed what, by whom and when.",
+    "why": "Show how a takeover went, and where its time was spent.",
+    "drill": "Kill, freeze or replace the leader on purpose, and measure what a client sees.",
+    "backup": "Save the whole store in a file.",
+    "recover": "After a backup was restored: begin a new epoch.",
+    "etcd": "Generate the configuration of etcd's members.",
+    "demo": "Run a whole cluster on this PC and watch it survive.",
+    "dev": "Start and stop a cluster on this PC for development.",
+}
+"""Command to its line in the help. Its module is nodectl.cli.commands.<command> and holds a Typer named `app`."""
+
+_HOISTED = {
+    "--endpoints", "-e", "--cluster", "--cluster-name", "-c", "--config", "--user", "--password-file", "--ca",
+    "--cert", "--key", "--request-timeout",
+}  # fmt: skip
+
+
+def _module(command: str) -> str:
+    return f"nodectl.cli.commands.{command.replace('-', '_')}"
+
+
+class LazyGroup(TyperGroup):
+    """Loads a command's module when that command is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in NOUNS if importlib.util.find_spec(_module(name)) is not None]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(_module(cmd_name))
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in known and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see nodectl --help"
+            raise Invalid(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """From the table above, so that help loads no command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, NOUNS[name]) for name in self.list_commands(ctx)])
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            completion.check_shell(args)
+        return super().parse_args(ctx, hoist(args))
+
+
+def hoist(args: list[str]) -> list[str]:
+    """Global options to the front, wherever they were: `nodectl node list -c home` is what people write."""
+    front: list[str] = []
+    rest: list[str] = []
+    position = 0
+    while position < len(args):
+        arg = args[position]
+        if arg == "--":
+            return [*front, *rest, *args[position:]]
+        if arg in _HOISTED and position + 1 < len(args):
+            front += [arg, args[position + 1]]
+            position += 1
+        elif arg.partition("=")[0] in _HOISTED and "=" in arg:
+            front.append(arg)
+        else:
+            rest.append(arg)
+        position += 1
+    return front + rest
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="nodectl",
+    help="Operate a cluster of nodes and the masters that drive them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 unavailable, 6 denied, 7 timed out, "
+    "8 outcome unknown.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from nodestore import __version__
+
+        print(f"nodectl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    endpoints: Annotated[
+        str | None,
+        typer.Option("--endpoints", "-e", metavar="LIST", help="Of etcd HOST:PORT,... or of masters http://HOST:PORT."),
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the cluster in etcd.")] = None,
+    cluster_name: Annotated[
+        str | None,
+        typer.Option("--cluster-name", "-c", metavar="NAME", help="A cluster of the configuration file.",
+                     autocompletion=completion.clusters),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="The configuration file.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="NAME", help="User of etcd.")] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File whose first line is that user's password.")
+    ] = None,
+    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate authority of etcd and masters.")] = None,
+    cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Our certificate.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="The key of that certificate.")] = None,
+    request_timeout: Annotated[
+        float,
+        duration_option("--request-timeout", least_s=0.1, most_s=3_600, envvar="NODECTL_REQUEST_TIMEOUT",
+                        help="How long a request may take, masters that change included."),
+    ] = REQUEST_TIMEOUT_S,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:  # fmt: skip
+    context.obj = Options(
+        ClusterSettings(endpoints, cluster, user, password_file, ca, cert, key), cluster_name, config, request_timeout
+    )

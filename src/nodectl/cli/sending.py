@@ -1,0 +1,75 @@
+"""Sending one command, waiting for its effect on nodes, and telling what came of it: the same for every command."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from nodectl.cli.arguments import WAIT_S
+from nodectl.cli.session import wait_until, with_client
+from nodectl.terminal.output import Format, Output
+
+if TYPE_CHECKING:
+    from nodectl.client import Client, CommandResult
+    from nodestore.schema.api_types import NodeView
+
+
+def send(
+    context: typer.Context,
+    output: Format,
+    command: Callable[[Client], Awaitable[CommandResult]],
+    said: str,
+    *,
+    name: str,
+    nodes: Callable[[CommandResult], list[str] | None] | None = None,
+    timeout_s: float = WAIT_S,
+) -> None:
+    """Sends what `command` sends, shows its result, and tells people the sentence `said`.
+
+    `nodes`: those to wait for, by the result (None: all), for at most `timeout_s`; without it nothing is waited for.
+    """
+    out = Output(output)
+
+    async def work(client: Client) -> dict[str, Any]:
+        done = await command(client)
+        if nodes is not None:
+            wanted = nodes(done)
+            names = [view["name"] for view in await client.nodes()] if wanted is None else wanted
+            await wait_for_nodes(client, names, timeout_s, out)
+        return as_dict(done)
+
+    result = with_client(context, work)
+    out.show(result, tables=list, names=lambda: [name])
+    if output is Format.table:
+        out.note(f"{said} (index {result['index']})")
+
+
+def as_dict(done: CommandResult) -> dict[str, Any]:
+    return {"index": done.index, "id": done.id, "result": done.result, "repeated": done.repeated}
+
+
+async def wait_for_nodes(client: Client, names: list[str], timeout_s: float, out: Output) -> None:
+    """Until these nodes are in their desired state. Reads are linearizable, so a command done before counts."""
+    if not names:
+        return
+
+    async def missing() -> str | None:
+        views = {view["name"]: view for view in await client.nodes() if view["name"] in names}
+        lacking = [_lacking(views.get(name), name) for name in names]
+        return "; ".join(text for text in lacking if text) or None
+
+    subject = f"node {names[0]} has" if len(names) == 1 else f"{len(names)} nodes have"
+    await wait_until(missing, f"{subject} done it", timeout_s, out)
+
+
+def _lacking(view: NodeView | None, name: str) -> str:
+    """What a node still lacks; nothing when it is in its desired state."""
+    from nodectl.terminal.format import state_of
+
+    if view is not None and view["converged"]:
+        return ""
+    if view is None:
+        return f"{name} is not in the configuration"
+    return f"{name}: {view.get('problem') or state_of(view).text}"

@@ -1,0 +1,189 @@
+"""Which cluster the command line talks to: options, environment, or a named cluster of the configuration file.
+
+- An option wins over everything.
+- With `--cluster-name`, all else comes from that entry of the file; the environment is not looked at.
+- Otherwise the environment counts. If it names no endpoints either, the file's default entry fills in what is missing.
+
+So settings of one cluster never mix with those of another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nodestore.errors import Invalid
+from nodestore.support.password_file import read_password
+from nodestore.support.values import check_credentials
+
+if TYPE_CHECKING:
+    from nodectl.inventory.yaml_source import YamlSource
+
+REQUEST_TIMEOUT_S = 10.0
+LOCAL_ETCD = "127.0.0.1:2379"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Where a cluster is and who we are. Paths are absolute or relative to the working directory."""
+
+    endpoints: str | None = None
+    cluster: str | None = None
+    user: str | None = None
+    password_file: Path | None = None
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def over(self, other: ClusterSettings) -> ClusterSettings:
+        """These settings, with those of `other` where these say nothing."""
+        missing = {item.name: getattr(other, item.name) for item in fields(self) if getattr(self, item.name) is None}
+        return replace(self, **missing)
+
+    def password(self) -> str | None:
+        """The password in the password file; None without one. Raises Invalid, with the file's name."""
+        return None if self.password_file is None else read_password(self.password_file)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The global options, as given; they are made sense of when a command needs a cluster."""
+
+    given: ClusterSettings = ClusterSettings()
+    cluster_name: str | None = None
+    config: Path | None = None
+    request_timeout_s: float = REQUEST_TIMEOUT_S
+
+    def cluster_names(self) -> tuple[str, ...]:
+        """Those that `--cluster-name` may name; Invalid when the configuration file is not as it must be."""
+        return _Clusters.read(self.config or config_path(os.environ), must_exist=False).names
+
+    def resolve(self, environ: Mapping[str, str] | None = None) -> ClusterSettings:
+        """The settings in force. Invalid, in one sentence, when there are none or they do not fit together."""
+        environ = os.environ if environ is None else environ
+        path = self.config or config_path(environ)
+        if self.cluster_name is not None:
+            settings = self.given.over(_Clusters.read(path, must_exist=True).named(self.cluster_name))
+        else:
+            settings = self.given.over(from_environment(environ))
+            if settings.endpoints is None:
+                settings = settings.over(_Clusters.read(path, must_exist=self.config is not None).default())
+            if settings.endpoints is None and settings.cluster is not None:
+                settings = replace(settings, endpoints=LOCAL_ETCD)  # masterd and noded look there as well
+        return _checked(settings, path)
+
+
+def config_path(environ: Mapping[str, str]) -> Path:
+    """Where the configuration file is: NODECTL_CONFIG, or the platform's usual place."""
+    if given := environ.get("NODECTL_CONFIG"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+    else:
+        base = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return base / "nodectl" / "config.yaml"
+
+
+def from_environment(environ: Mapping[str, str]) -> ClusterSettings:
+    """NODECTL_ENDPOINTS, NODECTL_CLUSTER and so on: the same names as for masterd and noded."""
+    values: dict[str, Any] = {}
+    for item in fields(ClusterSettings):
+        text = environ.get(f"NODECTL_{item.name.upper()}")
+        if text:
+            values[item.name] = Path(text) if item.name in _PATHS else text
+    return ClusterSettings(**values)
+
+
+_PATHS = {"password_file", "ca", "cert", "key"}
+
+
+def _checked(settings: ClusterSettings, path: Path) -> ClusterSettings:
+    from nodectl.endpoints import parse_endpoints
+
+    if settings.endpoints is None:
+        raise Invalid(f"which cluster? Give --endpoints, set NODECTL_ENDPOINTS, or name clusters in {path}")
+    if parse_endpoints(settings.endpoints).etcd and settings.cluster is None:
+        raise Invalid("etcd endpoints need the cluster's name as well: give --cluster or set NODECTL_CLUSTER")
+    # A certificate without --ca is allowed: masters at https:// are then checked against the system's authorities.
+    check_credentials(user=settings.user, password_file=settings.password_file, cert=settings.cert, key=settings.key)
+    return settings
+
+
+class _Clusters:
+    """The configuration file: `clusters` by name, and which is the `default`."""
+
+    def __init__(self, source: YamlSource | None, path: Path) -> None:
+        self._source = source
+        self._path = path
+        self._default: str | None = None
+        self._clusters: dict[str, ClusterSettings] = {}
+        if source is not None:
+            self._parse(source)
+
+    @classmethod
+    def read(cls, path: Path, *, must_exist: bool) -> _Clusters:
+        if not must_exist and not path.exists():
+            return cls(None, path)
+        from nodectl.inventory.yaml_source import YamlSource
+
+        return cls(YamlSource.read(path), path)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._clusters)
+
+    def named(self, name: str) -> ClusterSettings:
+        if name not in self._clusters:
+            known = ", ".join(self._clusters) or "none"
+            raise Invalid(f"{self._path} names no cluster {name!r}; it has: {known}")
+        return self._clusters[name]
+
+    def default(self) -> ClusterSettings:
+        if self._default is not None:
+            return self.named(self._default)
+        if len(self._clusters) == 1:
+            return next(iter(self._clusters.values()))
+        if self._clusters:
+            known = ", ".join(self._clusters)
+            raise Invalid(
+                f"which cluster? {self._path} has {known}: choose with --cluster-name, or set `default:` there"
+            )
+        return ClusterSettings()
+
+    def _parse(self, source: YamlSource) -> None:
+        top = source.value if isinstance(source.value, dict) else {}
+        if source.value is not None and not isinstance(source.value, dict):
+            source.complain((), "expected fields such as `clusters:`")
+        for name in top:
+            if name not in {"clusters", "default"}:
+                source.complain_unknown((name,), ("clusters", "default"), "this field")
+        clusters = top.get("clusters")
+        for name, entry in (clusters if isinstance(clusters, dict) else {}).items():
+            self._clusters[name] = self._entry(source, name, entry)
+        default = top.get("default")
+        if default is not None and default not in self._clusters:
+            source.complain(("default",), f"there is no cluster {default!r}")
+        source.finish()
+        self._default = default
+
+    def _entry(self, source: YamlSource, name: str, entry: Any) -> ClusterSettings:
+        known = [item.name for item in fields(ClusterSettings)]
+        values: dict[str, Any] = {}
+        for key, value in (entry if isinstance(entry, dict) else {}).items():
+            where = ("clusters", name, key)
+            if key not in known:
+                source.complain_unknown(where, known, "this field")
+            elif key == "endpoints" and isinstance(value, list) and all(isinstance(item, str) for item in value):
+                values[key] = ",".join(value)
+            elif not isinstance(value, str):
+                source.complain(where, f"expected text, got {value!r}")
+            else:
+                # Files are named beside the file that names them: the working directory may be anywhere.
+                values[key] = self._path.parent / Path(value).expanduser() if key in _PATHS else value
+        if "endpoints" not in values:
+            source.complain(("clusters", name), "needs `endpoints:`")
+        return ClusterSettings(**values)

@@ -1,0 +1,231 @@
+"""Finding the leader: by watching its key in etcd, or by asking masterds. Both write into a Leadership.
+
+Through etcd a new leader is known within milliseconds, because the takeover *is* the change of that key. Through
+masterds it is known at the next poll: every second while all is well, from every 20 ms on while somebody looks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from nodectl.client.connection.backoff import backoff
+from nodectl.client.connection.errors import Broken
+from nodectl.client.connection.http import Http
+from nodectl.client.connection.leadership import Leader, Leadership
+from nodestore.errors import Denied, Garbage, NodectlError, Unavailable
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Candidate, Epoch, LeaderRecord, Term, decode
+from nodestore.support.tasks import together
+
+if TYPE_CHECKING:
+    from nodestore.etcd.session import KV, Etcd
+    from nodestore.etcd.watch import Event
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 1.0
+_ASK_FIRST_S = 0.3
+_ASK_STEADY_S = 0.5
+_ASK_MAX_S = 1.0
+_DOUBT_PAUSE_MAX_S = 0.25
+_LOOK_S = 1.0
+_WATCH_FIRST_S = 0.08
+"""The first pause in doubt, longer than elsewhere: nearly always the watch finds the new leader within it."""
+_LOCAL = {"consistency": "local"}
+_DENIED_PAUSE_S = 5.0
+_DOUBT_AFTER_S = 0.1
+_KNOWN_URLS_MAX = 32
+
+
+class Discovery(Protocol):
+    """Keeps a Leadership up to date until it is cancelled."""
+
+    async def run(self) -> None: ...
+
+    async def urls(self) -> tuple[str, ...]:
+        """Base URLs of masterds, for reads that any of them may answer; the leader's first, if there is one."""
+        ...
+
+
+class HttpDiscovery:
+    """Asks the masterds given, and those learnt from them, in turn."""
+
+    def __init__(self, http: Http, masters: tuple[str, ...], leadership: Leadership) -> None:
+        self._http = http
+        self._given = masters
+        self._known: dict[str, None] = dict.fromkeys(masters)
+        self._leadership = leadership
+
+    async def run(self) -> None:
+        pauses, unheard = backoff(_DOUBT_PAUSE_MAX_S), 0
+        while True:
+            unheard = 0 if await self._ask_round(unheard) else unheard + 1
+            if self._leadership.doubtful:
+                await asyncio.sleep(pauses.next_s())
+            else:
+                pauses.reset()
+                await self._leadership.wanted(_POLL_S)
+
+    async def urls(self) -> tuple[str, ...]:
+        leader = self._leadership.leader
+        return tuple(dict.fromkeys((*(leader.urls if leader else ()), *self._known)))
+
+    async def _ask_round(self, unheard: int) -> bool:
+        """Whether anybody named a leader. In doubt all are asked at once, because each may be a PC that is gone.
+
+        A round lasts as long as the slowest is waited for, so that is short, unless nobody answered in `unheard`
+        rounds: then the network may be that slow.
+        """
+        urls = tuple(dict.fromkeys((*self._leadership.take_hint(), *await self.urls())))
+        if self._leadership.doubtful:
+            timeout_s = min(_ASK_MAX_S, _ASK_FIRST_S * (unheard + 1))
+            return any(await asyncio.gather(*(self._ask(url, timeout_s) for url in urls)))
+        for url in urls:
+            if await self._ask(url, _ASK_STEADY_S):
+                return True
+        return False
+
+    async def _ask(self, url: str, timeout_s: float) -> bool:
+        """Publishes what the masterd at `url` knows; False when it knows no leader or did not answer."""
+        try:
+            answer = await self._http.call("GET", f"{url}/v1/leader", params=_LOCAL, timeout_s=timeout_s)
+            if answer["term"]["epoch"] is None and answer["url"] != url:  # a standby need not know the epoch
+                answer = await self._http.call("GET", f"{answer['url']}/v1/leader", params=_LOCAL, timeout_s=timeout_s)
+            leader = Leader.from_wire(answer)
+        except Denied as error:
+            self._leadership.refuse(error)
+            return False
+        except (Broken, NodectlError) as error:
+            self._leadership.trouble = str(error)
+            return False
+        except (KeyError, TypeError, ValueError):
+            self._leadership.trouble = f"{url} does not answer as a masterd does"
+            return False
+        self._learn(leader.urls)
+        self._leadership.publish(leader)
+        return True
+
+    def _learn(self, urls: tuple[str, ...]) -> None:
+        for url in urls:
+            self._known.setdefault(url.rstrip("/"))
+        while len(self._known) > _KNOWN_URLS_MAX:
+            oldest = next(url for url in self._known if url not in self._given)
+            del self._known[oldest]
+
+
+class EtcdDiscovery:
+    """Watches the key `leader`, by two members at once: one may be on the leader's PC and go with it, without a word.
+    In doubt it also reads the key, again by two members: a cut-off one may keep both watches waiting."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, leadership: Leadership) -> None:
+        self._etcd = etcd
+        self._keys = keys
+        self._leadership = leadership
+        self._epoch = 0
+        self._as_of = 0  # the revision up to which the key is known: the slower watch tells old news
+
+    async def run(self) -> None:
+        self._leadership.trouble = "etcd does not answer: too few of its members are up, or the endpoints are wrong"
+        work = {"watch": self._watch(second=False), "doubt": self._look_when_in_doubt()}
+        if len(self._etcd.settings.endpoints) > 1:
+            work["second watch"] = self._watch(second=True)
+        await together(**work)
+
+    async def _watch(self, *, second: bool) -> NoReturn:
+        while True:
+            try:
+                await self._follow(second)
+            except Denied as error:
+                self._leadership.refuse(error)
+                log.warning("looking for the leader: %s", error)
+            await asyncio.sleep(_DENIED_PAUSE_S)
+
+    async def _look_when_in_doubt(self) -> NoReturn:
+        """While the leader does not answer, or there is none."""
+        pauses = backoff(first_s=_WATCH_FIRST_S)
+        while True:
+            if not self._leadership.doubtful:
+                pauses.reset()
+                await self._leadership.wanted(_POLL_S)
+                continue
+            await asyncio.sleep(pauses.next_s())
+            if self._leadership.doubtful:
+                await self._look()
+
+    async def _look(self) -> None:
+        """Trouble is the watches' to tell."""
+        from nodestore.etcd.session import op_get
+
+        if not self._epoch:
+            return
+        with contextlib.suppress(NodectlError):
+            reads = [op_get(self._keys.leader), op_get(self._keys.epoch)]
+            found = await self._etcd.txn_by_two([], reads, timeout_s=_LOOK_S)
+            epoch = found.range(1).first
+            if epoch is not None and decode(Epoch, epoch.value, epoch.key).epoch == self._epoch:
+                self._saw(found.range(0).first, found.revision)
+
+    async def urls(self) -> tuple[str, ...]:
+        """The leader's URLs, then those of all candidates. Unavailable when etcd is."""
+        leader = self._leadership.leader
+        found = dict.fromkeys(leader.urls if leader else ())
+        listing = await self._etcd.range(self._keys.candidates, limit=_KNOWN_URLS_MAX)
+        for kv in listing.kvs:
+            with contextlib.suppress(Garbage):  # one unreadable candidate must not hide the others
+                found.update(dict.fromkeys(decode(Candidate, kv.value, kv.key).urls))
+        return tuple(found)
+
+    async def _follow(self, second: bool) -> None:
+        from nodestore.etcd.watch import Listing, mirror
+
+        async with contextlib.aclosing(mirror(self._etcd, self._keys.leader, prefix=False, second=second)) as items:
+            async for item in items:
+                if isinstance(item, Listing):
+                    self._leadership.trouble = ""
+                    epoch = await self._read_epoch()
+                    if epoch > self._epoch:  # a restored store may have gone back
+                        self._epoch, self._as_of = epoch, 0
+                    self._saw(item.kvs[-1] if item.kvs else None, item.revision)
+                elif item.events:
+                    self._saw(item.events[-1], item.revision)
+
+    async def _read_epoch(self) -> int:
+        """It changes only when a backup is restored, and then the watch begins anew with a listing."""
+        pauses = backoff()
+        while True:
+            try:
+                found = await self._etcd.get(self._keys.epoch)
+                return decode(Epoch, found.value, found.key).epoch if found else 1
+            except (Unavailable, Garbage) as error:
+                self._leadership.trouble = str(error)
+            await asyncio.sleep(pauses.next_s())
+
+    def _saw(self, item: KV | Event | None, as_of: int) -> None:
+        """The key as of a revision."""
+        if as_of < self._as_of:
+            return
+        self._as_of = as_of
+        if item is None or item.value is None:
+            self._leadership.trouble = f"nobody leads: {self._keys.leader} is absent"
+            self._leadership.publish(None)
+            return
+        try:
+            record = decode(LeaderRecord, item.value, item.key)
+        except Garbage as error:  # the masters take over an unreadable key by themselves
+            self._leadership.trouble = str(error)
+            self._leadership.publish(None)
+            return
+        if not record.urls:
+            self._leadership.trouble = f"leader {record.id} names no URL"
+            self._leadership.publish(None)
+            return
+        term = Term(self._epoch, item.mod_revision)
+        if self._leadership.newest is not None and self._leadership.newest.term < term:
+            # The PC of the one before may be gone, and a member with it; but what waits for the leader is sent first.
+            asyncio.get_running_loop().call_later(_DOUBT_AFTER_S, self._etcd.doubt_streams)
+        self._leadership.publish(
+            Leader(record.id, record.host, record.urls, term, record.since, record.why, record.cause)
+        )

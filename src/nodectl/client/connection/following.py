@@ -1,0 +1,98 @@
+"""Streams that outlive masters: each goes on at the next leader, for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from nodectl.client.connection.backoff import backoff
+from nodectl.client.connection.errors import Broken
+from nodectl.client.connection.http import Http
+from nodectl.client.connection.leadership import Leader, Leadership
+from nodectl.client.connection.requests import Requests
+from nodectl.client.connection.results import NodeChanges
+from nodectl.client.connection.sse import Event, events
+from nodectl.client.connection.state import ConnectionState
+from nodestore.errors import Garbage, TooOld, Unavailable
+from nodestore.support.jsonio import loads
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 2.0  # after which a stream that waits for a leader looks whether its client was closed
+
+
+class Following:
+    """The journal, and who is there, as they come."""
+
+    def __init__(self, http: Http, requests: Requests, leadership: Leadership, state: ConnectionState) -> None:
+        self._http, self._requests, self._leadership, self._state = http, requests, leadership, state
+
+    async def journal(self, after: int | str | None) -> AsyncGenerator[dict[str, Any], None]:
+        """See Client.journal."""
+        position = str(after) if after is not None else await self._now()
+        async with contextlib.aclosing(self._events(lambda: f"/v1/events?after={position}")) as stream:
+            async for _, event in stream:
+                if event.name == "gone":
+                    raise TooOld(str(loads(event.data, "event").get("detail")))
+                if event.name == "command":
+                    told = loads(event.data, "event")
+                    known = int(position.rpartition(".")[2])
+                    if told["index"] <= known:
+                        continue
+                    if told["index"] > known + 1:
+                        raise Garbage(f"the journal's stream goes from index {known} to {told['index']}")
+                    position = event.id or str(told["index"])
+                    yield {**told, "position": position}
+                elif event.id:  # where the stream begins, with the epoch
+                    position = event.id
+
+    async def live(self) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        """See Client.live."""
+        async with contextlib.aclosing(self._events(lambda: "/v1/live")) as stream:
+            async for _, event in stream:
+                yield event.name, loads(event.data, "event")
+
+    async def nodes(self) -> AsyncGenerator[NodeChanges, None]:
+        """See Client.watch_nodes."""
+        async with contextlib.aclosing(self._events(lambda: "/v1/nodes/watch")) as stream:
+            async for first, event in stream:
+                yield NodeChanges(first, loads(event.data, "event")["nodes"])
+
+    async def _events(self, path: Callable[[], str]) -> AsyncGenerator[tuple[bool, Event], None]:
+        """Events of GET `path()` at whoever leads, each with whether it is the first of its connection."""
+        pauses = backoff()
+        while True:
+            leader = await self._leader()
+            first = True
+            try:
+                async with contextlib.aclosing(events(self._http.session, leader.url + path())) as stream:
+                    async for event in stream:
+                        yield first, event
+                        first = False
+                        if event.data:
+                            pauses.reset()
+            except (Broken, Unavailable) as error:
+                log.debug("the stream %s of %s ended: %s", path(), leader.id, error)
+                self._leadership.suspect()
+            await asyncio.sleep(pauses.next_s())
+
+    async def _leader(self) -> Leader:
+        while True:
+            self._check_open()
+            with contextlib.suppress(Unavailable):  # whoever follows waits out an outage; state() tells of it
+                return await self._requests.leader(_PATIENCE_S)
+
+    async def _now(self) -> str:
+        """The present position, as of a read that begins now."""
+        while True:
+            self._check_open()
+            with contextlib.suppress(Unavailable):
+                answer = await self._requests.to_leader("GET", "/v1/leader", timeout_s=_PATIENCE_S)
+                return f"{answer['term']['epoch']}.{answer['index']}"
+
+    def _check_open(self) -> None:
+        if self._state.closed:
+            raise Unavailable("the client was closed")

@@ -1,0 +1,160 @@
+"""One request to one masterd: sent once, told apart by what its failure means. Never repeats anything."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from nodectl.client.connection.errors import Broken
+from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotLeader, from_code
+from nodestore.support.json_rules import finite
+from nodestore.support.jsonio import dumps, loads
+
+CONNECT_S = 1.0
+_JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files in PEM form. Without `ca` the system's authorities are trusted."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> ssl.SSLContext | None:
+        """None when nothing is set (aiohttp's default then holds). Invalid when a file is not usable."""
+        if self.ca is None and self.cert is None:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+            if self.cert is not None:
+                context.load_cert_chain(str(self.cert), str(self.key) if self.key else None)
+        except (OSError, ssl.SSLError) as error:
+            raise Invalid(f"TLS files (ca {self.ca}, cert {self.cert}, key {self.key}): {error}") from None
+        return context
+
+
+class Http:
+    """The connections of one client."""
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        context = self._tls.context()
+        connector = aiohttp.TCPConnector(limit=64, ssl=context if context is not None else True)
+        self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is not open: use `async with Client(...)`")
+        return self._session
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+        timeout_s: float,
+    ) -> Any:
+        """The JSON answer. Broken when none came within `timeout_s`; the typed error when a problem came."""
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
+        try:
+            async with self.session.request(
+                method,
+                url,
+                data=body,
+                params=params,
+                headers=_JSON if body is not None else None,
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                raw = await response.read()
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise broken(error, url, timeout_s) from None
+        if 200 <= status < 300:
+            return loads(raw, f"answer of {url}") if raw else None
+        raise problem(status, raw, url)
+
+
+def broken(error: BaseException, url: str, timeout_s: float) -> Broken | NodectlError:
+    """What an exception of aiohttp means for whoever sent the request."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return Denied(f"{url}: its certificate is not trusted: {error.certificate_error}")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = error.os_error.strerror or str(error.os_error) or type(error.os_error).__name__
+        return Broken(f"{_base(url)}: {reason}", sent=False)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return Broken(f"{_base(url)}: no connection within {CONNECT_S:g} s", sent=False)
+    if isinstance(error, aiohttp.InvalidURL):
+        return Invalid(f"{url!r} is not a URL")
+    if isinstance(error, TimeoutError):
+        return Broken(f"{_base(url)}: no answer within {timeout_s:.3g} s", sent=True)
+    return Broken(f"{_base(url)}: {str(error) or type(error).__name__}", sent=True)
+
+
+def problem(status: int, raw: bytes, url: str) -> Broken | NodectlError:
+    """The typed error in a problem document; Broken for a failure without one."""
+    try:
+        document = loads(raw)
+    except Garbage:
+        document = None
+    if isinstance(document, dict) and isinstance(document.get("code"), str):
+        return from_problem(document)
+    if status >= 500:  # a gateway in between, or a masterd that failed halfway
+        return Broken(f"{_base(url)}: HTTP {status}", sent=True)
+    return NodectlError(f"{url} answered HTTP {status} and no problem document: is this a masterd?")
+
+
+def from_problem(document: Mapping[str, Any]) -> NodectlError:
+    """The error that a problem document carries."""
+    message = document.get("detail") or document.get("title") or document["code"]
+    error = from_code(str(document["code"]), str(message))
+    if isinstance(error, NotLeader):
+        error.url = document.get("leader_url")
+    return error
+
+
+def _base(url: str) -> str:
+    return url.split("/v1/", 1)[0]
+
+
+def encode(value: Any) -> bytes:
+    """The JSON body of a request; Invalid when `value` is not JSON."""
+    try:
+        body = dumps(value)
+    except (ValueError, TypeError) as error:  # pydantic_core's serialization error is a ValueError
+        if "surrogates not allowed" in str(error):
+            raise Invalid("a text holds half of a surrogate pair, which is no character") from None
+        raise Invalid(f"not representable as JSON: {error}") from None
+    if (b"Infinity" in body or b"NaN" in body) and not finite(value):  # slow, so the words are looked for first
+        raise Invalid("a number is infinite, or none (1e999 is too large to be one): JSON has no such numbers")
+    return body
+
+
+async def cancel_all(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancels and awaits; their failures are not of interest any more."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

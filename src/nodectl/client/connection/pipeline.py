@@ -1,0 +1,408 @@
+"""Commands on their way to the leader: gathered into requests, repeated until answered, each run exactly once.
+
+**Exactly once.** A command keeps its id and its `after` over all attempts. `after` is the index known when it was
+first sent, so a leader that no longer remembers that far back refuses it rather than running it a second time.
+
+**Poison.** A command that ends every leader that runs it must not walk through the cluster. A leader counts as lost
+under a command when a request with that command got no answer and a newer term then appeared, other than by
+resignation. The second such loss ends the command with CommandOutcomeUnknown. Blame must not fall on those that
+merely travelled in the same request or beside it, so after its first loss a command is a *suspect*: it is sent
+alone, with nothing else of this client in flight. If that leader is lost too, no other command of ours can have done
+it. The price is that, after a leader is lost, what was in flight (at most two requests) goes out one by one; what
+waited behind was in flight with nobody and goes out together again. A request that surely reached nobody (connection
+refused) blames nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nodectl.client.connection.backoff import backoff
+from nodectl.client.connection.errors import Broken, CommandOutcomeUnknown
+from nodectl.client.connection.http import Http, from_problem
+from nodectl.client.connection.leadership import Leader, Leadership
+from nodectl.client.connection.requests import SLOW_S, Superseded
+from nodectl.client.connection.results import CommandResult
+from nodectl.client.connection.state import ConnectionState
+from nodestore.errors import Garbage, Invalid, NodectlError, NoSpace, NotLeader, OutcomeUnknown, TooLarge, Unavailable
+from nodestore.schema.models import Term
+from nodestore.support.waiting import set_within
+
+BATCH_COMMANDS_MAX = 256
+BATCH_BYTES_MAX = 512 << 10
+IN_FLIGHT_MAX = 2
+WAITING_MAX = 4096
+LOSSES_MAX = 2
+_ATTEMPT_S = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A command that has no answer yet."""
+
+    id: str
+    after: int | None
+    body: bytes  # the JSON object without `after` and without the closing brace
+    answer: asyncio.Future[CommandResult]
+    timer: asyncio.TimerHandle | None = None
+    maybe_received: bool = False
+    alone: bool = False
+    broken_at: Leader | None = None  # under whom the last unanswered attempt was made
+    lost: list[str] = field(default_factory=list)  # leaders lost under it
+    trouble: str = ""
+    full: bool = False  # the trouble is that etcd has no room
+
+    @property
+    def suspect(self) -> bool:
+        return bool(self.lost)
+
+    def encoded(self) -> bytes:
+        return self.body + b',"after":%d}' % (self.after or 0)
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """A request in flight."""
+
+    leader: Leader
+    task: asyncio.Task[None] | None = None
+    begun: bool = False
+    superseded: bool = False
+
+
+class Pipeline:
+    """Sends commands. `run` does the work; `submit` is what callers await."""
+
+    def __init__(self, http: Http, leadership: Leadership, state: ConnectionState) -> None:
+        self._http = http
+        self._leadership = leadership
+        self._state = state
+        self._waiting: deque[Pending] = deque()
+        self._slots = asyncio.Semaphore(WAITING_MAX)
+        self._wake = asyncio.Event()
+        self._attempts: set[_Attempt] = set()
+        self._exclusive = False
+        self._index: int | None = None
+        self._epoch = 0
+        self._pauses = backoff()
+        self._not_before = 0.0
+        self._tried: Term | None = None
+        self._closed = False
+        leadership.listen(self._leader_changed)
+
+    # --- callers ----------------------------------------------------------------------------------------------------
+
+    async def submit(self, command_id: str, after: int | None, body: bytes, timeout_s: float) -> CommandResult:
+        """The command's result, or what became of it, within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        if self._closed:
+            raise Unavailable("the client is closed")
+        if self._slots.locked():
+            try:
+                async with asyncio.timeout(timeout_s):  # wait_for can lose a cancellation on Python 3.11
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise Unavailable(f"{WAITING_MAX} commands were waiting before this one; it was not sent") from None
+        else:
+            await self._slots.acquire()
+        loop = asyncio.get_running_loop()
+        pending = Pending(command_id, after, body, loop.create_future())
+        pending.timer = loop.call_later(max(deadline - time.monotonic(), 0.0), self._expire, pending, timeout_s)
+        if len(self._waiting) > 2 * WAITING_MAX:  # callers that gave up leave theirs behind one that has not
+            self._waiting = deque(item for item in self._waiting if not item.answer.done())
+        self._waiting.append(pending)
+        self._wake.set()
+        try:
+            return await pending.answer
+        finally:
+            pending.timer.cancel()
+            self._slots.release()
+
+    def _expire(self, pending: Pending, timeout_s: float) -> None:
+        if pending.answer.done():
+            return
+        trouble = pending.trouble or self._leadership.trouble or "no leader was found"
+        if pending.maybe_received:
+            self._fail(pending, self._unknown(pending, f"no answer within {timeout_s:g} s: {trouble}"))
+        else:
+            kind = NoSpace if pending.full else Unavailable
+            self._fail(pending, kind(f"not done within {timeout_s:g} s: {trouble}"))
+
+    def _unknown(self, pending: Pending, message: str) -> CommandOutcomeUnknown:
+        text = f"command {pending.id} may or may not have taken effect: {message}"
+        return CommandOutcomeUnknown(text, command_id=pending.id, after=pending.after or 0)
+
+    def _fail(self, pending: Pending, error: NodectlError) -> None:
+        if not pending.answer.done():
+            pending.answer.set_exception(error)
+
+    # --- the sender -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Sends until it is cancelled; then fails what has no answer and leaves nothing running."""
+        try:
+            while True:
+                await self._ready()
+                leader = self._leadership.leader
+                if leader is None or not await self._know_index(leader) or self._leadership.leader is not leader:
+                    continue
+                batch = self._take(leader)
+                if batch:
+                    self._start(batch, leader)
+        finally:
+            self._closed = True
+            tasks = [attempt.task for attempt in self._attempts if attempt.task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._refuse_all("the client was closed")
+
+    async def _ready(self) -> None:
+        """Returns when something waits, there is a leader, a request may be sent, and the back-off is over."""
+        while True:
+            self._wake.clear()
+            self._drop_done()
+            if self._waiting and self._leadership.refusal is not None:
+                self._refuse_all(str(self._leadership.refusal), type(self._leadership.refusal))
+            pause = self._not_before - time.monotonic()
+            may_send = bool(self._waiting) and self._leadership.leader is not None and self._has_room()
+            if may_send and pause <= 0:
+                return
+            await set_within(self._wake, pause if may_send else None)
+
+    def _has_room(self) -> bool:
+        if self._exclusive:
+            return False
+        if self._waiting[0].suspect or self._waiting[0].broken_at is not None:
+            return not self._attempts
+        return len(self._attempts) < IN_FLIGHT_MAX
+
+    def _drop_done(self) -> None:
+        """Forgets, at the head of the queue, those whose callers have gone or given up."""
+        while self._waiting and self._waiting[0].answer.done():
+            self._waiting.popleft()
+
+    def _take(self, leader: Leader) -> list[Pending]:
+        """The next request's commands: a suspect alone, else as many as fit."""
+        batch: list[Pending] = []
+        size = 0
+        while self._waiting and len(batch) < BATCH_COMMANDS_MAX:
+            pending = self._waiting[0]
+            if pending.answer.done() or self._is_poison(pending, leader):
+                self._waiting.popleft()
+                continue
+            single = pending.suspect or pending.alone
+            size += len(pending.body)
+            if batch and (single or size > BATCH_BYTES_MAX):
+                break
+            if pending.suspect and self._attempts:
+                break
+            batch.append(self._waiting.popleft())
+            if single:
+                break
+        for pending in batch:
+            if pending.after is None:
+                pending.after = self._index
+        return batch
+
+    def _is_poison(self, pending: Pending, leader: Leader) -> bool:
+        """Settles the blame for the last unanswered attempt, now that it is known who leads after it."""
+        before = pending.broken_at
+        if before is None or leader.term <= before.term:
+            return False
+        pending.broken_at = None
+        if leader.handed_over:
+            return False
+        pending.lost.append(f"{before.id} (term {before.term})")
+        if len(pending.lost) < LOSSES_MAX:
+            return False
+        self._fail(
+            pending,
+            self._unknown(
+                pending,
+                f"leaders {' and '.join(pending.lost)} were lost while they had it, so it is not sent to another; "
+                "look into the history before you repeat it",
+            ),
+        )
+        return True
+
+    async def _know_index(self, leader: Leader) -> bool:
+        """Fetches the current index before the first command, and again in a restored store, where it went back."""
+        if self._index is not None and leader.term.epoch == self._epoch:
+            return True
+        try:
+            answer = await self._http.call(
+                "GET", f"{leader.url}/v1/leader", params={"consistency": "local"}, timeout_s=1.0
+            )
+            self._index, self._epoch = int(answer["index"]), leader.term.epoch
+        except (Broken, NodectlError, KeyError, TypeError, ValueError) as error:
+            for pending in self._waiting:
+                pending.trouble = str(error)
+            self._back_off(leader, error)
+            return False
+        return True
+
+    # --- one request ------------------------------------------------------------------------------------------------
+
+    def _start(self, batch: list[Pending], leader: Leader) -> None:
+        attempt = _Attempt(leader)
+        self._attempts.add(attempt)
+        self._exclusive = batch[0].suspect
+        attempt.task = asyncio.create_task(self._send(attempt, batch))
+        attempt.task.add_done_callback(lambda _: self._ended(attempt, batch))
+
+    def _ended(self, attempt: _Attempt, batch: list[Pending]) -> None:
+        """Not in a `finally` of the task: one that is cancelled before its first step never reaches it."""
+        self._attempts.discard(attempt)
+        self._exclusive = False
+        if not attempt.begun:
+            self._requeue(batch)
+        self._wake.set()
+
+    async def _send(self, attempt: _Attempt, batch: list[Pending]) -> None:
+        attempt.begun = True
+        leader = attempt.leader
+        # Whose time ran out since they were taken from the queue have been told that nothing was sent.
+        batch = [pending for pending in batch if not pending.answer.done()]
+        if not batch:
+            return
+        body = b'{"commands":[' + b",".join([pending.encoded() for pending in batch]) + b"]}"
+        received_before = [pending.maybe_received for pending in batch]
+        for pending in batch:
+            pending.maybe_received = True
+        url = leader.urls[self._pauses.failures % len(leader.urls)] + "/v1/commands"
+        slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.suspect)
+        try:
+            answer = await self._http.call("POST", url, body=body, timeout_s=_ATTEMPT_S)
+            self._answered(batch, answer, leader, received_before)
+        except asyncio.CancelledError:
+            if not attempt.superseded:
+                self._requeue(batch)  # whoever closes the client tells them
+                raise
+            self._unanswered(batch, leader, Superseded(leader), received_before)
+        except Broken as error:
+            self._unanswered(batch, leader, error, received_before)
+        except Garbage as error:
+            self._unanswered(batch, leader, Broken(str(error), sent=True), received_before)
+        except NodectlError as error:
+            self._problem(batch, leader, error, received_before)
+        finally:
+            slow.cancel()
+
+    def _answered(self, batch: list[Pending], answer: Any, leader: Leader, received_before: list[bool]) -> None:
+        try:
+            results, index = answer["results"], int(answer["index"])
+            if len(results) != len(batch):
+                raise ValueError(f"{len(results)} results for {len(batch)} commands")
+            outcomes = [_outcome(result) for result in results]
+        except (KeyError, TypeError, ValueError) as error:
+            raise Garbage(f"{leader.url} answered commands with something else: {error!r}") from None
+        if leader.term.epoch == self._epoch:
+            self._index = max(self._index or 0, index)
+        self._alive()
+        again = [
+            pending
+            for pending, outcome, received in zip(batch, outcomes, received_before, strict=True)
+            if not self._settle(pending, leader, outcome, received)
+        ]
+        self._requeue(again)
+        if again:
+            self._back_off(leader, None)
+
+    def _settle(
+        self, pending: Pending, leader: Leader, outcome: CommandResult | NodectlError, received_before: bool
+    ) -> bool:
+        """Gives the caller its answer; False when the command is to be sent again."""
+        pending.broken_at = None  # it answered, so it lives
+        if isinstance(outcome, CommandResult):
+            if not pending.answer.done():
+                pending.answer.set_result(outcome)
+            return True
+        if isinstance(outcome, Unavailable | OutcomeUnknown):
+            pending.trouble, pending.full = f"{leader.id}: {outcome}", isinstance(outcome, NoSpace)
+            if isinstance(outcome, Unavailable):  # of this attempt nothing will ever take effect
+                pending.maybe_received = received_before
+            if isinstance(outcome, NotLeader):
+                self._leadership.suspect(outcome.url)
+            return False
+        self._fail(pending, outcome)
+        return True
+
+    def _unanswered(self, batch: list[Pending], leader: Leader, error: Broken, received_before: list[bool]) -> None:
+        for pending, received in zip(batch, received_before, strict=True):
+            pending.trouble, pending.full = str(error), False
+            if error.sent:
+                pending.broken_at = leader
+            else:
+                pending.maybe_received = received
+        self._requeue(batch)
+        if not isinstance(error, Superseded):
+            self._state.missed()
+            self._back_off(leader, error)
+
+    def _problem(self, batch: list[Pending], leader: Leader, error: NodectlError, received_before: list[bool]) -> None:
+        """The whole request was answered by an error."""
+        for pending, received in zip(batch, received_before, strict=True):
+            pending.broken_at = None
+            pending.trouble, pending.full = f"{leader.id}: {error}", isinstance(error, NoSpace)
+            if isinstance(error, Unavailable):
+                pending.maybe_received = received
+        if isinstance(error, Unavailable | OutcomeUnknown):
+            self._requeue(batch)
+            self._back_off(leader, error)
+        elif len(batch) > 1 and isinstance(error, Invalid | TooLarge):
+            for pending in batch:  # one of them may be at fault for all
+                pending.alone = True
+            self._requeue(batch)
+        else:
+            for pending in batch:
+                self._fail(pending, type(error)(*error.args))
+
+    # --- shared -----------------------------------------------------------------------------------------------------
+
+    def _requeue(self, batch: Iterable[Pending]) -> None:
+        """To the front, in their order: they have waited longest."""
+        self._waiting.extendleft(reversed([pending for pending in batch if not pending.answer.done()]))
+
+    def _alive(self) -> None:
+        self._pauses.reset()
+        self._not_before = 0.0
+        self._state.reached()
+        self._leadership.trust()
+
+    def _back_off(self, leader: Leader, error: Exception | None) -> None:
+        self._tried = leader.term
+        self._not_before = time.monotonic() + self._pauses.next_s()
+        if error is not None:
+            self._leadership.suspect(error.url if isinstance(error, NotLeader) else None)
+
+    def _leader_changed(self) -> None:
+        """A newer leader is tried at once; what an older one has not answered is taken from it."""
+        leader = self._leadership.leader
+        if leader is not None and self._tried is not None and leader.term > self._tried:
+            self._pauses.reset()
+            self._not_before = 0.0
+        for attempt in self._attempts:
+            if leader is not None and attempt.leader.term < leader.term and attempt.task is not None:
+                attempt.superseded = True
+                attempt.task.cancel()
+        self._wake.set()
+
+    def _refuse_all(self, message: str, kind: type[NodectlError] = Unavailable) -> None:
+        while self._waiting:
+            pending = self._waiting.popleft()
+            if pending.maybe_received:
+                self._fail(pending, self._unknown(pending, message))
+            else:
+                self._fail(pending, kind(message))
+
+
+def _outcome(result: dict[str, Any]) -> CommandResult | NodectlError:
+    if "problem" in result:
+        return from_problem(result["problem"])
+    return CommandResult(result["index"], result["id"], result.get("result"), bool(result.get("repeated", False)))

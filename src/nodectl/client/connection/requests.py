@@ -1,0 +1,154 @@
+"""Requests that are repeated until they are answered: safe for reads and for writes that may be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
+
+from nodectl.client.connection.backoff import backoff
+from nodectl.client.connection.discovery import Discovery
+from nodectl.client.connection.errors import Broken
+from nodectl.client.connection.http import Http, cancel_all
+from nodectl.client.connection.leadership import Leader, Leadership
+from nodectl.client.connection.state import ConnectionState
+from nodestore.errors import NodectlError, NotLeader, OutcomeUnknown, Unavailable
+
+T = TypeVar("T")
+
+SLOW_S = 0.3
+"""When an answer takes longer, a newer leader is looked for while the old one is still waited for."""
+
+_ATTEMPT_S = 5.0
+LAST_ATTEMPT_S = 1.0
+
+
+class Superseded(Broken):
+    """A newer leader appeared before the old one answered."""
+
+    def __init__(self, old: Leader) -> None:
+        super().__init__(f"master {old.id} was replaced before it answered", sent=True)
+
+
+class Requests:
+    """Sends to the leader, or to whoever answers, until a deadline."""
+
+    def __init__(self, http: Http, discovery: Discovery, leadership: Leadership, state: ConnectionState) -> None:
+        self._http = http
+        self._discovery = discovery
+        self._leadership = leadership
+        self._state = state
+
+    async def to_leader(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+        timeout_s: float,
+        repeatable: bool = True,
+    ) -> Any:
+        """The leader's answer.
+
+        Unavailable when nobody could answer within `timeout_s`. Without `repeatable`, OutcomeUnknown as soon as an
+        attempt that may have been received got no answer.
+        """
+        deadline = time.monotonic() + timeout_s
+        pauses, last = backoff(), ""
+        while True:
+            leader = await self._leader(deadline, last)
+            left_s = max(deadline - time.monotonic(), 0.05)
+            if pauses.failures and not repeatable and left_s < LAST_ATTEMPT_S:
+                raise Unavailable(self._nobody(last))  # rather than begin what there is no time to hear the end of
+            limit_s = min(_ATTEMPT_S, left_s) if repeatable else left_s
+            url = leader.urls[pauses.failures % len(leader.urls)] + path
+            try:
+                answer = await self._unless_superseded(
+                    leader, self._http.call(method, url, body=body, params=params, timeout_s=limit_s)
+                )
+            except Broken as error:
+                last = str(error)
+                if error.sent and not repeatable:
+                    raise OutcomeUnknown(f"{last}; it may or may not have been done") from None
+                self._state.missed()
+                self._leadership.suspect()
+            except Unavailable as error:
+                last = f"master {leader.id}: {error}"
+                self._leadership.suspect(error.url if isinstance(error, NotLeader) else None)
+            else:
+                self._state.reached()
+                self._leadership.trust()
+                return answer
+            await self._pause(leader, pauses.next_s(), deadline)
+
+    async def to_any(self, path: str, *, params: Mapping[str, str], timeout_s: float) -> Any:
+        """The answer of whichever masterd answers first in turn, the leader being asked first."""
+        deadline = time.monotonic() + timeout_s
+        pauses, last = backoff(), ""
+        while True:
+            try:
+                for url in await self._discovery.urls():
+                    limit_s = min(1.0, max(deadline - time.monotonic(), 0.05))
+                    try:
+                        return await self._http.call("GET", url + path, params=params, timeout_s=limit_s)
+                    except Broken as error:
+                        last = str(error)
+            except Unavailable as error:
+                last = str(error)
+            if self._leadership.refusal is not None:
+                raise _again(self._leadership.refusal)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise Unavailable(self._nobody(last))
+            await self._leadership.changed(min(left_s, pauses.next_s()))
+
+    async def leader(self, timeout_s: float) -> Leader:
+        """The leader discovery knows; Unavailable when it finds none within `timeout_s`."""
+        return await self._leader(time.monotonic() + timeout_s, "")
+
+    async def _leader(self, deadline: float, last: str) -> Leader:
+        while True:
+            if self._leadership.refusal is not None:
+                raise _again(self._leadership.refusal)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise Unavailable(self._nobody(last))
+            if self._leadership.leader is not None:
+                return self._leadership.leader
+            self._state.missed()
+            await self._leadership.changed(left_s)
+
+    async def _pause(self, tried: Leader, pause_s: float, deadline: float) -> None:
+        """Backs off from the leader that failed; not at all once there is a newer one."""
+        until = min(deadline, time.monotonic() + pause_s)
+        while self._leadership.leader == tried and (left_s := until - time.monotonic()) > 0:
+            await self._leadership.changed(left_s)
+
+    async def _unless_superseded(self, leader: Leader, call: Awaitable[T]) -> T:
+        request = asyncio.ensure_future(call)
+        slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.suspect)
+        try:
+            while not request.done():
+                change = asyncio.ensure_future(self._leadership.changed())
+                try:
+                    await asyncio.wait({request, change}, return_when=asyncio.FIRST_COMPLETED)
+                finally:  # whoever waits here may be cancelled
+                    await cancel_all([change])
+                newest = self._leadership.newest
+                if not request.done() and newest is not None and newest.term > leader.term:
+                    raise Superseded(leader)
+            return request.result()
+        finally:
+            slow.cancel()
+            await cancel_all([request])
+
+    def _nobody(self, last: str) -> str:
+        detail = last or self._leadership.trouble or "no leader was found"
+        return f"no leader could do it: {detail}"
+
+
+def _again(error: NodectlError) -> NodectlError:
+    """A fresh exception of the same kind: raising one object from many callers would mix their tracebacks."""
+    return type(error)(*error.args)

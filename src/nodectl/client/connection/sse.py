@@ -1,0 +1,59 @@
+"""Server-sent events: the little of it that masterd speaks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
+
+import aiohttp
+
+from nodectl.client.connection.errors import Broken
+from nodectl.client.connection.http import broken, problem
+
+SILENCE_S = 6.0  # masterd sends a comment every 2 s
+_EVENT_BYTES_MAX = 64 << 20
+
+
+class Event(NamedTuple):
+    """One event. `id`: where a reader has come to with it; without `data` that is all it says."""
+
+    name: str
+    data: bytes
+    id: str = ""
+
+
+async def events(session: aiohttp.ClientSession, url: str) -> AsyncGenerator[Event, None]:
+    """Events until the stream breaks or is silent for 6 s: Broken. A typed error when the request is refused."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=1.0, sock_read=SILENCE_S)
+    try:
+        async with session.get(url, headers={"Accept": "text/event-stream"}, timeout=timeout) as response:
+            if response.status != 200:
+                raise problem(response.status, await response.read(), url)
+            buffer = bytearray()
+            async for chunk in response.content.iter_any():
+                buffer += chunk.replace(b"\r\n", b"\n")
+                if len(buffer) > _EVENT_BYTES_MAX:
+                    raise Broken(f"{url}: an event of more than {_EVENT_BYTES_MAX} bytes", sent=True)
+                while (end := buffer.find(b"\n\n")) >= 0:
+                    parsed = parse(bytes(buffer[:end]))
+                    del buffer[: end + 2]
+                    if parsed is not None:
+                        yield parsed
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise broken(error, url, SILENCE_S) from None
+    raise Broken(f"{url}: the stream ended", sent=True)
+
+
+def parse(block: bytes) -> Event | None:
+    """The event in one block; None for a comment."""
+    name, number, data = "message", "", []
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            name = value.decode("utf-8", "replace")
+        elif field == b"id":
+            number = value.decode("utf-8", "replace")
+        elif field == b"data":
+            data.append(value)
+    return Event(name, b"\n".join(data), number) if data or number else None

@@ -1,0 +1,134 @@
+"""What etcd itself shows of a cluster while no masterd answers: the screen is wanted most then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypedDict, TypeVar
+
+from pydantic import BaseModel
+
+from nodestore.cluster.configuration import current_of, version_of
+from nodestore.cluster.election import LeaderSeen, leader_seen
+from nodestore.cluster.overview import master_views, member_views
+from nodestore.errors import Garbage, Unavailable
+from nodestore.etcd.session import KV, Etcd
+from nodestore.schema import models
+from nodestore.schema.api_types import ConfigSummary, LeaderSummary, MasterView, MemberView, NodeView, Paused
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Candidate, decode
+
+M = TypeVar("M", bound=BaseModel)
+
+_CANDIDATES_MAX = 32
+
+
+class StoreStatus(TypedDict):
+    """The Overview as far as etcd alone shows it: no nodes, for what they must be only a master knows."""
+
+    cluster: str
+    leader: LeaderSummary | None
+    masters: list[MasterView]
+    members: list[MemberView]
+    nodes: list[NodeView]
+    config: ConfigSummary
+    paused: Paused | None
+    problems: list[str]
+
+
+def _no_config() -> ConfigSummary:
+    return {"current": None, "version": 0, "problem": None, "adopted": None, "rejected": None}
+
+
+@dataclass
+class _Found:
+    """What the keys hold; garbage is told in `problems` and passed over."""
+
+    problems: list[str]
+    leader: LeaderSeen = field(default_factory=LeaderSeen)
+    masters: list[MasterView] = field(default_factory=list)
+    paused: Paused | None = None
+    config: ConfigSummary = field(default_factory=_no_config)
+
+
+async def status_of_store(etcd: Etcd, keys: Keys) -> StoreStatus:
+    """Members, leader, candidates, pause and configuration. Unavailable when no member answers."""
+    members = await member_views(etcd)
+    ill = [item for item in members if not item["healthy"]]
+    found = _Found([f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in ill])
+    try:
+        await _read(etcd, keys, found)
+    except Unavailable as error:
+        found.problems.append(f"etcd cannot be read, too few of its members are up: {error}")
+    else:
+        found.problems.append(_why_nobody_answers(keys, found))
+    if found.paused is not None:
+        found.problems.append("takeovers are paused: nobody takes over by itself (nodectl master resume)")
+    return {
+        "cluster": keys.cluster,
+        "leader": _leader(found.leader),
+        "masters": found.masters,
+        "members": members,
+        "nodes": [],
+        "config": found.config,
+        "paused": found.paused,
+        "problems": found.problems,
+    }
+
+
+async def config_view(etcd: Etcd, keys: Keys) -> ConfigSummary:
+    """What is known of the configuration without a master."""
+    found = await etcd.get(keys.config_current)
+    record, problem = current_of(found)
+    return {
+        "current": None if record is None else record.model_dump(mode="json"),
+        "version": await version_of(etcd, keys, found),
+        "problem": problem,
+        "adopted": None,
+        "rejected": None,
+    }
+
+
+async def _read(etcd: Etcd, keys: Keys, found: _Found) -> None:
+    found.leader = leader_seen(await etcd.get(keys.leader))
+    if found.leader.garbage is not None:
+        found.problems.append(found.leader.garbage)
+    listed = (_readable(Candidate, kv, found) for kv in (await etcd.range(keys.candidates, limit=_CANDIDATES_MAX)).kvs)
+    leading = found.leader.record.id if found.leader.record else None
+    found.masters = master_views({item.id: item for item in listed if item is not None}, leading)
+    paused = _readable(models.Paused, await etcd.get(keys.paused), found)
+    found.paused = None if paused is None else paused.model_dump(mode="json")
+    found.config = await config_view(etcd, keys)
+
+
+def _readable(model: type[M], kv: KV | None, found: _Found) -> M | None:
+    try:
+        return None if kv is None else decode(model, kv.value, kv.key)
+    except Garbage as error:
+        found.problems.append(str(error))
+        return None
+
+
+def _why_nobody_answers(keys: Keys, found: _Found) -> str:
+    record = found.leader.record
+    if record is not None:
+        urls = ", ".join(record.urls) or "no URL"
+        return f"master {record.id} leads and does not answer at {urls}: has it just died, or is the network cut?"
+    if found.masters:
+        return f"nobody leads, and no masterd answers; there are: {', '.join(item['id'] for item in found.masters)}"
+    return f"no masterd of cluster {keys.cluster!r} runs: start one, or is --cluster wrong?"
+
+
+def _leader(seen: LeaderSeen) -> LeaderSummary | None:
+    record = seen.record
+    if record is None:
+        return None
+    return {
+        "id": record.id,
+        "host": record.host,
+        "url": next(iter(record.urls), ""),
+        "urls": list(record.urls),
+        "term": {"epoch": None, "revision": seen.revision},
+        "since": record.since,
+        "cause": record.cause,
+        "why": record.why,
+    }

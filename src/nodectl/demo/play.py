@@ -1,0 +1,290 @@
+"""The demo from start to end: the cluster comes up, the acts are played, the table is shown, everything is removed.
+
+Without `stay` nothing is left: processes die with this one, however it ends, and the directory is removed, also after
+Ctrl-C (once or twice), SIGTERM, and when the terminal goes away. Only after a failure the directory stays, with the
+logs that explain it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from nodectl.demo.acts import Act, kill_leader, lose_member, show_scene, wipe_node
+from nodectl.demo.freeze import freeze_leader
+from nodectl.demo.interrupts import Ended, Signals
+from nodectl.demo.narrator import Narrator
+from nodectl.demo.stage import Stage
+from nodectl.demo.traffic import Ledger
+from nodectl.dev.cluster import DevCluster
+from nodectl.dev.lock import locked
+from nodectl.workload.verdicts import Promise, broken_journal, lost, twice, unknown_effects, without_effect
+from nodestore.errors import Conflict, Invalid, NodectlError, Unavailable
+from nodestore.etcd.session import Etcd, EtcdSettings
+
+ACTS: tuple[Act, ...] = (
+    Act("scene", "One command, nine programs", "node", show_scene),
+    Act("kill", "The leader is killed under load", "takeover", kill_leader),
+    Act("freeze", "The leader is frozen, replaced, and wakes up", "deposed", freeze_leader),
+    Act("node", "A node loses everything and returns", "node", wipe_node),
+    Act("member", "A member of the store is killed and returns", "member", lose_member),
+)
+_REMOVE_S = 5.0
+_PREFIX = "nodectl-demo-"
+_UNFINISHED = ".unfinished"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. directory: None for a temporary one. acts: which ones, in the order of ACTS."""
+
+    stay: bool = False
+    directory: Path | None = None
+    seed: int | None = None
+    acts: Sequence[str] = tuple(act.key for act in ACTS)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    seed: int
+    promises: list[Promise]
+    took_s: float
+
+    @property
+    def held(self) -> bool:
+        """Every promise that was put to the test held, and at least one was."""
+        tried = [promise for promise in self.promises if promise.tried or promise.faults]
+        return bool(tried) and all(promise.held for promise in tried)
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "held": self.held,
+            "seed": self.seed,
+            "seconds": round(self.took_s, 2),
+            "promises": [
+                {"promise": item.text, "tried": item.tried, "held": item.held, "measured": item.measured,
+                 "faults": item.faults}
+                for item in self.promises
+            ],
+        }  # fmt: skip
+
+
+def run(options: Options, stream: TextIO) -> Outcome:
+    """The whole demo, its story on `stream`. Ended, NodectlError, or OSError when the reader has gone."""
+    for name in options.acts:
+        if name not in {act.key for act in ACTS}:
+            raise Invalid(f"there is no act {name!r}; there are: {', '.join(act.key for act in ACTS)}")
+    return asyncio.run(_Run(options, stream).all())
+
+
+class _Run:
+    def __init__(self, options: Options, stream: TextIO) -> None:
+        self._options = options
+        self._narrator = Narrator(stream)
+        self._seed = secrets.randbelow(10_000) if options.seed is None else options.seed
+        self._begun = time.monotonic()
+        self._signals = Signals()
+        self._keep = options.stay
+        self._kept_for_its_logs = False
+
+    async def all(self) -> Outcome:
+        with self._signals.caught():
+            try:
+                return await self._in_directory()
+            except asyncio.CancelledError:
+                if self._signals.first is None:
+                    raise
+                raise Ended(self._signals.first) from None
+
+    async def _in_directory(self) -> Outcome:
+        given = self._options.directory
+        if given is not None and given.exists() and any(given.iterdir()):
+            raise Conflict(f"{given} is not empty: name a directory that is, or none (it would be removed at the end)")
+        if given is None:
+            await asyncio.to_thread(_sweep)
+        there_before = given is not None and given.exists()
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX)) if given is None else given.absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        cluster = DevCluster(directory, tied=not self._options.stay, say=self._narrator.line)
+        try:
+            with locked(directory), _logging_to(directory / "log" / "demo.log"):
+                (directory / _UNFINISHED).touch()
+                outcome = await self._with(cluster)
+                self._farewell(cluster, outcome)
+                return outcome
+        except BaseException as error:
+            self._keep = False
+            if isinstance(error, NodectlError):
+                self._explain(directory)
+            raise
+        finally:
+            self._signals.closing(self._narrator)
+            if not self._keep:
+                await cluster.destroy()
+            if self._keep or self._kept_for_its_logs:
+                (directory / _UNFINISHED).unlink(missing_ok=True)
+            else:
+                await asyncio.to_thread(_remove, directory, keep_itself=there_before)
+
+    def _explain(self, directory: Path) -> None:
+        """After a failure the logs are worth more than a tidy disk."""
+        self._kept_for_its_logs = True
+        with contextlib.suppress(OSError):
+            self._narrator.line(f"every process's log is in {directory / 'log'}; remove {directory} when you are done")
+
+    # --- the story --------------------------------------------------------------------------------------------------
+
+    async def _with(self, cluster: DevCluster) -> Outcome:
+        narrator = self._narrator
+        narrator.title(f"nodectl demo: a wall of nine on this PC, and what it survives (seed {self._seed})")
+        narrator.line(f"starting in {cluster.directory}")
+        await cluster.up()
+        settings = EtcdSettings(cluster.endpoints)
+        async with cluster.client(actor="demo", command_timeout_s=20.0) as client, Etcd(settings) as etcd:
+            stage = Stage(
+                cluster, client, etcd, narrator, random.Random(self._seed), Ledger(f"demo-{secrets.token_hex(4)}")
+            )
+            await stage.look_up_nodes()
+            await self._acts(stage)
+            await _settle_accounts(stage)
+            outcome = Outcome(self._seed, list(stage.promises.values()), time.monotonic() - self._begun)
+            if self._options.stay:
+                await _tidy(stage)
+        narrator.table(outcome.promises)
+        return outcome
+
+    async def _acts(self, stage: Stage) -> None:
+        """One after another; one that cannot be played to its end is the last."""
+        chosen = [act for act in ACTS if act.key in self._options.acts]
+        for number, act in enumerate(chosen, start=1):
+            stage.narrator.act(number, act.title)
+            try:
+                await act.play(stage)
+            except NodectlError as error:
+                stage.say(f"this could not be shown to its end: {error}")
+                stage.promises[act.promise].judge("could not be shown", [str(error)])
+                return
+
+    def _farewell(self, cluster: DevCluster, outcome: Outcome) -> None:
+        narrator = self._narrator
+        narrator.verbatim()
+        if outcome.held:
+            narrator.title(f"Every promise held, in {outcome.took_s:.0f} s.")
+        else:
+            narrator.verbatim("A promise was broken.", "bold red")
+        if self._options.stay:
+            for line in _next_steps(cluster):
+                narrator.verbatim(line)
+        elif outcome.held:
+            narrator.line("to look around in such a cluster: nodectl demo --stay")
+        else:
+            self._explain(cluster.directory)
+            narrator.line(f"the same again: nodectl demo --seed {outcome.seed}")
+
+
+async def _settle_accounts(stage: Stage) -> None:
+    """All commands of the run, against the journal in the store and the state that the leader tells."""
+    ledger, promises = stage.ledger, stage.promises
+    if not ledger.sent:
+        return
+    expected = {command.path for command in ledger.acknowledged}
+    possible = {*(command.path for command in ledger.sent), "scenes/rainbow", "scenes/sunrise"}
+    lines = await stage.journal()  # from the store, which is there even if no master is
+    try:
+        scenes, terms, silent = await stage.scenes(), await stage.client.terms(), []
+    except NodectlError as error:
+        scenes, terms, silent = set(), [], [f"no master tells the state: {error}"]
+    held = f"{len(expected & scenes)} of them in the state" if not silent else "the state is not known"
+    promises["lost"].judge(
+        f"{len(ledger.acknowledged)} acknowledged, {held}",
+        silent,
+        lost(ledger.indexes, lines),
+        [] if silent else without_effect(expected, scenes),
+    )
+    again = {line.id for line in lines}
+    promises["twice"].judge(
+        f"{len(again)} commands, {len(lines) - len(again)} of them twice",
+        twice(lines),
+        unknown_effects(possible, scenes),
+    )
+    if silent:
+        return
+    unexplained = [f"term {term.get('revision')} has no reason" for term in terms if not term.get("why")]
+    missing = stage.leaders_lost + 1 - len(terms)
+    promises["history"].judge(
+        f"{len(terms)} terms with their reasons, {len(lines)} commands with their actors",
+        unexplained,
+        [f"{missing} terms are missing"] if missing > 0 else [],
+        [f"command {line.id} has no actor" for line in lines if not line.actor],
+        broken_journal(lines),
+    )
+
+
+async def _tidy(stage: Stage) -> None:
+    """Who stays to look around wants to see the scenes, not a thousand ticks."""
+    names = [command.scene for command in stage.ledger.sent]
+    await asyncio.gather(*(stage.client.scene_delete(name) for name in names), return_exceptions=True)
+
+
+def _next_steps(cluster: DevCluster) -> list[str]:
+    reach = f"nodectl --endpoints {','.join(cluster.endpoints)} --cluster {cluster.cluster}"
+    here = f"--dir {cluster.directory}"
+    return [
+        "The cluster stays up. Try:",
+        f"  {reach} status",
+        f"  {reach} history",
+        f"  {reach} scene apply rainbow --wait",
+        f"  nodectl dev status {here}",
+        f"  nodectl dev kill m1 {here}        # and n5, e2...; `dev start` brings it back",
+        "To stop it:",
+        f"  nodectl dev down {here}",
+    ]
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """What the client of this process logs belongs beside the other logs, not into the story."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+def _remove(directory: Path, *, keep_itself: bool = False) -> None:
+    """Blocks. What has just been killed may hold a file for a moment yet."""
+    deadline = time.monotonic() + _REMOVE_S
+    while directory.exists() and time.monotonic() < deadline:
+        shutil.rmtree(directory, ignore_errors=True)
+        time.sleep(0.02)
+    if keep_itself:
+        directory.mkdir(exist_ok=True)
+
+
+def _sweep() -> None:
+    """Removes what demos that were killed (-9) have left; their processes died with them. Blocks."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(Unavailable, OSError):  # one that runs holds its lock; another user's is not ours
+            if (path / _UNFINISHED).exists():
+                with locked(path, wait_s=0):
+                    _remove(path)

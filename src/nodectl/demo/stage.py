@@ -1,0 +1,110 @@
+"""What every act works with: the cluster, a client, the ledger of all commands, and the promises at stake."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nodectl.client import Client
+from nodectl.demo import wall
+from nodectl.demo.narrator import Narrator
+from nodectl.demo.traffic import Ledger
+from nodectl.dev.cluster import DevCluster
+from nodectl.workload.verdicts import Line, Promise
+from nodestore.errors import Garbage
+from nodestore.etcd.session import Etcd
+from nodestore.etcd.watch import list_at
+from nodestore.schema.keys import Keys, prefix_end
+from nodestore.schema.models import Entry, decode
+from nodestore.support.backoff import Backoff
+from nodestore.support.waiting import wait_until
+
+_POLL_S = 0.01
+
+
+def _promises() -> dict[str, Promise]:
+    return {
+        "lost": Promise("No acknowledged command is lost"),
+        "twice": Promise("No command takes effect twice"),
+        "deposed": Promise("A deposed master changes nothing"),
+        "takeover": Promise("Another master takes over by itself"),
+        "node": Promise("A node that returns is put back"),
+        "member": Promise("The store may lose a member"),
+        "history": Promise("Anyone can see what happened"),
+    }
+
+
+@dataclass
+class Stage:
+    """One run of the demo."""
+
+    cluster: DevCluster
+    client: Client
+    etcd: Etcd
+    narrator: Narrator
+    dice: random.Random
+    ledger: Ledger
+    positions: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    promises: dict[str, Promise] = field(default_factory=_promises)
+    leaders_lost: int = 0
+
+    def say(self, text: str) -> None:
+        self.narrator.line(text)
+
+    # --- what is ----------------------------------------------------------------------------------------------------
+
+    async def journal(self) -> list[Line]:
+        """Every command in the journal, read from the store itself: no master has a say in it. Garbage."""
+        keys = Keys(self.cluster.cluster)
+        found = await list_at(self.etcd, keys.journal, end=prefix_end(keys.journal))
+        lines = []
+        for kv in found.kvs:
+            try:
+                key = keys.entry_index(kv.key)
+            except ValueError as error:
+                raise Garbage(str(error)) from None
+            entry = decode(Entry, kv.value, kv.key)
+            term = (entry.epoch, entry.term)
+            lines += [Line(key, item.index, item.id, item.actor, term) for item in entry.commands]
+        return lines
+
+    async def scenes(self) -> set[str]:
+        """The paths of all scenes in the state, as the leader tells them."""
+        return set(await self.client.documents("scenes/"))
+
+    async def look_up_nodes(self) -> None:
+        views = await self.client.nodes()
+        self.positions = {view["name"]: _position(view["position"]) for view in views}
+
+    @property
+    def nodes(self) -> list[str]:
+        return list(self.positions)
+
+    # --- the wall ---------------------------------------------------------------------------------------------------
+
+    def shown_by(self, documents: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether every node in `documents` shows its document."""
+        return all(wall.shows(self.cluster.work_dir(node), document) for node, document in documents.items())
+
+    def draw(self) -> None:
+        tiles = {node: wall.shown(self.cluster.work_dir(node)) for node in self.nodes}
+        self.narrator.wall(wall.grid(self.positions), tiles)
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> float:
+        """How many seconds it took until `condition()`. TimedOut, naming `what` was waited for."""
+
+        async def check() -> str | None:
+            return None if condition() else "not yet"
+
+        begun = time.monotonic()
+        await wait_until(check, what, timeout_s, Backoff(_POLL_S, _POLL_S))
+        return time.monotonic() - begun
+
+
+def _position(found: list[int] | None) -> tuple[int, int] | None:
+    return (found[0], found[1]) if found else None

@@ -1,0 +1,133 @@
+"""A steady stream of commands, each with an effect of its own, from one client that reconnects by itself.
+
+Command 17 saves a scene named tick-00017: it is in the state exactly if that document is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nodectl.workload.steady_load import Trickle
+from nodestore.errors import NodectlError, TimedOut
+
+if TYPE_CHECKING:
+    from nodectl.client import Client
+
+COMMAND = "scene.save"
+_TIMEOUT_S = 30.0
+_IN_FLIGHT_MAX = 400
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """One command and what became of it. Times are of the monotonic clock, in seconds."""
+
+    id: str
+    scene: str
+    after: int
+    sent: float
+    acknowledged: float | None = None
+    index: int = 0
+    error: str = ""
+
+    @property
+    def args(self) -> dict[str, Any]:
+        return {"name": self.scene, "nodes": {}, "description": "written by nodectl demo"}
+
+    @property
+    def path(self) -> str:
+        return f"scenes/{self.scene}"
+
+    @property
+    def open(self) -> bool:
+        return self.acknowledged is None and not self.error
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Every command of a run, over all its acts."""
+
+    nonce: str
+    sent: list[Sent] = field(default_factory=list)
+    known: int = 0
+    """The highest index acknowledged so far: what a new command gives as `after`."""
+
+    def next(self, kind: str = "tick") -> Sent:
+        number = len(self.sent) + 1
+        command = Sent(f"{self.nonce}-{number}", f"{kind}-{number:05d}", self.known, time.monotonic())
+        self.sent.append(command)
+        return command
+
+    def acknowledge(self, command: Sent, index: int) -> None:
+        command.acknowledged, command.index = time.monotonic(), index
+        self.known = max(self.known, index)
+
+    @property
+    def acknowledged(self) -> list[Sent]:
+        return [command for command in self.sent if command.acknowledged is not None]
+
+    @property
+    def indexes(self) -> Mapping[str, int]:
+        return {command.id: command.index for command in self.acknowledged}
+
+
+class Traffic(Trickle):
+    """`async with Traffic(client, ledger) as traffic:` sends `rate_hz` commands a second until the block ends; then
+    every command has an answer or has failed."""
+
+    def __init__(self, client: Client, ledger: Ledger, rate_hz: float = 80.0) -> None:
+        super().__init__()
+        self._client, self._ledger, self._period_s = client, ledger, 1 / rate_hz
+        self.commands: list[Sent] = []
+
+    async def _tick(self) -> None:
+        due = time.monotonic()
+        while True:
+            if self._in_flight < _IN_FLIGHT_MAX:
+                self.send()
+            due = max(due + self._period_s, time.monotonic() - self._period_s)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    def send(self, count: int = 1) -> None:
+        """Send that many at once."""
+        for _ in range(count):
+            command = self._ledger.next()
+            self.commands.append(command)
+            self._launch(self._send(command), command.id)
+
+    async def _send(self, command: Sent) -> None:
+        try:
+            result = await self._client.command(
+                COMMAND, command.args, id=command.id, after=command.after, timeout_s=_TIMEOUT_S
+            )
+        except NodectlError as error:
+            command.error = f"{type(error).__name__}: {error}"
+        else:
+            self._ledger.acknowledge(command, result.index)
+
+    @property
+    def acknowledged(self) -> list[Sent]:
+        return [command for command in self.commands if command.acknowledged is not None]
+
+    @property
+    def in_flight(self) -> list[Sent]:
+        return [command for command in self.commands if command.open]
+
+    @property
+    def times(self) -> list[float]:
+        """When acknowledgements arrived."""
+        return [command.acknowledged for command in self.commands if command.acknowledged is not None]
+
+    async def more(self, count: int, timeout_s: float = 20.0) -> None:
+        """Until `count` commands that are sent from now on have been acknowledged. TimedOut."""
+        first = len(self.commands)
+        deadline = time.monotonic() + timeout_s
+        while sum(command.acknowledged is not None for command in self.commands[first:]) < count:
+            if time.monotonic() > deadline:
+                failed = next((command.error for command in self.commands[first:] if command.error), "no answer")
+                raise TimedOut(f"no {count} commands were acknowledged within {timeout_s:g} s: {failed}")
+            await asyncio.sleep(0.005)

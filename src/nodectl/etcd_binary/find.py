@@ -1,0 +1,232 @@
+"""Finds an etcd server that is new enough, or gets one: `python -m nodectl.etcd_binary.find` says where it is.
+
+Looked for in this order: the directory named in NODECTL_ETCD_DIR; PATH; our cache (NODECTL_CACHE_DIR); the official
+release, from NODECTL_ETCD_MIRROR where that is set; the distribution's packages. NODECTL_ETCD_VERSION asks for one
+version; NODECTL_ALLOW_OLD_ETCD=1 accepts any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from nodectl.etcd_binary import debian
+from nodectl.etcd_binary import release as etcd_release
+from nodectl.etcd_binary.release import PROGRAMS
+from nodestore.errors import Invalid, NodectlError, Unavailable
+from nodestore.etcd.versions import OVERRIDE, Version, parse_version, why_too_old
+from nodestore.processes import child_processes
+
+_VERSION_TIMEOUT_S = 20.0
+_INSTALL_ATTEMPTS_MAX = 5
+_EXE = ".exe" if sys.platform == "win32" else ""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EtcdBinary:
+    """An etcd server that was seen to run, and the tools beside it, if any. `source` says in words whence it came."""
+
+    server: Path
+    ctl: Path | None
+    utl: Path | None
+    version: tuple[int, int, int]
+    source: str
+
+
+class _Rejected(NodectlError):
+    """A source has nothing for us; the next one is asked."""
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+def find_etcd(progress: Progress = _quiet) -> EtcdBinary:
+    """The first etcd that is good enough; gets it over the network if need be, which may take minutes.
+
+    `progress` hears one line for everything passed over or fetched. Unavailable, saying what was tried and what to do,
+    when there is none.
+    """
+    return _Finder(os.environ, progress).find()
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Where programs that were fetched are kept: NODECTL_CACHE_DIR, else the system's place for a user's caches."""
+    if named := environ.get("NODECTL_CACHE_DIR"):
+        return Path(named).absolute()
+    if sys.platform == "win32":
+        local = environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "nodectl" / "cache"
+    xdg = environ.get("XDG_CACHE_HOME")
+    return (Path(xdg) if xdg else Path.home() / ".cache") / "nodectl"
+
+
+class _Finder:
+    def __init__(self, environ: Mapping[str, str], progress: Progress) -> None:
+        self._environ = environ
+        self._progress = progress
+        self._cache = cache_folder(environ) / "etcd"
+        self._any_version = bool(environ.get(OVERRIDE))
+        self._wanted = self._wanted_version()
+
+    def _wanted_version(self) -> Version | None:
+        text = self._environ.get("NODECTL_ETCD_VERSION")
+        if not text:
+            return None
+        version = parse_version(text)
+        if version is None:
+            raise Invalid(f"NODECTL_ETCD_VERSION={text} is not a version: write it as 3.5.33")
+        return version
+
+    def find(self) -> EtcdBinary:
+        if named := self._environ.get("NODECTL_ETCD_DIR"):
+            try:
+                return self._examine(Path(named), f"NODECTL_ETCD_DIR={named}")
+            except _Rejected as error:  # it was named on purpose: to take another would surprise
+                raise Unavailable(f"NODECTL_ETCD_DIR={named}: {error}") from None
+        tried = []
+        for where, attempt in (
+            ("PATH", self._from_path),
+            ("cache", self._from_cache),
+            ("release", self._from_release),
+            ("packages", self._from_packages),
+        ):
+            try:
+                return attempt()
+            except (NodectlError, OSError) as error:
+                tried.append(f"  {where}: {error}")
+                self._progress(f"etcd: not from {where}: {error}")
+        raise Unavailable(
+            "no usable etcd found. Tried:\n" + "\n".join(tried) + "\nInstall etcd 3.5.30 or newer "
+            "and name its directory in NODECTL_ETCD_DIR, or name a mirror of etcd's releases in NODECTL_ETCD_MIRROR."
+        )
+
+    def reason_against(self, version: Version) -> str | None:
+        """Why `version` will not do; None when it will."""
+        if self._wanted is not None and version != self._wanted:
+            return f"etcd {version} is not the {self._wanted} that NODECTL_ETCD_VERSION asks for"
+        reason = None if self._any_version else why_too_old(version)
+        return reason and f"etcd {version} is too old: {reason}"
+
+    def _examine(self, folder: Path, source: str) -> EtcdBinary:
+        """The etcd in `folder`, once it has run and told its version; _Rejected otherwise."""
+        folder = folder.absolute()
+        server = folder / f"etcd{_EXE}"
+        if not server.is_file():
+            raise _Rejected(f"there is no etcd in {folder}")
+        try:
+            done = child_processes.run([server, "--version"], timeout_s=_VERSION_TIMEOUT_S)
+        except NodectlError as error:
+            raise _Rejected(f"{server} does not run: {error}") from None
+        version = parse_version(done.stdout)
+        if done.returncode != 0 or version is None:
+            said = (done.stderr or done.stdout).strip().splitlines()
+            raise _Rejected(f"{server} does not tell its version: {said[-1] if said else f'exit {done.returncode}'}")
+        if reason := self.reason_against(version):
+            raise _Rejected(f"{server}: {reason}")
+        ctl, utl = (path if path.is_file() else None for path in (folder / f"etcdctl{_EXE}", folder / f"etcdutl{_EXE}"))
+        return EtcdBinary(server, ctl, utl, version, source)
+
+    def _from_path(self) -> EtcdBinary:
+        found = shutil.which("etcd", path=self._environ.get("PATH", os.defpath))
+        if found is None:
+            raise _Rejected("there is no etcd")
+        return self._examine(Path(found).parent, "PATH")
+
+    def _from_cache(self) -> EtcdBinary:
+        folders = sorted(self._cache.glob("[0-9]*"), key=_by_version, reverse=True)
+        reasons = []
+        for folder in folders:
+            try:
+                return self._examine(folder, f"cache {folder}")
+            except _Rejected as error:
+                reasons.append(str(error))
+        raise _Rejected("; ".join(reasons) or f"nothing in {self._cache}")
+
+    def _from_release(self) -> EtcdBinary:
+        system, machine = platform.system(), platform.machine()
+        release = etcd_release.choose(system, machine, self._wanted)
+        if release is None:
+            raise _Rejected(f"no release {self._wanted or ''} with a pinned checksum for {system} {machine}")
+        base_url = self._environ.get("NODECTL_ETCD_MIRROR") or etcd_release.OFFICIAL_URL
+        self._progress(f"etcd: fetching {release.version} from {base_url}")
+        with self._building() as folder:
+            etcd_release.fetch(release, base_url, folder)
+            return self._install(folder, f"{release.version}-{release.system}-{release.cpu}", base_url)
+
+    def _from_packages(self) -> EtcdBinary:
+        with self._building() as folder:
+            version = debian.fetch(folder, self.reason_against, self._progress)
+            return self._install(folder, f"{version}-package", "the distribution's packages")
+
+    @contextlib.contextmanager
+    def _building(self) -> Iterator[Path]:
+        """A new folder in the cache, for one process alone; gone afterwards, or installed."""
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            home = Path(tempfile.mkdtemp(prefix="new-", dir=self._cache))
+        except OSError as error:
+            raise _Rejected(
+                f"cannot write to {self._cache} ({error.strerror}): name another place in NODECTL_CACHE_DIR"
+            ) from None
+        try:
+            folder = home / "etcd"
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(home, ignore_errors=True)
+
+    def _install(self, folder: Path, name: str, source: str) -> EtcdBinary:
+        """Moves `folder` to its place in the cache, in one step, once its etcd has run.
+
+        When another process was faster its result is taken; one that does not run is put out of the way.
+        """
+        self._examine(folder, source)
+        target = self._cache / name
+        for attempt in range(_INSTALL_ATTEMPTS_MAX):
+            with contextlib.suppress(OSError):
+                folder.rename(target)
+                self._progress(f"etcd: {name} is now in {target}")
+                break
+            with contextlib.suppress(_Rejected):
+                return self._examine(target, source)
+            with contextlib.suppress(OSError):
+                target.rename(folder.parent / f"broken{attempt}")
+        return self._examine(target, source)
+
+
+def _by_version(folder: Path) -> Version:
+    return parse_version(folder.name) or Version(0, 0, 0)
+
+
+def main() -> int:
+    """Prints the folder on stdout; what happened on the way, and errors, on stderr. 0, or the error's exit code."""
+    child_processes.utf8_stdio()
+    try:
+        found = find_etcd(lambda line: _say(sys.stderr, line))
+    except NodectlError as error:
+        _say(sys.stderr, f"etcd: {error.message}")
+        return error.exit_code
+    tools = ", ".join(name for name, path in zip(PROGRAMS, (found.server, found.ctl, found.utl), strict=True) if path)
+    _say(sys.stderr, f"etcd: {Version(*found.version)} from {found.source}: {tools}")
+    _say(sys.stdout, str(found.server.parent))
+    return 0
+
+
+def _say(stream: TextIO, line: str) -> None:
+    stream.write(f"{line}\n")
+    stream.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Generates the configuration file of one etcd member from the commented template beside this module.
+
+The values come from `nodestore.etcd.member_defaults`, which also starts the members of the development cluster and of
+the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from string import Template
+
+from nodectl.etcd_setup.members import ip_of, parse_listen, survives
+from nodestore.errors import Invalid
+from nodestore.etcd.member_defaults import MemberConfig
+from nodestore.schema.keys import check_name
+
+TOKEN = MemberConfig.cluster_token
+CLIENT_PORT = 2379
+PEER_PORT = 2380
+DATA_ROOT = PurePosixPath("/var/lib/etcd")
+TLS_DIR = PurePosixPath("/etc/etcd/tls")
+_TEMPLATE = Path(__file__).with_name("etcd_config.yaml.template")
+_LOOPBACK = "127.0.0.1"
+_PLAIN = re.compile(r"[A-Za-z/](?:[A-Za-z0-9/._:-]*[A-Za-z0-9/._-])")
+_YAML_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null"})
+
+
+class _SettingsTemplate(Template):
+    """Placeholders are ${name}, where the name is that of etcd's setting: hyphens are allowed in it."""
+
+    idpattern = "[a-z]+(?:-[a-z]+)*"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an operator chooses for one member. `members` is host by name, from `parse_members`.
+
+    `data_dir` defaults to /var/lib/etcd/TOKEN, `listen` to the member's own address. `tls_dir` turns TLS on and holds
+    ca.crt, NAME.crt and NAME.key. `existing`: the member joins a cluster that runs.
+    """
+
+    name: str
+    members: Mapping[str, str]
+    token: str = TOKEN
+    data_dir: str | None = None
+    listen: str | None = None
+    client_port: int = CLIENT_PORT
+    peer_port: int = PEER_PORT
+    tls_dir: str | None = None
+    existing: bool = False
+
+    def render(self) -> str:
+        """The file. Raises Invalid if a value is wrong."""
+        config = self._config()
+        tls_dir = TLS_DIR if self.tls_dir is None else _absolute(self.tls_dir, "--tls-dir")
+        own = {name: _scalar(config[name]) for name in ("name", "data-dir", "initial-cluster-token")}
+        template = _SettingsTemplate(_TEMPLATE.read_text(encoding="utf-8"))
+        return template.substitute(config, **own, **self._header(), **_tls(tls_dir, self.name, self.tls_dir is None))
+
+    def _config(self) -> dict[str, str]:
+        """All settings by their names in etcd."""
+        if self.name not in self.members:
+            raise Invalid(f"--name {self.name!r} is not among the members: {', '.join(self.members)}")
+        if self.existing and len(self.members) == 1:
+            raise Invalid(f"--existing: {self.name} joins other members, and no --member names them")
+        if self.client_port == self.peer_port:
+            raise Invalid(f"--client-port and --peer-port are both {self.peer_port}")
+        check_name("cluster-token", self.token)
+        data_dir = DATA_ROOT / self.token if self.data_dir is None else _absolute(self.data_dir, "--data-dir")
+        listen = self._listen_host()
+        return MemberConfig(
+            name=self.name,
+            data_dir=data_dir,
+            client_url=",".join(self._url(host, self.client_port) for host in _with_loopback(listen)),
+            advertised_client_url=self._url(self.members[self.name], self.client_port),
+            peer_url=self._url(listen, self.peer_port),
+            advertised_peer_url=self._url(self.members[self.name], self.peer_port),
+            initial_cluster={name: self._url(host, self.peer_port) for name, host in self.members.items()},
+            cluster_token=self.token,
+            existing=self.existing,
+        ).flags()
+
+    def _listen_host(self) -> str:
+        if self.listen is not None:
+            return parse_listen(self.listen)
+        host = self.members[self.name]
+        # etcd refuses to listen on a name: which address it means may change.
+        if ip_of(host) is None:
+            raise Invalid(f"--listen is missing: etcd listens on an IP address only, and {self.name} is at {host}")
+        return host
+
+    def _url(self, host: str, port: int) -> str:
+        return f"{'http' if self.tls_dir is None else 'https'}://{host}:{port}"
+
+    def _header(self) -> dict[str, str]:
+        count, may_fail = len(self.members), survives(len(self.members))
+        lost = "no failure" if may_fail == 0 else f"the loss of {may_fail} member{'s' if may_fail > 1 else ''}"
+        return {"count": str(count), "address": self.members[self.name], "survives": lost}
+
+
+def _with_loopback(host: str) -> list[str]:
+    """Hosts to serve clients on: this PC's programs also find the member at 127.0.0.1."""
+    ip = ip_of(host)
+    if ip is not None and ip.is_unspecified:
+        return [host]
+    return list(dict.fromkeys((host, _LOOPBACK)))
+
+
+def _absolute(text: str, option: str) -> PurePath:
+    """`text` as an absolute path of Linux or Windows, whichever this PC runs: the file may be for another PC."""
+    windows = PureWindowsPath(text)
+    absolute = windows.drive and windows.root
+    path: PurePath = PurePosixPath(windows.as_posix()) if absolute else PurePosixPath(text)
+    if not (absolute or path.is_absolute()) or not text.isprintable():
+        raise Invalid(f"{option}: {text!r} is not an absolute path such as {DATA_ROOT} or C:/etcd/data")
+    return path
+
+
+def _tls(directory: PurePath, name: str, off: bool) -> dict[str, str]:
+    """The values of the template's last part; `tls` comments its lines out."""
+    return {
+        "tls": "# " if off else "",
+        "cert-file": _scalar(str(directory / f"{name}.crt")),
+        "key-file": _scalar(str(directory / f"{name}.key")),
+        "trusted-ca-file": _scalar(str(directory / "ca.crt")),
+    }
+
+
+def _scalar(text: str) -> str:
+    """`text` in YAML: without quotes only where every reader of YAML takes it for text."""
+    if _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS:
+        return text
+    return json.dumps(text, ensure_ascii=False)

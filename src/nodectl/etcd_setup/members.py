@@ -1,0 +1,104 @@
+"""Parses the members of an etcd cluster from the command line: NAME=ADDRESS, each value checked. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+
+from nodestore.errors import Invalid
+from nodestore.schema.keys import check_name
+
+MEMBERS_MAX = 7
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
+_HOST_NAME_MAX = 253
+
+Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_members(texts: Sequence[str]) -> dict[str, str]:
+    """Parse NAME=ADDRESS items into hosts by member name, in the given order; a host is in the form that URLs use.
+
+    Raises Invalid unless there are 1 to 7 members with distinct names and addresses.
+    """
+    members: dict[str, str] = {}
+    for text in texts:
+        name, host = _parse_member(text)
+        if name in members:
+            raise Invalid(f"--member {name} is given twice")
+        for other, taken in members.items():
+            if taken == host:
+                raise Invalid(f"--member {name}: {host} is already the address of {other}")
+        members[name] = host
+    if not 1 <= len(members) <= MEMBERS_MAX:
+        raise Invalid(f"{len(members)} members are given; an etcd cluster for nodectl has 1 to {MEMBERS_MAX}")
+    return members
+
+
+def _parse_member(text: str) -> tuple[str, str]:
+    name, separator, address = text.partition("=")
+    if not separator:
+        raise Invalid(f"--member {text!r} is not NAME=ADDRESS; an example is pc1=10.0.0.1")
+    return check_name("member", name), parse_host(address, f"--member {name}")
+
+
+def parse_host(text: str, option: str) -> str:
+    """Parse an IP address or a host name into the form that URLs use: IPv6 in brackets, letters in lower case.
+
+    Raises Invalid, with the option's name, if it is neither, or an address that other members cannot connect to.
+    """
+    ip = ip_of(text)
+    if ip is not None:
+        if ip.is_multicast or ip.is_unspecified or _needs_interface(ip):
+            raise Invalid(f"{option}: other members cannot connect to {text}; give the PC's own address")
+        return url_host(ip)
+    if not _HOST_NAME.fullmatch(text) or len(text) > _HOST_NAME_MAX or text.rpartition(".")[2].isdigit():
+        hint = "; --client-port and --peer-port set the ports" if ":" in text else ""
+        raise Invalid(f"{option}: {text!r} is not an IP address or a host name{hint}")
+    return text.lower()
+
+
+def parse_listen(text: str) -> str:
+    """Parse the IP address of --listen into the form that URLs use. 0.0.0.0 and :: mean all interfaces."""
+    ip = ip_of(text)
+    if ip is None or ip.is_multicast or _needs_interface(ip):
+        raise Invalid(f"--listen: {text!r} is not an IP address to listen on; 0.0.0.0 means all interfaces")
+    return url_host(ip)
+
+
+def ip_of(text: str) -> Ip | None:
+    """The IP address in `text`, with or without the brackets of a URL; None if it holds no IP address."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        return ipaddress.ip_address(bare)
+    except ValueError:
+        return None
+
+
+def url_host(ip: Ip) -> str:
+    """`ip` as the host of a URL."""
+    return f"[{ip}]" if ip.version == 6 else str(ip)
+
+
+def _needs_interface(ip: Ip) -> bool:
+    """Whether `ip` means nothing without the name of an interface, for which etcd's URLs have no place."""
+    return isinstance(ip, ipaddress.IPv6Address) and (ip.is_link_local or ip.scope_id is not None)
+
+
+def survives(members: int) -> int:
+    """How many members of a cluster of this size may fail while a majority still runs."""
+    return (members - 1) // 2
+
+
+def warnings(members: Mapping[str, str]) -> list[str]:
+    """What is allowed, and probably not meant."""
+    found = []
+    count = len(members)
+    if count % 2 == 0:
+        found.append(f"an even number adds no safety: {count} members survive no more failures than {count - 1}")
+    for name, host in members.items():
+        ip = ip_of(host)
+        if count > 1 and (host == "localhost" or (ip is not None and ip.is_loopback)):
+            found.append(f"member {name}: other PCs cannot connect to the loopback address {host}")
+    return found

@@ -1,0 +1,32 @@
+"""Writes a generated text file atomically, and never over a different one unless forced."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nodestore.errors import Conflict, Invalid, NodectlError
+from nodestore.support.atomic_files import write_atomic
+
+
+def write_text(file: Path, text: str, *, force: bool = False) -> bool:
+    """Write `text` to `file`, so that a reader, or a power cut, sees all of it or the file as it was before.
+
+    Returns False if the file held this text already. Raises Conflict if it holds another text and `force` is not set,
+    Invalid if it is not a regular file, NodectlError if the system refuses.
+    """
+    target = Path(os.path.realpath(file))  # a symbolic link stays, and what it points to is written
+    try:
+        if target.exists():
+            if not target.is_file():
+                raise Invalid(f"{file} is not a regular file")
+            if target.read_bytes() == text.encode():
+                return False
+            if not force:
+                raise Conflict(f"{file} exists and is different; --force replaces it")
+        if not target.parent.is_dir():
+            raise Invalid(f"{file} cannot be written: there is no directory {target.parent}")
+        write_atomic(target, text.encode())
+    except OSError as error:
+        raise NodectlError(f"{file} cannot be written: {error.strerror or error}") from None
+    return True

@@ -1,0 +1,197 @@
+"""Reading an inventory file: strictly, all mistakes at once, each with its line and what to do.
+
+The models keep fields they do not know, for programs of different ages. A person's file is different: there, an
+unknown field is a misspelt one.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from nodectl.inventory.yaml_source import FileError, Where, YamlSource
+from nodestore.errors import Invalid
+from nodestore.schema.keys import check_name
+from nodestore.schema.models import NAMED_SECTIONS, Inventory
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryFile:
+    """A valid inventory: `data` as the file has it, `inventory` as the model sees it, `source` as it was written."""
+
+    data: dict[str, Any]
+    inventory: Inventory
+    source: str
+
+
+def load_inventory(path: Path) -> InventoryFile:
+    """The inventory in the file at `path`; FileError, naming every line that is wrong, when it is not one."""
+    return check_inventory(YamlSource.read(path))
+
+
+def check_inventory(source: YamlSource) -> InventoryFile:
+    """As load_inventory, from a file already read."""
+    data = source.value
+    if data is None:
+        raise FileError([f"{source.name}: is empty: it needs at least `nodes:`"])
+    if not isinstance(data, dict):
+        raise FileError([f"{source.name}:1: expected fields such as `nodes:`, got {_describe(data)}"])
+    _check_fields(source, Inventory, data, ())
+    _check_names(source, data)
+    _check_positions(source, data)
+    _check_groups(source, data)
+    inventory = _validate(source, data)
+    source.finish()
+    assert inventory is not None
+    return InventoryFile(data, inventory, source.text)
+
+
+def _validate(source: YamlSource, data: dict[str, Any]) -> Inventory | None:
+    try:
+        Inventory.model_validate(_tuples(data), strict=True)  # strict: "1" and true are not the number 1
+        return Inventory.model_validate(data)
+    except ValidationError as error:
+        problems = _pydantic_problems(error, data)
+        for where, message in problems.items():
+            inside_another = any(where[:length] in problems for length in range(1, len(where)))
+            repeats_ours = not where and source.problems  # the model's own check of the whole has no line to name
+            if not inside_another and not repeats_ours:
+                source.complain(where, message)
+        return None
+
+
+def _tuples(value: Any) -> Any:
+    """With tuples for lists, as strict validation wants them."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _pydantic_problems(error: ValidationError, data: Any) -> dict[Where, str]:
+    found: dict[Where, str] = {}
+    for item in error.errors(include_url=False):
+        where: Where = tuple(item["loc"])
+        if "position" in where:
+            where = where[: where.index("position") + 1]
+        found.setdefault(where, _explain(where, item["type"], item["msg"], _at(data, where)))
+    return found
+
+
+def _explain(where: Where, kind: str, message: str, value: Any) -> str:
+    if where and where[-1] == "position":
+        return f"expected two whole numbers [row, column], got {_describe(value)}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "string_type":
+        quoted = f': write "{value}" in quotes' if isinstance(value, int | float | bool) else ""
+        return f"expected text, got {_describe(value)}{quoted}"
+    if kind in {"dict_type", "model_type", "model_attributes_type"}:
+        none = ": write {} if it has none" if value is None else ""
+        return f"expected fields (key: value), got {_describe(value)}{none}"
+    if kind == "tuple_type":
+        return f"expected a list, got {_describe(value)}"
+    if kind == "int_type":
+        return f"expected a whole number, got {_describe(value)}"
+    text = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    return text if kind == "value_error" else f"expected {text}, got {_describe(value)}"
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "fields"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _at(data: Any, where: Where) -> Any:
+    for part in where:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+# --- fields ---------------------------------------------------------------------------------------------------------
+
+
+def _check_fields(source: YamlSource, model: type[BaseModel], data: Any, where: Where) -> None:
+    """Complains about every field that `model`, or a model inside it, does not have."""
+    if not isinstance(data, dict):
+        return  # a wrong type is the validation's to report
+    hints = typing.get_type_hints(model)
+    for name, value in data.items():
+        if name not in model.model_fields:
+            source.complain_unknown((*where, name), model.model_fields, "this field")
+            continue
+        inner, many = _model_in(hints[name])
+        if inner is None:
+            continue
+        if many and isinstance(value, dict):
+            for key, item in value.items():
+                _check_fields(source, inner, item, (*where, name, key))
+        elif not many:
+            _check_fields(source, inner, value, (*where, name))
+
+
+def _model_in(hint: Any) -> tuple[type[BaseModel] | None, bool]:
+    """The model that a field holds, and whether it holds many by name."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Union or origin is types.UnionType:
+        return next((found for found in map(_model_in, arguments) if found[0] is not None), (None, False))
+    if origin is dict:
+        return _model_in(arguments[1])[0], True
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return hint, False
+    return None, False
+
+
+# --- meaning --------------------------------------------------------------------------------------------------------
+
+
+def _section(data: dict[str, Any], name: str) -> Mapping[str, Any]:
+    section = data.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _check_names(source: YamlSource, data: dict[str, Any]) -> None:
+    for section, kind in NAMED_SECTIONS.items():
+        for name in _section(data, section):
+            try:
+                check_name(kind, name)
+            except Invalid as error:
+                source.complain((section, name), str(error))
+
+
+def _check_positions(source: YamlSource, data: dict[str, Any]) -> None:
+    taken: dict[tuple[Any, ...], str] = {}
+    for name, node in _section(data, "nodes").items():
+        position = node.get("position") if isinstance(node, dict) else None
+        if not isinstance(position, list) or not all(isinstance(number, int) for number in position):
+            continue
+        where: Where = ("nodes", name, "position")
+        other = taken.setdefault(tuple(position), name)
+        if other != name:
+            line = source.line(("nodes", other, "position"))
+            source.complain(where, f"{position} is already node {other}'s (line {line})")
+
+
+def _check_groups(source: YamlSource, data: dict[str, Any]) -> None:
+    nodes = _section(data, "nodes")
+    for name, group in _section(data, "groups").items():
+        members = group.get("nodes") if isinstance(group, dict) else None
+        for position, member in enumerate(members if isinstance(members, list) else []):
+            if isinstance(member, str) and member not in nodes:
+                where: Where = ("groups", name, "nodes", position)
+                known = ", ".join(list(nodes)[:9]) or "none"
+                source.complain(where, f"node {member!r} is not among the nodes ({known})")

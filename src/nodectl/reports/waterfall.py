@@ -1,0 +1,148 @@
+"""Steps in time as a table: what each took, when it was, and a bar that begins where the one before ended.
+
+All times of a table are rounded in one unit before anything is subtracted, so that what is shown adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from nodectl.reports.takeover import Step, Takeover
+from nodectl.terminal.output import Cell, Output, Table, columns_of, is_terminal
+
+BLOCKS = " ▏▎▍▌▋▊▉█"
+HASHES = " #"
+_PIPE_COLUMNS = 100
+_BAR_MIN, _BAR_MAX = 6, 40
+_GAP = 2
+_LONG_S = 10.0
+
+
+def canvas(out: Output) -> tuple[int, str]:
+    """How many columns there are, and what bars are made of, best ones if stdout can show them."""
+    columns = _PIPE_COLUMNS
+    if is_terminal(out.stdout):
+        from rich.console import Console
+
+        columns = Console(file=out.stdout).width
+    return columns, BLOCKS if _shows(out.stdout, BLOCKS) else HASHES
+
+
+def _shows(stream: TextIO, text: str) -> bool:
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeError, LookupError):
+        return False
+    return True
+
+
+def bar(begin: float, length: float, whole: float, columns: int, signs: str) -> str:
+    """A bar of `length` that begins at `begin`, where `columns` columns are `whole`. Whatever took any time shows."""
+    if whole <= 0 or length <= 0:
+        return ""
+    fine = len(signs) - 1
+    cells = columns * fine
+    start = min(int(begin / whole * columns), columns - 1)
+    parts = min(max(1, round(length / whole * cells)), cells - start * fine)
+    full, rest = divmod(parts, fine)
+    return " " * start + signs[-1] * full + (signs[rest] if rest else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The last row: what it is called, when it began and how long it was, in seconds."""
+
+    what: str
+    length_s: float
+    begin_s: float = 0.0
+
+
+def waterfall(steps: Sequence[Step], whole: Whole, columns: int, signs: str) -> Table:
+    """A row a step, then the whole. The longest step stands out."""
+    unit = _unit(max([whole.length_s, *(step.at_s for step in steps)]))
+    at = [unit.count(step.at_s) for step in steps]
+    took = [now - before for before, now in zip([0, *at], at, strict=False)]
+    length = unit.count(whole.length_s)
+    rows = [(step.what, unit.shown(t) if n else "", unit.shown(a))
+            for n, (step, t, a) in enumerate(zip(steps, took, at, strict=True))]  # fmt: skip
+    rows.append((whole.what, unit.shown(length), ""))
+    widths = [max(columns_of(row[column]) for row in rows) for column in range(3)]
+    room = max(_BAR_MIN, min(_BAR_MAX, columns - sum(widths) - 3 * _GAP - 1))
+    begins = [*(a - t for a, t in zip(at, took, strict=True)), unit.count(whole.begin_s)]
+    lengths, longest = [*took, length], max(took, default=0)
+    styles = ["yellow" if t and t == longest else "cyan" for t in took]
+    table = Table(("WHAT HAPPENED", "TOOK".rjust(widths[1]), "AT".rjust(widths[2]), ""))
+    for (what, t, a), begin, count, style in zip(rows, begins, lengths, [*styles, "bold"], strict=True):
+        strong = style if style == "bold" else ""
+        drawn = Cell(bar(begin, count, max([length, *at]), room, signs), style)
+        table.add(Cell(what, strong), Cell(t.rjust(widths[1]), strong), a.rjust(widths[2]), drawn)
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """`step_s`: the least difference that is shown."""
+
+    name: str
+    step_s: float
+    decimals: int
+
+    def count(self, seconds: float) -> int:
+        return round(seconds / self.step_s)
+
+    def shown(self, count: int) -> str:
+        return f"{count / 10**self.decimals:.{self.decimals}f} {self.name}"
+
+
+def _unit(longest_s: float) -> _Unit:
+    return _Unit("s", 1e-3, 3) if longest_s >= _LONG_S else _Unit("ms", 1e-4, 1)
+
+
+def duration(seconds: float | None) -> str:
+    """`85.2 ms`, `12.345 s`."""
+    if seconds is None:
+        return "?"
+    unit = _unit(seconds)
+    return unit.shown(unit.count(seconds))
+
+
+def takeover_tables(found: Takeover, columns: int, signs: str) -> list[Table]:
+    """Who, when and why; then where the time went."""
+    from nodectl.terminal.format import ago, moment
+
+    who = f"{found.master} took over from {found.taken_from}" if found.taken_from else f"{found.master} leads"
+    head = Table((f"TERM {found.term}", who))
+    head.add("when", f"{moment(found.since)} ({ago(found.since)} ago)")
+    head.add("cause", Cell(found.cause, "bold"))
+    head.add("why", found.why)
+    if found.suspected_by:
+        head.add("challenged by", ", ".join(found.suspected_by))
+    if found.ended:
+        head.add("ended", found.ended)
+    whole_s = found.whole_s
+    if whole_s is None:
+        head.add("times", Cell(found.note, "yellow"))
+        return [head]
+    return [head, waterfall(found.steps, Whole("all of it", whole_s), columns, signs)]
+
+
+def list_table(found: Sequence[Takeover], columns: int, signs: str) -> Table:
+    """One row a takeover; the bars compare them."""
+    from nodectl.terminal.format import moment
+
+    rows = [
+        ("newest" if back == 0 else f"-{back}", item.term, moment(item.since), item.taken_from or "?", item.master,
+         item.cause, duration(item.whole_s))
+        for back, item in enumerate(found)
+    ]  # fmt: skip
+    heads = ("", "TERM", "WHEN", "FROM", "TO", "CAUSE", "TOOK")
+    widths = [max(columns_of(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    room = max(_BAR_MIN, min(_BAR_MAX, columns - sum(widths) - len(heads) * _GAP - 1))
+    longest = max((item.whole_s or 0.0 for item in found), default=0.0)
+    table = Table((*heads[:-1], "TOOK".rjust(widths[-1]), ""))
+    for row, item in zip(rows, found, strict=True):
+        mark = Cell(bar(0, item.whole_s or 0.0, longest, room, signs), "cyan")
+        table.add(*row[:-1], row[-1].rjust(widths[-1]), mark)
+    return table

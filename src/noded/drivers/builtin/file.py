@@ -1,0 +1,228 @@
+"""Driver `file`: keep one file as the node's document says, and tell a program when it has changed.
+
+The file is replaced whole, and put right when somebody removes or alters it. The reload command has run, with success,
+since the file was last changed by noded: that is kept on disk, so it holds across a kill of noded at any moment.
+Nothing is undone when the node is removed or gets another driver: the file stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+
+from pydantic import Field, model_validator
+
+from noded.drivers.contract import Actual, Context, DriverError, Settings, parse_settings
+from noded.drivers.support import command, leftovers
+from noded.drivers.support.command import Argv, Text
+from noded.drivers.support.offloop import OffLoop
+from noded.drivers.support.rendering import CannotRender, Format, render
+from nodestore.schema.models import Spec
+from nodestore.support import atomic_files, jsonio
+
+T = TypeVar("T")
+
+_LOOK_TIMEOUT_S = 5.0
+_WRITE_TIMEOUT_S = 30.0
+_OWN_DIRECTORY = ".noded"
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "noded is not permitted to",
+    errno.EPERM: "noded is not permitted to",
+    errno.EISDIR: "it is a directory",
+}
+
+
+class ReloadSettings(Settings):
+    """How a program is told that the file has changed."""
+
+    argv: Argv = Field(description='command and arguments; "{python}" is the Python noded runs on')
+    timeout_s: float = Field(default=30.0, gt=0, le=3_600, description="then it is killed with all it has started")
+
+
+class FileSettings(Settings):
+    """The settings of the driver in an inventory."""
+
+    path: Annotated[Text, Field(min_length=1)] = Field(description="absolute, or relative to noded's work directory")
+    format: Format | None = Field(default=None, description="json (the default), yaml, or text: the template")
+    template: str | None = Field(
+        default=None, max_length=1 << 20, description="text; ${key} is that value of the document, $$ a dollar sign"
+    )
+    mode: str | None = Field(
+        default=None, pattern=r"^0?[0-7]{3}$", description="POSIX only: the file's mode in octal, quoted: '0640'"
+    )
+    reload: ReloadSettings | None = Field(default=None, description="run when the file has changed")
+
+    @model_validator(mode="after")
+    def _template_is_for_text(self) -> Self:
+        if self.format == "text" and self.template is None:
+            raise ValueError("format text needs a template")
+        if self.format in ("json", "yaml") and self.template is not None:
+            raise ValueError(f"a template goes with format text, not {self.format}")
+        return self
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What the file is to be. mode None: whatever it has."""
+
+    path: Path
+    content: bytes
+    mode: int | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is there. content None: nothing, or (`other`) something that is not a regular file."""
+
+    content: bytes | None
+    mode: int = 0
+    other: bool = False
+
+
+class FileDriver:
+    """See the module's text. While a reload runs, a newer desired state waits, for its `timeout_s` at most."""
+
+    settle_s = 0.0
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._disk = OffLoop("the file system")
+        self._target: _Target | None = None
+        self._reloads = 0
+        self._reloaded = b""  # what is kept on disk too; a disk that is full must not make it reload for ever
+
+    async def inspect(self) -> Actual:
+        target = self._target
+        if target is None:
+            return Actual()
+        found = await self._on_disk(lambda: _look(target.path), _LOOK_TIMEOUT_S, f"cannot read {target.path}")
+        state: jsonio.Document = {"path": str(target.path), "present": found.content is not None}
+        if found.content is not None:
+            state |= {"bytes": len(found.content), "hash": _hash(found.content)}
+        if self._reloads:
+            state["reloads"] = self._reloads
+        return Actual(state, _drift(found, target))
+
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        settings = parse_settings(FileSettings, spec.settings)
+        target = _target(settings, spec, self._context.work_dir)
+        await self._on_disk(lambda: self._write(target), _WRITE_TIMEOUT_S, f"cannot write {target.path}")
+        self._target = target
+        if settings.reload is not None:
+            await self._reload(settings.reload, target)
+
+    async def stop(self) -> None:
+        await self._disk.idle(_WRITE_TIMEOUT_S)
+        await leftovers.end(self._context)
+        self._target = None
+
+    # --- the file ---
+
+    def _write(self, target: _Target) -> None:
+        found = _look(target.path)
+        if _drift(found, target) is None:
+            return
+        self._reloaded = b""
+        self._told.unlink(missing_ok=True)  # first: a kill between the two must not lose the reload
+        kept_mode = found.mode if found.content is not None and sys.platform != "win32" else None
+        atomic_files.write_atomic(target.path, target.content, kept_mode if target.mode is None else target.mode)
+
+    async def _on_disk(self, call: Callable[[], T], timeout_s: float, failure: str) -> T:
+        try:
+            return await self._disk.run(call, timeout_s)
+        except OSError as error:
+            reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+            raise DriverError(f"{failure}: {reason}") from None
+
+    # --- the reload ---
+
+    @property
+    def _told(self) -> Path:
+        """Holds what the reload command was last run for with success."""
+        return self._context.work_dir / _OWN_DIRECTORY / "reloaded"
+
+    async def _reload(self, reload: ReloadSettings, target: _Target) -> None:
+        """Run the command, unless it has been run for this very file."""
+        told = jsonio.digest([str(target.path), _hash(target.content), list(reload.argv)]).encode()
+        before = await self._on_disk(lambda: atomic_files.read_bounded(self._told), _LOOK_TIMEOUT_S, "cannot read")
+        if before == told:
+            return
+        if self._reloaded != told:
+            try:
+                await self._run(reload, target)
+            except DriverError as error:
+                raise DriverError(f"{target.path} is written, but its reload failed: {error.message}") from None
+            self._reloaded = told
+            self._reloads += 1
+        await self._on_disk(
+            lambda: atomic_files.write_atomic(self._told, told), _WRITE_TIMEOUT_S, f"cannot write {self._told}"
+        )
+
+    async def _run(self, reload: ReloadSettings, target: _Target) -> None:
+        await leftovers.end(self._context)  # one that an earlier noded was killed over
+        try:
+            finished = await command.run(
+                reload.argv,
+                cwd=command.made_directory(self._context, "."),
+                env=command.environment(self._context, {"NODECTL_FILE": str(target.path)}),
+                timeout_s=reload.timeout_s,
+            )
+        finally:
+            with contextlib.suppress(DriverError):
+                await leftovers.end(self._context)
+        if finished.problem is not None:
+            raise DriverError(finished.problem)
+
+
+def _target(settings: FileSettings, spec: Spec, work_dir: Path) -> _Target:
+    """What the settings and the document ask for. DriverError, not retryable, when that cannot be."""
+    path = Path(os.path.normpath(work_dir / settings.path))
+    if os.path.normcase(work_dir / _OWN_DIRECTORY) in map(os.path.normcase, (path, *path.parents)):
+        raise DriverError(f"driver setting path: {settings.path} is noded's own", retryable=False)
+    if settings.mode is not None and sys.platform == "win32":
+        raise DriverError("driver setting mode: Windows has no file modes", retryable=False)
+    form: Format = settings.format or ("json" if settings.template is None else "text")
+    try:
+        content = render(spec.document, form, settings.template or "", atomic_files.FILE_BYTES_MAX)
+    except CannotRender as error:
+        raise DriverError(f"cannot make {path.name}: {error}", retryable=False) from None
+    return _Target(path, content, None if settings.mode is None else int(settings.mode, 8))
+
+
+def _look(path: Path) -> _Found:
+    """What is at `path`. OSError when that cannot be told. Opens regular files only: a pipe would block."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            return _Found(None, other=True)
+        with path.open("rb") as file:
+            return _Found(file.read(atomic_files.FILE_BYTES_MAX + 1), stat.S_IMODE(status.st_mode) & 0o777)
+    except (FileNotFoundError, NotADirectoryError):
+        return _Found(None)
+
+
+def _drift(found: _Found, target: _Target) -> str | None:
+    if found.other:
+        return f"{target.path} is not a regular file"
+    if found.content is None:
+        return f"{target.path} is missing"
+    if found.content != target.content:
+        return f"{target.path} was altered"
+    if target.mode is not None and found.mode != target.mode:
+        return f"the mode of {target.path} is {found.mode:04o}, not {target.mode:04o}"
+    return None
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,252 @@
+"""Driver `process`: supervise one program, which gets the node's document as a file.
+
+The program finds the file's path in NODECTL_DOCUMENT and its node's name in NODECTL_NODE. The file is replaced
+atomically, before the program starts and on each change.
+
+When noded itself is killed: on Linux the kernel kills the program (PR_SET_PDEATHSIG), and what the program had started
+is ended by the next noded; on Windows a job object takes all of them along. On other systems the next noded ends all.
+
+With `health`, the program is also asked whether it does its work, and restarted when it does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from noded.drivers.contract import Actual, Context, DriverAction, DriverError, parse_settings
+from noded.drivers.support import command, leftovers, scripted
+from noded.drivers.support.command import Argv, EnvironmentName, Text
+from noded.drivers.support.health import Health, HealthSettings
+from noded.drivers.support.output import Output, how_it_ended
+from nodestore.errors import NodectlError
+from nodestore.processes import child_processes
+from nodestore.schema.models import Spec
+from nodestore.support import atomic_files, jsonio
+
+_OUTPUT_WAIT_S = 0.2
+_GRACE_S = 5.0
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
+
+
+class ProcessSettings(scripted.ActionSettings):
+    """The settings of the driver in an inventory."""
+
+    argv: Argv = Field(description='program and arguments; "{python}" is the Python noded runs on')
+    env: dict[EnvironmentName, Text] = Field(default_factory=dict, description="added to noded's own environment")
+    cwd: Text = Field(default=".", description="working directory, relative to noded's work directory")
+    grace_s: float = Field(default=_GRACE_S, ge=0, le=300, description="from asking it to stop until it is killed")
+    settle_s: float = Field(default=10.0, ge=0, le=3_600, description="it counts as well after running this long")
+    document_file: FileName = Field(default="document.json", description="in noded's work directory")
+    on_change: Literal["reload", "restart"] = Field(
+        default="reload", description="reload: the program reads its document file again by itself"
+    )
+    reload_signal: Literal["SIGHUP", "SIGUSR1", "SIGUSR2"] | None = Field(
+        default=None, description="POSIX only: sent when the document has changed"
+    )
+    log_file: FileName | None = Field(default="program.log", description="its output, in noded's work directory")
+    log_bytes_max: int = Field(default=1 << 20, ge=4_096, le=1 << 30, description="then the file becomes <name>.1")
+    health: HealthSettings | None = Field(default=None, description="how it is asked whether it does its work")
+
+
+class _Run:
+    """One run of the program, from its start to its end."""
+
+    def __init__(self, child: child_processes.Child, output: Output, cwd: Path, health: Health | None) -> None:
+        self.child = child
+        self.output = output
+        self.health = health
+        self.exit_code: int | None = None
+        self._checks: asyncio.Task[None] | None = None
+        self._cwd = cwd
+        self._cwd_id = _identity(cwd)
+
+    @property
+    def lost_cwd(self) -> bool:
+        """Whether its working directory is no longer the one that is there by that name."""
+        return _identity(self._cwd) != self._cwd_id
+
+    @property
+    def sick(self) -> bool:
+        """Whether it runs, and has failed its checks."""
+        return self.exit_code is None and self.health is not None and self.health.sick
+
+    def begin(self, context: Context) -> None:
+        """Watch it, in the background."""
+        context.tasks.create_task(self._watch(context))
+        if self.health is not None:
+            self._checks = context.tasks.create_task(self.health.watch())
+
+    async def end_checks(self) -> None:
+        """Ask no more; a check that is under way is cut off."""
+        if self._checks is not None:
+            self._checks.cancel()
+            await asyncio.wait({self._checks})
+
+    async def _watch(self, context: Context) -> None:
+        """Until it has ended; then noded is to look."""
+        code = await self.child.wait()
+        if self._checks is not None:
+            self._checks.cancel()
+        await asyncio.to_thread(self.output.join, _OUTPUT_WAIT_S)  # the last line says why
+        self.exit_code = code
+        context.wake()
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+class ProcessDriver:
+    """See the module's text."""
+
+    def __init__(self, context: Context) -> None:
+        self.settle_s = 0.0
+        self._context = context
+        self._settings: ProcessSettings | None = None
+        self._document: bytes = b""
+        self._document_hash = ""
+        self._run: _Run | None = None
+        self._starts = 0
+        self._exit_code: int | None = None
+
+    async def inspect(self) -> Actual:
+        run = self._run
+        if run is None or self._settings is None:
+            return Actual({"running": False})
+        state: jsonio.Document = {
+            "running": run.exit_code is None,
+            "pid": run.child.pid,
+            "restarts": self._starts - 1,
+            "document_hash": self._document_hash,
+        }
+        exit_code = self._exit_code if run.exit_code is None else run.exit_code
+        if exit_code is not None:
+            state["exit_code"] = exit_code
+        if run.exit_code is not None:
+            said = run.output.last_line
+            ended = f"the program {how_it_ended(run.exit_code)}"
+            return Actual(state, f"{ended}: {said}" if said else ended, failed=True)
+        if run.health is not None:
+            health = run.health
+            state["health"] = health.state
+            if health.error:
+                state["health_error"] = health.error
+            # a restart has not helped before the program was healthy again, however long it runs
+            self.settle_s = self._settings.settle_s if health.state == "healthy" else math.inf
+            if run.sick:
+                return Actual(state, f"the program is unhealthy: {health.error}", failed=True)
+        return Actual(state, self._drift(run, self._settings))
+
+    def _drift(self, run: _Run, settings: ProcessSettings) -> str | None:
+        if run.lost_cwd:
+            return "the program's working directory was removed"
+        content = atomic_files.read_bounded(self._path(settings))
+        if content is None:
+            return f"{settings.document_file} is missing"
+        return None if content == self._document else f"{settings.document_file} was altered"
+
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        settings = parse_settings(ProcessSettings, spec.settings)
+        if settings.reload_signal is not None and not hasattr(signal, settings.reload_signal):
+            raise DriverError(
+                f"driver setting reload_signal: this system has no {settings.reload_signal}", retryable=False
+            )
+        document = jsonio.dumps(spec.document)
+        changed = document != self._document
+        run = self._run
+        keep = (
+            run is not None
+            and run.exit_code is None
+            and not run.sick
+            and not run.lost_cwd
+            and scripted.same_but_for_actions(settings, self._settings)
+            and not (changed and settings.on_change == "restart")
+        )
+        if not keep:
+            await self._end()
+        self._settings, self._document, self._document_hash = settings, document, jsonio.digest(spec.document)
+        self.settle_s = settings.settle_s
+        try:
+            atomic_files.write_atomic(self._path(settings), document)
+        except OSError as error:
+            raise DriverError(f"cannot write {settings.document_file}: {error.strerror or error}") from None
+        if not keep:
+            await self._start(settings)
+        elif (
+            changed
+            and settings.reload_signal is not None
+            and run is not None
+            and child_processes.alive(run.child.identity)
+        ):
+            os.kill(run.child.pid, getattr(signal, settings.reload_signal))
+
+    async def stop(self) -> None:
+        await self._end()
+        self._settings = None
+
+    @property
+    def actions(self) -> Mapping[str, DriverAction]:
+        settings = self._settings
+        if settings is None:
+            return {}
+        return scripted.offered(settings, self._context, settings.cwd, self._variables(settings))
+
+    async def _end(self) -> None:
+        """End the program with all it has started, and whatever an earlier noded has left."""
+        run = self._run
+        if run is not None:
+            await run.end_checks()
+            try:
+                self._exit_code = await run.child.stop(self._settings.grace_s if self._settings else _GRACE_S)
+            except NodectlError as error:
+                raise DriverError(error.message) from None
+            self._run = None
+        await leftovers.end(self._context)
+
+    async def _start(self, settings: ProcessSettings) -> None:
+        log = None if settings.log_file is None else self._context.work_dir / settings.log_file
+        output = Output(log, settings.log_bytes_max)
+        cwd = command.made_directory(self._context, settings.cwd)
+        environment = command.environment(self._context, self._variables(settings))
+        try:
+            pipe = output.open()
+            try:
+                child = await child_processes.spawn(
+                    command.resolved(settings.argv), cwd=cwd, env=environment, stdout=pipe, die_with_parent=True
+                )
+            finally:
+                os.close(pipe)
+        except (NodectlError, OSError) as error:
+            raise DriverError(str(error)) from None
+        self._starts += 1
+        self._run = _Run(child, output, cwd, self._health(settings, cwd, environment))
+        self._run.begin(self._context)
+
+    def _health(self, settings: ProcessSettings, cwd: Path, environment: dict[str, str]) -> Health | None:
+        if settings.health is None:
+            return None
+
+        async def run(argv: Sequence[str], timeout_s: float) -> command.Finished:
+            return await command.run(argv, cwd=cwd, env=environment, timeout_s=timeout_s)
+
+        return Health(settings.health, run, self._context.wake)
+
+    def _variables(self, settings: ProcessSettings) -> dict[str, str]:
+        """What is added to noded's own environment."""
+        return {**settings.env, "NODECTL_DOCUMENT": str(self._path(settings))}
+
+    def _path(self, settings: ProcessSettings) -> Path:
+        return self._context.work_dir / settings.document_file

@@ -1,0 +1,162 @@
+"""A command of the operator's, run to its end: within a time, and with nothing left of what it has started.
+
+When noded is killed, the command is too, as with driver `process`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from noded.drivers.contract import Context, DriverError
+from noded.drivers.support import leftovers
+from noded.drivers.support.output import ended, how_it_ended, last_line
+from nodestore.errors import NodectlError
+from nodestore.processes import child_processes
+
+STDOUT_BYTES_MAX = 64 << 10
+END_BYTES_KEPT = 8 << 10
+_STDERR_BYTES_KEPT = 4 << 10
+_CLOSE_WAIT_S = 1.0
+
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=32_000)]
+EnvironmentName = Annotated[str, Field(pattern=r"^[^\x00=]+$", max_length=1_000)]
+Argv = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1_000)]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What became of a command. stdout: at most one byte more than STDOUT_BYTES_MAX, or its last END_BYTES_KEPT.
+    stderr: its end."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def problem(self) -> str | None:
+        """Why it has failed, as a person reads it; None when it has not."""
+        if self.code == 0:
+            return None
+        return last_line(self.stderr) or f"the command {how_it_ended(self.code)}"
+
+
+def resolved(argv: Sequence[str]) -> list[str]:
+    """`argv` with the element "{python}" replaced by the Python that noded runs on."""
+    return [sys.executable if part == "{python}" else part for part in argv]
+
+
+def environment(context: Context, added: Mapping[str, str]) -> dict[str, str]:
+    """The environment of everything a driver starts: noded's, what is `added`, the node's name, and the marker."""
+    return {
+        **os.environ,
+        **added,
+        "NODECTL_NODE": context.node,
+        leftovers.VARIABLE: leftovers.marker(context),
+    }
+
+
+def made_directory(context: Context, cwd: str) -> Path:
+    """The working directory `cwd`, relative to noded's; made when it is relative and missing. DriverError."""
+    directory = context.work_dir / cwd
+    if not Path(cwd).is_absolute():
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DriverError(f"cannot make the working directory {directory}: {error.strerror or error}") from None
+    return directory
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout_s: float,
+    stdin: bytes = b"",
+    end_only: bool = False,
+) -> Finished:
+    """Run it to its end. DriverError when it cannot be started or does not end in time. end_only: keep but the end of
+    what it prints.
+
+    Whatever way this ends, cancelled too, the command and its session are killed. What has left the session has the
+    marker, and goes with `leftovers.end`.
+    """
+    try:
+        child = await child_processes.spawn(
+            resolved(argv),
+            cwd=cwd,
+            env=env,
+            stdin=child_processes.PIPE,
+            stdout=child_processes.PIPE,
+            stderr=child_processes.PIPE,
+            die_with_parent=True,
+        )
+    except (NodectlError, OSError) as error:
+        raise DriverError(str(error)) from None
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _converse(child, stdin, end_only)
+    except TimeoutError:
+        raise DriverError(f"the command did not end within {timeout_s:g} s") from None
+    finally:
+        with contextlib.suppress(NodectlError):  # what hangs in the kernel cannot be ended
+            child.kill_tree()
+            await child.stop(0)
+
+
+async def _converse(child: child_processes.Child, stdin: bytes, end_only: bool) -> Finished:
+    """Feed it, listen until it ends."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    talk = [
+        asyncio.ensure_future(_feed(child.stdin, stdin)),
+        asyncio.ensure_future(
+            _keep_end(child.stdout, END_BYTES_KEPT) if end_only else _collect(child.stdout, STDOUT_BYTES_MAX)
+        ),
+        asyncio.ensure_future(_keep_end(child.stderr, _STDERR_BYTES_KEPT)),
+    ]
+    _feeding, stdout, stderr = talk
+    try:
+        code = await ended(child)
+        # what it has started may hold its output open for ever: that is not waited for
+        await asyncio.wait({stdout, stderr}, timeout=_CLOSE_WAIT_S)
+        if not (stdout.done() and stderr.done()):
+            child.kill_tree()
+        return Finished(code, await stdout, await stderr)
+    finally:
+        for part in talk:
+            part.cancel()
+        await asyncio.gather(*talk, return_exceptions=True)
+
+
+async def _feed(stream: asyncio.StreamWriter, content: bytes) -> bytes:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not read it
+        stream.write(content)
+        await stream.drain()
+        stream.close()  # not waited for: asyncio complains when wait_closed of a pipe is cancelled
+    return b""
+
+
+async def _collect(stream: asyncio.StreamReader, bytes_max: int) -> bytes:
+    """All of it; what exceeds `bytes_max` by one byte or more is read and dropped, and makes it too long."""
+    kept = b""
+    while chunk := await stream.read(1 << 16):
+        kept = (kept + chunk)[: bytes_max + 1]
+    return kept
+
+
+async def _keep_end(stream: asyncio.StreamReader, bytes_max: int) -> bytes:
+    kept = b""
+    while chunk := await stream.read(1 << 16):
+        kept = (kept + chunk)[-bytes_max:]
+    return kept

@@ -1,0 +1,93 @@
+"""A program's output: into a log file of bounded size, and its last line into the error an operator reads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from pathlib import Path
+
+from nodestore.processes.child_processes import Child
+from nodestore.support.atomic_files import replace_file
+from nodestore.support.logs import one_line
+
+LINE_CHARS_MAX = 300
+_CHUNK_BYTES = 1 << 16
+_POLL_S = 0.02
+
+
+class Output:
+    """Copies a program's output to `path` (None: nowhere). At `bytes_max` the file becomes `<path>.1` and begins anew,
+    so both together stay below twice that. What cannot be written is dropped: the program must not wait for a disk.
+
+    A plain pipe and a thread, because with a pipe of asyncio's own the program's end is not seen until everything that
+    inherited the pipe has ended too.
+    """
+
+    def __init__(self, path: Path | None, bytes_max: int) -> None:
+        self._path = path
+        self._bytes_max = bytes_max
+        self._tail = b""
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> int:
+        """The end of the pipe for the program, to be closed here once the program has it."""
+        ours, theirs = os.pipe()
+        self._thread = threading.Thread(target=self._copy, args=(ours,), name="program output", daemon=True)
+        self._thread.start()
+        return theirs
+
+    def join(self, timeout_s: float) -> None:
+        """Block until all has been copied, or for `timeout_s`."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _copy(self, pipe: int) -> None:
+        with open(pipe, "rb", buffering=0) as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                self._tail = (self._tail + chunk)[-4 * LINE_CHARS_MAX :]
+                if self._path is not None:
+                    self._write(self._path, chunk)
+
+    def _write(self, path: Path, chunk: bytes) -> None:
+        # opened for each chunk: the work directory may be wiped in between
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(chunk)
+                full = file.tell() >= self._bytes_max
+            if full:
+                replace_file(path, path.with_name(path.name + ".1"))
+        except OSError:
+            return
+
+    @property
+    def last_line(self) -> str:
+        return last_line(self._tail)
+
+
+def last_line(raw: bytes) -> str:
+    """The last line in `raw` that is not blank, for an error message; "" when there is none."""
+    lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
+    return one_line(lines[-1].strip(), LINE_CHARS_MAX) if lines else ""
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code as a person reads it."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+async def ended(child: Child) -> int:
+    """The exit code of a child whose output is an asyncio pipe, as soon as it has ended.
+
+    Its own wait() also waits, on Python before 3.13, for whatever the child started to close that pipe.
+    """
+    while (code := child.poll()) is None:
+        await asyncio.sleep(_POLL_S)
+    return code

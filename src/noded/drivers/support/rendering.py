@@ -1,0 +1,94 @@
+"""A document as the content of a file: JSON, YAML, or a template with `${key}` in it. Pure.
+
+In a template `${scene}` stands for the value of that key of the document, `${screen.width}` for one further down, and
+`$$` for a dollar sign. Text is put in as it is, anything else as JSON. A `$` before anything else is left alone, so
+that most scripts are templates as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal
+
+import yaml
+
+from nodestore.support.jsonio import Document, dumps
+
+Format = Literal["json", "yaml", "text"]
+
+_SPECIAL = re.compile(r"\$(?:(\$)|\{([^{}]*)(\}?))")
+_SHOWN_CHARS_MAX = 60
+
+
+class CannotRender(ValueError):
+    """The document does not fit; the message is one sentence."""
+
+
+def render(document: Document, form: Format, template: str, bytes_max: int) -> bytes:
+    """The file's content, in UTF-8. CannotRender, also when it would be longer than `bytes_max`."""
+    try:
+        content = _text(document, form, template, bytes_max).encode()
+    except UnicodeEncodeError:
+        raise CannotRender("the document has characters that UTF-8 does not have") from None
+    except RecursionError:
+        raise CannotRender("the document is nested too deeply") from None
+    if len(content) > bytes_max:
+        raise _too_long(bytes_max)
+    return content
+
+
+def _text(document: Document, form: Format, template: str, bytes_max: int) -> str:
+    if form == "json":
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    if form == "yaml":
+        return str(yaml.dump(document, Dumper=_Dumper, allow_unicode=True, sort_keys=False))
+    return fill(template, document, bytes_max)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what some readers would take for something else."""
+
+
+def _quoted_if_need_be(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """PyYAML leaves `1e5` bare, which is a number in YAML 1.2, and writes three of Unicode's line ends as its own."""
+    special = text[:1] in _NUMBERS_BEGIN or not _LINE_ENDS.isdisjoint(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if special else None)
+
+
+_NUMBERS_BEGIN = tuple("+-.0123456789")
+_LINE_ENDS = frozenset("\x85\u2028\u2029\ufeff")
+_Dumper.add_representer(str, _quoted_if_need_be)
+
+
+def fill(template: str, document: Document, chars_max: int) -> str:
+    """`template` with the values in their places. CannotRender names the first place that has none."""
+    parts: list[str] = []
+    length, at = 0, 0
+    for place in _SPECIAL.finditer(template):
+        escaped, name, closed = place.groups()
+        if escaped is None and not closed:
+            raise CannotRender(f"the template has a ${{ without }}: {_shown(template[place.start() :])}")
+        parts += [template[at : place.start()], "$" if escaped else _value(document, name)]
+        at = place.end()
+        length += len(parts[-2]) + len(parts[-1])
+        if length > chars_max:  # a small template can ask for a large value many times
+            raise _too_long(chars_max)
+    return "".join([*parts, template[at:]])
+
+
+def _value(document: Document, name: str) -> str:
+    found: Any = document
+    for key in name.split("."):
+        if not isinstance(found, dict) or key not in found:
+            raise CannotRender(f"the template needs the key {_shown(name)}, which the document does not have")
+        found = found[key]
+    return found if isinstance(found, str) else dumps(found).decode()
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARS_MAX else text[:_SHOWN_CHARS_MAX] + "...")
+
+
+def _too_long(bytes_max: int) -> CannotRender:
+    return CannotRender(f"the file would be longer than {bytes_max} bytes")

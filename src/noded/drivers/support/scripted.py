@@ -1,0 +1,92 @@
+"""Actions that are commands of the operator's: the setting `actions` of the drivers `process` and `exec`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from noded.drivers.contract import (
+    ACTION_TIMEOUT_S_MAX,
+    ActionFailed,
+    Context,
+    DriverAction,
+    DriverError,
+    Settings,
+    check_action_name,
+)
+from noded.drivers.support import (
+    command,
+)
+from noded.drivers.support.command import Argv, Finished
+from nodestore.support import jsonio
+from nodestore.support.jsonio import Document, Json
+
+_KILL_S = 30.0
+"""What ending a command may take beyond its time: a process that hangs in the kernel is waited for."""
+_UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def _checked(name: str) -> str:
+    try:
+        return check_action_name(name)
+    except DriverError as error:
+        raise ValueError(error.message) from None
+
+
+class ActionSettings(Settings):
+    """Settings of a driver whose actions are commands."""
+
+    actions: dict[Annotated[str, AfterValidator(_checked)], Argv] = Field(
+        default_factory=dict, max_length=100, description="commands to be run once, when an operator asks for them"
+    )
+    action_timeout_s: float = Field(
+        default=60.0, gt=0, le=ACTION_TIMEOUT_S_MAX - _KILL_S, description="then it is killed with all it has started"
+    )
+
+
+def offered(
+    settings: ActionSettings | None, context: Context, cwd: str, environment: Mapping[str, str]
+) -> dict[str, DriverAction]:
+    """The actions that the settings name. environment: added to noded's own."""
+    if settings is None:
+        return {}
+    return {
+        name: _action(name, argv, settings.action_timeout_s, context, cwd, environment)
+        for name, argv in settings.actions.items()
+    }
+
+
+def _action(
+    name: str, argv: Argv, timeout_s: float, context: Context, cwd: str, environment: Mapping[str, str]
+) -> DriverAction:
+    async def run(args: Document) -> Json:
+        finished = await command.run(
+            argv,
+            cwd=command.made_directory(context, cwd),
+            env={**command.environment(context, environment), "NODECTL_ACTION": name},
+            timeout_s=timeout_s,
+            stdin=jsonio.dumps(args),
+            end_only=True,
+        )
+        result = _result(finished)
+        if finished.problem is not None:
+            raise ActionFailed(finished.problem, result)
+        return result
+
+    return DriverAction(run, timeout_s + _KILL_S)
+
+
+def _result(finished: Finished) -> Document:
+    """Its exit code, and the end of what it said."""
+    said = {"output": finished.stdout, "errors": finished.stderr}
+    shown = {name: _UNSHOWABLE.sub("\ufffd", raw.decode("utf-8", "replace")) for name, raw in said.items() if raw}
+    return {"exit_code": finished.code, **shown}
+
+
+def same_but_for_actions(one: ActionSettings, other: ActionSettings | None) -> bool:
+    """Whether they differ in nothing that what runs would notice."""
+    changes = {"actions": {}, "action_timeout_s": 1.0}
+    return other is not None and one.model_copy(update=changes) == other.model_copy(update=changes)

@@ -1,0 +1,201 @@
+"""Applies configurations and pauses takeovers in etcd. masterd and nodectl both do it through this module.
+
+Both must be possible while no master runs, so nodectl writes these keys itself where it has etcd endpoints.
+Each write is one transaction that compares what was read before. A second copy of it therefore changes nothing, and an
+unknown outcome is settled by sending the same transaction again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from nodestore.errors import (
+    Conflict,
+    Garbage,
+    Invalid,
+    LeadershipLost,
+    NodectlError,
+    NoSpace,
+    NoSpaceUnknown,
+    OutcomeUnknown,
+    Unavailable,
+)
+from nodestore.etcd.session import KV, Compare, Etcd, Op, cmp_mod, op_delete, op_get, op_put
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import ConfigRecord, Inventory, Paused, decode
+from nodestore.support.json_rules import checked_copy
+from nodestore.support.jsonio import Json, dumps
+
+_ATTEMPTS = 5
+
+
+class Current(NamedTuple):
+    """What `config/current` holds: a record, or the reason why it cannot be read. Both are None if it is absent."""
+
+    record: ConfigRecord | None
+    problem: str | None
+
+
+def current_of(found: KV | None) -> Current:
+    """Reads `config/current` as it was found. Never raises Garbage."""
+    try:
+        return Current(decode(ConfigRecord, found.value, found.key) if found else None, None)
+    except Garbage as error:
+        return Current(None, str(error))
+
+
+async def version_of(etcd: Etcd, keys: Keys, found: KV | None) -> int:
+    """The version of `config/current` as it was found; 0 if no configuration was ever applied.
+
+    If `config/current` is unreadable or was deleted, this is the newest version in the history, so that the next
+    version is greater than all before it.
+    """
+    if (record := current_of(found).record) is not None:
+        return record.version
+    kept = await etcd.range(keys.config_history, keys_only=True)
+    names = [kv.key.removeprefix(keys.config_history) for kv in kept.kvs]
+    return max((int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 16), default=0)
+
+
+def checked_inventory(inventory: Json) -> dict[str, Any]:
+    """A copy of `inventory`. Invalid if it is not plain JSON or not a valid inventory."""
+    # Adoption checks the whole record: the inventory is one level inside it, which counts towards the nesting limit.
+    fields: dict[str, Any] = checked_copy({"inventory": inventory}, "inventory")["inventory"]
+    try:
+        decode(Inventory, dumps(fields), "inventory")
+    except Garbage as error:
+        raise Invalid(str(error)) from None
+    return fields
+
+
+class Configuration:
+    """The configuration and the takeover pause of one cluster, as operators read and change them."""
+
+    def __init__(self, etcd: Etcd, keys: Keys) -> None:
+        self._etcd, self._keys = etcd, keys
+
+    async def current(self) -> ConfigRecord | None:
+        """The configuration that was applied last. Garbage if it cannot be read."""
+        found = await self._etcd.get(self._keys.config_current)
+        return decode(ConfigRecord, found.value, found.key) if found else None
+
+    async def apply(
+        self,
+        inventory: Json,
+        *,
+        source: str,
+        expect_version: int | None,
+        actor: str,
+        compares: Sequence[Compare] = (),
+    ) -> int:
+        """Writes `inventory` as the next version and returns that version. The leader adopts it afterwards.
+
+        `expect_version`: the version that must be current (0: none; None: any). `compares`: the fence of a leader.
+        Invalid if the inventory may not be applied. Conflict if another version is current. LeadershipLost if the
+        fence does not hold. OutcomeUnknown if etcd does not answer in time.
+        """
+        _check_version(expect_version)
+        fields = checked_inventory(inventory)
+        found = await self._etcd.get(self._keys.config_current)
+        version = await version_of(self._etcd, self._keys, found)
+        if expect_version is not None and version != expect_version:
+            raise Conflict(f"the configuration is at version {version}, not {expect_version}: look at the changes")
+        record = ConfigRecord(
+            version=version + 1, actor=checked_copy(actor, "actor"), time=time.time(), inventory=fields,
+            source=checked_copy(source, "source"),
+        )  # fmt: skip
+        value, history = record.encode(), self._keys.config_version(record.version)
+        unchanged = cmp_mod(self._keys.config_current, _revision(found))
+        puts = [op_put(self._keys.config_current, value), op_put(history, value)]
+        if not await self._swap([*compares, unchanged], puts, history, value):
+            raise await self._why_not_applied(found, record.version)
+        return record.version
+
+    async def _why_not_applied(self, before: KV | None, version: int) -> NodectlError:
+        """The failed compare as an error: if `config/current` has not changed, it was one of the fence."""
+        now = await self._etcd.get(self._keys.config_current)
+        if _revision(now) == _revision(before):
+            return LeadershipLost("the term ended before the configuration was applied")
+        return Conflict(f"another version {version} was applied at the same time: look at the changes")
+
+    async def paused(self) -> Paused | None:
+        """The takeover pause; None if there is none, or if it cannot be read: masters ignore such a pause."""
+        found = await self._etcd.get(self._keys.paused)
+        try:
+            return decode(Paused, found.value, found.key) if found else None
+        except Garbage:
+            return None
+
+    async def pause(self, actor: str, reason: str) -> Paused:
+        """Pauses automatic takeover and returns the pause as written. Replaces an earlier pause.
+
+        Conflict if others change the pause all the time. OutcomeUnknown if etcd does not answer in time.
+        """
+        actor, reason = checked_copy(actor, "actor"), checked_copy(reason, "reason")
+        for _ in range(_ATTEMPTS):
+            found = await self._etcd.get(self._keys.paused)
+            pause = Paused(actor=actor, time=time.time(), reason=reason)
+            value, unchanged = pause.encode(), cmp_mod(self._keys.paused, _revision(found))
+            if await self._swap([unchanged], [op_put(self._keys.paused, value)], self._keys.paused, value):
+                return pause
+        raise Conflict("others pause and resume at the same time: try again")
+
+    async def resume(self) -> bool:
+        """Ends the pause; False if there was none. Errors as of `pause`."""
+        for _ in range(_ATTEMPTS):
+            found = await self._etcd.get(self._keys.paused)
+            if found is None:
+                return False
+            unchanged = cmp_mod(self._keys.paused, found.mod_revision)
+            if await self._swap([unchanged], [op_delete(self._keys.paused)], self._keys.paused, None):
+                return True
+        raise Conflict("others pause and resume at the same time: try again")
+
+    async def _swap(self, compares: list[Compare], ops: list[Op], evidence: str, value: bytes | None) -> bool:
+        """Sends a transaction until its outcome is known; whether it landed.
+
+        The key `evidence` holds `value` (None: is absent) if and only if it landed.
+        """
+        # A put is sent once at a time: if etcd is full, NoSpaceUnknown settles the fate of a single copy only.
+        # A delete needs no space, so several members may be asked for it at once.
+        hedged = value is None
+        unknown: OutcomeUnknown | None = None
+        for _ in range(_ATTEMPTS):
+            try:
+                result = await self._etcd.txn(compares, ops, [op_get(evidence)], repeatable=hedged)
+            except NoSpaceUnknown as error:
+                if await self._holds(evidence, value, unknown or error):
+                    return True
+                raise unknown or NoSpace(str(error)) from None
+            except OutcomeUnknown as error:
+                unknown = error
+            except Unavailable:
+                if unknown is not None:  # that this copy did not land says nothing about the copies before it
+                    raise unknown from None
+                raise
+            else:
+                # The refused copy may be the second one of a transaction that landed: its compares fail then.
+                return result.succeeded or _value(result.range(0).first) == value
+        raise unknown or Unavailable("etcd does not answer")
+
+    async def _holds(self, key: str, value: bytes | None, unknown: OutcomeUnknown) -> bool:
+        """Whether the key holds this value. Raises `unknown` if etcd does not answer."""
+        try:
+            return _value(await self._etcd.get(key)) == value
+        except Unavailable:
+            raise unknown from None
+
+
+def _check_version(expected: int | None) -> None:
+    if expected is not None and (isinstance(expected, bool) or not isinstance(expected, int) or expected < 0):
+        raise Invalid("expect_version: expected a whole number")
+
+
+def _revision(found: KV | None) -> int:
+    return found.mod_revision if found else 0
+
+
+def _value(found: KV | None) -> bytes | None:
+    return found.value if found else None

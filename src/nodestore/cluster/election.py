@@ -1,0 +1,287 @@
+"""The election: takeover, resignation, the epoch. Each is one transaction, and none trusts a clock.
+
+Putting over a living `leader` moves the key to the new lease; every fenced write of the old holder then fails, and
+the expiry of its lease removes nothing. So a wrong suspicion costs a needless takeover, never data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from nodestore.errors import Garbage, NodectlError, Unavailable
+from nodestore.etcd.session import (
+    KV,
+    Compare,
+    Etcd,
+    Op,
+    Range,
+    TxnResult,
+    cmp_create,
+    cmp_mod,
+    op_delete,
+    op_get,
+    op_put,
+    op_range,
+)
+from nodestore.schema.keys import Keys, prefix_end
+from nodestore.schema.models import Epoch, LeaderRecord, Paused, Term, TermRecord, decode
+
+_RESIGN_TRIES = 5
+_HOW_IT_ENDED_S = 0.2
+TAIL_ENTRIES_MAX = 7
+"""Entries that a takeover brings along; what is beyond is read after it, under the term already won. So few that even
+the largest ones (8 MiB, as we ship etcd) make no answer that is too large to be received."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochSeen:
+    """The store's incarnation and the revision that fences compare."""
+
+    epoch: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """What every write of a leader compares: it still leads, in this incarnation of the store."""
+
+    term: Term
+    epoch_revision: int
+    nonce: str
+
+    def compares(self, keys: Keys) -> list[Compare]:
+        return [cmp_mod(keys.leader, self.term.revision), cmp_mod(keys.epoch, self.epoch_revision)]
+
+    def holds(self, leader: KV | None, epoch: KV | None) -> bool:
+        """Whether `compares` succeeds on these two keys, read in one transaction."""
+        return (leader is not None and leader.mod_revision == self.term.revision) and (
+            epoch is not None and epoch.mod_revision == self.epoch_revision
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """A term, and what a new leader must know, read in the transaction that won it (or anew, after a lost reply)."""
+
+    fence: Fence
+    head: KV | None
+    applied: KV | None
+    config: KV | None
+    tail: Range
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Somebody was faster, the store is paused, or its epoch changed: what was found instead.
+
+    `garbage`: mod_revision of a `paused` that nobody can read, which may be passed over by trying again with it.
+    `answered`: one of the caller's own compares failed, and nothing else. `other_epoch`: the store's is not the one
+    that was compared.
+    """
+
+    leader: KV | None
+    paused: bool
+    why: str
+    garbage: int = 0
+    answered: bool = False
+    other_epoch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderSeen:
+    """`leader` as last observed: what a takeover compares. `record` is None when absent or unreadable."""
+
+    revision: int = 0
+    record: LeaderRecord | None = None
+    lease: int = 0
+    garbage: str | None = None
+
+    @property
+    def vacant(self) -> bool:
+        """Nobody can be leading by this key: it is absent, unreadable, or hangs on no lease and would stay for ever."""
+        return self.record is None or self.lease == 0
+
+
+def leader_seen(kv: KV | None) -> LeaderSeen:
+    """Read the `leader` key; garbage in it is somebody to take over from, not an error."""
+    if kv is None:
+        return LeaderSeen()
+    try:
+        record = decode(LeaderRecord, kv.value, kv.key)
+    except Garbage as error:
+        return LeaderSeen(kv.mod_revision, None, kv.lease, str(error))
+    return LeaderSeen(kv.mod_revision, record, kv.lease)
+
+
+async def ensure_epoch(etcd: Etcd, keys: Keys) -> EpochSeen:
+    """The store's epoch, created as 1 in a new store. Garbage when the key holds none: that stops every commit."""
+    found = await etcd.get(keys.epoch)
+    if found is None:
+        result = await etcd.txn(
+            [cmp_create(keys.epoch, 0)],
+            [op_put(keys.epoch, Epoch(epoch=1).encode())],
+            [op_get(keys.epoch)],
+            repeatable=True,
+        )
+        if result.succeeded:
+            return EpochSeen(1, result.revision)
+        found = result.range(0).first
+        if found is None:
+            raise Garbage(f"{keys.epoch} comes and goes: somebody else writes it")
+    return EpochSeen(decode(Epoch, found.value, keys.epoch).epoch, found.mod_revision)
+
+
+async def takeover(
+    etcd: Etcd,
+    keys: Keys,
+    *,
+    me: LeaderRecord,
+    lease: int,
+    seen: LeaderSeen,
+    epoch: EpochSeen,
+    next_index: int,
+    timeout_s: float = 2.0,
+    compares: Sequence[Compare] = (),
+    paused: int = 0,
+) -> Won | Lost:
+    """Try to become leader, in one raft round. `paused`: mod_revision of an unreadable pause that is passed over.
+    `compares`: what else must hold: that the leader has not answered a challenge meanwhile, say.
+
+    The reply may be lost: the transaction is repeated, and a second copy cannot land beside the first because both
+    compare the same observed revision of `leader` and that `terms/<nonce>` is absent (without the latter a late copy
+    could land after its first was won *and resigned*, when `leader` is absent again).
+
+    OutcomeUnknown: it may still land; whoever sees its own nonce in `leader` later must `claim` or `resign` it.
+    """
+    record = TermRecord(
+        id=me.id,
+        host=me.host,
+        nonce=me.nonce,
+        epoch=epoch.epoch,
+        since=me.since,
+        cause=me.cause,
+        why=me.why,
+        taken_from=seen.record.id if seen.record else None,
+        taken_term=seen.revision or None,
+    )
+    result = await etcd.txn_by_two(
+        [
+            cmp_mod(keys.leader, seen.revision),
+            cmp_mod(keys.epoch, epoch.revision),
+            cmp_mod(keys.paused, paused),
+            cmp_create(keys.term(me.nonce), 0),
+            *compares,
+        ],
+        [
+            op_put(keys.leader, me.encode(), lease=lease),
+            op_put(keys.term(me.nonce), record.encode()),
+            *_bearings(keys, next_index),
+        ],
+        [op_get(keys.leader), op_get(keys.paused), op_get(keys.epoch)],
+        timeout_s=timeout_s,
+    )
+    if result.succeeded:
+        return _won(result, 2, Fence(Term(epoch.epoch, result.revision), epoch.revision, me.nonce))
+    leader = result.range(0).first
+    found = leader_seen(leader)
+    if found.record is not None and found.record.nonce == me.nonce:
+        return await claim(etcd, keys, seen=found, epoch=epoch, next_index=next_index)
+    pause = result.range(1).first
+    if pause is not None and pause.mod_revision != paused:
+        return _paused(leader, pause)
+    now = result.range(2).first
+    if now is None or now.mod_revision != epoch.revision:
+        return Lost(leader, False, "the store's epoch has changed", other_epoch=True)
+    if found.revision == seen.revision:
+        why = f"{found.record.id if found.record else 'the leader'} has answered meanwhile"
+        return Lost(leader, False, why, answered=True)
+    return Lost(leader, False, f"{found.record.id if found.record else 'somebody else'} was faster")
+
+
+def _paused(leader: KV | None, pause: KV) -> Lost:
+    try:
+        decode(Paused, pause.value, pause.key)
+    except Garbage as error:
+        return Lost(leader, False, f"the pause is unreadable: {error}", pause.mod_revision)
+    return Lost(leader, True, "takeovers are paused")
+
+
+async def claim(etcd: Etcd, keys: Keys, *, seen: LeaderSeen, epoch: EpochSeen, next_index: int) -> Won | Lost:
+    """Take up a term whose takeover reply was lost: our nonce is in `leader`, so its mod_revision is our term.
+
+    Head and journal are read anew, in one transaction that compares that we still hold it.
+    """
+    if seen.record is None:
+        raise ValueError("there is no term to claim")
+    fence = Fence(Term(epoch.epoch, seen.revision), epoch.revision, seen.record.nonce)
+    result = await etcd.txn(fence.compares(keys), _bearings(keys, next_index), [op_get(keys.leader)])
+    if result.succeeded:
+        return _won(result, 0, fence)
+    return Lost(result.range(0).first, False, "the term had ended before it was claimed")
+
+
+async def resign(etcd: Etcd, keys: Keys, fence: Fence, why: str) -> bool:
+    """Give the term up, and say so in the history. False when it was no longer ours."""
+    for _ in range(_RESIGN_TRIES):
+        found = await etcd.get(keys.term(fence.nonce))
+        compares, then = [cmp_mod(keys.leader, fence.term.revision)], [op_delete(keys.leader)]
+        with suppress(Garbage):  # the history is no reason to keep the term
+            if found is not None:
+                record = decode(TermRecord, found.value, found.key).model_copy(update={"ended": why})
+                compares.append(cmp_mod(found.key, found.mod_revision))
+                then.append(op_put(found.key, record.encode()))
+        result = await etcd.txn(compares, then, [op_get(keys.leader)], repeatable=True)
+        if result.succeeded or leader_seen(result.range(0).first).revision != fence.term.revision:
+            return result.succeeded
+        # the record was written in between, by the leader itself, which does that once a term
+    raise Unavailable(f"{keys.term(fence.nonce)} changes all the time: somebody else writes it")
+
+
+async def how_it_ended(etcd: Etcd, keys: Keys, nonce: str) -> str | None:
+    """What a former leader said when it resigned; None when it said nothing (its lease ran out, say), or etcd does not
+    tell at once: whoever is about to take over does not wait for that."""
+    try:
+        found = await etcd.get(keys.term(nonce), timeout_s=_HOW_IT_ENDED_S)
+        return None if found is None else decode(TermRecord, found.value, found.key).ended
+    except NodectlError:
+        return None
+
+
+def _bearings(keys: Keys, next_index: int) -> list[Op]:
+    return [
+        op_get(keys.head),
+        op_get(keys.applied),
+        op_get(keys.config_current),
+        op_range(keys.entry(next_index), prefix_end(keys.journal), limit=TAIL_ENTRIES_MAX),
+    ]
+
+
+def _won(result: TxnResult, skip: int, fence: Fence) -> Won:
+    return Won(
+        fence,
+        head=result.range(skip).first,
+        applied=result.range(skip + 1).first,
+        config=result.range(skip + 2).first,
+        tail=result.range(skip + 3),
+    )
+
+
+def new_leader_record(
+    *, master: str, host: str, urls: tuple[str, ...], nonce: str, cause: str, why: str, streak: int = 0
+) -> LeaderRecord:
+    """What a candidate puts into `leader` when it wins."""
+    return LeaderRecord.model_validate(
+        {
+            "id": master,
+            "host": host,
+            "urls": urls,
+            "nonce": nonce,
+            "since": time.time(),
+            "cause": cause,
+            "why": why,
+            "streak": streak,
+        }
+    )

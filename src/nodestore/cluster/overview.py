@@ -1,0 +1,84 @@
+"""Members of etcd and masters as people see them: by masterd, and by nodectl itself when no masterd answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from nodestore.errors import NodectlError
+from nodestore.etcd.session import Etcd, Member, MemberStatus
+from nodestore.schema.api_types import LiveMaster, MasterView, MemberView
+from nodestore.schema.models import Candidate
+
+_ANSWER_S = 0.5
+"""A member that has not answered by then is called ill: this is asked for when something is wrong, and nobody waits."""
+
+
+async def member_views(etcd: Etcd) -> list[MemberView]:
+    """The members of the etcd cluster, each asked for itself. Unavailable when none answers."""
+    listed = await etcd.members()
+    said = await asyncio.gather(*(_status(etcd, endpoint) for endpoint in etcd.settings.endpoints))
+    by_id = {status.member: (endpoint, status) for endpoint, status, _ in said if status is not None}
+    leading = next((status.leader for _, status in by_id.values() if status.leader), 0)
+    unheard = {endpoint: error or "silent" for endpoint, status, error in said if status is None}
+    return [_member(item, by_id, unheard, leading) for item in sorted(listed, key=lambda item: item.name)]
+
+
+def votes(view: Mapping[str, Any]) -> bool:
+    """Whether the member of this view counts towards the quorum: it answers and knows a leader. It may well have an
+    alarm, which all members report.
+    """
+    error = view["error"] or ""
+    return bool(view["healthy"]) or (bool(view.get("version")) and "alarm:" in error and "no leader" not in error)
+
+
+async def _status(etcd: Etcd, endpoint: str) -> tuple[str, MemberStatus | None, str | None]:
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            return endpoint, await etcd.status(endpoint), None
+    except TimeoutError:
+        return endpoint, None, f"no answer within {_ANSWER_S:g} s"
+    except NodectlError as error:
+        return endpoint, None, str(error)
+
+
+def _member(
+    item: Member, by_id: dict[int, tuple[str, MemberStatus]], unheard: dict[str, str], leading: int
+) -> MemberView:
+    endpoint, status = by_id.get(item.id, (None, None))
+    if endpoint is None:
+        own = [url.split("://", 1)[-1] for url in item.client_urls]
+        endpoint = own[0] if own else ""
+    return {
+        "id": f"{item.id:x}",
+        "name": item.name,
+        "endpoint": endpoint,
+        "healthy": status is not None and not status.errors and status.leader != 0,
+        "leader": item.id == leading,
+        "version": status.version if status else None,
+        "db_bytes": status.db_bytes if status else None,
+        "error": "; ".join(status.errors) or None if status else unheard.get(endpoint, "not among the endpoints"),
+    }
+
+
+def master_views(candidates: Mapping[str, Candidate], leader: str | None) -> list[MasterView]:
+    """All masterds that could lead, the leader among them."""
+    return [{**_live_master(item, leader), "index": item.index} for _, item in sorted(candidates.items())]
+
+
+def live_masters(candidates: Mapping[str, Candidate], leader: str | None) -> list[LiveMaster]:
+    """The same without their indexes, which change with every command."""
+    return [_live_master(item, leader) for _, item in sorted(candidates.items())]
+
+
+def _live_master(candidate: Candidate, leader: str | None) -> LiveMaster:
+    return {
+        "id": candidate.id,
+        "host": candidate.host,
+        "url": candidate.urls[0] if candidate.urls else "",
+        "role": "leader" if candidate.id == leader else "standby",
+        "priority": candidate.priority,
+        "version": candidate.version,
+        "pid": candidate.pid,
+    }

@@ -1,0 +1,197 @@
+"""Command-line options that masterd and noded share. Each can also be given in the environment.
+
+`--lease-ttl` is NODECTL_LEASE_TTL, and so on; the command line wins. What is wrong ends the program with one line
+that names the option and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from nodestore.errors import Invalid, NodectlError
+from nodestore.etcd.session import EtcdSettings
+from nodestore.etcd.types import host_port
+from nodestore.schema.keys import check_name
+from nodestore.support import logs
+from nodestore.support.password_file import read_password
+from nodestore.support.values import check_credentials, whole_seconds_between
+
+T = TypeVar("T")
+
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, and whose options have defaults from the environment."""
+
+    def __init__(self, program: str, description: str, environ: Mapping[str, str] | None = None) -> None:
+        super().__init__(
+            prog=program,
+            description=description,
+            epilog="Each option --some-name can also be given as NODECTL_SOME_NAME in the environment. "
+            "A TIME is written as 300ms, 5s, 5m or 1h; a number without a unit is in seconds.",
+            allow_abbrev=False,  # an abbreviation that works today is ambiguous after the next release
+        )
+        self._environ = os.environ if environ is None else environ
+
+    def option(
+        self, name: str, convert: Callable[[str], T], *, default: T | str | None = None, meta: str, text: str
+    ) -> None:
+        """Add `--name`. `convert` raises ValueError, or a NodectlError, that says what is wrong with the text.
+
+        A default that is a str is converted like any text given. Without a default the option is required,
+        unless the default is spelled as "" (then it is None when absent).
+        """
+        variable = "NODECTL_" + name.replace("-", "_").upper()
+        given: Any = self._environ.get(variable) or default
+        self.add_argument(
+            f"--{name}",
+            type=argument_type(convert),
+            default=None if given == "" else given,
+            required=given is None,
+            metavar=meta,
+            help=text,
+        )
+
+    def flag(self, name: str, *, text: str) -> None:
+        """Add `--name`, which is off unless given. In the environment: 1, true or yes; 0, false, no or nothing."""
+        variable = "NODECTL_" + name.replace("-", "_").upper()
+        given = self._environ.get(variable, "").lower()
+        if given not in (*_YES, *_NO):
+            self.error(f"{variable}: {given!r} is neither 1 nor 0")
+        self.add_argument(f"--{name}", action="store_true", default=given in _YES, help=text)
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {message} (see {self.prog} --help)\n")
+        raise SystemExit(2)
+
+
+def argument_type(convert: Callable[[str], T]) -> Callable[[str], T]:
+    """`convert` as the `type` of an argparse argument: argparse shows the message of a ValueError or NodectlError."""
+
+    def checked(text: str) -> T:
+        try:
+            return convert(text)
+        except (ValueError, NodectlError) as error:
+            raise argparse.ArgumentTypeError(f"{error}") from None
+
+    return checked
+
+
+def add_common(parser: Parser) -> None:
+    """The options that every program which talks to etcd has."""
+    parser.option("cluster", _cluster, meta="NAME", text="name of the cluster; its keys are under /nodectl/NAME/")
+    parser.option(
+        "endpoints",
+        endpoints,
+        default="127.0.0.1:2379",
+        meta="HOST:PORT,...",
+        text="etcd's members, this PC's own first (default: %(default)s)",
+    )
+    parser.option("user", str, default="", meta="NAME", text="user of etcd")
+    parser.option("password-file", Path, default="", meta="FILE", text="file whose first line is that user's password")
+    parser.option("ca", Path, default="", meta="FILE", text="certificate authority of etcd's members: turns TLS on")
+    parser.option("cert", Path, default="", meta="FILE", text="our certificate for etcd")
+    parser.option("key", Path, default="", meta="FILE", text="the key of that certificate")
+    parser.option(
+        "lease-ttl",
+        whole_seconds_between(1, 300),
+        default="2s",
+        meta="TIME",
+        text="lease TTL: etcd drops this process after so long without a keepalive; whole seconds "
+        "(default: %(default)s)",
+    )
+    parser.option(
+        "log-level", _level, default="info", meta="LEVEL", text=f"one of {', '.join(logs.LEVELS)} (default: info)"
+    )
+
+
+def add_maintenance(parser: Parser) -> None:
+    """Who makes room in etcd, moves its leadership and reads its sizes, where it has users: all that is root's."""
+    text = "user of etcd with the rights of root, for its maintenance (default: the same as all else)"
+    parser.option("maintenance-user", str, default="", meta="NAME", text=text)
+    parser.option("maintenance-password-file", Path, default="", meta="FILE", text="file with that user's password")
+    parser.option("maintenance-cert", Path, default="", meta="FILE", text="a certificate of such a user, instead")
+    parser.option("maintenance-key", Path, default="", meta="FILE", text="the key of that certificate")
+
+
+def maintenance_settings(options: argparse.Namespace, base: EtcdSettings) -> EtcdSettings:
+    """`base` with the credential for maintenance, if there is one. Invalid when its parts do not fit together."""
+    user, password_file, cert, key = (
+        getattr(options, f"maintenance_{name}") for name in ("user", "password_file", "cert", "key")
+    )
+    check_credentials(
+        user=user, password_file=password_file, cert=cert, key=key, has_ca=base.ca is not None, prefix="--maintenance-"
+    )
+    if cert is not None:
+        readable("--maintenance-cert", cert)
+        readable("--maintenance-key", key)
+        base = replace(base, user=None, password=None, password_file=None, cert=cert, key=key)
+    if user is None:
+        return base
+    password = _password(password_file, "--maintenance-password-file")
+    return replace(base, user=user, password=password, password_file=password_file)
+
+
+def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
+    """The session's settings from parsed options. Invalid, in one sentence, when they do not fit together."""
+    check_credentials(
+        user=options.user,
+        password_file=options.password_file,
+        cert=options.cert,
+        key=options.key,
+        has_ca=options.ca is not None,
+    )
+    for name in ("ca", "cert", "key"):
+        path = getattr(options, name)
+        if path is not None:
+            readable(f"--{name}", path)
+    return EtcdSettings(
+        endpoints=options.endpoints,
+        user=options.user,
+        password=_password(options.password_file),
+        password_file=options.password_file,
+        ca=options.ca,
+        cert=options.cert,
+        key=options.key,
+    )
+
+
+def readable(option: str, path: Path) -> bytes:
+    """The bytes of the file that an option names; Invalid when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Invalid(f"{option}: cannot read {path}: {error.strerror or error}") from None
+
+
+def endpoints(text: str) -> tuple[str, ...]:
+    """`host:port,host:port`, checked, each as it was given: whether its scheme fits is known once --ca is."""
+    given = tuple(part.strip() for part in text.split(",") if part.strip())
+    EtcdSettings(tuple(host_port(part) for part in given))
+    return given
+
+
+def _cluster(text: str) -> str:
+    return check_name("cluster", text)
+
+
+def _level(text: str) -> str:
+    if text.lower() not in logs.LEVELS:
+        raise ValueError(f"{text!r} is not one of {', '.join(logs.LEVELS)}")
+    return text.lower()
+
+
+def _password(path: Path | None, option: str = "--password-file") -> str | None:
+    if path is None:
+        return None
+    try:
+        return read_password(path)
+    except Invalid as error:
+        raise Invalid(f"{option}: {error}") from None

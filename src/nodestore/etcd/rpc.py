@@ -1,0 +1,334 @@
+"""gRPC to one etcd member: the one module that imports grpc. Which member, and what is tried again, `etcd` decides.
+
+Every failure of a call or a stream is an `RpcFailed` with its `Fault`: what it says about whether the thing asked
+for has happened. grpc's own habit of raising CancelledError for what a server or a closed channel cancelled ends
+here, because a task that meets it would end as if its owner had wanted that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.message import Message
+from grpc import StatusCode, aio
+
+from nodestore.errors import (
+    Compacted,
+    Denied,
+    Invalid,
+    LeaseLost,
+    NodectlError,
+    NoSpace,
+    TooLarge,
+    Unavailable,
+)
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.types import EtcdSettings
+
+Metadata = tuple[tuple[str, str], ...]
+
+_MESSAGE_BYTES_MAX = 64 << 20  # grpc's 4 MiB default makes a large catch-up fail again at every resume
+
+
+def _of_an_earlier_loop(record: logging.LogRecord) -> bool:
+    """grpc has one poller a process, and tells it of a loop that has been closed (a command of nodectl may have several
+    loops, one after another). The complaint that asyncio logs then, with a traceback, is about nothing."""
+    error = record.exc_info[1] if record.exc_info else None
+    return "PollerCompletionQueue" in record.getMessage() and "loop is closed" in str(error)
+
+
+logging.getLogger("asyncio").addFilter(lambda record: not _of_an_earlier_loop(record))
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 10_000),  # the server refuses pings more often than every 5 s
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),  # also how long a connect to a host that is gone is waited for
+    ("grpc.max_reconnect_backoff_ms", 1_000),  # grpc's default took 7.6 s to notice that an outage was over
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
+    ("grpc.enable_retries", 0),  # a hidden repeat of a write is what this module exists to prevent
+    ("grpc.enable_http_proxy", 0),  # an http_proxy in the environment is for the web, not for the store
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class Fault(Enum):
+    """What a failure says about the thing asked for."""
+
+    NOT_SENT = "surely nothing has happened; another member may do it"
+    AMBIGUOUS = "may have happened, or may yet"
+    UNREADABLE = "has happened, but the answer is too large for us"
+    TOKEN = "our token is not known; with a new one it may go on"
+    FINAL = "the store's answer"
+
+
+class RpcFailed(Exception):
+    """A call or stream to `address` failed. `code` is grpc's, in words."""
+
+    def __init__(self, address: str, code: str, details: str, fault: Fault) -> None:
+        super().__init__(f"{address}: {code}: {details}")
+        self.code, self.details, self.fault = code, details, fault
+        self.lives = details.startswith("etcdserver: ")  # the member itself says so, a dead one does not
+
+
+# Never proposed: the channel had no connection; or etcd refused before raft (an interceptor, a queue that is full).
+_NOT_SENT = ("failed to connect", "errors resolving", "DNS resolution failed", "Name resolution", "empty address list")
+_NOT_PROPOSED = ("etcdserver: no leader", "etcdserver: too many requests", "not supported for learner")
+_BAD_TOKEN = ("auth token", "user name is empty", "revision of auth store is old")
+_AMBIGUOUS = (
+    StatusCode.UNAVAILABLE,
+    StatusCode.DEADLINE_EXCEEDED,
+    StatusCode.CANCELLED,
+    StatusCode.INTERNAL,
+    StatusCode.UNKNOWN,
+    StatusCode.ABORTED,
+)
+
+
+def fault_of(code: StatusCode, details: str) -> Fault:
+    """Sorts a status. What is not surely harmless counts as ambiguous."""
+    if any(text in details for text in _NOT_PROPOSED):
+        return Fault.NOT_SENT
+    if "permission denied" in details:
+        return Fault.FINAL  # maintenance calls say it with code UNKNOWN
+    if code is StatusCode.UNAVAILABLE and details.startswith(_NOT_SENT):
+        return Fault.NOT_SENT
+    if code is StatusCode.UNIMPLEMENTED:
+        return Fault.NOT_SENT  # something else listens there
+    if code is StatusCode.UNAUTHENTICATED or any(text in details for text in _BAD_TOKEN):
+        return Fault.TOKEN
+    if code is StatusCode.RESOURCE_EXHAUSTED and "eceived message larger than max" in details:
+        return Fault.FINAL if details.startswith("grpc: ") else Fault.UNREADABLE  # "grpc: " is the server's receiving
+    if code is StatusCode.RESOURCE_EXHAUSTED and "trying to send message larger than max" in details:
+        return Fault.UNREADABLE
+    return Fault.AMBIGUOUS if code in _AMBIGUOUS else Fault.FINAL
+
+
+def error_of(failed: RpcFailed) -> NodectlError:
+    """The typed error for an answer that will not change by asking again."""
+    details = failed.details.removeprefix("etcdserver: ")
+    if failed.fault is Fault.TOKEN:
+        return Denied(f"etcd asks for a user and password: {details}")
+    if "permission denied" in details or failed.code == "permission_denied" or "authentication failed" in details:
+        return Denied(f"etcd refuses: {details}")
+    if "database space exceeded" in details:
+        return NoSpace("etcd's database is full (NOSPACE): it takes no writes and grants no leases until there is room")
+    if "too large" in details or "larger than max" in details or "too many operations" in details:
+        return TooLarge(f"etcd: {details}")
+    if failed.code == "not_found" and "lease" in details:
+        return LeaseLost(f"etcd: {details}")
+    if failed.code == "out_of_range" and "compacted" in details:
+        return Compacted(0)
+    if failed.code == "resource_exhausted":
+        return Unavailable(f"etcd: {details}")
+    return NodectlError(f"etcd: {failed.code}: {details}")
+
+
+_UNARY: dict[str, tuple[type[Message], type[Message]]] = {
+    "KV/Range": (pb.RangeRequest, pb.RangeResponse),
+    "KV/Put": (pb.PutRequest, pb.PutResponse),
+    "KV/DeleteRange": (pb.DeleteRangeRequest, pb.DeleteRangeResponse),
+    "KV/Txn": (pb.TxnRequest, pb.TxnResponse),
+    "KV/Compact": (pb.CompactionRequest, pb.CompactionResponse),
+    "Lease/LeaseGrant": (pb.LeaseGrantRequest, pb.LeaseGrantResponse),
+    "Lease/LeaseRevoke": (pb.LeaseRevokeRequest, pb.LeaseRevokeResponse),
+    "Lease/LeaseTimeToLive": (pb.LeaseTimeToLiveRequest, pb.LeaseTimeToLiveResponse),
+    "Cluster/MemberList": (pb.MemberListRequest, pb.MemberListResponse),
+    "Maintenance/Status": (pb.StatusRequest, pb.StatusResponse),
+    "Maintenance/Defragment": (pb.DefragmentRequest, pb.DefragmentResponse),
+    "Maintenance/MoveLeader": (pb.MoveLeaderRequest, pb.MoveLeaderResponse),
+    "Maintenance/Alarm": (pb.AlarmRequest, pb.AlarmResponse),
+    "Auth/Authenticate": (pb.AuthenticateRequest, pb.AuthenticateResponse),
+    "Auth/AuthEnable": (pb.AuthEnableRequest, pb.AuthEnableResponse),
+    "Auth/UserAdd": (pb.AuthUserAddRequest, pb.AuthUserAddResponse),
+    "Auth/UserGrantRole": (pb.AuthUserGrantRoleRequest, pb.AuthUserGrantRoleResponse),
+    "Auth/RoleAdd": (pb.AuthRoleAddRequest, pb.AuthRoleAddResponse),
+}
+
+_STREAM: dict[str, tuple[type[Message], type[Message]]] = {
+    "Watch/Watch": (pb.WatchRequest, pb.WatchResponse),
+    "Lease/LeaseKeepAlive": (pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse),
+}
+
+_DOWNLOAD: dict[str, tuple[type[Message], type[Message]]] = {
+    "Maintenance/Snapshot": (pb.SnapshotRequest, pb.SnapshotResponse),
+}
+
+
+def connect_by_grpc(settings: EtcdSettings) -> Connect:
+    """How the members are reached unless a test says otherwise. Invalid when a certificate cannot be read."""
+    credentials = _credentials_of(settings)
+    return lambda address: Endpoint(address, credentials)
+
+
+def _credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
+    """TLS credentials; None for plain TCP. Invalid when a file cannot be read."""
+    if settings.ca is None:
+        return None
+    try:
+        key = settings.key.read_bytes() if settings.key else None
+        cert = settings.cert.read_bytes() if settings.cert else None
+        return grpc.ssl_channel_credentials(settings.ca.read_bytes(), key, cert)
+    except OSError as error:
+        raise Invalid(f"cannot read {error.filename}: {error.strerror or error}") from None
+
+
+def _cancelled_by_others() -> bool:
+    """Whether the CancelledError just caught came out of grpc: nobody has asked the current task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() == 0
+
+
+class Duplex(Protocol):
+    """A stream to a member, as the session sees it: `RpcStream`, or what a test puts in its place."""
+
+    async def send(self, message: Message, timeout_s: float) -> None: ...
+
+    async def receive(self, timeout_s: float) -> Any | None: ...
+
+    def nudge(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Connection(Protocol):
+    """A member, as the session sees it: `Endpoint`, or what a test puts in its place. Every fault is RpcFailed."""
+
+    @property
+    def address(self) -> str: ...
+
+    async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Any: ...
+
+    def open(self, method: str, metadata: Metadata) -> Duplex: ...
+
+    async def close(self) -> None: ...
+
+
+Connect = Callable[[str], Connection]
+"""From a member's address to a way to talk to it. It connects when that is first used, not before."""
+
+
+class RpcStream:
+    """A bidirectional stream to one member. Every fault is RpcFailed; `close()` it then and in the end."""
+
+    def __init__(self, address: str, call: Any) -> None:
+        self._address, self._call = address, call
+        self._reading: asyncio.Future[Any] | None = None
+        self._nudged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def send(self, message: Message, timeout_s: float) -> None:
+        """Returns once it is on its way. One sender at a time."""
+        try:
+            async with asyncio.timeout(timeout_s):  # wait_for() may swallow a cancellation before Python 3.12
+                await self._call.write(message)
+        except TimeoutError:
+            raise RpcFailed(self._address, "silent", f"took nothing for {timeout_s:g} s", Fault.AMBIGUOUS) from None
+        except asyncio.CancelledError:
+            if not _cancelled_by_others():
+                raise
+            raise await self._why() from None
+        except (aio.AioRpcError, asyncio.InvalidStateError, aio.UsageError):
+            raise await self._why() from None
+
+    async def receive(self, timeout_s: float) -> Any | None:
+        """The next message, or None when none came in time, or at a nudge; the read goes on then, nothing is lost."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._read())
+        reading = self._reading
+        await asyncio.wait((reading, self._nudged), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._nudged.done():
+            self._nudged = asyncio.get_running_loop().create_future()
+        if not reading.done():
+            return None
+        self._reading = None
+        if reading.cancelled() or reading.exception() is not None or reading.result() is aio.EOF:
+            raise await self._why()
+        return reading.result()
+
+    def nudge(self) -> None:
+        """Whoever waits in `receive`, or does so next, looks up."""
+        if not self._nudged.done():
+            self._nudged.set_result(None)
+
+    async def close(self) -> None:
+        """End it. Returns once nothing of it is left in this event loop."""
+        self._call.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait((self._reading,))
+            if not self._reading.cancelled():
+                self._reading.exception()  # or the loop would complain that nobody has looked
+
+    async def _read(self) -> Any:
+        # A read() that is cancelled before the server's headers have come swallows that, and then waits for ever.
+        await self._call.initial_metadata()
+        return await self._call.read()
+
+    async def _why(self) -> RpcFailed:
+        """The status with which the stream ended; a write to a dead stream alone does not tell it."""
+        if not self._call.done():
+            self._call.cancel()
+        code, details = await self._call.code(), (await self._call.details()) or ""
+        return RpcFailed(self._address, code.name.lower(), details, fault_of(code, details))
+
+
+class Endpoint:
+    """One member's address, with a channel that connects when it is first used and again after every fault."""
+
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        self.address = address
+        if credentials is None:
+            self._channel = aio.insecure_channel(address, options=_OPTIONS)
+        else:
+            self._channel = aio.secure_channel(address, credentials, options=_OPTIONS)
+        self._unary = {
+            method: self._stub(self._channel.unary_unary, method, *kinds) for method, kinds in _UNARY.items()
+        }
+        self._stream = {
+            method: self._stub(self._channel.stream_stream, method, *kinds) for method, kinds in _STREAM.items()
+        }
+        self._download = {
+            method: self._stub(self._channel.unary_stream, method, *kinds) for method, kinds in _DOWNLOAD.items()
+        }
+
+    @staticmethod
+    def _stub(kind: Any, method: str, request: Any, response: Any) -> Callable[..., Any]:
+        stub: Callable[..., Any] = kind(
+            f"/etcdserverpb.{method}",
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        return stub
+
+    async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Any:
+        """One attempt at a unary method."""
+        try:
+            return await self._unary[method](request, timeout=timeout_s, metadata=metadata)
+        except aio.AioRpcError as error:
+            code, details = error.code(), error.details() or ""
+            raise RpcFailed(self.address, code.name.lower(), details, fault_of(code, details)) from None
+        except asyncio.CancelledError:
+            if not _cancelled_by_others():
+                raise
+            raise RpcFailed(self.address, "cancelled", "the channel was closed", Fault.AMBIGUOUS) from None
+
+    def open(self, method: str, metadata: Metadata) -> RpcStream:
+        """A new stream; whether it can be had shows at its first use."""
+        return RpcStream(self.address, self._stream[method](metadata=metadata))
+
+    def download(self, method: str, request: Message, metadata: Metadata) -> RpcStream:
+        """A stream that answers one request; nothing is sent on it. Its orderly end is a RpcFailed with code `ok`."""
+        return RpcStream(self.address, self._download[method](request, metadata=metadata))
+
+    async def close(self) -> None:
+        with suppress(aio.UsageError):  # closed twice
+            await self._channel.close()

@@ -1,0 +1,203 @@
+"""Windows half of nodestore.processes.child_processes: job objects, console control events, sharing violations."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from ctypes import wintypes
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+assert sys.platform == "win32"  # tells mypy not to look on other systems
+
+_CREATE_SUSPENDED = 0x00000004
+_CREATE_BREAKAWAY_FROM_JOB = 0x01000000
+_PROCESS_TERMINATE, _PROCESS_SET_QUOTA, _PROCESS_SUSPEND_RESUME = 0x0001, 0x0100, 0x0800
+_JOB_KILL_ON_CLOSE = 0x00002000
+_JOB_EXTENDED_LIMITS = 9
+_SIGNAL_TIMEOUT_S = 10.0
+_ROUNDS_MAX = 20
+
+_kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+_ntdll = ctypes.WinDLL("ntdll")
+_kernel32.CreateJobObjectW.restype = wintypes.HANDLE
+_kernel32.CreateJobObjectW.argtypes = [ctypes.c_void_p, wintypes.LPCWSTR]
+_kernel32.SetInformationJobObject.argtypes = [wintypes.HANDLE, ctypes.c_int, ctypes.c_void_p, wintypes.DWORD]
+_kernel32.AssignProcessToJobObject.argtypes = [wintypes.HANDLE, wintypes.HANDLE]
+_kernel32.TerminateJobObject.argtypes = [wintypes.HANDLE, wintypes.UINT]
+_kernel32.OpenProcess.restype = wintypes.HANDLE
+_kernel32.OpenProcess.argtypes = [wintypes.DWORD, wintypes.BOOL, wintypes.DWORD]
+_kernel32.CloseHandle.argtypes = [wintypes.HANDLE]
+_kernel32.GetConsoleProcessList.argtypes = [ctypes.POINTER(wintypes.DWORD), wintypes.DWORD]
+_kernel32.GenerateConsoleCtrlEvent.argtypes = [wintypes.DWORD, wintypes.DWORD]
+_kernel32.AttachConsole.argtypes = [wintypes.DWORD]
+_kernel32.SetConsoleCtrlHandler.argtypes = [ctypes.c_void_p, wintypes.BOOL]
+_ntdll.NtResumeProcess.argtypes = [wintypes.HANDLE]
+
+
+class _BasicLimits(ctypes.Structure):
+    """JOBOBJECT_BASIC_LIMIT_INFORMATION"""
+
+    _fields_ = [
+        ("PerProcessUserTimeLimit", wintypes.LARGE_INTEGER),
+        ("PerJobUserTimeLimit", wintypes.LARGE_INTEGER),
+        ("LimitFlags", wintypes.DWORD),
+        ("MinimumWorkingSetSize", ctypes.c_size_t),
+        ("MaximumWorkingSetSize", ctypes.c_size_t),
+        ("ActiveProcessLimit", wintypes.DWORD),
+        ("Affinity", ctypes.c_size_t),
+        ("PriorityClass", wintypes.DWORD),
+        ("SchedulingClass", wintypes.DWORD),
+    ]
+
+
+class _ExtendedLimits(ctypes.Structure):
+    """JOBOBJECT_EXTENDED_LIMIT_INFORMATION"""
+
+    _fields_ = [
+        ("BasicLimitInformation", _BasicLimits),
+        ("IoInfo", ctypes.c_ulonglong * 6),
+        ("ProcessMemoryLimit", ctypes.c_size_t),
+        ("JobMemoryLimit", ctypes.c_size_t),
+        ("PeakProcessMemoryUsed", ctypes.c_size_t),
+        ("PeakJobMemoryUsed", ctypes.c_size_t),
+    ]
+
+
+class Job:
+    """A job object around the suspended process `pid`; with die_with_parent it dies with the last handle: ours."""
+
+    def __init__(self, pid: int, *, die_with_parent: bool) -> None:
+        self._job: int | None = _checked(_kernel32.CreateJobObjectW(None, None))
+        if die_with_parent:
+            limits = _ExtendedLimits()
+            limits.BasicLimitInformation.LimitFlags = _JOB_KILL_ON_CLOSE
+            _checked(
+                _kernel32.SetInformationJobObject(
+                    self._job, _JOB_EXTENDED_LIMITS, ctypes.byref(limits), ctypes.sizeof(limits)
+                )
+            )
+        with _opened(pid, _PROCESS_TERMINATE | _PROCESS_SET_QUOTA) as process:
+            _checked(_kernel32.AssignProcessToJobObject(self._job, process))
+
+    def kill(self) -> None:
+        """Ends every process of the job, grandchildren included."""
+        if self._job is not None:
+            _kernel32.TerminateJobObject(self._job, 1)
+
+    def __del__(self) -> None:
+        job, self._job = getattr(self, "_job", None), None
+        if job is not None:
+            _kernel32.CloseHandle(job)
+
+
+def _checked(result: Any) -> Any:
+    if not result:
+        raise ctypes.WinError(ctypes.get_last_error())
+    return result
+
+
+@contextlib.contextmanager
+def _opened(pid: int, access: int) -> Any:
+    handle = _checked(_kernel32.OpenProcess(access, False, pid))
+    try:
+        yield handle
+    finally:
+        _kernel32.CloseHandle(handle)
+
+
+def start_options() -> dict[str, Any]:
+    """Suspended, so that no grandchild is born before the job holds the child; `started` lets it run."""
+    return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | _CREATE_SUSPENDED}
+
+
+def started(pid: int) -> None:
+    with _opened(pid, _PROCESS_SUSPEND_RESUME) as process:
+        _ntdll.NtResumeProcess(process)
+
+
+def wrapped(argv: Sequence[str], *, die_with_parent: bool) -> list[str]:
+    return list(argv)  # the job object does it
+
+
+def start_detached(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None, log: Any) -> int:
+    """Starts `argv` with a console of its own, unseen, and outside our job where that is allowed; its pid."""
+    flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    try:
+        return _popen(argv, cwd, env, log, flags | _CREATE_BREAKAWAY_FROM_JOB)
+    except PermissionError:  # our job does not let anybody leave it
+        return _popen(argv, cwd, env, log, flags)
+
+
+def _popen(argv: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None, log: Any, flags: int) -> int:
+    process = subprocess.Popen(
+        list(argv), cwd=cwd, env=None if env is None else dict(env),
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=flags,
+    )  # fmt: skip
+    process.returncode = 0  # we let go of it on purpose: no ResourceWarning
+    return process.pid
+
+
+def created(pid: int) -> float | None:
+    """When process `pid` began (seconds since the Unix epoch, fixed at its creation); None when it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() if process.is_running() else None
+    except psutil.Error:
+        return None
+
+
+def terminate(pid: int) -> None:
+    """CTRL_BREAK to the process group `pid`: directly when it shares our console, else by a helper that joins its."""
+    if pid in _console_processes():
+        _kernel32.GenerateConsoleCtrlEvent(1, pid)
+        return
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            [sys.executable, "-m", __name__, str(pid)],
+            stdin=subprocess.DEVNULL, creationflags=subprocess.CREATE_NO_WINDOW, timeout=_SIGNAL_TIMEOUT_S, check=False,
+        )  # fmt: skip
+
+
+def _console_processes() -> list[int]:
+    pids = (wintypes.DWORD * 4096)()
+    return list(pids[: _kernel32.GetConsoleProcessList(pids, len(pids))])
+
+
+def _break_from_inside(pid: int) -> int:
+    """In the helper: leaves its own console, joins that of `pid`, sends CTRL_BREAK to the group of `pid`."""
+    _kernel32.FreeConsole()
+    if not _kernel32.AttachConsole(pid):
+        return 1
+    _kernel32.SetConsoleCtrlHandler(None, True)
+    return 0 if _kernel32.GenerateConsoleCtrlEvent(1, pid) else 1
+
+
+def kill_tree(pid: int) -> None:
+    """Ends `pid` and its descendants, until a look finds nobody new."""
+    killed: set[int] = set()
+    for _ in range(_ROUNDS_MAX):
+        new = _tree(pid) - killed
+        if not new:
+            return
+        for member in new:
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(member).kill()
+        killed |= new
+
+
+def _tree(root: int) -> set[int]:
+    try:
+        process = psutil.Process(root)
+        return {root} | {child.pid for child in process.children(recursive=True)}
+    except psutil.Error:
+        return set()
+
+
+if __name__ == "__main__":
+    sys.exit(_break_from_inside(int(sys.argv[1])))

@@ -1,0 +1,89 @@
+"""Reading journal entries. A standby reads every one, so what our own leaders write is recognised by hand.
+
+The model of an entry takes most of a standby's time for a command. Here an entry is taken as it is when it has exactly
+the fields and types that a leader writes; whatever looks otherwise in any way goes through the model, which reads what
+may be read and says what is wrong with the rest. Both ways give the same entry.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic_core import from_json
+
+from nodestore.schema.models import SCHEMA_VERSION, CommandRecord, Entry, SpecMark, decode
+
+_ENTRY = {"v", "epoch", "term", "nonce", "commands"}
+_ALWAYS = {"index", "id", "actor", "time", "name", "args", "result"}
+_KNOWN = {*_ALWAYS, "writes", "specs", "config_version"}
+_MARK = {"generation", "hash"}
+
+
+def decode_entry(raw: bytes, where: str) -> Entry:
+    """The entry in `raw`; Garbage with the key's name and the first thing that is wrong otherwise."""
+    return _as_written(raw) or decode(Entry, raw, where)
+
+
+def _as_written(raw: bytes) -> Entry | None:
+    """The entry, if it is one as leaders write nearly all of them."""
+    try:
+        value = from_json(raw, allow_inf_nan=False)
+    except ValueError:
+        return None
+    if type(value) is not dict or value.keys() != _ENTRY:
+        return None
+    commands = value["commands"]
+    numbers = type(value["v"]) is int and type(value["epoch"]) is int and type(value["term"]) is int
+    if not numbers or value["v"] > SCHEMA_VERSION or type(value["nonce"]) is not str or type(commands) is not list:
+        return None
+    records: list[CommandRecord] = []
+    for item in commands:
+        record = _record(item)
+        if record is None or (records and record.index != records[-1].index + 1):
+            return None
+        records.append(record)
+    if not records:
+        return None
+    value["commands"] = tuple(records)
+    return Entry.holding(value)
+
+
+def _record(item: Any) -> CommandRecord | None:
+    """Takes `item` over: its dictionaries become the record's."""
+    if type(item) is not dict:
+        return None
+    if item.keys() != _KNOWN:  # one that writes nothing has not all of them
+        if not (item.keys() >= _ALWAYS and item.keys() <= _KNOWN):
+            return None
+        item = {**item, "writes": item.get("writes", {}), "specs": item.get("specs", {})}
+        item.setdefault("config_version", 0)
+    texts = type(item["id"]) is str and type(item["actor"]) is str and type(item["name"]) is str
+    if not texts or type(item["index"]) is not int or item["index"] < 1 or type(item["time"]) is not float:
+        return None
+    if type(item["args"]) is not dict or type(item["config_version"]) is not int:
+        return None
+    if not _are_writes(item["writes"]) or not _take_marks(item["specs"]):
+        return None
+    item["actions"], item["closes"], item["config"], item["config_revision"], item["restore"] = {}, {}, None, None, None
+    return CommandRecord.holding(item)
+
+
+def _are_writes(writes: Any) -> bool:
+    if type(writes) is not dict:
+        return False
+    return all(document is None or type(document) is dict for document in writes.values())
+
+
+def _take_marks(specs: Any) -> bool:
+    """Whether these are marks of specs; they are made so in place."""
+    if type(specs) is not dict:
+        return False
+    for node, mark in specs.items():
+        if mark is None:
+            continue
+        if type(mark) is not dict or mark.keys() != _MARK:
+            return False
+        if type(mark["generation"]) is not int or type(mark["hash"]) is not str:
+            return False
+        specs[node] = SpecMark.holding(mark)
+    return True

@@ -1,0 +1,89 @@
+"""What plain JSON is: values that every replica reads back from the journal exactly as they were. Pure.
+
+A committed entry that is unreadable stops all replicas for good. So what an application, a driver or a client provides
+is checked before: only JSON's own types, finite and not too large numbers, whole characters, bounded nesting.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+from nodestore.errors import Invalid
+from nodestore.support.jsonio import Json
+
+DEPTH_MAX = 64
+"""Levels of a document or result. The parser's own limit is 200, and an entry adds some of its own."""
+_INT_BITS_MAX = 1024
+
+
+def checked_copy(value: Json, what: str) -> Json:
+    """A deep copy of `value`; tuples become lists. Invalid, naming `what`, if it is not plain JSON."""
+    return _copied(value, what, DEPTH_MAX)
+
+
+def bounded(value: object, levels_max: int) -> bool:
+    """Whether containers are nested at most `levels_max` deep, and no whole number is longer than an entry may hold.
+
+    To be asked before strangers' values are encoded, which recurses as deeply as they are nested.
+    """
+    if isinstance(value, int):
+        return value.bit_length() <= _INT_BITS_MAX
+    if not isinstance(value, dict | list | tuple):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return levels_max > 0 and all(bounded(item, levels_max - 1) for item in items)
+
+
+def finite(value: object) -> bool:
+    """Whether no number in `value` is infinite or NaN. It encodes all of `value`, so it is slow."""
+    try:
+        json.dumps(value, allow_nan=False, default=str)
+    except ValueError:
+        return False
+    return True
+
+
+def _copied(value: Json, what: str, depth: int) -> Json:
+    kind = type(value)
+    if kind is str:
+        return _text(value, what)
+    if value is None or kind is bool:
+        return value
+    if kind is int:
+        if value.bit_length() > _INT_BITS_MAX:
+            raise Invalid(f"{what}: a number of more than {_INT_BITS_MAX} bits is not allowed")
+        return value
+    if kind is float:
+        if not math.isfinite(value):
+            raise Invalid(f"{what}: {value} is not a number that JSON knows")
+        return value
+    if depth == 0:
+        raise Invalid(f"{what}: nested more than {DEPTH_MAX} levels deep")
+    if isinstance(value, dict):
+        copied = {}
+        for key, item in value.items():
+            name = key if type(key) is str and key.isascii() else _name(key, what)
+            if type(item) is str and item.isascii():  # most of what there is: spared the call
+                copied[name] = item
+            else:
+                copied[name] = _copied(item, what, depth - 1)
+        return copied
+    if isinstance(value, list | tuple):
+        return [_copied(item, what, depth - 1) for item in value]
+    raise Invalid(f"{what}: a value of type {kind.__name__} is not JSON")
+
+
+def _name(key: Json, what: str) -> str:
+    if type(key) is not str:
+        raise Invalid(f"{what}: a name in an object must be text, not {type(key).__name__}")
+    return _text(key, what)
+
+
+def _text(text: str, what: str) -> str:
+    if not text.isascii():  # which is known at no cost
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise Invalid(f"{what}: a text holds half of a surrogate pair") from None
+    return text

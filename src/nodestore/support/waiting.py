@@ -1,0 +1,52 @@
+"""Waiting with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from nodestore.errors import TimedOut, Unavailable
+from nodestore.support.backoff import Backoff
+
+
+async def set_within(event: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait until `event` is set, for `timeout_s` seconds at most (None: without a limit); return whether it is set.
+
+    Zero and negative timeouts return the present state. Cancellation passes through.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):  # wait_for() may lose a cancellation on Python 3.11
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()  # it may have been set in the very turn of the loop in which the time was up
+    return True
+
+
+async def wait_until(
+    check: Callable[[], Awaitable[str | None]],
+    what: str,
+    timeout_s: float,
+    pauses: Backoff,
+    *,
+    report: Callable[[str], None] = lambda _: None,
+    details: Callable[[], str] = lambda: "",
+) -> None:
+    """Repeat `check` until it returns None; else it returns what is still missing. Unavailable counts as missing.
+
+    TimedOut after `timeout_s` seconds, naming `what` was waited for, what is missing, and `details()`. pauses: between
+    two checks. report: called with what is missing after each check; what it raises ends the wait.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            missing = await check()
+        except Unavailable as error:  # masters may change while one waits
+            missing = str(error)
+        if missing is None:
+            return
+        report(missing)
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimedOut(f"waited {timeout_s:g} s until {what}: {missing}{details()}")
+        await asyncio.sleep(min(pauses.next_s(), left_s))

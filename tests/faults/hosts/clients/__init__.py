@@ -1,0 +1,1 @@
+"""The client processes of a run, and how the run sees them."""

@@ -1,0 +1,23 @@
+"""What the nodes' drivers have brought about: the file on each host's disk, against what the node must be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.faults.checkers.final_store import Final
+
+
+def not_as_desired(directory: Path, final: Final) -> list[str]:
+    """The file driver of each node has written the document of its desired spec. A status may say so and be wrong."""
+    wrong = []
+    for node, desired in sorted(final.desired.items()):
+        path = directory / "disk" / node / "noded" / str(desired.spec.settings.get("path", ""))
+        try:
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            wrong.append(f"nodes: {node} shows nothing: {error!r}")
+            continue
+        if found != desired.spec.document:
+            wrong.append(f"nodes: {node} shows {found}, and should show {desired.spec.document}"[:500])
+    return wrong

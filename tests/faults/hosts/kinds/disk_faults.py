@@ -1,0 +1,117 @@
+"""Faults of the disk of an etcd member: full, or slow."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.hosts.kinds.fault import Fault
+from tests.faults.hosts.lan.disks import Fsyncs
+from tests.faults.hosts.lan.pc import Pc
+from tests.support.waiting import eventually
+
+_FILLER = "filler"
+_NOTICED_S = 60.0
+_ROOM_BYTES = 1 << 20
+_NO_ROOM = b"no space left on device"
+
+
+@dataclass
+class FullDisk(Fault):
+    """No room is left on the disk of an etcd member, then there is some again."""
+
+    victim: str = ""
+    member: int | None = None
+    """Its process, before."""
+    said: int = 0
+    """How long its log was then."""
+
+    async def begin(self) -> None:
+        self.victim = self.told = self.dice.choice(self.hosts.site.members)
+        pc = self.hosts.pcs[self.victim]
+        await self.runs(pc, "etcd")
+        self.member, self.said = pc.pid("etcd"), pc.log("etcd").stat().st_size
+        await eventually(self._noticed, f"etcd of {self.victim} has noticed its full disk", timeout_s=_NOTICED_S)
+
+    async def _noticed(self) -> bool:
+        """It has ended, or says so. What room it has made itself since is taken again."""
+        await asyncio.to_thread(fill, self._filler)
+        pc = self.hosts.pcs[self.victim]
+        with pc.log("etcd").open("rb") as log:
+            log.seek(self.said)
+            why = "said so" if _NO_ROOM in log.read() else "ended" if not self._lives(pc) else ""
+        if why:
+            self.told = f"{self.victim}, whose etcd {why}"
+        return bool(why)
+
+    def _lives(self, pc: Pc) -> bool:
+        return pc.alive("etcd") and pc.pid("etcd") == self.member
+
+    async def end(self) -> None:
+        if self.victim:
+            self._filler.unlink(missing_ok=True)
+            room = self.hosts.pcs[self.victim].room_bytes()
+            assert room >= _ROOM_BYTES, f"the disk of {self.victim} was to have room again, and has {room} bytes"
+
+    @property
+    def _filler(self) -> Path:
+        slow = self.hosts.disks.get(self.victim)  # to fill it through its file system would take seconds
+        place = self.hosts.pcs[self.victim].disk / "etcd" if slow is None else slow.under
+        return place / _FILLER
+
+
+@dataclass
+class SlowDisk(Fault):
+    """The disk of an etcd member takes long until it says that something is on it: each fsync for another while."""
+
+    victim: str = ""
+    kind: str = ""
+    before: Fsyncs | None = None
+
+    async def begin(self) -> None:
+        members = self.hosts.site.members
+        leading = await self.hosts.etcd_leading() if self.dice.random() < 0.5 else None
+        self.victim = leading or self.dice.choice(members)
+        self.kind = self.dice.choice(sorted(SLOW_MS))
+        sync_ms, write_ms = SLOW_MS[self.kind]
+        self.told = f"{self.victim}, {self.kind}: an fsync takes {sync_ms[0]:g} to {sync_ms[1]:g} ms"
+        self.hosts.disks[self.victim].slow(sync_ms, write_ms)
+        self.before = await self.hosts.fsyncs(self.victim)
+
+    async def end(self) -> None:
+        try:
+            if self.before is not None:
+                self._check((await self.hosts.fsyncs(self.victim)).since(self.before))
+        finally:
+            if self.victim:
+                self.hosts.disks[self.victim].as_fast_as_it_is()
+
+    def _check(self, seen: Fsyncs) -> None:
+        """AssertionError unless etcd itself has measured that the disk was as slow as it should be."""
+        self.told += f"; {seen.count} of its WAL, {seen.mean_ms:.0f} ms each by its own measure"
+        low_ms = SLOW_MS[self.kind][0][0]
+        assert seen.count > 0, f"etcd of {self.victim} wrote nothing while its disk was to be slow"
+        assert seen.mean_ms >= low_ms, f"the disk was to be slow, and was not: {self.told}"
+
+
+SLOW_MS = {
+    "worn": ((20.0, 80.0), (0.0, 1.0)),
+    "slow": ((20.0, 400.0), (0.0, 5.0)),
+    "dying": ((200.0, 900.0), (0.0, 20.0)),
+}
+"""How long an fsync takes longer, and a write."""
+
+
+def fill(path: Path) -> None:
+    """Until the disk is full: it must be a small one. What is in the file already stays. OSError when anything but
+    room is missing."""
+    with path.open("ab", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            try:
+                while True:
+                    file.write(b"\0" * size)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise

@@ -1,0 +1,1 @@
+"""Transactions whose copies arrive late or whose replies are lost."""

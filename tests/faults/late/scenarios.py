@@ -1,0 +1,370 @@
+"""What may arrive late, and what must come of it. Plain functions, so that they can also be run with a rule taken out.
+
+Each asserts the whole outcome: what callers were told, what is in the store, and that work goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from masterd.election.campaign import Campaign, Me
+from masterd.election.suspicion import LAN
+from masterd.replication.cluster_view import Board
+from masterd.replication.replica import Replica
+from masterd.state_machine.batch import Outcome
+from masterd.term.journal import Commit, Journal
+from masterd.term.leader import LeaderSettings
+from nodestore.cluster.election import (
+    LeaderSeen,
+    Lost,
+    Won,
+    ensure_epoch,
+    leader_seen,
+    new_leader_record,
+    resign,
+    takeover,
+)
+from nodestore.errors import LeadershipLost, LeaseLost, OutcomeUnknown
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.session import Compare, Op, TxnResult, op_delete, op_put
+from nodestore.schema.keys import Keys
+from tests.faults.late.transactions import ANSWER_S, Stage, configure, leading, stage, take_over
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.waiting import eventually
+
+_WHOLE_BYTES = 600
+"""A takeover in the proxy of which so much has arrived is complete."""
+
+
+async def error_of(task: asyncio.Task[object]) -> BaseException | None:
+    """With what a task ends, within a deadline."""
+    done, _ = await asyncio.wait([task], timeout=10.0)
+    assert done, "it does not end"
+    return task.exception()
+
+
+def code_of(outcome: Outcome) -> str | None:
+    return outcome.error.code if outcome.error else None
+
+
+# --- commits --------------------------------------------------------------------------------------------------------
+
+
+async def commit_after_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys) -> None:
+    """It lands nowhere, and its caller hears that it surely did not and never will: nothing has moved `head`."""
+    async with stage(cluster, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+        assert (await seat.add("x1")).index == 1
+        s.late.hold_next()
+        call = asyncio.create_task(seat.add("x2"))
+        await s.held()
+        await take_over(s.witness, keys, "m2")
+        before = await s.head()
+        await s.deliver()
+        assert code_of(await call) == "leadership_lost"
+        assert await s.head() == before
+        assert await s.ids() == ["x1"]
+        assert isinstance(await seat.ended(), LeadershipLost)
+
+
+async def commit_after_its_successor_committed(cluster: EtcdCluster, keys: Keys) -> None:
+    """It lands nowhere; but its own leader cannot tell any more, and says so. The repeat at the successor runs."""
+    async with stage(cluster, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+        await seat.add("x1")
+        s.late.hold_next()
+        call = asyncio.create_task(seat.add("x2"))
+        await s.held()
+        async with leading(s.witness, s.witness, keys, "m2") as successor:
+            assert (await successor.add("y")).result == 2
+            await s.deliver()
+            assert code_of(await call) == "outcome_unknown"
+            again = await successor.add("x2")
+            assert (again.result, again.repeated) == (3, False)
+        assert await s.ids() == ["x1", "y", "x2"]
+        await s.once(2)
+
+
+async def commit_that_landed_unheard_before_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys) -> None:
+    """The reply was lost for good: unknown to its caller, known to the successor, who does not run the repeat."""
+    async with stage(cluster, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+        await seat.add("x1")
+        s.late.lose_next_reply()
+        call = asyncio.create_task(seat.add("x2"))
+        await eventually(lambda: _has(s, 2), "the commit has landed")
+        async with leading(s.witness, s.witness, keys, "m2") as successor:
+            again = await successor.add("x2")
+            assert (again.result, again.index, again.repeated) == (2, 2, True)
+            assert (await successor.add("y")).result == 3
+            s.proxy.forward()
+            assert code_of(await call) == "outcome_unknown"
+        assert await s.ids() == ["x1", "x2", "y"]
+
+
+async def commit_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None:
+    """Its repeat finds its nonce in `head`: committed, once, and the term goes on."""
+    async with stage(cluster, keys, repeats_arrive=True) as s, leading(s.late, s.witness, keys) as seat:
+        await seat.add("x1")
+        s.late.lose_next_reply()
+        lost = await seat.add("x2")
+        assert (lost.index, lost.result, lost.error) == (2, 2, None)
+        await s.once(2)
+        assert (await seat.add("x3")).result == 3
+        assert await s.ids() == ["x1", "x2", "x3"]
+
+
+async def commit_whose_copy_is_late(cluster: EtcdCluster, keys: Keys) -> None:
+    """The repeat was first. The late copy changes nothing, at once or after the next commit."""
+    async with stage(cluster, keys, repeats_arrive=True) as s, leading(s.late, s.witness, keys) as seat:
+        await seat.add("x1")
+        s.late.hold_next()
+        assert (await seat.add("x2")).index == 2
+        assert (await seat.add("x3")).index == 3
+        before = await s.head()
+        await s.deliver()
+        assert await s.head() == before
+        for index in (1, 2, 3):
+            await s.once(index)
+        assert (await seat.add("x4")).result == 4
+
+
+async def commit_whose_copy_lands_after_truncation(cluster: EtcdCluster, keys: Keys) -> None:
+    """What was truncated does not come back."""
+    async with stage(cluster, keys, repeats_arrive=True) as s, leading(s.late, s.witness, keys) as seat:
+        await seat.add("x1")
+        s.late.hold_next()
+        await seat.add("x2")
+        await seat.add("x3")
+        cut = await s.witness.txn(
+            seat.won.fence.compares(keys), [op_delete(keys.journal, end=keys.entry(3).encode())], repeatable=True
+        )
+        assert cut.succeeded
+        await s.deliver()
+        assert await s.ids() == ["x3"]
+        assert (await seat.add("x4")).result == 4
+
+
+async def commit_given_up_after_an_open_attempt(cluster: EtcdCluster, keys: Keys) -> None:
+    """A copy is held, its repeat is refused for good: an empty commit moves `head`, so that the copy, which etcd
+    would take by now, is harmless; the caller has its definite error; and the term goes on."""
+    async with stage(cluster, keys, repeats_arrive=True) as s:
+        lease = secrets.randbelow(1 << 60) + 1
+        journal, commit = await _refusable(s, lease)
+        await s.witness.revoke(lease)  # before the repeat, which is sent soon
+        s.late.hold_next()
+        task = asyncio.create_task(journal.commit(commit))
+        await s.held()
+        assert isinstance(await error_of(task), LeaseLost)
+        await _grant(s, lease)
+        await s.deliver()
+        assert await s.view(keys.entry(1)) is None
+        assert await journal.commit(Commit.moving_to(1, [op_put(keys.state + "next", b"{}")])) > 0
+        assert journal.index == 1
+
+
+async def _refusable(s: Stage, lease: int) -> tuple[Journal, Commit]:
+    """A commit that etcd refuses while the lease is gone, and takes while it is there."""
+    await _grant(s, lease)
+    won = await take_over(s.witness, s.keys, "m1")
+    journal = Journal(s.late, s.keys, won.fence, won.head)
+    return journal, Commit.moving_to(1, [op_put(s.keys.entry(1), b"{}"), op_put(s.keys.paused, b"", lease=lease)])
+
+
+async def _grant(s: Stage, lease: int) -> None:
+    await s.witness.call("Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=60, ID=lease))
+
+
+async def _has(s: Stage, index: int) -> bool:
+    return await s.witness.get(s.keys.entry(index)) is not None
+
+
+# --- takeovers ------------------------------------------------------------------------------------------------------
+
+
+async def takeover_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None:
+    """The repeat finds its own nonce: it has won, and has read head and journal anew."""
+    async with stage(cluster, keys, repeats_arrive=True) as s:
+        async with leading(s.witness, s.witness, keys) as before:
+            for name in ("x1", "x2", "x3"):
+                await before.add(name)
+        s.late.lose_next_reply()
+        won = await _take_over_late(s, leader_seen(await s.witness.get(keys.leader)), next_index=2)
+        assert isinstance(won, Won)
+        leader = await s.witness.get(keys.leader)
+        assert leader is not None
+        assert won.fence.term.revision == leader.mod_revision
+        assert won.head is not None
+        assert won.head.mod_revision == (await s.head()).mod_revision
+        assert [kv.key for kv in won.tail.kvs] == [keys.entry(2), keys.entry(3)]
+        term = await s.witness.get(keys.term("late"))
+        assert term is not None
+        assert term.version == 1
+        async with leading(s.late, s.witness, keys, "late", won=won) as seat:
+            assert (await seat.add("x4")).result == 4
+
+
+async def takeover_that_lands_after_it_was_won_and_resigned(cluster: EtcdCluster, keys: Keys) -> None:
+    """`leader` is absent again, as the late copy had observed it: `terms/<nonce>` alone stops it."""
+    async with stage(cluster, keys, repeats_arrive=True) as s:
+        s.late.hold_next()
+        won = await _take_over_late(s, LeaderSeen())
+        assert isinstance(won, Won)
+        assert await resign(s.witness, keys, won.fence, "test")
+        await s.deliver()
+        assert await s.witness.get(keys.leader) is None
+        assert (await take_over(s.witness, keys, "m2")).fence.term > won.fence.term
+
+
+async def takeover_that_lands_after_another(cluster: EtcdCluster, keys: Keys) -> None:
+    """Somebody was faster: the late copy meets another `leader` than it had observed."""
+    async with stage(cluster, keys, repeats_arrive=False) as s:
+        s.late.hold_next()
+        task = asyncio.create_task(_take_over_late(s, LeaderSeen()))
+        await s.held()
+        other = await take_over(s.witness, keys, "m2")
+        assert isinstance(await error_of(task), OutcomeUnknown)
+        await s.deliver()
+        found = leader_seen(await s.witness.get(keys.leader))
+        assert found.revision == other.fence.term.revision
+        assert await s.witness.get(keys.term("late")) is None
+
+
+async def _take_over_late(s: Stage, seen: LeaderSeen, next_index: int = 1) -> Won | Lost:
+    lease, _ = await s.witness.grant(60)
+    epoch = await ensure_epoch(s.witness, s.keys)
+    me = new_leader_record(master="late", host="late", urls=(), nonce="late", cause="first", why="test")
+    return await takeover(s.late, s.keys, me=me, lease=lease, seen=seen, epoch=epoch, next_index=next_index)
+
+
+async def takeover_that_lands_after_its_candidate_gave_up(cluster: EtcdCluster, keys: Keys) -> None:
+    """The campaign finds its own nonce in `leader` and takes the term up."""
+    async with stage(cluster, keys, repeats_arrive=False) as s, _campaign(s) as campaign:
+        lease, _ = await s.witness.grant(60)
+        s.late.hold_next()
+        task = asyncio.create_task(campaign.win(lease))
+        await s.held()
+        nonce = campaign._attempts[0]
+        campaign._ground = lambda: None  # type: ignore[method-assign]  # a second attempt would arrive with the first
+        await eventually(lambda: s.late.unknown > 0, "the candidate has given the attempt up")
+        await s.deliver()
+        won = await asyncio.wait_for(task, 30.0)
+        found = leader_seen(await s.witness.get(keys.leader))
+        assert found.record is not None
+        assert (found.record.nonce, found.revision, found.lease) == (nonce, won.fence.term.revision, lease)
+        assert won.fence.nonce == nonce
+
+
+async def takeover_that_lands_on_a_lease_given_up(cluster: EtcdCluster, keys: Keys) -> None:
+    """The campaign finds its own nonce in `leader`, on an old lease that would soon take it away: it deletes that
+    and wins anew."""
+    async with stage(cluster, keys, repeats_arrive=False) as s, _campaign(s) as campaign:
+        old, _ = await s.witness.grant(60)
+        s.late.hold_next()
+        task = asyncio.create_task(campaign.win(old))
+        await s.proxy.wait_held(up_bytes=_WHOLE_BYTES)
+        task.cancel()
+        await asyncio.wait([task])
+        await s.deliver()
+        late = leader_seen(await s.witness.get(keys.leader))
+        assert late.lease == old
+        new, _ = await s.witness.grant(60)
+        won = await asyncio.wait_for(campaign.win(new), 30.0)
+        found = leader_seen(await s.witness.get(keys.leader))
+        assert (found.lease, found.revision) == (new, won.fence.term.revision)
+        assert won.fence.term.revision > late.revision
+        await s.witness.revoke(old)
+        assert leader_seen(await s.witness.get(keys.leader)) == found
+
+
+@asynccontextmanager
+async def _campaign(s: Stage) -> AsyncIterator[Campaign]:
+    """A campaign that watches etcd directly, and tries to take over by the way that can be held."""
+    board, replica = Board(s.witness, s.keys), Replica(s.witness, s.keys)
+    await replica.catch_up()
+    watching = asyncio.create_task(board.watch())
+    try:
+        yield Campaign(s.late, s.keys, Me("late", "late", (), 0, "late"), board, replica, LAN)
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+# --- views, resignations --------------------------------------------------------------------------------------------
+
+SMALL = LeaderSettings(max_txn_ops=4)
+"""Room for one view in a transaction: what a command changes does not fit into its commit."""
+
+
+async def chunk_of_a_deposed_leader(cluster: EtcdCluster, keys: Keys) -> None:
+    """A late chunk changes no view, not even while the new leader has not touched them yet."""
+    async with stage(cluster, keys, repeats_arrive=False) as s:
+        await configure(s.witness, keys)
+        async with leading(s.late, s.witness, keys, settings=SMALL) as seat:
+            first = (await seat.put("nodes/n1", x=1)).index
+            await eventually(lambda: _complete(s, first), "the views are up to date")
+            before = await s.view(keys.desired_of("n1"))
+            hold_the_chunk(s)
+            call = asyncio.create_task(seat.put("nodes/n1", x=2))
+            await s.held()
+            won = await take_over(s.witness, keys, "m2")
+            await s.deliver()
+            assert await s.view(keys.desired_of("n1")) == before
+            assert isinstance(await seat.ended(), LeadershipLost)
+            assert code_of(await call) is None, "the commit itself had landed"
+        async with leading(s.witness, s.witness, keys, "m2", won=won):
+            shown = await s.view(keys.desired_of("n1"))
+            assert (shown["term"], shown["spec"]["document"]) == (won.fence.term.revision, {"x": 2})
+
+
+async def chunk_whose_copy_is_late(cluster: EtcdCluster, keys: Keys) -> None:
+    """In the same term, after its repeat and later commits: it does not turn a view back."""
+    async with stage(cluster, keys, repeats_arrive=True) as s:
+        await configure(s.witness, keys)
+        async with leading(s.late, s.witness, keys, settings=SMALL) as seat:
+            first = (await seat.put("nodes/n1", x=1)).index
+            await eventually(lambda: _complete(s, first), "the views are up to date")
+            hold_the_chunk(s)
+            await seat.put("nodes/n1", x=2)
+            last = (await seat.put("nodes/n1", x=3)).index
+            await eventually(lambda: _complete(s, last), "the views are up to date")
+            await s.deliver()
+            assert await _shows(s, 3)
+
+
+async def _complete(s: Stage, index: int) -> bool:
+    applied = await s.view(s.keys.applied)
+    return bool(applied["index"] == index and applied["through"] is None)
+
+
+async def _shows(s: Stage, x: int) -> bool:
+    shown = await s.view(s.keys.desired_of("n1"))
+    return bool(shown is not None and shown["spec"]["document"] == {"x": x})
+
+
+def hold_the_chunk(s: Stage) -> None:
+    """Let the next commit through and hold the chunk of views after it."""
+    passed = s.late.txn
+
+    async def txn(compares: Sequence[Compare], then: Sequence[Op] = (), *args: Any, **kwargs: Any) -> TxnResult:
+        result = await passed(compares, then, *args, **kwargs)
+        if any(op.request_put.key == s.keys.head.encode() for op in then):
+            s.late.txn = passed  # type: ignore[method-assign]
+            s.late.hold_next()
+        return result
+
+    s.late.txn = txn  # type: ignore[method-assign]
+
+
+async def resignation_that_lands_after_reelection(cluster: EtcdCluster, keys: Keys) -> None:
+    """It does not delete the key of who leads now, its own former leader included."""
+    async with stage(cluster, keys, repeats_arrive=True) as s:
+        won = await take_over(s.witness, keys, "m1")
+        s.late.call_s = ANSWER_S
+        s.late.hold_next()
+        assert await resign(s.late, keys, won.fence, "test")
+        again = await take_over(s.witness, keys, "m1")
+        await s.deliver()
+        found = leader_seen(await s.witness.get(keys.leader))
+        assert found.revision == again.fence.term.revision

@@ -1,0 +1,1 @@
+"""Proxies that hold back, drop or cut what passes through them."""

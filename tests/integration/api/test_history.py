@@ -1,0 +1,102 @@
+"""The history's filters: they find what they look for however much has happened since, and say how far they looked."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
+from masterd.api import history
+from masterd.roles.master import Master
+from nodectl import Client
+from nodestore.etcd.session import Etcd, EtcdSettings, Range
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import CommandRecord, Entry, Inventory
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.masters import Masters
+
+INVENTORY = Inventory.model_validate({"nodes": {"n1": {}, "n2": {}}, "defaults": {"driver": {"name": "x"}}})
+
+
+async def _busy(masters: Masters) -> int:
+    """One command for n2 among many for n1; its index."""
+    await masters.configure(INVENTORY)
+    masters.start("m1")
+    await masters.serves("m1")
+    done = await masters.command("node.set", node="n2", values={"x": 0})
+    for _ in range(3):
+        await masters.commands(*(("node.set", {"node": "n1", "values": {"x": n}}) for n in range(120)))
+    await masters.command("node.clear", node="n1")
+    return int(done["index"])
+
+
+async def test_filters_look_back_as_far_as_needed(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """By node, actor and command, from either end; each command once and in order."""
+    async with Masters(etcd_one, keys) as masters, Client(etcd_one.endpoints, cluster=keys.cluster) as client:
+        sought = await _busy(masters)
+        of_node = (await client.history(node="n2", command="node.set", limit=1))["entries"]
+        assert [entry["index"] for entry in of_node] == [sought]
+        assert of_node[0].get("config_version") == 1
+        onward = (await client.history(after=0, command="node.clear"))["entries"]
+        assert [entry.get("args") for entry in onward] == [{"node": "n1"}]
+        assert (await client.history(actor="nobody"))["entries"] == []
+        all_of_them = await client.history(limit=1_000)
+        last = all_of_them["index"]
+        assert [entry["index"] for entry in all_of_them["entries"]] == list(range(last, 0, -1))
+        assert [entry["index"] for entry in (await client.history(limit=150, after=100))["entries"]] == list(
+            range(101, 251)
+        )
+        assert [entry["index"] for entry in (await client.history(limit=3, before=200))["entries"]] == [199, 198, 197]
+        assert (await client.history(after=last))["entries"] == []
+
+
+async def test_a_search_says_how_far_it_looked(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is bounded, whatever is asked for; `searched` is where to go on."""
+    monkeypatch.setattr(history, "_PAGE", 10)
+    monkeypatch.setattr(history, "_SCANNED_MAX", 40)
+    async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
+        for index in range(1, 101):
+            command = CommandRecord(index=index, id=f"c{index}", actor="test", time=0.0, name="do")
+            entry = Entry(epoch=1, term=1, nonce="x", commands=(command,))
+            await etcd.put(keys.entry(index), entry.encode())
+        master = cast(Master, SimpleNamespace(etcd=etcd, keys=keys, replica=SimpleNamespace(index=100)))
+        found = await asked(master, "actor=nobody")
+        assert (found["entries"], found["searched"]) == ([], 61)
+        found = await asked(master, f"actor=nobody&before={found['searched']}")
+        assert found["searched"] == 21
+        assert (await asked(master, "actor=nobody&after=0"))["searched"] == 40
+        assert (await asked(master, "limit=3"))["searched"] == 98
+
+
+async def test_before_the_first_command_there_is_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Who pages back until nothing comes ends there, and the journal is not read for it."""
+    asked_for: list[int] = []
+
+    class Counting(Etcd):
+        async def range(self, *args: Any, limit: int = 0, **more: Any) -> Range:
+            asked_for.append(limit)
+            return await super().range(*args, limit=limit, **more)
+
+    async with Counting(EtcdSettings(etcd_one.endpoints)) as etcd:
+        for index in range(1, 21):
+            command = CommandRecord(index=index, id=f"c{index}", actor="test", time=0.0, name="do")
+            await etcd.put(keys.entry(index), Entry(epoch=1, term=1, nonce="x", commands=(command,)).encode())
+        master = cast(Master, SimpleNamespace(etcd=etcd, keys=keys, replica=SimpleNamespace(index=20)))
+        found = await asked(master, "before=1")
+        assert (found["entries"], found["searched"], found["first_retained"]) == ([], None, 1)
+        assert (await asked(master, "after=20"))["entries"] == []
+        assert [entry["index"] for entry in (await asked(master, "before=2"))["entries"]] == [1]
+        before, seen = 21, []
+        while page := (await asked(master, f"limit=7&before={before}"))["entries"]:
+            seen += [entry["index"] for entry in page]
+            before = seen[-1]
+        assert seen == list(range(20, 0, -1))
+        assert 0 not in asked_for
+
+
+async def asked(master: Master, query: str) -> Any:
+    return await history.history(master, make_mocked_request("GET", f"/v1/history?{query}"))

@@ -1,0 +1,195 @@
+"""The HTTP API does what its OpenAPI document says, whatever it is sent: Schemathesis makes the requests up.
+
+Valid and invalid requests for every operation, to a leader and to a standby that passes them on. The examples follow
+from the operation's name alone, so a failure comes again; what the masters hold depends on what ran before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, seed, settings
+from schemathesis import APIOperation, GenerationMode
+from schemathesis.specs.openapi import checks
+
+from masterd.api import openapi
+from masterd.application.wall import BuiltinApp
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Inventory
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.masters import Masterd, Masters
+
+SEED = 20_240_817
+EXAMPLES = int(os.environ.get("NODECTL_EXAMPLES", "15"))
+STREAM_EXAMPLES = 5
+ANSWER_S = 15.0
+READY_S = 60.0
+STREAMS = ("/v1/events", "/v1/live", "/v1/nodes/watch")
+"""They answer for ever, so their bodies cannot be waited for: only how they begin is judged."""
+
+DOCUMENT = openapi.document(BuiltinApp())
+VALID, INVALID = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+
+
+def _can_be_wrong(operation: dict[str, Any]) -> bool:
+    """Any text will do in a path; only a query and a body can break the document's rules."""
+    return "requestBody" in operation or any(item["in"] == "query" for item in operation.get("parameters", ()))
+
+
+OPERATIONS = [
+    (method, path, mode)
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+    for mode in (VALID, INVALID)
+    if mode is VALID or _can_be_wrong(operation)
+]
+ANSWERED = [row for row in OPERATIONS if row[1] not in STREAMS]
+WALL = {"nodes": {"n1": {"position": [0, 0]}, "n2": {}}, "groups": {"top": {"nodes": ["n1"]}}}
+
+
+@pytest.fixture(scope="module")
+def masters(etcd_one: EtcdCluster) -> Iterator[Masters]:
+    """A leader and a standby, in a loop of a thread of its own: Schemathesis waits for its answers."""
+    started: Future[tuple[Masters, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        async with Masters(etcd_one, Keys("test-openapi")) as found:
+            found.start("m1")
+            await found.serves("m1")
+            found.start("m2")
+            await found.up("m2")
+            await found.configure(Inventory.model_validate(WALL))
+            over = asyncio.Event()
+            started.set_result((found, asyncio.get_running_loop(), over))
+            await over.wait()
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:  # the fixture raises it
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    found, loop, over = started.result(READY_S)
+    yield found
+    loop.call_soon_threadsafe(over.set)
+    thread.join(READY_S)
+    Masterd.discard_warm()
+
+
+def _operation(master: Masterd, method: str, path: str) -> APIOperation[Any, Any, Any, Any]:
+    schema = schemathesis.openapi.from_url(f"{master.url}/openapi.json")
+    found: APIOperation[Any, Any, Any, Any] = schema[path][method]
+    return found
+
+
+def _lives(master: Masterd) -> None:
+    assert master.ended is None, f"{master.name} has ended with {master.ended}:\n{master.said(80)}"
+
+
+def _judges(method: str, mode: GenerationMode) -> list[Any]:
+    judges = [
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_headers_conformance,
+        checks.response_schema_conformance,
+    ]
+    if mode is INVALID:
+        return [*judges, checks.negative_data_rejection]
+    # Bodies have rules over several fields (a group names nodes that exist), which no schema says.
+    return [*judges, checks.positive_data_acceptance] if method == "get" else judges
+
+
+@pytest.mark.parametrize("name", ["m1", "m2"])
+@pytest.mark.parametrize(("method", "path", "mode"), ANSWERED)
+def test_answers_are_as_published(masters: Masters, name: str, method: str, path: str, mode: GenerationMode) -> None:
+    """No request ends in an internal error, what is malformed is refused, and every answer is as the document says."""
+    master = masters.running[name]
+    operation, judges = _operation(master, method, path), _judges(method, mode)
+
+    @seed(SEED)
+    @settings(max_examples=EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(mode))
+    def every(case: Any) -> None:
+        answer = case.call(timeout=ANSWER_S)
+        assert answer.status_code != 500, f"{case.as_curl_command()}\n{answer.text}\n{master.said(80)}"
+        case.validate_response(answer, checks=judges)
+
+    every()
+    _lives(master)
+
+
+@pytest.mark.parametrize("name", ["m1", "m2"])
+@pytest.mark.parametrize("path", STREAMS)
+def test_streams_begin_as_published(masters: Masters, name: str, path: str) -> None:
+    """Events, or a refusal that says why; closing one harms nobody."""
+    master, declared = masters.running[name], DOCUMENT["paths"][path]["get"]["responses"]
+
+    @seed(SEED)
+    @settings(max_examples=STREAM_EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=_operation(master, "get", path).as_strategy(VALID))
+    def every(case: Any) -> None:
+        asked = case.as_transport_kwargs(base_url=master.url)
+        with requests.request(**asked, stream=True, timeout=ANSWER_S) as answer:
+            kinds = declared["200" if answer.status_code == 200 else "default"]["content"]
+            assert answer.headers["Content-Type"].split(";")[0] in kinds
+            assert answer.status_code in (200, 410), case.as_curl_command()
+
+    every()
+    _lives(master)
+
+
+MANY_NINES = "9" * 5000
+CANNOT_BE = [
+    ("GET", f"/v1/history?limit={MANY_NINES}", None, {}, 400),
+    ("GET", "/v1/history?limit=0", None, {}, 400),
+    ("GET", f"/v1/events?after={MANY_NINES}", None, {}, 400),
+    ("GET", "/v1/events", None, {"Last-Event-ID": "yesterday"}, 400),
+    ("GET", "/v1/documents/%ff", None, {}, 404),
+    ("POST", "/v1/commands", b"not gzip", {"Content-Encoding": "gzip"}, 400),
+    ("POST", "/v1/commands", b'{"name": "\\ud800"}', {}, 400),
+    ("POST", "/v1/commands", b"[" * 5000, {}, 400),
+    ("PUT", "/v1/config", b'{"inventory": {"settings": {"a": 1e999}}}', {}, 400),
+    ("PUT", "/v1/config", b'{"inventory": {"settings": {"a": %s}}}' % MANY_NINES[:400].encode(), {}, 400),
+    ("PUT", "/v1/config", b'{"inventory": {"settings": %s1%s}}' % (b'{"a":' * 100, b"}" * 100), {}, 400),
+    ("PUT", "/v1/config", b'{"inventory": {}, "expect_version": true}', {}, 400),
+    ("PUT", "/v1/paused", b'{"reason": 5}', {}, 400),
+    ("TRACE", "/v1/status", None, {}, 405),
+    ("PUT", "/v1/nodes", b"{}", {}, 405),
+]
+
+
+@pytest.mark.parametrize("name", ["m1", "m2"])
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status"), CANNOT_BE, ids=[f"{row[0]} {row[1][:30]}" for row in CANNOT_BE]
+)
+def test_what_cannot_be_is_refused(
+    masters: Masters, name: str, method: str, path: str, body: bytes | None, headers: dict[str, str], status: int
+) -> None:
+    """What no generator of ours thinks of: one problem document with the status that HTTP gives."""
+    answer = requests.request(method, masters.running[name].url + path, data=body, headers=headers, timeout=ANSWER_S)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert (answer.status_code, answer.json()["status"]) == (status, status), answer.text
+    assert status != 405 or "GET" in answer.headers["Allow"]
+    _lives(masters.running[name])
+
+
+@pytest.mark.parametrize("revision", [True, 0, -1, 10**30, "1", None])
+def test_no_order_to_take_over_ends_a_master(masters: Masters, revision: Any) -> None:
+    """Masters send it to one another; a term that cannot be is refused, by a standby and (leading already) a leader."""
+    for master in masters.running.values():
+        body = json.dumps({"revision": revision, "actor": "test"})
+        assert requests.post(f"{master.url}/v1/campaign", body, timeout=ANSWER_S).status_code in (400, 409)
+        _lives(master)

@@ -1,0 +1,263 @@
+"""An application that hangs, raises, hears of its nodes and has them act: the leader goes on, nothing is doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from masterd.application.contract import Command, NodeSeen, Transaction
+from masterd.state_machine.actions import ACT
+from masterd.state_machine.batch import Request
+from masterd.term.leader import LeaderSettings
+from nodestore.errors import NodectlError
+from nodestore.etcd.session import Etcd
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Acted, ActionResult, Actions, Alive, CommandRecord, Entry, Epoch, Status, decode
+from nodestore.support.jsonio import Json
+from tests.faults.late.transactions import Seat, configure, leading, session
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.toy_app import Put, ToyApp, inventory
+from tests.support.waiting import eventually
+
+_QUICK = LeaderSettings(handler_timeout_s=0.3)
+
+
+class HardToBear(ToyApp):
+    """It hangs on demand, and counts how often each node was ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+        self.heard: list[tuple[str, bool, str | None]] = []
+
+    def commands(self) -> Mapping[str, Command]:
+        return {**super().commands(), "spin": Command(Put, self._spin), "block": Command(Put, self._block)}
+
+    def node_changed(self, transaction: Transaction, node: str, seen: NodeSeen) -> None:
+        phase = seen.status.phase if seen.status else None
+        self.heard.append((node, seen.present, phase))
+        if phase == "failed":
+            raise ZeroDivisionError("as asked")
+        if phase == "ready":
+            count = (transaction.get(f"ready/{node}") or {"count": 0})["count"]
+            transaction.put(f"ready/{node}", {"count": count + 1})
+
+    def _spin(self, _: Transaction, __: Put) -> Json:
+        while True:
+            pass
+
+    def _block(self, _: Transaction, __: Put) -> Json:
+        return self.release.wait(60)
+
+
+async def _entries(etcd: Etcd, keys: Keys) -> list[CommandRecord]:
+    found = (await etcd.range(keys.journal)).kvs
+    return [record for kv in found for record in decode(Entry, kv.value, kv.key).commands]
+
+
+@asynccontextmanager
+async def _watching(seat: Seat) -> AsyncIterator[None]:
+    watching = asyncio.create_task(seat.board.watch())
+    try:
+        await eventually(lambda: seat.board.epoch is not None, "the board is read")
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_handler_that_hangs_costs_its_caller_an_error(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Those that came with it are run, in order and once; the term goes on; heartbeats are not held up."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with leading(etcd, etcd, keys, application=HardToBear(), settings=_QUICK) as seat:
+            beats = 0
+
+            async def beat() -> None:
+                nonlocal beats
+                while True:
+                    beats += 1
+                    await asyncio.sleep(0.01)
+
+            beating = asyncio.create_task(beat())
+            adds = [Request(f"add-{number}", "add", {"path": "sum"}, "t", 0) for number in range(6)]
+            outcomes = await seat.submit(*adds[:3], Request("spin", "spin", {}, "ann", 0), *adds[3:])
+            beating.cancel()
+            assert [outcome.result for outcome in outcomes] == [1, 2, 3, None, 4, 5, 6]
+            assert str(outcomes[3].error) == (
+                "command spin did not finish within 0.3 s in the application: nothing of it was done"
+            )
+            assert beats > 3
+            assert (await seat.add("later")).result == 7
+            assert [record.id for record in await _entries(etcd, keys) if record.name == "add"] == [
+                *(request.id for request in adds), "later",
+            ]  # fmt: skip
+
+
+async def test_what_keeps_hanging_is_refused_unrun(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """So that threads that cannot be ended are few; other commands are not touched, and it is run again when it can."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        app = HardToBear()
+        async with leading(etcd, etcd, keys, application=app, settings=_QUICK) as seat:
+            for number in range(4):
+                outcome = (await seat.submit(Request(f"b{number}", "block", {}, "t", 0)))[0]
+                assert "did not finish" in str(outcome.error)
+            outcome = (await seat.submit(Request("b4", "block", {}, "t", 0)))[0]
+            assert str(outcome.error) == (
+                "command block was not run: 4 handlers of this application hang, of this command too"
+            )
+            assert (await seat.add("a1")).result == 1
+            app.release.set()
+            await eventually(lambda: seat.leader._committer.worker.stuck == 0, "they have returned")
+            assert (await seat.submit(Request("b5", "block", {}, "t", 0)))[0].result is True
+
+
+async def test_an_application_that_cannot_say_what_nodes_must_be_ends_the_term_with_a_reason(
+    etcd_one: EtcdCluster, keys: Keys
+) -> None:
+    """Another masterd, with another version perhaps, may be able to."""
+
+    class Silent(HardToBear):
+        def desired(self, config: Any, view: Any, node: str) -> Any:
+            if view.get("hang"):
+                self.release.wait(60)
+
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        app = Silent()
+        settings = replace(_QUICK, derive_timeout_s=0.3)
+        async with leading(etcd, etcd, keys, application=app, settings=settings) as seat:
+            outcome = await seat.put("hang", x=1)
+            assert "did not finish within 0.3 s" in str(outcome.error)
+            await configure(etcd, keys, inventory("n1", "n2", "n3"), version=2)
+            assert (await seat.add("a1")).result == 1
+        app.release.set()
+
+
+async def test_the_application_hears_of_its_nodes_and_answers_with_documents(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Once a change, of nodes in the configuration only; one that raises harms nothing; a new leader tells anew."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        await etcd.put(keys.status_of("stranger"), Status(node="stranger", nonce="x", host="h", phase="ready").encode())
+        app = HardToBear()
+        async with leading(etcd, etcd, keys, application=app) as seat, _watching(seat):
+            await etcd.put(keys.alive_of("n1"), Alive(host_id="h", nonce="x", host="h").encode())
+            await eventually(lambda: ("n1", True, None) in app.heard, "it came")
+            ready = Status(node="n1", nonce="x", host="h", phase="ready")
+            await etcd.put(keys.status_of("n1"), ready.encode())
+            await eventually(lambda: "ready/n1" in seat.replica.state.documents, "it is counted")
+            await etcd.put(keys.status_of("n1"), ready.model_copy(update={"time": 5.0}).encode())  # nothing new
+            await etcd.put(keys.status_of("n2"), Status(node="n2", nonce="y", host="h", phase="failed").encode())
+            await eventually(lambda: ("n2", False, "failed") in app.heard, "it is told of")
+            assert (await seat.add("a1")).result == 1
+            await etcd.delete(keys.alive_of("n1"))
+            await eventually(lambda: ("n1", False, "ready") in app.heard, "it went")
+            await eventually(lambda: seat.replica.state.documents["ready/n1"].value == {"count": 2}, "counted again")
+            assert [node for node, _, _ in app.heard if node == "stranger"] == []
+        record = next(record for record in await _entries(etcd, keys) if record.name == "node.changed")
+        assert (record.actor, record.args["node"], record.args["phase"]) == ("n1", "n1", "ready")
+        again = HardToBear()
+        async with leading(etcd, etcd, keys, "m2", application=again) as seat, _watching(seat):
+            await eventually(lambda: ("n1", False, "ready") in again.heard, "the new leader tells of it")
+
+
+async def _act(seat: Seat, **args: Any) -> int:
+    outcome = (await seat.submit(Request(f"act-{args}", ACT, {"node": "n1", "action": "blink", **args}, "ann", 0)))[0]
+    assert outcome.error is None, outcome.error
+    return outcome.index
+
+
+async def _pending(etcd: Etcd, keys: Keys) -> list[int]:
+    found = await etcd.get(keys.actions_of("n1"))
+    return [] if found is None else [action.index for action in decode(Actions, found.value, found.key).pending]
+
+
+async def test_an_action_is_shown_to_the_node_and_closed_by_its_result(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The history has both; a takeover in between changes nothing; the view is gone at the end."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with leading(etcd, etcd, keys) as seat:
+            index = await _act(seat, args={"times": 2})
+            assert await _pending(etcd, keys) == [index]
+        async with leading(etcd, etcd, keys, "m2") as seat, _watching(seat):
+            assert await _pending(etcd, keys) == [index]
+            started = ActionResult(index=index, name="blink", state="started", nonce="x")
+            acted = Acted(node="n1", epoch=1, floor=index, results=(started,))
+            await etcd.put(keys.acted_of("n1"), acted.encode())
+            done = started.model_copy(update={"state": "done", "result": {"on": 2}})
+            await etcd.put(keys.acted_of("n1"), acted.model_copy(update={"results": (done,)}).encode())
+
+            async def over() -> bool:
+                return await _pending(etcd, keys) == []
+
+            await eventually(over, "the view is empty")
+        last = (await _entries(etcd, keys))[-1]
+        assert (last.name, last.actor, last.args) == (
+            "action.done",
+            "n1",
+            {"node": "n1", "index": index, "action": "blink"},
+        )
+        assert last.result == {"state": "done", "result": {"on": 2}, "error": None}
+
+
+async def test_what_no_node_begins_expires_and_what_one_has_begun_does_not(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Whoever writes first wins: the leader compares what the node wrote, not what its watch has shown."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        now = [0.0]
+        # its board has no watches: it sees nothing of what nodes wrote
+        async with leading(etcd, etcd, keys, wall_clock=lambda: now[0]) as seat:
+            begun = await _act(seat, expires_s=0.2)
+            mark = ActionResult(index=begun, name="blink", state="started", nonce="x")
+            await etcd.put(keys.acted_of("n1"), Acted(node="n1", epoch=1, floor=begun, results=(mark,)).encode())
+            idle = await _act(seat, node="n2", expires_s=0.2)
+            now[0] = 1.0
+
+            async def expired() -> bool:
+                return any(record.name == "action.done" for record in await _entries(etcd, keys))
+
+            await eventually(expired, "one has expired")
+            done = [record for record in await _entries(etcd, keys) if record.name == "action.done"]
+            assert [(record.args["index"], record.result["state"]) for record in done] == [(idle, "expired")]
+            assert await _pending(etcd, keys) == [begun]
+
+
+async def test_a_restored_store_asks_no_action_again(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Before any view is written in the new epoch, all that pends is closed as lost."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with leading(etcd, etcd, keys) as seat:
+            index = await _act(seat)
+        await etcd.delete(keys.leader)
+        await etcd.put(keys.epoch, Epoch(epoch=2).encode())
+        async with leading(etcd, etcd, keys, "m2") as seat:
+            assert await _pending(etcd, keys) == []
+            assert not seat.replica.state.actions
+        done = [record for record in await _entries(etcd, keys) if record.name == "action.done"]
+        assert [(record.args["index"], record.result["state"]) for record in done] == [(index, "lost")]
+
+
+async def test_every_record_names_the_configuration_in_force(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The adoption's own names the new one."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys, version=3)
+        async with leading(etcd, etcd, keys) as seat:
+            await seat.add("a1")
+        found = [(record.name, record.config_version) for record in await _entries(etcd, keys)]
+        assert found == [("config.adopt", 3), ("add", 3)]
+
+
+async def test_an_error_of_a_handler_is_its_caller_s(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """It names the command, and the next one is run."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with leading(etcd, etcd, keys) as seat:
+            outcome = (await seat.submit(Request("f", "fail", {}, "t", 0)))[0]
+            assert isinstance(outcome.error, NodectlError)
+            assert "command fail failed in the application: ZeroDivisionError('as asked')" in str(outcome.error)
+            assert (await seat.add("a1")).result == 1

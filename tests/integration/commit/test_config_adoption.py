@@ -1,0 +1,155 @@
+"""Configurations that change, get lost, arrive late, or are garbage, while they are adopted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nodestore.errors import (
+    LeadershipLost,
+)
+from nodestore.etcd.session import Etcd
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import CommandRecord, ConfigRecord, Entry, Head, Inventory, Spec, decode
+from tests.faults.late.transactions import Seat, configure, leading, session, shown, stage, take_over
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.toy_app import ToyApp, inventory
+from tests.support.waiting import eventually
+
+
+async def tell(seat: Seat, etcd: Etcd, keys: Keys) -> None:
+    """What the leader's watch of the configuration would bring."""
+    seat.board.config = await etcd.get(keys.config_current)
+    seat.board._changed()
+
+
+async def adopted(seat: Seat, version: int) -> None:
+    await eventually(lambda: _version(seat) == version, f"version {version} is adopted")
+
+
+def _version(seat: Seat) -> int | None:
+    state = seat.replica.state
+    return state.adopted.record.version if state.adopted else None
+
+
+async def test_a_configuration_that_changes_while_it_is_adopted(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The entry of the older one does not land; the newer one is looked up and adopted, without waiting for the
+    watch; specs are those of the newer."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with leading(etcd, etcd, keys) as seat:
+            await seat.put("nodes/n1", x=1)
+            await configure(etcd, keys, inventory("n1", colour="red"), version=2)
+            old = await etcd.get(keys.config_current)
+            await configure(etcd, keys, inventory("n1", colour="blue"), version=3)
+            seat.board.config = old
+            seat.board._changed()
+            await adopted(seat, 3)
+            names = [record.id for kv in (await etcd.range(keys.journal)).kvs
+                     for record in decode(Entry, kv.value, kv.key).commands if record.config is not None]  # fmt: skip
+            assert len(names) == 2
+            await shown(etcd, keys, {"n1": {"colour": "blue", "x": 1}})
+
+
+async def test_an_adoption_whose_reply_is_lost(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Adopted once, by the nonce in head, and not called a rejection."""
+    async with stage(etcd_one, keys, repeats_arrive=True) as s, leading(s.late, s.witness, keys) as seat:
+        await configure(s.witness, keys)
+        s.late.lose_next_reply()
+        await tell(seat, s.witness, keys)
+        await adopted(seat, 1)
+        assert seat.leader.rejected is None
+        await s.once(1)
+        assert (await seat.put("nodes/n1", x=1)).index == 2
+
+
+async def test_an_adoption_held_back_until_the_leader_was_replaced(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """It adopts nothing."""
+    async with stage(etcd_one, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+        await configure(s.witness, keys)
+        s.late.hold_next()
+        await tell(seat, s.witness, keys)
+        await s.held()
+        await take_over(s.witness, keys, "m2")
+        await s.deliver()
+        assert isinstance(await seat.ended(), LeadershipLost)
+        assert await s.entries() == []
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        pytest.param(b"not json", id="no JSON"),
+        pytest.param(b'{"v":2,"version":2,"actor":"a","time":0,"inventory":{}}', id="newer schema"),
+        pytest.param(b'{"version":2,"actor":"a","time":0,"inventory":{"nodes":{"n1":{"position":1}}}}', id="invalid"),
+        pytest.param(
+            b'{"version":2,"actor":"a","time":0,"inventory":{"nodes":{"n1":{"document":{"x":NaN}}}}}', id="NaN"
+        ),
+        pytest.param(
+            b'{"version":2,"actor":"a","time":0,"inventory":{},"deep":' + b"[" * 190 + b"]" * 190 + b"}", id="too deep"
+        ),
+        pytest.param(
+            b'{"version":2,"actor":"a","time":0,"inventory":{"nodes":{"n1":{}},"defaults":{"document":{"fail":1}}}}',
+            id="the application fails",
+        ),
+        pytest.param(b'{"version":2,"actor":"a","time":0,"inventory":{"nodes":{"../up":{}}}}', id="a node's name"),
+        pytest.param(b'{"version":2,"actor":"a","time":0,"inventory":{"masters":{"a/b":{}}}}', id="a master's name"),
+    ],
+)
+async def test_garbage_leaves_the_last_configuration_in_force(
+    etcd_one: EtcdCluster, keys: Keys, garbage: bytes
+) -> None:
+    """Reported, and the work goes on; the next good one is adopted. A new leader meets the garbage in the same way."""
+
+    class Failing(ToyApp):
+        def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
+            if "fail" in config.defaults.document:
+                raise KeyError("fail")
+            return super().desired(config, view, node)
+
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with leading(etcd, etcd, keys, application=Failing()) as seat:
+            await etcd.put(keys.config_current, garbage)
+            await tell(seat, etcd, keys)
+            await eventually(lambda: seat.leader.rejected is not None, "it is rejected")
+            await seat.put("nodes/n1", x=1)
+            assert _version(seat) == 1
+        async with leading(etcd, etcd, keys, "m2", application=Failing()) as seat:
+            assert seat.leader.rejected is not None
+            assert _version(seat) == 1
+            await configure(etcd, keys, inventory("n1", colour="blue"), version=3)
+            await tell(seat, etcd, keys)
+            await adopted(seat, 3)
+            assert seat.leader.rejected is None
+            await shown(etcd, keys, {"n1": {"colour": "blue", "x": 1}})
+
+
+async def test_names_that_an_earlier_release_adopted(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The journal is replayed and the configuration stays in force. The same one, written anew, is refused."""
+    nodes: dict[str, Any] = {"../up": {}, "n1": {}}
+    record = ConfigRecord(version=1, actor="admin", time=0.0, inventory={"nodes": nodes})
+    async with session(etcd_one) as etcd:
+        revision = await etcd.put(keys.config_current, record.encode())
+        adopting = CommandRecord(
+            index=1, id=f"config.adopt-{revision}", actor="admin", time=0.0, name="config.adopt", config_version=1,
+            config=record, config_revision=revision,
+        )  # fmt: skip
+        await etcd.put(keys.entry(1), Entry(epoch=1, term=1, nonce="old", commands=(adopting,)).encode())
+        await etcd.put(keys.head, Head(index=1, nonce="old").encode())
+        won = await take_over(etcd, keys, "m1", next_index=2)
+        async with leading(etcd, etcd, keys, won=won) as seat:
+            await tell(seat, etcd, keys)
+            await seat.put("nodes/n1", x=1)
+            await shown(etcd, keys, {"n1": {"x": 1}})
+            assert (list(seat.replica.state.inventory.nodes), seat.leader.rejected) == (list(nodes), None)
+            await etcd.put(keys.config_current, record.encode())
+            await tell(seat, etcd, keys)
+            await eventually(lambda: seat.leader.rejected is not None, "it is rejected")
+            assert seat.leader.rejected is not None
+            assert seat.leader.rejected[1].startswith("node name '../up' is not allowed: use 1 to 63 letters")
+            assert list(seat.replica.state.inventory.nodes) == list(nodes)
+            await configure(etcd, keys, inventory("n1"), version=2)
+            await tell(seat, etcd, keys)
+            await adopted(seat, 2)

@@ -1,0 +1,311 @@
+"""How a term ends: who is told what, what lags, and what is not claimed again."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from masterd.api import reads
+from masterd.election.campaign import Me
+from masterd.replication.cluster_view import Board
+from masterd.roles.master import Master, MasterSettings
+from masterd.state_machine.batch import Request
+from masterd.term.leader import Leader
+from masterd.term.publisher import Publisher
+from nodestore.cluster.election import Won, leader_seen
+from nodestore.errors import (
+    LeadershipLost,
+    LeaseLost,
+    NodectlError,
+    Unavailable,
+)
+from nodestore.etcd.lease import Lease
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Epoch, Paused
+from tests.faults.late.scenarios import SMALL, code_of, hold_the_chunk
+from tests.faults.late.transactions import Seat, Stage, configure, leading, session, shown, stage, take_over
+from tests.faults.network.proxy import Mode
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.toy_app import ToyApp
+from tests.support.waiting import eventually
+
+
+async def test_a_read_under_way_when_the_term_ends(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Its caller hears that leadership was lost; it is not cancelled, as if it had gone away itself."""
+    async with stage(etcd_one, keys, repeats_arrive=False) as s:
+        async with leading(s.late, s.witness, keys) as seat:
+            await seat.add("x1")
+            s.proxy.set(up=Mode.HOLD)
+            reads = [asyncio.create_task(seat.leader.confirm()) for _ in range(3)]
+            await s.held()
+            reads.append(asyncio.create_task(seat.leader.confirm()))
+            await eventually(lambda: seat.leader._confirmation._next is not None, "one waits for the next look")
+            seat.running.cancel()
+            done, _ = await asyncio.wait(reads, timeout=10.0)
+            assert done == set(reads)
+            assert {type(read.exception()) for read in reads} == {LeadershipLost}
+        s.proxy.forward()
+
+
+async def test_a_read_after_deposition_is_refused(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Though the old leader has heard nothing yet."""
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        await seat.add("x1")
+        await seat.leader.confirm()
+        await take_over(etcd, keys, "m2")
+        with pytest.raises(LeadershipLost):
+            await seat.leader.confirm()
+
+
+async def test_a_new_leader_does_not_name_its_predecessor(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Asked who leads before its own watch has seen that, it asks for a moment instead."""
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as before:
+        old = await etcd.get(keys.leader)
+        async with leading(etcd, etcd, keys, "m2") as seat:
+            master = Master(etcd, keys, Me("m2", "m2", (), 0, "n"), ToyApp(), MasterSettings())
+            master.board, master.leader = seat.board, seat.leader
+            master.board._set_leader(old)
+            with pytest.raises(Unavailable, match="just taken over"):
+                await reads.leader(master, cast(Any, None))
+            master.board._set_leader(await etcd.get(keys.leader))
+            told = await reads.leader(master, cast(Any, None))
+            assert told["id"] == "m2"
+            assert told["term"]["revision"] > before.won.fence.term.revision
+
+
+async def test_a_read_waits_for_a_commit_that_memory_does_not_know_yet(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The commit has landed, its reply is on the way, and the look at `head` is faster: memory may not answer yet."""
+    async with stage(etcd_one, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+        await seat.add("x1")
+        s.proxy.set(down=Mode.HOLD)
+        call = asyncio.create_task(seat.add("x2"))
+        await eventually(lambda: _landed(s, 2), "it has landed")
+        seat.leader._confirmation._etcd = s.witness
+        assert await seat.leader._confirmation.confirm() == 2
+        read = asyncio.create_task(seat.leader.confirm())
+        await asyncio.wait([asyncio.create_task(seat.leader._confirmation.confirm())])
+        assert not read.done()
+        s.proxy.forward()
+        await asyncio.wait_for(read, 30.0)
+        assert seat.replica.index == 2
+        assert (await call).index == 2
+
+
+async def _landed(s: Stage, index: int) -> bool:
+    return await s.witness.get(s.keys.entry(index)) is not None
+
+
+async def test_a_refusal_by_a_deposed_leader_is_none(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Nothing computed by who does not lead any more leaves, refusals and repeats included."""
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        await seat.add("x1")
+        await take_over(etcd, keys, "m2")
+        assert code_of(await seat.add("x1")) == "leadership_lost"
+
+
+async def test_an_epoch_that_changes_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """In the middle of the views too: the leader does not go on trying for ever."""
+    async with stage(etcd_one, keys, repeats_arrive=False) as s:
+        await configure(s.witness, keys)
+        async with leading(s.late, s.witness, keys, settings=SMALL) as seat:
+            await _change_the_epoch_during_a_chunk(s, seat)
+            assert isinstance(await seat.ended(), LeadershipLost)
+
+
+async def _change_the_epoch_during_a_chunk(s: Stage, seat: Seat) -> None:
+    hold_the_chunk(s)
+    call = asyncio.create_task(seat.put("nodes/n1", x=1))
+    await s.held()
+    await s.witness.put(s.keys.epoch, Epoch(epoch=2).encode())
+    await s.deliver()
+    assert code_of(await call) is None
+
+
+async def test_memory_that_is_not_where_the_journal_is_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Or the next entry would be written over one that is committed."""
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        await seat.add("x1")
+        seat.leader._committer.journal.index += 1
+        assert code_of(await seat.add("x2")) == "outcome_unknown"
+        await seat.ended()
+        found = await etcd.get(keys.entry(2))
+        assert found is None
+
+
+async def test_head_changed_by_a_stranger_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The caller cannot be told whether its commit lies beneath; the store goes on under the next term."""
+    async with session(etcd_one) as etcd:
+        async with leading(etcd, etcd, keys) as seat:
+            await seat.add("x1")
+            head = await etcd.get(keys.head)
+            assert head is not None
+            await etcd.put(keys.head, head.value)
+            assert code_of(await seat.add("x2")) == "outcome_unknown"
+            await seat.ended()
+        async with leading(etcd, etcd, keys, "m2") as seat:
+            again = await seat.add("x2")
+            assert (again.result, again.repeated) == (2, False)
+
+
+async def test_what_cannot_be_followed_after_a_commit_ends_the_term(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its callers have their answers: it is committed. Going on would mark views as complete that are not."""
+
+    async def refused(*_: Any) -> None:
+        raise NodectlError("etcd refuses this view")
+
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with leading(etcd, etcd, keys, settings=SMALL) as seat:
+            monkeypatch.setattr(Publisher, "bring_up", refused)
+            outcome = await seat.put("nodes/n1", x=1)
+            assert (outcome.error, outcome.index) == (None, 2)
+            assert (await seat.ended()).code == "outcome_unknown"
+            monkeypatch.undo()
+        async with leading(etcd, etcd, keys, "m2", settings=SMALL):
+            await shown(etcd, keys, {"n1": {"x": 1}})
+
+
+@pytest.mark.parametrize(
+    ("case", "seen", "ends"),
+    [
+        ("nothing seen yet", [None], False),
+        ("the leader before us", [-1], False),
+        ("the leader before us, gone", [-1, None], False),
+        ("ourselves", [0], False),
+        ("the leader before us, then ourselves", [-1, 0], False),
+        ("ourselves, gone", [0, None], True),
+        ("a newer one", [1], True),
+        ("ourselves, then a newer one", [0, 1], True),
+        ("a newer one, gone", [1, None], True),
+    ],
+)
+async def test_the_watch_may_lag_behind_the_term(
+    etcd_one: EtcdCluster, keys: Keys, case: str, seen: list[int | None], ends: bool
+) -> None:
+    """What was before our term is no reason to end it."""
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        ours = await etcd.get(keys.leader)
+        assert ours is not None
+        for revision in seen:
+            kv = None if revision is None else replace(ours, mod_revision=ours.mod_revision + revision)
+            seat.board._set_leader(kv)
+        outcome = None
+        with suppress(LeadershipLost):
+            outcome = await seat.add("x1")
+        assert (outcome is None or outcome.error is not None) is ends, case
+
+
+def test_boards_begin_unknown() -> None:
+    """Before the first listing nobody may conclude that nobody leads."""
+    board = Board(None, Keys("x"))  # type: ignore[arg-type]
+    assert not board.leader_known.is_set()
+
+
+async def test_a_lease_lost_here_whose_key_lives_on(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own clock the lease is gone, but nobody told etcd: the master finds its own old nonce in `leader`, on a
+    lease it no longer renews, and wins a new term on the new one, with nothing lost."""
+    lost = asyncio.Event()
+    kept = Lease.keep
+
+    async def keep(self: Lease, *, patience_s: float = 0.0) -> None:
+        if lost.is_set():
+            await kept(self, patience_s=patience_s)
+        await lost.wait()
+        raise LeaseLost("so says our clock")
+
+    async def revoke(self: Lease) -> None:
+        """Does not get through."""
+
+    monkeypatch.setattr(Lease, "keep", keep)
+    monkeypatch.setattr(Lease, "revoke", revoke)
+    async with session(etcd_one) as etcd:
+        master = Master(etcd, keys, Me("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60))
+        living = asyncio.create_task(master.live())
+        try:
+            first = await _leads(master, None)
+            await first.submit([Request("x1", "add", {"path": "sum"}, "t", 0)])
+            before = leader_seen(await etcd.get(keys.leader))
+            lost.set()
+            second = await _leads(master, first)
+            after = leader_seen(await etcd.get(keys.leader))
+            assert after.lease != before.lease
+            assert after.revision > before.revision
+            outcome = (await second.submit([Request("x1", "add", {"path": "sum"}, "t", 0)]))[0]
+            assert (outcome.result, outcome.repeated) == (1, True)
+        finally:
+            living.cancel()
+            await asyncio.wait([living])
+
+
+async def test_a_takeover_that_fails_for_want_of_a_lease_goes_on_with_another(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage etcd has ended all leases; the takeover hears it before the next keepalive or candidacy does."""
+
+    async def far_away(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Lease, "keep", far_away)
+    monkeypatch.setattr(Master, "_stay_candidate", far_away)
+    async with session(etcd_one) as etcd:
+        await etcd.put(keys.paused, Paused(actor="test", time=0.0).encode())
+        master = Master(etcd, keys, Me("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60))
+        living = asyncio.create_task(master.live())
+        try:
+            await eventually(lambda: master.board.candidates.items.keys() == {"m1"}, "it is a candidate")
+            candidacy = await etcd.get(keys.candidate("m1"))
+            assert candidacy is not None
+            await etcd.revoke(candidacy.lease)
+            await etcd.delete(keys.paused)
+            await _leads(master, None)
+            assert leader_seen(await etcd.get(keys.leader)).lease != candidacy.lease
+        finally:
+            living.cancel()
+            await asyncio.wait([living])
+
+
+async def _leads(master: Master, other_than: Leader | None) -> Leader:
+    def serving() -> bool:
+        leader = master.leader
+        return leader is not None and leader is not other_than and leader.serving.is_set()
+
+    await eventually(serving, "the master leads")
+    assert master.leader is not None
+    return master.leader
+
+
+async def test_a_term_given_up_is_not_claimed_again(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it could not be resigned: late copies of what it wrote end with it."""
+
+    async def resign(self: Master, won: Won, why: str) -> None:
+        """Does not get through."""
+
+    monkeypatch.setattr(Master, "_resign", resign)
+    async with session(etcd_one) as etcd:
+        master = Master(etcd, keys, Me("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60))
+        living = asyncio.create_task(master.live())
+        try:
+            first = await _leads(master, None)
+            add = Request("x1", "add", {"path": "sum"}, "t", 0)
+            await first.submit([add])
+            head = await etcd.get(keys.head)
+            assert head is not None
+            await etcd.put(keys.head, head.value)  # somebody else's: this term can no longer tell what is committed
+            other = replace(add, id="x2")
+            assert code_of((await first.submit([other]))[0]) == "outcome_unknown"
+            second = await _leads(master, first)
+            assert second.fence.term > first.fence.term
+            assert (await second.submit([other]))[0].result == 2
+        finally:
+            living.cancel()
+            await asyncio.wait([living])

@@ -1,0 +1,36 @@
+"""Master and etcd's leader part, on a real etcd."""
+
+from __future__ import annotations
+
+from nodestore.schema.keys import Keys
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.masters import Masters
+from tests.support.waiting import eventually
+
+
+async def test_the_leader_moves_etcds_leadership_to_another_member(etcd_three: EtcdCluster, keys: Keys) -> None:
+    """Whose endpoint was given as a URL; the masterd then says nothing of it any more."""
+    async with Masters(etcd_three, keys) as masters:
+
+        async def leading() -> str | None:
+            for endpoint in etcd_three.endpoints:
+                status = await masters.etcd.status(endpoint, timeout_s=10.0)
+                if status.leader == status.member:
+                    return endpoint
+            return None
+
+        beside = await leading()
+        assert beside is not None
+        masters.start("m1", arguments=[f"--local-member=http://{beside}"])
+        await masters.serves("m1")
+
+        async def moved() -> bool:
+            return await leading() not in (None, beside)
+
+        await eventually(moved, "another member leads etcd", timeout_s=20.0)
+
+        async def silent() -> bool:
+            status = await masters.ask("m1", "GET", "/v1/status")
+            return not [problem for problem in status["problems"] if "leads both" in problem]
+
+        await eventually(silent, "m1 says nothing of it")  # where etcd's answer was lost, after its next look

@@ -1,0 +1,66 @@
+"""One transaction sent to two members: a member that is gone costs next to nothing, and a second copy does nothing."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
+from nodestore.etcd.session import Etcd, EtcdSettings, cmp_create, op_get, op_put
+from nodestore.schema.keys import Keys
+from tests.faults.network.proxy import Mode, Proxy
+from tests.support.etcd_cluster import EtcdCluster
+
+
+async def test_a_member_that_is_gone_costs_no_timeout(etcd_three: EtcdCluster, keys: Keys) -> None:
+    """The other's answer counts long before the first one's time is over, and the session goes on with that one."""
+    first, second, _ = etcd_three.endpoints
+    async with Proxy(first) as cable, Etcd(EtcdSettings((cable.address, second), attempt_timeout_s=20.0)) as etcd:
+        await etcd.get(keys.head)
+        cable.set(up=Mode.HOLD, down=Mode.HOLD)
+        begun = time.monotonic()
+        result = await etcd.txn_by_two([cmp_create(keys.head, 0)], [op_put(keys.head, b"1")], timeout_s=20.0)
+        assert result.succeeded
+        assert time.monotonic() - begun < 10.0  # not one whole attempt
+        assert etcd.endpoint == second
+        assert (await etcd.get(keys.head)) is not None
+
+
+async def test_the_second_copy_says_what_the_first_has_done(etcd_three: EtcdCluster, keys: Keys) -> None:
+    """The first copy lands and its reply is lost: the second one's compares fail, and it tells what is there."""
+    first, second, _ = etcd_three.endpoints
+    async with Proxy(first) as cable, Etcd(EtcdSettings((cable.address, second), attempt_timeout_s=20.0)) as etcd:
+        await etcd.get(keys.head)
+        cable.set(down=Mode.HOLD)
+        put, get = op_put(keys.head, b"mine"), op_get(keys.head)
+        result = await etcd.txn_by_two([cmp_create(keys.head, 0)], [put], [get], timeout_s=20.0, hedge_s=2.0)
+        assert not result.succeeded
+        found = result.range(0).first
+        assert found is not None
+        assert (found.value, found.version) == (b"mine", 1)
+
+
+async def test_nobody_answers(etcd_three: EtcdCluster, keys: Keys) -> None:
+    """It may have landed, and the error says so."""
+    first, second, _ = etcd_three.endpoints
+    async with (
+        Proxy(first) as one,
+        Proxy(second) as two,
+        Etcd(EtcdSettings((one.address, two.address), attempt_timeout_s=0.2)) as etcd,
+    ):
+        await etcd.get(keys.head)
+        for cable in (one, two):
+            cable.set(up=Mode.HOLD, down=Mode.HOLD)
+        with pytest.raises((OutcomeUnknown, Unavailable)) as caught:
+            await etcd.txn_by_two([cmp_create(keys.head, 0)], [op_put(keys.head, b"1")], timeout_s=0.6)
+        assert isinstance(caught.value, OutcomeUnknown), caught.value
+        for cable in (one, two):
+            cable.set(up=Mode.DROP, down=Mode.DROP)
+
+
+async def test_a_refusal_is_a_refusal(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """With one member there is one copy, and its error is the error."""
+    async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
+        with pytest.raises(NodectlError, match="lease"):
+            await etcd.txn_by_two([], [op_put(keys.head, b"1", lease=12345)], timeout_s=5.0)

@@ -1,0 +1,63 @@
+"""TLS to the members: with our authority it works, without it nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodestore.errors import Unavailable
+from nodestore.etcd.lease import Lease
+from nodestore.etcd.session import Etcd, EtcdSettings
+from nodestore.etcd.watch import Listing, mirror
+from nodestore.schema.keys import Keys
+from tests.support.certificates import Authority
+from tests.support.etcd_cluster import EtcdCluster, Tls
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def etcd_tls(authority: Authority) -> Iterator[EtcdCluster]:
+    """One member that wants a client certificate."""
+    cert, key = authority.issue("member")
+    with EtcdCluster(1, tls=Tls(authority.ca, cert, key, client_auth=True)) as cluster:
+        yield cluster
+
+
+async def test_with_our_certificate(etcd_tls: EtcdCluster, authority: Authority, keys: Keys) -> None:
+    """Calls, a watch and a lease, all over TLS."""
+    cert, key = authority.issue("client")
+    settings = EtcdSettings(etcd_tls.endpoints, ca=authority.ca, cert=cert, key=key)
+    async with Etcd(settings) as etcd:
+        lease = await Lease.grant(etcd, 5)
+        await etcd.put(keys.leader, b"x", lease=lease.id)
+        stream = mirror(etcd, keys.leader, prefix=False)
+        listing = await anext(stream)
+        assert isinstance(listing, Listing)
+        assert [kv.value for kv in listing.kvs] == [b"x"]
+        await stream.aclose()
+        await lease.revoke()
+
+
+@pytest.mark.parametrize("wrong", ["plain", "no certificate", "another authority"])
+async def test_without_it_nothing_is_sent(
+    etcd_tls: EtcdCluster, authority: Authority, keys: Keys, tmp_path: Path, wrong: str
+) -> None:
+    """Plain TCP to a TLS port, no certificate of ours, and a member of an authority that we do not trust."""
+    match wrong:
+        case "plain":
+            settings = EtcdSettings(etcd_tls.endpoints, call_timeout_s=0.5)
+        case "no certificate":
+            settings = EtcdSettings(etcd_tls.endpoints, ca=authority.ca, call_timeout_s=0.5)
+        case _:
+            other = Authority(tmp_path / "other")
+            cert, key = other.issue("client")
+            settings = EtcdSettings(etcd_tls.endpoints, ca=other.ca, cert=cert, key=key, call_timeout_s=0.5)
+    async with Etcd(settings) as etcd:
+        with pytest.raises(Unavailable):
+            await etcd.get(keys.head)

@@ -1,0 +1,228 @@
+"""This release and the one before it side by side: what docs/upgrading.md promises of a cluster in the middle of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from nodestore.etcd.session import Etcd, EtcdSettings, op_delete
+from nodestore.processes import child_processes
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import LeaderRecord, Manifest, decode
+from tests.support import nodes
+from tests.support.cli import Nodectl, Said
+from tests.support.etcd_cluster import EtcdCluster, free_ports
+from tests.support.previous_release import Release, previous, this
+from tests.support.waiting import eventually
+
+WALL = """
+masters: {m1: {}, m2: {}}
+nodes: {n1: {}, n2: {labels: {row: top}}}
+groups: {top: {match: {row: top}}}
+defaults: {driver: {name: file, settings: {path: shown.json}}, document: {colour: black}}
+"""
+STARTS_S = 30.0
+LASTS = {"previous": ("--lease-ttl=60",), "this": ("--lease-ttl=60", "--silence=30s", "--answer=10s")}
+"""Nobody leads but who is told to: no stall makes a term end. The release before knows of leases only."""
+
+
+@pytest.fixture(scope="module")
+def old() -> Release:
+    return previous()
+
+
+@dataclass
+class Mixed:
+    """A cluster whose programs are of two releases."""
+
+    etcd: Etcd
+    endpoints: tuple[str, ...]
+    keys: Keys
+    directory: Path
+    session: aiohttp.ClientSession
+    children: dict[str, child_processes.Child] = field(default_factory=dict)
+    urls: dict[str, str] = field(default_factory=dict)
+
+    async def start(self, name: str, release: Release) -> None:
+        """A master of that release, until it answers and follows the journal."""
+        port = free_ports(1)[0]
+        argv = [
+            *release.argv("masterd"), f"--id={name}", f"--host={name}", f"--cluster={self.keys.cluster}",
+            f"--endpoints={','.join(self.endpoints)}", f"--listen=127.0.0.1:{port}", "--snapshot-every=10",
+            *LASTS[release.name],
+        ]  # fmt: skip
+        self.urls[name] = f"http://127.0.0.1:{port}"
+        self.children[name] = await child_processes.spawn(
+            argv, stdout=self.log(name), env={**os.environ, **release.environ}, die_with_parent=True
+        )
+
+        async def follows() -> bool:
+            assert self.children[name].poll() is None, self.said()
+            with contextlib.suppress(aiohttp.ClientError):
+                return (await self.get(name, "/v1/health"))["problem"] is None
+            return False
+
+        await eventually(follows, f"{name} follows the journal", timeout_s=STARTS_S)
+
+    async def stop(self, name: str) -> None:
+        await self.children.pop(name).stop(10)
+
+    def log(self, name: str) -> Path:
+        return self.directory / f"{name}.log"
+
+    def said(self) -> str:
+        return "\n".join(path.read_text("utf-8", "replace")[-3_000:] for path in self.directory.glob("*.log"))
+
+    async def get(self, name: str, path: str) -> Any:
+        async with self.session.get(self.urls[name] + path, params={"consistency": "local"}) as answer:
+            return json.loads(await answer.read())
+
+    async def post(self, master: str, path: str, /, **body: Any) -> Any:
+        async with self.session.post(self.urls[master] + path, json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            return json.loads(await answer.read())
+
+    async def knows(self, name: str, command_id: str, index: int) -> None:
+        """That master has the result of a command with this id, and does not run it again."""
+        known, after = command_id.split("@")
+        again = await self.post(name, "/v1/commands", name="node.set", args={}, id=known, after=int(after))
+        assert (again["index"], again["repeated"]) == (index, True)
+
+    async def leads(self, name: str) -> None:
+        async def look() -> bool:
+            found = await self.etcd.get(self.keys.leader)
+            named = None if found is None else decode(LeaderRecord, found.value, found.key).id
+            return named == name and (await self.get(name, "/v1/health"))["role"] == "leader"
+
+        await eventually(look, f"{name} leads", timeout_s=STARTS_S)
+
+    async def same_everywhere(self, index: int) -> dict[str, Any]:
+        """Until all masters have that index in memory; their documents, which must be the same."""
+        states: list[Any] = []
+
+        async def reached() -> bool:
+            states[:] = [await self.get(name, "/v1/documents") for name in self.children]
+            return all(state["index"] >= index for state in states)
+
+        await eventually(reached, f"all are at {index}: {states}")
+        assert all(state == states[0] for state in states), states
+        return {path: item["document"] for path, item in states[0]["documents"].items()}
+
+    def nodectl(self, release: Release) -> Nodectl:
+        return Nodectl(
+            self.endpoints, self.keys.cluster, argv=release.argv("nodectl"), environ=release.environ, timeout_s=15
+        )
+
+    async def forget_the_journal(self) -> None:
+        """As a truncation up to the newest snapshot would: who starts now must load that."""
+        manifests = [kv for kv in (await self.etcd.range(self.keys.snapshots)).kvs if kv.key.endswith("/manifest")]
+        newest = max(decode(Manifest, kv.value, kv.key).index for kv in manifests)
+        await self.etcd.txn([], [op_delete(self.keys.journal, end=self.keys.entry(newest + 1).encode())])
+
+
+@asynccontextmanager
+async def mixed(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[Mixed]:
+    async with AsyncExitStack() as stack:
+        etcd = await stack.enter_async_context(Etcd(EtcdSettings(cluster.endpoints)))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nodectl-mixed-")))
+        made = Mixed(etcd, cluster.endpoints, keys, directory, session)
+        try:
+            yield made
+        except BaseException:
+            print(made.said())  # noqa: T201 - pytest shows it
+            raise
+        finally:
+            for name in list(made.children):
+                await made.stop(name)
+
+
+def done(said: Said) -> int:
+    """The index of a command that was acknowledged."""
+    assert said.code == 0, said
+    return int(said.json["index"])
+
+
+async def test_masters_nodes_and_operators_of_two_releases(etcd_one: EtcdCluster, keys: Keys, old: Release) -> None:
+    """Leadership goes from the old to the new master and back; in each phase commands of old and new `nodectl` are
+    acknowledged, old and new nodes show them, both masters have the same state, and a command's id is known."""
+    new = this()
+    async with mixed(etcd_one, keys) as cluster, AsyncExitStack() as stack:
+        old_cli, new_cli = cluster.nodectl(old), cluster.nodectl(new)
+        wall = cluster.directory / "wall.yaml"
+        wall.write_text(WALL)
+        await cluster.start("m1", old)
+        assert (await new_cli("config", "apply", str(wall), "--wait")).code == 0
+        driven = [
+            await stack.enter_async_context(
+                nodes.running(
+                    cluster.endpoints, keys, node, program=release.argv("noded"), env={**os.environ, **release.environ}
+                )
+            )
+            for node, release in (("n1", new), ("n2", old))
+        ]
+        await cluster.start("m2", new)
+
+        # the old one leads
+        first = done(await new_cli("node", "set", "n1", "by=new", "-o", "json"))
+        assert done(await old_cli("node", "set", "n2", "by=old", "-o", "json")) == first + 1
+        known = (await old_cli("command-id")).out.strip()
+        once = ("command", "node.set", '{"node": "n1", "values": {"once": 1}}', "--command-id", known, "-o", "json")
+        second = done(await new_cli(*once))
+        await cluster.same_everywhere(second)
+
+        # the new one leads
+        assert (await old_cli("master", "switchover", "m2", "--wait")).code == 0
+        await cluster.leads("m2")
+        again = await old_cli(*once)
+        assert (done(again), again.json["repeated"]) == (second, True)
+        wall.write_text(WALL.replace("black", "grey"))
+        assert (await old_cli("config", "apply", str(wall), "--wait")).code == 0
+        await cluster.post("m2", "/v1/commands", name="scene.save", args={"name": "night"})
+        await cluster.post("m2", "/v1/commands", name="node.set", args={"node": "n1", "values": {"by": "nobody"}})
+        await cluster.post("m2", "/v1/commands", name="scene.apply", args={"name": "night", "group": "top"})
+        last = await cluster.post("m2", "/v1/commands", name="node.set", args={"node": "n2", "values": {"x": [1, 2]}})
+        await cluster.post("m2", "/v1/snapshots", name="by-new")
+        await cluster.same_everywhere(last["index"])
+
+        # the old one leads again
+        assert (await new_cli("master", "switchover", "m1", "--wait")).code == 0
+        await cluster.leads("m1")
+        await cluster.knows("m1", known, second)
+        await cluster.post("m1", "/v1/commands", name="snapshot.restore", args={"snapshot": "by-new"})
+        for noded in driven:
+            args = {"node": noded.node, "values": {"end": True}}
+            last = await cluster.post("m1", "/v1/commands", name="node.set", args=args)
+            await noded.ready(cluster.etcd, keys, last["index"])
+        documents = await cluster.same_everywhere(last["index"])
+        assert documents["nodes/n1"] == {"by": "nobody", "once": 1, "end": True}
+        assert documents["nodes/n2"] == {"by": "old", "x": [1, 2], "end": True}
+        for noded in driven:
+            shown = json.loads((noded.work / "shown.json").read_text())
+            assert shown == {"colour": "grey", **documents[f"nodes/{noded.node}"]}
+        for status in await asyncio.gather(*(cli("status", "--check", "-o", "json") for cli in (old_cli, new_cli))):
+            assert status.json["problems"] == [], status
+
+        # each loads a snapshot that the other has written, with the ids in it
+        for name, release, before, leaves in (("m3", new, "m1", "m2"), ("m4", old, "m3", "m1")):
+            await cluster.stop(leaves)
+            await cluster.post(before, "/v1/snapshots", name=f"for-{name}")
+            await cluster.forget_the_journal()
+            await cluster.start(name, release)
+            assert "loaded the snapshot" in cluster.log(name).read_text()
+            await cluster.same_everywhere(last["index"])
+            await cluster.post(before, "/v1/leader/switchover", to=name)
+            await cluster.leads(name)
+            await cluster.knows(name, known, second)
+        assert done(await new_cli("node", "set", "n1", "end=false", "-o", "json")) == last["index"] + 1

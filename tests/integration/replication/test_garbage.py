@@ -1,0 +1,212 @@
+"""Garbage under our prefix: reported, passed over, and it stops nobody; only `epoch` and `head` stop commits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from masterd.replication.replica import Replica
+from masterd.upkeep.store_audit import Audit
+from nodestore.etcd.session import Etcd, EtcdSettings
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Epoch, Head, Inventory, decode
+from tests.support import nodes
+from tests.support.cli import Nodectl, Said
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.masters import Masterd, Masters
+from tests.support.waiting import eventually
+
+GARBAGE = {
+    "no text": b"\xff\xfe\x00",
+    "no JSON": b"{oops",
+    "a list": b"[1]",
+    "a text": b'"x"',
+    "a newer schema": b'{"v": 2}',
+    "nothing": b"",
+    "a megabyte": b"x" * 1_000_000,
+}
+_TIMEOUT_S = 1.0
+_STATUS_S = 4.0
+INVENTORY = Inventory.model_validate(
+    {
+        "nodes": {"n1": {}, "n2": {}},
+        "defaults": {"driver": {"name": "file", "settings": {"path": "shown.json"}}},
+    }
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_stays() -> Iterator[None]:
+    yield
+    Masterd.discard_warm()
+
+
+def exact(keys: Keys) -> list[str]:
+    """The keys that there is one of, where garbage stops nobody."""
+    return [keys.paused, keys.applied, keys.config_current, keys.leader]
+
+
+def kinds(keys: Keys) -> list[str]:
+    """A name for each kind of key that there are many of, for `n1` and for things that do not exist."""
+    named = [keys.desired_of, keys.status_of, keys.alive_of, keys.actions_of, keys.acted_of]
+    return [
+        keys.term("x"), keys.candidate("mx"), keys.challenges + "x", keys.answers + "x", keys.journal + "x",
+        keys.entry(9_999), keys.snapshots + "x", keys.snapshot("x") + "manifest", keys.snapshot("y") + "000000",
+        keys.document("nodes/n1"), keys.document("x"), keys.config_history + "x", keys.prefix + "unknown",
+        keys.prefix + "zzz/x", keys.prefix, *(key(node) for key in named for node in ("n1", "nx")),
+    ]  # fmt: skip
+
+
+async def test_each_kind_of_garbage_in_each_kind_of_key_is_found(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The audit names the key in one bounded line, whatever the key holds, and finds nothing in a store without any."""
+    unread = {keys.snapshot("y") + "000000"}  # whose owner alone reads them
+    async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
+        await etcd.put(keys.epoch, Epoch(epoch=1).encode())
+        assert await Audit(etcd, keys).problems() == {}
+        for kind, value in GARBAGE.items():
+            wrong = [keys.epoch, keys.head, *exact(keys), *kinds(keys)]
+            for key in wrong:
+                await etcd.put(key, value)
+            found = await Audit(etcd, keys).problems()
+            quiet = unread | {keys.entry(9_999)}  # the name is right: who reads the journal meets it
+            assert set(found) == set(wrong) - quiet, kind
+            assert all(text.startswith(key) and len(text) < 400 and "\n" not in text for key, text in found.items())
+            await etcd.delete(keys.entry(9_999))
+        for value in (b"{}", b"{}"):
+            await etcd.put(keys.entry(9_999), value)
+        assert "written over" in (await Audit(etcd, keys).problems())[keys.entry(9_999)]
+
+
+@contextlib.asynccontextmanager
+async def cluster(etcd: EtcdCluster, keys: Keys) -> AsyncIterator[Masters]:
+    async with Masters(etcd, keys) as masters:
+        await masters.configure(INVENTORY)
+        masters.start("m1")
+        await masters.serves("m1")
+        masters.start("m2")
+        await masters.up("m2")
+        await masters.command("node.set", node="n1", values={"x": 0})
+        yield masters
+
+
+async def _until(nodectl: Nodectl, *args: str, code: int, says: Sequence[str]) -> Said:
+    """Until the command ends so and says all this: a masterd that is slow to answer leaves some of it out."""
+    said: list[Said] = []
+
+    async def so() -> bool:
+        said[:] = [await nodectl(*args)]
+        assert said[0].code or not code, said
+        return said[0].code == code and all(text in said[0].out + said[0].err for text in says)
+
+    try:
+        await eventually(so)
+    except AssertionError:
+        raise AssertionError(f"{args} does not end with {code} and {says}: {said}") from None
+    return said[0]
+
+
+async def test_garbage_stops_nobody(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
+    """Commands, nodes, a takeover, a master that starts afresh, and every command of `nodectl` go on with garbage in
+    all keys at once; `nodectl status` names it; once it is gone the store is as if it had never been there."""
+    async with cluster(etcd_one, keys) as masters, nodes.running(etcd_one.endpoints, keys, "n1") as noded:
+        nodectl = Nodectl(etcd_one.endpoints, keys.cluster)
+        await noded.ready(masters.etcd, keys, 2)
+        values = list(GARBAGE.values())
+        for round_, value in enumerate(values):
+            for number, key in enumerate([*exact(keys)[:-1], *kinds(keys)]):
+                await masters.etcd.put(key, value if number < 3 else values[(number + round_) % len(values)])
+            done = await masters.command("node.set", node="n1", values={"x": round_ + 1})
+            await noded.ready(masters.etcd, keys, done["index"])
+        wrong = [
+            keys.paused,
+            keys.config_current,
+            keys.candidate("mx"),
+            keys.acted_of("nx"),
+            keys.prefix + "unknown",
+        ]
+        says = [f"garbage passed over: {key}: " for key in wrong]
+        status = await _until(nodectl, "status", "-o", "name", code=0, says=says)
+        told = status.out.splitlines()
+        assert all(any(line.startswith(text) for line in told) for text in says), told
+        assert all(len(line) < 500 for line in told)
+
+        masters.running["m1"].kill()
+        await masters.serves("m2")
+        masters.start("m3")
+        await masters.up("m3")
+        done = await masters.command("node.set", node="n1", values={"x": "after"})
+        await noded.ready(masters.etcd, keys, done["index"])
+        shown = await nodectl("config", "show")
+        assert shown.code == 1
+        assert keys.config_current in shown.err
+        assert "the one before stays in force" in shown.err
+        for args, expected in [
+            (("history",), "config.adopt"),
+            (("master", "history"), keys.terms),
+            (("snapshot", "save", "s1"), ""),
+            (("snapshot", "restore", "--index", "2"), ""),
+            (("master", "resume"), ""),
+            (("config", "apply", await _inventory(tmp_path), "--wait"), ""),
+        ]:
+            ran = await nodectl(*args)
+            assert (ran.code, expected in ran.out) == (0, True), (args, ran)
+        masters.running.pop("m1")
+        left = {keys.document("nodes/n1"), keys.desired_of("n1"), keys.status_of("n1"), keys.alive_of("n1")}
+        for key in set(kinds(keys)) - left:
+            await masters.etcd.delete(key)
+        await masters.command("node.set", node="n1", values={"x": "end"})
+        replica = Replica(masters.etcd, keys)
+        await replica.catch_up()
+        assert replica.state.documents["nodes/n1"].value == {"x": "end"}
+        head = decode(Head, (await masters._key(keys.head)).value, keys.head)
+        assert await masters._views(replica.state, head) == []
+
+
+async def _inventory(directory: Path) -> str:
+    file = directory / "wall.yaml"
+    file.write_text("nodes: {n1: {}, n2: {}}\ndefaults: {driver: {name: file, settings: {path: shown.json}}}\n")
+    return str(file)
+
+
+@pytest.mark.parametrize("name", ["head", "epoch"])
+async def test_garbage_in_the_two_vital_keys_stops_commits_until_it_is_put_right(
+    etcd_one: EtcdCluster, keys: Keys, name: str
+) -> None:
+    """Commands and reads say so and why; status says what to write there; with that, work goes on by itself. Nobody
+    takes over again and again meanwhile: that would fill the store with terms."""
+    key = keys.prefix + name
+    async with cluster(etcd_one, keys) as masters:
+        urls = [master.url for master in masters.running.values()]
+        nodectl, patient = Nodectl(urls, timeout_s=_TIMEOUT_S), Nodectl(urls, timeout_s=_STATUS_S)
+        await masters.etcd.put(key, b"{oops")
+        refused = await nodectl("node", "set", "n1", "x=1")
+        assert refused.code in (5, 8), refused  # 8: the first one met the damage in the middle of its commit
+        await eventually(lambda: _held_back(masters, name), "both masters have seen it", timeout_s=20.0)
+        terms = len((await masters.etcd.range(keys.terms)).kvs)
+        says = ["nobody leads: commands are not taken", f"nothing can be committed: {key}: Invalid JSON", "put right"]
+        status = await _until(patient, "status", "-o", "name", code=0, says=says)
+        await asyncio.gather(
+            _until(nodectl, "node", "list", code=5, says=[key]),
+            _until(nodectl, "node", "set", "n1", "x=2", code=5, says=[key]),
+        )
+        right = re.search(r"put right.* to (\{.*?\})", status.out)
+        assert right is not None, status.out
+        assert len((await masters.etcd.range(keys.terms)).kvs) == terms, "they take turns"
+        await masters.etcd.put(key, right[1].encode())
+        done = await masters.command("node.set", node="n1", values={"x": 3})
+        assert done["result"]["document"]["x"] == 3
+        status = await patient("status", "-o", "name")
+        assert "nobody leads" not in status.out
+        assert await masters.problems() == []
+
+
+async def _held_back(masters: Masters, name: str) -> bool:
+    """Whether those who try have seen it: with a bad head both, one after the other; a bad epoch: at least who led."""
+    said = [master.said(200) for master in masters.running.values()]
+    tried = [text for text in said if "nobody can lead" in text]
+    return len(tried) >= (2 if name == "head" else 1)

@@ -1,0 +1,103 @@
+"""Entries that restore a snapshot: it must outlive them, whatever is deleted meanwhile, or lands late."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from masterd.replication.replica import Replica
+from masterd.replication.snapshots import Snapshots
+from masterd.state_machine.batch import RESTORE, Request
+from nodestore.errors import (
+    Conflict,
+    OutcomeUnknown,
+)
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Inventory, Spec
+from tests.faults.late.scenarios import code_of
+from tests.faults.late.transactions import configure, leading, session, shown, stage
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.toy_app import ToyApp, same
+
+
+def _restore(name: str) -> Request:
+    return Request(f"restore-{name}", RESTORE, {"snapshot": name}, "t", 0)
+
+
+async def test_a_snapshot_that_an_entry_names_outlives_a_late_deletion(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Without it no replica could read past the entry. The deletion was given up, the snapshot was restored, and only
+    then does the deletion arrive, in the same term."""
+    async with stage(etcd_one, keys, repeats_arrive=False) as s, leading(s.witness, s.witness, keys) as seat:
+        await seat.add("x1")
+        await seat.leader.archive.save("good")
+        await seat.add("x2")
+        name, _ = await seat.replica.snapshots.find("good")
+        s.late.hold_next()
+        with pytest.raises(OutcomeUnknown):
+            await Snapshots(s.late, keys).delete(seat.won.fence, name, lambda _: False)
+        outcome = (await seat.submit(_restore("good")))[0]
+        assert outcome.error is None
+        await s.deliver()
+        fresh = Replica(s.witness, keys)
+        await fresh.catch_up()
+        assert same(fresh.state, seat.replica.state)
+        assert fresh.state.documents["sum"].value == {"sum": 1}
+        assert (await seat.add("x3")).result == 2
+
+
+async def test_a_snapshot_deleted_while_it_is_being_restored(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either it is gone and nothing is restored, or it is restored and stays."""
+    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+        await seat.add("x1")
+        await seat.leader.archive.save("good")
+        await seat.add("x2")
+        name, _ = await seat.replica.snapshots.find("good")
+        to_restore = seat.leader.archive.to_restore
+
+        async def and_then_it_goes(args: Any) -> Any:
+            found = await to_restore(args)
+            await etcd.delete(keys.snapshot(name), prefix=True)
+            return found
+
+        monkeypatch.setattr(seat.leader.archive, "to_restore", and_then_it_goes)
+        assert code_of((await seat.submit(_restore("good")))[0]) in ("conflict", "not_found")
+        assert (await seat.add("x3")).result == 3
+        monkeypatch.undo()
+        await seat.leader.archive.save("third")
+        assert (await seat.submit(_restore("third")))[0].error is None
+        with pytest.raises(Conflict):
+            await seat.leader.archive.delete("third")
+        fresh = Replica(etcd, keys)
+        await fresh.catch_up()
+        assert same(fresh.state, seat.replica.state)
+
+
+async def test_a_restore_that_the_application_cannot_digest(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """It is refused alone; specs are those of the documents as they are."""
+
+    class Picky(ToyApp):
+        picky = False
+
+        def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
+            document = view.get(f"nodes/{node}") or {}
+            if self.picky and document.get("x") == 1:
+                raise KeyError("x")
+            return super().desired(config, view, node)
+
+    app = Picky()
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with leading(etcd, etcd, keys, application=app) as seat:
+            await seat.put("nodes/n1", x=1)
+            await seat.leader.archive.save("old")
+            await seat.put("nodes/n1", x=2)
+            app.picky = True
+            assert code_of((await seat.submit(_restore("old")))[0]) == "failed"
+            await seat.put("nodes/n2", x=2)
+            await shown(etcd, keys, {"n1": {"x": 2}, "n2": {"x": 2}})
+            assert seat.leader._committer.derivation["n1"].hash == seat.replica.state.specs["n1"].hash
+            await seat.put("nodes/n1", x=3)
+            await shown(etcd, keys, {"n1": {"x": 3}, "n2": {"x": 2}})

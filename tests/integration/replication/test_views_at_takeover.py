@@ -1,0 +1,138 @@
+"""What a new leader makes of the views: half done, of another epoch, of another version, or meddled with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from masterd.term.config_adoption import Adoption
+from masterd.term.leader import Leader, LeaderSettings
+from masterd.term.publisher import Publisher
+from nodestore.errors import (
+    Unavailable,
+)
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Applied, Epoch, Inventory, Spec, decode
+from tests.faults.late.transactions import configure, desired, leading, session
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.toy_app import ToyApp, inventory
+
+
+async def test_a_new_epoch_orders_every_node_anew(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """And touches no document's view. Generations stay."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with leading(etcd, etcd, keys) as seat:
+            await seat.put("nodes/n1", x=1)
+            await seat.put("nodes/n2", x=2)
+        before, documents = await desired(etcd, keys), (await etcd.range(keys.state)).kvs
+        await etcd.delete(keys.leader)
+        await etcd.put(keys.epoch, Epoch(epoch=2).encode())
+        async with leading(etcd, etcd, keys) as seat:
+            after = await desired(etcd, keys)
+            assert {node: wanted.epoch for node, (wanted, _) in after.items()} == {"n1": 2, "n2": 2}
+            assert all(after[node][0].generation == before[node][0].generation for node in after)
+            assert all(after[node][0].order > before[node][0].order for node in after)
+            assert (await etcd.range(keys.state)).kvs == documents
+            assert seat.won.fence.term.epoch == 2
+        first = {node: kv.mod_revision for node, (_, kv) in after.items()}
+        async with leading(etcd, etcd, keys):
+            assert {node: kv.mod_revision for node, (_, kv) in (await desired(etcd, keys)).items()} == first
+
+
+async def test_orders_of_an_earlier_term_stay_in_force(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """A takeover that finishes half-done views does not order anew what is as it must be."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with leading(etcd, etcd, keys) as seat:
+            await seat.put("nodes/n1", x=1)
+            await seat.put("nodes/n2", x=2)
+            index = seat.replica.index
+        before = await desired(etcd, keys)
+        wrong = replace(before["n2"][1], value=before["n2"][1].value.replace(b'"x":2', b'"x":9'))
+        await etcd.put(wrong.key, wrong.value)
+        await etcd.put(keys.document("stray"), b"{}")
+        await etcd.delete(keys.document("nodes/n1"))
+        await etcd.put(keys.applied, Applied(index=index, base=index - 1, through=keys.desired_of("n1")).encode())
+        async with leading(etcd, etcd, keys, "m2") as seat:
+            after = await desired(etcd, keys)
+            assert after["n1"][1] == before["n1"][1]
+            assert after["n2"][0].spec.document == {"x": 2}
+            assert after["n2"][0].term == seat.won.fence.term.revision
+            views = [kv.key for kv in (await etcd.range(keys.state)).kvs]
+            assert views == [keys.document("nodes/n1"), keys.document("nodes/n2")]
+
+
+@pytest.mark.parametrize("value", [b"not json", b'{"v":9}'])
+async def test_garbage_in_applied_is_put_right(etcd_one: EtcdCluster, keys: Keys, value: bytes) -> None:
+    """All views are compared then."""
+    async with session(etcd_one) as etcd:
+        async with leading(etcd, etcd, keys) as seat:
+            await seat.put("p", x=1)
+        await etcd.put(keys.applied, value)
+        await etcd.delete(keys.document("p"))
+        async with leading(etcd, etcd, keys, "m2"):
+            assert await etcd.get(keys.document("p")) is not None
+            found = await etcd.get(keys.applied)
+            assert found is not None
+            assert decode(Applied, found.value, found.key).through is None
+
+
+async def test_views_are_finished_within_the_store_s_own_limits(keys: Keys) -> None:
+    """An etcd that takes few operations in a transaction can still be finished after a crash, and led."""
+    async with EtcdCluster(1, flags=("--max-txn-ops=16",)) as cluster, session(cluster) as etcd:
+        await configure(etcd, keys, inventory(*(f"n{number:02}" for number in range(30))))
+        settings = LeaderSettings(max_txn_ops=16)
+        async with leading(etcd, etcd, keys, settings=settings) as seat:
+            for number in range(30):
+                await seat.put(f"nodes/n{number:02}", x=number)
+        await etcd.delete(keys.desired, prefix=True)
+        await etcd.delete(keys.applied)
+        async with leading(etcd, etcd, keys, "m2", settings=settings) as seat:
+            assert len(await desired(etcd, keys)) == 30
+            assert (await seat.put("p", x=1)).error is None
+
+
+class Upgraded(ToyApp):
+    """A version that derives something else from the same documents."""
+
+    def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
+        spec = super().desired(config, view, node)
+        return spec and Spec(driver="new", document=spec.document)
+
+
+@pytest.mark.parametrize("cut", ["before respec", "before views", "before adoption"])
+async def test_an_upgrade_that_dies_on_the_way_leaves_no_trace_in_the_views(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    """Whichever version leads next, the nodes must be what it derives, under a generation that has grown with it."""
+
+    async def die(*_: Any) -> None:
+        raise Unavailable("cut")
+
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys, inventory("n1"))
+        async with leading(etcd, etcd, keys) as seat:
+            index = (await seat.put("nodes/n1", x=1)).index
+        half_done = Applied(index=index, base=index - 1, through=keys.desired_of("n1"))
+        await etcd.put(keys.applied, half_done.encode())
+        generations = [(await desired(etcd, keys))["n1"][0].generation]
+        with monkeypatch.context() as patch:
+            kind, name = {
+                "before respec": (Leader, "_respec"),
+                "before views": (Publisher, "finish"),
+                "before adoption": (Adoption, "adopt"),
+            }[cut]
+            patch.setattr(kind, name, die)
+            with pytest.raises(Unavailable):
+                async with leading(etcd, etcd, keys, "m2", application=Upgraded()):
+                    pass
+        for application, driver in ((ToyApp(), "toy"), (Upgraded(), "new"), (ToyApp(), "toy")):
+            async with leading(etcd, etcd, keys, "m3", application=application) as seat:
+                wanted = (await desired(etcd, keys))["n1"][0]
+                assert wanted.spec.driver == driver
+                assert wanted.generation == seat.replica.state.specs["n1"].generation >= generations[-1]
+                generations.append(wanted.generation)
+        assert generations[1] < generations[2] < generations[3]

@@ -1,0 +1,103 @@
+"""Running `nodectl` as a user does, in a process of its own, beside a test's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nodectl.__main__ import run
+
+_TIMEOUT_S = 60.0
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one command wrote, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[str]:
+        """What it said on stderr."""
+        return self.err.splitlines()
+
+
+class Quick:
+    """The same within this process, in a thread: some twenty times as quick, for many calls. Masters' URLs only: grpc
+    wants to be in one thread. One call at a time: what is printed meanwhile belongs to it."""
+
+    def __init__(self, urls: Sequence[str], *, timeout_s: float = 10.0) -> None:
+        self._options = ["--endpoints", ",".join(urls), "--request-timeout", f"{timeout_s:g}", "--config", os.devnull]
+        self._one = asyncio.Lock()
+
+    async def __call__(self, *args: str) -> Said:
+        async with self._one:
+            said = await asyncio.to_thread(self._run, args)
+        return _checked(said)
+
+    def _run(self, args: Sequence[str]) -> Said:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run([*self._options, *args])
+        return Said(code, out.getvalue(), err.getvalue())
+
+
+def _checked(said: Said) -> Said:
+    assert "Traceback" not in said.out + said.err, said.err[-3000:]
+    assert "internal error" not in said.err, said
+    return said
+
+
+async def ended(child: asyncio.subprocess.Process, timeout_s: float) -> tuple[bytes, bytes]:
+    """What it has written to stdout and stderr once it has ended; when that takes too long, it is killed."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await child.communicate()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+class Nodectl:
+    """`await nodectl("node", "list")` for one cluster. What every user is spared is checked for each call."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        cluster: str = "",
+        *,
+        timeout_s: float = 10.0,
+        environ: Mapping[str, str] = {},
+        argv: Sequence[str] = (sys.executable, "-m", "nodectl"),
+    ) -> None:
+        self._argv = argv
+        self._options = ["--endpoints", ",".join(endpoints), "--request-timeout", f"{timeout_s:g}"]
+        self._options += ["--cluster", cluster] if cluster else []
+        self._environ = environ
+
+    async def __call__(self, *args: str | bytes, environ: Mapping[str, str] = {}) -> Said:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("NODECTL_")}
+        child = await asyncio.create_subprocess_exec(
+            *self._argv, *self._options, *args,
+            cwd=_ROOT, env={**kept, "NODECTL_CONFIG": os.devnull, **self._environ, **environ},
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await ended(child, _TIMEOUT_S)
+        assert child.returncode is not None
+        return _checked(Said(child.returncode, out.decode(), err.decode()))

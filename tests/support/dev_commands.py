@@ -1,0 +1,60 @@
+"""Running `nodectl dev` and `nodectl demo` as a user does, and looking for what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SABOTAGED = Path(__file__).parents[1] / "faults" / "sabotaged_masterd.py"
+_TIMEOUT_S = 110.0
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+def argv(*args: str | Path) -> list[str]:
+    return [sys.executable, "-m", "nodectl", *map(str, args)]
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    return {**os.environ, **(extra or {})}
+
+
+def nodectl(*args: str | Path, env: Mapping[str, str] | None = None) -> Ran:
+    """Runs it to its end."""
+    done = subprocess.run(
+        argv(*args), env=environment(env), capture_output=True, encoding="utf-8", timeout=_TIMEOUT_S, check=False
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def sabotaged(what: str) -> dict[str, str]:
+    """The environment in which masterd lacks one of its guarantees."""
+    return {"NODECTL_DEV_MASTERD": f'"{sys.executable}" "{SABOTAGED}" {what}'}
+
+
+def left_behind(directory: Path) -> list[str]:
+    """Command lines of processes that have to do with `directory`: by their arguments, or by where they run."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        line = process.info["cmdline"] or []
+        cwd = process.info["cwd"] or ""
+        if process.pid != os.getpid() and (str(directory) in " ".join(line) or cwd.startswith(str(directory))):
+            found.append(" ".join(line))
+    return found

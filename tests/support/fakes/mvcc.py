@@ -1,0 +1,353 @@
+"""etcd's key space in memory: revisions, transactions, history and compaction, after etcd 3.5. No time, no I/O.
+
+It speaks the messages of the wire, so that the session, watches, leases and elections under test are the real ones.
+What it does not know (filters of a watch, previous values) it refuses instead of ignoring it. That it does what etcd
+does is the business of `tests/conformance`.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+from grpc import StatusCode
+
+from nodestore.etcd.pb import etcd_pb2 as pb
+
+_KEY_TARGET = pb.RangeRequest.KEY
+_SORT_BY: dict[int, Callable[[Any], Any]] = {
+    pb.RangeRequest.KEY: lambda kv: kv.key,
+    pb.RangeRequest.VERSION: lambda kv: kv.version,
+    pb.RangeRequest.CREATE: lambda kv: kv.create_revision,
+    pb.RangeRequest.MOD: lambda kv: kv.mod_revision,
+    pb.RangeRequest.VALUE: lambda kv: kv.value,
+}
+_FIELD = {
+    pb.Compare.VERSION: "version",
+    pb.Compare.CREATE: "create_revision",
+    pb.Compare.MOD: "mod_revision",
+    pb.Compare.VALUE: "value",
+    pb.Compare.LEASE: "lease",
+}
+_HOLDS: dict[int, Callable[[Any, Any], bool]] = {
+    pb.Compare.EQUAL: lambda found, wanted: found == wanted,
+    pb.Compare.NOT_EQUAL: lambda found, wanted: found != wanted,
+    pb.Compare.GREATER: lambda found, wanted: found > wanted,
+    pb.Compare.LESS: lambda found, wanted: found < wanted,
+}
+
+
+class Refused(Exception):
+    """etcd's answer to what it does not do, in its own words."""
+
+    def __init__(self, code: StatusCode, details: str) -> None:
+        super().__init__(f"{code.name}: {details}")
+        self.code, self.details = code, details
+
+
+def empty_key() -> Refused:
+    return Refused(StatusCode.INVALID_ARGUMENT, "etcdserver: key is not provided")
+
+
+def compacted() -> Refused:
+    return Refused(StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
+
+
+def of_the_future() -> Refused:
+    return Refused(StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision")
+
+
+def no_lease() -> Refused:
+    return Refused(StatusCode.NOT_FOUND, "etcdserver: requested lease not found")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Keys as a request names them: one, a range, or from one on to the end (`end` is a zero byte)."""
+
+    key: bytes
+    end: bytes
+
+    def __contains__(self, key: bytes) -> bool:
+        if not self.end:
+            return key == self.key
+        return key >= self.key and (self.end == b"\0" or key < self.end)
+
+
+class Store:
+    """Keys by revision. Every method that changes something does so whole or, raising Refused, not at all."""
+
+    def __init__(self, max_txn_ops: int) -> None:
+        self._max_txn_ops = max_txn_ops
+        self.revision = 1
+        self.compacted = 0
+        """The oldest revision that can be read; 0 before the first compaction."""
+        self.log: list[tuple[int, tuple[Any, ...]]] = []
+        """All events ever, by revision: compactions do not touch it, so that tests can look back."""
+        self.leases: dict[int, set[bytes]] = {}
+        """Keys by the lease that they hang on; a lease exists when it is in here."""
+        self.committed: Callable[[int, Sequence[Any]], None] = lambda revision, events: None
+        self._names: list[bytes] = []
+        self._versions: dict[bytes, list[Any]] = {}
+        """Each key's KeyValues, oldest first; one of version 0 is its deletion."""
+        self._events: list[Any] = []
+
+    # --- requests ---
+
+    def range(self, request: Any) -> Any:
+        if not request.key:
+            raise empty_key()
+        self._check_revision(request.revision)
+        return self._range(request)
+
+    def put(self, request: Any) -> Any:
+        _check_put(request)
+        self._check_lease(request)
+        self._put(request)
+        return pb.PutResponse(header=self._commit())
+
+    def delete(self, request: Any) -> Any:
+        _check_delete(request)
+        deleted = self._delete(request)
+        return pb.DeleteRangeResponse(header=self._commit(), deleted=deleted)
+
+    def txn(self, request: Any) -> Any:
+        _check_txn(request, self._max_txn_ops)
+        path = self._path(request)
+        self._check_leases_and_revisions(request, iter(path))
+        response = self._apply(request, iter(path))
+        response.header.CopyFrom(self._commit())
+        return response
+
+    def compact(self, request: Any) -> Any:
+        if request.revision <= self.compacted:
+            raise compacted()
+        if request.revision > self.revision:
+            raise of_the_future()
+        self.compacted = request.revision
+        for name, versions in list(self._versions.items()):
+            at = bisect.bisect_right(versions, request.revision, key=lambda kv: kv.mod_revision)
+            keep = versions[max(0, at - 1) :]
+            if keep and not keep[0].version and keep[0].mod_revision < request.revision:
+                keep = keep[1:]  # of an older deletion nothing is left
+            if keep:
+                self._versions[name] = keep
+            else:
+                del self._versions[name]
+                del self._names[bisect.bisect_left(self._names, name)]
+        return pb.CompactionResponse(header=self.header())
+
+    def revoke(self, lease: int) -> None:
+        """End a lease; its keys go with it, in one revision."""
+        if lease not in self.leases:
+            raise no_lease()
+        for key in sorted(self.leases[lease]):
+            self._delete(pb.DeleteRangeRequest(key=key))
+        self._commit()
+        del self.leases[lease]
+
+    # --- history ---
+
+    def since(self, revision: int) -> Iterator[tuple[int, Sequence[Any]]]:
+        """The events of each revision from this one on, which must not be compacted."""
+        yield from self.log[bisect.bisect_left(self.log, revision, key=lambda item: item[0]) :]
+
+    def header(self) -> Any:
+        return pb.ResponseHeader(cluster_id=1, member_id=1, revision=self.revision, raft_term=2)
+
+    # --- reading ---
+
+    def _select(self, interval: Interval, revision: int = 0) -> Iterator[Any]:
+        if not interval.end:
+            names: Sequence[bytes] = (interval.key,)
+        else:
+            first = bisect.bisect_left(self._names, interval.key)
+            last = len(self._names) if interval.end == b"\0" else bisect.bisect_left(self._names, interval.end)
+            names = self._names[first:last]
+        for name in names:
+            kv = self._at(name, revision)
+            if kv is not None:
+                yield kv
+
+    def _at(self, name: bytes, revision: int = 0) -> Any | None:
+        versions = self._versions.get(name)
+        if not versions:
+            return None
+        at = len(versions) if not revision else bisect.bisect_right(versions, revision, key=lambda kv: kv.mod_revision)
+        return versions[at - 1] if at and versions[at - 1].version else None
+
+    def _range(self, request: Any) -> Any:
+        found = list(self._select(Interval(request.key, request.range_end), request.revision))
+        response = pb.RangeResponse(header=self.header(), count=len(found))
+        response.header.revision += bool(self._events)  # within a transaction that has written already
+        if request.count_only:
+            return response
+        if request.sort_order != pb.RangeRequest.NONE or request.sort_target != _KEY_TARGET:
+            descending = request.sort_order == pb.RangeRequest.DESCEND
+            found.sort(key=_SORT_BY[request.sort_target], reverse=descending)
+        response.more = bool(request.limit) and len(found) > request.limit
+        response.kvs.extend(found[: request.limit] if request.limit else found)
+        if request.keys_only:
+            for kv in response.kvs:
+                kv.ClearField("value")
+        return response
+
+    def _compare(self, compare: Any) -> bool:
+        found = list(self._select(Interval(compare.key, compare.range_end)))
+        if not found:
+            if compare.target == pb.Compare.VALUE:
+                return False  # an absent key has no value, not even one that differs
+            found = [pb.KeyValue()]
+        field, holds = _FIELD[compare.target], _HOLDS[compare.result]
+        return all(holds(getattr(kv, field), getattr(compare, field)) for kv in found)
+
+    def _path(self, request: Any) -> list[bool]:
+        """Which branch runs, of the transaction and of those within it, all decided before anything is written."""
+        succeeded = all(map(self._compare, request.compare))
+        path = [succeeded]
+        for op in request.success if succeeded else request.failure:
+            if op.HasField("request_txn"):
+                path += self._path(op.request_txn)
+        return path
+
+    # --- writing: `_commit` ends what these begin ---
+
+    def _put(self, request: Any) -> None:
+        before = self._at(request.key)
+        kv = pb.KeyValue(
+            key=request.key, value=request.value, lease=request.lease, mod_revision=self.revision + 1,
+            create_revision=before.create_revision if before else self.revision + 1,
+            version=before.version + 1 if before else 1,
+        )  # fmt: skip
+        self._detach(before)
+        if request.lease:
+            self.leases[request.lease].add(request.key)
+        self._write(kv)
+        self._events.append(pb.Event(type=pb.Event.PUT, kv=kv))
+
+    def _delete(self, request: Any) -> int:
+        found = list(self._select(Interval(request.key, request.range_end)))
+        for before in found:
+            gone = pb.KeyValue(key=before.key, mod_revision=self.revision + 1)
+            self._detach(before)
+            self._write(gone)
+            self._events.append(pb.Event(type=pb.Event.DELETE, kv=gone))
+        return len(found)
+
+    def _write(self, kv: Any) -> None:
+        versions = self._versions.get(kv.key)
+        if versions is None:
+            versions = self._versions[kv.key] = []
+            bisect.insort(self._names, kv.key)
+        versions.append(kv)
+
+    def _detach(self, before: Any | None) -> None:
+        if before is not None and before.lease:
+            self.leases[before.lease].discard(before.key)
+
+    def _apply(self, request: Any, path: Iterator[bool]) -> Any:
+        succeeded = next(path)
+        response = pb.TxnResponse(succeeded=succeeded)
+        for op in request.success if succeeded else request.failure:
+            result = response.responses.add()
+            match op.WhichOneof("request"):
+                case "request_range":
+                    result.response_range.CopyFrom(self._range(op.request_range))
+                case "request_put":
+                    self._put(op.request_put)
+                    result.response_put.header.revision = self.revision + 1
+                case "request_delete_range":
+                    result.response_delete_range.deleted = self._delete(op.request_delete_range)
+                    result.response_delete_range.header.revision = self.revision + bool(self._events)
+                case "request_txn":
+                    result.response_txn.CopyFrom(self._apply(op.request_txn, path))
+                    result.response_txn.header.SetInParent()
+        return response
+
+    def _commit(self) -> Any:
+        """All that was written since the last one is one revision, if it was anything."""
+        if self._events:
+            self.revision += 1
+            events, self._events = tuple(self._events), []
+            self.log.append((self.revision, events))
+            self.committed(self.revision, events)
+        return self.header()
+
+    # --- what is refused before anything is written ---
+
+    def _check_revision(self, revision: int) -> None:
+        if revision > self.revision:
+            raise of_the_future()
+        if 0 < revision < self.compacted:
+            raise compacted()
+
+    def _check_lease(self, request: Any) -> None:
+        if request.lease and request.lease not in self.leases:
+            raise no_lease()
+
+    def _check_leases_and_revisions(self, request: Any, path: Iterator[bool]) -> None:
+        for op in request.success if next(path) else request.failure:
+            if op.HasField("request_range"):
+                self._check_revision(op.request_range.revision)
+            elif op.HasField("request_put"):
+                self._check_lease(op.request_put)
+            elif op.HasField("request_txn"):
+                self._check_leases_and_revisions(op.request_txn, path)
+
+
+def _check_put(request: Any) -> None:
+    if not request.key:
+        raise empty_key()
+    _refuse_unknown(request, "prev_kv")
+
+
+def _check_delete(request: Any) -> None:
+    if not request.key:
+        raise empty_key()
+    _refuse_unknown(request, "prev_kv")
+
+
+def _refuse_unknown(request: Message, *fields: str) -> None:
+    for field in fields:
+        if getattr(request, field):
+            raise NotImplementedError(f"the fake store does not know {field}")
+
+
+def _check_txn(request: Any, ops_max: int) -> None:
+    operations = max(len(request.compare), len(request.success), len(request.failure))
+    if operations > ops_max:
+        raise Refused(StatusCode.INVALID_ARGUMENT, "etcdserver: too many operations in txn request")
+    if not all(compare.key for compare in request.compare):
+        raise empty_key()
+    for branch in (request.success, request.failure):
+        for op in branch:
+            _check_op(op, ops_max - operations)
+        _check_doubles(branch)
+
+
+def _check_op(op: Any, ops_left: int) -> None:
+    match op.WhichOneof("request"):
+        case "request_put":
+            _check_put(op.request_put)
+        case "request_delete_range":
+            _check_delete(op.request_delete_range)
+        case "request_range":
+            if not op.request_range.key:
+                raise empty_key()
+        case "request_txn":
+            _check_txn(op.request_txn, ops_left)
+
+
+def _check_doubles(branch: Sequence[Any]) -> None:
+    """No key is put twice, nor put and deleted. (Of transactions within one another etcd checks more.)"""
+    deleted = [
+        Interval(op.request_delete_range.key, op.request_delete_range.range_end)
+        for op in branch
+        if op.HasField("request_delete_range")
+    ]
+    put = [op.request_put.key for op in branch if op.HasField("request_put")]
+    if len(put) != len(set(put)) or any(key in interval for key in put for interval in deleted):
+        raise Refused(StatusCode.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request")

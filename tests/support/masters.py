@@ -1,0 +1,437 @@
+"""Real masterd processes for tests, and what is in the store, read straight from etcd.
+
+`async with Masters(cluster, keys) as masters`: `masters.start("m1")` starts one, `masters.command(...)` sends a
+command until it is acknowledged, `masters.problems()` judges the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import aiohttp
+
+from masterd.application.wall import BuiltinApp
+from masterd.replication.snapshots import Snapshots
+from masterd.state_machine.specs import Derivation
+from masterd.state_machine.state import State
+from masterd.state_machine.transaction import Overlay
+from masterd.state_machine.views import all_views
+from nodestore.cluster.election import LeaderSeen, leader_seen
+from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, from_code
+from nodestore.etcd.session import KV, Etcd, EtcdSettings
+from nodestore.etcd.watch import follow
+from nodestore.schema.keys import Keys, prefix_end
+from nodestore.schema.models import Applied, ConfigRecord, Entry, Head, Inventory, Term, TermRecord, decode
+from nodestore.support.jsonio import Document, dumps, loads
+from tests.support.etcd_cluster import EtcdCluster, free_ports
+from tests.support.images import decode_image
+from tests.support.waiting import eventually
+
+_ROOT = Path(__file__).parents[2]
+_START_S = 60.0
+_ANSWER_S = 10.0
+_PATIENT = "--timing=slow"
+"""Who leads is up to the tests: none of them means a leader that was silent for 0.3 s because its machine was busy."""
+UNTIL_IT_DIES = ("--lease-ttl=60", "--missed=20", "--silence=30")
+"""Who leads does so until it dies or hands over, however busy the machine is."""
+_AGAIN = ("unavailable", "not_leader", "leadership_lost", "outcome_unknown", "timed_out", "no_space")
+
+
+class Masterd:
+    """One masterd process, loaded and waiting until `begin`."""
+
+    _warm: ClassVar[deque[Masterd]] = deque()
+
+    def __init__(self) -> None:
+        handle, name = tempfile.mkstemp(prefix="nodectl-masterd-", suffix=".log")
+        self.log = Path(name)
+        with os.fdopen(handle, "ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.cut_masterd"],
+                cwd=_ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output,
+            )  # fmt: skip
+        self.name = ""
+        self.url = ""
+
+    @classmethod
+    def take(cls, ahead: int = 2) -> Masterd:
+        """A process that is loaded already, if there is one; `ahead` more are loaded meanwhile."""
+        taken = cls._warm.popleft() if cls._warm else cls()
+        while len(cls._warm) < ahead:
+            cls._warm.append(cls())
+        return taken
+
+    @classmethod
+    def discard_warm(cls) -> None:
+        """At the end of a test run."""
+        while cls._warm:
+            cls._warm.popleft().kill()
+
+    def begin(self, name: str, url: str, argv: Sequence[str], cut: str | None, small: bool) -> None:
+        self.name, self.url = name, url
+        assert self.process.stdin is not None
+        self.process.stdin.write(dumps({"argv": list(argv), "cut": cut, "small": small}) + b"\n")
+        self.process.stdin.flush()
+
+    @property
+    def ended(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it runs."""
+        return self.process.poll()
+
+    def kill(self) -> None:
+        """kill -9, and forget it."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+        self.log.unlink(missing_ok=True)
+
+    def terminate(self) -> None:
+        """SIGTERM; on Windows there is nothing as gentle for a process without a console: it is killed."""
+        self.process.terminate()
+
+    def said(self, lines: int = 25) -> str:
+        text = self.log.read_text("utf-8", "replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+@dataclass
+class History:
+    """Everything that was ever in the journal, truncated since or not, and what is there now."""
+
+    puts: list[tuple[KV, Entry]] = field(default_factory=list)
+    retained: list[Entry] = field(default_factory=list)
+    chunks: dict[str, bytes] = field(default_factory=dict)
+    """Of all snapshots, those that were deleted since too, by what follows their prefix."""
+
+    def fold(self, up_to: int) -> State:
+        """The state after index `up_to`, from all entries; those that do not follow are `_gaps_and_doubles`' affair."""
+        state = State()
+        for _, entry in self.puts:
+            if entry.first == state.index + 1 and entry.last <= up_to:
+                state.apply(entry, self.images(entry))
+        return state
+
+    def images(self, entry: Entry) -> dict[str, dict[str, Document]]:
+        """The documents of the snapshots that the entry restores."""
+        names = {record.restore for record in entry.commands if record.restore is not None}
+        return {name: self._documents(name) for name in names}
+
+    def _documents(self, name: str) -> dict[str, Document]:
+        keys = sorted(key for key in self.chunks if key.startswith(f"{name}/") and not key.endswith("/manifest"))
+        image = decode_image([self.chunks[key] for key in keys], name)
+        return {path: doc.value for path, doc in image.documents.items()}
+
+
+class Masters:
+    """The masterds of one cluster name, and its commands."""
+
+    def __init__(self, cluster: EtcdCluster, keys: Keys, *, arguments: Sequence[str] = (), small: bool = False,
+                 user: str | None = None, password: str | None = None) -> None:  # fmt: skip
+        self.keys = keys
+        self.etcd = Etcd(EtcdSettings(cluster.endpoints, user=user, password=password, call_timeout_s=_ANSWER_S))
+        self.running: dict[str, Masterd] = {}
+        self.acknowledged: dict[str, int] = {}
+        """Ids of commands that were acknowledged, with their indexes."""
+        self._endpoints, self._arguments, self._small = cluster.endpoints, arguments, small
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_S))
+        self._begun = 0
+        self._sent = 0
+
+    async def __aenter__(self) -> Self:
+        self._begun = (await self.etcd.range(self.keys.prefix, keys_only=True)).revision + 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            for master in self.running.values():
+                state = "runs" if master.ended is None else f"ended with {master.ended}"
+                print(f"--- {master.name} {state}\n{master.said()}", file=sys.stderr)  # noqa: T201 - pytest shows it
+        for master in self.running.values():
+            master.kill()
+        await self._session.close()
+        await self.etcd.close()
+
+    # --- processes ---
+
+    def start(self, name: str, *, cut: str | None = None, arguments: Sequence[str] = ()) -> Masterd:
+        """Start a masterd; it is not yet up then. `cut`: where it dies, see `cut_masterd`."""
+        if name in self.running:
+            self.running.pop(name).kill()
+        port = free_ports(1)[0]
+        argv = [
+            f"--id={name}", f"--host={name}", f"--cluster={self.keys.cluster}", f"--listen=127.0.0.1:{port}",
+            f"--endpoints={','.join(self._endpoints)}", _PATIENT, *self._arguments, *arguments,
+        ]  # fmt: skip
+        master = self.running[name] = Masterd.take()
+        master.begin(name, f"http://127.0.0.1:{port}", argv, cut, self._small)
+        return master
+
+    async def up(self, name: str) -> None:
+        """Until it stands for election."""
+
+        async def announced() -> bool:
+            self._check(name)
+            return await self.etcd.get(self.keys.candidate(name)) is not None
+
+        await eventually(announced, f"{name} is a candidate", timeout_s=_START_S)
+
+    async def serves(self, name: str, timeout_s: float = _START_S) -> None:
+        """Until it leads and answers as the leader."""
+
+        async def serving() -> bool:
+            self._check(name)
+            with contextlib.suppress(NodectlError):
+                return str((await self._ask(name, "GET", "/v1/health"))["role"]) == "leader"
+            return False
+
+        await eventually(serving, f"{name} leads", timeout_s=timeout_s)
+
+    async def died(self, name: str) -> None:
+        """Until it was killed; AssertionError when it ended in another way."""
+        master = self.running[name]
+        await eventually(lambda: master.ended is not None, f"{name} dies", timeout_s=_START_S)
+        expected = 9 if os.name == "nt" else -9
+        assert master.ended == expected, f"{name} ended by itself, with {master.ended}:\n{master.said()}"
+
+    async def expire(self, name: str) -> None:
+        """After it died: its term is over now, and not only when its lease has run out."""
+        leader = await self.leader()
+        if leader.record is not None and leader.record.id == name:
+            await self.etcd.revoke(leader.lease)
+
+    def _check(self, name: str) -> None:
+        ended = self.running[name].ended
+        assert ended is None, f"{name} has ended with {ended}:\n{self.running[name].said()}"
+
+    # --- requests ---
+
+    async def _ask(self, name: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """What that masterd answers; its problem raised as the error it is; OutcomeUnknown when it is silent."""
+        try:
+            async with self._session.request(
+                method, self.running[name].url + path, data=None if body is None else dumps(body)
+            ) as answer:
+                value = loads(await answer.read(), path)
+                if answer.status >= 400:
+                    raise from_code(str(value.get("code")), str(value.get("detail")))
+                return dict(value)
+        except (aiohttp.ClientError, TimeoutError, Garbage) as error:
+            raise OutcomeUnknown(f"{name} {method} {path}: {error!r}") from None
+
+    async def ask(self, name: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """One request to one masterd, not repeated."""
+        return await self._ask(name, method, path, body)
+
+    async def commands(self, *commands: tuple[str, dict[str, Any]], via: str = "") -> list[dict[str, Any]]:
+        """Send these in one request, again and again, to whoever runs, until each is acknowledged or refused."""
+        body: list[dict[str, Any]] = []
+        for name, args in commands:
+            self._sent += 1
+            body.append({"id": f"cmd-{self._sent}", "after": 0, "name": name, "args": args, "actor": "test"})
+        answers: dict[str, dict[str, Any]] = {}
+
+        async def acknowledged() -> bool:
+            names = [via] if via else []
+            for name in [*names, *(other for other in self.running if other != via)]:
+                if self.running[name].ended is not None:
+                    continue
+                with contextlib.suppress(NodectlError):
+                    left = [command for command in body if command["id"] not in answers]
+                    for result in (await self._ask(name, "POST", "/v1/commands", {"commands": left}))["results"]:
+                        if result.get("problem", {}).get("code") not in _AGAIN:
+                            answers[result["id"]] = result
+                if len(answers) == len(body):
+                    return True
+            return False
+
+        await eventually(acknowledged, "all commands are acknowledged", timeout_s=30.0)
+        self.acknowledged |= {known: answer["index"] for known, answer in answers.items() if "index" in answer}
+        return [answers[command["id"]] for command in body]
+
+    async def command(self, name: str, /, **args: Any) -> dict[str, Any]:
+        return (await self.commands((name, args)))[0]
+
+    async def snapshotted(self, within: int) -> None:
+        """Until there is a complete snapshot of an index that is at most `within` behind the head."""
+
+        async def written() -> bool:
+            head = decode(Head, (await self._key(self.keys.head)).value, self.keys.head).index
+            manifests = await Snapshots(self.etcd, self.keys).manifests()
+            return any(head - manifest.index <= within for manifest in manifests.values())
+
+        await eventually(written, "a snapshot is written", timeout_s=_START_S)
+
+    async def switchover(self, to: str) -> None:
+        """From whoever leads, until `to` leads or has ended."""
+
+        async def done() -> bool:
+            leader = await self.leader()
+            if self.running[to].ended is not None or (leader.record is not None and leader.record.id == to):
+                return True
+            if leader.record is not None:
+                with contextlib.suppress(NodectlError):
+                    body = {"to": to, "actor": "test"}
+                    await self._ask(leader.record.id, "POST", "/v1/leader/switchover", body)
+            return False
+
+        await eventually(done, f"{to} has taken over", timeout_s=_START_S)
+
+    # --- the store ---
+
+    async def leader(self) -> LeaderSeen:
+        return leader_seen(await self.etcd.get(self.keys.leader))
+
+    async def configure(self, inventory: Inventory, version: int = 1) -> None:
+        """Write config/current, as nodectl does where it has access to etcd."""
+        record = ConfigRecord(
+            version=version, actor="test", time=0.0, inventory=json.loads(inventory.model_dump_json())
+        )
+        await self.etcd.put(self.keys.config_current, record.encode())
+
+    async def history(self) -> History:
+        """From etcd's own history, which no truncation of ours removes."""
+        found, history = await self.etcd.range(self.keys.journal), History()
+        history.retained = [decode(Entry, kv.value, kv.key) for kv in found.kvs]
+        marker = await self.etcd.put(f"{self.keys.prefix}~end", b"")
+        stream = follow(self.etcd, self.keys.prefix, end=prefix_end(self.keys.prefix), revision=self._begun)
+        async with contextlib.aclosing(stream):
+            async for changes in stream:
+                for event in changes.events:
+                    if event.value is not None and event.key.startswith(self.keys.snapshots):
+                        history.chunks[event.key.removeprefix(self.keys.snapshots)] = event.value
+                    if event.value is not None and event.key.startswith(self.keys.journal):
+                        kv = KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
+                        history.puts.append((kv, decode(Entry, event.value, event.key)))
+                if changes.events and changes.events[-1].mod_revision >= marker:
+                    break
+        return history
+
+    async def problems(self) -> list[str]:
+        """What is wrong with the store once all is quiet; empty when it is as it must be."""
+        history = await self.history()
+        head = decode(Head, (await self._key(self.keys.head)).value, self.keys.head)
+        state = history.fold(head.index)
+        return [
+            *_gaps_and_doubles(history, head),
+            *self._lost(history),
+            *await self._deposed(history),
+            *await self._views(state, head),
+            *await self._configuration(state),
+            *await self._snapshots(history, state),
+        ]
+
+    async def _key(self, key: str) -> KV:
+        found = await self.etcd.get(key)
+        assert found is not None, f"{key} is missing"
+        return found
+
+    def _lost(self, history: History) -> list[str]:
+        """Each acknowledged command is there once, at its index; none is there twice."""
+        at: dict[str, list[int]] = {}
+        for _, entry in history.puts:
+            for record in entry.commands:
+                at.setdefault(record.id, []).append(record.index)
+        wrong = [f"command {known} took effect at {indexes}" for known, indexes in at.items() if len(indexes) > 1]
+        return wrong + [
+            f"command {known} was acknowledged as {index}, the journal has it at {at.get(known)}"
+            for known, index in self.acknowledged.items()
+            if at.get(known) != [index]
+        ]
+
+    async def _deposed(self, history: History) -> list[str]:
+        """Every entry names the term that was in force when it was written."""
+        found = (await self.etcd.range(self.keys.terms)).kvs
+        terms = sorted(kv.create_revision for kv in found if decode(TermRecord, kv.value, kv.key))
+        wrong = []
+        for kv, entry in history.puts:
+            in_force = max((revision for revision in terms if revision < kv.mod_revision), default=0)
+            if entry.term != in_force:
+                wrong.append(f"{kv.key} was written by term {entry.term} while {in_force} was in force")
+        return wrong
+
+    async def _views(self, state: State, head: Head) -> list[str]:
+        """The views are what the state says, whichever term wrote them, and `applied` is complete."""
+        derivation = Derivation(BuiltinApp())
+        derivation.rebuild(state.inventory, Overlay(state, state.inventory, 0.0))
+        wanted = all_views(self.keys, Term(1, 0), state, derivation)
+        found: dict[str, bytes] = {}
+        for prefix in (self.keys.state, self.keys.desired, self.keys.actions):
+            found |= {kv.key: kv.value for kv in (await self.etcd.range(prefix)).kvs}
+        wrong = [f"view {key} differs" for key in sorted(wanted.keys() | found.keys())
+                 if _without_term(wanted.get(key)) != _without_term(found.get(key))]  # fmt: skip
+        applied = decode(Applied, (await self._key(self.keys.applied)).value, self.keys.applied)
+        if (applied.index, applied.base, applied.through) != (head.index, head.index, None):
+            wrong.append(f"applied is {applied.model_dump()}, head is at {head.index}")
+        return wrong
+
+    async def _configuration(self, state: State) -> list[str]:
+        """What is written is adopted."""
+        written = await self.etcd.get(self.keys.config_current)
+        if written is None:
+            return []
+        adopted = state.adopted.revision if state.adopted else None
+        return [] if adopted == written.mod_revision else ["config/current is not adopted"]
+
+    async def _snapshots(self, history: History, state: State) -> list[str]:
+        """The two newest are readable and true, with the rest of the journal they are the state, and there are no
+        fragments."""
+        snapshots = Snapshots(self.etcd, self.keys)
+        manifests = await snapshots.manifests()
+        wrong = [f"snapshot {name} is a fragment" for name in await snapshots.fragments(set(manifests))]
+        if not self._small:
+            return wrong
+        if len(manifests) < 2:
+            wrong.append(f"there are only {len(manifests)} snapshots")
+        for name, manifest in list(manifests.items())[:2]:
+            try:
+                loaded = (await snapshots.read(name, manifest)).to_state()
+            except Garbage as error:
+                wrong.append(str(error))
+                continue
+            if _essence(loaded) != _essence(history.fold(loaded.index)):
+                wrong.append(f"snapshot {name} is not the state of its index")
+            try:
+                for entry in history.retained:
+                    if entry.first > loaded.index:
+                        loaded.apply(entry, history.images(entry))
+            except Garbage as error:
+                wrong.append(f"snapshot {name}: {error}")
+            if _essence(loaded) != _essence(state):
+                wrong.append(f"snapshot {name} and the retained journal are not the state")
+        return wrong
+
+
+def _gaps_and_doubles(history: History, head: Head) -> list[str]:
+    indexes = [record.index for _, entry in history.puts for record in entry.commands]
+    wrong = [] if indexes == list(range(1, head.index + 1)) else [f"indexes are not 1 to {head.index}: {indexes}"]
+    terms = [(entry.epoch, entry.term) for _, entry in history.puts]
+    if terms != sorted(terms):
+        wrong.append(f"terms go back: {terms}")
+    written = [kv.key for kv, _ in history.puts]
+    return wrong + [f"{key} was written twice" for key in set(written) if written.count(key) > 1]
+
+
+def _essence(state: State) -> list[Any]:
+    return [state.index, state.documents, state.specs, state.adopted, state.ids, state.floor]
+
+
+def _without_term(view: bytes | None) -> Any:
+    value = None if view is None else loads(view)
+    if isinstance(value, dict):
+        value.pop("term", None)
+    return value

@@ -1,0 +1,25 @@
+"""What the OpenAPI document of the built-in application says of a value, judged by an independent implementation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema_rs
+
+from masterd.api import openapi
+from masterd.application.wall import BuiltinApp
+
+DOCUMENT = openapi.document(BuiltinApp())
+SCHEMAS: dict[str, dict[str, Any]] = DOCUMENT["components"]["schemas"]
+_CLOSED = {name: {"unevaluatedProperties": False, **schema} for name, schema in SCHEMAS.items()}
+
+
+def faults(schema: dict[str, Any], value: Any) -> list[str]:
+    """Where `value` is not as this schema of the document says, or holds a field that it does not describe."""
+    validator = jsonschema_rs.validator_for({**schema, "components": {"schemas": _CLOSED}})
+    return [f"{'/'.join(map(str, error.instance_path))}: {error.message}" for error in validator.iter_errors(value)]
+
+
+def named(name: str) -> dict[str, Any]:
+    """A reference to the schema `name`."""
+    return {"$ref": f"#/components/schemas/{name}"}

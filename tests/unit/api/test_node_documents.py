@@ -1,0 +1,67 @@
+"""The application says which document belongs to a node; the view of the node shows that document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from examples.apps.counter import CounterApp
+from examples.apps.playlist import PlaylistApp
+from masterd.api.node_views import node_view, node_views
+from masterd.application.contract import Application, HasNodeDocuments, node_document
+from masterd.application.wall import BuiltinApp
+from masterd.state_machine.state import Doc, State
+from tests.support.toy_app import ToyApp, inventory
+
+STORED = {"nodes/n1": {"colour": "red"}, "tiles/n1": {"colour": "blue"}}
+NODES = inventory("n1", "n2")
+
+
+class Tiles(ToyApp):
+    """Keeps the documents of its nodes at a path of its own; `spare` has none."""
+
+    def node_document(self, node: str) -> str | None:
+        return None if node == "spare" else f"tiles/{node}"
+
+
+def _state() -> State:
+    state = State()
+    state.documents.update({path: Doc(1, value) for path, value in STORED.items()})
+    return state
+
+
+def _shown(application: Application, node: str) -> dict[str, Any] | None:
+    return node_view(node, inventory(node), _state(), {}, {}, application)["document"]
+
+
+@pytest.mark.parametrize(
+    ("application", "node", "document"),
+    [
+        pytest.param(BuiltinApp(), "n1", {"colour": "red"}, id="built-in"),
+        pytest.param(BuiltinApp(), "n2", {}, id="built-in, nothing stored"),
+        pytest.param(ToyApp(), "n1", {"colour": "red"}, id="the same path"),
+        pytest.param(Tiles(), "n1", {"colour": "blue"}, id="a path of its own"),
+        pytest.param(Tiles(), "n2", {}, id="nothing stored there"),
+        pytest.param(Tiles(), "spare", None, id="no document for this node"),
+        pytest.param(CounterApp(), "n1", None, id="no documents of nodes"),
+        pytest.param(PlaylistApp(), "n1", None, id="no documents of nodes, though it hears of nodes"),
+    ],
+)
+def test_a_node_is_shown_with_its_document(
+    application: Application, node: str, document: dict[str, Any] | None
+) -> None:
+    """The document at the path that the application names: empty if absent, None without a path."""
+    assert _shown(application, node) == document
+
+
+def test_all_nodes_are_shown_alike() -> None:
+    """The list has for each node what its own view has."""
+    views = node_views(NODES, _state(), {}, {}, Tiles())
+    assert [(view["name"], view["document"]) for view in views] == [("n1", {"colour": "blue"}), ("n2", {})]
+
+
+@pytest.mark.parametrize("application", [BuiltinApp(), ToyApp(), CounterApp(), PlaylistApp()], ids=lambda app: app.name)
+def test_the_optional_part_is_recognised(application: Application) -> None:
+    """An application has the protocol exactly if it names a path."""
+    assert isinstance(application, HasNodeDocuments) is (node_document(application, "n1") is not None)

@@ -1,0 +1,117 @@
+"""The application's code runs apart: it may hang, raise or be given up, and the event loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from masterd.application.worker import HungError, Progress, Worker
+from tests.support.waiting import eventually
+
+_LIMIT_S = 0.2
+
+
+def _threads() -> int:
+    return sum(thread.name == "application" for thread in threading.enumerate())
+
+
+async def test_it_returns_what_the_work_returns_and_raises_what_it_raises() -> None:
+    """Including an error that is nobody's business but the caller's."""
+    worker = Worker()
+    assert await worker.run(lambda _: threading.current_thread().name, _LIMIT_S) == "application"
+    with pytest.raises(ZeroDivisionError):
+        await worker.run(lambda _: 1 / 0, _LIMIT_S)
+    worker.close()
+
+
+async def test_a_loop_in_python_is_ended() -> None:
+    """Its thread ends too, and the next job has another."""
+    worker, before = Worker(), _threads()
+
+    def spin(progress: Progress) -> None:
+        progress.begin(7)
+        while True:
+            pass
+
+    with pytest.raises(HungError, match=r"did not finish within 0\.2 s") as caught:
+        await worker.run(spin, _LIMIT_S)
+    assert caught.value.step == 7
+    assert await worker.run(lambda _: 1, _LIMIT_S) == 1
+    await eventually(lambda: worker.stuck == 0, "the thread that hung has ended")
+    worker.close()
+    await eventually(lambda: _threads() == before, "no thread is left")
+
+
+async def test_what_blocks_outside_python_is_counted_until_it_returns() -> None:
+    """It cannot be ended from outside; the leader goes on without it."""
+    worker, release = Worker(), threading.Event()
+    with pytest.raises(HungError):
+        await worker.run(lambda _: release.wait(30), _LIMIT_S)
+    assert worker.stuck == 1
+    assert await worker.run(lambda _: "next", _LIMIT_S) == "next"
+    release.set()
+    await eventually(lambda: worker.stuck == 0, "it has returned")
+    worker.close()
+
+
+async def test_each_step_has_its_own_time() -> None:
+    """Many quick steps may take longer together than one may."""
+    worker = Worker()
+
+    def steps(progress: Progress) -> int:
+        begun = time.monotonic()
+        step = 0
+        while time.monotonic() < begun + 3 * _LIMIT_S:
+            progress.begin(step)
+            step += 1
+        return step
+
+    assert await worker.run(steps, _LIMIT_S) > 1
+    worker.close()
+
+
+async def test_a_process_that_was_stopped_does_not_blame_the_application() -> None:
+    """When the timer itself is late, nothing ran meanwhile: the step gets its time anew."""
+    worker, release = Worker(), threading.Event()
+    running = asyncio.create_task(worker.run(lambda _: release.wait(30), _LIMIT_S))
+    await asyncio.sleep(0)
+    time.sleep(2 * _LIMIT_S)  # noqa: ASYNC251 - the loop is stopped on purpose, as by SIGSTOP
+    await asyncio.sleep(0)
+    release.set()
+    assert await running
+    worker.close()
+
+
+async def test_a_cancelled_wait_gives_the_thread_up() -> None:
+    """The term is over; nobody waits for what hangs."""
+    worker, begun = Worker(), threading.Event()
+
+    def spin(_: Progress) -> None:
+        begun.set()
+        while True:
+            pass
+
+    running = asyncio.create_task(worker.run(spin, 60.0))
+    await eventually(begun.is_set, "it runs")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await eventually(lambda: worker.stuck == 0, "its thread has ended")
+    worker.close()
+
+
+async def test_a_thread_that_has_ended_is_not_interrupted() -> None:
+    """Its identifier may be that of another thread by now, which has done nothing."""
+    worker, struck = Worker(), []
+    await worker.run(lambda _: 1, _LIMIT_S)
+    thread = worker._thread
+    assert thread is not None
+    worker.close()
+    await eventually(lambda: not thread.alive, "it has ended")
+    thread.busy = True  # as it stays when what was raised in it came after its work
+    thread.interrupt = lambda: struck.append(1)  # type: ignore[method-assign]
+    worker._nudge(thread, asyncio.get_running_loop())
+    assert struck == []

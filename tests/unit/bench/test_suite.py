@@ -1,0 +1,322 @@
+"""How `make bench` measures: in turns, equally often, beside the right member; and what it says when trials fail."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from bench import suite
+from bench.harness import baseline
+from bench.harness import cluster as ground
+from bench.harness.baseline import Beside, beside_leader, describe, endpoints_of
+from bench.harness.cluster import Ground, in_turns
+from bench.harness.figures import figure
+from bench.measures import at_rest, cold_start, commands, failovers, scenes
+from nodectl.dev import launch
+from nodectl.dev.record import Part, Record
+from nodestore.errors import NodectlError, Unavailable
+from nodestore.processes import child_processes
+
+
+def faked(**parts_of_it: Any) -> Ground:
+    """A ground that has only these."""
+    return cast(Ground, SimpleNamespace(**({"say": lambda line: None} | parts_of_it)))
+
+
+async def test_actions_take_turns_equally_often() -> None:
+    """A block of each, again and again; the first block of each is not counted."""
+    called: list[str] = []
+
+    async def action(name: str) -> None:
+        called.append(name)
+
+    taken = await in_turns({"ours": lambda: action("ours"), "bare": lambda: action("bare")}, 6, 3)
+    assert called == (["ours"] * 3 + ["bare"] * 3) * 3
+    assert {name: len(times) for name, times in taken.items()} == {"ours": 6, "bare": 6}
+
+
+async def test_many_callers_put_as_often_as_they_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are warmed up, and then there are as many calls of one in a trial as of the other."""
+    monkeypatch.setattr(commands, "CALLERS", 3)
+    monkeypatch.setattr(commands, "_EACH", 2)
+    monkeypatch.setattr(commands, "Cpu", lambda *_: SimpleNamespace(a_command=lambda count: {"client": count}))
+    called: list[str] = []
+
+    async def called_as(name: str) -> Any:
+        called.append(name)
+        await asyncio.sleep(0)
+        return SimpleNamespace(id="m1")
+
+    client = SimpleNamespace(node_set=lambda *_: called_as("command"), leader=lambda: called_as("leader"))
+    etcd = SimpleNamespace(put=lambda *_: called_as("put"))
+    session = SimpleNamespace(etcd=etcd, told=lambda: _text("Bare: e2."))
+    found = await commands.many_commands(faked(client=client), cast(Beside, session), 2)
+    rounds = [(name, len(list(group))) for name, group in itertools.groupby(called)]
+    trial = [("command", 6), ("put", 6)]
+    assert rounds == [*trial, ("leader", 1), ("command", 12), ("put", 6), *trial]  # one round for the CPU
+    assert (found.n, len(found.baselines)) == (2, 2)
+    assert "Bare: e2." in found.how
+
+
+async def _text(text: str) -> str:
+    return text
+
+
+# --- the member beside the leader -----------------------------------------------------------------------------------
+
+
+def recorded() -> Record:
+    """Three members and two masters, as a development cluster notes them."""
+    members = {f"e{number}": Part(program="etcd", ports={"client": 2000 + number, "peer": 1}) for number in (1, 2, 3)}
+    masters = {f"m{number}": Part(program="masterd", ports={"api": 8000 + number}) for number in (1, 2)}
+    return Record(cluster="c", token="t", parts={**members, **masters})
+
+
+def test_a_masters_member_is_the_first_it_was_told_of() -> None:
+    """By the command line that development clusters start it with."""
+    argv = launch.command(recorded(), "m2", launch.Places(Path("/nowhere")), Path("etcd"), {}).argv
+    assert endpoints_of(argv) == ("127.0.0.1:2002", "127.0.0.1:2003", "127.0.0.1:2001")
+    for wrong in (["masterd"], ["masterd", "--endpoints"]):
+        with pytest.raises(NodectlError, match="no --endpoints in `masterd"):
+            endpoints_of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("led", "leader", "used", "told"),
+    [
+        ([False, False], "m2", 2002, "uses: it does not lead etcd."),
+        ([True, False, False], "m2", 2002, "uses: it does not lead etcd."),  # it was waited for
+        ([False, True], "m2", 2002, "uses: it led etcd for a part of the time."),
+        ([False, False], "m1", 2002, "uses: it does not lead etcd. At the end m1 led."),
+        ([False, False], "m2", 2003, "does not lead etcd. Their session had to go on with e3."),
+        ([False, None], "m2", 2002, "nothing is known of the end: silent."),
+    ],
+)
+async def test_bare_operations_go_to_the_leading_masters_member(
+    monkeypatch: pytest.MonkeyPatch, led: list[bool | None], leader: str, used: int, told: str
+) -> None:
+    """It is said which one that is, and whether it led etcd while it was measured."""
+    record = recorded()
+    found = launch.command(record, "m2", launch.Places(Path("/nowhere")), Path("etcd"), {})
+    processes = {"m2": SimpleNamespace(process=SimpleNamespace(argv=found.argv))}
+    leaders = iter(["m2", leader])
+    answers = iter(led)
+
+    class Session:
+        endpoint = f"127.0.0.1:{used}"
+
+        def __init__(self, settings: Any) -> None:
+            self.settings = settings
+
+        async def __aenter__(self) -> Any:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            return
+
+        async def status(self, endpoint: str) -> Any:
+            assert endpoint == "127.0.0.1:2002"
+            leads = next(answers)
+            if leads is None:
+                raise Unavailable("silent")
+            return SimpleNamespace(member=7, leader=7 if leads else 8)
+
+    async def leads() -> Any:
+        return SimpleNamespace(id=next(leaders))
+
+    monkeypatch.setattr(baseline, "Etcd", Session)
+    on = faked(client=SimpleNamespace(leader=leads), cluster=SimpleNamespace(record=record, processes=processes))
+    async with beside_leader(on) as session:
+        assert session.etcd.settings.endpoints == ("127.0.0.1:2002", "127.0.0.1:2003", "127.0.0.1:2001")
+        text = await session.told()
+    assert text.endswith(told)
+    assert text.startswith("Bare operations ")
+
+
+def test_it_is_said_when_the_member_leads_etcd() -> None:
+    """All the time, that is."""
+    text = describe(("e1", "e1"), ("m1", "m1"), [True, True])
+    assert text == "Bare operations go to e1, the member that the leading masterd, m1, uses: it leads etcd."
+
+
+# --- what fails -----------------------------------------------------------------------------------------------------
+
+
+async def test_failovers_that_break_off_say_so_in_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured before is not lost, it says of how many it is; a kind that was not reached is missing."""
+
+    async def once(self: failovers.Failovers, kind: failovers.Kind) -> None:
+        if len(kind.gaps) == 2:
+            raise ExceptionGroup("tasks", [TimeoutError("it took too long")])
+        kind.gaps.append(20.0)
+
+    monkeypatch.setattr(failovers.Failovers, "_once", once)
+    measured = failovers.Failovers(faked(cluster=None, client=None))
+    await measured.measure(5, 2, 3)
+    rows = [(item.n, item.planned, "After 2 of" in item.how, item.met) for item in measured.figures()]
+    assert rows == [(2, 5, True, True), (2, 2, False, True)]
+    assert "After 2 of 5 trials the failovers broke off: it took too long." in measured.figures()[0].how
+    assert measured.missing() == {"planned switchover": "the failovers broke off: it took too long"}
+
+
+async def test_failovers_that_end_well_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said of breaking off."""
+
+    async def once(self: failovers.Failovers, kind: failovers.Kind) -> None:
+        kind.gaps.append(20.0)
+
+    monkeypatch.setattr(failovers.Failovers, "_once", once)
+    measured = failovers.Failovers(faked(cluster=None, client=None))
+    await measured.measure(2, 1, 3)
+    assert [(item.n, item.planned, item.broke_off) for item in measured.figures()] == [
+        (2, 2, False), (1, 1, False), (3, 3, False),
+    ]  # fmt: skip
+    assert measured.missing() == {}
+
+
+async def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it a task of it that failed; its reason is told."""
+
+    class Cluster:
+        endpoints = ("127.0.0.1:1",)
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        async def up(self) -> None:
+            pass
+
+        async def destroy(self) -> None:
+            pass
+
+        @asynccontextmanager
+        async def client(self) -> AsyncIterator[None]:
+            yield None
+
+    async def in_a_task(bench: suite.Bench) -> None:
+        raise ExceptionGroup("tasks", [NodectlError("a node has ended")])
+
+    async def well(bench: suite.Bench) -> None:
+        bench.figures.append(figure("one", [1.0], "ms"))
+
+    monkeypatch.setattr(suite, "DevCluster", Cluster)
+    monkeypatch.setattr(suite, "PARTS", {"nodes": in_a_task, "rest": well})
+    bench = suite.Bench(suite.QUICK, lambda line: None)
+    await bench.on_a_cluster(tmp_path, ["nodes", "rest"])
+    assert bench.notes == ["nodes: not measured: a node has ended"]
+    assert [item.name for item in bench.figures] == ["one"]
+
+
+def test_the_reason_of_a_group_is_that_of_the_first() -> None:
+    """However deep; what says nothing is named."""
+    assert ground.reason(ExceptionGroup("", [ExceptionGroup("", [NodectlError("why")])])) == "why"
+    assert ground.reason(TimeoutError()) == "TimeoutError"
+
+
+async def test_commands_that_fail_while_all_is_busy_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And told; the name of the row is the same however long it takes."""
+    children: list[str] = []
+
+    async def spawn(*_: object, **__: object) -> Any:
+        children.append("spawned")
+        return SimpleNamespace(stop=stop)
+
+    async def stop(grace_s: float) -> None:
+        children.append("stopped")
+
+    async def terms() -> list[dict[str, str]]:
+        return [{"nonce": "old", "id": "m1"}]
+
+    sent = itertools.count()
+
+    async def node_set(*_: object) -> None:
+        if next(sent) == 1:
+            raise Unavailable("nobody leads")
+
+    monkeypatch.setattr(child_processes, "spawn", spawn)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(at_rest, "_PAUSE_S", 0.0)
+    found = await at_rest.false_takeovers(faked(client=SimpleNamespace(terms=terms, node_set=node_set)), 0.05)
+    assert children == ["spawned", "spawned", "stopped", "stopped"]
+    assert found.name == "needless takeovers with all cores busy"
+    assert f"{next(sent):,} in all, of which 1 failed" in found.how
+    assert (found.median, found.met) == (0.0, True)
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PSS is Linux's")
+def test_memory_is_told_divided_and_whole() -> None:
+    """What is shared is divided in one row, which says so, and counted in full in another, which has no goal."""
+    process = SimpleNamespace(pid=os.getpid())
+    record = SimpleNamespace(named=lambda program: {f"{program}1": SimpleNamespace(process=process)})
+    found = {item.name: item for item in at_rest.memory(faked(cluster=SimpleNamespace(record=record)))}
+    assert list(found) == [
+        "memory of noded", "memory of masterd", "memory of etcd",
+        "memory of noded, all counted as its own (RSS)", "memory of masterd, all counted as its own (RSS)",
+    ]  # fmt: skip
+    pss, rss = found["memory of masterd"], found["memory of masterd, all counted as its own (RSS)"]
+    assert pss.worst < rss.worst
+    assert "alone on a PC each has more" in pss.how
+    assert (pss.goal, rss.goal) == ("at most 90 MB", "")
+
+
+async def test_a_cold_start_is_told_with_and_without_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the process's start it takes longer, by what comes before masterd's first line."""
+
+    class Store:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        async def write(self, inventory: object) -> None:
+            pass
+
+    @asynccontextmanager
+    async def masterd(cluster: str) -> AsyncIterator[str]:
+        stamp = datetime.fromtimestamp(time.time() + 5.0, UTC).isoformat(timespec="milliseconds").replace("+00:00", "")
+        (tmp_path / f"{cluster}.log").write_text(f"{stamp}Z INFO    masterd m1: starts; pid 1\n", "utf-8")
+        yield "http://there"
+
+    async def answer(url: str) -> float:
+        return time.time() + 5.2
+
+    async def config() -> dict[str, Any]:
+        return {"current": {"inventory": {}}}
+
+    async def txn(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(cold_start, "_Store", Store)
+    monkeypatch.setattr(cold_start, "_first_answer", answer)
+    on = faked(
+        folder=tmp_path, masterd=masterd, client=SimpleNamespace(config=config), etcd=SimpleNamespace(txn=txn)
+    )  # fmt: skip
+    after, whole = await cold_start.cold_start(on, 2)
+    assert after.name == "cold start of a masterd, after its imports"
+    assert whole.name == "cold start of a masterd, from its process's start"
+    assert after.median + 4_000 < whole.median
+    assert (after.goal, whole.goal, whole.n) == ("under 1,000 ms", "", 2)
+
+
+def test_what_a_node_costs_is_judged_beside_fewer_nodes() -> None:
+    """Time and CPU of 1,000 by their number, beside those of 100; that the whole takes longer is no dearer node."""
+    few = scenes.Watched(100, [10.0, 20.0] * 100, [0.2, 0.2], {"leader": 300.0, "members": 500.0})
+    many = scenes.Watched(1_000, [100.0, 200.0] * 500, [0.2], {"leader": 150.0, "members": 600.0})
+    found = {item.name: item for item in scenes.watched(few, many)}
+    judged = {name: item.ratio for name, item in found.items() if item.goal == "at most 1.2x"}
+    assert list(judged.values()) == pytest.approx([1.0, 0.5, 1.2])
+    assert found["a scene to 1,000 watching nodes"].ratio == pytest.approx(10.0)
+    assert "all 100 nodes: 2 scenes, 200 changes" in found["a scene to 100 watching nodes"].how
+    assert "all 1,000 nodes: 1 scenes, 1,000 changes" in found["a scene to 1,000 watching nodes"].how

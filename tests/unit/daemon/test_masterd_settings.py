@@ -1,0 +1,98 @@
+"""masterd's options: times have units and sane limits, and what contradicts is refused in one line."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from masterd.election.suspicion import LAN, PROFILES
+from masterd.settings import _TIMES, parse
+
+_NEEDED = ["--id=m1", "--cluster=c"]
+
+
+@pytest.mark.parametrize("text", ["0.3", "0.3s", "300ms", "300 ms", ".3"])
+def test_times_have_units(text: str) -> None:
+    """Seconds, where none is given."""
+    assert parse([*_NEEDED, f"--silence={text}"], {}).role.timing.silence_s == 0.3
+    assert parse(_NEEDED, {"NODECTL_SILENCE": text}).role.timing.silence_s == 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "listen", "advertise"),
+    [
+        ("10.0.0.11:8401", ("10.0.0.11", 8401), "http://10.0.0.11:8401"),
+        ("[::1]:8401", ("::1", 8401), "http://[::1]:8401"),
+        ("[::]:8401", ("::", 8401), f"http://{socket.gethostname()}:8401"),
+        ("0.0.0.0:8401", ("0.0.0.0", 8401), f"http://{socket.gethostname()}:8401"),
+        (":8401", ("", 8401), f"http://{socket.gethostname()}:8401"),
+    ],
+)
+def test_where_it_listens(text: str, listen: tuple[str, int], advertise: str) -> None:
+    """On all interfaces it is advertised by its host name; an IPv6 address is bound without its brackets."""
+    settings = parse([*_NEEDED, f"--listen={text}"], {})
+    assert (settings.listen, settings.advertise) == (listen, advertise)
+
+
+def test_every_time_can_be_set() -> None:
+    """And what is not set is as the profile says."""
+    texts = {"beat": "50ms", "missed": "90ms", "silence": "1.5", "answer": "0.2s", "stuck": "1", "connect": "2s"}
+    timing = parse([*_NEEDED, *(f"--{name}={text}" for name, text in texts.items())], {}).role.timing
+    assert (timing.beat_s, timing.missed_s, timing.silence_s) == (0.05, 0.09, 1.5)
+    assert (timing.answer_s, timing.stuck_s, timing.connect_s) == (0.2, 1.0, 2.0)
+    assert (timing.stagger_s, timing.late_s) == (LAN.stagger_s, LAN.late_s)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_profiles_keep_the_limits(profile: str) -> None:
+    """Or nobody could write down what is in force."""
+    timing = parse([*_NEEDED, "--timing", profile], {}).role.timing
+    for name, (least, most, _) in _TIMES.items():
+        assert least <= getattr(timing, f"{name}_s") <= most
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--stuck=0.01"], "--stuck: 0.01 is not between 200ms and 30s"),
+        (["--answer", "10ms"], "--answer: 10ms is not between 20ms and 10s"),
+        (["--stagger=60"], "--stagger: 60 is not between 5ms and 1s"),
+        (["--connect=0"], "--connect: 0 is not between 100ms and 20s"),
+        (["--beat=nan"], "--beat: 'nan' is not a time such as 0.3, 300ms, 5s, 5m or 1h"),
+        (["--beat=1m"], "--beat: 1m is not between 20ms and 2s"),
+        (["--beat=-1"], "--beat: '-1' is not a time"),
+        (["--beat=1e-1"], "--beat: '1e-1' is not a time"),
+        (["--silence=60"], "--silence: 60 is not between 50ms and 30s"),
+        (["--silence=2.5"], "--silence 2.5s must be less than --lease-ttl 2s"),
+        (["--answer=3"], "--answer 3s must be less than --lease-ttl 2s"),
+        (["--missed=1"], "--missed 1s, and that less than --silence 260ms"),
+        (["--lease-ttl=0.5"], "--lease-ttl: 0.5 is not between 1s and 5m"),
+        (["--local-member=10.0.0.9:1"], "--local-member: 10.0.0.9:1 is not among --endpoints 127.0.0.1:2379"),
+        (["--listen=pc1"], "--listen: 'pc1' is not host:port"),
+        (["--listen=::1:8401"], "--listen: '::1:8401' is not host:port, such as 10.0.0.11:2379 or [::1]:2379"),
+        (["--local-member=first"], "'first' is not host:port"),
+    ],
+)
+def test_nonsense_is_refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what would do, in one line."""
+    with pytest.raises(SystemExit) as ended:
+        parse([*_NEEDED, *arguments], {})
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_a_long_silence_goes_with_a_long_lease() -> None:
+    """Then it decides something."""
+    assert parse([*_NEEDED, "--silence=20s", "--lease-ttl=60s"], {}).role.timing.silence_s == 20.0
+
+
+async def test_the_local_member_may_be_told_in_any_spelling() -> None:
+    """And `none` looks for none."""
+    for text in ("http://10.0.0.2:2379/", "10.0.0.2:2379"):
+        seek = parse([*_NEEDED, "--endpoints=http://10.0.0.1:2379,10.0.0.2:2379", f"--local-member={text}"], {})
+        assert seek.role.find_member is not None
+        assert (await seek.role.find_member()).member == "10.0.0.2:2379"
+    assert parse([*_NEEDED, "--local-member=none"], {}).role.find_member is None

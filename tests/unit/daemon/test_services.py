@@ -1,0 +1,57 @@
+"""The service files in etc/: their examples are what the programs take, and a stop leaves time for what it does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from masterd import settings as masterd_settings
+from masterd.roles import master
+from noded import settings as noded_settings
+
+ROOT = Path(__file__).parents[3]
+
+
+def unit(name: str) -> str:
+    return (ROOT / "etc" / f"nodectl-{name}.service").read_text(encoding="utf-8")
+
+
+def environment(name: str) -> dict[str, str]:
+    return dict(re.findall(r"^#   (NODECTL_\w+)=(.+)$", unit(name), re.MULTILINE))
+
+
+def stop_s(text: str, pattern: str) -> float:
+    found = re.search(pattern, text)
+    assert found is not None
+    return float(found.group(1))
+
+
+def test_masterd_takes_the_example_environment() -> None:
+    """Every name in it is an option, and the shared etcd's limits are those of our files for etcd."""
+    example = environment("masterd")
+    chosen = masterd_settings.parse([], example)
+    assert (chosen.master, chosen.cluster, len(chosen.etcd.endpoints)) == ("pc1", "wall", 3)
+    assert chosen.advertise == "http://192.168.10.11:8401"
+    assert (chosen.role.leader.max_txn_ops, chosen.role.leader.request_bytes_max) == (4096, 8 << 20)
+    assert len(example) == 6
+
+
+def test_noded_takes_the_example_environment() -> None:
+    """Every name in it is an option."""
+    example = environment("noded")
+    chosen = noded_settings.parse([], example)
+    assert (chosen.node, chosen.cluster) == ("pc1", "wall")
+    assert chosen.work_dir == Path(example["NODECTL_WORK_DIR"]).absolute()
+    assert len(example) == 4
+
+
+@pytest.mark.parametrize("name", ["masterd", "noded"])
+def test_a_service_comes_back_and_is_given_time_to_stop(name: str) -> None:
+    """On Windows too, where NSSM counts in milliseconds; a handover alone may take four seconds."""
+    text, page = unit(name), (ROOT / "docs" / "services.md").read_text(encoding="utf-8")
+    assert "Restart=always" in text
+    given_s = stop_s(text, r"TimeoutStopSec=(\d+)")
+    assert given_s > 2 * master._STAND_DOWN_S
+    assert stop_s(page, r"AppStopMethodConsole (\d+)") == given_s * 1000

@@ -1,0 +1,537 @@
+"""The conformance test for drivers: the shipped ones pass it, and each way of breaking the contract is found."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noded.drivers.builtin.exec import ExecDriver
+from noded.drivers.builtin.file import FileDriver
+from noded.drivers.builtin.process import ProcessDriver
+from noded.drivers.conformance import Limits, Nonconformance, check_driver, checks, examine
+from noded.drivers.conformance.__main__ import main
+from noded.drivers.conformance.bench import Bench
+from noded.drivers.contract import Actual, Context, DriverAction, DriverError, Settings, parse_settings
+from nodestore.schema.models import Spec
+from nodestore.support.jsonio import Document, Json
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "driver"
+SLEEP = ["{python}", "-c", "import time; time.sleep(600)"]
+
+ECHO = {"echo": ["{python}", "-c", "import sys; sys.stdout.write(sys.stdin.read())"]}
+
+
+def spec(settings: Any, **document: Any) -> Spec:
+    return Spec(driver="any", settings=settings, document=document)
+
+
+def long(test: Any) -> Any:
+    """For a test that brings things about a hundred times, on a machine that may be busy."""
+    return pytest.mark.slow(pytest.mark.timeout(400)(test))
+
+
+# --- what is shipped -------------------------------------------------------------------------------------------------
+
+
+@long
+def test_process() -> None:
+    """With a health check, a reload, and a restart."""
+    quick = ["{python}", "-c", ""] if os.name == "nt" else ["true"]
+    healthy = {"argv": quick, "every_s": 0.1, "timeout_s": 60}
+    settings = {"argv": SLEEP, "grace_s": 0, "health": healthy, "actions": ECHO}
+    check_driver(
+        ProcessDriver,
+        [spec(settings, scene="one"), spec(settings, scene="two"), spec({**settings, "env": {"A": "B"}})],
+        look=lambda work_dir: (work_dir / "document.json").read_bytes(),
+        actions={"echo": {"n": 1}},
+    )
+
+
+@long
+def test_exec() -> None:
+    """With a command that says what it got."""
+    settings = {"argv": ECHO["echo"], "actions": ECHO}
+    check_driver(ExecDriver, [spec(settings, scene="one"), spec(settings, scene="two")], actions={"echo": {"n": 1}})
+
+
+@long
+def test_file() -> None:
+    """With a template, another path, and a reload."""
+    reload = {"argv": ["{python}", "-c", "import sys; sys.exit(0)"]}
+    check_driver(
+        FileDriver,
+        [
+            spec({"path": "a/b.conf", "template": "${scene}", "reload": reload}, scene="one"),
+            spec({"path": "a/b.conf", "template": "${scene}", "reload": reload}, scene="two"),
+            spec({"path": "c.json"}, scene="two"),
+        ],
+        look=lambda work_dir: (work_dir / "a" / "b.conf").read_bytes(),
+    )
+
+
+def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What authors copy from is right itself."""
+    monkeypatch.syspath_prepend(EXAMPLE)
+    importlib.import_module("test_hosts_driver").test_the_driver_keeps_its_contract()
+
+
+# --- a driver that keeps the contract, and ways to break it ----------------------------------------------------------
+
+
+class LampSettings(Settings):
+    port: int = 1
+
+
+class Lamp:
+    """A lamp that is a file. Keeps the contract."""
+
+    settle_s: float = 0.0
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.path = context.work_dir / "lamp"
+        self.level: int | None = None
+
+    async def inspect(self) -> Actual:
+        if self.level is None:
+            return Actual()
+        found = self.path.read_text() if self.path.exists() else ""
+        return Actual({"level": found}, None if found == str(self.level) else "somebody was at the lamp")
+
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        parse_settings(LampSettings, spec.settings)
+        level = spec.document.get("level")
+        if not isinstance(level, int):
+            raise DriverError("document: level is not a number", retryable=False)
+        await asyncio.sleep(0.02)
+        self.path.write_text(str(level))
+        self.level = level
+
+    async def stop(self) -> None:
+        self.level = None
+
+
+ONE, TWO = spec({"port": 1}, level=1), spec({"port": 1}, level=2)
+
+
+def look(work_dir: Path) -> object:
+    return {path.name: path.read_text() for path in work_dir.iterdir()}
+
+
+class Blinking(Lamp):
+    """A lamp that can also blink."""
+
+    actions: Mapping[str, DriverAction]
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.actions = {"blink": DriverAction(self.blink)}
+
+    async def blink(self, args: Document) -> Json:
+        times = args.get("times", 1)
+        if not isinstance(times, int):
+            raise DriverError("times is not a number")
+        await asyncio.sleep(0.02)
+        return {"blinked": times}
+
+
+BLINK: dict[str, Document] = {"blink": {"times": 3}}
+
+
+def test_a_good_driver_with_actions_passes() -> None:
+    """One that is to be tried, with odd arguments too."""
+    check_driver(Blinking, [ONE], look=look, actions=BLINK)
+
+
+async def test_actions_that_are_not_tried() -> None:
+    """That is said; a driver without any has nothing to try."""
+    verdicts = {result.detail: result.verdict for result in await examine(Blinking, [ONE])}
+    assert verdicts["needs an action to try"] == "skipped"
+
+
+def test_a_good_driver_passes() -> None:
+    """In all checks, with and without a second spec."""
+    check_driver(Lamp, [ONE, TWO], look=look)
+
+
+async def test_what_cannot_be_tried_is_said() -> None:
+    """A missing second spec, a class that no other process can import."""
+    results = await examine(lambda context: Lamp(context), [ONE])
+    assert [result.check for result in results if result.verdict == "skipped"] == [
+        "from one state to another and back",
+        "a later noded copes with what a killed one has left",
+    ]
+    assert [result.detail for result in results if result.verdict == "failed"] == []
+    with pytest.raises(ValueError, match="at least one spec"):
+        await examine(Lamp, [])
+
+
+class RaisesInInspect(Lamp):
+    async def inspect(self) -> Actual:
+        raise KeyError("no")
+
+
+class RaisesOnOddDocuments(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec.model_copy(update={"document": {"level": int(spec.document["level"])}}), previous)
+
+
+class AlwaysDrifts(Lamp):
+    async def inspect(self) -> Actual:
+        return Actual({}, "never right")
+
+
+class CannotTell(Lamp):
+    async def inspect(self) -> Actual:
+        raise DriverError("no answer")
+
+
+class ReturnsNothing(Lamp):
+    async def inspect(self) -> Actual:
+        return None  # type: ignore[return-value]
+
+
+class StateIsNotJson(Lamp):
+    async def inspect(self) -> Actual:
+        return Actual({"lamp": self})
+
+
+class SettlesNever(Lamp):
+    settle_s = float("nan")
+
+
+class CountsInItsState(Lamp):
+    count = 0
+
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        self.count += 1
+
+    async def inspect(self) -> Actual:
+        return Actual({"count": self.count})
+
+
+class Appends(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        with (self.context.work_dir / "log").open("a") as file:
+            file.write("again\n")
+
+
+class NeverGoesBack(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        if spec.document["level"] == 2:
+            (self.context.work_dir / "two was here").touch()
+
+
+class StopsOnce(Lamp):
+    async def stop(self) -> None:
+        if self.level is None:
+            raise DriverError("is not running")
+        await super().stop()
+
+
+class LeavesATask(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        self.context.tasks.create_task(asyncio.sleep(600))
+
+
+class LeavesAThread(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        threading.Thread(target=time.sleep, args=(5,), name="lamp", daemon=True).start()
+
+
+class LeavesAProcessWhenCut(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        blink = _blinking()
+        await super().apply(spec, previous)
+        blink.kill()
+        blink.wait()
+
+
+started: list[subprocess.Popen[bytes]] = []
+
+
+def _blinking() -> subprocess.Popen[bytes]:
+    started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+    return started[-1]
+
+
+class TaskFails(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        self.context.tasks.create_task(self.fail())
+        await asyncio.sleep(0.1)
+
+    async def fail(self) -> None:
+        raise KeyError("lamp")
+
+
+class ForgetsAFuture(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        asyncio.get_running_loop().create_future().set_exception(OSError("lost"))
+
+
+class MistakesACancellation(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        try:
+            await super().apply(spec, previous)
+        except asyncio.CancelledError:
+            raise RuntimeError("cancelled?") from None
+
+
+class DoesNotEnd(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await asyncio.Event().wait()
+
+
+class Blocks(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        time.sleep(1.2)  # noqa: ASYNC251 - that is what it is to be caught at
+
+
+class WakesAtEachLook(Lamp):
+    async def inspect(self) -> Actual:
+        self.context.wake()
+        return await super().inspect()
+
+
+class WakesFromAThread(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        await asyncio.to_thread(self.context.wake)
+
+
+class ChangesBeforeItRefuses(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        self.path.write_text("0")
+        await super().apply(spec, previous)
+
+
+class SaysTooMuch(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        try:
+            await super().apply(spec, previous)
+        except DriverError as error:
+            raise DriverError(f"Traceback:\n  {error.message}", retryable=False) from None
+
+
+class LocksForEver(Lamp):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        lock = self.context.work_dir / "lock"
+        if lock.exists() and self.level is None:
+            raise DriverError("the lamp is locked")
+        lock.touch()
+        await super().apply(spec, previous)
+
+    async def stop(self) -> None:
+        (self.context.work_dir / "lock").unlink(missing_ok=True)
+        await super().stop()
+
+
+class CannotBeMade(Lamp):
+    def __init__(self, context: Context) -> None:
+        raise OSError("no such lamp")
+
+
+class NamesItsActionBadly(Blinking):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.actions = {"reboot": DriverAction(self.blink)}
+
+
+class OffersNoDriverAction(Blinking):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.actions = {"blink": self.blink}  # type: ignore[dict-item]
+
+
+class ForgetsItsActions(Blinking):
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        await super().apply(spec, previous)
+        self.actions = {}
+
+
+class BlinkRaises(Blinking):
+    async def blink(self, args: Document) -> Json:
+        return args["times"]
+
+
+class BlinkFails(Blinking):
+    async def blink(self, args: Document) -> Json:
+        raise DriverError("no bulb")
+
+
+class BlinkReturnsItself(Blinking):
+    async def blink(self, args: Document) -> Json:
+        return self
+
+
+class BlinkHangs(Blinking):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.actions = {"blink": DriverAction(self.blink, 0.2)}
+
+    async def blink(self, args: Document) -> Json:
+        await asyncio.Event().wait()
+
+
+class BlinkLeavesATask(Blinking):
+    async def blink(self, args: Document) -> Json:
+        self.context.tasks.create_task(asyncio.sleep(600))
+
+
+class BlinkLeavesAProcessWhenCut(Blinking):
+    async def blink(self, args: Document) -> Json:
+        process = _blinking()
+        await super().blink(args)
+        process.kill()
+        process.wait()
+
+
+class CannotLookWhileItBlinks(Blinking):
+    busy = False
+
+    async def blink(self, args: Document) -> Json:
+        self.busy = True
+        await asyncio.sleep(0.02)
+        self.busy = False
+
+    async def inspect(self) -> Actual:
+        if self.busy:
+            raise RuntimeError("busy")
+        await asyncio.sleep(0)
+        if self.busy:
+            raise RuntimeError("busy")
+        return await super().inspect()
+
+
+Check = Callable[[Bench], Awaitable[None]]
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "says"),
+    [
+        (CannotBeMade, checks.before_anything, "making an instance raised OSError: no such lamp"),
+        (RaisesInInspect, checks.before_anything, "inspect raised KeyError: 'no', not a DriverError"),
+        (RaisesOnOddDocuments, checks.odd_documents, "apply raised KeyError: 'level', not a DriverError"),
+        (AlwaysDrifts, checks.twice, "inspect after apply tells of drift: never right"),
+        (CannotTell, checks.before_anything, "inspect after apply failed: no answer"),
+        (ReturnsNothing, checks.before_anything, "inspect returned None, not an Actual"),
+        (StateIsNotJson, checks.before_anything, "the state that inspect returned is not JSON"),
+        (SettlesNever, checks.before_anything, "settle_s is nan"),
+        (CountsInItsState, checks.twice, "applying again has changed the state: {'count': 1} became {'count': 2}"),
+        (Appends, checks.twice, "applying again gives something else"),
+        (NeverGoesBack, checks.there_and_back, "going to another spec and back gives something else"),
+        (StopsOnce, checks.stop_again, "stop failed: is not running"),
+        (LeavesATask, checks.restarted, "after stop there is left the task"),
+        (LeavesAThread, checks.restarted, "after stop there is left the thread 'lamp'"),
+        (LeavesAProcessWhenCut, checks.cut_short, "after stop there is left the process"),
+        (TaskFails, checks.restarted, "a background task raised KeyError: 'lamp': that would end noded"),
+        (ForgetsAFuture, checks.restarted, "the event loop complains: Future exception was never retrieved"),
+        (MistakesACancellation, checks.cut_short, "apply raised RuntimeError: cancelled? when it was cancelled"),
+        (DoesNotEnd, checks.restarted, "apply did not end within 1 s"),
+        (Blocks, checks.restarted, "apply blocked the event loop for"),
+        (WakesAtEachLook, checks.wakes, "every inspect calls wake"),
+        (WakesFromAThread, checks.wakes, "wake was called from another thread"),
+        (ChangesBeforeItRefuses, checks.refuses, "tells of drift: somebody was at the lamp"),
+        (SaysTooMuch, checks.refuses, "the message of a DriverError is not one line"),
+        (LocksForEver, checks.killed, "apply of a spec that should succeed failed: the lamp is locked"),
+        (NamesItsActionBadly, checks.acts, "an action cannot be named 'reboot': noded has that itself"),
+        (OffersNoDriverAction, checks.acts, "action blink is not a DriverAction"),
+        (ForgetsItsActions, checks.acts, "after apply there is no action blink (there is: none)"),
+        (BlinkRaises, checks.acts, "action blink raised KeyError: 'times', not a DriverError"),
+        (BlinkFails, checks.acts, "action blink that should succeed failed: no bulb"),
+        (BlinkReturnsItself, checks.acts, "what action blink returned is not JSON"),
+        (BlinkHangs, checks.acts, "action blink did not end within 0.2 s"),
+        (BlinkLeavesATask, checks.acts, "after stop there is left the task"),
+        (BlinkLeavesAProcessWhenCut, checks.acts, "after stop there is left the process"),
+        (CannotLookWhileItBlinks, checks.acts, "inspect raised RuntimeError: busy"),
+        (DoesNotEnd, checks.killed, "apply in a process of its own failed: it did not end within 1 s"),
+    ],
+)
+async def test_each_way_of_breaking_it_is_found(broken: Any, check: Check, says: str, tmp_path: Path) -> None:
+    """The finding says what it is; and the check itself ends in order."""
+    call_s = 1.0 if broken is DoesNotEnd else 60.0
+    limits = Limits(call_s=call_s, block_s=1.0 if broken is Blocks else 60.0, end_s=0.5)
+    with pytest.raises(Nonconformance) as found:
+        await check(Bench(broken, (ONE, TWO), tmp_path, look, limits, BLINK))
+    while started:
+        with started.pop() as blink:
+            blink.kill()
+    assert says in str(found.value)
+
+
+def test_all_that_is_broken_is_told() -> None:
+    """One line a rule, from pytest's AssertionError."""
+    with pytest.raises(AssertionError) as caught:
+        check_driver(StopsOnce, [ONE], limits=Limits(end_s=0.5))
+    lines = str(caught.value).splitlines()
+    assert "stop may be called again, and work goes on after it: stop failed: is not running" in lines
+    assert all("stop" in line for line in lines)
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the name of an installed driver; each rule is a line."""
+    settings = json.dumps({"path": "a.json"})
+    assert main(["file", "--settings", settings, "--document", '{"a": 1}', "--then-document", "{}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"ok       {rule}" for rule, _ in checks.CHECKS]
+
+
+def test_command_line_by_class(capsys: pytest.CaptureFixture[str]) -> None:
+    """A class that is not installed; and exit code 1 when a rule is broken."""
+    name = f"{__name__}:AlwaysDrifts"
+    assert main([name, "--settings", '{"port": 1}', "--document", '{"level": 1}', "--limit", "30"]) == 1
+    assert "FAILED   applying twice is the same as once: inspect after apply tells of drift" in capsys.readouterr().out
+
+
+def test_command_line_with_an_action(capsys: pytest.CaptureFixture[str]) -> None:
+    """With arguments, or without."""
+    given = [f"{__name__}:Blinking", "--settings", '{"port": 1}', "--document", '{"level": 1}']
+    assert main([*given, "--action", 'blink={"times": 2}', "--action", "blink"]) == 0
+    assert "ok       actions end in order, and leave nothing behind" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*given, "--action", "blink={"])
+    assert "argument --action: not JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["relay"], "no driver named relay is installed"),
+        (["no.such:Driver"], "no.such:Driver cannot be loaded: ModuleNotFoundError"),
+    ],
+)
+def test_command_line_without_a_driver(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    """One line, and exit code 2."""
+    assert main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_command_line_with_bad_json(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """The option is named."""
+    with pytest.raises(SystemExit) as ended:
+        main(["file", "--settings", text])
+    assert ended.value.code == 2
+    assert "argument --settings: not " in capsys.readouterr().err

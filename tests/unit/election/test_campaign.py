@@ -1,0 +1,175 @@
+"""On what ground a standby takes over, and who goes first."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masterd.election import campaign as campaign_module
+from masterd.election.campaign import Campaign, Me, ground_for, rank_of
+from masterd.election.leader_watch import Ground
+from masterd.election.suspicion import LAN
+from masterd.replication.cluster_view import Board
+from nodestore.cluster.election import Fence, LeaderSeen, Won, leader_seen
+from nodestore.errors import Garbage
+from nodestore.etcd.session import KV, Range
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Candidate, LeaderRecord, Term, decode
+
+ME = Me("m1", "pc1", ("http://pc1:8401",), 0, "mine")
+OURS = Candidate(id="m1", host="pc1", urls=(), index=0, priority=0, nonce="mine")
+
+
+def seen(name: str = "m2", host: str = "pc2", revision: int = 7, lease: int = 5) -> LeaderSeen:
+    return LeaderSeen(revision, LeaderRecord(id=name, host=host, urls=(), nonce="n", since=0.0), lease)
+
+
+ABSENT = LeaderSeen()
+GARBAGE = LeaderSeen(7, None, 5, "leader is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("case", "now", "before", "dead", "cause"),
+    [
+        ("a new store", ABSENT, ABSENT, False, "first"),
+        ("it was there and is gone", ABSENT, seen(), False, "expired"),
+        ("it was garbage and is gone", ABSENT, ABSENT, False, "first"),
+        ("somebody leads", seen(), seen(), False, None),
+        ("its process died", seen(), seen(), True, "died"),
+        ("unreadable", GARBAGE, seen(), False, "unreadable"),
+        ("unreadable, and nobody before", GARBAGE, ABSENT, True, "unreadable"),
+        ("on no lease", seen(lease=0), seen(lease=0), False, "unreadable"),
+        ("on no lease, and dead", seen(lease=0), seen(lease=0), True, "unreadable"),
+        ("our own earlier process", seen("m1", "pc1"), seen("m1", "pc1"), False, "restarted"),
+        ("our name on another PC", seen("m1", "pc2"), seen("m1", "pc2"), False, None),
+        ("our name on another PC, dead", seen("m1", "pc2"), seen("m1", "pc2"), True, "died"),
+        ("another name on our PC", seen("m2", "pc1"), seen("m2", "pc1"), False, None),
+    ],
+)
+def test_the_ground(case: str, now: LeaderSeen, before: LeaderSeen, dead: bool, cause: str | None) -> None:
+    """Each with a sentence that names who is replaced, where there is somebody."""
+    watched = Ground("died", f"the process of {now.record.id if now.record else '?'} died") if dead else None
+    ground = ground_for(now, before, ME, watched, OURS)
+    assert (ground and ground.cause) == cause, case
+    if ground is not None:
+        assert ground.why
+    if ground is not None and cause in ("expired", "died"):
+        assert before.record is not None
+        assert before.record.id in ground.why
+
+
+@pytest.mark.parametrize("under_our_name", [None, OURS.model_copy(update={"nonce": "later"})])
+def test_a_process_whose_name_another_has_taken_does_not_depose_that(under_our_name: Candidate | None) -> None:
+    """Each would be the other's earlier process, and they would take turns. Other grounds hold."""
+    now = seen("m1", "pc1")
+    assert ground_for(now, now, ME, None, under_our_name) is None
+    died = Ground("died", "the process of m1 died")
+    assert ground_for(now, now, ME, died, under_our_name) is died
+
+
+def candidate(name: str, index: int = 0, priority: int = 0) -> Candidate:
+    return Candidate(id=name, host=name, urls=(), index=index, priority=priority, nonce=name)
+
+
+@pytest.mark.parametrize(
+    ("case", "candidates", "gone", "ranks"),
+    [
+        ("alone", [candidate("m1")], None, {"m1": 0}),
+        ("most caught up first", [candidate("m1", 5), candidate("m2", 50_000)], None, {"m2": 0, "m1": 1}),
+        ("not far behind is caught up", [candidate("m1", 5), candidate("m2", 9)], None, {"m1": 0, "m2": 1}),
+        (
+            "not beside etcd's leader",
+            [candidate("m1").model_copy(update={"beside_etcd_leader": True, "priority": 9}), candidate("m2")],
+            None,
+            {"m2": 0, "m1": 1},
+        ),
+        (
+            "then priority, then name",
+            [candidate("m3", 5, 1), candidate("m2", 5), candidate("m1", 5)],
+            None,
+            {"m3": 0, "m1": 1, "m2": 2},
+        ),
+        ("who is gone does not count", [candidate("m1", 50_000), candidate("m2", 5)], "m1", {"m2": 0, "m1": 1}),
+        ("who is not announced goes last", [candidate("m1"), candidate("m2")], None, {"m1": 0, "m2": 1, "m9": 2}),
+        ("nobody is announced", [], "m1", {"m1": 0, "m2": 0}),
+    ],
+)
+def test_the_rank(case: str, candidates: list[Candidate], gone: str | None, ranks: dict[str, int]) -> None:
+    """How many go first."""
+    by_id = {item.id: item for item in candidates}
+    assert {name: rank_of(name, gone, by_id) for name in ranks} == ranks, case
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
+def test_ranks_are_all_different(standing: dict[str, tuple[int, int]]) -> None:
+    """Two candidates with one view of the others never have the same turn."""
+    candidates = {name: candidate(name, *rest) for name, rest in standing.items()}
+    assert sorted(rank_of(name, None, candidates) for name in candidates) == list(range(len(candidates)))
+
+
+@pytest.mark.parametrize(
+    ("value", "lease", "vacant"),
+    [
+        (None, 0, True),
+        (b"not json", 5, True),
+        (b"{}", 5, True),
+        (b'{"v":2,"id":"m1","host":"h","urls":[],"nonce":"n","since":0}', 5, True),
+        (b'{"v":1,"id":"m1","host":"h","urls":[],"nonce":"n","since":0}', 0, True),
+        (b'{"v":1,"id":"m1","host":"h","urls":[],"nonce":"n","since":0,"new":1}', 5, False),
+    ],
+)
+def test_a_leader_key_that_nobody_can_lead_by_is_vacant(value: bytes | None, lease: int, vacant: bool) -> None:
+    """Absent, unreadable, of a newer schema, or without a lease; unknown fields are fine."""
+    kv = None if value is None else KV("/leader", value, 3, 9, 2, lease)
+    found = leader_seen(kv)
+    assert found.vacant is vacant
+    assert found.revision == (0 if kv is None else 9)
+    if kv is not None and found.record is None:
+        assert found.garbage is not None
+        assert found.garbage.startswith("/leader")
+        with pytest.raises(Garbage):
+            decode(LeaderRecord, kv.value, kv.key)
+
+
+async def test_what_changes_during_a_look_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, not at the next routine look: that would delay a takeover."""
+    monkeypatch.setattr(campaign_module, "_LOOK_S", 60.0)
+    board = Board(cast(Any, None), Keys("test"))
+    key = board._keys.leader
+    record = b'{"v":1,"id":"m2","host":"h","urls":[],"nonce":"%s","since":0}'
+    looks: list[LeaderSeen] = []
+
+    class Slow(Campaign):
+        async def _let_better_ones_go_first(self, seen: LeaderSeen) -> bool:
+            """While our turn is waited for, somebody takes over, and goes again."""
+            looks.append(seen)
+            if len(looks) == 1:
+                board._set_leader(KV(key, record % b"other", 7, 7, 1, 5))
+                board._set_leader(None)
+                return False
+            return True
+
+        async def _try(self, ground: Ground, seen: LeaderSeen, lease: int) -> Any:
+            return won
+
+    won = Won(Fence(Term(1, 9), 1, "mine"), None, None, None, Range(9, (), False, 0))
+    board._set_leader(None)
+    campaign = Slow(cast(Any, None), board._keys, ME, board, cast(Any, _Deaf()), LAN)
+    monkeypatch.setattr(campaign_module, "how_it_ended", _nothing_said)
+    assert await asyncio.wait_for(campaign.win(5), 30.0) is won
+    assert len(looks) == 2
+
+
+class _Deaf:
+    """In place of a replica that never gets an entry."""
+
+    def listen(self, _: Any) -> Any:
+        return lambda: None
+
+
+async def _nothing_said(*_: Any) -> None:
+    return None

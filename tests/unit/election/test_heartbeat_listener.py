@@ -1,0 +1,93 @@
+"""A follow stream that breaks: what its end tells, and what it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from masterd.election import heartbeat_listener
+from masterd.election.heartbeat_listener import FollowStream
+from nodestore.cluster.election import LeaderSeen
+from nodestore.schema.models import LeaderRecord
+from tests.support.waiting import eventually
+
+_TERM = 7
+
+
+class _Leader:
+    """A port with a leader's heartbeats, one connection at a time."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=1)
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.socket.setblocking(False)
+
+    async def beat(self) -> socket.socket:
+        """Accept, answer, and beat once."""
+        loop = asyncio.get_running_loop()
+        found, _ = await loop.sock_accept(self.socket)
+        found.setblocking(False)
+        await loop.sock_recv(found, 65536)
+        beat = json.dumps({"term": _TERM}).encode() + b"\n"
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await loop.sock_sendall(found, head + f"{len(beat):x}\r\n".encode() + beat + b"\r\n")
+        return found
+
+
+def _stream(url: str, told: list[str]) -> FollowStream:
+    record = LeaderRecord(id="m1", host="m1", urls=(url,), nonce="n", since=0.0)
+    return FollowStream(
+        LeaderSeen(_TERM, record, 5), lambda: told.append("died"), lambda _: told.append("beat"),
+        lambda: told.append("broke"),
+    )  # fmt: skip
+
+
+async def test_a_port_that_refuses_after_the_break_is_a_dead_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else needs to be asked."""
+    monkeypatch.setattr(heartbeat_listener, "_REFUSAL_S", 600.0)
+    leader, told = _Leader(), list[str]()
+    with leader.socket:
+        running = asyncio.create_task(_stream(leader.url, told).run())
+        connection = await leader.beat()
+        await eventually(lambda: told == ["beat"])
+        leader.socket.close()
+        connection.close()
+        await asyncio.wait_for(running, 30.0)
+    assert told == ["beat", "died"]
+
+
+async def test_a_port_that_says_nothing_after_the_break_is_a_reason_to_ask_etcd() -> None:
+    """As on Windows, which knocks three times before it says that a port refuses."""
+    leader, told = _Leader(), list[str]()
+    with leader.socket, ExitStack() as full:
+        running = asyncio.create_task(_stream(leader.url, told).run())
+        connection = await leader.beat()
+        await eventually(lambda: told == ["beat"])
+        for _ in range(4):  # what waits to be accepted fills the queue: whoever comes then is not answered at all
+            waiting = full.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(leader.socket.getsockname())
+        connection.close()
+        await eventually(lambda: told == ["beat", "broke"])
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_stream_that_stands_again_is_no_reason_for_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection may break for reasons of its own."""
+    monkeypatch.setattr(heartbeat_listener, "_REFUSAL_S", 600.0)
+    leader, told = _Leader(), list[str]()
+    with leader.socket:
+        stream = _stream(leader.url, told)
+        running = asyncio.create_task(stream.run())
+        (await leader.beat()).close()
+        second = await leader.beat()
+        await eventually(lambda: told == ["beat", "beat"])
+        assert stream._doubt is None
+        second.close()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

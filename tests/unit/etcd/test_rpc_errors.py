@@ -1,0 +1,101 @@
+"""What a failed call says about whether the thing asked for has happened: the texts of grpc and etcd, sorted."""
+
+from __future__ import annotations
+
+import pytest
+from grpc import StatusCode as Code
+
+from nodestore.errors import (
+    Compacted,
+    Denied,
+    LeaseLost,
+    NodectlError,
+    NoSpace,
+    TooLarge,
+    Unavailable,
+)
+from nodestore.etcd.rpc import Fault, RpcFailed, error_of, fault_of
+
+SORTED = [
+    # Never sent: the channel had no connection (texts of grpc 1.62 and 1.85).
+    (
+        Code.UNAVAILABLE,
+        "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: ...",
+        Fault.NOT_SENT,
+    ),
+    (Code.UNAVAILABLE, "DNS resolution failed for nobody:2379: C-ares status is not ARES_SUCCESS", Fault.NOT_SENT),
+    (Code.UNAVAILABLE, "errors resolving nobody:2379: [field:hostname lookup error:...]", Fault.NOT_SENT),
+    (Code.UNIMPLEMENTED, "Received http2 header with status: 404", Fault.NOT_SENT),
+    # Never proposed.
+    (Code.UNAVAILABLE, "etcdserver: no leader", Fault.NOT_SENT),
+    (Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Fault.NOT_SENT),
+    (Code.UNAVAILABLE, "etcdserver: rpc not supported for learner", Fault.NOT_SENT),
+    (Code.FAILED_PRECONDITION, "etcdserver: rpc not supported for learner", Fault.NOT_SENT),
+    # A connection that broke, a server that gave up waiting: it may be in the log, or on its way there.
+    (Code.UNAVAILABLE, "Socket closed", Fault.AMBIGUOUS),
+    (Code.UNAVAILABLE, "Stream removed (Socket closed)", Fault.AMBIGUOUS),
+    (Code.UNAVAILABLE, "recvmsg:Connection reset by peer", Fault.AMBIGUOUS),
+    (Code.UNAVAILABLE, "keepalive watchdog timeout", Fault.AMBIGUOUS),
+    (Code.UNAVAILABLE, "", Fault.AMBIGUOUS),
+    (Code.UNAVAILABLE, "etcdserver: request timed out", Fault.AMBIGUOUS),
+    (Code.UNAVAILABLE, "etcdserver: request timed out, possibly due to connection lost", Fault.AMBIGUOUS),
+    (Code.UNAVAILABLE, "etcdserver: leader changed", Fault.AMBIGUOUS),
+    (Code.UNAVAILABLE, "etcdserver: server stopped", Fault.AMBIGUOUS),
+    (Code.DEADLINE_EXCEEDED, "Deadline Exceeded", Fault.AMBIGUOUS),
+    (Code.CANCELLED, "etcdserver: watch canceled", Fault.AMBIGUOUS),
+    (Code.INTERNAL, "something new", Fault.AMBIGUOUS),
+    (Code.UNKNOWN, "", Fault.AMBIGUOUS),
+    # Done, but the answer does not fit.
+    (Code.RESOURCE_EXHAUSTED, "CLIENT: Received message larger than max (5 vs. 4)", Fault.UNREADABLE),
+    (Code.RESOURCE_EXHAUSTED, "Received message larger than max (5 vs. 4)", Fault.UNREADABLE),
+    (Code.RESOURCE_EXHAUSTED, "grpc: trying to send message larger than max (5 vs. 4)", Fault.UNREADABLE),
+    # A token that died.
+    (Code.UNAUTHENTICATED, "etcdserver: invalid auth token", Fault.TOKEN),
+    (Code.INVALID_ARGUMENT, "etcdserver: user name is empty", Fault.TOKEN),
+    (Code.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", Fault.TOKEN),
+    # Answers.
+    (Code.RESOURCE_EXHAUSTED, "grpc: received message larger than max (5 vs. 4)", Fault.FINAL),
+    (Code.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (5 vs. 4)", Fault.FINAL),
+    (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", Fault.FINAL),
+    (Code.INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password", Fault.FINAL),
+    (Code.PERMISSION_DENIED, "etcdserver: permission denied", Fault.FINAL),
+    (Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted", Fault.FINAL),
+    (Code.NOT_FOUND, "etcdserver: requested lease not found", Fault.FINAL),
+]
+
+ERRORS = [
+    (Code.UNAUTHENTICATED, "etcdserver: invalid auth token", Denied),
+    (Code.INVALID_ARGUMENT, "etcdserver: user name is empty", Denied),
+    (Code.INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password", Denied),
+    (Code.PERMISSION_DENIED, "etcdserver: permission denied", Denied),
+    (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", NoSpace),
+    (Code.RESOURCE_EXHAUSTED, "something new", Unavailable),
+    (Code.RESOURCE_EXHAUSTED, "grpc: received message larger than max (5 vs. 4)", TooLarge),
+    (Code.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (5 vs. 4)", TooLarge),
+    (Code.INVALID_ARGUMENT, "etcdserver: request is too large", TooLarge),
+    (Code.INVALID_ARGUMENT, "etcdserver: too many operations in txn request", TooLarge),
+    (Code.NOT_FOUND, "etcdserver: requested lease not found", LeaseLost),
+    (Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted", Compacted),
+    (Code.FAILED_PRECONDITION, "etcdserver: not leader", NodectlError),
+]
+
+
+@pytest.mark.parametrize(("code", "details", "fault"), SORTED)
+def test_faults_are_sorted(code: Code, details: str, fault: Fault) -> None:
+    """Above all: only what surely never reached raft may count as not having happened."""
+    assert fault_of(code, details) is fault
+
+
+@pytest.mark.parametrize("code", [code for code in Code if code is not Code.OK])
+def test_an_unknown_text_is_never_taken_for_harmless(code: Code) -> None:
+    """A failure that nobody has seen before does not read as "nothing has happened", unless its code says so."""
+    if code is not Code.UNIMPLEMENTED:
+        assert fault_of(code, "what a later etcd may say") is not Fault.NOT_SENT
+
+
+@pytest.mark.parametrize(("code", "details", "kind"), ERRORS)
+def test_answers_become_typed_errors(code: Code, details: str, kind: type[NodectlError]) -> None:
+    """With etcd's own words, in one line."""
+    error = error_of(RpcFailed("h:1", code.name.lower(), details, fault_of(code, details)))
+    assert type(error) is kind
+    assert "\n" not in str(error)

@@ -1,0 +1,235 @@
+"""noded's loop, with a driver that does as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from noded.drivers.contract import Actual, Context, Driver, DriverError
+from noded.reconcile import agent as agent_module
+from noded.reconcile.agent import Agent, Timing
+from noded.reconcile.last_applied import LastApplied
+from noded.reconcile.orders import Orders
+from noded.reconcile.planner import RetryDelays
+from noded.registration.claim import Me, Presence
+from nodestore.etcd.session import Etcd
+from nodestore.schema.models import Desired, Spec, Status
+from tests.support.waiting import first_true
+
+TIMEOUT_S = 20.0
+
+
+class FakeDriver:
+    """Counts what is asked of it, and fails as it is told to."""
+
+    settle_s = 0.0
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.found: Actual = Actual({"on": True})
+        self.trouble: list[BaseException] = []
+        self.hold: asyncio.Event | None = None
+
+    async def inspect(self) -> Actual:
+        return self.found
+
+    async def apply(self, spec: Spec, previous: Spec | None) -> None:
+        self.calls.append(f"apply {spec.document.get('scene')}")
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.trouble:
+            raise self.trouble.pop(0)
+
+    async def stop(self) -> None:
+        self.calls.append("stop")
+        if self.trouble:
+            raise self.trouble.pop(0)
+
+
+class Rig:
+    """An agent with its surroundings; nothing of it talks to etcd."""
+
+    def __init__(self, work_dir: Path, tasks: asyncio.TaskGroup, start_wait_s: float) -> None:
+        self.driver = FakeDriver()
+        self.orders = Orders("desired/n1")
+        self.presence = Presence(cast(Etcd, None), "alive/n1", Me("n1", "host", "nonce"), 2, lambda: None)
+        self.told: list[Status] = []
+        context = Context("n1", "test", work_dir, "nonce", lambda: None, tasks)
+        timing = Timing(tick_s=0.02, start_wait_s=start_wait_s, backoff=RetryDelays(0.01, 0.05))
+        self.agent = Agent(context, self.orders, self.presence, self.told.append, self._load, timing)
+
+    def _load(self, name: str) -> Callable[[Context], Driver]:
+        if name != "fake":
+            raise DriverError(f"no driver named {name} is installed", retryable=False)
+        return lambda context: self.driver
+
+    def order(self, scene: str, generation: int = 1, driver: str = "fake") -> None:
+        self.orders.take(desired(scene, generation, driver).encode())
+        self.agent.wake()
+
+    async def until(self, look: Callable[[], object], what: str) -> None:
+        await first_true(look, lambda: f"{what}: {self.driver.calls}, {self.told[-3:]}", timeout_s=TIMEOUT_S)
+
+    async def ready(self, generation: int) -> Status:
+        await self.until(
+            lambda: self.told and self.told[-1].phase == "ready" and self.told[-1].observed_generation == generation,
+            f"generation {generation} to be ready",
+        )
+        return self.told[-1]
+
+
+def desired(scene: str, generation: int = 1, driver: str = "fake") -> Desired:
+    return Desired(epoch=1, term=1, generation=generation, spec=Spec(driver=driver, document={"scene": scene}))
+
+
+@asynccontextmanager
+async def running(work_dir: Path, *, held: bool = True, start_wait_s: float = 600.0) -> AsyncIterator[Rig]:
+    async with asyncio.TaskGroup() as tasks:
+        rig = Rig(work_dir, tasks, start_wait_s)
+        rig.presence.held = held
+        loop = tasks.create_task(rig.agent.run())
+        try:
+            yield rig
+        finally:
+            loop.cancel()
+
+
+async def test_nothing_is_done_before_the_node_is_ours_and_etcd_was_read(tmp_path: Path) -> None:
+    """Neither the claim alone nor the orders alone are enough to begin."""
+    async with running(tmp_path, held=False) as rig:
+        rig.order("one")
+        await asyncio.sleep(0.1)  # time in which it must *not* act
+        assert rig.driver.calls == []
+        rig.presence.held = True
+        rig.agent.wake()
+        await rig.ready(1)
+
+
+async def test_while_another_host_has_the_node_nothing_is_driven(tmp_path: Path) -> None:
+    """What was begun without etcd ends when it turns out that the node is another host's; the file is kept."""
+    LastApplied(tmp_path).keep(desired("one"))
+    async with running(tmp_path, held=False, start_wait_s=0.0) as rig:
+        await rig.until(lambda: "apply one" in rig.driver.calls, "the offline start")
+        rig.presence.waits_for = "pc2"
+        rig.agent.wake()
+        await rig.until(lambda: rig.driver.calls[-1] == "stop", "the stop")
+        assert "pc2 drives this node" in rig.told[-1].reason
+        assert LastApplied(tmp_path).load() == desired("one")
+
+
+async def test_offline_start_gives_way_to_etcd(tmp_path: Path) -> None:
+    """What etcd says wins over the file, be it lower or a deletion."""
+    LastApplied(tmp_path).keep(desired("one", generation=9))
+    async with running(tmp_path, held=False, start_wait_s=0.0) as rig:
+        await rig.until(lambda: "apply one" in rig.driver.calls, "the offline start")
+        rig.presence.held = True
+        rig.orders.take(None)
+        rig.agent.wake()
+        await rig.until(lambda: rig.told[-1].phase == "idle", "idle")
+        assert rig.driver.calls == ["apply one", "stop"]
+        assert LastApplied(tmp_path).load() is None
+
+
+async def test_without_a_claim_but_with_orders_it_begins_after_a_while(tmp_path: Path) -> None:
+    """etcd is full, so no lease is granted: the PC works all the same, by what etcd says now."""
+    LastApplied(tmp_path).keep(desired("old"))
+    async with running(tmp_path, held=False, start_wait_s=0.05) as rig:
+        rig.order("new", 2)
+        await rig.ready(2)
+        assert "apply old" not in rig.driver.calls
+
+
+async def test_what_a_driver_raises_is_a_failure_like_any_other(tmp_path: Path) -> None:
+    """A stranger's driver cannot end noded; it is asked again."""
+    async with running(tmp_path) as rig:
+        rig.driver.trouble = [DriverError("disk full"), RuntimeError("bug"), DriverError("disk full")]
+        rig.order("one")
+        await rig.ready(1)
+        assert rig.driver.calls == ["apply one"] * 4
+        errors = [status.error for status in rig.told if status.error]
+        assert "disk full" in errors
+        assert "driver fake: RuntimeError: bug" in errors
+
+
+async def test_stop_is_tried_again(tmp_path: Path) -> None:
+    """What could not be stopped is not forgotten."""
+    async with running(tmp_path) as rig:
+        rig.order("one")
+        await rig.ready(1)
+        rig.driver.trouble = [DriverError("it hangs")]
+        rig.orders.take(None)
+        await rig.until(lambda: rig.told[-1].phase == "idle", "idle")
+        assert rig.driver.calls == ["apply one", "stop", "stop"]
+
+
+async def test_an_unknown_driver_does_not_stop_the_known_one(tmp_path: Path) -> None:
+    """A mistyped driver name is refused before anything is stopped."""
+    async with running(tmp_path) as rig:
+        rig.order("one")
+        await rig.ready(1)
+        rig.order("two", 2, driver="fkae")
+        await rig.until(lambda: rig.told[-1].phase == "failed", "the refusal")
+        assert rig.told[-1].error == "no driver named fkae is installed"
+        assert rig.told[-1].observed_generation == 2
+        assert rig.driver.calls == ["apply one"]
+        rig.order("three", 3)
+        await rig.ready(3)
+        assert rig.driver.calls == ["apply one", "apply three"]
+
+
+async def test_drift_is_found_by_the_tick(tmp_path: Path) -> None:
+    """Nobody says anything, and it is put right."""
+    async with running(tmp_path) as rig:
+        rig.order("one")
+        await rig.ready(1)
+        rig.driver.found = Actual({}, "the lamp is off")
+        await rig.until(lambda: rig.driver.calls.count("apply one") >= 2, "the repair")
+
+
+@pytest.mark.parametrize("state", [{"x": object()}, {"x": "y" * 100_000}])
+async def test_a_state_that_cannot_be_shown_is_left_out(tmp_path: Path, state: Any) -> None:
+    """What a driver finds may be anything; the status stays small and JSON."""
+    async with running(tmp_path) as rig:
+        rig.driver.found = Actual(state)
+        rig.order("one")
+        status = await rig.ready(1)
+        assert "omitted" in status.actual
+        assert len(status.encode()) < 2_000
+
+
+async def test_a_slow_apply_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only an apply that takes long is worth a status of its own."""
+    monkeypatch.setattr(agent_module, "_SHOW_APPLYING_S", 0.01)
+    async with running(tmp_path) as rig:
+        rig.driver.hold = asyncio.Event()
+        rig.order("one")
+        await rig.until(lambda: rig.told and rig.told[-1].phase == "applying", "phase applying")
+        rig.driver.hold.set()
+        await rig.ready(1)
+
+
+async def test_the_end_stops_what_a_cut_off_apply_may_have_begun(tmp_path: Path) -> None:
+    """noded is asked to stop in the middle of an apply."""
+    async with running(tmp_path) as rig:
+        rig.driver.hold = asyncio.Event()
+        rig.order("one")
+        await rig.until(lambda: rig.driver.calls == ["apply one"], "the apply to begin")
+    await rig.agent.end("test")
+    assert rig.driver.calls == ["apply one", "stop"]
+    assert (rig.told[-1].phase, rig.told[-1].observed_generation) == ("idle", 1)
+
+
+async def test_what_failed_is_not_remembered(tmp_path: Path) -> None:
+    """The file holds what was in effect last, not what was wanted last."""
+    async with running(tmp_path) as rig:
+        rig.order("one")
+        await rig.ready(1)
+        rig.driver.trouble = [DriverError("never", retryable=False)]
+        rig.order("two", 2)
+        await rig.until(lambda: rig.told[-1].phase == "failed", "the refusal")
+    assert LastApplied(tmp_path).load() == desired("one")

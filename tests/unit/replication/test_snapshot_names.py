@@ -1,0 +1,52 @@
+"""A snapshot is found by either of its names."""
+
+from __future__ import annotations
+
+import pytest
+
+from masterd.replication.snapshots import Snapshots
+from nodestore.errors import NotFound
+from nodestore.etcd.session import Etcd
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Manifest
+from tests.support.fakes.clock import VirtualTime
+from tests.support.fakes.etcd import SETTINGS, FakeEtcd
+
+KEYS = Keys("test")
+
+
+def _manifest(index: int, name: str | None) -> Manifest:
+    return Manifest(
+        index=index, nonce="abcd", chunks=0, size_bytes=0, sha256="", time=0.0, epoch=1, documents=0, name=name
+    )
+
+
+OLD, NEW = KEYS.snapshot_name(10, "abcd"), KEYS.snapshot_name(20, "abcd")
+MANIFESTS = {OLD: _manifest(10, "good"), NEW: _manifest(20, None)}
+
+
+async def _lookup(name: str) -> tuple[tuple[str, Manifest] | None, tuple[str, Manifest] | str]:
+    """What `lookup` and `find` return; of `find`, the error's text instead."""
+    async with Etcd(SETTINGS, connect=FakeEtcd().connect) as etcd:
+        for full, manifest in MANIFESTS.items():
+            await etcd.put(f"{KEYS.snapshot(full)}manifest", manifest.encode())
+        snapshots = Snapshots(etcd, KEYS)
+        try:
+            return await snapshots.lookup(name), await snapshots.find(name)
+        except NotFound as error:
+            return await snapshots.lookup(name), str(error)
+
+
+@pytest.mark.parametrize(("name", "full"), [("good", OLD), (OLD, OLD), (NEW, NEW)])
+def test_a_snapshot_has_two_names(name: str, full: str) -> None:
+    """The full one, which is made of its index; and the one that a person gave it, if any."""
+    with VirtualTime() as world:
+        expected = full, MANIFESTS[full]
+        assert world.run(_lookup(name)) == (expected, expected)
+
+
+@pytest.mark.parametrize("name", ["bad", "", "None", OLD[:-1]])
+def test_a_name_that_no_snapshot_has(name: str) -> None:
+    """The error says how to list those that there are."""
+    with VirtualTime() as world:
+        assert world.run(_lookup(name)) == (None, f"there is no snapshot {name!r} (nodectl snapshot list)")

@@ -1,0 +1,150 @@
+"""One-shot actions in the journal: asked for, pending, closed; and how each ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from masterd.replication.snapshots import Image, encode_image
+from masterd.state_machine.actions import ACT, DONE, ending_of
+from masterd.state_machine.batch import Request
+from masterd.state_machine.views import actions_view, changes_of
+from masterd.term.node_events import request_of
+from nodestore.errors import Conflict, Invalid, NotFound
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Acted, Action, ActionResult, Actions, Inventory, Term, decode
+from tests.support.images import decode_image
+from tests.support.toy_app import Line, inventory, replayed, same
+
+KEYS, TERM = Keys("c"), Term(1, 7)
+
+
+def act(line: Line, **args: Any) -> Any:
+    return line.one(ACT, **{"node": "n1", "action": "blink", **args})
+
+
+def test_an_action_pends_until_it_is_closed() -> None:
+    """In the state, in a replica, and in a snapshot."""
+    line = Line("n1", "n2")
+    index = act(line, args={"times": 3}).index
+    assert act(line, node="n2").index == index + 1
+    (pending,) = line.state.actions["n1"]
+    assert (pending.index, pending.name, pending.args, pending.expires) == (index, "blink", {"times": 3}, 1060.0)
+    assert same(replayed(line), line.state)
+    image = decode_image(list(encode_image(Image.of(line.state))), "s")
+    assert image.to_state().actions == line.state.actions
+    ending = ending_of("n1", pending, acted(index, "done", {"on": 3}), epoch=1, now=0.0)
+    assert ending is not None
+    line.run(request_of(ending))
+    assert list(line.state.actions) == ["n2"]
+    assert same(replayed(line), line.state)
+
+
+def test_the_end_of_an_action_is_in_the_history_once() -> None:
+    """By the node, with what came of it; a second telling changes nothing."""
+    line = Line("n1")
+    index = act(line).index
+    ending = ending_of("n1", line.state.actions["n1"][0], acted(index, "failed", error="no lamp"), epoch=1, now=0.0)
+    assert ending is not None
+    first, again = line.run(request_of(ending), request_of(ending))
+    assert first is not None
+    assert again is not None
+    assert (first.result, again.repeated) == ({"state": "failed", "result": None, "error": "no lamp"}, True)
+    assert line.state.ids[f"{DONE}-n1-1-{index}"].index == first.index
+
+
+def test_a_group_acts_in_one_command() -> None:
+    """One action a node, all with the command's index."""
+    line = Line()
+    nodes: dict[str, Any] = {"n1": {}, "n2": {}, "n3": {}}
+    line.adopt(Inventory.model_validate({"nodes": nodes, "groups": {"left": {"nodes": ["n1", "n2"]}}}))
+    outcome = line.one(ACT, group="left", action="blink")
+    assert outcome.result == {"action": "blink", "nodes": ["n1", "n2"]}
+    assert {node: [action.index for action in pending] for node, pending in line.state.actions.items()} == {
+        "n1": [outcome.index], "n2": [outcome.index],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "kind", "says"),
+    [
+        ({"node": "n9"}, NotFound, "there is no node 'n9'"),
+        ({"group": "left"}, Invalid, "either a node or a group"),
+        ({"node": None, "group": "left"}, NotFound, "there is no group 'left'"),
+        ({"action": "a/b"}, Invalid, "action name 'a/b' is not allowed"),
+        ({"expires_s": 0}, Invalid, "expires_s"),
+        ({"expires_s": 1e9}, Invalid, "at most 604800 s"),
+        ({"args": {"x": "y" * 5000}}, Invalid, "at most 4096 bytes"),
+    ],
+)
+def test_what_cannot_be_asked_for(args: dict[str, Any], kind: type[Exception], says: str) -> None:
+    """It is refused in a sentence, and nothing pends."""
+    line = Line("n1")
+    outcome = act(line, **args)
+    assert isinstance(outcome.error, kind)
+    assert says in str(outcome.error)
+    assert not line.state.actions
+
+
+def test_what_a_node_has_to_do_is_bounded() -> None:
+    """Within one batch too."""
+    line = Line("n1")
+    asked = [line.request(ACT, node="n1", action="blink") for _ in range(17)]
+    outcomes = line.run(*asked)
+    assert [outcome.error is None for outcome in outcomes if outcome] == [True] * 16 + [False]
+    assert isinstance(outcomes[-1] and outcomes[-1].error, Conflict)
+    assert len(line.state.actions["n1"]) == 16
+
+
+def test_a_node_that_is_removed_has_nothing_to_do() -> None:
+    """Nor when it is added again."""
+    line = Line("n1", "n2")
+    act(line)
+    line.adopt(inventory("n2"))
+    assert not line.state.actions
+    line.adopt(inventory("n1", "n2"))
+    assert not line.state.actions
+    assert same(replayed(line), line.state)
+
+
+def test_the_view_follows() -> None:
+    """It is written with the command, and deleted with the last action's end."""
+    line = Line("n1")
+    batch = line.batch()
+    batch.run(line.request(ACT, node="n1", action="blink"))
+    changes = changes_of(KEYS, TERM, batch.records, batch.derived, batch.pending)
+    line.commit(batch)
+    raw = changes[KEYS.actions_of("n1")]
+    assert raw == actions_view(TERM, line.state.actions["n1"])
+    assert raw is not None
+    assert [action.name for action in decode(Actions, raw, "view").pending] == ["blink"]
+    batch = line.batch()
+    close = Request("x", DONE, {}, "n1", work=lambda _: None, closes={"n1": (line.state.actions["n1"][0].index,)})
+    batch.run(close)
+    assert changes_of(KEYS, TERM, batch.records, batch.derived, batch.pending) == {KEYS.actions_of("n1"): None}
+
+
+def acted(index: int, state: Any, result: Any = None, error: str | None = None, epoch: int = 1) -> Acted:
+    found = ActionResult(index=index, name="blink", state=state, result=result, error=error, nonce="n")
+    return Acted(node="n1", epoch=epoch, floor=index, results=(found,))
+
+
+@pytest.mark.parametrize(
+    ("told", "now", "epoch", "expected"),
+    [
+        (None, 99.0, 1, None),
+        (None, 101.0, 1, ("expired", True)),
+        (acted(5, "started"), 101.0, 1, None),
+        (acted(5, "done"), 101.0, 1, ("done", False)),
+        (acted(5, "lost"), 50.0, 1, ("lost", False)),
+        (acted(4, "done"), 101.0, 1, ("expired", True)),
+        (acted(6, "done"), 50.0, 1, ("lost", False)),
+        (acted(5, "done"), 50.0, 2, ("lost", False)),
+        (None, 50.0, 2, ("lost", False)),
+    ],
+)
+def test_how_an_action_ends(told: Acted | None, now: float, epoch: int, expected: tuple[str, bool] | None) -> None:
+    """Only what nobody has begun can expire; what was begun waits for its node; a restored store asks nothing again."""
+    ending = ending_of("n1", Action(index=5, name="blink", expires=100.0), told, epoch=epoch, now=now)
+    assert (None if ending is None else (ending.state, ending.unbegun)) == expected

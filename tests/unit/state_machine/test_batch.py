@@ -1,0 +1,321 @@
+"""A batch: each command exactly once, nothing of a refused one, nothing shared with callers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masterd.state_machine.batch import Request, encode_entry
+from masterd.state_machine.state import Remembered, State
+from masterd.state_machine.transaction import Overlay
+from nodestore.errors import Conflict, Garbage, Invalid, NodectlError, NotFound, Refused, TooOld
+from nodestore.schema.models import Entry, Inventory, decode
+from nodestore.support.jsonio import dumps, loads
+from tests.support.toy_app import Line, same
+
+
+def code_of(outcome: Any) -> str | None:
+    return outcome.error.code if outcome.error else None
+
+
+# --- exactly once ---------------------------------------------------------------------------------------------------
+
+
+def test_a_repeat_within_a_batch_gets_the_first_result() -> None:
+    """It is not run again, and says so."""
+    line = Line("n1")
+    add = line.request("add", "x", 1, path="p")
+    first, again, other = line.run(add, add, line.request("add", "y", 1, path="p"))
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert (first.result, again.result, other.result) == (1, 1, 2)
+    assert (again.index, again.repeated, first.repeated) == (first.index, True, False)
+    assert line.app.ran == ["add", "add"]
+
+
+def test_a_repeat_in_a_later_batch_gets_the_first_result() -> None:
+    """Even with other arguments, and whatever has become of the document since."""
+    line = Line("n1")
+    line.one("add", "x", 1, path="p")
+    line.one("delete", path="p")
+    again = line.one("add", "x", 1, path="elsewhere")
+    assert (again.result, again.index, again.repeated) == (1, 2, True)
+    assert line.document("p") is None
+    assert line.document("elsewhere") is None
+    assert line.app.ran == ["add"]
+
+
+def test_a_repeat_of_a_refused_command_is_run_again() -> None:
+    """A refusal is no result: it may be accepted now."""
+    line = Line("n1")
+    assert isinstance(line.one("refuse", "x", 1).error, Refused)
+    assert line.one("add", "x", 1, path="p").result == 1
+
+
+def test_what_a_batch_ran_is_forgotten_when_it_is_not_committed() -> None:
+    """Then the repeat is the first."""
+    line = Line("n1")
+    batch = line.batch()
+    batch.run(line.request("add", "x", 1, path="p"))
+    batch.undo_derivation()
+    outcome = line.one("add", "x", 1, path="p")
+    assert (outcome.result, outcome.repeated) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("after", "known", "expected"),
+    [
+        (None, False, None),
+        (9, False, "too_old"),
+        (0, False, "too_old"),
+        (10, False, None),
+        (15, False, None),
+        (20, False, None),
+        (21, False, "conflict"),
+        (9, True, None),
+        (21, True, None),
+    ],
+)
+def test_after_decides_whether_an_unknown_id_may_run(after: int | None, known: bool, expected: str | None) -> None:
+    """Below the floor it may have run; beyond the index the store has been restored; an id that is known needs
+    neither."""
+    line = Line()
+    line.state.index, line.state.floor = 20, 10
+    if known:
+        line.state.ids["x"] = Remembered(15, 0.0, "first")
+    outcome = line.run(line.request("add", "x", after, path="p"))[0]
+    assert outcome is not None
+    assert code_of(outcome) == expected
+    assert line.app.ran == ([] if expected or known else ["add"])
+    if known:
+        assert (outcome.result, outcome.index, outcome.repeated) == ("first", 15, True)
+    if expected == "too_old":
+        assert isinstance(outcome.error, TooOld)
+        assert isinstance(outcome.error, Conflict)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), min_size=1, max_size=30),
+    st.integers(1, 5),
+)
+def test_each_id_takes_effect_once(sent: list[tuple[str, bool]], size: int) -> None:
+    """However often each is sent, in whatever batches, some of which are lost: one effect, one result each."""
+    line = Line()
+    results: dict[str, tuple[int, Any]] = {}
+    for start in range(0, len(sent), size):
+        batch, outcomes = line.batch(), []
+        for known_as, _ in sent[start : start + size]:
+            outcomes.append(batch.run(Request(known_as, "add", {"path": "p"}, "t", 0)))
+        if not sent[start][1] and batch.records:
+            batch.undo_derivation()
+            continue
+        if batch.records:
+            line.commit(batch)
+        for outcome in outcomes:
+            assert outcome is not None
+            assert results.setdefault(outcome.id, (outcome.index, outcome.result)) == (outcome.index, outcome.result)
+    assert (line.document("p") or {"sum": 0})["sum"] == len(results)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_only_a_fault_of_a_handler_is_reported() -> None:
+    """Refusals and unknown commands are answers to the caller, not faults of the application."""
+    line, faults = Line("n1"), []
+    batch = line.batch()
+    batch.on_fault = lambda name, error: faults.append((name, repr(error)))
+    for name in ("refuse", "no-such", "fail", "add"):
+        batch.run(line.request(name))
+    assert faults == [("fail", "ZeroDivisionError('as asked')")]
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kind"),
+    [
+        ("refuse", {"document": {"x": 1}}, Refused),
+        ("fail", {"document": {"x": 1}}, NodectlError),
+        ("no-such", {}, NotFound),
+        ("put", {"document": 3}, Invalid),
+        ("put", {"path": "a//b"}, Invalid),
+        ("put", {"path": ""}, Invalid),
+        ("put", {"path": "a\nb"}, Invalid),
+        ("put", {"path": "a" * 600}, Invalid),
+        ("put", {"path": "nodes/n1", "document": {"poison": 1}}, NodectlError),
+    ],
+)
+def test_a_refusal_leaves_no_trace(name: str, args: dict[str, Any], kind: type[NodectlError]) -> None:
+    """No index, no document, no id, no spec; the commands beside it in the batch do not notice."""
+    with_it, without = Line("n1"), Line("n1")
+    for line in (with_it, without):
+        line.one("put", "first", path="nodes/n1", document={"see": "d"})
+    batch = with_it.batch()
+    before = batch.run(Request("before", "add", {"path": "d"}, "t", 0))
+    refused = batch.run(Request("refused", name, args, "t", 0))
+    after = batch.run(Request("after", "add", {"path": "d"}, "t", 0))
+    with_it.commit(batch)
+    without.run(Request("before", "add", {"path": "d"}, "t", 0), Request("after", "add", {"path": "d"}, "t", 0))
+    assert refused is not None
+    assert before is not None
+    assert after is not None
+    assert isinstance(refused.error, kind)
+    assert (before.result, after.result) == (1, 2)
+    assert after.index == before.index + 1
+    assert same(with_it.state, without.state)
+    assert with_it.entries == without.entries
+
+
+def test_a_batch_of_refusals_writes_nothing() -> None:
+    """There is nothing to commit."""
+    line = Line("n1")
+    batch = line.batch()
+    assert batch.run(line.request("refuse")) is not None
+    assert not batch.records
+    assert batch.next_index == line.state.index + 1
+
+
+SURROGATE = chr(0xD800)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(math.nan, id="not a number"),
+        pytest.param([{"x": math.inf}], id="infinity"),
+        pytest.param({1: 2}, id="key is no text"),
+        pytest.param({"x": object()}, id="object"),
+        pytest.param({"x": b"bytes"}, id="bytes"),
+        pytest.param({"x": {3}}, id="set"),
+        pytest.param({"x": SURROGATE}, id="half a character"),
+        pytest.param({SURROGATE: 1}, id="half a character as key"),
+        pytest.param(10**400, id="huge number"),
+    ],
+)
+@pytest.mark.parametrize("name", ["put", "answer"])
+def test_what_is_not_json_is_refused(name: str, value: Any) -> None:
+    """What one replica cannot read back exactly must never be committed: it would stop all of them for good."""
+    line = Line("n1")
+    args = {"document": {"value": value}, "path": "nodes/n1"} if name == "put" else {"value": value}
+    outcome = line.one(name, **args)
+    assert isinstance(outcome.error, Invalid), outcome
+    assert len(line.entries) == 1
+    assert line.one("add", path="p").result == 1
+
+
+@pytest.mark.parametrize("depth", [1, 50, 150, 190, 195, 199, 2_000])
+def test_what_is_committed_can_be_read_back(depth: int) -> None:
+    """A document that can be sent nested in a request may be too deep, in the entry, for the parser of every replica:
+    refused, or readable."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    line = Line("n1")
+    outcome = line.one("put", path="nodes/n1", document={"x": value})
+    if outcome.error is not None:
+        assert isinstance(outcome.error, Invalid)
+        return
+    assert depth < 100
+    assert decode(Entry, line.entries[-1], "entry").commands[0].writes["nodes/n1"] == {"x": value}
+
+
+def test_a_tuple_is_stored_as_a_list() -> None:
+    """As every replica reads it."""
+    line = Line("n1")
+    assert line.one("answer", value=(1, (2,))).result == [1, [2]]
+    line.one("put", path="p", document={"x": (1, 2)})
+    assert line.document("p") == {"x": [1, 2]}
+
+
+# --- nothing is shared ----------------------------------------------------------------------------------------------
+
+
+def test_nobody_outside_can_change_the_state() -> None:
+    """Neither a handler that keeps what it got and gave, nor a caller that changes its arguments or result."""
+    line = Line("n1")
+    args: dict[str, Any] = {"path": "nodes/n1", "document": {"x": {"y": 1}}}
+    fresh = line.one("put", "id", 1, **args)
+    again = line.one("put", "id", 1, **args)
+    before = dumps([doc.value for doc in line.state.documents.values()]), dumps(line.state.ids["id"].result)
+    spec = line.derivation["n1"].spec
+    assert spec is not None
+    for thing in (args["document"], fresh.result, again.result, *line.app.kept):
+        thing["x"] = "changed"
+        thing.setdefault("document", {})["x"] = "changed"
+    found = Overlay(line.state, Inventory(), 0.0).get("nodes/n1")
+    assert found is not None
+    found["x"]["y"] = "changed"
+    assert (dumps([doc.value for doc in line.state.documents.values()]), dumps(line.state.ids["id"].result)) == before
+    assert line.one("put", "id", 1).result == {"path": "nodes/n1", "document": {"x": {"y": 1}}}
+    assert spec.document == {"x": {"y": 1}}
+
+
+def test_a_handler_that_goes_on_changing_what_it_put_changes_nothing() -> None:
+    """`put` takes a copy, within a batch too."""
+    line = Line("n1")
+    batch = line.batch()
+    batch.run(line.request("put", path="p", document={"x": 1}))
+    line.app.kept[0]["x"] = 2
+    batch.run(line.request("put", path="q", document={}))
+    line.commit(batch)
+    assert line.document("p") == {"x": 1}
+
+
+# --- time and encoding ----------------------------------------------------------------------------------------------
+
+
+def test_time_never_goes_back() -> None:
+    """A leader whose clock is behind continues at the last command's time."""
+    line = Line(now=1000.0)
+    line.one("add", path="p")
+    line.now = 10.0
+    line.one("add", path="p")
+    assert decode(Entry, line.entries[-1], "entry").commands[0].time == 1000.0
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers() | st.none(), max_size=4), st.text())
+def test_an_entry_is_plain_json(document: dict[str, Any], actor: str) -> None:
+    """What is written without building the model is what the model reads, and any JSON parser too."""
+    line = Line("n1")
+    batch = line.batch()
+    batch.run(Request("x", "put", {"path": "p", "document": document}, actor, None))
+    raw = encode_entry(1, 7, "nonce", batch.encoded)
+    entry = decode(Entry, raw, "entry")
+    assert entry.commands[0].writes == {"p": document}
+    assert entry.commands[0].actor == actor
+    strict = json.loads(raw, parse_constant=_no_constants)
+    assert strict == loads(entry.model_dump_json(exclude_defaults=True)) | strict
+    assert entry.commands[0].model_dump() == batch.records[0].model_dump()
+
+
+def _no_constants(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_records_without_gap_follow_the_state() -> None:
+    """Indexes are consecutive over batches."""
+    line = Line("n1")
+    for size in (1, 3, 2):
+        line.run(*(line.request("add", path="p") for _ in range(size)))
+    indexes = [record.index for raw in line.entries for record in decode(Entry, raw, "entry").commands]
+    assert indexes == list(range(1, 8))
+
+
+@pytest.mark.parametrize("mutate", [lambda state: state.index + 1, lambda state: state.index - 1])
+def test_a_batch_for_another_state_does_not_apply(mutate: Callable[[State], int]) -> None:
+    """The state refuses an entry that is not its next."""
+    line = Line("n1")
+    line.one("add", path="p")
+    batch = line.batch()
+    batch.run(line.request("add", path="p"))
+    line.state.index = mutate(line.state)
+    with pytest.raises(Garbage):
+        line.commit(batch)

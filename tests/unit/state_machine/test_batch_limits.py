@@ -1,0 +1,243 @@
+"""A batch: all that fits, and generations that only grow."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from masterd.state_machine.batch import Limits, Request
+from masterd.state_machine.specs import Derivation
+from nodestore.errors import NodectlError, TooLarge
+from nodestore.schema.models import ConfigRecord, Entry, Inventory, decode
+from tests.support.toy_app import Line, ToyApp, inventory
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def test_too_many_commands_wait_for_the_next_batch() -> None:
+    """They are not run; repeats and refusals take no room."""
+    line = Line("n1", limits=Limits(commands_max=2))
+    requests = [line.request("add", f"x{number}", 1, path="p") for number in range(3)]
+    batch = line.batch()
+    ran = [batch.run(requests[0]), batch.run(requests[0]), batch.run(line.request("refuse")), batch.run(requests[1])]
+    assert all(ran)
+    assert batch.run(requests[2]) is None
+    assert batch.run(requests[1]) is not None
+    line.commit(batch)
+    assert line.app.ran == ["add", "add"]
+    assert line.one("add", "x2", 1, path="p").result == 3
+
+
+def test_a_command_too_large_alone_is_refused_alone() -> None:
+    """The others of its batch go on."""
+    line = Line("n1", limits=Limits(entry_bytes_max=1_000))
+    first, huge, last = line.run(
+        line.request("add", path="p"),
+        line.request("put", path="nodes/n1", document={"x": "y" * 1_000}),
+        line.request("add", path="p"),
+    )
+    assert first is not None
+    assert huge is not None
+    assert last is not None
+    assert isinstance(huge.error, TooLarge)
+    assert (first.result, last.result) == (1, 2)
+    assert "n1" not in line.state.specs
+    assert line.derivation["n1"].spec is None
+
+
+def test_commands_too_large_together_go_into_two_batches() -> None:
+    """The one that does not fit is run again in the next, as if it had not been: its specs are undone."""
+    line = Line("n1", "n2", limits=Limits(entry_bytes_max=1_000))
+    one = line.request("put", path="nodes/n1", document={"x": "y" * 200})
+    two = line.request("put", path="nodes/n2", document={"x": "z" * 200})
+    batch = line.batch()
+    assert batch.run(one) is not None
+    assert batch.run(two) is None
+    assert line.derivation["n2"].spec is None
+    line.commit(batch)
+    assert set(line.state.specs) == {"n1"}
+    outcome = line.run(two)[0]
+    assert outcome is not None
+    assert outcome.index == line.state.index
+    assert set(line.state.specs) == {"n1", "n2"}
+    assert len(line.entries[-1]) < 1_200
+
+
+def test_a_command_that_does_not_fit_leaves_no_reads_behind() -> None:
+    """What a node's spec was made from is again what it was made from before, even where the spec is the same."""
+    line = Line("n1", limits=Limits(entry_bytes_max=1_000))
+    line.one("put", path="nodes/n1", document={"see": "a"})
+    huge = line.one("put", path="nodes/n1", document={"see": "b", "x": "y" * 1_000})
+    assert isinstance(huge.error, TooLarge)
+    before = line.state.specs["n1"]
+    changed = line.one("put", path="a", document={"x": 1})
+    assert line.state.specs["n1"].generation == changed.index > before.generation
+
+
+def test_a_spec_that_could_not_be_published_is_refused() -> None:
+    """The command's own entry fits, but the node's desired document, with the configuration's part, would not."""
+    line = Line(limits=Limits(entry_bytes_max=5_000, spec_bytes_max=2_000))
+    line.adopt(inventory("n1", "n2", filler="f" * 1_500))
+    big, small = line.run(
+        line.request("put", path="nodes/n1", document={"x": "y" * 1_000}),
+        line.request("put", path="nodes/n2", document={"x": "y" * 100}),
+    )
+    assert big is not None
+    assert small is not None
+    assert isinstance(big.error, TooLarge)
+    assert small.error is None
+    assert set(line.state.specs) == {"n2"}
+    with pytest.raises(TooLarge):
+        line.adopt(inventory("n1", "n2", filler="f" * 1_950))
+
+
+# --- generations ----------------------------------------------------------------------------------------------------
+
+
+def test_a_generation_only_grows() -> None:
+    """A -> B -> A is two changes; writing the same again is none; going away and coming back is a new one."""
+    line, seen = Line("n1"), []
+    for document in ({"a": 1}, {"b": 1}, {"a": 1}, {"a": 1}):
+        line.one("put", path="nodes/n1", document=document)
+        seen.append(line.state.specs["n1"])
+    assert [mark.generation for mark in seen] == [2, 3, 4, 4]
+    assert seen[0].hash == seen[2].hash != seen[1].hash
+    line.one("delete", path="nodes/n1")
+    assert "n1" not in line.state.specs
+    line.one("put", path="nodes/n1", document={"a": 1})
+    assert line.state.specs["n1"].generation == line.state.index > 4
+
+
+def test_there_and_back_within_a_batch() -> None:
+    """Each command that changes the spec has its generation; the last one stands."""
+    line = Line("n1")
+    line.one("put", path="nodes/n1", document={"a": 1})
+    line.run(
+        line.request("put", path="nodes/n1", document={"b": 1}),
+        line.request("put", path="nodes/n1", document={"a": 1}),
+    )
+    entry = decode(Entry, line.entries[-1], "entry")
+    generations = [mark.generation for record in entry.commands if (mark := record.specs["n1"]) is not None]
+    assert generations == [3, 4]
+    assert line.state.specs["n1"].generation == 4
+
+
+def test_a_node_that_leaves_the_configuration_has_no_spec() -> None:
+    """Its document stays, and speaks again when it returns, under a new generation."""
+    line = Line("n1", "n2")
+    line.one("put", path="nodes/n2", document={"x": 1})
+    line.adopt(inventory("n1"))
+    assert decode(Entry, line.entries[-1], "entry").commands[0].specs == {"n2": None}
+    assert "n2" not in line.state.specs
+    line.one("put", path="nodes/n2", document={"x": 2})
+    assert "n2" not in line.state.specs
+    line.adopt(inventory("n1", "n2"))
+    assert line.state.specs["n2"].generation == line.state.index
+    spec = line.derivation["n2"].spec
+    assert spec is not None
+    assert spec.document == {"x": 2}
+
+
+def test_a_restore_gives_new_generations_to_what_it_changes() -> None:
+    """There and back; what it does not change keeps its own; ids stay known, and it is itself repeatable."""
+    line = Line("n1", "n2")
+    line.one("put", "first", path="nodes/n1", document={"a": 1})
+    line.one("put", path="nodes/n2", document={"b": 1})
+    image = {"nodes/n1": {"a": 1}, "nodes/n2": {"b": 1}}
+    line.one("put", path="nodes/n1", document={"a": 2})
+    before = dict(line.state.specs)
+    outcome = line.restore(image)
+    assert outcome.result == {"snapshot": "snapshot-0", "documents": 2, "changed": 1}
+    assert line.state.specs["n1"].generation == outcome.index > before["n1"].generation
+    assert line.state.specs["n2"] == before["n2"]
+    assert line.one("put", "first", path="nodes/n1", document={"a": 9}).repeated
+    assert line.document("nodes/n1") == {"a": 1}
+    again = line.batch().restore(Request(outcome.id, "snapshot.restore", {}, "t", 0), "other", {})
+    assert (again.index, again.repeated) == (outcome.index, True)
+
+
+def test_a_restore_that_cannot_be_published_is_refused() -> None:
+    """And leaves no trace: a document that was small enough beside another configuration, say."""
+    line = Line("n1", limits=Limits(spec_bytes_max=500))
+    line.one("put", path="nodes/n1", document={"a": 1})
+    before = line.derivation["n1"]
+    with pytest.raises(TooLarge):
+        line.restore({"nodes/n1": {"x": "y" * 600}})
+    assert line.derivation["n1"] == before
+    assert not line.batch().records
+
+
+def test_indirect_reads_are_followed() -> None:
+    """A spec changes with what it points to, and with a listing that it counted."""
+    line = Line("n1", "n2")
+    line.one("put", path="nodes/n1", document={"see": "d"})
+    line.one("put", path="nodes/n2", document={"count": True})
+    assert line.one("put", path="d", document={"x": 1}).index == line.state.specs["n1"].generation
+    assert line.one("put", path="list/one", document={}).index == line.state.specs["n2"].generation
+    assert line.one("delete", path="list/one").index == line.state.specs["n2"].generation
+    line.one("put", path="nodes/n1", document={"plain": 1})
+    generation = line.state.specs["n1"].generation
+    line.one("put", path="d", document={"x": 2})
+    assert line.state.specs["n1"].generation == generation
+
+
+def test_respec_records_what_this_program_derives() -> None:
+    """None when all agree; afterwards all agree."""
+    line = Line("n1", "n2", "n3")
+    for node in ("n1", "n2"):
+        line.one("put", path=f"nodes/{node}", document={"x": 1})
+    assert line.batch().respec("m1", "nonce") is None
+
+    class Upgraded(ToyApp):
+        def desired(self, config: Inventory, view: Any, node: str) -> Any:
+            spec = super().desired(config, view, "n1" if node == "n3" else node)
+            return None if node == "n2" or spec is None else spec
+
+    line.app = Upgraded()
+    line.derivation = Derivation(line.app)
+    batch = line.batch()
+    record = batch.respec("m1", "nonce")
+    assert record is not None
+    assert record.result == {"nodes": ["n2", "n3"]}
+    line.commit(batch)
+    assert {node: mark.generation for node, mark in line.state.specs.items()} == {"n1": 2, "n3": 4}
+    assert line.batch().respec("m1", "other") is None
+
+
+@pytest.mark.parametrize(
+    "inventory_json",
+    [
+        {"nodes": {"n1": {"position": "up"}}},
+        {"nodes": {}, "groups": {"g": {"nodes": ["nobody"]}}},
+        {"v": 99},
+        {"nodes": {"n1": {}}, "defaults": {"document": {"x": math.nan}}},
+        {"nodes": {"n1": {"document": {"poison": 1}}}},
+        {"nodes": {"n1": {}, "../up": {}}},
+        {"nodes": {"n1": {}}, "groups": {"a/b": {"nodes": ["n1"]}}},
+    ],
+)
+def test_a_garbage_configuration_changes_nothing(inventory_json: dict[str, Any]) -> None:
+    """Not an inventory, or one that the application cannot digest: refused, and all is as it was after the undo."""
+    line = Line("n1")
+    line.one("put", path="nodes/n1", document={"x": 1})
+
+    class Merging(ToyApp):
+        def desired(self, config: Inventory, view: Any, node: str) -> Any:
+            if "poison" in config.nodes[node].document:
+                raise KeyError("poison")
+            return super().desired(config, view, node)
+
+    line.app = Merging()
+    line.derivation = Derivation(line.app)
+    line.batch().rebuild()
+    batch, mark = line.batch(), line.state.specs["n1"]
+    with pytest.raises((ValueError, NodectlError)) as raised:
+        batch.adopt(ConfigRecord.model_construct(version=2, actor="a", time=0.0, inventory=inventory_json, v=1), 5)
+    assert isinstance(raised.value, NodectlError) or type(raised.value).__name__ == "ValidationError"
+    assert not batch.records
+    batch.undo_derivation()
+    assert line.derivation["n1"].hash == mark.hash
+    line.one("put", path="nodes/n1", document={"x": 2})
+    assert line.state.specs["n1"].generation == line.state.index

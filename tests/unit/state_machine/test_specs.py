@@ -1,0 +1,116 @@
+"""Specs kept up with the documents they were made from: incrementally the same as from nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masterd.state_machine.specs import NOTHING, Derivation, Derived
+from masterd.state_machine.state import Doc, State
+from masterd.state_machine.transaction import Overlay
+from nodestore.errors import NodectlError
+from nodestore.schema.models import Inventory, Spec
+from tests.support.toy_app import ToyApp, inventory
+
+
+def view(**documents: dict[str, Any]) -> Overlay:
+    state = State(documents={path.replace("_", "/"): Doc(1, value) for path, value in documents.items()})
+    return Overlay(state, Inventory(), 0.0)
+
+
+def test_what_each_spec_read_is_noted() -> None:
+    """Documents, absent ones included, and listings; nothing else affects a node."""
+    derivation = Derivation(ToyApp())
+    derivation.rebuild(
+        inventory("plain", "pointing", "counting", "absent"),
+        view(nodes_plain={"x": 1}, nodes_pointing={"see": "d"}, nodes_counting={"count": 1}),
+    )
+    assert derivation.affected(["nodes/plain"]) == ["plain"]
+    assert derivation.affected(["d", "nodes/plain"]) == ["plain", "pointing"]
+    assert derivation.affected(["list/new"]) == ["counting"]
+    assert derivation.affected(["nodes/absent"]) == ["absent"]
+    assert derivation.affected(["other", "list", "nodes/"]) == []
+
+
+def test_only_changes_are_returned() -> None:
+    """By hash: a node that is the same, or that is no more and never was anything, is none."""
+    derivation = Derivation(ToyApp())
+    first = derivation.rebuild(inventory("a", "b"), view(nodes_a={"x": 1}))
+    assert set(first) == {"a"}
+    assert derivation.rebuild(inventory("a", "b"), view(nodes_a={"x": 1})) == {}
+    assert derivation.rebuild(inventory("b"), view(nodes_a={"x": 1})) == {"a": NOTHING}
+    assert derivation["a"] is NOTHING
+    assert derivation.nodes == ("b",)
+
+
+def test_a_failing_application_is_an_error_of_ours() -> None:
+    """Never its own exception; afterwards the specs can be put right."""
+    derivation = Derivation(ToyApp())
+    good = view(nodes_a={"x": 1}, nodes_b={"y": 1})
+    before = derivation.rebuild(inventory("a", "b"), good)
+    with pytest.raises(NodectlError, match="node b"):
+        derivation.rebuild(inventory("a", "b"), view(nodes_a={"x": 2}, nodes_b={"poison": 1}))
+    derivation.rebuild(inventory("a", "b"), good)
+    assert {node: derivation[node] for node in ("a", "b")} == before
+    assert derivation.affected(["nodes/b"]) == ["b"]
+
+
+@pytest.mark.parametrize("document", [{"x": float("nan")}, {"x": object()}, {1: 2, "a": 3}])
+def test_a_spec_that_is_no_json_is_an_error_of_ours(document: dict[Any, Any]) -> None:
+    """It could not be hashed or published."""
+
+    class Odd(ToyApp):
+        def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
+            return Spec.model_construct(driver="d", settings={}, document=document)
+
+    with pytest.raises(NodectlError):
+        Derivation(Odd()).rebuild(inventory("a"), view())
+
+
+def test_the_hash_is_of_what_is_in_it() -> None:
+    """Not of the order in which it was said; fields that an application adds count."""
+    one = Spec(driver="d", settings={"a": 1, "b": 2}, document={"x": 1})
+    assert Derived.of(one).hash == Derived.of(Spec(driver="d", settings={"b": 2, "a": 1}, document={"x": 1})).hash
+    others = [
+        Spec(driver="e", settings=one.settings, document=one.document),
+        Spec(driver="d", settings=one.settings, document={}),
+        Spec(driver="d", settings={}, document=one.document),
+        Spec.model_validate({**one.model_dump(), "extra": 1}),
+    ]
+    assert len({Derived.of(spec).hash for spec in [one, *others]}) == 5
+    assert Derived.of(one).size_bytes > Derived.of(others[1]).size_bytes > 0
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["nodes/a", "nodes/b", "d", "e", "list/x", "list/y"]),
+        st.none() | st.sampled_from([{}, {"x": 1}, {"see": "d"}, {"see": "e"}, {"count": 1}, {"see": "nodes/b"}]),
+    ),
+    max_size=20,
+)
+
+
+@settings(deadline=None)
+@given(CHANGES)
+def test_incrementally_is_as_from_nothing(changes: list[tuple[str, dict[str, Any] | None]]) -> None:
+    """After any changes, and no links are left of what is not read any more."""
+    state, config, derivation = State(), inventory("a", "b"), Derivation(ToyApp())
+    derivation.rebuild(config, Overlay(state, config, 0.0))
+    for path, document in changes:
+        overlay = Overlay(state, config, 0.0)
+        if document is None:
+            overlay.delete(path)
+            state.documents.pop(path, None)
+        else:
+            overlay.put(path, document)
+            state.documents[path] = Doc(1, document)
+        state._paths += 1
+        derivation.update(config, overlay, derivation.affected([path]))
+        fresh = Derivation(ToyApp())
+        fresh.rebuild(config, Overlay(state, config, 0.0))
+        assert {node: derivation[node] for node in ("a", "b")} == {node: fresh[node] for node in ("a", "b")}
+        assert derivation._by_path == fresh._by_path
+        assert derivation._by_prefix == fresh._by_prefix

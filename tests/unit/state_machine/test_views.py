@@ -1,0 +1,121 @@
+"""Views: what entries change in them, all of them, the difference, and chunks that fit, in key order."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masterd.state_machine.views import (
+    Changes,
+    Room,
+    all_views,
+    changes_of,
+    chunks,
+    desired_view,
+    difference,
+    fits,
+    size_of,
+)
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Desired, DocumentView, Entry, SpecMark, Term, decode
+from tests.support.toy_app import Line, inventory
+
+KEYS = Keys("test")
+TERM = Term(2, 30)
+
+VIEWS = st.dictionaries(st.text(st.sampled_from("abä/"), max_size=6), st.binary(max_size=12), max_size=12)
+
+
+def test_what_records_change() -> None:
+    """Of several writes to one key the last; nulls delete; desired documents carry this term and the generation."""
+    line = Line("n1", "n2")
+    batch = line.batch()
+    batch.run(line.request("put", path="nodes/n1", document={"x": 1}))
+    batch.run(line.request("put", path="nodes/n1", document={"x": 2}))
+    batch.run(line.request("put", path="nodes/n2", document={}))
+    batch.run(line.request("delete", path="nodes/n2"))
+    changes = changes_of(KEYS, TERM, batch.records, batch.derived)
+    assert set(changes) == {KEYS.document(f"nodes/n{n}") for n in (1, 2)} | {KEYS.desired_of(f"n{n}") for n in (1, 2)}
+    assert changes[KEYS.document("nodes/n2")] is None
+    assert changes[KEYS.desired_of("n2")] is None
+    document, desired = changes[KEYS.document("nodes/n1")], changes[KEYS.desired_of("n1")]
+    assert document is not None
+    assert desired is not None
+    shown = decode(DocumentView, document, "state")
+    assert (shown.index, shown.document) == (3, {"x": 2})
+    wanted = decode(Desired, desired, "desired")
+    assert (wanted.order, wanted.spec.document) == ((2, 30, 3), {"x": 2})
+
+
+def test_changes_applied_one_after_another_are_all_views() -> None:
+    """The views that commits publish are those of the whole state, as of any index."""
+    line = Line("n1", "n2")
+    shown: dict[str, bytes] = {}
+
+    def publish(batch_changes: Changes) -> None:
+        for key, value in batch_changes.items():
+            if value is None:
+                shown.pop(key, None)
+            else:
+                shown[key] = value
+        assert shown == all_views(KEYS, TERM, line.state, line.derivation)
+
+    for requests in (
+        [line.request("put", path="nodes/n1", document={"see": "d"}), line.request("put", path="d", document={"x": 1})],
+        [line.request("put", path="nodes/n2", document={"count": 1}), line.request("delete", path="d")],
+        [line.request("delete", path="nodes/n1"), line.request("put", path="list/a", document={})],
+    ):
+        batch = line.batch()
+        for request in requests:
+            batch.run(request)
+        line.commit(batch)
+        publish(changes_of(KEYS, TERM, batch.records, batch.derived))
+    line.adopt(inventory("n1"))
+    entry = decode(Entry, line.entries[-1], "entry")
+    publish(changes_of(KEYS, TERM, entry.commands, {"n2": line.derivation["n2"]}))
+    assert KEYS.desired_of("n2") not in shown
+
+
+def test_nothing_to_do_has_no_desired_document() -> None:
+    """That is a deletion, not a document."""
+    line = Line("n1")
+    with pytest.raises(ValueError, match="no desired document"):
+        desired_view(TERM, SpecMark(generation=1, hash=""), line.derivation["n1"])
+
+
+@given(VIEWS, VIEWS)
+def test_the_difference_makes_one_into_the_other(wanted: dict[str, bytes], found: dict[str, bytes]) -> None:
+    """And is no larger than needed."""
+    changes = difference(wanted, found)
+    result = {key: value for key, value in (found | changes).items() if value is not None}
+    assert result == wanted
+    assert all(found.get(key) != value for key, value in changes.items())
+
+
+@given(VIEWS, st.integers(1, 5), st.integers(1, 120))
+def test_chunks_hold_everything_in_key_order(views: dict[str, bytes], ops: int, size_bytes: int) -> None:
+    """Each fits, or is a single one that is larger than the room; none is empty; the order is etcd's, by bytes."""
+    room = Room(ops, size_bytes)
+    parts = list(chunks(views, room))
+    assert all(part and (fits(part, room) or len(part) == 1) for part in parts)
+    keys = [key for part in parts for key in part]
+    assert keys == sorted(views, key=str.encode)
+    assert {key: value for part in parts for key, value in part.items()} == views
+
+
+@pytest.mark.parametrize(
+    ("changes", "room", "expected"),
+    [
+        ({}, Room(0, 0), True),
+        ({"k": b"v"}, Room(1, 18), True),
+        ({"k": b"v"}, Room(1, 17), False),
+        ({"k": b"v"}, Room(0, 100), False),
+        ({"k": None, "l": None}, Room(2, 34), True),
+        ({"k": None, "l": None}, Room(1, 100), False),
+    ],
+)
+def test_what_fits(changes: Changes, room: Room, expected: bool) -> None:
+    """By operations and by bytes; a deletion is an operation too."""
+    assert fits(changes, room) is expected
+    assert size_of(changes) == sum(len(key) + len(value or b"") + 16 for key, value in changes.items())

@@ -1,0 +1,106 @@
+"""Password files as editors and shells write them, and what is refused."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+import pytest
+
+from nodectl.cli.settings import ClusterSettings
+from nodestore.daemon.options import Parser, add_common, etcd_settings
+from nodestore.errors import Invalid
+from nodestore.support.password_file import PASSWORD_FILE_BYTES_MAX, parse_password, read_password
+
+SECRET = "sé cret ✓"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        SECRET.encode(),
+        f"{SECRET}\n".encode(),
+        f"{SECRET}\r\n".encode(),
+        f"{SECRET}\r".encode(),
+        f"{SECRET}\nsecond\n".encode(),
+        codecs.BOM_UTF8 + f"{SECRET}\r\n".encode(),
+        codecs.BOM_UTF16_LE + f"{SECRET}\r\n".encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + SECRET.encode("utf-16-be"),
+        f"{SECRET}\n".encode() + "für etcd\n".encode("latin-1"),
+        f"{SECRET}\n".encode() + b"\0" * 10_000,
+    ],
+)
+def test_the_first_line_is_the_password(raw: bytes) -> None:
+    """In UTF-8, with a byte order mark or not, or as Notepad and PowerShell write it; what follows is not looked at."""
+    assert parse_password(raw) == SECRET
+
+
+@pytest.mark.parametrize(
+    ("raw", "password"),
+    [
+        (b" a \n", " a "),
+        (b"a\tb", "a\tb"),
+        ("a\u2028b\x85c\n".encode(), "a\u2028b\x85c"),
+        (b"a" * PASSWORD_FILE_BYTES_MAX, "a" * PASSWORD_FILE_BYTES_MAX),
+        (b"a" * (PASSWORD_FILE_BYTES_MAX - 1) + b"\nx", "a" * (PASSWORD_FILE_BYTES_MAX - 1)),
+        (b"a\n" + "ä".encode() * PASSWORD_FILE_BYTES_MAX, "a"),
+    ],
+)
+def test_only_a_line_end_ends_it(raw: bytes, password: str) -> None:
+    """Blanks belong to it."""
+    assert parse_password(raw) == password
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"", "the first line is empty"),
+        (b"\n", "the first line is empty"),
+        (b"\r\nsecret\n", "the first line is empty"),
+        (codecs.BOM_UTF8, "the first line is empty"),
+        (codecs.BOM_UTF16_LE, "the first line is empty"),
+        ("für".encode("latin-1"), "the first line is not text in UTF-8"),
+        ("secret".encode("utf-16-le"), "the first line is not text in UTF-8, or in UTF-16 with a byte order mark"),
+        (codecs.BOM_UTF16_LE + b"a\0b", "the first line is not text"),
+        (codecs.BOM_UTF32_LE + "secret".encode("utf-32-le"), "the first line is not text"),
+        (b"\x7fELF\x02\x01", "the first line is not text"),
+        (b"a" * (PASSWORD_FILE_BYTES_MAX + 1), "the first line is longer than 4096 bytes"),
+    ],
+)
+def test_what_is_no_password(raw: bytes, says: str, tmp_path: Path) -> None:
+    """One line names the file."""
+    file = tmp_path / "password"
+    file.write_bytes(raw)
+    with pytest.raises(Invalid) as caught:
+        read_password(file)
+    assert str(caught.value).startswith(f"password file {file}: {says}")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """It is named, with the system's reason."""
+    for path in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(Invalid) as caught:
+            read_password(path)
+        assert str(caught.value).startswith(f"cannot read password file {path}: ")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file without an end")
+def test_no_more_than_needed_is_read() -> None:
+    """A file without an end is refused, not read for ever."""
+    with pytest.raises(Invalid, match="/dev/zero: the first line is longer"):
+        read_password(Path("/dev/zero"))
+
+
+def test_all_programs_read_it_alike(tmp_path: Path) -> None:
+    """masterd and noded by their options, nodectl by its settings."""
+    file = tmp_path / "password"
+    file.write_bytes(codecs.BOM_UTF16_LE + f"{SECRET}\r\n".encode("utf-16-le"))
+    parser = Parser("x", "", {})
+    add_common(parser)
+    given = parser.parse_args(["--cluster=c", "--user=u", f"--password-file={file}"])
+    assert etcd_settings(given).password == SECRET
+    assert ClusterSettings(password_file=file).password() == SECRET
+    file.write_text("")
+    for read in (lambda: etcd_settings(given), ClusterSettings(password_file=file).password):
+        with pytest.raises(Invalid, match=r"password file .*: the first line is empty"):
+            read()

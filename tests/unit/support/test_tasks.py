@@ -1,0 +1,93 @@
+"""`together`: the first end ends all, and a cancellation is never lost. `Retired`: ends that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from nodestore.support.tasks import Retired, together
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+async def _fails() -> None:
+    raise ValueError("broken")
+
+
+async def test_the_first_failure_ends_all_and_is_raised() -> None:
+    with pytest.raises(ValueError, match="broken"):
+        await together(one=_for_ever(), two=_fails())
+
+
+async def test_a_task_that_ends_ends_all() -> None:
+    await together(one=_for_ever(), two=asyncio.sleep(0))
+
+
+async def test_cancellation_wins_over_a_failure_in_the_same_moment() -> None:
+    """The owner is cancelled in the turn of the loop in which one of its tasks fails."""
+    failing = asyncio.Event()
+
+    async def fails() -> None:
+        await failing.wait()
+        raise ValueError("broken")
+
+    owner = asyncio.create_task(together(one=_for_ever(), two=fails()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    failing.set()
+    for _ in range(2):
+        await asyncio.sleep(0)
+    owner.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await owner
+
+
+async def test_cancellation_wins_over_what_the_cancelled_tasks_raise() -> None:
+    async def rude() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("while ending")
+
+    owner = asyncio.create_task(together(one=rude(), two=_for_ever()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    owner.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await owner
+
+
+async def test_the_owner_can_go_on_after_a_failure() -> None:
+    """Its count of cancellations is untouched, so that timeouts and groups work in it afterwards."""
+    with pytest.raises(ValueError, match="broken"):
+        await together(one=_fails(), two=_for_ever())
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_who_retires_a_task_need_not_wait_for_its_end() -> None:
+    """It is told to end at once; `gone` waits for what it still tidies up, and no failure of that matters."""
+    tidy, ended = asyncio.Event(), asyncio.Event()
+
+    async def works() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await tidy.wait()
+            ended.set()
+            raise ValueError("broken while tidying up")
+
+    retired, task = Retired(), asyncio.create_task(works())
+    await asyncio.sleep(0)
+    retired.retire(task)
+    gone = asyncio.create_task(retired.gone())
+    await asyncio.sleep(0)
+    assert not gone.done()
+    tidy.set()
+    await gone
+    assert ended.is_set()
+    await retired.gone()

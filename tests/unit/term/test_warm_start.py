@@ -1,0 +1,141 @@
+"""What is derived while a takeover is on its way counts for the very state that the term begins with."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any, cast
+
+import pytest
+
+from masterd.application.worker import HungError
+from masterd.replication.replica import Replica
+from masterd.term.warm_start import Rehearsal
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Inventory, Spec
+from tests.support.toy_app import Line, ToyApp
+
+
+class _Hangs(ToyApp):
+    """Never says what a node must be."""
+
+    def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
+        del config, view, node
+        while True:
+            pass
+
+
+class _Other(ToyApp):
+    """A version that derives something else from the same documents."""
+
+    def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
+        spec = super().desired(config, view, node)
+        return spec and Spec(driver="new", document=spec.document)
+
+
+def _line() -> Line:
+    line = Line("n1", "n2")
+    line.one("put", "x1", 0, path="nodes/n1", document={"x": 1})
+    return line
+
+
+def _rehearsal(line: Line, application: ToyApp | None = None, limit_s: float = 5.0) -> Rehearsal:
+    replica = Replica(cast(Any, None), Keys("test"))
+    replica.state = line.state
+    return Rehearsal(replica, application or ToyApp(), limit_s, time.time)
+
+
+async def test_what_is_derived_ahead_is_what_the_leader_would_derive() -> None:
+    """And it is known whether the state has recorded the same."""
+    line = _line()
+    rehearsal = _rehearsal(line)
+    rehearsal.begin()
+    found = await rehearsal.of(line.state)
+    assert found is not None
+    assert found.agrees
+    assert found.derivation["n1"] == line.derivation["n1"]
+    assert found.derivation.affected(["nodes/n1"]) == ["n1"]
+
+
+async def test_another_version_of_the_application_is_seen_to_differ() -> None:
+    line = _line()
+    rehearsal = _rehearsal(line, _Other())
+    rehearsal.begin()
+    found = await rehearsal.of(line.state)
+    assert found is not None
+    assert not found.agrees
+
+
+async def test_it_counts_for_no_other_state() -> None:
+    """An entry was applied meanwhile, or the state was read anew; and nothing counts twice, as a leader changes it."""
+    line = _line()
+    rehearsal = _rehearsal(line)
+    assert await rehearsal.of(line.state) is None
+    rehearsal.begin()
+    await asyncio.sleep(0)
+    line.one("put", "x2", 0, path="nodes/n2", document={"x": 2})
+    assert await rehearsal.of(line.state) is None
+    rehearsal.begin()
+    assert await rehearsal.of(_line().state) is None
+    rehearsal.begin()
+    assert await rehearsal.of(line.state) is not None
+    assert await rehearsal.of(line.state) is None
+
+
+async def test_an_application_that_fails_is_asked_again_by_the_leader() -> None:
+    """Which says what failed, where it is told."""
+    line = _line()
+    line.state.documents["nodes/n1"].value["poison"] = True
+    rehearsal = _rehearsal(line)
+    rehearsal.begin()
+    assert await rehearsal.of(line.state) is None
+
+
+async def test_an_application_that_hangs_is_not_asked_twice() -> None:
+    """Its time was up."""
+    line = _line()
+    rehearsal = _rehearsal(line, _Hangs(), limit_s=0.1)
+    rehearsal.begin()
+    with pytest.raises(HungError):
+        await rehearsal.of(line.state)
+
+
+class _SlowOnce(ToyApp):
+    """Hangs when it is asked first, and never again."""
+
+    def __init__(self) -> None:
+        self.begun, self.end = threading.Event(), threading.Event()
+
+    def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
+        if not self.begun.is_set():
+            self.begun.set()
+            self.end.wait(20.0)
+        return super().desired(config, view, node)
+
+
+async def test_that_it_hung_over_another_state_is_no_reason_to_give_up() -> None:
+    """The takeover was lost; a later one is of another state, which is derived as usual."""
+    line, application = _line(), _SlowOnce()
+    rehearsal = _rehearsal(line, application, limit_s=0.1)
+    rehearsal.begin()
+    running = rehearsal._running
+    assert running is not None
+    await asyncio.wait({running})
+    line.one("put", "x2", 0, path="nodes/n2", document={"x": 2})
+    assert await rehearsal.of(line.state) is None
+    application.end.set()
+
+
+async def test_what_can_come_to_nothing_is_not_waited_for() -> None:
+    """The state has grown while it was derived; and a new takeover derives from the new state."""
+    line, application = _line(), _SlowOnce()
+    rehearsal = _rehearsal(line, application, limit_s=20.0)
+    rehearsal.begin()
+    assert await asyncio.to_thread(application.begun.wait, 20.0)
+    line.one("put", "x2", 0, path="nodes/n2", document={"x": 2})
+    rehearsal.begin()
+    found = await rehearsal.of(line.state)
+    assert found is not None
+    assert found.index == line.state.index
+    application.end.set()
