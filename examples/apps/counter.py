@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, Field
 
-from masterd.application.contract import Command, Transaction, View
+from masterd.app import Command, Transaction, View
 from nodestore.errors import Refused
-from nodestore.schema.models import Inventory, Spec
+from nodestore.models import Inventory, Spec
 
 
 class Add(BaseModel):

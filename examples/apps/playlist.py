@@ -15,10 +15,10 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, Field
 
-from masterd.application.contract import Command, NodeSeen, Transaction, View
+from masterd.app import Command, NodeSeen, Transaction, View
 from nodestore.errors import NotFound, Refused
-from nodestore.schema.models import Inventory, Spec
-from nodestore.support.jsonio import Json
+from nodestore.jsonio import Json
+from nodestore.models import Inventory, Spec
 
 PLAYER = "player"
 DARK = "dark"

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, IPvAnyAddress, TypeAdapter, ValidationError
 
-from noded.drivers.contract import Actual, Context, DriverAction, DriverError, Settings, parse_settings
-from nodestore.schema.models import Spec
+from noded.drivers import Actual, Context, DriverAction, DriverError, Settings, parse_settings
+from nodestore.models import Spec
 from nodestore.support.atomic_files import write_atomic
 
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")]

@@ -3,7 +3,7 @@
 from hosts_driver import HostsDriver
 
 from noded.drivers.conformance import check_driver
-from nodestore.schema.models import Spec
+from nodestore.models import Spec
 
 
 def spec(**hosts: str) -> Spec:

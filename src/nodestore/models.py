@@ -1,0 +1,3 @@
+"""The models of what is in etcd under their public name; see `nodestore.schema.models`."""
+
+from nodestore.schema.models import *  # noqa: F403
