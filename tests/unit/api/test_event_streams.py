@@ -44,7 +44,7 @@ def _leading() -> Any:
     leader = SimpleNamespace(fence=SimpleNamespace(term=Term(1, 10)))
     return SimpleNamespace(
         leader=leader, replica=replica, board=board, me=SimpleNamespace(id="m1"), timing=SimpleNamespace(beat_s=0.01),
-        audit=SimpleNamespace(close=_closed), stuck_s=0.0, application=BuiltinApp(),
+        audit=SimpleNamespace(close=_closed), stuck_s=0.0, application=BuiltinApp(), etcd=None, keys=None,
     )  # fmt: skip
 
 
