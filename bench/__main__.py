@@ -14,13 +14,13 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.report import page
-from bench.suite import PARTS, POWER, QUICK, Bench, Trials, run
-from nodestore.etcd.member_defaults import MEMORY_ENVIRONMENT, SETTINGS
+from bench.suite import PARTS, POWER, QUICK, BenchRun, Trials, run
+from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT
 
 
 def settings(trials: Trials, machine: str) -> list[str]:
     shipped = ("heartbeat-interval", "election-timeout", "snapshot-count", "max-txn-ops")
-    told = ", ".join(f"{name} {SETTINGS[name]}" for name in shipped)
+    told = ", ".join(f"{name} {DEFAULT_SETTINGS[name]}" for name in shipped)
     memory = " ".join(f"{name}={value}" for name, value in MEMORY_ENVIRONMENT.items())
     return [
         f"machine: {machine}",
@@ -30,7 +30,7 @@ def settings(trials: Trials, machine: str) -> list[str]:
     ]
 
 
-def write(bench: Bench, machine: str, *, quick: bool, only: bool) -> list[Path]:
+def write(bench: BenchRun, machine: str, *, quick: bool, only: bool) -> list[Path]:
     """What is written, and where: of some parts only nothing that stands for the whole, and a page of all trials."""
     data = page.PARTIAL if only else page.DATA
     page.write_data(bench.figures, data)
@@ -48,7 +48,7 @@ def main() -> int:
         there = ", ".join([*PARTS, POWER])
         console.print(f"there is no {', '.join(sorted(unknown))}; there are: {there}", style="red")
         return 2
-    machine = page.machine()
+    machine = page.describe_machine()
     bench = run(QUICK if quick else Trials(), only, lambda line: console.print(line, style="dim", markup=False))
     console.print(machine, style="dim", markup=False)
     console.print(page.table(bench.figures))

@@ -71,7 +71,9 @@ class _Contender:
 
 async def _contend(argv: Sequence[str]) -> _Contender:
     return _Contender(
-        await child_processes.spawn(argv, env=launch.inherited(), stdout=child_processes.PIPE, die_with_parent=True)
+        await child_processes.spawn(
+            argv, env=launch.inherited_environment(), stdout=child_processes.PIPE, die_with_parent=True
+        )
     )
 
 
@@ -104,10 +106,10 @@ async def etcdctl(folder: Path, trials: int) -> Figure:
     program = Path(found.server).with_name("etcdctl" + (".exe" if os.name == "nt" else ""))
     if not program.exists():
         raise NodectlError(f"there is no etcdctl beside {found.server}")
-    cluster = DevCluster(folder / "cluster", tied=True)
+    cluster = DevCluster(folder / "cluster", die_with_parent=True)
     try:
         await cluster.up()
-        for name in [*cluster.record.named("noded"), *cluster.record.named("masterd")]:
+        for name in [*cluster.record.parts_of("noded"), *cluster.record.parts_of("masterd")]:
             await cluster.stop(name)
         lock = [str(program), "--endpoints", ",".join(cluster.endpoints), "lock", "--ttl", "1", "bench"]
         gaps = await _gaps(lock, trials)

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.harness.baseline import beside_leader
-from bench.harness.cluster import Ground, reason
+from bench.harness.baseline import baseline_beside_leader
+from bench.harness.cluster import BenchCluster, failure_reason
 from bench.harness.figures import Figure
 from bench.measures import at_rest, cold_start, commands, nodes, power, scenes, singles
 from bench.measures.failovers import Failovers
@@ -46,48 +46,48 @@ QUICK = Trials(
 
 
 @dataclass
-class Bench:
+class BenchRun:
     """One run: what is to be measured, and what was. missing: why something was not, by its name."""
 
     trials: Trials
-    say: Callable[[str], None]
-    _ground: Ground | None = None
+    report: Callable[[str], None]
+    _bench_cluster: BenchCluster | None = None
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
-    def ground(self) -> Ground:
-        assert self._ground is not None
-        return self._ground
+    def bench_cluster(self) -> BenchCluster:
+        assert self._bench_cluster is not None
+        return self._bench_cluster
 
-    async def on_a_cluster(self, folder: Path, parts: Iterable[str]) -> None:
+    async def run_on_cluster(self, folder: Path, parts: Iterable[str]) -> None:
         """A part that fails is told and left out; the others go on."""
-        cluster = DevCluster(folder / "cluster", tied=True, say=self.say)
+        cluster = DevCluster(folder / "cluster", die_with_parent=True, report=self.report)
         try:
             await cluster.up()
             async with cluster.client() as client, Etcd(EtcdSettings(cluster.endpoints)) as etcd:
-                self._ground = Ground(cluster, client, etcd, folder, self.say)
+                self._bench_cluster = BenchCluster(cluster, client, etcd, folder, self.report)
                 for part in parts:
                     begun = time.monotonic()
                     try:
                         await PARTS[part](self)
                     except* (NodectlError, TimeoutError) as errors:  # in a group when a task of it had failed
-                        self.notes.append(f"{part}: not measured: {reason(errors)}")
-                        self.say(self.notes[-1])
-                    self.say(f"{part}: {time.monotonic() - begun:.0f} s")
+                        self.notes.append(f"{part}: not measured: {failure_reason(errors)}")
+                        self.report(self.notes[-1])
+                    self.report(f"{part}: {time.monotonic() - begun:.0f} s")
         finally:
             await cluster.destroy()
 
     def power(self, folder: Path) -> None:
-        measured = power.measure(folder, self.trials.power, self.say)
+        measured = power.measure(folder, self.trials.power, self.report)
         self.figures += measured.figures
         self.missing |= measured.missing
 
     async def commands(self) -> None:
-        ground, trials = self.ground, self.trials
-        await at_rest.documents(ground)
-        async with ground.without_nodes(), beside_leader(ground) as beside:
+        ground, trials = self.bench_cluster, self.trials
+        await at_rest.create_documents(ground)
+        async with ground.without_nodes(), baseline_beside_leader(ground) as beside:
             self.figures += await commands.one_command(ground, beside, trials.commands)
             self.figures.append(await commands.many_commands(ground, beside, trials.rates))
             figure, note = await singles.single_requests(ground, beside, max(2, trials.rates // 2))
@@ -95,47 +95,47 @@ class Bench:
             self.notes.append(note)
 
     async def nodes(self) -> None:
-        self.figures.append(await nodes.desired_to_driver(self.ground, self.trials.desired))
+        self.figures.append(await nodes.desired_to_driver(self.bench_cluster, self.trials.desired))
 
     async def failovers(self) -> None:
-        trials, failovers = self.trials, Failovers(self.ground)
+        trials, failovers = self.trials, Failovers(self.bench_cluster)
         await failovers.measure(trials.killed, trials.paused, trials.handed)
         self.figures += failovers.figures()
         self.missing |= failovers.missing()
 
     async def cold(self) -> None:
-        self.figures += await cold_start.cold_start(self.ground, self.trials.cold)
+        self.figures += await cold_start.cold_start(self.bench_cluster, self.trials.cold)
 
     async def memory(self) -> None:
-        self.figures += at_rest.memory(self.ground)
+        self.figures += at_rest.memory(self.bench_cluster)
 
     async def rest(self) -> None:
-        self.figures += await at_rest.at_rest(self.ground, self.trials.rest_s)
+        self.figures += await at_rest.at_rest(self.bench_cluster, self.trials.rest_s)
 
     async def busy(self) -> None:
-        self.figures.append(await at_rest.false_takeovers(self.ground, self.trials.busy_s))
+        self.figures.append(await at_rest.false_takeovers(self.bench_cluster, self.trials.busy_s))
 
     async def many(self) -> None:
         trials = self.trials.scenes
-        hundred = await scenes.watching_nodes(self.ground, 100, 10 * trials)  # as many changes as of the thousand
-        thousand = await scenes.watching_nodes(self.ground, 1_000, trials)
-        self.figures += scenes.watched(hundred, thousand)
+        hundred = await scenes.measure_scene(self.bench_cluster, 100, 10 * trials)  # as many changes as of the thousand
+        thousand = await scenes.measure_scene(self.bench_cluster, 1_000, trials)
+        self.figures += scenes.scene_figures(hundred, thousand)
 
 
-PARTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
-    "commands": Bench.commands, "memory": Bench.memory, "rest": Bench.rest, "nodes": Bench.nodes,
-    "failovers": Bench.failovers, "busy": Bench.busy, "cold": Bench.cold, "many": Bench.many,
+PARTS: dict[str, Callable[[BenchRun], Awaitable[None]]] = {
+    "commands": BenchRun.commands, "memory": BenchRun.memory, "rest": BenchRun.rest, "nodes": BenchRun.nodes,
+    "failovers": BenchRun.failovers, "busy": BenchRun.busy, "cold": BenchRun.cold, "many": BenchRun.many,
 }  # fmt: skip
 """In this order: memory after some work, rest before anything is hurt, and the large stores last."""
 
 
-def run(trials: Trials, only: tuple[str, ...], say: Callable[[str], None]) -> Bench:
+def run(trials: Trials, only: tuple[str, ...], report: Callable[[str], None]) -> BenchRun:
     """Measures all parts, or those of `only`."""
-    bench = Bench(trials, say)
+    bench = BenchRun(trials, report)
     parts = [part for part in only or tuple(PARTS) if part != POWER]
     with tempfile.TemporaryDirectory(prefix="nodectl-bench-") as name:
         if parts:
-            asyncio.run(bench.on_a_cluster(Path(name), parts))
+            asyncio.run(bench.run_on_cluster(Path(name), parts))
         if not only or POWER in only:
             bench.power(Path(name))
     return bench

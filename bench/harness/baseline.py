@@ -9,47 +9,49 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from bench.harness.cluster import Ground, until
+from bench.harness.cluster import BenchCluster, poll_until
 from nodestore.errors import NodectlError
 from nodestore.etcd.session import Etcd, EtcdSettings
 
-_APART_S = 15.0
+_NOT_LEADING_TIMEOUT_S = 15.0
 """A new leader has etcd's leadership moved away within some 12 s."""
 
 
-class Beside:
+class Baseline:
     """One such session. endpoints: as the leading masterd, `master`, was started with them, its own member first."""
 
-    def __init__(self, ground: Ground, etcd: Etcd, master: str) -> None:
+    def __init__(self, bench_cluster: BenchCluster, etcd: Etcd, master: str) -> None:
         self.etcd, self.endpoints = etcd, etcd.settings.endpoints
-        self._ground, self._master = ground, master
+        self._bench_cluster, self._master = bench_cluster, master
         self._led: list[bool] = []
 
-    async def apart(self) -> None:
+    async def wait_not_leading(self) -> None:
         """Waits until the member does not lead etcd, as long as that takes at most; goes on as it is then."""
 
         async def does_not_lead() -> bool:
-            return not await self._leads()
+            return not await self._leads_etcd()
 
         try:
-            await until(does_not_lead, f"etcd's leader is not beside {self._master}", 0.5, within_s=_APART_S)
+            await poll_until(
+                does_not_lead, f"etcd's leader is not beside {self._master}", 0.5, within_s=_NOT_LEADING_TIMEOUT_S
+            )
         except NodectlError as error:
-            self._ground.say(str(error))
+            self._bench_cluster.report(str(error))
         del self._led[:-1]  # what it was while nothing was measured is not told
 
-    async def _leads(self) -> bool:
+    async def _leads_etcd(self) -> bool:
         status = await self.etcd.status(self.endpoints[0])
         self._led.append(status.leader == status.member)
         return self._led[-1]
 
-    async def told(self) -> str:
+    async def describe_member(self) -> str:
         """Which member it was and whether it led etcd, when all is measured; what is measured is not lost by it."""
         try:
-            await self._leads()
-            leader = (await self._ground.client.leader()).id
+            await self._leads_etcd()
+            leader = (await self._bench_cluster.client.leader()).id
         except NodectlError as error:
             return f"Bare operations began at {self.endpoints[0]}; nothing is known of the end: {error}."
-        members = self._ground.cluster.record.named("etcd")
+        members = self._bench_cluster.cluster.record.parts_of("etcd")
         names = {f"{part.ports['client']}": name for name, part in members.items()}
         used = [names[endpoint.rpartition(":")[2]] for endpoint in (self.endpoints[0], self.etcd.endpoint)]
         return describe(used, (self._master, leader), self._led)
@@ -75,12 +77,12 @@ def endpoints_of(argv: Sequence[str]) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def beside_leader(ground: Ground) -> AsyncIterator[Beside]:
+async def baseline_beside_leader(bench_cluster: BenchCluster) -> AsyncIterator[Baseline]:
     """On the member of whoever leads now, once that member does not lead etcd."""
-    master = (await ground.client.leader()).id
-    process = ground.cluster.processes[master].process
+    master = (await bench_cluster.client.leader()).id
+    process = bench_cluster.cluster.processes[master].process
     assert process is not None
     async with Etcd(EtcdSettings(endpoints_of(process.argv))) as etcd:
-        beside = Beside(ground, etcd, master)
-        await beside.apart()
+        beside = Baseline(bench_cluster, etcd, master)
+        await beside.wait_not_leading()
         yield beside

@@ -15,7 +15,7 @@ from nodectl.dev import launch
 from nodectl.dev.cluster import DevCluster
 from nodectl.dev.ports import HOST, free_ports
 from nodestore.errors import NodectlError
-from nodestore.etcd.member_defaults import SETTINGS
+from nodestore.etcd.member_defaults import DEFAULT_SETTINGS
 from nodestore.etcd.session import Etcd
 from nodestore.processes import child_processes
 from nodestore.support.backoff import Backoff
@@ -27,7 +27,7 @@ VALUE = b'{"node":"n1","values":{"text":"bench"}}'
 
 
 @dataclass(frozen=True)
-class Ground:
+class BenchCluster:
     """A cluster that works, a client of it, and a session with its etcd to prepare things with (bare operations have
     one of their own: bench/harness/baseline.py)."""
 
@@ -35,21 +35,21 @@ class Ground:
     client: Client
     etcd: Etcd
     folder: Path
-    say: Callable[[str], None]
+    report: Callable[[str], None]
 
     @asynccontextmanager
     async def without_nodes(self) -> AsyncIterator[None]:
         """No noded runs: it is the way of a command that is measured, not what nine nodes make of it."""
-        names = list(self.cluster.record.named("noded"))
+        names = list(self.cluster.record.parts_of("noded"))
         await asyncio.gather(*(self.cluster.stop(name) for name in names))
         try:
             yield
         finally:
             for name in names:
                 await self.cluster.start(name)
-            await until(self._nodes_back, "the nodes are back")
+            await poll_until(self._nodes_converged, "the nodes are back")
 
-    async def _nodes_back(self) -> bool:
+    async def _nodes_converged(self) -> bool:
         return all(view["converged"] for view in await self.client.nodes())
 
     @asynccontextmanager
@@ -61,11 +61,11 @@ class Ground:
         port = free_ports(1, self.cluster.record.ports)[0]
         argv = [
             sys.executable, "-m", module, "--id", "b1", "--listen", f"{HOST}:{port}", "--cluster", cluster,
-            "--endpoints", ",".join(self.cluster.endpoints), "--max-txn-ops", SETTINGS["max-txn-ops"],
-            "--max-request-bytes", SETTINGS["max-request-bytes"],
+            "--endpoints", ",".join(self.cluster.endpoints), "--max-txn-ops", DEFAULT_SETTINGS["max-txn-ops"],
+            "--max-request-bytes", DEFAULT_SETTINGS["max-request-bytes"],
         ]  # fmt: skip
         child = await child_processes.spawn(
-            argv, env={**launch.inherited(), **(env or {})}, stdout=log, die_with_parent=True
+            argv, env={**launch.inherited_environment(), **(env or {})}, stdout=log, die_with_parent=True
         )
         try:
             yield f"http://{HOST}:{port}"
@@ -73,7 +73,7 @@ class Ground:
             await child.stop(10.0)
 
 
-async def until(
+async def poll_until(
     check: Callable[[], Awaitable[bool]], what: str, pause_s: float = 0.05, *, within_s: float = SETTLE_S
 ) -> None:
     """Wait until `check()` is true; any error of etcd or of a master counts as false. TimedOut after `within_s`."""
@@ -87,7 +87,7 @@ async def until(
     await wait_until(missing, what, within_s, Backoff(pause_s, pause_s))
 
 
-async def adopted(client: Client) -> bool:
+async def has_adopted(client: Client) -> bool:
     """Whether its leader works by a configuration."""
     return (await client.config())["adopted"] is not None
 
@@ -109,7 +109,7 @@ async def in_turns(actions: Mapping[str, Action], trials: int, block: int) -> di
     return taken
 
 
-def reason(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """Why something was not measured, in words; of a group the first, which is nearly always all."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import aiohttp
 import psutil
 
-from bench.harness.cluster import Action, Ground
+from bench.harness.cluster import Action, BenchCluster
 from nodectl.dev.record import Part
 from nodestore.errors import NodectlError
 from nodestore.etcd.session import Etcd, Op, cmp_mod, op_get, op_put
@@ -16,16 +16,16 @@ _SIZES = (60, 420, 110, 300, 60)
 """Bytes of what a command of the built-in application puts: head, entry, document, desired state, applied."""
 
 
-class Cpu:
-    """CPU time of a cluster's processes, by what they are. `told` since it was made, in us a command."""
+class CpuPerCommand:
+    """CPU time of a cluster's processes, by what they are. `format_us` since it was made, in us a command."""
 
-    def __init__(self, ground: Ground, leader: str) -> None:
+    def __init__(self, bench_cluster: BenchCluster, leader: str) -> None:
         self._processes: dict[str, list[psutil.Process]] = {"client": [psutil.Process()]}
-        record = ground.cluster.record
-        masters = record.named("masterd")
+        record = bench_cluster.cluster.record
+        masters = record.parts_of("masterd")
         self._add("leader", [part for name, part in masters.items() if name == leader])
         self._add("two standbys", [part for name, part in masters.items() if name != leader])
-        self._add("three members", record.named("etcd").values())
+        self._add("three members", record.parts_of("etcd").values())
         self._before = self._used_s()
 
     def _add(self, kind: str, parts: Iterable[Part]) -> None:
@@ -37,17 +37,17 @@ class Cpu:
             for kind, processes in self._processes.items()
         }
 
-    def a_command(self, commands: int) -> dict[str, float]:
+    def per_command_us(self, commands: int) -> dict[str, float]:
         """In us."""
         return {kind: (used - self._before[kind]) / commands * 1e6 for kind, used in self._used_s().items()}
 
 
-def told(us: Mapping[str, float]) -> str:
+def format_us(us: Mapping[str, float]) -> str:
     parts = ", ".join(f"{kind} {used:.0f}" for kind, used in us.items())
     return f"CPU of one in us, everything on the same cores: {parts}; together {sum(us.values()):.0f}."
 
 
-def transaction(etcd: Etcd) -> Action:
+def make_transaction(etcd: Etcd) -> Action:
     """Does a transaction of the shape of a command's, from this process."""
     compares = [cmp_mod(f"/bench/none/{number}", 0) for number in range(3)]
     puts: list[Op] = [op_put(f"/bench/{number}", b"x" * size) for number, size in enumerate(_SIZES)]
@@ -55,7 +55,7 @@ def transaction(etcd: Etcd) -> Action:
     return lambda: etcd.txn(compares, puts, orelse)
 
 
-def request(session: aiohttp.ClientSession, url: str) -> Action:
+def make_request(session: aiohttp.ClientSession, url: str) -> Action:
     """Makes an HTTP request to the leader that is answered from memory."""
 
     async def ask() -> None:

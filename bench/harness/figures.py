@@ -11,7 +11,7 @@ from typing import Literal
 from bench.harness.goals import Goal
 
 _RATES = ("1/s",)
-_TOLD = ("n", "median", "p99", "max", "unit", "baseline", "ratio", "worst", "better", "beside", "planned", "how")
+_JSON_FIELDS = ("n", "median", "p99", "max", "unit", "baseline", "ratio", "worst", "better", "beside", "planned", "how")
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,17 @@ class Figure:
         return all(goal.met(getattr(self, goal.of)) for goal in self.goals) if self.goals else None
 
     @property
-    def broke_off(self) -> bool:
+    def is_incomplete(self) -> bool:
         return self.n < self.planned
 
     def as_json(self) -> dict[str, object]:
         """What other programs need of it: all but the single values."""
         goals = [goal.as_json() for goal in self.goals]
-        return {name: getattr(self, name) for name in _TOLD} | {"goal": self.goal, "goals": goals, "met": self.met}
+        return {name: getattr(self, name) for name in _JSON_FIELDS} | {
+            "goal": self.goal,
+            "goals": goals,
+            "met": self.met,
+        }
 
 
 def percentile(sorted_values: Sequence[float], part: float) -> float:

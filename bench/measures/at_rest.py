@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import aiohttp
 import psutil
 
-from bench.harness.cluster import Ground
+from bench.harness.cluster import BenchCluster
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
 from nodectl.dev import launch
@@ -35,34 +35,36 @@ _FSYNCS = "etcd_disk_wal_fsync_duration_seconds_count"
 _COMMITS = "etcd_disk_backend_commit_duration_seconds_count"
 
 
-async def documents(ground: Ground) -> None:
+async def create_documents(bench_cluster: BenchCluster) -> None:
     """So many documents: scenes, which are documents like any other."""
     for start in range(0, DOCUMENTS, 100):
         await asyncio.gather(
             *(
-                ground.client.scene_save(f"bench{number}", {"n1": {"text": f"document {number}"}})
+                bench_cluster.client.scene_save(f"bench{number}", {"n1": {"text": f"document {number}"}})
                 for number in range(start, min(start + 100, DOCUMENTS))
             )
         )
 
 
-def memory(ground: Ground) -> list[Figure]:
+def memory(bench_cluster: BenchCluster) -> list[Figure]:
     """PSS of each kind of process; of ours RSS too, as PSS is small where many of them share."""
     after = f"With nine nodes, {DOCUMENTS:,} documents, and the measurements of commands behind it."
     figures = []
     for program, most_mb in _MEMORY_MAX_MB.items():
-        sizes = [process.memory_full_info().pss / 1e6 for process in _processes(ground, program)]
+        sizes = [process.memory_full_info().pss / 1e6 for process in _processes(bench_cluster, program)]
         goals = [Goal("worst", "at most", most_mb)]
         figures.append(figure(f"memory of {program}", sizes, "MB", goals=goals, how=f"{_PSS} {after}"))
     for program in _OURS:
-        sizes = [process.memory_info().rss / 1e6 for process in _processes(ground, program)]
+        sizes = [process.memory_info().rss / 1e6 for process in _processes(bench_cluster, program)]
         name = f"memory of {program}, all counted as its own (RSS)"
         figures.append(figure(name, sizes, "MB", how=f"{_RSS} {after}"))
     return figures
 
 
-def _processes(ground: Ground, program: Program, only: Iterable[str] | None = None) -> list[psutil.Process]:
-    parts = ground.cluster.record.named(program)
+def _processes(
+    bench_cluster: BenchCluster, program: Program, only: Iterable[str] | None = None
+) -> list[psutil.Process]:
+    parts = bench_cluster.cluster.record.parts_of(program)
     names = parts if only is None else only
     found = [parts[name].process for name in names]
     return [psutil.Process(process.pid) for process in found if process is not None]
@@ -81,16 +83,16 @@ class _Sample:
     fsyncs: float
 
 
-async def at_rest(ground: Ground, seconds: float) -> list[Figure]:
+async def at_rest(bench_cluster: BenchCluster, seconds: float) -> list[Figure]:
     """CPU, fsyncs and bytes while nobody asks for anything."""
-    leader = (await ground.client.leader()).id
-    nodeds, leads = _processes(ground, "noded"), _processes(ground, "masterd", [leader])
-    others = _processes(ground, "masterd", set(ground.cluster.record.named("masterd")) - {leader})
-    members = _processes(ground, "etcd")
+    leader = (await bench_cluster.client.leader()).id
+    nodeds, leads = _processes(bench_cluster, "noded"), _processes(bench_cluster, "masterd", [leader])
+    others = _processes(bench_cluster, "masterd", set(bench_cluster.cluster.record.parts_of("masterd")) - {leader})
+    members = _processes(bench_cluster, "etcd")
     every = [*nodeds, *leads, *others, *members]
-    before = await _sample(ground, every)
+    before = await _sample(bench_cluster, every)
     await asyncio.sleep(seconds)
-    after = await _sample(ground, every)
+    after = await _sample(bench_cluster, every)
     took_s = after.at - before.at
     how = f"Over {seconds:g} s in which nobody asks for anything; nine nodeds, three masterds, three members."
 
@@ -109,13 +111,13 @@ async def at_rest(ground: Ground, seconds: float) -> list[Figure]:
     ]  # fmt: skip
 
 
-async def _sample(ground: Ground, processes: list[psutil.Process]) -> _Sample:
+async def _sample(bench_cluster: BenchCluster, processes: list[psutil.Process]) -> _Sample:
     at = time.monotonic()
     cpu_s = {process.pid: sum(process.cpu_times()[:2]) for process in processes}
     written = {process.pid: int(process.io_counters().write_bytes) for process in processes}
     fsyncs = 0.0
     async with aiohttp.ClientSession() as session:
-        for endpoint in ground.cluster.endpoints:
+        for endpoint in bench_cluster.cluster.endpoints:
             async with session.get(f"http://{endpoint}/metrics") as answer:
                 lines = (await answer.text()).splitlines()
             fsyncs += sum(float(line.split()[1]) for line in lines if line.startswith((_FSYNCS, _COMMITS)))
@@ -128,20 +130,20 @@ _BURN = "while True: pass"
 _PAUSE_S = 0.1
 
 
-async def false_takeovers(ground: Ground, seconds: float) -> Figure:
+async def false_takeovers(bench_cluster: BenchCluster, seconds: float) -> Figure:
     """Takeovers although nothing has failed, while every core has something else to do."""
-    before = {term["nonce"] for term in await ground.client.terms() if "problem" not in term}
+    before = {term["nonce"] for term in await bench_cluster.client.terms() if "problem" not in term}
     async with AsyncExitStack() as stack:
         for _ in range(os.cpu_count() or 2):
             child = await child_processes.spawn(
-                [sys.executable, "-c", _BURN], env=launch.inherited(), die_with_parent=True
+                [sys.executable, "-c", _BURN], env=launch.inherited_environment(), die_with_parent=True
             )
             stack.push_async_callback(child.stop, 0.1)
-        sent, failed = await _commands_for(ground, seconds)
-    terms = [term for term in await ground.client.terms() if "problem" not in term]
+        sent, failed = await _commands_for(bench_cluster, seconds)
+    terms = [term for term in await bench_cluster.client.terms() if "problem" not in term]
     after = [term for term in terms if term["nonce"] not in before]
     for term in after:
-        ground.say(f"needless takeover by {term['id']}: {term.get('cause')}: {term.get('why')}")
+        bench_cluster.report(f"needless takeover by {term['id']}: {term.get('cause')}: {term.get('why')}")
     return figure(
         "needless takeovers with all cores busy", [float(len(after))], "", goals=[Goal("worst", "at most", 0.0)],
         how=f"In {seconds / 60:.2g} minutes. One process that only computes for each core, beside the whole cluster "
@@ -149,16 +151,16 @@ async def false_takeovers(ground: Ground, seconds: float) -> Figure:
     )  # fmt: skip
 
 
-async def _commands_for(ground: Ground, seconds: float) -> tuple[int, int]:
+async def _commands_for(bench_cluster: BenchCluster, seconds: float) -> tuple[int, int]:
     """How many were sent, and how many of them failed."""
     end = time.monotonic() + seconds
     number = failed = 0
     while time.monotonic() < end:
         number += 1
         try:
-            await ground.client.node_set(f"n{number % 9 + 1}", {"text": f"busy {number}"})
+            await bench_cluster.client.node_set(f"n{number % 9 + 1}", {"text": f"busy {number}"})
         except NodectlError as error:
             failed += 1
-            ground.say(f"a command failed: {error}")
+            bench_cluster.report(f"a command failed: {error}")
         await asyncio.sleep(_PAUSE_S)
     return number, failed

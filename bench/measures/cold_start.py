@@ -12,13 +12,13 @@ from typing import Any
 
 import aiohttp
 
-from bench.harness.cluster import SETTLE_S, Ground
+from bench.harness.cluster import SETTLE_S, BenchCluster
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
 from masterd.application.wall import BuiltinApp
 from masterd.replication.snapshots import Image, Snapshots
-from masterd.state_machine.batch import Batch, Request, encode_entry
-from masterd.state_machine.specs import Derivation
+from masterd.state_machine.batch import Batch, CommandRequest, encode_entry
+from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from nodestore.cluster.election import Fence, ensure_epoch
 from nodestore.errors import NodectlError
@@ -40,7 +40,7 @@ class _Store:
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
         self._etcd, self._keys = etcd, keys
         self._state, self._application = State(), BuiltinApp()
-        self._derivation = Derivation(self._application)
+        self._derivation = SpecDeriver(self._application)
         self._fence = Fence(Term(1, 0), 0, "bench")
 
     async def write(self, inventory: dict[str, Any]) -> None:
@@ -51,11 +51,14 @@ class _Store:
         revision = await self._etcd.put(self._keys.config_current, config.encode())
         batch = self._batch()
         batch.adopt(config, revision)
-        self._take(batch)
+        self._apply_batch(batch)
         for start in range(0, DOCUMENTS, 100):
-            self._run([self._scene(number) for number in range(start, start + 100)])
+            self._apply_commands([self._scene(number) for number in range(start, start + 100)])
         await Snapshots(self._etcd, self._keys).write(self._fence, Image.of(self._state), time.time())
-        entries = [self._run([self._set(at + more) for more in range(_A_BATCH)]) for at in range(0, COMMANDS, _A_BATCH)]
+        entries = [
+            self._apply_commands([self._set(at + more) for more in range(_A_BATCH)])
+            for at in range(0, COMMANDS, _A_BATCH)
+        ]
         for start in range(0, len(entries), _OPS):
             await self._etcd.txn([], entries[start : start + _OPS])
         index = self._state.index
@@ -68,46 +71,46 @@ class _Store:
     def _batch(self) -> Batch:
         return Batch(self._state, self._application, self._derivation, time.time())
 
-    def _scene(self, number: int) -> Request:
+    def _scene(self, number: int) -> CommandRequest:
         args = {"name": f"s{number}", "nodes": {"n1": {"text": f"document {number}"}}}
-        return Request(secrets.token_hex(8), "scene.save", args, "bench")
+        return CommandRequest(secrets.token_hex(8), "scene.save", args, "bench")
 
-    def _set(self, number: int) -> Request:
+    def _set(self, number: int) -> CommandRequest:
         args = {"node": f"n{number % 9 + 1}", "values": {"text": f"command {number}"}}
-        return Request(secrets.token_hex(8), "node.set", args, "bench")
+        return CommandRequest(secrets.token_hex(8), "node.set", args, "bench")
 
-    def _run(self, requests: list[Request]) -> Op:
+    def _apply_commands(self, requests: list[CommandRequest]) -> Op:
         """Make these commands part of the state; the put of their entry."""
         batch = self._batch()
         for request in requests:
-            outcome = batch.run(request)
+            outcome = batch.execute(request)
             if outcome is None or outcome.error is not None:
                 raise NodectlError(f"the store for the cold start: {outcome.error if outcome else 'a batch is full'}")
-        self._take(batch)
+        self._apply_batch(batch)
         return op_put(self._keys.entry(self._state.index), encode_entry(1, 0, "bench", batch.encoded))
 
-    def _take(self, batch: Batch) -> None:
+    def _apply_batch(self, batch: Batch) -> None:
         self._state.apply(Entry.model_construct(v=1, epoch=1, term=0, nonce="bench", commands=tuple(batch.records)))
 
 
-async def cold_start(ground: Ground, trials: int) -> list[Figure]:
+async def cold_start(bench_cluster: BenchCluster, trials: int) -> list[Figure]:
     """To the answer of a linearizable read: from masterd's first line, which it writes once all is imported, and from
     the start of its process."""
     name = "cold"
     keys = Keys(name)
-    current = (await ground.client.config())["current"]
+    current = (await bench_cluster.client.config())["current"]
     assert current is not None
-    await _Store(ground.etcd, keys).write(current["inventory"])
+    await _Store(bench_cluster.etcd, keys).write(current["inventory"])
     imported: list[float] = []
     whole: list[float] = []
-    log = ground.folder / f"{name}.log"
+    log = bench_cluster.folder / f"{name}.log"
     for _ in range(trials):
         log.unlink(missing_ok=True)
-        await ground.etcd.txn([], [op_delete(keys.leader)])
+        await bench_cluster.etcd.txn([], [op_delete(keys.leader)])
         started = time.time()
-        async with ground.masterd(name) as url:
+        async with bench_cluster.masterd(name) as url:
             answered = await _first_answer(url)
-        imported.append((answered - _begun(log)) * 1e3)
+        imported.append((answered - _start_time(log)) * 1e3)
         whole.append((answered - started) * 1e3)
     store = (
         f"A store with a snapshot of {DOCUMENTS:,} documents and {COMMANDS:,} commands in {COMMANDS // _A_BATCH:,} "
@@ -140,7 +143,7 @@ async def _first_answer(url: str) -> float:
             await asyncio.sleep(0.01)
 
 
-def _begun(log: Path) -> float:
+def _start_time(log: Path) -> float:
     found = _BEGUN.search(log.read_text("utf-8"))
     if found is None:
         raise NodectlError(f"{log} does not say when masterd began")

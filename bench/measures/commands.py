@@ -14,9 +14,9 @@ from typing import Any
 
 import aiohttp
 
-from bench.harness.baseline import Beside
-from bench.harness.cluster import VALUE, Ground, in_turns
-from bench.harness.costs import Cpu, request, told, transaction
+from bench.harness.baseline import Baseline
+from bench.harness.cluster import VALUE, BenchCluster, in_turns
+from bench.harness.costs import CpuPerCommand, format_us, make_request, make_transaction
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
 from nodectl import Client
@@ -38,24 +38,24 @@ def next_command() -> tuple[str, dict[str, str]]:
     return f"n{number % 9 + 1}", {"text": f"bench {number}"}
 
 
-async def command(client: Client) -> CommandResult:
+async def send_command(client: Client) -> CommandResult:
     return await client.node_set(*next_command())
 
 
-async def one_command(ground: Ground, beside: Beside, trials: int) -> list[Figure]:
+async def one_command(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> list[Figure]:
     """One command after another, acknowledged, beside one put after another from the same process; and its parts."""
-    client, etcd = ground.client, beside.etcd
+    client, etcd = bench_cluster.client, baseline.etcd
     leader = await client.leader()
     for _ in range(_BLOCK):
-        await command(client)
-    cpu = Cpu(ground, leader.id)
+        await send_command(client)
+    cpu = CpuPerCommand(bench_cluster, leader.id)
     for _ in range(trials):
-        await command(client)
-    used = told(cpu.a_command(trials))
+        await send_command(client)
+    used = format_us(cpu.per_command_us(trials))
     async with aiohttp.ClientSession() as session:
         actions = {
-            "command": lambda: command(client), "put": lambda: etcd.put("/bench/one", VALUE),
-            "transaction": transaction(etcd), "request": request(session, leader.url),
+            "command": lambda: send_command(client), "put": lambda: etcd.put("/bench/one", VALUE),
+            "transaction": make_transaction(etcd), "request": make_request(session, leader.url),
         }  # fmt: skip
         ms = await in_turns(actions, trials, _BLOCK)
     turns = f"In turns of {_BLOCK} with the commands and the puts, from the same process."
@@ -64,7 +64,7 @@ async def one_command(ground: Ground, beside: Beside, trials: int) -> list[Figur
             "one command through Client", ms["command"], "ms", ms["put"], _PUT, goals=[Goal("ratio", "at most", 1.5)],
             how="One caller, one command after the other, each acknowledged; puts likewise, in turns of "
             f"{_BLOCK}, from the same process. No noded runs; three masterds and three members do. "
-            f"{await beside.told()} {used}",
+            f"{await baseline.describe_member()} {used}",
         ),
         figure(
             "of it: the transaction alone", ms["transaction"], "ms", ms["put"], _PUT,
@@ -78,23 +78,23 @@ async def one_command(ground: Ground, beside: Beside, trials: int) -> list[Figur
     ]  # fmt: skip
 
 
-async def many_commands(ground: Ground, beside: Beside, trials: int) -> Figure:
+async def many_commands(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> Figure:
     """Commands a second of 64 callers of one Client, beside puts a second with 64 in flight."""
-    ours, bare = lambda _: command(ground.client), put_of(beside.etcd)
+    ours, bare = lambda _: send_command(bench_cluster.client), make_put(baseline.etcd)
     await rates(ours, bare, 1, _EACH)
-    cpu = Cpu(ground, (await ground.client.leader()).id)
+    cpu = CpuPerCommand(bench_cluster, (await bench_cluster.client.leader()).id)
     await rate(ours, _EACH)
-    used = told(cpu.a_command(CALLERS * _EACH))
+    used = format_us(cpu.per_command_us(CALLERS * _EACH))
     found, puts = await rates(ours, bare, trials, _EACH)
     return figure(
         "commands of 64 callers of one Client", found, "1/s", puts, PUTS, goals=[Goal("ratio", "at least", 3.0)],
         how="64 tasks share one Client, each sends its next command when the last is acknowledged; the puts have 64 in "
         f"flight in the same way. A trial is {_EACH} of each task's, of commands and of puts; a first one does not "
-        f"count. No noded runs. {await beside.told()} {used}",
+        f"count. No noded runs. {await baseline.describe_member()} {used}",
     )  # fmt: skip
 
 
-def put_of(etcd: Etcd) -> Callable[[int], Awaitable[Any]]:
+def make_put(etcd: Etcd) -> Callable[[int], Awaitable[Any]]:
     """Each caller puts a key of its own."""
     return lambda number: etcd.put(f"/bench/{number}", VALUE)
 

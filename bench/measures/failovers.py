@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 import aiohttp
 import psutil
 
-from bench.harness.cluster import SETTLE_S, Ground, reason, until
+from bench.harness.cluster import SETTLE_S, BenchCluster, failure_reason, poll_until
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal, within
-from bench.measures.commands import command
+from bench.measures.commands import send_command
 from nodectl.client.connection.results import CommandResult
-from nodectl.reports.takeover import find
+from nodectl.reports.takeover import find_takeover
 from nodestore.errors import NodectlError
 
 _CALLERS = 2
@@ -44,7 +44,7 @@ class Acknowledged:
 
 
 @dataclass(slots=True)
-class Kind:
+class FailoverKind:
     """One way to hurt a leader, and what came of it. planned: so many trials. gaps: in ms. worst: how the new leader
     tells the longest one."""
 
@@ -58,7 +58,7 @@ class Kind:
     worst: str = ""
 
     @property
-    def told(self) -> str:
+    def note(self) -> str:
         return (
             f" Commands that failed: {self.errors}; that were sent again and got their first result: {self.repeated}."
             f"{self.worst}"
@@ -68,14 +68,14 @@ class Kind:
 class Failovers:
     """Hurts the leader of a cluster again and again."""
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
-        self._cluster, self._client = ground.cluster, ground.client
-        self._killed = Kind("failover: leader's process killed (-9)", within(25.0, 100.0), self._kill)
-        self._paused = Kind("failover: leader paused (SIGSTOP)", within(350.0, 700.0), self._pause)
-        self._handed = Kind("planned switchover", within(15.0, 50.0), self._hand_over)
+    def __init__(self, bench_cluster: BenchCluster) -> None:
+        self._bench_cluster = bench_cluster
+        self._cluster, self._client = bench_cluster.cluster, bench_cluster.client
+        self._killed = FailoverKind("failover: leader's process killed (-9)", within(25.0, 100.0), self._kill)
+        self._paused = FailoverKind("failover: leader paused (SIGSTOP)", within(350.0, 700.0), self._pause)
+        self._handed = FailoverKind("planned switchover", within(15.0, 50.0), self._hand_over)
         self._kinds = (self._killed, self._paused, self._handed)
-        self._broken_off = ""
+        self._failures = ""
         self._acknowledged = 0
 
     async def measure(self, killed: int, paused: int, handed: int) -> None:
@@ -85,22 +85,22 @@ class Failovers:
             async with aiohttp.ClientSession() as self._http:
                 for turn in range(max(killed, paused)):
                     if turn < killed:
-                        await self._once(self._killed)
+                        await self._run_trial(self._killed)
                     if turn < paused:
-                        await self._once(self._paused)
+                        await self._run_trial(self._paused)
                 for _ in range(handed):
-                    await self._once(self._handed)
+                    await self._run_trial(self._handed)
         except* (NodectlError, TimeoutError) as errors:
-            self._broken_off = f"the failovers broke off: {reason(errors)}"
-            self._ground.say(self._broken_off)
+            self._failures = f"the failovers broke off: {failure_reason(errors)}"
+            self._bench_cluster.report(self._failures)
 
-    async def _once(self, kind: Kind) -> None:
+    async def _run_trial(self, kind: FailoverKind) -> None:
         leader = (await self._client.leader()).id
         gap = await self._gap(leader, kind)
         kind.gaps.append(gap)
-        await self._whole_again(leader)
+        await self._wait_recovered(leader)
         if gap == max(kind.gaps):
-            newest = find(await self._client.terms(), None, time.time())
+            newest = find_takeover(await self._client.terms(), None, time.time())
             steps = ", ".join(f"{step.phase} {step.took_s * 1e3:.0f}" for step in newest.steps[1:])
             kind.worst = f" The longest, {gap:.0f} ms, as its leader tells it in ms: {steps}."
 
@@ -117,7 +117,7 @@ class Failovers:
         del leader
         await self._client.switchover()
 
-    async def _gap(self, leader: str, kind: Kind) -> float:
+    async def _gap(self, leader: str, kind: FailoverKind) -> float:
         """In ms, from the old leader's last acknowledgement to the new one's first."""
         before = (await self._client.leader()).term
         seen: list[Acknowledged] = []
@@ -126,10 +126,10 @@ class Failovers:
         async def caller() -> None:
             while not stop.is_set():
                 try:
-                    done = await self._one()
+                    done = await self._send_one()
                 except NodectlError as error:
                     kind.errors += 1
-                    self._ground.say(f"a command failed: {error}")
+                    self._bench_cluster.report(f"a command failed: {error}")
                     continue
                 seen.append(Acknowledged(time.perf_counter(), done.index, done.repeated))
 
@@ -142,9 +142,9 @@ class Failovers:
                 await kind.hurt(leader)
                 # Who asks meanwhile is one more that waits for the new leader, on the same two cores.
                 answered = len(seen)
-                await until(lambda: _are(len(seen) > answered + _AFTER), "commands are acknowledged again", 0.05)
-                first = await self._begins(leader, before.revision, known)
-                await until(lambda: _more_than(seen, first), "commands are acknowledged again", 0.02)
+                await poll_until(lambda: _holds(len(seen) > answered + _AFTER), "commands are acknowledged again", 0.05)
+                first = await self._first_index(leader, before.revision, known)
+                await poll_until(lambda: _wait_more_than(seen, first), "commands are acknowledged again", 0.02)
             finally:
                 stop.set()
         kind.repeated += sum(item.repeated for item in seen)
@@ -152,10 +152,10 @@ class Failovers:
         new = [item.at for item in seen if item.index >= first or (item.repeated and item.at > _last_of(seen, first))]
         return (min(new) - _last_of(seen, first)) * 1e3
 
-    async def _one(self) -> CommandResult:
-        return await command(self._client)
+    async def _send_one(self) -> CommandResult:
+        return await send_command(self._client)
 
-    async def _begins(self, leader: str, revision: int, known: int) -> int:
+    async def _first_index(self, leader: str, revision: int, known: int) -> int:
         """The first index of the term after that of `revision`. `known`: one that was acknowledged before it."""
         after = max(0, known - 10)
         async with asyncio.timeout(SETTLE_S):
@@ -170,10 +170,10 @@ class Failovers:
                             return min(newer)
                         after = max([after, *(entry["index"] for entry in entries)])
                 except NodectlError as error:
-                    self._ground.say(f"after {leader}: {error}")
+                    self._bench_cluster.report(f"after {leader}: {error}")
                 await asyncio.sleep(0.02)
 
-    async def _whole_again(self, name: str) -> None:
+    async def _wait_recovered(self, name: str) -> None:
         """The one that was hurt stands by: as the process that runs now, not as a candidacy that its lease keeps."""
         if self._cluster.is_suspended(name):
             self._cluster.resume(name)
@@ -194,23 +194,23 @@ class Failovers:
             except aiohttp.ClientError:
                 return False
 
-        await until(stands_by, f"{name} stands by again")
+        await poll_until(stands_by, f"{name} stands by again")
         await asyncio.sleep(_STEADY_S)  # its follow stream must stand before it can see the next death
 
     def figures(self) -> list[Figure]:
         """Of the kinds of which there is a trial."""
         return [self._figure(kind) for kind in self._kinds if kind.gaps]
 
-    def _figure(self, kind: Kind) -> Figure:
+    def _figure(self, kind: FailoverKind) -> Figure:
         done = len(kind.gaps)
-        how = f"Two callers of one Client send commands all the time; nine nodeds run.{kind.told}"
+        how = f"Two callers of one Client send commands all the time; nine nodeds run.{kind.note}"
         if done < kind.planned:
-            how += f" After {done} of {kind.planned} trials {self._broken_off}."
+            how += f" After {done} of {kind.planned} trials {self._failures}."
         return figure(kind.name, kind.gaps, "ms", goals=kind.goals, how=how, planned=kind.planned)
 
     def missing(self) -> dict[str, str]:
         """Why there is none of a kind, by its name."""
-        return {kind.name: self._broken_off for kind in self._kinds if kind.planned and not kind.gaps}
+        return {kind.name: self._failures for kind in self._kinds if kind.planned and not kind.gaps}
 
 
 def _last_of(seen: list[Acknowledged], first: int) -> float:
@@ -218,9 +218,9 @@ def _last_of(seen: list[Acknowledged], first: int) -> float:
     return max(item.at for item in seen if item.index < first and not item.repeated)
 
 
-async def _are(so: bool) -> bool:
+async def _holds(so: bool) -> bool:
     return so
 
 
-async def _more_than(seen: list[Acknowledged], first: int) -> bool:
+async def _wait_more_than(seen: list[Acknowledged], first: int) -> bool:
     return sum(item.index >= first for item in seen) >= _AFTER

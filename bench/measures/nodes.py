@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
-from bench.harness.baseline import beside_leader
-from bench.harness.cluster import SETTLE_S, Ground
+from bench.harness.baseline import baseline_beside_leader
+from bench.harness.cluster import SETTLE_S, BenchCluster
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
 from noded import daemon
 from noded.drivers import contract
 from noded.drivers.contract import Actual, Context
-from noded.reconcile.agent import Timing
+from noded.reconcile.agent import AgentTiming
 from noded.settings import Settings
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.etcd.watch import follow
@@ -27,11 +27,11 @@ _CALM_S = 0.03
 """After a driver was called noded writes its status, which must not be in the way of the next measurement."""
 
 
-class _Stamp:
+class _TimestampDriver:
     """A driver that does nothing but note when it was told."""
 
     settle_s = 0.0
-    told: asyncio.Queue[float]
+    applied_at: asyncio.Queue[float]
 
     def __init__(self, context: Context) -> None:
         del context
@@ -41,13 +41,13 @@ class _Stamp:
 
     async def apply(self, spec: Spec, previous: Spec | None) -> None:
         del spec, previous
-        self.told.put_nowait(time.perf_counter())
+        self.applied_at.put_nowait(time.perf_counter())
 
     async def stop(self) -> None:
         return
 
 
-async def desired_to_driver(ground: Ground, trials: int) -> Figure:
+async def desired_to_driver(bench_cluster: BenchCluster, trials: int) -> Figure:
     """A put of `desired/<node>` until noded calls its driver, beside the same put until a bare watch shows it.
 
     noded runs in this process, all of it but its program, so that both are timed by one clock. Both use the same
@@ -57,20 +57,20 @@ async def desired_to_driver(ground: Ground, trials: int) -> Figure:
     ours: list[float] = []
     bare: list[float] = []
     async with (
-        beside_leader(ground) as beside,
-        _noded(keys, beside.endpoints, ground.folder / "noded"),
+        baseline_beside_leader(bench_cluster) as beside,
+        _noded(keys, beside.endpoints, bench_cluster.folder / "noded"),
         _bare_watch(beside.etcd, keys.desired_of("bare")) as seen,
     ):
         for generation in range(trials + 1):
             spec = Spec(driver="stamp", document={"generation": generation})
             value = dumps(Desired(epoch=1, term=1, generation=generation + 1, spec=spec).model_dump(mode="json"))
-            for node, queue, times in (("n1", _Stamp.told, ours), ("bare", seen, bare)):
+            for node, queue, times in (("n1", _TimestampDriver.applied_at, ours), ("bare", seen, bare)):
                 begun = time.perf_counter()
                 await beside.etcd.put(keys.desired_of(node), value)
                 async with asyncio.timeout(SETTLE_S):
                     times.append((await queue.get() - begun) * 1e3)
                 await asyncio.sleep(_CALM_S)
-        who = await beside.told()
+        who = await beside.describe_member()
     return figure(
         "desired state to driver called", ours[1:], "ms", bare[1:], "a bare etcd watch",
         goals=[Goal("ratio", "at most", 1.5)],
@@ -82,9 +82,9 @@ async def desired_to_driver(ground: Ground, trials: int) -> Figure:
 
 @asynccontextmanager
 async def _noded(keys: Keys, endpoints: tuple[str, ...], work_dir: Path) -> AsyncIterator[None]:
-    _Stamp.told = asyncio.Queue()
-    settings = Settings("n1", keys.cluster, EtcdSettings(endpoints), work_dir, "bench", 2, Timing(), "warning")
-    real, contract.load = contract.load, lambda name: _Stamp
+    _TimestampDriver.applied_at = asyncio.Queue()
+    settings = Settings("n1", keys.cluster, EtcdSettings(endpoints), work_dir, "bench", 2, AgentTiming(), "warning")
+    real, contract.load = contract.load, lambda name: _TimestampDriver
     running = asyncio.create_task(daemon.run(settings))
     try:
         yield

@@ -16,7 +16,7 @@ from bench.harness.goals import Goal, within
 from nodestore.support.jsonio import loads
 
 PROGRAM = "tests.faults.hosts.trial"
-CANNOT = 77
+EXIT_CANNOT_RUN = 77
 """Its exit code where the machine does not let it, with the reason as its last line."""
 _TRIAL_S = 60.0
 _START_S = 120.0
@@ -28,7 +28,7 @@ _HOW = (
 
 
 @dataclass(frozen=True)
-class Kind:
+class PowerTrialKind:
     """One row: what the trial is told, and the goals."""
 
     name: str
@@ -38,11 +38,11 @@ class Kind:
 
 
 KINDS = (
-    Kind(
+    PowerTrialKind(
         "failover: a PC loses its power, etcd's leader is elsewhere", (), within(350.0, 700.0),
         _HOW + "The etcd member that dies with it is not the one that leads.",
     ),
-    Kind(
+    PowerTrialKind(
         "failover: a PC loses its power, and etcd's leader with it", ("--both",), within(1_100.0, 1_800.0),
         _HOW + "etcd has to elect a leader first, at 500 ms and more.",
     ),
@@ -50,19 +50,19 @@ KINDS = (
 
 
 @dataclass
-class Measured:
+class PowerResult:
     """missing: why a row is not there, by its name."""
 
     figures: list[Figure] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def measure(folder: Path, trials: int, say: Callable[[str], None]) -> Measured:
+def measure(folder: Path, trials: int, say: Callable[[str], None]) -> PowerResult:
     """So many trials of each kind, as far as this machine can."""
-    found = Measured()
+    found = PowerResult()
     for number, kind in enumerate(KINDS):
         place = folder / f"power-{number}"
-        why = _try(place, trials, kind, say)
+        why = _run_trial(place, trials, kind, say)
         gaps = [float(loads(path.read_bytes())["gap_ms"]) for path in sorted(place.glob("trial-*.json"))]
         if gaps:  # those before it broke off are worth as much
             broken = f" It broke off after {len(gaps)} of {trials} trials: {why}." if why else ""
@@ -73,7 +73,7 @@ def measure(folder: Path, trials: int, say: Callable[[str], None]) -> Measured:
     return found
 
 
-def _try(place: Path, trials: int, kind: Kind, say: Callable[[str], None]) -> str:
+def _run_trial(place: Path, trials: int, kind: PowerTrialKind, say: Callable[[str], None]) -> str:
     """Why it did not end well; "" when it did."""
     argv = [sys.executable, "-m", PROGRAM, f"--trials={trials}", f"--directory={place}", *kind.options]
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +89,6 @@ def _try(place: Path, trials: int, kind: Kind, say: Callable[[str], None]) -> st
             return f"it took longer than {_START_S + trials * _TRIAL_S:g} s"
     lines = log.read_text("utf-8", "replace").strip().splitlines() or [""]
     say(lines[-1])
-    if code == CANNOT:
+    if code == EXIT_CANNOT_RUN:
         return lines[-1]
     return "" if code == 0 else f"it ended with code {code}: {lines[-1][:200]}"

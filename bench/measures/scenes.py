@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from bench.harness.cluster import SETTLE_S, Ground, adopted, until
+from bench.harness.cluster import SETTLE_S, BenchCluster, has_adopted, poll_until
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
 from nodectl import Client
@@ -29,7 +29,7 @@ _FEWER = "100 nodes"
 
 
 @dataclass(frozen=True)
-class Watched:
+class SceneMeasurement:
     """A scene to so many nodes, some trials long. `latencies_ms`: of each trial and node, from sending `scene.apply` to
     the change at the node. `per_node_ms`: of each trial, the time until all had it, by their number. `cpu_us`: what
     leader and members took for each node and trial until its status was written, less what they take at rest."""
@@ -40,7 +40,7 @@ class Watched:
     cpu_us: dict[str, float]
 
 
-async def watching_nodes(ground: Ground, count: int, trials: int) -> Watched:
+async def measure_scene(bench_cluster: BenchCluster, count: int, trials: int) -> SceneMeasurement:
     """A few processes (bench/measures/watchers.py) simulate the nodes: each watches its own key, writes its status."""
     cluster = f"watched-{count}"
     names = [f"n{number:04}" for number in range(count)]
@@ -48,15 +48,15 @@ async def watching_nodes(ground: Ground, count: int, trials: int) -> Watched:
     latencies: list[float] = []
     totals: list[float] = []
     async with (
-        ground.masterd(cluster),
-        Client(ground.cluster.endpoints, cluster=cluster, command_timeout_s=60.0) as client,
-        _watchers(ground, cluster, names) as watchers,
+        bench_cluster.masterd(cluster),
+        Client(bench_cluster.cluster.endpoints, cluster=cluster, command_timeout_s=60.0) as client,
+        _watchers(bench_cluster, cluster, names) as watchers,
     ):
         await client.config_apply(inventory)
-        await until(lambda: adopted(client), f"{count} nodes are configured")
+        await poll_until(lambda: has_adopted(client), f"{count} nodes are configured")
         await watchers.all_have_seen(0)
-        cpu = _Cpu(ground, cluster)
-        await cpu.at_rest()
+        cpu = _ClusterCpu(bench_cluster, cluster)
+        await cpu.measure_rest()
         for trial in range(trials + 1):
             await client.scene_save("s", {name: {"text": f"{name} {trial}"} for name in names})
             await asyncio.sleep(_CALM_S)
@@ -70,19 +70,21 @@ async def watching_nodes(ground: Ground, count: int, trials: int) -> Watched:
             cpu.end()
             latencies += seen
             totals.append(max(seen) / count)
-    return Watched(count, latencies, totals, {name: took_s * 1e6 / (trials * count) for name, took_s in cpu.took_s()})
+    return SceneMeasurement(
+        count, latencies, totals, {name: took_s * 1e6 / (trials * count) for name, took_s in cpu.took_s()}
+    )
 
 
-class _Cpu:
+class _ClusterCpu:
     """CPU seconds of one cluster's masterd and of etcd's members, over several spans, less what they take at rest."""
 
-    def __init__(self, ground: Ground, cluster: str) -> None:
+    def __init__(self, bench_cluster: BenchCluster, cluster: str) -> None:
         ours = [child for child in psutil.Process().children() if cluster in child.cmdline()]
         self._kinds = {
             "leader": [child for child in ours if "masterd" in child.cmdline()],
             "members": [
                 psutil.Process(part.process.pid)
-                for part in ground.cluster.record.named("etcd").values()
+                for part in bench_cluster.cluster.record.parts_of("etcd").values()
                 if part.process is not None
             ],
         }
@@ -94,7 +96,7 @@ class _Cpu:
         used = {kind: sum(sum(p.cpu_times()[:2]) for p in found) for kind, found in self._kinds.items()}
         return time.monotonic(), used
 
-    async def at_rest(self) -> None:
+    async def measure_rest(self) -> None:
         """Look at what they take while nothing is asked of them."""
         await asyncio.sleep(_SETTLED_S)
         at, used = self._now()
@@ -114,7 +116,7 @@ class _Cpu:
         return list(self._took.items())
 
 
-def watched(hundred: Watched, thousand: Watched) -> list[Figure]:
+def scene_figures(hundred: SceneMeasurement, thousand: SceneMeasurement) -> list[Figure]:
     """Both numbers of nodes, the larger beside the smaller."""
     before = "The 100 nodes beside it were measured right before, not in turns."
     cpu = "CPU until all statuses are written, less what is taken at rest, divided by nodes and scenes."
@@ -140,7 +142,7 @@ def watched(hundred: Watched, thousand: Watched) -> list[Figure]:
     return figures
 
 
-def _how(found: Watched) -> str:
+def _how(found: SceneMeasurement) -> str:
     return (
         f"One scene.apply for all {found.count:,} nodes: {len(found.per_node_ms):,} scenes, "
         f"{len(found.latencies_ms):,} changes, for each from sending the command to the change at the node. Simulated "
@@ -170,14 +172,14 @@ class _Watchers:
 
     async def all_have_seen(self, generation: int) -> list[float]:
         """When each has seen this generation or a newer one."""
-        await self._until(lambda: [seen for seen, _ in self._seen.values()], generation)
+        await self._wait_for(lambda: [seen for seen, _ in self._seen.values()], generation)
         return [at for _, at in self._seen.values()]
 
     async def all_have_reported(self, generation: int) -> None:
         """Until the status of each is written."""
-        await self._until(self._reported.values, generation)
+        await self._wait_for(self._reported.values, generation)
 
-    async def _until(self, told: Callable[[], Collection[int]], generation: int) -> None:
+    async def _wait_for(self, told: Callable[[], Collection[int]], generation: int) -> None:
         async with asyncio.timeout(SETTLE_S):
             while len(told()) < self._count or min(told()) < generation:
                 self._changed.clear()
@@ -185,12 +187,12 @@ class _Watchers:
 
 
 @asynccontextmanager
-async def _watchers(ground: Ground, cluster: str, names: list[str]) -> AsyncIterator[_Watchers]:
+async def _watchers(bench_cluster: BenchCluster, cluster: str, names: list[str]) -> AsyncIterator[_Watchers]:
     watchers = _Watchers(len(names))
     async with AsyncExitStack() as stack:
         readers = await stack.enter_async_context(asyncio.TaskGroup())
         for number in range(_WATCHERS):
-            argv = [sys.executable, "-m", "bench.measures.watchers", ",".join(ground.cluster.endpoints), cluster]
+            argv = [sys.executable, "-m", "bench.measures.watchers", ",".join(bench_cluster.cluster.endpoints), cluster]
             child = await child_processes.spawn(
                 [*argv, *names[number::_WATCHERS]], stdout=child_processes.PIPE, die_with_parent=True
             )

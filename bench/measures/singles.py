@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import aiohttp
 import psutil
 
-from bench.harness.baseline import Beside
-from bench.harness.cluster import Ground, adopted, until
+from bench.harness.baseline import Baseline
+from bench.harness.cluster import BenchCluster, has_adopted, poll_until
 from bench.harness.figures import Figure, figure
 from bench.harness.profiled import Shares, shares
-from bench.measures.commands import CALLERS, PUTS, next_command, put_of, rate
+from bench.measures.commands import CALLERS, PUTS, make_put, next_command, rate
 from nodectl import Client
 from nodestore.errors import NodectlError
 from nodestore.support.jsonio import dumps
@@ -21,29 +21,29 @@ from nodestore.support.jsonio import dumps
 _EACH = 30
 
 
-async def single_requests(ground: Ground, beside: Beside, trials: int) -> tuple[Figure, str]:
+async def single_requests(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> tuple[Figure, str]:
     """64 HTTP clients, each with a connection of its own; and where the master's CPU goes, from a profiled one."""
-    leader = await ground.client.leader()
-    process = ground.cluster.processes[leader.id].process
+    leader = await bench_cluster.client.leader()
+    process = bench_cluster.cluster.processes[leader.id].process
     assert process is not None
-    ours, bare, used_us = await _beside_puts(leader.url, beside, trials, psutil.Process(process.pid))
+    ours, bare, used_us = await _rates_with_puts(leader.url, baseline, trials, psutil.Process(process.pid))
     measured = figure(
         "commands of 64 HTTP clients, one a request", ours, "1/s", bare, PUTS,
         how="64 connections, one command a request, answered before the next is sent. A trial is "
         f"{_EACH} of each client's, of commands and of puts; a first one does not count. A request costs the leader "
-        f"{used_us:.0f} us of CPU. {await beside.told()}",
+        f"{used_us:.0f} us of CPU. {await baseline.describe_member()}",
     )  # fmt: skip
-    return measured, _profile_note(await _profiled(ground))
+    return measured, _profile_note(await _profiled(bench_cluster))
 
 
-async def _beside_puts(
-    url: str, beside: Beside, trials: int, leader: psutil.Process
+async def _rates_with_puts(
+    url: str, baseline: Baseline, trials: int, leader: psutil.Process
 ) -> tuple[list[float], list[float], float]:
     """Rates of ours and of bare puts, and the CPU that a request cost the leader, in us."""
     ours: list[float] = []
     bare: list[float] = []
     used_s = 0.0
-    put = put_of(beside.etcd)
+    put = make_put(baseline.etcd)
     async with _clients(url) as send:
         await rate(send, _EACH)
         await rate(put, _EACH)
@@ -63,14 +63,14 @@ def _cpu_s(process: psutil.Process) -> float:
 @asynccontextmanager
 async def _clients(url: str) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
     """So many clients, by their number."""
-    clients = [_Plain(url) for _ in range(CALLERS)]
+    clients = [_SingleClient(url) for _ in range(CALLERS)]
     try:
         yield lambda number: clients[number].command()
     finally:
         await asyncio.gather(*(client.close() for client in clients))
 
 
-class _Plain:
+class _SingleClient:
     """A client that knows one master, has a connection of its own, and sends one command a request."""
 
     def __init__(self, url: str) -> None:
@@ -92,18 +92,18 @@ class _Plain:
 # --- where it goes --------------------------------------------------------------------------------------------------
 
 
-async def _profiled(ground: Ground) -> Shares:
+async def _profiled(bench_cluster: BenchCluster) -> Shares:
     """Another masterd, under a profiler, in a cluster of its own, with the same configuration."""
-    current = (await ground.client.config())["current"]
+    current = (await bench_cluster.client.config())["current"]
     assert current is not None
-    name, stats = "profiled", ground.folder / "profiled.stats"
+    name, stats = "profiled", bench_cluster.folder / "profiled.stats"
     more = {"NODECTL_BENCH_PROFILE": str(stats)}
     async with (
-        ground.masterd(name, module="bench.harness.profiled", env=more) as url,
-        Client(ground.cluster.endpoints, cluster=name) as client,
+        bench_cluster.masterd(name, module="bench.harness.profiled", env=more) as url,
+        Client(bench_cluster.cluster.endpoints, cluster=name) as client,
     ):
         await client.config_apply(current["inventory"])
-        await until(lambda: adopted(client), "the profiled master has its configuration")
+        await poll_until(lambda: has_adopted(client), "the profiled master has its configuration")
         async with _clients(url) as send:
             for _ in range(3):
                 await rate(send, _EACH)

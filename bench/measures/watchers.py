@@ -31,11 +31,11 @@ async def _node(etcd: Etcd, keys: Keys, node: str, gate: asyncio.Semaphore) -> N
             found = item.kvs if isinstance(item, Listing) else item.events
             if found and found[-1].value is not None:
                 desired = decode(Desired, found[-1].value, node)
-                _tell(node, desired.generation, at)
+                _print_seen(node, desired.generation, at)
                 await _report(etcd, keys, node, desired)
-                _say({"node": node, "reported": desired.generation})
+                _print_line({"node": node, "reported": desired.generation})
             elif isinstance(item, Listing):
-                _tell(node, 0, at)
+                _print_seen(node, 0, at)
 
 
 async def _report(etcd: Etcd, keys: Keys, node: str, desired: Desired) -> None:
@@ -46,11 +46,11 @@ async def _report(etcd: Etcd, keys: Keys, node: str, desired: Desired) -> None:
     await etcd.put(keys.status_of(node), status.encode(), timeout_s=30.0)
 
 
-def _tell(node: str, generation: int, at: float) -> None:
-    _say({"node": node, "generation": generation, "at": at})
+def _print_seen(node: str, generation: int, at: float) -> None:
+    _print_line({"node": node, "generation": generation, "at": at})
 
 
-def _say(what: Json) -> None:
+def _print_line(what: Json) -> None:
     sys.stdout.buffer.write(dumps(what) + b"\n")
     sys.stdout.buffer.flush()
 

@@ -41,7 +41,7 @@ _INTRODUCTION = (
 )
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Where it is measured; to be asked before the run, whose own load is no news."""
     load = f", load average before the run {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}{load}"
@@ -56,7 +56,7 @@ def table(figures: Sequence[Figure]) -> Table:
 
 
 def _cells(item: Figure) -> list[str]:
-    n = f"{item.n} of {item.planned}" if item.broke_off else str(item.n)
+    n = f"{item.n} of {item.planned}" if item.is_incomplete else str(item.n)
     median = f"{item.median:.4g} {item.unit}".rstrip()
     base = f"{item.beside}: {item.baseline:.3g} {item.unit}" if item.baseline is not None else item.beside
     ratio = f"{item.ratio:.2f}x" if item.ratio is not None else ""

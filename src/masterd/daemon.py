@@ -14,7 +14,7 @@ from aiohttp import web
 
 from masterd.api.routes import Api
 from masterd.application.contract import load_application
-from masterd.election.campaign import Me
+from masterd.election.campaign import MasterIdentity
 from masterd.roles.master import Master
 from masterd.settings import Settings
 from nodestore.daemon.signals import stop_event
@@ -29,7 +29,7 @@ _SHUTDOWN_S = 0.5
 _VERSIONS_EVERY_S = 60.0
 
 
-class _Asked(Exception):
+class _StopRequested(Exception):
     """Somebody asked this process to stop."""
 
 
@@ -38,15 +38,15 @@ async def run(settings: Settings) -> None:
     stop = stop_event()
     application = load_application(settings.application)
     keys = Keys(settings.cluster)
-    me = Me(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
+    me = MasterIdentity(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
     log.info("starts; pid %d, cluster %s, API at %s", os.getpid(), settings.cluster, settings.advertise)
     async with Etcd(settings.etcd) as etcd, _maintenance(settings, etcd) as maintenance:
-        master = Master(etcd, keys, me, application, settings.role, maintenance=maintenance)
+        master = Master(etcd, keys, me, application, settings.master_settings, maintenance=maintenance)
         runner = web.AppRunner(Api(master).app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         try:
             await _listen(runner, settings)
-            await _live(master, maintenance, stop)
+            await _run_until_stopped(master, maintenance, stop)
         finally:
             await runner.cleanup()
 
@@ -60,20 +60,20 @@ async def _maintenance(settings: Settings, etcd: Etcd) -> AsyncIterator[Etcd]:
         yield own
 
 
-async def _live(master: Master, etcd: Etcd, stop: asyncio.Event) -> None:
+async def _run_until_stopped(master: Master, etcd: Etcd, stop: asyncio.Event) -> None:
     try:
         async with asyncio.TaskGroup() as eternal:
             eternal.create_task(_watch_versions(etcd), name="versions")
-            eternal.create_task(master.live(), name="master")
-            eternal.create_task(_until(stop, master), name="stop")
-    except* _Asked:
+            eternal.create_task(master.run(), name="master")
+            eternal.create_task(_stop_on_request(stop, master), name="stop")
+    except* _StopRequested:
         log.info("stops as asked")
 
 
-async def _until(stop: asyncio.Event, master: Master) -> NoReturn:
+async def _stop_on_request(stop: asyncio.Event, master: Master) -> NoReturn:
     await stop.wait()
     await master.stand_down("asked to stop")
-    raise _Asked
+    raise _StopRequested
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> None:

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import urlsplit
 
-from masterd.election.suspicion import PROFILES, Timing
+from masterd.election.suspicion import PROFILES, ElectionTiming
 from masterd.roles.master import MasterSettings
 from masterd.term.committer import LeaderSettings
-from masterd.term.retention import Retention
-from masterd.upkeep.local_member import Found, find
+from masterd.term.retention import RetentionSettings
+from masterd.upkeep.local_member import LocalMember, find_local_member
 from masterd.upkeep.space_plan import SpaceSettings
 from nodestore.daemon import options
 from nodestore.errors import Invalid, NodectlError
-from nodestore.etcd.member_defaults import SETTINGS as SHIPPED
+from nodestore.etcd.member_defaults import DEFAULT_SETTINGS as SHIPPED
 from nodestore.etcd.session import EtcdSettings
 from nodestore.etcd.types import host_port
 from nodestore.schema.keys import check_name
@@ -35,7 +35,7 @@ _TIMES = {
 """Least and most, in seconds. Below the least a calm network and a healthy etcd look ill; above the most nobody would
 call it failover."""
 
-Seek = Callable[[], Awaitable[Found]]
+FindMember = Callable[[], Awaitable[LocalMember]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Settings:
     priority: int | None
     application: str
     log_level: str
-    role: MasterSettings
+    master_settings: MasterSettings
     maintenance: EtcdSettings
     """Who we are where etcd wants root."""
 
@@ -70,55 +70,55 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     parser = options.Parser(
         "masterd", "One of the PCs that may be master: leads, or stands by with all state.", environ
     )
-    parser.option("id", _master, meta="NAME", text="this master's name, as in the configuration")
+    parser.add_option("id", _master, meta="NAME", text="this master's name, as in the configuration")
     options.add_common(parser)
-    parser.option("listen", _listen, default="127.0.0.1:8401", meta="HOST:PORT", text="where to serve the HTTP API")
-    parser.option("advertise", str, default="", meta="URL", text="where others reach it (default: from --listen)")
-    parser.option("host", str, default="", meta="NAME", text="this PC's name (default: its host name)")
-    parser.option(
+    parser.add_option("listen", _listen, default="127.0.0.1:8401", meta="HOST:PORT", text="where to serve the HTTP API")
+    parser.add_option("advertise", str, default="", meta="URL", text="where others reach it (default: from --listen)")
+    parser.add_option("host", str, default="", meta="NAME", text="this PC's name (default: its host name)")
+    parser.add_option(
         "priority", whole_between(0, 100), default="", meta="0-100",
         text="higher ones take over first (default: as the configuration says, or 0)",
     )  # fmt: skip
-    parser.option(
+    parser.add_option(
         "app", str, default="wall", meta="NAME", text="the application: an entry point of nodectl.apps, or module:Class"
     )
-    parser.option(
+    parser.add_option(
         "max-txn-ops", whole_between(16, 100_000), default="128", meta="N",
         text="etcd's --max-txn-ops, the least of all members (default: etcd's own, %(default)s)",
     )  # fmt: skip
-    parser.option(
+    parser.add_option(
         "max-request-bytes", whole_between(256 << 10, 64 << 20), default="1500000", meta="BYTES",
         text="etcd's --max-request-bytes, the least of all members (default: %(default)s, a little below etcd's own)",
     )  # fmt: skip
-    parser.option(
+    parser.add_option(
         "etcd-quota-bytes", whole_between(1 << 20, 1 << 40), default=SHIPPED["quota-backend-bytes"], meta="BYTES",
         text="etcd's --quota-backend-bytes, the least of all members: room is made before it is reached "
         "(default: %(default)s, as in our files for etcd; etcd's own is 2147483648)",
     )  # fmt: skip
     options.add_maintenance(parser)
-    parser.option(
+    parser.add_option(
         "snapshot-every", whole_between(10, 1_000_000), default="5000", meta="COMMANDS",
         text="write a snapshot after so many commands (default: %(default)s)",
     )  # fmt: skip
-    parser.option(
+    parser.add_option(
         "local-member", str, default="auto", meta="HOST:PORT|none",
         text="the etcd member on this PC (default: the one of --endpoints that has an address of this PC)",
     )  # fmt: skip
-    parser.option(
+    parser.add_option(
         "timing", _profile, default="lan", meta="lan|slow",
         text="how quickly a silent leader is replaced: lan (0.3 s), or slow (2 s) for PCs that are often overloaded",
     )  # fmt: skip
     for name, (least, most, text) in _TIMES.items():
         span = f"{format_duration(least)} to {format_duration(most)}"
-        parser.option(
+        parser.add_option(
             name, duration_between(least, most), default="", meta="TIME",
             text=f"{text} ({span}; default: as --timing says)",
         )  # fmt: skip
-    parser.option(
+    parser.add_option(
         "handler-timeout", duration_between(0.05, 60.0), default="2s", meta="TIME",
         text="give up a command of the application that takes longer (default: %(default)s)",
     )  # fmt: skip
-    parser.flag("allow-drills", text="let requests kill or freeze this masterd while it leads (nodectl drill)")
+    parser.add_flag("allow-drills", text="let requests kill or freeze this masterd while it leads (nodectl drill)")
     return parser
 
 
@@ -133,7 +133,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         max_txn_ops=chosen.max_txn_ops,
         request_bytes_max=chosen.max_request_bytes,
         handler_timeout_s=chosen.handler_timeout,
-        retention=Retention(snapshot_every_commands=chosen.snapshot_every),
+        retention=RetentionSettings(snapshot_every_commands=chosen.snapshot_every),
     )
     return Settings(
         cluster=chosen.cluster,
@@ -145,7 +145,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         priority=chosen.priority,
         application=chosen.app,
         log_level=chosen.log_level,
-        role=MasterSettings(
+        master_settings=MasterSettings(
             lease_ttl_s=chosen.lease_ttl,
             timing=_timing(chosen),
             find_member=_member(chosen, etcd.endpoints, advertise),
@@ -157,23 +157,23 @@ def _settings(chosen: argparse.Namespace) -> Settings:
     )
 
 
-def _member(chosen: argparse.Namespace, endpoints: tuple[str, ...], advertise: str) -> Seek | None:
+def _member(chosen: argparse.Namespace, endpoints: tuple[str, ...], advertise: str) -> FindMember | None:
     """How the etcd member on this PC is found."""
     told: str = chosen.local_member
     if told == "none":
         return None
     if told == "auto":
-        return partial(find, endpoints, urlsplit(advertise).hostname or "")
+        return partial(find_local_member, endpoints, urlsplit(advertise).hostname or "")
     if (member := host_port(told)) not in endpoints:
         raise Invalid(f"--local-member: {told} is not among --endpoints {','.join(endpoints)}")
 
-    async def named() -> Found:
-        return Found(member)
+    async def named() -> LocalMember:
+        return LocalMember(member)
 
     return named
 
 
-def _timing(chosen: argparse.Namespace) -> Timing:
+def _timing(chosen: argparse.Namespace) -> ElectionTiming:
     """The profile, and what was set beside it."""
     own = {f"{name.replace('-', '_')}_s": getattr(chosen, name.replace("-", "_")) for name in _TIMES}
     timing = replace(PROFILES[chosen.timing], **{field: value for field, value in own.items() if value is not None})

@@ -27,18 +27,18 @@ def run(args: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        return _reader_gone()
+        return _end_on_closed_pipe()
     except Exception as error:  # the one place that turns every error into words
         if os.environ.get("NODECTL_DEBUG"):
             raise
         if hasattr(error, "format_message"):  # a usage error; its class is not Typer's public interface
-            return _usage(error)
+            return _report_usage(error)
         explained = explain(error)
         Output().problem(explained.message, explained.hint)
         return explained.code
 
 
-def _usage(error: Exception) -> int:
+def _report_usage(error: Exception) -> int:
     from nodectl.terminal.output import Output
 
     context = getattr(error, "ctx", None)
@@ -50,7 +50,7 @@ def _usage(error: Exception) -> int:
     return ExitCode.USAGE
 
 
-def _reader_gone() -> int:
+def _end_on_closed_pipe() -> int:
     """Whoever read our output has enough. What is still buffered must not raise again when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.FAILED
@@ -74,9 +74,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows pipe is cp1252 and refuses much
-    from nodectl.cli.completion import asked
+    from nodectl.cli.completion import is_completing
 
-    if asked():
+    if is_completing():
         complete()
     sys.exit(run(sys.argv[1:]))
 

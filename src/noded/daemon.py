@@ -16,11 +16,11 @@ from noded.drivers import contract
 from noded.drivers.contract import Context
 from noded.reconcile.agent import Agent
 from noded.reconcile.orders import Orders
-from noded.registration.claim import Me, Presence
+from noded.registration.claim import NodeClaim, NodedIdentity
 from noded.registration.follow_key import follow_key
-from noded.registration.status_reporter import Reporter
+from noded.registration.status_reporter import StatusReporter
 from noded.settings import Settings
-from nodestore.daemon.program import reason_of
+from nodestore.daemon.program import first_error
 from nodestore.daemon.signals import stop_event
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
@@ -28,7 +28,7 @@ from nodestore.schema.keys import Keys
 log = logging.getLogger(__name__)
 
 
-class _Asked(Exception):
+class _StopRequested(Exception):
     """Somebody asked this process to stop."""
 
 
@@ -36,67 +36,69 @@ async def run(settings: Settings) -> None:
     """Drive the node until asked to stop. Whatever else ends it is raised, after what is driven has been stopped."""
     stop = stop_event()
     keys = Keys(settings.cluster)
-    me = Me(settings.node, settings.host_id, secrets.token_hex(8))
+    me = NodedIdentity(settings.node, settings.host_id, secrets.token_hex(8))
     log.info("starts; cluster %s, host id %s, work directory %s", settings.cluster, me.host_id, settings.work_dir)
     async with Etcd(settings.etcd) as etcd, asyncio.TaskGroup() as background:
         wiring = _Wiring(settings, keys, me, etcd, background)
         try:
             async with asyncio.TaskGroup() as eternal:
-                eternal.create_task(wiring.presence.keep())
-                eternal.create_task(wiring.follow())
-                eternal.create_task(wiring.reporter.keep())
-                eternal.create_task(wiring.agent.run())
-                eternal.create_task(wiring.actor.follow())
-                eternal.create_task(wiring.actor.keep())
-                eternal.create_task(_until(stop))
-        except* _Asked:
-            await wiring.leave("noded was asked to stop")
+                eternal.create_task(wiring.claim.maintain_claim())
+                eternal.create_task(wiring.follow_desired())
+                eternal.create_task(wiring.reporter.write_statuses())
+                eternal.create_task(wiring.agent.reconcile_forever())
+                eternal.create_task(wiring.actor.follow_view())
+                eternal.create_task(wiring.actor.perform_actions())
+                eternal.create_task(_raise_at_stop(stop))
+        except* _StopRequested:
+            await wiring.shut_down("noded was asked to stop")
         except* Exception as reasons:
-            await wiring.leave(f"noded ends: {reason_of(reasons)}")
+            await wiring.shut_down(f"noded ends: {first_error(reasons)}")
             raise
 
 
 class _Wiring:
     """The parts of one noded."""
 
-    def __init__(self, settings: Settings, keys: Keys, me: Me, etcd: Etcd, background: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, settings: Settings, keys: Keys, me: NodedIdentity, etcd: Etcd, background: asyncio.TaskGroup
+    ) -> None:
         self._etcd = etcd
         self._desired_key = keys.desired_of(me.node)
         alive_key = keys.alive_of(me.node)
         self.orders = Orders(self._desired_key)
-        self.presence = Presence(etcd, alive_key, me, settings.lease_ttl_s, self._claim_changed)
-        self.reporter = Reporter(etcd, keys.status_of(me.node), alive_key, self.presence)
+        self.claim = NodeClaim(etcd, alive_key, me, settings.lease_ttl_s, self._on_claim_changed)
+        self.reporter = StatusReporter(etcd, keys.status_of(me.node), alive_key, self.claim)
         context = Context(me.node, keys.cluster, settings.work_dir, me.nonce, self._wake, background)
-        self.agent = Agent(context, self.orders, self.presence, self.reporter.report, contract.load, settings.timing)
-        start = boot.start_of(me.host_id)
-        writer = Writer(me.node, me.nonce, start, lambda was: boot.rebooted(was, start))
+        self.agent = Agent(context, self.orders, self.claim, self.reporter.report, contract.load, settings.timing)
+        start = boot.boot_record(me.host_id)
+        writer = Writer(me.node, me.nonce, start, lambda was: boot.has_rebooted(was, start))
         performer = Performer(self.agent, context, settings.reboot_command)
-        self.actor = Actor(etcd, keys, writer, self.presence, performer)
-        self.agent.came_to_rest = self.actor.wake
+        self.actor = Actor(etcd, keys, writer, self.claim, performer)
+        self.agent.on_reconciled = self.actor.wake
 
     def _wake(self) -> None:
         self.agent.wake()
 
-    def _claim_changed(self) -> None:
-        self.reporter.claim_changed()
+    def _on_claim_changed(self) -> None:
+        self.reporter.on_claim_changed()
         self.agent.wake()
         self.actor.wake()
 
-    async def follow(self) -> None:
+    async def follow_desired(self) -> None:
         """Take each desired state as it comes."""
         async with aclosing(follow_key(self._etcd, self._desired_key)) as values:
             async for value in values:
-                self.orders.take(value)
+                self.orders.observe(value)
                 self.agent.wake()
 
-    async def leave(self, reason: str) -> None:
+    async def shut_down(self, reason: str) -> None:
         """Stop what is driven, say so, give the node up."""
-        await self.actor.farewell()
-        await self.agent.end(reason)
-        await self.reporter.farewell()
-        await self.presence.leave()
+        await self.actor.flush()
+        await self.agent.shut_down(reason)
+        await self.reporter.flush()
+        await self.claim.release_claim()
 
 
-async def _until(stop: asyncio.Event) -> NoReturn:
+async def _raise_at_stop(stop: asyncio.Event) -> NoReturn:
     await stop.wait()
-    raise _Asked
+    raise _StopRequested

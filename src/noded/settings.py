@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noded.reconcile.agent import Timing
+from noded.reconcile.agent import AgentTiming
 from nodestore.daemon.options import Parser, add_common, etcd_settings
 from nodestore.errors import Invalid
 from nodestore.etcd.session import EtcdSettings
@@ -30,7 +30,7 @@ class Settings:
     work_dir: Path
     host_id: str
     lease_ttl_s: int
-    timing: Timing
+    timing: AgentTiming
     log_level: str
     reboot_command: tuple[str, ...] | None = None
 
@@ -38,26 +38,28 @@ class Settings:
 def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the arguments (default: the process's). SystemExit 2 after one line on what is wrong."""
     parser = Parser("noded", "Keeps one node in the state that the master wants.", environ)
-    parser.option("node", _node, meta="NAME", text="this node's name in the inventory")
-    parser.option("work-dir", _directory, meta="DIR", text="its own directory for this node; may be wiped at any time")
-    parser.option(
+    parser.add_option("node", _node, meta="NAME", text="this node's name in the inventory")
+    parser.add_option(
+        "work-dir", _directory, meta="DIR", text="its own directory for this node; may be wiped at any time"
+    )
+    parser.add_option(
         "host-id", _host_id, default="", meta="ID", text="identity of this machine (default: the system's machine id)"
     )
-    parser.option(
+    parser.add_option(
         "tick",
         duration_between(0.05, 3_600),
         default="5s",
         meta="TIME",
         text="how often to compare desired and actual though nothing happened (default: %(default)s)",
     )
-    parser.option(
+    parser.add_option(
         "start-wait",
         duration_between(0, 3_600),
         default="5s",
         meta="TIME",
         text="at its start, how long to wait for etcd before going on as it was (default: %(default)s)",
     )
-    parser.option(
+    parser.add_option(
         "reboot-command",
         _argv,
         default="",
@@ -74,7 +76,7 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
             work_dir=options.work_dir,
             host_id=options.host_id or machine_id(),
             lease_ttl_s=options.lease_ttl,
-            timing=Timing(tick_s=options.tick, start_wait_s=options.start_wait),
+            timing=AgentTiming(tick_s=options.tick, start_wait_s=options.start_wait),
             reboot_command=options.reboot_command,
             log_level=options.log_level,
         )

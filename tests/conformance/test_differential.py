@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodestore.etcd.pb import etcd_pb2 as pb
-from nodestore.etcd.rpc import Connection, Endpoint, RpcFailed
+from nodestore.etcd.rpc import Connection, GrpcConnection, RpcFailed
 from tests.conformance.ground import TTL_MIN_S, TXN_OPS_MAX
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.fakes.etcd import MEMBERS, FakeEtcd
@@ -155,7 +155,7 @@ async def _events(member: Connection, place: Place, start: int, end: int) -> lis
 
 async def _the_same(address: str, steps: list[tuple[str, Any]]) -> None:
     server = FakeEtcd(max_txn_ops=TXN_OPS_MAX, ttl_min_s=TTL_MIN_S)
-    real, fake = Endpoint(address, None), server.connect(MEMBERS[0])
+    real, fake = GrpcConnection(address, None), server.connect(MEMBERS[0])
     try:
         begun = await real.call("KV/Put", pb.PutRequest(key=b"/program"), _CALL_S, ())
         place = Place(next(_numbers), begun.header.revision)

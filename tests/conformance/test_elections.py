@@ -9,14 +9,14 @@ from nodestore.cluster.election import (
     EpochSeen,
     Fence,
     LeaderSeen,
-    Lost,
-    Won,
-    claim,
+    TakeoverLost,
+    TakeoverWon,
+    confirm_takeover,
     ensure_epoch,
-    how_it_ended,
-    leader_seen,
     new_leader_record,
+    parse_leader,
     resign,
+    resignation_reason,
     takeover,
 )
 from nodestore.errors import OutcomeUnknown
@@ -37,7 +37,7 @@ async def run_for(
     epoch: EpochSeen | None = None,
     nonce: str = "",
     next_: int = 1,
-) -> tuple[Won | Lost, int]:
+) -> tuple[TakeoverWon | TakeoverLost, int]:
     """One attempt to take over from what was seen, and the lease that it brought."""
     lease, _ = await etcd.grant(3600)
     me = new_leader_record(
@@ -48,7 +48,7 @@ async def run_for(
 
 
 async def seen_in(etcd: Etcd, keys: Keys) -> LeaderSeen:
-    return leader_seen(await etcd.get(keys.leader))
+    return parse_leader(await etcd.get(keys.leader))
 
 
 async def fenced(etcd: Etcd, keys: Keys, fence: Fence) -> bool:
@@ -73,7 +73,7 @@ async def test_a_takeover_brings_all_bearings(ground: Ground, keys: Keys) -> Non
         for index in range(1, 13):
             await etcd.put(keys.entry(index), b"{}")
         won, lease = await run_for(etcd, keys, "m1", LeaderSeen(), next_=4)
-        assert isinstance(won, Won)
+        assert isinstance(won, TakeoverWon)
         found = await seen_in(etcd, keys)
         assert (found.revision, found.lease) == (won.fence.term.revision, lease)
         assert found.record is not None
@@ -82,7 +82,7 @@ async def test_a_takeover_brings_all_bearings(ground: Ground, keys: Keys) -> Non
         assert won.head is not None
         assert won.head.mod_revision == head
         assert [kv.key for kv in won.tail.kvs] == [keys.entry(index) for index in range(4, 11)]
-        assert won.tail.more
+        assert won.tail.has_more
         assert await fenced(etcd, keys, won.fence)
 
 
@@ -93,12 +93,12 @@ async def test_of_those_who_saw_the_same_one_wins(ground: Ground, keys: Keys) ->
         seen = await seen_in(etcd, keys)
         tried = await asyncio.gather(*(run_for(etcd, keys, f"m{n}", seen, epoch=epoch) for n in range(5)))
         outcomes = [outcome for outcome, _ in tried]
-        won = [outcome for outcome in outcomes if isinstance(outcome, Won)]
+        won = [outcome for outcome in outcomes if isinstance(outcome, TakeoverWon)]
         assert len(won) == 1
         leader = (await seen_in(etcd, keys)).record
         assert leader is not None
         for lost in outcomes:
-            assert isinstance(lost, Won) or (lost.why, lost.paused) == (f"{leader.id} was faster", False)
+            assert isinstance(lost, TakeoverWon) or (lost.reason, lost.paused) == (f"{leader.id} was faster", False)
         assert len((await etcd.range(keys.terms)).kvs) == 1
 
 
@@ -106,10 +106,10 @@ async def test_a_takeover_ends_the_term_before_it(ground: Ground, keys: Keys) ->
     """At once, lease or no lease: its fenced writes fail, its resignation does nothing, its lease's end neither."""
     async with ground.session() as etcd:
         first, old_lease = await run_for(etcd, keys, "m1", LeaderSeen())
-        assert isinstance(first, Won)
+        assert isinstance(first, TakeoverWon)
         assert await fenced(etcd, keys, first.fence)
         second, _ = await run_for(etcd, keys, "m2", await seen_in(etcd, keys))
-        assert isinstance(second, Won)
+        assert isinstance(second, TakeoverWon)
         assert second.fence.term > first.fence.term
         assert not await fenced(etcd, keys, first.fence)
         assert not await resign(etcd, keys, first.fence, "too late")
@@ -124,14 +124,14 @@ async def test_resigning_makes_room_and_says_why(ground: Ground, keys: Keys) -> 
     """`leader` goes and the history says it, in one transaction; the next one wins by the absence."""
     async with ground.session() as etcd:
         first, _ = await run_for(etcd, keys, "m1", LeaderSeen())
-        assert isinstance(first, Won)
+        assert isinstance(first, TakeoverWon)
         assert await resign(etcd, keys, first.fence, "maintenance")
         assert await etcd.get(keys.leader) is None
-        assert await how_it_ended(etcd, keys, first.fence.nonce) == "maintenance"
+        assert await resignation_reason(etcd, keys, first.fence.nonce) == "maintenance"
         assert not await resign(etcd, keys, first.fence, "again")
         assert not await fenced(etcd, keys, first.fence)
         second, _ = await run_for(etcd, keys, "m2", LeaderSeen())
-        assert isinstance(second, Won)
+        assert isinstance(second, TakeoverWon)
         assert second.fence.term > first.fence.term
 
 
@@ -141,15 +141,15 @@ async def test_pause_and_another_epoch_stop_a_takeover(ground: Ground, keys: Key
         epoch = await ensure_epoch(etcd, keys)
         await etcd.put(keys.paused, Paused(actor="a", time=0.0).encode())
         paused, _ = await run_for(etcd, keys, "m1", LeaderSeen())
-        assert isinstance(paused, Lost)
+        assert isinstance(paused, TakeoverLost)
         assert paused.paused
         await etcd.delete(keys.paused)
         await etcd.put(keys.epoch, Epoch(epoch=2).encode())
         changed, _ = await run_for(etcd, keys, "m1", LeaderSeen(), epoch=epoch)
-        assert isinstance(changed, Lost)
-        assert "epoch" in changed.why
+        assert isinstance(changed, TakeoverLost)
+        assert "epoch" in changed.reason
         won, _ = await run_for(etcd, keys, "m1", LeaderSeen())
-        assert isinstance(won, Won)
+        assert isinstance(won, TakeoverWon)
         assert won.fence.term.epoch == 2
         await etcd.put(keys.epoch, Epoch(epoch=3).encode())
         assert not await fenced(etcd, keys, won.fence)
@@ -159,17 +159,17 @@ async def test_a_term_whose_reply_was_lost_is_claimed(ground: Ground, keys: Keys
     """With head and journal as they are then; once it is over there is nothing to claim."""
     async with ground.session() as etcd:
         won, _ = await run_for(etcd, keys, "m1", LeaderSeen(), nonce="mine")
-        assert isinstance(won, Won)
+        assert isinstance(won, TakeoverWon)
         await etcd.put(keys.head, Head(index=1, nonce="n").encode())
         await etcd.put(keys.entry(1), b"{}")
         seen, epoch = await seen_in(etcd, keys), await ensure_epoch(etcd, keys)
-        again = await claim(etcd, keys, seen=seen, epoch=epoch, next_index=1)
-        assert isinstance(again, Won)
+        again = await confirm_takeover(etcd, keys, seen=seen, epoch=epoch, next_index=1)
+        assert isinstance(again, TakeoverWon)
         assert again.fence == won.fence
         assert again.head is not None
         assert len(again.tail.kvs) == 1
         await resign(etcd, keys, won.fence, "test")
-        assert isinstance(await claim(etcd, keys, seen=seen, epoch=epoch, next_index=1), Lost)
+        assert isinstance(await confirm_takeover(etcd, keys, seen=seen, epoch=epoch, next_index=1), TakeoverLost)
 
 
 async def test_a_repeated_takeover_finds_that_it_has_won(ground: Ground, keys: Keys) -> None:
@@ -181,7 +181,7 @@ async def test_a_repeated_takeover_finds_that_it_has_won(ground: Ground, keys: K
         epoch = await ensure_epoch(way.etcd, keys)
         way.set(down=Mode.DROP)
         won = await takeover(way.etcd, keys, me=me, lease=lease, seen=LeaderSeen(), epoch=epoch, next_index=1)
-        assert isinstance(won, Won)
+        assert isinstance(won, TakeoverWon)
         found = await witness.get(keys.leader)
         assert found is not None
         assert (found.version, found.mod_revision) == (1, won.fence.term.revision)
@@ -195,7 +195,7 @@ async def test_a_late_copy_does_not_bring_a_resigned_term_back(ground: Ground, k
         me = new_leader_record(master="m1", host="h", urls=(), nonce="mine", cause="first", why="test")
         way.set(up=Mode.HOLD)
         won = await takeover(way.etcd, keys, me=me, lease=lease, seen=LeaderSeen(), epoch=epoch, next_index=1)
-        assert isinstance(won, Won)
+        assert isinstance(won, TakeoverWon)
         assert await resign(witness, keys, won.fence, "test")
         way.forward()
         marker = await behind(way.etcd, witness, keys)
@@ -214,7 +214,7 @@ async def test_a_late_takeover_meets_another_leader(ground: Ground, keys: Keys) 
         )
         await way.wait_held(up=True)
         won, _ = await run_for(witness, keys, "m2", LeaderSeen())
-        assert isinstance(won, Won)
+        assert isinstance(won, TakeoverWon)
         await asyncio.wait((task,))
         assert isinstance(task.exception(), OutcomeUnknown)
         way.forward()

@@ -13,7 +13,7 @@ from nodestore.etcd.session import cmp_mod, op_put
 from nodestore.schema.keys import Keys
 from tests.conformance.ground import TTL_MIN_S, Ground
 from tests.faults.network.proxy import Mode
-from tests.support.sessions import LIVES_S, kept
+from tests.support.sessions import LIVES_S, keep_lease_alive
 from tests.support.waiting import eventually
 
 
@@ -83,7 +83,7 @@ async def test_what_is_kept_stays(ground: Ground, keys: Keys) -> None:
     async with ground.session() as etcd:
         lease = await Lease.grant(etcd, LIVES_S)
         await etcd.put(keys.leader, b"me", lease=lease.id)
-        async with kept(lease) as task:
+        async with keep_lease_alive(lease) as task:
             done, _ = await asyncio.wait((task,), timeout=1.5 * lease.ttl_s)
             assert not done
             assert lease.left_s > 0
@@ -96,7 +96,7 @@ async def test_a_lease_revoked_by_others_is_lost_at_the_next_beat(ground: Ground
     """etcd says so, and that is not waited out."""
     async with ground.session() as etcd:
         lease = await Lease.grant(etcd, LIVES_S)
-        async with kept(lease) as task:
+        async with keep_lease_alive(lease) as task:
             await etcd.revoke(lease.id)
             with pytest.raises(LeaseLost, match="expired"):
                 await task
@@ -107,7 +107,7 @@ async def test_a_lease_is_lost_when_nobody_answers(ground: Ground) -> None:
     """At its TTL, counted from when the last good keepalive was sent; not a round of retries later."""
     async with ground.way() as way:
         lease = await Lease.grant(way.etcd, TTL_MIN_S)
-        async with kept(lease) as task:
+        async with keep_lease_alive(lease) as task:
             way.set(up=Mode.HOLD, down=Mode.HOLD)
             with pytest.raises(LeaseLost, match="no good keepalive"):
                 await task
@@ -119,7 +119,7 @@ async def test_a_lease_goes_on_after_a_broken_stream(ground: Ground, keys: Keys)
     async with ground.way() as way, ground.session() as witness:
         lease = await Lease.grant(way.etcd, LIVES_S)
         await witness.put(keys.leader, b"me", lease=lease.id)
-        async with kept(lease) as task:
+        async with keep_lease_alive(lease) as task:
             before = lease.left_s
             await way.cut()
             await way.listen()

@@ -103,7 +103,7 @@ async def test_a_call_to_one_member_may_be_unknown(ground: Ground) -> None:
 @pytest.fixture
 def repeats_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """By so much that the first copy of a transaction is there before the second one on a busy machine too."""
-    monkeypatch.setattr(session, "_HEDGES_S", (2.0, 2.0, 2.0))
+    monkeypatch.setattr(session, "_HEDGE_DELAYS_S", (2.0, 2.0, 2.0))
 
 
 @pytest.mark.usefixtures("repeats_later")

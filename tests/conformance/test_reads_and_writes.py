@@ -57,7 +57,7 @@ async def test_a_range_is_the_prefix_and_nothing_else(ground: Ground, keys: Keys
         found = await etcd.range(keys.state)
         assert [kv.key for kv in found.kvs] == names
         assert [kv.value for kv in found.kvs] == [name.encode() for name in names]
-        assert (found.count, found.more) == (4, False)
+        assert (found.count, found.has_more) == (4, False)
         bounded = await etcd.range(keys.state + "a", end=f"{keys.state}b/ü".encode())
         assert [kv.key for kv in bounded.kvs] == names[:2]
         assert await etcd.delete(keys.state, prefix=True) == 4
@@ -74,11 +74,11 @@ async def test_pages(ground: Ground, keys: Keys) -> None:
             await etcd.put(name, b"x")
         part = await etcd.range(keys.state, limit=2, keys_only=True)
         assert [(kv.key, kv.value) for kv in part.kvs] == [(name, b"") for name in names[:2]]
-        assert (part.more, part.count) == (True, 5)
-        assert part.after == names[1].encode() + b"\0"
-        rest = await etcd.range(part.after, end=prefix_end(keys.state), limit=3)
+        assert (part.has_more, part.count) == (True, 5)
+        assert part.next_start == names[1].encode() + b"\0"
+        rest = await etcd.range(part.next_start, end=prefix_end(keys.state), limit=3)
         assert [kv.key for kv in rest.kvs] == names[2:]
-        assert (rest.more, rest.count) == (False, 3)
+        assert (rest.has_more, rest.count) == (False, 3)
 
 
 async def test_a_listing_in_pages_is_of_one_revision(ground: Ground, keys: Keys) -> None:

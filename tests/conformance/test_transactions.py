@@ -8,7 +8,7 @@ import pytest
 
 from nodestore.errors import NodectlError
 from nodestore.etcd.pb import etcd_pb2 as pb
-from nodestore.etcd.session import Wrote, cmp_create, cmp_mod, op_delete, op_get, op_put, op_range
+from nodestore.etcd.session import WriteResult, cmp_create, cmp_mod, op_delete, op_get, op_put, op_range
 from nodestore.schema.keys import Keys, prefix_end
 from tests.conformance.ground import Ground
 
@@ -105,8 +105,8 @@ async def test_one_revision_and_reads_see_what_went_before(ground: Ground, keys:
             ],
         )
         assert result.revision == before + 1
-        assert result.results[1:4] == (Wrote(1), Wrote(1), Wrote(1))
-        assert result.results[5] == Wrote(0)
+        assert result.results[1:4] == (WriteResult(1), WriteResult(1), WriteResult(1))
+        assert result.results[5] == WriteResult(0)
         assert [kv.key for kv in result.range(0).kvs] == [keys.state + "old"]
         assert result.range(0).revision == before
         seen = [(kv.key, kv.create_revision, kv.mod_revision) for kv in result.range(4).kvs]
@@ -128,7 +128,7 @@ async def test_no_key_twice(ground: Ground, keys: Keys) -> None:
             with pytest.raises(NodectlError, match="duplicate key"):
                 await etcd.txn([], [], ops)
         twice = await etcd.txn([], [op_delete(keys.head), op_delete(keys.head)])
-        assert twice.results == (Wrote(1), Wrote(0))
+        assert twice.results == (WriteResult(1), WriteResult(0))
 
 
 async def test_transactions_within_transactions(ground: Ground, keys: Keys) -> None:

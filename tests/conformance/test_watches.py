@@ -12,7 +12,7 @@ import pytest
 from nodestore.errors import Compacted
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, Stream, op_delete, op_put
-from nodestore.etcd.watch import Changes, Event, Listing, follow, interval, mirror, mirror_all
+from nodestore.etcd.watch import Changes, Event, Listing, follow, key_range, mirror, mirror_all
 from nodestore.schema.keys import Keys, prefix_end
 from tests.conformance.ground import REQUEST_BYTES_MAX, Ground
 from tests.support.waiting import eventually
@@ -314,7 +314,7 @@ async def test_several_intervals_by_one_stream(ground: Ground, keys: Keys) -> No
     """A listing of each, then what changes in each, with its position; nothing between them."""
     async with ground.session() as etcd:
         await etcd.put(keys.state + "a", b"1")
-        within = [interval(keys.leader, prefix=False), interval(keys.state), interval(keys.status)]
+        within = [key_range(keys.leader, prefix=False), key_range(keys.state), key_range(keys.status)]
         async with aclosing(mirror_all(etcd, within, progress_s=0.05, silence_s=1.0)) as stream:
             listings = [await anext(stream) for _ in within]
             assert [(position, len(item.kvs)) for position, item in listings if isinstance(item, Listing)] == [
@@ -342,7 +342,7 @@ async def test_several_intervals_go_on_behind_what_was_seen_of_each(ground: Grou
 
         async def watch() -> None:
             nonlocal listings
-            async with aclosing(mirror_all(way.etcd, [interval(keys.state), interval(keys.status)])) as stream:
+            async with aclosing(mirror_all(way.etcd, [key_range(keys.state), key_range(keys.status)])) as stream:
                 async for position, item in stream:
                     if isinstance(item, Changes):
                         seen[position] += [event.mod_revision for event in item.events]
@@ -366,7 +366,7 @@ async def test_several_intervals_go_on_behind_what_was_seen_of_each(ground: Grou
 async def test_a_compaction_under_one_of_several_is_a_new_listing_of_all(ground: Ground, keys: Keys) -> None:
     """What was missed in one of them is gone: each is listed again."""
     async with ground.session() as writer, ground.way() as way:
-        within = [interval(keys.state), interval(keys.status)]
+        within = [key_range(keys.state), key_range(keys.status)]
         async with aclosing(mirror_all(way.etcd, within)) as stream:
             for _ in within:
                 assert isinstance((await anext(stream))[1], Listing)

@@ -12,7 +12,7 @@ import sys
 
 from masterd import __main__, settings
 from masterd.state_machine import state
-from masterd.term.retention import Retention
+from masterd.term.retention import RetentionSettings
 
 _JOURNAL_BYTES = 128 << 10
 _IDS = 500
@@ -21,7 +21,7 @@ _IDS_S = 30.0
 
 
 def keep_little() -> None:
-    vars(settings)["Retention"] = functools.partial(Retention, journal_bytes_max=_JOURNAL_BYTES)
+    vars(settings)["RetentionSettings"] = functools.partial(RetentionSettings, journal_bytes_max=_JOURNAL_BYTES)
     state.IDS_MIN, state.IDS_WINDOW_S = _IDS, _IDS_S
 
 

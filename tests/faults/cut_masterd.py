@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from masterd import __main__, settings
 from masterd.replication import snapshots
-from masterd.term.retention import Retention
+from masterd.term.retention import RetentionSettings
 from nodestore.etcd.session import Etcd, Op
 
 SMALL_CHUNK_BYTES = 1_000
@@ -82,7 +82,7 @@ class Cut:
         return kind == self._class and self._seen[kind] == self._number
 
     def install(self) -> None:
-        txn, by_two = Etcd.txn, Etcd.txn_by_two
+        txn, by_two = Etcd.txn, Etcd.txn_hedged
 
         async def cut_txn(etcd: Etcd, compares: Any, then: Sequence[Op] = (), *rest: Any, **more: Any) -> Any:
             return await self._cut(class_of(then), txn, etcd, compares, then, *rest, **more)
@@ -91,7 +91,7 @@ class Cut:
             return await self._cut(class_of(then), by_two, etcd, compares, then, *rest, **more)
 
         Etcd.txn = cut_txn  # type: ignore[method-assign, assignment]
-        Etcd.txn_by_two = cut_by_two  # type: ignore[method-assign, assignment]
+        Etcd.txn_hedged = cut_by_two  # type: ignore[method-assign, assignment]
 
     async def _cut(self, kind: str | None, call: Any, *arguments: Any, **more: Any) -> Any:
         reached = self.reached(kind)
@@ -116,8 +116,8 @@ def main() -> int:
         return 0  # never used
     told = json.loads(line)
     if told["small"]:
-        small = partial(Retention, keep_ids=False, look_every_s=LOOK_EVERY_S)
-        settings.Retention = small  # type: ignore[attr-defined, assignment]
+        small = partial(RetentionSettings, keep_ids=False, check_every_s=LOOK_EVERY_S)
+        vars(settings)["RetentionSettings"] = small
         snapshots.encode_image.__defaults__ = (SMALL_CHUNK_BYTES,)
     if told["cut"] is not None:
         Cut(told["cut"]).install()

@@ -23,12 +23,12 @@ from nodestore.etcd.session import op_put
 
 
 def take_out_deduplication() -> None:
-    batch.Batch._known = lambda self, request: None  # type: ignore[method-assign]
+    batch.Batch._earlier_outcome = lambda self, request: None  # type: ignore[method-assign]
 
 
 def take_out_fence() -> None:
     election.Fence.compares = lambda self, keys: []  # type: ignore[method-assign]
-    leader.Leader._look_around = lambda self: self._wake.set()  # type: ignore[method-assign]
+    leader.Leader._on_cluster_change = lambda self: self._wake.set()  # type: ignore[method-assign]
 
     async def send(self: journal.Journal, commit: journal.Commit) -> Any:
         then = [op_put(self._keys.head, commit.head.encode()), *commit.ops]
@@ -47,8 +47,8 @@ def take_out_fence() -> None:
 
     master.Master._stay_candidate = stay_candidate  # type: ignore[assignment, method-assign]
     journal.Journal._send = send  # type: ignore[method-assign]
-    lease.Lease._kept = lease.Lease.keep  # type: ignore[attr-defined]
-    lease.Lease.keep = keep  # type: ignore[assignment, method-assign]
+    lease.Lease._kept = lease.Lease.keep_alive  # type: ignore[attr-defined]
+    lease.Lease.keep_alive = keep  # type: ignore[assignment, method-assign]
 
 
 SABOTAGE = {"deduplication": take_out_deduplication, "fence": take_out_fence}

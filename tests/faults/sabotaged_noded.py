@@ -12,13 +12,13 @@ from noded.reconcile import orders
 
 
 def take_out_order_check() -> None:
-    take = orders.Orders.take
+    take = orders.Orders.observe
 
     def forgetful(self: orders.Orders, value: bytes | None) -> None:
-        self._floor = None
+        self._highest_obeyed = None
         take(self, value)
 
-    orders.Orders.take = forgetful  # type: ignore[method-assign]
+    orders.Orders.observe = forgetful  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

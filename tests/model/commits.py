@@ -12,7 +12,7 @@ from tests.model.world import NOT_SENT, Batch, Bounds, Commit, Masterd, World
 
 
 def begin_commit(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`term.leader.Leader._commit_batch`, `state_machine.batch.Batch.run`, `term.committer.Committer.commit`."""
+    """`term.leader.Leader._commit_batch`, `state_machine.batch.Batch.execute`, `term.committer.Committer.commit`."""
     me = world.masterds[number]
     if me.commit:
         return
@@ -63,7 +63,7 @@ def _sent(world: World, batch: Batch, index: int) -> tuple[tuple[int, int], ...]
 
 
 def _runs(setting: Setting, me: Masterd, after: int, command: int) -> bool:
-    """`state_machine.batch.Batch._known`: neither known, nor too old to know, nor of a store that was since
+    """`state_machine.batch.Batch._earlier_outcome`: neither known, nor too old to know, nor of a store that was since
     restored."""
     if command in me.log[me.ids_from :]:
         return False
@@ -73,7 +73,7 @@ def _runs(setting: Setting, me: Masterd, after: int, command: int) -> bool:
 
 
 def repeat(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`term.leader.Leader._commit_taken`: a batch that writes nothing, answered once the term was confirmed."""
+    """`term.leader.Leader._commit_outcomes`: a batch that writes nothing, answered once the term was confirmed."""
     me = world.masterds[number]
     if me.commit:
         return
@@ -111,7 +111,7 @@ def commit_answered(setting: Setting, world: World, number: int) -> Iterator[tup
 def _settle(
     setting: Setting, world: World, number: int, me: Masterd, sent: Commit, word: str = ""
 ) -> Iterator[tuple[str, World]]:
-    """`term.journal.Journal._verdict`, by what the failed transaction read. An empty commit is looked for first, then
+    """`term.journal.Journal._fate`, by what the failed transaction read. An empty commit is looked for first, then
     the
     one that it is to keep from landing (`_give_up`)."""
     leader, (head, _, nonce), epoch = world.store.leader[0], world.store.head, world.store.epoch

@@ -30,14 +30,15 @@ def resigns(setting: Setting, world: World, number: int, why: str) -> Iterator[t
 
 
 def deposed(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`term.leader.Leader._look_around`, which `_commit_for_ever` minds between commits."""
+    """`term.leader.Leader._on_cluster_change`, which `_commit_loop` minds between commits."""
     me = world.masterds[number]
     if not me.commit and world.store.leader[0] != me.term:
         yield f"{{}} sees that term {me.term} is over", changed(world, number, standing_by(me))
 
 
 def lease_lost(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`roles.master.Master._live_with`: whatever it was doing is cancelled; its callers are told that it is unknown."""
+    """`roles.master.Master._run_with_lease`: whatever it was doing is cancelled; its callers are told that it is
+    unknown."""
     if world.left.lease_losses:
         lost = changed(world, number, standing_by(world.masterds[number]))
         yield "{} loses its lease and stands by", lost._replace(left=used(world.left, "lease_losses"))

@@ -10,7 +10,8 @@ from tests.model.world import Snapshot, Truncate, Txn, World, Write
 
 
 def snapshot(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`term.retention.Housekeeping.snapshot`: of the state as it is, whatever is being committed meanwhile."""
+    """`term.retention.JournalRetention.write_snapshot`: of the state as it is, whatever is being committed
+    meanwhile."""
     me = world.masterds[number]
     if not world.left.snapshots or not me.log or any(image.log == me.log for image in world.store.snapshots):
         return
@@ -21,7 +22,8 @@ def snapshot(setting: Setting, world: World, number: int) -> Iterator[tuple[str,
 
 
 def truncation(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`term.retention.Housekeeping.tidy`: as far as the older of two readable snapshots, and no id that must be known;
+    """`term.retention.JournalRetention.truncate_and_prune`: as far as the older of two readable snapshots, and no id
+    that must be known;
     when etcd is nearly full (`make_room`), the ids in the snapshots must do."""
     me = world.masterds[number]
     found = best_snapshots(world.store)
@@ -39,7 +41,7 @@ def truncation(setting: Setting, world: World, number: int) -> Iterator[tuple[st
 
 
 def _kept_house(setting: Setting, world: World, number: int, txn: Txn, what: str) -> Iterator[tuple[str, World]]:
-    """`term.retention.Housekeeping._delete`, `replication.snapshots.Snapshots._fenced`: where it fails the term is
+    """`term.retention.JournalRetention._delete`, `replication.snapshots.Snapshots._fenced`: where it fails the term is
     over; without an
     answer it is tried again at another look, while a copy may land."""
     after, done = land(world, txn, setting.without, setting.kept)

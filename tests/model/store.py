@@ -30,26 +30,26 @@ RULES = {
     "commit compares leader": "cluster.election.Fence.compares",
     "commit compares epoch": "cluster.election.Fence.compares",
     "commit compares head": "term.journal.Journal._send",
-    "housekeeping compares leader": "term.retention.Housekeeping._delete, replication.snapshots.Snapshots._fenced",
+    "housekeeping compares leader": "term.retention.JournalRetention._delete, replication.snapshots.Snapshots._fenced",
     "resignation compares leader": "cluster.election.resign",
-    "deduplication": "state_machine.batch.Batch._known",
-    "a command below the floor is refused": "state_machine.batch.Batch._known",
+    "deduplication": "state_machine.batch.Batch._earlier_outcome",
+    "a command below the floor is refused": "state_machine.batch.Batch._earlier_outcome",
     "giving up moves head": "term.journal.Journal._give_up",
-    "head's nonce is looked at": "term.journal.Journal._verdict",
-    "a moved head leaves it unknown": "term.journal.Journal._verdict",
-    "answers follow the commit": "term.leader.Leader._commit_taken",
-    "a winner catches up to head": "replication.replica.Replica.absorb",
-    "a replica belongs to one epoch": "replication.replica.Replica._belongs_to",
+    "head's nonce is looked at": "term.journal.Journal._fate",
+    "a moved head leaves it unknown": "term.journal.Journal._fate",
+    "answers follow the commit": "term.leader.Leader._commit_outcomes",
+    "a winner catches up to head": "replication.replica.Replica.apply_takeover",
+    "a replica belongs to one epoch": "replication.replica.Replica._enter_epoch",
     "a term is claimed once": "election.campaign.Campaign.win",
-    "a repeat is answered after a confirmation": "term.leader.Leader._commit_taken",
-    "truncation stops at the older of two snapshots": "term.retention.Housekeeping.tidy",
-    "truncation stops at the ids' floor": "term.retention.Housekeeping._truncate",
+    "a repeat is answered after a confirmation": "term.leader.Leader._commit_outcomes",
+    "truncation stops at the older of two snapshots": "term.retention.JournalRetention.truncate_and_prune",
+    "truncation stops at the ids' floor": "term.retention.JournalRetention._truncate",
     "snapshots hold the ids": "replication.snapshots.encode_image",
     "recovery deletes leader": "nodectl recover",
-    "a suspicion compares the answer": "election.leader_watch.LeaderWatch.ground",
-    "an answer compares leader": "term.challenge_responder.Answers._answer",
-    "an answer is to a challenge of its term": "term.challenge_responder.Answers._answer",
-    "who loses reads the epoch anew": "election.campaign.Campaign._try",
+    "a suspicion compares the answer": "election.leader_watch.LeaderWatch.takeover_reason",
+    "an answer compares leader": "term.challenge_responder.ChallengeResponder._answer",
+    "an answer is to a challenge of its term": "term.challenge_responder.ChallengeResponder._answer",
+    "who loses reads the epoch anew": "election.campaign.Campaign._attempt_takeover",
 }
 """Each rule, and where it is kept."""
 
@@ -228,5 +228,5 @@ def _applied(store: Store, log: Batch, ids_from: int, kept: int) -> tuple[Batch,
 
 
 def best_snapshots(store: Store) -> list[Snapshot]:
-    """`term.retention.Housekeeping._two_checked`: those that were read back whole, newest first."""
+    """`term.retention.JournalRetention._two_verified`: those that were read back whole, newest first."""
     return [image for image in reversed(store.snapshots) if image.whole]

@@ -29,7 +29,7 @@ def challenge(setting: Setting, world: World, number: int) -> Iterator[tuple[str
 
 
 def suspect(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`election.leader_watch.LeaderWatch.ground`: no answer was heard. One may have been written."""
+    """`election.leader_watch.LeaderWatch.takeover_reason`: no answer was heard. One may have been written."""
     me = world.masterds[number]
     if me.asked or not me.doubts or not world.left.takeovers:
         return
@@ -39,14 +39,15 @@ def suspect(setting: Setting, world: World, number: int) -> Iterator[tuple[str, 
 
 
 def hear_answer(_: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`election.leader_watch.LeaderWatch._answered`: the suspicion is over."""
+    """`election.leader_watch.LeaderWatch._on_answer`: the suspicion is over."""
     me = world.masterds[number]
     if me.doubts and not me.asked and me.answer[1] == me.challenges[-1][1]:
         yield f"{{}} hears the answer to challenge {me.answer[1]}", changed(world, number, me._replace(doubts=False))
 
 
 def answer(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`term.challenge_responder.Answers._answer`: of the other's newest challenge, which is all that stands in the
+    """`term.challenge_responder.ChallengeResponder._answer`: of the other's newest challenge, which is all that
+    stands in the
     store."""
     me, other = world.masterds[number], world.masterds[1 - number]
     if not other.challenges:

@@ -11,7 +11,8 @@ from tests.model.world import LEADING, WON, Batch, Masterd, Takeover, World
 
 
 def begin_takeover(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`election.campaign.Campaign._try`: what was seen of `leader` and the epoch is in the transaction from here on."""
+    """`election.campaign.Campaign._attempt_takeover`: what was seen of `leader` and the epoch is in the transaction
+    from here on."""
     me = world.masterds[number]
     if me.asked or not world.left.takeovers:
         return
@@ -54,7 +55,7 @@ def takeover_answered(setting: Setting, world: World, number: int) -> Iterator[t
 
 
 def _after_losing(setting: Setting, world: World, me: Masterd) -> int:
-    """`election.campaign.Campaign._try`: the epoch that it goes on with."""
+    """`election.campaign.Campaign._attempt_takeover`: the epoch that it goes on with."""
     if setting.has("who loses reads the epoch anew"):
         return 0
     return me.prepared if me.prepared == world.store.epoch else -abs(me.prepared)
@@ -76,7 +77,8 @@ def takeover_left_open(_: Setting, world: World, number: int) -> Iterator[tuple[
 
 
 def claim(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`election.campaign.Campaign._take_up`, `cluster.election.claim`: its own nonce is in `leader`."""
+    """`election.campaign.Campaign._claim_landed_takeover`, `cluster.election.confirm_takeover`: its own nonce is in
+    `leader`."""
     me = world.masterds[number]
     term, nonce = world.store.leader
     if nonce in me.attempts:
@@ -87,7 +89,8 @@ def claim(setting: Setting, world: World, number: int) -> Iterator[tuple[str, Wo
 
 
 def _won(setting: Setting, world: World, number: int, me: Masterd, nonce: int, epoch: int) -> World:
-    """`cluster.election._won` and the beginning of `replication.replica.Replica.absorb`: what the takeover brought
+    """`cluster.election._parse_won` and the beginning of `replication.replica.Replica.apply_takeover`: what the
+    takeover brought
     along is applied."""
     attempts = tuple(item for item in me.attempts if item != nonce or not setting.has("a term is claimed once"))
     log, ids_from = _of_epoch(setting, me, epoch)
@@ -107,7 +110,7 @@ def _won(setting: Setting, world: World, number: int, me: Masterd, nonce: int, e
 
 
 def _of_epoch(setting: Setting, me: Masterd, epoch: int) -> tuple[Batch, int]:
-    """`replication.replica.Replica._belongs_to`: in another epoch, indexes mean other commands."""
+    """`replication.replica.Replica._enter_epoch`: in another epoch, indexes mean other commands."""
     same = me.epoch in (0, epoch) or not setting.has("a replica belongs to one epoch")
     return (me.log, me.ids_from) if same else ((), 0)
 
@@ -120,7 +123,8 @@ def _leads(world: World, me: Masterd) -> World:
 
 
 def catch_up(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`replication.replica.Replica.absorb`: what the takeover did not bring along is read under the term already won.
+    """`replication.replica.Replica.apply_takeover`: what the takeover did not bring along is read under the term
+    already won.
     Where that
     is not possible, `roles.master.Master.become_leader` gives the term up."""
     me = world.masterds[number]

@@ -70,7 +70,8 @@ class Write(NamedTuple):
 
 
 class Truncate(NamedTuple):
-    """`term.retention.Housekeeping._delete_entries`, and `_delete_snapshots` of those that nothing needs any more."""
+    """`term.retention.JournalRetention._delete_entries`, and `_delete_snapshots` of those that nothing needs any
+    more."""
 
     kind: str
     term: int
@@ -80,7 +81,7 @@ class Truncate(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """`term.challenge_responder.Answers._answer`: the echo of a challenge, by its nonce."""
+    """`term.challenge_responder.ChallengeResponder._answer`: the echo of a challenge, by its nonce."""
 
     kind: str
     term: int

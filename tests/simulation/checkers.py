@@ -8,13 +8,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from masterd.state_machine.batch import RESTORE
+from masterd.state_machine.batch import SNAPSHOT_RESTORE
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import KV
 from tests.faults.checkers import final_store, history_checks, linearizable
 from tests.faults.checkers.history import Call, End, Event
 from tests.faults.checkers.linearizable import ABSENT, State, frozen
-from tests.faults.checkers.watched import Watched
+from tests.faults.checkers.watched import WatchRecorder
 from tests.simulation import judge
 from tests.simulation.app import result_by_hand
 from tests.simulation.world import Told, World
@@ -28,7 +28,7 @@ def verdicts(world: World) -> dict[str, list[str]]:
     real hosts go by the names of what they judge; those of the simulation alone have SIMULATED before theirs."""
     history = judge.history_of(world.server, world.keys)
     state = judge.fold(history)
-    hosts = history_checks.judged(recording(world), final_store.of(world.keys, history.keys.items()))
+    hosts = history_checks.judged(recording(world), final_store.final_of(world.keys, history.keys.items()))
     hosts.setdefault("linearizable", []).extend(linearizability(world))
     if not world.nodes:
         hosts.pop("nodes", None)
@@ -62,7 +62,7 @@ def watched(world: World) -> list[Event]:
     def seen(process: str, op: str, **fields: Any) -> None:
         events.append(Event(now, process, "seen", None, op, fields))
 
-    watch = Watched(seen, world.keys)
+    watch = WatchRecorder(seen, world.keys)
     for revision, changes in world.server.store.log:
         now = float(revision)
         for change in changes:
@@ -100,7 +100,7 @@ def _end(told: Told) -> tuple[End, float]:
 def linearizability(world: World) -> list[str]:
     """Of each document by itself, on what clients were told of it. Nothing, where documents were restored: that changes
     them all."""
-    if any(told.name == RESTORE for told in world.told):
+    if any(told.name == SNAPSHOT_RESTORE for told in world.told):
         return []
     by_path: dict[str, list[Call]] = {}
     for told in world.told:

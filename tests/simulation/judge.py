@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from masterd.state_machine.batch import ADOPT, RESPEC, RESTORE
-from masterd.state_machine.specs import Derivation
+from masterd.state_machine.batch import CONFIG_ADOPT, CONFIG_RESPEC, SNAPSHOT_RESTORE
+from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from masterd.state_machine.transaction import Overlay
 from masterd.state_machine.views import all_views
@@ -23,7 +23,7 @@ from tests.simulation.world import Read, Told, World
 from tests.support.fakes.etcd import FakeEtcd
 from tests.support.images import decode_image
 
-OWN = {ADOPT, RESPEC, RESTORE, "action.done", "node.changed"}
+OWN = {CONFIG_ADOPT, CONFIG_RESPEC, SNAPSHOT_RESTORE, "action.done", "node.changed"}
 
 
 @dataclass
@@ -183,7 +183,7 @@ def stale_reads(told: list[Told], reads: list[Read]) -> list[str]:
 
 def views_that_differ(keys: Keys, history: History, state: State) -> list[str]:
     """`state/`, `desired/` and `actions/` are what the journal makes them, whichever term wrote them last."""
-    derivation = Derivation(SimApp())
+    derivation = SpecDeriver(SimApp())
     derivation.rebuild(state.inventory, Overlay(state, state.inventory, 0.0))
     wanted = all_views(keys, Term(1, 0), state, derivation)
     views = (keys.state, keys.desired, keys.actions)

@@ -15,17 +15,17 @@ from noded.actions.actor import Actor
 from noded.actions.decide import Writer
 from noded.actions.performer import Performer
 from noded.drivers.contract import Actual, Context, DriverFactory
-from noded.reconcile.agent import Agent, Timing
+from noded.reconcile.agent import Agent, AgentTiming
 from noded.reconcile.last_applied import LastApplied
 from noded.reconcile.orders import Orders
-from noded.registration.claim import Me, Presence
+from noded.registration.claim import NodeClaim, NodedIdentity
 from noded.registration.follow_key import follow_key
-from noded.registration.status_reporter import Reporter
+from noded.registration.status_reporter import StatusReporter
 from nodestore.errors import Compacted
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.models import Desired, Spec
-from nodestore.support.tasks import together
+from nodestore.support.tasks import run_until_first_ends
 from tests.support.fakes.etcd import MEMBERS
 from tests.support.fakes.link import FINE, Fate, Link
 
@@ -60,7 +60,7 @@ class _NoDisk:
     def load(self) -> Desired | None:
         return None
 
-    def keep(self, desired: Desired | None) -> None:
+    def save(self, desired: Desired | None) -> None:
         return None
 
 
@@ -83,35 +83,35 @@ class Node:
 
     async def _drive(self, etcd: Etcd, background: asyncio.TaskGroup) -> None:
         """As `noded.daemon` wires it."""
-        keys, me = self._world.keys, Me(self.name, self.name, self._nonce)
+        keys, me = self._world.keys, NodedIdentity(self.name, self.name, self._nonce)
         alive = keys.alive_of(self.name)
 
         def wake() -> None:
             agent.wake()
 
         def claim_changed() -> None:
-            reporter.claim_changed()
+            reporter.on_claim_changed()
             agent.wake()
             actor.wake()
 
         self.orders = Orders(self._desired)
-        presence = Presence(etcd, alive, me, _TTL_S, claim_changed)
-        reporter = Reporter(etcd, keys.status_of(self.name), alive, presence)
+        presence = NodeClaim(etcd, alive, me, _TTL_S, claim_changed)
+        reporter = StatusReporter(etcd, keys.status_of(self.name), alive, presence)
         context = Context(self.name, keys.cluster, Path("/nowhere"), self._nonce, wake, background)
-        agent = Agent(context, self.orders, presence, reporter.report, self._load, Timing())
+        agent = Agent(context, self.orders, presence, reporter.report, self._load, AgentTiming())
         agent._last_applied = cast(LastApplied, _NoDisk())
         writer = Writer(self.name, self._nonce, self.name, lambda was: False)
         actor = Actor(etcd, keys, writer, presence, Performer(agent, context, None))
-        agent.came_to_rest = actor.wake
-        await together(
-            presence=presence.keep(), follow=self._follow(etcd, wake), reporter=reporter.keep(), agent=agent.run(),
-            actions=actor.follow(), actor=actor.keep(),
+        agent.on_reconciled = actor.wake
+        await run_until_first_ends(
+            presence=presence.maintain_claim(), follow=self._follow(etcd, wake), reporter=reporter.write_statuses(),
+            agent=agent.reconcile_forever(), actions=actor.follow_view(), actor=actor.perform_actions(),
         )  # fmt: skip
 
     async def _follow(self, etcd: Etcd, wake: Callable[[], None]) -> None:
         async with aclosing(follow_key(etcd, self._desired)) as values:
             async for value in values:
-                self.orders.take(value)
+                self.orders.observe(value)
                 wake()
 
     def _load(self, name: str) -> DriverFactory:

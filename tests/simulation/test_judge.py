@@ -10,7 +10,7 @@ import pytest
 from masterd.state_machine.batch import Batch
 from masterd.state_machine.state import State
 from masterd.term import journal, publisher
-from masterd.term.journal import Journal, Verdict
+from masterd.term.journal import CommitFate, Journal
 from masterd.term.publisher import Publisher
 from nodestore.cluster.election import Fence
 from tests.simulation.faults import Strike
@@ -20,7 +20,7 @@ Patch = pytest.MonkeyPatch
 
 
 def no_deduplication(patch: Patch) -> None:
-    patch.setattr(Batch, "_known", lambda self, request: None)
+    patch.setattr(Batch, "_earlier_outcome", lambda self, request: None)
 
 
 def no_fence(patch: Patch) -> None:
@@ -28,20 +28,20 @@ def no_fence(patch: Patch) -> None:
 
 
 def unknown_counts_as_never(patch: Patch) -> None:
-    honest = Journal._verdict
+    honest = Journal._fate
 
-    def verdict(*args: Any) -> Verdict:
+    def verdict(*args: Any) -> CommitFate:
         found = honest(*args)
-        return Verdict.TERM_OVER if found is Verdict.UNKNOWN else found
+        return CommitFate.TERM_OVER if found is CommitFate.UNKNOWN else found
 
-    patch.setattr(Journal, "_verdict", verdict)
+    patch.setattr(Journal, "_fate", verdict)
 
 
 def views_are_not_finished(patch: Patch) -> None:
     async def finish(self: Publisher, applied: Any, state: State, *_: Any) -> None:
         self.complete_up_to = state.index
 
-    patch.setattr(Publisher, "finish", finish)
+    patch.setattr(Publisher, "finish_views", finish)
 
 
 def _uncompared(module: Any, ending: str) -> Callable[[Patch], None]:

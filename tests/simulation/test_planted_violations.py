@@ -59,7 +59,7 @@ def commits_head_compare(patch: Patch) -> None:
 
 def deduplication(patch: Patch) -> None:
     """An id that was seen before counts as new."""
-    patch.setattr(Batch, "_known", lambda self, request: None)
+    patch.setattr(Batch, "_earlier_outcome", lambda self, request: None)
 
 
 def takeovers_nonce_compare(patch: Patch) -> None:
@@ -73,22 +73,22 @@ def takeovers_nonce_compare(patch: Patch) -> None:
 
 def nodeds_order_check(patch: Patch) -> None:
     """noded obeys whatever it reads, lower than what it has obeyed or not."""
-    take = Orders.take
+    take = Orders.observe
 
     def taken(self: Orders, value: bytes | None) -> None:
-        self._floor = None
+        self._highest_obeyed = None
         take(self, value)
 
-    patch.setattr(Orders, "take", taken)
+    patch.setattr(Orders, "observe", taken)
 
 
 def reads_confirmation(patch: Patch) -> None:
     """A leader answers reads from its memory, without asking etcd whether it still leads."""
 
     async def confirm(self: Leader) -> None:
-        self._check_open()
+        self._raise_if_ended()
 
-    patch.setattr(Leader, "confirm", confirm)
+    patch.setattr(Leader, "confirm_read", confirm)
 
 
 def streams_first_of_a_term(patch: Patch) -> None:
@@ -102,7 +102,7 @@ def streams_count_over_a_takeover(patch: Patch) -> None:
 
 
 def _tell_otherwise(patch: Patch, tell: Callable[[bool, bytes], list[bytes] | None]) -> None:
-    told = event_streams._told
+    told = event_streams._command_events
 
     def otherwise(epoch: int | None, entries: list[Entry], position: int) -> Iterator[bytes]:
         for entry in entries:
@@ -116,7 +116,7 @@ def _tell_otherwise(patch: Patch, tell: Callable[[bool, bytes], list[bytes] | No
         begins = seen.setdefault(entry.term, entry.first) == entry.first
         return begins and entry.first > 1
 
-    patch.setattr(event_streams, "_told", otherwise)
+    patch.setattr(event_streams, "_command_events", otherwise)
 
 
 PLANTED: dict[Callable[[Patch], None], str] = {

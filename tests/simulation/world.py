@@ -11,11 +11,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from masterd.election.campaign import Me
+from masterd.election.campaign import MasterIdentity
 from masterd.roles.master import Master, MasterSettings
-from masterd.state_machine.batch import RESTORE, Outcome, Request
+from masterd.state_machine.batch import SNAPSHOT_RESTORE, CommandOutcome, CommandRequest
 from masterd.term.leader import Leader, LeaderSettings
-from masterd.term.retention import Retention
+from masterd.term.retention import RetentionSettings
 from nodestore.errors import NodectlError, OutcomeUnknown, TimedOut, Unavailable
 from nodestore.etcd.session import Etcd, EtcdSettings, op_delete, op_put
 from nodestore.schema.keys import Keys
@@ -41,7 +41,7 @@ _STRAY_S = 4.0  # what is late has landed by then
 _PATIENCE_S = 30.0
 _SMALL = LeaderSettings(
     max_txn_ops=6,  # room for two views beside a commit
-    retention=Retention(snapshot_every_commands=6, look_every_s=0.3, keep_ids=False, settled_s=0.3),
+    retention=RetentionSettings(snapshot_every_commands=6, check_every_s=0.3, keep_ids=False, snapshot_after_s=0.3),
 )
 """Limits so small that snapshots, truncation and views in chunks are everyday things."""
 
@@ -84,12 +84,12 @@ class Pc:
         self.etcd = Etcd(EtcdSettings(MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25), connect=self.link.connect)
         world.starts += 1
         self.master = Master(
-            self.etcd, world.keys, Me(name, name, (), 0, f"{name}-{world.starts}"), world.application(),
+            self.etcd, world.keys, MasterIdentity(name, name, (), 0, f"{name}-{world.starts}"), world.application(),
             MasterSettings(leader=world.settings), wall_clock=world.time.wall_clock,
         )  # fmt: skip
         self.crashed = False
         self._world = world
-        self.life = asyncio.get_running_loop().create_task(self.master.live(), name=f"masterd {name}")
+        self.life = asyncio.get_running_loop().create_task(self.master.run(), name=f"masterd {name}")
         self.life.add_done_callback(self._ended)
 
     @property
@@ -208,16 +208,16 @@ class World:
             return told
         return told
 
-    async def _try(self, told: Told) -> Outcome | None:
+    async def _try(self, told: Told) -> CommandOutcome | None:
         """What was answered; None: nothing, because who was asked has died."""
         pc = self.leader
         if pc is None or pc.leader is None:
-            return Outcome(told.id, error=Unavailable("nobody leads"))
+            return CommandOutcome(told.id, error=Unavailable("nobody leads"))
         told.tries += 1
         try:
-            (outcome,) = await pc.leader.submit([Request(told.id, told.name, told.args, "client", told.after)])
+            (outcome,) = await pc.leader.submit([CommandRequest(told.id, told.name, told.args, "client", told.after)])
         except AGAIN as error:
-            outcome = Outcome(told.id, error=error)
+            outcome = CommandOutcome(told.id, error=error)
         return None if pc.crashed else outcome
 
     async def read(self) -> None:
@@ -230,7 +230,7 @@ class World:
         if pc is None or pc.leader is None:
             return
         try:
-            await pc.leader.confirm()
+            await pc.leader.confirm_read()
         except NodectlError:
             self._asked = None
             return
@@ -249,7 +249,7 @@ class World:
                 return
 
     async def restore(self, **what: Any) -> Told:
-        return await self.command(RESTORE, what)
+        return await self.command(SNAPSHOT_RESTORE, what)
 
     async def configure(self, nodes: int, colour: str) -> None:
         """Write config/current, as nodectl does."""

@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandOutput:
     """What one command wrote, and how it ended."""
 
     code: int
@@ -37,7 +37,7 @@ class Said:
         return self.err.splitlines()
 
 
-class Quick:
+class InProcessNodectl:
     """The same within this process, in a thread: some twenty times as quick, for many calls. Masters' URLs only: grpc
     wants to be in one thread. One call at a time: what is printed meanwhile belongs to it."""
 
@@ -45,25 +45,25 @@ class Quick:
         self._options = ["--endpoints", ",".join(urls), "--request-timeout", f"{timeout_s:g}", "--config", os.devnull]
         self._one = asyncio.Lock()
 
-    async def __call__(self, *args: str) -> Said:
+    async def __call__(self, *args: str) -> CommandOutput:
         async with self._one:
             said = await asyncio.to_thread(self._run, args)
         return _checked(said)
 
-    def _run(self, args: Sequence[str]) -> Said:
+    def _run(self, args: Sequence[str]) -> CommandOutput:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run([*self._options, *args])
-        return Said(code, out.getvalue(), err.getvalue())
+        return CommandOutput(code, out.getvalue(), err.getvalue())
 
 
-def _checked(said: Said) -> Said:
+def _checked(said: CommandOutput) -> CommandOutput:
     assert "Traceback" not in said.out + said.err, said.err[-3000:]
     assert "internal error" not in said.err, said
     return said
 
 
-async def ended(child: asyncio.subprocess.Process, timeout_s: float) -> tuple[bytes, bytes]:
+async def read_output(child: asyncio.subprocess.Process, timeout_s: float) -> tuple[bytes, bytes]:
     """What it has written to stdout and stderr once it has ended; when that takes too long, it is killed."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -91,13 +91,13 @@ class Nodectl:
         self._options += ["--cluster", cluster] if cluster else []
         self._environ = environ
 
-    async def __call__(self, *args: str | bytes, environ: Mapping[str, str] = {}) -> Said:
+    async def __call__(self, *args: str | bytes, environ: Mapping[str, str] = {}) -> CommandOutput:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("NODECTL_")}
         child = await asyncio.create_subprocess_exec(
             *self._argv, *self._options, *args,
             cwd=_ROOT, env={**kept, "NODECTL_CONFIG": os.devnull, **self._environ, **environ},
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        out, err = await ended(child, _TIMEOUT_S)
+        out, err = await read_output(child, _TIMEOUT_S)
         assert child.returncode is not None
-        return _checked(Said(child.returncode, out.decode(), err.decode()))
+        return _checked(CommandOutput(child.returncode, out.decode(), err.decode()))

@@ -18,7 +18,7 @@ _TIMEOUT_S = 110.0
 
 
 @dataclass(frozen=True)
-class Ran:
+class CompletedCommand:
     code: int
     stdout: str
     stderr: str
@@ -36,12 +36,12 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, **(extra or {})}
 
 
-def nodectl(*args: str | Path, env: Mapping[str, str] | None = None) -> Ran:
+def nodectl(*args: str | Path, env: Mapping[str, str] | None = None) -> CompletedCommand:
     """Runs it to its end."""
     done = subprocess.run(
         argv(*args), env=environment(env), capture_output=True, encoding="utf-8", timeout=_TIMEOUT_S, check=False
     )
-    return Ran(done.returncode, done.stdout, done.stderr)
+    return CompletedCommand(done.returncode, done.stdout, done.stderr)
 
 
 def sabotaged(what: str) -> dict[str, str]:

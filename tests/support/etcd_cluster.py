@@ -216,7 +216,7 @@ class EtcdCluster:
     def endpoints(self) -> tuple[str, ...]:
         return tuple(member.endpoint for member in self.members)
 
-    def at(self, endpoint: str) -> Member:
+    def member_at(self, endpoint: str) -> Member:
         """The member that listens at `endpoint`."""
         return next(member for member in self.members if member.endpoint == endpoint)
 

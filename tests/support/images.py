@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from masterd.replication.snapshots import Image, take_chunk
+from masterd.replication.snapshots import Image, load_chunk
 from masterd.state_machine.state import State
 
 
@@ -12,5 +12,5 @@ def decode_image(chunks: Iterable[bytes], where: str) -> Image:
     """The image in these chunks. Garbage when they are none."""
     state = State()
     for raw in chunks:
-        take_chunk(state, raw, where)
+        load_chunk(state, raw, where)
     return Image.of(state)

@@ -23,11 +23,11 @@ import aiohttp
 
 from masterd.application.wall import BuiltinApp
 from masterd.replication.snapshots import Snapshots
-from masterd.state_machine.specs import Derivation
+from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from masterd.state_machine.transaction import Overlay
 from masterd.state_machine.views import all_views
-from nodestore.cluster.election import LeaderSeen, leader_seen
+from nodestore.cluster.election import LeaderSeen, parse_leader
 from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, from_code
 from nodestore.etcd.session import KV, Etcd, EtcdSettings
 from nodestore.etcd.watch import follow
@@ -85,7 +85,7 @@ class Masterd:
         self.process.stdin.flush()
 
     @property
-    def ended(self) -> int | None:
+    def exit_code(self) -> int | None:
         """Its exit code, or minus the signal that ended it; None while it runs."""
         return self.process.poll()
 
@@ -102,7 +102,7 @@ class Masterd:
         """SIGTERM; on Windows there is nothing as gentle for a process without a console: it is killed."""
         self.process.terminate()
 
-    def said(self, lines: int = 25) -> str:
+    def log_tail(self, lines: int = 25) -> str:
         text = self.log.read_text("utf-8", "replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
@@ -159,8 +159,8 @@ class Masters:
     ) -> None:
         if error is not None:
             for master in self.running.values():
-                state = "runs" if master.ended is None else f"ended with {master.ended}"
-                print(f"--- {master.name} {state}\n{master.said()}", file=sys.stderr)  # noqa: T201 - pytest shows it
+                state = "runs" if master.exit_code is None else f"ended with {master.exit_code}"
+                print(f"--- {master.name} {state}\n{master.log_tail()}", file=sys.stderr)  # noqa: T201 - pytest shows it
         for master in self.running.values():
             master.kill()
         await self._session.close()
@@ -181,7 +181,7 @@ class Masters:
         master.begin(name, f"http://127.0.0.1:{port}", argv, cut, self._small)
         return master
 
-    async def up(self, name: str) -> None:
+    async def wait_candidate(self, name: str) -> None:
         """Until it stands for election."""
 
         async def announced() -> bool:
@@ -190,7 +190,7 @@ class Masters:
 
         await eventually(announced, f"{name} is a candidate", timeout_s=_START_S)
 
-    async def serves(self, name: str, timeout_s: float = _START_S) -> None:
+    async def wait_serving(self, name: str, timeout_s: float = _START_S) -> None:
         """Until it leads and answers as the leader."""
 
         async def serving() -> bool:
@@ -201,12 +201,12 @@ class Masters:
 
         await eventually(serving, f"{name} leads", timeout_s=timeout_s)
 
-    async def died(self, name: str) -> None:
+    async def wait_killed(self, name: str) -> None:
         """Until it was killed; AssertionError when it ended in another way."""
         master = self.running[name]
-        await eventually(lambda: master.ended is not None, f"{name} dies", timeout_s=_START_S)
+        await eventually(lambda: master.exit_code is not None, f"{name} dies", timeout_s=_START_S)
         expected = 9 if os.name == "nt" else -9
-        assert master.ended == expected, f"{name} ended by itself, with {master.ended}:\n{master.said()}"
+        assert master.exit_code == expected, f"{name} ended by itself, with {master.exit_code}:\n{master.log_tail()}"
 
     async def expire(self, name: str) -> None:
         """After it died: its term is over now, and not only when its lease has run out."""
@@ -215,8 +215,8 @@ class Masters:
             await self.etcd.revoke(leader.lease)
 
     def _check(self, name: str) -> None:
-        ended = self.running[name].ended
-        assert ended is None, f"{name} has ended with {ended}:\n{self.running[name].said()}"
+        ended = self.running[name].exit_code
+        assert ended is None, f"{name} has ended with {ended}:\n{self.running[name].log_tail()}"
 
     # --- requests ---
 
@@ -248,7 +248,7 @@ class Masters:
         async def acknowledged() -> bool:
             names = [via] if via else []
             for name in [*names, *(other for other in self.running if other != via)]:
-                if self.running[name].ended is not None:
+                if self.running[name].exit_code is not None:
                     continue
                 with contextlib.suppress(NodectlError):
                     left = [command for command in body if command["id"] not in answers]
@@ -266,7 +266,7 @@ class Masters:
     async def command(self, name: str, /, **args: Any) -> dict[str, Any]:
         return (await self.commands((name, args)))[0]
 
-    async def snapshotted(self, within: int) -> None:
+    async def wait_for_snapshot(self, within: int) -> None:
         """Until there is a complete snapshot of an index that is at most `within` behind the head."""
 
         async def written() -> bool:
@@ -281,7 +281,7 @@ class Masters:
 
         async def done() -> bool:
             leader = await self.leader()
-            if self.running[to].ended is not None or (leader.record is not None and leader.record.id == to):
+            if self.running[to].exit_code is not None or (leader.record is not None and leader.record.id == to):
                 return True
             if leader.record is not None:
                 with contextlib.suppress(NodectlError):
@@ -294,7 +294,7 @@ class Masters:
     # --- the store ---
 
     async def leader(self) -> LeaderSeen:
-        return leader_seen(await self.etcd.get(self.keys.leader))
+        return parse_leader(await self.etcd.get(self.keys.leader))
 
     async def configure(self, inventory: Inventory, version: int = 1) -> None:
         """Write config/current, as nodectl does where it has access to etcd."""
@@ -366,7 +366,7 @@ class Masters:
 
     async def _views(self, state: State, head: Head) -> list[str]:
         """The views are what the state says, whichever term wrote them, and `applied` is complete."""
-        derivation = Derivation(BuiltinApp())
+        derivation = SpecDeriver(BuiltinApp())
         derivation.rebuild(state.inventory, Overlay(state, state.inventory, 0.0))
         wanted = all_views(self.keys, Term(1, 0), state, derivation)
         found: dict[str, bytes] = {}

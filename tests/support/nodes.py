@@ -28,7 +28,7 @@ class Noded:
     def log(self) -> str:
         return self._log.read_text("utf-8", "replace")
 
-    async def says(self, words: str) -> None:
+    async def wait_for_log(self, words: str) -> None:
         """Until its log does."""
         try:
             await eventually(lambda: words in self.log, timeout_s=_CONVERGES_S)
@@ -53,7 +53,7 @@ class Noded:
 
 
 @asynccontextmanager
-async def running(
+async def run_noded(
     endpoints: tuple[str, ...],
     keys: Keys,
     node: str,

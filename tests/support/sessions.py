@@ -31,9 +31,9 @@ async def error_of(call: Awaitable[Any]) -> NodectlError | None:
 
 
 @asynccontextmanager
-async def kept(lease: Lease) -> AsyncIterator[asyncio.Task[None]]:
+async def keep_lease_alive(lease: Lease) -> AsyncIterator[asyncio.Task[None]]:
     """The lease, kept in the background."""
-    task: asyncio.Task[None] = asyncio.create_task(lease.keep())
+    task: asyncio.Task[None] = asyncio.create_task(lease.keep_alive())
     try:
         yield task
     finally:

@@ -8,8 +8,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from masterd.application.contract import Command, Transaction, View
-from masterd.state_machine.batch import RESTORE, Batch, Limits, Outcome, Request, encode_entry
-from masterd.state_machine.specs import Derivation
+from masterd.state_machine.batch import (
+    SNAPSHOT_RESTORE,
+    Batch,
+    BatchLimits,
+    CommandOutcome,
+    CommandRequest,
+    encode_entry,
+)
+from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from nodestore.errors import Refused
 from nodestore.schema.models import ConfigRecord, Entry, Inventory, Spec, decode
@@ -97,11 +104,11 @@ class ToyApp:
 class Line:
     """A leader and its journal in memory: runs batches, commits them or not, and keeps the entries' bytes."""
 
-    def __init__(self, *nodes: str, limits: Limits | None = None, now: float = 1000.0) -> None:
+    def __init__(self, *nodes: str, limits: BatchLimits | None = None, now: float = 1000.0) -> None:
         self.app = ToyApp()
         self.state = State()
-        self.derivation = Derivation(self.app)
-        self.limits = limits or Limits()
+        self.derivation = SpecDeriver(self.app)
+        self.limits = limits or BatchLimits()
         self.now = now
         self.entries: list[bytes] = []
         self.images: dict[str, dict[str, Document]] = {}
@@ -120,12 +127,12 @@ class Line:
         batch.adopt(record, 100 + self._numbers)
         self.commit(batch)
 
-    def restore(self, image: dict[str, Document]) -> Outcome:
+    def restore(self, image: dict[str, Document]) -> CommandOutcome:
         """Make these the documents, as if a snapshot held them."""
         name = f"snapshot-{len(self.images)}"
         self.images[name] = image
         batch = self.batch()
-        outcome = batch.restore(self.request(RESTORE, snapshot=name), name, image)
+        outcome = batch.restore(self.request(SNAPSHOT_RESTORE, snapshot=name), name, image)
         self.commit(batch)
         return outcome
 
@@ -137,22 +144,22 @@ class Line:
         self.state.apply(entry, self.images)
         return decode(Entry, raw, "entry")
 
-    def run(self, *requests: Request) -> list[Outcome | None]:
+    def run(self, *requests: CommandRequest) -> list[CommandOutcome | None]:
         """One batch; committed when it wrote anything."""
         batch = self.batch()
-        outcomes = [batch.run(request) for request in requests]
+        outcomes = [batch.execute(request) for request in requests]
         if batch.records:
             self.commit(batch)
         return outcomes
 
-    def one(self, name: str, known_as: str = "", after: int | None = None, **args: Any) -> Outcome:
+    def one(self, name: str, known_as: str = "", after: int | None = None, **args: Any) -> CommandOutcome:
         outcome = self.run(self.request(name, known_as, after, **args))[0]
         assert outcome is not None
         return outcome
 
-    def request(self, name: str, known_as: str = "", after: int | None = None, **args: Any) -> Request:
+    def request(self, name: str, known_as: str = "", after: int | None = None, **args: Any) -> CommandRequest:
         self._numbers += 1
-        return Request(known_as or f"auto-{self._numbers}", name, args, "tester", after)
+        return CommandRequest(known_as or f"auto-{self._numbers}", name, args, "tester", after)
 
     def document(self, path: str) -> Document | None:
         doc = self.state.documents.get(path)

@@ -25,12 +25,12 @@ from nodestore.schema.entry_codec import decode_entry
 from nodestore.schema.keys import prefix_end
 from nodestore.schema.models import Entry
 from nodestore.support.jsonio import Json, dumps
-from nodestore.support.time_slices import Turns
+from nodestore.support.time_slices import TimeSlice
 from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
 
-_HEARTBEAT_S = 2.0
+_KEEPALIVE_COMMENT_S = 2.0
 _COALESCE_S = 0.1
 _PAGE_ENTRIES = 32
 _DIGITS_MAX = 16
@@ -42,7 +42,9 @@ def _event(name: str, value: Json, number: bytes | None = None) -> bytes:
 
 
 @asynccontextmanager
-async def stream(request: web.Request, content_type: str = "text/event-stream") -> AsyncIterator[web.StreamResponse]:
+async def open_stream(
+    request: web.Request, content_type: str = "text/event-stream"
+) -> AsyncIterator[web.StreamResponse]:
     """An answer to write into. What fails inside ends it, for no other answer can follow one that has begun; whoever
     reads it comes again."""
     response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
@@ -70,30 +72,30 @@ async def stream_journal(master: Master, request: web.Request) -> web.StreamResp
     position = _position(master, request)
     epoch = replica.epoch
     first = await _page(master, position)
-    async with stream(request) as response:
+    async with open_stream(request) as response:
         await response.write(b": from %d\n" % position + (b"id: %d.%d\n\n" % (epoch, position) if epoch else b"\n"))
-        position = await _tell(response, epoch, first, position)
+        position = await _write_entries(response, epoch, first, position)
         while True:
             try:
-                await replica.wait_for(position + 1, _HEARTBEAT_S)
+                await replica.wait_for(position + 1, _KEEPALIVE_COMMENT_S)
             except TimedOut:
                 await response.write(b": still here\n\n")
             try:
                 entries = await _page(master, position)
-                epoch = _same_epoch(replica.epoch, epoch)
+                epoch = _check_same_epoch(replica.epoch, epoch)
             except TooOld as gone:
                 await response.write(_event("gone", GoneEvent(detail=str(gone))))
                 break
-            position = await _tell(response, epoch, entries, position)
+            position = await _write_entries(response, epoch, entries, position)
     return response
 
 
-async def _tell(response: web.StreamResponse, epoch: int | None, entries: list[Entry], position: int) -> int:
+async def _write_entries(response: web.StreamResponse, epoch: int | None, entries: list[Entry], position: int) -> int:
     """The position reached."""
-    turns = Turns()
-    for event in _told(epoch, entries, position):
+    turns = TimeSlice()
+    for event in _command_events(epoch, entries, position):
         await response.write(event)
-        await turns.end()
+        await turns.yield_if_used_up()
     return max(position, entries[-1].last if entries else 0)
 
 
@@ -107,11 +109,11 @@ def _position(master: Master, request: web.Request) -> int:
     if any(not number.isascii() or not number.isdigit() or len(number) > _DIGITS_MAX for number in numbers):
         raise Invalid(f"after: expected an index or <epoch>.<index>, got {text[:50]!r}")
     if separator:
-        _same_epoch(master.replica.epoch, int(epoch))
+        _check_same_epoch(master.replica.epoch, int(epoch))
     return int(index)
 
 
-def _same_epoch(now: int | None, before: int | None) -> int | None:
+def _check_same_epoch(now: int | None, before: int | None) -> int | None:
     if now is not None and before is not None and now != before:
         raise TooOld(
             f"the store was restored from a backup (epoch {now}, not {before} any more): what was read since that "
@@ -131,18 +133,18 @@ async def _page(master: Master, position: int) -> list[Entry]:
         return recent[:_PAGE_ENTRIES]
     keys = replica.keys
     found = await replica.etcd.range(keys.entry(position + 1), end=prefix_end(keys.journal), limit=_PAGE_ENTRIES)
-    entries, turns = [], Turns()
+    entries, turns = [], TimeSlice()
     for kv in found.kvs:
         with suppress(Garbage):
             entries.append(decode_entry(kv.value, kv.key))
-        await turns.end()
+        await turns.yield_if_used_up()
     entries = [entry for entry in entries if entry.last <= replica.index and entry.epoch <= (replica.epoch or 0)]
     if not entries or entries[0].first > position + 1:
         raise TooOld(f"the journal is no longer kept from index {position + 1} on: read the state anew, then follow")
     return entries
 
 
-def _told(epoch: int | None, entries: list[Entry], position: int) -> Iterator[bytes]:
+def _command_events(epoch: int | None, entries: list[Entry], position: int) -> Iterator[bytes]:
     for entry in entries:
         for command in entry.commands:
             if command.index > position:
@@ -155,26 +157,26 @@ def _told(epoch: int | None, entries: list[Entry], position: int) -> Iterator[by
 
 async def stream_live(master: Master, request: web.Request) -> web.StreamResponse:
     """`leader`, `masters`, `paused` and `nodes` as they are now, then each when it changes. A local read."""
-    return await _stream_changes(master, request, _live)
+    return await _stream_changes(master, request, _liveness_items)
 
 
 async def stream_nodes(master: Master, request: web.Request) -> web.StreamResponse:
     """`event: nodes` alone: all nodes first, then those that change."""
-    return await _stream_changes(master, request, _nodes)
+    return await _stream_changes(master, request, _node_items)
 
 
-Snapshot = Mapping[str, Mapping[str, Any]]
+StreamItems = Mapping[str, Mapping[str, Any]]
 """By event: the things shown, by name. Only those that differ from what was sent are sent again."""
 
 
 async def _stream_changes(
-    master: Master, request: web.Request, look: Callable[[Master], Snapshot]
+    master: Master, request: web.Request, look: Callable[[Master], StreamItems]
 ) -> web.StreamResponse:
     woken = asyncio.Event()
-    unsubscribe = master.board.subscribe(woken.set)
-    shown: Snapshot = {}
+    unsubscribe = master.cluster_view.subscribe(woken.set)
+    shown: StreamItems = {}
     try:
-        async with stream(request) as response:
+        async with open_stream(request) as response:
             while True:
                 woken.clear()
                 changes, shown = _changes(shown, look(master))
@@ -182,14 +184,14 @@ async def _stream_changes(
                     await response.write(event)
                 if changes:
                     await asyncio.sleep(_COALESCE_S)
-                elif not await set_within(woken, _HEARTBEAT_S):
+                elif not await set_within(woken, _KEEPALIVE_COMMENT_S):
                     await response.write(b": still here\n\n")
     finally:
         unsubscribe()
     return response
 
 
-def _changes(shown: Snapshot, now: Snapshot) -> tuple[list[bytes], Snapshot]:
+def _changes(shown: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamItems]:
     """The events that make `now` of what was shown; at first, an event for each kind."""
     events = []
     for event, items in now.items():
@@ -201,14 +203,14 @@ def _changes(shown: Snapshot, now: Snapshot) -> tuple[list[bytes], Snapshot]:
     return events, now
 
 
-def _nodes(master: Master) -> Snapshot:
-    board, state = master.board, master.replica.state
+def _node_items(master: Master) -> StreamItems:
+    board, state = master.cluster_view, master.replica.state
     views = node_views(state.inventory, state, board.status.items, board.alive.items, master.application)
     return {"nodes": {view["name"]: view for view in views}}
 
 
-def _live(master: Master) -> Snapshot:
-    board = master.board
+def _liveness_items(master: Master) -> StreamItems:
+    board = master.cluster_view
     record = board.leader.record
     leader: dict[str, LiveLeader] = {} if record is None else {record.id: {
         "id": record.id, "url": record.urls[0] if record.urls else "", "cause": record.cause, "why": record.why,
@@ -218,4 +220,4 @@ def _live(master: Master) -> Snapshot:
         view["id"]: view for view in live_masters(board.candidates.items, record.id if record else None)
     }
     paused = {} if board.paused is None else {"paused": board.paused.model_dump(mode="json")}
-    return {"leader": leader, "masters": masters, "paused": paused, **_nodes(master)}
+    return {"leader": leader, "masters": masters, "paused": paused, **_node_items(master)}

@@ -31,7 +31,7 @@ _ANSWER_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class DrillRequest:
     """`term`: revision of the only term it is meant for; None: whichever it is."""
 
     how: DrillKind
@@ -40,7 +40,7 @@ class Order:
     actor: str = "anonymous"
 
 
-def order_of(body: Mapping[str, Any]) -> Order:
+def parse_drill_request(body: Mapping[str, Any]) -> DrillRequest:
     """The order in a request's body. Invalid."""
     how, seconds, term, actor = body.get("how"), body.get("seconds"), body.get("term"), body.get("actor")
     if not isinstance(how, str) or how not in DRILLS:
@@ -53,16 +53,16 @@ def order_of(body: Mapping[str, Any]) -> Order:
         raise Invalid("term: expected the revision of a term")
     if actor is not None and not isinstance(actor, str):
         raise Invalid("actor: expected text")
-    return Order(how, FREEZE_S if seconds is None else float(seconds), term, actor or "anonymous")
+    return DrillRequest(how, FREEZE_S if seconds is None else float(seconds), term, actor or "anonymous")
 
 
-def begin(
+def start_drill(
     master: Master,
     leader: Leader,
-    order: Order,
+    order: DrillRequest,
     *,
-    end: Callable[[int], object] = os._exit,
-    stand_still: Callable[[float], object] = time.sleep,
+    exit_process: Callable[[int], object] = os._exit,
+    freeze_process: Callable[[float], object] = time.sleep,
 ) -> Drill:
     """What is answered; a moment later this process ends, or stands still. Denied where drills are not allowed;
     Conflict for another term, and while takeovers are paused; Unavailable when nobody could take over."""
@@ -71,16 +71,16 @@ def begin(
         raise Denied(f"{me} allows no drills: its masterd was started without --allow-drills; nothing has happened")
     if order.term is not None and order.term != term.revision:
         raise Conflict(f"{me} leads in term {term}, the drill was meant for {order.term}: nothing has happened")
-    if master.board.paused is not None:
+    if master.cluster_view.paused is not None:
         raise Conflict("takeovers are paused: nobody would take over (nodectl master resume)")
     if not standbys(master):
         raise Unavailable("there is no standby: nobody would take over")
     loop = asyncio.get_running_loop()
     if order.how == "kill":
         log.warning("drill, asked for by %s: this leader ends abruptly", order.actor)
-        loop.call_later(_ANSWER_S, end, EXIT_CODE)
+        loop.call_later(_ANSWER_S, exit_process, EXIT_CODE)
     else:
         log.warning("drill, asked for by %s: this leader does nothing for %g s", order.actor, order.seconds)
-        loop.call_later(_ANSWER_S, stand_still, order.seconds)
+        loop.call_later(_ANSWER_S, freeze_process, order.seconds)
     epoch, revision = term
     return {"master": me, "how": order.how, "seconds": order.seconds, "term": {"epoch": epoch, "revision": revision}}

@@ -12,16 +12,16 @@ from nodestore.errors import NotLeader
 from nodestore.schema.api_types import Heartbeat
 from nodestore.support.jsonio import dumps
 
-_Told = tuple[int, int, float]
+_Heartbeat = tuple[int, int, float]
 
 
-class Beats:
+class Heartbeats:
     """Of one masterd, over all its terms."""
 
     def __init__(self, master: Master) -> None:
         self._master = master
         self._next: asyncio.Event | None = None
-        self._told: _Told = (0, 0, 0.0)
+        self._last_sent: _Heartbeat = (0, 0, 0.0)
         self._line = b""
 
     async def stream(self, request: web.Request, leader_url: str | None) -> web.StreamResponse:
@@ -29,18 +29,18 @@ class Beats:
         leader = self._master.leader
         if leader is None:
             raise NotLeader(f"{self._master.me.id} does not lead", leader_url)
-        async with event_streams.stream(request, "application/x-ndjson") as response:
+        async with event_streams.open_stream(request, "application/x-ndjson") as response:
             while self._master.leader is leader:
                 told = leader.fence.term.revision, self._master.replica.index, round(self._master.stuck_s, 3)
                 await response.write(self._line_of(told))
                 await self._until_next()
         return response
 
-    def _line_of(self, told: _Told) -> bytes:
-        if told != self._told or not self._line:
+    def _line_of(self, told: _Heartbeat) -> bytes:
+        if told != self._last_sent or not self._line:
             term, index, stuck_s = told
             beat: Heartbeat = {"term": term, "index": index, "stuck_s": stuck_s}
-            self._told, self._line = told, dumps(beat) + b"\n"
+            self._last_sent, self._line = told, dumps(beat) + b"\n"
         return self._line
 
     async def _until_next(self) -> None:

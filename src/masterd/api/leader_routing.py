@@ -15,106 +15,114 @@ from contextlib import contextmanager
 from aiohttp import web
 
 from masterd.roles.master import Master
-from masterd.roles.peers import HOP, Forwarder
+from masterd.roles.peers import HOP_HEADER, PeerClient
 from masterd.term.leader import Leader
 from nodestore.errors import Garbage, LeadershipLost, NotLeader, OutcomeUnknown, Unavailable
 from nodestore.support.jsonio import loads
 from nodestore.support.waiting import set_within
 
-_TURNS_MAX = 5
-_SOON_S = 0.1
-_HELD_S = 0.5
+_ATTEMPTS_MAX = 5
+_REPLACEMENT_WAIT_S = 0.1
+_NO_LEADER_WAIT_S = 0.5
 """For so long a request is held while nobody leads: a takeover takes less, and asking again and again would only slow
 it down."""
-_LAST_WORDS_S = 2.0
-_WON_S = 2.0
+_FORWARDED_GRACE_S = 2.0
+_TERM_BEGIN_WAIT_S = 2.0
 """For how long a request waits for a term that this masterd has won to begin, or for its takeover to be decided."""
 _ALL_WAITS_S = 4.0
 """For all that waiting together: whoever passed the request on has not given up yet."""
 
 
-class ToLeader:
+class LeaderRouter:
     """Of one masterd."""
 
-    def __init__(self, master: Master, forwarder: Forwarder) -> None:
-        self._master, self._forwarder = master, forwarder
+    def __init__(self, master: Master, peers: PeerClient) -> None:
+        self._master, self._peers = master, peers
 
     @property
-    def url(self) -> str | None:
+    def leader_url(self) -> str | None:
         """The leader's, as last seen."""
-        record = self._master.board.leader.record
+        record = self._master.cluster_view.leader.record
         return record.urls[0] if record and record.urls else None
 
-    async def find(self, request: web.Request) -> Leader | web.StreamResponse:
+    async def leader_or_response(self, request: web.Request) -> Leader | web.StreamResponse:
         """The leader role of this masterd, or what the leader elsewhere answered. NotLeader when there is none;
         OutcomeUnknown when it changed while it had what must not be done twice."""
         master = self._master
-        hope = master.board.paused is None and master.unfit is None  # else whoever asks should hear of that at once
+        hope = (
+            master.cluster_view.paused is None and master.role_problem is None
+        )  # else whoever asks should hear of that at once
         begun = time.monotonic()
-        held_until, wait_until = begun + (_HELD_S if hope else 0.0), begun + _ALL_WAITS_S
-        for turn in range(_TURNS_MAX):
+        held_until, wait_until = begun + (_NO_LEADER_WAIT_S if hope else 0.0), begun + _ALL_WAITS_S
+        for turn in range(_ATTEMPTS_MAX):
             if turn and disconnected(request):
                 break  # it may have asked another master by now, and without an id this would be done twice
-            with self._change() as changed:
+            with self._leadership_change() as changed:
                 leader = master.leader
-                if leader is not None and not leader.ended:
+                if leader is not None and not leader.has_ended:
                     return leader
-                if leader is not None or self._has_won or master.campaign.trying:
+                if leader is not None or self._is_recorded_leader or master.campaign.is_taking_over:
                     # A client may see this masterd win before it does itself: the answer to its takeover is on its way.
-                    await set_within(changed, min(_WON_S, wait_until - time.monotonic()))
+                    await set_within(changed, min(_TERM_BEGIN_WAIT_S, wait_until - time.monotonic()))
                     continue
                 try:
-                    answer = await self._pass_on(request, changed)
+                    answer = await self._forward(request, changed)
                 except NotLeader:
-                    if HOP in request.headers or not await set_within(changed, held_until - time.monotonic()):
+                    if HOP_HEADER in request.headers or not await set_within(changed, held_until - time.monotonic()):
                         raise
                     continue
                 except (OutcomeUnknown, Unavailable):  # its connection broke: if it died, another is on its way
-                    soon_s = min(_HELD_S, wait_until - time.monotonic()) if hope else 0.0
-                    if not await _repeatable(request) or not await set_within(changed, soon_s):
+                    soon_s = min(_NO_LEADER_WAIT_S, wait_until - time.monotonic()) if hope else 0.0
+                    if not await _is_repeatable(request) or not await set_within(changed, soon_s):
                         raise
                     continue
-                if answer is not None and _nobody_leads(answer) and HOP not in request.headers:
-                    soon = await set_within(changed, _SOON_S)  # it was replaced before it had begun with this
-                    if soon or turn + 1 < _TURNS_MAX:
+                if answer is not None and _is_not_leader(answer) and HOP_HEADER not in request.headers:
+                    soon = await set_within(
+                        changed, _REPLACEMENT_WAIT_S
+                    )  # it was replaced before it had begun with this
+                    if soon or turn + 1 < _ATTEMPTS_MAX:
                         continue
             if answer is not None:
                 return answer
-            if not await _repeatable(request):
+            if not await _is_repeatable(request):
                 raise OutcomeUnknown("the leader was replaced before it answered: this may have been done, or not")
-        raise NotLeader("leadership is changing hands; ask again in a moment", self.url)
+        raise NotLeader("leadership is changing hands; ask again in a moment", self.leader_url)
 
-    async def use(
+    async def run_on_leader(
         self, request: web.Request, act: Callable[[Leader], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """What `act` makes of the request here, or what the leader elsewhere answers. Where the term ends before
         anything was done (LeadershipLost), the next leader gets it."""
-        for turn in range(_TURNS_MAX):
-            leader = await self.find(request)
+        for turn in range(_ATTEMPTS_MAX):
+            leader = await self.leader_or_response(request)
             if isinstance(leader, web.StreamResponse):
                 return leader
             try:
                 return await act(leader)
             except LeadershipLost:
-                if not leader.ended or turn + 1 == _TURNS_MAX or disconnected(request):
+                if not leader.has_ended or turn + 1 == _ATTEMPTS_MAX or disconnected(request):
                     raise
         raise AssertionError("unreachable")
 
     @property
-    def _has_won(self) -> bool:
+    def _is_recorded_leader(self) -> bool:
         """Whether `leader` names this masterd already, or still."""
-        record = self._master.board.leader.record
+        record = self._master.cluster_view.leader.record
         return record is not None and record.id == self._master.me.id and record.host == self._master.me.host
 
-    async def _pass_on(self, request: web.Request, changed: asyncio.Event) -> web.StreamResponse | None:
+    async def _forward(self, request: web.Request, changed: asyncio.Event) -> web.StreamResponse | None:
         """What the leader answers; None when it is not the leader any more."""
         master = self._master
-        passing = asyncio.create_task(self._forwarder.forward(request, self.url, master.me.id, master.trouble))
+        passing = asyncio.create_task(
+            self._peers.forward(request, self.leader_url, master.me.id, master.problem_or_outage)
+        )
         waiting = asyncio.create_task(changed.wait())
         try:
             await asyncio.wait({passing, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if not passing.done() and not await _repeatable(request):
-                await asyncio.wait({passing}, timeout=_LAST_WORDS_S)  # a switchover, say, is answered by the old leader
+            if not passing.done() and not await _is_repeatable(request):
+                await asyncio.wait(
+                    {passing}, timeout=_FORWARDED_GRACE_S
+                )  # a switchover, say, is answered by the old leader
             return passing.result() if passing.done() else None
         finally:
             passing.cancel()
@@ -122,14 +130,18 @@ class ToLeader:
             await asyncio.gather(passing, waiting, return_exceptions=True)
 
     @contextmanager
-    def _change(self) -> Iterator[asyncio.Event]:
+    def _leadership_change(self) -> Iterator[asyncio.Event]:
         """Set once somebody else leads, or this masterd does, or its takeover that is under way is decided."""
         master, changed = self._master, asyncio.Event()
-        board, before, role = master.board, master.board.leader.revision, master.leader
-        trying = master.campaign.trying
+        board, before, role = master.cluster_view, master.cluster_view.leader.revision, master.leader
+        trying = master.campaign.is_taking_over
 
         def look() -> None:
-            if board.leader.revision != before or master.leader is not role or (trying and not master.campaign.trying):
+            if (
+                board.leader.revision != before
+                or master.leader is not role
+                or (trying and not master.campaign.is_taking_over)
+            ):
                 changed.set()
 
         stop = board.subscribe(look)
@@ -139,7 +151,7 @@ class ToLeader:
             stop()
 
 
-def _nobody_leads(answer: web.StreamResponse) -> bool:
+def _is_not_leader(answer: web.StreamResponse) -> bool:
     """Whether the other masterd says that it does not lead, and has done nothing."""
     if answer.status != NotLeader.status or not isinstance(answer, web.Response) or not isinstance(answer.body, bytes):
         return False
@@ -151,7 +163,7 @@ def disconnected(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-async def _repeatable(request: web.Request) -> bool:
+async def _is_repeatable(request: web.Request) -> bool:
     if request.method == "GET":
         return True
     if request.path != "/v1/commands":

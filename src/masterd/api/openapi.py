@@ -11,13 +11,13 @@ from masterd.application.contract import Application
 from nodestore import __version__
 from nodestore.schema.api_types import INDEX_MAX, Consistency
 
-Json = dict[str, Any]
+JsonObject = dict[str, Any]
 
-_TEXT: Json = {"type": "string"}
-_INDEX: Json = {"type": "integer", "minimum": 0, "maximum": INDEX_MAX}
+_TEXT: JsonObject = {"type": "string"}
+_INDEX: JsonObject = {"type": "integer", "minimum": 0, "maximum": INDEX_MAX}
 
 
-def document(application: Application) -> Json:
+def document(application: Application) -> JsonObject:
     """OpenAPI 3.1 of the API, with the commands of this application."""
     paths = _paths()
     arguments = {name: command.arguments for name, command in application.commands().items()}
@@ -33,7 +33,7 @@ def document(application: Application) -> Json:
     }
 
 
-def _referenced(paths: Json) -> list[str]:
+def _referenced(paths: JsonObject) -> list[str]:
     """The names of the schemas that the paths refer to."""
     return sorted(set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(paths))))
 
@@ -50,25 +50,25 @@ _CONSISTENCY = {
 }
 
 
-def _json(schema: Json) -> Json:
+def _json(schema: JsonObject) -> JsonObject:
     return {"content": {"application/json": {"schema": schema}}}
 
 
-def _responses(schema: Json) -> Json:
+def _responses(schema: JsonObject) -> JsonObject:
     return {"200": {"description": "as asked for", **_json(schema)}, "default": _PROBLEM}
 
 
-def _local(summary: str, answer: str) -> Json:
+def _local(summary: str, answer: str) -> JsonObject:
     return {"get": {"summary": summary, "responses": _responses(ref(answer))}}
 
 
-def _get(summary: str, answer: str, *parameters: Json) -> Json:
+def _get(summary: str, answer: str, *parameters: JsonObject) -> JsonObject:
     return {
         "get": {"summary": summary, "parameters": [_CONSISTENCY, *parameters], "responses": _responses(ref(answer))}
     }
 
 
-def _stream(summary: str, data: dict[str, str], *parameters: Json) -> Json:
+def _stream(summary: str, data: dict[str, str], *parameters: JsonObject) -> JsonObject:
     """A stream that does not end until either side closes it. `data`: by event, the type of its data."""
     shapes = {event: ref(kind) for event, kind in data.items()}  # OpenAPI 3.1 has no place for them
     events = {
@@ -78,20 +78,20 @@ def _stream(summary: str, data: dict[str, str], *parameters: Json) -> Json:
     return {"get": {"summary": summary, "parameters": [*parameters], "responses": {"200": events, "default": _PROBLEM}}}
 
 
-def _write(method: str, summary: str, body: Json, answer: Json) -> Json:
+def _write(method: str, summary: str, body: JsonObject, answer: JsonObject) -> JsonObject:
     asked = {"required": True, **_json(body)}
     return {method: {"summary": summary, "requestBody": asked, "responses": _responses(answer)}}
 
 
-def _delete(summary: str, answer: Json, *parameters: Json) -> Json:
+def _delete(summary: str, answer: JsonObject, *parameters: JsonObject) -> JsonObject:
     return {"delete": {"summary": summary, "parameters": [*parameters], "responses": _responses(answer)}}
 
 
-def _query(name: str, schema: Json, text: str) -> Json:
+def _query(name: str, schema: JsonObject, text: str) -> JsonObject:
     return {"name": name, "in": "query", "schema": schema, "description": text}
 
 
-def _in_path(name: str) -> Json:
+def _in_path(name: str) -> JsonObject:
     return {"name": name, "in": "path", "required": True, "schema": {**_TEXT, "minLength": 1}}
 
 
@@ -99,7 +99,7 @@ _EVENT = {**_TEXT, "pattern": r"^([0-9]{1,16}\.)?[0-9]{1,16}$"}
 _LIMIT = _query("limit", {**_INDEX, "minimum": 1}, "at most so many; more than 1,000 are not given at once")
 
 
-def _paths() -> Json:
+def _paths() -> JsonObject:
     return {
         "/v1/health": _local("this masterd's role and index", "Health"),
         "/v1/leader": _get("who leads", "Leader"),

@@ -11,7 +11,7 @@ from masterd.api.node_views import node_view, node_views
 from masterd.election.campaign import by_rank
 from masterd.roles.master import Master
 from nodestore.cluster.configuration import current_of, version_of
-from nodestore.cluster.overview import master_views, member_views, votes
+from nodestore.cluster.overview import counts_toward_quorum, master_views, member_views
 from nodestore.errors import Garbage, Invalid, NotFound, Unavailable
 from nodestore.schema import api_types
 from nodestore.schema.api_types import INDEX_MAX, MasterView, MemberView, NodeView, SilentEtcd
@@ -24,14 +24,17 @@ _SOON_S = 0.7
 
 async def leader(master: Master, _: web.Request) -> api_types.Leader:
     """Who leads."""
-    seen = master.board.leader
+    seen = master.cluster_view.leader
     if seen.record is None:
-        raise Unavailable("nobody leads just now" + (f"; {master.me.id}: {master.trouble}" if master.trouble else ""))
+        raise Unavailable(
+            "nobody leads just now"
+            + (f"; {master.me.id}: {master.problem_or_outage}" if master.problem_or_outage else "")
+        )
     if master.leader is not None and seen.revision < master.leader.fence.term.revision:
         raise Unavailable(f"{master.me.id} has just taken over; ask again in a moment")  # our watch lags behind
     record = seen.record
-    epoch = master.leader.fence.term.epoch if master.leader is not None else master.board.epoch
-    if epoch is None and (garbage := master.board.problems.get(master.keys.epoch)):
+    epoch = master.leader.fence.term.epoch if master.leader is not None else master.cluster_view.epoch
+    if epoch is None and (garbage := master.cluster_view.garbage.get(master.keys.epoch)):
         raise Unavailable(f"nobody can lead: {garbage}")
     return {
         "id": record.id,
@@ -50,12 +53,12 @@ async def leader(master: Master, _: web.Request) -> api_types.Leader:
 def _leader_id(master: Master) -> str | None:
     if master.leader is not None:
         return master.me.id
-    return master.board.leader.record.id if master.board.leader.record else None
+    return master.cluster_view.leader.record.id if master.cluster_view.leader.record else None
 
 
 async def masters(master: Master, _: web.Request) -> api_types.Masters:
     """Every masterd that could lead."""
-    views = master_views(master.board.candidates.items, _leader_id(master))
+    views = master_views(master.cluster_view.candidates.items, _leader_id(master))
     for view in views:
         if view["id"] == master.me.id:
             view["index"] = master.replica.index
@@ -64,8 +67,8 @@ async def masters(master: Master, _: web.Request) -> api_types.Masters:
 
 def standbys(master: Master) -> list[MasterView]:
     """Those that could take over, the best first."""
-    views = master_views(master.board.candidates.items, _leader_id(master))
-    best = [candidate.id for candidate in by_rank(master.board.candidates.items.values())]
+    views = master_views(master.cluster_view.candidates.items, _leader_id(master))
+    best = [candidate.id for candidate in by_rank(master.cluster_view.candidates.items.values())]
     others = [view for view in views if view["id"] != master.me.id]
     return sorted(others, key=lambda view: best.index(view["id"]))
 
@@ -76,7 +79,7 @@ async def members(master: Master, _: web.Request) -> api_types.Members:
 
 
 def _views(master: Master) -> list[NodeView]:
-    board, state = master.board, master.replica.state
+    board, state = master.cluster_view, master.replica.state
     return node_views(state.inventory, state, board.status.items, board.alive.items, master.application)
 
 
@@ -87,7 +90,7 @@ async def nodes(master: Master, _: web.Request) -> api_types.Nodes:
 
 async def node(master: Master, request: web.Request) -> NodeView:
     """One node."""
-    name, board, state = request.match_info["node"], master.board, master.replica.state
+    name, board, state = request.match_info["node"], master.cluster_view, master.replica.state
     if name not in state.inventory.nodes:
         raise NotFound(f"there is no node {name!r} in the configuration")
     return node_view(name, state.inventory, state, board.status.items, board.alive.items, master.application)
@@ -114,9 +117,9 @@ async def document(master: Master, request: web.Request) -> api_types.Document:
 
 async def config(master: Master, _: web.Request) -> api_types.Config:
     """The configuration as written, as adopted, and why it is not adopted."""
-    board, adopted = master.board, master.replica.state.adopted
+    board, adopted = master.cluster_view, master.replica.state.adopted
     current, problem = current_of(board.config)
-    rejected = master.leader.rejected if master.leader is not None else None
+    rejected = master.leader.config_rejection if master.leader is not None else None
     if rejected is not None and (board.config is None or board.config.mod_revision != rejected[0]):
         rejected = None  # it was an earlier one
     return {
@@ -134,13 +137,13 @@ async def config(master: Master, _: web.Request) -> api_types.Config:
 async def _config_version(master: Master) -> int:
     """The one to compare with when a new one is applied; a local read must not fail because etcd is away."""
     try:
-        return await version_of(master.etcd, master.keys, master.board.config)
+        return await version_of(master.etcd, master.keys, master.cluster_view.config)
     except Unavailable:
         adopted = master.replica.state.adopted
         return adopted.record.version if adopted is not None else 0
 
 
-def told_manifest(manifest: Manifest) -> api_types.Snapshot:
+def manifest_json(manifest: Manifest) -> api_types.Snapshot:
     """A snapshot as people see it."""
     return {
         "snapshot": f"{manifest.index:016d}-{manifest.nonce}",
@@ -155,18 +158,18 @@ def told_manifest(manifest: Manifest) -> api_types.Snapshot:
 async def snapshots(master: Master, _: web.Request) -> api_types.Snapshots:
     """All snapshots, newest first; those with a name are kept until deleted."""
     found = await master.replica.snapshots.manifests()
-    return {"snapshots": [told_manifest(manifest) for manifest in found.values()]}
+    return {"snapshots": [manifest_json(manifest) for manifest in found.values()]}
 
 
 async def snapshot(master: Master, request: web.Request) -> api_types.SnapshotContent:
     """One snapshot with its documents."""
     full, manifest = await master.replica.snapshots.find(request.match_info["name"])
-    return {**told_manifest(manifest), "documents": await master.replica.snapshots.documents_of(full)}
+    return {**manifest_json(manifest), "documents": await master.replica.snapshots.read_documents(full)}
 
 
 async def config_history(master: Master, request: web.Request) -> api_types.ConfigHistory:
     """The configurations that were applied, newest first."""
-    limit = min(number(request, "limit", 50, 1), HISTORY_MAX)
+    limit = min(query_number(request, "limit", 50, 1), HISTORY_MAX)
     found = await master.etcd.range(master.keys.config_history, timeout_s=5.0)
     told: list[api_types.ConfigRecord | api_types.UnreadableConfig] = []
     for kv in found.kvs:
@@ -193,9 +196,9 @@ async def terms(master: Master, _: web.Request) -> api_types.Terms:
 
 async def status(master: Master, request: web.Request) -> api_types.Overview:
     """One screen: everything, and what is wrong."""
-    board = master.board
+    board = master.cluster_view
     shown = _views(master)
-    etcd, audited = await asyncio.gather(_members_soon(master), master.audit.problems(_SOON_S))
+    etcd, audited = await asyncio.gather(_members_soon(master), master.store_audit.find_problems(_SOON_S))
     known = (await masters(master, request))["masters"]
     return {
         "cluster": master.keys.cluster,
@@ -206,7 +209,7 @@ async def status(master: Master, request: web.Request) -> api_types.Overview:
         "config": await config(master, request),
         "paused": None if board.paused is None else board.paused.model_dump(mode="json"),
         "index": master.replica.index,
-        "problems": [*_problems(master, shown, etcd, known), *_garbage(master, audited)],
+        "problems": [*_problems(master, shown, etcd, known), *_garbage_problems(master, audited)],
     }
 
 
@@ -233,7 +236,7 @@ def _problems(
     master: Master, shown: list[NodeView], etcd: list[MemberView | SilentEtcd], known: list[MasterView]
 ) -> list[str]:
     problems = [f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in etcd if not item["healthy"]]
-    well = sum(1 for item in etcd if votes(item))
+    well = sum(1 for item in etcd if counts_toward_quorum(item))
     if 2 * well <= len(etcd) and master.maintenance.refusal is None:
         problems.insert(
             0, f"etcd has no quorum, {well} of {len(etcd)} members are well: nothing can be changed until it has"
@@ -244,40 +247,40 @@ def _problems(
     problems += [f"node {view['name']}: {view['problem']}" for view in shown if view["problem"] is not None]
     warned = ((view["name"], view["status"]["warning"]) for view in shown if view["status"])
     problems += [f"node {name}: {warning}" for name, warning in warned if warning]
-    named = master.board.leader.record
+    named = master.cluster_view.leader.record
     if master.leader is None and (named is None or named.id == master.me.id):
         problems.append("nobody leads: commands are not taken")
-    if master.leader is not None and master.leader.rejected is not None:
-        problems.append(f"the configuration is not adopted: {master.leader.rejected[1]}")
-    if master.board.paused is not None:
+    if master.leader is not None and master.leader.config_rejection is not None:
+        problems.append(f"the configuration is not adopted: {master.leader.config_rejection[1]}")
+    if master.cluster_view.paused is not None:
         problems.append("takeovers are paused: nobody takes over by itself (nodectl master resume)")
-    if master.trouble is not None:
-        problems.append(f"master {master.me.id}: {master.trouble}")
-    if master.separation.problem is not None:
-        problems.append(f"master {master.me.id}: {master.separation.problem}")
+    if master.problem_or_outage is not None:
+        problems.append(f"master {master.me.id}: {master.problem_or_outage}")
+    if master.placement.problem is not None:
+        problems.append(f"master {master.me.id}: {master.placement.problem}")
     if len(present) < 2:
         problems.append("no standby: nobody could take over")
     return problems
 
 
-def _garbage(master: Master, audited: dict[str, str]) -> list[str]:
+def _garbage_problems(master: Master, audited: dict[str, str]) -> list[str]:
     """What is unreadable, by the watches (now) and by the audit (lately)."""
     vital = (master.keys.epoch, master.keys.head)
     return [
         f"nothing can be committed: {text}" if key in vital else f"garbage passed over: {text}"
-        for key, text in {**audited, **master.board.problems}.items()
+        for key, text in {**audited, **master.cluster_view.garbage}.items()
     ]
 
 
-def number(request: web.Request, name: str, default: int, least: int = 0) -> int:
+def query_number(request: web.Request, name: str, default: int, least: int = 0) -> int:
     """The number in the query under `name`. Invalid when it is none."""
     text = request.query.get(name)
     if text is None:
         return default
-    return whole(name, text, least)
+    return parse_number(name, text, least)
 
 
-def whole(name: str, text: str, least: int = 0) -> int:
+def parse_number(name: str, text: str, least: int = 0) -> int:
     """The number in a query. Invalid when it is none, or could be no index: Python itself refuses to read thousands of
     digits, and etcd takes a limit of 0 as none at all."""
     if not text.isascii() or not text.isdigit() or len(text) > len(str(INDEX_MAX)) or int(text) < least:

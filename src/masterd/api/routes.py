@@ -16,13 +16,13 @@ from typing import Any
 from aiohttp import web
 
 from masterd.api import event_streams, fault_injection, history, openapi, reads
-from masterd.api.heartbeats import Beats
-from masterd.api.leader_routing import ToLeader, disconnected
+from masterd.api.heartbeats import Heartbeats
+from masterd.api.leader_routing import LeaderRouter, disconnected
 from masterd.api.problems import http_problem, problem_of, problem_response
 from masterd.roles.handover import hand_over
 from masterd.roles.master import Master
-from masterd.roles.peers import Forwarder
-from masterd.state_machine.batch import Outcome, Request
+from masterd.roles.peers import PeerClient
+from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.leader import Leader
 from nodestore.cluster.configuration import Configuration
 from nodestore.errors import (
@@ -38,13 +38,13 @@ from nodestore.errors import (
 from nodestore.schema import api_types
 from nodestore.schema.api_types import COMMANDS_MAX, ID_CHARS_MAX
 from nodestore.support.jsonio import dumps, loads
-from nodestore.support.time_slices import encoded
+from nodestore.support.time_slices import dumps_in_slices
 
 log = logging.getLogger(__name__)
 
 BODY_BYTES_MAX = 16 << 20
 _COMMIT_S = 10.0
-_OBEY_S = 2.0
+_TAKEOVER_ORDER_TIMEOUT_S = 2.0
 """To obey an order to take over, besides the wait for a masterd that is becoming a standby. Who gave it waits longer
 than both."""
 
@@ -56,11 +56,11 @@ class Api:
 
     def __init__(self, master: Master) -> None:
         self._master = master
-        self._forwarder, self._beats = Forwarder(), Beats(master)
-        self._to_leader = ToLeader(master, self._forwarder)
+        self._peers, self._heartbeats = PeerClient(), Heartbeats(master)
+        self._leader_router = LeaderRouter(master, self._peers)
         self._configuration = Configuration(master.etcd, master.keys)
         self._described: dict[str, Any] | None = None
-        self.app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
+        self.app = web.Application(middlewares=[self._errors_to_problems], client_max_size=BODY_BYTES_MAX)
         add = self.app.router.add_route
         for method, path, handler in self._routes():
             add(method, path, handler)
@@ -70,26 +70,26 @@ class Api:
         return [
             ("GET", "/v1/health", self._health),
             ("GET", "/v1/leader", self._get_leader),
-            ("GET", "/v1/masters", self._read(reads.masters)),
-            ("GET", "/v1/members", self._read(reads.members)),
-            ("GET", "/v1/nodes", self._read(reads.nodes)),
-            ("GET", "/v1/nodes/watch", self._streamed(event_streams.stream_nodes)),
-            ("GET", "/v1/events", self._streamed(event_streams.stream_journal)),
-            ("GET", "/v1/live", self._streamed(event_streams.stream_live)),
-            ("GET", "/v1/nodes/{node}", self._read(reads.node)),
-            ("GET", "/v1/documents", self._read(reads.documents)),
-            ("GET", "/v1/documents/{path:.+}", self._read(reads.document)),
+            ("GET", "/v1/masters", self._read_handler(reads.masters)),
+            ("GET", "/v1/members", self._read_handler(reads.members)),
+            ("GET", "/v1/nodes", self._read_handler(reads.nodes)),
+            ("GET", "/v1/nodes/watch", self._stream_handler(event_streams.stream_nodes)),
+            ("GET", "/v1/events", self._stream_handler(event_streams.stream_journal)),
+            ("GET", "/v1/live", self._stream_handler(event_streams.stream_live)),
+            ("GET", "/v1/nodes/{node}", self._read_handler(reads.node)),
+            ("GET", "/v1/documents", self._read_handler(reads.documents)),
+            ("GET", "/v1/documents/{path:.+}", self._read_handler(reads.document)),
             ("POST", "/v1/commands", self._commands),
-            ("GET", "/v1/history", self._read(history.history)),
-            ("GET", "/v1/terms", self._read(reads.terms)),
-            ("GET", "/v1/snapshots", self._read(reads.snapshots)),
-            ("GET", "/v1/snapshots/{name}", self._read(reads.snapshot)),
+            ("GET", "/v1/history", self._read_handler(history.history)),
+            ("GET", "/v1/terms", self._read_handler(reads.terms)),
+            ("GET", "/v1/snapshots", self._read_handler(reads.snapshots)),
+            ("GET", "/v1/snapshots/{name}", self._read_handler(reads.snapshot)),
             ("POST", "/v1/snapshots", self._save_snapshot),
             ("DELETE", "/v1/snapshots/{name}", self._delete_snapshot),
-            ("GET", "/v1/config/history", self._read(reads.config_history)),
-            ("GET", "/v1/config", self._read(reads.config)),
+            ("GET", "/v1/config/history", self._read_handler(reads.config_history)),
+            ("GET", "/v1/config", self._read_handler(reads.config)),
             ("PUT", "/v1/config", self._put_config),
-            ("GET", "/v1/status", self._read(reads.status)),
+            ("GET", "/v1/status", self._read_handler(reads.status)),
             ("POST", "/v1/leader/switchover", self._switchover),
             ("POST", "/v1/campaign", self._campaign),
             ("POST", "/v1/drill", self._drill),
@@ -101,18 +101,18 @@ class Api:
         ]
 
     async def _close(self, _: web.Application) -> None:
-        await self._forwarder.close()
-        await self._master.audit.close()
+        await self._peers.close()
+        await self._master.store_audit.close()
 
     # --- every request ---
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _errors_to_problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Errors become problem documents; nobody ever sees a traceback."""
         try:
             return await handler(request)
         except NodectlError as error:
-            return problem_response(error, self._to_leader.url)
+            return problem_response(error, self._leader_router.leader_url)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
@@ -129,36 +129,36 @@ class Api:
             return problem_response(NodectlError(f"{request.method} {request.path} failed; see this master's log"))
 
     def _headers(self, local: bool) -> dict[str, str]:
-        master, seen = self._master, self._master.board.leader
+        master, seen = self._master, self._master.cluster_view.leader
         headers = {"Nodectl-Index": str(master.replica.index), "Nodectl-Master": master.me.id}
         if master.leader is not None:
             headers["Nodectl-Term"] = str(master.leader.fence.term)
         elif seen.record is not None:
-            headers["Nodectl-Term"] = f"{master.board.epoch or '?'}.{seen.revision}"
+            headers["Nodectl-Term"] = f"{master.cluster_view.epoch or '?'}.{seen.revision}"
         if local:
             headers["Nodectl-Age-Ms"] = str(round(master.replica.age_s * 1000))
         return headers
 
-    async def _lead(self, request: web.Request) -> Leader | web.StreamResponse:
+    async def _leader_or_response(self, request: web.Request) -> Leader | web.StreamResponse:
         """The leader role of this masterd, or what the leader elsewhere answers."""
-        return await self._to_leader.find(request)
+        return await self._leader_router.leader_or_response(request)
 
-    def _read(self, read: Callable[[Master, web.Request], Awaitable[Any]]) -> Handler:
+    def _read_handler(self, read: Callable[[Master, web.Request], Awaitable[Any]]) -> Handler:
         """A read: from memory when local is asked for, else after a confirmation sent after it arrived."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             if _is_local(request):
-                return await self._read_out(await read(self._master, request), True)
+                return await self._json_in_slices(await read(self._master, request), True)
 
             async def confirmed(leader: Leader) -> web.StreamResponse:
-                await leader.confirm()
-                return await self._read_out(await read(self._master, request))
+                await leader.confirm_read()
+                return await self._json_in_slices(await read(self._master, request))
 
-            return await self._to_leader.use(request, confirmed)
+            return await self._leader_router.run_on_leader(request, confirmed)
 
         return handle
 
-    def _streamed(self, stream: Callable[[Master, web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+    def _stream_handler(self, stream: Callable[[Master, web.Request], Awaitable[web.StreamResponse]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             return await stream(self._master, request)
 
@@ -167,10 +167,10 @@ class Api:
     def _json(self, value: Any, local: bool = False) -> web.Response:
         return web.Response(body=dumps(value), content_type="application/json", headers=self._headers(local))
 
-    async def _read_out(self, value: Any, local: bool = False) -> web.Response:
+    async def _json_in_slices(self, value: Any, local: bool = False) -> web.Response:
         """The same for what may be long. Its index is never lower than what it was read at."""
         headers = self._headers(local)
-        return web.Response(body=await encoded(value), content_type="application/json", headers=headers)
+        return web.Response(body=await dumps_in_slices(value), content_type="application/json", headers=headers)
 
     # --- who leads ---
 
@@ -182,23 +182,23 @@ class Api:
         return self._json(health, True)
 
     async def _get_leader(self, request: web.Request) -> web.StreamResponse:
-        return await self._read(reads.leader)(request)
+        return await self._read_handler(reads.leader)(request)
 
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """Heartbeats of this leader's term, for standbys."""
-        return await self._beats.stream(request, self._to_leader.url)
+        return await self._heartbeats.stream(request, self._leader_router.leader_url)
 
     async def _switchover(self, request: web.Request) -> web.StreamResponse:
         """Hand leadership to a standby: commands that wait are finished, then it takes this term over."""
-        leader = await self._lead(request)
+        leader = await self._leader_or_response(request)
         if isinstance(leader, web.StreamResponse):
             return leader
         body = await _body(request)
         target = self._successor(_text(body, "to") or None)
-        if self._master.board.paused is not None:
+        if self._master.cluster_view.paused is not None:
             raise Conflict("takeovers are paused: resume them first (nodectl master resume)")
         actor = _text(body, "actor") or "somebody"
-        answer = await hand_over(leader, self._master.replica.index, target["url"], actor, self._forwarder)
+        answer = await hand_over(leader, self._master.replica.index, target["url"], actor, self._peers)
         switched: api_types.Switchover = {"from": self._master.me.id, "to": target["id"], "term": answer["term"]}
         return self._json(switched)
 
@@ -221,16 +221,18 @@ class Api:
         revision = body.get("revision")
         if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
             raise Invalid("revision: the term's revision is missing")
-        won = await self._master.campaign.take_over_from(revision, _actor(body), _OBEY_S)
+        won = await self._master.campaign.take_over_from(revision, _actor(body), _TAKEOVER_ORDER_TIMEOUT_S)
         epoch, revision = won.fence.term
         return self._json(api_types.Campaign(term={"epoch": epoch, "revision": revision}))
 
     async def _drill(self, request: web.Request) -> web.StreamResponse:
         """Kill or freeze this leader on purpose, where that is allowed."""
-        leader = await self._lead(request)
+        leader = await self._leader_or_response(request)
         if isinstance(leader, web.StreamResponse):
             return leader
-        return self._json(fault_injection.begin(self._master, leader, fault_injection.order_of(await _body(request))))
+        return self._json(
+            fault_injection.start_drill(self._master, leader, fault_injection.parse_drill_request(await _body(request)))
+        )
 
     # --- commands ---
 
@@ -256,16 +258,16 @@ class Api:
                 raise outcomes[0].error
             return self._answer(_outcome(outcomes[0]))
 
-        return await self._to_leader.use(request, run)
+        return await self._leader_router.run_on_leader(request, run)
 
-    async def _submit(self, leader: Leader, requests: list[Request]) -> list[Outcome]:
+    async def _submit(self, leader: Leader, requests: list[CommandRequest]) -> list[CommandOutcome]:
         try:
             async with asyncio.timeout(_COMMIT_S):
                 return await leader.submit(requests)
         except TimeoutError:
             raise OutcomeUnknown(f"not committed within {_COMMIT_S:g} s; it may yet be") from None
 
-    def _outcomes(self, outcomes: list[Outcome]) -> api_types.Outcomes:
+    def _outcomes(self, outcomes: list[CommandOutcome]) -> api_types.Outcomes:
         results = [_outcome(done) if done.error is None else _not_committed(done.id, done.error) for done in outcomes]
         return {"results": results, "index": self._master.replica.index}
 
@@ -276,17 +278,17 @@ class Api:
 
     async def _save_snapshot(self, request: web.Request) -> web.StreamResponse:
         """Save the state as it is now under a name; it is kept until deleted."""
-        leader = await self._lead(request)
+        leader = await self._leader_or_response(request)
         if isinstance(leader, web.StreamResponse):
             return leader
         name = (await _body(request)).get("name")
         if not isinstance(name, str):
             raise Invalid("name: the snapshot's name is missing")
-        await leader.confirm()
-        return self._json(reads.told_manifest(await leader.archive.save(name)))
+        await leader.confirm_read()
+        return self._json(reads.manifest_json(await leader.archive.save(name)))
 
     async def _delete_snapshot(self, request: web.Request) -> web.StreamResponse:
-        leader = await self._lead(request)
+        leader = await self._leader_or_response(request)
         if isinstance(leader, web.StreamResponse):
             return leader
         await leader.archive.delete(request.match_info["name"])
@@ -305,10 +307,10 @@ class Api:
             )  # fmt: skip
             return self._json(api_types.ConfigVersion(version=version))
 
-        return await self._to_leader.use(request, apply)
+        return await self._leader_router.run_on_leader(request, apply)
 
     async def _get_paused(self, _: web.Request) -> web.StreamResponse:
-        paused = self._master.board.paused
+        paused = self._master.cluster_view.paused
         return self._json(paused.model_dump(mode="json") if paused else {}, True)
 
     async def _put_paused(self, request: web.Request) -> web.StreamResponse:
@@ -356,7 +358,7 @@ def _actor(body: dict[str, Any], where: str = "") -> str:
     return _text(body, "actor", where) or "anonymous"
 
 
-def _command(item: Any, where: str) -> Request:
+def _command(item: Any, where: str) -> CommandRequest:
     """One command of a request's body."""
     if not isinstance(item, dict):
         raise Invalid(f"{where[:-1]}: expected an object")
@@ -366,17 +368,17 @@ def _command(item: Any, where: str) -> Request:
     if not isinstance(args, dict):
         raise Invalid(f"{where}args: expected an object")
     if known_as is None:
-        return Request(f"srv-{secrets.token_hex(8)}", name, args, _actor(item, where))
+        return CommandRequest(f"srv-{secrets.token_hex(8)}", name, args, _actor(item, where))
     if not isinstance(known_as, str) or not 0 < len(known_as) <= ID_CHARS_MAX:
         raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
     if not isinstance(after, int) or isinstance(after, bool) or after < 0:
         raise Invalid(f"{where}after: a command with an id needs the index that was known when it was first sent")
-    return Request(known_as, name, args, _actor(item, where), after)
+    return CommandRequest(known_as, name, args, _actor(item, where), after)
 
 
 def _not_committed(id: str, error: NodectlError) -> api_types.NotCommitted:
     return {"id": id, "problem": problem_of(error)}
 
 
-def _outcome(outcome: Outcome) -> api_types.Outcome:
+def _outcome(outcome: CommandOutcome) -> api_types.Outcome:
     return {"id": outcome.id, "index": outcome.index, "result": outcome.result, "repeated": outcome.repeated}

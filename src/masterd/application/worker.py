@@ -33,23 +33,23 @@ class HungError(NodectlError):
         self.step, self.limit_s = step, limit_s
 
 
-class Progress:
+class JobProgress:
     """Where a job is. It says so before each step that has a time limit of its own."""
 
     def __init__(self) -> None:
-        self.step, self.since = 0, time.monotonic()
+        self.step, self.step_begun_at = 0, time.monotonic()
 
-    def begin(self, step: int) -> None:
-        self.since = time.monotonic()  # before the step is another one: it is looked at from another thread
+    def begin_step(self, step: int) -> None:
+        self.step_begun_at = time.monotonic()  # before the step is another one: it is looked at from another thread
         self.step = step
 
 
 @dataclass(slots=True)
 class _Job:
-    work: Callable[[Progress], Any]
+    work: Callable[[JobProgress], Any]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[Any]
-    progress: Progress = field(default_factory=Progress)
+    progress: JobProgress = field(default_factory=JobProgress)
 
     def run(self) -> None:
         try:
@@ -109,12 +109,12 @@ class Worker:
         self._given_up: list[_Thread] = []
 
     @property
-    def stuck(self) -> int:
+    def hung_count(self) -> int:
         """Threads that were given up and have not ended."""
         self._given_up = [thread for thread in self._given_up if thread.alive]
         return len(self._given_up)
 
-    async def run(self, work: Callable[[Progress], T], limit_s: float) -> T:
+    async def run(self, work: Callable[[JobProgress], T], limit_s: float) -> T:
         """What `work` returns or raises. HungError when one of its steps takes longer than `limit_s`; then, and when
         this is cancelled, whatever `work` touches must be thrown away: it may go on for a while."""
         loop = asyncio.get_running_loop()
@@ -122,38 +122,38 @@ class Worker:
         if self._thread is None:
             self._thread = _Thread()
         self._thread.put(job)
-        watch = loop.call_later(limit_s, self._look, job, limit_s, loop.time() + limit_s)
+        watch = loop.call_later(limit_s, self._check_limit, job, limit_s, loop.time() + limit_s)
         try:
             result: T = await job.done
         except (HungError, asyncio.CancelledError):
-            self._give_up(loop)
+            self._abandon_thread(loop)
             raise
         finally:
             job.done.cancel()
             watch.cancel()
         return result
 
-    def _look(self, job: _Job, limit_s: float, due: float) -> None:
+    def _check_limit(self, job: _Job, limit_s: float, due: float) -> None:
         """Whether the step has hung. When this timer itself is late, the whole process was stopped or starved, and the
         step gets its time anew."""
         if job.done.done():
             return
         now = job.loop.time()
-        step, since = job.progress.step, job.progress.since  # in this order, as they are set in the other
+        step, since = job.progress.step, job.progress.step_begun_at  # in this order, as they are set in the other
         left_s = limit_s if now - due > limit_s / 4 else since + limit_s - time.monotonic()
         if left_s <= 0:
             job.done.set_exception(HungError(step, limit_s))
         else:
-            job.loop.call_later(left_s, self._look, job, limit_s, now + left_s)
+            job.loop.call_later(left_s, self._check_limit, job, limit_s, now + left_s)
 
-    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _abandon_thread(self, loop: asyncio.AbstractEventLoop) -> None:
         thread, self._thread = self._thread, None
         if thread is None:
             return
         self._given_up.append(thread)
-        self._nudge(thread, loop)
+        self._interrupt_repeatedly(thread, loop)
 
-    def _nudge(self, thread: _Thread, loop: asyncio.AbstractEventLoop) -> None:
+    def _interrupt_repeatedly(self, thread: _Thread, loop: asyncio.AbstractEventLoop) -> None:
         """Ask it to end; again now and then, as an application may swallow what is raised in it. Never asked while it
         may be past its own handling of that: it ends by itself once it is idle."""
         if not thread.alive:
@@ -162,7 +162,7 @@ class Worker:
             thread.put(None)
         elif not loop.is_closed():
             thread.interrupt()
-            loop.call_later(_NUDGE_S, self._nudge, thread, loop)
+            loop.call_later(_NUDGE_S, self._interrupt_repeatedly, thread, loop)
 
     def close(self) -> None:
         """No more jobs; a thread that still runs one ends after it."""

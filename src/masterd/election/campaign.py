@@ -16,20 +16,20 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from masterd.election.leader_watch import Ground, LeaderWatch
-from masterd.election.suspicion import Timing, streak_after
+from masterd.election.leader_watch import LeaderWatch, TakeoverReason
+from masterd.election.suspicion import ElectionTiming, streak_after
 from masterd.election.timeline import Timeline
-from masterd.replication.cluster_view import Board
+from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from nodestore.cluster.election import (
     EpochSeen,
     LeaderSeen,
-    Lost,
-    Won,
-    claim,
+    TakeoverLost,
+    TakeoverWon,
+    confirm_takeover,
     ensure_epoch,
-    how_it_ended,
     new_leader_record,
+    resignation_reason,
     takeover,
 )
 from nodestore.errors import Garbage, LeaseLost, NodectlError, NoSpaceUnknown, OutcomeUnknown, Unavailable
@@ -37,23 +37,23 @@ from nodestore.etcd.session import Etcd, cmp_mod, op_delete
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Candidate
 from nodestore.support.logs import RateLimitedLog
-from nodestore.support.tasks import Retired
+from nodestore.support.tasks import CancelledTasks
 from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
 
 _ATTEMPT_S = 1.0
-_READY_S = 0.5
+_STANDBY_WAIT_S = 0.5
 """For so long an order to take over waits for a masterd that is just becoming a standby."""
-_REHEARSE_AFTER_S = 0.001  # the takeover itself goes first
-_LOOK_S = 1.0
+_WARM_START_DELAY_S = 0.001  # the takeover itself goes first
+_CHECK_EVERY_S = 1.0
 _BACK_OFF_S = 0.1
 _ATTEMPTS_KEPT = 64
 _CAUGHT_UP_COMMANDS = 20_000  # a replica applies so many in well under a second
 
 
 @dataclass(frozen=True, slots=True)
-class Me:
+class MasterIdentity:
     """How this masterd presents itself."""
 
     id: str
@@ -65,44 +65,48 @@ class Me:
 
 
 @dataclass(slots=True)
-class Order:
+class SwitchoverOrder:
     """A switchover: the leader itself asks this standby to take its term over."""
 
     revision: int
     actor: str
-    done: asyncio.Future[Won]
+    done: asyncio.Future[TakeoverWon]
 
-    def obeyed(self, won: Won) -> None:
+    def resolve(self, won: TakeoverWon) -> None:
         """Tell whoever asked, if anybody still waits."""
         if not self.done.done():
             self.done.set_result(won)
 
-    def refuse(self, error: NodectlError) -> None:
+    def fail(self, error: NodectlError) -> None:
         """Tell whoever asked, if anybody still waits."""
         if not self.done.done():
             self.done.set_exception(error)
             self.done.exception()
 
 
-def ground_for(
-    seen: LeaderSeen, before: LeaderSeen, me: Me, watched: Ground | None, under_our_name: Candidate | None
-) -> Ground | None:
+def takeover_reason(
+    seen: LeaderSeen,
+    before: LeaderSeen,
+    me: MasterIdentity,
+    watched: TakeoverReason | None,
+    own_candidacy: Candidate | None,
+) -> TakeoverReason | None:
     """Why the observed `leader` should be replaced; None: it should not. `before`: the last readable one; `watched`:
-    what watching it has come to; `under_our_name`: the candidacy, which a later process of our name takes over."""
+    what watching it has come to; `own_candidacy`: the candidacy, which a later process of our name takes over."""
     name = before.record.id if before.record else ""
     if seen.garbage is not None:
-        return Ground("unreadable", f"the leader key is unreadable: {seen.garbage}")
+        return TakeoverReason("unreadable", f"the leader key is unreadable: {seen.garbage}")
     if seen.record is None:
         if not name:
-            return Ground("first", "nobody led")
-        return Ground("expired", f"{name} is gone: its lease ran out")
+            return TakeoverReason("first", "nobody led")
+        return TakeoverReason("expired", f"{name} is gone: its lease ran out")
     if seen.lease == 0:
-        return Ground("unreadable", f"the leader key of {seen.record.id} hangs on no lease")
+        return TakeoverReason("unreadable", f"the leader key of {seen.record.id} hangs on no lease")
     if watched is not None:
         return watched
-    newest = under_our_name is not None and under_our_name.nonce == me.nonce
+    newest = own_candidacy is not None and own_candidacy.nonce == me.nonce
     if seen.record.id == me.id and seen.record.host == me.host and newest:
-        return Ground("restarted", f"the leader was {me.id}'s own earlier process")
+        return TakeoverReason("restarted", f"the leader was {me.id}'s own earlier process")
     return None
 
 
@@ -122,53 +126,61 @@ def by_rank(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(standing, key=rank)
 
 
-def rank_of(me: str, gone: str | None, candidates: Mapping[str, Candidate]) -> int:
+def rank_of(own_id: str, excluded_id: str | None, candidates: Mapping[str, Candidate]) -> int:
     """How many candidates should go first."""
-    standing = by_rank(candidate for candidate in candidates.values() if candidate.id != gone)
+    standing = by_rank(candidate for candidate in candidates.values() if candidate.id != excluded_id)
     names = [candidate.id for candidate in standing]
-    return names.index(me) if me in names else len(names)
+    return names.index(own_id) if own_id in names else len(names)
 
 
 class Campaign:
     """One masterd's campaigns, one after another."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, me: Me, board: Board, replica: Replica, timing: Timing) -> None:
+    def __init__(
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        me: MasterIdentity,
+        cluster_view: ClusterView,
+        replica: Replica,
+        timing: ElectionTiming,
+    ) -> None:
         self._etcd, self._keys, self._me = etcd, keys, me
-        self._board, self._replica, self._timing = board, replica, timing
+        self._cluster_view, self._replica, self._timing = cluster_view, replica, timing
         self._attempts: deque[str] = deque(maxlen=_ATTEMPTS_KEPT)
         """Nonces of takeovers whose outcome this process may still have to learn."""
         self._wake = asyncio.Event()
-        self._order: Order | None = None
-        self._undecided: tuple[str, Order] | None = None
+        self._order: SwitchoverOrder | None = None
+        self._undecided: tuple[str, SwitchoverOrder] | None = None
         """One that was obeyed, and the nonce of the takeover whose outcome is not known yet."""
         self._campaigning = asyncio.Event()
         self._watch: LeaderWatch | None = None
         self.timeline = Timeline()
         """Of the newest attempt."""
         self._epoch_seen: EpochSeen | None = None
-        self._held_back = False
-        self._pause_passed_over = 0
+        self._needs_store_check = False
+        self._ignored_pause_revision = 0
         self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
         """What hinders a takeover may do so for days."""
         self._lost = ""
         """Why the most recent takeover attempt was lost."""
-        self.trying = False
+        self.is_taking_over = False
         """Whether a takeover of this masterd is under way, or was won and the term has not begun yet."""
-        self.rehearse: Callable[[], None] = lambda: None
+        self.on_takeover_sent: Callable[[], None] = lambda: None
         """Called while a takeover is on its way: the time to prepare for its success."""
-        self._retired = Retired()
+        self._cancelled_tasks = CancelledTasks()
 
-    def hold_back(self) -> None:
+    def require_store_check(self) -> None:
         """The store holds what nobody can lead on: do not try again before journal and head are whole. Else two masters
         would take turns for ever, and write a term each time."""
-        self._held_back = True
+        self._needs_store_check = True
 
-    async def win(self, lease: int) -> Won:
+    async def win(self, lease: int) -> TakeoverWon:
         """Observe until there is ground to take over, and do so. Returns with a term won; outages are waited out.
         LeaseLost when etcd says that the lease is gone."""
-        await self._retired.gone()
-        self.settled()
-        unsubscribe = self._board.subscribe(self._wake.set)
+        await self._cancelled_tasks.wait_ended()
+        self.end_attempt()
+        unsubscribe = self._cluster_view.subscribe(self._wake.set)
         prepared = asyncio.create_task(self._prepare(), name="read the epoch")
         following = asyncio.create_task(self._watch_leaders(lease), name="follow the leader")
         self._campaigning.set()
@@ -181,29 +193,29 @@ class Campaign:
                     with suppress(ValueError):
                         self._attempts.remove(won.fence.nonce)
                     return won
-                await set_within(self._wake, _LOOK_S)
+                await set_within(self._wake, _CHECK_EVERY_S)
         finally:
             unsubscribe()
             self._campaigning.clear()
-            self._retired.retire(prepared, following)
+            self._cancelled_tasks.cancel(prepared, following)
             if self._order is not None:
-                self._order.refuse(Unavailable("this standby stopped campaigning"))
+                self._order.fail(Unavailable("this standby stopped campaigning"))
             if self._undecided is not None:
-                self._undecided[1].refuse(OutcomeUnknown("this standby stopped campaigning; its takeover may yet land"))
+                self._undecided[1].fail(OutcomeUnknown("this standby stopped campaigning; its takeover may yet land"))
             self._order = self._undecided = None
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         """Until nothing of a campaign is left."""
-        await self._retired.gone()
+        await self._cancelled_tasks.wait_ended()
 
-    async def take_over_from(self, revision: int, actor: str, timeout_s: float) -> Won:
+    async def take_over_from(self, revision: int, actor: str, timeout_s: float) -> TakeoverWon:
         """Take over the term that the leader hands over. Unavailable when that was not begun in time, OutcomeUnknown
         when it was, and has not come to its end."""
-        order = Order(revision, actor, asyncio.get_running_loop().create_future())
-        if not await set_within(self._campaigning, _READY_S):
+        order = SwitchoverOrder(revision, actor, asyncio.get_running_loop().create_future())
+        if not await set_within(self._campaigning, _STANDBY_WAIT_S):
             raise Unavailable(f"{self._me.id} does not stand by just now")
         if self._order is not None:
-            self._order.refuse(Unavailable("another request to take over came after this one"))
+            self._order.fail(Unavailable("another request to take over came after this one"))
         self._order = order
         self._wake.set()
         try:
@@ -218,100 +230,104 @@ class Campaign:
             if self._order is order:  # not begun yet: the leader goes on, and must not be deposed later
                 self._order = None
 
-    async def _step(self, lease: int) -> Won | None:
-        await self._board.leader_known.wait()
-        seen = self._board.leader
+    async def _step(self, lease: int) -> TakeoverWon | None:
+        await self._cluster_view.leader_known.wait()
+        seen = self._cluster_view.leader
         try:
             if seen.record is not None and seen.record.nonce in self._attempts:
-                return await self._take_up(seen, lease)
+                return await self._claim_landed_takeover(seen, lease)
             order, self._order = self._order, None
             if order is not None:
-                return await self._obey(order, lease)
-            if self._board.paused is not None:
+                return await self._execute_order(order, lease)
+            if self._cluster_view.paused is not None:
                 return None
-            ground = self._ground()
-            if ground is None or not await self._let_better_ones_go_first(seen):
+            ground = self._takeover_reason()
+            if ground is None or not await self._wait_for_rank(seen):
                 return None
-            if self._held_back:
-                await self._replica.check()
-                self._held_back = False
-            if ground.cause == "expired" and self._board.last_leader.record is not None:
-                ended = await how_it_ended(self._etcd, self._keys, self._board.last_leader.record.nonce)
+            if self._needs_store_check:
+                await self._replica.check_store()
+                self._needs_store_check = False
+            if ground.cause == "expired" and self._cluster_view.last_leader.record is not None:
+                ended = await resignation_reason(self._etcd, self._keys, self._cluster_view.last_leader.record.nonce)
                 if ended is not None:
-                    ground = Ground("resigned", f"{self._board.last_leader.record.id} gave way: {ended}")
-            return await self._try(ground, seen, lease)
+                    ground = TakeoverReason("resigned", f"{self._cluster_view.last_leader.record.id} gave way: {ended}")
+            return await self._attempt_takeover(ground, seen, lease)
         except LeaseLost:  # by etcd's own word: there is no use in waiting until a keepalive finds out
             raise
         except NoSpaceUnknown as error:  # should it have landed after all, our nonce in `leader` tells
             self._limited_log.log(logging.WARNING, f"takeover not possible now: {error}")
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_EVERY_S)
         except (Unavailable, OutcomeUnknown) as error:
             self._limited_log.log(logging.WARNING, f"takeover not possible now: {error}")
         except Garbage as error:
             self._limited_log.log(logging.ERROR, f"nobody can lead: {error}")
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_EVERY_S)
         except NodectlError as error:
             self._limited_log.log(logging.ERROR, f"takeover refused: {error}")
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_EVERY_S)
         await asyncio.sleep(_BACK_OFF_S)
         self._wake.set()
         return None
 
-    def _ground(self) -> Ground | None:
-        seen, me = self._board.leader, self._me
-        watch = self._watch_over(seen)
-        under_our_name = self._board.candidates.items.get(me.id)
-        return ground_for(seen, self._board.last_leader, me, watch.ground if watch else None, under_our_name)
+    def _takeover_reason(self) -> TakeoverReason | None:
+        seen, me = self._cluster_view.leader, self._me
+        watch = self._watch_of_term(seen)
+        under_our_name = self._cluster_view.candidates.items.get(me.id)
+        return takeover_reason(
+            seen, self._cluster_view.last_leader, me, watch.takeover_reason if watch else None, under_our_name
+        )
 
-    def _watch_over(self, seen: LeaderSeen) -> LeaderWatch | None:
+    def _watch_of_term(self, seen: LeaderSeen) -> LeaderWatch | None:
         """The watch over that term; None while it is over another one."""
         return self._watch if self._watch is not None and self._watch.revision == seen.revision else None
 
-    async def _let_better_ones_go_first(self, seen: LeaderSeen) -> bool:
+    async def _wait_for_rank(self, seen: LeaderSeen) -> bool:
         """Wait our turn; False when somebody acted meanwhile or the ground is gone."""
-        gone = self._board.last_leader.record.id if self._board.last_leader.record else None
-        rank = rank_of(self._me.id, gone, self._board.candidates.items)
+        gone = self._cluster_view.last_leader.record.id if self._cluster_view.last_leader.record else None
+        rank = rank_of(self._me.id, gone, self._cluster_view.candidates.items)
         deadline = time.monotonic() + rank * self._timing.stagger_s
         while (left_s := deadline - time.monotonic()) > 0:
-            if self._board.leader != seen:
+            if self._cluster_view.leader != seen:
                 return False
             await asyncio.sleep(min(left_s, 0.01))
-        return self._board.leader == seen and self._ground() is not None
+        return self._cluster_view.leader == seen and self._takeover_reason() is not None
 
-    async def _obey(self, order: Order, lease: int) -> Won | None:
-        seen = self._board.leader
+    async def _execute_order(self, order: SwitchoverOrder, lease: int) -> TakeoverWon | None:
+        seen = self._cluster_view.leader
         if seen.revision != order.revision:
             seen = LeaderSeen(order.revision, seen.record, seen.lease)  # our watch lags: the txn compares anyway
         try:
-            won = await self._try(Ground("switchover", f"switchover asked for by {order.actor}"), seen, lease)
+            won = await self._attempt_takeover(
+                TakeoverReason("switchover", f"switchover asked for by {order.actor}"), seen, lease
+            )
         except OutcomeUnknown:
             self._undecided = self._attempts[-1], order  # it may land yet, so whoever asked waits
             raise
         except NodectlError as error:
-            order.refuse(error)
+            order.fail(error)
             raise
         if won is None:
-            order.refuse(Unavailable(f"{self._me.id} did not take over: {self._lost}"))
+            order.fail(Unavailable(f"{self._me.id} did not take over: {self._lost}"))
         else:
-            order.obeyed(won)
+            order.resolve(won)
         return won
 
-    async def _try(self, ground: Ground, seen: LeaderSeen, lease: int) -> Won | None:
+    async def _attempt_takeover(self, ground: TakeoverReason, seen: LeaderSeen, lease: int) -> TakeoverWon | None:
         epoch = await self._epoch()
         nonce = secrets.token_hex(8)
         self._attempts.append(nonce)
         me = self._me
         record = new_leader_record(
             master=me.id, host=me.host, urls=me.urls, nonce=nonce, cause=ground.cause, why=ground.why,
-            streak=streak_after(ground.cause, seen.record.streak if seen.record else 0, self._held_s(seen)),
+            streak=streak_after(ground.cause, seen.record.streak if seen.record else 0, self._observed_for_s(seen)),
         )  # fmt: skip
-        watch = self._watch_over(seen)
+        watch = self._watch_of_term(seen)
         # a leader that has just gone may still be the one that is watched over: when it was heard last is its story too
         told = self._watch if seen.record is None else watch
         self.timeline = told.timeline() if told is not None else Timeline()
         self.timeline.mark("sent", time.monotonic())
-        self.trying, won = True, False
-        prepare = asyncio.get_running_loop().call_later(_REHEARSE_AFTER_S, self.rehearse)
+        self.is_taking_over, won = True, False
+        prepare = asyncio.get_running_loop().call_later(_WARM_START_DELAY_S, self.on_takeover_sent)
         try:
             outcome = await takeover(
                 self._etcd,
@@ -323,23 +339,23 @@ class Campaign:
                 next_index=self._replica.index + 1,
                 timeout_s=_ATTEMPT_S,
                 compares=ground.compares,
-                paused=self._pause_passed_over,
+                paused=self._ignored_pause_revision,
             )
-            won = isinstance(outcome, Won)
+            won = isinstance(outcome, TakeoverWon)
         finally:
             prepare.cancel()
             if not won:
-                self.settled()
-        if isinstance(outcome, Lost):
-            self._pause_passed_over = outcome.garbage
-            if outcome.other_epoch:
+                self.end_attempt()
+        if isinstance(outcome, TakeoverLost):
+            self._ignored_pause_revision = outcome.garbage_revision
+            if outcome.is_other_epoch:
                 self._epoch_seen = None
-            self._board.saw_leader(outcome.leader)
-            if outcome.answered and watch is not None:
-                watch.answered_meanwhile()
-            self._lost = outcome.why
-            self._limited_log.log(logging.INFO, f"did not take over: {outcome.why}")
-            if not outcome.garbage:
+            self._cluster_view.observe_leader(outcome.leader)
+            if outcome.challenge_answered and watch is not None:
+                watch.on_answer_found()
+            self._lost = outcome.reason
+            self._limited_log.log(logging.INFO, f"did not take over: {outcome.reason}")
+            if not outcome.garbage_revision:
                 await asyncio.sleep(_BACK_OFF_S)  # our watch may not have seen yet who was faster
             self._wake.set()
             return None
@@ -348,35 +364,35 @@ class Campaign:
         log.info("took over, term %s: %s", outcome.fence.term, ground.why)
         return outcome
 
-    def settled(self) -> None:
+    def end_attempt(self) -> None:
         """The newest takeover was lost, or what it won has begun, or never will."""
-        if self.trying:
-            self.trying = False
-            self._board.tell()
+        if self.is_taking_over:
+            self.is_taking_over = False
+            self._cluster_view.notify()
 
-    async def _take_up(self, seen: LeaderSeen, lease: int) -> Won | None:
+    async def _claim_landed_takeover(self, seen: LeaderSeen, lease: int) -> TakeoverWon | None:
         """A takeover of ours landed after all. Deleted if on a lease no longer held: it would vanish soon."""
         if seen.lease != lease:
             await self._etcd.txn([cmp_mod(self._keys.leader, seen.revision)], [op_delete(self._keys.leader)])
             return None
-        outcome = await claim(
+        outcome = await confirm_takeover(
             self._etcd, self._keys, seen=seen, epoch=await self._epoch(), next_index=self._replica.index + 1
         )
-        if isinstance(outcome, Lost):  # or the epoch is another one than we know of
+        if isinstance(outcome, TakeoverLost):  # or the epoch is another one than we know of
             self._epoch_seen = None
-            self._board.saw_leader(outcome.leader)
+            self._cluster_view.observe_leader(outcome.leader)
             await asyncio.sleep(_BACK_OFF_S)
             self._wake.set()
             return None
         log.info("an earlier takeover had landed: leading, term %s", outcome.fence.term)
         if self._undecided is not None and self._undecided[0] == outcome.fence.nonce:
-            self._undecided[1].obeyed(outcome)
+            self._undecided[1].resolve(outcome)
         return outcome
 
-    def _held_s(self, seen: LeaderSeen) -> float:
+    def _observed_for_s(self, seen: LeaderSeen) -> float:
         """For how long this process has seen that term hold."""
-        watch = self._watch_over(seen)
-        return time.monotonic() - watch.begun if watch is not None else 0.0
+        watch = self._watch_of_term(seen)
+        return time.monotonic() - watch.begun_at if watch is not None else 0.0
 
     async def _prepare(self) -> None:
         """Read the epoch ahead of time: when a takeover is needed, a read may take long."""
@@ -393,20 +409,20 @@ class Campaign:
         """Always over the leader last seen."""
         heard: float | None = None
         while True:
-            seen = self._board.leader
+            seen = self._cluster_view.leader
             streak = seen.record.streak if seen.record else 0
             self._watch = watch = LeaderWatch(
-                self._etcd, self._keys, me=self._me.id, lease=lease, seen=seen, board=self._board,
-                replica=self._replica, timing=self._timing, streak=streak, wake=self._wake.set, heard=heard,
+                self._etcd, self._keys, own_id=self._me.id, lease=lease, seen=seen, cluster_view=self._cluster_view,
+                replica=self._replica, timing=self._timing, streak=streak, wake=self._wake.set, heard_at=heard,
             )  # fmt: skip
             running = asyncio.create_task(watch.run(), name=f"watch over the leader of term {seen.revision}")
             changed = asyncio.Event()
-            unsubscribe = self._board.subscribe(changed.set)
+            unsubscribe = self._cluster_view.subscribe(changed.set)
             try:
-                while self._board.leader.revision == seen.revision:
+                while self._cluster_view.leader.revision == seen.revision:
                     await changed.wait()
                     changed.clear()
-                heard = watch.heard
+                heard = watch.heard_at
             finally:
                 unsubscribe()
                 running.cancel()

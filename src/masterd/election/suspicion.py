@@ -21,7 +21,7 @@ from nodestore.support.backoff import grown_s
 
 
 @dataclass(frozen=True)
-class Timing:
+class ElectionTiming:
     """How quick the masters are. All in seconds. Leader and standbys should have the same."""
 
     beat_s: float = 0.1
@@ -42,9 +42,9 @@ class Timing:
     """Between the attempts of standbys, by rank."""
 
 
-LAN = Timing()
+LAN = ElectionTiming()
 """A private LAN and PCs that are not busy all the time."""
-SLOW = Timing(
+SLOW = ElectionTiming(
     beat_s=0.25, missed_s=0.6, silence_s=1.5, answer_s=0.6, stuck_s=2.0, late_s=0.3, connect_s=2.0, stagger_s=0.15
 )
 """Slow disks, busy PCs: a takeover takes some two seconds, as with the lease alone, and hardly ever is needless."""
@@ -57,7 +57,7 @@ STREAK_FORGOTTEN_S = 10.0
 _AGAIN_MAX_S = 2.0
 
 
-class Step(Enum):
+class SuspicionStep(Enum):
     """What to do now."""
 
     WAIT = "look again at `wake_at`, or when something is heard"
@@ -66,10 +66,10 @@ class Step(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decision:
     """`wake_at`: when to look again; infinite: only when something is heard."""
 
-    step: Step
+    step: SuspicionStep
     wake_at: float = math.inf
     cause: Cause = "silent"
     why: str = ""
@@ -80,8 +80,8 @@ class Suspicion:
     """Of one term. `streak`: how many terms in a row, up to this one, began on mere suspicion."""
 
     leader: str
-    timing: Timing
-    begun: float
+    timing: ElectionTiming
+    begun_at: float
     streak: int = 0
     _heard: float = field(init=False)
     _stuck_s: float = 0.0
@@ -93,10 +93,10 @@ class Suspicion:
     _broken: bool = False
 
     def __post_init__(self) -> None:
-        self._heard = self.begun + self.timing.connect_s
+        self._heard = self.begun_at + self.timing.connect_s
 
     @property
-    def heard(self) -> float:
+    def heard_at(self) -> float:
         """When the leader was last heard, or, before that, should have been."""
         return self._heard
 
@@ -144,7 +144,7 @@ class Suspicion:
 
     # --- what follows ---
 
-    def look(self, now: float) -> Verdict:
+    def decide(self, now: float) -> Decision:
         """What to do. To be called at the `wake_at` given last, and whenever something was heard."""
         late_s, self._wake_at = now - self._wake_at, math.inf
         if late_s > self.timing.late_s:
@@ -154,31 +154,33 @@ class Suspicion:
         self._wake_at = verdict.wake_at
         return verdict
 
-    def _decide(self, now: float) -> Verdict:
+    def _decide(self, now: float) -> Decision:
         timing, quiet_s = self.timing, now - self._heard
         stuck = self.stuck
         at_once = stuck or self._broken
         if now < self._heard + timing.missed_s and not at_once:
-            return Verdict(Step.WAIT, self._heard + timing.missed_s)
+            return Decision(SuspicionStep.WAIT, self._heard + timing.missed_s)
         if not self._asked:
             if now < self._again_at:
-                return Verdict(Step.WAIT, self._again_at)
+                return Decision(SuspicionStep.WAIT, self._again_at)
             self._asked = True
-            return Verdict(Step.CHALLENGE)
+            return Decision(SuspicionStep.CHALLENGE)
         if self._has_it is None:
-            return Verdict(Step.WAIT)  # until it is put, or cannot be
+            return Decision(SuspicionStep.WAIT)  # until it is put, or cannot be
         due = self._has_it + timing.answer_s * self._patience
         if not at_once:
             due = max(due, self._heard + timing.silence_s * self._patience)
         if now < due:
-            return Verdict(Step.WAIT, due)
+            return Decision(SuspicionStep.WAIT, due)
         unanswered = f"a challenge through etcd was not answered for {now - self._has_it:.2f} s"
         if stuck:
             why = f"{self.leader} says that it has not been able to commit for {self._stuck_s:.1f} s, and {unanswered}"
-            return Verdict(Step.SUSPECT, cause="stuck", why=why)
+            return Decision(SuspicionStep.SUSPECT, cause="stuck", why=why)
         if self._broken:
-            return Verdict(Step.SUSPECT, why=f"the follow stream of {self.leader} broke, and {unanswered}")
-        return Verdict(Step.SUSPECT, why=f"{self.leader} has been silent for {quiet_s:.2f} s, and {unanswered}")
+            return Decision(SuspicionStep.SUSPECT, why=f"the follow stream of {self.leader} broke, and {unanswered}")
+        return Decision(
+            SuspicionStep.SUSPECT, why=f"{self.leader} has been silent for {quiet_s:.2f} s, and {unanswered}"
+        )
 
     @property
     def _patience(self) -> float:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Phase = Literal[
+TakeoverPhase = Literal[
     "heard", "challenged", "taken_by_etcd", "suspected", "sent", "won", "caught_up", "serving", "found", "first_answer"
 ]
-PHASES: tuple[Phase, ...] = (
+TAKEOVER_PHASES: tuple[TakeoverPhase, ...] = (
     "heard", "challenged", "taken_by_etcd", "suspected", "sent", "won", "caught_up", "serving", "found",
     "first_answer",
 )  # fmt: skip
@@ -22,14 +22,14 @@ PHASES: tuple[Phase, ...] = (
 class Timeline:
     """Of one takeover."""
 
-    marks: dict[Phase, float] = field(default_factory=dict)
+    marks: dict[TakeoverPhase, float] = field(default_factory=dict)
     suspected_by: tuple[str, ...] = ()
 
-    def mark(self, phase: Phase, now: float) -> None:
+    def mark(self, phase: TakeoverPhase, now: float) -> None:
         """The first time counts."""
         self.marks.setdefault(phase, now)
 
     def phases(self) -> dict[str, float]:
         """Seconds from the first mark to each, in order."""
-        known = [(phase, self.marks[phase]) for phase in PHASES if phase in self.marks]
+        known = [(phase, self.marks[phase]) for phase in TAKEOVER_PHASES if phase in self.marks]
         return {phase: round(at - known[0][1], 6) for phase, at in known}

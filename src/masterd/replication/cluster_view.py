@@ -13,10 +13,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from nodestore.cluster.election import LeaderSeen, leader_seen
+from nodestore.cluster.election import LeaderSeen, parse_leader
 from nodestore.errors import Garbage, NodectlError
 from nodestore.etcd.session import KV, Etcd
-from nodestore.etcd.watch import Event, Interval, Listing, interval, mirror_all
+from nodestore.etcd.watch import Event, KeyRange, Listing, key_range, mirror_all
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import (
     Acted,
@@ -38,23 +38,23 @@ M = TypeVar("M", bound=BaseModel)
 
 PROGRESS_S = 1.0
 SILENCE_S = 3.0
-_AGAIN_S = 1.0
+_RETRY_S = 1.0
 
 
-class Mirrored(Generic[M]):
+class KeyMirror(Generic[M]):
     """The keys under one prefix, decoded, by the rest of their name."""
 
-    def __init__(self, prefix: str, model: type[M], problems: dict[str, str], changed: Callable[[], None]) -> None:
-        self._prefix, self._model, self._problems, self._say_so = prefix, model, problems, changed
+    def __init__(self, prefix: str, model: type[M], garbage: dict[str, str], on_change: Callable[[], None]) -> None:
+        self._prefix, self._model, self._garbage, self._on_change = prefix, model, garbage, on_change
         self.items: dict[str, M] = {}
         self._listeners: list[Callable[[str], None]] = []
 
-    def listen(self, callback: Callable[[str], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Call back with the name of each item that may have changed; returns how to stop that."""
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback)
 
-    def _tell(self, names: Iterable[str]) -> None:
+    def _notify(self, names: Iterable[str]) -> None:
         for callback in self._listeners:
             for name in names:
                 callback(name)
@@ -62,22 +62,22 @@ class Mirrored(Generic[M]):
     def replace(self, kvs: tuple[KV, ...]) -> None:
         before = set(self.items)
         self.items.clear()
-        for key in [key for key in self._problems if key.startswith(self._prefix)]:
-            del self._problems[key]
+        for key in [key for key in self._garbage if key.startswith(self._prefix)]:
+            del self._garbage[key]
         for kv in kvs:
             self._put(kv.key, kv.value)
-        self._tell(sorted(before | set(self.items)))
-        self._say_so()
+        self._notify(sorted(before | set(self.items)))
+        self._on_change()
 
-    def changed(self, event: Event) -> None:
+    def apply_event(self, event: Event) -> None:
         key, value = event.key, event.value
-        self._problems.pop(key, None)
+        self._garbage.pop(key, None)
         if value is None:
             self.items.pop(key.removeprefix(self._prefix), None)
         else:
             self._put(key, value)
-        self._tell([key.removeprefix(self._prefix)])
-        self._say_so()
+        self._notify([key.removeprefix(self._prefix)])
+        self._on_change()
 
     def _put(self, key: str, value: bytes) -> None:
         name = key.removeprefix(self._prefix)
@@ -85,11 +85,11 @@ class Mirrored(Generic[M]):
             self.items[name] = decode(self._model, value, key)
         except Garbage as error:
             self.items.pop(name, None)
-            self._problems[key] = str(error)
+            self._garbage[key] = str(error)
             log.warning("passing over a key: %s", error)
 
 
-_Watched = tuple[Interval, Callable[[tuple[KV, ...]], None], Callable[[Event], None]]
+_Watched = tuple[KeyRange, Callable[[tuple[KV, ...]], None], Callable[[Event], None]]
 
 
 def _only(kvs: tuple[KV, ...]) -> KV | None:
@@ -103,31 +103,31 @@ def _kv(event: Event) -> KV | None:
     return KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
 
 
-class Board:
+class ClusterView:
     """All of it. `subscribe` a callback to hear that something changed; it then looks for itself."""
 
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
         self._etcd, self._keys = etcd, keys
-        self.problems: dict[str, str] = {}
-        self.blind: str | None = None
+        self.garbage: dict[str, str] = {}
+        self.watch_error: str | None = None
         """Why etcd lets nothing be watched, and all of this is as it was before; an outage is told elsewhere."""
         self._limited_log = RateLimitedLog(log, 60.0)
         self.leader = LeaderSeen()
         self.last_leader = LeaderSeen()
         """The last readable one: whom a vacant `leader` is taken over from."""
         self.leader_known = asyncio.Event()
-        self._leader_seen_at = 0
+        self._leader_seen_revision = 0
         self.config: KV | None = None
         self._subscribers: list[Callable[[], None]] = []
         self.version = 0
-        self.candidates = Mirrored(keys.candidates, Candidate, self.problems, self._changed)
-        self.status = Mirrored(keys.status, Status, self.problems, self._changed)
-        self.alive = Mirrored(keys.alive, Alive, self.problems, self._changed)
-        self.acted = Mirrored(keys.acted, Acted, self.problems, self._changed)
-        self.challenges = Mirrored(keys.challenges, Challenge, self.problems, self._changed)
-        self.answers = Mirrored(keys.answers, Answer, self.problems, self._changed)
-        self._paused = Mirrored(keys.paused, Paused, self.problems, self._changed)
-        self._epoch = Mirrored(keys.epoch, Epoch, self.problems, self._changed)
+        self.candidates = KeyMirror(keys.candidates, Candidate, self.garbage, self._changed)
+        self.status = KeyMirror(keys.status, Status, self.garbage, self._changed)
+        self.alive = KeyMirror(keys.alive, Alive, self.garbage, self._changed)
+        self.acted = KeyMirror(keys.acted, Acted, self.garbage, self._changed)
+        self.challenges = KeyMirror(keys.challenges, Challenge, self.garbage, self._changed)
+        self.answers = KeyMirror(keys.answers, Answer, self.garbage, self._changed)
+        self._paused = KeyMirror(keys.paused, Paused, self.garbage, self._changed)
+        self._epoch = KeyMirror(keys.epoch, Epoch, self.garbage, self._changed)
 
     @property
     def paused(self) -> Paused | None:
@@ -144,7 +144,7 @@ class Board:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Something changed that those who subscribed look at too: this masterd's own role."""
         self._changed()
 
@@ -163,13 +163,13 @@ class Board:
             except NodectlError as error:
                 if not seen.is_set():
                     raise
-                self.blind = f"cannot watch what is in etcd: {error}"
-                self._limited_log.log(logging.ERROR, self.blind)
-            await asyncio.sleep(_AGAIN_S)
+                self.watch_error = f"cannot watch what is in etcd: {error}"
+                self._limited_log.log(logging.ERROR, self.watch_error)
+            await asyncio.sleep(_RETRY_S)
 
     async def _watch(self, seen: asyncio.Event) -> None:
         """By one stream: each has to be asked for signs of life. `seen` is set once all was listed."""
-        watched = self._watched()
+        watched = self._watch_targets()
         stream = mirror_all(self._etcd, [keys for keys, _, _ in watched], progress_s=PROGRESS_S, silence_s=SILENCE_S)
         async with aclosing(stream):
             async for position, item in stream:
@@ -178,56 +178,58 @@ class Board:
                     listed(item.kvs)
                     if position + 1 == len(watched):
                         seen.set()
-                        self.blind = None
+                        self.watch_error = None
                     continue
                 for event in item.events:
                     changed(event)
 
-    def _watched(self) -> list[_Watched]:
+    def _watch_targets(self) -> list[_Watched]:
         """What is watched, who leads first: with what to do at a listing, and at an event."""
         keys = self._keys
-        items: list[tuple[Interval, Mirrored[Any]]] = [
-            (interval(keys.paused, prefix=False), self._paused), (interval(keys.epoch, prefix=False), self._epoch),
-            (interval(keys.candidates), self.candidates), (interval(keys.status), self.status),
-            (interval(keys.alive), self.alive), (interval(keys.acted), self.acted),
-            (interval(keys.challenges), self.challenges), (interval(keys.answers), self.answers),
+        items: list[tuple[KeyRange, KeyMirror[Any]]] = [
+            (key_range(keys.paused, prefix=False), self._paused), (key_range(keys.epoch, prefix=False), self._epoch),
+            (key_range(keys.candidates), self.candidates), (key_range(keys.status), self.status),
+            (key_range(keys.alive), self.alive), (key_range(keys.acted), self.acted),
+            (key_range(keys.challenges), self.challenges), (key_range(keys.answers), self.answers),
         ]  # fmt: skip
         return [
-            (interval(keys.leader, prefix=False), lambda kvs: self._set_leader(_only(kvs)), self._leader_changed),
+            (key_range(keys.leader, prefix=False), lambda kvs: self._set_leader(_only(kvs)), self._on_leader_event),
             (
-                interval(keys.config_current, prefix=False),
+                key_range(keys.config_current, prefix=False),
                 lambda kvs: self._set_config(_only(kvs)),
                 lambda event: self._set_config(_kv(event)),
             ),
-            *((within, mirrored.replace, mirrored.changed) for within, mirrored in items),
+            *((within, mirrored.replace, mirrored.apply_event) for within, mirrored in items),
         ]
 
-    def _leader_changed(self, event: Event) -> None:
-        if event.mod_revision >= self._leader_seen_at:  # else the watch lags behind what somebody has read: it would
+    def _on_leader_event(self, event: Event) -> None:
+        if (
+            event.mod_revision >= self._leader_seen_revision
+        ):  # else the watch lags behind what somebody has read: it would
             self._set_leader(_kv(event))  # seem to be over
 
-    def saw_leader(self, kv: KV | None) -> None:
+    def observe_leader(self, kv: KV | None) -> None:
         """Somebody read the key: what is newer than the watch has shown counts."""
         if kv is not None and kv.mod_revision > self.leader.revision:
-            self._leader_seen_at = kv.mod_revision
+            self._leader_seen_revision = kv.mod_revision
             self._set_leader(kv)
 
     def _set_leader(self, kv: KV | None) -> None:
-        self.leader = leader_seen(kv)
+        self.leader = parse_leader(kv)
         if self.leader.record is not None:
             self.last_leader = self.leader
-        self.problems.pop(self._keys.leader, None)
+        self.garbage.pop(self._keys.leader, None)
         if self.leader.garbage is not None:
-            self.problems[self._keys.leader] = self.leader.garbage
+            self.garbage[self._keys.leader] = self.leader.garbage
         self.leader_known.set()
         self._changed()
 
     def _set_config(self, kv: KV | None) -> None:
         self.config = kv
-        self.problems.pop(self._keys.config_current, None)
+        self.garbage.pop(self._keys.config_current, None)
         if kv is not None:
             try:
                 decode(ConfigRecord, kv.value, kv.key)
             except Garbage as error:
-                self.problems[kv.key] = str(error)
+                self.garbage[kv.key] = str(error)
         self._changed()

@@ -13,7 +13,7 @@ from nodestore.etcd.session import KV, Etcd
 from nodestore.schema.entry_codec import decode_entry
 from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.models import Entry
-from nodestore.support.time_slices import Turns
+from nodestore.support.time_slices import TimeSlice
 
 _PAGE = 100
 _BEYOND_MAX = 5
@@ -21,7 +21,7 @@ _BEYOND_MAX = 5
 _READ_S = 5.0
 
 
-async def entries_holding(
+async def read_entries(
     etcd: Etcd, keys: Keys, first: int, last: int, page: int = _PAGE
 ) -> AsyncGenerator[tuple[KV, Entry | Garbage], None]:
     """The retained entries that hold the indexes from `first` to `last`, in their order; for what is unreadable, why.
@@ -29,13 +29,13 @@ async def entries_holding(
     at a time; taking up an answer of etcd's is one step."""
     if not 0 < first <= last:
         raise Invalid(f"there are no indexes from {first} to {last}")
-    turns = Turns()
-    async for kv in _keyed(etcd, keys, first, last, page):
+    turns = TimeSlice()
+    async for kv in _fetch_range(etcd, keys, first, last, page):
         entry = _read(kv)
         yield kv, entry
         if isinstance(entry, Entry) and entry.last >= last:
             return
-        await turns.end()
+        await turns.yield_if_used_up()
 
 
 def _read(kv: KV) -> Entry | Garbage:
@@ -45,7 +45,7 @@ def _read(kv: KV) -> Entry | Garbage:
         return error
 
 
-async def _keyed(etcd: Etcd, keys: Keys, first: int, last: int, page: int) -> AsyncGenerator[KV, None]:
+async def _fetch_range(etcd: Etcd, keys: Keys, first: int, last: int, page: int) -> AsyncGenerator[KV, None]:
     """The keys from `first` to below `last`, then a few more, one at a time. No limit is ever 0, which is none."""
     begin, end, page = keys.entry(first).encode(), keys.entry(last).encode(), max(1, min(page, last - first))
     while begin < end:
@@ -58,11 +58,11 @@ async def _keyed(etcd: Etcd, keys: Keys, first: int, last: int, page: int) -> As
             continue
         for kv in part.kvs:
             yield kv
-        begin = part.after if part.more else end
+        begin = part.next_start if part.has_more else end
     for _ in range(_BEYOND_MAX):
         part = await etcd.range(begin, end=prefix_end(keys.journal), limit=1, timeout_s=_READ_S)
         for kv in part.kvs:
             yield kv
-        if not part.more:
+        if not part.has_more:
             return
-        begin = part.after
+        begin = part.next_start

@@ -13,7 +13,7 @@ from contextlib import aclosing
 
 from masterd.replication.snapshots import Snapshots
 from masterd.state_machine.state import State
-from nodestore.cluster.election import Won
+from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import Compacted, Garbage, NodectlError, OutcomeUnknown, TimedOut, Unavailable
 from nodestore.etcd.session import KV, Etcd, Range
 from nodestore.etcd.watch import follow, list_at
@@ -22,7 +22,7 @@ from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.models import Entry, Epoch, Head, decode
 from nodestore.support.jsonio import Document
 from nodestore.support.logs import RateLimitedLog
-from nodestore.support.time_slices import Turns
+from nodestore.support.time_slices import TimeSlice
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class Replica:
         self.state = State()
         self._epoch: int | None = None
         """The incarnation of the store that the state comes from, once one was seen."""
-        self.heard = 0.0
+        self.up_to_date_at = 0.0
         """When the journal last showed, by the monotonic clock, that nothing is missing up to then."""
         self.problem: str | None = "has not read the journal yet"
         self.outage: str | None = None
         """Why nothing can be read just now."""
-        self.sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
+        self.entry_sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
         """Last index and bytes of the entries seen, oldest first: what truncation weighs."""
         self._recent: deque[tuple[Entry, int]] = deque()
         self._recent_bytes = 0
@@ -73,9 +73,9 @@ class Replica:
     @property
     def age_s(self) -> float:
         """Seconds since this replica surely had everything."""
-        return time.monotonic() - self.heard
+        return time.monotonic() - self.up_to_date_at
 
-    def listen(self, callback: Callable[[Entry], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[Entry], None]) -> Callable[[], None]:
         """Call back with each entry that has become part of the state; returns how to stop that."""
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback)
@@ -100,16 +100,16 @@ class Replica:
                 self.outage = str(error)
                 log.info("reading the journal again: %s", error)
             except NodectlError as error:
-                self._stuck(error)
+                self._report_stuck(error)
                 await asyncio.sleep(1.0)
             await asyncio.sleep(_RETRY_S)
 
-    def _stuck(self, error: NodectlError) -> None:
+    def _report_stuck(self, error: NodectlError) -> None:
         self.problem = str(error)
         line = f"the replica is stuck at index {self.state.index}: {error}"
         self._limited_log.log(logging.ERROR, line, about=self.problem)
 
-    async def check(self) -> None:
+    async def check_store(self) -> None:
         """Garbage when epoch, journal and head are not such that somebody can lead. The state stays as it is."""
         listing = await self._list_rest()
         await self._read_epoch(listing.revision)
@@ -125,26 +125,26 @@ class Replica:
                 if attempt == 2:
                     raise
                 log.debug("%s; looking for a snapshot", gap)
-                image = await self.snapshots.newest(self.state.index + 1)
+                image = await self.snapshots.read_newest(self.state.index + 1)
                 if image is None:
                     raise
                 self.state = image.to_state()
-                self.sizes.clear()
+                self.entry_sizes.clear()
                 log.info("loaded the snapshot of index %d", image.index)
         raise AssertionError("unreachable")
 
-    async def absorb(self, won: Won) -> None:
+    async def apply_takeover(self, won: TakeoverWon) -> None:
         """Apply what a takeover found beyond this replica, up to the head it found. Garbage when that cannot be."""
-        self._belongs_to(won.fence.term.epoch)
+        self._enter_epoch(won.fence.term.epoch)
         try:
             head = 0 if won.head is None else decode(Head, won.head.value, self.keys.head).index
-            await self._take(won.tail.kvs)
+            await self._apply_new(won.tail.kvs)
         except Garbage as error:
             log.info("%s", error)
             head = -1  # not known: catching up tells what is wrong
         if self.state.index != head:
             await self.catch_up()
-        self.heard = time.monotonic()
+        self.up_to_date_at = time.monotonic()
         self.problem = None
 
     async def apply(self, entry: Entry, size: int) -> None:
@@ -152,7 +152,7 @@ class Replica:
         self.state.apply(entry, await self._images(entry))
         if self._epoch is None:  # the store was still empty when it was read
             self._epoch = entry.epoch
-        self.sizes.append((entry.last, size))
+        self.entry_sizes.append((entry.last, size))
         self.bytes_seen += size
         self._remember(entry, size)
         for callback in tuple(self._listeners):
@@ -179,11 +179,11 @@ class Replica:
     async def _apply_all(self) -> int:
         listing = await self._list_rest()
         epoch = await self._read_epoch(listing.revision)
-        if epoch is not None and self._belongs_to(epoch):
+        if epoch is not None and self._enter_epoch(epoch):
             return await self._apply_all()
-        await self._take(listing.kvs)
+        await self._apply_new(listing.kvs)
         await self._check_head(listing.revision, self.state.index)
-        self.heard = time.monotonic()
+        self.up_to_date_at = time.monotonic()
         self.problem, self.outage = None, None
         self._limited_log.reset()
         return listing.revision
@@ -224,14 +224,14 @@ class Replica:
             with contextlib.suppress(ValueError, Garbage):
                 yield min(self.keys.entry_index(kv.key), decode_entry(kv.value, kv.key).last)
 
-    def _belongs_to(self, epoch: int) -> bool:
+    def _enter_epoch(self, epoch: int) -> bool:
         """Forget everything that comes from another incarnation of the store, whose indexes mean other commands; True
         when that was something. A masterd that slept, or was cut off, while a backup was restored comes here."""
         stale = self._epoch not in (None, epoch) and self.state.index > 0
         if stale:
             log.warning("the store is in epoch %d: forgetting index %d of epoch %s", epoch, self.index, self._epoch)
             self.state = State()
-            self.sizes.clear()
+            self.entry_sizes.clear()
             self._recent.clear()
             self._recent_bytes = 0
             self.snapshots.verified.clear()
@@ -249,18 +249,18 @@ class Replica:
         )
         async with aclosing(stream):
             async for changes in stream:
-                await self._take(
+                await self._apply_new(
                     KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
                     for event in changes.events
                     if event.value is not None
                 )
-                self.heard = time.monotonic()
+                self.up_to_date_at = time.monotonic()
 
-    async def _take(self, kvs: Iterable[KV]) -> None:
+    async def _apply_new(self, kvs: Iterable[KV]) -> None:
         """Apply these, as far as they are new. An hour's journal takes seconds: others have their turns meanwhile."""
-        turns = Turns()
+        turns = TimeSlice()
         for kv in kvs:
-            await turns.end()
+            await turns.yield_if_used_up()
             try:
                 last = self.keys.entry_index(kv.key)
                 if last <= self.state.index:
@@ -273,4 +273,4 @@ class Replica:
 
     async def _images(self, entry: Entry) -> dict[str, dict[str, Document]]:
         names = {record.restore for record in entry.commands if record.restore is not None}
-        return {name: await self.snapshots.documents_of(name) for name in names}
+        return {name: await self.snapshots.read_documents(name) for name in names}

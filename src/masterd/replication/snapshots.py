@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from masterd.state_machine.state import Adopted, Doc, Remembered, State
+from masterd.state_machine.state import AdoptedConfig, RememberedResult, State, VersionedDocument
 from nodestore.cluster.election import Fence
 from nodestore.errors import Garbage, LeadershipLost, NotFound
 from nodestore.etcd.session import Compare, Etcd, Op, cmp_mod, op_delete, op_get, op_put
@@ -35,11 +35,11 @@ class Image:
     index: int
     time: float
     floor: int
-    documents: dict[str, Doc]
+    documents: dict[str, VersionedDocument]
     specs: dict[str, SpecMark]
-    ids: dict[str, Remembered]
+    ids: dict[str, RememberedResult]
     restores: dict[int, str]
-    adopted: Adopted | None
+    adopted: AdoptedConfig | None
     actions: dict[str, tuple[Action, ...]]
 
     @classmethod
@@ -94,7 +94,7 @@ def _parts(part: str, items: Iterable[tuple[str, Any]], chunk_bytes: int) -> Ite
         yield opening + b",".join(pieces) + b"}}"
 
 
-def take_chunk(state: State, raw: bytes, where: str) -> None:
+def load_chunk(state: State, raw: bytes, where: str) -> None:
     """Take up what one chunk of an image holds. Garbage when that is none."""
     try:
         _fill(state, loads(raw, where))
@@ -110,16 +110,16 @@ def _fill(state: State, data: dict[str, Any]) -> None:
             if data["config"] is not None:
                 record = ConfigRecord.model_validate(data["config"])
                 inventory = Inventory.without_name_check(record.inventory)
-                state.adopted = Adopted(record, data["config_revision"], data["config_index"], inventory)
+                state.adopted = AdoptedConfig(record, data["config_revision"], data["config_index"], inventory)
         case "specs":
             for node, (generation, digest) in data["items"].items():
                 state.specs[node] = SpecMark(generation=generation, hash=digest)
         case "documents":
             for path, (index, value) in data["items"].items():
-                state.documents[path] = Doc(index, value)
+                state.documents[path] = VersionedDocument(index, value)
         case "ids":
             for name, (index, time, result) in data["items"].items():
-                state.ids[name] = Remembered(index, time, result)
+                state.ids[name] = RememberedResult(index, time, result)
         case "actions":
             for node, pending in data["items"].items():
                 state.actions[node] = tuple(Action.model_validate(action) for action in pending)
@@ -184,11 +184,11 @@ class Snapshots:
         """The image under this name, its hash checked. Garbage when it is incomplete or altered."""
         state = State()
         for raw in await self.verify(name, manifest):
-            take_chunk(state, raw, name)
+            load_chunk(state, raw, name)
             await asyncio.sleep(0)  # it may be long: leases are kept and heartbeats sent meanwhile
         return Image.of(state)
 
-    async def newest(self, at_least: int = 0) -> Image | None:
+    async def read_newest(self, at_least: int = 0) -> Image | None:
         """The newest readable image, if it is beyond index `at_least`."""
         for name, manifest in (await self.manifests()).items():
             if manifest.index < at_least:
@@ -199,7 +199,7 @@ class Snapshots:
                 log.warning("passing over a snapshot: %s", error)
         return None
 
-    async def documents_of(self, name: str) -> dict[str, Document]:
+    async def read_documents(self, name: str) -> dict[str, Document]:
         """The documents of one snapshot, for an entry that restores it."""
         key = self._keys.snapshot(name) + _MANIFEST
         kv = await self._etcd.get(key)
@@ -228,15 +228,16 @@ class Snapshots:
         self.written_bytes = size
         return snapshot
 
-    async def delete(self, fence: Fence, name: str, needed: Callable[[str], bool]) -> bool:
+    async def delete(self, fence: Fence, name: str, is_needed: Callable[[str], bool]) -> bool:
         """Delete a snapshot, or what is left of one, unless it is needed; False then.
 
-        An entry that restores it writes its manifest anew (`hold`). So a deletion that was decided on before that,
-        however late it lands, does not: it compares the manifest that it saw. `needed` is asked in between.
+        An entry that restores it writes its manifest anew (`restore_guard`). So a deletion that was decided on before
+        that,
+        however late it lands, does not: it compares the manifest that it saw. `is_needed` is asked in between.
         """
         prefix, manifest = self._keys.snapshot(name), self._keys.snapshot(name) + _MANIFEST
         found = await self._etcd.get(manifest)
-        if needed(name):
+        if is_needed(name):
             return False
         result = await self._etcd.txn(
             [*fence.compares(self._keys), cmp_mod(manifest, 0 if found is None else found.mod_revision)],
@@ -255,7 +256,7 @@ class Snapshots:
         self.verified.discard(name)
         return True
 
-    async def hold(self, name: str) -> tuple[Compare, Op]:
+    async def restore_guard(self, name: str) -> tuple[Compare, Op]:
         """What the commit of an entry that restores this snapshot must compare and write, so that it stays."""
         key = self._keys.snapshot(name) + _MANIFEST
         found = await self._etcd.get(key)

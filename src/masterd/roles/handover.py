@@ -14,7 +14,7 @@ import logging
 import time
 from typing import cast
 
-from masterd.roles.peers import Forwarder
+from masterd.roles.peers import PeerClient
 from masterd.term.leader import Leader
 from nodestore.errors import NodectlError, Unavailable
 from nodestore.schema.api_types import Campaign, CampaignRequest
@@ -24,21 +24,21 @@ log = logging.getLogger(__name__)
 _CATCH_UP_S = 5.0
 _DRAIN_S = 3.0
 _TAKE_OVER_S = 3.0
-_CLOSE_COMMANDS = 200
+_LAG_MAX_COMMANDS = 200
 _POLL_S = 0.02
 
 
-async def hand_over(leader: Leader, index: int, url: str, actor: str, http: Forwarder) -> Campaign:
+async def hand_over(leader: Leader, index: int, url: str, actor: str, http: PeerClient) -> Campaign:
     """Have the masterd at `url` take this term over; what it answered. `index`: how far this leader is.
 
     Unavailable, or what the successor says, when that did not come about; OutcomeUnknown when it does not say. Either
     way this leader goes on until it is deposed.
     """
-    await _caught_up(index, url, http)
+    await _wait_caught_up(index, url, http)
     leader.close_for_handover()
     try:
         async with asyncio.timeout(_DRAIN_S):
-            await leader.drained()
+            await leader.wait_drained()
         order: CampaignRequest = {"revision": leader.fence.term.revision, "actor": actor}
         return cast(Campaign, await http.post(f"{url}/v1/campaign", order, _TAKE_OVER_S))
     except TimeoutError:
@@ -49,12 +49,12 @@ async def hand_over(leader: Leader, index: int, url: str, actor: str, http: Forw
         raise
 
 
-async def _caught_up(index: int, url: str, http: Forwarder) -> None:
+async def _wait_caught_up(index: int, url: str, http: PeerClient) -> None:
     """Until the successor is not far behind."""
     deadline = time.monotonic() + _CATCH_UP_S
     while True:
         health = await http.get(f"{url}/v1/health", _TAKE_OVER_S)
-        if int(health.get("index", 0)) >= index - _CLOSE_COMMANDS:
+        if int(health.get("index", 0)) >= index - _LAG_MAX_COMMANDS:
             return
         if time.monotonic() > deadline:
             raise Unavailable(f"the masterd at {url} is at index {health.get('index')}, {index} is needed: it lags")
@@ -63,7 +63,7 @@ async def _caught_up(index: int, url: str, http: Forwarder) -> None:
 
 async def hand_over_to_any(leader: Leader, index: int, urls: list[str], why: str) -> bool:
     """Try the standbys at `urls` in turn; False when none took over."""
-    http = Forwarder()
+    http = PeerClient()
     try:
         for url in urls:
             try:

@@ -12,13 +12,13 @@ from aiohttp import web
 from nodestore.errors import Garbage, NodectlError, NotLeader, OutcomeUnknown, Unavailable, from_code
 from nodestore.support.jsonio import dumps, loads
 
-HOP = "Nodectl-Hop"
+HOP_HEADER = "Nodectl-Hop"
 _TIMEOUT_S = 12.0
 _CONNECT_S = 1.0
 _PASSED_BACK = ("Content-Type", "Retry-After", "Nodectl-Index", "Nodectl-Master", "Nodectl-Term")
 
 
-class Forwarder:
+class PeerClient:
     """HTTP to other masterds, over connections that are kept."""
 
     def __init__(self) -> None:
@@ -35,17 +35,17 @@ class Forwarder:
             await self._session.close()
 
     async def forward(
-        self, request: web.Request, url: str | None, own: str, trouble: str | None = None
+        self, request: web.Request, url: str | None, own_id: str, problem: str | None = None
     ) -> web.StreamResponse:
         """What the leader at `url` answers. NotLeader when there is none, or this request has hopped already; it says
-        what `trouble` this masterd has, which may be why nobody leads."""
-        why = f"; {own}: {trouble}" if trouble else "; ask again in a moment"
-        if request.headers.get(HOP) is not None:
-            raise NotLeader(f"{own} does not lead either{why}", url)
+        what `problem` this masterd has, which may be why nobody leads."""
+        why = f"; {own_id}: {problem}" if problem else "; ask again in a moment"
+        if request.headers.get(HOP_HEADER) is not None:
+            raise NotLeader(f"{own_id} does not lead either{why}", url)
         if url is None:
             raise NotLeader(f"nobody leads just now{why}")
         body = await request.read()
-        headers = {HOP: "1", "Content-Type": request.headers.get("Content-Type", "application/json")}
+        headers = {HOP_HEADER: "1", "Content-Type": request.headers.get("Content-Type", "application/json")}
         try:
             async with self._open().request(
                 request.method, url + request.path_qs, data=body or None, headers=headers

@@ -18,9 +18,9 @@ from nodestore.errors import NotFound
 from nodestore.schema.models import Acted, Action, ActionResult
 from nodestore.support.jsonio import Json
 
-ACT = "node.act"
-DONE = "action.done"
-MARK = "drill.mark"
+NODE_ACT = "node.act"
+ACTION_DONE = "action.done"
+DRILL_MARK = "drill.mark"
 
 
 class NodeAct(BaseModel):
@@ -35,7 +35,7 @@ class NodeAct(BaseModel):
     expires_s: float = Field(default=60.0, gt=0, description="not begun later than this")
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _require_one_target(self) -> Self:
         if (self.node is None) == (self.group is None):
             raise ValueError("give either a node or a group")
         return self
@@ -61,27 +61,28 @@ class DrillMark(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-OWN: Mapping[str, Command] = {
-    ACT: Command(NodeAct, _act, "have nodes do something once"),
-    MARK: Command(DrillMark, lambda transaction, args: {}, "change nothing: a drill's mark in the journal"),
+COMMON_COMMANDS: Mapping[str, Command] = {
+    NODE_ACT: Command(NodeAct, _act, "have nodes do something once"),
+    DRILL_MARK: Command(DrillMark, lambda transaction, args: {}, "change nothing: a drill's mark in the journal"),
 }
 """Commands that every application has, unless it has one of that name itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How a pending action ends: a command for the journal. `unbegun`: only if the node has not begun it by then."""
+class ActionClosure:
+    """How a pending action ends: a command for the journal. `requires_not_started`: only if the node has not begun it
+    by then."""
 
     node: str
     action: Action
     state: str
     result: Json = None
     error: str | None = None
-    unbegun: bool = False
+    requires_not_started: bool = False
 
     @property
     def id(self) -> str:
-        return f"{DONE}-{self.node}-{self.action.epoch}-{self.action.index}"
+        return f"{ACTION_DONE}-{self.node}-{self.action.epoch}-{self.action.index}"
 
     @property
     def args(self) -> dict[str, Json]:
@@ -92,22 +93,26 @@ class Ending:
         return {"state": self.state, "result": self.result, "error": self.error}
 
 
-def ending_of(node: str, action: Action, acted: Acted | None, *, epoch: int, now: float) -> Ending | None:
+def closure_of(node: str, action: Action, acted: Acted | None, *, epoch: int, now: float) -> ActionClosure | None:
     """How this pending action has ended; None when it has not. Times are the leader's.
 
     One from before the store was restored is over: whether it ran is not known, and the node will not begin it.
     """
     if action.epoch < epoch:
-        return Ending(node, action, "lost", error="the store was restored from a backup: it may have run or not")
+        return ActionClosure(node, action, "lost", error="the store was restored from a backup: it may have run or not")
     found = _result(action.index, acted, epoch)
     if found is not None:
         if found.state == "started":
             return None
-        return Ending(node, action, found.state, found.result, found.error)
+        return ActionClosure(node, action, found.state, found.result, found.error)
     if acted is not None and acted.epoch == epoch and acted.floor >= action.index:
-        return Ending(node, action, "lost", error="the node has begun it or a later one, and knows no result of it")
+        return ActionClosure(
+            node, action, "lost", error="the node has begun it or a later one, and knows no result of it"
+        )
     if action.expires < now:
-        return Ending(node, action, "expired", error="the node did not begin it in time", unbegun=True)
+        return ActionClosure(
+            node, action, "expired", error="the node did not begin it in time", requires_not_started=True
+        )
     return None
 
 

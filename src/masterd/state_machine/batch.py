@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from masterd.application.contract import Application, Command, GivenUp
-from masterd.state_machine.actions import OWN
-from masterd.state_machine.specs import Derivation, Derived
+from masterd.state_machine.actions import COMMON_COMMANDS
+from masterd.state_machine.specs import DerivedSpec, SpecDeriver
 from masterd.state_machine.state import State, pending_after
 from masterd.state_machine.transaction import Overlay
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
@@ -22,13 +22,13 @@ from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Invento
 from nodestore.support.json_rules import checked_copy
 from nodestore.support.jsonio import Document, Json, copy, dumps
 
-ADOPT = "config.adopt"
-RESPEC = "config.respec"
-RESTORE = "snapshot.restore"
+CONFIG_ADOPT = "config.adopt"
+CONFIG_RESPEC = "config.respec"
+SNAPSHOT_RESTORE = "snapshot.restore"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CommandRequest:
     """A command as asked for. `after`: the index its client knew when it first sent it; None: it has no repeats.
 
     work: what to do instead of the application's handler, for masterd's own; its result counts only if it wrote
@@ -40,12 +40,12 @@ class Request:
     args: Mapping[str, Any]
     actor: str
     after: int | None = None
-    work: Callable[[Overlay], Json] | None = None
+    internal_handler: Callable[[Overlay], Json] | None = None
     closes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CommandOutcome:
     """What a command came to: an index and a result, or an error."""
 
     id: str
@@ -56,7 +56,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Limits:
+class BatchLimits:
     """What one batch may hold."""
 
     commands_max: int = 256
@@ -71,20 +71,20 @@ class Batch:
 
     state: State
     application: Application
-    derivation: Derivation
+    spec_deriver: SpecDeriver
     now: float
-    limits: Limits = field(default_factory=Limits)
+    limits: BatchLimits = field(default_factory=BatchLimits)
     records: list[CommandRecord] = field(default_factory=list)
     encoded: list[bytes] = field(default_factory=list)
     entry_bytes: int = 0
-    derived: dict[str, Derived] = field(default_factory=dict)
+    changed_specs: dict[str, DerivedSpec] = field(default_factory=dict)
     overlay: Overlay = field(init=False)
     epoch: int = 1
-    restored: dict[str, Document | None] = field(default_factory=dict)
+    restored_documents: dict[str, Document | None] = field(default_factory=dict)
     """Documents that a restore changes: they are in no record, but in the views."""
     on_fault: Callable[[str, BaseException], None] = lambda name, error: None
     """Called with a command's name and what its handler raised, unless that was a refusal."""
-    _ids: dict[str, Outcome] = field(default_factory=dict)
+    _ids: dict[str, CommandOutcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.now = max(self.now, self.state.time)
@@ -94,9 +94,9 @@ class Batch:
     def next_index(self) -> int:
         return self.state.index + len(self.records) + 1
 
-    def run(self, request: Request) -> Outcome | None:
+    def execute(self, request: CommandRequest) -> CommandOutcome | None:
         """The outcome of one command, true once the batch is committed. None: it does not fit into this batch."""
-        known = self._known(request)
+        known = self._earlier_outcome(request)
         if known is not None:
             return known
         if len(self.records) >= self.limits.commands_max:
@@ -104,18 +104,20 @@ class Batch:
         transaction = Overlay(self.overlay, self.overlay.config, self.now)
         try:
             result = self._handle(request, transaction)
-            if request.work is not None and not (transaction.writes or transaction.actions or request.closes):
-                return Outcome(request.id, result=result)
+            if request.internal_handler is not None and not (
+                transaction.writes or transaction.actions or request.closes
+            ):
+                return CommandOutcome(request.id, result=result)
             return self._admit(request, result, transaction)
         except NodectlError as error:
-            return Outcome(request.id, error=error)
+            return CommandOutcome(request.id, error=error)
 
-    def _admit(self, request: Request, result: Json, transaction: Overlay) -> Outcome | None:
+    def _admit(self, request: CommandRequest, result: Json, transaction: Overlay) -> CommandOutcome | None:
         """Make what a handler wrote part of the batch. None, or a refusal that is raised, leave no trace of it."""
-        affected = self.derivation.affected(transaction.writes)
+        affected = self.spec_deriver.affected(transaction.writes)
         admitted = False
         try:
-            derived = self.derivation.update(self.overlay.config, transaction, affected)
+            derived = self.spec_deriver.update(self.overlay.config, transaction, affected)
             self._check_specs(derived)
             record = self._record(request, result, transaction, derived)
             raw = encode_record(record)
@@ -128,15 +130,15 @@ class Batch:
             admitted = True
         finally:
             if not admitted:
-                self.derivation.update(self.overlay.config, self.overlay, affected)
-        self._take(record, raw, transaction, derived)
-        self._ids[request.id] = Outcome(request.id, record.index, result)
-        return Outcome(request.id, record.index, copy(result))
+                self.spec_deriver.update(self.overlay.config, self.overlay, affected)
+        self._append_record(record, raw, transaction, derived)
+        self._ids[request.id] = CommandOutcome(request.id, record.index, result)
+        return CommandOutcome(request.id, record.index, copy(result))
 
-    def restore(self, request: Request, snapshot: str, image: Mapping[str, Document]) -> Outcome:
+    def restore(self, request: CommandRequest, snapshot: str, image: Mapping[str, Document]) -> CommandOutcome:
         """Replace all documents by those of a snapshot, in an entry that only names it. Ids, indexes, generations and
         configuration stay. The first and only command of its batch."""
-        known = self._known(request)
+        known = self._earlier_outcome(request)
         if known is not None:
             return known
         args = checked_copy(dict(request.args), "arguments")
@@ -146,21 +148,21 @@ class Batch:
             before = self.state.documents.get(path)
             if before is None or before.value != document:
                 transaction.writes[path] = document
-        affected = self.derivation.affected(transaction.writes)
+        affected = self.spec_deriver.affected(transaction.writes)
         try:
-            derived = self.derivation.update(self.overlay.config, transaction, affected)
+            derived = self.spec_deriver.update(self.overlay.config, transaction, affected)
             self._check_specs(derived)
         except NodectlError:
-            self.derivation.update(self.overlay.config, self.overlay, affected)
+            self.spec_deriver.update(self.overlay.config, self.overlay, affected)
             raise
         result = {"snapshot": snapshot, "documents": len(image), "changed": len(transaction.writes)}
         record = CommandRecord(
             index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name,
             args=args, result=result, specs=self._marks(derived), restore=snapshot, config_version=self._config_version,
         )  # fmt: skip
-        self._take(record, encode_record(record), transaction, derived)
-        self.restored = transaction.writes
-        return Outcome(request.id, record.index, result)
+        self._append_record(record, encode_record(record), transaction, derived)
+        self.restored_documents = transaction.writes
+        return CommandOutcome(request.id, record.index, result)
 
     def adopt(self, config: ConfigRecord, revision: int) -> CommandRecord:
         """Take a configuration into force. ValidationError (pydantic's) when it is not an inventory, a NodectlError
@@ -168,14 +170,14 @@ class Batch:
         inventory = Inventory.model_validate(checked_copy(config.model_dump(), "configuration")["inventory"])
         self.overlay.config = inventory
         transaction = Overlay(self.overlay, inventory, self.now)
-        derived = self.derivation.rebuild(inventory, transaction)
+        derived = self.spec_deriver.rebuild(inventory, transaction)
         self._check_specs(derived)
         record = CommandRecord(
             index=self.next_index,
-            id=f"{ADOPT}-{revision}",
+            id=f"{CONFIG_ADOPT}-{revision}",
             actor=config.actor,
             time=self.now,
-            name=ADOPT,
+            name=CONFIG_ADOPT,
             args={"version": config.version},
             result={"version": config.version},
             specs=self._marks(derived),
@@ -188,58 +190,60 @@ class Batch:
                 if node not in inventory.nodes
             },
         )
-        self._take(record, encode_record(record), transaction, derived)
+        self._append_record(record, encode_record(record), transaction, derived)
         return record
 
     def respec(self, actor: str, nonce: str) -> CommandRecord | None:
         """Record the specs that this program derives, where they differ from the recorded ones (an upgrade, say).
         None when all agree."""
-        self.derivation.rebuild(self.overlay.config, self.overlay)
-        derived = {node: self.derivation[node] for node in self.differing()}
+        self.spec_deriver.rebuild(self.overlay.config, self.overlay)
+        derived = {node: self.spec_deriver[node] for node in self.differing_nodes()}
         if not derived:
             return None
         record = CommandRecord(
-            index=self.next_index, id=f"{RESPEC}-{nonce}", actor=actor, time=self.now, name=RESPEC,
+            index=self.next_index, id=f"{CONFIG_RESPEC}-{nonce}", actor=actor, time=self.now, name=CONFIG_RESPEC,
             args={}, result={"nodes": sorted(derived)}, specs=self._marks(derived), config_version=self._config_version,
         )  # fmt: skip
-        self._take(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), derived)
+        self._append_record(
+            record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), derived
+        )
         return record
 
-    def differing(self) -> list[str]:
+    def differing_nodes(self) -> list[str]:
         """The nodes whose derived specs are not the recorded ones, sorted."""
-        nodes = {*self.derivation.nodes, *self.state.specs}
-        return sorted(node for node in nodes if self._recorded(node) != self.derivation[node].hash)
+        nodes = {*self.spec_deriver.nodes, *self.state.specs}
+        return sorted(node for node in nodes if self._recorded(node) != self.spec_deriver[node].hash)
 
     def _recorded(self, node: str) -> str:
         mark = self.state.specs.get(node)
         return mark.hash if mark else ""
 
-    def _known(self, request: Request) -> Outcome | None:
+    def _earlier_outcome(self, request: CommandRequest) -> CommandOutcome | None:
         """The first outcome of this id, or the reason why it cannot be known whether there was one."""
         earlier = self._ids.get(request.id)
         if earlier is not None:
-            return Outcome(request.id, earlier.index, copy(earlier.result), repeated=True)
+            return CommandOutcome(request.id, earlier.index, copy(earlier.result), repeated=True)
         remembered = self.state.ids.get(request.id)
         if remembered is not None:
-            return Outcome(request.id, remembered.index, copy(remembered.result), repeated=True)
+            return CommandOutcome(request.id, remembered.index, copy(remembered.result), repeated=True)
         if request.after is None:
             return None
         if request.after < self.state.floor:
-            return Outcome(request.id, error=TooOld(
+            return CommandOutcome(request.id, error=TooOld(
                 f"command {request.id} was first sent after index {request.after}, but results are remembered only "
                 f"from {self.state.floor} on: it may have run and was not run again; look at the state"
             ))  # fmt: skip
         if request.after > self.state.index:
-            return Outcome(request.id, error=Conflict(
+            return CommandOutcome(request.id, error=Conflict(
                 f"command {request.id} was first sent after index {request.after}, but the store is at "
                 f"{self.state.index}: it was restored from a backup; read the state anew"
             ))  # fmt: skip
         return None
 
-    def _handle(self, request: Request, transaction: Overlay) -> Json:
+    def _handle(self, request: CommandRequest, transaction: Overlay) -> Json:
         try:
-            if request.work is not None:
-                return checked_copy(request.work(transaction), f"the result of {request.name}")
+            if request.internal_handler is not None:
+                return checked_copy(request.internal_handler(transaction), f"the result of {request.name}")
             command = self._command(request.name)
             try:
                 arguments = command.arguments.model_validate(request.args)
@@ -256,13 +260,14 @@ class Batch:
 
     def _command(self, name: str) -> Command:
         offered = self.application.commands()
-        command = offered.get(name) or OWN.get(name)
+        command = offered.get(name) or COMMON_COMMANDS.get(name)
         if command is None:
-            raise NotFound(f"there is no command {name!r}; there are: {', '.join(sorted({*offered, *OWN, RESTORE}))}")
+            known = sorted({*offered, *COMMON_COMMANDS, SNAPSHOT_RESTORE})
+            raise NotFound(f"there is no command {name!r}; there are: {', '.join(known)}")
         return command
 
     def _record(
-        self, request: Request, result: Json, transaction: Overlay, derived: Mapping[str, Derived]
+        self, request: CommandRequest, result: Json, transaction: Overlay, derived: Mapping[str, DerivedSpec]
     ) -> CommandRecord:
         fields: dict[str, Any] = {
             "index": self.next_index,
@@ -281,7 +286,7 @@ class Batch:
             "config_revision": None,
             "restore": None,
         }
-        return CommandRecord.holding(fields)
+        return CommandRecord.build_unchecked(fields)
 
     @property
     def _config_version(self) -> int:
@@ -289,7 +294,7 @@ class Batch:
         adopted = self.state.adopted
         return adopted.record.version if adopted else 0
 
-    def _check_specs(self, derived: Mapping[str, Derived]) -> None:
+    def _check_specs(self, derived: Mapping[str, DerivedSpec]) -> None:
         for node, item in derived.items():
             if item.size_bytes > self.limits.spec_bytes_max:
                 raise TooLarge(
@@ -297,37 +302,39 @@ class Batch:
                     f"the limit is {self.limits.spec_bytes_max}"
                 )
 
-    def _marks(self, derived: Mapping[str, Derived]) -> dict[str, SpecMark | None]:
+    def _marks(self, derived: Mapping[str, DerivedSpec]) -> dict[str, SpecMark | None]:
         index = self.next_index
         return {
-            node: SpecMark.holding({"generation": index, "hash": item.hash}) if item.spec is not None else None
+            node: SpecMark.build_unchecked({"generation": index, "hash": item.hash}) if item.spec is not None else None
             for node, item in derived.items()
         }
 
-    def _take(self, record: CommandRecord, raw: bytes, transaction: Overlay, derived: Mapping[str, Derived]) -> None:
+    def _append_record(
+        self, record: CommandRecord, raw: bytes, transaction: Overlay, derived: Mapping[str, DerivedSpec]
+    ) -> None:
         self.records.append(record)
         self.encoded.append(raw)
         self.entry_bytes += len(raw)
         self.overlay.writes.update(transaction.writes)
         if record.actions or record.closes:
-            self.overlay.pending.update(pending_after(record, self.epoch, _Pending(self.overlay)))
-        self.derived.update(derived)
+            self.overlay.pending.update(pending_after(record, self.epoch, _PendingActions(self.overlay)))
+        self.changed_specs.update(derived)
 
     @property
     def pending(self) -> dict[str, tuple[Action, ...]]:
         """What the nodes whose actions this batch changed are to do after it."""
         return self.overlay.pending
 
-    def rebuild(self) -> None:
+    def rebuild_specs(self) -> None:
         """Derive all specs from the committed state, noting which documents each reads."""
-        self.derivation.rebuild(self.overlay.config, self.overlay)
+        self.spec_deriver.rebuild(self.overlay.config, self.overlay)
 
     def undo_derivation(self) -> None:
         """The batch came to nothing: all specs are those of the committed state again."""
-        self.derivation.rebuild(self.state.inventory, Overlay(self.state, self.state.inventory, self.now))
+        self.spec_deriver.rebuild(self.state.inventory, Overlay(self.state, self.state.inventory, self.now))
 
 
-class _Pending(Mapping[str, tuple[Action, ...]]):
+class _PendingActions(Mapping[str, tuple[Action, ...]]):
     """What nodes are to do, as an overlay has it."""
 
     def __init__(self, overlay: Overlay) -> None:

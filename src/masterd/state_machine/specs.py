@@ -15,7 +15,7 @@ _HASH_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
+class DerivedSpec:
     """A spec, its hash and its size as JSON; no spec: nothing to do for this node."""
 
     spec: Spec | None
@@ -23,7 +23,7 @@ class Derived:
     size_bytes: int = 0
 
     @classmethod
-    def of(cls, spec: Spec) -> Derived:
+    def of(cls, spec: Spec) -> DerivedSpec:
         """By what is in it; fields that an application adds of its own count too."""
         fields: Document = {"driver": spec.driver, "settings": spec.settings, "document": spec.document}
         if spec.model_extra:
@@ -32,11 +32,11 @@ class Derived:
         return cls(spec, sha256(raw).hexdigest()[:_HASH_DIGITS], len(raw))
 
 
-NOTHING = Derived(None, "")
+NO_SPEC = DerivedSpec(None, "")
 
 
 @dataclass(slots=True)
-class _Reads:
+class _ReadTracker:
     """A view that notes what is read through it."""
 
     view: View
@@ -52,7 +52,7 @@ class _Reads:
         return self.view.paths(prefix)
 
 
-class Derivation:
+class SpecDeriver:
     """The specs of all nodes over one state, with what each was made from.
 
     `update` works on any view, that of a batch in progress included; a batch that comes to nothing is undone by
@@ -62,13 +62,13 @@ class Derivation:
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        self._derived: dict[str, Derived] = {}
+        self._derived: dict[str, DerivedSpec] = {}
         self._reads: dict[str, tuple[Collection[str], Collection[str]]] = {}
         self._by_path: dict[str, set[str]] = {}
         self._by_prefix: dict[str, set[str]] = {}
 
-    def __getitem__(self, node: str) -> Derived:
-        return self._derived.get(node, NOTHING)
+    def __getitem__(self, node: str) -> DerivedSpec:
+        return self._derived.get(node, NO_SPEC)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -84,28 +84,28 @@ class Derivation:
                     nodes |= readers
         return sorted(nodes)
 
-    def update(self, inventory: Inventory, view: View, nodes: Iterable[str]) -> dict[str, Derived]:
+    def update(self, inventory: Inventory, view: View, nodes: Iterable[str]) -> dict[str, DerivedSpec]:
         """Derive these nodes anew; those whose hash changed, with NOTHING for a node that is no more."""
         changed = {}
         for node in nodes:
-            before = self._derived.get(node, NOTHING)
+            before = self._derived.get(node, NO_SPEC)
             after = self._derive(inventory, view, node)
             if after.hash != before.hash:
                 changed[node] = after
         return changed
 
-    def rebuild(self, inventory: Inventory, view: View) -> dict[str, Derived]:
+    def rebuild(self, inventory: Inventory, view: View) -> dict[str, DerivedSpec]:
         """Derive every node anew; those whose hash changed."""
         return self.update(inventory, view, sorted({*inventory.nodes, *self._derived}))
 
-    def _derive(self, inventory: Inventory, view: View, node: str) -> Derived:
+    def _derive(self, inventory: Inventory, view: View, node: str) -> DerivedSpec:
         if node not in inventory.nodes:
             self._unlink(node)
             self._derived.pop(node, None)
-            return NOTHING
-        reads = _Reads(view)
+            return NO_SPEC
+        reads = _ReadTracker(view)
         try:
-            derived = self._desired(inventory, reads, node)
+            derived = self._call_application(inventory, reads, node)
         except NodectlError:
             self._unlink(node)
             raise
@@ -113,7 +113,7 @@ class Derivation:
         self._link(node, reads)
         return derived
 
-    def _link(self, node: str, reads: _Reads) -> None:
+    def _link(self, node: str, reads: _ReadTracker) -> None:
         """Note what a node's spec was made from; nearly always the same as before."""
         if self._reads.get(node) == (reads.paths_read, reads.prefixes_read):
             return
@@ -124,10 +124,10 @@ class Derivation:
         for prefix in reads.prefixes_read:
             self._by_prefix.setdefault(prefix, set()).add(node)
 
-    def _desired(self, inventory: Inventory, view: View, node: str) -> Derived:
+    def _call_application(self, inventory: Inventory, view: View, node: str) -> DerivedSpec:
         try:
             spec = self._application.desired(inventory, view, node)
-            return NOTHING if spec is None else Derived.of(spec)
+            return NO_SPEC if spec is None else DerivedSpec.of(spec)
         except (NodectlError, GivenUp):
             raise
         except BaseException as error:  # whatever an application raises refuses the command, and never ends the leader

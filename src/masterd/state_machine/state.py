@@ -17,7 +17,7 @@ IDS_MAX = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Doc:
+class VersionedDocument:
     """A document and the index of the command that last changed it. The value is never changed in place."""
 
     index: int
@@ -25,7 +25,7 @@ class Doc:
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class RememberedResult:
     """What a command with some id came to."""
 
     index: int
@@ -34,7 +34,7 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class AdoptedConfig:
     """The configuration in force: the record, config/current's mod_revision, and the index that adopted it."""
 
     record: ConfigRecord
@@ -49,10 +49,10 @@ class State:
 
     index: int = 0
     time: float = 0.0
-    documents: dict[str, Doc] = field(default_factory=dict)
+    documents: dict[str, VersionedDocument] = field(default_factory=dict)
     specs: dict[str, SpecMark] = field(default_factory=dict)
-    adopted: Adopted | None = None
-    ids: dict[str, Remembered] = field(default_factory=dict)
+    adopted: AdoptedConfig | None = None
+    ids: dict[str, RememberedResult] = field(default_factory=dict)
     floor: int = 0
     """Every id of a command after this index is in `ids`; a command whose `after` is lower is too old to know."""
     restores: dict[int, str] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class State:
             raise Garbage(f"the journal has a gap: entry {entry.first} to {entry.last} does not follow {self.index}")
         for record in entry.commands:
             self._apply(record, images or {}, entry.epoch)
-        self._forget()
+        self._forget_old_ids()
 
     def _apply(self, record: CommandRecord, images: Mapping[str, Mapping[str, Document]], epoch: int) -> None:
         if record.restore is not None:
@@ -110,9 +110,9 @@ class State:
             self._set_pending(pending_after(record, epoch, self.actions))
         if record.config is not None:
             inventory = Inventory.without_name_check(record.config.inventory)
-            self.adopted = Adopted(record.config, record.config_revision or 0, record.index, inventory)
+            self.adopted = AdoptedConfig(record.config, record.config_revision or 0, record.index, inventory)
         self.ids.pop(record.id, None)  # the oldest comes first, even when an id that was forgotten comes again
-        self.ids[record.id] = Remembered(record.index, record.time, record.result)
+        self.ids[record.id] = RememberedResult(record.index, record.time, record.result)
         self.index = record.index
         self.time = max(self.time, record.time)
 
@@ -129,7 +129,7 @@ class State:
                 self._paths += 1
             return
         new = path not in self.documents
-        self.documents[path] = Doc(index, document)
+        self.documents[path] = VersionedDocument(index, document)
         if new:
             self._paths += 1
 
@@ -141,7 +141,7 @@ class State:
             if before is None or before.value != document:
                 self._write(path, document, index)
 
-    def _forget(self) -> None:
+    def _forget_old_ids(self) -> None:
         """Drop ids that need not be known any more. By the entries' own times, so that no clock here matters."""
         while len(self.ids) > IDS_MIN:
             oldest = next(iter(self.ids))

@@ -9,18 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from masterd.state_machine.specs import Derivation, Derived
+from masterd.state_machine.specs import DerivedSpec, SpecDeriver
 from masterd.state_machine.state import State
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Action, Actions, CommandRecord, Desired, SpecMark, Term
 from nodestore.support.jsonio import Document, dumps
 
-Changes = dict[str, bytes | None]
+ViewChanges = dict[str, bytes | None]
 """Keys with their new values; None deletes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class TxnBudget:
     """What one transaction may hold: etcd's own limits, less what the rest of the transaction takes."""
 
     ops: int
@@ -31,7 +31,7 @@ def document_view(index: int, document: Document) -> bytes:
     return dumps({"v": 1, "index": index, "document": document})
 
 
-def desired_view(term: Term, mark: SpecMark, derived: Derived) -> bytes:
+def desired_view(term: Term, mark: SpecMark, derived: DerivedSpec) -> bytes:
     if derived.spec is None:
         raise ValueError("a node without a spec has no desired document")
     desired = Desired(epoch=term.epoch, term=term.revision, generation=mark.generation, spec=derived.spec)
@@ -47,9 +47,9 @@ def changes_of(
     keys: Keys,
     term: Term,
     records: Iterable[CommandRecord],
-    derived: Mapping[str, Derived],
+    derived: Mapping[str, DerivedSpec],
     pending: Mapping[str, tuple[Action, ...]] = MappingProxyType({}),
-) -> Changes:
+) -> ViewChanges:
     """What these records change in the views; of several writes to one key the last. `pending`: what the nodes whose
     actions changed are to do now."""
     documents: dict[str, tuple[int, Document | None]] = {}
@@ -57,7 +57,7 @@ def changes_of(
     for record in records:
         documents.update((path, (record.index, document)) for path, document in record.writes.items())
         marks.update(record.specs)
-    changes: Changes = {}
+    changes: ViewChanges = {}
     for path, (index, document) in documents.items():
         changes[keys.document(path)] = None if document is None else document_view(index, document)
     for node, mark in marks.items():
@@ -67,7 +67,7 @@ def changes_of(
     return changes
 
 
-def all_views(keys: Keys, term: Term, state: State, derivation: Derivation) -> dict[str, bytes]:
+def all_views(keys: Keys, term: Term, state: State, derivation: SpecDeriver) -> dict[str, bytes]:
     """Every view as the state has it."""
     views = {keys.document(path): document_view(doc.index, doc.value) for path, doc in state.documents.items()}
     for node, mark in state.specs.items():
@@ -78,9 +78,9 @@ def all_views(keys: Keys, term: Term, state: State, derivation: Derivation) -> d
     return views
 
 
-def difference(wanted: Mapping[str, bytes], found: Mapping[str, bytes]) -> Changes:
+def difference(wanted: Mapping[str, bytes], found: Mapping[str, bytes]) -> ViewChanges:
     """What makes `found` into `wanted`."""
-    changes: Changes = {key: value for key, value in wanted.items() if found.get(key) != value}
+    changes: ViewChanges = {key: value for key, value in wanted.items() if found.get(key) != value}
     changes.update({key: None for key in found if key not in wanted})
     return changes
 
@@ -89,17 +89,17 @@ def size_of(changes: Mapping[str, bytes | None]) -> int:
     return sum(len(key) + len(value or b"") + 16 for key, value in changes.items())
 
 
-def fits(changes: Mapping[str, bytes | None], room: Room) -> bool:
-    return len(changes) <= room.ops and size_of(changes) <= room.size_bytes
+def fits(changes: Mapping[str, bytes | None], budget: TxnBudget) -> bool:
+    return len(changes) <= budget.ops and size_of(changes) <= budget.size_bytes
 
 
-def chunks(changes: Mapping[str, bytes | None], room: Room) -> Iterator[Changes]:
+def chunks(changes: Mapping[str, bytes | None], budget: TxnBudget) -> Iterator[ViewChanges]:
     """The changes in key order, in parts that fit. A single one larger than the room is a part of its own."""
-    part: Changes = {}
+    part: ViewChanges = {}
     size = 0
     for key in sorted(changes):
         weight = size_of({key: changes[key]})
-        if part and (len(part) >= room.ops or size + weight > room.size_bytes):
+        if part and (len(part) >= budget.ops or size + weight > budget.size_bytes):
             yield part
             part, size = {}, 0
         part[key] = changes[key]

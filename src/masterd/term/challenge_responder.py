@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import NoReturn
 
-from masterd.replication.cluster_view import Board
+from masterd.replication.cluster_view import ClusterView
 from nodestore.cluster.election import Fence
 from nodestore.errors import LeadershipLost, NodectlError
 from nodestore.etcd.session import Etcd, op_get, op_put
@@ -18,37 +18,37 @@ log = logging.getLogger(__name__)
 _ATTEMPT_S = 1.0
 
 
-class Answers:
+class ChallengeResponder:
     """The leader's, for one term."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, board: Board) -> None:
-        self._etcd, self._keys, self._fence, self._board = etcd, keys, fence, board
-        self._open: dict[str, None] = {}
+    def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, cluster_view: ClusterView) -> None:
+        self._etcd, self._keys, self._fence, self._cluster_view = etcd, keys, fence, cluster_view
+        self._unanswered: dict[str, None] = {}
         self._wake = asyncio.Event()
 
     async def run(self) -> NoReturn:
         """Answer every challenge of this term, until cancelled. LeadershipLost when the term is over."""
-        stop = self._board.challenges.listen(self._heard)
+        stop = self._cluster_view.challenges.subscribe(self._enqueue)
         try:
-            for master in self._board.challenges.items:
-                self._heard(master)
+            for master in self._cluster_view.challenges.items:
+                self._enqueue(master)
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._open:
-                    master = next(iter(self._open))
-                    del self._open[master]
+                while self._unanswered:
+                    master = next(iter(self._unanswered))
+                    del self._unanswered[master]
                     await self._answer(master)
         finally:
             stop()
 
-    def _heard(self, master: str) -> None:
-        self._open[master] = None
+    def _enqueue(self, master: str) -> None:
+        self._unanswered[master] = None
         self._wake.set()
 
     async def _answer(self, master: str) -> None:
         """One that cannot be written is not tried again: the standby asks anew."""
-        challenge = self._board.challenges.items.get(master)
+        challenge = self._cluster_view.challenges.items.get(master)
         if challenge is None or challenge.term != self._fence.term.revision:
             return
         put = op_put(self._keys.answer(master), Answer(term=challenge.term, nonce=challenge.nonce).encode())

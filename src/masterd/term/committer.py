@@ -13,33 +13,33 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from masterd.application.contract import Application
-from masterd.application.worker import HungError, Progress, Worker
+from masterd.application.worker import HungError, JobProgress, Worker
 from masterd.replication.replica import Replica
-from masterd.state_machine.batch import Batch, Limits, Request, encode_entry
-from masterd.state_machine.specs import Derivation
-from masterd.state_machine.views import Room, changes_of, document_view
+from masterd.state_machine.batch import Batch, BatchLimits, CommandRequest, encode_entry
+from masterd.state_machine.specs import SpecDeriver
+from masterd.state_machine.views import TxnBudget, changes_of, document_view
 from masterd.term.journal import Commit, Journal, TermBroken
 from masterd.term.publisher import Publisher
-from masterd.term.retention import Retention
-from masterd.term.warm_start import Derived, derive
-from nodestore.cluster.election import Won
+from masterd.term.retention import RetentionSettings
+from masterd.term.warm_start import PreparedSpecs, derive_all
+from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import LeadershipLost, NodectlError
 from nodestore.etcd.session import Compare, Etcd, Op, op_put
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Entry
-from nodestore.support.time_slices import Turns
+from nodestore.support.time_slices import TimeSlice
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _SLACK_BYTES = 32 << 10  # keys, compares, head and framing of one transaction
-_HERE_MAX = 4
+_INLINE_MAX = 4
 """So few quick commands are run in the event loop: with a busy machine the way to a thread and back costs more."""
-_HERE_S = 0.02
-_HERE_AGAIN_S = 60.0
+_INLINE_LIMIT_S = 0.02
+_INLINE_PAUSE_S = 60.0
 """Where they took longer than this (a document of a megabyte, say), they go to the thread for the next minute."""
-_OWN_OPS = 4  # head, entry, applied, and the manifest of a snapshot that is restored
+_FIXED_OPS = 4  # head, entry, applied, and the manifest of a snapshot that is restored
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class LeaderSettings:
     """For one command: its handler, and what the nodes must be after it. It is an emergency brake, not a budget."""
     derive_timeout_s: float = 20.0
     """For what all nodes must be: at a start, and when a configuration is adopted or a snapshot restored."""
-    retention: Retention = field(default_factory=Retention)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> BatchLimits:
         entry_bytes_max = max(16 << 10, self.request_bytes_max - _SLACK_BYTES - (128 << 10))
-        return Limits(self.commands_per_batch, entry_bytes_max, self.request_bytes_max - 2 * _SLACK_BYTES)
+        return BatchLimits(self.commands_per_batch, entry_bytes_max, self.request_bytes_max - 2 * _SLACK_BYTES)
 
-    def room(self, taken_bytes: int) -> Room:
+    def txn_budget(self, taken_bytes: int) -> TxnBudget:
         """What is left for views beside an entry of that size."""
-        return Room(self.max_txn_ops - _OWN_OPS, max(0, self.request_bytes_max - _SLACK_BYTES - taken_bytes))
+        return TxnBudget(self.max_txn_ops - _FIXED_OPS, max(0, self.request_bytes_max - _SLACK_BYTES - taken_bytes))
 
 
 class Committer:
@@ -73,7 +73,7 @@ class Committer:
         self,
         etcd: Etcd,
         keys: Keys,
-        won: Won,
+        won: TakeoverWon,
         replica: Replica,
         application: Application,
         settings: LeaderSettings,
@@ -81,54 +81,56 @@ class Committer:
     ) -> None:
         self._keys, self._fence, self._replica = keys, won.fence, replica
         self._application, self._settings, self._wall_clock = application, settings, wall_clock
-        self.derivation = Derivation(application)
+        self.spec_deriver = SpecDeriver(application)
         self.journal = Journal(etcd, keys, won.fence, won.head)
         self.publisher = Publisher(etcd, keys, won.fence)
         self.worker = Worker()
-        self._here_from = 0.0
-        self._quick: frozenset[str] = frozenset()
+        self._inline_from = 0.0
+        self._quick_commands: frozenset[str] = frozenset()
 
     @property
     def now(self) -> float:
         """The leader's time, which never goes back behind what it has committed."""
         return max(self._wall_clock(), self._replica.state.time)
 
-    def quick(self, requests: Sequence[Request]) -> bool:
+    def may_run_inline(self, requests: Sequence[CommandRequest]) -> bool:
         """Whether these are few, and all of them promise to end at once."""
-        if len(requests) > _HERE_MAX or time.monotonic() < self._here_from:
+        if len(requests) > _INLINE_MAX or time.monotonic() < self._inline_from:
             return False
-        return all(request.name in self._quick for request in requests)
+        return all(request.name in self._quick_commands for request in requests)
 
-    async def run(self, work: Callable[[Batch, Progress], T], limit_s: float, *, here: bool = False) -> tuple[Batch, T]:
+    async def run_batch(
+        self, work: Callable[[Batch, JobProgress], T], limit_s: float, *, inline: bool = False
+    ) -> tuple[Batch, T]:
         """What `work` makes of a new batch. Whatever it raises has left the specs as they are, if it restores them;
-        HungError: nothing of it counts, and the specs have been derived anew. `here`: in this thread, unguarded."""
+        HungError: nothing of it counts, and the specs have been derived anew. `inline`: in this thread, unguarded."""
         batch = Batch(
-            self._replica.state, self._application, self.derivation, self._wall_clock(), self._settings.limits,
+            self._replica.state, self._application, self.spec_deriver, self._wall_clock(), self._settings.limits,
             epoch=self._fence.term.epoch, on_fault=_log_fault,
         )  # fmt: skip
-        if here:
+        if inline:
             begun = time.monotonic()
-            made = work(batch, Progress())
-            if (ended := time.monotonic()) > begun + _HERE_S:
-                self._here_from = ended + _HERE_AGAIN_S
+            made = work(batch, JobProgress())
+            if (ended := time.monotonic()) > begun + _INLINE_LIMIT_S:
+                self._inline_from = ended + _INLINE_PAUSE_S
             return batch, made
         try:
             return batch, await self.worker.run(lambda progress: work(batch, progress), limit_s)
         except HungError:
-            await self.rebuild()
+            await self.rebuild_specs()
             raise
 
-    def begin_with(self, ahead: Derived) -> None:
+    def use_prepared_specs(self, ahead: PreparedSpecs) -> None:
         """All specs of the committed state, derived before the term was won."""
-        self.derivation, self._quick = ahead.derivation, ahead.quick
+        self.spec_deriver, self._quick_commands = ahead.spec_deriver, ahead.quick_commands
 
-    async def rebuild(self) -> bool:
+    async def rebuild_specs(self) -> bool:
         """Derive all specs from the committed state, from nothing; whether they are the recorded ones."""
-        self.derivation = derivation = Derivation(self._application)
+        self.spec_deriver = derivation = SpecDeriver(self._application)
         batch = Batch(self._replica.state, self._application, derivation, self._wall_clock())
 
-        def work(_: Progress) -> bool:
-            self._quick, agrees = derive(batch, self._application)
+        def work(_: JobProgress) -> bool:
+            self._quick_commands, agrees = derive_all(batch, self._application)
             return agrees
 
         return await self._derive(work)
@@ -137,7 +139,7 @@ class Committer:
         """The batch came to nothing: all specs are those of the committed state again."""
         await self._derive(lambda _: batch.undo_derivation())
 
-    async def _derive(self, work: Callable[[Progress], T]) -> T:
+    async def _derive(self, work: Callable[[JobProgress], T]) -> T:
         try:
             return await self.worker.run(work, self._settings.derive_timeout_s)
         except HungError as error:
@@ -148,10 +150,10 @@ class Committer:
         batch: Batch,
         compares: tuple[Compare, ...] = (),
         *,
-        landed: Callable[[], None] | None = None,
+        on_landed: Callable[[], None] | None = None,
         publish: bool = True,
     ) -> None:
-        """Commit a batch; memory and views follow. `landed` is called as soon as it has landed: an error that is
+        """Commit a batch; memory and views follow. `on_landed` is called as soon as it has landed: an error that is
         raised later is about what follows, and ends the term. `publish`: False leaves all views to `finish`."""
         nonce = secrets.token_hex(8)
         last = batch.records[-1].index
@@ -159,41 +161,41 @@ class Committer:
             raise TermBroken(f"memory is at {last - len(batch.records)}, the journal at {self.journal.index}")
         term = self._fence.term
         raw = encode_entry(term.epoch, term.revision, nonce, batch.encoded)
-        changes = changes_of(self._keys, term, batch.records, batch.derived, batch.pending)
-        turns = Turns()
-        for path, document in batch.restored.items():
+        changes = changes_of(self._keys, term, batch.records, batch.changed_specs, batch.pending)
+        turns = TimeSlice()
+        for path, document in batch.restored_documents.items():
             changes[self._keys.document(path)] = None if document is None else document_view(last, document)
-            await turns.end()
-        views = self.publisher.inline(changes, last, self._settings.room(len(raw))) if publish else []
+            await turns.yield_if_used_up()
+        views = self.publisher.inline_ops(changes, last, self._settings.txn_budget(len(raw))) if publish else []
         try:
-            held = await self._held(batch)
+            held = await self._restore_guards(batch)
             own = [op_put(self._keys.entry(last), raw), *(op for _, op in held)]
             compares = (*compares, *(compare for compare, _ in held))
             revision = await self.journal.commit(Commit.moving_to(last, [*own, *views], compares))
         except NodectlError:
             await self.undo(batch)
             raise
-        if landed is not None:
-            landed()
+        if on_landed is not None:
+            on_landed()
         if views:
-            self.publisher.published(last, revision)
+            self.publisher.note_published(last, revision)
         entry = Entry.model_construct(
             v=1, epoch=term.epoch, term=term.revision, nonce=nonce, commands=tuple(batch.records)
         )
         try:
             await self._replica.apply(entry, len(raw))
-            self._replica.heard = time.monotonic()
+            self._replica.up_to_date_at = time.monotonic()
             if publish and not views:
-                await self.publisher.bring_up(changes, last, self._settings.room(0))
+                await self.publisher.write_views(changes, last, self._settings.txn_budget(0))
         except LeadershipLost:
             raise
         except NodectlError as error:
             raise TermBroken(f"index {last} is committed, but could not be followed: {error}") from error
 
-    async def _held(self, batch: Batch) -> list[tuple[Compare, Op]]:
+    async def _restore_guards(self, batch: Batch) -> list[tuple[Compare, Op]]:
         """What keeps the snapshots that this batch restores from being deleted. NotFound when one is gone already."""
         names = [record.restore for record in batch.records if record.restore is not None]
-        return [await self._replica.snapshots.hold(name) for name in names]
+        return [await self._replica.snapshots.restore_guard(name) for name in names]
 
 
 def _log_fault(name: str, error: BaseException) -> None:

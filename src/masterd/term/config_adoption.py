@@ -8,7 +8,7 @@ import logging
 from pydantic import ValidationError
 
 from masterd.application.worker import HungError
-from masterd.replication.cluster_view import Board
+from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.state_machine.batch import Batch
 from masterd.term.committer import Committer
@@ -20,50 +20,50 @@ from nodestore.schema.models import ConfigRecord, decode, first_problem
 
 log = logging.getLogger(__name__)
 
-_AGAIN_S = 0.2
+_RETRY_S = 0.2
 
 
-class Adoption:
+class ConfigAdopter:
     """The leader's, for one term."""
 
     def __init__(
-        self, etcd: Etcd, keys: Keys, board: Board, replica: Replica, committer: Committer, limit_s: float
+        self, etcd: Etcd, keys: Keys, cluster_view: ClusterView, replica: Replica, committer: Committer, limit_s: float
     ) -> None:
-        self._etcd, self._keys, self._board, self._replica = etcd, keys, board, replica
+        self._etcd, self._keys, self._cluster_view, self._replica = etcd, keys, cluster_view, replica
         self._committer, self._limit_s = committer, limit_s
-        self.rejected: tuple[int, str] | None = None
+        self.rejection: tuple[int, str] | None = None
         """config/current's mod_revision and why it is not adopted."""
 
-    def due(self, config: KV | None) -> bool:
+    def is_due(self, config: KV | None) -> bool:
         """Whether this value of `config/current` is still to be adopted, or refused."""
-        if config is None or (self.rejected is not None and self.rejected[0] == config.mod_revision):
+        if config is None or (self.rejection is not None and self.rejection[0] == config.mod_revision):
             return False
         adopted = self._replica.state.adopted
         return adopted is None or adopted.revision != config.mod_revision
 
     async def adopt(self, config: KV | None) -> None:
         """Bring it into force, or note why not. LeadershipLost, OutcomeUnknown: the term is over."""
-        if config is None or not self.due(config):
+        if config is None or not self.is_due(config):
             return
         try:
             await self._commit(config)
         except CompareFailed:
             log.info("config/current changed while it was being adopted; looking again")
-            await self._reread()
+            await self._refetch_config()
         except (LeadershipLost, OutcomeUnknown):
             raise
         except TooLarge as error:
             self._reject(config, error)
         except NodectlError as error:
             log.warning("adopting configuration later: %s", error)
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)
 
     async def _commit(self, config: KV) -> None:
         """Adopt it. What is wrong with it rejects it; errors that are raised are the commit's."""
         try:
             record = decode(ConfigRecord, config.value, config.key)
-            batch, wrong = await self._committer.run(
-                lambda batch, _: _wrong_with(batch, record, config.mod_revision), self._limit_s
+            batch, wrong = await self._committer.run_batch(
+                lambda batch, _: _adoption_error(batch, record, config.mod_revision), self._limit_s
             )
         except HungError as error:
             self._reject(config, NodectlError(f"what the application says the nodes must be {error}"))
@@ -76,23 +76,23 @@ class Adoption:
             self._reject(config, wrong)
             return
         await self._committer.commit(batch, (cmp_mod(config.key, config.mod_revision),))
-        self.rejected = None
+        self.rejection = None
         log.info("adopted configuration version %d as index %d", record.version, self._replica.index)
 
     def _reject(self, config: KV, error: ValidationError | NodectlError) -> None:
-        self.rejected = (config.mod_revision, _one_line(error))
-        log.error("config/current is not adopted: %s", self.rejected[1])
+        self.rejection = (config.mod_revision, _one_line(error))
+        log.error("config/current is not adopted: %s", self.rejection[1])
 
-    async def _reread(self) -> None:
+    async def _refetch_config(self) -> None:
         """The watch may lag behind the compare that failed: look for ourselves."""
         try:
-            self._board.config = await self._etcd.get(self._keys.config_current)
+            self._cluster_view.config = await self._etcd.get(self._keys.config_current)
         except Unavailable as error:
             log.warning("adopting configuration later: %s", error)
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)
 
 
-def _wrong_with(batch: Batch, record: ConfigRecord, revision: int) -> ValidationError | NodectlError | None:
+def _adoption_error(batch: Batch, record: ConfigRecord, revision: int) -> ValidationError | NodectlError | None:
     """Adopt it in this batch; what is wrong with it, if anything is."""
     try:
         batch.adopt(record, revision)

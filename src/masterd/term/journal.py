@@ -2,7 +2,7 @@
 
 A transaction that timed out may land at any later time, and an error on its repeat decides nothing. It is decided by
 `head`: it carries our nonce (committed), or it has moved without our nonce while the term is still ours, or can move
-no more by this transaction because a compare that only grows has left it behind (never will be). See `_verdict`.
+no more by this transaction because a compare that only grows has left it behind (never will be). See `_fate`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RETRY_S = 0.05
 _FULL_RETRY_S = 0.5
 
 
-class Verdict(Enum):
+class CommitFate(Enum):
     """What a failed compare means for the transaction and for every copy of it."""
 
     COMMITTED = "an earlier copy landed"
@@ -133,7 +133,7 @@ class Journal:
             await asyncio.sleep(_RETRY_S)
             return None
         leader, head, epoch = (looked.range(position).first for position in range(3))
-        if self._verdict(commit, leader, head, epoch) is not Verdict.NEVER:
+        if self._fate(commit, leader, head, epoch) is not CommitFate.NEVER:
             return self._settle(commit, looked)
         if not sent:
             raise NoSpace(str(error))
@@ -144,25 +144,25 @@ class Journal:
 
     def _settle(self, commit: Commit, result: TxnResult) -> int:
         leader, head, epoch = (result.range(position).first for position in range(3))
-        verdict = self._verdict(commit, leader, head, epoch)
-        if verdict is Verdict.COMMITTED and head is not None:
+        verdict = self._fate(commit, leader, head, epoch)
+        if verdict is CommitFate.COMMITTED and head is not None:
             return self._advance(commit.head, head.mod_revision)
-        if verdict is Verdict.TERM_OVER:
+        if verdict is CommitFate.TERM_OVER:
             raise LeadershipLost(f"term {self.fence.term} is over: nothing of this was committed")
-        if verdict is Verdict.UNKNOWN:
+        if verdict is CommitFate.UNKNOWN:
             raise OutcomeUnknown(f"term {self.fence.term} ended while this was being committed: it may have been")
-        if verdict is Verdict.FOREIGN:
+        if verdict is CommitFate.FOREIGN:
             raise TermBroken(f"{self._keys.head} was changed by somebody who does not lead: it may be committed or not")
         raise CompareFailed("something that this commit compares has changed: nothing of it was committed")
 
-    def _verdict(self, commit: Commit, leader: KV | None, head: KV | None, epoch: KV | None) -> Verdict:
+    def _fate(self, commit: Commit, leader: KV | None, head: KV | None, epoch: KV | None) -> CommitFate:
         """All compares are of mod_revisions, which only grow: one that fails now fails for every later copy too."""
         if head is not None and nonce_of(Head, head) == commit.head.nonce:
-            return Verdict.COMMITTED
+            return CommitFate.COMMITTED
         unmoved = (0 if head is None else head.mod_revision) == self._head_revision
         if self.fence.holds(leader, epoch):
-            return Verdict.NEVER if unmoved else Verdict.FOREIGN
-        return Verdict.TERM_OVER if unmoved else Verdict.UNKNOWN
+            return CommitFate.NEVER if unmoved else CommitFate.FOREIGN
+        return CommitFate.TERM_OVER if unmoved else CommitFate.UNKNOWN
 
     async def _give_up(self, commit: Commit, cause: NodectlError) -> int:
         """etcd refuses a copy of what may have landed: move `head` by an empty commit, so that no copy can any more.

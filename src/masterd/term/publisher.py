@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from masterd.state_machine.specs import Derivation
+from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
-from masterd.state_machine.views import Changes, Room, all_views, chunks, difference, fits
+from masterd.state_machine.views import TxnBudget, ViewChanges, all_views, chunks, difference, fits
 from nodestore.cluster.election import Fence
 from nodestore.errors import Garbage, LeadershipLost, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import KV, Etcd, Op, cmp_mod, op_delete, op_get, op_put
@@ -33,7 +33,9 @@ class Publisher:
         self.complete_up_to = 0
         """All views are at least as of this index: truncation goes no further."""
 
-    async def finish(self, applied_kv: KV | None, state: State, derivation: Derivation, room: Room) -> None:
+    async def finish_views(
+        self, applied_kv: KV | None, state: State, derivation: SpecDeriver, budget: TxnBudget
+    ) -> None:
         """At the start of a term: finish what a predecessor left half done, and, in a new epoch, order anew.
 
         Which keys are behind is found by comparing them all with the state: right after any number of crashes and
@@ -53,25 +55,25 @@ class Publisher:
         if applied is None and state.index == 0:
             return
         wanted = all_views(self._keys, self._fence.term, state, derivation)
-        found = await self._found()
-        changes = difference(wanted, self._still_good(found, wanted))
+        found = await self._fetch_views()
+        changes = difference(wanted, self._with_valid_orders(found, wanted))
         log.info("views: %d of %d are behind index %d", len(changes), len(wanted), state.index)
         self.complete_up_to = applied.base if applied else 0
-        await self.bring_up(changes, state.index, room)
+        await self.write_views(changes, state.index, budget)
 
-    def inline(self, changes: Changes, index: int, room: Room) -> list[Op]:
+    def inline_ops(self, changes: ViewChanges, index: int, budget: TxnBudget) -> list[Op]:
         """The operations that belong into the commit of `index` itself; none when they do not fit."""
-        if not fits(changes, room):
+        if not fits(changes, budget):
             return []
         return [*self._ops(changes), self._put_applied(index, index, None)]
 
-    def published(self, index: int, revision: int) -> None:
+    def note_published(self, index: int, revision: int) -> None:
         """A commit that held the views has landed."""
         self._revision, self.complete_up_to = revision, index
 
-    async def bring_up(self, changes: Changes, index: int, room: Room) -> None:
+    async def write_views(self, changes: ViewChanges, index: int, budget: TxnBudget) -> None:
         """Put the views in key order, chunk by chunk, until all are as of `index`. LeadershipLost when deposed."""
-        parts = list(chunks(changes, room)) or [{}]
+        parts = list(chunks(changes, budget)) or [{}]
         base = self.complete_up_to
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
@@ -107,17 +109,17 @@ class Publisher:
         applied = Applied(index=index, base=base, through=through, epoch=self._fence.term.epoch)
         return op_put(self._keys.applied, applied.encode())
 
-    def _ops(self, changes: Changes) -> list[Op]:
+    def _ops(self, changes: ViewChanges) -> list[Op]:
         return [op_delete(key) if value is None else op_put(key, value) for key, value in changes.items()]
 
-    async def _found(self) -> dict[str, bytes]:
+    async def _fetch_views(self) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for prefix in (self._keys.state, self._keys.desired, self._keys.actions):
             listing = await list_at(self._etcd, prefix, end=prefix_end(prefix), page=500)
             found.update((kv.key, kv.value) for kv in listing.kvs)
         return found
 
-    def _still_good(self, found: dict[str, bytes], wanted: dict[str, bytes]) -> dict[str, bytes]:
+    def _with_valid_orders(self, found: dict[str, bytes], wanted: dict[str, bytes]) -> dict[str, bytes]:
         """Orders of an earlier term of this epoch stay in force: only their term differs from ours."""
         good = dict(found)
         orders = (self._keys.desired, self._keys.actions)

@@ -15,7 +15,7 @@ from nodestore.schema.keys import Keys
 from nodestore.schema.models import Head, decode
 
 
-class Confirmation:
+class ReadIndex:
     """At most one look is under way; who comes meanwhile shares the next one."""
 
     def __init__(self, etcd: Etcd, keys: Keys, fence: Fence) -> None:

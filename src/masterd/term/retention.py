@@ -30,14 +30,14 @@ _DELETES_MAX = 16  # operations in one transaction: the least that --max-txn-ops
 
 
 @dataclass(frozen=True)
-class Retention:
+class RetentionSettings:
     """When a snapshot is due and how much of the journal is kept."""
 
     snapshot_every_commands: int = 5_000
     snapshot_every_bytes: int = 8 << 20
     journal_bytes_max: int = 48 << 20
-    look_every_s: float = 1.0
-    settled_s: float = 3.0
+    check_every_s: float = 1.0
+    snapshot_after_s: float = 3.0
     """Snapshots that are merely due wait until a term has lasted so long: a shorter one would leave half of one."""
     terms_max: int = 500
     config_versions_max: int = 200
@@ -45,7 +45,7 @@ class Retention:
     """Off only in tests: truncate up to the snapshots although ids of those entries must still be known."""
 
 
-class Housekeeping:
+class JournalRetention:
     """The leader's, for one term. A fault is told and tried again at the next look."""
 
     def __init__(
@@ -53,78 +53,78 @@ class Housekeeping:
         fence: Fence,
         replica: Replica,
         publisher: Publisher,
-        retention: Retention,
+        settings: RetentionSettings,
         wall_clock: Callable[[], float],
     ) -> None:
         self._fence, self.replica, self._publisher = fence, replica, publisher
-        self._retention, self._wall_clock = retention, wall_clock
+        self._settings, self._wall_clock = settings, wall_clock
         self._snapshots = replica.snapshots
         self._last_index: int | None = None
         self._looked = False
         self._begun = time.monotonic()
         self.pinned: set[str] = set()
         """Snapshots that an entry is just about to name: not to be deleted."""
-        self._writing = asyncio.Lock()
+        self._snapshot_lock = asyncio.Lock()
         """Held while a snapshot is written or snapshots are deleted: what is half written must not look abandoned."""
         self._bytes_at_snapshot = 0
         self._snapshot_bytes = 0
-        self._truncated = 0
+        self._truncated_index = 0
         self._limited_log = RateLimitedLog(log)
 
     async def run(self) -> None:
         """Look after the store until cancelled; LeadershipLost when the term is over."""
         while True:
             try:
-                await self._look()
+                await self._check()
             except LeadershipLost:
                 raise
             except NodectlError as error:
                 self._limited_log.log(logging.WARNING, f"housekeeping: {error}; again later")
-            await asyncio.sleep(self._retention.look_every_s)
+            await asyncio.sleep(self._settings.check_every_s)
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         if not self._looked:
-            await self._keep_newest(self.replica.keys.terms, self._retention.terms_max)
-            await self._keep_newest(self.replica.keys.config_history, self._retention.config_versions_max)
-            await self._take_stock()
+            await self._prune_history(self.replica.keys.terms, self._settings.terms_max)
+            await self._prune_history(self.replica.keys.config_history, self._settings.config_versions_max)
+            await self._inspect_snapshots()
             self._looked = True
-        if self._due() and time.monotonic() - self._begun >= self._retention.settled_s:
-            await self.snapshot()
-            await self.tidy()
+        if self._is_snapshot_due() and time.monotonic() - self._begun >= self._settings.snapshot_after_s:
+            await self.write_snapshot()
+            await self.truncate_and_prune()
 
-    async def _take_stock(self) -> None:
+    async def _inspect_snapshots(self) -> None:
         """What snapshots there are. Halves go: leaders that follow one another quickly leave one each, which together
         would fill etcd."""
-        async with self._writing:
+        async with self._snapshot_lock:
             manifests = await self._snapshots.manifests()
             for name in await self._snapshots.fragments(set(manifests)):
                 await self._delete_snapshot(name)
         if self._last_index is None:  # else somebody has had a snapshot written before this
             newest = next(iter(manifests.values()), None)
             self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
-            beyond = sum(size for last, size in self.replica.sizes if last > self._last_index)
+            beyond = sum(size for last, size in self.replica.entry_sizes if last > self._last_index)
             self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # what it took to catch up makes none due
 
-    def _due(self) -> bool:
+    def _is_snapshot_due(self) -> bool:
         state, last = self.replica.state, self._last_index or 0
         since = self.replica.bytes_seen - self._bytes_at_snapshot
-        if since < self._worth_bytes:
+        if since < self._snapshot_journal_bytes_min:
             return False
-        if state.index - last >= self._retention.snapshot_every_commands:
+        if state.index - last >= self._settings.snapshot_every_commands:
             return True
-        return state.index > last and since >= self._retention.snapshot_every_bytes
+        return state.index > last and since >= self._settings.snapshot_every_bytes
 
     @property
-    def _worth_bytes(self) -> int:
+    def _snapshot_journal_bytes_min(self) -> int:
         """How much journal makes another snapshot worth its writing: half of what the last one was, so that under load
         (200,000 ids are 20 MB) snapshots do not become the larger part of all that is written."""
         if self._snapshot_bytes <= _SMALL_BYTES:
             return 0
-        return min(self._snapshot_bytes // 2, self._retention.journal_bytes_max // 3)
+        return min(self._snapshot_bytes // 2, self._settings.journal_bytes_max // 3)
 
-    async def snapshot(self, name: str | None = None) -> str:
+    async def write_snapshot(self, name: str | None = None) -> str:
         """Write the state as it is now; its name. LeadershipLost when the term ended meanwhile."""
-        async with self._writing:
+        async with self._snapshot_lock:
             image, seen = Image.of(self.replica.state), self.replica.bytes_seen
             written = await self._snapshots.write(self._fence, image, self._wall_clock(), name)
         self._last_index, self._bytes_at_snapshot = image.index, seen
@@ -134,7 +134,7 @@ class Housekeeping:
 
     async def write_pinned(self, image: Image) -> str:
         """Write an image that an entry is about to restore; it is pinned."""
-        async with self._writing:
+        async with self._snapshot_lock:
             written = await self._snapshots.write(self._fence, image, self._wall_clock())
             self.pinned.add(written)
         return written
@@ -142,42 +142,43 @@ class Housekeeping:
     @property
     def journal_bytes(self) -> int:
         """Of the entries that are kept, as far as this process has seen them."""
-        return sum(size for _, size in self.replica.sizes)
+        return sum(size for _, size in self.replica.entry_sizes)
 
     @property
     def bytes_seen(self) -> int:
         return self.replica.bytes_seen
 
-    def listen(self, grew: Callable[[], None]) -> Callable[[], None]:
-        return self.replica.listen(lambda _: grew())
+    def subscribe(self, grew: Callable[[], None]) -> Callable[[], None]:
+        return self.replica.subscribe(lambda _: grew())
 
     async def make_room(self) -> None:
         """etcd is nearly full: truncate the journal earlier. First what the present snapshots allow, as another one
         takes room itself, and under the NOSPACE alarm cannot be written. Each call reaches further than the one before.
         """
-        await self.tidy(pressed=True)
+        await self.truncate_and_prune(space_is_short=True)
         try:
-            await self.snapshot()
+            await self.write_snapshot()
         except NoSpaceUnknown as error:
             log.info("no new snapshot before the journal is truncated: %s", error)
             return
-        await self.tidy(pressed=True)
+        await self.truncate_and_prune(space_is_short=True)
 
-    async def tidy(self, *, pressed: bool = False) -> None:
+    async def truncate_and_prune(self, *, space_is_short: bool = False) -> None:
         """Truncate the journal as far as allowed, then delete the snapshots that nothing needs any more.
 
-        `pressed`: there is no room to keep entries for as long as their ids are to be known (the ids themselves are in
+        `space_is_short`: there is no room to keep entries for as long as their ids are to be known (the ids
+        themselves are in
         the snapshots too).
         """
-        async with self._writing:
+        async with self._snapshot_lock:
             manifests = await self._snapshots.manifests()
-            checked = await self._two_checked(manifests)
+            checked = await self._two_verified(manifests)
             if len(checked) < 2:
                 return
-            await self._truncate(manifests[checked[1]].index, pressed)
+            await self._truncate(manifests[checked[1]].index, space_is_short)
             await self._delete_snapshots(manifests, set(checked))
 
-    async def _two_checked(self, manifests: dict[str, Manifest]) -> list[str]:
+    async def _two_verified(self, manifests: dict[str, Manifest]) -> list[str]:
         checked: list[str] = []
         for name, manifest in manifests.items():
             if len(checked) == 2:
@@ -192,15 +193,15 @@ class Housekeeping:
         return checked
 
     async def _truncate(self, snapshot_index: int, pressed: bool) -> None:
-        state, sizes = self.replica.state, self.replica.sizes
-        too_big = pressed or self.journal_bytes > self._retention.journal_bytes_max
+        state, sizes = self.replica.state, self.replica.entry_sizes
+        too_big = pressed or self.journal_bytes > self._settings.journal_bytes_max
         up_to = min(snapshot_index, self._publisher.complete_up_to)
-        if self._retention.keep_ids and not too_big:
+        if self._settings.keep_ids and not too_big:
             up_to = min(up_to, state.floor)
-        if up_to <= self._truncated:
+        if up_to <= self._truncated_index:
             return
         await self._delete_entries(up_to)
-        self._truncated = up_to
+        self._truncated_index = up_to
         while sizes and sizes[0][0] <= up_to:
             sizes.popleft()
         for index in [index for index in state.restores if index <= up_to]:
@@ -211,7 +212,7 @@ class Housekeeping:
         keys = self.replica.keys
         await self._delete(op_delete(keys.journal, end=keys.entry(up_to + 1).encode()))
 
-    async def _keep_newest(self, prefix: str, most: int) -> None:
+    async def _prune_history(self, prefix: str, most: int) -> None:
         """History that grows with every takeover, or every configuration, is bounded too."""
         found = await self.replica.etcd.range(prefix, keys_only=True)
         old = sorted(found.kvs, key=lambda kv: kv.create_revision)[: max(0, len(found.kvs) - most)]
@@ -232,9 +233,9 @@ class Housekeeping:
             await self._delete_snapshot(name)
 
     async def _delete_snapshot(self, name: str) -> None:
-        if await self._snapshots.delete(self._fence, name, self.needed):
+        if await self._snapshots.delete(self._fence, name, self.is_needed):
             log.info("deleted snapshot %s", name)
 
-    def needed(self, snapshot: str) -> bool:
+    def is_needed(self, snapshot: str) -> bool:
         """Whether a retained entry restores it, or one that may have been committed by now."""
         return snapshot in self.pinned or snapshot in self.replica.state.restores.values()

@@ -7,54 +7,54 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from masterd.state_machine.batch import Outcome, Request
+from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from nodestore.errors import NodectlError
 
 
-class Heard(Protocol):
+class OutcomeSink(Protocol):
     """Whoever waits for outcomes."""
 
-    def take(self, position: int, outcome: Outcome) -> None: ...
+    def accept(self, position: int, outcome: CommandOutcome) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class Submission:
     """A command that waits for its outcome; the first one counts. `position`: among those of whoever waits for it."""
 
-    request: Request
-    heard: Heard
+    request: CommandRequest
+    sink: OutcomeSink
     position: int = 0
-    resolved: bool = False
+    is_resolved: bool = False
 
-    def resolve(self, outcome: Outcome) -> None:
-        if not self.resolved:
-            self.resolved = True
-            self.heard.take(self.position, outcome)
+    def resolve(self, outcome: CommandOutcome) -> None:
+        if not self.is_resolved:
+            self.is_resolved = True
+            self.sink.accept(self.position, outcome)
 
     def fail(self, error: NodectlError) -> None:
-        self.resolve(Outcome(self.request.id, error=error))
+        self.resolve(CommandOutcome(self.request.id, error=error))
 
 
-class Together:
+class SubmissionGroup:
     """The outcomes of commands that came in one request: one future for all, as there may be hundreds."""
 
     def __init__(self, commands: int) -> None:
-        self.all_known: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        self._outcomes: list[Outcome | None] = [None] * commands
+        self.all_resolved: asyncio.Future[list[CommandOutcome]] = asyncio.get_running_loop().create_future()
+        self._outcomes: list[CommandOutcome | None] = [None] * commands
         self._missing = commands
 
-    def take(self, position: int, outcome: Outcome) -> None:
+    def accept(self, position: int, outcome: CommandOutcome) -> None:
         self._outcomes[position] = outcome
         self._missing -= 1
-        if self._missing == 0 and not self.all_known.done():
-            self.all_known.set_result([known for known in self._outcomes if known is not None])
+        if self._missing == 0 and not self.all_resolved.done():
+            self.all_resolved.set_result([known for known in self._outcomes if known is not None])
 
 
-class ToldLater:
+class OutcomeCallback:
     """Of a single command; not in the middle of what resolves it."""
 
-    def __init__(self, told: Callable[[Outcome], None]) -> None:
-        self._told = told
+    def __init__(self, callback: Callable[[CommandOutcome], None]) -> None:
+        self._callback = callback
 
-    def take(self, _: int, outcome: Outcome) -> None:
-        asyncio.get_running_loop().call_soon(self._told, outcome)
+    def accept(self, _: int, outcome: CommandOutcome) -> None:
+        asyncio.get_running_loop().call_soon(self._callback, outcome)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 
-from masterd.election.timeline import Phase, Timeline
+from masterd.election.timeline import TakeoverPhase, Timeline
 from nodestore.cluster.election import Fence
 from nodestore.errors import NodectlError
 from nodestore.etcd.session import Etcd, cmp_mod, op_put
@@ -19,21 +19,21 @@ log = logging.getLogger(__name__)
 _FIRST_ANSWER_S = 2.0
 
 
-class Chronicle:
+class TakeoverRecord:
     """The leader's, for one term."""
 
     def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, timeline: Timeline) -> None:
         self._etcd, self._keys, self._fence, self._timeline = etcd, keys, fence, timeline
         self._answered = asyncio.Event()
 
-    def mark(self, phase: Phase) -> None:
+    def mark(self, phase: TakeoverPhase) -> None:
         """This has happened just now. Only the first time counts."""
         if phase not in self._timeline.marks:
             self._timeline.mark(phase, time.monotonic())
             if phase == "first_answer":
                 self._answered.set()
 
-    async def run(self) -> None:
+    async def write_after_first_answer(self) -> None:
         """Write it once, after the first answer, or when none is asked for in a while; then wait until cancelled."""
         if not await set_within(self._answered, _FIRST_ANSWER_S):
             log.debug("nobody asked for anything yet")

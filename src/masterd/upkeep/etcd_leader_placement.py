@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from masterd.upkeep.local_member import Found
+from masterd.upkeep.local_member import LocalMember
 from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd.session import Etcd, Member, MemberStatus
 from nodestore.etcd.types import host_port
@@ -23,14 +23,14 @@ from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 2.0
+_CHECK_EVERY_S = 2.0
 _MOVE_AGAIN_S = 10.0
 _SETTLE_S = 2.0
 _STATUS_S = 1.0
 _FIND_AGAIN_S = 60.0
 
 
-class Separation:
+class EtcdLeaderPlacement:
     """Of one masterd. `find`: which etcd member is on this PC; None: there is none. `leads`: while this masterd leads,
     what returns once that is confirmed, and raises when it is not so any more; else None.
 
@@ -41,34 +41,34 @@ class Separation:
     def __init__(
         self,
         maintenance: Etcd,
-        find: Callable[[], Awaitable[Found]] | None,
-        leads: Callable[[], Callable[[], Awaitable[None]] | None],
+        find: Callable[[], Awaitable[LocalMember]] | None,
+        leadership_check: Callable[[], Callable[[], Awaitable[None]] | None],
         changed: Callable[[], None],
     ) -> None:
-        self._etcd, self._find, self._leads, self._changed = maintenance, find, leads, changed
-        self.beside = False
+        self._etcd, self._find, self._leadership_check, self._changed = maintenance, find, leadership_check, changed
+        self.hosts_etcd_leader = False
         self.problem: str | None = None
         self._moved_at = self._not_before = -math.inf
         self._wake = asyncio.Event()
         self._limited_log, self._log_once = RateLimitedLog(log, 60.0), RateLimitedLog(log, math.inf)
 
-    def begun_to_lead(self) -> None:
+    def notify_leading(self) -> None:
         """Etcd's leadership is moved in a few seconds: right after a failure its members may not be all there yet."""
         self._not_before = time.monotonic() + _SETTLE_S
         self._wake.set()
 
     async def run(self) -> NoReturn:
         """Look, and move etcd's leadership away while this masterd leads, until cancelled."""
-        member = await self._found()
+        member = await self._wait_for_member()
         while True:
             try:
-                await self._look(member)
+                await self._check(member)
             except NodectlError as error:
                 log.debug("the etcd member on this PC: %s", error)
-            await set_within(self._wake, _LOOK_S)
+            await set_within(self._wake, _CHECK_EVERY_S)
             self._wake.clear()
 
-    async def _found(self) -> str:
+    async def _wait_for_member(self) -> str:
         """The member on this PC. Looked for again and again: a PC may get its address after its services, and a name
         may not be known yet. Where there is none, nothing has to be kept apart."""
         while self._find is not None:
@@ -81,25 +81,25 @@ class Separation:
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    async def _look(self, member: str) -> None:
+    async def _check(self, member: str) -> None:
         try:
             status = await self._etcd.status(member, timeout_s=_STATUS_S)
         except NodectlError:
-            self._tell(beside=False)
+            self._set_hosts_etcd_leader(beside=False)
             self.problem = None
             raise
         beside = status.leader == status.member
-        self._tell(beside=beside)
-        confirm = self._leads() if beside else None
+        self._set_hosts_etcd_leader(beside=beside)
+        confirm = self._leadership_check() if beside else None
         if confirm is None:
             self.problem = None
         elif time.monotonic() >= max(self._not_before, self._moved_at + _MOVE_AGAIN_S):
             await confirm()
             await self._move(member, status.member)
 
-    def _tell(self, *, beside: bool) -> None:
-        if beside != self.beside:
-            self.beside = beside
+    def _set_hosts_etcd_leader(self, *, beside: bool) -> None:
+        if beside != self.hosts_etcd_leader:
+            self.hosts_etcd_leader = beside
             self._changed()
 
     async def _move(self, member: str, own: int) -> None:

@@ -23,7 +23,7 @@ _RESOLVE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocalMember:
     """`member`: the endpoint on this PC, None when there is none, or none that is sure; then `why`."""
 
     member: str | None
@@ -40,34 +40,34 @@ def own_addresses() -> frozenset[str]:
     return frozenset(literal for item in listed if (literal := _literal(item)) is not None)
 
 
-async def find(
+async def find_local_member(
     endpoints: Sequence[str],
     advertised: str,
     *,
-    own: Callable[[], frozenset[str]] = own_addresses,
+    local_addresses: Callable[[], frozenset[str]] = own_addresses,
     resolve: Callable[[str], Iterable[str]] | None = None,
     timeout_s: float = _RESOLVE_S,
-) -> Found:
+) -> LocalMember:
     """Looked for among `endpoints`, by the host under which this masterd is `advertised` and by this PC's addresses.
     Names that cannot be resolved within `timeout_s` match nothing but themselves."""
     endpoints = list(dict.fromkeys(host_port(endpoint) for endpoint in endpoints))
     advertised = _bare(advertised)
     names = {endpoint: _bare(parse_address(endpoint).host) for endpoint in endpoints}
     if _is_loopback(advertised) and names[endpoints[0]] == advertised:
-        return Found(endpoints[0])
+        return LocalMember(endpoints[0])
     known = await _resolved({*names.values(), advertised}, resolve or _ask_system, timeout_s)
-    ours = {item for item in (*known[advertised], *await asyncio.to_thread(own)) if not _is_loopback(item)}
+    ours = {item for item in (*known[advertised], *await asyncio.to_thread(local_addresses)) if not _is_loopback(item)}
     matching = [
         endpoint for endpoint, name in names.items()
         if (name == advertised and not _is_loopback(name)) or not ours.isdisjoint(known[name])
     ]  # fmt: skip
     if len(matching) == 1:
-        return Found(matching[0])
+        return LocalMember(matching[0])
     if matching:
-        return Found(None, f"{' and '.join(matching)} are both on it")
+        return LocalMember(None, f"{' and '.join(matching)} are both on it")
     unknown = sorted(name for name in set(names.values()) if not known[name])
     lost = f"; not resolved: {', '.join(unknown)}" if unknown else ""
-    return Found(None, f"its addresses are not among {', '.join(endpoints)}{lost}")
+    return LocalMember(None, f"its addresses are not among {', '.join(endpoints)}{lost}")
 
 
 async def _resolved(

@@ -47,14 +47,14 @@ class SpaceSettings:
     refuse_at: float = 0.80
     resume_at: float = 0.75
     defragment_at: float = 0.80
-    brim: float = 0.95
+    nearly_full_at: float = 0.95
     full_at: float = 0.99
     worth_defragmenting: float = 0.10
     worth_truncating: float = 0.05
     compact_every_s: float = 5.0
     truncate_every_s: float = 3.0
     defragment_every_s: float = 300.0
-    written_beside: float = 4.0
+    write_amplification: float = 4.0
     """Bytes in etcd for each in the journal: the entry itself, and the views of what it changes."""
     lag_s: float = 2.0
     """What was written later may be missing in the members' numbers: they count at the end of each write to disk."""
@@ -62,8 +62,8 @@ class SpaceSettings:
     """The same while nothing is taken anyway: under the alarm, or when commands are refused."""
     settle_s: float = 1.0
     """How long the members need to free pages after a compaction."""
-    look_every_s: float = 1.0
-    standby_looks_every_s: float = 5.0
+    check_every_s: float = 1.0
+    standby_check_every_s: float = 5.0
     """A leader too looks no more often while it commits nothing and there is room in plenty."""
 
 
@@ -73,57 +73,57 @@ class MemberSpace:
 
     endpoint: str
     member: int
-    leads: bool
+    is_leader: bool
     db_bytes: int
     in_use_bytes: int
     quota_bytes: int
-    behind: bool = False
+    is_behind: bool = False
     """It has not applied yet what others have."""
 
     @property
-    def size(self) -> float:
+    def file_fraction(self) -> float:
         """The file, as a part of the quota."""
         return self.db_bytes / self.quota_bytes
 
 
 @dataclass(frozen=True)
-class Seen:
+class SpaceReading:
     """etcd at one look. `alarmed`: members whose NOSPACE alarm stands; `journal_bytes`: what truncation could free,
     known to a leader only. Every command looks at it: what follows from it is kept."""
 
     members: tuple[MemberSpace, ...] = ()
-    silent: tuple[str, ...] = ()
+    unanswered: tuple[str, ...] = ()
     alarmed: frozenset[int] = frozenset()
     revision: int = 0
-    leading: bool = False
+    is_leading: bool = False
     journal_bytes: int = 0
 
     @cached_property
     def in_use_bytes(self) -> int:
         """By the least of the members that are up to date: they hold the same, but what compaction has freed shows only
         after the next write. On the one that was asked to compact it shows at once."""
-        return min((member.in_use_bytes for member in self.members if not member.behind), default=0)
+        return min((member.in_use_bytes for member in self.members if not member.is_behind), default=0)
 
     @cached_property
     def quota_bytes(self) -> int:
         return min((member.quota_bytes for member in self.members), default=1)
 
     @cached_property
-    def use(self) -> float:
+    def use_fraction(self) -> float:
         """The pages in use, as a part of the quota."""
         return self.in_use_bytes / self.quota_bytes
 
     @property
     def largest(self) -> MemberSpace | None:
-        return max(self.members, key=lambda member: member.size, default=None)
+        return max(self.members, key=lambda member: member.file_fraction, default=None)
 
-    def free(self, member: MemberSpace) -> float:
+    def free_fraction(self, member: MemberSpace) -> float:
         """What defragmenting that member gives back, as a part of the quota."""
         return (member.db_bytes - self.in_use_bytes) / member.quota_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class StepHistory:
     """What this process has done so far, and when, by the monotonic clock."""
 
     compacted_revision: int = 0
@@ -160,12 +160,12 @@ class Disarm:
     members: tuple[int, ...]
 
 
-Step = Compact | Truncate | Defragment | Disarm
+SpaceStep = Compact | Truncate | Defragment | Disarm
 
 
-def look(
+def reading_of(
     statuses: Iterable[tuple[str, MemberStatus | None]], settings: SpaceSettings, journal_bytes: int | None = None
-) -> Seen:
+) -> SpaceReading:
     """What the members said, by endpoint; None: it did not answer. `journal_bytes` None: we do not lead."""
     told = list(statuses)
     answered = [(endpoint, status) for endpoint, status in told if status is not None]
@@ -180,7 +180,7 @@ def look(
         )
         for endpoint, status in answered
     }  # fmt: skip
-    return Seen(
+    return SpaceReading(
         tuple(members.values()),
         tuple(endpoint for endpoint, status in told if status is None),
         alarmed,
@@ -201,40 +201,42 @@ def quota_of(status: MemberStatus, settings: SpaceSettings, alarmed: bool) -> in
     return settings.quota_bytes
 
 
-def refuses(seen: Seen, refusing: bool, settings: SpaceSettings) -> bool:
+def must_refuse(seen: SpaceReading, refusing: bool, settings: SpaceSettings) -> bool:
     """Whether commands must wait for room. `refusing`: whether they do already."""
     if seen.alarmed:
         return True
-    if seen.use >= (settings.resume_at if refusing else settings.refuse_at):
+    if seen.use_fraction >= (settings.resume_at if refusing else settings.refuse_at):
         return True
-    limit = settings.brim if seen.use >= settings.brim / 2 else settings.full_at
-    return any(member.size >= limit for member in seen.members)
+    limit = settings.nearly_full_at if seen.use_fraction >= settings.nearly_full_at / 2 else settings.full_at
+    return any(member.file_fraction >= limit for member in seen.members)
 
 
-def fills(seen: Seen, written_bytes: int, settings: SpaceSettings) -> bool:
+def may_fill(seen: SpaceReading, written_bytes: int, settings: SpaceSettings) -> bool:
     """Whether what has gone into the journal since (`written_bytes`), with all that was written beside it, may fill
     etcd beyond what is allowed before its members say so: they are asked now and then, and their numbers lag."""
     if not seen.members:
         return False
-    return seen.use + settings.written_beside * written_bytes / seen.quota_bytes >= settings.refuse_at
+    return seen.use_fraction + settings.write_amplification * written_bytes / seen.quota_bytes >= settings.refuse_at
 
 
-def calm(seen: Seen, settings: SpaceSettings) -> bool:
+def is_calm(seen: SpaceReading, settings: SpaceSettings) -> bool:
     """Whether so little is in use that, as long as the journal does not grow, it need not be looked often: others than
     its leader hardly write into this etcd."""
     return (
         bool(seen.members)
         and not seen.alarmed
-        and seen.use < settings.make_room_at / 2
-        and all(member.size < settings.defragment_at for member in seen.members)
+        and seen.use_fraction < settings.make_room_at / 2
+        and all(member.file_fraction < settings.defragment_at for member in seen.members)
     )
 
 
-def plan(seen: Seen, refusing: bool, done: Done, now: float, settings: SpaceSettings) -> Step | None:
+def plan(
+    seen: SpaceReading, refusing: bool, done: StepHistory, now: float, settings: SpaceSettings
+) -> SpaceStep | None:
     """The next step; None when nothing is to be done, or nothing can be done just now."""
     urgent = bool(seen.alarmed) or refusing
-    crowded = seen.use >= settings.make_room_at
-    grown = seen.leading and seen.use - done.least_use >= settings.compact_growth
+    crowded = seen.use_fraction >= settings.make_room_at
+    grown = seen.is_leading and seen.use_fraction - done.least_use >= settings.compact_growth
     if (urgent or crowded or grown) and seen.revision > done.compacted_revision:
         every_s = settings.settle_s if urgent else settings.compact_every_s
         if done.truncated_at > done.compacted_at or now - done.compacted_at >= every_s:
@@ -246,42 +248,44 @@ def plan(seen: Seen, refusing: bool, done: Done, now: float, settings: SpaceSett
     member = _to_defragment(seen, urgent, done, now, settings)
     if member is not None:
         return Defragment(member.endpoint)
-    if seen.alarmed and seen.members and all(member.size < settings.brim for member in seen.members):
+    if seen.alarmed and seen.members and all(member.file_fraction < settings.nearly_full_at for member in seen.members):
         return Disarm(tuple(sorted(seen.alarmed)))
     return None
 
 
-def _may_truncate(seen: Seen, done: Done, now: float, settings: SpaceSettings) -> bool:
+def _may_truncate(seen: SpaceReading, done: StepHistory, now: float, settings: SpaceSettings) -> bool:
     return (
-        seen.leading
+        seen.is_leading
         and seen.journal_bytes >= settings.worth_truncating * seen.quota_bytes
         and now - done.truncated_at >= settings.truncate_every_s
     )
 
 
-def _to_defragment(seen: Seen, urgent: bool, done: Done, now: float, settings: SpaceSettings) -> MemberSpace | None:
+def _to_defragment(
+    seen: SpaceReading, urgent: bool, done: StepHistory, now: float, settings: SpaceSettings
+) -> MemberSpace | None:
     """The member to defragment: the fullest first, etcd's leader last, nobody twice within its time. While a member
     is away the others are left alone, unless it is urgent: each of them is needed."""
-    if now - done.compacted_at < settings.settle_s or (seen.silent and not urgent):
+    if now - done.compacted_at < settings.settle_s or (seen.unanswered and not urgent):
         return None
     every_s = settings.urgently_every_s if urgent else settings.defragment_every_s
     worth = settings.worth_defragmenting / (5 if seen.alarmed else 1)
     wanting = [
         member
         for member in seen.members
-        if member.size >= settings.defragment_at
-        and seen.free(member) >= worth
+        if member.file_fraction >= settings.defragment_at
+        and seen.free_fraction(member) >= worth
         and now - done.defragmented_at.get(member.endpoint, _NEVER) >= every_s
     ]
-    return min(wanting, key=lambda member: (member.leads, -member.size), default=None)
+    return min(wanting, key=lambda member: (member.is_leader, -member.file_fraction), default=None)
 
 
-def outlook(seen: Seen, done: Done, now: float, settings: SpaceSettings) -> str:
+def waiting_reason(seen: SpaceReading, done: StepHistory, now: float, settings: SpaceSettings) -> str:
     """What commands are waiting for while no step can be taken."""
     if now - done.compacted_at < 2 * settings.settle_s:
         return _BUSY
     if any(
-        seen.free(member) >= settings.worth_defragmenting
+        seen.free_fraction(member) >= settings.worth_defragmenting
         and now - done.defragmented_at.get(member.endpoint, _NEVER) < settings.urgently_every_s
         for member in seen.members
     ):
@@ -292,7 +296,7 @@ def outlook(seen: Seen, done: Done, now: float, settings: SpaceSettings) -> str:
     )
 
 
-def describe(seen: Seen) -> str:
+def describe(seen: SpaceReading) -> str:
     """How full it is, as the beginning of a sentence."""
     largest = seen.largest
     if largest is None:
@@ -300,7 +304,7 @@ def describe(seen: Seen) -> str:
     size = f"{_mib(seen.in_use_bytes)} of {_mib(seen.quota_bytes)} in use, file {_mib(largest.db_bytes)}"
     if seen.alarmed:
         return f"etcd's database is full (NOSPACE alarm; {size} at {largest.endpoint})"
-    return f"etcd's database is {max(seen.use, 0.0):.0%} full ({size} at {largest.endpoint})"
+    return f"etcd's database is {max(seen.use_fraction, 0.0):.0%} full ({size} at {largest.endpoint})"
 
 
 def _mib(count: int) -> str:

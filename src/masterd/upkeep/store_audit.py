@@ -38,23 +38,23 @@ from nodestore.schema.models import (
 
 log = logging.getLogger(__name__)
 
-FRESH_S = 10.0
-_TAKES_S = 2.0
+CACHE_S = 10.0
+_SCAN_TIMEOUT_S = 2.0
 _PAGE_KEYS = 500
 _KEYS_MAX = 20_000
 _TOLD_MAX = 50
-_STRANGERS_MAX = 3
+_UNKNOWN_KEYS_MAX = 3
 _CHUNK_DIGITS = 6
 
 
-class Audit:
+class StoreAudit:
     """Of one store. What was found less than `fresh_s` seconds ago is told again, however many ask."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, fresh_s: float = FRESH_S) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, fresh_s: float = CACHE_S) -> None:
         self._etcd, self._keys, self._fresh_s = etcd, keys, fresh_s
         self._at: float | None = None
-        self._found: dict[str, str] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._problems: dict[str, str] = {}
+        self._scan_task: asyncio.Task[None] | None = None
         self._models: Mapping[str, type[Stored]] = {
             keys.epoch: Epoch, keys.head: Head, keys.leader: LeaderRecord, keys.paused: Paused, keys.applied: Applied,
             keys.config_current: ConfigRecord, keys.candidates: Candidate, keys.terms: TermRecord,
@@ -63,51 +63,51 @@ class Audit:
             keys.state: DocumentView,
         }  # fmt: skip
 
-    async def problems(self, wait_s: float = _TAKES_S) -> dict[str, str]:
+    async def find_problems(self, wait_s: float = _SCAN_TIMEOUT_S) -> dict[str, str]:
         """By key, what is wrong with it: at most 50, from the first 20,000 keys of a kind, found within two seconds.
         What is not found within `wait_s` is told the next time. While etcd does not answer, what was found before."""
-        if self._looking is None and (self._at is None or time.monotonic() - self._at >= self._fresh_s):
-            self._looking = asyncio.create_task(self._look(), name="audit")
-        if self._looking is not None:
-            await asyncio.wait({self._looking}, timeout=wait_s)
-        return self._found
+        if self._scan_task is None and (self._at is None or time.monotonic() - self._at >= self._fresh_s):
+            self._scan_task = asyncio.create_task(self._scan(), name="audit")
+        if self._scan_task is not None:
+            await asyncio.wait({self._scan_task}, timeout=wait_s)
+        return self._problems
 
     async def close(self) -> None:
         """Ends what is still looking."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait({self._looking})
+        if self._scan_task is not None:
+            self._scan_task.cancel()
+            await asyncio.wait({self._scan_task})
 
-    async def _look(self) -> None:
+    async def _scan(self) -> None:
         found: dict[str, str] = {}
         try:
-            async with asyncio.timeout(_TAKES_S):
+            async with asyncio.timeout(_SCAN_TIMEOUT_S):
                 async for key, problem in self._all():
                     found[key] = problem
                     if len(found) >= _TOLD_MAX:
                         break
-            self._found = found
+            self._problems = found
         except (TimeoutError, NodectlError) as error:
             log.debug("the audit ended early: %s", error)
-            self._found = {**self._found, **found}
+            self._problems = {**self._problems, **found}
         finally:
-            self._at, self._looking = time.monotonic(), None
+            self._at, self._scan_task = time.monotonic(), None
 
     async def _all(self) -> AsyncIterator[tuple[str, str]]:
-        async for kv in self._strangers():
+        async for kv in self._unknown_keys():
             yield kv.key, f"{kv.key}: no key of ours has this name"
         for start, model in self._models.items():
-            async for kv in self._under(start):
-                if (problem := _unreadable(model, kv)) is not None:
+            async for kv in self._keys_under(start):
+                if (problem := _decode_problem(model, kv)) is not None:
                     yield kv.key, problem
-        async for kv in self._under(self._keys.snapshots, keys_only=True):
-            if (problem := await self._of_snapshot(kv.key)) is not None:
+        async for kv in self._keys_under(self._keys.snapshots, keys_only=True):
+            if (problem := await self._snapshot_problem(kv.key)) is not None:
                 yield kv.key, problem
-        async for kv in self._under(self._keys.journal, keys_only=True):
-            if (problem := self._of_entry(kv)) is not None:
+        async for kv in self._keys_under(self._keys.journal, keys_only=True):
+            if (problem := self._entry_problem(kv)) is not None:
                 yield kv.key, problem
 
-    async def _under(self, start: str, *, keys_only: bool = False) -> AsyncIterator[KV]:
+    async def _keys_under(self, start: str, *, keys_only: bool = False) -> AsyncIterator[KV]:
         """The key `start`, or, when it ends in a slash, all that begin with it."""
         begin = start.encode()
         end = prefix_end(start) if start.endswith("/") else begin + b"\0"
@@ -115,32 +115,32 @@ class Audit:
             page = await self._etcd.range(begin, end=end, limit=_PAGE_KEYS, keys_only=keys_only)
             for kv in page.kvs:
                 yield kv
-            if not page.more:
+            if not page.has_more:
                 return
-            begin = page.after
+            begin = page.next_start
 
-    async def _strangers(self) -> AsyncIterator[KV]:
+    async def _unknown_keys(self) -> AsyncIterator[KV]:
         """The first keys in each gap between those that have a meaning."""
         known = [value for value in vars(self._keys).values() if value.startswith(self._keys.prefix)]
         known.remove(self._keys.prefix)
         begin = self._keys.prefix.encode()
         for name in [*sorted(known), ""]:
             end = name.encode() or prefix_end(self._keys.prefix)
-            page = await self._etcd.range(begin, end=end, limit=_STRANGERS_MAX, keys_only=True)
+            page = await self._etcd.range(begin, end=end, limit=_UNKNOWN_KEYS_MAX, keys_only=True)
             for kv in page.kvs:
                 yield kv
             begin = prefix_end(name) if name.endswith("/") else end + b"\0"
 
-    async def _of_snapshot(self, key: str) -> str | None:
+    async def _snapshot_problem(self, key: str) -> str | None:
         name, _, part = key.removeprefix(self._keys.snapshots).partition("/")
         if name and part == "manifest":
             found = await self._etcd.get(key)
-            return None if found is None else _unreadable(Manifest, found)
+            return None if found is None else _decode_problem(Manifest, found)
         if name and len(part) == _CHUNK_DIGITS and part.isascii() and part.isdigit():
             return None  # what it holds is checked by its snapshot's hash
         return f"{key}: is no part of a snapshot"
 
-    def _of_entry(self, kv: KV) -> str | None:
+    def _entry_problem(self, kv: KV) -> str | None:
         try:
             self._keys.entry_index(kv.key)
         except ValueError as error:
@@ -148,7 +148,7 @@ class Audit:
         return None if kv.version == 1 else f"{kv.key}: somebody has written over this entry of the journal"
 
 
-def _unreadable(model: type[Stored], kv: KV) -> str | None:
+def _decode_problem(model: type[Stored], kv: KV) -> str | None:
     try:
         decode(model, kv.value, kv.key)
     except Garbage as error:

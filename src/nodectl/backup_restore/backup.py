@@ -36,7 +36,7 @@ class Backup:
     revision: int
 
 
-async def save(etcd: Etcd, keys: Keys, file: Path, progress: Callable[[str], None]) -> Backup:
+async def save_backup(etcd: Etcd, keys: Keys, file: Path, progress: Callable[[str], None]) -> Backup:
     """Saves it from the first member that can; the file is there whole, or not at all. Conflict when it exists."""
     _check_new(file)
     faults = []
@@ -61,7 +61,7 @@ async def _save_from(etcd: Etcd, keys: Keys, endpoint: str, file: Path, progress
             size, digest = await _download(etcd, endpoint, output.write, progress)
             output.flush()
             os.fsync(output.fileno())
-        _name(part, file)
+        _publish(part, file)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -72,12 +72,12 @@ async def _position(etcd: Etcd, keys: Keys, endpoint: str) -> tuple[int, int, in
     """Epoch, index and revision that the copy will have at least: read through that very member, which answers a
     linearizable read only once it has applied all that was committed."""
     from nodestore.etcd.pb import etcd_pb2 as pb
-    from nodestore.etcd.types import range_of
+    from nodestore.etcd.types import range_from_pb
 
     found = {}
     revision = 0
     for key in (keys.head, keys.epoch):
-        answer = range_of(await etcd.at(endpoint, "KV/Range", pb.RangeRequest(key=key.encode()), 5.0))
+        answer = range_from_pb(await etcd.call_member(endpoint, "KV/Range", pb.RangeRequest(key=key.encode()), 5.0))
         found[key], revision = answer.first, answer.revision
     head, epoch = found[keys.head], found[keys.epoch]
     return (
@@ -91,10 +91,10 @@ async def _download(
     etcd: Etcd, endpoint: str, write: Callable[[bytes], object], progress: Callable[[str], None]
 ) -> tuple[int, str]:
     """Size and SHA-256 of the file. Garbage when the hash at its end is not that of the rest."""
-    from nodestore.etcd.maintenance import download
+    from nodestore.etcd.maintenance import download_database
 
     body, whole, tail, size = hashlib.sha256(), hashlib.sha256(), b"", 0
-    async with aclosing(download(etcd, endpoint)) as blobs:
+    async with aclosing(download_database(etcd, endpoint)) as blobs:
         async for blob in blobs:
             write(blob)
             whole.update(blob)
@@ -108,7 +108,7 @@ async def _download(
     return size, whole.hexdigest()
 
 
-def _name(part: Path, file: Path) -> None:
+def _publish(part: Path, file: Path) -> None:
     """Gives the copy its name; never over another file."""
     try:
         os.link(part, file)

@@ -31,12 +31,12 @@ BUMP_MIN = 1_000_000_000
 """What a restore must raise the revision by: more than a store writes between any backup and its loss. At 5,000 writes
 a second, two days; at what a wall of PCs does, years."""
 _APART_MAX = 1_000_000
-_QUIET_S = 4.0
+_SILENCE_S = 4.0
 """A masterd that runs announces itself sooner: it tries for a lease several times a second."""
 _LEASE_MAX_S = 300.0
 _SLACK_S = 5.0
 """A lease lives on a little longer where etcd's leader has changed."""
-_LOOK_S = 0.5
+_POLL_S = 0.5
 _ATTEMPTS = 3
 
 
@@ -61,14 +61,14 @@ class Restored:
         return bool(self.record.nonce) and not self.led and self.bumped < BUMP_MIN
 
 
-def gap(revisions: Iterable[int], epoch_revision: int, now: int) -> int:
+def widest_revision_gap(revisions: Iterable[int], epoch_revision: int, now: int) -> int:
     """The widest gap between neighbouring revisions since the epoch began: what the revision was raised by. Older
     gaps are those of earlier restores."""
     later = sorted({epoch_revision, now, *(revision for revision in revisions if revision > epoch_revision)})
     return max((after - before for before, after in pairwise(later)), default=0)
 
 
-async def look(etcd: Etcd, keys: Keys) -> Restored:
+async def read_restored(etcd: Etcd, keys: Keys) -> Restored:
     """What there is. NotFound when there is no such cluster; Garbage when what counts is not readable."""
     from nodestore.etcd.watch import list_at
 
@@ -88,7 +88,7 @@ async def look(etcd: Etcd, keys: Keys) -> Restored:
     return Restored(
         epoch, record, leader, at, None if entry is None else decode(Entry, entry.value, entry.key),
         None if paused is None else decode(Paused, paused.value, paused.key), revision,
-        gap((kv.mod_revision for kv in listed.kvs), epoch.mod_revision, revision),
+        widest_revision_gap((kv.mod_revision for kv in listed.kvs), epoch.mod_revision, revision),
         any(_epoch_of(kv) == record.epoch for kv in terms.kvs),
     )  # fmt: skip
 
@@ -137,7 +137,7 @@ async def wait_for_silence(etcd: Etcd, keys: Keys, show: Callable[[str], None]) 
     seen: dict[str, tuple[int, float]] = {}  # by key: its mod_revision, and when it must be gone
     quiet_since = time.monotonic()
     while True:
-        standing = await _standing(etcd, keys)
+        standing = await _live_candidacies(etcd, keys)
         now = time.monotonic()
         for kv in standing:
             if kv.key not in seen:
@@ -145,22 +145,27 @@ async def wait_for_silence(etcd: Etcd, keys: Keys, show: Callable[[str], None]) 
                 seen[kv.key] = (kv.mod_revision, now + min(max(seconds, 0), _LEASE_MAX_S) + _SLACK_S)
             revision, gone_by = seen[kv.key]
             if revision != kv.mod_revision or now > gone_by:
-                raise Conflict(f"{_who(kv, keys)} still runs: stop masterd on every PC, then run this again")
-            show(f"waiting up to {gone_by - now:.0f} s for what the backup has of {_who(kv, keys)} to run out")
+                raise Conflict(
+                    f"{_describe_holder(kv, keys)} still runs: stop masterd on every PC, then run this again"
+                )
+            show(
+                f"waiting up to {gone_by - now:.0f} s for what the backup has of "
+                f"{_describe_holder(kv, keys)} to run out"
+            )
         if standing:
             quiet_since = now
-        elif now - quiet_since >= _QUIET_S:
+        elif now - quiet_since >= _SILENCE_S:
             return
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
 
 
-async def _standing(etcd: Etcd, keys: Keys) -> list[KV]:
+async def _live_candidacies(etcd: Etcd, keys: Keys) -> list[KV]:
     """Candidacies, and a `leader` that hangs on a lease; without one it is nobody's."""
     candidates, leader = await etcd.range(keys.candidates), await etcd.get(keys.leader)
     return [*candidates.kvs, *([leader] if leader is not None and leader.lease else [])]
 
 
-def _who(kv: KV, keys: Keys) -> str:
+def _describe_holder(kv: KV, keys: Keys) -> str:
     if kv.key == keys.leader:
         return "the leader"
     try:
@@ -173,7 +178,7 @@ def _who(kv: KV, keys: Keys) -> str:
 async def begin_epoch(etcd: Etcd, keys: Keys, found: Restored, actor: str) -> Epoch:
     """Deletes `leader` and counts the epoch up, in one transaction. Conflict when something has changed since."""
     from nodestore.etcd.session import cmp_mod, op_delete, op_get, op_put
-    from nodestore.etcd.types import cmp_none
+    from nodestore.etcd.types import cmp_empty_range
 
     record = Epoch(
         epoch=found.record.epoch + 1, since=time.time(), actor=actor, nonce=secrets.token_hex(8), bumped=found.bumped,
@@ -182,7 +187,7 @@ async def begin_epoch(etcd: Etcd, keys: Keys, found: Restored, actor: str) -> Ep
     compares = [
         cmp_mod(keys.epoch, found.epoch.mod_revision),
         cmp_mod(keys.leader, found.leader.mod_revision if found.leader else 0),
-        cmp_none(keys.candidates, prefix_end(keys.candidates)),
+        cmp_empty_range(keys.candidates, prefix_end(keys.candidates)),
     ]
     then = [op_delete(keys.leader), op_put(keys.epoch, record.encode())]
     unknown: OutcomeUnknown | None = None

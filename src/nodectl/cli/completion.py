@@ -34,7 +34,7 @@ Completer = Callable[[typer.Context, str], list[str]]
 Pick = Callable[[Any], Iterable[str]]
 
 
-def asked() -> bool:
+def is_completing() -> bool:
     """Whether a shell asks for words (and nobody reads what we would say of errors)."""
     return os.environ.get(VARIABLE, "").startswith("complete")
 
@@ -59,7 +59,7 @@ def _completer(path: str, pick: Pick, **query: str) -> Completer:
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
         try:
-            return _fitting(pick(_ask(_options(context), path, query)), incomplete)
+            return _fitting(pick(_query(_options(context), path, query)), incomplete)
         except (NodectlError, LookupError, TypeError, AttributeError):  # no cluster, no answer, or one we cannot read
             return []
 
@@ -127,7 +127,7 @@ def _options(context: typer.Context) -> Options:
     return Options(cluster, given.get("cluster_name"), path("config"))
 
 
-def _ask(options: Options, path: str, query: dict[str, str]) -> Any:
+def _query(options: Options, path: str, query: dict[str, str]) -> Any:
     """What any master answers within a second; else a NodectlError, or None from one that would have come too late.
 
     In a thread that is left behind when it is late: resolving a name, for one, cannot be cancelled.

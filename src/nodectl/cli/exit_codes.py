@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
+class Explanation:
     """What is said and how the program ends."""
 
     code: int
@@ -58,16 +58,16 @@ _TABLE: tuple[tuple[type[NodectlError], ExitCode, str], ...] = (
 """The first class that fits counts."""
 
 
-def explain(error: BaseException) -> Explained:
+def explain(error: BaseException) -> Explanation:
     """What to tell the user of `error`."""
     if isinstance(error, NodectlError):
         for kind, code, hint in _TABLE:
             if isinstance(error, kind):
-                return Explained(code, error.message or kind.__name__, hint)
+                return Explanation(code, error.message or kind.__name__, hint)
     if isinstance(error, KeyboardInterrupt):
-        return Explained(ExitCode.INTERRUPTED, "")
+        return Explanation(ExitCode.INTERRUPTED, "")
     if isinstance(error, OSError):
         at = f"{error.filename}: " if error.filename else ""
-        return Explained(ExitCode.FAILED, f"{at}{error.strerror or error}")
+        return Explanation(ExitCode.FAILED, f"{at}{error.strerror or error}")
     text = f"internal error: {type(error).__name__}: {error}"
-    return Explained(ExitCode.FAILED, text, "NODECTL_DEBUG=1 shows where; please report it")
+    return Explanation(ExitCode.FAILED, text, "NODECTL_DEBUG=1 shows where; please report it")

@@ -20,13 +20,13 @@ def send(
     context: typer.Context,
     output: Format,
     command: Callable[[Client], Awaitable[CommandResult]],
-    said: str,
+    message: str,
     *,
     name: str,
     nodes: Callable[[CommandResult], list[str] | None] | None = None,
     timeout_s: float = WAIT_S,
 ) -> None:
-    """Sends what `command` sends, shows its result, and tells people the sentence `said`.
+    """Sends what `command` sends, shows its result, and tells people the sentence `message`.
 
     `nodes`: those to wait for, by the result (None: all), for at most `timeout_s`; without it nothing is waited for.
     """
@@ -43,7 +43,7 @@ def send(
     result = with_client(context, work)
     out.show(result, tables=list, names=lambda: [name])
     if output is Format.table:
-        out.note(f"{said} (index {result['index']})")
+        out.note(f"{message} (index {result['index']})")
 
 
 def as_dict(done: CommandResult) -> dict[str, Any]:
@@ -57,19 +57,19 @@ async def wait_for_nodes(client: Client, names: list[str], timeout_s: float, out
 
     async def missing() -> str | None:
         views = {view["name"]: view for view in await client.nodes() if view["name"] in names}
-        lacking = [_lacking(views.get(name), name) for name in names]
+        lacking = [_missing_text(views.get(name), name) for name in names]
         return "; ".join(text for text in lacking if text) or None
 
     subject = f"node {names[0]} has" if len(names) == 1 else f"{len(names)} nodes have"
     await wait_until(missing, f"{subject} done it", timeout_s, out)
 
 
-def _lacking(view: NodeView | None, name: str) -> str:
+def _missing_text(view: NodeView | None, name: str) -> str:
     """What a node still lacks; nothing when it is in its desired state."""
-    from nodectl.terminal.format import state_of
+    from nodectl.terminal.format import node_state
 
     if view is not None and view["converged"]:
         return ""
     if view is None:
         return f"{name} is not in the configuration"
-    return f"{name}: {view.get('problem') or state_of(view).text}"
+    return f"{name}: {view.get('problem') or node_state(view).text}"

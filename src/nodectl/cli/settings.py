@@ -39,7 +39,7 @@ class ClusterSettings:
     cert: Path | None = None
     key: Path | None = None
 
-    def over(self, other: ClusterSettings) -> ClusterSettings:
+    def with_defaults(self, other: ClusterSettings) -> ClusterSettings:
         """These settings, with those of `other` where these say nothing."""
         missing = {item.name: getattr(other, item.name) for item in fields(self) if getattr(self, item.name) is None}
         return replace(self, **missing)
@@ -60,18 +60,18 @@ class Options:
 
     def cluster_names(self) -> tuple[str, ...]:
         """Those that `--cluster-name` may name; Invalid when the configuration file is not as it must be."""
-        return _Clusters.read(self.config or config_path(os.environ), must_exist=False).names
+        return _ConfigFile.read(self.config or config_path(os.environ), must_exist=False).names
 
     def resolve(self, environ: Mapping[str, str] | None = None) -> ClusterSettings:
         """The settings in force. Invalid, in one sentence, when there are none or they do not fit together."""
         environ = os.environ if environ is None else environ
         path = self.config or config_path(environ)
         if self.cluster_name is not None:
-            settings = self.given.over(_Clusters.read(path, must_exist=True).named(self.cluster_name))
+            settings = self.given.with_defaults(_ConfigFile.read(path, must_exist=True).named(self.cluster_name))
         else:
-            settings = self.given.over(from_environment(environ))
+            settings = self.given.with_defaults(from_environment(environ))
             if settings.endpoints is None:
-                settings = settings.over(_Clusters.read(path, must_exist=self.config is not None).default())
+                settings = settings.with_defaults(_ConfigFile.read(path, must_exist=self.config is not None).default())
             if settings.endpoints is None and settings.cluster is not None:
                 settings = replace(settings, endpoints=LOCAL_ETCD)  # masterd and noded look there as well
         return _checked(settings, path)
@@ -113,7 +113,7 @@ def _checked(settings: ClusterSettings, path: Path) -> ClusterSettings:
     return settings
 
 
-class _Clusters:
+class _ConfigFile:
     """The configuration file: `clusters` by name, and which is the `default`."""
 
     def __init__(self, source: YamlSource | None, path: Path) -> None:
@@ -125,7 +125,7 @@ class _Clusters:
             self._parse(source)
 
     @classmethod
-    def read(cls, path: Path, *, must_exist: bool) -> _Clusters:
+    def read(cls, path: Path, *, must_exist: bool) -> _ConfigFile:
         if not must_exist and not path.exists():
             return cls(None, path)
         from nodectl.inventory.yaml_source import YamlSource
@@ -157,17 +157,17 @@ class _Clusters:
     def _parse(self, source: YamlSource) -> None:
         top = source.value if isinstance(source.value, dict) else {}
         if source.value is not None and not isinstance(source.value, dict):
-            source.complain((), "expected fields such as `clusters:`")
+            source.add_problem((), "expected fields such as `clusters:`")
         for name in top:
             if name not in {"clusters", "default"}:
-                source.complain_unknown((name,), ("clusters", "default"), "this field")
+                source.add_unknown_problem((name,), ("clusters", "default"), "this field")
         clusters = top.get("clusters")
         for name, entry in (clusters if isinstance(clusters, dict) else {}).items():
             self._clusters[name] = self._entry(source, name, entry)
         default = top.get("default")
         if default is not None and default not in self._clusters:
-            source.complain(("default",), f"there is no cluster {default!r}")
-        source.finish()
+            source.add_problem(("default",), f"there is no cluster {default!r}")
+        source.raise_problems()
         self._default = default
 
     def _entry(self, source: YamlSource, name: str, entry: Any) -> ClusterSettings:
@@ -176,14 +176,14 @@ class _Clusters:
         for key, value in (entry if isinstance(entry, dict) else {}).items():
             where = ("clusters", name, key)
             if key not in known:
-                source.complain_unknown(where, known, "this field")
+                source.add_unknown_problem(where, known, "this field")
             elif key == "endpoints" and isinstance(value, list) and all(isinstance(item, str) for item in value):
                 values[key] = ",".join(value)
             elif not isinstance(value, str):
-                source.complain(where, f"expected text, got {value!r}")
+                source.add_problem(where, f"expected text, got {value!r}")
             else:
                 # Files are named beside the file that names them: the working directory may be anywhere.
                 values[key] = self._path.parent / Path(value).expanduser() if key in _PATHS else value
         if "endpoints" not in values:
-            source.complain(("clusters", name), "needs `endpoints:`")
+            source.add_problem(("clusters", name), "needs `endpoints:`")
         return ClusterSettings(**values)

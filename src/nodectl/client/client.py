@@ -14,18 +14,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from nodectl.client.connection.discovery import Discovery, EtcdDiscovery, HttpDiscovery
-from nodectl.client.connection.following import Following
-from nodectl.client.connection.http import Http, Tls, cancel_all, encode
+from nodectl.client.connection.following import StreamFollower
+from nodectl.client.connection.http import Http, Tls, cancel_all, encode_body
 from nodectl.client.connection.leadership import Leadership
-from nodectl.client.connection.monitor import watch_over
+from nodectl.client.connection.monitor import monitor_leader
 from nodectl.client.connection.pipeline import Pipeline
 from nodectl.client.connection.requests import Requests
 from nodectl.client.connection.results import CommandResult, NodeChanges
 from nodectl.client.connection.state import ConnectionState, State
-from nodectl.client.methods.administration import Operating
-from nodectl.client.methods.reads import Reads
-from nodectl.client.methods.snapshots import Archive
-from nodectl.client.methods.wall import Builtin
+from nodectl.client.methods.administration import AdministrationCalls
+from nodectl.client.methods.reads import ReadCalls
+from nodectl.client.methods.snapshots import SnapshotCalls
+from nodectl.client.methods.wall import WallCalls
 from nodectl.endpoints import parse_endpoints
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import Consistency
@@ -41,7 +41,7 @@ COMMAND_S = 30.0
 LOST_AFTER_S = 30.0
 
 
-class Client(Reads, Builtin, Archive, Operating):
+class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
     """Use as `async with Client(endpoints, cluster=...) as client:`. One event loop, any number of tasks.
 
     `endpoints`: `host:port` of etcd members (then `cluster` is needed), or `http://host:port` of masterds.
@@ -102,9 +102,9 @@ class Client(Reads, Builtin, Archive, Operating):
             raise
         self._requests = Requests(self._http, discovery, self._leadership, self._state)
         self._pipeline = Pipeline(self._http, self._leadership, self._state)
-        self._run("discovery", discovery.run())
-        self._run("pipeline", self._pipeline.run())
-        self._run("monitor", watch_over(self._http, self._leadership, self._state))
+        self._start_task("discovery", discovery.run())
+        self._start_task("pipeline", self._pipeline.run())
+        self._start_task("monitor", monitor_leader(self._http, self._leadership, self._state))
         return self
 
     async def __aexit__(
@@ -132,7 +132,7 @@ class Client(Reads, Builtin, Archive, Operating):
         assert self._keys is not None
         return EtcdDiscovery(self._etcd, self._keys, self._leadership)
 
-    def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=f"nodectl client: {name}")
         task.add_done_callback(_report_failure)
         self._tasks.append(task)
@@ -146,13 +146,13 @@ class Client(Reads, Builtin, Archive, Operating):
 
     def on_state(self, callback: Callable[[State], None]) -> Callable[[], None]:
         """Calls `callback(state)` in the event loop at each change; returns a function that ends that."""
-        return self._open_state().listen(callback)
+        return self._require_state().subscribe(callback)
 
     def states(self) -> AsyncIterator[State]:
         """The present state, then each change, until the client is closed."""
-        return self._open_state().changes()
+        return self._require_state().changes()
 
-    def _open_state(self) -> ConnectionState:
+    def _require_state(self) -> ConnectionState:
         if self._state is None:
             raise RuntimeError("the client is not open: use `async with Client(...)`")
         return self._state
@@ -173,7 +173,7 @@ class Client(Reads, Builtin, Archive, Operating):
         if id is None:
             self._commands += 1
             id = f"{self._nonce}-{self._commands}"
-        body = encode({"name": name, "args": args if args is not None else {}, "id": id, "actor": self.actor})
+        body = encode_body({"name": name, "args": args if args is not None else {}, "id": id, "actor": self.actor})
         limit_s = self._command_timeout_s if timeout_s is None else timeout_s
         return await self._pipeline.submit(id, after, body[:-1], limit_s)
 
@@ -194,28 +194,28 @@ class Client(Reads, Builtin, Archive, Operating):
 
     async def change(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
         return await self._requests.to_leader(
-            method, path, body=encode(dict(body)), timeout_s=self._read_timeout_s, repeatable=False
+            method, path, body=encode_body(dict(body)), timeout_s=self._read_timeout_s, repeatable=False
         )
 
     # --- streams ----------------------------------------------------------------------------------------------------
 
     def journal(self, after: int | str | None = None) -> AsyncGenerator[dict[str, Any], None]:
-        return self._open_following().journal(after)
+        return self._require_followers().journal(after)
 
     def live(self) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """Who is there: `leader`, `masters`, `paused` and `nodes`, first as they are, then what changes; unnumbered.
 
         Each item is (event, {event: [what changed], "gone": [names]}). After each break all come again.
         """
-        return self._open_following().live()
+        return self._require_followers().live()
 
     def watch_nodes(self) -> AsyncGenerator[NodeChanges, None]:
         """All nodes, then those that change, for ever; through changes of leader. After each break all come again."""
-        return self._open_following().nodes()
+        return self._require_followers().nodes()
 
-    def _open_following(self) -> Following:
-        state = self._open_state()
-        return Following(self._http, self._requests, self._leadership, state)
+    def _require_followers(self) -> StreamFollower:
+        state = self._require_state()
+        return StreamFollower(self._http, self._requests, self._leadership, state)
 
 
 def default_actor() -> str:

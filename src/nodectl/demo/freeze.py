@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 
 from nodectl.demo.stage import Stage
-from nodectl.demo.traffic import COMMAND, Sent, Traffic
-from nodectl.workload.verdicts import Line, broken_journal, gap_around, lost, overwritten
+from nodectl.demo.traffic import COMMAND, SceneLoad, SentCommand
+from nodectl.workload.verdicts import JournalLine, find_journal_faults, find_lost, find_overwritten, gap_around
 from nodestore.errors import NodectlError, TimedOut, from_code
 from nodestore.support.jsonio import loads
 
@@ -28,13 +28,13 @@ _REFUSED = {"unavailable", "not_leader", "leadership_lost"}  # codes that say: s
 
 
 async def freeze_leader(stage: Stage) -> None:
-    async with Traffic(stage.client, stage.ledger) as traffic, aiohttp.ClientSession() as session:
-        await traffic.more(20)
+    async with SceneLoad(stage.client, stage.ledger) as traffic, aiohttp.ClientSession() as session:
+        await traffic.wait_acknowledged(20)
         old = await stage.client.leader()
         direct = Direct(stage, session, stage.cluster.master_urls[old.id])
         await direct.connect()
         direct.send_many()
-        await asyncio.sleep(stage.dice.uniform(*_MIDDLE_S))
+        await asyncio.sleep(stage.rng.uniform(*_MIDDLE_S))
         frozen = time.monotonic()
         stage.cluster.suspend(old.id)
         stage.leaders_lost += 1
@@ -45,7 +45,7 @@ async def freeze_leader(stage: Stage) -> None:
                 f"{_DIRECT} more are sent straight to its port while it is"
             )
             new = await stage.client.leader(timeout_s=30.0)
-            await traffic.more(_AFTERWARDS)
+            await traffic.wait_acknowledged(_AFTERWARDS)
             before = await stage.journal()
         finally:
             stage.cluster.resume(old.id)
@@ -59,20 +59,20 @@ async def freeze_leader(stage: Stage) -> None:
         await direct.answers()
         still = await _still_leads(session, stage.cluster.master_urls[old.id])
         try:
-            await traffic.more(_AFTERWARDS // 2, timeout_s=10.0)
+            await traffic.wait_acknowledged(_AFTERWARDS // 2, timeout_s=10.0)
             stuck = []
         except TimedOut as error:
             stuck = [str(error)]
     after = await stage.journal()
     faults = [
-        *broken_journal(after),
-        *overwritten(before, after),
-        *landed(direct.refused, after),
-        *lost(stage.ledger.indexes, after),
+        *find_journal_faults(after),
+        *find_overwritten(before, after),
+        *find_landed(direct.refused, after),
+        *find_lost(stage.ledger.indexes, after),
         *([f"{old.id} still says that it leads"] if still else []),
         *stuck,
     ]
-    _tell(stage, old.id, direct, after, faults)
+    _narrate_result(stage, old.id, direct, after, faults)
     stage.promises["takeover"].judge(f"frozen: {gap_s:.2f} s")
     stage.promises["deposed"].judge(
         f"{old.id}, woken after its term with {direct.count} commands on its hands, wrote nothing; "
@@ -83,7 +83,7 @@ async def freeze_leader(stage: Stage) -> None:
     )
 
 
-def _tell(stage: Stage, old: str, direct: Direct, after: list[Line], faults: list[str]) -> None:
+def _narrate_result(stage: Stage, old: str, direct: Direct, after: list[JournalLine], faults: list[str]) -> None:
     counts = {
         "acknowledged": len(direct.acknowledged),
         "refused": len(direct.refused),
@@ -98,7 +98,7 @@ def _tell(stage: Stage, old: str, direct: Direct, after: list[Line], faults: lis
     stage.say(f"the history: {len(after)} commands, no gap, no fork, nothing acknowledged was overwritten")
 
 
-def landed(refused: list[Sent], lines: list[Line]) -> list[str]:
+def find_landed(refused: list[SentCommand], lines: list[JournalLine]) -> list[str]:
     """Commands that were refused for good and are in the journal all the same."""
     indexes = {line.id: line.index for line in lines}
     return [f"command {item.id} was refused and is index {indexes[item.id]}" for item in refused if item.id in indexes]
@@ -111,9 +111,9 @@ class Direct:
         self._stage, self._session, self._url = stage, session, url
         self._tasks: list[asyncio.Task[None]] = []
         self.count = 0
-        self.acknowledged: list[Sent] = []
-        self.refused: list[Sent] = []
-        self.unsure: list[Sent] = []
+        self.acknowledged: list[SentCommand] = []
+        self.refused: list[SentCommand] = []
+        self.unsure: list[SentCommand] = []
 
     async def connect(self) -> None:
         """Open the connections beforehand, so that the commands are in its hands at once when it wakes."""
@@ -122,12 +122,12 @@ class Direct:
     def send_many(self) -> None:
         """More than a leader commits at once."""
         for _ in range(_REQUESTS):
-            self._send([self._stage.ledger.next("middle") for _ in range(_COMMANDS)])
+            self._send([self._stage.ledger.new_command("middle") for _ in range(_COMMANDS)])
 
     def send_few(self) -> None:
         """Single ones."""
         for _ in range(_DIRECT):
-            self._send([self._stage.ledger.next("frozen")])
+            self._send([self._stage.ledger.new_command("frozen")])
 
     async def answers(self) -> None:
         """Until each has been answered, or its connection broke, or for a bounded time."""
@@ -136,11 +136,11 @@ class Direct:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _send(self, commands: list[Sent]) -> None:
+    def _send(self, commands: list[SentCommand]) -> None:
         self.count += len(commands)
         self._tasks.append(asyncio.create_task(self._request(commands)))
 
-    async def _request(self, commands: list[Sent]) -> None:
+    async def _request(self, commands: list[SentCommand]) -> None:
         asked = [
             {"name": COMMAND, "args": item.args, "id": item.id, "after": item.after, "actor": "demo"}
             for item in commands
@@ -152,7 +152,7 @@ class Direct:
         for command, result in zip(commands, results, strict=True):
             self._settle(command, result)
 
-    def _settle(self, command: Sent, result: dict[str, Any]) -> None:
+    def _settle(self, command: SentCommand, result: dict[str, Any]) -> None:
         problem = result.get("problem")
         if problem is None:
             self._stage.ledger.acknowledge(command, int(result["index"]))

@@ -29,7 +29,7 @@ class Signals:
         self._narrator: Narrator | None = None
 
     @contextlib.contextmanager
-    def caught(self) -> Iterator[None]:
+    def handle_signals(self) -> Iterator[None]:
         """Call in a running loop's main task."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
@@ -65,7 +65,7 @@ class Signals:
                     loop.remove_signal_handler(number)
                 signal.signal(number, old)
 
-    def closing(self, narrator: Narrator) -> None:
+    def begin_closing(self, narrator: Narrator) -> None:
         """From now on nothing is cancelled any more."""
         self._closing = True
         self._narrator = narrator

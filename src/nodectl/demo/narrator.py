@@ -41,13 +41,13 @@ class Narrator:
 
     def wall(self, laid: wall.Grid, tiles: Mapping[str, Mapping[str, Any] | None]) -> None:
         if not self._coloured:
-            for line in wall.plain(laid, tiles):
+            for line in wall.render_plain(laid, tiles):
                 self._write(f"   {line}")
             return
         from rich.console import Console
 
         console = Console(file=self._stream, width=max(self._width, 60))
-        for text in wall.coloured(laid, tiles):
+        for text in wall.render_coloured(laid, tiles):
             console.print(text, no_wrap=True)
         self._stream.flush()
 
@@ -59,7 +59,7 @@ class Narrator:
         self._row("PROMISE", "MEASURED", "", left, right, "bold")
         for promise in promises:
             held = promise.held
-            word = "held" if held else "BROKEN" if promise.tried else "not tried"
+            word = "held" if held else "BROKEN" if promise.was_tested else "not tried"
             self._row(promise.text, promise.measured, word, left, right, "green" if held else "bold red")
             for fault in promise.faults:
                 for line in _wrapped(fault, self._width - 4, "  ! ", "    "):

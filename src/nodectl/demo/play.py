@@ -28,7 +28,14 @@ from nodectl.demo.stage import Stage
 from nodectl.demo.traffic import Ledger
 from nodectl.dev.cluster import DevCluster
 from nodectl.dev.lock import locked
-from nodectl.workload.verdicts import Promise, broken_journal, lost, twice, unknown_effects, without_effect
+from nodectl.workload.verdicts import (
+    Promise,
+    find_duplicates,
+    find_journal_faults,
+    find_lost,
+    find_unknown_effects,
+    find_without_effect,
+)
 from nodestore.errors import Conflict, Invalid, NodectlError, Unavailable
 from nodestore.etcd.session import Etcd, EtcdSettings
 
@@ -45,7 +52,7 @@ _UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
-class Options:
+class DemoOptions:
     """What the user asked for. directory: None for a temporary one. acts: which ones, in the order of ACTS."""
 
     stay: bool = False
@@ -55,7 +62,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoOutcome:
     """What a run came to."""
 
     seed: int
@@ -65,7 +72,7 @@ class Outcome:
     @property
     def held(self) -> bool:
         """Every promise that was put to the test held, and at least one was."""
-        tried = [promise for promise in self.promises if promise.tried or promise.faults]
+        tried = [promise for promise in self.promises if promise.was_tested or promise.faults]
         return bool(tried) and all(promise.held for promise in tried)
 
     def described(self) -> dict[str, Any]:
@@ -74,23 +81,23 @@ class Outcome:
             "seed": self.seed,
             "seconds": round(self.took_s, 2),
             "promises": [
-                {"promise": item.text, "tried": item.tried, "held": item.held, "measured": item.measured,
+                {"promise": item.text, "tried": item.was_tested, "held": item.held, "measured": item.measured,
                  "faults": item.faults}
                 for item in self.promises
             ],
         }  # fmt: skip
 
 
-def run(options: Options, stream: TextIO) -> Outcome:
+def run(options: DemoOptions, stream: TextIO) -> DemoOutcome:
     """The whole demo, its story on `stream`. Ended, NodectlError, or OSError when the reader has gone."""
     for name in options.acts:
         if name not in {act.key for act in ACTS}:
             raise Invalid(f"there is no act {name!r}; there are: {', '.join(act.key for act in ACTS)}")
-    return asyncio.run(_Run(options, stream).all())
+    return asyncio.run(_DemoRun(options, stream).run_all())
 
 
-class _Run:
-    def __init__(self, options: Options, stream: TextIO) -> None:
+class _DemoRun:
+    def __init__(self, options: DemoOptions, stream: TextIO) -> None:
         self._options = options
         self._narrator = Narrator(stream)
         self._seed = secrets.randbelow(10_000) if options.seed is None else options.seed
@@ -99,8 +106,8 @@ class _Run:
         self._keep = options.stay
         self._kept_for_its_logs = False
 
-    async def all(self) -> Outcome:
-        with self._signals.caught():
+    async def run_all(self) -> DemoOutcome:
+        with self._signals.handle_signals():
             try:
                 return await self._in_directory()
             except asyncio.CancelledError:
@@ -108,21 +115,21 @@ class _Run:
                     raise
                 raise Ended(self._signals.first) from None
 
-    async def _in_directory(self) -> Outcome:
+    async def _in_directory(self) -> DemoOutcome:
         given = self._options.directory
         if given is not None and given.exists() and any(given.iterdir()):
             raise Conflict(f"{given} is not empty: name a directory that is, or none (it would be removed at the end)")
         if given is None:
-            await asyncio.to_thread(_sweep)
+            await asyncio.to_thread(_remove_orphaned_directories)
         there_before = given is not None and given.exists()
         directory = Path(tempfile.mkdtemp(prefix=_PREFIX)) if given is None else given.absolute()
         directory.mkdir(parents=True, exist_ok=True)
-        cluster = DevCluster(directory, tied=not self._options.stay, say=self._narrator.line)
+        cluster = DevCluster(directory, die_with_parent=not self._options.stay, report=self._narrator.line)
         try:
             with locked(directory), _logging_to(directory / "log" / "demo.log"):
                 (directory / _UNFINISHED).touch()
-                outcome = await self._with(cluster)
-                self._farewell(cluster, outcome)
+                outcome = await self._run_on(cluster)
+                self._print_ending(cluster, outcome)
                 return outcome
         except BaseException as error:
             self._keep = False
@@ -130,7 +137,7 @@ class _Run:
                 self._explain(directory)
             raise
         finally:
-            self._signals.closing(self._narrator)
+            self._signals.begin_closing(self._narrator)
             if not self._keep:
                 await cluster.destroy()
             if self._keep or self._kept_for_its_logs:
@@ -146,7 +153,7 @@ class _Run:
 
     # --- the story --------------------------------------------------------------------------------------------------
 
-    async def _with(self, cluster: DevCluster) -> Outcome:
+    async def _run_on(self, cluster: DevCluster) -> DemoOutcome:
         narrator = self._narrator
         narrator.title(f"nodectl demo: a wall of nine on this PC, and what it survives (seed {self._seed})")
         narrator.line(f"starting in {cluster.directory}")
@@ -157,15 +164,15 @@ class _Run:
                 cluster, client, etcd, narrator, random.Random(self._seed), Ledger(f"demo-{secrets.token_hex(4)}")
             )
             await stage.look_up_nodes()
-            await self._acts(stage)
-            await _settle_accounts(stage)
-            outcome = Outcome(self._seed, list(stage.promises.values()), time.monotonic() - self._begun)
+            await self._play_acts(stage)
+            await _judge_commands(stage)
+            outcome = DemoOutcome(self._seed, list(stage.promises.values()), time.monotonic() - self._begun)
             if self._options.stay:
-                await _tidy(stage)
+                await _delete_load_scenes(stage)
         narrator.table(outcome.promises)
         return outcome
 
-    async def _acts(self, stage: Stage) -> None:
+    async def _play_acts(self, stage: Stage) -> None:
         """One after another; one that cannot be played to its end is the last."""
         chosen = [act for act in ACTS if act.key in self._options.acts]
         for number, act in enumerate(chosen, start=1):
@@ -177,7 +184,7 @@ class _Run:
                 stage.promises[act.promise].judge("could not be shown", [str(error)])
                 return
 
-    def _farewell(self, cluster: DevCluster, outcome: Outcome) -> None:
+    def _print_ending(self, cluster: DevCluster, outcome: DemoOutcome) -> None:
         narrator = self._narrator
         narrator.verbatim()
         if outcome.held:
@@ -194,7 +201,7 @@ class _Run:
             narrator.line(f"the same again: nodectl demo --seed {outcome.seed}")
 
 
-async def _settle_accounts(stage: Stage) -> None:
+async def _judge_commands(stage: Stage) -> None:
     """All commands of the run, against the journal in the store and the state that the leader tells."""
     ledger, promises = stage.ledger, stage.promises
     if not ledger.sent:
@@ -210,14 +217,14 @@ async def _settle_accounts(stage: Stage) -> None:
     promises["lost"].judge(
         f"{len(ledger.acknowledged)} acknowledged, {held}",
         silent,
-        lost(ledger.indexes, lines),
-        [] if silent else without_effect(expected, scenes),
+        find_lost(ledger.indexes, lines),
+        [] if silent else find_without_effect(expected, scenes),
     )
     again = {line.id for line in lines}
     promises["twice"].judge(
         f"{len(again)} commands, {len(lines) - len(again)} of them twice",
-        twice(lines),
-        unknown_effects(possible, scenes),
+        find_duplicates(lines),
+        find_unknown_effects(possible, scenes),
     )
     if silent:
         return
@@ -228,11 +235,11 @@ async def _settle_accounts(stage: Stage) -> None:
         unexplained,
         [f"{missing} terms are missing"] if missing > 0 else [],
         [f"command {line.id} has no actor" for line in lines if not line.actor],
-        broken_journal(lines),
+        find_journal_faults(lines),
     )
 
 
-async def _tidy(stage: Stage) -> None:
+async def _delete_load_scenes(stage: Stage) -> None:
     """Who stays to look around wants to see the scenes, not a thousand ticks."""
     names = [command.scene for command in stage.ledger.sent]
     await asyncio.gather(*(stage.client.scene_delete(name) for name in names), return_exceptions=True)
@@ -281,7 +288,7 @@ def _remove(directory: Path, *, keep_itself: bool = False) -> None:
         directory.mkdir(exist_ok=True)
 
 
-def _sweep() -> None:
+def _remove_orphaned_directories() -> None:
     """Removes what demos that were killed (-9) have left; their processes died with them. Blocks."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(Unavailable, OSError):  # one that runs holds its lock; another user's is not ours

@@ -13,7 +13,7 @@ from nodectl.demo import wall
 from nodectl.demo.narrator import Narrator
 from nodectl.demo.traffic import Ledger
 from nodectl.dev.cluster import DevCluster
-from nodectl.workload.verdicts import Line, Promise
+from nodectl.workload.verdicts import JournalLine, Promise
 from nodestore.errors import Garbage
 from nodestore.etcd.session import Etcd
 from nodestore.etcd.watch import list_at
@@ -45,7 +45,7 @@ class Stage:
     client: Client
     etcd: Etcd
     narrator: Narrator
-    dice: random.Random
+    rng: random.Random
     ledger: Ledger
     positions: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     promises: dict[str, Promise] = field(default_factory=_promises)
@@ -56,7 +56,7 @@ class Stage:
 
     # --- what is ----------------------------------------------------------------------------------------------------
 
-    async def journal(self) -> list[Line]:
+    async def journal(self) -> list[JournalLine]:
         """Every command in the journal, read from the store itself: no master has a say in it. Garbage."""
         keys = Keys(self.cluster.cluster)
         found = await list_at(self.etcd, keys.journal, end=prefix_end(keys.journal))
@@ -68,7 +68,7 @@ class Stage:
                 raise Garbage(str(error)) from None
             entry = decode(Entry, kv.value, kv.key)
             term = (entry.epoch, entry.term)
-            lines += [Line(key, item.index, item.id, item.actor, term) for item in entry.commands]
+            lines += [JournalLine(key, item.index, item.id, item.actor, term) for item in entry.commands]
         return lines
 
     async def scenes(self) -> set[str]:
@@ -85,17 +85,17 @@ class Stage:
 
     # --- the wall ---------------------------------------------------------------------------------------------------
 
-    def shown_by(self, documents: Mapping[str, Mapping[str, Any]]) -> bool:
+    def nodes_show(self, documents: Mapping[str, Mapping[str, Any]]) -> bool:
         """Whether every node in `documents` shows its document."""
-        return all(wall.shows(self.cluster.work_dir(node), document) for node, document in documents.items())
+        return all(wall.tile_shows(self.cluster.work_dir(node), document) for node, document in documents.items())
 
     def draw(self) -> None:
-        tiles = {node: wall.shown(self.cluster.work_dir(node)) for node in self.nodes}
+        tiles = {node: wall.read_tile(self.cluster.work_dir(node)) for node in self.nodes}
         self.narrator.wall(wall.grid(self.positions), tiles)
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
-    async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> float:
+    async def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> float:
         """How many seconds it took until `condition()`. TimedOut, naming `what` was waited for."""
 
         async def check() -> str | None:

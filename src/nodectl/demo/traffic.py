@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nodectl.workload.steady_load import Trickle
+from nodectl.workload.steady_load import SteadyLoad
 from nodestore.errors import NodectlError, TimedOut
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _IN_FLIGHT_MAX = 400
 
 
 @dataclass(slots=True, eq=False)
-class Sent:
+class SentCommand:
     """One command and what became of it. Times are of the monotonic clock, in seconds."""
 
     id: str
@@ -43,7 +43,7 @@ class Sent:
         return f"scenes/{self.scene}"
 
     @property
-    def open(self) -> bool:
+    def is_unanswered(self) -> bool:
         return self.acknowledged is None and not self.error
 
 
@@ -52,22 +52,22 @@ class Ledger:
     """Every command of a run, over all its acts."""
 
     nonce: str
-    sent: list[Sent] = field(default_factory=list)
-    known: int = 0
+    sent: list[SentCommand] = field(default_factory=list)
+    known_index: int = 0
     """The highest index acknowledged so far: what a new command gives as `after`."""
 
-    def next(self, kind: str = "tick") -> Sent:
+    def new_command(self, kind: str = "tick") -> SentCommand:
         number = len(self.sent) + 1
-        command = Sent(f"{self.nonce}-{number}", f"{kind}-{number:05d}", self.known, time.monotonic())
+        command = SentCommand(f"{self.nonce}-{number}", f"{kind}-{number:05d}", self.known_index, time.monotonic())
         self.sent.append(command)
         return command
 
-    def acknowledge(self, command: Sent, index: int) -> None:
+    def acknowledge(self, command: SentCommand, index: int) -> None:
         command.acknowledged, command.index = time.monotonic(), index
-        self.known = max(self.known, index)
+        self.known_index = max(self.known_index, index)
 
     @property
-    def acknowledged(self) -> list[Sent]:
+    def acknowledged(self) -> list[SentCommand]:
         return [command for command in self.sent if command.acknowledged is not None]
 
     @property
@@ -75,16 +75,16 @@ class Ledger:
         return {command.id: command.index for command in self.acknowledged}
 
 
-class Traffic(Trickle):
+class SceneLoad(SteadyLoad):
     """`async with Traffic(client, ledger) as traffic:` sends `rate_hz` commands a second until the block ends; then
     every command has an answer or has failed."""
 
     def __init__(self, client: Client, ledger: Ledger, rate_hz: float = 80.0) -> None:
         super().__init__()
         self._client, self._ledger, self._period_s = client, ledger, 1 / rate_hz
-        self.commands: list[Sent] = []
+        self.commands: list[SentCommand] = []
 
-    async def _tick(self) -> None:
+    async def _send_loop(self) -> None:
         due = time.monotonic()
         while True:
             if self._in_flight < _IN_FLIGHT_MAX:
@@ -95,11 +95,11 @@ class Traffic(Trickle):
     def send(self, count: int = 1) -> None:
         """Send that many at once."""
         for _ in range(count):
-            command = self._ledger.next()
+            command = self._ledger.new_command()
             self.commands.append(command)
-            self._launch(self._send(command), command.id)
+            self._start_sending(self._send(command), command.id)
 
-    async def _send(self, command: Sent) -> None:
+    async def _send(self, command: SentCommand) -> None:
         try:
             result = await self._client.command(
                 COMMAND, command.args, id=command.id, after=command.after, timeout_s=_TIMEOUT_S
@@ -110,19 +110,19 @@ class Traffic(Trickle):
             self._ledger.acknowledge(command, result.index)
 
     @property
-    def acknowledged(self) -> list[Sent]:
+    def acknowledged(self) -> list[SentCommand]:
         return [command for command in self.commands if command.acknowledged is not None]
 
     @property
-    def in_flight(self) -> list[Sent]:
-        return [command for command in self.commands if command.open]
+    def in_flight(self) -> list[SentCommand]:
+        return [command for command in self.commands if command.is_unanswered]
 
     @property
     def times(self) -> list[float]:
         """When acknowledgements arrived."""
         return [command.acknowledged for command in self.commands if command.acknowledged is not None]
 
-    async def more(self, count: int, timeout_s: float = 20.0) -> None:
+    async def wait_acknowledged(self, count: int, timeout_s: float = 20.0) -> None:
         """Until `count` commands that are sent from now on have been acknowledged. TimedOut."""
         first = len(self.commands)
         deadline = time.monotonic() + timeout_s

@@ -27,13 +27,13 @@ Grid = list[list[str | None]]
 """Node names by row and column."""
 
 
-def scene(look: tuple[tuple[str, str], ...], nodes: list[str]) -> dict[str, dict[str, Any]]:
+def scene_documents(look: tuple[tuple[str, str], ...], nodes: list[str]) -> dict[str, dict[str, Any]]:
     """A scene's documents for these nodes, whatever their number."""
     picked = {node: look[position % len(look)] for position, node in enumerate(nodes)}
     return {node: {"colour": colour, "text": text} for node, (colour, text) in picked.items()}
 
 
-def shown(work_dir: Path) -> dict[str, Any] | None:
+def read_tile(work_dir: Path) -> dict[str, Any] | None:
     """What a node's program shows now; None when there is no tile, or half of one."""
     try:
         return tile.decode((work_dir / "tile.txt").read_text("utf-8"))
@@ -41,9 +41,9 @@ def shown(work_dir: Path) -> dict[str, Any] | None:
         return None
 
 
-def shows(work_dir: Path, document: Mapping[str, Any]) -> bool:
+def tile_shows(work_dir: Path, document: Mapping[str, Any]) -> bool:
     """Whether a node's program shows at least these values."""
-    found = shown(work_dir)
+    found = read_tile(work_dir)
     return found is not None and all(found.get(key) == value for key, value in document.items())
 
 
@@ -57,7 +57,7 @@ def grid(positions: Mapping[str, tuple[int, int] | None]) -> Grid:
     return [*laid, loose] if loose else laid
 
 
-def plain(laid: Grid, tiles: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+def render_plain(laid: Grid, tiles: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     """The wall in characters that every terminal and file can hold."""
     border = ("+" + "-" * _WIDTH) * max(map(len, laid)) + "+"
     lines = [border]
@@ -75,7 +75,7 @@ def _caption(found: Mapping[str, Any] | None) -> str:
     return f"{found.get('colour', '')} {found.get('text', '')}".strip()
 
 
-def coloured(laid: Grid, tiles: Mapping[str, Mapping[str, Any] | None]) -> list[Text]:
+def render_coloured(laid: Grid, tiles: Mapping[str, Mapping[str, Any] | None]) -> list[Text]:
     """The wall in colours: two lines a row."""
     from rich.text import Text
 

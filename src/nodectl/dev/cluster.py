@@ -21,8 +21,8 @@ import psutil
 from nodectl.client import Client
 from nodectl.dev import launch, waiting
 from nodectl.dev.places import wall_inventory
-from nodectl.dev.ports import free_ports, is_free, listener
-from nodectl.dev.readiness import listed, masters_silent, members_ill, nobody_leads, nodes_missing
+from nodectl.dev.ports import describe_listener, free_ports, is_free
+from nodectl.dev.readiness import format_names, missing_leader, missing_nodes, silent_masters, unhealthy_members
 from nodectl.dev.record import Part, Process, Program, Record, load, save
 from nodectl.inventory.file import InventoryFile, load_inventory
 from nodestore.cluster.configuration import Configuration
@@ -36,16 +36,16 @@ from nodestore.support.jsonio import dumps
 
 CLUSTER = "wall"
 MEMBERS = 3
-_READY_S = 60.0
-_CONVERGED_S = 20.0
+_READY_TIMEOUT_S = 60.0
+_CONVERGE_TIMEOUT_S = 20.0
 _GRACE_S = 10.0
-_GONE_S = 10.0
+_END_TIMEOUT_S = 10.0
 _USES: Mapping[str, tuple[str, ...]] = {"etcd": ("client", "peer"), "masterd": ("api",), "noded": ()}
 
-Say = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
-def _quiet(line: str) -> None:
+def _ignore_line(line: str) -> None:
     pass
 
 
@@ -67,14 +67,14 @@ class DevCluster:
         *,
         inventory: Path | None = None,
         members: int | None = None,
-        tied: bool = False,
+        die_with_parent: bool = False,
         unsafe_no_fsync: bool = False,
-        say: Say = _quiet,
+        report: ReportLine = _ignore_line,
     ) -> None:
         self.directory = directory.absolute()
-        self.places = launch.Places(self.directory)
+        self.paths = launch.ClusterPaths(self.directory)
         self._inventory, self._members = inventory, members
-        self._tied, self._unsafe_no_fsync, self._say = tied, unsafe_no_fsync, say
+        self._die_with_parent, self._unsafe_no_fsync, self._report = die_with_parent, unsafe_no_fsync, report
         self._children: dict[str, child_processes.Child] = {}
         self._etcd: Path | None = None
         self._record = load(self.directory)
@@ -110,11 +110,11 @@ class DevCluster:
 
     @property
     def master_urls(self) -> dict[str, str]:
-        return {name: launch.addresses(part)["api"] for name, part in self.record.named("masterd").items()}
+        return {name: launch.addresses(part)["api"] for name, part in self.record.parts_of("masterd").items()}
 
     def work_dir(self, node: str) -> Path:
         """Where noded and its program keep a node's things."""
-        found = self.places.data(node, self._part(node))
+        found = self.paths.data(node, self._part(node))
         assert found is not None
         return found
 
@@ -133,38 +133,38 @@ class DevCluster:
     async def up(self) -> None:
         """Start what does not run, and wait until all of it works. An earlier cluster comes back with its state."""
         ours = _checked(self._inventory or wall_inventory())  # a mistake in it must not leave half a cluster running
-        self._record = self._record or self._new()
-        self._check_same()
-        etcd = await self._server()
-        self._say(f"etcd is {etcd}")
+        self._record = self._record or self._new_record()
+        self._check_same_topology()
+        etcd = await self._etcd_program()
+        self._report(f"etcd is {etcd}")
         async with aiohttp.ClientSession() as session:
             started = time.monotonic()
-            members = list(self.record.named("etcd"))
-            self._say(f"starting {_counted(self.record, members)}")
+            members = list(self.record.parts_of("etcd"))
+            self._report(f"starting {_counted(self.record, members)}")
             await self._start_all(members)
-            await self._until("etcd is healthy", lambda: members_ill(session, self.record), members)
-            self._tell(members, "healthy", started)
+            await self._wait_until("etcd is healthy", lambda: unhealthy_members(session, self.record), members)
+            self._report_started(members, "healthy", started)
             self._topology(await self._configuration(ours))
-            masters, nodes = list(self.record.named("masterd")), list(self.record.named("noded"))
-            self._say(f"starting {_counted(self.record, [*masters, *nodes])}")
+            masters, nodes = list(self.record.parts_of("masterd")), list(self.record.parts_of("noded"))
+            self._report(f"starting {_counted(self.record, [*masters, *nodes])}")
             await self._start_all([*masters, *nodes])
-            await self._until("every master answers", lambda: masters_silent(session, self.record), masters)
+            await self._wait_until("every master answers", lambda: silent_masters(session, self.record), masters)
         async with self.client() as client:
-            await self._until("a master leads", lambda: nobody_leads(client), masters)
-            self._tell(masters, f"{(await client.leader()).id} leads", started)
-            await self._until("every node is there", lambda: nodes_missing(client, self.record), nodes)
-            self._tell(nodes, "there", started)
-            await self._converged(client, started)
+            await self._wait_until("a master leads", lambda: missing_leader(client), masters)
+            self._report_started(masters, f"{(await client.leader()).id} leads", started)
+            await self._wait_until("every node is there", lambda: missing_nodes(client, self.record), nodes)
+            self._report_started(nodes, "there", started)
+            await self._wait_converged(client, started)
 
     async def down(self, grace_s: float = _GRACE_S) -> None:
         """Stop everything: politely first, nodes and masters before etcd. The data stay."""
         if self._record is None:
             return
         above = [name for name, part in self.record.parts.items() if part.program != "etcd" and part.running]
-        members = [name for name, part in self.record.named("etcd").items() if part.running]
+        members = [name for name, part in self.record.parts_of("etcd").items() if part.running]
         for names in (above, members):
             if names:
-                self._say(f"stopping {listed(names)}")
+                self._report(f"stopping {format_names(names)}")
             await asyncio.gather(*(self.stop(name, grace_s) for name in names))
 
     async def destroy(self) -> None:
@@ -178,7 +178,7 @@ class DevCluster:
 
     async def start(self, name: str) -> None:
         """Start it if it does not run; returns before it is ready. NodectlError when a port of it is taken."""
-        await self._server()
+        await self._etcd_program()
         await self._start_all([name])
 
     async def stop(self, name: str, grace_s: float = _GRACE_S) -> None:
@@ -190,7 +190,7 @@ class DevCluster:
             child_processes.resume(process.identity)
         child_processes.terminate(process.identity)
         with contextlib.suppress(TimeoutError):
-            await _gone(process, grace_s)
+            await _wait_ended(process, grace_s)
         await self.kill(name)
 
     async def kill(self, name: str) -> None:
@@ -204,7 +204,7 @@ class DevCluster:
                 psutil.Process(process.pid).kill()
         await asyncio.to_thread(child_processes.kill_tree, process.identity)
         try:
-            await _gone(process, _GONE_S)
+            await _wait_ended(process, _END_TIMEOUT_S)
         except TimeoutError:
             raise NodectlError(
                 f"{name} (pid {process.pid}) was killed and does not go: it hangs in the kernel"
@@ -237,24 +237,24 @@ class DevCluster:
 
     # --- the parts --------------------------------------------------------------------------------------------------
 
-    def _new(self) -> Record:
+    def _new_record(self) -> Record:
         members = MEMBERS if self._members is None else self._members
         self.directory.mkdir(parents=True, exist_ok=True)
         self._record = Record(
             cluster=CLUSTER, token=f"nodectl-dev-{secrets.token_hex(4)}", unsafe_no_fsync=self._unsafe_no_fsync
         )
-        self._add("etcd", [f"e{number}" for number in range(1, members + 1)])
+        self._add_parts("etcd", [f"e{number}" for number in range(1, members + 1)])
         return self._record
 
-    def _check_same(self) -> None:
-        found = len(self.record.named("etcd"))
+    def _check_same_topology(self) -> None:
+        found = len(self.record.parts_of("etcd"))
         if self._members not in (None, found):
             raise Conflict(
                 f"the cluster in {self.directory} has {found} etcd members, not {self._members}: "
                 "leave --members out, or take another --dir"
             )
 
-    def _add(self, program: Program, names: Iterable[str]) -> None:
+    def _add_parts(self, program: Program, names: Iterable[str]) -> None:
         """Give each of these a record and ports of its own, unless it has them."""
         for name in names:
             known = self.record.parts.get(name)
@@ -267,9 +267,9 @@ class DevCluster:
         save(self.directory, self.record)
 
     def _topology(self, inventory: Inventory) -> None:
-        self._add("masterd", inventory.masters)
-        self._add("noded", inventory.nodes)
-        wanted = {*self.record.named("etcd"), *inventory.masters, *inventory.nodes}
+        self._add_parts("masterd", inventory.masters)
+        self._add_parts("noded", inventory.nodes)
+        wanted = {*self.record.parts_of("etcd"), *inventory.masters, *inventory.nodes}
         for name in [name for name in self.record.parts if name not in wanted]:
             if not self.record.parts[name].running:  # one that runs is `down`'s to end
                 del self.record.parts[name]
@@ -283,34 +283,34 @@ class DevCluster:
             found = await configuration.current()
             if found is not None:
                 if self._inventory is not None:
-                    self._say(
+                    self._report(
                         f"the store keeps its configuration (version {found.version}); "
                         f"to change it: nodectl config apply {self._inventory}"
                     )
                 return decode(Inventory, dumps(found.inventory), keys.config_current)
             await configuration.apply(ours.data, source=ours.source, expect_version=0, actor="nodectl dev")
-            self._say(f"applied {self._inventory or wall_inventory()}")
+            self._report(f"applied {self._inventory or wall_inventory()}")
             return ours.inventory
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
-    async def _server(self) -> Path:
+    async def _etcd_program(self) -> Path:
         """etcd's program, looked for once; may have to be fetched."""
         if self._etcd is None:
             from nodectl.etcd_binary.find import find_etcd
 
-            self._etcd = (await asyncio.to_thread(find_etcd, self._say_of_etcd)).server
+            self._etcd = (await asyncio.to_thread(find_etcd, self._report_etcd_progress)).server
         return self._etcd
 
-    def _say_of_etcd(self, line: str) -> None:
+    def _report_etcd_progress(self, line: str) -> None:
         if "not from" not in line:  # where there was none matters only if there is none at all; the error says it then
-            self._say(line)
+            self._report(line)
 
     async def _start_all(self, names: Iterable[str]) -> None:
         wanted = list(names)
         for name in wanted:
             if self.is_suspended(name):
-                self._say(f"{name} was frozen: it goes on")
+                self._report(f"{name} was frozen: it goes on")
                 self.resume(name)
         missing = [name for name in wanted if not self._part(name).running]
         for name in missing:
@@ -329,15 +329,15 @@ class DevCluster:
         for use, port in self._part(name).ports.items():
             if not is_free(port):
                 raise Conflict(
-                    f"port {port}, the {use} port of {name}, is taken by {listener(port)}: end that, "
+                    f"port {port}, the {use} port of {name}, is taken by {describe_listener(port)}: end that, "
                     "or make a new cluster with another --dir"
                 )
 
     async def _launch(self, name: str) -> None:
-        part, how = self._part(name), launch.command(self.record, name, self.places, await self._server())
-        environment = {**launch.inherited(), **how.env}
-        log = self.places.log(name)
-        if self._tied:
+        part, how = self._part(name), launch.launch_command(self.record, name, self.paths, await self._etcd_program())
+        environment = {**launch.inherited_environment(), **how.env}
+        log = self.paths.log(name)
+        if self._die_with_parent:
             child = await child_processes.spawn(
                 how.argv, cwd=how.cwd, env=environment, stdout=log, die_with_parent=True
             )
@@ -348,20 +348,22 @@ class DevCluster:
             try:
                 identity = await asyncio.to_thread(start)
             except child_processes.EndedAtOnce:
-                raise waiting.ended(name, part, log) from None
+                raise waiting.ended_error(name, part, log) from None
         part.process = Process(
             pid=identity.pid, created=identity.created, boot=kernel_boot_id(), argv=how.argv, env=how.env
         )
 
     # --- readiness --------------------------------------------------------------------------------------------------
 
-    async def _until(self, what: str, check: waiting.Check, names: list[str], timeout_s: float = _READY_S) -> None:
-        await waiting.until(what, check, names, self.record, self.places.log, timeout_s)
+    async def _wait_until(
+        self, what: str, check: waiting.Check, names: list[str], timeout_s: float = _READY_TIMEOUT_S
+    ) -> None:
+        await waiting.wait_for_processes(what, check, names, self.record, self.paths.log, timeout_s)
 
-    def _tell(self, names: list[str], how: str, started: float) -> None:
-        self._say(f"{listed(names)}: {how} after {time.monotonic() - started:.1f} s")
+    def _report_started(self, names: list[str], how: str, started: float) -> None:
+        self._report(f"{format_names(names)}: {how} after {time.monotonic() - started:.1f} s")
 
-    async def _converged(self, client: Client, started: float) -> None:
+    async def _wait_converged(self, client: Client, started: float) -> None:
         """Until the nodes are as they should be. One that cannot be is the configuration's matter: it is only told."""
         troubled: dict[str, str] = {}
 
@@ -372,12 +374,12 @@ class DevCluster:
             return ", ".join(troubled) or None
 
         try:
-            await self._until("the nodes are in their desired state", check, [], _CONVERGED_S)
+            await self._wait_until("the nodes are in their desired state", check, [], _CONVERGE_TIMEOUT_S)
         except NodectlError:
             for name, problem in troubled.items():
-                self._say(f"{name} is not in its desired state: {problem}")
+                self._report(f"{name} is not in its desired state: {problem}")
         else:
-            self._say(f"every node is in its desired state after {time.monotonic() - started:.1f} s")
+            self._report(f"every node is in its desired state after {time.monotonic() - started:.1f} s")
 
 
 def _checked(path: Path) -> InventoryFile:
@@ -387,7 +389,7 @@ def _checked(path: Path) -> InventoryFile:
     return loaded
 
 
-async def _gone(process: Process, timeout_s: float) -> None:
+async def _wait_ended(process: Process, timeout_s: float) -> None:
     async with asyncio.timeout(timeout_s):
         while process.alive:
             await asyncio.sleep(0.01)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from nodectl.dev.ports import HOST
 from nodectl.dev.record import Part, Record
-from nodestore.etcd.member_defaults import MEMORY_ENVIRONMENT, SETTINGS, MemberConfig
+from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT, MemberConfig
 
 _KEPT = {"NODECTL_ALLOW_OLD_ETCD"}
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start one process. `env` is added to `inherited()`."""
+    """How to start one process. `env` is added to `inherited_environment()`."""
 
     argv: list[str]
     env: dict[str, str]
@@ -26,7 +26,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Places:
+class ClusterPaths:
     """What is where in a cluster's directory."""
 
     directory: Path
@@ -41,7 +41,7 @@ class Places:
         return self.directory / "log" / f"{name}.log"
 
 
-def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+def inherited_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Our environment without what would change a program's settings behind its command line."""
     environ = os.environ if environ is None else environ
     return {
@@ -53,7 +53,7 @@ def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def endpoints(record: Record) -> tuple[str, ...]:
     """The client addresses of the etcd members."""
-    return tuple(f"{HOST}:{part.ports['client']}" for part in record.named("etcd").values())
+    return tuple(f"{HOST}:{part.ports['client']}" for part in record.parts_of("etcd").values())
 
 
 def addresses(part: Part) -> dict[str, str]:
@@ -61,7 +61,9 @@ def addresses(part: Part) -> dict[str, str]:
     return {use: f"http://{HOST}:{port}" for use, port in part.ports.items()}
 
 
-def command(record: Record, name: str, places: Places, etcd: Path, environ: Mapping[str, str] | None = None) -> Launch:
+def launch_command(
+    record: Record, name: str, places: ClusterPaths, etcd: Path, environ: Mapping[str, str] | None = None
+) -> Launch:
     """How to start the process `name` now. `etcd`: the server's program."""
     environ = os.environ if environ is None else environ
     part = record.parts[name]
@@ -72,7 +74,8 @@ def command(record: Record, name: str, places: Places, etcd: Path, environ: Mapp
     if part.program == "masterd":
         own = [
             "--id", name, "--listen", f"{HOST}:{part.ports['api']}",
-            "--max-txn-ops", SETTINGS["max-txn-ops"], "--max-request-bytes", SETTINGS["max-request-bytes"],
+            "--max-txn-ops", DEFAULT_SETTINGS["max-txn-ops"],
+            "--max-request-bytes", DEFAULT_SETTINGS["max-request-bytes"],
         ]  # fmt: skip
     else:
         own = ["--node", name, "--work-dir", str(places.data(name, part))]
@@ -80,7 +83,7 @@ def command(record: Record, name: str, places: Places, etcd: Path, environ: Mapp
     return Launch([*prefix, *own, *common], drills, places.directory)
 
 
-def _member(record: Record, name: str, places: Places, etcd: Path) -> Launch:
+def _member(record: Record, name: str, places: ClusterPaths, etcd: Path) -> Launch:
     part = record.parts[name]
     data = places.data(name, part)
     assert data is not None
@@ -89,7 +92,7 @@ def _member(record: Record, name: str, places: Places, etcd: Path) -> Launch:
         data_dir=data,
         client_url=addresses(part)["client"],
         peer_url=addresses(part)["peer"],
-        initial_cluster={other: addresses(member)["peer"] for other, member in record.named("etcd").items()},
+        initial_cluster={other: addresses(member)["peer"] for other, member in record.parts_of("etcd").items()},
         cluster_token=record.token,
         settings={"unsafe-no-fsync": "true"} if record.unsafe_no_fsync else None,
     )
@@ -99,7 +102,7 @@ def _member(record: Record, name: str, places: Places, etcd: Path) -> Launch:
 def _own_first(record: Record, name: str) -> list[str]:
     """The endpoints, beginning with that of another member for each: as on PCs, where each asks its own first."""
     found = endpoints(record)
-    same = list(record.named(record.parts[name].program))
+    same = list(record.parts_of(record.parts[name].program))
     shift = same.index(name) % len(found)
     return [*found[shift:], *found[:shift]]
 

@@ -19,7 +19,7 @@ _TRIES_MAX = 10_000
 _DICE = random.SystemRandom()
 
 
-def ephemeral() -> range:
+def ephemeral_ports() -> range:
     """Ports that the system gives to outgoing connections: a server there may find its own port taken."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, ValueError):
@@ -30,7 +30,7 @@ def ephemeral() -> range:
 
 def free_ports(count: int, taken: Iterable[int] = ()) -> list[int]:
     """`count` ports that nobody listens on now, none of them in `taken`."""
-    avoided, busy = ephemeral(), set(taken)
+    avoided, busy = ephemeral_ports(), set(taken)
     found: list[int] = []
     for _ in range(_TRIES_MAX):
         if len(found) == count:
@@ -56,7 +56,7 @@ def is_free(port: int) -> bool:
     return True
 
 
-def listener(port: int) -> str:
+def describe_listener(port: int) -> str:
     """Who listens on a port, in words; "another program" when the system does not tell us."""
     try:
         found = psutil.net_connections("tcp")

@@ -15,41 +15,41 @@ from nodectl.dev import waiting
 from nodectl.dev.record import Part, Record
 
 
-async def members_ill(session: aiohttp.ClientSession, record: Record) -> str | None:
+async def unhealthy_members(session: aiohttp.ClientSession, record: Record) -> str | None:
     """Members that have not just answered a linearizable read."""
-    members = record.named("etcd")
+    members = record.parts_of("etcd")
     answers = await asyncio.gather(
-        *(waiting.ask(session, part.ports["client"], "/health") for part in members.values())
+        *(waiting.get_json(session, part.ports["client"], "/health") for part in members.values())
     )
     ill = [name for name, answer in zip(members, answers, strict=True) if (answer or {}).get("health") != "true"]
-    return f"{listed(ill)} not healthy" if ill else None
+    return f"{format_names(ill)} not healthy" if ill else None
 
 
-async def masters_silent(session: aiohttp.ClientSession, record: Record) -> str | None:
+async def silent_masters(session: aiohttp.ClientSession, record: Record) -> str | None:
     """Masters that do not answer on their ports, or on whose ports another answers."""
-    masters = record.named("masterd")
+    masters = record.parts_of("masterd")
     answers = await asyncio.gather(
-        *(waiting.ask(session, part.ports["api"], "/v1/health") for part in masters.values())
+        *(waiting.get_json(session, part.ports["api"], "/v1/health") for part in masters.values())
     )
     silent = [name for name, answer in zip(masters, answers, strict=True) if (answer or {}).get("id") != name]
-    return f"{listed(silent)} not answering" if silent else None
+    return f"{format_names(silent)} not answering" if silent else None
 
 
-async def nobody_leads(client: Client) -> str | None:
+async def missing_leader(client: Client) -> str | None:
     """Unavailable while nobody does: it says why."""
     await client.leader(timeout_s=1.0)
     return None
 
 
-async def nodes_missing(client: Client, record: Record) -> str | None:
+async def missing_nodes(client: Client, record: Record) -> str | None:
     """Nodes whose present process has not claimed them; a claim may outlive the noded before it for a while."""
     known = {view["name"]: view.get("alive") or {} for view in await client.nodes()}
-    parts = record.named("noded")
-    missing = [name for name, part in parts.items() if not _claims(part, known.get(name, {}).get("pid"))]
-    return f"{listed(missing)} missing" if missing else None
+    parts = record.parts_of("noded")
+    missing = [name for name, part in parts.items() if not _is_claimant(part, known.get(name, {}).get("pid"))]
+    return f"{format_names(missing)} missing" if missing else None
 
 
-def _claims(part: Part, pid: object) -> bool:
+def _is_claimant(part: Part, pid: object) -> bool:
     """Whether process `pid` is the part's process, or a child of it: some Pythons are started through another."""
     if part.process is None or not part.process.alive or not isinstance(pid, int):
         return False
@@ -62,7 +62,7 @@ def _claims(part: Part, pid: object) -> bool:
     return False
 
 
-def listed(names: Iterable[str]) -> str:
+def format_names(names: Iterable[str]) -> str:
     """`n1 n2 n3`, or `n1..n9` for many."""
     found = list(names)
     return f"{found[0]}..{found[-1]}" if len(found) > 3 else " ".join(found)

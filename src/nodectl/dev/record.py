@@ -33,7 +33,7 @@ class Process(BaseModel):
 
     @property
     def alive(self) -> bool:
-        return self.boot == kernel_boot_id() and child_processes.alive(self.identity)
+        return self.boot == kernel_boot_id() and child_processes.is_alive(self.identity)
 
 
 class Part(BaseModel):
@@ -56,7 +56,7 @@ class Record(Stored):
     unsafe_no_fsync: bool = False
     parts: dict[str, Part] = Field(default_factory=dict)
 
-    def named(self, program: Program) -> dict[str, Part]:
+    def parts_of(self, program: Program) -> dict[str, Part]:
         return {name: part for name, part in self.parts.items() if part.program == program}
 
     @property

@@ -20,7 +20,7 @@ _DOCUMENT_BYTES_MAX = 1 << 20
 _RESET = "\x1b[0m"
 
 Stamp = tuple[int, int, int] | None
-Document = dict[str, object]
+TileDocument = dict[str, object]
 
 
 class Tile:
@@ -31,10 +31,10 @@ class Tile:
         self._source = source
         self._read: Stamp = None
         self._written: Stamp = None
-        self._document: Document | None = None
-        self._complaint = ""
+        self._document: TileDocument | None = None
+        self._last_logged = ""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Show the document if its file, or the file with what is shown, is not as it was at the last look."""
         stamp = _stamp(self._source)
         if stamp is not None and stamp != self._read:
@@ -47,13 +47,13 @@ class Tile:
             with open(self._source, "rb") as file:
                 raw = file.read(_DOCUMENT_BYTES_MAX)
         except OSError as error:  # it is being replaced, say: the next look will do
-            self._complain(f"cannot read {self._source}: {error}")
+            self._log_once(f"cannot read {self._source}: {error}")
             return
         self._read = stamp
         try:
             found = json.loads(raw)
         except ValueError as error:  # what is shown stays
-            self._complain(f"{self._source} is not JSON: {error}")
+            self._log_once(f"{self._source} is not JSON: {error}")
             return
         self._document = found if isinstance(found, dict) else {}
         self._show()
@@ -67,27 +67,27 @@ class Tile:
                 file.write(encode(self._node, self._document))
             os.replace(temporary, _FILE)
         except OSError as error:  # a disk that is full, a directory that is gone: try again at the next look
-            self._complain(f"cannot write {_FILE}: {error}")
+            self._log_once(f"cannot write {_FILE}: {error}")
             return
         self._written = _stamp(_FILE)
-        self._complaint = ""
-        print(painted(self._node, self._document), flush=True)
+        self._last_logged = ""
+        print(render_tile(self._node, self._document), flush=True)
 
-    def _complain(self, text: str) -> None:
-        if text != self._complaint:
+    def _log_once(self, text: str) -> None:
+        if text != self._last_logged:
             print(text, flush=True)
-        self._complaint = text
+        self._last_logged = text
 
 
-def encode(node: str, document: Document) -> str:
+def encode(node: str, document: TileDocument) -> str:
     """The lines of tile.txt: `key: value`, values as JSON, the node first."""
     shown = {"node": node, **dict(sorted(document.items()))}
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in shown.items())
 
 
-def decode(text: str) -> Document:
+def decode(text: str) -> TileDocument:
     """What `encode` was given, the node included. ValueError when `text` is something else."""
-    shown: Document = {}
+    shown: TileDocument = {}
     for line in text.splitlines():
         key, separator, value = line.partition(": ")
         if not separator:
@@ -96,7 +96,7 @@ def decode(text: str) -> Document:
     return shown
 
 
-def painted(node: str, document: Document) -> str:
+def render_tile(node: str, document: TileDocument) -> str:
     """The tile as one line for a terminal, in its colour where that is one."""
     text = f" {node} {document.get('text', '')} ".replace("\x1b", "")
     colour = rgb(document.get("colour"))
@@ -131,7 +131,7 @@ def _stamp(path: str) -> Stamp:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _end(_number: int, _frame: object) -> None:
+def _exit_on_signal(_number: int, _frame: object) -> None:
     raise SystemExit(0)
 
 
@@ -142,14 +142,14 @@ def main() -> int:
         return 2
     for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _end)
+            signal.signal(getattr(signal, name), _exit_on_signal)
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda _number, _frame: tile.look())
+        signal.signal(signal.SIGHUP, lambda _number, _frame: tile.refresh())
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     tile = Tile(os.environ.get("NODECTL_NODE", "?"), source)
     while True:
-        tile.look()
+        tile.refresh()
         time.sleep(_POLL_S)
 
 

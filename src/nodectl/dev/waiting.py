@@ -14,7 +14,7 @@ from nodestore.support.backoff import Backoff
 from nodestore.support.jsonio import loads
 from nodestore.support.waiting import wait_until
 
-PAUSE_S = 0.05
+POLL_S = 0.05
 _ANSWER_S = 1.0
 _TAIL_LINES = 12
 _TAIL_BYTES = 64 << 10
@@ -23,7 +23,7 @@ Check = Callable[[], Awaitable[str | None]]
 """Says what is still missing; None when nothing is. Unavailable counts as missing."""
 
 
-async def until(
+async def wait_for_processes(
     what: str, check: Check, watched: Iterable[str], record: Record, log_of: Callable[[str], Path], timeout_s: float
 ) -> None:
     """Wait until nothing is missing. NodectlError if a process in `watched` ends, TimedOut after `timeout_s` seconds;
@@ -33,20 +33,20 @@ async def until(
     def check_running(_: str) -> None:
         for name in names:
             if not record.parts[name].running:
-                raise ended(name, record.parts[name], log_of(name))
+                raise ended_error(name, record.parts[name], log_of(name))
 
     def logs() -> str:
-        return ". " + "\n".join(quoted(log_of(name), 4) for name in names[:3])
+        return ". " + "\n".join(quote_log_tail(log_of(name), 4) for name in names[:3])
 
-    await wait_until(check, what, timeout_s, Backoff(PAUSE_S, PAUSE_S), report=check_running, details=logs)
+    await wait_until(check, what, timeout_s, Backoff(POLL_S, POLL_S), report=check_running, details=logs)
 
 
-def ended(name: str, part: Part, log: Path) -> NodectlError:
+def ended_error(name: str, part: Part, log: Path) -> NodectlError:
     """The error that says so, with what it said last."""
-    return NodectlError(f"{name} ({part.program}) has ended. {quoted(log)}")
+    return NodectlError(f"{name} ({part.program}) has ended. {quote_log_tail(log)}")
 
 
-def quoted(log: Path, lines: int = _TAIL_LINES) -> str:
+def quote_log_tail(log: Path, lines: int = _TAIL_LINES) -> str:
     """The end of a log file, and where it is, for an error message."""
     try:
         with log.open("rb") as file:
@@ -60,7 +60,7 @@ def quoted(log: Path, lines: int = _TAIL_LINES) -> str:
     return f"The last lines of {log}:\n" + "\n".join(f"    {line}" for line in found)
 
 
-async def ask(session: aiohttp.ClientSession, port: int, path: str) -> dict[str, object] | None:
+async def get_json(session: aiohttp.ClientSession, port: int, path: str) -> dict[str, object] | None:
     """The JSON object that a server on this PC answers; None for anything else."""
     timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
     try:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nodectl.workload.steady_load import Trickle
+from nodectl.workload.steady_load import SteadyLoad
 from nodestore.errors import NodectlError, NotFound, TimedOut
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _POLL_S = 0.01
 
 
 @dataclass(slots=True, eq=False)
-class Mark:
+class ProbeCommand:
     """One command and what became of it. `acknowledged`: when, on the monotonic clock. `after`: for its repeat."""
 
     id: str
@@ -38,7 +38,7 @@ class Mark:
     error: NodectlError | None = None
 
 
-class Marks(Trickle):
+class ProbeCommands(SteadyLoad):
     """`async with Marks(client, known) as marks:` sends until the block ends; then each mark has an answer or an error.
     `known`: an index that the cluster has reached."""
 
@@ -46,21 +46,21 @@ class Marks(Trickle):
         super().__init__()
         self._client, self._known, self._timeout_s = client, known, timeout_s
         self._nonce = secrets.token_hex(6)
-        self.sent: list[Mark] = []
+        self.sent: list[ProbeCommand] = []
 
     @property
-    def acknowledged(self) -> list[Mark]:
+    def acknowledged(self) -> list[ProbeCommand]:
         return [mark for mark in self.sent if mark.acknowledged is not None]
 
-    async def _tick(self) -> None:
+    async def _send_loop(self) -> None:
         while len(self.sent) < _MARKS_MAX:
             if self._in_flight < _IN_FLIGHT_MAX:
-                mark = Mark(f"drill-{self._nonce}-{len(self.sent) + 1}", self._known)
+                mark = ProbeCommand(f"drill-{self._nonce}-{len(self.sent) + 1}", self._known)
                 self.sent.append(mark)
-                self._launch(self._send(mark), mark.id)
+                self._start_sending(self._send(mark), mark.id)
             await asyncio.sleep(_PERIOD_S)
 
-    async def _send(self, mark: Mark) -> None:
+    async def _send(self, mark: ProbeCommand) -> None:
         try:
             result = await self._client.command(COMMAND, id=mark.id, after=mark.after, timeout_s=self._timeout_s)
         except NodectlError as error:
@@ -69,7 +69,7 @@ class Marks(Trickle):
         mark.acknowledged, mark.index, mark.repeated = time.monotonic(), result.index, result.repeated
         self._known = max(self._known, result.index)
 
-    async def more(self, count: int, timeout_s: float) -> None:
+    async def wait_acknowledged(self, count: int, timeout_s: float) -> None:
         """Until `count` marks that are sent from now on have been acknowledged. TimedOut; NotFound where the leader
         does not know the command."""
         first, deadline = len(self.sent), time.monotonic() + timeout_s
@@ -84,10 +84,10 @@ class Marks(Trickle):
                 raise TimedOut(f"no {count} commands were acknowledged within {timeout_s:g} s: {failed or 'no answer'}")
             await asyncio.sleep(_POLL_S)
 
-    async def again(self, marks: list[Mark]) -> list[tuple[Mark, int | None, bool, str]]:
+    async def repeat(self, marks: list[ProbeCommand]) -> list[tuple[ProbeCommand, int | None, bool, str]]:
         """Send these once more with their ids: each with its index now, whether it was recognised, and what failed."""
 
-        async def one(mark: Mark) -> tuple[Mark, int | None, bool, str]:
+        async def one(mark: ProbeCommand) -> tuple[ProbeCommand, int | None, bool, str]:
             try:
                 result = await self._client.command(COMMAND, id=mark.id, after=mark.after, timeout_s=self._timeout_s)
             except NodectlError as error:

@@ -7,22 +7,30 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from nodectl.reports.takeover import Step, Takeover
-from nodectl.workload.verdicts import Line, Promise, Repeat, broken_journal, lost, not_recognised, twice
+from nodectl.reports.takeover import Takeover, TakeoverStep
+from nodectl.workload.verdicts import (
+    JournalLine,
+    Promise,
+    Repeat,
+    find_duplicates,
+    find_journal_faults,
+    find_lost,
+    find_unrecognised,
+)
 
 
 @dataclass(slots=True)
-class Seen:
+class ClientTimes:
     """By the client, on its monotonic clock."""
 
-    last_before: float
-    struck: float
-    found: float | None
-    first_after: float
+    last_answer_before_at: float
+    injected_at: float
+    found_at: float | None
+    first_answer_after_at: float
 
     @property
     def gap_s(self) -> float:
-        return self.first_after - self.last_before
+        return self.first_answer_after_at - self.last_answer_before_at
 
 
 @dataclass(slots=True)
@@ -30,10 +38,10 @@ class Report:
     """All of it."""
 
     how: str
-    told: str
-    old: str
+    description: str
+    old_leader: str
     takeover: Takeover
-    seen: Seen
+    client_times: ClientTimes
     promises: list[Promise] = field(default_factory=list)
     afterwards: str = ""
 
@@ -42,21 +50,21 @@ class Report:
         return all(promise.held for promise in self.promises)
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[TakeoverStep, ...]:
         """The client's part. It may hear of the new leader late: a request that waits is passed on to that one."""
-        seen, new = self.seen, self.takeover.master
+        seen, new = self.client_times, self.takeover.master
         marks = [
-            (seen.last_before, "last_answer_before", "the last answer before"),
-            (seen.struck, "struck", f"{self.old} {self.told}"),
-            (seen.first_after, "first_answer_after", "the first answer after"),
+            (seen.last_answer_before_at, "last_answer_before", "the last answer before"),
+            (seen.injected_at, "struck", f"{self.old_leader} {self.description}"),
+            (seen.first_answer_after_at, "first_answer_after", "the first answer after"),
         ]
-        if seen.found is not None:
-            marks.append((seen.found, "found", f"the client has found {new}"))
+        if seen.found_at is not None:
+            marks.append((seen.found_at, "found", f"the client has found {new}"))
         marks.sort(key=lambda mark: mark[0])
         begin = marks[0][0]
         took = [0.0, *(after[0] - before[0] for before, after in pairwise(marks))]
         return tuple(
-            Step(phase, what, round(at - begin, 6), round(t, 6))
+            TakeoverStep(phase, what, round(at - begin, 6), round(t, 6))
             for (at, phase, what), t in zip(marks, took, strict=True)
         )
 
@@ -64,10 +72,10 @@ class Report:
         """For programs."""
         return {
             "how": self.how,
-            "leader": self.old,
+            "leader": self.old_leader,
             "takeover": self.takeover.data(),
             "client": {
-                "gap_s": round(self.seen.gap_s, 6),
+                "gap_s": round(self.client_times.gap_s, 6),
                 "steps": [{"phase": step.phase, "what": step.what, "took_s": step.took_s, "at_s": step.at_s}
                           for step in self.steps],
             },
@@ -80,19 +88,19 @@ class Report:
         }  # fmt: skip
 
 
-def judged(
-    acknowledged: dict[str, int], failed: Sequence[str], repeats: Sequence[Repeat], lines: Sequence[Line],
+def judge_promises(
+    acknowledged: dict[str, int], failed: Sequence[str], repeats: Sequence[Repeat], lines: Sequence[JournalLine],
     found: Takeover, old: str, gap_s: float,
 ) -> list[Promise]:  # fmt: skip
     """`lines`: the whole history from before the first mark on. `failed`: marks that got no result, and why."""
-    missing, doubled, unknown = lost(acknowledged, lines), twice(lines), not_recognised(repeats)
+    missing, doubled, unknown = find_lost(acknowledged, lines), find_duplicates(lines), find_unrecognised(repeats)
     kept = Promise("No acknowledged command is lost")
     kept.judge(f"{len(acknowledged)} acknowledged, all in the history" if not missing else "some are missing", missing)
     once = Promise("No command takes effect twice")
     again = sum(item.repeated and item.index == item.first for item in repeats)
     once.judge(f"{again} of {len(repeats)} repeats recognised; of {len(lines)} commands none twice", doubled, unknown)
     fenced = Promise("A deposed master changes nothing")
-    fenced.judge(f"{len(lines)} commands in one history, no gap, no term goes back", broken_journal(lines))
+    fenced.judge(f"{len(lines)} commands in one history, no gap, no term goes back", find_journal_faults(lines))
     goes_on = Promise("The work goes on by itself")
     goes_on.judge(f"{gap_s * 1e3:.0f} ms without an answer, no command was given up", failed[:3])
     told = Promise("Anyone can see what happened")

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nodectl.drill.marks import Mark, Marks
-from nodectl.drill.report import Report, Seen, judged
-from nodectl.drill.strikes import Strike
-from nodectl.reports.takeover import Takeover, find
-from nodectl.workload.verdicts import Line, Repeat
+from nodectl.drill.marks import ProbeCommand, ProbeCommands
+from nodectl.drill.report import ClientTimes, Report, judge_promises
+from nodectl.drill.strikes import LeaderFault
+from nodectl.reports.takeover import Takeover, find_takeover
+from nodectl.workload.verdicts import JournalLine, Repeat
 from nodestore.errors import Conflict, NodectlError, NotFound, TimedOut, Unavailable
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _PAGES_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class Preconditions:
     """Who leads, who could take over, and what is wrong already."""
 
     leader: Leader
@@ -38,7 +38,7 @@ class Ready:
     index: int
 
 
-async def ready(client: Client) -> Ready:
+async def check_preconditions(client: Client) -> Preconditions:
     """Conflict while takeovers are paused, Unavailable without a standby: nobody could take over."""
     leader, masters, status = await client.leader(), await client.masters(), await client.status()
     if status["paused"] is not None:
@@ -47,11 +47,16 @@ async def ready(client: Client) -> Ready:
     if not standbys:
         raise Unavailable(f"there is no standby: nobody would take over from {leader.id}; nothing was done")
     index = (await client.history(limit=1))["index"]
-    return Ready(leader, standbys, tuple(status["problems"]), index)
+    return Preconditions(leader, standbys, tuple(status["problems"]), index)
 
 
-async def drill(
-    client: Client, how: str, strike: Strike, at: Ready, timeout_s: float, say: Callable[[str], None]
+async def run_drill(
+    client: Client,
+    how: str,
+    fault: LeaderFault,
+    preconditions: Preconditions,
+    timeout_s: float,
+    say: Callable[[str], None],
 ) -> Report:
     """TimedOut when nobody took over, or nothing was acknowledged, within `timeout_s`."""
     found: list[float] = []
@@ -59,40 +64,44 @@ async def drill(
     afterwards = ""
 
     def look(leader: Leader | None) -> None:
-        if leader is not None and leader.term > at.leader.term:
+        if leader is not None and leader.term > preconditions.leader.term:
             found.append(time.monotonic())
 
     client.on_leader(look)
-    async with Marks(client, at.index, timeout_s) as marks:
+    async with ProbeCommands(client, preconditions.index, timeout_s) as marks:
         say("sending commands that change nothing")
-        await marks.more(_BEFORE, _BEGIN_S)
+        await marks.wait_acknowledged(_BEFORE, _BEGIN_S)
         struck = time.monotonic()
-        say(f"{at.leader.id} {strike.told}")
-        await strike.begin(at.leader)
+        say(f"{preconditions.leader.id} {fault.description}")
+        await fault.inject(preconditions.leader)
         try:
-            new = await _newer(client, at.leader, timeout_s)
+            new = await _wait_for_newer(client, preconditions.leader, timeout_s)
             say(f"{new.id} leads: {new.why}")
-            await marks.more(_AFTERWARDS, timeout_s)
+            await marks.wait_acknowledged(_AFTERWARDS, timeout_s)
         finally:
-            afterwards = await strike.end(at.leader)
-        await marks.more(_AFTERWARDS, timeout_s)  # a leader that was frozen is awake by now
+            afterwards = await fault.revert(preconditions.leader)
+        await marks.wait_acknowledged(_AFTERWARDS, timeout_s)  # a leader that was frozen is awake by now
     say("looking everything up in the history")
-    takeover = await _record(client, new)
-    lines = await _lines(client, at.index)
-    last, first = gap(marks.acknowledged, {line.index: line.term for line in lines}, at.leader.term)
+    takeover = await _fetch_record(client, new)
+    lines = await _fetch_lines(client, preconditions.index)
+    last, first = answer_gap(marks.acknowledged, {line.index: line.term for line in lines}, preconditions.leader.term)
     report = Report(
-        how, strike.told, at.leader.id, takeover, Seen(last, struck, min(found, default=None), first),
-        afterwards=afterwards,
+        how, fault.description, preconditions.leader.id, takeover,
+        ClientTimes(last, struck, min(found, default=None), first), afterwards=afterwards,
     )  # fmt: skip
-    repeats = await _repeats(marks, last)
+    repeats = await _send_repeats(marks, last)
     acknowledged = {mark.id: mark.index for mark in marks.acknowledged}
     failed = [f"{mark.id}: {mark.error}" for mark in marks.sent if mark.error is not None]
-    lines = await _lines(client, at.index)  # with what the repeats did, should they have done anything
-    report.promises = judged(acknowledged, failed, repeats, lines, takeover, at.leader.id, report.seen.gap_s)
+    lines = await _fetch_lines(client, preconditions.index)  # with what the repeats did, should they have done anything
+    report.promises = judge_promises(
+        acknowledged, failed, repeats, lines, takeover, preconditions.leader.id, report.client_times.gap_s
+    )
     return report
 
 
-def gap(marks: Sequence[Mark], terms: Mapping[int, tuple[int, int]], old: tuple[int, int]) -> tuple[float, float]:
+def answer_gap(
+    marks: Sequence[ProbeCommand], terms: Mapping[int, tuple[int, int]], old: tuple[int, int]
+) -> tuple[float, float]:
     """When the last answer of the old term came and the first of a later one. `terms`: of the indexes in the history.
     A mark that was recognised as a repeat had been committed by the one and was answered by the other."""
     answers = [(mark.acknowledged, mark.repeated or terms.get(mark.index, old) > old)
@@ -104,7 +113,7 @@ def gap(marks: Sequence[Mark], terms: Mapping[int, tuple[int, int]], old: tuple[
     return last, first
 
 
-async def _newer(client: Client, old: Leader, timeout_s: float) -> Leader:
+async def _wait_for_newer(client: Client, old: Leader, timeout_s: float) -> Leader:
     deadline, last = time.monotonic() + timeout_s, f"{old.id} still leads"
     while (left_s := deadline - time.monotonic()) > 0:
         try:
@@ -118,12 +127,12 @@ async def _newer(client: Client, old: Leader, timeout_s: float) -> Leader:
     raise TimedOut(f"nobody took over from {old.id} within {timeout_s:g} s: {last}")
 
 
-async def _record(client: Client, new: Leader) -> Takeover:
+async def _fetch_record(client: Client, new: Leader) -> Takeover:
     """The term's record, once its leader has written how the takeover went; as it is if it does not in time."""
     deadline = time.monotonic() + _RECORD_S
     while True:
         try:
-            found = find(await client.terms(), str(new.term), time.time())
+            found = find_takeover(await client.terms(), str(new.term), time.time())
         except NotFound:
             found = None
         if found is not None and (found.steps or time.monotonic() > deadline):
@@ -133,23 +142,23 @@ async def _record(client: Client, new: Leader) -> Takeover:
         await asyncio.sleep(_POLL_S)
 
 
-async def _repeats(marks: Marks, begin: float) -> list[Repeat]:
+async def _send_repeats(marks: ProbeCommands, begin: float) -> list[Repeat]:
     """Those around the gap, sent once more, as by a client that lost the answers."""
 
-    def distance(mark: Mark) -> float:
+    def distance(mark: ProbeCommand) -> float:
         return abs((mark.acknowledged or 0.0) - begin)
 
     nearest = sorted(marks.acknowledged, key=distance)[:_REPEATED]
     return [Repeat(mark.id, mark.index, index, repeated, error)
-            for mark, index, repeated, error in await marks.again(nearest)]  # fmt: skip
+            for mark, index, repeated, error in await marks.repeat(nearest)]  # fmt: skip
 
 
-async def _lines(client: Client, after: int) -> list[Line]:
+async def _fetch_lines(client: Client, after: int) -> list[JournalLine]:
     """Every command since index `after`."""
-    lines: list[Line] = []
+    lines: list[JournalLine] = []
     for _ in range(_PAGES_MAX):
         entries = (await client.history(after=after, limit=_PAGE))["entries"]
-        lines += [Line(item["index"], item["index"], item["id"], item["actor"], (item["epoch"], item["term"]))
+        lines += [JournalLine(item["index"], item["index"], item["id"], item["actor"], (item["epoch"], item["term"]))
                   for item in entries if "problem" not in item]  # fmt: skip
         if len(entries) < _PAGE:
             return lines

@@ -14,78 +14,78 @@ if TYPE_CHECKING:
     from nodestore.schema.api_types import DrillKind
 
 
-class Strike(Protocol):
-    """One way. `told`: what it does, for people."""
+class LeaderFault(Protocol):
+    """One way. `description`: what it does, for people."""
 
-    told: str
+    description: str
 
-    async def begin(self, leader: Leader) -> None:
+    async def inject(self, leader: Leader) -> None:
         """Do it. Denied, Conflict, Unavailable...: nothing was done."""
         ...
 
-    async def end(self, leader: Leader) -> str:
-        """Once another leads: put right what can be; what was, for people. Called whatever happened after `begin`."""
+    async def revert(self, leader: Leader) -> str:
+        """Once another leads: put right what can be; what was, for people. Called whatever happened after `inject`."""
         ...
 
 
-class Handover:
+class HandoverFault:
     """A planned switchover."""
 
-    told = "is asked to hand over"
+    description = "is asked to hand over"
 
     def __init__(self, client: Client, timeout_s: float) -> None:
         self._client, self._timeout_s = client, timeout_s
 
-    async def begin(self, leader: Leader) -> None:
+    async def inject(self, leader: Leader) -> None:
         await self._client.switchover(timeout_s=self._timeout_s)
 
-    async def end(self, leader: Leader) -> str:
+    async def revert(self, leader: Leader) -> str:
         return f"{leader.id} stands by"
 
 
-class Request:
+class RequestedFault:
     """masterd does it to itself, where it was started with --allow-drills."""
 
     def __init__(self, client: Client, how: DrillKind, seconds: float) -> None:
         self._client, self._how, self._seconds = client, how, seconds
-        self._begun = 0.0
-        self.told = "ends abruptly" if how == "kill" else f"does nothing for {seconds:g} s"
+        self._begun_at = 0.0
+        self.description = "ends abruptly" if how == "kill" else f"does nothing for {seconds:g} s"
 
-    async def begin(self, leader: Leader) -> None:
-        self._begun = time.monotonic()
+    async def inject(self, leader: Leader) -> None:
+        self._begun_at = time.monotonic()
         try:
             await self._client.drill(self._how, seconds=self._seconds, term=leader.term.revision)
         except OutcomeUnknown:
             return  # it may well be dead: that another leads, or does not, will tell
 
-    async def end(self, leader: Leader) -> str:
+    async def revert(self, leader: Leader) -> str:
         if self._how == "kill":
             return f"{leader.id} is down, until its service manager starts it again"
-        await asyncio.sleep(max(0.0, self._begun + self._seconds - time.monotonic()))
+        await asyncio.sleep(max(0.0, self._begun_at + self._seconds - time.monotonic()))
         return f"{leader.id} woke up"
 
 
-class Process:
+class ProcessFault:
     """The process of a development cluster: SIGKILL, or SIGSTOP for a while."""
 
     def __init__(self, cluster: DevCluster, how: str, seconds: float) -> None:
         self._cluster, self._how, self._seconds = cluster, how, seconds
-        self._begun = 0.0
-        self.told = "is killed (-9)" if how == "kill" else f"is frozen for {seconds:g} s"
+        self._begun_at = 0.0
+        self.description = "is killed (-9)" if how == "kill" else f"is frozen for {seconds:g} s"
 
-    async def begin(self, leader: Leader) -> None:
-        self._begun = time.monotonic()
+    async def inject(self, leader: Leader) -> None:
+        self._begun_at = time.monotonic()
         if self._how == "kill":
             await self._cluster.kill(leader.id)
         else:
             self._cluster.suspend(leader.id)
 
-    async def end(self, leader: Leader) -> str:
+    async def revert(self, leader: Leader) -> str:
         if self._how == "kill":
             await self._cluster.start(leader.id)
             return f"{leader.id} is started again"
         try:
-            await asyncio.sleep(max(0.0, self._begun + self._seconds - time.monotonic()))
+            await asyncio.sleep(max(0.0, self._begun_at + self._seconds - time.monotonic()))
         finally:
             self._cluster.resume(leader.id)
         return f"{leader.id} woke up"

@@ -30,7 +30,7 @@ _UNREACHABLE = (
 
 
 @dataclass(frozen=True)
-class Source:
+class PackageSource:
     """A package source of this machine: one URI and suite of sources.list(5)."""
 
     uri: str
@@ -62,12 +62,12 @@ UBUNTU = Distribution(
 )
 
 
-def parse_sources(text: str) -> list[Source]:
+def parse_sources(text: str) -> list[PackageSource]:
     """The binary package sources of a deb822 file (`*.sources`), disabled ones left out."""
     return [source for stanza in text.split("\n\n") for source in _stanza(stanza)]
 
 
-def _stanza(text: str) -> list[Source]:
+def _stanza(text: str) -> list[PackageSource]:
     fields: dict[str, str] = {}
     name = ""
     for line in text.splitlines():
@@ -83,10 +83,10 @@ def _stanza(text: str) -> list[Source]:
         return []
     components = tuple(fields.get("components", "").split())
     suites = fields.get("suites", "").split()
-    return [Source(uri, suite, components) for uri in fields.get("uris", "").split() for suite in suites]
+    return [PackageSource(uri, suite, components) for uri in fields.get("uris", "").split() for suite in suites]
 
 
-def parse_list(text: str) -> list[Source]:
+def parse_list(text: str) -> list[PackageSource]:
     """The binary package sources of a one-line-style file (`sources.list`)."""
     found = []
     for line in text.splitlines():
@@ -97,7 +97,7 @@ def parse_list(text: str) -> list[Source]:
             while words and not words.pop(0).endswith("]"):
                 pass
         if len(words) >= 2:
-            found.append(Source(words[0], words[1], tuple(words[2:])))
+            found.append(PackageSource(words[0], words[1], tuple(words[2:])))
     return found
 
 
@@ -118,7 +118,7 @@ def codename(release: Mapping[str, str]) -> str:
     return release.get("UBUNTU_CODENAME") or release.get("DEBIAN_CODENAME") or release.get("VERSION_CODENAME", "")
 
 
-def mirrors(sources: Iterable[Source], own: str) -> list[str]:
+def mirrors(sources: Iterable[PackageSource], own: str) -> list[str]:
     """The URIs this machine gets its distribution from: not the security archive, not third parties' repositories.
 
     Third parties mostly name another suite or have no `main`; one that slips through fails its signature check.
@@ -138,7 +138,7 @@ def suites(distribution: Distribution, own: str) -> list[str]:
     return list(dict.fromkeys([*first, *distribution.suites]))
 
 
-def candidates(madison: str) -> list[Version]:
+def available_versions(madison: str) -> list[Version]:
     """The versions in the output of `apt-cache madison etcd-server`, newest first."""
     rows = (line.split("|") for line in madison.splitlines())
     found = (parse_version(row[1]) for row in rows if len(row) >= 3)
@@ -148,7 +148,7 @@ def candidates(madison: str) -> list[Version]:
 # --- from here on I/O -----------------------------------------------------------------------------------------------
 
 
-def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
+def machine_sources(etc: Path = Path("/etc/apt")) -> list[PackageSource]:
     """All package sources of this machine; unreadable files are left out."""
     found = []
     for path in [etc / "sources.list", *map(Path, sorted(glob.glob(f"{etc}/sources.list.d/*")))]:
@@ -185,7 +185,7 @@ def fetch(folder: Path, acceptable: Callable[[Version], str | None], progress: C
             progress(f"etcd: asking {uri} {suite}")
             try:
                 return _Apt(folder.parent / f"{folder.name}.apt", distro, uri, suite).fetch(folder, acceptable)
-            except _Unreachable as error:
+            except _MirrorUnreachable as error:
                 failures.append(f"{uri}: {error}")
                 break
             except NodectlError as error:
@@ -222,7 +222,7 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "0";
 # are none of ours, and fail without root.
 
 
-class _Unreachable(Unavailable):
+class _MirrorUnreachable(Unavailable):
     """The whole mirror: no use in asking it for another suite."""
 
 
@@ -265,11 +265,11 @@ class _Apt:
         done = self._run("apt-get", "-q", "update")
         if done.returncode != 0:
             output = done.stdout + done.stderr
-            kind = _Unreachable if any(sign in output for sign in _UNREACHABLE) else Unavailable
+            kind = _MirrorUnreachable if any(sign in output for sign in _UNREACHABLE) else Unavailable
             raise kind(_last_error(output))
 
     def _choose(self, acceptable: Callable[[Version], str | None]) -> Version:
-        versions = candidates(self._run("apt-cache", "madison", "etcd-server").stdout)
+        versions = available_versions(self._run("apt-cache", "madison", "etcd-server").stdout)
         if not versions:
             raise Unavailable("has no package etcd-server")
         reason = acceptable(versions[0])

@@ -29,7 +29,7 @@ _VERSION_TIMEOUT_S = 20.0
 _INSTALL_ATTEMPTS_MAX = 5
 _EXE = ".exe" if sys.platform == "win32" else ""
 
-Progress = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class EtcdBinary:
     source: str
 
 
-class _Rejected(NodectlError):
+class _SourceUnusable(NodectlError):
     """A source has nothing for us; the next one is asked."""
 
 
-def _quiet(line: str) -> None:
+def _ignore_progress(line: str) -> None:
     pass
 
 
-def find_etcd(progress: Progress = _quiet) -> EtcdBinary:
+def find_etcd(progress: ReportProgress = _ignore_progress) -> EtcdBinary:
     """The first etcd that is good enough; gets it over the network if need be, which may take minutes.
 
     `progress` hears one line for everything passed over or fetched. Unavailable, saying what was tried and what to do,
@@ -72,7 +72,7 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 
 class _Finder:
-    def __init__(self, environ: Mapping[str, str], progress: Progress) -> None:
+    def __init__(self, environ: Mapping[str, str], progress: ReportProgress) -> None:
         self._environ = environ
         self._progress = progress
         self._cache = cache_folder(environ) / "etcd"
@@ -92,7 +92,7 @@ class _Finder:
         if named := self._environ.get("NODECTL_ETCD_DIR"):
             try:
                 return self._examine(Path(named), f"NODECTL_ETCD_DIR={named}")
-            except _Rejected as error:  # it was named on purpose: to take another would surprise
+            except _SourceUnusable as error:  # it was named on purpose: to take another would surprise
                 raise Unavailable(f"NODECTL_ETCD_DIR={named}: {error}") from None
         tried = []
         for where, attempt in (
@@ -123,60 +123,62 @@ class _Finder:
         folder = folder.absolute()
         server = folder / f"etcd{_EXE}"
         if not server.is_file():
-            raise _Rejected(f"there is no etcd in {folder}")
+            raise _SourceUnusable(f"there is no etcd in {folder}")
         try:
             done = child_processes.run([server, "--version"], timeout_s=_VERSION_TIMEOUT_S)
         except NodectlError as error:
-            raise _Rejected(f"{server} does not run: {error}") from None
+            raise _SourceUnusable(f"{server} does not run: {error}") from None
         version = parse_version(done.stdout)
         if done.returncode != 0 or version is None:
             said = (done.stderr or done.stdout).strip().splitlines()
-            raise _Rejected(f"{server} does not tell its version: {said[-1] if said else f'exit {done.returncode}'}")
+            raise _SourceUnusable(
+                f"{server} does not tell its version: {said[-1] if said else f'exit {done.returncode}'}"
+            )
         if reason := self.reason_against(version):
-            raise _Rejected(f"{server}: {reason}")
+            raise _SourceUnusable(f"{server}: {reason}")
         ctl, utl = (path if path.is_file() else None for path in (folder / f"etcdctl{_EXE}", folder / f"etcdutl{_EXE}"))
         return EtcdBinary(server, ctl, utl, version, source)
 
     def _from_path(self) -> EtcdBinary:
         found = shutil.which("etcd", path=self._environ.get("PATH", os.defpath))
         if found is None:
-            raise _Rejected("there is no etcd")
+            raise _SourceUnusable("there is no etcd")
         return self._examine(Path(found).parent, "PATH")
 
     def _from_cache(self) -> EtcdBinary:
-        folders = sorted(self._cache.glob("[0-9]*"), key=_by_version, reverse=True)
+        folders = sorted(self._cache.glob("[0-9]*"), key=_version_key, reverse=True)
         reasons = []
         for folder in folders:
             try:
                 return self._examine(folder, f"cache {folder}")
-            except _Rejected as error:
+            except _SourceUnusable as error:
                 reasons.append(str(error))
-        raise _Rejected("; ".join(reasons) or f"nothing in {self._cache}")
+        raise _SourceUnusable("; ".join(reasons) or f"nothing in {self._cache}")
 
     def _from_release(self) -> EtcdBinary:
         system, machine = platform.system(), platform.machine()
-        release = etcd_release.choose(system, machine, self._wanted)
+        release = etcd_release.choose_release(system, machine, self._wanted)
         if release is None:
-            raise _Rejected(f"no release {self._wanted or ''} with a pinned checksum for {system} {machine}")
+            raise _SourceUnusable(f"no release {self._wanted or ''} with a pinned checksum for {system} {machine}")
         base_url = self._environ.get("NODECTL_ETCD_MIRROR") or etcd_release.OFFICIAL_URL
         self._progress(f"etcd: fetching {release.version} from {base_url}")
-        with self._building() as folder:
+        with self._temporary_folder() as folder:
             etcd_release.fetch(release, base_url, folder)
             return self._install(folder, f"{release.version}-{release.system}-{release.cpu}", base_url)
 
     def _from_packages(self) -> EtcdBinary:
-        with self._building() as folder:
+        with self._temporary_folder() as folder:
             version = debian.fetch(folder, self.reason_against, self._progress)
             return self._install(folder, f"{version}-package", "the distribution's packages")
 
     @contextlib.contextmanager
-    def _building(self) -> Iterator[Path]:
+    def _temporary_folder(self) -> Iterator[Path]:
         """A new folder in the cache, for one process alone; gone afterwards, or installed."""
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
             home = Path(tempfile.mkdtemp(prefix="new-", dir=self._cache))
         except OSError as error:
-            raise _Rejected(
+            raise _SourceUnusable(
                 f"cannot write to {self._cache} ({error.strerror}): name another place in NODECTL_CACHE_DIR"
             ) from None
         try:
@@ -198,14 +200,14 @@ class _Finder:
                 folder.rename(target)
                 self._progress(f"etcd: {name} is now in {target}")
                 break
-            with contextlib.suppress(_Rejected):
+            with contextlib.suppress(_SourceUnusable):
                 return self._examine(target, source)
             with contextlib.suppress(OSError):
                 target.rename(folder.parent / f"broken{attempt}")
         return self._examine(target, source)
 
 
-def _by_version(folder: Path) -> Version:
+def _version_key(folder: Path) -> Version:
     return parse_version(folder.name) or Version(0, 0, 0)
 
 
@@ -213,17 +215,17 @@ def main() -> int:
     """Prints the folder on stdout; what happened on the way, and errors, on stderr. 0, or the error's exit code."""
     child_processes.utf8_stdio()
     try:
-        found = find_etcd(lambda line: _say(sys.stderr, line))
+        found = find_etcd(lambda line: _print_line(sys.stderr, line))
     except NodectlError as error:
-        _say(sys.stderr, f"etcd: {error.message}")
+        _print_line(sys.stderr, f"etcd: {error.message}")
         return error.exit_code
     tools = ", ".join(name for name, path in zip(PROGRAMS, (found.server, found.ctl, found.utl), strict=True) if path)
-    _say(sys.stderr, f"etcd: {Version(*found.version)} from {found.source}: {tools}")
-    _say(sys.stdout, str(found.server.parent))
+    _print_line(sys.stderr, f"etcd: {Version(*found.version)} from {found.source}: {tools}")
+    _print_line(sys.stdout, str(found.server.parent))
     return 0
 
 
-def _say(stream: TextIO, line: str) -> None:
+def _print_line(stream: TextIO, line: str) -> None:
     stream.write(f"{line}\n")
     stream.flush()
 

@@ -48,7 +48,7 @@ class Release:
         return f"v{self.version}/etcd-v{self.version}-{self.system}-{self.cpu}.{ending}"
 
 
-def _table() -> Iterator[Release]:
+def _releases() -> Iterator[Release]:
     """Preferred first."""
     v3_5_30, v3_5_33, v3_6_14 = Version(3, 5, 30), Version(3, 5, 33), Version(3, 6, 14)
     yield Release(v3_5_33, "linux", "amd64", "5025b5b24d81a9616b6e284ccd439b9a3df055ef8fdcdc142af3ec8f6a3b3c95")
@@ -60,11 +60,11 @@ def _table() -> Iterator[Release]:
     yield Release(v3_5_30, "windows", "amd64", "b79bafe87112c607ca95cb059edbd31fab7624371a8a0be11eef24bbafb3f33f")
 
 
-RELEASES = tuple(_table())
+RELEASES = tuple(_releases())
 _CPUS = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
-def choose(system: str, machine: str, version: Version | None = None) -> Release | None:
+def choose_release(system: str, machine: str, version: Version | None = None) -> Release | None:
     """The release for `platform.system()` and `platform.machine()`, of `version` if one is asked for."""
     cpu = _CPUS.get(machine.lower())
     for release in RELEASES:
@@ -101,7 +101,7 @@ def _download(url: str) -> bytes:
                 if time.monotonic() > deadline:
                     raise Unavailable(f"{url} did not arrive within {_DOWNLOAD_TIMEOUT_S:g} s")
     except (OSError, ValueError) as error:
-        raise Unavailable(f"{url} did not arrive: {_reason(error)}") from None
+        raise Unavailable(f"{url} did not arrive: {_error_text(error)}") from None
     return bytes(body)
 
 
@@ -121,12 +121,12 @@ def _open(url: str) -> IO[bytes]:
     if not outcome:
         raise Unavailable(f"{url} cannot be reached: no answer within {_OPEN_TIMEOUT_S:g} s")
     if isinstance(outcome[0], Exception):
-        raise Unavailable(f"{url} cannot be reached: {_reason(outcome[0])}")
+        raise Unavailable(f"{url} cannot be reached: {_error_text(outcome[0])}")
     response: IO[bytes] = outcome[0]
     return response
 
 
-def _reason(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     if isinstance(error, urllib.error.HTTPError):
         error.close()
     elif isinstance(error, urllib.error.URLError):

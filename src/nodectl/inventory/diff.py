@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from nodestore.schema.models import Inventory
 
 
-def meaning(inventory: dict[str, Any]) -> dict[str, Any]:
+def without_defaults(inventory: dict[str, Any]) -> dict[str, Any]:
     """The inventory without what equals its default; as it is, when this program cannot read it."""
     try:
         return Inventory.without_name_check(inventory).model_dump(mode="json", exclude_defaults=True)
@@ -24,13 +24,13 @@ def meaning(inventory: dict[str, Any]) -> dict[str, Any]:
 
 def diff_lines(old: dict[str, Any] | None, new: dict[str, Any], *, old_name: str, new_name: str) -> list[str]:
     """A unified diff of both as YAML, without comments and with keys sorted; empty when they mean the same."""
-    before, after = (_lines(meaning(value)) if value is not None else [] for value in (old, new))
+    before, after = (_lines(without_defaults(value)) if value is not None else [] for value in (old, new))
     return list(difflib.unified_diff(before, after, old_name, new_name, lineterm="", n=2))
 
 
-def summary(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
+def summary_lines(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
     """One line for each master, node and group that comes, goes or changes, and for each other section that does."""
-    old, new = meaning(old or {}), meaning(new)
+    old, new = without_defaults(old or {}), without_defaults(new)
     found: list[str] = []
     for section in ("masters", "nodes", "groups"):
         before, after = old.get(section) or {}, new.get(section) or {}

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from nodectl.inventory.yaml_source import FileError, Where, YamlSource
+from nodectl.inventory.yaml_source import FileError, YamlPath, YamlSource
 from nodestore.errors import Invalid
 from nodestore.schema.keys import check_name
 from nodestore.schema.models import NAMED_SECTIONS, Inventory
@@ -47,7 +47,7 @@ def check_inventory(source: YamlSource) -> InventoryFile:
     _check_positions(source, data)
     _check_groups(source, data)
     inventory = _validate(source, data)
-    source.finish()
+    source.raise_problems()
     assert inventory is not None
     return InventoryFile(data, inventory, source.text)
 
@@ -62,7 +62,7 @@ def _validate(source: YamlSource, data: dict[str, Any]) -> Inventory | None:
             inside_another = any(where[:length] in problems for length in range(1, len(where)))
             repeats_ours = not where and source.problems  # the model's own check of the whole has no line to name
             if not inside_another and not repeats_ours:
-                source.complain(where, message)
+                source.add_problem(where, message)
         return None
 
 
@@ -73,17 +73,17 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _pydantic_problems(error: ValidationError, data: Any) -> dict[Where, str]:
-    found: dict[Where, str] = {}
+def _pydantic_problems(error: ValidationError, data: Any) -> dict[YamlPath, str]:
+    found: dict[YamlPath, str] = {}
     for item in error.errors(include_url=False):
-        where: Where = tuple(item["loc"])
+        where: YamlPath = tuple(item["loc"])
         if "position" in where:
             where = where[: where.index("position") + 1]
-        found.setdefault(where, _explain(where, item["type"], item["msg"], _at(data, where)))
+        found.setdefault(where, _explain(where, item["type"], item["msg"], _value_at(data, where)))
     return found
 
 
-def _explain(where: Where, kind: str, message: str, value: Any) -> str:
+def _explain(where: YamlPath, kind: str, message: str, value: Any) -> str:
     if where and where[-1] == "position":
         return f"expected two whole numbers [row, column], got {_describe(value)}"
     if kind == "missing":
@@ -113,7 +113,7 @@ def _describe(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _at(data: Any, where: Where) -> Any:
+def _value_at(data: Any, where: YamlPath) -> Any:
     for part in where:
         try:
             data = data[part]
@@ -125,14 +125,14 @@ def _at(data: Any, where: Where) -> Any:
 # --- fields ---------------------------------------------------------------------------------------------------------
 
 
-def _check_fields(source: YamlSource, model: type[BaseModel], data: Any, where: Where) -> None:
+def _check_fields(source: YamlSource, model: type[BaseModel], data: Any, where: YamlPath) -> None:
     """Complains about every field that `model`, or a model inside it, does not have."""
     if not isinstance(data, dict):
         return  # a wrong type is the validation's to report
     hints = typing.get_type_hints(model)
     for name, value in data.items():
         if name not in model.model_fields:
-            source.complain_unknown((*where, name), model.model_fields, "this field")
+            source.add_unknown_problem((*where, name), model.model_fields, "this field")
             continue
         inner, many = _model_in(hints[name])
         if inner is None:
@@ -170,7 +170,7 @@ def _check_names(source: YamlSource, data: dict[str, Any]) -> None:
             try:
                 check_name(kind, name)
             except Invalid as error:
-                source.complain((section, name), str(error))
+                source.add_problem((section, name), str(error))
 
 
 def _check_positions(source: YamlSource, data: dict[str, Any]) -> None:
@@ -179,11 +179,11 @@ def _check_positions(source: YamlSource, data: dict[str, Any]) -> None:
         position = node.get("position") if isinstance(node, dict) else None
         if not isinstance(position, list) or not all(isinstance(number, int) for number in position):
             continue
-        where: Where = ("nodes", name, "position")
+        where: YamlPath = ("nodes", name, "position")
         other = taken.setdefault(tuple(position), name)
         if other != name:
             line = source.line(("nodes", other, "position"))
-            source.complain(where, f"{position} is already node {other}'s (line {line})")
+            source.add_problem(where, f"{position} is already node {other}'s (line {line})")
 
 
 def _check_groups(source: YamlSource, data: dict[str, Any]) -> None:
@@ -192,6 +192,6 @@ def _check_groups(source: YamlSource, data: dict[str, Any]) -> None:
         members = group.get("nodes") if isinstance(group, dict) else None
         for position, member in enumerate(members if isinstance(members, list) else []):
             if isinstance(member, str) and member not in nodes:
-                where: Where = ("groups", name, "nodes", position)
+                where: YamlPath = ("groups", name, "nodes", position)
                 known = ", ".join(list(nodes)[:9]) or "none"
-                source.complain(where, f"node {member!r} is not among the nodes ({known})")
+                source.add_problem(where, f"node {member!r} is not among the nodes ({known})")

@@ -23,7 +23,7 @@ VALUES_MAX = 100_000
 DEPTH_MAX = 64
 PROBLEMS_MAX = 20
 
-Where = tuple[str | int, ...]
+YamlPath = tuple[str | int, ...]
 """The way to a value: keys and positions from the top."""
 
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -53,7 +53,7 @@ class YamlSource:
         self.name = name
         self.text = text
         self.problems: list[tuple[int, str]] = []
-        self._lines: dict[Where, int] = {(): 1}
+        self._lines: dict[YamlPath, int] = {(): 1}
         self._count = 0
         self.value: Any = self._parse()
 
@@ -73,25 +73,25 @@ class YamlSource:
             line = raw[: error.start].count(b"\n") + 1
             raise FileError([f"{path}:{line}: not UTF-8: save the file with that encoding"]) from None
 
-    def line(self, where: Where) -> int:
+    def line(self, where: YamlPath) -> int:
         """The line of the value at `where`, or of what is nearest above it."""
         while where not in self._lines:
             where = where[:-1]
         return self._lines[where]
 
-    def complain(self, where: Where, message: str) -> None:
-        """Notes a problem; `finish` raises them all."""
+    def add_problem(self, where: YamlPath, message: str) -> None:
+        """Notes a problem; `raise_problems` raises them all."""
         at = ".".join(str(part) for part in where)
         self.problems.append((self.line(where), f"{at}: {message}" if at else message))
 
-    def complain_unknown(self, where: Where, known: Iterable[str], what: str) -> None:
+    def add_unknown_problem(self, where: YamlPath, known: Iterable[str], what: str) -> None:
         """Complains about the last part of `where`, with the nearest of the names that are known."""
         names = list(known)
         near = difflib.get_close_matches(str(where[-1]), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
-        self.complain(where, f"{what} is not known; {hint}")
+        self.add_problem(where, f"{what} is not known; {hint}")
 
-    def finish(self) -> None:
+    def raise_problems(self) -> None:
         """FileError with all that was complained about, in the order of the lines."""
         if self.problems:
             raise FileError([f"{self.name}:{line}: {text}" for line, text in sorted(self.problems)])
@@ -109,7 +109,7 @@ class YamlSource:
             raise FileError([f"{self.name}: nested too deeply"]) from None
         return None if root is None else self._build(root, ())
 
-    def _build(self, node: yaml.Node, where: Where) -> Any:
+    def _build(self, node: yaml.Node, where: YamlPath) -> Any:
         self._count += 1
         if self._count > VALUES_MAX or len(where) > DEPTH_MAX:  # aliases can make a small file endless
             raise FileError([f"{self.name}:{node.start_mark.line + 1}: too many values or levels"])
@@ -121,41 +121,41 @@ class YamlSource:
         assert isinstance(node, yaml.ScalarNode)
         return self._scalar(node, where)
 
-    def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, where: YamlPath) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self.complain(where, "a key must be text")
+                self.add_problem(where, "a key must be text")
                 continue
             key = self._whole(key_node.value, where)
             inner = (*where, key)
             if key in found:
                 first = self.line(inner)
                 self._lines[inner] = key_node.start_mark.line + 1
-                self.complain(inner, f"is here twice; the first is in line {first}")
+                self.add_problem(inner, f"is here twice; the first is in line {first}")
                 continue
             self._lines[inner] = key_node.start_mark.line + 1
             found[key] = self._build(value_node, inner)
         return found
 
-    def _whole(self, text: str, where: Where) -> str:
+    def _whole(self, text: str, where: YamlPath) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            self.complain(where, "holds half of a surrogate pair, which is no character")
+            self.add_problem(where, "holds half of a surrogate pair, which is no character")
             return text.encode("utf-8", "replace").decode()
         return text
 
-    def _scalar(self, node: yaml.ScalarNode, where: Where) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, where: YamlPath) -> Any:
         text = self._whole(str(node.value), where)
         if node.tag.startswith("!"):
-            self.complain(where, f"the tag {node.tag} is not known")
+            self.add_problem(where, f"the tag {node.tag} is not known")
         if node.style is not None:  # in quotes, or a block
             return text
         if text in _NULL:
             colour = _COMMENTED_COLOUR.search(self.text.split("\n")[self.line(where) - 1])
             if text == "" and colour:
-                self.complain(where, f'is empty, because # begins a comment: write "{colour.group(1)}" in quotes')
+                self.add_problem(where, f'is empty, because # begins a comment: write "{colour.group(1)}" in quotes')
             return None
         if text in _BOOL:
             return _BOOL[text]
@@ -166,7 +166,7 @@ class YamlSource:
         if _FLOAT.fullmatch(text) or text.lower() in _NOT_FINITE:
             number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
             if not math.isfinite(number):
-                self.complain(where, "must be a finite number")
+                self.add_problem(where, "must be a finite number")
             return number
         return text
 

@@ -20,7 +20,7 @@ _DIGITS_MAX = 18
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TakeoverStep:
     """One thing that happened. `at_s`: since the first one; `took_s`: since the one before."""
 
     phase: str
@@ -42,7 +42,7 @@ class Takeover:
     taken_from: str | None = None
     suspected_by: tuple[str, ...] = ()
     ended: str | None = None
-    steps: tuple[Step, ...] = ()
+    steps: tuple[TakeoverStep, ...] = ()
     note: str = ""
 
     @property
@@ -79,12 +79,12 @@ def takeovers(terms: Sequence[Mapping[str, Any]], now: float) -> list[Takeover]:
     return [found for found in _readable(terms, now) if found.cause != "first"]
 
 
-def find(terms: Sequence[Mapping[str, Any]], wanted: str | None, now: float) -> Takeover:
+def find_takeover(terms: Sequence[Mapping[str, Any]], wanted: str | None, now: float) -> Takeover:
     """The newest takeover; or `-1`, `-2`: so many before it; or the term of a revision, or of `epoch.revision`.
     NotFound, Invalid, or Garbage when that term's record cannot be read."""
     text = wanted or "-0"
     if back := re.fullmatch(r"-(\d{1,9})", text):
-        return _back(terms, int(back[1]), now)
+        return _nth_before(terms, int(back[1]), now)
     named = re.fullmatch(r"(?:(\d+)\.)?(\d+)", text)
     if named is None or len(text) > 2 * _DIGITS_MAX:
         raise Invalid(f"{text[:40]!r} is no term: give a revision, EPOCH.REVISION, or -1, -2 for earlier takeovers")
@@ -97,7 +97,7 @@ def find(terms: Sequence[Mapping[str, Any]], wanted: str | None, now: float) -> 
     raise NotFound(f"there is no term {text} in the history (nodectl why --list)")
 
 
-def _back(terms: Sequence[Mapping[str, Any]], count: int, now: float) -> Takeover:
+def _nth_before(terms: Sequence[Mapping[str, Any]], count: int, now: float) -> Takeover:
     known = takeovers(terms, now)
     if not known:
         first = next((f": {term['id']} has led from the beginning" for term in terms if "id" in term), "")
@@ -146,20 +146,20 @@ def _note(term: Mapping[str, Any], newer: Mapping[str, Any] | None, cause: str, 
     return "not written: this leader was of an earlier version, or could not"
 
 
-def _steps(phases: Mapping[str, float], new: str, old: str | None, cause: str) -> tuple[Step, ...]:
+def _steps(phases: Mapping[str, float], new: str, old: str | None, cause: str) -> tuple[TakeoverStep, ...]:
     """In the order in which they happened; a phase that this version does not know is shown by its name."""
     if not phases:
         return ()
-    told = _told(new, old or "the leader before", cause)
+    told = _phase_texts(new, old or "the leader before", cause)
     marks = sorted(phases.items(), key=lambda mark: mark[1])
     begin = marks[0][1]
-    steps = [Step(marks[0][0], told.get(marks[0][0], marks[0][0]), 0.0, 0.0)]
+    steps = [TakeoverStep(marks[0][0], told.get(marks[0][0], marks[0][0]), 0.0, 0.0)]
     for (_, before), (phase, at) in pairwise(marks):
-        steps.append(Step(phase, told.get(phase, phase), round(at - begin, 6), round(at - before, 6)))
+        steps.append(TakeoverStep(phase, told.get(phase, phase), round(at - begin, 6), round(at - before, 6)))
     return tuple(steps)
 
 
-def _told(new: str, old: str, cause: str) -> dict[str, str]:
+def _phase_texts(new: str, old: str, cause: str) -> dict[str, str]:
     suspected = {"died": "its process is seen to be dead", "stuck": "no answer: it is stuck"}
     return {
         "heard": f"{old} is heard for the last time" if cause != "switchover" else f"the last heartbeat of {old}",

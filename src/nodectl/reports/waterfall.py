@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from nodectl.reports.takeover import Step, Takeover
-from nodectl.terminal.output import Cell, Output, Table, columns_of, is_terminal
+from nodectl.reports.takeover import Takeover, TakeoverStep
+from nodectl.terminal.output import Cell, Output, Table, display_width, is_terminal
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
 HASHES = " #"
@@ -27,10 +27,10 @@ def canvas(out: Output) -> tuple[int, str]:
         from rich.console import Console
 
         columns = Console(file=out.stdout).width
-    return columns, BLOCKS if _shows(out.stdout, BLOCKS) else HASHES
+    return columns, BLOCKS if _can_encode(out.stdout, BLOCKS) else HASHES
 
 
-def _shows(stream: TextIO, text: str) -> bool:
+def _can_encode(stream: TextIO, text: str) -> bool:
     try:
         text.encode(getattr(stream, "encoding", None) or "utf-8")
     except (UnicodeError, LookupError):
@@ -51,7 +51,7 @@ def bar(begin: float, length: float, whole: float, columns: int, signs: str) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class TotalRow:
     """The last row: what it is called, when it began and how long it was, in seconds."""
 
     what: str
@@ -59,7 +59,7 @@ class Whole:
     begin_s: float = 0.0
 
 
-def waterfall(steps: Sequence[Step], whole: Whole, columns: int, signs: str) -> Table:
+def waterfall(steps: Sequence[TakeoverStep], whole: TotalRow, columns: int, signs: str) -> Table:
     """A row a step, then the whole. The longest step stands out."""
     unit = _unit(max([whole.length_s, *(step.at_s for step in steps)]))
     at = [unit.count(step.at_s) for step in steps]
@@ -68,7 +68,7 @@ def waterfall(steps: Sequence[Step], whole: Whole, columns: int, signs: str) -> 
     rows = [(step.what, unit.shown(t) if n else "", unit.shown(a))
             for n, (step, t, a) in enumerate(zip(steps, took, at, strict=True))]  # fmt: skip
     rows.append((whole.what, unit.shown(length), ""))
-    widths = [max(columns_of(row[column]) for row in rows) for column in range(3)]
+    widths = [max(display_width(row[column]) for row in rows) for column in range(3)]
     room = max(_BAR_MIN, min(_BAR_MAX, columns - sum(widths) - 3 * _GAP - 1))
     begins = [*(a - t for a, t in zip(at, took, strict=True)), unit.count(whole.begin_s)]
     lengths, longest = [*took, length], max(took, default=0)
@@ -110,11 +110,11 @@ def duration(seconds: float | None) -> str:
 
 def takeover_tables(found: Takeover, columns: int, signs: str) -> list[Table]:
     """Who, when and why; then where the time went."""
-    from nodectl.terminal.format import ago, moment
+    from nodectl.terminal.format import format_age, local_time
 
     who = f"{found.master} took over from {found.taken_from}" if found.taken_from else f"{found.master} leads"
     head = Table((f"TERM {found.term}", who))
-    head.add("when", f"{moment(found.since)} ({ago(found.since)} ago)")
+    head.add("when", f"{local_time(found.since)} ({format_age(found.since)} ago)")
     head.add("cause", Cell(found.cause, "bold"))
     head.add("why", found.why)
     if found.suspected_by:
@@ -125,20 +125,20 @@ def takeover_tables(found: Takeover, columns: int, signs: str) -> list[Table]:
     if whole_s is None:
         head.add("times", Cell(found.note, "yellow"))
         return [head]
-    return [head, waterfall(found.steps, Whole("all of it", whole_s), columns, signs)]
+    return [head, waterfall(found.steps, TotalRow("all of it", whole_s), columns, signs)]
 
 
 def list_table(found: Sequence[Takeover], columns: int, signs: str) -> Table:
     """One row a takeover; the bars compare them."""
-    from nodectl.terminal.format import moment
+    from nodectl.terminal.format import local_time
 
     rows = [
-        ("newest" if back == 0 else f"-{back}", item.term, moment(item.since), item.taken_from or "?", item.master,
+        ("newest" if back == 0 else f"-{back}", item.term, local_time(item.since), item.taken_from or "?", item.master,
          item.cause, duration(item.whole_s))
         for back, item in enumerate(found)
     ]  # fmt: skip
     heads = ("", "TERM", "WHEN", "FROM", "TO", "CAUSE", "TOOK")
-    widths = [max(columns_of(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    widths = [max(display_width(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
     room = max(_BAR_MIN, min(_BAR_MAX, columns - sum(widths) - len(heads) * _GAP - 1))
     longest = max((item.whole_s or 0.0 for item in found), default=0.0)
     table = Table((*heads[:-1], "TOOK".rjust(widths[-1]), ""))

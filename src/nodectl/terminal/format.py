@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nodectl.terminal.output import Cell, Table, visible
+from nodectl.terminal.output import Cell, Table, escape_misleading
 
 if TYPE_CHECKING:
     from nodestore.schema.api_types import MasterView, MemberView, NodeView, SilentEtcd
@@ -21,7 +21,7 @@ def inline(value: Any, chars_max: int = _CHARS_MAX) -> str:
         text = " ".join(f"{key}={_scalar(item)}" for key, item in value.items())
     else:
         text = _scalar(value) if value is not None else ""
-    text = visible(text)
+    text = escape_misleading(text)
     return text if len(text) <= chars_max else text[: chars_max - 3] + "..."
 
 
@@ -31,7 +31,7 @@ def _scalar(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def moment(seconds: float) -> str:
+def local_time(seconds: float) -> str:
     """Local date and time of a time in seconds since the Unix epoch."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
@@ -39,7 +39,7 @@ def moment(seconds: float) -> str:
         return "?"
 
 
-def ago(seconds: float) -> str:
+def format_age(seconds: float) -> str:
     """How long ago that was, by this PC's clock: `12s`, `5m`, `3h`, `2d`."""
     age = max(0.0, time.time() - seconds)
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
@@ -48,12 +48,12 @@ def ago(seconds: float) -> str:
     return f"{age:.0f}s"
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes for people."""
     return f"{count / (1 << 20):.1f} MiB" if count >= 1 << 20 else f"{count / 1024:.0f} KiB"
 
 
-def state_of(node: NodeView) -> Cell:
+def node_state(node: NodeView) -> Cell:
     """One word for how the node is, and its colour."""
     status, alive = node.get("status"), node.get("alive")
     phase = str(status["phase"]) if status else "unknown"
@@ -73,7 +73,7 @@ def nodes_table(nodes: Sequence[NodeView], title: str = "") -> Table:
         alive, desired = node.get("alive") or {}, node.get("desired")
         table.add(
             node["name"],
-            state_of(node),
+            node_state(node),
             f"{position[0]},{position[1]}" if position else "",
             str(alive.get("host", "")),
             str(desired["generation"]) if desired else "",
@@ -109,7 +109,7 @@ def members_table(members: Sequence[MemberView | SilentEtcd], title: str = "") -
             Cell(health, "green") if member.get("healthy") else Cell("down", "red"),
             member.get("endpoint", ""),
             (known["version"] if known else None) or "",
-            size((known["db_bytes"] if known else None) or 0),
+            format_bytes((known["db_bytes"] if known else None) or 0),
             Cell(member.get("error") or "", "red"),
         )
     return table

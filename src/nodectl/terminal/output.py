@@ -104,7 +104,7 @@ class Output:
             shown.add_column(column, overflow="fold")
         for row in table.rows:
             cells = (cell if isinstance(cell, Cell) else Cell(cell) for cell in row)
-            shown.add_row(*(Text(visible(cell.text), style=cell.style) for cell in cells))
+            shown.add_row(*(Text(escape_misleading(cell.text), style=cell.style) for cell in cells))
         Console(file=self.stdout).print(shown)
 
     def diff(self, lines: Sequence[str]) -> None:
@@ -136,7 +136,7 @@ class Output:
             self._message(f"  {hint}", "")
 
     def _message(self, text: str, style: str, label: str = "") -> None:
-        text = "\n".join(visible(line) for line in text.split("\n"))
+        text = "\n".join(escape_misleading(line) for line in text.split("\n"))
         if style and is_terminal(self.stderr) and not os.environ.get("NO_COLOR"):
             from rich.console import Console
             from rich.text import Text
@@ -165,10 +165,10 @@ def is_terminal(stream: TextIO) -> bool:
 def plain_table(table: Table) -> str:
     """Columns padded with spaces, nothing cut."""
     texts = [list(table.columns)]
-    texts += [[visible(cell.text if isinstance(cell, Cell) else cell) for cell in row] for row in table.rows]
-    widths = [max(columns_of(row[column]) for row in texts) for column in range(len(table.columns))]
+    texts += [[escape_misleading(cell.text if isinstance(cell, Cell) else cell) for cell in row] for row in table.rows]
+    widths = [max(display_width(row[column]) for row in texts) for column in range(len(table.columns))]
     lines = [
-        "  ".join(text + " " * (width - columns_of(text)) for text, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(text + " " * (width - display_width(text)) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in texts
     ]
     head = [table.title] if table.title else []
@@ -179,14 +179,14 @@ _MISLEADING = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200e\u200f\u2028-\u202e
 """What moves the cursor, turns the direction of reading, or does not show: no cell of a table may do that."""
 
 
-def visible(text: str) -> str:
+def escape_misleading(text: str) -> str:
     """`text` with all that would change how the rest of the line looks written out, as `\\u202e`."""
     if text.isascii() and text.isprintable():
         return text
     return _MISLEADING.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
-def columns_of(text: str) -> int:
+def display_width(text: str) -> int:
     """How many columns of a terminal it takes: wide characters take two, combining ones none."""
     if text.isascii():
         return len(text)

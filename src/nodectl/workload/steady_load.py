@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 
-class Trickle(ABC):
+class SteadyLoad(ABC):
     """`async with` one sends until the block ends; then every command has an answer or has failed. When the block
     fails, nobody wants the answers any more, and what is still open is cancelled."""
 
@@ -18,21 +18,21 @@ class Trickle(ABC):
         self._ticker: asyncio.Task[None] | None = None
 
     @abstractmethod
-    async def _tick(self) -> None:
+    async def _send_loop(self) -> None:
         """Send, at the pace, until cancelled or done."""
 
     @property
     def _in_flight(self) -> int:
         return len(self._tasks)
 
-    def _launch(self, sending: Coroutine[Any, Any, None], name: str) -> None:
+    def _start_sending(self, sending: Coroutine[Any, Any, None], name: str) -> None:
         """Send one command, and see to it that its answer is waited for."""
         task = asyncio.create_task(sending, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def __aenter__(self) -> Self:
-        self._ticker = asyncio.create_task(self._tick(), name=type(self).__name__)
+        self._ticker = asyncio.create_task(self._send_loop(), name=type(self).__name__)
         return self
 
     async def __aexit__(

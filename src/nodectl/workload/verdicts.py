@@ -14,7 +14,7 @@ _SHOWN_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class JournalLine:
     """One command in the journal. `key`: the last index that its entry's key names; `term`: (epoch, revision)."""
 
     key: int
@@ -42,21 +42,21 @@ class Promise:
     text: str
     measured: str = "not tried"
     faults: list[str] = field(default_factory=list)
-    tried: bool = False
+    was_tested: bool = False
 
     @property
     def held(self) -> bool:
-        return self.tried and not self.faults
+        return self.was_tested and not self.faults
 
     def judge(self, measured: str, *findings: Iterable[str]) -> None:
         """What was measured, and what was found against it; several times, if several acts have to do with it."""
-        self.measured = f"{self.measured}; {measured}" if self.tried else measured
-        self.tried = True
+        self.measured = f"{self.measured}; {measured}" if self.was_tested else measured
+        self.was_tested = True
         for finding in findings:
             self.faults.extend(fault for fault in finding if fault not in self.faults)
 
 
-def broken_journal(lines: Sequence[Line]) -> list[str]:
+def find_journal_faults(lines: Sequence[JournalLine]) -> list[str]:
     """Gaps, forks, and terms that go back, in a journal read in the order of its keys."""
     faults = []
     for before, line in pairwise(lines):
@@ -68,44 +68,46 @@ def broken_journal(lines: Sequence[Line]) -> list[str]:
             faults.append(f"index {line.index} was written in term {_term(line)}, after term {_term(before)}")
     last_of = {line.key: line.index for line in lines}
     faults += [f"the entry under {key} ends at {last}" for key, last in last_of.items() if key != last]
-    return _few(faults)
+    return _first_few(faults)
 
 
-def twice(lines: Sequence[Line]) -> list[str]:
+def find_duplicates(lines: Sequence[JournalLine]) -> list[str]:
     """Commands that are in the journal more than once."""
     counts = Counter(line.id for line in lines)
-    return _few([f"command {name} took effect {count} times" for name, count in counts.items() if count > 1])
+    return _first_few([f"command {name} took effect {count} times" for name, count in counts.items() if count > 1])
 
 
-def lost(acknowledged: Mapping[str, int], lines: Sequence[Line]) -> list[str]:
+def find_lost(acknowledged: Mapping[str, int], lines: Sequence[JournalLine]) -> list[str]:
     """Acknowledged commands (id to index) that the journal does not hold at that index."""
     found = {(line.id, line.index) for line in lines}
     missing = [(name, index) for name, index in acknowledged.items() if (name, index) not in found]
-    return _few([f"command {name}, acknowledged as index {index}, is not there" for name, index in missing])
+    return _first_few([f"command {name}, acknowledged as index {index}, is not there" for name, index in missing])
 
 
-def without_effect(expected: Collection[str], documents: Collection[str]) -> list[str]:
+def find_without_effect(expected: Collection[str], documents: Collection[str]) -> list[str]:
     """Documents that acknowledged commands wrote and that are not in the state."""
-    return _few([f"{path} is not in the state" for path in sorted(set(expected) - set(documents))])
+    return _first_few([f"{path} is not in the state" for path in sorted(set(expected) - set(documents))])
 
 
-def unknown_effects(possible: Collection[str], documents: Collection[str]) -> list[str]:
+def find_unknown_effects(possible: Collection[str], documents: Collection[str]) -> list[str]:
     """Documents in the state that no command that was sent can have written."""
-    return _few([f"{path} is in the state, and nobody asked for it" for path in sorted(set(documents) - set(possible))])
+    return _first_few(
+        [f"{path} is in the state, and nobody asked for it" for path in sorted(set(documents) - set(possible))]
+    )
 
 
-def overwritten(before: Sequence[Line], after: Sequence[Line]) -> list[str]:
+def find_overwritten(before: Sequence[JournalLine], after: Sequence[JournalLine]) -> list[str]:
     """Commands that were in the journal and are no longer, or are another one's now."""
     now: dict[int, set[str]] = {}
     for line in after:
         now.setdefault(line.index, set()).add(line.id)
     changed = [line for line in before if now.get(line.index) != {line.id}]
-    return _few(
+    return _first_few(
         [f"index {line.index} was {line.id} and is now {_names(now.get(line.index, set()))}" for line in changed]
     )
 
 
-def not_recognised(repeats: Sequence[Repeat]) -> list[str]:
+def find_unrecognised(repeats: Sequence[Repeat]) -> list[str]:
     """Repeats that were not answered with the first result."""
     faults = []
     for repeat in repeats:
@@ -113,7 +115,7 @@ def not_recognised(repeats: Sequence[Repeat]) -> list[str]:
             faults.append(f"the repeat of {repeat.id} was not answered: {repeat.error}")
         elif not repeat.repeated or repeat.index != repeat.first:
             faults.append(f"{repeat.id} had index {repeat.first}, and its repeat ran again as index {repeat.index}")
-    return _few(faults)
+    return _first_few(faults)
 
 
 def longest_gap(times: Iterable[float], begin: float, end: float) -> float:
@@ -130,14 +132,14 @@ def gap_around(times: Sequence[float], moment: float) -> tuple[float, float]:
     return begin, length
 
 
-def _few(faults: list[str]) -> list[str]:
+def _first_few(faults: list[str]) -> list[str]:
     """The first of them, and how many more there are."""
     if len(faults) <= _SHOWN_MAX + 1:
         return faults
     return [*faults[:_SHOWN_MAX], f"and {len(faults) - _SHOWN_MAX} more: {faults[-1]}"]
 
 
-def _term(line: Line) -> str:
+def _term(line: JournalLine) -> str:
     return f"{line.term[0]}.{line.term[1]}"
 
 

@@ -15,7 +15,18 @@ from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol, TypeVar
 
 from noded.actions import decide as actions
-from noded.actions.decide import Begin, Garbled, Memory, Outcome, Run, Seen, Wait, Write, Writer, decide
+from noded.actions.decide import (
+    ActionKeys,
+    ActionMemory,
+    ActionOutcome,
+    Begin,
+    Garbled,
+    Run,
+    Wait,
+    Write,
+    Writer,
+    decide,
+)
 from noded.registration.follow_key import RETRY_FIRST_S, RETRY_MAX_S, follow_key
 from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import KV, Etcd, cmp_mod, op_get, op_put
@@ -30,33 +41,33 @@ S = TypeVar("S", bound=Stored)
 
 REBOOT_WAIT_S = 300.0
 """How long after its command has succeeded the PC may take to go down."""
-_FAREWELL_S = 1.0
+_FLUSH_TIMEOUT_S = 1.0
 _STEPS_MAX = 32
 _CUT_SHORT = "noded was asked to stop while it ran: it was cut short, and may have taken effect in part"
 
 
-class Claim(Protocol):
-    """Whether the node is ours: see `noded.registration.claim`."""
+class HasClaim(Protocol):
+    """Whether the node is ours: see `noded.registration.claim_revision`."""
 
     @property
-    def claim(self) -> int | None: ...
+    def claim_revision(self) -> int | None: ...
 
 
-class Doer(Protocol):
+class ActionPerformer(Protocol):
     """See `noded.actions.performer`."""
 
-    def rested(self, desired: bytes | None) -> bool: ...
+    def has_reconciled(self, desired: bytes | None) -> bool: ...
 
-    def turn(self, action: Action) -> AbstractAsyncContextManager[None]: ...
+    def hold_driver(self, action: Action) -> AbstractAsyncContextManager[None]: ...
 
-    async def perform(self, action: Action) -> Outcome | None: ...
+    async def perform(self, action: Action) -> ActionOutcome | None: ...
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ReadKeys:
     """One read: the keys, and the mod_revisions to compare (0: absent)."""
 
-    seen: Seen
+    keys: ActionKeys
     desired: bytes | None
     alive: int
     epoch: int
@@ -68,17 +79,23 @@ class Actor:
     """Does the actions of one node. To be woken when the claim is another one, and when the agent has come to rest."""
 
     def __init__(
-        self, etcd: Etcd, keys: Keys, me: Writer, presence: Claim, doer: Doer, reboot_wait_s: float = REBOOT_WAIT_S
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        me: Writer,
+        claim: HasClaim,
+        performer: ActionPerformer,
+        reboot_wait_s: float = REBOOT_WAIT_S,
     ) -> None:
         self._etcd = etcd
         self._me = me
-        self._presence = presence
-        self._doer = doer
+        self._claim = claim
+        self._performer = performer
         self._reboot_wait_s = reboot_wait_s
         self._alive, self._epoch = keys.alive_of(me.node), keys.epoch
         self._view, self._acted = keys.actions_of(me.node), keys.acted_of(me.node)
         self._desired = keys.desired_of(me.node)
-        self._memory = Memory()
+        self._memory = ActionMemory()
         self._log_once = RateLimitedLog(log, math.inf)
         self._wake = asyncio.Event()
 
@@ -86,45 +103,45 @@ class Actor:
         """Look soon."""
         self._wake.set()
 
-    async def follow(self) -> None:
+    async def follow_view(self) -> None:
         """Look at each change of the view. Never ends."""
         async with aclosing(follow_key(self._etcd, self._view)) as values:
             async for _ in values:
                 self.wake()
 
-    async def keep(self) -> NoReturn:
+    async def perform_actions(self) -> NoReturn:
         """Do what is to be done, for ever. Outages are waited out."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             await self._wake.wait()
             self._wake.clear()
             try:
-                if not await self._until_nothing():
+                if not await self._step_until_idle():
                     backoff.reset()
                     continue
             except NodectlError as error:
-                self._complain(error)
+                self._log_unless_outage(error)
             self._wake.set()
             await asyncio.sleep(backoff.next_s())
 
-    async def farewell(self) -> None:
+    async def flush(self) -> None:
         """Write what came of the last action, within a second or not at all."""
         if self._memory.ended is None:
             return
         try:
-            async with asyncio.timeout(_FAREWELL_S):
+            async with asyncio.timeout(_FLUSH_TIMEOUT_S):
                 for _ in range(_STEPS_MAX):
                     found = await self._read()
-                    step = decide(found.seen, self._memory, self._me, time.time())
-                    ours = found.alive == self._presence.claim
-                    if not ours or not isinstance(step, Write) or await self._put(found, step.acted):
+                    step = decide(found.keys, self._memory, self._me, time.time())
+                    ours = found.alive == self._claim.claim_revision
+                    if not ours or not isinstance(step, Write) or await self._put_acted(found, step.acted):
                         return
         except (NodectlError, TimeoutError) as error:
             log.warning("what came of the last action was not written: %s", error or "etcd did not answer in time")
 
     # --- one look ---
 
-    async def _until_nothing(self) -> bool:
+    async def _step_until_idle(self) -> bool:
         """Take steps until none is due; whether some still may be."""
         for _ in range(_STEPS_MAX):
             if not await self._step():
@@ -134,71 +151,71 @@ class Actor:
     async def _step(self) -> bool:
         """Whether to look again. NodectlError when etcd leaves something open."""
         found = await self._read()
-        if self._presence.claim is None or found.alive != self._presence.claim:
+        if self._claim.claim_revision is None or found.alive != self._claim.claim_revision:
             return False  # a new claim wakes us
-        step = decide(found.seen, self._memory, self._me, time.time())
+        step = decide(found.keys, self._memory, self._me, time.time())
         if isinstance(step, Wait):
             self._log_problem(step.problem)
             return False
         self._log_once.reset()
         if isinstance(step, Write):
-            await self._put(found, step.acted)
+            await self._put_acted(found, step.acted)
             return True
-        if isinstance(step, Begin) and not self._doer.rested(found.desired):
+        if isinstance(step, Begin) and not self._performer.has_reconciled(found.desired):
             return False  # coming to rest wakes us
-        async with self._doer.turn(step.action):
+        async with self._performer.hold_driver(step.action):
             # marked in here: waiting for one's turn may take long, and until it is marked it may expire
-            if isinstance(step, Run) or await self._marked(found, step):
-                await self._run(step.action, step.mark)
+            if isinstance(step, Run) or await self._mark_started(found, step):
+                await self._run_action(step.action, step.mark)
         if self._memory.running is not None:
-            await self._go_down()
+            await self._wait_for_reboot()
         return True
 
-    async def _marked(self, found: _Found, step: Begin) -> bool:
+    async def _mark_started(self, found: _ReadKeys, step: Begin) -> bool:
         """Whether it is surely marked. When that stays open, the next read tells."""
         self._memory = replace(self._memory, marked=step.action)
-        return await self._put(found, step.acted)
+        return await self._put_acted(found, step.acted)
 
-    async def _run(self, action: Action, mark: ActionResult) -> None:
+    async def _run_action(self, action: Action, mark: ActionResult) -> None:
         """Once for each mark: what has been begun is remembered before anything is done."""
         self._memory = replace(self._memory, begun=(action.epoch, action.index), running=mark, ended=None)
         try:
-            outcome = await self._doer.perform(action)
+            outcome = await self._performer.perform(action)
         except asyncio.CancelledError:
             if action.name != actions.REBOOT:  # it is the reboot that ends us: the next noded sees what came of it
-                self._ended(Outcome("failed", error=_CUT_SHORT))
+                self._record_outcome(ActionOutcome("failed", error=_CUT_SHORT))
             raise
         if outcome is not None:
-            self._ended(outcome)
+            self._record_outcome(outcome)
 
-    async def _go_down(self) -> None:
+    async def _wait_for_reboot(self) -> None:
         """Wait for the reboot to end this process."""
         await asyncio.sleep(self._reboot_wait_s)
         line = f"the reboot command succeeded, but the PC did not go down within {self._reboot_wait_s:g} s"
         log.error("%s", line)
-        self._ended(Outcome("failed", error=line))
+        self._record_outcome(ActionOutcome("failed", error=line))
 
-    def _ended(self, outcome: Outcome) -> None:
+    def _record_outcome(self, outcome: ActionOutcome) -> None:
         assert self._memory.running is not None
         result = actions.ended(self._memory.running, outcome, time.time())
         self._memory = replace(self._memory, running=None, ended=result)
 
     # --- etcd ---
 
-    async def _read(self) -> _Found:
+    async def _read(self) -> _ReadKeys:
         keys = (self._alive, self._epoch, self._view, self._acted, self._desired)
         result = await self._etcd.txn([], [op_get(key) for key in keys])
         alive, epoch, view, acted, desired = (result.range(at).first for at in range(len(keys)))
         incarnation = _decoded(Epoch, epoch)
-        seen = Seen(
+        seen = ActionKeys(
             incarnation.epoch if isinstance(incarnation, Epoch) else incarnation,
             _decoded(Actions, view),
             _decoded(Acted, acted),
         )
         value = desired.value if desired is not None else None
-        return _Found(seen, value, _revision(alive), _revision(epoch), _revision(view), _revision(acted))
+        return _ReadKeys(seen, value, _revision(alive), _revision(epoch), _revision(view), _revision(acted))
 
-    async def _put(self, found: _Found, acted: Acted) -> bool:
+    async def _put_acted(self, found: _ReadKeys, acted: Acted) -> bool:
         """Write it if all is as it was found. A second copy fails its compare, so it may be repeated; and False may
         mean that the first copy has landed."""
         compares = [
@@ -212,7 +229,7 @@ class Actor:
 
     # --- what it tells ---
 
-    def _complain(self, error: NodectlError) -> None:
+    def _log_unless_outage(self, error: NodectlError) -> None:
         if not isinstance(error, Unavailable | OutcomeUnknown):  # an outage is no complaint
             self._log_problem(f"cannot do actions: {error}")
 
@@ -233,10 +250,10 @@ def _decoded(model: type[S], found: KV | None) -> S | Garbled | None:
     try:
         return decode(model, found.value, found.key)
     except Garbage as error:
-        return Garbled(f"begins no action: {error}", _newer(found.value))
+        return Garbled(f"begins no action: {error}", _is_newer(found.value))
 
 
-def _newer(raw: bytes) -> bool:
+def _is_newer(raw: bytes) -> bool:
     """Whether a newer program wrote it."""
     try:
         value = json.loads(raw)

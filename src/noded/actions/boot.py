@@ -30,13 +30,13 @@ def _booted_at() -> float:
     return float(psutil.boot_time())
 
 
-def start_of(host_id: str) -> str:
+def boot_record(host_id: str) -> str:
     """What an action's record keeps in `boot`: the PC, and its present start."""
     return f"{host_id}:{boot_id()}"
 
 
-def rebooted(was: str, now: str) -> bool:
-    """Whether `was` and `now`, both by `start_of`, are surely two starts of one PC, the later one `now`."""
+def has_rebooted(was: str, now: str) -> bool:
+    """Whether `was` and `now`, both by `boot_record`, are surely two starts of one PC, the later one `now`."""
     host, _, old = was.rpartition(":")
     host_now, _, new = now.rpartition(":")
     if host != host_now or not old or not new or (old[0] == "@") != (new[0] == "@"):

@@ -47,7 +47,7 @@ class Garbled:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ActionKeys:
     """Three keys as one read found them; None: absent."""
 
     epoch: int | Garbled | None
@@ -56,7 +56,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ActionOutcome:
     """What came of an action. error: one sentence for the operator."""
 
     state: ActionState
@@ -65,7 +65,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Memory:
+class ActionMemory:
     """What this noded process has done. `begun`: epoch and index of the newest action it has begun. `running`: that,
     until it has ended; then `ended` is what came of it, until that is written."""
 
@@ -81,7 +81,8 @@ class Memory:
 
 @dataclass(frozen=True)
 class Writer:
-    """Who writes `acted`. boot: see `noded.actions.boot.start_of`. rebooted: whether the PC has rebooted since then."""
+    """Who writes `acted`. boot: see `noded.actions.boot.boot_record`. rebooted: whether the PC has rebooted since
+    then."""
 
     node: str
     nonce: str
@@ -123,7 +124,7 @@ class Run:
 Step = Wait | Write | Begin | Run
 
 
-def decide(seen: Seen, memory: Memory, me: Writer, now: float) -> Step:
+def decide(seen: ActionKeys, memory: ActionMemory, me: Writer, now: float) -> Step:
     """The next step. now: seconds since the Unix epoch, for people."""
     epoch, view, found = seen.epoch, seen.view, seen.acted
     if not isinstance(epoch, int):
@@ -155,7 +156,7 @@ def _started(action: Action, me: Writer, now: float) -> ActionResult:
     )
 
 
-def ended(result: ActionResult, outcome: Outcome, now: float) -> ActionResult:
+def ended(result: ActionResult, outcome: ActionOutcome, now: float) -> ActionResult:
     """`result` with what came of it."""
     return result.model_copy(
         update={
@@ -184,7 +185,7 @@ def _base(found: Acted | Garbled | None, node: str, epoch: int, pending: tuple[A
     return found if found.epoch == epoch else found.model_copy(update={"epoch": epoch, "results": ()})
 
 
-def _landed(result: ActionResult, memory: Memory, me: Writer, epoch: int) -> bool:
+def _landed(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int) -> bool:
     """Whether this is the mark that we have tried to set last, and have not begun since."""
     meant = memory.marked
     ours = result.state == "started" and result.nonce == me.nonce
@@ -192,7 +193,7 @@ def _landed(result: ActionResult, memory: Memory, me: Writer, epoch: int) -> boo
 
 
 def _current(
-    base: Acted, memory: Memory, me: Writer, epoch: int, pending: tuple[Action, ...] | None, now: float
+    base: Acted, memory: ActionMemory, me: Writer, epoch: int, pending: tuple[Action, ...] | None, now: float
 ) -> Acted:
     """`base` with what is known now, without what nobody waits for any more."""
     floor = max(base.floor, memory.floor(epoch))
@@ -204,21 +205,21 @@ def _current(
             missing = memory.running or memory.ended
             if missing is None or (epoch, action.index) != memory.begun:
                 gone = _started(action, replace(me, nonce="", boot=""), now)
-                missing = ended(gone, Outcome("lost", error=_PASSED_OVER), now)
+                missing = ended(gone, ActionOutcome("lost", error=_PASSED_OVER), now)
             results.append(missing)
     kept = [item for item in results if item.state == "started" or wanted is None or item.index in wanted]
     return _fitted(base.model_copy(update={"floor": floor, "results": tuple(kept)}))
 
 
-def _settled(result: ActionResult, memory: Memory, me: Writer, epoch: int, now: float) -> ActionResult:
+def _settled(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int, now: float) -> ActionResult:
     """What is to be said of it now."""
     if result.state != "started":
         return result
     if result.nonce == me.nonce and memory.begun == (epoch, result.index):
         return memory.running or memory.ended or result
     if result.name == REBOOT and me.rebooted(result.boot):
-        return ended(result, Outcome("done"), now)
-    return ended(result, Outcome("lost", error=LOST), now)
+        return ended(result, ActionOutcome("done"), now)
+    return ended(result, ActionOutcome("lost", error=LOST), now)
 
 
 def _fitted(acted: Acted) -> Acted:

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from noded.actions.decide import REBOOT, RESTART, Outcome
+from noded.actions.decide import REBOOT, RESTART, ActionOutcome
 from noded.drivers import contract
 from noded.drivers.contract import OWN_ACTIONS, ActionFailed, Context, DriverError
 from noded.drivers.support import command
@@ -40,36 +40,36 @@ class Performer:
         self._context = context
         self._reboot_command = reboot_command
 
-    def rested(self, desired: bytes | None) -> bool:
+    def has_reconciled(self, desired: bytes | None) -> bool:
         """Whether noded has done what this value of `desired/<node>` asks for, as far as it can just now."""
-        return self._agent.rested(desired)
+        return self._agent.has_reconciled(desired)
 
-    def turn(self, action: Action) -> AbstractAsyncContextManager[None]:
+    def hold_driver(self, action: Action) -> AbstractAsyncContextManager[None]:
         """While it lasts, nothing else is done to what is driven."""
-        return self._agent.turn(looks_on=action.name != RESTART)
+        return self._agent.hold_driver(keep_inspecting=action.name != RESTART)
 
-    async def perform(self, action: Action) -> Outcome | None:
-        """Do it, within `turn`. None: the PC has agreed to reboot, which is to come."""
-        log.info("begins %s", _named(action))
-        self._agent.tell(_named(action))
+    async def perform(self, action: Action) -> ActionOutcome | None:
+        """Do it, within `hold_driver`. None: the PC has agreed to reboot, which is to come."""
+        log.info("begins %s", _describe(action))
+        self._agent.show_reason(_describe(action))
         try:
-            result = _plain(await self._result_of(action))
+            result = _bounded_result(await self._run_action(action))
         except ActionFailed as failure:
-            return self._failed(action, failure.message, _plain(failure.result))
+            return self._failed_outcome(action, failure.message, _bounded_result(failure.result))
         except DriverError as error:
-            return self._failed(action, error.message)
+            return self._failed_outcome(action, error.message)
         except Exception as error:
-            log.debug("%s", _named(action), exc_info=True)
-            return self._failed(action, f"{type(error).__name__}: {error}")
+            log.debug("%s", _describe(action), exc_info=True)
+            return self._failed_outcome(action, f"{type(error).__name__}: {error}")
         if action.name == REBOOT:
             log.info("the PC is to reboot: its command has ended with code 0")
             return None
-        log.info("has done %s", _named(action))
-        return Outcome("done", result)
+        log.info("has done %s", _describe(action))
+        return ActionOutcome("done", result)
 
-    async def _result_of(self, action: Action) -> Json:
+    async def _run_action(self, action: Action) -> Json:
         if action.name == RESTART:
-            return await self._agent.restart(_named(action))
+            return await self._agent.restart(_describe(action))
         if action.name == REBOOT:
             return await self._reboot()
         if self._agent.driver is None:
@@ -80,7 +80,7 @@ class Performer:
             has = ", ".join([*OWN_ACTIONS, *sorted(offered)])
             raise DriverError(f"driver {name} has no action {action.name} (this node has: {has})")
         what = offered[action.name]
-        return await _bounded(what.run(json_copy(action.args)), what.timeout_s)
+        return await _with_timeout(what.run(json_copy(action.args)), what.timeout_s)
 
     async def _reboot(self) -> None:
         if self._reboot_command is None:
@@ -95,18 +95,18 @@ class Performer:
         if finished.problem is not None:
             raise DriverError(f"the reboot command failed: {finished.problem}")
 
-    def _failed(self, action: Action, message: str, result: Json = None) -> Outcome:
+    def _failed_outcome(self, action: Action, message: str, result: Json = None) -> ActionOutcome:
         line = one_line(message, ERROR_CHARS_MAX)
-        log.error("%s failed: %s", _named(action), line)
-        return Outcome("failed", result, line)
+        log.error("%s failed: %s", _describe(action), line)
+        return ActionOutcome("failed", result, line)
 
 
-def _named(action: Action) -> str:
+def _describe(action: Action) -> str:
     asked_by = f", asked by {one_line(action.actor, 100)}" if action.actor else ""
     return f"action {one_line(action.name, 100)} (command {action.index}{asked_by})"
 
 
-async def _bounded(call: Awaitable[T], timeout_s: float) -> T:
+async def _with_timeout(call: Awaitable[T], timeout_s: float) -> T:
     """What it returns. DriverError when it does not within the time, or is cancelled by somebody else than us."""
     task = asyncio.ensure_future(call)
     try:
@@ -117,10 +117,10 @@ async def _bounded(call: Awaitable[T], timeout_s: float) -> T:
             raise DriverError("it was cancelled")
         return task.result()
     finally:
-        await _cut(task)
+        await _cancel(task)
 
 
-async def _cut(task: asyncio.Future[Any]) -> None:
+async def _cancel(task: asyncio.Future[Any]) -> None:
     if task.done():
         return
     task.cancel()
@@ -131,7 +131,7 @@ async def _cut(task: asyncio.Future[Any]) -> None:
         log.debug("when it was cut off", exc_info=task.exception())
 
 
-def _plain(value: Any) -> Json:
+def _bounded_result(value: Any) -> Json:
     """A result as the journal can take it, or why it was left out: drivers are strangers' code."""
     try:
         if not bounded(value, _RESULT_LEVELS_MAX):

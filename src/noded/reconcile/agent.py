@@ -21,7 +21,7 @@ from noded.reconcile import planner
 from noded.reconcile.last_applied import LastApplied
 from noded.reconcile.orders import Orders, order_text
 from noded.reconcile.planner import Memory, Plan, RetryDelays, Task
-from noded.registration.claim import Presence
+from noded.registration.claim import NodeClaim
 from nodestore.schema.models import Desired, Status
 from nodestore.support.jsonio import Document, dumps
 from nodestore.support.logs import RateLimitedLog, one_line
@@ -38,7 +38,7 @@ _STEPS_MAX = 8
 
 
 @dataclass(frozen=True)
-class Timing:
+class AgentTiming:
     """tick_s: how often it looks though nothing happened. start_wait_s: for how long it waits for etcd after its
     start, before it goes on with what it last applied."""
 
@@ -50,68 +50,68 @@ class Timing:
 class Agent:
     """Drives one node. `load` finds drivers by name; `report` takes each status.
 
-    One step of the loop, or one action (see `turn`), at a time has the driver.
+    One step of the loop, or one action (see `hold_driver`), at a time has the driver.
     """
 
     def __init__(
         self,
         context: Context,
         orders: Orders,
-        presence: Presence,
+        claim: NodeClaim,
         report: Callable[[Status], None],
         load: Callable[[str], DriverFactory],
-        timing: Timing,
+        timing: AgentTiming,
     ) -> None:
         self._context = context
         self._orders = orders
-        self._presence = presence
+        self._claim = claim
         self._report = report
         self._load = load
         self._timing = timing
         self._last_applied = LastApplied(context.work_dir)
-        self._remembered = self._last_applied.load()
-        before = self._remembered.spec if self._remembered else None
+        self._persisted = self._last_applied.load()
+        before = self._persisted.spec if self._persisted else None
         self._memory = Memory(driver=before.driver if before else None, good=before)
         self._driver: tuple[str, Driver] | None = None
         self._wake = asyncio.Event()
-        self._busy = asyncio.Lock()
-        self._inspecting = asyncio.Lock()
-        self._looks_on = False
-        self._rested: tuple[bytes | None] | None = None
+        self._driver_lock = asyncio.Lock()
+        self._inspect_lock = asyncio.Lock()
+        self._keep_inspecting = False
+        self._reconciled: tuple[bytes | None] | None = None
         self._log_order = RateLimitedLog(log, math.inf)
-        self.came_to_rest: Callable[[], None] = lambda: None
-        """Called when `rested` becomes true for another value."""
-        self._started = time.monotonic()
-        self._offline = False
+        self.on_reconciled: Callable[[], None] = lambda: None
+        """Called when `has_reconciled` becomes true for another value."""
+        self._started_at = time.monotonic()
+        self._is_offline = False
         self._reason = ""
-        self._unwritable = ""
+        self._persist_error = ""
         self._log_unwritable = RateLimitedLog(log, math.inf)
 
     def wake(self) -> None:
         """Look soon."""
         self._wake.set()
 
-    async def run(self) -> NoReturn:
+    async def reconcile_forever(self) -> NoReturn:
         """Reconcile for ever."""
         while True:
             self._wake.clear()
             again_in_s = await self._reconcile()
             await set_within(self._wake, again_in_s)
 
-    async def end(self, reason: str) -> None:
+    async def shut_down(self, reason: str) -> None:
         """Stop what is driven, because noded ends; the status says so. Errors are logged: nobody could repair them."""
         # an apply that was cut short may have started something that the memory does not know of
         name = self._driver[0] if self._driver is not None else self._memory.driver
         if name is not None:
             log.info("stops: %s", reason)
             try:
-                await self._act(Task(name, reason, ""))
+                await self._execute_task(Task(name, reason, ""))
             except DriverError as error:
                 log.error("could not stop driver %s: %s", name, error.message)
                 return
         self._reason = reason
         self._memory = Memory()
-        self._tell(self._obeyed, Actual(), Plan(None, "idle"))
+        self._report_status(self._desired_in_force, Actual(), Plan(None, "idle"))
 
     # --- actions ---
 
@@ -120,88 +120,88 @@ class Agent:
         """The driver that has something in effect, or last tried to, and its name."""
         return self._driver
 
-    def rested(self, raw: bytes | None) -> bool:
+    def has_reconciled(self, raw: bytes | None) -> bool:
         """Whether this was the value of `desired/<node>` when there last was no step to take."""
-        return self._rested == (raw,)
+        return self._reconciled == (raw,)
 
     @asynccontextmanager
-    async def turn(self, *, looks_on: bool) -> AsyncIterator[None]:
+    async def hold_driver(self, *, keep_inspecting: bool) -> AsyncIterator[None]:
         """The driver is ours for an action: no step is taken meanwhile. looks_on: the loop still inspects and tells."""
-        self._looks_on = looks_on
+        self._keep_inspecting = keep_inspecting
         try:
-            async with self._busy:
+            async with self._driver_lock:
                 yield
         finally:
-            self._looks_on = False
+            self._keep_inspecting = False
             self.wake()
 
-    def tell(self, reason: str) -> None:
+    def show_reason(self, reason: str) -> None:
         """Show in the status what is being done."""
         self._reason = reason
         self.wake()
 
     async def restart(self, reason: str) -> None:
-        """Within `turn`: stop what is driven and apply it anew. DriverError; then the loop goes on trying."""
-        wanted, driven = self._wanted(), self._memory.driver
+        """Within `hold_driver`: stop what is driven and apply it anew. DriverError; then the loop goes on trying."""
+        wanted, driven = self._desired_state(), self._memory.driver
         if wanted is None or wanted[0] is None or driven is None:
             raise DriverError("nothing is driven on this node now: there is nothing to restart")
         desired = wanted[0]
         self._memory = planner.restarting(self._memory)
-        async with self._inspecting:  # a look that began during the action before
-            await self._act(Task(driven, reason, ""))
+        async with self._inspect_lock:  # a look that began during the action before
+            await self._execute_task(Task(driven, reason, ""))
         plan = planner.plan(desired, Actual(), self._memory, time.monotonic(), backoff=self._timing.backoff)
         if plan.task is None:
             raise DriverError(plan.error or "nothing is to run")
-        await self._take(replace(plan.task, reason=reason), desired, Actual(), plan)
+        await self._run_task(replace(plan.task, reason=reason), desired, Actual(), plan)
         if self._memory.applied is None:
             rejected = self._memory.rejected
             raise DriverError(self._memory.attempts.error or (rejected.error if rejected else "it did not come up"))
 
     # --- what is wanted ---
 
-    def _wanted(self) -> tuple[Desired | None, str] | None:
+    def _desired_state(self) -> tuple[Desired | None, str] | None:
         """What is to be, and why nothing when it is nothing; None while that cannot be told yet."""
-        presence, orders = self._presence, self._orders
-        if not presence.held and presence.waits_for is not None:
-            self._offline = False
-            return None, f"{presence.waits_for} drives this node"
-        if orders.known and (presence.held or self._offline):
-            self._remembered = None  # etcd has spoken: what the file says never counts again
+        presence, orders = self._claim, self._orders
+        if not presence.was_held and presence.other_holder is not None:
+            self._is_offline = False
+            return None, f"{presence.other_holder} drives this node"
+        if orders.is_known and (presence.was_held or self._is_offline):
+            self._persisted = None  # etcd has spoken: what the file says never counts again
             return orders.desired, "the node has no desired state"
-        if not self._offline and time.monotonic() >= self._started + self._timing.start_wait_s:
+        if not self._is_offline and time.monotonic() >= self._started_at + self._timing.start_wait_s:
             log.warning("etcd gives no claim on the node: goes on with what it can know")
-            self._offline = True
-        if not self._offline:
+            self._is_offline = True
+        if not self._is_offline:
             return None
-        if orders.known:
+        if orders.is_known:
             return orders.desired, "the node has no desired state"
-        return (self._remembered, "") if self._remembered is not None else None
+        return (self._persisted, "") if self._persisted is not None else None
 
     # --- one look ---
 
     async def _reconcile(self) -> float:
         """Take steps until none is due; how many seconds to sleep unless woken."""
         for _ in range(_STEPS_MAX):
-            if self._looks_on:
-                again_in_s = await self._step(looks_on=True)
+            if self._keep_inspecting:
+                again_in_s = await self._step(inspect_only=True)
             else:
-                async with self._busy:
+                async with self._driver_lock:
                     again_in_s = await self._step()
             if again_in_s is not None:
                 return again_in_s
         return 0.0
 
-    async def _step(self, *, looks_on: bool = False) -> float | None:
+    async def _step(self, *, inspect_only: bool = False) -> float | None:
         """Look, and take the step that is due; None when one was. looks_on: only look."""
-        wanted = self._wanted()
-        obeys = self._orders.known and (self._presence.held or self._offline)
+        wanted = self._desired_state()
+        obeys = self._orders.is_known and (self._claim.was_held or self._is_offline)
         raw = self._orders.raw
         if wanted is None:
-            left_s = self._started + self._timing.start_wait_s - time.monotonic()
+            left_s = self._started_at + self._timing.start_wait_s - time.monotonic()
             return min(self._timing.tick_s, left_s) if left_s > 0 else self._timing.tick_s
         desired, nothing_because = wanted
-        if obeys and not looks_on:
-            self._begin(desired)
+        if obeys and not inspect_only:
+            self._log_order_once(desired)
         actual, settle_s = await self._inspect()
         now = time.monotonic()
         self._memory = planner.settled(self._memory, actual, now, settle_s)
@@ -214,20 +214,20 @@ class Agent:
             settle_s=settle_s,
             backoff=self._timing.backoff,
         )
-        if plan.task is not None and not looks_on:
-            await self._take(plan.task, desired, actual, plan)
+        if plan.task is not None and not inspect_only:
+            await self._run_task(plan.task, desired, actual, plan)
             return None
-        self._tell(desired, actual, plan)
+        self._report_status(desired, actual, plan)
         if plan.task is not None:
             return self._timing.tick_s
-        self._remember(desired)
-        if obeys and self._rested != (raw,):
-            self._rested = (raw,)
-            self.came_to_rest()
+        self._persist_last_applied(desired)
+        if obeys and self._reconciled != (raw,):
+            self._reconciled = (raw,)
+            self.on_reconciled()
         wait_s = self._timing.tick_s if plan.wake_at is None else plan.wake_at - now
         return max(0.0, min(self._timing.tick_s, wait_s))
 
-    def _begin(self, desired: Desired | None) -> None:
+    def _log_order_once(self, desired: Desired | None) -> None:
         """Log once which order of a master is being applied, so that what comes later can be attributed to it."""
         if desired is not None:
             self._log_order.log(logging.INFO, f"obeys order {order_text(desired.order)} (epoch.term.generation)")
@@ -237,7 +237,7 @@ class Agent:
             return Actual(), 0.0
         name, driver = self._driver
         try:
-            async with self._inspecting, asyncio.timeout(_INSPECT_TIMEOUT_S):
+            async with self._inspect_lock, asyncio.timeout(_INSPECT_TIMEOUT_S):
                 return await driver.inspect(), driver.settle_s
         except DriverError as error:
             drift = error.message
@@ -248,7 +248,7 @@ class Agent:
             drift = f"{type(error).__name__}: {error}"
         return Actual(drift=f"driver {name} cannot tell what is: {drift}", failed=True), driver.settle_s
 
-    async def _take(self, task: Task, desired: Desired | None, actual: Actual, plan: Plan) -> None:
+    async def _run_task(self, task: Task, desired: Desired | None, actual: Actual, plan: Plan) -> None:
         """One step, and what is remembered of it."""
         generation = f"generation {desired.generation}: " if desired is not None else ""
         verb = f"applies by driver {task.driver}: " if task.spec is not None else ""
@@ -257,11 +257,11 @@ class Agent:
         started_at = time.monotonic()
         # most steps are too short to be worth a write of their own
         slow = asyncio.get_running_loop().call_later(
-            _SHOW_APPLYING_S, self._tell, desired, actual, Plan(None, "applying", plan.error)
+            _SHOW_APPLYING_S, self._report_status, desired, actual, Plan(None, "applying", plan.error)
         )
         try:
-            await self._act(task)
-        except _Rejected as rejected:
+            await self._execute_task(task)
+        except _TaskRejected as rejected:
             self._memory = planner.failed(self._memory, rejected.task, started_at, rejected.message, retryable=False)
             log.error("%srefused by driver %s: %s", generation, rejected.task.driver, rejected.message)
         except DriverError as error:
@@ -274,16 +274,16 @@ class Agent:
         finally:
             slow.cancel()
 
-    async def _act(self, task: Task) -> None:
+    async def _execute_task(self, task: Task) -> None:
         """Do it. DriverError, whatever the driver raised."""
         try:
             if task.spec is not None:
                 previous = self._memory.applied if self._memory.driver == task.driver else None
-                await self._of(task.driver).apply(task.spec, previous)
+                await self._driver_of(task.driver).apply(task.spec, previous)
                 return
             if task.then is not None:
                 self._check_exists(task.then.driver, Task(task.then.driver, task.reason, task.target, task.then))
-            await self._of(task.driver).stop()
+            await self._driver_of(task.driver).stop()
         except DriverError:
             raise
         except Exception as error:
@@ -295,9 +295,9 @@ class Agent:
         try:
             self._load(name)
         except DriverError as error:
-            raise _Rejected(error.message, task) from None
+            raise _TaskRejected(error.message, task) from None
 
-    def _of(self, name: str) -> Driver:
+    def _driver_of(self, name: str) -> Driver:
         """The instance of that driver. DriverError when there is none."""
         if self._driver is None or self._driver[0] != name:
             self._driver = (name, self._load(name)(self._context))
@@ -306,24 +306,24 @@ class Agent:
     # --- what it tells ---
 
     @property
-    def _obeyed(self) -> Desired | None:
-        return self._orders.desired if self._orders.known else self._remembered
+    def _desired_in_force(self) -> Desired | None:
+        return self._orders.desired if self._orders.is_known else self._persisted
 
-    def _remember(self, desired: Desired | None) -> None:
+    def _persist_last_applied(self, desired: Desired | None) -> None:
         """Keep on disk what is in effect, for a start while etcd is away. A full disk must not stop the work."""
         if desired is not None and self._memory.applied != desired.spec:
             return  # not in effect (yet)
-        if desired is None and self._presence.waits_for is not None:
+        if desired is None and self._claim.other_holder is not None:
             return  # it is another host's, which says nothing about what the node is to be
         try:
-            self._last_applied.keep(desired)
-            self._unwritable = ""
+            self._last_applied.save(desired)
+            self._persist_error = ""
             self._log_unwritable.reset()
         except OSError as error:
-            self._unwritable = f"cannot remember what it applied: {error.strerror or error}"
-            self._log_unwritable.log(logging.WARNING, self._unwritable)
+            self._persist_error = f"cannot remember what it applied: {error.strerror or error}"
+            self._log_unwritable.log(logging.WARNING, self._persist_error)
 
-    def _tell(self, desired: Desired | None, actual: Actual, plan: Plan) -> None:
+    def _report_status(self, desired: Desired | None, actual: Actual, plan: Plan) -> None:
         error = plan.error or self._orders.problem
         self._report(
             Status(
@@ -335,16 +335,16 @@ class Agent:
                 observed_generation=desired.generation if desired else 0,
                 phase="failed" if plan.error is None and self._orders.problem else plan.phase,
                 reason=self._reason,
-                actual=_showable(actual.state),
+                actual=_bounded_state(actual.state),
                 error=error[:ERROR_CHARS_MAX] if error else None,
-                warning=self._unwritable or None,
+                warning=self._persist_error or None,
                 attempts=self._memory.attempts.count,
                 driver=desired.spec.driver if desired else None,
             )
         )
 
 
-def _showable(state: Document) -> Document:
+def _bounded_state(state: Document) -> Document:
     """What a driver found, if it can be a part of a status: drivers are strangers' code."""
     try:
         size = len(dumps(state))
@@ -353,7 +353,7 @@ def _showable(state: Document) -> Document:
     return state if size <= ACTUAL_BYTES_MAX else {"omitted": f"larger than {ACTUAL_BYTES_MAX} bytes"}
 
 
-class _Rejected(DriverError):
+class _TaskRejected(DriverError):
     """The task that cannot be is another than the one that was being done."""
 
     def __init__(self, message: str, task: Task) -> None:

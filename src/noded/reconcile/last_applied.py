@@ -29,7 +29,7 @@ class LastApplied:
         except Garbage:
             return None
 
-    def keep(self, desired: Desired | None) -> None:
+    def save(self, desired: Desired | None) -> None:
         """Remember `desired`, or that nothing may run. Writes only what differs from the file. OSError."""
         wanted = None if desired is None else desired.encode()
         if read_bounded(self._path) == wanted:

@@ -25,9 +25,9 @@ class Orders:
 
     def __init__(self, key: str) -> None:
         self._key = key
-        self._floor: Order | None = None
+        self._highest_obeyed: Order | None = None
         self._log_once = RateLimitedLog(log, math.inf)
-        self.known = False
+        self.is_known = False
         """Whether etcd has been read at all."""
         self.raw: bytes | None = None
         """What it held then, obeyed or not; None: nothing."""
@@ -35,9 +35,9 @@ class Orders:
         self.problem: str | None = None
         """Why what is in etcd now is not obeyed; None when it is."""
 
-    def take(self, value: bytes | None) -> None:
+    def observe(self, value: bytes | None) -> None:
         """The key's value as etcd has it now; None when it is absent."""
-        self.known, self.raw = True, value
+        self.is_known, self.raw = True, value
         if value is None:
             if self.desired is not None:
                 log.info("its desired state was deleted")
@@ -50,13 +50,13 @@ class Orders:
             self.problem = f"the desired state is not readable, so the one before stays in force: {error}"
             log.error("%s", self.problem)
             return
-        if self._floor is not None and desired.order < self._floor:
-            self._refuse(desired.order, self._floor)
+        if self._highest_obeyed is not None and desired.order < self._highest_obeyed:
+            self._note_refused(desired.order, self._highest_obeyed)
             return
-        self._floor = desired.order
+        self._highest_obeyed = desired.order
         self.desired, self.problem = desired, None
 
-    def _refuse(self, order: Order, floor: Order) -> None:
+    def _note_refused(self, order: Order, floor: Order) -> None:
         self.problem = (
             f"ignores order {order_text(order)}: it has already obeyed {order_text(floor)} (epoch.term.generation)"
         )

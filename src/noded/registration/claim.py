@@ -35,7 +35,7 @@ class Superseded(Conflict):
 
 
 @dataclass(frozen=True)
-class Me:
+class NodedIdentity:
     """Who this noded is. `host_id`: the machine; `nonce`: this process."""
 
     node: str
@@ -43,7 +43,7 @@ class Me:
     nonce: str
 
 
-class Verdict(Enum):
+class ClaimDecision(Enum):
     """What to do about the claim as it stands in etcd."""
 
     OURS = "it is ours, on our present lease"
@@ -52,65 +52,65 @@ class Verdict(Enum):
     SUPERSEDED = "somebody else has put over ours"
 
 
-def judge(found: KV | None, me: Me, lease: int, *, held: bool) -> Verdict:
-    """The rule. `held`: whether ours has ever been there. `lease`: the one we have now, 0 for none."""
+def decide_claim(found: KV | None, me: NodedIdentity, lease: int, *, was_held: bool) -> ClaimDecision:
+    """The rule. `was_held`: whether ours has ever been there. `lease`: the one we have now, 0 for none."""
     if found is None:
-        return Verdict.CLAIM
+        return ClaimDecision.CLAIM
     try:
         alive = decode(Alive, found.value, found.key)
     except Garbage:  # nobody of ours wrote it
-        return Verdict.CLAIM
+        return ClaimDecision.CLAIM
     if alive.nonce == me.nonce:
-        return Verdict.OURS if found.lease == lease else Verdict.CLAIM
-    if held:
-        return Verdict.SUPERSEDED
+        return ClaimDecision.OURS if found.lease == lease else ClaimDecision.CLAIM
+    if was_held:
+        return ClaimDecision.SUPERSEDED
     abandoned = found.lease == 0  # without a lease it would never go
-    return Verdict.CLAIM if abandoned or alive.host_id == me.host_id else Verdict.WAIT
+    return ClaimDecision.CLAIM if abandoned or alive.host_id == me.host_id else ClaimDecision.WAIT
 
 
-class Presence:
-    """Keeps the claim. `changed` is called whenever `claim` or `waits_for` has another value."""
+class NodeClaim:
+    """Keeps the claim. `changed` is called whenever `claim_revision` or `other_holder` has another value."""
 
-    def __init__(self, etcd: Etcd, key: str, me: Me, ttl_s: int, changed: Callable[[], None]) -> None:
+    def __init__(self, etcd: Etcd, key: str, me: NodedIdentity, ttl_s: int, on_change: Callable[[], None]) -> None:
         self._etcd = etcd
         self._key = key
         self._me = me
         self._ttl_s = ttl_s
-        self._changed = changed
+        self._on_change = on_change
         self._lease: Lease | None = None
         self._since = time.time()
         self._log_once = RateLimitedLog(log, math.inf)
-        self.held = False
+        self.was_held = False
         """Whether the node has been ours since this noded started."""
-        self.claim: int | None = None
+        self.claim_revision: int | None = None
         """mod_revision of our claim; None while we have none, or do not know."""
-        self.waits_for: str | None = None
+        self.other_holder: str | None = None
         """The other host that has the node, until it goes."""
 
-    async def keep(self) -> NoReturn:
+    async def maintain_claim(self) -> NoReturn:
         """Claim the node and keep it. Raises Superseded, and nothing else: outages and refusals are waited out."""
         while True:
-            self._lease = await self._granted()
+            self._lease = await self._grant_lease()
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._lease.keep())
+                    tasks.create_task(self._lease.keep_alive())
                     tasks.create_task(self._watch(self._lease))
             except* LeaseLost as lost:
                 why = lost.exceptions[0]
                 log.warning("lease lost (%s): goes on with what it was told, and claims the node again", why)
-            self._set(None, self.waits_for)
+            self._set_claim(None, self.other_holder)
 
-    async def leave(self) -> None:
+    async def release_claim(self) -> None:
         """Give the node up now instead of after the lease's TTL. Best effort, bounded."""
         if self._lease is not None:
             await self._lease.revoke()
 
-    async def _granted(self) -> Lease:
+    async def _grant_lease(self) -> Lease:
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
                 # looked at first: under etcd's NOSPACE alarm reads work though no lease is granted
-                await self._look(0)
+                await self._read_decision(0)
                 return await Lease.grant(self._etcd, self._ttl_s)
             except Superseded:
                 raise
@@ -122,14 +122,14 @@ class Presence:
         """Each change of the key only wakes: what counts is what a linearizable read then finds."""
         async with aclosing(follow_key(self._etcd, self._key)) as changes:
             async for _ in changes:
-                await self._settle(lease)
+                await self._settle_claim(lease)
 
-    async def _settle(self, lease: Lease) -> None:
+    async def _settle_claim(self, lease: Lease) -> None:
         """Until etcd has answered, and the claim is ours or another host's."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
-                if await self._put_over(lease):
+                if await self._try_claim(lease):
                     return
             except (Superseded, LeaseLost):
                 raise
@@ -137,9 +137,9 @@ class Presence:
                 self._log_once.log(logging.WARNING, f"cannot claim node {self._me.node}: {error}")
             await asyncio.sleep(backoff.next_s())
 
-    async def _put_over(self, lease: Lease) -> bool:
+    async def _try_claim(self, lease: Lease) -> bool:
         """Whether all is settled: nothing was to be claimed, or the claim is ours now."""
-        found = await self._look(lease.id)
+        found = await self._read_decision(lease.id)
         if found is None:
             return True
         mine = Alive(
@@ -152,34 +152,36 @@ class Presence:
         # a second copy of this transaction fails its compare, so it may be repeated; the look tells what came of it
         put = op_put(self._key, mine.encode(), lease=lease.id)
         await self._etcd.txn([cmp_mod(self._key, found)], [put], repeatable=True)
-        return await self._look(lease.id) is None
+        return await self._read_decision(lease.id) is None
 
-    async def _look(self, lease: int) -> int | None:
+    async def _read_decision(self, lease: int) -> int | None:
         """Read and judge. The mod_revision to put over when the claim is to be put (0: absent), else None."""
         found = await self._etcd.get(self._key)
-        verdict = judge(found, self._me, lease, held=self.held)
-        if verdict is Verdict.SUPERSEDED:
-            raise Superseded(f"another noded has taken over node {self._me.node}: {_who(found)}")
-        if verdict is Verdict.WAIT:
-            self._log_once.log(logging.WARNING, f"waits and drives nothing: {_who(found)} has node {self._me.node}")
-            self._set(None, _who(found))
+        verdict = decide_claim(found, self._me, lease, was_held=self.was_held)
+        if verdict is ClaimDecision.SUPERSEDED:
+            raise Superseded(f"another noded has taken over node {self._me.node}: {_describe_holder(found)}")
+        if verdict is ClaimDecision.WAIT:
+            self._log_once.log(
+                logging.WARNING, f"waits and drives nothing: {_describe_holder(found)} has node {self._me.node}"
+            )
+            self._set_claim(None, _describe_holder(found))
             return None
-        if verdict is Verdict.CLAIM:
-            self._set(None, None)
+        if verdict is ClaimDecision.CLAIM:
+            self._set_claim(None, None)
             return found.mod_revision if found is not None else 0
         assert found is not None
-        self.held = True
+        self.was_held = True
         self._log_once.log(logging.INFO, f"node {self._me.node} is ours")
-        self._set(found.mod_revision, None)
+        self._set_claim(found.mod_revision, None)
         return None
 
-    def _set(self, claim: int | None, waits_for: str | None) -> None:
-        if (claim, waits_for) != (self.claim, self.waits_for):
-            self.claim, self.waits_for = claim, waits_for
-            self._changed()
+    def _set_claim(self, claim: int | None, waits_for: str | None) -> None:
+        if (claim, waits_for) != (self.claim_revision, self.other_holder):
+            self.claim_revision, self.other_holder = claim, waits_for
+            self._on_change()
 
 
-def _who(found: KV | None) -> str:
+def _describe_holder(found: KV | None) -> str:
     if found is None:
         return "nobody"
     try:

@@ -8,7 +8,7 @@ import math
 import time
 from typing import NoReturn
 
-from noded.registration.claim import Presence
+from noded.registration.claim import NodeClaim
 from noded.registration.follow_key import RETRY_FIRST_S, RETRY_MAX_S
 from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import Etcd, cmp_mod, op_get, op_put
@@ -18,22 +18,22 @@ from nodestore.support.logs import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
-_APART_S = 0.25
-_FAREWELL_S = 1.0
+_WRITE_EVERY_S = 0.25
+_FLUSH_TIMEOUT_S = 1.0
 
 
-class Reporter:
+class StatusReporter:
     """Keeps `key` equal to the newest status given. Older ones that were not yet written are dropped.
 
     Each write compares our claim, so a noded that was replaced writes nothing; and the status as we last knew it, so
     that a write of ours which etcd received late cannot replace a newer one.
     """
 
-    def __init__(self, etcd: Etcd, key: str, alive_key: str, presence: Presence) -> None:
+    def __init__(self, etcd: Etcd, key: str, alive_key: str, claim: NodeClaim) -> None:
         self._etcd = etcd
         self._key = key
         self._alive_key = alive_key
-        self._presence = presence
+        self._claim = claim
         self._newest: Status | None = None
         self._written: Status | None = None
         self._revision: int | None = None  # of the status in etcd; None: not known
@@ -45,16 +45,16 @@ class Reporter:
         self._newest = status
         self._wake.set()
 
-    def claim_changed(self) -> None:
+    def on_claim_changed(self) -> None:
         """To be called when the claim is another one: what could not be written may be possible now, and what was
         written may be gone with a store that was restored."""
-        self._forget()
+        self._forget_written()
         self._wake.set()
 
-    def _forget(self) -> None:
+    def _forget_written(self) -> None:
         self._written = self._revision = None
 
-    async def keep(self) -> NoReturn:
+    async def write_statuses(self) -> NoReturn:
         """Write what is reported, for ever. Outages are waited out."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
@@ -63,24 +63,24 @@ class Reporter:
             try:
                 await self._write()
                 backoff.reset()
-                await asyncio.sleep(_APART_S)  # a driver that flaps shall not wear out etcd's disk
+                await asyncio.sleep(_WRITE_EVERY_S)  # a driver that flaps shall not wear out etcd's disk
                 continue
             except NodectlError as error:
-                self._complain(error)
+                self._log_unless_outage(error)
             self._wake.set()
             await asyncio.sleep(backoff.next_s())
 
-    async def farewell(self) -> None:
+    async def flush(self) -> None:
         """Write what is still waiting, within a second or not at all."""
         try:
-            async with asyncio.timeout(_FAREWELL_S):
+            async with asyncio.timeout(_FLUSH_TIMEOUT_S):
                 await self._write()
         except (NodectlError, TimeoutError) as error:
             log.warning("the last status was not written: %s", error or "etcd did not answer in time")
 
     async def _write(self) -> None:
         """Bring etcd up to date, or leave it when the node is not ours. NodectlError when that stays open."""
-        claim, status = self._presence.claim, self._newest
+        claim, status = self._claim.claim_revision, self._newest
         if claim is None or status is None or status.same_but_for_time(self._written):
             return
         if self._revision is None:
@@ -91,7 +91,7 @@ class Reporter:
                 return
         status = status.model_copy(update={"time": round(time.time(), 3)})
         compares = [cmp_mod(self._alive_key, claim), cmp_mod(self._key, self._revision)]
-        self._forget()  # whatever happens below but success leaves open what etcd has
+        self._forget_written()  # whatever happens below but success leaves open what etcd has
         result = await self._etcd.txn(compares, [op_put(self._key, status.encode())], [op_get(self._alive_key)])
         self._log_once.reset()
         if result.succeeded:
@@ -101,6 +101,6 @@ class Reporter:
         if alive is not None and alive.mod_revision == claim:  # then it was the status that is another one
             self._wake.set()
 
-    def _complain(self, error: NodectlError) -> None:
+    def _log_unless_outage(self, error: NodectlError) -> None:
         if not isinstance(error, Unavailable | OutcomeUnknown):  # an outage is no complaint
             self._log_once.log(logging.WARNING, f"status not written: {error}")

@@ -30,7 +30,7 @@ from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.models import Epoch, LeaderRecord, Paused, Term, TermRecord, decode
 
 _RESIGN_TRIES = 5
-_HOW_IT_ENDED_S = 0.2
+_REASON_TIMEOUT_S = 0.2
 TAIL_ENTRIES_MAX = 7
 """Entries that a takeover brings along; what is beyond is read after it, under the term already won. So few that even
 the largest ones (8 MiB, as we ship etcd) make no answer that is too large to be received."""
@@ -63,7 +63,7 @@ class Fence:
 
 
 @dataclass(frozen=True, slots=True)
-class Won:
+class TakeoverWon:
     """A term, and what a new leader must know, read in the transaction that won it (or anew, after a lost reply)."""
 
     fence: Fence
@@ -74,20 +74,22 @@ class Won:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class TakeoverLost:
     """Somebody was faster, the store is paused, or its epoch changed: what was found instead.
 
-    `garbage`: mod_revision of a `paused` that nobody can read, which may be passed over by trying again with it.
-    `answered`: one of the caller's own compares failed, and nothing else. `other_epoch`: the store's is not the one
+    `garbage_revision`: mod_revision of a `paused` that nobody can read, which may be passed over by trying again with
+    it.
+    `challenge_answered`: one of the caller's own compares failed, and nothing else. `is_other_epoch`: the store's is
+    not the one
     that was compared.
     """
 
     leader: KV | None
     paused: bool
-    why: str
-    garbage: int = 0
-    answered: bool = False
-    other_epoch: bool = False
+    reason: str
+    garbage_revision: int = 0
+    challenge_answered: bool = False
+    is_other_epoch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +102,12 @@ class LeaderSeen:
     garbage: str | None = None
 
     @property
-    def vacant(self) -> bool:
+    def is_vacant(self) -> bool:
         """Nobody can be leading by this key: it is absent, unreadable, or hangs on no lease and would stay for ever."""
         return self.record is None or self.lease == 0
 
 
-def leader_seen(kv: KV | None) -> LeaderSeen:
+def parse_leader(kv: KV | None) -> LeaderSeen:
     """Read the `leader` key; garbage in it is somebody to take over from, not an error."""
     if kv is None:
         return LeaderSeen()
@@ -146,7 +148,7 @@ async def takeover(
     timeout_s: float = 2.0,
     compares: Sequence[Compare] = (),
     paused: int = 0,
-) -> Won | Lost:
+) -> TakeoverWon | TakeoverLost:
     """Try to become leader, in one raft round. `paused`: mod_revision of an unreadable pause that is passed over.
     `compares`: what else must hold: that the leader has not answered a challenge meanwhile, say.
 
@@ -154,7 +156,8 @@ async def takeover(
     compare the same observed revision of `leader` and that `terms/<nonce>` is absent (without the latter a late copy
     could land after its first was won *and resigned*, when `leader` is absent again).
 
-    OutcomeUnknown: it may still land; whoever sees its own nonce in `leader` later must `claim` or `resign` it.
+    OutcomeUnknown: it may still land; whoever sees its own nonce in `leader` later must `confirm_takeover` or
+    `resign` it.
     """
     record = TermRecord(
         id=me.id,
@@ -167,7 +170,7 @@ async def takeover(
         taken_from=seen.record.id if seen.record else None,
         taken_term=seen.revision or None,
     )
-    result = await etcd.txn_by_two(
+    result = await etcd.txn_hedged(
         [
             cmp_mod(keys.leader, seen.revision),
             cmp_mod(keys.epoch, epoch.revision),
@@ -178,38 +181,40 @@ async def takeover(
         [
             op_put(keys.leader, me.encode(), lease=lease),
             op_put(keys.term(me.nonce), record.encode()),
-            *_bearings(keys, next_index),
+            *_catch_up_reads(keys, next_index),
         ],
         [op_get(keys.leader), op_get(keys.paused), op_get(keys.epoch)],
         timeout_s=timeout_s,
     )
     if result.succeeded:
-        return _won(result, 2, Fence(Term(epoch.epoch, result.revision), epoch.revision, me.nonce))
+        return _parse_won(result, 2, Fence(Term(epoch.epoch, result.revision), epoch.revision, me.nonce))
     leader = result.range(0).first
-    found = leader_seen(leader)
+    found = parse_leader(leader)
     if found.record is not None and found.record.nonce == me.nonce:
-        return await claim(etcd, keys, seen=found, epoch=epoch, next_index=next_index)
+        return await confirm_takeover(etcd, keys, seen=found, epoch=epoch, next_index=next_index)
     pause = result.range(1).first
     if pause is not None and pause.mod_revision != paused:
-        return _paused(leader, pause)
+        return _lost_to_pause(leader, pause)
     now = result.range(2).first
     if now is None or now.mod_revision != epoch.revision:
-        return Lost(leader, False, "the store's epoch has changed", other_epoch=True)
+        return TakeoverLost(leader, False, "the store's epoch has changed", is_other_epoch=True)
     if found.revision == seen.revision:
         why = f"{found.record.id if found.record else 'the leader'} has answered meanwhile"
-        return Lost(leader, False, why, answered=True)
-    return Lost(leader, False, f"{found.record.id if found.record else 'somebody else'} was faster")
+        return TakeoverLost(leader, False, why, challenge_answered=True)
+    return TakeoverLost(leader, False, f"{found.record.id if found.record else 'somebody else'} was faster")
 
 
-def _paused(leader: KV | None, pause: KV) -> Lost:
+def _lost_to_pause(leader: KV | None, pause: KV) -> TakeoverLost:
     try:
         decode(Paused, pause.value, pause.key)
     except Garbage as error:
-        return Lost(leader, False, f"the pause is unreadable: {error}", pause.mod_revision)
-    return Lost(leader, True, "takeovers are paused")
+        return TakeoverLost(leader, False, f"the pause is unreadable: {error}", pause.mod_revision)
+    return TakeoverLost(leader, True, "takeovers are paused")
 
 
-async def claim(etcd: Etcd, keys: Keys, *, seen: LeaderSeen, epoch: EpochSeen, next_index: int) -> Won | Lost:
+async def confirm_takeover(
+    etcd: Etcd, keys: Keys, *, seen: LeaderSeen, epoch: EpochSeen, next_index: int
+) -> TakeoverWon | TakeoverLost:
     """Take up a term whose takeover reply was lost: our nonce is in `leader`, so its mod_revision is our term.
 
     Head and journal are read anew, in one transaction that compares that we still hold it.
@@ -217,10 +222,10 @@ async def claim(etcd: Etcd, keys: Keys, *, seen: LeaderSeen, epoch: EpochSeen, n
     if seen.record is None:
         raise ValueError("there is no term to claim")
     fence = Fence(Term(epoch.epoch, seen.revision), epoch.revision, seen.record.nonce)
-    result = await etcd.txn(fence.compares(keys), _bearings(keys, next_index), [op_get(keys.leader)])
+    result = await etcd.txn(fence.compares(keys), _catch_up_reads(keys, next_index), [op_get(keys.leader)])
     if result.succeeded:
-        return _won(result, 0, fence)
-    return Lost(result.range(0).first, False, "the term had ended before it was claimed")
+        return _parse_won(result, 0, fence)
+    return TakeoverLost(result.range(0).first, False, "the term had ended before it was claimed")
 
 
 async def resign(etcd: Etcd, keys: Keys, fence: Fence, why: str) -> bool:
@@ -234,23 +239,23 @@ async def resign(etcd: Etcd, keys: Keys, fence: Fence, why: str) -> bool:
                 compares.append(cmp_mod(found.key, found.mod_revision))
                 then.append(op_put(found.key, record.encode()))
         result = await etcd.txn(compares, then, [op_get(keys.leader)], repeatable=True)
-        if result.succeeded or leader_seen(result.range(0).first).revision != fence.term.revision:
+        if result.succeeded or parse_leader(result.range(0).first).revision != fence.term.revision:
             return result.succeeded
         # the record was written in between, by the leader itself, which does that once a term
     raise Unavailable(f"{keys.term(fence.nonce)} changes all the time: somebody else writes it")
 
 
-async def how_it_ended(etcd: Etcd, keys: Keys, nonce: str) -> str | None:
+async def resignation_reason(etcd: Etcd, keys: Keys, nonce: str) -> str | None:
     """What a former leader said when it resigned; None when it said nothing (its lease ran out, say), or etcd does not
     tell at once: whoever is about to take over does not wait for that."""
     try:
-        found = await etcd.get(keys.term(nonce), timeout_s=_HOW_IT_ENDED_S)
+        found = await etcd.get(keys.term(nonce), timeout_s=_REASON_TIMEOUT_S)
         return None if found is None else decode(TermRecord, found.value, found.key).ended
     except NodectlError:
         return None
 
 
-def _bearings(keys: Keys, next_index: int) -> list[Op]:
+def _catch_up_reads(keys: Keys, next_index: int) -> list[Op]:
     return [
         op_get(keys.head),
         op_get(keys.applied),
@@ -259,8 +264,8 @@ def _bearings(keys: Keys, next_index: int) -> list[Op]:
     ]
 
 
-def _won(result: TxnResult, skip: int, fence: Fence) -> Won:
-    return Won(
+def _parse_won(result: TxnResult, skip: int, fence: Fence) -> TakeoverWon:
+    return TakeoverWon(
         fence,
         head=result.range(skip).first,
         applied=result.range(skip + 1).first,

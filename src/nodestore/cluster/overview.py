@@ -11,7 +11,7 @@ from nodestore.etcd.session import Etcd, Member, MemberStatus
 from nodestore.schema.api_types import LiveMaster, MasterView, MemberView
 from nodestore.schema.models import Candidate
 
-_ANSWER_S = 0.5
+_ANSWER_TIMEOUT_S = 0.5
 """A member that has not answered by then is called ill: this is asked for when something is wrong, and nobody waits."""
 
 
@@ -22,10 +22,10 @@ async def member_views(etcd: Etcd) -> list[MemberView]:
     by_id = {status.member: (endpoint, status) for endpoint, status, _ in said if status is not None}
     leading = next((status.leader for _, status in by_id.values() if status.leader), 0)
     unheard = {endpoint: error or "silent" for endpoint, status, error in said if status is None}
-    return [_member(item, by_id, unheard, leading) for item in sorted(listed, key=lambda item: item.name)]
+    return [_member_view(item, by_id, unheard, leading) for item in sorted(listed, key=lambda item: item.name)]
 
 
-def votes(view: Mapping[str, Any]) -> bool:
+def counts_toward_quorum(view: Mapping[str, Any]) -> bool:
     """Whether the member of this view counts towards the quorum: it answers and knows a leader. It may well have an
     alarm, which all members report.
     """
@@ -35,15 +35,15 @@ def votes(view: Mapping[str, Any]) -> bool:
 
 async def _status(etcd: Etcd, endpoint: str) -> tuple[str, MemberStatus | None, str | None]:
     try:
-        async with asyncio.timeout(_ANSWER_S):
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             return endpoint, await etcd.status(endpoint), None
     except TimeoutError:
-        return endpoint, None, f"no answer within {_ANSWER_S:g} s"
+        return endpoint, None, f"no answer within {_ANSWER_TIMEOUT_S:g} s"
     except NodectlError as error:
         return endpoint, None, str(error)
 
 
-def _member(
+def _member_view(
     item: Member, by_id: dict[int, tuple[str, MemberStatus]], unheard: dict[str, str], leading: int
 ) -> MemberView:
     endpoint, status = by_id.get(item.id, (None, None))

@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         )
         self._environ = os.environ if environ is None else environ
 
-    def option(
+    def add_option(
         self, name: str, convert: Callable[[str], T], *, default: T | str | None = None, meta: str, text: str
     ) -> None:
         """Add `--name`. `convert` raises ValueError, or a NodectlError, that says what is wrong with the text.
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
             help=text,
         )
 
-    def flag(self, name: str, *, text: str) -> None:
+    def add_flag(self, name: str, *, text: str) -> None:
         """Add `--name`, which is off unless given. In the environment: 1, true or yes; 0, false, no or nothing."""
         variable = "NODECTL_" + name.replace("-", "_").upper()
         given = self._environ.get(variable, "").lower()
@@ -86,20 +86,24 @@ def argument_type(convert: Callable[[str], T]) -> Callable[[str], T]:
 
 def add_common(parser: Parser) -> None:
     """The options that every program which talks to etcd has."""
-    parser.option("cluster", _cluster, meta="NAME", text="name of the cluster; its keys are under /nodectl/NAME/")
-    parser.option(
+    parser.add_option(
+        "cluster", _parse_cluster, meta="NAME", text="name of the cluster; its keys are under /nodectl/NAME/"
+    )
+    parser.add_option(
         "endpoints",
         endpoints,
         default="127.0.0.1:2379",
         meta="HOST:PORT,...",
         text="etcd's members, this PC's own first (default: %(default)s)",
     )
-    parser.option("user", str, default="", meta="NAME", text="user of etcd")
-    parser.option("password-file", Path, default="", meta="FILE", text="file whose first line is that user's password")
-    parser.option("ca", Path, default="", meta="FILE", text="certificate authority of etcd's members: turns TLS on")
-    parser.option("cert", Path, default="", meta="FILE", text="our certificate for etcd")
-    parser.option("key", Path, default="", meta="FILE", text="the key of that certificate")
-    parser.option(
+    parser.add_option("user", str, default="", meta="NAME", text="user of etcd")
+    parser.add_option(
+        "password-file", Path, default="", meta="FILE", text="file whose first line is that user's password"
+    )
+    parser.add_option("ca", Path, default="", meta="FILE", text="certificate authority of etcd's members: turns TLS on")
+    parser.add_option("cert", Path, default="", meta="FILE", text="our certificate for etcd")
+    parser.add_option("key", Path, default="", meta="FILE", text="the key of that certificate")
+    parser.add_option(
         "lease-ttl",
         whole_seconds_between(1, 300),
         default="2s",
@@ -107,18 +111,18 @@ def add_common(parser: Parser) -> None:
         text="lease TTL: etcd drops this process after so long without a keepalive; whole seconds "
         "(default: %(default)s)",
     )
-    parser.option(
-        "log-level", _level, default="info", meta="LEVEL", text=f"one of {', '.join(logs.LEVELS)} (default: info)"
+    parser.add_option(
+        "log-level", _parse_level, default="info", meta="LEVEL", text=f"one of {', '.join(logs.LEVELS)} (default: info)"
     )
 
 
 def add_maintenance(parser: Parser) -> None:
     """Who makes room in etcd, moves its leadership and reads its sizes, where it has users: all that is root's."""
     text = "user of etcd with the rights of root, for its maintenance (default: the same as all else)"
-    parser.option("maintenance-user", str, default="", meta="NAME", text=text)
-    parser.option("maintenance-password-file", Path, default="", meta="FILE", text="file with that user's password")
-    parser.option("maintenance-cert", Path, default="", meta="FILE", text="a certificate of such a user, instead")
-    parser.option("maintenance-key", Path, default="", meta="FILE", text="the key of that certificate")
+    parser.add_option("maintenance-user", str, default="", meta="NAME", text=text)
+    parser.add_option("maintenance-password-file", Path, default="", meta="FILE", text="file with that user's password")
+    parser.add_option("maintenance-cert", Path, default="", meta="FILE", text="a certificate of such a user, instead")
+    parser.add_option("maintenance-key", Path, default="", meta="FILE", text="the key of that certificate")
 
 
 def maintenance_settings(options: argparse.Namespace, base: EtcdSettings) -> EtcdSettings:
@@ -130,12 +134,12 @@ def maintenance_settings(options: argparse.Namespace, base: EtcdSettings) -> Etc
         user=user, password_file=password_file, cert=cert, key=key, has_ca=base.ca is not None, prefix="--maintenance-"
     )
     if cert is not None:
-        readable("--maintenance-cert", cert)
-        readable("--maintenance-key", key)
+        read_option_file("--maintenance-cert", cert)
+        read_option_file("--maintenance-key", key)
         base = replace(base, user=None, password=None, password_file=None, cert=cert, key=key)
     if user is None:
         return base
-    password = _password(password_file, "--maintenance-password-file")
+    password = _read_password(password_file, "--maintenance-password-file")
     return replace(base, user=user, password=password, password_file=password_file)
 
 
@@ -151,11 +155,11 @@ def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
     for name in ("ca", "cert", "key"):
         path = getattr(options, name)
         if path is not None:
-            readable(f"--{name}", path)
+            read_option_file(f"--{name}", path)
     return EtcdSettings(
         endpoints=options.endpoints,
         user=options.user,
-        password=_password(options.password_file),
+        password=_read_password(options.password_file),
         password_file=options.password_file,
         ca=options.ca,
         cert=options.cert,
@@ -163,7 +167,7 @@ def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
     )
 
 
-def readable(option: str, path: Path) -> bytes:
+def read_option_file(option: str, path: Path) -> bytes:
     """The bytes of the file that an option names; Invalid when it cannot be read."""
     try:
         return path.read_bytes()
@@ -178,17 +182,17 @@ def endpoints(text: str) -> tuple[str, ...]:
     return given
 
 
-def _cluster(text: str) -> str:
+def _parse_cluster(text: str) -> str:
     return check_name("cluster", text)
 
 
-def _level(text: str) -> str:
+def _parse_level(text: str) -> str:
     if text.lower() not in logs.LEVELS:
         raise ValueError(f"{text!r} is not one of {', '.join(logs.LEVELS)}")
     return text.lower()
 
 
-def _password(path: Path | None, option: str = "--password-file") -> str | None:
+def _read_password(path: Path | None, option: str = "--password-file") -> str | None:
     if path is None:
         return None
     try:

@@ -15,15 +15,15 @@ from nodestore.support import logs
 def run(program: str, name: str, log_level: str, work: Coroutine[Any, Any, None]) -> int:
     """Run `work` to its end: 0, 130 after Ctrl-C, a NodectlError's own exit code, 1 for anything else. No traceback,
     but at level debug."""
-    logs.setup(program, name, log_level)
+    logs.setup_logging(program, name, log_level)
     log = logging.getLogger(program)
-    _collect_seldom()
+    _reduce_garbage_collection()
     try:
         asyncio.run(work)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        reason = reason_of(error)
+        reason = first_error(error)
         log.debug("ends", exc_info=True)
         if isinstance(reason, NodectlError):
             log.error("ends: %s", reason)
@@ -34,17 +34,17 @@ def run(program: str, name: str, log_level: str, work: Coroutine[Any, Any, None]
     return 0
 
 
-_ALLOCATIONS = 10_000
+_GC_THRESHOLD = 10_000
 """How many more objects there must be than at the last look for cycles. Python's 700 costs a fifth of all CPU here:
 what a daemon makes are entries, which stay a while and have no cycles."""
 
 
-def _collect_seldom() -> None:
+def _reduce_garbage_collection() -> None:
     gc.freeze()  # what the imports have made stays for good: it is not looked through again
-    gc.set_threshold(_ALLOCATIONS, *gc.get_threshold()[1:])
+    gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
-def reason_of(error: BaseException) -> BaseException:
+def first_error(error: BaseException) -> BaseException:
     """The first single error in a group of groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

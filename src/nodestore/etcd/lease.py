@@ -19,10 +19,12 @@ from nodestore.etcd.session import BrokenStream, Etcd, Stream
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.02
-_TRIES = 4  # an answer is waited for as long as that part of the TTL: two more members can be asked before it is over
+_TRIES_PER_TTL = (
+    4  # an answer is waited for as long as that part of the TTL: two more members can be asked before it is over
+)
 
 
-def now() -> float:
+def boottime_s() -> float:
     """Seconds on a clock that goes on while the PC sleeps, as etcd's do; Linux' monotonic clock stands still then."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -30,32 +32,32 @@ def now() -> float:
 
 
 class Lease:
-    """A granted lease. Nothing renews it but a running `keep()`."""
+    """A granted lease. Nothing renews it but a running `keep_alive()`."""
 
     def __init__(self, etcd: Etcd, lease: int, ttl_s: float, sent: float) -> None:
         self._etcd = etcd
         self.id = lease
         self.ttl_s = ttl_s
-        self._sent = sent
+        self._last_sent_at = sent
 
     @classmethod
     async def grant(cls, etcd: Etcd, ttl_s: int) -> Self:
         """A new lease; etcd may give a longer TTL than asked. Unavailable, NoSpace or Denied otherwise."""
-        sent = now()
+        sent = boottime_s()
         lease, granted_s = await etcd.grant(ttl_s)
         return cls(etcd, lease, float(granted_s), sent)
 
     @property
     def left_s(self) -> float:
         """Seconds for which it surely lives yet, by this clock."""
-        return self._sent + self.ttl_s - now()
+        return self._last_sent_at + self.ttl_s - boottime_s()
 
     @property
     def overdue_s(self) -> float:
         """For how long etcd should have confirmed it, and has not."""
-        return max(0.0, now() - self._sent - self.ttl_s / 3)
+        return max(0.0, boottime_s() - self._last_sent_at - self.ttl_s / 3)
 
-    async def keep(self, *, patience_s: float = 0.0) -> NoReturn:
+    async def keep_alive(self, *, patience_s: float = 0.0) -> NoReturn:
         """Keep it alive until cancelled; LeaseLost once it is gone, or may be, and nothing else: who has it goes on.
 
         `patience_s`: for who does no harm by believing in it too long (whatever it writes is fenced): for so long
@@ -66,14 +68,16 @@ class Lease:
         try:
             while (left_s := self.left_s + patience_s) > 0:
                 try:
-                    async with asyncio.timeout(min(self.ttl_s / _TRIES, left_s)):
+                    async with asyncio.timeout(min(self.ttl_s / _TRIES_PER_TTL, left_s)):
                         if stream is None:
                             stream = await self._etcd.open_stream("Lease/LeaseKeepAlive")
-                        await self._beat(stream)
+                        await self._send_keepalive(stream)
                 except LeaseLost:
                     raise
                 except TimeoutError:
-                    last = str(stream.silent()) if stream is not None else self._etcd.refusal or "no token in time"
+                    last = (
+                        str(stream.report_silence()) if stream is not None else self._etcd.refusal or "no token in time"
+                    )
                 except (BrokenStream, NodectlError) as fault:  # a refusal may be taken back, too
                     last = said = str(fault)
                 else:
@@ -92,18 +96,18 @@ class Lease:
             if stream is not None:
                 await stream.close()
 
-    async def _beat(self, stream: Stream) -> None:
-        sent = now()
+    async def _send_keepalive(self, stream: Stream) -> None:
+        sent = boottime_s()
         await stream.send(pb.LeaseKeepAliveRequest(ID=self.id), self.ttl_s)
         reply = await stream.receive(self.ttl_s)
         if reply is None:  # at a doubt: the answer may well come yet, and its time is short anyway
             reply = await stream.receive(self.ttl_s)
         if reply is None:
-            raise stream.silent()
-        stream.doubted = False
+            raise stream.report_silence()
+        stream.probe_requested = False
         if reply.TTL <= 0:
             raise LeaseLost("etcd says that it has expired")
-        self._sent = sent
+        self._last_sent_at = sent
 
     async def revoke(self) -> None:
         """End it now, so that its keys go at once; when etcd cannot be reached it expires by itself."""

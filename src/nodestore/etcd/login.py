@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 _PAUSE_FIRST_S = 0.2
 _PAUSE_MAX_S = 5.0
 """Between two questions with the same password: etcd takes 0.1 s of a core to check one, on purpose."""
-_LOOK_S = 0.5
+_FILE_READ_EVERY_S = 0.5
 """Between two looks into the file while etcd refuses what was in it."""
-_TELL_S = 60.0
+_LOG_EVERY_S = 60.0
 
 
 class Login:
@@ -35,15 +35,15 @@ class Login:
         self._clock = clock
         self._user, self._file = settings.user, settings.password_file
         self._password = settings.password or ""
-        self.accepted = False
+        self.was_accepted = False
         """Whether etcd has ever taken us, with these credentials or without any."""
         self.refusal: str | None = None
         """Why etcd refuses us although it has taken us before; None while it does not."""
         self._backoff = Backoff(_PAUSE_FIRST_S, _PAUSE_MAX_S)
-        self._again_at = self._look_at = 0.0
-        self._why: str | None = None
+        self._next_try_at = self._next_read_at = 0.0
+        self._last_refusal: str | None = None
         """What was answered last, until there is a token."""
-        self._limited_log = RateLimitedLog(log, _TELL_S)
+        self._limited_log = RateLimitedLog(log, _LOG_EVERY_S)
 
     def password(self) -> str:
         """What is in the file now. The password stays as it was if the file has none, as while it is being written."""
@@ -52,47 +52,53 @@ class Login:
                 self._password = read_password(self._file)
         return self._password
 
-    def check(self) -> None:
+    def raise_if_too_early(self) -> None:
         """Raises what etcd answered last, when it is too early to ask again: Denied, or later on Unavailable."""
         now = self._clock()
-        if self._why is None or now >= self._again_at:
+        if self._last_refusal is None or now >= self._next_try_at:
             return
-        if now >= self._look_at:
-            self._look_at = now + _LOOK_S
+        if now >= self._next_read_at:
+            self._next_read_at = now + _FILE_READ_EVERY_S
             before = self._password
             if self.password() != before:
                 return
-        raise Unavailable(self._why) if self.accepted else Denied(self._why)  # anew: a traceback grows at each raise
+        raise (
+            Unavailable(self._last_refusal) if self.was_accepted else Denied(self._last_refusal)
+        )  # anew: a traceback grows at each raise
 
-    def refused(self, error: NodectlError) -> NodectlError:
+    def record_refusal(self, error: NodectlError) -> NodectlError:
         """etcd said so: what to raise. Unavailable once it has taken us before, else `error` itself."""
         now = self._clock()
-        self._again_at, self._look_at, self._why = now + self._backoff.next_s(), now + _LOOK_S, str(error)
-        if not self.accepted:
+        self._next_try_at, self._next_read_at, self._last_refusal = (
+            now + self._backoff.next_s(),
+            now + _FILE_READ_EVERY_S,
+            str(error),
+        )
+        if not self.was_accepted:
             return error
-        self.refusal = self._why = self._explained(self._why.removeprefix("etcd refuses: "))
+        self.refusal = self._last_refusal = self._explain(self._last_refusal.removeprefix("etcd refuses: "))
         self._limited_log.log(logging.ERROR, f"{self.refusal}; goes on as it is meanwhile")
         return Unavailable(self.refusal)
 
-    def _explained(self, why: str) -> str:
+    def _explain(self, why: str) -> str:
         if self._user is None:
             return f"{why}, which it did not before: start this program with --user, or turn its access control off"
         file = f"write its password into {self._file}" if self._file is not None else "use its present password"
         return f"etcd refuses user {self._user}, which it has taken before ({why}): {file}, or put it right in etcd"
 
-    def gained(self) -> None:
+    def record_token(self) -> None:
         """There is a token; whether it is worth anything is not known yet."""
-        self.accepted, self._why = True, None
+        self.was_accepted, self._last_refusal = True, None
 
     @property
-    def open(self) -> bool:
+    def awaits_success(self) -> bool:
         """Whether it is news that etcd takes us."""
-        return not self.accepted or self._backoff.failures > 0
+        return not self.was_accepted or self._backoff.failures > 0
 
-    def taken(self) -> None:
+    def record_success(self) -> None:
         """etcd has done something for us."""
         if self.refusal is not None:
             log.info("etcd takes %s again", f"user {self._user}" if self._user else "us")
-        self.accepted, self.refusal, self._why = True, None, None
+        self.was_accepted, self.refusal, self._last_refusal = True, None, None
         self._backoff.reset()
         self._limited_log.reset()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.pb import etcd_pb2 as pb
-from nodestore.etcd.rpc import RpcFailed, error_of
+from nodestore.etcd.rpc import RpcFailed, to_nodectl_error
 from nodestore.etcd.session import Etcd
 
-_ALARM_S = 2.0
-_SILENCE_S = 30.0
+_ALARM_TIMEOUT_S = 2.0
+_SILENCE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +38,25 @@ async def disarm(etcd: Etcd, alarm: Alarm) -> None:
     await etcd.call("Maintenance/Alarm", request)
 
 
-async def reads(etcd: Etcd, endpoint: str, timeout_s: float = _ALARM_S) -> bool:
+async def answers_reads(etcd: Etcd, endpoint: str, timeout_s: float = _ALARM_TIMEOUT_S) -> bool:
     """Whether that member answers a read from its own database, which it does not while it defragments.
 
     Denied when the user may not read at all.
     """
     request = pb.RangeRequest(key=b"\0", serializable=True, count_only=True)
     try:
-        await etcd.at(endpoint, "KV/Range", request, timeout_s)
+        await etcd.call_member(endpoint, "KV/Range", request, timeout_s)
     except (Unavailable, OutcomeUnknown):
         return False
     return True
 
 
-async def download(etcd: Etcd, endpoint: str, silence_s: float = _SILENCE_S) -> AsyncGenerator[bytes, None]:
+async def download_database(
+    etcd: Etcd, endpoint: str, silence_s: float = _SILENCE_TIMEOUT_S
+) -> AsyncGenerator[bytes, None]:
     """That member's whole database, as `etcdctl snapshot save` writes it: the last 32 bytes are the SHA-256 of the
     rest. Use it with `contextlib.aclosing`. Unavailable when it breaks off."""
-    stream = await etcd.download(endpoint, "Maintenance/Snapshot", pb.SnapshotRequest(), timeout_s=silence_s)
+    stream = await etcd.open_download(endpoint, "Maintenance/Snapshot", pb.SnapshotRequest(), timeout_s=silence_s)
     try:
         while True:
             try:
@@ -62,7 +64,7 @@ async def download(etcd: Etcd, endpoint: str, silence_s: float = _SILENCE_S) -> 
             except RpcFailed as failed:
                 if failed.code == "ok":
                     return
-                raise _broken(failed) from None
+                raise _download_error(failed) from None
             if reply is None:
                 raise Unavailable(f"etcd member {endpoint} has sent nothing for {silence_s:g} s")
             yield reply.blob
@@ -70,6 +72,6 @@ async def download(etcd: Etcd, endpoint: str, silence_s: float = _SILENCE_S) -> 
         await stream.close()
 
 
-def _broken(failed: RpcFailed) -> NodectlError:
-    error = error_of(failed)
+def _download_error(failed: RpcFailed) -> NodectlError:
+    error = to_nodectl_error(failed)
     return error if type(error) is not NodectlError else Unavailable(f"etcd member {failed}")

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 MEMORY_ENVIRONMENT = {"GOMEMLIMIT": "120MiB", "GOGC": "50"}
 """Keeps a member at 150-180 MB where it would take 650-750 after a write storm, for a tenth of the write rate."""
 
-SETTINGS: Mapping[str, str] = {
+DEFAULT_SETTINGS: Mapping[str, str] = {
     # A change of etcd's leader takes 0.7-0.9 s instead of 1.3-1.9; below this a busy 2-core PC raises false alarms.
     "heartbeat-interval": "50",
     "election-timeout": "500",
@@ -65,7 +65,7 @@ class MemberConfig:
             "initial-cluster": ",".join(f"{name}={url}" for name, url in self.initial_cluster.items()),
             "initial-cluster-token": self.cluster_token,
             "initial-cluster-state": "existing" if self.existing else "new",
-            **SETTINGS,
+            **DEFAULT_SETTINGS,
             **(self.settings or {}),
         }
 

@@ -36,14 +36,14 @@ Metadata = tuple[tuple[str, str], ...]
 _MESSAGE_BYTES_MAX = 64 << 20  # grpc's 4 MiB default makes a large catch-up fail again at every resume
 
 
-def _of_an_earlier_loop(record: logging.LogRecord) -> bool:
+def _is_from_closed_loop(record: logging.LogRecord) -> bool:
     """grpc has one poller a process, and tells it of a loop that has been closed (a command of nodectl may have several
     loops, one after another). The complaint that asyncio logs then, with a traceback, is about nothing."""
     error = record.exc_info[1] if record.exc_info else None
     return "PollerCompletionQueue" in record.getMessage() and "loop is closed" in str(error)
 
 
-logging.getLogger("asyncio").addFilter(lambda record: not _of_an_earlier_loop(record))
+logging.getLogger("asyncio").addFilter(lambda record: not _is_from_closed_loop(record))
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 10_000),  # the server refuses pings more often than every 5 s
@@ -77,7 +77,7 @@ class RpcFailed(Exception):
     def __init__(self, address: str, code: str, details: str, fault: Fault) -> None:
         super().__init__(f"{address}: {code}: {details}")
         self.code, self.details, self.fault = code, details, fault
-        self.lives = details.startswith("etcdserver: ")  # the member itself says so, a dead one does not
+        self.member_alive = details.startswith("etcdserver: ")  # the member itself says so, a dead one does not
 
 
 # Never proposed: the channel had no connection; or etcd refused before raft (an interceptor, a queue that is full).
@@ -94,7 +94,7 @@ _AMBIGUOUS = (
 )
 
 
-def fault_of(code: StatusCode, details: str) -> Fault:
+def classify_status(code: StatusCode, details: str) -> Fault:
     """Sorts a status. What is not surely harmless counts as ambiguous."""
     if any(text in details for text in _NOT_PROPOSED):
         return Fault.NOT_SENT
@@ -113,7 +113,7 @@ def fault_of(code: StatusCode, details: str) -> Fault:
     return Fault.AMBIGUOUS if code in _AMBIGUOUS else Fault.FINAL
 
 
-def error_of(failed: RpcFailed) -> NodectlError:
+def to_nodectl_error(failed: RpcFailed) -> NodectlError:
     """The typed error for an answer that will not change by asking again."""
     details = failed.details.removeprefix("etcdserver: ")
     if failed.fault is Fault.TOKEN:
@@ -167,7 +167,7 @@ _DOWNLOAD: dict[str, tuple[type[Message], type[Message]]] = {
 def connect_by_grpc(settings: EtcdSettings) -> Connect:
     """How the members are reached unless a test says otherwise. Invalid when a certificate cannot be read."""
     credentials = _credentials_of(settings)
-    return lambda address: Endpoint(address, credentials)
+    return lambda address: GrpcConnection(address, credentials)
 
 
 def _credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
@@ -182,7 +182,7 @@ def _credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
         raise Invalid(f"cannot read {error.filename}: {error.strerror or error}") from None
 
 
-def _cancelled_by_others() -> bool:
+def _cancelled_by_grpc() -> bool:
     """Whether the CancelledError just caught came out of grpc: nobody has asked the current task to end."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() == 0
@@ -195,13 +195,14 @@ class Duplex(Protocol):
 
     async def receive(self, timeout_s: float) -> Any | None: ...
 
-    def nudge(self) -> None: ...
+    def wake_reader(self) -> None: ...
 
     async def close(self) -> None: ...
 
 
 class Connection(Protocol):
-    """A member, as the session sees it: `Endpoint`, or what a test puts in its place. Every fault is RpcFailed."""
+    """A member, as the session sees it: `GrpcConnection`, or what a test puts in its place. Every fault is
+    RpcFailed."""
 
     @property
     def address(self) -> str: ...
@@ -223,7 +224,7 @@ class RpcStream:
     def __init__(self, address: str, call: Any) -> None:
         self._address, self._call = address, call
         self._reading: asyncio.Future[Any] | None = None
-        self._nudged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wake_requested: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def send(self, message: Message, timeout_s: float) -> None:
         """Returns once it is on its way. One sender at a time."""
@@ -233,31 +234,31 @@ class RpcStream:
         except TimeoutError:
             raise RpcFailed(self._address, "silent", f"took nothing for {timeout_s:g} s", Fault.AMBIGUOUS) from None
         except asyncio.CancelledError:
-            if not _cancelled_by_others():
+            if not _cancelled_by_grpc():
                 raise
-            raise await self._why() from None
+            raise await self._end_status() from None
         except (aio.AioRpcError, asyncio.InvalidStateError, aio.UsageError):
-            raise await self._why() from None
+            raise await self._end_status() from None
 
     async def receive(self, timeout_s: float) -> Any | None:
         """The next message, or None when none came in time, or at a nudge; the read goes on then, nothing is lost."""
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
         reading = self._reading
-        await asyncio.wait((reading, self._nudged), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if self._nudged.done():
-            self._nudged = asyncio.get_running_loop().create_future()
+        await asyncio.wait((reading, self._wake_requested), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._wake_requested.done():
+            self._wake_requested = asyncio.get_running_loop().create_future()
         if not reading.done():
             return None
         self._reading = None
         if reading.cancelled() or reading.exception() is not None or reading.result() is aio.EOF:
-            raise await self._why()
+            raise await self._end_status()
         return reading.result()
 
-    def nudge(self) -> None:
+    def wake_reader(self) -> None:
         """Whoever waits in `receive`, or does so next, looks up."""
-        if not self._nudged.done():
-            self._nudged.set_result(None)
+        if not self._wake_requested.done():
+            self._wake_requested.set_result(None)
 
     async def close(self) -> None:
         """End it. Returns once nothing of it is left in this event loop."""
@@ -273,15 +274,15 @@ class RpcStream:
         await self._call.initial_metadata()
         return await self._call.read()
 
-    async def _why(self) -> RpcFailed:
+    async def _end_status(self) -> RpcFailed:
         """The status with which the stream ended; a write to a dead stream alone does not tell it."""
         if not self._call.done():
             self._call.cancel()
         code, details = await self._call.code(), (await self._call.details()) or ""
-        return RpcFailed(self._address, code.name.lower(), details, fault_of(code, details))
+        return RpcFailed(self._address, code.name.lower(), details, classify_status(code, details))
 
 
-class Endpoint:
+class GrpcConnection:
     """One member's address, with a channel that connects when it is first used and again after every fault."""
 
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
@@ -315,9 +316,9 @@ class Endpoint:
             return await self._unary[method](request, timeout=timeout_s, metadata=metadata)
         except aio.AioRpcError as error:
             code, details = error.code(), error.details() or ""
-            raise RpcFailed(self.address, code.name.lower(), details, fault_of(code, details)) from None
+            raise RpcFailed(self.address, code.name.lower(), details, classify_status(code, details)) from None
         except asyncio.CancelledError:
-            if not _cancelled_by_others():
+            if not _cancelled_by_grpc():
                 raise
             raise RpcFailed(self.address, "cancelled", "the channel was closed", Fault.AMBIGUOUS) from None
 

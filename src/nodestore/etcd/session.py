@@ -36,13 +36,13 @@ from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.rpc import (
     Connect,
     Connection,
-    Endpoint,
     Fault,
+    GrpcConnection,
     Metadata,
     RpcFailed,
     RpcStream,
     connect_by_grpc,
-    error_of,
+    to_nodectl_error,
 )
 from nodestore.etcd.stream import BrokenStream, Stream
 from nodestore.etcd.types import (
@@ -54,44 +54,44 @@ from nodestore.etcd.types import (
     Op,
     Range,
     TxnResult,
-    Wrote,
+    WriteResult,
     cmp_create,
     cmp_lease,
     cmp_mod,
     cmp_value,
     host_port,
-    kv_of,
+    kv_from_pb,
     op_delete,
     op_get,
     op_put,
     op_range,
-    range_of,
-    result_of,
-    status_of,
+    range_from_pb,
+    result_from_pb,
+    status_from_pb,
 )
 from nodestore.schema.keys import prefix_end
 
 __all__ = [
     "KV", "BrokenStream", "Compare", "Etcd", "EtcdSettings", "Member", "MemberStatus", "Op", "Range", "Stream",
-    "TxnResult", "Wrote", "cmp_create", "cmp_lease", "cmp_mod", "cmp_value", "kv_of", "op_delete", "op_get", "op_put",
-    "op_range",
+    "TxnResult", "WriteResult", "cmp_create", "cmp_lease", "cmp_mod", "cmp_value", "kv_from_pb", "op_delete", "op_get",
+    "op_put", "op_range",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 _ROUND_PAUSE_S = 0.05
-_HEDGES_S = (0.15, 0.3, 0.6)
+_HEDGE_DELAYS_S = (0.15, 0.3, 0.6)
 """After so long, each counted from the one before, another copy of what may be repeated goes to another member. Longer
 than a commit takes on a busy PC, and far shorter than waiting for a member that has gone."""
-_LATELY_S = 3.0
-_AGAIN_S = 0.1
-_AGAIN_MAX = 10
+_RECENT_FAILURE_S = 3.0
+_EXTRA_COPY_PAUSE_S = 0.1
+_EXTRA_COPIES_MAX = 10
 _COPY_MIN_S = 0.02  # with less time left another copy is not worth its while
 _TOKENS_MAX = 3  # refused in a row within one call
-_HAS_LEADER = (("hasleader", "true"),)
+_REQUIRE_LEADER = (("hasleader", "true"),)
 
 
-class _Repeat(Enum):
+class _RetryPolicy(Enum):
     """What a second copy of a call does."""
 
     FREELY = "nothing that matters: try again after any fault; the last answer counts"
@@ -110,13 +110,13 @@ class Etcd:
         connect = connect or connect_by_grpc(settings)
         self._endpoints = [connect(address) for address in settings.endpoints]
         self._current = 0
-        self._faults: dict[str, float] = {}  # when each endpoint was last left
+        self._last_failure_at: dict[str, float] = {}  # when each endpoint was last left
         self._streams: set[Stream] = set()
-        self._answered: Connection | None = None
+        self._last_answering: Connection | None = None
         self._closed = False
         self._login = Login(settings)
         self._token: str | None = None  # "" while etcd's access control is off, whatever user we have
-        self._authenticating = asyncio.Lock()
+        self._login_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,35 +136,36 @@ class Etcd:
         """The address in use."""
         return self._endpoints[self._current].address
 
-    def leave(self, endpoint: Connection, *, lives: bool = False) -> None:
+    def switch_endpoint(self, endpoint: Connection, *, member_alive: bool = False) -> None:
         """Go on with another endpoint, if `endpoint` is still the one in use: many who leave it move once. Unless it
-        `lives` and just cannot, streams by it are asked for a sign of life: a member that died with its PC breaks no
+        `member_alive` and just cannot, streams by it are asked for a sign of life: a member that died with its PC
+        breaks no
         connection for seconds."""
-        if not lives:
-            self._faults[endpoint.address] = time.monotonic()
+        if not member_alive:
+            self._last_failure_at[endpoint.address] = time.monotonic()
         if self._endpoints[self._current] is endpoint and len(self._endpoints) > 1:
-            self._current = self._endpoints.index(self._others()[0])
-        for stream in () if lives else tuple(self._streams):
+            self._current = self._endpoints.index(self._other_endpoints()[0])
+        for stream in () if member_alive else tuple(self._streams):
             if stream.address == endpoint.address:
-                stream.doubt()
+                stream.request_probe()
 
-    def doubt_streams(self) -> None:
+    def probe_streams(self) -> None:
         """A PC may be gone, and a member with it: all streams are asked for a sign of life."""
         for stream in tuple(self._streams):
-            stream.doubt()
+            stream.request_probe()
 
-    def closed_stream(self, stream: Stream) -> None:
+    def remove_stream(self, stream: Stream) -> None:
         self._streams.discard(stream)
 
-    def _others(self) -> list[Connection]:
+    def _other_endpoints(self) -> list[Connection]:
         """Those not in use, in their order from the one in use; last those that failed lately, the latest last."""
-        size, lately = len(self._endpoints), time.monotonic() - _LATELY_S
+        size, lately = len(self._endpoints), time.monotonic() - _RECENT_FAILURE_S
         following = [self._endpoints[(self._current + step) % size] for step in range(1, size)]
-        return sorted(following, key=lambda endpoint: max(self._faults.get(endpoint.address, lately), lately))
+        return sorted(following, key=lambda endpoint: max(self._last_failure_at.get(endpoint.address, lately), lately))
 
-    def leave_address(self, address: str) -> None:
+    def switch_from_address(self, address: str) -> None:
         """The same for the member at `address`, which is known to be about to answer nobody."""
-        self.leave(self._endpoint_at(address))
+        self.switch_endpoint(self._endpoint_at(address))
 
     # --- authentication ---
 
@@ -173,26 +174,26 @@ class Etcd:
         """Why etcd refuses this session although it has taken it before; None while it does not."""
         return self._login.refusal
 
-    def refused(self, error: NodectlError) -> NodectlError:
+    def record_refusal(self, error: NodectlError) -> NodectlError:
         """etcd does not take us: what to raise. Unavailable, to be waited out, where it has taken us before."""
-        return self._login.refused(error)
+        return self._login.record_refusal(error)
 
-    def forget(self, token: str | None) -> None:
+    def discard_token(self, token: str | None) -> None:
         """`token` was refused; the next call gets another, unless somebody already has."""
         if self._token == token:
             self._token = None
 
-    async def _have_token(self, timeout_s: float) -> None:
+    async def _ensure_token(self, timeout_s: float) -> None:
         """Authenticate, once for all who wait for it. Denied when refused at the start; Unavailable when refused later
         on, or when nobody answers."""
         if self.settings.user is None or self._token is not None:
             return
         try:
-            async with asyncio.timeout(timeout_s), self._authenticating:
+            async with asyncio.timeout(timeout_s), self._login_lock:
                 if self._token is None:
-                    self._login.check()
+                    self._login.raise_if_too_early()
                     self._token = await self._authenticate(self.settings.user, timeout_s)
-                    self._login.gained()
+                    self._login.record_token()
         except TimeoutError:
             raise Unavailable(f"etcd gave no token within {timeout_s:g} s") from None
 
@@ -200,7 +201,7 @@ class Etcd:
         request = pb.AuthenticateRequest(name=user, password=self._login.password())
         try:
             response = await self._unary(
-                "Auth/Authenticate", request, _Repeat.FREELY, timeout_s=timeout_s, with_token=False
+                "Auth/Authenticate", request, _RetryPolicy.FREELY, timeout_s=timeout_s, with_token=False
             )
         except Unavailable:
             raise
@@ -209,8 +210,8 @@ class Etcd:
                 return ""
             self._check_open()
             # a member that was cut off may know the old password only
-            self.leave(self._endpoints[self._current], lives=True)
-            raise self.refused(error) from None
+            self.switch_endpoint(self._endpoints[self._current], member_alive=True)
+            raise self.record_refusal(error) from None
         return str(response.token)
 
     def _metadata(self, base: Metadata = (), *, with_token: bool = True) -> Metadata:
@@ -222,28 +223,29 @@ class Etcd:
         self,
         method: str,
         request: Message,
-        repeat: _Repeat,
+        repeat: _RetryPolicy,
         *,
         timeout_s: float | None = None,
         with_token: bool = True,
         needs_leader: bool = True,
-        first: int = 0,
+        endpoint_offset: int = 0,
     ) -> Any:
-        """One call, over as many endpoints as the deadline allows. `first`: the first attempt is made so many endpoints
+        """One call, over as many endpoints as the deadline allows. `endpoint_offset`: the first attempt is made so
+        many endpoints
         after the one in use."""
         self._check_open()
         budget_s = self.settings.call_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + budget_s
-        attempt_s = budget_s if repeat is _Repeat.NEVER else max(self.settings.attempt_timeout_s, budget_s / 3)
+        attempt_s = budget_s if repeat is _RetryPolicy.NEVER else max(self.settings.attempt_timeout_s, budget_s / 3)
         attempts, tokens, open_outcome, last = 0, 0, False, "not even asked"
-        base = _HAS_LEADER if needs_leader else ()
+        base = _REQUIRE_LEADER if needs_leader else ()
         try:
             while (left_s := deadline - time.monotonic()) > 0:
                 if with_token and self._token is None and self.settings.user is not None:
                     last = "got a token too late"
-                    await self._have_token(left_s)
+                    await self._ensure_token(left_s)
                     continue
-                endpoint = self._endpoint(0 if attempts else first)
+                endpoint = self._ranked_endpoint(0 if attempts else endpoint_offset)
                 token = self._token
                 attempts += 1
                 try:
@@ -254,73 +256,73 @@ class Etcd:
                     last = str(failed)
                     self._check_open()
                     if failed.fault is Fault.TOKEN and with_token and self.settings.user is not None:
-                        self.forget(token)
+                        self.discard_token(token)
                         tokens += 1
                         if tokens > _TOKENS_MAX:
-                            raise self.refused(Denied(f"etcd refuses every new token: {failed}")) from None
+                            raise self.record_refusal(Denied(f"etcd refuses every new token: {failed}")) from None
                         continue
-                    if self._moves_on(endpoint, failed, repeat):
+                    if self._switch_after_failure(endpoint, failed, repeat):
                         open_outcome = True
                     if attempts % len(self._endpoints) == 0:
                         await asyncio.sleep(min(_ROUND_PAUSE_S, max(0.0, deadline - time.monotonic())))
                 else:
-                    self._note_answer(endpoint, last if attempts > 1 else "")
-                    if self._login.open and with_token and method.startswith("KV/"):
-                        self._login.taken()
+                    self._note_answering_endpoint(endpoint, last if attempts > 1 else "")
+                    if self._login.awaits_success and with_token and method.startswith("KV/"):
+                        self._login.record_success()
                     return response
         except NodectlError as error:
-            if open_outcome and repeat is _Repeat.GUARDED:
+            if open_outcome and repeat is _RetryPolicy.GUARDED:
                 raise OutcomeUnknown(f"etcd: an earlier attempt may have landed; then {error}") from None
-            if isinstance(error, NoSpace) and repeat is not _Repeat.FREELY:
+            if isinstance(error, NoSpace) and repeat is not _RetryPolicy.FREELY:
                 # The write that fills the database is applied, and answered by the same words as those refused after.
                 raise NoSpaceUnknown(str(error)) from None
             raise
-        if open_outcome and repeat is _Repeat.GUARDED:
+        if open_outcome and repeat is _RetryPolicy.GUARDED:
             raise OutcomeUnknown(f"etcd: no answer in {budget_s:g} s; last {last}")
         raise Unavailable(f"etcd cannot be reached within {budget_s:g} s; last {last}")
 
-    def _moves_on(self, endpoint: Connection, failed: RpcFailed, repeat: _Repeat) -> bool:
+    def _switch_after_failure(self, endpoint: Connection, failed: RpcFailed, repeat: _RetryPolicy) -> bool:
         """Leave the endpoint for another attempt; whether the failed one may have happened. Raises when it was the
         last: at an answer that is final, or at an open outcome that must not be repeated."""
         if failed.fault is Fault.TOKEN and self.settings.user is None:
-            raise self.refused(error_of(failed)) from None
+            raise self.record_refusal(to_nodectl_error(failed)) from None
         if failed.fault in (Fault.FINAL, Fault.TOKEN):
-            raise error_of(failed) from None
+            raise to_nodectl_error(failed) from None
         if failed.fault is Fault.UNREADABLE:
-            kind = TooLarge if repeat is _Repeat.FREELY else OutcomeUnknown
+            kind = TooLarge if repeat is _RetryPolicy.FREELY else OutcomeUnknown
             raise kind(f"etcd's answer is too large: {failed}") from None
-        self.leave(endpoint, lives=failed.lives)
-        if failed.fault is Fault.AMBIGUOUS and repeat is _Repeat.NEVER:
+        self.switch_endpoint(endpoint, member_alive=failed.member_alive)
+        if failed.fault is Fault.AMBIGUOUS and repeat is _RetryPolicy.NEVER:
             raise OutcomeUnknown(f"etcd: {failed}") from None
         return failed.fault is Fault.AMBIGUOUS
 
-    def _endpoint(self, after: int) -> Connection:
+    def _ranked_endpoint(self, after: int) -> Connection:
         """The one in use, or so many after it, best first."""
         if not after:
             return self._endpoints[self._current]
-        ranked = [self._endpoints[self._current], *self._others()]
+        ranked = [self._endpoints[self._current], *self._other_endpoints()]
         return ranked[after % len(ranked)]
 
-    def _for_stream(self, second: bool) -> Connection:
+    def _endpoint_for_stream(self, secondary: bool) -> Connection:
         """The one in use, or, for a second stream, another; not one where there is a stream of the other kind."""
         current = self._endpoints[self._current]
-        ranked = [*self._others(), current] if second else [current, *self._others()]
-        taken = {stream.address for stream in self._streams if stream.second != second}
+        ranked = [*self._other_endpoints(), current] if secondary else [current, *self._other_endpoints()]
+        taken = {stream.address for stream in self._streams if stream.is_secondary != secondary}
         return next((endpoint for endpoint in ranked if endpoint.address not in taken), ranked[0])
 
     def _check_open(self) -> None:
         if self._closed:
             raise NodectlError("the session with etcd is closed")
 
-    def _note_answer(self, endpoint: Connection, trouble: str) -> None:
-        if self._answered is not endpoint:
+    def _note_answering_endpoint(self, endpoint: Connection, trouble: str) -> None:
+        if self._last_answering is not endpoint:
             log.info("etcd: using %s%s", endpoint.address, f" ({trouble})" if trouble else "")
-            self._answered = endpoint
+            self._last_answering = endpoint
 
     async def get(self, key: str, *, revision: int = 0, timeout_s: float | None = None) -> KV | None:
         """The key, linearizable (or as of `revision`); None when absent."""
         request = pb.RangeRequest(key=key.encode(), revision=revision)
-        return range_of(await self._unary("KV/Range", request, _Repeat.FREELY, timeout_s=timeout_s)).first
+        return range_from_pb(await self._unary("KV/Range", request, _RetryPolicy.FREELY, timeout_s=timeout_s)).first
 
     async def range(
         self,
@@ -343,18 +345,18 @@ class Etcd:
             limit=limit,
             keys_only=keys_only,
         )
-        return range_of(await self._unary("KV/Range", request, _Repeat.FREELY, timeout_s=timeout_s))
+        return range_from_pb(await self._unary("KV/Range", request, _RetryPolicy.FREELY, timeout_s=timeout_s))
 
     async def put(self, key: str, value: bytes, *, lease: int = 0, timeout_s: float | None = None) -> int:
         """The revision it was written at."""
         request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
-        response = await self._unary("KV/Put", request, _Repeat.NEVER, timeout_s=timeout_s)
+        response = await self._unary("KV/Put", request, _RetryPolicy.NEVER, timeout_s=timeout_s)
         return int(response.header.revision)
 
     async def delete(self, key: str, *, prefix: bool = False, timeout_s: float | None = None) -> int:
         """How many keys were deleted."""
         request = pb.DeleteRangeRequest(key=key.encode(), range_end=prefix_end(key) if prefix else b"")
-        return int((await self._unary("KV/DeleteRange", request, _Repeat.NEVER, timeout_s=timeout_s)).deleted)
+        return int((await self._unary("KV/DeleteRange", request, _RetryPolicy.NEVER, timeout_s=timeout_s)).deleted)
 
     async def txn(
         self,
@@ -373,16 +375,20 @@ class Etcd:
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
         reads_only = all(op.HasField("request_range") for op in (*then, *orelse))
         if not (reads_only or repeatable):
-            return await self._txn(request, _Repeat.NEVER, timeout_s, 0)
-        return await self._by_several(request, _Repeat.FREELY if reads_only else _Repeat.GUARDED, timeout_s, _HEDGES_S)
-
-    async def _txn(self, request: Message, repeat: _Repeat, timeout_s: float | None, first: int) -> TxnResult:
-        response = await self._unary("KV/Txn", request, repeat, timeout_s=timeout_s, first=first)
-        return TxnResult(
-            response.succeeded, response.header.revision, tuple(result_of(item) for item in response.responses)
+            return await self._txn(request, _RetryPolicy.NEVER, timeout_s, 0)
+        return await self._hedged(
+            request, _RetryPolicy.FREELY if reads_only else _RetryPolicy.GUARDED, timeout_s, _HEDGE_DELAYS_S
         )
 
-    async def txn_by_two(
+    async def _txn(
+        self, request: Message, repeat: _RetryPolicy, timeout_s: float | None, endpoint_offset: int
+    ) -> TxnResult:
+        response = await self._unary("KV/Txn", request, repeat, timeout_s=timeout_s, endpoint_offset=endpoint_offset)
+        return TxnResult(
+            response.succeeded, response.header.revision, tuple(result_from_pb(item) for item in response.responses)
+        )
+
+    async def txn_hedged(
         self,
         compares: Sequence[Compare],
         then: Sequence[Op] = (),
@@ -397,10 +403,12 @@ class Etcd:
         next one may meet its successor. The first answer counts, which may be that of a later copy. Errors as of `txn`.
         """
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
-        return await self._by_several(request, _Repeat.GUARDED, timeout_s, (hedge_s, *[_AGAIN_S] * _AGAIN_MAX))
+        return await self._hedged(
+            request, _RetryPolicy.GUARDED, timeout_s, (hedge_s, *[_EXTRA_COPY_PAUSE_S] * _EXTRA_COPIES_MAX)
+        )
 
-    async def _by_several(
-        self, request: Message, repeat: _Repeat, timeout_s: float | None, pauses_s: Sequence[float]
+    async def _hedged(
+        self, request: Message, repeat: _RetryPolicy, timeout_s: float | None, pauses_s: Sequence[float]
     ) -> TxnResult:
         """Copies one after another, each to another member, until one is answered. `pauses_s`: between them."""
         asked = self._endpoints[self._current]
@@ -420,9 +428,9 @@ class Etcd:
                 pause_s = pauses_s[len(copies) - 1] if len(copies) <= len(pauses_s) else None
                 done, pending = await asyncio.wait(pending, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
                 for copy in done:
-                    if (result := self._result(copy, errors)) is not None:
+                    if (result := self._collect_result(copy, errors)) is not None:
                         if copy is not copies[0]:
-                            self._leave_for_another(asked)
+                            self._switch_to_answering(asked)
                         if len(copies) == 1:
                             copies.clear()  # nearly always: there is no other to wait for
                         return result
@@ -436,7 +444,7 @@ class Etcd:
                 await asyncio.gather(*copies, return_exceptions=True)
 
     @staticmethod
-    def _result(copy: asyncio.Task[TxnResult], errors: list[NodectlError]) -> TxnResult | None:
+    def _collect_result(copy: asyncio.Task[TxnResult], errors: list[NodectlError]) -> TxnResult | None:
         """Its answer; its error goes to `errors`."""
         error = copy.exception()
         if error is None:
@@ -446,12 +454,12 @@ class Etcd:
         errors.append(error)
         return None
 
-    def _leave_for_another(self, asked: Connection) -> None:
+    def _switch_to_answering(self, asked: Connection) -> None:
         """Go on with one that has just answered: the next in order may be gone as well."""
         if self._endpoints[self._current] is asked:
-            self.leave(asked)
-            if self._answered is not None and self._answered is not asked:
-                self._current = self._endpoints.index(self._answered)
+            self.switch_endpoint(asked)
+            if self._last_answering is not None and self._last_answering is not asked:
+                self._current = self._endpoints.index(self._last_answering)
 
     async def compact(self, revision: int, *, physical: bool = False, timeout_s: float | None = None) -> None:
         """Forget everything before `revision`. Compacted when that has been done already.
@@ -459,41 +467,43 @@ class Etcd:
         `physical`: return only when the member that was asked has its pages back; the others are about to.
         """
         request = pb.CompactionRequest(revision=revision, physical=physical)
-        await self._unary("KV/Compact", request, _Repeat.NEVER, timeout_s=timeout_s)
+        await self._unary("KV/Compact", request, _RetryPolicy.NEVER, timeout_s=timeout_s)
 
     # --- leases ---
 
     async def grant(self, ttl_s: int) -> tuple[int, int]:
         """A lease and the TTL in seconds that etcd gave it, which may be longer. A grant whose answer was lost
         is simply asked for again: the other one expires by itself."""
-        response = await self._unary("Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=ttl_s), _Repeat.FREELY)
+        response = await self._unary("Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=ttl_s), _RetryPolicy.FREELY)
         return int(response.ID), int(response.TTL)
 
     async def revoke(self, lease: int, *, timeout_s: float | None = None) -> None:
         """End a lease; its keys go at once. Revoking what is gone is no error. After Unavailable it may go yet."""
         try:
-            await self._unary("Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=lease), _Repeat.FREELY, timeout_s=timeout_s)
+            await self._unary(
+                "Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=lease), _RetryPolicy.FREELY, timeout_s=timeout_s
+            )
         except LeaseLost:
             return
 
     async def lease_keys(self, lease: int) -> tuple[int, tuple[str, ...]]:
         """Seconds left (-1: gone) and the keys that hang on it."""
         request = pb.LeaseTimeToLiveRequest(ID=lease, keys=True)
-        response = await self._unary("Lease/LeaseTimeToLive", request, _Repeat.FREELY)
+        response = await self._unary("Lease/LeaseTimeToLive", request, _RetryPolicy.FREELY)
         return int(response.TTL), tuple(key.decode("utf-8", "replace") for key in response.keys)
 
     # --- streams ---
 
-    async def open_stream(self, method: str, *, second: bool = False) -> Stream:
-        """A stream to the endpoint in use; `second`: to another one, if there is any: first and second streams keep
+    async def open_stream(self, method: str, *, secondary: bool = False) -> Stream:
+        """A stream to the endpoint in use; `secondary`: to another one, if there is any: first and second streams keep
         apart. Denied when etcd refuses us at the start; BrokenStream for all that can be waited out."""
         self._check_open()
         try:
-            await self._have_token(self.settings.call_timeout_s)
+            await self._ensure_token(self.settings.call_timeout_s)
         except Unavailable as error:
             raise BrokenStream(str(error)) from None
-        endpoint = self._for_stream(second)
-        stream = Stream(self, endpoint, endpoint.open(method, self._metadata(_HAS_LEADER)), self._token, second)
+        endpoint = self._endpoint_for_stream(secondary)
+        stream = Stream(self, endpoint, endpoint.open(method, self._metadata(_REQUIRE_LEADER)), self._token, secondary)
         self._streams.add(stream)
         return stream
 
@@ -502,7 +512,7 @@ class Etcd:
     async def members(self) -> tuple[Member, ...]:
         """As any one member knows them, so that this works without a leader too."""
         response = await self._unary(
-            "Cluster/MemberList", pb.MemberListRequest(linearizable=False), _Repeat.FREELY, needs_leader=False
+            "Cluster/MemberList", pb.MemberListRequest(linearizable=False), _RetryPolicy.FREELY, needs_leader=False
         )
         return tuple(
             Member(item.ID, item.name, tuple(item.clientURLs), tuple(item.peerURLs), item.isLearner)
@@ -512,28 +522,28 @@ class Etcd:
     async def status(self, endpoint: str, *, timeout_s: float = 1.0) -> MemberStatus:
         """What the member at `endpoint` (one of the settings') says of itself; Unavailable when it does not."""
         try:
-            return status_of(await self.at(endpoint, "Maintenance/Status", pb.StatusRequest(), timeout_s))
+            return status_from_pb(await self.call_member(endpoint, "Maintenance/Status", pb.StatusRequest(), timeout_s))
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from None
 
     async def move_leader(self, endpoint: str, target: int, *, timeout_s: float = 2.0) -> None:
         """Ask the member at `endpoint`, which must lead, to hand etcd's leadership to member `target`."""
-        await self.at(endpoint, "Maintenance/MoveLeader", pb.MoveLeaderRequest(targetID=target), timeout_s)
+        await self.call_member(endpoint, "Maintenance/MoveLeader", pb.MoveLeaderRequest(targetID=target), timeout_s)
 
     async def defragment(self, endpoint: str, *, timeout_s: float = 30.0) -> None:
         """Give the member's free pages back to its disk; it answers nobody meanwhile."""
-        await self.at(endpoint, "Maintenance/Defragment", pb.DefragmentRequest(), timeout_s)
+        await self.call_member(endpoint, "Maintenance/Defragment", pb.DefragmentRequest(), timeout_s)
 
     async def call(self, method: str, request: Message) -> Any:
         """Any other unary method, for administration and tests. Not repeated once it may have happened."""
-        return await self._unary(method, request, _Repeat.NEVER)
+        return await self._unary(method, request, _RetryPolicy.NEVER)
 
-    async def download(self, address: str, method: str, request: Message, *, timeout_s: float) -> RpcStream:
+    async def open_download(self, address: str, method: str, request: Message, *, timeout_s: float) -> RpcStream:
         """A stream from the member at `address` that answers one request; its faults are RpcFailed."""
         endpoint = self._endpoint_at(address)
-        if not isinstance(endpoint, Endpoint):
+        if not isinstance(endpoint, GrpcConnection):
             raise Invalid(f"{method} needs a real etcd")
-        await self._have_token(timeout_s)
+        await self._ensure_token(timeout_s)
         return endpoint.download(method, request, self._metadata())
 
     def _endpoint_at(self, address: str) -> Connection:
@@ -544,28 +554,28 @@ class Etcd:
             raise Invalid(f"{address} is not among the etcd endpoints of this session")
         return endpoint
 
-    async def at(self, address: str, method: str, request: Message, timeout_s: float) -> Any:
+    async def call_member(self, address: str, method: str, request: Message, timeout_s: float) -> Any:
         """A unary method of the member at `address` (one of the settings'), tried once.
 
         Unavailable: surely nothing has happened. OutcomeUnknown: no answer in time, or it died under it.
         """
         endpoint = self._endpoint_at(address)
         for _ in range(1 + _TOKENS_MAX):
-            await self._have_token(timeout_s)
+            await self._ensure_token(timeout_s)
             token = self._token
             try:
                 response = await endpoint.call(method, request, timeout_s, self._metadata())
             except RpcFailed as failed:
                 if failed.fault is Fault.TOKEN and self.settings.user is not None:
-                    self.forget(token)
+                    self.discard_token(token)
                 elif failed.fault is Fault.NOT_SENT:
                     raise Unavailable(f"etcd member {failed}") from None
                 elif failed.fault is Fault.AMBIGUOUS:
                     raise OutcomeUnknown(f"etcd member {failed}") from None
                 else:
-                    raise error_of(failed) from None
+                    raise to_nodectl_error(failed) from None
             else:
-                if self._login.open and self.settings.user is not None:
-                    self._login.taken()
+                if self._login.awaits_success and self.settings.user is not None:
+                    self._login.record_success()
                 return response
-        raise self.refused(Denied(f"etcd member {address} refuses every new token"))
+        raise self.record_refusal(Denied(f"etcd member {address} refuses every new token"))

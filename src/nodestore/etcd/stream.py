@@ -1,4 +1,4 @@
-"""A stream of the session: what breaks it also makes the session leave the endpoint, or get another token."""
+"""A stream of the session: what breaks it also makes the session switch_endpoint the endpoint, or get another token."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ class Session(Protocol):
     @property
     def settings(self) -> EtcdSettings: ...
 
-    def leave(self, endpoint: Connection, *, lives: bool = False) -> None:
-        """Switch to the next endpoint if `endpoint` is still in use. lives: its member answered, with a fault."""
+    def switch_endpoint(self, endpoint: Connection, *, member_alive: bool = False) -> None:
+        """Switch to the next endpoint if `endpoint` is still in use. member_alive: its member answered, with a
+        fault."""
         ...
 
-    def forget(self, token: str | None) -> None:
+    def discard_token(self, token: str | None) -> None:
         """Drop `token`, which etcd refused, unless it has been replaced already."""
         ...
 
-    def refused(self, error: NodectlError) -> NodectlError:
+    def record_refusal(self, error: NodectlError) -> NodectlError:
         """The error to raise if etcd refuses our user: Unavailable if it has accepted that user before."""
         ...
 
-    def closed_stream(self, stream: Stream) -> None:
+    def remove_stream(self, stream: Stream) -> None:
         """Called once a stream is closed; the session no longer probes it."""
         ...
 
@@ -42,12 +43,12 @@ class Stream:
     """A bidirectional stream to one endpoint. Any fault is BrokenStream, and the endpoint is left for the next."""
 
     def __init__(
-        self, session: Session, endpoint: Connection, rpc: Duplex, token: str | None, second: bool = False
+        self, session: Session, endpoint: Connection, rpc: Duplex, token: str | None, secondary: bool = False
     ) -> None:
         self._session, self._endpoint, self._rpc, self._token = session, endpoint, rpc, token
-        self.second = second
+        self.is_secondary = secondary
         self.address = endpoint.address
-        self.doubted = False
+        self.probe_requested = False
         """Whether there is a reason to think that its member has gone; whoever reads it says when that was wrong."""
 
     async def send(self, message: Message, timeout_s: float) -> None:
@@ -55,7 +56,7 @@ class Stream:
         try:
             await self._rpc.send(message, timeout_s)
         except RpcFailed as failed:
-            raise self._broken(failed) from None
+            raise self._report_failure(failed) from None
 
     async def receive(self, timeout_s: float) -> Any | None:
         """The next message; None when there was none in time or a doubt has come up, which is no fault yet: receive
@@ -63,34 +64,34 @@ class Stream:
         try:
             return await self._rpc.receive(timeout_s)
         except RpcFailed as failed:
-            raise self._broken(failed) from None
+            raise self._report_failure(failed) from None
 
-    def doubt(self) -> None:
+    def request_probe(self) -> None:
         """Its member may be gone without a word: whoever reads this stream had better ask for a sign of life."""
-        if not self.doubted:
-            self.doubted = True
-            self._rpc.nudge()
+        if not self.probe_requested:
+            self.probe_requested = True
+            self._rpc.wake_reader()
 
-    def silent(self) -> BrokenStream:
+    def report_silence(self) -> BrokenStream:
         """Give up on the endpoint, because nothing came where something should have."""
-        self._session.leave(self._endpoint)
+        self._session.switch_endpoint(self._endpoint)
         return BrokenStream(f"{self.address}: silent")
 
-    def token_refused(self) -> None:
+    def report_token_refused(self) -> None:
         """The store said, in an answer, that this stream's token is no longer good. Where there can be none: Denied at
         the start, BrokenStream later on."""
-        self._session.forget(self._token)
+        self._session.discard_token(self._token)
         if self._session.settings.user is None:
-            error = self._session.refused(Denied("etcd asks for a user and password"))
+            error = self._session.record_refusal(Denied("etcd asks for a user and password"))
             raise BrokenStream(str(error)) if isinstance(error, Unavailable) else error
 
-    def _broken(self, failed: RpcFailed) -> BrokenStream:
+    def _report_failure(self, failed: RpcFailed) -> BrokenStream:
         if failed.fault is Fault.TOKEN:
-            self._session.forget(self._token)
+            self._session.discard_token(self._token)
         else:
-            self._session.leave(self._endpoint, lives=failed.lives)
+            self._session.switch_endpoint(self._endpoint, member_alive=failed.member_alive)
         return BrokenStream(str(failed))
 
     async def close(self) -> None:
-        self._session.closed_stream(self)
+        self._session.remove_stream(self)
         await self._rpc.close()

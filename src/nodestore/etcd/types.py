@@ -72,9 +72,9 @@ class Range:
 
     revision: int
     kvs: tuple[KV, ...]
-    more: bool
+    has_more: bool
     count: int
-    after: bytes = b""
+    next_start: bytes = b""
     """Where the next page begins, byte by byte: a key that is not UTF-8 is only readable in `kvs`, not exact."""
 
     @property
@@ -83,7 +83,7 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class Wrote:
+class WriteResult:
     """A put (`count` 1) or a delete (`count` of keys deleted)."""
 
     count: int
@@ -95,7 +95,7 @@ class TxnResult:
 
     succeeded: bool
     revision: int
-    results: tuple[Range | Wrote, ...]
+    results: tuple[Range | WriteResult, ...]
 
     def range(self, position: int) -> Range:
         """The result of a read at `position` in the branch that ran."""
@@ -149,7 +149,7 @@ def cmp_create(key: str, revision: int) -> Compare:
     return pb.Compare(key=key.encode(), target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=revision)
 
 
-def cmp_none(start: str, end: bytes) -> Compare:
+def cmp_empty_range(start: str, end: bytes) -> Compare:
     """There is no key from `start` up to, not including, `end`."""
     return pb.Compare(
         key=start.encode(), range_end=end, target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=0
@@ -185,7 +185,7 @@ def op_delete(key: str, *, end: bytes = b"") -> Op:
 # --- from the wire --------------------------------------------------------------------------------------------------
 
 
-def kv_of(item: Any) -> KV:
+def kv_from_pb(item: Any) -> KV:
     """A KeyValue of the wire. A key that is not UTF-8 is none of ours: its bytes are shown as replacement signs."""
     return KV(
         item.key.decode("utf-8", "replace"),
@@ -197,26 +197,26 @@ def kv_of(item: Any) -> KV:
     )
 
 
-def range_of(response: Any) -> Range:
+def range_from_pb(response: Any) -> Range:
     kvs = response.kvs
     return Range(
         response.header.revision,
-        tuple(kv_of(item) for item in kvs),
+        tuple(kv_from_pb(item) for item in kvs),
         response.more,
         response.count,
         kvs[-1].key + b"\0" if kvs else b"",
     )
 
 
-def result_of(item: Any) -> Range | Wrote:
+def result_from_pb(item: Any) -> Range | WriteResult:
     """The result of one operation of a transaction."""
     kind = item.WhichOneof("response")
     if kind == "response_range":
-        return range_of(item.response_range)
-    return Wrote(item.response_delete_range.deleted if kind == "response_delete_range" else 1)
+        return range_from_pb(item.response_range)
+    return WriteResult(item.response_delete_range.deleted if kind == "response_delete_range" else 1)
 
 
-def status_of(response: Any) -> MemberStatus:
+def status_from_pb(response: Any) -> MemberStatus:
     return MemberStatus(
         member=response.header.member_id,
         leader=response.leader,

@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 PROGRESS_S = 2.0
 SILENCE_S = 5.0
-_OPEN_S = 2.0
-_DOUBT_S = 0.5
+_OPEN_TIMEOUT_S = 2.0
+_PROBE_TIMEOUT_S = 0.5
 _PAGE_KEYS = 1000
 _PAGE_S = 10.0
 _RETRY_MAX_S = 1.0
-_OF_ALL = -1  # the watch that a progress belongs to, when the stream was asked for it
+_ALL_WATCHES = -1  # the watch that a progress belongs to, when the stream was asked for it
 _ASK_PROGRESS = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
 
 
@@ -78,22 +78,22 @@ async def list_at(etcd: Etcd, start: str, *, end: bytes, revision: int = 0, page
             continue
         revision = revision or part.revision
         kvs.extend(part.kvs)
-        if not part.more:
+        if not part.has_more:
             return Range(revision, tuple(kvs), False, len(kvs))
-        begin = part.after
+        begin = part.next_start
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """The keys from `start` up to `end`, which may be a prefix or a single one (`interval`)."""
+class KeyRange:
+    """The keys from `start` up to `end`, which may be a prefix or a single one (`key_range`)."""
 
     start: str
     end: bytes
 
 
-def interval(key: str, *, prefix: bool = True) -> Interval:
+def key_range(key: str, *, prefix: bool = True) -> KeyRange:
     """All keys that begin with `key`, or that one alone."""
-    return Interval(key, prefix_end(key) if prefix else (key + "\0").encode())
+    return KeyRange(key, prefix_end(key) if prefix else (key + "\0").encode())
 
 
 async def follow(
@@ -104,16 +104,16 @@ async def follow(
     revision: int,
     progress_s: float = PROGRESS_S,
     silence_s: float = SILENCE_S,
-    second: bool = False,
+    secondary: bool = False,
 ) -> AsyncGenerator[Changes, None]:
     """Changes from `revision` on, through every fault. Raises Compacted when they are gone, Denied when refused.
 
     A stream that says nothing for `progress_s` is asked for its progress, which comes as Changes without events; one
     that is still silent after `silence_s` is given up; within half a second where its member is in doubt (see
-    `Etcd.leave`). `second`: by another member than the one in use. Use it with `contextlib.aclosing`.
+    `Etcd.leave`). `secondary`: by another member than the one in use. Use it with `contextlib.aclosing`.
     """
-    pace = _Pace(progress_s, silence_s, second)
-    async with aclosing(_follow_all(etcd, (Interval(start, end),), [revision], pace)) as stream:
+    pace = _StreamTimeouts(progress_s, silence_s, secondary)
+    async with aclosing(_follow_all(etcd, (KeyRange(start, end),), [revision], pace)) as stream:
         async for _, changes in stream:
             yield changes
 
@@ -125,14 +125,14 @@ async def mirror(
     prefix: bool = True,
     progress_s: float = PROGRESS_S,
     silence_s: float = SILENCE_S,
-    second: bool = False,
+    secondary: bool = False,
 ) -> AsyncGenerator[Listing | Changes, None]:
-    """A Listing, then Changes for ever; another Listing after a compaction. Outages are waited out. `second`: as
+    """A Listing, then Changes for ever; another Listing after a compaction. Outages are waited out. `secondary`: as
     `follow`.
 
     Use it with `contextlib.aclosing`.
     """
-    end = interval(key, prefix=prefix).end
+    end = key_range(key, prefix=prefix).end
     while True:
         listing = await _list_patiently(etcd, key, end)
         yield Listing(listing.revision, listing.kvs)
@@ -140,7 +140,7 @@ async def mirror(
             async with aclosing(
                 follow(
                     etcd, key, end=end, revision=listing.revision + 1, progress_s=progress_s, silence_s=silence_s,
-                    second=second,
+                    secondary=secondary,
                 )
             ) as stream:  # fmt: skip
                 async for changes in stream:
@@ -150,7 +150,7 @@ async def mirror(
 
 
 async def mirror_all(
-    etcd: Etcd, intervals: Sequence[Interval], *, progress_s: float = PROGRESS_S, silence_s: float = SILENCE_S
+    etcd: Etcd, key_ranges: Sequence[KeyRange], *, progress_s: float = PROGRESS_S, silence_s: float = SILENCE_S
 ) -> AsyncGenerator[tuple[int, Listing | Changes], None]:
     """Several mirrors by one stream to etcd, so that one question for its progress, and one fault, is that of all: each
     item with the position of the interval that it belongs to. Changes always have events. Who is slow to take an item
@@ -158,20 +158,20 @@ async def mirror_all(
 
     A Listing of each, then what changes; after a compaction Listings of all again. Use it with `contextlib.aclosing`.
     """
-    pace = _Pace(progress_s, silence_s, False)
+    pace = _StreamTimeouts(progress_s, silence_s, False)
     while True:
         wanted: list[int] = []
-        for position, keys in enumerate(intervals):
+        for position, keys in enumerate(key_ranges):
             listing = await _list_patiently(etcd, keys.start, keys.end)
             wanted.append(listing.revision + 1)
             yield position, Listing(listing.revision, listing.kvs)
         try:
-            async with aclosing(_follow_all(etcd, intervals, wanted, pace)) as stream:
+            async with aclosing(_follow_all(etcd, key_ranges, wanted, pace)) as stream:
                 async for position, changes in stream:
                     if changes.events:
                         yield position, changes
         except Compacted as gone:
-            log.info("watch of %s: %s; listing anew", _named(intervals), gone)
+            log.info("watch of %s: %s; listing anew", _describe(key_ranges), gone)
 
 
 async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
@@ -186,22 +186,22 @@ async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pace:
+class _StreamTimeouts:
     """When a stream is asked for a sign of life, when it is given up, and by which member it goes."""
 
     progress_s: float
     silence_s: float
-    second: bool
+    secondary: bool
 
 
 async def _follow_all(
-    etcd: Etcd, intervals: Sequence[Interval], wanted: list[int], pace: _Pace
+    etcd: Etcd, key_ranges: Sequence[KeyRange], wanted: list[int], pace: _StreamTimeouts
 ) -> AsyncGenerator[tuple[int, Changes], None]:
     """Changes of all of them from the revisions `wanted` on, through every fault; a progress counts as the first's."""
     faults = 0
     while True:
         try:
-            async with aclosing(_one_stream(etcd, intervals, wanted, pace)) as stream:
+            async with aclosing(_follow_stream(etcd, key_ranges, wanted, pace)) as stream:
                 async for position, changes in stream:
                     faults = 0
                     if changes.events:
@@ -210,35 +210,35 @@ async def _follow_all(
         except BrokenStream as fault:
             faults += 1
             level = logging.INFO if faults == 1 else logging.DEBUG
-            log.log(level, "watch of %s goes on elsewhere: %s", _named(intervals), fault)
+            log.log(level, "watch of %s goes on elsewhere: %s", _describe(key_ranges), fault)
         if faults > 1:
             await asyncio.sleep(min(_RETRY_MAX_S, 0.05 * (faults - 1)))
 
 
-def _named(intervals: Sequence[Interval]) -> str:
+def _describe(intervals: Sequence[KeyRange]) -> str:
     return intervals[0].start + (f" and {len(intervals) - 1} more" if len(intervals) > 1 else "")
 
 
-async def _one_stream(
-    etcd: Etcd, intervals: Sequence[Interval], wanted: Sequence[int], pace: _Pace
+async def _follow_stream(
+    etcd: Etcd, key_ranges: Sequence[KeyRange], wanted: Sequence[int], pace: _StreamTimeouts
 ) -> AsyncGenerator[tuple[int, Changes], None]:
-    stream = await etcd.open_stream("Watch/Watch", second=pace.second)
+    stream = await etcd.open_stream("Watch/Watch", secondary=pace.secondary)
     try:
-        for keys, revision in zip(intervals, wanted, strict=True):
-            await stream.send(pb.WatchRequest(create_request=_create(keys, revision)), _OPEN_S)
+        for keys, revision in zip(key_ranges, wanted, strict=True):
+            await stream.send(pb.WatchRequest(create_request=_create_request(keys, revision)), _OPEN_TIMEOUT_S)
         positions: dict[int, int] = {}  # of watches, by the numbers that etcd has given them
-        fragments: list[list[Event]] = [[] for _ in intervals]
-        opened_by = time.monotonic() + _OPEN_S
+        fragments: list[list[Event]] = [[] for _ in key_ranges]
+        opened_by = time.monotonic() + _OPEN_TIMEOUT_S
         while True:
-            opening = len(positions) < len(intervals)
-            reply = await (_first(stream, opened_by) if opening else _next(stream, pace))
+            opening = len(positions) < len(key_ranges)
+            reply = await (_receive_first(stream, opened_by) if opening else _receive_next(stream, pace))
             if reply is None:
-                raise stream.silent()
-            _check(reply, stream)
+                raise stream.report_silence()
+            _raise_if_ended(reply, stream)
             if reply.created:  # in the order in which they were asked for
                 positions[reply.watch_id] = len(positions)
                 continue
-            position = 0 if reply.watch_id == _OF_ALL else positions[reply.watch_id]
+            position = 0 if reply.watch_id == _ALL_WATCHES else positions[reply.watch_id]
             fragments[position].extend(_event(item) for item in reply.events)
             if reply.fragment:
                 continue
@@ -251,7 +251,7 @@ async def _one_stream(
         await stream.close()
 
 
-def _create(keys: Interval, wanted: int) -> Any:
+def _create_request(keys: KeyRange, wanted: int) -> Any:
     # One revision earlier than wanted: etcd gives no sign of progress to a watch that begins in the future, so on an
     # idle store, where nothing is written after the listing, every watch would look silent. What comes twice is left
     # out.
@@ -261,7 +261,7 @@ def _create(keys: Interval, wanted: int) -> Any:
     )  # fmt: skip
 
 
-async def _first(stream: Stream, deadline: float) -> Any:
+async def _receive_first(stream: Stream, deadline: float) -> Any:
     """The next reply of a stream that is being opened; None: there was none in time."""
     reply = None
     while reply is None and (left_s := deadline - time.monotonic()) > 0:
@@ -269,24 +269,26 @@ async def _first(stream: Stream, deadline: float) -> Any:
     return reply
 
 
-async def _next(stream: Stream, pace: _Pace) -> Any:
+async def _receive_next(stream: Stream, pace: _StreamTimeouts) -> Any:
     """The next reply. Silence counts from the first question, so that a pause of this process is none of etcd's."""
     asked: float | None = None
     while True:
-        patience_s = _DOUBT_S if stream.doubted else pace.silence_s - pace.progress_s
-        reply = await stream.receive(_DOUBT_S if stream.doubted and asked is not None else pace.progress_s)
+        patience_s = _PROBE_TIMEOUT_S if stream.probe_requested else pace.silence_s - pace.progress_s
+        reply = await stream.receive(
+            _PROBE_TIMEOUT_S if stream.probe_requested and asked is not None else pace.progress_s
+        )
         if reply is not None:
-            stream.doubted = False
+            stream.probe_requested = False
             return reply
         now = time.monotonic()
         if asked is None:
             asked = now
         elif now - asked >= patience_s:
-            raise stream.silent()
+            raise stream.report_silence()
         await stream.send(_ASK_PROGRESS, pace.progress_s)
 
 
-def _check(reply: Any, stream: Stream) -> None:
+def _raise_if_ended(reply: Any, stream: Stream) -> None:
     """A watch that etcd ends, or never began, says so in an answer, not as an error of the stream."""
     if reply.compact_revision:
         raise Compacted(reply.compact_revision)
@@ -296,7 +298,7 @@ def _check(reply: Any, stream: Stream) -> None:
     if "permission denied" in reason:
         raise Denied(f"etcd refuses the watch: {reason}")
     if "auth" in reason or "user name is empty" in reason:
-        stream.token_refused()
+        stream.report_token_refused()
     raise BrokenStream(f"{stream.address}: watch canceled: {reason}")
 
 

@@ -30,7 +30,7 @@ else:
     from nodestore.processes import posix as system
 
 __all__ = [
-    "PIPE", "Child", "Completed", "EndedAtOnce", "Identity", "alive", "identify", "kill_tree",
+    "PIPE", "Child", "Completed", "EndedAtOnce", "Identity", "identify", "is_alive", "kill_tree",
     "resume", "run", "spawn", "spawn_detached", "suspend", "terminate", "utf8_stdio",
 ]  # fmt: skip
 
@@ -67,18 +67,18 @@ class Completed:
 
 def identify(pid: int) -> Identity | None:
     """The process that has `pid` now; None when there is none, or a zombie."""
-    created = system.created(pid)
+    created = system.creation_time(pid)
     return None if created is None else Identity(pid, created)
 
 
-def alive(identity: Identity) -> bool:
+def is_alive(identity: Identity) -> bool:
     """Whether this very process still runs; a zombie does not."""
-    return system.created(identity.pid) == identity.created
+    return system.creation_time(identity.pid) == identity.created
 
 
 def terminate(identity: Identity) -> None:
     """Asks politely, without waiting: SIGTERM to the process group, CTRL_BREAK on Windows. Nothing when it is gone."""
-    if alive(identity):
+    if is_alive(identity):
         system.terminate(identity.pid)
 
 
@@ -88,27 +88,27 @@ def kill_tree(identity: Identity) -> None:
     On POSIX it also finds what a process that is gone has left behind in its session: so after a crash, call it with
     the identity that was noted. Processes that left the session *and* lost their parent are not found.
     """
-    if identity.pid > 0 and system.created(identity.pid) in (None, identity.created):  # 0 is everybody's ancestor
+    if identity.pid > 0 and system.creation_time(identity.pid) in (None, identity.created):  # 0 is everybody's ancestor
         system.kill_tree(identity.pid)
 
 
 def suspend(identity: Identity) -> None:
     """Stops the process (not its children) where it is: SIGSTOP, NtSuspendProcess. NodectlError when it is gone."""
-    with _only(identity) as process:
+    with _same_process(identity) as process:
         process.suspend()
 
 
 def resume(identity: Identity) -> None:
     """Lets a suspended process go on. NodectlError when it is gone."""
-    with _only(identity) as process:
+    with _same_process(identity) as process:
         process.resume()
 
 
 @contextlib.contextmanager
-def _only(identity: Identity) -> Iterator[psutil.Process]:
+def _same_process(identity: Identity) -> Iterator[psutil.Process]:
     try:
         process = psutil.Process(identity.pid)
-        if not alive(identity):
+        if not is_alive(identity):
             raise psutil.NoSuchProcess(identity.pid)
         yield process
     except psutil.Error as error:
@@ -207,8 +207,8 @@ async def spawn(
     die_with_parent: when we die, however that happens, it is killed; on Windows its whole tree, on Linux itself only
     (and not if its file is setuid or has capabilities). Needs the main thread on Linux.
     """
-    command = system.wrapped(_resolved(argv, cwd, env), die_with_parent=die_with_parent)
-    with _starting(argv[0]), _output(stdout) as out:
+    command = system.wrap_command(_resolved(argv, cwd, env), die_with_parent=die_with_parent)
+    with _start_errors(argv[0]), _open_output(stdout) as out:
         transport, protocol = await asyncio.get_running_loop().subprocess_exec(
             _Protocol, *command, cwd=cwd, env=None if env is None else dict(env),
             stdin=DEVNULL if stdin is None else stdin, stdout=out,
@@ -217,7 +217,7 @@ async def spawn(
         )  # fmt: skip
         try:
             child = Child(transport, protocol, system.Job(transport.get_pid(), die_with_parent=die_with_parent))
-            system.started(child.pid)
+            system.resume_started(child.pid)
         except BaseException:
             transport.close()  # kills it
             raise
@@ -232,7 +232,7 @@ def spawn_detached(
     NodectlError when it cannot run; EndedAtOnce, whose last words are in `log`.
     """
     command = _resolved(argv, cwd, env)
-    with _starting(argv[0]), _output(log) as out:
+    with _start_errors(argv[0]), _open_output(log) as out:
         pid = system.start_detached(command, cwd=cwd, env=env, log=out)
     identity = identify(pid)
     if identity is None:
@@ -253,7 +253,7 @@ def run(
     """
     command = _resolved(argv, cwd, env)
     options = {key: value for key, value in system.start_options().items() if key != "creationflags"}
-    with _starting(argv[0]):
+    with _start_errors(argv[0]):
         process = subprocess.Popen(
             command, cwd=cwd, env=None if env is None else dict(env),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -287,7 +287,7 @@ def _resolved(argv: Sequence[str | os.PathLike[str]], cwd: Path | None, env: Map
 
 
 @contextlib.contextmanager
-def _starting(program: str | os.PathLike[str]) -> Iterator[None]:
+def _start_errors(program: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -295,7 +295,7 @@ def _starting(program: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _output(target: Path | int | None) -> Iterator[IO[bytes] | int | None]:
+def _open_output(target: Path | int | None) -> Iterator[IO[bytes] | int | None]:
     if not isinstance(target, Path):
         yield target
         return

@@ -35,11 +35,11 @@ def start_options() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
-def started(pid: int) -> None:
+def resume_started(pid: int) -> None:
     """Nothing to do: Windows starts a child suspended, we do not."""
 
 
-def wrapped(argv: Sequence[str], *, die_with_parent: bool) -> list[str]:
+def wrap_command(argv: Sequence[str], *, die_with_parent: bool) -> list[str]:
     """The command line that runs `argv`, tied to this process when asked to (on Linux: others have no such signal)."""
     if not die_with_parent or sys.platform != "linux":
         return list(argv)
@@ -62,7 +62,7 @@ def start_detached(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, s
     return int(done.stdout)
 
 
-def created(pid: int) -> float | None:
+def creation_time(pid: int) -> float | None:
     """When process `pid` began, in a measure that never changes while it lives; None when it is gone or a zombie.
 
     On Linux seconds since boot: psutil's time counts from the wall clock's idea of the boot and moves when it is set.

@@ -73,17 +73,17 @@ class Job:
     """A job object around the suspended process `pid`; with die_with_parent it dies with the last handle: ours."""
 
     def __init__(self, pid: int, *, die_with_parent: bool) -> None:
-        self._job: int | None = _checked(_kernel32.CreateJobObjectW(None, None))
+        self._job: int | None = _check_result(_kernel32.CreateJobObjectW(None, None))
         if die_with_parent:
             limits = _ExtendedLimits()
             limits.BasicLimitInformation.LimitFlags = _JOB_KILL_ON_CLOSE
-            _checked(
+            _check_result(
                 _kernel32.SetInformationJobObject(
                     self._job, _JOB_EXTENDED_LIMITS, ctypes.byref(limits), ctypes.sizeof(limits)
                 )
             )
-        with _opened(pid, _PROCESS_TERMINATE | _PROCESS_SET_QUOTA) as process:
-            _checked(_kernel32.AssignProcessToJobObject(self._job, process))
+        with _open_process(pid, _PROCESS_TERMINATE | _PROCESS_SET_QUOTA) as process:
+            _check_result(_kernel32.AssignProcessToJobObject(self._job, process))
 
     def kill(self) -> None:
         """Ends every process of the job, grandchildren included."""
@@ -96,15 +96,15 @@ class Job:
             _kernel32.CloseHandle(job)
 
 
-def _checked(result: Any) -> Any:
+def _check_result(result: Any) -> Any:
     if not result:
         raise ctypes.WinError(ctypes.get_last_error())
     return result
 
 
 @contextlib.contextmanager
-def _opened(pid: int, access: int) -> Any:
-    handle = _checked(_kernel32.OpenProcess(access, False, pid))
+def _open_process(pid: int, access: int) -> Any:
+    handle = _check_result(_kernel32.OpenProcess(access, False, pid))
     try:
         yield handle
     finally:
@@ -112,16 +112,16 @@ def _opened(pid: int, access: int) -> Any:
 
 
 def start_options() -> dict[str, Any]:
-    """Suspended, so that no grandchild is born before the job holds the child; `started` lets it run."""
+    """Suspended, so that no grandchild is born before the job holds the child; `resume_started` lets it run."""
     return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | _CREATE_SUSPENDED}
 
 
-def started(pid: int) -> None:
-    with _opened(pid, _PROCESS_SUSPEND_RESUME) as process:
+def resume_started(pid: int) -> None:
+    with _open_process(pid, _PROCESS_SUSPEND_RESUME) as process:
         _ntdll.NtResumeProcess(process)
 
 
-def wrapped(argv: Sequence[str], *, die_with_parent: bool) -> list[str]:
+def wrap_command(argv: Sequence[str], *, die_with_parent: bool) -> list[str]:
     return list(argv)  # the job object does it
 
 
@@ -143,7 +143,7 @@ def _popen(argv: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None,
     return process.pid
 
 
-def created(pid: int) -> float | None:
+def creation_time(pid: int) -> float | None:
     """When process `pid` began (seconds since the Unix epoch, fixed at its creation); None when it is gone."""
     try:
         process = psutil.Process(pid)

@@ -13,24 +13,24 @@ from pydantic_core import from_json
 
 from nodestore.schema.models import SCHEMA_VERSION, CommandRecord, Entry, SpecMark, decode
 
-_ENTRY = {"v", "epoch", "term", "nonce", "commands"}
-_ALWAYS = {"index", "id", "actor", "time", "name", "args", "result"}
-_KNOWN = {*_ALWAYS, "writes", "specs", "config_version"}
-_MARK = {"generation", "hash"}
+_ENTRY_FIELDS = {"v", "epoch", "term", "nonce", "commands"}
+_REQUIRED_FIELDS = {"index", "id", "actor", "time", "name", "args", "result"}
+_RECORD_FIELDS = {*_REQUIRED_FIELDS, "writes", "specs", "config_version"}
+_MARK_FIELDS = {"generation", "hash"}
 
 
 def decode_entry(raw: bytes, where: str) -> Entry:
     """The entry in `raw`; Garbage with the key's name and the first thing that is wrong otherwise."""
-    return _as_written(raw) or decode(Entry, raw, where)
+    return _decode_fast(raw) or decode(Entry, raw, where)
 
 
-def _as_written(raw: bytes) -> Entry | None:
+def _decode_fast(raw: bytes) -> Entry | None:
     """The entry, if it is one as leaders write nearly all of them."""
     try:
         value = from_json(raw, allow_inf_nan=False)
     except ValueError:
         return None
-    if type(value) is not dict or value.keys() != _ENTRY:
+    if type(value) is not dict or value.keys() != _ENTRY_FIELDS:
         return None
     commands = value["commands"]
     numbers = type(value["v"]) is int and type(value["epoch"]) is int and type(value["term"]) is int
@@ -38,22 +38,22 @@ def _as_written(raw: bytes) -> Entry | None:
         return None
     records: list[CommandRecord] = []
     for item in commands:
-        record = _record(item)
+        record = _decode_record_fast(item)
         if record is None or (records and record.index != records[-1].index + 1):
             return None
         records.append(record)
     if not records:
         return None
     value["commands"] = tuple(records)
-    return Entry.holding(value)
+    return Entry.build_unchecked(value)
 
 
-def _record(item: Any) -> CommandRecord | None:
+def _decode_record_fast(item: Any) -> CommandRecord | None:
     """Takes `item` over: its dictionaries become the record's."""
     if type(item) is not dict:
         return None
-    if item.keys() != _KNOWN:  # one that writes nothing has not all of them
-        if not (item.keys() >= _ALWAYS and item.keys() <= _KNOWN):
+    if item.keys() != _RECORD_FIELDS:  # one that writes nothing has not all of them
+        if not (item.keys() >= _REQUIRED_FIELDS and item.keys() <= _RECORD_FIELDS):
             return None
         item = {**item, "writes": item.get("writes", {}), "specs": item.get("specs", {})}
         item.setdefault("config_version", 0)
@@ -62,28 +62,28 @@ def _record(item: Any) -> CommandRecord | None:
         return None
     if type(item["args"]) is not dict or type(item["config_version"]) is not int:
         return None
-    if not _are_writes(item["writes"]) or not _take_marks(item["specs"]):
+    if not _are_valid_writes(item["writes"]) or not _convert_marks(item["specs"]):
         return None
     item["actions"], item["closes"], item["config"], item["config_revision"], item["restore"] = {}, {}, None, None, None
-    return CommandRecord.holding(item)
+    return CommandRecord.build_unchecked(item)
 
 
-def _are_writes(writes: Any) -> bool:
+def _are_valid_writes(writes: Any) -> bool:
     if type(writes) is not dict:
         return False
     return all(document is None or type(document) is dict for document in writes.values())
 
 
-def _take_marks(specs: Any) -> bool:
+def _convert_marks(specs: Any) -> bool:
     """Whether these are marks of specs; they are made so in place."""
     if type(specs) is not dict:
         return False
     for node, mark in specs.items():
         if mark is None:
             continue
-        if type(mark) is not dict or mark.keys() != _MARK:
+        if type(mark) is not dict or mark.keys() != _MARK_FIELDS:
             return False
         if type(mark["generation"]) is not int or type(mark["hash"]) is not str:
             return False
-        specs[node] = SpecMark.holding(mark)
+        specs[node] = SpecMark.build_unchecked(mark)
     return True

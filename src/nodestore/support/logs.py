@@ -27,7 +27,7 @@ class LineFormatter(logging.Formatter):
 
     def __init__(self, program: str, name: str, *, traces: bool) -> None:
         super().__init__()
-        self._who = f"{program} {name}" if name else program
+        self._prefix = f"{program} {name}" if name else program
         self._traces = traces
 
     def format(self, record: logging.LogRecord) -> str:
@@ -40,7 +40,7 @@ class LineFormatter(logging.Formatter):
                 message = f"{message}\n{self.formatException(record.exc_info)}"
             else:
                 message = f"{message} ({record.exc_info[0].__name__}: {record.exc_info[1]})"
-        return f"{stamp}.{int(record.msecs):03d}Z {level:<5} {self._who}: {one_line(message)}"
+        return f"{stamp}.{int(record.msecs):03d}Z {level:<5} {self._prefix}: {one_line(message)}"
 
 
 def one_line(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
@@ -52,7 +52,7 @@ def one_line(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
-def setup(program: str, name: str, level: str = "info") -> None:
+def setup_logging(program: str, name: str, level: str = "info") -> None:
     """Send the log of this process to stderr; `level` is one of LEVELS. Replaces what an earlier call set up."""
     reconfigure = getattr(sys.stderr, "reconfigure", None)
     if reconfigure is not None:  # a pipe on Windows is cp1252 and would refuse most of Unicode

@@ -12,30 +12,30 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-class Retired:
+class CancelledTasks:
     """Tasks that were told to end and do nothing any more but tidy up, which nobody needs to wait for just now."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def retire(self, *tasks: asyncio.Task[Any]) -> None:
+    def cancel(self, *tasks: asyncio.Task[Any]) -> None:
         """Cancel these; how they end is of no interest."""
         for task in tasks:
             task.cancel()
             self._tasks.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._on_done)
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # or the loop would complain that nobody has looked
 
-    async def gone(self) -> None:
+    async def wait_ended(self) -> None:
         """Until all of them have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-async def together(**coroutines: Coroutine[Any, Any, Any]) -> None:
+async def run_until_first_ends(**coroutines: Coroutine[Any, Any, Any]) -> None:
     """Run these, each a task named as given, until one ends; then cancel the others and wait for their end.
 
     Raises what the first to end raised; of several that ended at once, the one named first. Being cancelled always

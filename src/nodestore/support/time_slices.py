@@ -16,26 +16,27 @@ _WHOLE_MAX = 16
 """Objects and lists of no more items are encoded at once."""
 
 
-class Turns:
-    """Of one piece of work. `await turns.end()` after each of its steps, which should take a millisecond at most."""
+class TimeSlice:
+    """Of one piece of work. `await turns.yield_if_used_up()` after each of its steps, which should take a millisecond
+    at most."""
 
     def __init__(self, turn_s: float = TURN_S) -> None:
         self._turn_s = turn_s
         self._ends = time.monotonic() + turn_s
 
-    async def end(self) -> None:
+    async def yield_if_used_up(self) -> None:
         """Others have their turn, if this one has been long enough."""
         if time.monotonic() > self._ends:
             await asyncio.sleep(0)
             self._ends = time.monotonic() + self._turn_s
 
 
-async def encoded(answer: Json) -> bytes:
+async def dumps_in_slices(answer: Json) -> bytes:
     """The same bytes as by `dumps`; what the answer has many of (documents, commands, nodes) in turns. It must not
     change meanwhile."""
     if type(answer) is not dict or not any(_long(value) for value in answer.values()):
         return dumps(answer)
-    turns = Turns()
+    turns = TimeSlice()
     fields = [dumps(name) + b":" + await _value(value, turns) for name, value in answer.items()]
     return b"{" + b",".join(fields) + b"}"
 
@@ -44,16 +45,16 @@ def _long(value: Json) -> bool:
     return type(value) in (dict, list) and len(value) > _WHOLE_MAX
 
 
-async def _value(value: Json, turns: Turns) -> bytes:
+async def _value(value: Json, turns: TimeSlice) -> bytes:
     if not _long(value):
         return dumps(value)
     items: list[bytes] = []
     if type(value) is list:
         for item in value:
             items.append(dumps(item))
-            await turns.end()
+            await turns.yield_if_used_up()
         return b"[" + b",".join(items) + b"]"
     for name, item in value.items():
         items.append(dumps(name) + b":" + dumps(item))
-        await turns.end()
+        await turns.yield_if_used_up()
     return b"{" + b",".join(items) + b"}"

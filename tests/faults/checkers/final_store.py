@@ -26,7 +26,7 @@ _SNAPSHOTS = 2
 
 
 @dataclass
-class Final:
+class FinalStore:
     """`journal`: each entry that is there, by its index. `snapshots`: their chunks by name, and "manifest"."""
 
     head: Head | None = None
@@ -60,15 +60,15 @@ class Final:
                 self.snapshots[snapshot][part] = value
 
 
-def of(keys: Keys, found: Iterable[tuple[str, bytes]]) -> Final:
+def final_of(keys: Keys, found: Iterable[tuple[str, bytes]]) -> FinalStore:
     """From whole keys and values."""
-    final = Final()
+    final = FinalStore()
     for key, value in found:
         final.put(key.removeprefix(keys.prefix), value)
     return final
 
 
-async def keep(etcd: Etcd, keys: Keys, path: Path) -> None:
+async def save_final(etcd: Etcd, keys: Keys, path: Path) -> None:
     """Write down all that is under the prefix, as of one revision, a key a line."""
     listing = await list_at(etcd, keys.prefix, end=prefix_end(keys.prefix), page=500)
     with path.open("w", encoding="utf-8") as file:
@@ -80,9 +80,9 @@ def line(key: str, value: bytes) -> str:
     return json.dumps({"key": key, "value": value.decode()}) + "\n"
 
 
-def kept(path: Path) -> Final:
-    """What `keep` has written."""
-    final = Final()
+def load_final(path: Path) -> FinalStore:
+    """What `save_final` has written."""
+    final = FinalStore()
     with path.open(encoding="utf-8") as file:
         for text in file:
             told = json.loads(text)
@@ -90,7 +90,7 @@ def kept(path: Path) -> Final:
     return final
 
 
-def truncated_too_far(final: Final, recorded: Fold) -> list[str]:
+def truncated_too_far(final: FinalStore, recorded: Fold) -> list[str]:
     """What the store holds makes the state that was recorded, from each of its two newest snapshots on; from the
     beginning, where there are not two."""
     complete = sorted((name for name, parts in final.snapshots.items() if "manifest" in parts), reverse=True)
@@ -119,7 +119,7 @@ def _image(chunks: Iterable[bytes]) -> Fold:
     return fold
 
 
-def _from(final: Final, index: int, fold: Fold, recorded: Fold, what: str) -> list[str]:
+def _from(final: FinalStore, index: int, fold: Fold, recorded: Fold, what: str) -> list[str]:
     head = final.head.index if final.head else 0
     for command in _commands(final, index):
         if command["index"] != index + 1:
@@ -131,13 +131,13 @@ def _from(final: Final, index: int, fold: Fold, recorded: Fold, what: str) -> li
     return recorded.differences(fold, what)
 
 
-def _commands(final: Final, beyond: int) -> Iterator[dict[str, Any]]:
+def _commands(final: FinalStore, beyond: int) -> Iterator[dict[str, Any]]:
     for last in sorted(last for last in final.journal if last > beyond):
         entry = read_entry(final.journal[last]) or {"commands": ()}
         yield from (command for command in entry["commands"] if command["index"] > beyond)
 
 
-def views_that_differ(final: Final, recorded: Fold, last: int) -> list[str]:
+def views_that_differ(final: FinalStore, recorded: Fold, last: int) -> list[str]:
     """`state/` and `desired/` are what the recorded journal makes, to their hashes, and `applied` says so."""
     wrong = recorded.differences(final.views, "the view")
     applied = final.applied

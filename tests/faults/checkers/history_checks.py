@@ -37,7 +37,7 @@ from typing import Any
 from nodestore.schema.models import Term
 from tests.faults.checkers import final_store as final_store
 from tests.faults.checkers import linearizable
-from tests.faults.checkers.final_store import Final
+from tests.faults.checkers.final_store import FinalStore
 from tests.faults.checkers.findings import Findings
 from tests.faults.checkers.fold import Journal
 from tests.faults.checkers.history import Call, Event, Joining
@@ -305,7 +305,7 @@ class Judge:
         self.documents.end(number, call)
         self._hears(call)
 
-    def wrong(self, final: Final | None) -> dict[str, list[str]]:
+    def wrong(self, final: FinalStore | None) -> dict[str, list[str]]:
         """By promise, once all was seen: what is not as it must be. Only those that are broken. None: of a run that was
         cut short, nothing is asked of how it ended."""
         self.writes.end()
@@ -327,7 +327,7 @@ class Judge:
             self._compare(final, found)
         return {name: lines for name, lines in found.items() if lines}
 
-    def _compare(self, final: Final, found: dict[str, list[str]]) -> None:
+    def _compare(self, final: FinalStore, found: dict[str, list[str]]) -> None:
         head, last, fold = final.head.index if final.head else 0, self.journal.last, self.journal.fold
         if head != last:
             found["no gap, no fork"].append(f"head is at {head}, the journal ends at {last}")
@@ -336,12 +336,12 @@ class Judge:
         found["truncation"] = final_store.truncated_too_far(final, fold)
 
 
-def generations(final: Final | None) -> dict[str, int]:
+def generations(final: FinalStore | None) -> dict[str, int]:
     """Where each node should be; none, where that is not known."""
     return {} if final is None else {node: desired.generation for node, desired in final.desired.items()}
 
 
-def judged(events: Iterable[Event], final: Final | None) -> dict[str, list[str]]:
+def judged(events: Iterable[Event], final: FinalStore | None) -> dict[str, list[str]]:
     """All of a history at once."""
     judge = Judge()
     for event in events:

@@ -44,7 +44,7 @@ def facts(key: str, value: bytes) -> dict[str, Any]:
     return told
 
 
-class Watched:
+class WatchRecorder:
     """`seen`: as `history.Recorder.seen`."""
 
     def __init__(self, seen: Callable[..., None], keys: Keys) -> None:

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--judge", type=Path, metavar="DIR", help="judge a run that was kept, again")
     chosen = parser.parse_args(arguments)
     if chosen.judge is not None:
-        return 1 if tell(chosen.judge, verdict.judge(chosen.judge, print), print) else 0
+        return 1 if report_findings(chosen.judge, verdict.judge(chosen.judge, print), print) else 0
     seed = secrets.randbelow(1_000_000) if chosen.seed is None else chosen.seed
     if namespaces.INSIDE not in os.environ:
         try:
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
             print(f"faults of hosts: {reason}", file=sys.stderr)  # noqa: T201 - a program of its own
             return namespaces.CANNOT
         except KeyboardInterrupt:
-            print(f"ended at once; repeat: {again(seed, chosen.duration, chosen.only)}")  # noqa: T201
+            print(f"ended at once; repeat: {repeat_command(seed, chosen.duration, chosen.only)}")  # noqa: T201
             return INTERRUPTED
     namespaces.settle()
     directory = chosen.keep or Path(tempfile.mkdtemp(prefix="nodectl-faults-"))
@@ -76,14 +76,14 @@ def report(run: Run) -> int:
     except Exception as error:  # noqa: BLE001 - whatever ends a run, its schedule and how to repeat it must be told
         (run.directory / "traceback.txt").write_text(traceback.format_exc())
         wrong = [f"the run ended: {error!r}"[:2000]]
-    tell(run.directory, wrong, say)
+    report_findings(run.directory, wrong, say)
     if wrong or run.interrupted:
         kept = f"judge again: python -m {MODULE} --judge {run.directory}"
-        say(f"{kept}\n{len(wrong)} things are wrong; repeat: {again(run.seed, run.duration_s, run.only)}")
+        say(f"{kept}\n{len(wrong)} things are wrong; repeat: {repeat_command(run.seed, run.duration_s, run.only)}")
     return 1 if wrong else INTERRUPTED if run.interrupted else 0
 
 
-def tell(directory: Path, wrong: Sequence[str], say: Callable[[str], None]) -> bool:
+def report_findings(directory: Path, wrong: Sequence[str], say: Callable[[str], None]) -> bool:
     """Whether anything is wrong."""
     (directory / "verdict.txt").write_text("\n".join(wrong) or "all is as it must be\n")
     for line in wrong[:_SHOWN]:
@@ -91,7 +91,7 @@ def tell(directory: Path, wrong: Sequence[str], say: Callable[[str], None]) -> b
     return bool(wrong)
 
 
-def again(seed: int, duration_s: float, only: Sequence[str]) -> str:
+def repeat_command(seed: int, duration_s: float, only: Sequence[str]) -> str:
     """What repeats a run."""
     chosen = f" ONLY={','.join(only)}" if only else ""
     return f"make faults SEED={seed} DURATION={format_duration(duration_s)}{chosen}"

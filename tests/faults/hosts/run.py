@@ -30,7 +30,7 @@ from tests.faults.hosts.judgement import diary, verdict
 from tests.faults.hosts.judgement.store_watch import StoreWatch, watching
 from tests.faults.hosts.kinds.fault import Fault, settle, strike
 from tests.faults.hosts.kinds.faults import FAULTS, UNABLE
-from tests.faults.hosts.kinds.overlap import Both, second
+from tests.faults.hosts.kinds.overlap import OverlappingFaults, second
 from tests.faults.hosts.lan.clocks import WrongClocks
 from tests.faults.hosts.lan.disks import Disks
 from tests.faults.hosts.lan.pc import PROGRAMS
@@ -188,7 +188,7 @@ class Run:
             other = second(dice, first, names)
             apart_s, chance = dice.uniform(0.2, 2.0), random.Random(dice.random())
             if other is not None:
-                fault = Both.of(fault, FAULTS[other](hosts, chance), apart_s)
+                fault = OverlappingFaults.of(fault, FAULTS[other](hosts, chance), apart_s)
             name = first if other is None else f"{first}+{other}"
             struck = await self._strike(hosts, name, fault, begun)
             await self._works(started, f"work goes on after {name}: {fault.told}")
@@ -239,7 +239,7 @@ class Run:
                 for name, pc in hosts.pcs.items():
                     for program in pc.programs() if pc.powered else ():
                         if not pc.alive(program) and (program in pc.running or not self._expected):
-                            self._found_ended(program, name, pc.said(program, 1)[:200])
+                            self._found_ended(program, name, pc.log_tail(program, 1)[:200])
                             pc.start(program)
 
         task = asyncio.create_task(keep(), name="service manager")
@@ -277,7 +277,7 @@ class Run:
         for line in await self._masters_differ(hosts):
             self._wrong(line)
         await self._watch.caught_up(hosts.etcd)
-        await final_store.keep(hosts.etcd, hosts.keys, self.directory / diary.STORE)
+        await final_store.save_final(hosts.etcd, hosts.keys, self.directory / diary.STORE)
 
     async def _masters_differ(self, hosts: Hosts) -> list[str]:
         """All masters come to have the same documents in memory."""

@@ -67,7 +67,7 @@ async def power_off(hosts: Hosts, caller: Caller, victim: str, both: bool) -> Tr
     await eventually(lambda: len(caller.acknowledged(cut)) > _STEADY, "commands go on", timeout_s=60.0)
     last, first = caller.last(cut), caller.acknowledged(cut)[0]
     trial.gap_ms, trial.last_ms = (first - last) * 1e3, (last - at) * 1e3
-    trial.goodbyes = len(hosts.capture.of(hosts.pcs[victim].address, at))
+    trial.goodbyes = len(hosts.capture.ends_of(hosts.pcs[victim].address, at))
     await _tell(hosts, trial)
     trial.client = [
         f"{(event['at'] - at) * 1e3:.0f} {event['type']} {event.get('op', '')} {event.get('id', event.get('why', ''))}"

@@ -11,20 +11,20 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from masterd.election.campaign import Campaign, Me
+from masterd.election.campaign import Campaign, MasterIdentity
 from masterd.election.suspicion import LAN
-from masterd.replication.cluster_view import Board
+from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
-from masterd.state_machine.batch import Outcome
+from masterd.state_machine.batch import CommandOutcome
 from masterd.term.journal import Commit, Journal
 from masterd.term.leader import LeaderSettings
 from nodestore.cluster.election import (
     LeaderSeen,
-    Lost,
-    Won,
+    TakeoverLost,
+    TakeoverWon,
     ensure_epoch,
-    leader_seen,
     new_leader_record,
+    parse_leader,
     resign,
     takeover,
 )
@@ -32,7 +32,7 @@ from nodestore.errors import LeadershipLost, LeaseLost, OutcomeUnknown
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Compare, Op, TxnResult, op_delete, op_put
 from nodestore.schema.keys import Keys
-from tests.faults.late.transactions import ANSWER_S, Stage, configure, leading, stage, take_over
+from tests.faults.late.transactions import ANSWER_S, Stage, configure, run_leader, stage, take_over
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.waiting import eventually
 
@@ -47,7 +47,7 @@ async def error_of(task: asyncio.Task[object]) -> BaseException | None:
     return task.exception()
 
 
-def code_of(outcome: Outcome) -> str | None:
+def code_of(outcome: CommandOutcome) -> str | None:
     return outcome.error.code if outcome.error else None
 
 
@@ -56,7 +56,7 @@ def code_of(outcome: Outcome) -> str | None:
 
 async def commit_after_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys) -> None:
     """It lands nowhere, and its caller hears that it surely did not and never will: nothing has moved `head`."""
-    async with stage(cluster, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+    async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
         assert (await seat.add("x1")).index == 1
         s.late.hold_next()
         call = asyncio.create_task(seat.add("x2"))
@@ -72,12 +72,12 @@ async def commit_after_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys)
 
 async def commit_after_its_successor_committed(cluster: EtcdCluster, keys: Keys) -> None:
     """It lands nowhere; but its own leader cannot tell any more, and says so. The repeat at the successor runs."""
-    async with stage(cluster, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+    async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
         await seat.add("x1")
         s.late.hold_next()
         call = asyncio.create_task(seat.add("x2"))
         await s.held()
-        async with leading(s.witness, s.witness, keys, "m2") as successor:
+        async with run_leader(s.witness, s.witness, keys, "m2") as successor:
             assert (await successor.add("y")).result == 2
             await s.deliver()
             assert code_of(await call) == "outcome_unknown"
@@ -89,12 +89,12 @@ async def commit_after_its_successor_committed(cluster: EtcdCluster, keys: Keys)
 
 async def commit_that_landed_unheard_before_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys) -> None:
     """The reply was lost for good: unknown to its caller, known to the successor, who does not run the repeat."""
-    async with stage(cluster, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+    async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
         await seat.add("x1")
         s.late.lose_next_reply()
         call = asyncio.create_task(seat.add("x2"))
         await eventually(lambda: _has(s, 2), "the commit has landed")
-        async with leading(s.witness, s.witness, keys, "m2") as successor:
+        async with run_leader(s.witness, s.witness, keys, "m2") as successor:
             again = await successor.add("x2")
             assert (again.result, again.index, again.repeated) == (2, 2, True)
             assert (await successor.add("y")).result == 3
@@ -105,7 +105,7 @@ async def commit_that_landed_unheard_before_its_leader_was_replaced(cluster: Etc
 
 async def commit_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None:
     """Its repeat finds its nonce in `head`: committed, once, and the term goes on."""
-    async with stage(cluster, keys, repeats_arrive=True) as s, leading(s.late, s.witness, keys) as seat:
+    async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as seat:
         await seat.add("x1")
         s.late.lose_next_reply()
         lost = await seat.add("x2")
@@ -117,7 +117,7 @@ async def commit_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None:
 
 async def commit_whose_copy_is_late(cluster: EtcdCluster, keys: Keys) -> None:
     """The repeat was first. The late copy changes nothing, at once or after the next commit."""
-    async with stage(cluster, keys, repeats_arrive=True) as s, leading(s.late, s.witness, keys) as seat:
+    async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as seat:
         await seat.add("x1")
         s.late.hold_next()
         assert (await seat.add("x2")).index == 2
@@ -132,7 +132,7 @@ async def commit_whose_copy_is_late(cluster: EtcdCluster, keys: Keys) -> None:
 
 async def commit_whose_copy_lands_after_truncation(cluster: EtcdCluster, keys: Keys) -> None:
     """What was truncated does not come back."""
-    async with stage(cluster, keys, repeats_arrive=True) as s, leading(s.late, s.witness, keys) as seat:
+    async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as seat:
         await seat.add("x1")
         s.late.hold_next()
         await seat.add("x2")
@@ -186,12 +186,12 @@ async def _has(s: Stage, index: int) -> bool:
 async def takeover_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None:
     """The repeat finds its own nonce: it has won, and has read head and journal anew."""
     async with stage(cluster, keys, repeats_arrive=True) as s:
-        async with leading(s.witness, s.witness, keys) as before:
+        async with run_leader(s.witness, s.witness, keys) as before:
             for name in ("x1", "x2", "x3"):
                 await before.add(name)
         s.late.lose_next_reply()
-        won = await _take_over_late(s, leader_seen(await s.witness.get(keys.leader)), next_index=2)
-        assert isinstance(won, Won)
+        won = await _take_over_late(s, parse_leader(await s.witness.get(keys.leader)), next_index=2)
+        assert isinstance(won, TakeoverWon)
         leader = await s.witness.get(keys.leader)
         assert leader is not None
         assert won.fence.term.revision == leader.mod_revision
@@ -201,7 +201,7 @@ async def takeover_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None
         term = await s.witness.get(keys.term("late"))
         assert term is not None
         assert term.version == 1
-        async with leading(s.late, s.witness, keys, "late", won=won) as seat:
+        async with run_leader(s.late, s.witness, keys, "late", won=won) as seat:
             assert (await seat.add("x4")).result == 4
 
 
@@ -210,7 +210,7 @@ async def takeover_that_lands_after_it_was_won_and_resigned(cluster: EtcdCluster
     async with stage(cluster, keys, repeats_arrive=True) as s:
         s.late.hold_next()
         won = await _take_over_late(s, LeaderSeen())
-        assert isinstance(won, Won)
+        assert isinstance(won, TakeoverWon)
         assert await resign(s.witness, keys, won.fence, "test")
         await s.deliver()
         assert await s.witness.get(keys.leader) is None
@@ -226,12 +226,12 @@ async def takeover_that_lands_after_another(cluster: EtcdCluster, keys: Keys) ->
         other = await take_over(s.witness, keys, "m2")
         assert isinstance(await error_of(task), OutcomeUnknown)
         await s.deliver()
-        found = leader_seen(await s.witness.get(keys.leader))
+        found = parse_leader(await s.witness.get(keys.leader))
         assert found.revision == other.fence.term.revision
         assert await s.witness.get(keys.term("late")) is None
 
 
-async def _take_over_late(s: Stage, seen: LeaderSeen, next_index: int = 1) -> Won | Lost:
+async def _take_over_late(s: Stage, seen: LeaderSeen, next_index: int = 1) -> TakeoverWon | TakeoverLost:
     lease, _ = await s.witness.grant(60)
     epoch = await ensure_epoch(s.witness, s.keys)
     me = new_leader_record(master="late", host="late", urls=(), nonce="late", cause="first", why="test")
@@ -246,11 +246,11 @@ async def takeover_that_lands_after_its_candidate_gave_up(cluster: EtcdCluster, 
         task = asyncio.create_task(campaign.win(lease))
         await s.held()
         nonce = campaign._attempts[0]
-        campaign._ground = lambda: None  # type: ignore[method-assign]  # a second attempt would arrive with the first
+        campaign._takeover_reason = lambda: None  # type: ignore[method-assign]  # a second attempt would arrive with the first
         await eventually(lambda: s.late.unknown > 0, "the candidate has given the attempt up")
         await s.deliver()
         won = await asyncio.wait_for(task, 30.0)
-        found = leader_seen(await s.witness.get(keys.leader))
+        found = parse_leader(await s.witness.get(keys.leader))
         assert found.record is not None
         assert (found.record.nonce, found.revision, found.lease) == (nonce, won.fence.term.revision, lease)
         assert won.fence.nonce == nonce
@@ -267,25 +267,25 @@ async def takeover_that_lands_on_a_lease_given_up(cluster: EtcdCluster, keys: Ke
         task.cancel()
         await asyncio.wait([task])
         await s.deliver()
-        late = leader_seen(await s.witness.get(keys.leader))
+        late = parse_leader(await s.witness.get(keys.leader))
         assert late.lease == old
         new, _ = await s.witness.grant(60)
         won = await asyncio.wait_for(campaign.win(new), 30.0)
-        found = leader_seen(await s.witness.get(keys.leader))
+        found = parse_leader(await s.witness.get(keys.leader))
         assert (found.lease, found.revision) == (new, won.fence.term.revision)
         assert won.fence.term.revision > late.revision
         await s.witness.revoke(old)
-        assert leader_seen(await s.witness.get(keys.leader)) == found
+        assert parse_leader(await s.witness.get(keys.leader)) == found
 
 
 @asynccontextmanager
 async def _campaign(s: Stage) -> AsyncIterator[Campaign]:
     """A campaign that watches etcd directly, and tries to take over by the way that can be held."""
-    board, replica = Board(s.witness, s.keys), Replica(s.witness, s.keys)
+    board, replica = ClusterView(s.witness, s.keys), Replica(s.witness, s.keys)
     await replica.catch_up()
     watching = asyncio.create_task(board.watch())
     try:
-        yield Campaign(s.late, s.keys, Me("late", "late", (), 0, "late"), board, replica, LAN)
+        yield Campaign(s.late, s.keys, MasterIdentity("late", "late", (), 0, "late"), board, replica, LAN)
     finally:
         watching.cancel()
         await asyncio.wait([watching])
@@ -301,7 +301,7 @@ async def chunk_of_a_deposed_leader(cluster: EtcdCluster, keys: Keys) -> None:
     """A late chunk changes no view, not even while the new leader has not touched them yet."""
     async with stage(cluster, keys, repeats_arrive=False) as s:
         await configure(s.witness, keys)
-        async with leading(s.late, s.witness, keys, settings=SMALL) as seat:
+        async with run_leader(s.late, s.witness, keys, settings=SMALL) as seat:
             first = (await seat.put("nodes/n1", x=1)).index
             await eventually(lambda: _complete(s, first), "the views are up to date")
             before = await s.view(keys.desired_of("n1"))
@@ -313,7 +313,7 @@ async def chunk_of_a_deposed_leader(cluster: EtcdCluster, keys: Keys) -> None:
             assert await s.view(keys.desired_of("n1")) == before
             assert isinstance(await seat.ended(), LeadershipLost)
             assert code_of(await call) is None, "the commit itself had landed"
-        async with leading(s.witness, s.witness, keys, "m2", won=won):
+        async with run_leader(s.witness, s.witness, keys, "m2", won=won):
             shown = await s.view(keys.desired_of("n1"))
             assert (shown["term"], shown["spec"]["document"]) == (won.fence.term.revision, {"x": 2})
 
@@ -322,7 +322,7 @@ async def chunk_whose_copy_is_late(cluster: EtcdCluster, keys: Keys) -> None:
     """In the same term, after its repeat and later commits: it does not turn a view back."""
     async with stage(cluster, keys, repeats_arrive=True) as s:
         await configure(s.witness, keys)
-        async with leading(s.late, s.witness, keys, settings=SMALL) as seat:
+        async with run_leader(s.late, s.witness, keys, settings=SMALL) as seat:
             first = (await seat.put("nodes/n1", x=1)).index
             await eventually(lambda: _complete(s, first), "the views are up to date")
             hold_the_chunk(s)
@@ -366,5 +366,5 @@ async def resignation_that_lands_after_reelection(cluster: EtcdCluster, keys: Ke
         assert await resign(s.late, keys, won.fence, "test")
         again = await take_over(s.witness, keys, "m1")
         await s.deliver()
-        found = leader_seen(await s.witness.get(keys.leader))
+        found = parse_leader(await s.witness.get(keys.leader))
         assert found.revision == again.fence.term.revision

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from masterd.application.contract import Application
-from masterd.replication.cluster_view import Board
+from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
-from masterd.state_machine.batch import Outcome, Request
+from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.leader import Leader, LeaderSettings
-from nodestore.cluster.election import Won, ensure_epoch, leader_seen, new_leader_record, takeover
+from nodestore.cluster.election import TakeoverWon, ensure_epoch, new_leader_record, parse_leader, takeover
 from nodestore.errors import NodectlError, OutcomeUnknown
 from nodestore.etcd.session import KV, Etcd, EtcdSettings, TxnResult
 from nodestore.schema.keys import Keys
@@ -65,13 +65,13 @@ class LateEtcd(Etcd):
         """The next transaction that writes reaches etcd, and its reply is lost."""
         self._down = Mode.DROP
 
-    async def _txn(self, request: Any, repeat: Any, timeout_s: float | None, first: int) -> TxnResult:
+    async def _txn(self, request: Any, repeat: Any, timeout_s: float | None, endpoint_offset: int) -> TxnResult:
         if any(not op.HasField("request_range") for op in request.success):
             self._proxy.set(up=self._up, down=self._down)
             self._up = self._down = None
             timeout_s = self.call_s
         try:
-            return await super()._txn(request, repeat, timeout_s, first)
+            return await super()._txn(request, repeat, timeout_s, endpoint_offset)
         except OutcomeUnknown:
             self.unknown += 1
             raise
@@ -150,39 +150,41 @@ async def configure(etcd: Etcd, keys: Keys, config: Inventory | None = None, ver
     return await etcd.put(keys.config_current, record.encode())
 
 
-async def take_over(etcd: Etcd, keys: Keys, name: str, next_index: int = 1) -> Won:
+async def take_over(etcd: Etcd, keys: Keys, name: str, next_index: int = 1) -> TakeoverWon:
     """Win a term from whoever leads."""
     lease, _ = await etcd.grant(60)
-    seen = leader_seen(await etcd.get(keys.leader))
+    seen = parse_leader(await etcd.get(keys.leader))
     me = new_leader_record(master=name, host=name, urls=(), nonce=secrets.token_hex(8), cause="first", why="test")
     won = await takeover(
         etcd, keys, me=me, lease=lease, seen=seen, epoch=await ensure_epoch(etcd, keys), next_index=next_index,
         timeout_s=ANSWER_S,
     )  # fmt: skip
-    assert isinstance(won, Won), won
+    assert isinstance(won, TakeoverWon), won
     return won
 
 
 @dataclass
-class Seat:
+class RunningLeader:
     """A leader at work within the test."""
 
-    won: Won
+    won: TakeoverWon
     leader: Leader
     replica: Replica
-    board: Board
+    board: ClusterView
     running: asyncio.Task[None]
     errors: list[NodectlError] = field(default_factory=list)
 
-    async def add(self, known_as: str, path: str = "sum") -> Outcome:
+    async def add(self, known_as: str, path: str = "sum") -> CommandOutcome:
         """One command that is not idempotent."""
-        return (await self.submit(Request(known_as, "add", {"path": path}, "tester", 0)))[0]
+        return (await self.submit(CommandRequest(known_as, "add", {"path": path}, "tester", 0)))[0]
 
-    async def put(self, path: str, known_as: str = "", **document: Any) -> Outcome:
-        request = Request(known_as or f"put-{path}-{document}", "put", {"path": path, "document": document}, "t", 0)
+    async def put(self, path: str, known_as: str = "", **document: Any) -> CommandOutcome:
+        request = CommandRequest(
+            known_as or f"put-{path}-{document}", "put", {"path": path, "document": document}, "t", 0
+        )
         return (await self.submit(request))[0]
 
-    async def submit(self, *requests: Request) -> list[Outcome]:
+    async def submit(self, *requests: CommandRequest) -> list[CommandOutcome]:
         return await self.leader.submit(requests)
 
     async def ended(self, timeout_s: float = 5.0) -> NodectlError:
@@ -195,7 +197,7 @@ class Seat:
 
 
 @asynccontextmanager
-async def leading(
+async def run_leader(
     etcd: Etcd,
     witness: Etcd,
     keys: Keys,
@@ -203,21 +205,21 @@ async def leading(
     *,
     application: Application | None = None,
     settings: LeaderSettings | None = None,
-    won: Won | None = None,
+    won: TakeoverWon | None = None,
     wall_clock: Callable[[], float] = time.time,
-) -> AsyncIterator[Seat]:
+) -> AsyncIterator[RunningLeader]:
     """A leader that writes through `etcd`. It has no watches: it learns of its end from what it writes."""
     won = won or await take_over(witness, keys, name)
-    replica, board = Replica(witness, keys), Board(witness, keys)
-    await replica.absorb(won)
+    replica, board = Replica(witness, keys), ClusterView(witness, keys)
+    await replica.apply_takeover(won)
     leader = Leader(
-        etcd, keys, master=name, won=won, replica=replica, board=board, application=application or ToyApp(),
+        etcd, keys, master=name, won=won, replica=replica, cluster_view=board, application=application or ToyApp(),
         settings=settings or LeaderSettings(), wall_clock=wall_clock,
     )  # fmt: skip
     running = asyncio.create_task(leader.run(), name=f"leader {name}")
     try:
         await _serving(leader, running)
-        yield Seat(won, leader, replica, board, running)
+        yield RunningLeader(won, leader, replica, board, running)
     finally:
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError, NodectlError):
@@ -243,7 +245,7 @@ async def desired(etcd: Etcd, keys: Keys, revision: int = 0) -> dict[str, tuple[
     return {kv.key.removeprefix(keys.desired): (decode(Desired, kv.value, kv.key), kv) for kv in found}
 
 
-async def shown(etcd: Etcd, keys: Keys, documents: dict[str, Any]) -> None:
+async def wait_shown(etcd: Etcd, keys: Keys, documents: dict[str, Any]) -> None:
     """Until the nodes must be so."""
 
     async def so() -> bool:

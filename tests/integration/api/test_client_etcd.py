@@ -51,8 +51,8 @@ async def test_a_new_leader_is_known_by_its_key(etcd_one: EtcdCluster, keys: Key
                 await asyncio.sleep(0.01)
         await lead(etcd, keys, cluster, "m2")
         assert (await waiting).index == 2
-        assert client._leadership.newest is not None
-        assert client._leadership.newest.term.epoch == 3
+        assert client._leadership.newest_leader is not None
+        assert client._leadership.newest_leader.term.epoch == 3
 
 
 async def test_an_absent_or_unreadable_leader_is_waited_out(etcd_one: EtcdCluster, keys: Keys) -> None:

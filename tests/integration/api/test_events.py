@@ -59,8 +59,8 @@ async def _two(masters: Masters) -> None:
     await masters.configure(INVENTORY)
     for name in ("m1", "m2"):
         masters.start(name)
-        await masters.up(name)
-        await masters.serves("m1")
+        await masters.wait_candidate(name)
+        await masters.wait_serving("m1")
 
     async def follows() -> bool:
         with suppress(Unavailable):
@@ -112,7 +112,7 @@ async def test_a_reader_behind_the_retained_journal_is_told_to_read_anew(etcd_on
 
         await eventually(truncated, "the journal is truncated", timeout_s=20)
         masters.start("m3")  # has nothing in memory that is older than its snapshot
-        await masters.up("m3")
+        await masters.wait_candidate("m3")
 
         async def refused() -> bool:
             try:

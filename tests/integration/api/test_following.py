@@ -82,8 +82,8 @@ async def followed_by_nodectl(endpoints: tuple[str, ...], keys: Keys) -> AsyncIt
 async def _start(masters: Masters, *names: str) -> None:
     for name in names:
         masters.start(name)
-        await masters.up(name)
-        await masters.serves(names[0])
+        await masters.wait_candidate(name)
+        await masters.wait_serving(names[0])
 
 
 async def _write(masters: Masters, count: int) -> int:
@@ -118,13 +118,13 @@ async def test_followers_miss_nothing_when_the_leader_is_killed(etcd_one: EtcdCl
                 for heard in (first, second, third):
                     await heard.reaches(last)
                 masters.start(leader.id)
-                await masters.up(leader.id)
+                await masters.wait_candidate(leader.id)
             for heard in (first, second, third):
                 assert heard.indexes == list(range(1, last + 1))
             assert [told["id"] for told in first.told] == [told["id"] for told in third.told]
             assert first.told[-1]["position"] == f"1.{last}"
         errors = [
-            line for master in masters.running.values() for line in master.said(500).splitlines() if "ERROR" in line
+            line for master in masters.running.values() for line in master.log_tail(500).splitlines() if "ERROR" in line
         ]
         assert errors == []  # readers that went away are none
 

@@ -24,7 +24,7 @@ async def _busy(masters: Masters) -> int:
     """One command for n2 among many for n1; its index."""
     await masters.configure(INVENTORY)
     masters.start("m1")
-    await masters.serves("m1")
+    await masters.wait_serving("m1")
     done = await masters.command("node.set", node="n2", values={"x": 0})
     for _ in range(3):
         await masters.commands(*(("node.set", {"node": "n1", "values": {"x": n}}) for n in range(120)))

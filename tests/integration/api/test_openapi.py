@@ -64,9 +64,9 @@ def masters(etcd_one: EtcdCluster) -> Iterator[Masters]:
     async def serve() -> None:
         async with Masters(etcd_one, Keys("test-openapi")) as found:
             found.start("m1")
-            await found.serves("m1")
+            await found.wait_serving("m1")
             found.start("m2")
-            await found.up("m2")
+            await found.wait_candidate("m2")
             await found.configure(Inventory.model_validate(WALL))
             over = asyncio.Event()
             started.set_result((found, asyncio.get_running_loop(), over))
@@ -96,7 +96,7 @@ def _operation(master: Masterd, method: str, path: str) -> APIOperation[Any, Any
 
 
 def _lives(master: Masterd) -> None:
-    assert master.ended is None, f"{master.name} has ended with {master.ended}:\n{master.said(80)}"
+    assert master.exit_code is None, f"{master.name} has ended with {master.exit_code}:\n{master.log_tail(80)}"
 
 
 def _judges(method: str, mode: GenerationMode) -> list[Any]:
@@ -124,7 +124,7 @@ def test_answers_are_as_published(masters: Masters, name: str, method: str, path
     @given(case=operation.as_strategy(mode))
     def every(case: Any) -> None:
         answer = case.call(timeout=ANSWER_S)
-        assert answer.status_code != 500, f"{case.as_curl_command()}\n{answer.text}\n{master.said(80)}"
+        assert answer.status_code != 500, f"{case.as_curl_command()}\n{answer.text}\n{master.log_tail(80)}"
         case.validate_response(answer, checks=judges)
 
     every()

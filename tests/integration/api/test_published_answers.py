@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from nodectl.client.connection.sse import events
+from nodectl.client.connection.sse import read_events
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Alive, Status
 from nodestore.support.jsonio import Json, loads
@@ -77,9 +77,9 @@ class Wall:
 async def _wall(etcd: EtcdCluster, keys: Keys) -> AsyncIterator[Wall]:
     async with Masters(etcd, keys) as masters:
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         masters.start("m2")
-        await masters.up("m2")
+        await masters.wait_candidate("m2")
         yield Wall(masters)
 
 
@@ -108,7 +108,9 @@ async def test_events_are_as_published(etcd_one: EtcdCluster, keys: Keys, path: 
     async with _wall(etcd_one, keys) as wall, aiohttp.ClientSession() as session:
         await wall.furnish()
         missing = {*published} - {"gone"}
-        async with contextlib.aclosing(events(session, f"{wall.masters.running['m1'].url}{path}{query}")) as stream:
+        async with contextlib.aclosing(
+            read_events(session, f"{wall.masters.running['m1'].url}{path}{query}")
+        ) as stream:
             async for event in stream:
                 if event.data:
                     assert faults(published[event.name], loads(event.data)) == [], event.data

@@ -10,15 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 from masterd.application.contract import Command, NodeSeen, Transaction
-from masterd.state_machine.actions import ACT
-from masterd.state_machine.batch import Request
+from masterd.state_machine.actions import NODE_ACT
+from masterd.state_machine.batch import CommandRequest
 from masterd.term.leader import LeaderSettings
 from nodestore.errors import NodectlError
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Acted, ActionResult, Actions, Alive, CommandRecord, Entry, Epoch, Status, decode
 from nodestore.support.jsonio import Json
-from tests.faults.late.transactions import Seat, configure, leading, session
+from tests.faults.late.transactions import RunningLeader, configure, run_leader, session
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import Put, ToyApp, inventory
 from tests.support.waiting import eventually
@@ -60,7 +60,7 @@ async def _entries(etcd: Etcd, keys: Keys) -> list[CommandRecord]:
 
 
 @asynccontextmanager
-async def _watching(seat: Seat) -> AsyncIterator[None]:
+async def _watching(seat: RunningLeader) -> AsyncIterator[None]:
     watching = asyncio.create_task(seat.board.watch())
     try:
         await eventually(lambda: seat.board.epoch is not None, "the board is read")
@@ -74,7 +74,7 @@ async def test_a_handler_that_hangs_costs_its_caller_an_error(etcd_one: EtcdClus
     """Those that came with it are run, in order and once; the term goes on; heartbeats are not held up."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys, application=HardToBear(), settings=_QUICK) as seat:
+        async with run_leader(etcd, etcd, keys, application=HardToBear(), settings=_QUICK) as seat:
             beats = 0
 
             async def beat() -> None:
@@ -84,8 +84,8 @@ async def test_a_handler_that_hangs_costs_its_caller_an_error(etcd_one: EtcdClus
                     await asyncio.sleep(0.01)
 
             beating = asyncio.create_task(beat())
-            adds = [Request(f"add-{number}", "add", {"path": "sum"}, "t", 0) for number in range(6)]
-            outcomes = await seat.submit(*adds[:3], Request("spin", "spin", {}, "ann", 0), *adds[3:])
+            adds = [CommandRequest(f"add-{number}", "add", {"path": "sum"}, "t", 0) for number in range(6)]
+            outcomes = await seat.submit(*adds[:3], CommandRequest("spin", "spin", {}, "ann", 0), *adds[3:])
             beating.cancel()
             assert [outcome.result for outcome in outcomes] == [1, 2, 3, None, 4, 5, 6]
             assert str(outcomes[3].error) == (
@@ -103,18 +103,18 @@ async def test_what_keeps_hanging_is_refused_unrun(etcd_one: EtcdCluster, keys: 
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         app = HardToBear()
-        async with leading(etcd, etcd, keys, application=app, settings=_QUICK) as seat:
+        async with run_leader(etcd, etcd, keys, application=app, settings=_QUICK) as seat:
             for number in range(4):
-                outcome = (await seat.submit(Request(f"b{number}", "block", {}, "t", 0)))[0]
+                outcome = (await seat.submit(CommandRequest(f"b{number}", "block", {}, "t", 0)))[0]
                 assert "did not finish" in str(outcome.error)
-            outcome = (await seat.submit(Request("b4", "block", {}, "t", 0)))[0]
+            outcome = (await seat.submit(CommandRequest("b4", "block", {}, "t", 0)))[0]
             assert str(outcome.error) == (
                 "command block was not run: 4 handlers of this application hang, of this command too"
             )
             assert (await seat.add("a1")).result == 1
             app.release.set()
-            await eventually(lambda: seat.leader._committer.worker.stuck == 0, "they have returned")
-            assert (await seat.submit(Request("b5", "block", {}, "t", 0)))[0].result is True
+            await eventually(lambda: seat.leader._committer.worker.hung_count == 0, "they have returned")
+            assert (await seat.submit(CommandRequest("b5", "block", {}, "t", 0)))[0].result is True
 
 
 async def test_an_application_that_cannot_say_what_nodes_must_be_ends_the_term_with_a_reason(
@@ -131,7 +131,7 @@ async def test_an_application_that_cannot_say_what_nodes_must_be_ends_the_term_w
         await configure(etcd, keys)
         app = Silent()
         settings = replace(_QUICK, derive_timeout_s=0.3)
-        async with leading(etcd, etcd, keys, application=app, settings=settings) as seat:
+        async with run_leader(etcd, etcd, keys, application=app, settings=settings) as seat:
             outcome = await seat.put("hang", x=1)
             assert "did not finish within 0.3 s" in str(outcome.error)
             await configure(etcd, keys, inventory("n1", "n2", "n3"), version=2)
@@ -145,7 +145,7 @@ async def test_the_application_hears_of_its_nodes_and_answers_with_documents(etc
         await configure(etcd, keys)
         await etcd.put(keys.status_of("stranger"), Status(node="stranger", nonce="x", host="h", phase="ready").encode())
         app = HardToBear()
-        async with leading(etcd, etcd, keys, application=app) as seat, _watching(seat):
+        async with run_leader(etcd, etcd, keys, application=app) as seat, _watching(seat):
             await etcd.put(keys.alive_of("n1"), Alive(host_id="h", nonce="x", host="h").encode())
             await eventually(lambda: ("n1", True, None) in app.heard, "it came")
             ready = Status(node="n1", nonce="x", host="h", phase="ready")
@@ -162,12 +162,14 @@ async def test_the_application_hears_of_its_nodes_and_answers_with_documents(etc
         record = next(record for record in await _entries(etcd, keys) if record.name == "node.changed")
         assert (record.actor, record.args["node"], record.args["phase"]) == ("n1", "n1", "ready")
         again = HardToBear()
-        async with leading(etcd, etcd, keys, "m2", application=again) as seat, _watching(seat):
+        async with run_leader(etcd, etcd, keys, "m2", application=again) as seat, _watching(seat):
             await eventually(lambda: ("n1", False, "ready") in again.heard, "the new leader tells of it")
 
 
-async def _act(seat: Seat, **args: Any) -> int:
-    outcome = (await seat.submit(Request(f"act-{args}", ACT, {"node": "n1", "action": "blink", **args}, "ann", 0)))[0]
+async def _act(seat: RunningLeader, **args: Any) -> int:
+    outcome = (
+        await seat.submit(CommandRequest(f"act-{args}", NODE_ACT, {"node": "n1", "action": "blink", **args}, "ann", 0))
+    )[0]
     assert outcome.error is None, outcome.error
     return outcome.index
 
@@ -181,10 +183,10 @@ async def test_an_action_is_shown_to_the_node_and_closed_by_its_result(etcd_one:
     """The history has both; a takeover in between changes nothing; the view is gone at the end."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             index = await _act(seat, args={"times": 2})
             assert await _pending(etcd, keys) == [index]
-        async with leading(etcd, etcd, keys, "m2") as seat, _watching(seat):
+        async with run_leader(etcd, etcd, keys, "m2") as seat, _watching(seat):
             assert await _pending(etcd, keys) == [index]
             started = ActionResult(index=index, name="blink", state="started", nonce="x")
             acted = Acted(node="n1", epoch=1, floor=index, results=(started,))
@@ -211,7 +213,7 @@ async def test_what_no_node_begins_expires_and_what_one_has_begun_does_not(etcd_
         await configure(etcd, keys)
         now = [0.0]
         # its board has no watches: it sees nothing of what nodes wrote
-        async with leading(etcd, etcd, keys, wall_clock=lambda: now[0]) as seat:
+        async with run_leader(etcd, etcd, keys, wall_clock=lambda: now[0]) as seat:
             begun = await _act(seat, expires_s=0.2)
             mark = ActionResult(index=begun, name="blink", state="started", nonce="x")
             await etcd.put(keys.acted_of("n1"), Acted(node="n1", epoch=1, floor=begun, results=(mark,)).encode())
@@ -231,11 +233,11 @@ async def test_a_restored_store_asks_no_action_again(etcd_one: EtcdCluster, keys
     """Before any view is written in the new epoch, all that pends is closed as lost."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             index = await _act(seat)
         await etcd.delete(keys.leader)
         await etcd.put(keys.epoch, Epoch(epoch=2).encode())
-        async with leading(etcd, etcd, keys, "m2") as seat:
+        async with run_leader(etcd, etcd, keys, "m2") as seat:
             assert await _pending(etcd, keys) == []
             assert not seat.replica.state.actions
         done = [record for record in await _entries(etcd, keys) if record.name == "action.done"]
@@ -246,7 +248,7 @@ async def test_every_record_names_the_configuration_in_force(etcd_one: EtcdClust
     """The adoption's own names the new one."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys, version=3)
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             await seat.add("a1")
         found = [(record.name, record.config_version) for record in await _entries(etcd, keys)]
         assert found == [("config.adopt", 3), ("add", 3)]
@@ -256,8 +258,8 @@ async def test_an_error_of_a_handler_is_its_caller_s(etcd_one: EtcdCluster, keys
     """It names the command, and the next one is run."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys) as seat:
-            outcome = (await seat.submit(Request("f", "fail", {}, "t", 0)))[0]
+        async with run_leader(etcd, etcd, keys) as seat:
+            outcome = (await seat.submit(CommandRequest("f", "fail", {}, "t", 0)))[0]
             assert isinstance(outcome.error, NodectlError)
             assert "command fail failed in the application: ZeroDivisionError('as asked')" in str(outcome.error)
             assert (await seat.add("a1")).result == 1

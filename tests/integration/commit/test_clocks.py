@@ -7,18 +7,18 @@ import time
 import pytest
 
 from masterd.state_machine import state
-from masterd.state_machine.batch import Outcome, Request
+from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from nodestore.errors import TooOld
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Entry, decode
-from tests.faults.late.transactions import Seat, configure, leading, session
+from tests.faults.late.transactions import RunningLeader, configure, run_leader, session
 from tests.support.etcd_cluster import EtcdCluster
 
 HOUR_S = 3_600.0
 
 
-async def send(seat: Seat, known_as: str, after: int) -> Outcome:
-    return (await seat.submit(Request(known_as, "add", {"path": "sum"}, "tester", after)))[0]
+async def send(seat: RunningLeader, known_as: str, after: int) -> CommandOutcome:
+    return (await seat.submit(CommandRequest(known_as, "add", {"path": "sum"}, "tester", after)))[0]
 
 
 async def test_leaders_an_hour_behind_and_an_hour_ahead(
@@ -36,7 +36,7 @@ async def test_leaders_an_hour_behind_and_an_hour_ahead(
             def clock(offset_s: float = offset_s) -> float:
                 return time.time() + offset_s
 
-            async with leading(etcd, etcd, keys, leader, wall_clock=clock) as seat:
+            async with run_leader(etcd, etcd, keys, leader, wall_clock=clock) as seat:
                 for known_as, after in sent.items():
                     outcome = await send(seat, known_as, after)
                     assert outcome.repeated or isinstance(outcome.error, TooOld), f"{known_as} ran twice: {outcome}"

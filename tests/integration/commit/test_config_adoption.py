@@ -12,23 +12,23 @@ from nodestore.errors import (
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import CommandRecord, ConfigRecord, Entry, Head, Inventory, Spec, decode
-from tests.faults.late.transactions import Seat, configure, leading, session, shown, stage, take_over
+from tests.faults.late.transactions import RunningLeader, configure, run_leader, session, stage, take_over, wait_shown
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import ToyApp, inventory
 from tests.support.waiting import eventually
 
 
-async def tell(seat: Seat, etcd: Etcd, keys: Keys) -> None:
+async def tell(seat: RunningLeader, etcd: Etcd, keys: Keys) -> None:
     """What the leader's watch of the configuration would bring."""
     seat.board.config = await etcd.get(keys.config_current)
     seat.board._changed()
 
 
-async def adopted(seat: Seat, version: int) -> None:
+async def adopted(seat: RunningLeader, version: int) -> None:
     await eventually(lambda: _version(seat) == version, f"version {version} is adopted")
 
 
-def _version(seat: Seat) -> int | None:
+def _version(seat: RunningLeader) -> int | None:
     state = seat.replica.state
     return state.adopted.record.version if state.adopted else None
 
@@ -38,7 +38,7 @@ async def test_a_configuration_that_changes_while_it_is_adopted(etcd_one: EtcdCl
     watch; specs are those of the newer."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             await seat.put("nodes/n1", x=1)
             await configure(etcd, keys, inventory("n1", colour="red"), version=2)
             old = await etcd.get(keys.config_current)
@@ -49,24 +49,24 @@ async def test_a_configuration_that_changes_while_it_is_adopted(etcd_one: EtcdCl
             names = [record.id for kv in (await etcd.range(keys.journal)).kvs
                      for record in decode(Entry, kv.value, kv.key).commands if record.config is not None]  # fmt: skip
             assert len(names) == 2
-            await shown(etcd, keys, {"n1": {"colour": "blue", "x": 1}})
+            await wait_shown(etcd, keys, {"n1": {"colour": "blue", "x": 1}})
 
 
 async def test_an_adoption_whose_reply_is_lost(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Adopted once, by the nonce in head, and not called a rejection."""
-    async with stage(etcd_one, keys, repeats_arrive=True) as s, leading(s.late, s.witness, keys) as seat:
+    async with stage(etcd_one, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as seat:
         await configure(s.witness, keys)
         s.late.lose_next_reply()
         await tell(seat, s.witness, keys)
         await adopted(seat, 1)
-        assert seat.leader.rejected is None
+        assert seat.leader.config_rejection is None
         await s.once(1)
         assert (await seat.put("nodes/n1", x=1)).index == 2
 
 
 async def test_an_adoption_held_back_until_the_leader_was_replaced(etcd_one: EtcdCluster, keys: Keys) -> None:
     """It adopts nothing."""
-    async with stage(etcd_one, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+    async with stage(etcd_one, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
         await configure(s.witness, keys)
         s.late.hold_next()
         await tell(seat, s.witness, keys)
@@ -110,20 +110,20 @@ async def test_garbage_leaves_the_last_configuration_in_force(
 
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys, application=Failing()) as seat:
+        async with run_leader(etcd, etcd, keys, application=Failing()) as seat:
             await etcd.put(keys.config_current, garbage)
             await tell(seat, etcd, keys)
-            await eventually(lambda: seat.leader.rejected is not None, "it is rejected")
+            await eventually(lambda: seat.leader.config_rejection is not None, "it is rejected")
             await seat.put("nodes/n1", x=1)
             assert _version(seat) == 1
-        async with leading(etcd, etcd, keys, "m2", application=Failing()) as seat:
-            assert seat.leader.rejected is not None
+        async with run_leader(etcd, etcd, keys, "m2", application=Failing()) as seat:
+            assert seat.leader.config_rejection is not None
             assert _version(seat) == 1
             await configure(etcd, keys, inventory("n1", colour="blue"), version=3)
             await tell(seat, etcd, keys)
             await adopted(seat, 3)
-            assert seat.leader.rejected is None
-            await shown(etcd, keys, {"n1": {"colour": "blue", "x": 1}})
+            assert seat.leader.config_rejection is None
+            await wait_shown(etcd, keys, {"n1": {"colour": "blue", "x": 1}})
 
 
 async def test_names_that_an_earlier_release_adopted(etcd_one: EtcdCluster, keys: Keys) -> None:
@@ -139,16 +139,16 @@ async def test_names_that_an_earlier_release_adopted(etcd_one: EtcdCluster, keys
         await etcd.put(keys.entry(1), Entry(epoch=1, term=1, nonce="old", commands=(adopting,)).encode())
         await etcd.put(keys.head, Head(index=1, nonce="old").encode())
         won = await take_over(etcd, keys, "m1", next_index=2)
-        async with leading(etcd, etcd, keys, won=won) as seat:
+        async with run_leader(etcd, etcd, keys, won=won) as seat:
             await tell(seat, etcd, keys)
             await seat.put("nodes/n1", x=1)
-            await shown(etcd, keys, {"n1": {"x": 1}})
-            assert (list(seat.replica.state.inventory.nodes), seat.leader.rejected) == (list(nodes), None)
+            await wait_shown(etcd, keys, {"n1": {"x": 1}})
+            assert (list(seat.replica.state.inventory.nodes), seat.leader.config_rejection) == (list(nodes), None)
             await etcd.put(keys.config_current, record.encode())
             await tell(seat, etcd, keys)
-            await eventually(lambda: seat.leader.rejected is not None, "it is rejected")
-            assert seat.leader.rejected is not None
-            assert seat.leader.rejected[1].startswith("node name '../up' is not allowed: use 1 to 63 letters")
+            await eventually(lambda: seat.leader.config_rejection is not None, "it is rejected")
+            assert seat.leader.config_rejection is not None
+            assert seat.leader.config_rejection[1].startswith("node name '../up' is not allowed: use 1 to 63 letters")
             assert list(seat.replica.state.inventory.nodes) == list(nodes)
             await configure(etcd, keys, inventory("n1"), version=2)
             await tell(seat, etcd, keys)

@@ -35,7 +35,7 @@ async def test_a_scene_for_500_nodes_reaches_all_whoever_dies(keys: Keys) -> Non
     async with EtcdCluster(1, flags=ETCD_LIMITS) as etcd, Masters(etcd, keys, arguments=UNTIL_IT_DIES) as masters:
         await masters.configure(INVENTORY)
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         for name in ("day", "night"):
             await masters.command("scene.save", name=name, nodes={node: {"scene": name, "me": node} for node in NODES})
 
@@ -43,11 +43,11 @@ async def test_a_scene_for_500_nodes_reaches_all_whoever_dies(keys: Keys) -> Non
         await eventually(lambda: arrived(masters, "day", day["index"]), "all nodes shall show the day")
 
         masters.start("m2", cut="chunk:3:before")
-        await masters.up("m2")
+        await masters.wait_candidate("m2")
         await masters.switchover("m2")
         term = (await masters.leader()).revision
         sent = asyncio.create_task(masters.command("scene.apply", name="night"))
-        await masters.died("m2")
+        await masters.wait_killed("m2")
         await masters.expire("m2")
         night = await sent
         await eventually(lambda: arrived(masters, "night", night["index"]), "all nodes shall show the night")
@@ -83,10 +83,10 @@ async def _everything_still_works(masters: Masters, etcd: EtcdCluster) -> None:
     saved = await nodectl("snapshot", "save", "full")
     assert saved.code == 0, saved
     masters.start("m3")
-    await masters.up("m3")
+    await masters.wait_candidate("m3")
     masters.running.pop("m1").kill()
     await masters.expire("m1")
-    await masters.serves("m3")
+    await masters.wait_serving("m3")
     listing, status, changed = await asyncio.gather(
         nodectl("state", "list", "scenes/s", "-o", "name"),
         nodectl("status", "-o", "json"),

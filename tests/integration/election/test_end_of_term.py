@@ -10,13 +10,13 @@ from typing import Any, cast
 import pytest
 
 from masterd.api import reads
-from masterd.election.campaign import Me
-from masterd.replication.cluster_view import Board
+from masterd.election.campaign import MasterIdentity
+from masterd.replication.cluster_view import ClusterView
 from masterd.roles.master import Master, MasterSettings
-from masterd.state_machine.batch import Request
+from masterd.state_machine.batch import CommandRequest
 from masterd.term.leader import Leader
 from masterd.term.publisher import Publisher
-from nodestore.cluster.election import Won, leader_seen
+from nodestore.cluster.election import TakeoverWon, parse_leader
 from nodestore.errors import (
     LeadershipLost,
     LeaseLost,
@@ -27,7 +27,16 @@ from nodestore.etcd.lease import Lease
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Epoch, Paused
 from tests.faults.late.scenarios import SMALL, code_of, hold_the_chunk
-from tests.faults.late.transactions import Seat, Stage, configure, leading, session, shown, stage, take_over
+from tests.faults.late.transactions import (
+    RunningLeader,
+    Stage,
+    configure,
+    run_leader,
+    session,
+    stage,
+    take_over,
+    wait_shown,
+)
 from tests.faults.network.proxy import Mode
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import ToyApp
@@ -37,13 +46,13 @@ from tests.support.waiting import eventually
 async def test_a_read_under_way_when_the_term_ends(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Its caller hears that leadership was lost; it is not cancelled, as if it had gone away itself."""
     async with stage(etcd_one, keys, repeats_arrive=False) as s:
-        async with leading(s.late, s.witness, keys) as seat:
+        async with run_leader(s.late, s.witness, keys) as seat:
             await seat.add("x1")
             s.proxy.set(up=Mode.HOLD)
-            reads = [asyncio.create_task(seat.leader.confirm()) for _ in range(3)]
+            reads = [asyncio.create_task(seat.leader.confirm_read()) for _ in range(3)]
             await s.held()
-            reads.append(asyncio.create_task(seat.leader.confirm()))
-            await eventually(lambda: seat.leader._confirmation._next is not None, "one waits for the next look")
+            reads.append(asyncio.create_task(seat.leader.confirm_read()))
+            await eventually(lambda: seat.leader._read_index._next is not None, "one waits for the next look")
             seat.running.cancel()
             done, _ = await asyncio.wait(reads, timeout=10.0)
             assert done == set(reads)
@@ -53,25 +62,25 @@ async def test_a_read_under_way_when_the_term_ends(etcd_one: EtcdCluster, keys: 
 
 async def test_a_read_after_deposition_is_refused(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Though the old leader has heard nothing yet."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         await seat.add("x1")
-        await seat.leader.confirm()
+        await seat.leader.confirm_read()
         await take_over(etcd, keys, "m2")
         with pytest.raises(LeadershipLost):
-            await seat.leader.confirm()
+            await seat.leader.confirm_read()
 
 
 async def test_a_new_leader_does_not_name_its_predecessor(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Asked who leads before its own watch has seen that, it asks for a moment instead."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as before:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as before:
         old = await etcd.get(keys.leader)
-        async with leading(etcd, etcd, keys, "m2") as seat:
-            master = Master(etcd, keys, Me("m2", "m2", (), 0, "n"), ToyApp(), MasterSettings())
-            master.board, master.leader = seat.board, seat.leader
-            master.board._set_leader(old)
+        async with run_leader(etcd, etcd, keys, "m2") as seat:
+            master = Master(etcd, keys, MasterIdentity("m2", "m2", (), 0, "n"), ToyApp(), MasterSettings())
+            master.cluster_view, master.leader = seat.board, seat.leader
+            master.cluster_view._set_leader(old)
             with pytest.raises(Unavailable, match="just taken over"):
                 await reads.leader(master, cast(Any, None))
-            master.board._set_leader(await etcd.get(keys.leader))
+            master.cluster_view._set_leader(await etcd.get(keys.leader))
             told = await reads.leader(master, cast(Any, None))
             assert told["id"] == "m2"
             assert told["term"]["revision"] > before.won.fence.term.revision
@@ -79,15 +88,15 @@ async def test_a_new_leader_does_not_name_its_predecessor(etcd_one: EtcdCluster,
 
 async def test_a_read_waits_for_a_commit_that_memory_does_not_know_yet(etcd_one: EtcdCluster, keys: Keys) -> None:
     """The commit has landed, its reply is on the way, and the look at `head` is faster: memory may not answer yet."""
-    async with stage(etcd_one, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+    async with stage(etcd_one, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
         await seat.add("x1")
         s.proxy.set(down=Mode.HOLD)
         call = asyncio.create_task(seat.add("x2"))
         await eventually(lambda: _landed(s, 2), "it has landed")
-        seat.leader._confirmation._etcd = s.witness
-        assert await seat.leader._confirmation.confirm() == 2
-        read = asyncio.create_task(seat.leader.confirm())
-        await asyncio.wait([asyncio.create_task(seat.leader._confirmation.confirm())])
+        seat.leader._read_index._etcd = s.witness
+        assert await seat.leader._read_index.confirm() == 2
+        read = asyncio.create_task(seat.leader.confirm_read())
+        await asyncio.wait([asyncio.create_task(seat.leader._read_index.confirm())])
         assert not read.done()
         s.proxy.forward()
         await asyncio.wait_for(read, 30.0)
@@ -101,7 +110,7 @@ async def _landed(s: Stage, index: int) -> bool:
 
 async def test_a_refusal_by_a_deposed_leader_is_none(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Nothing computed by who does not lead any more leaves, refusals and repeats included."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         await seat.add("x1")
         await take_over(etcd, keys, "m2")
         assert code_of(await seat.add("x1")) == "leadership_lost"
@@ -111,12 +120,12 @@ async def test_an_epoch_that_changes_ends_the_term(etcd_one: EtcdCluster, keys: 
     """In the middle of the views too: the leader does not go on trying for ever."""
     async with stage(etcd_one, keys, repeats_arrive=False) as s:
         await configure(s.witness, keys)
-        async with leading(s.late, s.witness, keys, settings=SMALL) as seat:
+        async with run_leader(s.late, s.witness, keys, settings=SMALL) as seat:
             await _change_the_epoch_during_a_chunk(s, seat)
             assert isinstance(await seat.ended(), LeadershipLost)
 
 
-async def _change_the_epoch_during_a_chunk(s: Stage, seat: Seat) -> None:
+async def _change_the_epoch_during_a_chunk(s: Stage, seat: RunningLeader) -> None:
     hold_the_chunk(s)
     call = asyncio.create_task(seat.put("nodes/n1", x=1))
     await s.held()
@@ -127,7 +136,7 @@ async def _change_the_epoch_during_a_chunk(s: Stage, seat: Seat) -> None:
 
 async def test_memory_that_is_not_where_the_journal_is_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Or the next entry would be written over one that is committed."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         await seat.add("x1")
         seat.leader._committer.journal.index += 1
         assert code_of(await seat.add("x2")) == "outcome_unknown"
@@ -139,14 +148,14 @@ async def test_memory_that_is_not_where_the_journal_is_ends_the_term(etcd_one: E
 async def test_head_changed_by_a_stranger_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
     """The caller cannot be told whether its commit lies beneath; the store goes on under the next term."""
     async with session(etcd_one) as etcd:
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             await seat.add("x1")
             head = await etcd.get(keys.head)
             assert head is not None
             await etcd.put(keys.head, head.value)
             assert code_of(await seat.add("x2")) == "outcome_unknown"
             await seat.ended()
-        async with leading(etcd, etcd, keys, "m2") as seat:
+        async with run_leader(etcd, etcd, keys, "m2") as seat:
             again = await seat.add("x2")
             assert (again.result, again.repeated) == (2, False)
 
@@ -161,14 +170,14 @@ async def test_what_cannot_be_followed_after_a_commit_ends_the_term(
 
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys, settings=SMALL) as seat:
-            monkeypatch.setattr(Publisher, "bring_up", refused)
+        async with run_leader(etcd, etcd, keys, settings=SMALL) as seat:
+            monkeypatch.setattr(Publisher, "write_views", refused)
             outcome = await seat.put("nodes/n1", x=1)
             assert (outcome.error, outcome.index) == (None, 2)
             assert (await seat.ended()).code == "outcome_unknown"
             monkeypatch.undo()
-        async with leading(etcd, etcd, keys, "m2", settings=SMALL):
-            await shown(etcd, keys, {"n1": {"x": 1}})
+        async with run_leader(etcd, etcd, keys, "m2", settings=SMALL):
+            await wait_shown(etcd, keys, {"n1": {"x": 1}})
 
 
 @pytest.mark.parametrize(
@@ -189,7 +198,7 @@ async def test_the_watch_may_lag_behind_the_term(
     etcd_one: EtcdCluster, keys: Keys, case: str, seen: list[int | None], ends: bool
 ) -> None:
     """What was before our term is no reason to end it."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         ours = await etcd.get(keys.leader)
         assert ours is not None
         for revision in seen:
@@ -203,7 +212,7 @@ async def test_the_watch_may_lag_behind_the_term(
 
 def test_boards_begin_unknown() -> None:
     """Before the first listing nobody may conclude that nobody leads."""
-    board = Board(None, Keys("x"))  # type: ignore[arg-type]
+    board = ClusterView(None, Keys("x"))  # type: ignore[arg-type]
     assert not board.leader_known.is_set()
 
 
@@ -213,7 +222,7 @@ async def test_a_lease_lost_here_whose_key_lives_on(
     """By its own clock the lease is gone, but nobody told etcd: the master finds its own old nonce in `leader`, on a
     lease it no longer renews, and wins a new term on the new one, with nothing lost."""
     lost = asyncio.Event()
-    kept = Lease.keep
+    kept = Lease.keep_alive
 
     async def keep(self: Lease, *, patience_s: float = 0.0) -> None:
         if lost.is_set():
@@ -224,21 +233,23 @@ async def test_a_lease_lost_here_whose_key_lives_on(
     async def revoke(self: Lease) -> None:
         """Does not get through."""
 
-    monkeypatch.setattr(Lease, "keep", keep)
+    monkeypatch.setattr(Lease, "keep_alive", keep)
     monkeypatch.setattr(Lease, "revoke", revoke)
     async with session(etcd_one) as etcd:
-        master = Master(etcd, keys, Me("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60))
-        living = asyncio.create_task(master.live())
+        master = Master(
+            etcd, keys, MasterIdentity("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60)
+        )
+        living = asyncio.create_task(master.run())
         try:
             first = await _leads(master, None)
-            await first.submit([Request("x1", "add", {"path": "sum"}, "t", 0)])
-            before = leader_seen(await etcd.get(keys.leader))
+            await first.submit([CommandRequest("x1", "add", {"path": "sum"}, "t", 0)])
+            before = parse_leader(await etcd.get(keys.leader))
             lost.set()
             second = await _leads(master, first)
-            after = leader_seen(await etcd.get(keys.leader))
+            after = parse_leader(await etcd.get(keys.leader))
             assert after.lease != before.lease
             assert after.revision > before.revision
-            outcome = (await second.submit([Request("x1", "add", {"path": "sum"}, "t", 0)]))[0]
+            outcome = (await second.submit([CommandRequest("x1", "add", {"path": "sum"}, "t", 0)]))[0]
             assert (outcome.result, outcome.repeated) == (1, True)
         finally:
             living.cancel()
@@ -253,20 +264,22 @@ async def test_a_takeover_that_fails_for_want_of_a_lease_goes_on_with_another(
     async def far_away(*_: Any, **__: Any) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(Lease, "keep", far_away)
+    monkeypatch.setattr(Lease, "keep_alive", far_away)
     monkeypatch.setattr(Master, "_stay_candidate", far_away)
     async with session(etcd_one) as etcd:
         await etcd.put(keys.paused, Paused(actor="test", time=0.0).encode())
-        master = Master(etcd, keys, Me("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60))
-        living = asyncio.create_task(master.live())
+        master = Master(
+            etcd, keys, MasterIdentity("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60)
+        )
+        living = asyncio.create_task(master.run())
         try:
-            await eventually(lambda: master.board.candidates.items.keys() == {"m1"}, "it is a candidate")
+            await eventually(lambda: master.cluster_view.candidates.items.keys() == {"m1"}, "it is a candidate")
             candidacy = await etcd.get(keys.candidate("m1"))
             assert candidacy is not None
             await etcd.revoke(candidacy.lease)
             await etcd.delete(keys.paused)
             await _leads(master, None)
-            assert leader_seen(await etcd.get(keys.leader)).lease != candidacy.lease
+            assert parse_leader(await etcd.get(keys.leader)).lease != candidacy.lease
         finally:
             living.cancel()
             await asyncio.wait([living])
@@ -287,16 +300,18 @@ async def test_a_term_given_up_is_not_claimed_again(
 ) -> None:
     """Even if it could not be resigned: late copies of what it wrote end with it."""
 
-    async def resign(self: Master, won: Won, why: str) -> None:
+    async def resign(self: Master, won: TakeoverWon, why: str) -> None:
         """Does not get through."""
 
     monkeypatch.setattr(Master, "_resign", resign)
     async with session(etcd_one) as etcd:
-        master = Master(etcd, keys, Me("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60))
-        living = asyncio.create_task(master.live())
+        master = Master(
+            etcd, keys, MasterIdentity("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60)
+        )
+        living = asyncio.create_task(master.run())
         try:
             first = await _leads(master, None)
-            add = Request("x1", "add", {"path": "sum"}, "t", 0)
+            add = CommandRequest("x1", "add", {"path": "sum"}, "t", 0)
             await first.submit([add])
             head = await etcd.get(keys.head)
             assert head is not None

@@ -22,7 +22,7 @@ async def test_the_leader_moves_etcds_leadership_to_another_member(etcd_three: E
         beside = await leading()
         assert beside is not None
         masters.start("m1", arguments=[f"--local-member=http://{beside}"])
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
 
         async def moved() -> bool:
             return await leading() not in (None, beside)

@@ -32,7 +32,7 @@ async def one(cluster: EtcdCluster, keys: Keys, *, small: bool = False, ttl_s: i
     async with Masters(cluster, keys, arguments=arguments, small=small) as masters:
         await masters.configure(INVENTORY)
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         await masters.command("node.set", node="n1", values={"x": 1})
         yield masters
 
@@ -70,9 +70,9 @@ async def test_poison_commands_stop_nobody(etcd_one: EtcdCluster, keys: Keys) ->
                 assert answer.status == 200 or value["code"], name
         done = await masters.command("node.set", node="n2", values={"x": 2})
         masters.start("m2")
-        await masters.up("m2")
+        await masters.wait_candidate("m2")
         masters.running["m1"].process.kill()
-        await masters.serves("m2")
+        await masters.wait_serving("m2")
         again = await masters.command("node.set", node="n2", values={"x": 3})
         assert again["index"] == done["index"] + 1
         assert await masters.problems() == []
@@ -83,7 +83,7 @@ async def test_a_restart_within_its_own_lease(etcd_one: EtcdCluster, keys: Keys)
     async with one(etcd_one, keys, ttl_s=60) as masters:
         before = await masters.leader()
         masters.start("m1")  # kills the first
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         after = await masters.leader()
         assert before.record is not None
         assert after.record is not None
@@ -103,10 +103,10 @@ async def test_a_second_process_of_the_same_name_ends_the_first(etcd_one: EtcdCl
         first = masters.running.pop("m1")
         try:
             masters.start("m1")
-            await masters.serves("m1")
-            await eventually(lambda: first.ended is not None, "the first ends", timeout_s=20.0)
-            assert first.ended not in (0, None)
-            assert "has taken the name m1" in first.said()
+            await masters.wait_serving("m1")
+            await eventually(lambda: first.exit_code is not None, "the first ends", timeout_s=20.0)
+            assert first.exit_code not in (0, None)
+            assert "has taken the name m1" in first.log_tail()
             terms = (await masters.etcd.range(keys.terms)).kvs
             assert len(terms) < 10, "they take turns"
         finally:
@@ -120,7 +120,7 @@ async def test_damage_is_seen(etcd_one: EtcdCluster, keys: Keys) -> None:
     async with one(etcd_one, keys, small=True) as masters:
         for _ in range(3):
             await masters.commands(*(("node.set", {"node": "n1", "values": {"x": number}}) for number in range(11)))
-            await masters.snapshotted(within=9)
+            await masters.wait_for_snapshot(within=9)
         await eventually(lambda: _right(masters), "all is well", timeout_s=20.0)
         masters.running.pop("m1").kill()
         etcd = masters.etcd
@@ -160,12 +160,12 @@ async def test_a_candidacy_that_vanished_is_put_again(etcd_one: EtcdCluster, key
     async with Masters(etcd_one, keys) as masters:
         await masters.configure(INVENTORY)
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         await masters.etcd.delete(keys.candidate("m1"))
         await masters.command("node.set", node="n1", values={"x": 1})
 
         async def back() -> bool:
-            assert masters.running["m1"].ended is None, masters.running["m1"].said()
+            assert masters.running["m1"].exit_code is None, masters.running["m1"].log_tail()
             return await masters.etcd.get(keys.candidate("m1")) is not None
 
         await eventually(back, "the candidacy is there again")

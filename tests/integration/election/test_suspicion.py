@@ -32,10 +32,10 @@ async def _leader(masters: Masters) -> LeaderRecord:
 async def _three(masters: Masters) -> None:
     """m1 leads, m2 and m3 follow it."""
     masters.start("m1")
-    await masters.serves("m1")
+    await masters.wait_serving("m1")
     for name in ("m2", "m3"):
         masters.start(name)
-        await masters.up(name)
+        await masters.wait_candidate(name)
     await _follow(masters, "m2", "m3")
 
 
@@ -87,9 +87,9 @@ async def test_who_does_not_hear_the_leader_leaves_it_alone_while_it_answers_thr
         await configure(masters.etcd, keys)
         masters.start("m1", arguments=(f"--listen=127.0.0.1:{port}", f"--advertise=http://{cable.address}"))
         masters.running["m1"].url = f"http://127.0.0.1:{port}"
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         masters.start("m2")
-        await masters.up("m2")
+        await masters.wait_candidate("m2")
         await _follow(masters, "m2")
         term = await masters.etcd.get(keys.leader)
         cable.set(up=Mode.HOLD, down=Mode.HOLD)
@@ -117,7 +117,7 @@ async def test_a_pause_stops_takeovers_on_suspicion_too(etcd_one: EtcdCluster, k
         pid = masters.running["m1"].process.pid
         os.kill(pid, signal.SIGSTOP)
         try:
-            await eventually(lambda: "suspects the leader" in masters.running["m2"].said(), "m2 suspects")
+            await eventually(lambda: "suspects the leader" in masters.running["m2"].log_tail(), "m2 suspects")
             assert (await _leader(masters)).id == "m1"
             await masters.ask("m2", "DELETE", "/v1/paused")
 
@@ -134,10 +134,10 @@ async def test_a_leader_that_cannot_commit_is_replaced_by_one_that_can(etcd_one:
     async with Masters(etcd_one, keys, arguments=_QUIET) as masters, Proxy(etcd_one.endpoints[0]) as cable:
         await configure(masters.etcd, keys)
         masters.start("m1", arguments=(f"--endpoints={cable.address}",))
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         for name in ("m2", "m3"):
             masters.start(name)
-            await masters.up(name)
+            await masters.wait_candidate(name)
         await _follow(masters, "m2", "m3")
         cable.set(up=Mode.DROP, down=Mode.DROP)
         command = asyncio.create_task(masters.commands(("scene.save", {"name": "t", "nodes": {}}), via="m1"))
@@ -170,10 +170,10 @@ async def test_a_stop_hands_over(etcd_one: EtcdCluster, keys: Keys) -> None:
 
         asking = asyncio.create_task(ask())
         masters.running["m1"].terminate()
-        await eventually(lambda: masters.running["m1"].ended is not None, "m1 has ended")
+        await eventually(lambda: masters.running["m1"].exit_code is not None, "m1 has ended")
         await asking
         assert problems == []
-        assert masters.running["m1"].ended == 0
+        assert masters.running["m1"].exit_code == 0
         record = await _leader(masters)
         assert record.cause == "switchover"
         assert "m1, which was asked to stop" in record.why
@@ -227,7 +227,7 @@ async def test_the_leader_stays_away_from_etcd_s_leader(etcd_three: EtcdCluster,
         leader = await _etcd_leader(masters, etcd_three)
         others = [endpoint for endpoint in etcd_three.endpoints if endpoint != leader]
         masters.start("m1", arguments=(f"--endpoints={','.join([leader, *others])}",))
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
 
         async def moved() -> bool:
             return await _etcd_leader(masters, etcd_three) != leader
@@ -246,7 +246,7 @@ async def test_both_leaders_on_one_pc_is_said(etcd_one: EtcdCluster, keys: Keys)
     async with Masters(etcd_one, keys, arguments=_QUIET) as masters:
         await configure(masters.etcd, keys)
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
 
         async def told() -> bool:
             problems = (await masters.ask("m1", "GET", "/v1/status"))["problems"]

@@ -10,27 +10,35 @@ from typing import Any
 import pytest
 
 from masterd.election import campaign as campaign_module
-from masterd.election.campaign import Campaign, Me
-from masterd.election.suspicion import Timing
+from masterd.election.campaign import Campaign, MasterIdentity
+from masterd.election.suspicion import ElectionTiming
 from masterd.replication import cluster_view as board_module
-from masterd.replication.cluster_view import Board
+from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.roles import master as master_module
 from masterd.roles.master import Master, MasterSettings
 from masterd.term.leader import Leader
-from nodestore.cluster.election import EpochSeen, Lost, Won, ensure_epoch, leader_seen, new_leader_record, takeover
+from nodestore.cluster.election import (
+    EpochSeen,
+    TakeoverLost,
+    TakeoverWon,
+    ensure_epoch,
+    new_leader_record,
+    parse_leader,
+    takeover,
+)
 from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import Compare, Etcd, EtcdSettings, Op, TxnResult
 from nodestore.etcd.watch import Changes, Event, Listing
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Answer, Challenge, decode
-from tests.faults.late.transactions import leading, session, take_over
+from tests.faults.late.transactions import run_leader, session, take_over
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import ToyApp
 from tests.support.waiting import eventually
 
-_M2 = Me("m2", "m2", (), 0, "n2")
-_PATIENT = Timing(connect_s=0.1, silence_s=0.8, answer_s=0.6, late_s=0.3)
+_M2 = MasterIdentity("m2", "m2", (), 0, "n2")
+_PATIENT = ElectionTiming(connect_s=0.1, silence_s=0.8, answer_s=0.6, late_s=0.3)
 """Long enough between a challenge and what follows from it for a test to act in between."""
 
 
@@ -48,9 +56,9 @@ async def _silent_port() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _campaigning(etcd: Etcd, keys: Keys, timing: Timing = _PATIENT) -> AsyncIterator[Campaign]:
+async def _campaigning(etcd: Etcd, keys: Keys, timing: ElectionTiming = _PATIENT) -> AsyncIterator[Campaign]:
     """m2's campaigns, with a board that is kept up to date."""
-    board = Board(etcd, keys)
+    board = ClusterView(etcd, keys)
     watching = asyncio.create_task(board.watch())
     try:
         await eventually(lambda: board.leader_known.is_set(), "the board is read")
@@ -61,7 +69,9 @@ async def _campaigning(etcd: Etcd, keys: Keys, timing: Timing = _PATIENT) -> Asy
 
 
 @asynccontextmanager
-async def _standing_by(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[tuple[Won, Campaign, asyncio.Task[Won]]]:
+async def _standing_by(
+    cluster: EtcdCluster, keys: Keys
+) -> AsyncIterator[tuple[TakeoverWon, Campaign, asyncio.Task[TakeoverWon]]]:
     """m1's term; and m2's campaign, which runs for the next one."""
     async with session(cluster) as etcd, _silent_port() as url:
         won = await _leads(etcd, keys, "m1", url)
@@ -75,13 +85,13 @@ async def _standing_by(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[tuple[
                 await asyncio.wait([winning])
 
 
-async def _leads(etcd: Etcd, keys: Keys, name: str, url: str) -> Won:
+async def _leads(etcd: Etcd, keys: Keys, name: str, url: str) -> TakeoverWon:
     """`name` leads, at `url`, on a lease that decides nothing here."""
     lease, _ = await etcd.grant(60)
     me = new_leader_record(master=name, host=name, urls=(url,), nonce="n1", cause="first", why="test")
     epoch = await ensure_epoch(etcd, keys)
-    won = await takeover(etcd, keys, me=me, lease=lease, seen=leader_seen(None), epoch=epoch, next_index=1)
-    assert isinstance(won, Won)
+    won = await takeover(etcd, keys, me=me, lease=lease, seen=parse_leader(None), epoch=epoch, next_index=1)
+    assert isinstance(won, TakeoverWon)
     return won
 
 
@@ -94,10 +104,10 @@ async def test_an_answer_to_an_older_challenge_does_not_keep_a_dead_leader_in_of
     class Answered(Etcd):
         """Once m2's first challenge is there, and before m2 knows that, so is an older answer."""
 
-        async def txn_by_two(
+        async def txn_hedged(
             self, compares: Sequence[Compare], then: Sequence[Op] = (), orelse: Sequence[Op] = (), **told: Any
         ) -> TxnResult:
-            result = await super().txn_by_two(compares, then, orelse, **told)
+            result = await super().txn_hedged(compares, then, orelse, **told)
             put = await self.get(keys.challenge("m2"))
             if put is not None and await self.get(keys.answer("m2")) is None:
                 term = decode(Challenge, put.value, put.key).term
@@ -135,7 +145,7 @@ async def test_an_order_to_who_does_not_campaign_is_refused_soon(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It pauses after a term that it had to give up, say; the leader that asks keeps commands waiting meanwhile."""
-    monkeypatch.setattr(campaign_module, "_READY_S", 0.05)
+    monkeypatch.setattr(campaign_module, "_STANDBY_WAIT_S", 0.05)
     async with session(etcd_one) as etcd, _campaigning(etcd, keys) as campaign:
         with pytest.raises(Unavailable, match="m2 does not stand by just now"):
             await campaign.take_over_from(7, "ann", 600.0)
@@ -146,7 +156,7 @@ async def test_an_order_whose_takeover_landed_unheard_is_answered_once_the_term_
 ) -> None:
     """Whoever asked for a switchover that came about is not told that it did not."""
 
-    async def unheard(*told: Any, **settings: Any) -> Won | Lost:
+    async def unheard(*told: Any, **settings: Any) -> TakeoverWon | TakeoverLost:
         monkeypatch.undo()
         await takeover(*told, **settings)
         raise OutcomeUnknown("its reply was lost")
@@ -162,14 +172,14 @@ async def test_an_order_whose_takeover_is_undecided_when_time_is_up_is_not_told_
 ) -> None:
     """It may land yet: whoever took that for a refusal would order another one, and undo this."""
 
-    async def unheard(*_: Any, **__: Any) -> Won | Lost:
+    async def unheard(*_: Any, **__: Any) -> TakeoverWon | TakeoverLost:
         await asyncio.Event().wait()
         raise AssertionError
 
     monkeypatch.setattr(campaign_module, "takeover", unheard)
     async with _standing_by(etcd_one, keys) as (won, campaign, _):
         asking = asyncio.create_task(campaign.take_over_from(won.fence.term.revision, "ann", 5.0))
-        await eventually(lambda: campaign.trying, "the order is being obeyed")
+        await eventually(lambda: campaign.is_taking_over, "the order is being obeyed")
         with pytest.raises(OutcomeUnknown, match="and may yet"):
             await asking
 
@@ -189,8 +199,8 @@ async def test_a_takeover_that_landed_unheard_is_claimed_though_the_epoch_was_wr
         lease, _ = await etcd.grant(60)
         me = new_leader_record(master="m2", host="m2", urls=(), nonce="mine", cause="first", why="test")
         epoch = await ensure_epoch(etcd, keys)
-        won = await takeover(etcd, keys, me=me, lease=lease, seen=leader_seen(None), epoch=epoch, next_index=1)
-        assert isinstance(won, Won)
+        won = await takeover(etcd, keys, me=me, lease=lease, seen=parse_leader(None), epoch=epoch, next_index=1)
+        assert isinstance(won, TakeoverWon)
         async with _campaigning(etcd, keys) as campaign:
             campaign._attempts.append("mine")
             campaign._epoch_seen = EpochSeen(1, epoch.revision - 1)
@@ -212,9 +222,9 @@ async def test_who_gives_up_does_not_lead_while_it_pauses(
     async with session(etcd_one) as etcd:
         won = await take_over(etcd, keys, "m2")
         master = Master(etcd, keys, _M2, ToyApp(), MasterSettings())
-        master._given_up = 20
+        master._give_up_count = 20
         leading = asyncio.create_task(master.become_leader(won))
-        await eventually(lambda: master._given_up == 21, "it has given up")
+        await eventually(lambda: master._give_up_count == 21, "it has given up")
         assert not leading.done()
         assert master.role == "standby"
         leading.cancel()
@@ -230,16 +240,16 @@ async def test_who_has_handed_over_stays_until_it_has_seen_that(
         return True
 
     monkeypatch.setattr(master_module, "hand_over_to_any", handed_over)
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         master = Master(etcd, keys, _M2, ToyApp(), MasterSettings())
         master.leader = seat.leader
         stopping = asyncio.create_task(master.stand_down("asked to stop"))
-        await eventually(lambda: len(master.board._subscribers) == 1, "it waits for the end of its term")
+        await eventually(lambda: len(master.cluster_view._subscribers) == 1, "it waits for the end of its term")
         assert not stopping.done()
         master.leader = None
-        master.board.tell()
+        master.cluster_view.notify()
         await asyncio.wait_for(stopping, 30.0)
-        assert master.board._subscribers == []
+        assert master.cluster_view._subscribers == []
 
 
 async def test_an_event_from_before_what_was_read_is_passed_over(
@@ -251,14 +261,14 @@ async def test_an_event_from_before_what_was_read_is_passed_over(
         read = await etcd.get(keys.leader)
         assert read is not None
         term = read.mod_revision
-        board = Board(etcd, keys)
+        board = ClusterView(etcd, keys)
 
         async def late(*_: object, **__: object) -> AsyncIterator[tuple[int, Listing | Changes]]:
             for revision in (term - 1, term + 1):
                 yield 0, Changes(revision, (Event(keys.leader, None, revision, 0, 0),))
 
         monkeypatch.setattr(board_module, "mirror_all", late)
-        board.saw_leader(read)
+        board.observe_leader(read)
         seen: list[int] = []
         board.subscribe(lambda: seen.append(board.leader.revision))
         await board._watch(asyncio.Event())

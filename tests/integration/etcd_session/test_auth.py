@@ -77,7 +77,7 @@ async def test_one_login_serves_all(etcd_auth: EtcdCluster, keys: Keys) -> None:
         tokens = await logins(etcd)
         await asyncio.gather(*(etcd.put(f"{keys.state}{i}", b"x") for i in range(30)))
         assert len(tokens) == 1
-        etcd.forget("one that somebody has already replaced")
+        etcd.discard_token("one that somebody has already replaced")
         await etcd.put(keys.head, b"x")
         assert len(tokens) == 1
 
@@ -99,7 +99,7 @@ async def test_a_member_that_restarts_has_forgotten_the_token(restartable: EtcdC
     """Reads, writes, a watch and a lease go on over restarts of every member; each write lands once."""
     async with session(restartable) as etcd, observer(etcd, keys.state) as seen:
         lease = await Lease.grant(etcd, 5)
-        keeping = asyncio.create_task(lease.keep())
+        keeping = asyncio.create_task(lease.keep_alive())
         count = 0
         for member in restartable.members:
             member.restart()
@@ -133,7 +133,7 @@ async def test_a_token_that_has_expired(etcd_auth: EtcdCluster, keys: Keys) -> N
             assert isinstance(changes, Changes)
             assert [event.value for event in changes.events] == [b"y"]
         etcd._token = "expired.4"
-        keeping = asyncio.create_task(lease.keep())
+        keeping = asyncio.create_task(lease.keep_alive())
         before = end(lease)
         await eventually(lambda: end(lease) > before + 0.1 or keeping.done(), "a beat")
         assert not keeping.done()
@@ -192,4 +192,4 @@ async def test_a_lease_whose_user_is_gone_is_lost_with_the_reason(keys: Keys) ->
             lease = await Lease.grant(etcd, 4)
             await admin.put(keys.leader, b"x", lease=lease.id)
             with pytest.raises(LeaseLost, match="permission denied"):
-                await lease.keep()
+                await lease.keep_alive()

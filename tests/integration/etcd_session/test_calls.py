@@ -23,7 +23,7 @@ from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import (
     Etcd,
     EtcdSettings,
-    Wrote,
+    WriteResult,
     cmp_create,
     cmp_lease,
     cmp_mod,
@@ -68,9 +68,9 @@ async def test_range_sees_the_prefix_and_nothing_else(etcd_one: EtcdCluster, key
             await etcd.put(name, b"x")
         found = await etcd.range(keys.state)
         assert [kv.key for kv in found.kvs] == names
-        assert (found.count, found.more) == (3, False)
+        assert (found.count, found.has_more) == (3, False)
         part = await etcd.range(keys.state, limit=2, keys_only=True)
-        assert (len(part.kvs), part.more, part.kvs[0].value) == (2, True, b"")
+        assert (len(part.kvs), part.has_more, part.kvs[0].value) == (2, True, b"")
         assert await etcd.delete(keys.state, prefix=True) == 3
 
 
@@ -84,8 +84,8 @@ async def test_txn_returns_one_result_for_each_operation(etcd_one: EtcdCluster, 
             [op_get(keys.head)],
         )
         assert result.succeeded
-        assert result.results[0] == Wrote(1)
-        assert result.results[2] == Wrote(1)
+        assert result.results[0] == WriteResult(1)
+        assert result.results[2] == WriteResult(1)
         head = result.range(1).first
         assert head is not None
         assert head.mod_revision == result.revision == result.range(1).revision

@@ -20,7 +20,7 @@ async def test_a_member_that_is_gone_costs_no_timeout(etcd_three: EtcdCluster, k
         await etcd.get(keys.head)
         cable.set(up=Mode.HOLD, down=Mode.HOLD)
         begun = time.monotonic()
-        result = await etcd.txn_by_two([cmp_create(keys.head, 0)], [op_put(keys.head, b"1")], timeout_s=20.0)
+        result = await etcd.txn_hedged([cmp_create(keys.head, 0)], [op_put(keys.head, b"1")], timeout_s=20.0)
         assert result.succeeded
         assert time.monotonic() - begun < 10.0  # not one whole attempt
         assert etcd.endpoint == second
@@ -34,7 +34,7 @@ async def test_the_second_copy_says_what_the_first_has_done(etcd_three: EtcdClus
         await etcd.get(keys.head)
         cable.set(down=Mode.HOLD)
         put, get = op_put(keys.head, b"mine"), op_get(keys.head)
-        result = await etcd.txn_by_two([cmp_create(keys.head, 0)], [put], [get], timeout_s=20.0, hedge_s=2.0)
+        result = await etcd.txn_hedged([cmp_create(keys.head, 0)], [put], [get], timeout_s=20.0, hedge_s=2.0)
         assert not result.succeeded
         found = result.range(0).first
         assert found is not None
@@ -53,7 +53,7 @@ async def test_nobody_answers(etcd_three: EtcdCluster, keys: Keys) -> None:
         for cable in (one, two):
             cable.set(up=Mode.HOLD, down=Mode.HOLD)
         with pytest.raises((OutcomeUnknown, Unavailable)) as caught:
-            await etcd.txn_by_two([cmp_create(keys.head, 0)], [op_put(keys.head, b"1")], timeout_s=0.6)
+            await etcd.txn_hedged([cmp_create(keys.head, 0)], [op_put(keys.head, b"1")], timeout_s=0.6)
         assert isinstance(caught.value, OutcomeUnknown), caught.value
         for cable in (one, two):
             cable.set(up=Mode.DROP, down=Mode.DROP)
@@ -63,4 +63,4 @@ async def test_a_refusal_is_a_refusal(etcd_one: EtcdCluster, keys: Keys) -> None
     """With one member there is one copy, and its error is the error."""
     async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
         with pytest.raises(NodectlError, match="lease"):
-            await etcd.txn_by_two([], [op_put(keys.head, b"1", lease=12345)], timeout_s=5.0)
+            await etcd.txn_hedged([], [op_put(keys.head, b"1", lease=12345)], timeout_s=5.0)

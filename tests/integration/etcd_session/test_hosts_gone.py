@@ -69,7 +69,7 @@ async def test_a_client_that_doubts_its_leader_looks_for_another(etcd_three: Etc
                 cable.set(up=Mode.HOLD, down=Mode.HOLD)
             begun = time.monotonic()
             await put_leader(direct, keys, "m2")
-            client._leadership.suspect()
+            client._leadership.mark_doubtful()
             await eventually(lambda: known(client) == "m2", "the new leader is known", timeout_s=_LONG_S)
             assert time.monotonic() - begun < SILENCE_S
             for cable in (one, two):
@@ -87,11 +87,11 @@ async def test_old_news_of_the_slower_watch_change_nothing(keys: Keys) -> None:
         discovery = EtcdDiscovery(etcd, keys, leadership)
         discovery._epoch = 1
         record = LeaderRecord(id="m2", host="pc", urls=("http://127.0.0.1:9",), nonce="x", since=0.0)
-        discovery._saw(Event(keys.leader, record.encode(), 12, 12, 0), 12)
-        discovery._saw(Event(keys.leader, None, 11, 0, 0), 11)
+        discovery._publish_key(Event(keys.leader, record.encode(), 12, 12, 0), 12)
+        discovery._publish_key(Event(keys.leader, None, 11, 0, 0), 11)
         assert leadership.leader is not None
         assert leadership.leader.id == "m2"
-        discovery._saw(Event(keys.leader, None, 13, 0, 0), 13)
+        discovery._publish_key(Event(keys.leader, None, 13, 0, 0), 13)
         assert leadership.leader is None
 
 
@@ -108,7 +108,7 @@ async def test_a_watch_leaves_a_member_that_another_call_found_dead(etcd_three: 
             await coming
             cable.set(up=Mode.HOLD, down=Mode.HOLD)
             async with asyncio.timeout(_LONG_S):
-                result = await etcd.txn_by_two([cmp_create(keys.head, 0)], [op_put(keys.head, b"1")], timeout_s=_LONG_S)
+                result = await etcd.txn_hedged([cmp_create(keys.head, 0)], [op_put(keys.head, b"1")], timeout_s=_LONG_S)
                 assert result.succeeded
                 await etcd.put(f"{keys.state}b", b"2")
                 changes = await anext(stream)
@@ -142,9 +142,9 @@ async def test_what_may_be_repeated_is_sent_to_another_member_in_time(etcd_three
 async def test_an_endpoint_that_failed_is_the_last_to_be_tried_again() -> None:
     """Of those not in use, first the one whose last fault is longest ago."""
     async with Etcd(EtcdSettings(("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"))) as etcd:
-        etcd.leave_address("127.0.0.1:2")  # known to be gone, though not in use
+        etcd.switch_from_address("127.0.0.1:2")  # known to be gone, though not in use
         assert etcd.endpoint == "127.0.0.1:1"
-        etcd.leave_address("127.0.0.1:1")
+        etcd.switch_from_address("127.0.0.1:1")
         assert etcd.endpoint == "127.0.0.1:3"
-        etcd.leave_address("127.0.0.1:3")
+        etcd.switch_from_address("127.0.0.1:3")
         assert etcd.endpoint == "127.0.0.1:2"

@@ -7,12 +7,12 @@ import asyncio
 import pytest
 
 from nodestore.errors import LeaseLost, Unavailable
-from nodestore.etcd.lease import Lease, now
+from nodestore.etcd.lease import Lease, boottime_s
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from tests.faults.network.proxy import Mode, Proxy
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.sessions import LIVES_S, kept
+from tests.support.sessions import LIVES_S, keep_lease_alive
 from tests.support.waiting import eventually
 
 
@@ -31,7 +31,7 @@ async def test_it_is_lost_at_its_ttl_when_nobody_answers(etcd_one: EtcdCluster) 
     """Not a round of retries later."""
     async with Proxy(etcd_one.endpoints[0]) as proxy, session(proxy.address) as etcd:
         lease = await Lease.grant(etcd, LIVES_S)
-        async with kept(lease) as task:
+        async with keep_lease_alive(lease) as task:
             await outlives(task, lease, 0.2)
             proxy.stall()
             with pytest.raises(LeaseLost, match="no good keepalive"):
@@ -43,7 +43,7 @@ async def test_it_is_lost_at_its_ttl_when_all_refuse(etcd_one: EtcdCluster) -> N
     """Refused connections are tried again until then."""
     async with Proxy(etcd_one.endpoints[0]) as proxy, session(proxy.address) as etcd:
         lease = await Lease.grant(etcd, LIVES_S)
-        async with kept(lease) as task:
+        async with keep_lease_alive(lease) as task:
             await proxy.cut()
             with pytest.raises(LeaseLost, match="no good keepalive"):
                 await task
@@ -55,13 +55,13 @@ async def test_the_ttl_counts_from_when_the_keepalive_was_sent(etcd_one: EtcdClu
     async with Proxy(etcd_one.endpoints[0]) as proxy, session(proxy.address) as etcd:
         lease = await Lease.grant(etcd, 8)  # long, so that a late answer is not given up for another beat
         granted = end(lease)
-        async with kept(lease):
+        async with keep_lease_alive(lease):
             await eventually(lambda: end(lease) > granted + 0.1, "a beat")
             proxy.set(down=Mode.HOLD)
             before = end(lease)
             await proxy.wait_held(down_bytes=1)  # the answer to the next
-            answered = now()  # etcd has extended it no later than this
-            await eventually(lambda: now() > answered + 0.25, "the answer is late")
+            answered = boottime_s()  # etcd has extended it no later than this
+            await eventually(lambda: boottime_s() > answered + 0.25, "the answer is late")
             proxy.forward()
             await eventually(lambda: end(lease) > before + 0.1, "the answer came")
             assert end(lease) <= answered + lease.ttl_s + 0.01
@@ -69,7 +69,7 @@ async def test_the_ttl_counts_from_when_the_keepalive_was_sent(etcd_one: EtcdClu
 
 def end(lease: Lease) -> float:
     """When it ends if no beat comes."""
-    return now() + lease.left_s
+    return boottime_s() + lease.left_s
 
 
 async def test_a_grant_that_nobody_answers(etcd_one: EtcdCluster) -> None:
@@ -90,7 +90,7 @@ async def test_it_survives_the_member_in_use(broken_three: EtcdCluster, keys: Ke
     async with session(member.endpoint, *rest) as etcd, session(*rest) as witness:
         lease = await Lease.grant(etcd, LIVES_S)
         await etcd.put(keys.leader, b"me", lease=lease.id)
-        async with kept(lease) as task:
+        async with keep_lease_alive(lease) as task:
             await outlives(task, lease, 0.1)
             member.kill() if fault == "kill" else member.pause()
             await outlives(task, lease, 1.2)

@@ -367,6 +367,6 @@ async def test_kills_during_catch_up(broken_three: EtcdCluster, keys: Keys) -> N
                     break
                 if kills < 3:
                     kills += 1
-                    broken_three.at(etcd.endpoint).restart()
+                    broken_three.member_at(etcd.endpoint).restart()
         assert kills == 3
         assert [event.mod_revision for event in seen] == list(range(start, truth + 1))

@@ -19,7 +19,7 @@ import pytest
 
 from nodectl import Client
 from nodectl.dev.cluster import DevCluster
-from nodestore.cluster.election import leader_seen
+from nodestore.cluster.election import parse_leader
 from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
@@ -70,7 +70,7 @@ async def test_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     seed = int(_SEED) if _SEED else secrets.randbelow(1_000_000)
     dice = random.Random(seed)
     record = Record()
-    cluster = DevCluster(tmp_path / "chaos", tied=True)
+    cluster = DevCluster(tmp_path / "chaos", die_with_parent=True)
     try:
         await cluster.up()
         async with Etcd(EtcdSettings(cluster.endpoints)) as etcd:
@@ -98,7 +98,7 @@ async def test_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 async def _leader(etcd: Etcd, keys: Keys) -> str | None:
     try:
-        seen = leader_seen(await etcd.get(keys.leader))
+        seen = parse_leader(await etcd.get(keys.leader))
     except (Unavailable, OutcomeUnknown):
         return None
     return seen.record.id if seen.record else None

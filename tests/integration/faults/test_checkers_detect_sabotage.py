@@ -43,14 +43,14 @@ def without_compare(*parts: str) -> Sabotage:
             return txn
 
         patch.setattr(Etcd, "txn", without(Etcd.txn))
-        patch.setattr(Etcd, "txn_by_two", without(Etcd.txn_by_two))
+        patch.setattr(Etcd, "txn_hedged", without(Etcd.txn_hedged))
 
     sabotage.__name__ = f"without_compare_of_{'_and_'.join(parts)}"
     return sabotage
 
 
 def without_deduplication(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Batch, "_known", lambda self, request: None)
+    patch.setattr(Batch, "_earlier_outcome", lambda self, request: None)
 
 
 def without_moving_head_when_giving_up(patch: pytest.MonkeyPatch) -> None:
@@ -61,23 +61,23 @@ def without_moving_head_when_giving_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_knowing_our_nonce_in_head(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(journal, "_nonce", lambda head: None)
+    patch.setattr(journal, "nonce_of", lambda kind, head: None)
 
 
 def without_looking_at_the_lease(patch: pytest.MonkeyPatch) -> None:
-    take_up = Campaign._take_up
+    take_up = Campaign._claim_landed_takeover
 
     async def taken(self: Campaign, seen: Any, lease: int) -> Any:
         return await take_up(self, seen, seen.lease)
 
-    patch.setattr(Campaign, "_take_up", taken)
+    patch.setattr(Campaign, "_claim_landed_takeover", taken)
 
 
 def without_finishing_the_views(patch: pytest.MonkeyPatch) -> None:
     async def finish(self: Publisher, *args: Any) -> None:
         return None
 
-    patch.setattr(Publisher, "finish", finish)
+    patch.setattr(Publisher, "finish_views", finish)
 
 
 _RUNS = 3

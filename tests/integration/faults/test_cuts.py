@@ -60,7 +60,7 @@ async def snapshots(masters: Masters, count: int = 4) -> None:
         await masters.commands(
             *(("node.set", {"node": f"n{number:02}", "values": {"text": "t" * 60}}) for number in range(11))
         )
-        await masters.snapshotted(within=9)
+        await masters.wait_for_snapshot(within=9)
 
 
 async def restore(masters: Masters) -> None:
@@ -97,7 +97,7 @@ async def resume(masters: Masters) -> None:
 
 async def stop(masters: Masters) -> None:
     """While takeovers are paused it can hand over to nobody: it resigns."""
-    await masters.serves("m2")
+    await masters.wait_serving("m2")
     await masters.ask("m2", "PUT", "/v1/paused", {"actor": "test", "reason": "work on the racks"})
 
     async def known() -> bool:
@@ -105,7 +105,7 @@ async def stop(masters: Masters) -> None:
 
     await eventually(known, "m2 knows of the pause")
     masters.running["m2"].terminate()
-    await eventually(lambda: masters.running["m2"].ended is not None, "m2 has ended", timeout_s=20.0)
+    await eventually(lambda: masters.running["m2"].exit_code is not None, "m2 has ended", timeout_s=20.0)
     await masters.etcd.delete(masters.keys.paused)
 
 
@@ -145,10 +145,10 @@ async def pair(cluster: EtcdCluster, keys: Keys, cut: str | None) -> AsyncIterat
     async with Masters(cluster, keys, arguments=ARGUMENTS, small=True) as masters:
         await masters.configure(inventory())
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         masters.start("m2", cut=cut)
         await masters.command("node.set", node="n00", values={"first": True})
-        await masters.up("m2")
+        await masters.wait_candidate("m2")
         yield masters
 
 
@@ -159,12 +159,12 @@ async def test_cut(etcd_one: EtcdCluster, keys: Keys, work: Work, cut: str) -> N
         await masters.switchover("m2")
         working = asyncio.create_task(work(masters))
         try:
-            await masters.died("m2")
+            await masters.wait_killed("m2")
             if await masters.etcd.get(keys.paused) is not None:
                 await masters.ask("m1", "DELETE", "/v1/paused")
             await masters.expire("m2")
             await working
-            await masters.serves("m1")
+            await masters.wait_serving("m1")
             await snapshots(masters, 2)
             await settled(masters)
         finally:

@@ -96,7 +96,7 @@ async def test_it_is_slow_when_it_is_told(tmp_path: Path) -> None:
         begun = time.monotonic()
         await asyncio.to_thread(os.pwrite, handle, b"x", 0)
         assert (time.monotonic() - begun) * 1e3 >= SLOW_MS[0]
-        disk.as_fast_as_it_is()
+        disk.restore_speed()
         os.close(handle)
 
 

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from masterd.application.wall import BuiltinApp
-from masterd.state_machine.actions import ACT, DONE
-from masterd.state_machine.batch import Request
+from masterd.state_machine.actions import ACTION_DONE, NODE_ACT
+from masterd.state_machine.batch import CommandRequest
 from nodestore.etcd.session import cmp_mod, op_delete, op_put
 from nodestore.processes import child_processes
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Acted, Action, ActionResult, Actions, Desired, Entry, Epoch, Inventory, Spec, decode
-from tests.faults.late.transactions import configure, leading
+from tests.faults.late.transactions import configure, run_leader
 from tests.integration.noded.test_noded import NODE, Noded, Rig, gone, rig
 from tests.support.etcd_cluster import EtcdCluster
 
@@ -348,10 +348,10 @@ async def test_from_the_command_to_the_history(etcd_one: EtcdCluster, keys: Keys
             node.etcd, keys, Inventory.model_validate({"nodes": {"n1": {}}, "defaults": {"driver": driver}})
         )
         lead = Leader(node, tmp_path)
-        async with leading(node.etcd, node.etcd, keys, application=BuiltinApp()) as seat:
+        async with run_leader(node.etcd, node.etcd, keys, application=BuiltinApp()) as seat:
             watching = asyncio.create_task(seat.board.watch())
             requests = [
-                Request(f"act-{number}", ACT, {"node": NODE, "action": "append", "args": args}, "alice", 0)
+                CommandRequest(f"act-{number}", NODE_ACT, {"node": NODE, "action": "append", "args": args}, "alice", 0)
                 for number, args in enumerate(
                     [{"log": str(lead.log), "n": 1}, {"log": str(lead.log), "n": 2, "fail": 3}]
                 )
@@ -366,7 +366,9 @@ async def test_from_the_command_to_the_history(etcd_one: EtcdCluster, keys: Keys
             watching.cancel()
             await asyncio.wait({watching})
         found = (await node.etcd.range(keys.journal)).kvs
-        records = [record for kv in found for record in decode(Entry, kv.value, kv.key).commands if record.name == DONE]
+        records = [
+            record for kv in found for record in decode(Entry, kv.value, kv.key).commands if record.name == ACTION_DONE
+        ]
         assert [(record.actor, record.args["index"], record.result["state"]) for record in records] == [
             (NODE, asked[0], "done"), (NODE, asked[1], "failed"),
         ]  # fmt: skip

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
-from noded.registration.claim import Me, Presence
-from noded.registration.status_reporter import Reporter
+from noded.registration.claim import NodeClaim, NodedIdentity
+from noded.registration.status_reporter import StatusReporter
 from nodestore.errors import OutcomeUnknown, Unavailable
 from nodestore.etcd.session import Compare, Etcd, EtcdSettings, Op, TxnResult
 from nodestore.schema.keys import Keys
@@ -48,12 +48,12 @@ class Rig:
     def __init__(self, etcd: Lossy, keys: Keys) -> None:
         self.etcd = etcd
         self.key, self.alive = keys.status_of("n1"), keys.alive_of("n1")
-        self.presence = Presence(etcd, self.alive, Me("n1", "host", "me"), 2, lambda: None)
-        self.reporter = Reporter(etcd, self.key, self.alive, self.presence)
+        self.presence = NodeClaim(etcd, self.alive, NodedIdentity("n1", "host", "me"), 2, lambda: None)
+        self.reporter = StatusReporter(etcd, self.key, self.alive, self.presence)
 
     async def claim(self) -> None:
-        self.presence.claim = await self.etcd.put(self.alive, b"ours")
-        self.reporter.claim_changed()
+        self.presence.claim_revision = await self.etcd.put(self.alive, b"ours")
+        self.reporter.on_claim_changed()
 
     async def shows(self, generation: int) -> int:
         """How often the key was written, once it shows that generation."""
@@ -70,7 +70,7 @@ class Rig:
 async def rig(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[Rig]:
     async with Lossy(EtcdSettings(cluster.endpoints)) as etcd, asyncio.TaskGroup() as tasks:
         made = Rig(etcd, keys)
-        writing = tasks.create_task(made.reporter.keep())
+        writing = tasks.create_task(made.reporter.write_statuses())
         try:
             yield made
         finally:
@@ -82,7 +82,7 @@ async def test_without_a_claim_nothing_is_written(etcd_one: EtcdCluster, keys: K
     async with rig(etcd_one, keys) as made:
         made.reporter.report(status(1))
         made.reporter.report(status(2))
-        await made.reporter.farewell()
+        await made.reporter.flush()
         assert await made.etcd.get(made.key) is None
         await made.claim()
         assert await made.shows(2) == 1
@@ -94,7 +94,7 @@ async def test_with_a_claim_that_was_put_over_nothing_is_written(etcd_one: EtcdC
         await made.claim()
         await made.etcd.put(made.alive, b"theirs")
         made.reporter.report(status(1))
-        await made.reporter.farewell()
+        await made.reporter.flush()
         assert await made.etcd.get(made.key) is None
 
 
@@ -133,7 +133,7 @@ async def test_a_new_claim_writes_only_what_is_not_there(etcd_one: EtcdCluster, 
         made.reporter.report(status(1))
         await made.shows(1)
         await made.claim()
-        await made.reporter.farewell()
+        await made.reporter.flush()
         assert await made.shows(1) == 1
         await made.etcd.put(made.key, status(0).encode())
         await made.claim()

@@ -114,7 +114,7 @@ async def _red(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[Masters]:
     async with Masters(cluster, keys) as masters:
         await masters.configure(WALL)
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         assert (await masters.command("node.set", node="n1", values={"colour": "red"}))["index"] == 2
         yield masters
 

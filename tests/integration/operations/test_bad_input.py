@@ -16,7 +16,7 @@ from nodectl import Client
 from nodestore.errors import Conflict, Invalid
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import ConfigRecord, Inventory, decode
-from tests.support.cli import Nodectl, Quick
+from tests.support.cli import InProcessNodectl, Nodectl
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masterd, Masters
 
@@ -64,7 +64,7 @@ async def one(etcd: EtcdCluster, keys: Keys) -> AsyncIterator[Masters]:
     async with Masters(etcd, keys) as masters:
         await masters.configure(INVENTORY)
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         yield masters
 
 
@@ -108,7 +108,7 @@ REFUSED: list[tuple[tuple[str, ...], int, str]] = [
 async def test_what_is_wrong_is_said_in_one_line(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
     """With the code of docs/cli.md; afterwards the master works as before, and nothing of it is in the journal."""
     async with one(etcd_one, keys) as masters:
-        nodectl = Quick([masters.running["m1"].url])
+        nodectl = InProcessNodectl([masters.running["m1"].url])
         before = (await masters.command("node.set", node="n1", values={"x": 1}))["index"]
         for args, code, words in REFUSED:
             said = await nodectl(*args)

@@ -135,7 +135,7 @@ async def test_a_session_waits_for_its_old_password(keys: Keys, tmp_path: Path) 
     """Without a file it is what an operator sets again in etcd; a lease is lost meanwhile, and not by a refusal."""
     async with guarded(keys, tmp_path) as store, store.session() as etcd:
         lease = await Lease.grant(etcd, 8)
-        keeping = asyncio.create_task(lease.keep())
+        keeping = asyncio.create_task(lease.keep_alive())
         await store.set_password(NEW)
         await store.break_streams()
         with pytest.raises(LeaseLost, match="etcd refuses user plain"):
@@ -241,7 +241,7 @@ async def playing(store: Guarded) -> AsyncIterator[Masters]:
     async with Masters(store.cluster, store.keys, arguments=store.options, user="root", password=PASSWORD) as masters:
         await masters.configure(INVENTORY)
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         await masters.command("node.set", node="n1", values={"x": 1})
         yield masters
 
@@ -250,7 +250,7 @@ async def shows(masters: Masters, name: str, words: str) -> None:
     """Until what is wrong, as that masterd shows it, has these words."""
 
     async def shown() -> bool:
-        assert masters.running[name].ended is None, masters.running[name].said()
+        assert masters.running[name].exit_code is None, masters.running[name].log_tail()
         view = await masters.ask(name, "GET", "/v1/status?consistency=local")
         return any(words in problem for problem in view["problems"])
 
@@ -259,8 +259,8 @@ async def shows(masters: Masters, name: str, words: str) -> None:
 
 async def says(masters: Masters, name: str, words: str, timeout_s: float = PATIENCE_S) -> None:
     def said() -> bool:
-        assert masters.running[name].ended is None, masters.running[name].said()
-        return words in masters.running[name].said(10_000)
+        assert masters.running[name].exit_code is None, masters.running[name].log_tail()
+        return words in masters.running[name].log_tail(10_000)
 
     await eventually(said, f"{name} says {words!r}", timeout_s=timeout_s)
 
@@ -277,7 +277,7 @@ async def test_a_master_goes_on_under_a_changed_password(keys: Keys, tmp_path: P
             await masters.ask("m1", "GET", "/v1/leader?consistency=linearizable")
         store.file.write_text(f"{NEW}\n")
         await masters.command("node.set", node="n1", values={"x": 2})
-        assert masters.running["m1"].ended is None
+        assert masters.running["m1"].exit_code is None
         assert await masters.problems() == []
 
 
@@ -299,7 +299,7 @@ async def test_a_master_whose_lease_runs_out_while_it_is_refused(keys: Keys, tmp
         else:
             await store.ctl("user", "grant-role", USER, USER)
         await masters.command("node.set", node="n1", values={"x": 2})
-        assert masters.running["m1"].ended is None
+        assert masters.running["m1"].exit_code is None
         assert await masters.problems() == []
 
 
@@ -310,11 +310,11 @@ async def test_a_leader_that_alone_is_refused_is_replaced(keys: Keys, tmp_path: 
         await store.add("other")
         (tmp_path / "other").write_text(OLD)
         masters.start("m2", arguments=("--user=other", f"--password-file={tmp_path / 'other'}"))
-        await masters.up("m2")
+        await masters.wait_candidate("m2")
         await store.set_password(NEW)
         await masters.command("node.set", node="n1", values={"x": 2})
-        await masters.serves("m2")
-        assert masters.running["m1"].ended is None
+        await masters.wait_serving("m2")
+        assert masters.running["m1"].exit_code is None
         store.file.write_text(f"{NEW}\n")
         await masters.switchover("m1")
         assert await masters.problems() == []
@@ -330,7 +330,7 @@ async def test_the_password_of_the_maintenance_user_alone(keys: Keys, tmp_path: 
         options = (*store.options, "--maintenance-user=keeper", f"--maintenance-password-file={file}")
         async with Masters(store.cluster, keys, arguments=options, user="root", password=PASSWORD) as masters:
             masters.start("m1")
-            await masters.serves("m1")
+            await masters.wait_serving("m1")
             await eventually(lambda: healthy(masters), "the members are seen", timeout_s=PATIENCE_S)
             await store.set_password(NEW, "keeper")
             await shows(masters, "m1", "m1: etcd refuses user keeper")
@@ -356,6 +356,6 @@ async def test_a_master_that_is_refused_at_its_start_ends(keys: Keys, tmp_path: 
         store.file.write_text("wrong\n")
         async with Masters(store.cluster, keys, arguments=store.options, user="root", password=PASSWORD) as masters:
             master = masters.start("m1")
-            await eventually(lambda: master.ended is not None, "it ends", timeout_s=PATIENCE_S)
-            assert master.ended == Denied.exit_code, master.said()
-            assert "ends: etcd refuses: authentication failed" in master.said()
+            await eventually(lambda: master.exit_code is not None, "it ends", timeout_s=PATIENCE_S)
+            assert master.exit_code == Denied.exit_code, master.log_tail()
+            assert "ends: etcd refuses: authentication failed" in master.log_tail()

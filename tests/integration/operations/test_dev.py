@@ -14,7 +14,7 @@ from nodectl.client import Client
 from nodectl.demo import wall
 from nodectl.dev.cluster import DevCluster
 from nodestore.processes import child_processes
-from tests.support.dev_commands import Ran, left_behind, nodectl
+from tests.support.dev_commands import CompletedCommand, left_behind, nodectl
 from tests.support.waiting import eventually
 
 INVENTORY = """
@@ -50,11 +50,11 @@ def inventory(tmp_path: Path) -> Path:
     return path
 
 
-def up(place: Path, *more: str | Path, env: dict[str, str] | None = None) -> Ran:
+def up(place: Path, *more: str | Path, env: dict[str, str] | None = None) -> CompletedCommand:
     return nodectl("dev", "up", "--dir", place, "--unsafe-no-fsync", "-o", "json", *more, env=env)
 
 
-def by_name(ran: Ran) -> dict[str, dict[str, object]]:
+def by_name(ran: CompletedCommand) -> dict[str, dict[str, object]]:
     return {item["name"]: item for item in ran.json["processes"]}
 
 
@@ -75,7 +75,7 @@ async def test_a_cluster_comes_up_goes_down_and_comes_back_with_its_state(place:
             return {master["id"]: master["priority"] for master in await client.masters()} == {"m1": 0, "m2": 5}
 
         await eventually(told)
-    await eventually(lambda: wall.shows(place / "nodes" / "n1", {"text": "kept"}))
+    await eventually(lambda: wall.tile_shows(place / "nodes" / "n1", {"text": "kept"}))
 
     again = up(place)
     assert {name: item["pid"] for name, item in by_name(again).items()} == {
@@ -95,7 +95,7 @@ async def test_a_cluster_comes_up_goes_down_and_comes_back_with_its_state(place:
     }
     async with Client(back.json["endpoints"], cluster=back.json["cluster"]) as client:
         assert (await client.node("n1"))["document"] == {"text": "kept"}
-    assert wall.shows(place / "nodes" / "n1", {"text": "kept"})
+    assert wall.tile_shows(place / "nodes" / "n1", {"text": "kept"})
     assert nodectl("dev", "down", "--dir", place).code == 0
     assert left_behind(place) == []
 
@@ -144,7 +144,7 @@ async def test_a_port_taken_meanwhile_is_told_and_a_recycled_pid_is_left_alone(p
         (place / "cluster.json").write_text(json.dumps(noted))
         assert nodectl("dev", "kill", "n1", "--dir", place).code == 0
         assert nodectl("dev", "down", "--dir", place).code == 0
-        assert child_processes.alive(stranger.identity)
+        assert child_processes.is_alive(stranger.identity)
     finally:
         await stranger.stop(1.0)
 

@@ -29,10 +29,10 @@ async def _three(masters: Masters) -> None:
     """m1 leads, m2 and m3 follow it."""
     await configure(masters.etcd, masters.keys)
     masters.start("m1")
-    await masters.serves("m1")
+    await masters.wait_serving("m1")
     for name in ("m2", "m3"):
         masters.start(name)
-        await masters.up(name)
+        await masters.wait_candidate(name)
     index = (await masters.command("scene.save", name="s", nodes={}))["index"]
 
     async def caught_up() -> bool:
@@ -77,7 +77,7 @@ async def test_each_kind_of_drill_holds_every_promise_and_is_told_as_what_it_was
             old = masters.running[seen.record.id]
             if how == "kill":
                 await eventually(lambda master=old: master.ended is not None, "it has ended")
-            assert old.ended == (EXIT_CODE if how == "kill" else None)
+            assert old.exit_code == (EXIT_CODE if how == "kill" else None)
         listed = (await nodectl("why", "--list", "-o", "json")).json
         assert [item["cause"] for item in listed] == ["died", "silent", "switchover"]
         assert await masters.problems() == []
@@ -95,7 +95,7 @@ async def test_a_master_that_was_not_told_to_allow_drills_obeys_none(etcd_one: E
         assert said.code == 6, said
         seen = await masters.leader()
         assert seen.record is not None
-        assert (seen.record.id, masters.running["m1"].ended) == ("m1", None)
+        assert (seen.record.id, masters.running["m1"].exit_code) == ("m1", None)
         said = await nodectl("drill", "--yes", "--how", "handover", "-o", "json")
         assert (said.code, said.json["held"]) == (0, True), said
 

@@ -15,7 +15,7 @@ import pytest
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory, Status, decode
 from tests.support import nodes
-from tests.support.cli import Nodectl, Quick
+from tests.support.cli import InProcessNodectl, Nodectl
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masterd, Masters
 from tests.support.waiting import eventually
@@ -35,7 +35,7 @@ async def one(etcd: EtcdCluster, keys: Keys, *arguments: str) -> AsyncIterator[M
     async with Masters(etcd, keys, arguments=arguments) as masters:
         await masters.configure(INVENTORY)
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         yield masters
 
 
@@ -59,9 +59,9 @@ async def test_every_kind_of_text_arrives_as_it_was_sent(etcd_one: EtcdCluster, 
     """From the command line through journal, view, noded and status back into every form of output; the columns of a
     table stay in line, nothing in it moves a cursor, and what Python believes of the terminal's encoding changes
     nothing."""
-    async with one(etcd_one, keys) as masters, nodes.running(etcd_one.endpoints, keys, "n1") as noded:
+    async with one(etcd_one, keys) as masters, nodes.run_noded(etcd_one.endpoints, keys, "n1") as noded:
         url = masters.running["m1"].url
-        nodectl = Quick([url])
+        nodectl = InProcessNodectl([url])
         document = {text[:200]: text for text in TEXTS.values() if text} | {"none": ""}
         short = {name: text for name, text in TEXTS.items() if len(text) < 1_000}
         await masters.command("node.put", node="n1", document=document)
@@ -96,7 +96,7 @@ async def test_every_kind_of_text_arrives_as_it_was_sent(etcd_one: EtcdCluster, 
 async def test_a_node_that_is_removed_and_added_again_goes_on(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Removed, it has no desired document and idles; added again it gets one whose generation is above all before, also
     from another master, and noded obeys it."""
-    async with one(etcd_one, keys) as masters, nodes.running(etcd_one.endpoints, keys, "n1") as noded:
+    async with one(etcd_one, keys) as masters, nodes.run_noded(etcd_one.endpoints, keys, "n1") as noded:
         before = (await masters.command("node.set", node="n1", values={"x": 1}))["index"]
         await noded.ready(masters.etcd, keys, before)
         only_n2 = Inventory.model_validate({"nodes": {"n2": {}}, "defaults": {"driver": FILE}})
@@ -115,12 +115,12 @@ async def test_a_node_that_is_removed_and_added_again_goes_on(etcd_one: EtcdClus
                 before = status.observed_generation
                 continue
             await eventually(lambda: _phase(masters, "idle"), "noded idles")
-            nodectl = Quick([masters.running[name].url for name in masters.running])
+            nodectl = InProcessNodectl([masters.running[name].url for name in masters.running])
             refused = await nodectl("node", "set", "n1", "x=2")
             assert (refused.code, refused.lines[0]) == (3, "error: there is no node 'n1' in the configuration")
             if version == 4:
                 masters.start("m2")
-                await masters.up("m2")
+                await masters.wait_candidate("m2")
                 await masters.switchover("m2")
         assert await masters.problems() == []
 
@@ -161,8 +161,8 @@ async def test_a_full_disk_under_a_node_is_told_and_stops_nothing(
     full; with room again all is right, without a restart."""
     inventory = {"nodes": {"n1": {"driver": {"name": "exec", "settings": {"argv": ["{python}", "-c", "0"]}}}}}
     with small_disk(tmp_path / "disk") as work:
-        async with one(etcd_one, keys) as masters, nodes.running(etcd_one.endpoints, keys, "n1", work=work) as noded:
-            nodectl = Quick([masters.running["m1"].url])
+        async with one(etcd_one, keys) as masters, nodes.run_noded(etcd_one.endpoints, keys, "n1", work=work) as noded:
+            nodectl = InProcessNodectl([masters.running["m1"].url])
             await noded.ready(masters.etcd, keys, 1)
             await masters.configure(Inventory.model_validate(inventory), 2)
             first = await noded.ready(masters.etcd, keys, 2)
@@ -187,7 +187,7 @@ async def test_a_full_disk_under_a_node_is_told_and_stops_nothing(
             assert last.nonce == first.nonce
 
 
-async def _gone(nodectl: Quick, words: str) -> bool:
+async def _gone(nodectl: InProcessNodectl, words: str) -> bool:
     return words not in (await nodectl("status", "-o", "name")).out
 
 
@@ -201,14 +201,14 @@ async def test_a_poison_command_ends_two_masters_and_no_more(etcd_one: EtcdClust
         await masters.configure(INVENTORY)
         for name in ("m1", "m2", "m3"):
             masters.start(name)
-            await (masters.serves(name) if name == "m1" else masters.up(name))
+            await (masters.wait_serving(name) if name == "m1" else masters.wait_candidate(name))
         nodectl = Nodectl(etcd_one.endpoints, keys.cluster, timeout_s=30.0)
         said = await nodectl("command", "poison")
         assert said.code == 8, said
         assert "may or may not have taken effect: leaders m1 (term " in said.lines[0], said
         assert "were lost while they had it, so it is not sent to another" in said.lines[0], said
         assert "look into the history before you repeat it" in said.lines[0], said
-        alive = [name for name, master in masters.running.items() if master.ended is None]
+        alive = [name for name, master in masters.running.items() if master.exit_code is None]
         assert len(alive) == 1
         ran = await nodectl("node", "set", "n1", "x=1")
         assert ran.code == 0, ran

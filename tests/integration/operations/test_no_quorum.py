@@ -43,14 +43,14 @@ async def test_without_a_quorum_everybody_is_told_and_afterwards_all_goes_on(
     state. With the quorum, commands, masters and nodes go on, none of them started anew."""
     async with (
         Masters(broken_three, keys) as masters,
-        nodes.running(broken_three.endpoints, keys, "n1") as noded,
+        nodes.run_noded(broken_three.endpoints, keys, "n1") as noded,
         Etcd(EtcdSettings(broken_three.endpoints[:1])) as last,
     ):
         await masters.configure(INVENTORY)
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         masters.start("m2")
-        await masters.up("m2")
+        await masters.wait_candidate("m2")
         shown = await masters.command("node.set", node="n1", values={"x": 1})
         await noded.ready(masters.etcd, keys, shown["index"])
 
@@ -81,7 +81,7 @@ async def test_without_a_quorum_everybody_is_told_and_afterwards_all_goes_on(
             member.start()
         done = await masters.command("node.set", node="n1", values={"x": 3})
         await noded.ready(masters.etcd, keys, done["index"])
-        assert all(master.ended is None for master in masters.running.values())
+        assert all(master.exit_code is None for master in masters.running.values())
         ran = await Nodectl(broken_three.endpoints, keys.cluster, timeout_s=20.0)("node", "set", "n1", "x=4")
         assert ran.code == 0, ran
         assert await masters.problems() == []

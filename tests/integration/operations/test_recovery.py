@@ -19,16 +19,16 @@ import psutil
 import pytest
 
 from nodectl.backup_restore import backup
-from nodectl.backup_restore.recovery import gap
+from nodectl.backup_restore.recovery import widest_revision_gap
 from nodestore.cluster.election import Fence
 from nodestore.errors import Conflict, NotFound
 from nodestore.etcd.session import Etcd, EtcdSettings, op_put
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Desired, Entry, Epoch, Inventory, LeaderRecord, Term, TermRecord, decode
-from tests.support.cli import Nodectl, Said
+from tests.support.cli import CommandOutput, Nodectl
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
 from tests.support.masters import Masters
-from tests.support.nodes import running
+from tests.support.nodes import run_noded
 from tests.support.waiting import eventually
 
 INVENTORY = Inventory.model_validate(
@@ -95,7 +95,7 @@ async def fence_of(etcd: Etcd, keys: Keys) -> Fence:
     )
 
 
-def refused(said: Said, words: str) -> None:
+def refused(said: CommandOutput, words: str) -> None:
     assert said.code == 4, said
     assert words in said.err, said
 
@@ -107,12 +107,12 @@ async def test_everything_is_lost_but_a_backup(keys: Keys, tmp_path: Path) -> No
     async with (
         EtcdCluster(3) as cluster,
         Masters(cluster, keys) as masters,
-        running(cluster.endpoints, keys, "n1") as node,
+        run_noded(cluster.endpoints, keys, "n1") as node,
     ):
         nodectl = Nodectl(cluster.endpoints, keys.cluster)
         await masters.configure(INVENTORY)
         paused = masters.start("m1")
-        await masters.serves("m1", PATIENCE_S)
+        await masters.wait_serving("m1", PATIENCE_S)
         saved = await set_text(masters, "kept")
         said = await nodectl("backup", str(file), "-o", "json")
         assert (said.code, said.json["index"], said.json["epoch"]) == (0, saved, 1), said
@@ -125,7 +125,7 @@ async def test_everything_is_lost_but_a_backup(keys: Keys, tmp_path: Path) -> No
 
         # a master is started too early: it leads, and recovering is refused until it is stopped
         masters.start("m2")
-        await masters.serves("m2", PATIENCE_S)
+        await masters.wait_serving("m2", PATIENCE_S)
         refused(await nodectl("recover"), "master m2 on m2 still runs: stop masterd on every PC")
         assert await epoch_of(masters.etcd, keys) == 1
         masters.running["m2"].kill()
@@ -140,7 +140,7 @@ async def test_everything_is_lost_but_a_backup(keys: Keys, tmp_path: Path) -> No
         assert await epoch_of(masters.etcd, keys) == 2
 
         masters.start("m3", arguments=("--lease-ttl=60",))
-        await masters.serves("m3", PATIENCE_S)
+        await masters.wait_serving("m3", PATIENCE_S)
         fence = await fence_of(masters.etcd, keys)
         assert fence.term > old_fence.term
         assert fence.term.revision > lost_revision
@@ -193,7 +193,7 @@ async def test_a_store_that_was_not_restored_or_not_as_it_must_be(keys: Keys, tm
         assert "there is no cluster" in said.err
         await masters.configure(INVENTORY)
         masters.start("m1")
-        await masters.serves("m1", PATIENCE_S)
+        await masters.wait_serving("m1", PATIENCE_S)
         await set_text(masters, "kept")
         assert (await nodectl("backup", str(file))).code == 0
         masters.running["m1"].kill()
@@ -218,7 +218,7 @@ async def test_members_that_were_restored_differently(keys: Keys, tmp_path: Path
     file = tmp_path / "wall.db"
     async with EtcdCluster(3) as three, EtcdCluster(1) as other, Masters(three, keys) as masters:
         masters.start("m1")
-        await masters.serves("m1", PATIENCE_S)
+        await masters.wait_serving("m1", PATIENCE_S)
         nodectl = Nodectl(three.endpoints, keys.cluster)
         assert (await nodectl("backup", str(file))).code == 0
         masters.running["m1"].kill()
@@ -238,7 +238,7 @@ async def test_a_backup_is_whole_or_not_there(
     """A copy whose hash does not fit gets no name, and leaves nothing behind."""
     from nodestore.etcd import maintenance
 
-    original = maintenance.download
+    original = maintenance.download_database
 
     async def damaged(etcd: Etcd, endpoint: str) -> Any:
         first = True
@@ -249,17 +249,17 @@ async def test_a_backup_is_whole_or_not_there(
     async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
         await etcd.put(keys.epoch, Epoch(epoch=1).encode())
         with monkeypatch.context() as patch:
-            patch.setattr(maintenance, "download", damaged)
+            patch.setattr(maintenance, "download_database", damaged)
             with pytest.raises(Exception, match="damaged or incomplete"):
-                await backup.save(etcd, keys, tmp_path / "a.db", lambda _: None)
+                await backup.save_backup(etcd, keys, tmp_path / "a.db", lambda _: None)
         assert names_in(tmp_path) == []
-        saved = await backup.save(etcd, keys, tmp_path / "a.db", lambda _: None)
+        saved = await backup.save_backup(etcd, keys, tmp_path / "a.db", lambda _: None)
         assert names_in(tmp_path) == ["a.db"]
         assert saved.bytes == (tmp_path / "a.db").stat().st_size
         with pytest.raises(Conflict):
-            await backup.save(etcd, keys, tmp_path / "a.db", lambda _: None)
+            await backup.save_backup(etcd, keys, tmp_path / "a.db", lambda _: None)
         with pytest.raises(FileNotFoundError):
-            await backup.save(etcd, keys, tmp_path / "nowhere" / "a.db", lambda _: None)
+            await backup.save_backup(etcd, keys, tmp_path / "nowhere" / "a.db", lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -274,4 +274,4 @@ async def test_a_backup_is_whole_or_not_there(
 )
 def test_the_gap_that_a_restore_leaves(revisions: list[int], epoch: int, now: int, expected: int) -> None:
     """Between the revisions of our keys, since the epoch began."""
-    assert gap(revisions, epoch, now) == expected
+    assert widest_revision_gap(revisions, epoch, now) == expected

@@ -21,7 +21,7 @@ from nodestore.processes import child_processes
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import LeaderRecord, Manifest, decode
 from tests.support import nodes
-from tests.support.cli import Nodectl, Said
+from tests.support.cli import CommandOutput, Nodectl
 from tests.support.etcd_cluster import EtcdCluster, free_ports
 from tests.support.previous_release import Release, previous, this
 from tests.support.waiting import eventually
@@ -148,7 +148,7 @@ async def mixed(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[Mixed]:
                 await made.stop(name)
 
 
-def done(said: Said) -> int:
+def done(said: CommandOutput) -> int:
     """The index of a command that was acknowledged."""
     assert said.code == 0, said
     return int(said.json["index"])
@@ -166,7 +166,7 @@ async def test_masters_nodes_and_operators_of_two_releases(etcd_one: EtcdCluster
         assert (await new_cli("config", "apply", str(wall), "--wait")).code == 0
         driven = [
             await stack.enter_async_context(
-                nodes.running(
+                nodes.run_noded(
                     cluster.endpoints, keys, node, program=release.argv("noded"), env={**os.environ, **release.environ}
                 )
             )

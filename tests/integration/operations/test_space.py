@@ -18,7 +18,7 @@ from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd, op_put
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Entry, Inventory, decode
-from tests.faults.late.transactions import leading, session
+from tests.faults.late.transactions import run_leader, session
 from tests.integration.etcd_session.test_auth import PASSWORD, enable
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
 from tests.support.masters import Masters
@@ -43,7 +43,7 @@ async def playing(cluster: EtcdCluster, keys: Keys, arguments: Sequence[str] = (
     async with Masters(cluster, keys, arguments=told) as masters:
         await masters.configure(INVENTORY)
         masters.start("m1")
-        await masters.serves("m1", PATIENCE_S)
+        await masters.wait_serving("m1", PATIENCE_S)
         yield masters
 
 
@@ -125,7 +125,7 @@ async def test_living_data_near_the_quota(keys: Keys) -> None:
             return "database" not in await problems_of(masters, "m1")
 
         await eventually(healthy, "nothing is wrong any more")
-        assert masters.running["m1"].ended is None
+        assert masters.running["m1"].exit_code is None
         assert (await masters.leader()).record is not None
 
 
@@ -140,7 +140,7 @@ async def test_the_alarm_under_a_leader(keys: Keys) -> None:
         await save_scene(masters, 2)
         assert not await alarmed(masters.etcd)
         assert (await masters.leader()).revision == term
-        said = re.findall(r"defragment(?:ing|ed) (\S+)", masters.running["m1"].said(200))
+        said = re.findall(r"defragment(?:ing|ed) (\S+)", masters.running["m1"].log_tail(200))
         begun, ended = said[::2], said[1::2]
         assert begun == ended, "one after another"
         assert set(begun) == set(cluster.endpoints)
@@ -158,7 +158,7 @@ async def test_the_alarm_while_nobody_leads(keys: Keys) -> None:
         masters.running["m1"].kill()
         await fill_with_history(masters.etcd)
         masters.start("m2")
-        await masters.serves("m2", PATIENCE_S)
+        await masters.wait_serving("m2", PATIENCE_S)
         await save_scene(masters, 2)
         assert not await alarmed(masters.etcd)
 
@@ -175,7 +175,7 @@ async def test_the_alarm_without_the_rights_to_mend_it(keys: Keys, tmp_path: Pat
         async with Masters(cluster, keys, arguments=arguments, user="root", password=PASSWORD) as masters:
             await masters.configure(INVENTORY)
             masters.start("m1")
-            await masters.serves("m1", PATIENCE_S)
+            await masters.wait_serving("m1", PATIENCE_S)
             await save_scene(masters, 1)
             await fill_with_history(masters.etcd)
 
@@ -233,7 +233,7 @@ async def test_the_write_that_fills_the_database_is_not_denied_to_have_happened(
 
 async def test_commands_across_the_alarm_are_told_the_truth(keys: Keys) -> None:
     """Under one term: what was refused is not in the journal, what is there was acknowledged, and then all goes on."""
-    async with small() as cluster, session(cluster) as etcd, leading(etcd, etcd, keys) as seat:
+    async with small() as cluster, session(cluster) as etcd, run_leader(etcd, etcd, keys) as seat:
         for number in range(int(0.5 * QUOTA / VALUE)):
             await etcd.put(f"/foreign/{number}", bytes(VALUE))
         acknowledged, refused = {"last"}, set[str]()
@@ -243,7 +243,7 @@ async def test_commands_across_the_alarm_are_told_the_truth(keys: Keys) -> None:
             for name, outcome in zip(names, done, strict=True):
                 assert outcome.error is None or isinstance(outcome.error, NoSpace), outcome.error
                 (acknowledged if outcome.error is None else refused).add(name)
-        await seat.leader.confirm()
+        await seat.leader.confirm_read()
         await eventually(lambda: alarmed(etcd), "the alarm stands")
         await mend(etcd)
         assert (await seat.put("p", "last", x=1)).error is None

@@ -19,7 +19,7 @@ INVENTORY = Inventory.model_validate(
 async def _begin(masters: Masters) -> None:
     await masters.configure(INVENTORY)
     masters.start("m1")
-    await masters.serves("m1")
+    await masters.wait_serving("m1")
 
 
 async def _documents(masters: Masters, name: str) -> dict[str, object]:
@@ -46,9 +46,9 @@ async def test_a_named_snapshot_brings_the_documents_back(etcd_one: EtcdCluster,
         assert found is not None
         assert loads(found.value) == {"v": 1, "index": restored["index"], "document": {"text": "before"}}
         masters.start("m2")
-        await masters.up("m2")
+        await masters.wait_candidate("m2")
         await masters.switchover("m2")
-        await masters.serves("m2")
+        await masters.wait_serving("m2")
         assert await _documents(masters, "m2") == {"nodes/n1": {"text": "before"}}
         assert await masters.problems() == []
 

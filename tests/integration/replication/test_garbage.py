@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from masterd.replication.replica import Replica
-from masterd.upkeep.store_audit import Audit
+from masterd.upkeep.store_audit import StoreAudit
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Epoch, Head, Inventory, decode
 from tests.support import nodes
-from tests.support.cli import Nodectl, Said
+from tests.support.cli import CommandOutput, Nodectl
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masterd, Masters
 from tests.support.waiting import eventually
@@ -67,19 +67,19 @@ async def test_each_kind_of_garbage_in_each_kind_of_key_is_found(etcd_one: EtcdC
     unread = {keys.snapshot("y") + "000000"}  # whose owner alone reads them
     async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
         await etcd.put(keys.epoch, Epoch(epoch=1).encode())
-        assert await Audit(etcd, keys).problems() == {}
+        assert await StoreAudit(etcd, keys).find_problems() == {}
         for kind, value in GARBAGE.items():
             wrong = [keys.epoch, keys.head, *exact(keys), *kinds(keys)]
             for key in wrong:
                 await etcd.put(key, value)
-            found = await Audit(etcd, keys).problems()
+            found = await StoreAudit(etcd, keys).find_problems()
             quiet = unread | {keys.entry(9_999)}  # the name is right: who reads the journal meets it
             assert set(found) == set(wrong) - quiet, kind
             assert all(text.startswith(key) and len(text) < 400 and "\n" not in text for key, text in found.items())
             await etcd.delete(keys.entry(9_999))
         for value in (b"{}", b"{}"):
             await etcd.put(keys.entry(9_999), value)
-        assert "written over" in (await Audit(etcd, keys).problems())[keys.entry(9_999)]
+        assert "written over" in (await StoreAudit(etcd, keys).find_problems())[keys.entry(9_999)]
 
 
 @contextlib.asynccontextmanager
@@ -87,16 +87,16 @@ async def cluster(etcd: EtcdCluster, keys: Keys) -> AsyncIterator[Masters]:
     async with Masters(etcd, keys) as masters:
         await masters.configure(INVENTORY)
         masters.start("m1")
-        await masters.serves("m1")
+        await masters.wait_serving("m1")
         masters.start("m2")
-        await masters.up("m2")
+        await masters.wait_candidate("m2")
         await masters.command("node.set", node="n1", values={"x": 0})
         yield masters
 
 
-async def _until(nodectl: Nodectl, *args: str, code: int, says: Sequence[str]) -> Said:
+async def _until(nodectl: Nodectl, *args: str, code: int, says: Sequence[str]) -> CommandOutput:
     """Until the command ends so and says all this: a masterd that is slow to answer leaves some of it out."""
-    said: list[Said] = []
+    said: list[CommandOutput] = []
 
     async def so() -> bool:
         said[:] = [await nodectl(*args)]
@@ -113,7 +113,7 @@ async def _until(nodectl: Nodectl, *args: str, code: int, says: Sequence[str]) -
 async def test_garbage_stops_nobody(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
     """Commands, nodes, a takeover, a master that starts afresh, and every command of `nodectl` go on with garbage in
     all keys at once; `nodectl status` names it; once it is gone the store is as if it had never been there."""
-    async with cluster(etcd_one, keys) as masters, nodes.running(etcd_one.endpoints, keys, "n1") as noded:
+    async with cluster(etcd_one, keys) as masters, nodes.run_noded(etcd_one.endpoints, keys, "n1") as noded:
         nodectl = Nodectl(etcd_one.endpoints, keys.cluster)
         await noded.ready(masters.etcd, keys, 2)
         values = list(GARBAGE.values())
@@ -136,9 +136,9 @@ async def test_garbage_stops_nobody(etcd_one: EtcdCluster, keys: Keys, tmp_path:
         assert all(len(line) < 500 for line in told)
 
         masters.running["m1"].kill()
-        await masters.serves("m2")
+        await masters.wait_serving("m2")
         masters.start("m3")
-        await masters.up("m3")
+        await masters.wait_candidate("m3")
         done = await masters.command("node.set", node="n1", values={"x": "after"})
         await noded.ready(masters.etcd, keys, done["index"])
         shown = await nodectl("config", "show")
@@ -207,6 +207,6 @@ async def test_garbage_in_the_two_vital_keys_stops_commits_until_it_is_put_right
 
 async def _held_back(masters: Masters, name: str) -> bool:
     """Whether those who try have seen it: with a bad head both, one after the other; a bad epoch: at least who led."""
-    said = [master.said(200) for master in masters.running.values()]
+    said = [master.log_tail(200) for master in masters.running.values()]
     tried = [text for text in said if "nobody can lead" in text]
     return len(tried) >= (2 if name == "head" else 1)

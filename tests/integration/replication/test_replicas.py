@@ -11,10 +11,10 @@ import pytest
 from masterd.replication import replica as replica_module
 from masterd.replication.replica import Replica
 from masterd.replication.snapshots import Image, Snapshots
-from masterd.state_machine.batch import Request
+from masterd.state_machine.batch import CommandRequest
 from masterd.term.leader import LeaderSettings
-from masterd.term.retention import Housekeeping, Retention
-from nodestore.cluster.election import Won
+from masterd.term.retention import JournalRetention, RetentionSettings
+from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import (
     Denied,
     Garbage,
@@ -23,17 +23,19 @@ from nodestore.errors import (
 from nodestore.etcd.session import KV, Etcd, EtcdSettings, Range
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Epoch, Manifest
-from nodestore.support.time_slices import Turns
-from tests.faults.late.transactions import Seat, leading, session, stage, take_over
+from nodestore.support.time_slices import TimeSlice
+from tests.faults.late.transactions import RunningLeader, run_leader, session, stage, take_over
 from tests.faults.network.proxy import Mode
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import same
 from tests.support.waiting import eventually
 
-_SMALL_SNAPSHOTS = Retention(snapshot_every_commands=10, keep_ids=False, look_every_s=0.01, settled_s=0.0)
+_SMALL_SNAPSHOTS = RetentionSettings(
+    snapshot_every_commands=10, keep_ids=False, check_every_s=0.01, snapshot_after_s=0.0
+)
 
 
-async def _snapshots_and_truncation(etcd: Etcd, keys: Keys, seat: Seat, count: int = 3) -> None:
+async def _snapshots_and_truncation(etcd: Etcd, keys: Keys, seat: RunningLeader, count: int = 3) -> None:
     """Commands until there were `count` snapshots and the journal was truncated."""
     for number in range(count):
         for command in range(10):
@@ -56,7 +58,7 @@ async def test_a_standby_that_lags_behind_a_truncation(etcd_one: EtcdCluster, ke
     async with session(etcd_one) as etcd:
         fresh, lagging = Replica(etcd, keys), Replica(etcd, keys)
         settings = LeaderSettings(retention=_SMALL_SNAPSHOTS)
-        async with leading(etcd, etcd, keys, settings=settings) as seat:
+        async with run_leader(etcd, etcd, keys, settings=settings) as seat:
             await seat.add("first")
             await lagging.catch_up()
             await _snapshots_and_truncation(etcd, keys, seat)
@@ -68,7 +70,7 @@ async def test_a_standby_that_lags_behind_a_truncation(etcd_one: EtcdCluster, ke
                     recent = replica.recent_after(index)
                     assert recent is None or (recent[0].first, recent[-1].last) == (index + 1, replica.index)
             total = seat.replica.state.documents["sum"].value["sum"]
-        async with leading(etcd, etcd, keys, "m2", settings=settings) as seat:
+        async with run_leader(etcd, etcd, keys, "m2", settings=settings) as seat:
             again = await seat.add("first")
             assert (again.result, again.index, again.repeated) == (1, 1, True)
             assert (await seat.add("new")).result == total + 1
@@ -92,12 +94,12 @@ async def test_what_is_remembered_of_a_journal_ends_where_the_state_is(etcd_one:
     follows the journal would ask for the rest for ever."""
     async with session(etcd_one) as etcd:
         lagging = Replica(etcd, keys)
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             await seat.add("x1")
             await lagging.catch_up()
             assert lagging.recent_after(0) is not None
             await seat.add("x2")
-            await seat.leader._housekeeping.snapshot()
+            await seat.leader._retention.write_snapshot()
             await etcd.delete(keys.entry(2))
             await lagging.catch_up()
             assert lagging.index == 2
@@ -116,7 +118,7 @@ async def test_a_snapshot_that_is_deleted_while_it_is_read(etcd_one: EtcdCluster
     async with session(etcd_one) as etcd, Meddled(etcd_one) as meddled:
         replica = Replica(meddled, keys)
         settings = LeaderSettings(retention=_SMALL_SNAPSHOTS)
-        async with leading(etcd, etcd, keys, settings=settings) as seat:
+        async with run_leader(etcd, etcd, keys, settings=settings) as seat:
             await _snapshots_and_truncation(etcd, keys, seat)
             names = sorted(await replica.snapshots.manifests(), reverse=True)
             gone = names[:1] if left == "an older one" else names
@@ -132,33 +134,33 @@ async def test_a_snapshot_that_is_deleted_while_it_is_read(etcd_one: EtcdCluster
                 with pytest.raises(Garbage, match="gap"):
                     await replica.catch_up()
                 assert replica.index == 0
-                await seat.leader._housekeeping.snapshot()
+                await seat.leader._retention.write_snapshot()
             await replica.catch_up()
             assert same(replica.state, seat.replica.state)
 
 
-async def _beside(seat: Seat, retention: Retention = _SMALL_SNAPSHOTS) -> Housekeeping:
+async def _beside(seat: RunningLeader, retention: RetentionSettings = _SMALL_SNAPSHOTS) -> JournalRetention:
     """The test's own, in that leader's term, once the leader's has cleared away what it takes to be left behind."""
-    await eventually(lambda: seat.leader._housekeeping._looked)
-    return Housekeeping(seat.won.fence, seat.replica, seat.leader._committer.publisher, retention, lambda: 0.0)
+    await eventually(lambda: seat.leader._retention._looked)
+    return JournalRetention(seat.won.fence, seat.replica, seat.leader._committer.publisher, retention, lambda: 0.0)
 
 
 async def test_fragments_and_manifests_without_chunks_count_for_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
     """A manifest that lands late, when its chunks were cleared away, is no snapshot, and goes at the next tidy."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         await seat.add("x1")
         housekeeping = await _beside(seat)
-        kept = [await housekeeping.snapshot()]
+        kept = [await housekeeping.write_snapshot()]
         await seat.add("x2")
-        kept.append(await housekeeping.snapshot())
+        kept.append(await housekeeping.write_snapshot())
         late = Manifest(index=9, nonce="late", chunks=2, size_bytes=1, sha256="", time=0, epoch=1, documents=0)
         await etcd.put(keys.snapshot(keys.snapshot_name(9, "late")) + "manifest", late.encode())
         await etcd.put(keys.snapshot(keys.snapshot_name(9, "half")) + "000000", b"{}")
         await etcd.put(keys.snapshot(keys.snapshot_name(8, "odd")) + "manifest", b"not json")
-        newest = await Snapshots(etcd, keys).newest()
+        newest = await Snapshots(etcd, keys).read_newest()
         assert newest is not None
         assert newest.index == 2
-        await housekeeping.tidy()
+        await housekeeping.truncate_and_prune()
         left = {kv.key.removeprefix(keys.snapshots).split("/")[0] for kv in (await etcd.range(keys.snapshots)).kvs}
         assert left == set(kept)
 
@@ -167,14 +169,14 @@ async def test_leaders_that_follow_one_another_quickly_do_not_fill_etcd_with_hal
     etcd_one: EtcdCluster, keys: Keys
 ) -> None:
     """Each begins a snapshot that is due only once its term has lasted, and clears away what others have left."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         for number in range(20):
             await seat.add(f"x{number}")
         for settled_s, found in ((600.0, 0), (0.0, 1)):
-            housekeeping = await _beside(seat, replace(_SMALL_SNAPSHOTS, settled_s=settled_s))
+            housekeeping = await _beside(seat, replace(_SMALL_SNAPSHOTS, snapshot_after_s=settled_s))
             for number in range(20):
                 await etcd.put(keys.snapshot(keys.snapshot_name(number, "half")) + "000000", b"{}")
-            await housekeeping._look()
+            await housekeeping._check()
             names = {kv.key.removeprefix(keys.snapshots).split("/")[0] for kv in (await etcd.range(keys.snapshots)).kvs}
             assert len(names) == found
 
@@ -183,16 +185,16 @@ async def test_room_is_made_by_what_snapshots_there_are_before_another_one_takes
     etcd_one: EtcdCluster, keys: Keys
 ) -> None:
     """A leader that does not come to the end of writing one has freed what could be freed."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         housekeeping = await _beside(seat)
         for number in range(2):
             await seat.add(f"x{number}")
-            await housekeeping.snapshot()
+            await housekeeping.write_snapshot()
 
         async def never(name: str | None = None) -> str:
             raise LeadershipLost("deposed in the middle of it")
 
-        housekeeping.snapshot = never  # type: ignore[method-assign]
+        housekeeping.write_snapshot = never  # type: ignore[method-assign]
         with pytest.raises(LeadershipLost):
             await housekeeping.make_room()
         assert (await etcd.range(keys.journal)).kvs[0].key == keys.entry(2)
@@ -200,32 +202,32 @@ async def test_room_is_made_by_what_snapshots_there_are_before_another_one_takes
 
 async def test_damage_to_a_snapshot_stops_truncation_there(etcd_one: EtcdCluster, keys: Keys) -> None:
     """One that was altered does not count as one of the two; the journal keeps what it would have stood for."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         housekeeping = await _beside(seat)
         names = []
         for number in range(3):
             await seat.add(f"x{number}")
-            names.append(await housekeeping.snapshot())
+            names.append(await housekeeping.write_snapshot())
         key = keys.snapshot(names[1]) + "000001"
         chunk = await etcd.get(key)
         assert chunk is not None
         await etcd.put(key, chunk.value.replace(b'"sum":2', b'"sum":3'))
         seat.replica.snapshots.verified.clear()
-        await housekeeping.tidy()
+        await housekeeping.truncate_and_prune()
         assert (await etcd.range(keys.journal)).kvs[0].key == keys.entry(2)
         assert set(await seat.replica.snapshots.manifests()) == {names[0], names[2]}
 
 
 async def test_a_deposed_leader_s_housekeeping_deletes_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Nor does it write."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         housekeeping = await _beside(seat)
         for number in range(3):
             await seat.add(f"x{number}")
-            await housekeeping.snapshot()
+            await housekeeping.write_snapshot()
         await take_over(etcd, keys, "m2")
         before = (await etcd.range(keys.journal)).kvs, (await etcd.range(keys.snapshots)).kvs
-        for work in (housekeeping.tidy, housekeeping.snapshot):
+        for work in (housekeeping.truncate_and_prune, housekeeping.write_snapshot):
             with pytest.raises(LeadershipLost):
                 await work()
         assert ((await etcd.range(keys.journal)).kvs, (await etcd.range(keys.snapshots)).kvs) == before
@@ -235,14 +237,14 @@ async def test_a_deposed_leader_s_housekeeping_deletes_nothing(etcd_one: EtcdClu
 async def test_a_takeover_that_finds_more_than_it_can_carry(etcd_one: EtcdCluster, keys: Keys, entries: int) -> None:
     """What the transaction did not bring along is read under the term already won."""
     async with session(etcd_one) as etcd:
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             for number in range(entries):
                 await seat.add(f"x{number}")
             state = seat.replica.state
         won = await take_over(etcd, keys, "m2")
-        assert won.tail.more is (entries > len(won.tail.kvs))
+        assert won.tail.has_more is (entries > len(won.tail.kvs))
         replica = Replica(etcd, keys)
-        await replica.absorb(won)
+        await replica.apply_takeover(won)
         assert same(replica.state, state)
 
 
@@ -261,7 +263,7 @@ async def test_a_replica_goes_on_after_a_refusal(
             return await catch_up(self)
 
         monkeypatch.setattr(Replica, "catch_up", refused_once)
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             await seat.add("x1")
             following = asyncio.create_task(replica.follow())
             await eventually(lambda: replica.index == 1 and replica.problem is None, "the replica has caught up")
@@ -292,7 +294,7 @@ class Interrupted(Etcd):
 async def test_a_standby_that_wins_while_it_catches_up(etcd_one: EtcdCluster, keys: Keys, at: int) -> None:
     """Wherever catching up was broken off, the new leader has all there is before it serves."""
     async with session(etcd_one) as etcd, Interrupted(etcd_one, at) as interrupted:
-        async with leading(etcd, etcd, keys, settings=LeaderSettings(retention=_SMALL_SNAPSHOTS)) as seat:
+        async with run_leader(etcd, etcd, keys, settings=LeaderSettings(retention=_SMALL_SNAPSHOTS)) as seat:
             await _snapshots_and_truncation(etcd, keys, seat)
             await seat.add("last")
             state = seat.replica.state
@@ -300,25 +302,25 @@ async def test_a_standby_that_wins_while_it_catches_up(etcd_one: EtcdCluster, ke
         task = asyncio.create_task(replica.catch_up())
         await asyncio.wait([task])
         won = await take_over(etcd, keys, "m2", next_index=replica.index + 1)
-        await replica.absorb(won)
+        await replica.apply_takeover(won)
         assert same(replica.state, state)
 
 
 async def test_a_journal_that_ends_before_its_head_cannot_be_led(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Entries are missing that were acknowledged: nobody leads as if they had not been."""
     async with session(etcd_one) as etcd:
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             for number in range(3):
                 await seat.add(f"x{number}")
         await etcd.delete(keys.entry(2))
-        won: Won = await take_over(etcd, keys, "m2")
+        won: TakeoverWon = await take_over(etcd, keys, "m2")
         with pytest.raises(Garbage):
-            await Replica(etcd, keys).absorb(won)
+            await Replica(etcd, keys).apply_takeover(won)
 
 
 async def test_an_index_learnt_from_a_standby_is_not_ahead(etcd_one: EtcdCluster, keys: Keys) -> None:
     """A standby may show a commit whose reply its leader has not got yet; a command sent after that index runs."""
-    async with stage(etcd_one, keys, repeats_arrive=False) as s, leading(s.late, s.witness, keys) as seat:
+    async with stage(etcd_one, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
         standby = Replica(s.witness, keys)
         await seat.add("x1")
         s.proxy.set(down=Mode.HOLD)
@@ -330,7 +332,7 @@ async def test_an_index_learnt_from_a_standby_is_not_ahead(etcd_one: EtcdCluster
 
         await eventually(ahead, "the standby has it")
         assert seat.replica.index == 1
-        request = Request("x3", "add", {"path": "sum"}, "t", standby.index)
+        request = CommandRequest("x3", "add", {"path": "sum"}, "t", standby.index)
         second = asyncio.create_task(seat.submit(request))
         s.proxy.forward()
         assert (await first).index == 2
@@ -348,7 +350,7 @@ async def test_a_masterd_that_slept_through_a_restored_backup(etcd_one: EtcdClus
     """Its memory is of another incarnation: it is forgotten, though the indexes would fit."""
     async with session(etcd_one) as etcd:
         asleep = Replica(etcd, keys)
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             for number in range(3):
                 await seat.add(f"old-{number}")
             backup = {kv.key: kv.value for kv in (await etcd.range(keys.prefix)).kvs}
@@ -358,7 +360,7 @@ async def test_a_masterd_that_slept_through_a_restored_backup(etcd_one: EtcdClus
         for key, value in backup.items():
             if key != keys.leader:
                 await etcd.put(key, Epoch(epoch=2).encode() if key == keys.epoch else value)
-        async with leading(etcd, etcd, keys, "m2") as seat:
+        async with run_leader(etcd, etcd, keys, "m2") as seat:
             await seat.add("new-1")
             if how == "following":
                 await seat.add("new-2")
@@ -367,7 +369,7 @@ async def test_a_masterd_that_slept_through_a_restored_backup(etcd_one: EtcdClus
             state = seat.replica.state
         if how == "winning":
             assert asleep.index == state.index
-            await asleep.absorb(await take_over(etcd, keys, "m3", next_index=asleep.index + 1))
+            await asleep.apply_takeover(await take_over(etcd, keys, "m3", next_index=asleep.index + 1))
         assert same(asleep.state, state)
         assert "lost" not in asleep.state.ids
 
@@ -376,7 +378,7 @@ async def test_catching_up_leaves_others_their_turns(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour's journal takes seconds, in which a lease is to be kept: others run while it is being read."""
-    monkeypatch.setattr(replica_module, "Turns", lambda: Turns(0.0))
+    monkeypatch.setattr(replica_module, "TimeSlice", lambda: TimeSlice(0.0))
     seen: set[int] = set()
 
     async def look(replica: Replica) -> None:
@@ -384,7 +386,7 @@ async def test_catching_up_leaves_others_their_turns(
             seen.add(replica.index)
             await asyncio.sleep(0)
 
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         for number in range(30):
             await seat.add(f"x{number}")
         lagging = Replica(etcd, keys)
@@ -397,21 +399,21 @@ async def test_catching_up_leaves_others_their_turns(
 
 async def test_what_it_took_to_catch_up_makes_no_snapshot_due(etcd_one: EtcdCluster, keys: Keys) -> None:
     """A masterd that has read a long journal and then leads writes a snapshot when there is reason to, not at once."""
-    retention = Retention(snapshot_every_commands=1_000, snapshot_every_bytes=1_000, settled_s=0.0)
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    retention = RetentionSettings(snapshot_every_commands=1_000, snapshot_every_bytes=1_000, snapshot_after_s=0.0)
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         for number in range(20):
             await seat.add(f"x{number}")
-        await seat.leader._housekeeping.snapshot()
+        await seat.leader._retention.write_snapshot()
         await seat.add("beyond")
         replica = Replica(etcd, keys)
         await replica.catch_up()
         assert replica.bytes_seen > retention.snapshot_every_bytes
         publisher = seat.leader._committer.publisher
-        housekeeping = Housekeeping(seat.won.fence, replica, publisher, retention, lambda: 0.0)
-        await housekeeping._look()
+        housekeeping = JournalRetention(seat.won.fence, replica, publisher, retention, lambda: 0.0)
+        await housekeeping._check()
         assert len(await replica.snapshots.manifests()) == 1
         for number in range(20):
             await seat.add(f"y{number}")
         await replica.catch_up()
-        await housekeeping._look()
+        await housekeeping._check()
         assert len(await replica.snapshots.manifests()) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from masterd.replication.replica import Replica
 from masterd.replication.snapshots import Snapshots
-from masterd.state_machine.batch import RESTORE, Request
+from masterd.state_machine.batch import SNAPSHOT_RESTORE, CommandRequest
 from nodestore.errors import (
     Conflict,
     OutcomeUnknown,
@@ -16,19 +16,19 @@ from nodestore.errors import (
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory, Spec
 from tests.faults.late.scenarios import code_of
-from tests.faults.late.transactions import configure, leading, session, shown, stage
+from tests.faults.late.transactions import configure, run_leader, session, stage, wait_shown
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import ToyApp, same
 
 
-def _restore(name: str) -> Request:
-    return Request(f"restore-{name}", RESTORE, {"snapshot": name}, "t", 0)
+def _restore(name: str) -> CommandRequest:
+    return CommandRequest(f"restore-{name}", SNAPSHOT_RESTORE, {"snapshot": name}, "t", 0)
 
 
 async def test_a_snapshot_that_an_entry_names_outlives_a_late_deletion(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Without it no replica could read past the entry. The deletion was given up, the snapshot was restored, and only
     then does the deletion arrive, in the same term."""
-    async with stage(etcd_one, keys, repeats_arrive=False) as s, leading(s.witness, s.witness, keys) as seat:
+    async with stage(etcd_one, keys, repeats_arrive=False) as s, run_leader(s.witness, s.witness, keys) as seat:
         await seat.add("x1")
         await seat.leader.archive.save("good")
         await seat.add("x2")
@@ -50,19 +50,19 @@ async def test_a_snapshot_deleted_while_it_is_being_restored(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Either it is gone and nothing is restored, or it is restored and stays."""
-    async with session(etcd_one) as etcd, leading(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         await seat.add("x1")
         await seat.leader.archive.save("good")
         await seat.add("x2")
         name, _ = await seat.replica.snapshots.find("good")
-        to_restore = seat.leader.archive.to_restore
+        to_restore = seat.leader.archive.prepare_restore
 
         async def and_then_it_goes(args: Any) -> Any:
             found = await to_restore(args)
             await etcd.delete(keys.snapshot(name), prefix=True)
             return found
 
-        monkeypatch.setattr(seat.leader.archive, "to_restore", and_then_it_goes)
+        monkeypatch.setattr(seat.leader.archive, "prepare_restore", and_then_it_goes)
         assert code_of((await seat.submit(_restore("good")))[0]) in ("conflict", "not_found")
         assert (await seat.add("x3")).result == 3
         monkeypatch.undo()
@@ -90,14 +90,14 @@ async def test_a_restore_that_the_application_cannot_digest(etcd_one: EtcdCluste
     app = Picky()
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys, application=app) as seat:
+        async with run_leader(etcd, etcd, keys, application=app) as seat:
             await seat.put("nodes/n1", x=1)
             await seat.leader.archive.save("old")
             await seat.put("nodes/n1", x=2)
             app.picky = True
             assert code_of((await seat.submit(_restore("old")))[0]) == "failed"
             await seat.put("nodes/n2", x=2)
-            await shown(etcd, keys, {"n1": {"x": 2}, "n2": {"x": 2}})
-            assert seat.leader._committer.derivation["n1"].hash == seat.replica.state.specs["n1"].hash
+            await wait_shown(etcd, keys, {"n1": {"x": 2}, "n2": {"x": 2}})
+            assert seat.leader._committer.spec_deriver["n1"].hash == seat.replica.state.specs["n1"].hash
             await seat.put("nodes/n1", x=3)
-            await shown(etcd, keys, {"n1": {"x": 3}, "n2": {"x": 2}})
+            await wait_shown(etcd, keys, {"n1": {"x": 3}, "n2": {"x": 2}})

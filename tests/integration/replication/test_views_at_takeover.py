@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from masterd.term.config_adoption import Adoption
+from masterd.term.config_adoption import ConfigAdopter
 from masterd.term.leader import Leader, LeaderSettings
 from masterd.term.publisher import Publisher
 from nodestore.errors import (
@@ -15,7 +15,7 @@ from nodestore.errors import (
 )
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Applied, Epoch, Inventory, Spec, decode
-from tests.faults.late.transactions import configure, desired, leading, session
+from tests.faults.late.transactions import configure, desired, run_leader, session
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import ToyApp, inventory
 
@@ -24,13 +24,13 @@ async def test_a_new_epoch_orders_every_node_anew(etcd_one: EtcdCluster, keys: K
     """And touches no document's view. Generations stay."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             await seat.put("nodes/n1", x=1)
             await seat.put("nodes/n2", x=2)
         before, documents = await desired(etcd, keys), (await etcd.range(keys.state)).kvs
         await etcd.delete(keys.leader)
         await etcd.put(keys.epoch, Epoch(epoch=2).encode())
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             after = await desired(etcd, keys)
             assert {node: wanted.epoch for node, (wanted, _) in after.items()} == {"n1": 2, "n2": 2}
             assert all(after[node][0].generation == before[node][0].generation for node in after)
@@ -38,7 +38,7 @@ async def test_a_new_epoch_orders_every_node_anew(etcd_one: EtcdCluster, keys: K
             assert (await etcd.range(keys.state)).kvs == documents
             assert seat.won.fence.term.epoch == 2
         first = {node: kv.mod_revision for node, (_, kv) in after.items()}
-        async with leading(etcd, etcd, keys):
+        async with run_leader(etcd, etcd, keys):
             assert {node: kv.mod_revision for node, (_, kv) in (await desired(etcd, keys)).items()} == first
 
 
@@ -46,7 +46,7 @@ async def test_orders_of_an_earlier_term_stay_in_force(etcd_one: EtcdCluster, ke
     """A takeover that finishes half-done views does not order anew what is as it must be."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             await seat.put("nodes/n1", x=1)
             await seat.put("nodes/n2", x=2)
             index = seat.replica.index
@@ -56,7 +56,7 @@ async def test_orders_of_an_earlier_term_stay_in_force(etcd_one: EtcdCluster, ke
         await etcd.put(keys.document("stray"), b"{}")
         await etcd.delete(keys.document("nodes/n1"))
         await etcd.put(keys.applied, Applied(index=index, base=index - 1, through=keys.desired_of("n1")).encode())
-        async with leading(etcd, etcd, keys, "m2") as seat:
+        async with run_leader(etcd, etcd, keys, "m2") as seat:
             after = await desired(etcd, keys)
             assert after["n1"][1] == before["n1"][1]
             assert after["n2"][0].spec.document == {"x": 2}
@@ -69,11 +69,11 @@ async def test_orders_of_an_earlier_term_stay_in_force(etcd_one: EtcdCluster, ke
 async def test_garbage_in_applied_is_put_right(etcd_one: EtcdCluster, keys: Keys, value: bytes) -> None:
     """All views are compared then."""
     async with session(etcd_one) as etcd:
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             await seat.put("p", x=1)
         await etcd.put(keys.applied, value)
         await etcd.delete(keys.document("p"))
-        async with leading(etcd, etcd, keys, "m2"):
+        async with run_leader(etcd, etcd, keys, "m2"):
             assert await etcd.get(keys.document("p")) is not None
             found = await etcd.get(keys.applied)
             assert found is not None
@@ -85,12 +85,12 @@ async def test_views_are_finished_within_the_store_s_own_limits(keys: Keys) -> N
     async with EtcdCluster(1, flags=("--max-txn-ops=16",)) as cluster, session(cluster) as etcd:
         await configure(etcd, keys, inventory(*(f"n{number:02}" for number in range(30))))
         settings = LeaderSettings(max_txn_ops=16)
-        async with leading(etcd, etcd, keys, settings=settings) as seat:
+        async with run_leader(etcd, etcd, keys, settings=settings) as seat:
             for number in range(30):
                 await seat.put(f"nodes/n{number:02}", x=number)
         await etcd.delete(keys.desired, prefix=True)
         await etcd.delete(keys.applied)
-        async with leading(etcd, etcd, keys, "m2", settings=settings) as seat:
+        async with run_leader(etcd, etcd, keys, "m2", settings=settings) as seat:
             assert len(await desired(etcd, keys)) == 30
             assert (await seat.put("p", x=1)).error is None
 
@@ -114,7 +114,7 @@ async def test_an_upgrade_that_dies_on_the_way_leaves_no_trace_in_the_views(
 
     async with session(etcd_one) as etcd:
         await configure(etcd, keys, inventory("n1"))
-        async with leading(etcd, etcd, keys) as seat:
+        async with run_leader(etcd, etcd, keys) as seat:
             index = (await seat.put("nodes/n1", x=1)).index
         half_done = Applied(index=index, base=index - 1, through=keys.desired_of("n1"))
         await etcd.put(keys.applied, half_done.encode())
@@ -122,15 +122,15 @@ async def test_an_upgrade_that_dies_on_the_way_leaves_no_trace_in_the_views(
         with monkeypatch.context() as patch:
             kind, name = {
                 "before respec": (Leader, "_respec"),
-                "before views": (Publisher, "finish"),
-                "before adoption": (Adoption, "adopt"),
+                "before views": (Publisher, "finish_views"),
+                "before adoption": (ConfigAdopter, "adopt"),
             }[cut]
             patch.setattr(kind, name, die)
             with pytest.raises(Unavailable):
-                async with leading(etcd, etcd, keys, "m2", application=Upgraded()):
+                async with run_leader(etcd, etcd, keys, "m2", application=Upgraded()):
                     pass
         for application, driver in ((ToyApp(), "toy"), (Upgraded(), "new"), (ToyApp(), "toy")):
-            async with leading(etcd, etcd, keys, "m3", application=application) as seat:
+            async with run_leader(etcd, etcd, keys, "m3", application=application) as seat:
                 wanted = (await desired(etcd, keys))["n1"][0]
                 assert wanted.spec.driver == driver
                 assert wanted.generation == seat.replica.state.specs["n1"].generation >= generations[-1]

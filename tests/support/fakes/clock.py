@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from masterd.application.worker import Progress, Worker
+from masterd.application.worker import JobProgress, Worker
 
 T = TypeVar("T")
 
@@ -43,10 +43,10 @@ class _Selector(selectors.SelectSelector):
         return ready
 
 
-async def _at_once(worker: Worker, work: Callable[[Progress], T], limit_s: float) -> T:
+async def _at_once(worker: Worker, work: Callable[[JobProgress], T], limit_s: float) -> T:
     """Application code in tests does not hang. Others still get their turn before and after it."""
     await asyncio.sleep(0)
-    result = work(Progress())
+    result = work(JobProgress())
     await asyncio.sleep(0)
     return result
 

@@ -72,7 +72,7 @@ class FakeEtcd:
         now: Callable[[], float] | None = None,
     ) -> None:
         self.store = Store(max_txn_ops)
-        self.store.committed = self._tell
+        self.store.committed = self._notify_watchers
         self._request_bytes_max, self._ttl_min_s = request_bytes_max, ttl_min_s
         self._now = now or (lambda: time.monotonic())  # looked up at each call: tests have clocks of their own
         self._leases: dict[int, _Lease] = {}
@@ -259,7 +259,7 @@ class FakeEtcd:
             self._send(stream, watcher, batch)
         watcher.told = max(watcher.told, self.store.revision)
 
-    def _tell(self, revision: int, events: Sequence[Any]) -> None:
+    def _notify_watchers(self, revision: int, events: Sequence[Any]) -> None:
         for stream in tuple(self._streams):
             for watcher in tuple(stream.watchers.values()):
                 if revision <= watcher.told:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 from grpc import StatusCode
 
-from nodestore.etcd.rpc import Connection, Duplex, Fault, Metadata, RpcFailed, fault_of
+from nodestore.etcd.rpc import Connection, Duplex, Fault, Metadata, RpcFailed, classify_status
 from tests.faults.network.proxy import Mode
 from tests.support.fakes.mvcc import Refused
 
@@ -149,7 +149,7 @@ class FakeUnary(FakeCall):
         self._reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def broken(self, code: str, details: str) -> None:
-        self._fail(RpcFailed(self.address, code, details, fault_of(StatusCode[code.upper()], details)))
+        self._fail(RpcFailed(self.address, code, details, classify_status(StatusCode[code.upper()], details)))
 
     async def run(self, method: str, request: Message, timeout_s: float, fate: Fate) -> Any:
         self._link.opened(self)
@@ -173,7 +173,9 @@ class FakeUnary(FakeCall):
             response = server.stale(request, fate.as_of) if fate.as_of else server.handle(method, request)
         except Refused as refused:
             code, details = refused.code, refused.details
-            answer = partial(self._fail, RpcFailed(self.address, code.name.lower(), details, fault_of(code, details)))
+            answer = partial(
+                self._fail, RpcFailed(self.address, code.name.lower(), details, classify_status(code, details))
+            )
         else:
             answer = partial(self._succeed, response)
         if fate.then is not None:
@@ -206,7 +208,7 @@ class FakeStream(FakeCall):
 
     def broken(self, code: str, details: str) -> None:
         if self._error is None:
-            self._error = RpcFailed(self.address, code, details, fault_of(StatusCode[code.upper()], details))
+            self._error = RpcFailed(self.address, code, details, classify_status(StatusCode[code.upper()], details))
         self._end()
 
     async def send(self, message: Message, timeout_s: float) -> None:
@@ -226,7 +228,7 @@ class FakeStream(FakeCall):
         self._nudged = False
         return self._inbox.popleft() if self._inbox else None
 
-    def nudge(self) -> None:
+    def wake_reader(self) -> None:
         self._nudged = True
         self._changed.set()
 

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from noded.actions.actor import Actor
-from noded.actions.decide import Outcome, Writer
+from noded.actions.decide import ActionOutcome, Writer
 from nodestore.errors import Garbage, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import KV, Compare, Etcd, Op, Range, TxnResult
-from nodestore.etcd.types import Wrote
+from nodestore.etcd.types import WriteResult
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Acted, Action, ActionResult, Actions, Alive, Epoch, Stored, decode
 
@@ -82,10 +82,10 @@ class Store:
             return TxnResult(False, self.revision, ())
         return TxnResult(True, self.revision, tuple(self._do(op) for op in then))
 
-    def _do(self, op: Op) -> Range | Wrote:
+    def _do(self, op: Op) -> Range | WriteResult:
         if op.HasField("request_put"):
             self.put(op.request_put.key.decode(), op.request_put.value)
-            return Wrote(1)
+            return WriteResult(1)
         found = self.kvs.get(op.request_range.key.decode())
         kvs = () if found is None else (found,)
         return Range(self.revision, kvs, False, len(kvs))
@@ -136,17 +136,17 @@ class Doer:
     def __init__(self) -> None:
         self.done: list[int] = []
         self.hold: asyncio.Event | None = None
-        self.outcome: Outcome | None = Outcome("done", {"n": 1})
+        self.outcome: ActionOutcome | None = ActionOutcome("done", {"n": 1})
         self.busy = False
         self.at_rest = True
         self.seen_desired: bytes | None = None
 
-    def rested(self, desired: bytes | None) -> bool:
+    def has_reconciled(self, desired: bytes | None) -> bool:
         self.seen_desired = desired
         return self.at_rest
 
     @asynccontextmanager
-    async def turn(self, action: Action) -> AsyncIterator[None]:
+    async def hold_driver(self, action: Action) -> AsyncIterator[None]:
         assert not self.busy
         self.busy = True
         try:
@@ -154,7 +154,7 @@ class Doer:
         finally:
             self.busy = False
 
-    async def perform(self, action: Action) -> Outcome | None:
+    async def perform(self, action: Action) -> ActionOutcome | None:
         assert self.busy
         self.done.append(action.index)
         await asyncio.sleep(0)
@@ -173,16 +173,16 @@ class Noded:
         self.doer = doer
         self.nonce = nonce
         self._host = host
-        self.claim: int | None = None
+        self.claim_revision: int | None = None
         self.take()
         writer = Writer(NODE, nonce, boot, lambda was: was != boot)
         self.actor = Actor(cast(Etcd, store), KEYS, writer, self, doer, reboot_wait_s)
-        self.task = asyncio.get_running_loop().create_task(self.actor.keep())
+        self.task = asyncio.get_running_loop().create_task(self.actor.perform_actions())
         self.actor.wake()
 
     def take(self) -> None:
         """Put our claim over what is there."""
-        self.claim = self.store.put(ALIVE, Alive(host_id=self._host, nonce=self.nonce, host="pc"))
+        self.claim_revision = self.store.put(ALIVE, Alive(host_id=self._host, nonce=self.nonce, host="pc"))
 
     async def kill(self) -> None:
         """kill -9: it does nothing any more, and what it knew is gone."""
@@ -192,7 +192,7 @@ class Noded:
     async def stop(self) -> None:
         """SIGTERM."""
         await self.kill()
-        await self.actor.farewell()
+        await self.actor.flush()
 
 
 def store() -> Store:

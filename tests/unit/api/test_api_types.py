@@ -19,7 +19,7 @@ from masterd.api.node_views import command_view, node_view
 from masterd.api.problems import problem_of
 from masterd.application.contract import Command
 from masterd.application.wall import BuiltinApp
-from masterd.state_machine.state import Adopted, Doc, State
+from masterd.state_machine.state import AdoptedConfig, State, VersionedDocument
 from nodectl.client import Client
 from nodectl.client.connection.results import NodeChanges
 from nodestore.errors import Conflict, NotLeader
@@ -178,8 +178,8 @@ ALIVE = Alive(host_id="h", nonce="a", host="pc1", pid=7)
 def _state() -> State:
     record = ConfigRecord(version=1, actor="a", time=0.0, inventory=INVENTORY.model_dump(mode="json"))
     return State(
-        documents={"nodes/n1": Doc(3, {"text": "hi"})}, specs={"n1": SpecMark(generation=3, hash="0f")},
-        adopted=Adopted(record, 5, 1, INVENTORY),
+        documents={"nodes/n1": VersionedDocument(3, {"text": "hi"})}, specs={"n1": SpecMark(generation=3, hash="0f")},
+        adopted=AdoptedConfig(record, 5, 1, INVENTORY),
     )  # fmt: skip
 
 

@@ -37,14 +37,15 @@ def _leading() -> Any:
     replica = SimpleNamespace(
         index=7, epoch=1, problem=None, wait_for=_nothing_comes, state=SimpleNamespace(inventory=Inventory())
     )
-    board = SimpleNamespace(
+    cluster_view = SimpleNamespace(
         subscribe=lambda _: lambda: None, paused=None, epoch=1, leader=LeaderSeen(),
         candidates=SimpleNamespace(items={}), status=SimpleNamespace(items={}), alive=SimpleNamespace(items={}),
     )  # fmt: skip
     leader = SimpleNamespace(fence=SimpleNamespace(term=Term(1, 10)))
     return SimpleNamespace(
-        leader=leader, replica=replica, board=board, me=SimpleNamespace(id="m1"), timing=SimpleNamespace(beat_s=0.01),
-        audit=SimpleNamespace(close=_closed), stuck_s=0.0, application=BuiltinApp(), etcd=None, keys=None,
+        leader=leader, replica=replica, cluster_view=cluster_view, me=SimpleNamespace(id="m1"),
+        timing=SimpleNamespace(beat_s=0.01), store_audit=SimpleNamespace(close=_closed), stuck_s=0.0,
+        application=BuiltinApp(), etcd=None, keys=None,
     )  # fmt: skip
 
 
@@ -71,7 +72,7 @@ async def test_a_reader_that_goes_away_is_no_error(
     path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The master notices it when it next writes, and its log does not mention it."""
-    monkeypatch.setattr(event_streams, "_HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(event_streams, "_KEEPALIVE_COMMENT_S", 0.01)
     monkeypatch.setattr(event_streams, "_COALESCE_S", 0.01)
     caplog.set_level(logging.INFO)
     async with serving(_leading()) as url:
@@ -97,7 +98,7 @@ async def test_a_fault_of_the_master_is_an_error(caplog: pytest.LogCaptureFixtur
 
 async def test_a_stream_that_fails_ends(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """An answer that has begun is not followed by another one; why it ended is in the log if it is a fault of ours."""
-    monkeypatch.setattr(event_streams, "_HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(event_streams, "_KEEPALIVE_COMMENT_S", 0.01)
     for error, told in ((Unavailable("etcd is away"), []), (RuntimeError("oops"), ["GET /v1/events failed"])):
         master = _leading()
         async with (
@@ -123,7 +124,7 @@ class Raises:
 
 async def test_a_stream_of_the_journal_ends_when_the_store_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its reader is told to read anew: what it has read may not be in the store any more."""
-    monkeypatch.setattr(event_streams, "_HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(event_streams, "_KEEPALIVE_COMMENT_S", 0.01)
     master = _leading()
     async with (
         serving(master) as url,

@@ -9,11 +9,11 @@ import pytest
 from aiohttp import web
 
 from masterd.api import leader_routing
-from masterd.api.leader_routing import ToLeader, disconnected
-from masterd.election.campaign import Me
-from masterd.replication.cluster_view import Board
+from masterd.api.leader_routing import LeaderRouter, disconnected
+from masterd.election.campaign import MasterIdentity
+from masterd.replication.cluster_view import ClusterView
 from masterd.roles.master import Master, MasterSettings
-from masterd.roles.peers import HOP
+from masterd.roles.peers import HOP_HEADER
 from nodestore.cluster.election import LeaderSeen
 from nodestore.errors import NotLeader, OutcomeUnknown
 from nodestore.etcd.session import Etcd, EtcdSettings
@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 class _Forwarder:
     """The first leader it asks has just been deposed; the next one answers."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: ClusterView) -> None:
         self.board, self.asked = board, 0
 
     async def forward(self, *_: Any) -> web.StreamResponse:
@@ -54,19 +54,19 @@ class _Request:
         return b'{"name":"add"}'
 
 
-def _leads(board: Board, name: str, revision: int) -> None:
+def _leads(board: ClusterView, name: str, revision: int) -> None:
     record = LeaderRecord(id=name, host=name, urls=(f"http://{name}:1",), nonce=name, since=0.0)
     board.leader = LeaderSeen(revision, record, 5)
-    board.tell()
+    board.notify()
 
 
 async def test_what_a_deposed_leader_has_not_done_goes_to_the_next_one_whatever_it_is() -> None:
     """It says itself that nothing of it has happened: to ask the next one does it once."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
-        master = Master(etcd, Keys("c"), Me("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
-        _leads(master.board, "m2", 7)
-        forwarder = _Forwarder(master.board)
-        answer = await ToLeader(master, cast(Any, forwarder)).find(cast(Any, _Request()))
+        master = Master(etcd, Keys("c"), MasterIdentity("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
+        _leads(master.cluster_view, "m2", 7)
+        forwarder = _Forwarder(master.cluster_view)
+        answer = await LeaderRouter(master, cast(Any, forwarder)).leader_or_response(cast(Any, _Request()))
         assert isinstance(answer, web.Response)
         assert (answer.status, forwarder.asked) == (200, 2)
 
@@ -74,7 +74,7 @@ async def test_what_a_deposed_leader_has_not_done_goes_to_the_next_one_whatever_
 class _Dead:
     """The leader's port refuses, until another one leads; that one answers."""
 
-    def __init__(self, board: Board, dead: str) -> None:
+    def __init__(self, board: ClusterView, dead: str) -> None:
         self.board, self.dead, self.asked = board, dead, 0
 
     async def forward(self, _: Any, url: str | None, *rest: Any) -> web.StreamResponse:
@@ -88,20 +88,20 @@ class _Dead:
 class _Hopped(_Request):
     """It was passed on to this masterd already."""
 
-    headers: ClassVar[dict[str, str]] = {HOP: "1"}
+    headers: ClassVar[dict[str, str]] = {HOP_HEADER: "1"}
 
 
 def _master(etcd: Etcd) -> Master:
-    return Master(etcd, Keys("c"), Me("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
+    return Master(etcd, Keys("c"), MasterIdentity("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
 
 
 async def _goes_to_the_next(master: Master, forwarder: _Dead, request: _Request) -> None:
     """m2 leads, and is gone when it is asked; m3 leads then, and answers."""
     master.replica.problem = None
-    _leads(master.board, "m2", 7)
-    asking = asyncio.create_task(ToLeader(master, cast(Any, forwarder)).find(cast(Any, request)))
+    _leads(master.cluster_view, "m2", 7)
+    asking = asyncio.create_task(LeaderRouter(master, cast(Any, forwarder)).leader_or_response(cast(Any, request)))
     await eventually(lambda: forwarder.asked == 1)
-    _leads(master.board, "m3", 8)
+    _leads(master.cluster_view, "m3", 8)
     answer = await asking
     assert isinstance(answer, web.Response)
     assert (answer.status, forwarder.asked) == (200, 2)
@@ -111,7 +111,7 @@ async def test_a_request_for_a_dead_leader_waits_for_the_next_one() -> None:
     """Refusing it would have its client ask again and again, in the very moment in which every turn counts."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
         master = _master(etcd)
-        await _goes_to_the_next(master, _Dead(master.board, "m2"), _Request())
+        await _goes_to_the_next(master, _Dead(master.cluster_view, "m2"), _Request())
 
 
 async def test_a_masterd_that_could_not_lead_itself_says_so_at_once() -> None:
@@ -119,10 +119,10 @@ async def test_a_masterd_that_could_not_lead_itself_says_so_at_once() -> None:
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
         master = _master(etcd)
         master.replica.problem = "the journal has a gap"
-        _leads(master.board, "m2", 7)
-        forwarder = _Dead(master.board, "m2")
+        _leads(master.cluster_view, "m2", 7)
+        forwarder = _Dead(master.cluster_view, "m2")
         with pytest.raises(NotLeader):
-            await ToLeader(master, cast(Any, forwarder)).find(cast(Any, _Request()))
+            await LeaderRouter(master, cast(Any, forwarder)).leader_or_response(cast(Any, _Request()))
         assert forwarder.asked == 1
 
 
@@ -130,34 +130,36 @@ async def test_a_request_that_was_passed_on_waits_only_for_a_takeover_that_is_un
     """Its client has seen this masterd win before it has itself; without a takeover it is refused at once."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
         master = _master(etcd)
-        _leads(master.board, "m2", 7)
-        passing = ToLeader(master, cast(Any, _Dead(master.board, "m2")))
-        master.campaign.trying = True
-        asking = asyncio.create_task(passing.find(cast(Any, _Hopped())))
+        _leads(master.cluster_view, "m2", 7)
+        passing = LeaderRouter(master, cast(Any, _Dead(master.cluster_view, "m2")))
+        master.campaign.is_taking_over = True
+        asking = asyncio.create_task(passing.leader_or_response(cast(Any, _Hopped())))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not asking.done()
         master.leader = leader = cast(Any, _Leads())
-        master.campaign.settled()
+        master.campaign.end_attempt()
         assert await asking is leader
         master.leader = None
         with pytest.raises(NotLeader):
-            await passing.find(cast(Any, _Hopped()))
+            await passing.leader_or_response(cast(Any, _Hopped()))
 
 
 async def test_a_takeover_that_is_lost_lets_go_of_what_waited_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, not when its patience is over."""
-    monkeypatch.setattr(leader_routing, "_WON_S", 600.0)
+    monkeypatch.setattr(leader_routing, "_TERM_BEGIN_WAIT_S", 600.0)
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
         master = _master(etcd)
-        _leads(master.board, "m2", 7)
-        forwarder = _Dead(master.board, "nobody")
-        master.campaign.trying = True
-        asking = asyncio.create_task(ToLeader(master, cast(Any, forwarder)).find(cast(Any, _Request())))
+        _leads(master.cluster_view, "m2", 7)
+        forwarder = _Dead(master.cluster_view, "nobody")
+        master.campaign.is_taking_over = True
+        asking = asyncio.create_task(
+            LeaderRouter(master, cast(Any, forwarder)).leader_or_response(cast(Any, _Request()))
+        )
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert forwarder.asked == 0
-        master.campaign.settled()
+        master.campaign.end_attempt()
         async with asyncio.timeout(30.0):
             answer = await asking
         assert isinstance(answer, web.Response)
@@ -165,21 +167,21 @@ async def test_a_takeover_that_is_lost_lets_go_of_what_waited_for_it(monkeypatch
 
 
 class _Leads:
-    ended = False
+    has_ended = False
 
 
 async def test_a_command_whose_client_has_gone_is_not_done_for_it() -> None:
     """It was held while nobody led; its client may have asked another master meanwhile, and it has no id."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
-        master = Master(etcd, Keys("c"), Me("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
-        master.campaign.trying = True
-        forwarder = _Forwarder(master.board)
+        master = Master(etcd, Keys("c"), MasterIdentity("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
+        master.campaign.is_taking_over = True
+        forwarder = _Forwarder(master.cluster_view)
         request = _Request()
-        finding = asyncio.create_task(ToLeader(master, cast(Any, forwarder)).find(cast(Any, request)))
+        finding = asyncio.create_task(LeaderRouter(master, cast(Any, forwarder)).leader_or_response(cast(Any, request)))
         await asyncio.sleep(0)
         request.closing = True
-        master.campaign.trying = False
-        _leads(master.board, "m2", 7)
+        master.campaign.is_taking_over = False
+        _leads(master.cluster_view, "m2", 7)
         with pytest.raises(NotLeader):
             await finding
         assert forwarder.asked == 0
@@ -204,9 +206,11 @@ async def test_a_command_with_an_id_that_died_with_the_leader_goes_to_the_next_o
     """Done twice it does nothing; its client need not even know. One without an id is answered with the truth."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
         master = _master(etcd)
-        await _goes_to_the_next(master, _Breaks(master.board, "m2"), _WithId())
+        await _goes_to_the_next(master, _Breaks(master.cluster_view, "m2"), _WithId())
         with pytest.raises(OutcomeUnknown):
-            await ToLeader(master, cast(Any, _Breaks(master.board, "m3"))).find(cast(Any, _Request()))
+            await LeaderRouter(master, cast(Any, _Breaks(master.cluster_view, "m3"))).leader_or_response(
+                cast(Any, _Request())
+            )
 
 
 @pytest.mark.parametrize(

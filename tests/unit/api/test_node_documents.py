@@ -11,7 +11,7 @@ from examples.apps.playlist import PlaylistApp
 from masterd.api.node_views import node_view, node_views
 from masterd.application.contract import Application, HasNodeDocuments, node_document
 from masterd.application.wall import BuiltinApp
-from masterd.state_machine.state import Doc, State
+from masterd.state_machine.state import State, VersionedDocument
 from tests.support.toy_app import ToyApp, inventory
 
 STORED = {"nodes/n1": {"colour": "red"}, "tiles/n1": {"colour": "blue"}}
@@ -27,7 +27,7 @@ class Tiles(ToyApp):
 
 def _state() -> State:
     state = State()
-    state.documents.update({path: Doc(1, value) for path, value in STORED.items()})
+    state.documents.update({path: VersionedDocument(1, value) for path, value in STORED.items()})
     return state
 
 

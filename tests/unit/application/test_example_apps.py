@@ -9,8 +9,8 @@ import pytest
 from examples.apps.counter import CounterApp
 from examples.apps.playlist import PlaylistApp
 from masterd.application.contract import Application, HearsNodes, NodeSeen, load_application
-from masterd.state_machine.batch import Batch, Outcome, Request
-from masterd.state_machine.specs import Derivation
+from masterd.state_machine.batch import Batch, CommandOutcome, CommandRequest
+from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from nodestore.errors import Invalid
 from nodestore.schema.models import ConfigRecord, Entry, Inventory, Status
@@ -26,7 +26,7 @@ class Bench:
 
     def __init__(self, application: Application) -> None:
         self.application, self.state, self.sent = application, State(), 0
-        self.derivation = Derivation(application)
+        self.derivation = SpecDeriver(application)
         batch = self._batch()
         inventory = Inventory.model_validate(WALL).model_dump(mode="json")
         batch.adopt(ConfigRecord(version=1, actor="t", time=0, inventory=inventory), 1)
@@ -40,8 +40,14 @@ class Bench:
         hears = self.application.node_changed
         batch = self._batch()
         self.sent += 1
-        batch.run(
-            Request(f"h{self.sent}", "node.changed", {}, node, work=lambda transaction: hears(transaction, node, seen))
+        batch.execute(
+            CommandRequest(
+                f"h{self.sent}",
+                "node.changed",
+                {},
+                node,
+                internal_handler=lambda transaction: hears(transaction, node, seen),
+            )
         )
         self._follow(batch)
 
@@ -49,10 +55,10 @@ class Bench:
         if batch.records:
             self.state.apply(Entry(epoch=1, term=1, nonce="n", commands=tuple(batch.records)))
 
-    def run(self, name: str, args: dict[str, Any] | None = None, known: str = "") -> Outcome:
+    def run(self, name: str, args: dict[str, Any] | None = None, known: str = "") -> CommandOutcome:
         self.sent += 1
         batch = self._batch()
-        outcome = batch.run(Request(known or f"c{self.sent}", name, args or {}, "test", 0))
+        outcome = batch.execute(CommandRequest(known or f"c{self.sent}", name, args or {}, "test", 0))
         assert outcome is not None
         self._follow(batch)
         return outcome

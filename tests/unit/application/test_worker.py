@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from masterd.application.worker import HungError, Progress, Worker
+from masterd.application.worker import HungError, JobProgress, Worker
 from tests.support.waiting import eventually
 
 _LIMIT_S = 0.2
@@ -31,8 +31,8 @@ async def test_a_loop_in_python_is_ended() -> None:
     """Its thread ends too, and the next job has another."""
     worker, before = Worker(), _threads()
 
-    def spin(progress: Progress) -> None:
-        progress.begin(7)
+    def spin(progress: JobProgress) -> None:
+        progress.begin_step(7)
         while True:
             pass
 
@@ -40,7 +40,7 @@ async def test_a_loop_in_python_is_ended() -> None:
         await worker.run(spin, _LIMIT_S)
     assert caught.value.step == 7
     assert await worker.run(lambda _: 1, _LIMIT_S) == 1
-    await eventually(lambda: worker.stuck == 0, "the thread that hung has ended")
+    await eventually(lambda: worker.hung_count == 0, "the thread that hung has ended")
     worker.close()
     await eventually(lambda: _threads() == before, "no thread is left")
 
@@ -50,10 +50,10 @@ async def test_what_blocks_outside_python_is_counted_until_it_returns() -> None:
     worker, release = Worker(), threading.Event()
     with pytest.raises(HungError):
         await worker.run(lambda _: release.wait(30), _LIMIT_S)
-    assert worker.stuck == 1
+    assert worker.hung_count == 1
     assert await worker.run(lambda _: "next", _LIMIT_S) == "next"
     release.set()
-    await eventually(lambda: worker.stuck == 0, "it has returned")
+    await eventually(lambda: worker.hung_count == 0, "it has returned")
     worker.close()
 
 
@@ -61,11 +61,11 @@ async def test_each_step_has_its_own_time() -> None:
     """Many quick steps may take longer together than one may."""
     worker = Worker()
 
-    def steps(progress: Progress) -> int:
+    def steps(progress: JobProgress) -> int:
         begun = time.monotonic()
         step = 0
         while time.monotonic() < begun + 3 * _LIMIT_S:
-            progress.begin(step)
+            progress.begin_step(step)
             step += 1
         return step
 
@@ -89,7 +89,7 @@ async def test_a_cancelled_wait_gives_the_thread_up() -> None:
     """The term is over; nobody waits for what hangs."""
     worker, begun = Worker(), threading.Event()
 
-    def spin(_: Progress) -> None:
+    def spin(_: JobProgress) -> None:
         begun.set()
         while True:
             pass
@@ -99,7 +99,7 @@ async def test_a_cancelled_wait_gives_the_thread_up() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await eventually(lambda: worker.stuck == 0, "its thread has ended")
+    await eventually(lambda: worker.hung_count == 0, "its thread has ended")
     worker.close()
 
 
@@ -113,5 +113,5 @@ async def test_a_thread_that_has_ended_is_not_interrupted() -> None:
     await eventually(lambda: not thread.alive, "it has ended")
     thread.busy = True  # as it stays when what was raised in it came after its work
     thread.interrupt = lambda: struck.append(1)  # type: ignore[method-assign]
-    worker._nudge(thread, asyncio.get_running_loop())
+    worker._interrupt_repeatedly(thread, asyncio.get_running_loop())
     assert struck == []

@@ -173,7 +173,7 @@ def test_a_series_that_broke_off_shows_in_its_row() -> None:
 )
 def test_only_a_full_run_writes_the_page(written: Path, quick: bool, only: bool, paths: set[str]) -> None:
     """A run of some parts leaves alone what a whole one has measured."""
-    bench = suite.Bench(suite.QUICK, lambda line: None, figures=[figure("one", [1.0], "ms")])
+    bench = suite.BenchRun(suite.QUICK, lambda line: None, figures=[figure("one", [1.0], "ms")])
     told = program.write(bench, "a machine", quick=quick, only=only)
     found = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
     assert found == paths == {path.relative_to(written).as_posix() for path in told}
@@ -187,11 +187,11 @@ def test_the_load_is_that_before_the_run(written: Path, monkeypatch: pytest.Monk
         asked.append("machine")
         return "a machine, load average before the run 0.1"
 
-    def run(trials: suite.Trials, only: tuple[str, ...], say: object) -> suite.Bench:
+    def run(trials: suite.Trials, only: tuple[str, ...], say: object) -> suite.BenchRun:
         asked.append("run")
-        return suite.Bench(trials, lambda line: None, figures=[figure("one", [1.0], "ms")])
+        return suite.BenchRun(trials, lambda line: None, figures=[figure("one", [1.0], "ms")])
 
-    monkeypatch.setattr(report, "machine", machine)
+    monkeypatch.setattr(report, "describe_machine", machine)
     monkeypatch.setattr(program, "run", run)
     for name in ("QUICK", "ONLY"):
         monkeypatch.delenv(name, raising=False)
@@ -225,5 +225,5 @@ def test_power_is_measured_as_far_as_the_machine_can(
     found = power.measure(tmp_path / "work", 2, lambda line: None)
     assert list(found.missing.values()) == ([missing] * 2 if missing else [])
     assert [item.n for item in found.figures] == ([measured] * 2 if measured else [])
-    assert all(("broke off" in item.how) is item.broke_off is (measured == 1) for item in found.figures)
+    assert all(("broke off" in item.how) is item.is_incomplete is (measured == 1) for item in found.figures)
     assert all((item.planned, item.met) == (2, True) for item in found.figures)

@@ -19,8 +19,8 @@ import pytest
 from bench import suite
 from bench.harness import baseline
 from bench.harness import cluster as ground
-from bench.harness.baseline import Beside, beside_leader, describe, endpoints_of
-from bench.harness.cluster import Ground, in_turns
+from bench.harness.baseline import Baseline, baseline_beside_leader, describe, endpoints_of
+from bench.harness.cluster import BenchCluster, in_turns
 from bench.harness.figures import figure
 from bench.measures import at_rest, cold_start, commands, failovers, scenes
 from nodectl.dev import launch
@@ -29,9 +29,9 @@ from nodestore.errors import NodectlError, Unavailable
 from nodestore.processes import child_processes
 
 
-def faked(**parts_of_it: Any) -> Ground:
+def faked(**parts_of_it: Any) -> BenchCluster:
     """A ground that has only these."""
-    return cast(Ground, SimpleNamespace(**({"say": lambda line: None} | parts_of_it)))
+    return cast(BenchCluster, SimpleNamespace(**({"report": lambda line: None} | parts_of_it)))
 
 
 async def test_actions_take_turns_equally_often() -> None:
@@ -50,7 +50,9 @@ async def test_many_callers_put_as_often_as_they_command(monkeypatch: pytest.Mon
     """Both are warmed up, and then there are as many calls of one in a trial as of the other."""
     monkeypatch.setattr(commands, "CALLERS", 3)
     monkeypatch.setattr(commands, "_EACH", 2)
-    monkeypatch.setattr(commands, "Cpu", lambda *_: SimpleNamespace(a_command=lambda count: {"client": count}))
+    monkeypatch.setattr(
+        commands, "CpuPerCommand", lambda *_: SimpleNamespace(per_command_us=lambda count: {"client": count})
+    )
     called: list[str] = []
 
     async def called_as(name: str) -> Any:
@@ -60,8 +62,8 @@ async def test_many_callers_put_as_often_as_they_command(monkeypatch: pytest.Mon
 
     client = SimpleNamespace(node_set=lambda *_: called_as("command"), leader=lambda: called_as("leader"))
     etcd = SimpleNamespace(put=lambda *_: called_as("put"))
-    session = SimpleNamespace(etcd=etcd, told=lambda: _text("Bare: e2."))
-    found = await commands.many_commands(faked(client=client), cast(Beside, session), 2)
+    session = SimpleNamespace(etcd=etcd, describe_member=lambda: _text("Bare: e2."))
+    found = await commands.many_commands(faked(client=client), cast(Baseline, session), 2)
     rounds = [(name, len(list(group))) for name, group in itertools.groupby(called)]
     trial = [("command", 6), ("put", 6)]
     assert rounds == [*trial, ("leader", 1), ("command", 12), ("put", 6), *trial]  # one round for the CPU
@@ -85,7 +87,7 @@ def recorded() -> Record:
 
 def test_a_masters_member_is_the_first_it_was_told_of() -> None:
     """By the command line that development clusters start it with."""
-    argv = launch.command(recorded(), "m2", launch.Places(Path("/nowhere")), Path("etcd"), {}).argv
+    argv = launch.launch_command(recorded(), "m2", launch.ClusterPaths(Path("/nowhere")), Path("etcd"), {}).argv
     assert endpoints_of(argv) == ("127.0.0.1:2002", "127.0.0.1:2003", "127.0.0.1:2001")
     for wrong in (["masterd"], ["masterd", "--endpoints"]):
         with pytest.raises(NodectlError, match="no --endpoints in `masterd"):
@@ -108,7 +110,7 @@ async def test_bare_operations_go_to_the_leading_masters_member(
 ) -> None:
     """It is said which one that is, and whether it led etcd while it was measured."""
     record = recorded()
-    found = launch.command(record, "m2", launch.Places(Path("/nowhere")), Path("etcd"), {})
+    found = launch.launch_command(record, "m2", launch.ClusterPaths(Path("/nowhere")), Path("etcd"), {})
     processes = {"m2": SimpleNamespace(process=SimpleNamespace(argv=found.argv))}
     leaders = iter(["m2", leader])
     answers = iter(led)
@@ -137,9 +139,9 @@ async def test_bare_operations_go_to_the_leading_masters_member(
 
     monkeypatch.setattr(baseline, "Etcd", Session)
     on = faked(client=SimpleNamespace(leader=leads), cluster=SimpleNamespace(record=record, processes=processes))
-    async with beside_leader(on) as session:
+    async with baseline_beside_leader(on) as session:
         assert session.etcd.settings.endpoints == ("127.0.0.1:2002", "127.0.0.1:2003", "127.0.0.1:2001")
-        text = await session.told()
+        text = await session.describe_member()
     assert text.endswith(told)
     assert text.startswith("Bare operations ")
 
@@ -156,12 +158,12 @@ def test_it_is_said_when_the_member_leads_etcd() -> None:
 async def test_failovers_that_break_off_say_so_in_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured before is not lost, it says of how many it is; a kind that was not reached is missing."""
 
-    async def once(self: failovers.Failovers, kind: failovers.Kind) -> None:
+    async def once(self: failovers.Failovers, kind: failovers.FailoverKind) -> None:
         if len(kind.gaps) == 2:
             raise ExceptionGroup("tasks", [TimeoutError("it took too long")])
         kind.gaps.append(20.0)
 
-    monkeypatch.setattr(failovers.Failovers, "_once", once)
+    monkeypatch.setattr(failovers.Failovers, "_run_trial", once)
     measured = failovers.Failovers(faked(cluster=None, client=None))
     await measured.measure(5, 2, 3)
     rows = [(item.n, item.planned, "After 2 of" in item.how, item.met) for item in measured.figures()]
@@ -173,13 +175,13 @@ async def test_failovers_that_break_off_say_so_in_their_rows(monkeypatch: pytest
 async def test_failovers_that_end_well_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is said of breaking off."""
 
-    async def once(self: failovers.Failovers, kind: failovers.Kind) -> None:
+    async def once(self: failovers.Failovers, kind: failovers.FailoverKind) -> None:
         kind.gaps.append(20.0)
 
-    monkeypatch.setattr(failovers.Failovers, "_once", once)
+    monkeypatch.setattr(failovers.Failovers, "_run_trial", once)
     measured = failovers.Failovers(faked(cluster=None, client=None))
     await measured.measure(2, 1, 3)
-    assert [(item.n, item.planned, item.broke_off) for item in measured.figures()] == [
+    assert [(item.n, item.planned, item.is_incomplete) for item in measured.figures()] == [
         (2, 2, False), (1, 1, False), (3, 3, False),
     ]  # fmt: skip
     assert measured.missing() == {}
@@ -204,24 +206,24 @@ async def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path, monkeyp
         async def client(self) -> AsyncIterator[None]:
             yield None
 
-    async def in_a_task(bench: suite.Bench) -> None:
+    async def in_a_task(bench: suite.BenchRun) -> None:
         raise ExceptionGroup("tasks", [NodectlError("a node has ended")])
 
-    async def well(bench: suite.Bench) -> None:
+    async def well(bench: suite.BenchRun) -> None:
         bench.figures.append(figure("one", [1.0], "ms"))
 
     monkeypatch.setattr(suite, "DevCluster", Cluster)
     monkeypatch.setattr(suite, "PARTS", {"nodes": in_a_task, "rest": well})
-    bench = suite.Bench(suite.QUICK, lambda line: None)
-    await bench.on_a_cluster(tmp_path, ["nodes", "rest"])
+    bench = suite.BenchRun(suite.QUICK, lambda line: None)
+    await bench.run_on_cluster(tmp_path, ["nodes", "rest"])
     assert bench.notes == ["nodes: not measured: a node has ended"]
     assert [item.name for item in bench.figures] == ["one"]
 
 
 def test_the_reason_of_a_group_is_that_of_the_first() -> None:
     """However deep; what says nothing is named."""
-    assert ground.reason(ExceptionGroup("", [ExceptionGroup("", [NodectlError("why")])])) == "why"
-    assert ground.reason(TimeoutError()) == "TimeoutError"
+    assert ground.failure_reason(ExceptionGroup("", [ExceptionGroup("", [NodectlError("why")])])) == "why"
+    assert ground.failure_reason(TimeoutError()) == "TimeoutError"
 
 
 async def test_commands_that_fail_while_all_is_busy_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +263,7 @@ async def test_commands_that_fail_while_all_is_busy_are_counted(monkeypatch: pyt
 def test_memory_is_told_divided_and_whole() -> None:
     """What is shared is divided in one row, which says so, and counted in full in another, which has no goal."""
     process = SimpleNamespace(pid=os.getpid())
-    record = SimpleNamespace(named=lambda program: {f"{program}1": SimpleNamespace(process=process)})
+    record = SimpleNamespace(parts_of=lambda program: {f"{program}1": SimpleNamespace(process=process)})
     found = {item.name: item for item in at_rest.memory(faked(cluster=SimpleNamespace(record=record)))}
     assert list(found) == [
         "memory of noded", "memory of masterd", "memory of etcd",
@@ -312,9 +314,9 @@ async def test_a_cold_start_is_told_with_and_without_imports(tmp_path: Path, mon
 
 def test_what_a_node_costs_is_judged_beside_fewer_nodes() -> None:
     """Time and CPU of 1,000 by their number, beside those of 100; that the whole takes longer is no dearer node."""
-    few = scenes.Watched(100, [10.0, 20.0] * 100, [0.2, 0.2], {"leader": 300.0, "members": 500.0})
-    many = scenes.Watched(1_000, [100.0, 200.0] * 500, [0.2], {"leader": 150.0, "members": 600.0})
-    found = {item.name: item for item in scenes.watched(few, many)}
+    few = scenes.SceneMeasurement(100, [10.0, 20.0] * 100, [0.2, 0.2], {"leader": 300.0, "members": 500.0})
+    many = scenes.SceneMeasurement(1_000, [100.0, 200.0] * 500, [0.2], {"leader": 150.0, "members": 600.0})
+    found = {item.name: item for item in scenes.scene_figures(few, many)}
     judged = {name: item.ratio for name, item in found.items() if item.goal == "at most 1.2x"}
     assert list(judged.values()) == pytest.approx([1.0, 0.5, 1.2])
     assert found["a scene to 1,000 watching nodes"].ratio == pytest.approx(10.0)

@@ -28,11 +28,11 @@ from nodestore.schema.models import (
 )
 from nodestore.support.jsonio import digest
 from tests.faults.checkers import final_store as final_store
-from tests.faults.checkers.final_store import Final
+from tests.faults.checkers.final_store import FinalStore
 from tests.faults.checkers.findings import LINES_MAX, Findings
 from tests.faults.checkers.history import End, Event, HistoryError, Recorder, load, seen
 from tests.faults.checkers.history_checks import judged
-from tests.faults.checkers.watched import Watched
+from tests.faults.checkers.watched import WatchRecorder
 
 KEYS = Keys("c")
 SPECS = {generation: Spec(driver="d", document={"x": generation}) for generation in (1, 2, 3)}
@@ -130,7 +130,7 @@ def calls() -> list[Event]:
     ]  # fmt: skip
 
 
-def final(**changes: Any) -> Final:
+def final(**changes: Any) -> FinalStore:
     """The store at the end. The journal is in it from its beginning."""
     desired = Desired(epoch=1, term=20, generation=3, spec=SPECS[3])
     status = Status(node="n1", nonce="x", host="h", observed_generation=3, phase="ready")
@@ -138,7 +138,7 @@ def final(**changes: Any) -> Final:
         "head": Head(index=3, nonce="n"), "applied": Applied(index=3, base=3), "desired/n1": desired,
         "status/n1": status, "state/doc": DocumentView(index=2, document={"x": 1}), **changes,
     }  # fmt: skip
-    made = Final()
+    made = FinalStore()
     for key, value in values.items():
         made.put(key, value.encode())
     for event in seen(JOURNAL, "entry"):
@@ -146,7 +146,7 @@ def final(**changes: Any) -> Final:
     return made
 
 
-def wrong(*events: Event, at_end: Final | None = None) -> list[str]:
+def wrong(*events: Event, at_end: FinalStore | None = None) -> list[str]:
     """What is found in a history of these alone, where no end was seen."""
     return [line for lines in judged(events, at_end).values() for line in lines]
 
@@ -388,7 +388,7 @@ def test_an_end_that_is_not_what_was_recorded_is_found(changes: dict[str, Stored
     assert any(what in line for line in found), found
 
 
-def snapshot(made: Final, index: int, documents: dict[str, Any], known: dict[str, Any]) -> None:
+def snapshot(made: FinalStore, index: int, documents: dict[str, Any], known: dict[str, Any]) -> None:
     from hashlib import sha256
 
     chunk = Encoded({"v": 1, "part": "documents", "items": documents}).encode()
@@ -408,7 +408,7 @@ class Encoded(dict[str, Any]):
         return json.dumps(self).encode()
 
 
-def with_snapshots() -> Final:
+def with_snapshots() -> FinalStore:
     """Two, of index 1 and 2; the journal is in the store from index 2 on."""
     made, mark = final(), [1, digest_of(SPECS[1])]
     snapshot(made, 1, {}, {"n1": mark})
@@ -422,19 +422,19 @@ def test_the_store_itself_makes_the_state_again() -> None:
     assert wrong(*JOURNAL, *OBEYED, at_end=with_snapshots()) == []
 
 
-def _too_far(made: Final) -> None:
+def _too_far(made: FinalStore) -> None:
     del made.journal[2]
 
 
-def _no_snapshot(made: Final) -> None:
+def _no_snapshot(made: FinalStore) -> None:
     made.snapshots.clear()
 
 
-def _damaged(made: Final) -> None:
+def _damaged(made: FinalStore) -> None:
     made.snapshots[f"{2:016d}-n"]["0"] += b" "
 
 
-def _of_another_state(made: Final) -> None:
+def _of_another_state(made: FinalStore) -> None:
     snapshot(made, 2, {"doc": [2, {"x": 7}]}, {"n1": [1, digest_of(SPECS[1])]})
 
 
@@ -457,12 +457,12 @@ def test_a_store_that_has_lost_something_is_found(change: Any, what: str) -> Non
 
 def test_a_store_is_kept_as_it_was(tmp_path: Path) -> None:
     """A key a line."""
-    made, path = Final(), tmp_path / "store.jsonl"
+    made, path = FinalStore(), tmp_path / "store.jsonl"
     values = {"head": Head(index=3, nonce="é").encode(), "state/doc": b'{"index": 2, "document": {"x": 1}}'}
     path.write_text("".join(final_store.line(key, value) for key, value in values.items()))
     for key, value in values.items():
         made.put(key, value)
-    kept = final_store.kept(path)
+    kept = final_store.load_final(path)
     assert (kept.head, kept.views.documents) == (made.head, made.views.documents)
 
 
@@ -477,7 +477,7 @@ def put(key: str, value: Stored | bytes, revision: int) -> KV:
 def record(path: Path, *kvs: KV | tuple[str, int]) -> list[Event]:
     """What is written down of these puts, and deletions, and read back."""
     with Recorder(path, clock=lambda: 11.0) as recorder:
-        watched = Watched(recorder.seen, KEYS)
+        watched = WatchRecorder(recorder.seen, KEYS)
         for kv in kvs:
             if isinstance(kv, KV):
                 watched.put(kv)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from masterd.state_machine.specs import Derived
+from masterd.state_machine.specs import DerivedSpec
 from nodestore.etcd.session import KV
 from nodestore.schema.models import Applied, CommandRecord, Desired, Entry, Head, Spec, SpecMark, Status, TermRecord
 from tests.faults.checkers import store_checks
@@ -30,7 +30,7 @@ def term(revision: int, nonce: str) -> tuple[int, TermRecord]:
 
 def good() -> Store:
     """Two terms, three commands, one node that is where it should be."""
-    marks = {"n1": SpecMark(generation=3, hash=Derived.of(SPEC).hash)}
+    marks = {"n1": SpecMark(generation=3, hash=DerivedSpec.of(SPEC).hash)}
     return Store(
         journal=(
             entry(11, 10, command(1, writes={"a": {"x": 1}}), command(2)),

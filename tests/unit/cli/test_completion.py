@@ -16,7 +16,7 @@ import pytest
 
 from nodectl.cli import completion
 from nodestore.errors import Invalid
-from tests.support.cli import ended
+from tests.support.cli import read_output
 from tests.support.fakes.masterd import FakeCluster, fake_cluster, node_view
 
 WAIT_S = 60.0
@@ -45,7 +45,7 @@ async def _run(argv: list[str], home: Path, environ: Mapping[str, str] = {}) -> 
         *argv, env={**kept, **own, **environ}, cwd=home,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, err = await ended(child, WAIT_S)
+    out, err = await read_output(child, WAIT_S)
     assert child.returncode is not None
     return Ran(child.returncode, out.decode(), err.decode())
 

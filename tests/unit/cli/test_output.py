@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from nodectl.terminal.format import inline, members_table
-from nodectl.terminal.output import Table, plain_table, visible
+from nodectl.terminal.output import Table, escape_misleading, plain_table
 from nodestore.schema.api_types import MemberView, SilentEtcd
 
 
@@ -27,7 +27,7 @@ def test_the_next_column_begins_where_its_heading_does(text: str) -> None:
 )
 def test_what_acts_on_a_terminal_is_written_out(char: str) -> None:
     """In values, in the names of values, and wherever else it comes from."""
-    for shown in (visible(char), inline({char: char})):
+    for shown in (escape_misleading(char), inline({char: char})):
         assert char not in shown
         assert "\\" in shown
 
@@ -35,7 +35,7 @@ def test_what_acts_on_a_terminal_is_written_out(char: str) -> None:
 def test_plain_words_stay_as_they_are() -> None:
     """Letters of all scripts, emoji, and spaces."""
     for text in ("red", "grün", "日本語", "🔆👩\u200d👧", "a\xa0b"):
-        assert visible(text) == text
+        assert escape_misleading(text) == text
 
 
 def test_members_are_listed_by_name_or_id() -> None:

@@ -158,10 +158,10 @@ def test_an_argparse_option_of_plain_seconds_is_found(capsys: pytest.CaptureFixt
 
     def program(arguments: list[str], environ: dict[str, str]) -> None:
         parser = Parser("x", "", environ)
-        parser.option("a", whole_between(1, 300), default="1", meta="SECONDS", text="")
-        parser.option("b-timeout", whole_between(1, 300), default="1", meta="N", text="")
-        parser.option("c", whole_between(1, 300), default="1", meta="N", text="how long it waits")
-        parser.option("d", whole_between(1, 300), default="1", meta="N", text="how many")
+        parser.add_option("a", whole_between(1, 300), default="1", meta="SECONDS", text="")
+        parser.add_option("b-timeout", whole_between(1, 300), default="1", meta="N", text="")
+        parser.add_option("c", whole_between(1, 300), default="1", meta="N", text="how long it waits")
+        parser.add_option("d", whole_between(1, 300), default="1", meta="N", text="how many")
         parser.parse_args(arguments)
 
     names = times_in_help(help_of(lambda arguments: program(arguments, {}), capsys))

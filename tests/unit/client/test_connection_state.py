@@ -41,7 +41,7 @@ async def test_states_follow_the_leader() -> None:
         assert client._state is not None
         client._state.lost_after_s = 0.3
         await cluster.leading.stop()
-        client._leadership.suspect()
+        client._leadership.mark_doubtful()
         with pytest.raises(Unavailable):
             await client.leader(timeout_s=0.1)
         await until(client, "lost")
@@ -130,7 +130,7 @@ async def test_an_idle_client_notices_a_new_leader() -> None:
         cluster.lead("m2")
         async with asyncio.timeout(WAIT_S):
             while client._leadership.leader is None or client._leadership.leader.id != "m2":
-                await client._leadership.changed()
+                await client._leadership.wait_changed()
 
 
 async def test_reads_are_repeated_at_the_next_leader() -> None:
@@ -233,17 +233,17 @@ async def test_leadership_never_goes_back() -> None:
 async def test_doubt_belongs_to_one_term() -> None:
     """It ends when that leader answers, or when there is a newer one."""
     leadership = Leadership()
-    assert leadership.doubtful
+    assert leadership.is_doubtful
     leadership.publish(leader("m1", 10))
-    assert not leadership.doubtful
-    leadership.suspect("http://m2")
-    assert leadership.doubtful
+    assert not leadership.is_doubtful
+    leadership.mark_doubtful("http://m2")
+    assert leadership.is_doubtful
     assert leadership.take_hint() == ("http://m2",)
     leadership.publish(leader("m2", 20))
-    assert not leadership.doubtful
-    leadership.suspect()
-    leadership.trust()
-    assert not leadership.doubtful
+    assert not leadership.is_doubtful
+    leadership.mark_doubtful()
+    leadership.clear_doubt()
+    assert not leadership.is_doubtful
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from nodectl.client.connection.http import Http
 from nodectl.client.connection.leadership import Leader, Leadership
-from nodectl.client.connection.pipeline import Pending, Pipeline
+from nodectl.client.connection.pipeline import PendingCommand, Pipeline
 from nodectl.client.connection.state import ConnectionState
 from nodestore.errors import Unavailable
 from nodestore.schema.models import Term
@@ -29,14 +29,14 @@ async def test_a_request_superseded_before_its_first_step_leaves_nothing_behind(
     leadership, state = Leadership(), ConnectionState(30.0)
     pipeline = Pipeline(cast(Http, NoHttp()), leadership, state)
     leadership.publish(leader(1))
-    pending = Pending("c1", 0, b"{}", asyncio.get_running_loop().create_future(), lost=["m0 (term 1.0)"])
+    pending = PendingCommand("c1", 0, b"{}", asyncio.get_running_loop().create_future(), lost_leaders=["m0 (term 1.0)"])
     pipeline._start([pending], leader(1))
     assert pipeline._attempts
     leadership.publish(leader(2))
     for _ in range(3):
         await asyncio.sleep(0)
     assert list(pipeline._waiting) == [pending]
-    assert pipeline._has_room()
+    assert pipeline._may_send()
     assert not pending.maybe_received
     state.close()
 
@@ -57,7 +57,7 @@ async def test_a_command_that_ran_out_of_time_before_its_request_began_is_not_se
     leadership, state, http = Leadership(), ConnectionState(30.0), KeptHttp()
     pipeline = Pipeline(cast(Http, http), leadership, state)
     leadership.publish(leader(1))
-    late, other = (Pending(name, 0, b'{"id":"%s"' % name.encode(), asyncio.get_running_loop().create_future())
+    late, other = (PendingCommand(name, 0, b'{"id":"%s"' % name.encode(), asyncio.get_running_loop().create_future())
                    for name in ("late", "other"))  # fmt: skip
     pipeline._start([late, other], leader(1))
     pipeline._expire(late, 0.3)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nodestore.cluster.overview import votes
+from nodestore.cluster.overview import counts_toward_quorum
 
 _WELL = {"healthy": True, "version": "3.5.30", "error": None}
 _ALARMED = {"healthy": False, "version": "3.5.30", "error": "memberID:1 alarm:NOSPACE "}
@@ -27,4 +27,4 @@ def test_a_member_counts_towards_the_quorum_if_it_answers_and_knows_a_leader(
     view: dict[str, Any], counts: bool
 ) -> None:
     """An alarm does not change that: a full etcd has a quorum."""
-    assert votes(view) is counts
+    assert counts_toward_quorum(view) is counts

@@ -15,8 +15,8 @@ _NEEDED = ["--id=m1", "--cluster=c"]
 @pytest.mark.parametrize("text", ["0.3", "0.3s", "300ms", "300 ms", ".3"])
 def test_times_have_units(text: str) -> None:
     """Seconds, where none is given."""
-    assert parse([*_NEEDED, f"--silence={text}"], {}).role.timing.silence_s == 0.3
-    assert parse(_NEEDED, {"NODECTL_SILENCE": text}).role.timing.silence_s == 0.3
+    assert parse([*_NEEDED, f"--silence={text}"], {}).master_settings.timing.silence_s == 0.3
+    assert parse(_NEEDED, {"NODECTL_SILENCE": text}).master_settings.timing.silence_s == 0.3
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_where_it_listens(text: str, listen: tuple[str, int], advertise: str) ->
 def test_every_time_can_be_set() -> None:
     """And what is not set is as the profile says."""
     texts = {"beat": "50ms", "missed": "90ms", "silence": "1.5", "answer": "0.2s", "stuck": "1", "connect": "2s"}
-    timing = parse([*_NEEDED, *(f"--{name}={text}" for name, text in texts.items())], {}).role.timing
+    timing = parse([*_NEEDED, *(f"--{name}={text}" for name, text in texts.items())], {}).master_settings.timing
     assert (timing.beat_s, timing.missed_s, timing.silence_s) == (0.05, 0.09, 1.5)
     assert (timing.answer_s, timing.stuck_s, timing.connect_s) == (0.2, 1.0, 2.0)
     assert (timing.stagger_s, timing.late_s) == (LAN.stagger_s, LAN.late_s)
@@ -47,7 +47,7 @@ def test_every_time_can_be_set() -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_profiles_keep_the_limits(profile: str) -> None:
     """Or nobody could write down what is in force."""
-    timing = parse([*_NEEDED, "--timing", profile], {}).role.timing
+    timing = parse([*_NEEDED, "--timing", profile], {}).master_settings.timing
     for name, (least, most, _) in _TIMES.items():
         assert least <= getattr(timing, f"{name}_s") <= most
 
@@ -86,13 +86,13 @@ def test_nonsense_is_refused(arguments: list[str], says: str, capsys: pytest.Cap
 
 def test_a_long_silence_goes_with_a_long_lease() -> None:
     """Then it decides something."""
-    assert parse([*_NEEDED, "--silence=20s", "--lease-ttl=60s"], {}).role.timing.silence_s == 20.0
+    assert parse([*_NEEDED, "--silence=20s", "--lease-ttl=60s"], {}).master_settings.timing.silence_s == 20.0
 
 
 async def test_the_local_member_may_be_told_in_any_spelling() -> None:
     """And `none` looks for none."""
     for text in ("http://10.0.0.2:2379/", "10.0.0.2:2379"):
         seek = parse([*_NEEDED, "--endpoints=http://10.0.0.1:2379,10.0.0.2:2379", f"--local-member={text}"], {})
-        assert seek.role.find_member is not None
-        assert (await seek.role.find_member()).member == "10.0.0.2:2379"
-    assert parse([*_NEEDED, "--local-member=none"], {}).role.find_member is None
+        assert seek.master_settings.find_member is not None
+        assert (await seek.master_settings.find_member()).member == "10.0.0.2:2379"
+    assert parse([*_NEEDED, "--local-member=none"], {}).master_settings.find_member is None

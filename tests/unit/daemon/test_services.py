@@ -34,7 +34,10 @@ def test_masterd_takes_the_example_environment() -> None:
     chosen = masterd_settings.parse([], example)
     assert (chosen.master, chosen.cluster, len(chosen.etcd.endpoints)) == ("pc1", "wall", 3)
     assert chosen.advertise == "http://192.168.10.11:8401"
-    assert (chosen.role.leader.max_txn_ops, chosen.role.leader.request_bytes_max) == (4096, 8 << 20)
+    assert (chosen.master_settings.leader.max_txn_ops, chosen.master_settings.leader.request_bytes_max) == (
+        4096,
+        8 << 20,
+    )
     assert len(example) == 6
 
 

@@ -35,7 +35,7 @@ def started(monkeypatch: pytest.MonkeyPatch, program: str, name: str, level: str
     """Set up the log, on a stderr like that of a pipe on Windows."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stderr", stream)
-    logs.setup(program, name, level)
+    logs.setup_logging(program, name, level)
     return stream
 
 

@@ -8,58 +8,62 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodectl.demo.freeze import landed
-from nodectl.demo.traffic import Ledger, Sent
+from nodectl.demo.freeze import find_landed
+from nodectl.demo.traffic import Ledger, SentCommand
 from nodectl.workload.verdicts import (
-    Line,
+    JournalLine,
     Promise,
     Repeat,
-    broken_journal,
+    find_duplicates,
+    find_journal_faults,
+    find_lost,
+    find_overwritten,
+    find_unknown_effects,
+    find_unrecognised,
+    find_without_effect,
     gap_around,
     longest_gap,
-    lost,
-    not_recognised,
-    overwritten,
-    twice,
-    unknown_effects,
-    without_effect,
 )
 
 
-def journal(count: int = 10, first: int = 1, term: int = 5) -> list[Line]:
+def journal(count: int = 10, first: int = 1, term: int = 5) -> list[JournalLine]:
     """A clean history: one command an entry, two terms."""
     middle = first + count // 2
     return [
-        Line(index, index, f"c{index}", "demo", (1, term if index < middle else term + 1))
+        JournalLine(index, index, f"c{index}", "demo", (1, term if index < middle else term + 1))
         for index in range(first, first + count)
     ]
 
 
-def acknowledged(lines: list[Line]) -> dict[str, int]:
+def acknowledged(lines: list[JournalLine]) -> dict[str, int]:
     return {line.id: line.index for line in lines}
 
 
 def test_a_clean_history_has_no_faults() -> None:
     lines = journal()
-    assert broken_journal(lines) == []
-    assert twice(lines) == []
-    assert lost(acknowledged(lines), lines) == []
-    assert overwritten(lines[:7], lines) == []
-    assert broken_journal([]) == []
+    assert find_journal_faults(lines) == []
+    assert find_duplicates(lines) == []
+    assert find_lost(acknowledged(lines), lines) == []
+    assert find_overwritten(lines[:7], lines) == []
+    assert find_journal_faults([]) == []
 
 
 def test_entries_of_several_commands_are_clean_when_they_end_where_their_key_says() -> None:
-    lines = [Line(3, 1, "a", "x", (1, 1)), Line(3, 2, "b", "x", (1, 1)), Line(3, 3, "c", "x", (1, 1))]
-    assert broken_journal(lines) == []
-    assert broken_journal(lines[:2]) == ["the entry under 3 ends at 2"]
+    lines = [
+        JournalLine(3, 1, "a", "x", (1, 1)),
+        JournalLine(3, 2, "b", "x", (1, 1)),
+        JournalLine(3, 3, "c", "x", (1, 1)),
+    ]
+    assert find_journal_faults(lines) == []
+    assert find_journal_faults(lines[:2]) == ["the entry under 3 ends at 2"]
 
 
 @given(st.integers(1, 8))
 def test_a_missing_command_is_a_gap_and_lost_if_it_was_acknowledged(position: int) -> None:
     lines = journal()
     gone = lines.pop(position)
-    assert any("gap" in fault for fault in broken_journal(lines))
-    (fault,) = lost(acknowledged(journal()), lines)
+    assert any("gap" in fault for fault in find_journal_faults(lines))
+    (fault,) = find_lost(acknowledged(journal()), lines)
     assert gone.id in fault
 
 
@@ -67,43 +71,43 @@ def test_a_missing_command_is_a_gap_and_lost_if_it_was_acknowledged(position: in
 def test_an_entry_that_comes_again_is_a_fork(position: int, later: int) -> None:
     lines = journal()
     lines.insert(max(position, later) + 1, replace(lines[min(position, later)], id="other"))
-    assert any("forks" in fault for fault in broken_journal(lines))
+    assert any("forks" in fault for fault in find_journal_faults(lines))
 
 
 def test_an_entry_of_an_older_term_after_a_newer_one_is_found() -> None:
     lines = journal()
     lines[-1] = replace(lines[-1], term=(1, 1))
-    assert broken_journal(lines) == ["index 10 was written in term 1.1, after term 1.6"]
+    assert find_journal_faults(lines) == ["index 10 was written in term 1.1, after term 1.6"]
 
 
 def test_an_epoch_counts_more_than_a_revision() -> None:
     lines = journal(4)
     lines[-1] = replace(lines[-1], term=(2, 1))
-    assert broken_journal(lines) == []
+    assert find_journal_faults(lines) == []
 
 
 def test_an_overwritten_entry_is_found_though_the_history_looks_whole() -> None:
     before, after = journal(), journal()
     after[4] = replace(after[4], id="intruder")
-    assert broken_journal(after) == []
-    (fault,) = overwritten(before, after)
+    assert find_journal_faults(after) == []
+    (fault,) = find_overwritten(before, after)
     assert fault == "index 5 was c5 and is now intruder"
-    (fault,) = lost(acknowledged(before), after)
+    (fault,) = find_lost(acknowledged(before), after)
     assert "c5" in fault
 
 
 def test_a_history_that_is_cut_off_is_found() -> None:
-    (fault,) = overwritten(journal(10), journal(9))
+    (fault,) = find_overwritten(journal(10), journal(9))
     assert fault == "index 10 was c10 and is now nothing"
 
 
 def test_a_command_acknowledged_with_another_index_is_lost() -> None:
-    assert len(lost({"c3": 4}, journal())) == 1
+    assert len(find_lost({"c3": 4}, journal())) == 1
 
 
 def test_an_id_at_two_indexes_took_effect_twice() -> None:
-    lines = [*journal(), Line(11, 11, "c3", "demo", (1, 6))]
-    assert twice(lines) == ["command c3 took effect 2 times"]
+    lines = [*journal(), JournalLine(11, 11, "c3", "demo", (1, 6))]
+    assert find_duplicates(lines) == ["command c3 took effect 2 times"]
 
 
 @pytest.mark.parametrize(
@@ -117,26 +121,26 @@ def test_an_id_at_two_indexes_took_effect_twice() -> None:
     ],
 )
 def test_a_repeat_must_bring_the_first_index_and_say_that_it_is_one(repeat: Repeat, good: bool) -> None:
-    assert (not_recognised([repeat]) == []) is good
+    assert (find_unrecognised([repeat]) == []) is good
 
 
 def test_documents_that_are_missing_or_that_nobody_wrote_are_found() -> None:
-    assert without_effect({"scenes/a", "scenes/b"}, {"scenes/a"}) == ["scenes/b is not in the state"]
-    assert without_effect({"scenes/a"}, {"scenes/a", "scenes/b"}) == []
-    assert unknown_effects({"scenes/a"}, {"scenes/a", "scenes/b"}) == [
+    assert find_without_effect({"scenes/a", "scenes/b"}, {"scenes/a"}) == ["scenes/b is not in the state"]
+    assert find_without_effect({"scenes/a"}, {"scenes/a", "scenes/b"}) == []
+    assert find_unknown_effects({"scenes/a"}, {"scenes/a", "scenes/b"}) == [
         "scenes/b is in the state, and nobody asked for it"
     ]
-    assert unknown_effects({"scenes/a"}, set()) == []
+    assert find_unknown_effects({"scenes/a"}, set()) == []
 
 
 def test_a_refused_command_that_is_in_the_history_has_landed() -> None:
-    command = Sent("c2", "frozen-2", 0, 0.0)
-    assert landed([command], journal()) == ["command c2 was refused and is index 2"]
-    assert landed([Sent("other", "frozen-2", 0, 0.0)], journal()) == []
+    command = SentCommand("c2", "frozen-2", 0, 0.0)
+    assert find_landed([command], journal()) == ["command c2 was refused and is index 2"]
+    assert find_landed([SentCommand("other", "frozen-2", 0, 0.0)], journal()) == []
 
 
 def test_many_faults_of_a_kind_are_cut_short_and_counted() -> None:
-    faults = twice([*journal(), *journal()])
+    faults = find_duplicates([*journal(), *journal()])
     assert len(faults) == 4
     assert faults[-1].startswith("and 7 more")
 
@@ -166,11 +170,11 @@ def test_a_promise_holds_only_if_it_was_tried_and_nothing_was_found() -> None:
 
 def test_the_ledger_gives_each_command_the_index_known_when_it_was_made() -> None:
     ledger = Ledger("n")
-    first = ledger.next()
+    first = ledger.new_command()
     ledger.acknowledge(first, 12)
-    second = ledger.next("frozen")
+    second = ledger.new_command("frozen")
     assert (first.after, second.after) == (0, 12)
     assert (first.path, second.path) == ("scenes/tick-00001", "scenes/frozen-00002")
     assert ledger.indexes == {"n-1": 12}
-    assert not first.open
-    assert second.open
+    assert not first.is_unanswered
+    assert second.is_unanswered

@@ -61,19 +61,19 @@ def test_the_packaged_wall_is_three_masters_and_nine_nodes_with_the_tile_program
 
 
 def test_a_member_waits_for_its_disk_unless_told_not_to() -> None:
-    found, places = cluster_record(), launch.Places(Path("/d"))
-    argv = launch.command(found, "e1", places, Path("/bin/etcd"), {}).argv
+    found, places = cluster_record(), launch.ClusterPaths(Path("/d"))
+    argv = launch.launch_command(found, "e1", places, Path("/bin/etcd"), {}).argv
     assert "--unsafe-no-fsync" not in argv
     assert "--initial-cluster=e1=http://127.0.0.1:15002,e2=http://127.0.0.1:15004" in argv
     assert "--listen-client-urls=http://127.0.0.1:15001" in argv
     found = found.model_copy(update={"unsafe_no_fsync": True})
-    assert "--unsafe-no-fsync=true" in launch.command(found, "e1", places, Path("/bin/etcd"), {}).argv
+    assert "--unsafe-no-fsync=true" in launch.launch_command(found, "e1", places, Path("/bin/etcd"), {}).argv
 
 
 def test_a_masterd_is_told_the_limits_that_the_members_have() -> None:
-    found, places = cluster_record(), launch.Places(Path("/d"))
-    master = launch.command(found, "m1", places, Path("etcd"), {}).argv
-    member = launch.command(found, "e1", places, Path("etcd"), {}).argv
+    found, places = cluster_record(), launch.ClusterPaths(Path("/d"))
+    master = launch.launch_command(found, "m1", places, Path("etcd"), {}).argv
+    member = launch.launch_command(found, "e1", places, Path("etcd"), {}).argv
     assert master[:3] == [sys.executable, "-m", "masterd"]
     for option in ("--max-txn-ops", "--max-request-bytes"):
         assert f"{option}={master[master.index(option) + 1]}" in member
@@ -81,15 +81,15 @@ def test_a_masterd_is_told_the_limits_that_the_members_have() -> None:
 
 
 def test_each_node_asks_another_member_first() -> None:
-    found, places = cluster_record(), launch.Places(Path("/d"))
-    asked = [launch.command(found, name, places, Path("etcd"), {}).argv for name in ("n1", "n2")]
+    found, places = cluster_record(), launch.ClusterPaths(Path("/d"))
+    asked = [launch.launch_command(found, name, places, Path("etcd"), {}).argv for name in ("n1", "n2")]
     first = [argv[argv.index("--endpoints") + 1].split(",")[0] for argv in asked]
     assert first == ["127.0.0.1:15001", "127.0.0.1:15003"]
 
 
 def test_another_program_can_be_run_in_place_of_masterd() -> None:
     environ = {"NODECTL_DEV_MASTERD": '"/opt/an old/python" -m masterd'}
-    argv = launch.command(cluster_record(), "m1", launch.Places(Path("/d")), Path("etcd"), environ).argv
+    argv = launch.launch_command(cluster_record(), "m1", launch.ClusterPaths(Path("/d")), Path("etcd"), environ).argv
     assert argv[:4] == ["/opt/an old/python", "-m", "masterd", "--id"]
 
 
@@ -98,7 +98,7 @@ def test_settings_in_the_environment_do_not_reach_the_processes() -> None:
         "NODECTL_USER": "me", "ETCD_NAME": "x", "NODECTL_RUN": "another noded's", "PATH": "/bin",
         "NODECTL_ALLOW_OLD_ETCD": "1",
     }  # fmt: skip
-    assert launch.inherited(environ) == {"PATH": "/bin", "NODECTL_ALLOW_OLD_ETCD": "1"}
+    assert launch.inherited_environment(environ) == {"PATH": "/bin", "NODECTL_ALLOW_OLD_ETCD": "1"}
 
 
 def test_the_directory_can_be_named_in_the_environment() -> None:
@@ -161,7 +161,7 @@ async def test_a_process_that_ends_before_anybody_looks_is_quoted(
 def test_ports_are_free_distinct_and_not_ephemeral() -> None:
     found = ports.free_ports(20)
     assert len(set(found)) == 20
-    assert not set(found) & set(ports.ephemeral())
+    assert not set(found) & set(ports.ephemeral_ports())
     assert all(map(ports.is_free, found))
 
 
@@ -171,7 +171,7 @@ def test_a_port_with_a_listener_is_not_free_and_its_owner_is_named() -> None:
         server.listen()
         port = server.getsockname()[1]
         assert not ports.is_free(port)
-        assert str(os.getpid()) in ports.listener(port)
+        assert str(os.getpid()) in ports.describe_listener(port)
 
 
 def test_the_lock_is_held_by_one_and_free_again_afterwards(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_colours(colour: object, parts: tuple[int, int, int] | None) -> None:
 
 
 def test_a_text_cannot_smuggle_escape_sequences_into_a_terminal() -> None:
-    assert "\x1b" not in tile.painted("n1", {"text": "\x1b[2Jx"})
+    assert "\x1b" not in tile.render_tile("n1", {"text": "\x1b[2Jx"})
 
 
 async def test_the_tile_program_shows_each_document_and_survives_garbage(tmp_path: Path) -> None:
@@ -211,14 +211,14 @@ async def test_the_tile_program_shows_each_document_and_survives_garbage(tmp_pat
         die_with_parent=True,
     )  # fmt: skip
     try:
-        await eventually(lambda: wall.shows(tmp_path, {"node": "n1", "text": "one"}))
+        await eventually(lambda: wall.tile_shows(tmp_path, {"node": "n1", "text": "one"}))
         _replace(source, "{")
         await eventually(lambda: "not JSON" in (tmp_path / "log").read_text())
-        assert wall.shows(tmp_path, {"text": "one"})
+        assert wall.tile_shows(tmp_path, {"text": "one"})
         _replace(source, '{"text": "two"}')
-        await eventually(lambda: wall.shows(tmp_path, {"text": "two"}))
+        await eventually(lambda: wall.tile_shows(tmp_path, {"text": "two"}))
         (tmp_path / "tile.txt").unlink()
-        await eventually(lambda: wall.shows(tmp_path, {"text": "two"}), "the tile is written again")
+        await eventually(lambda: wall.tile_shows(tmp_path, {"text": "two"}), "the tile is written again")
         assert await child.stop(5.0) == 0
     finally:
         child.kill_tree()
@@ -267,22 +267,22 @@ def test_the_wall_is_drawn_by_position_and_a_missing_tile_is_dark() -> None:
     laid = wall.grid({"a": (0, 0), "b": (0, 1), "c": (1, 1), "d": None})
     assert laid == [["a", "b"], [None, "c"], ["d"]]
     tiles = {"a": {"colour": "#000000", "text": "x"}, "b": None}
-    text = "\n".join(wall.plain(laid, tiles))
+    text = "\n".join(wall.render_plain(laid, tiles))
     assert "#000000 x" in text
     assert "(dark)" in text
-    assert [len(line) for line in wall.plain(laid, tiles)[:3]] == [35, 35, 35]
-    assert "(dark)" in wall.coloured(laid, tiles)[1].plain
+    assert [len(line) for line in wall.render_plain(laid, tiles)[:3]] == [35, 35, 35]
+    assert "(dark)" in wall.render_coloured(laid, tiles)[1].plain
 
 
 def test_a_scene_covers_any_number_of_nodes() -> None:
     names = [f"n{number}" for number in range(12)]
-    assert list(wall.scene(wall.RAINBOW, names)) == names
+    assert list(wall.scene_documents(wall.RAINBOW, names)) == names
 
 
 def test_half_a_tile_is_no_tile(tmp_path: Path) -> None:
-    assert wall.shown(tmp_path) is None
+    assert wall.read_tile(tmp_path) is None
     (tmp_path / "tile.txt").write_text("text: {")
-    assert wall.shown(tmp_path) is None
+    assert wall.read_tile(tmp_path) is None
 
 
 # --- signals ---
@@ -297,7 +297,7 @@ def test_demo_leaves_an_ignored_signal_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     async def inside() -> object:
-        with Signals().caught():
+        with Signals().handle_signals():
             return signal.getsignal(signal.SIGHUP)
 
     try:
@@ -307,13 +307,13 @@ def test_demo_leaves_an_ignored_signal_ignored() -> None:
 
 
 def test_the_outcome_says_held_only_if_every_promise_that_was_tried_did() -> None:
-    from nodectl.demo.play import Outcome
+    from nodectl.demo.play import DemoOutcome
     from nodectl.workload.verdicts import Promise
 
     good, bad, untried = Promise("a"), Promise("b"), Promise("c")
     good.judge("1")
     bad.judge("2", ["it did not"])
-    assert Outcome(1, [good, untried], 1.0).held
-    assert not Outcome(1, [good, bad], 1.0).held
-    assert not Outcome(1, [untried], 1.0).held
-    assert json.loads(json.dumps(Outcome(1, [good, bad], 1.0).described()))["held"] is False
+    assert DemoOutcome(1, [good, untried], 1.0).held
+    assert not DemoOutcome(1, [good, bad], 1.0).held
+    assert not DemoOutcome(1, [untried], 1.0).held
+    assert json.loads(json.dumps(DemoOutcome(1, [good, bad], 1.0).described()))["held"] is False

@@ -9,20 +9,20 @@ from typing import Any, cast
 import pytest
 
 from masterd import settings
-from masterd.api.fault_injection import EXIT_CODE, FREEZE_S, Order, begin, order_of
+from masterd.api.fault_injection import EXIT_CODE, FREEZE_S, DrillRequest, parse_drill_request, start_drill
 from masterd.election.leader_watch import LeaderWatch
 from masterd.election.suspicion import LAN
-from masterd.replication.cluster_view import Board
-from nodectl.drill.marks import Mark
-from nodectl.drill.report import Report, Seen, judged
-from nodectl.drill.run import gap
-from nodectl.reports.takeover import Step, Takeover
-from nodectl.workload.verdicts import Line, Repeat
+from masterd.replication.cluster_view import ClusterView
+from nodectl.drill.marks import ProbeCommand
+from nodectl.drill.report import ClientTimes, Report, judge_promises
+from nodectl.drill.run import answer_gap
+from nodectl.reports.takeover import Takeover, TakeoverStep
+from nodectl.workload.verdicts import JournalLine, Repeat
 from nodestore.cluster.election import LeaderSeen
 from nodestore.errors import Conflict, Denied, Invalid, NodectlError, Unavailable
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Answer, Candidate, Challenge, LeaderRecord, Paused, Term
-from tests.support.cli import Quick
+from tests.support.cli import InProcessNodectl
 from tests.support.fakes.masterd import fake_cluster
 
 # --- the master ---
@@ -31,13 +31,13 @@ from tests.support.fakes.masterd import fake_cluster
 @pytest.mark.parametrize(
     ("body", "order"),
     [
-        ({"how": "kill"}, Order("kill")),
-        ({"how": "freeze", "seconds": 1, "term": 7, "actor": "ann"}, Order("freeze", 1.0, 7, "ann")),
-        ({"how": "freeze", "seconds": None, "term": None, "actor": None}, Order("freeze", FREEZE_S)),
+        ({"how": "kill"}, DrillRequest("kill")),
+        ({"how": "freeze", "seconds": 1, "term": 7, "actor": "ann"}, DrillRequest("freeze", 1.0, 7, "ann")),
+        ({"how": "freeze", "seconds": None, "term": None, "actor": None}, DrillRequest("freeze", FREEZE_S)),
     ],
 )
-def test_an_order_is_read(body: dict[str, Any], order: Order) -> None:
-    assert order_of(body) == order
+def test_an_order_is_read(body: dict[str, Any], order: DrillRequest) -> None:
+    assert parse_drill_request(body) == order
 
 
 @pytest.mark.parametrize(
@@ -51,26 +51,30 @@ def test_an_order_is_read(body: dict[str, Any], order: Order) -> None:
 def test_what_is_no_order_is_refused(body: dict[str, Any]) -> None:
     """A freeze is bounded, whoever asks."""
     with pytest.raises(Invalid):
-        order_of(body)
+        parse_drill_request(body)
 
 
 def master(*, allowed: bool = True, paused: Paused | None = None, others: tuple[str, ...] = ("m2",)) -> Any:
     found = {name: Candidate(id=name, host=name, urls=(f"http://{name}",), nonce="n") for name in ("m1", *others)}
-    board = SimpleNamespace(paused=paused, candidates=SimpleNamespace(items=found))
+    cluster_view = SimpleNamespace(paused=paused, candidates=SimpleNamespace(items=found))
     leader = SimpleNamespace(fence=SimpleNamespace(term=Term(1, 7)))
-    return SimpleNamespace(me=SimpleNamespace(id="m1"), board=board, drills_allowed=allowed, leader=leader)
+    return SimpleNamespace(
+        me=SimpleNamespace(id="m1"), cluster_view=cluster_view, drills_allowed=allowed, leader=leader
+    )
 
 
 @pytest.mark.parametrize(
-    ("how", "done"), [(Order("kill"), ("end", EXIT_CODE)), (Order("freeze", 2.0, 7), ("stand still", 2.0))]
+    ("how", "done"),
+    [(DrillRequest("kill"), ("end", EXIT_CODE)), (DrillRequest("freeze", 2.0, 7), ("stand still", 2.0))],
 )
-async def test_the_leader_answers_and_then_obeys(how: Order, done: tuple[str, float]) -> None:
+async def test_the_leader_answers_and_then_obeys(how: DrillRequest, done: tuple[str, float]) -> None:
     """Whoever asked knows that it was heard."""
     did: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
     found = master()
-    answer = begin(
+    answer = start_drill(
         found, found.leader, how,
-        end=lambda code: did.put_nowait(("end", code)), stand_still=lambda s: did.put_nowait(("stand still", s)),
+        exit_process=lambda code: did.put_nowait(("end", code)),
+        freeze_process=lambda s: did.put_nowait(("stand still", s)),
     )  # fmt: skip
     assert did.empty()
     assert (answer["master"], answer["how"], answer["term"]) == ("m1", how.how, {"epoch": 1, "revision": 7})
@@ -81,25 +85,25 @@ async def test_the_leader_answers_and_then_obeys(how: Order, done: tuple[str, fl
 @pytest.mark.parametrize(
     ("found", "order", "error"),
     [
-        (master(allowed=False), Order("kill"), Denied),
-        (master(), Order("kill", term=6), Conflict),
-        (master(paused=Paused(actor="ann", time=0.0)), Order("kill"), Conflict),
-        (master(others=()), Order("kill"), Unavailable),
+        (master(allowed=False), DrillRequest("kill"), Denied),
+        (master(), DrillRequest("kill", term=6), Conflict),
+        (master(paused=Paused(actor="ann", time=0.0)), DrillRequest("kill"), Conflict),
+        (master(others=()), DrillRequest("kill"), Unavailable),
     ],
 )
-async def test_the_leader_refuses(found: Any, order: Order, error: type[NodectlError]) -> None:
+async def test_the_leader_refuses(found: Any, order: DrillRequest, error: type[NodectlError]) -> None:
     """Where drills are off, where it is another's term, and where nobody would take over: and nothing happens."""
     with pytest.raises(error):
-        begin(found, found.leader, order, end=lambda _: pytest.fail("it obeyed"))
+        start_drill(found, found.leader, order, exit_process=lambda _: pytest.fail("it obeyed"))
 
 
 def test_drills_are_off_unless_allowed(capsys: pytest.CaptureFixture[str]) -> None:
     """By an option or in the environment; what is neither yes nor no is refused."""
     needed = ["--id=m1", "--cluster=c"]
-    assert not settings.parse(needed, {}).role.allow_drills
-    assert not settings.parse(needed, {"NODECTL_ALLOW_DRILLS": "0"}).role.allow_drills
-    assert settings.parse([*needed, "--allow-drills"], {}).role.allow_drills
-    assert settings.parse(needed, {"NODECTL_ALLOW_DRILLS": "1"}).role.allow_drills
+    assert not settings.parse(needed, {}).master_settings.allow_drills
+    assert not settings.parse(needed, {"NODECTL_ALLOW_DRILLS": "0"}).master_settings.allow_drills
+    assert settings.parse([*needed, "--allow-drills"], {}).master_settings.allow_drills
+    assert settings.parse(needed, {"NODECTL_ALLOW_DRILLS": "1"}).master_settings.allow_drills
     with pytest.raises(SystemExit):
         settings.parse(needed, {"NODECTL_ALLOW_DRILLS": "perhaps"})
     assert "NODECTL_ALLOW_DRILLS: 'perhaps' is neither 1 nor 0" in capsys.readouterr().err
@@ -111,8 +115,12 @@ def test_drills_are_off_unless_allowed(capsys: pytest.CaptureFixture[str]) -> No
 def watch(**more: Any) -> LeaderWatch:
     """m3's watch over m1 in term 7."""
     record = LeaderRecord(id="m1", host="pc1", urls=(), nonce="n", since=0.0)
-    board = SimpleNamespace(challenges=SimpleNamespace(items={}), answers=SimpleNamespace(items={}))
-    options: dict[str, Any] = {"me": "m3", "seen": LeaderSeen(7, record, 5), "board": cast(Board, board)} | more
+    cluster_view = SimpleNamespace(challenges=SimpleNamespace(items={}), answers=SimpleNamespace(items={}))
+    options: dict[str, Any] = {
+        "own_id": "m3",
+        "seen": LeaderSeen(7, record, 5),
+        "cluster_view": cast(ClusterView, cluster_view),
+    } | more
     return LeaderWatch(
         cast(Any, None), Keys("c"), lease=1, replica=cast(Any, None), timing=LAN, streak=0, wake=lambda: None, **options
     )
@@ -121,7 +129,7 @@ def watch(**more: Any) -> LeaderWatch:
 def test_a_challenge_that_was_answered_is_no_part_of_a_later_takeover() -> None:
     """The leader had hiccups, beat again, and died an hour later: its story begins with its last heartbeat."""
     found = watch()
-    found._marks["challenged"] = found.begun - 3600
+    found._marks["challenged"] = found.begun_at - 3600
     found._beat(0.0)
     found._died()
     timeline = found.timeline()
@@ -135,47 +143,52 @@ def test_a_leader_that_was_never_heard_is_timed_from_when_it_was_watched() -> No
     found = watch()
     found._died()
     assert list(found.timeline().phases()) == ["heard", "suspected"]
-    assert found.timeline().marks["heard"] == found.begun
+    assert found.timeline().marks["heard"] == found.begun_at
 
 
 def test_only_open_challenges_to_this_term_count() -> None:
     """Not those that the leader has answered, nor those to a leader before."""
     found = watch()
-    found._board.challenges.items.update(
+    found._cluster_view.challenges.items.update(
         m2=Challenge(term=7, nonce="open"), m4=Challenge(term=7, nonce="answered"), m5=Challenge(term=6, nonce="old"),
         m3=Challenge(term=7, nonce="mine, and over"),
     )  # fmt: skip
-    found._board.answers.items.update(m4=Answer(term=7, nonce="answered"))
+    found._cluster_view.answers.items.update(m4=Answer(term=7, nonce="answered"))
     assert found.timeline().suspected_by == ("m2",)
-    found._marks["challenged"] = found.begun + 1
+    found._marks["challenged"] = found.begun_at + 1
     assert found.timeline().suspected_by == ("m2", "m3")
 
 
 def test_a_time_without_a_leader_goes_on_from_the_last_heartbeat() -> None:
     """A lease that ran out: the gap began long before that was seen. One's own term tells nothing of it."""
-    assert watch(seen=LeaderSeen(), heard=5.0).timeline().marks == {"heard": 5.0}
+    assert watch(seen=LeaderSeen(), heard_at=5.0).timeline().marks == {"heard": 5.0}
     assert watch(seen=LeaderSeen()).timeline().marks == {}
-    assert watch(me="m1", heard=5.0).timeline().marks == {}
+    assert watch(own_id="m1", heard_at=5.0).timeline().marks == {}
 
 
 # --- the client ---
 
 
-def line(index: int, term: int = 1, known_as: str = "") -> Line:
-    return Line(index, index, known_as or f"d-{index}", "ann", (1, term))
+def line(index: int, term: int = 1, known_as: str = "") -> JournalLine:
+    return JournalLine(index, index, known_as or f"d-{index}", "ann", (1, term))
 
 
 def test_the_gap_is_between_the_terms() -> None:
     """From the last answer of the old leader to the first of the new one, a repeat that it recognised included."""
-    marks = [Mark("a", 0, 1.0, 1), Mark("b", 0, 1.5, 2), Mark("c", 0, 2.5, 3, repeated=True), Mark("d", 0, 2.75, 4)]
+    marks = [
+        ProbeCommand("a", 0, 1.0, 1),
+        ProbeCommand("b", 0, 1.5, 2),
+        ProbeCommand("c", 0, 2.5, 3, repeated=True),
+        ProbeCommand("d", 0, 2.75, 4),
+    ]
     terms = {1: (1, 5), 2: (1, 5), 3: (1, 5), 4: (1, 9)}
-    assert gap([*marks, Mark("e", 0)], terms, (1, 5)) == (1.5, 2.5)
+    assert answer_gap([*marks, ProbeCommand("e", 0)], terms, (1, 5)) == (1.5, 2.5)
     with pytest.raises(NodectlError, match="history"):
-        gap(marks[:2], terms, (1, 5))
+        answer_gap(marks[:2], terms, (1, 5))
 
 
 def takeover(**more: Any) -> Takeover:
-    told: dict[str, Any] = {"taken_from": "m1", "steps": (Step("heard", "m1 is heard", 0.0, 0.0),), **more}
+    told: dict[str, Any] = {"taken_from": "m1", "steps": (TakeoverStep("heard", "m1 is heard", 0.0, 0.0),), **more}
     return Takeover(1, 9, "m2", 0.0, "died", "it died", **told)
 
 
@@ -200,13 +213,13 @@ GOOD: dict[str, Any] = {
 )
 def test_each_promise_can_be_found_broken(wrong: dict[str, Any], broken: str | None) -> None:
     """And only that one."""
-    found = judged(**(GOOD | wrong))
+    found = judge_promises(**(GOOD | wrong))
     assert [promise.text for promise in found if not promise.held] == ([broken] if broken else [])
 
 
 def test_the_client_s_part_is_in_the_order_in_which_it_came() -> None:
     """The leader may be found before its last answer comes, or after the first of the new one."""
-    report = Report("kill", "ends abruptly", "m1", takeover(), Seen(1.0, 0.5, 3.0, 2.0))
+    report = Report("kill", "ends abruptly", "m1", takeover(), ClientTimes(1.0, 0.5, 3.0, 2.0))
     assert [step.phase for step in report.steps] == ["struck", "last_answer_before", "first_answer_after", "found"]
     assert [step.at_s for step in report.steps] == [0.0, 0.5, 1.5, 2.5]
     assert report.data()["client"]["gap_s"] == 1.0
@@ -216,7 +229,9 @@ def test_the_client_s_part_is_in_the_order_in_which_it_came() -> None:
 async def test_a_drill_is_told(how: str, cause: str) -> None:
     """The takeover, the client's part, each promise; and all of it for programs."""
     async with fake_cluster() as cluster:
-        said = await Quick(cluster.urls, timeout_s=20.0)("drill", "--yes", "--how", how, "--seconds", "0.1", "--json")
+        said = await InProcessNodectl(cluster.urls, timeout_s=20.0)(
+            "drill", "--yes", "--how", how, "--seconds", "0.1", "--json"
+        )
         assert said.code == 0, said
         told = said.json
         assert (told["how"], told["leader"], told["held"]) == (how, "m1", True)
@@ -230,7 +245,7 @@ async def test_a_drill_is_told(how: str, cause: str) -> None:
 async def test_a_drill_is_shown() -> None:
     """Three tables, and progress beside them."""
     async with fake_cluster() as cluster:
-        said = await Quick(cluster.urls, timeout_s=20.0)("drill", "--yes", "--how", "handover")
+        said = await InProcessNodectl(cluster.urls, timeout_s=20.0)("drill", "--yes", "--how", "handover")
         assert said.code == 0, said
         assert "m2 took over from m1" in said.out
         assert "the gap that a client saw" in said.out
@@ -241,7 +256,7 @@ async def test_a_drill_is_shown() -> None:
 async def test_a_drill_asks_first() -> None:
     """Where nobody can be asked, it does nothing."""
     async with fake_cluster() as cluster:
-        said = await Quick(cluster.urls)("drill")
+        said = await InProcessNodectl(cluster.urls)("drill")
         assert (said.code, cluster.leader, cluster.executed) == (2, "m1", [])
         assert "--yes" in said.err
 
@@ -250,11 +265,11 @@ async def test_a_drill_is_refused_where_nobody_would_take_over() -> None:
     """While takeovers are paused, and without a standby; not with the exit code of a broken promise."""
     async with fake_cluster() as cluster:
         cluster.paused = {"actor": "ann", "time": 0.0, "reason": ""}
-        said = await Quick(cluster.urls)("drill", "--yes")
+        said = await InProcessNodectl(cluster.urls)("drill", "--yes")
         assert (said.code, cluster.executed) == (4, [])
         assert "takeovers are paused" in said.err
     async with fake_cluster("m1") as cluster:
-        said = await Quick(cluster.urls)("drill", "--yes")
+        said = await InProcessNodectl(cluster.urls)("drill", "--yes")
         assert (said.code, cluster.executed) == (5, [])
         assert "no standby" in said.err
 
@@ -263,7 +278,7 @@ async def test_a_drill_that_is_not_allowed_says_what_to_do() -> None:
     """Exit code 6, and the leader leads on."""
     async with fake_cluster() as cluster:
         cluster.allows_drills = False
-        said = await Quick(cluster.urls)("drill", "--yes")
+        said = await InProcessNodectl(cluster.urls)("drill", "--yes")
         assert (said.code, cluster.leader) == (6, "m1")
         assert "--allow-drills" in said.err
         assert "credentials" not in said.err
@@ -273,6 +288,6 @@ async def test_a_leader_of_an_earlier_version_knows_no_drills() -> None:
     """It is left alone."""
     async with fake_cluster() as cluster:
         cluster.refuse["drill.mark"] = (404, "not_found", "there is no command 'drill.mark'")
-        said = await Quick(cluster.urls)("drill", "--yes")
+        said = await InProcessNodectl(cluster.urls)("drill", "--yes")
         assert (said.code, cluster.leader) == (3, "m1")
         assert "without drills" in said.err

@@ -332,7 +332,7 @@ async def test_a_disk_that_does_not_answer_holds_nothing_up(tmp_path: Path) -> N
     assert threading.active_count() == before
     let.set()
     assert await disk.run(lambda: 2, 10) == 2
-    await disk.idle(0)
+    await disk.wait_idle(0)
 
 
 async def test_what_a_call_raises_is_raised(tmp_path: Path) -> None:

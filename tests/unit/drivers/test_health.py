@@ -16,13 +16,13 @@ import pytest
 
 from noded.drivers.builtin.process import ProcessDriver, ProcessSettings
 from noded.drivers.contract import Actual, DriverError, parse_settings
-from noded.drivers.support.command import Finished
+from noded.drivers.support.command import FinishedCommand
 from noded.drivers.support.health import Health, HealthSettings
 from nodestore.schema.models import Spec
 from tests.unit.drivers.test_process_and_exec import TIMEOUT_S, Woken, driver, until
 
 
-async def no_command(argv: Sequence[str], timeout_s: float) -> Finished:
+async def no_command(argv: Sequence[str], timeout_s: float) -> FinishedCommand:
     raise AssertionError("no command is to be run")
 
 
@@ -54,17 +54,17 @@ def test_results(results: list[tuple[float, str | None]], state: str, sick: bool
     """Failures count after start_s or the first success, and in a row only; each change wakes noded once."""
     made, told = health(tcp="127.0.0.1:1", failures=3, start_s=10)
     for age_s, problem in results:
-        made.note(problem, age_s)
-    assert (made.state, made.sick, told) == (state, sick, wakes)
+        made.record_check(problem, age_s)
+    assert (made.state, made.is_unhealthy, told) == (state, sick, wakes)
 
 
 def test_the_error_stays_while_it_is_unhealthy() -> None:
     """A reason with a clock in it would be written to etcd at every check."""
     made, _ = health(tcp="127.0.0.1:1", failures=1, start_s=0)
-    made.note("at 12:00:01\nno picture", 1)
-    made.note("at 12:00:02 no picture", 2)
+    made.record_check("at 12:00:01\nno picture", 1)
+    made.record_check("at 12:00:02 no picture", 2)
     assert made.error == r"at 12:00:01\nno picture"
-    made.note(None, 3)
+    made.record_check(None, 3)
     assert made.error == ""
 
 
@@ -100,14 +100,14 @@ async def answering(answer: bytes | None) -> AsyncIterator[int]:
 async def first_result(made: Health) -> str:
     """What the first check found: "" for healthy."""
     results: list[str] = []
-    note = made.note
+    note = made.record_check
 
     def noted(problem: str | None, age_s: float) -> None:
         note(problem, age_s)
         results.append(problem or "")
 
-    made.note = noted  # type: ignore[method-assign]
-    watch = asyncio.ensure_future(made.watch())
+    made.record_check = noted  # type: ignore[method-assign]
+    watch = asyncio.ensure_future(made.check_forever())
     await until(lambda: results, "a result")
     watch.cancel()
     await asyncio.wait({watch})

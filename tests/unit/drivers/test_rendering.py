@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noded.drivers.support.rendering import CannotRender, fill, render
+from noded.drivers.support.rendering import CannotRender, fill_template, render
 from nodestore.support.jsonio import Document
 
 DOCUMENT: Document = {
@@ -40,7 +40,7 @@ DOCUMENT: Document = {
 )
 def test_templates(template: str, text: str) -> None:
     """Each placeholder is that value; what is not a placeholder stays."""
-    assert fill(template, DOCUMENT, 1_000) == text
+    assert fill_template(template, DOCUMENT, 1_000) == text
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_templates(template: str, text: str) -> None:
 def test_templates_that_do_not_fit(template: str, says: str) -> None:
     """The error names the place."""
     with pytest.raises(CannotRender, match=says):
-        fill(template, DOCUMENT, 1_000)
+        fill_template(template, DOCUMENT, 1_000)
 
 
 def test_a_small_template_cannot_make_a_large_file() -> None:

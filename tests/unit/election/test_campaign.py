@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masterd.election import campaign as campaign_module
-from masterd.election.campaign import Campaign, Me, ground_for, rank_of
-from masterd.election.leader_watch import Ground
+from masterd.election.campaign import Campaign, MasterIdentity, rank_of, takeover_reason
+from masterd.election.leader_watch import TakeoverReason
 from masterd.election.suspicion import LAN
-from masterd.replication.cluster_view import Board
-from nodestore.cluster.election import Fence, LeaderSeen, Won, leader_seen
+from masterd.replication.cluster_view import ClusterView
+from nodestore.cluster.election import Fence, LeaderSeen, TakeoverWon, parse_leader
 from nodestore.errors import Garbage
 from nodestore.etcd.session import KV, Range
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Candidate, LeaderRecord, Term, decode
 
-ME = Me("m1", "pc1", ("http://pc1:8401",), 0, "mine")
+ME = MasterIdentity("m1", "pc1", ("http://pc1:8401",), 0, "mine")
 OURS = Candidate(id="m1", host="pc1", urls=(), index=0, priority=0, nonce="mine")
 
 
@@ -52,8 +52,8 @@ GARBAGE = LeaderSeen(7, None, 5, "leader is not JSON")
 )
 def test_the_ground(case: str, now: LeaderSeen, before: LeaderSeen, dead: bool, cause: str | None) -> None:
     """Each with a sentence that names who is replaced, where there is somebody."""
-    watched = Ground("died", f"the process of {now.record.id if now.record else '?'} died") if dead else None
-    ground = ground_for(now, before, ME, watched, OURS)
+    watched = TakeoverReason("died", f"the process of {now.record.id if now.record else '?'} died") if dead else None
+    ground = takeover_reason(now, before, ME, watched, OURS)
     assert (ground and ground.cause) == cause, case
     if ground is not None:
         assert ground.why
@@ -66,9 +66,9 @@ def test_the_ground(case: str, now: LeaderSeen, before: LeaderSeen, dead: bool, 
 def test_a_process_whose_name_another_has_taken_does_not_depose_that(under_our_name: Candidate | None) -> None:
     """Each would be the other's earlier process, and they would take turns. Other grounds hold."""
     now = seen("m1", "pc1")
-    assert ground_for(now, now, ME, None, under_our_name) is None
-    died = Ground("died", "the process of m1 died")
-    assert ground_for(now, now, ME, died, under_our_name) is died
+    assert takeover_reason(now, now, ME, None, under_our_name) is None
+    died = TakeoverReason("died", "the process of m1 died")
+    assert takeover_reason(now, now, ME, died, under_our_name) is died
 
 
 def candidate(name: str, index: int = 0, priority: int = 0) -> Candidate:
@@ -125,8 +125,8 @@ def test_ranks_are_all_different(standing: dict[str, tuple[int, int]]) -> None:
 def test_a_leader_key_that_nobody_can_lead_by_is_vacant(value: bytes | None, lease: int, vacant: bool) -> None:
     """Absent, unreadable, of a newer schema, or without a lease; unknown fields are fine."""
     kv = None if value is None else KV("/leader", value, 3, 9, 2, lease)
-    found = leader_seen(kv)
-    assert found.vacant is vacant
+    found = parse_leader(kv)
+    assert found.is_vacant is vacant
     assert found.revision == (0 if kv is None else 9)
     if kv is not None and found.record is None:
         assert found.garbage is not None
@@ -137,14 +137,14 @@ def test_a_leader_key_that_nobody_can_lead_by_is_vacant(value: bytes | None, lea
 
 async def test_what_changes_during_a_look_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, not at the next routine look: that would delay a takeover."""
-    monkeypatch.setattr(campaign_module, "_LOOK_S", 60.0)
-    board = Board(cast(Any, None), Keys("test"))
+    monkeypatch.setattr(campaign_module, "_CHECK_EVERY_S", 60.0)
+    board = ClusterView(cast(Any, None), Keys("test"))
     key = board._keys.leader
     record = b'{"v":1,"id":"m2","host":"h","urls":[],"nonce":"%s","since":0}'
     looks: list[LeaderSeen] = []
 
     class Slow(Campaign):
-        async def _let_better_ones_go_first(self, seen: LeaderSeen) -> bool:
+        async def _wait_for_rank(self, seen: LeaderSeen) -> bool:
             """While our turn is waited for, somebody takes over, and goes again."""
             looks.append(seen)
             if len(looks) == 1:
@@ -153,13 +153,13 @@ async def test_what_changes_during_a_look_is_looked_at_again(monkeypatch: pytest
                 return False
             return True
 
-        async def _try(self, ground: Ground, seen: LeaderSeen, lease: int) -> Any:
+        async def _attempt_takeover(self, ground: TakeoverReason, seen: LeaderSeen, lease: int) -> Any:
             return won
 
-    won = Won(Fence(Term(1, 9), 1, "mine"), None, None, None, Range(9, (), False, 0))
+    won = TakeoverWon(Fence(Term(1, 9), 1, "mine"), None, None, None, Range(9, (), False, 0))
     board._set_leader(None)
     campaign = Slow(cast(Any, None), board._keys, ME, board, cast(Any, _Deaf()), LAN)
-    monkeypatch.setattr(campaign_module, "how_it_ended", _nothing_said)
+    monkeypatch.setattr(campaign_module, "resignation_reason", _nothing_said)
     assert await asyncio.wait_for(campaign.win(5), 30.0) is won
     assert len(looks) == 2
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from masterd.election import heartbeat_listener
-from masterd.election.heartbeat_listener import FollowStream
+from masterd.election.heartbeat_listener import HeartbeatListener
 from nodestore.cluster.election import LeaderSeen
 from nodestore.schema.models import LeaderRecord
 from tests.support.waiting import eventually
@@ -38,9 +38,9 @@ class _Leader:
         return found
 
 
-def _stream(url: str, told: list[str]) -> FollowStream:
+def _stream(url: str, told: list[str]) -> HeartbeatListener:
     record = LeaderRecord(id="m1", host="m1", urls=(url,), nonce="n", since=0.0)
-    return FollowStream(
+    return HeartbeatListener(
         LeaderSeen(_TERM, record, 5), lambda: told.append("died"), lambda _: told.append("beat"),
         lambda: told.append("broke"),
     )  # fmt: skip
@@ -87,7 +87,7 @@ async def test_a_stream_that_stands_again_is_no_reason_for_anything(monkeypatch:
         (await leader.beat()).close()
         second = await leader.beat()
         await eventually(lambda: told == ["beat", "beat"])
-        assert stream._doubt is None
+        assert stream._break_timer is None
         second.close()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

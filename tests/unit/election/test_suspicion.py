@@ -14,57 +14,57 @@ from masterd.election.suspicion import (
     PROFILES,
     SLOW,
     STREAK_FORGOTTEN_S,
-    Step,
+    Decision,
+    ElectionTiming,
     Suspicion,
-    Timing,
-    Verdict,
+    SuspicionStep,
     streak_after,
 )
 
 BEGUN = 100.0
 
 
-def followed(timing: Timing = LAN, streak: int = 0) -> tuple[Suspicion, float]:
+def followed(timing: ElectionTiming = LAN, streak: int = 0) -> tuple[Suspicion, float]:
     """A suspicion that has just heard a beat, and when that was."""
     suspicion, now = Suspicion("m1", timing, BEGUN, streak), BEGUN + 10.0
     suspicion.beat(now)
     return suspicion, now
 
 
-def until(suspicion: Suspicion, now: float, step: Step) -> tuple[Verdict, float]:
+def until(suspicion: Suspicion, now: float, step: SuspicionStep) -> tuple[Decision, float]:
     """Look whenever it asks to, until it says `step`."""
     for _ in range(20):
-        verdict = suspicion.look(now)
+        verdict = suspicion.decide(now)
         if verdict.step is step:
             return verdict, now
-        assert verdict.step is Step.WAIT, verdict
+        assert verdict.step is SuspicionStep.WAIT, verdict
         assert verdict.wake_at > now
         now = verdict.wake_at
     raise AssertionError(f"never {step}")
 
 
 @pytest.mark.parametrize("timing", PROFILES.values(), ids=PROFILES)
-def test_a_silent_leader_is_challenged_then_suspected(timing: Timing) -> None:
+def test_a_silent_leader_is_challenged_then_suspected(timing: ElectionTiming) -> None:
     """At the first missed beat, and after a few."""
     suspicion, heard = followed(timing)
-    _, asked = until(suspicion, heard, Step.CHALLENGE)
+    _, asked = until(suspicion, heard, SuspicionStep.CHALLENGE)
     assert asked == pytest.approx(heard + timing.missed_s)
     suspicion.challenged(asked + 0.002)
-    verdict, suspected = until(suspicion, asked + 0.002, Step.SUSPECT)
+    verdict, suspected = until(suspicion, asked + 0.002, SuspicionStep.SUSPECT)
     assert suspected == pytest.approx(max(heard + timing.silence_s, asked + 0.002 + timing.answer_s))
     assert verdict.cause == "silent"
     assert verdict.why.startswith("m1 has been silent for ")
 
 
 @pytest.mark.parametrize("timing", PROFILES.values(), ids=PROFILES)
-def test_a_leader_whose_stream_broke_is_challenged_at_once(timing: Timing) -> None:
+def test_a_leader_whose_stream_broke_is_challenged_at_once(timing: ElectionTiming) -> None:
     """Windows does not say at once that a port refuses. No beat is waited for, only the answer to the challenge."""
     suspicion, heard = followed(timing)
     suspicion.broke()
-    _, asked = until(suspicion, heard + 0.001, Step.CHALLENGE)
+    _, asked = until(suspicion, heard + 0.001, SuspicionStep.CHALLENGE)
     assert asked == heard + 0.001
     suspicion.challenged(asked + 0.002)
-    verdict, suspected = until(suspicion, asked + 0.002, Step.SUSPECT)
+    verdict, suspected = until(suspicion, asked + 0.002, SuspicionStep.SUSPECT)
     assert suspected == pytest.approx(asked + 0.002 + timing.answer_s)
     assert verdict.why.startswith("the follow stream of m1 broke, and a challenge")
 
@@ -74,15 +74,15 @@ def test_a_sign_of_life_after_its_stream_broke_calms(sign: str) -> None:
     """It was the connection alone; or we slept, and know nothing."""
     suspicion, now = followed()
     suspicion.broke()
-    _, now = until(suspicion, now + 0.001, Step.CHALLENGE)
+    _, now = until(suspicion, now + 0.001, SuspicionStep.CHALLENGE)
     suspicion.challenged(now)
-    verdict = suspicion.look(now)
+    verdict = suspicion.decide(now)
     if sign == "beat":
         suspicion.beat(now + 0.01)
     elif sign == "proof":
         suspicion.proof(now + 0.01)
     now = verdict.wake_at + (LAN.late_s * 2 if sign == "late" else 0.0)
-    assert suspicion.look(now).step is not Step.SUSPECT
+    assert suspicion.decide(now).step is not SuspicionStep.SUSPECT
 
 
 def test_beats_keep_it_calm() -> None:
@@ -90,29 +90,29 @@ def test_beats_keep_it_calm() -> None:
     suspicion, now = followed()
     for _ in range(100):
         now += LAN.beat_s
-        assert suspicion.look(now).step is Step.WAIT
+        assert suspicion.decide(now).step is SuspicionStep.WAIT
         suspicion.beat(now)
 
 
 def test_a_challenge_that_etcd_does_not_take_leads_nowhere() -> None:
     """Who cannot write could not lead either; it is tried again."""
     suspicion, now = followed()
-    _, now = until(suspicion, now, Step.CHALLENGE)
-    assert suspicion.look(now + 5.0) == Verdict(Step.WAIT)
+    _, now = until(suspicion, now, SuspicionStep.CHALLENGE)
+    assert suspicion.decide(now + 5.0) == Decision(SuspicionStep.WAIT)
     suspicion.not_challenged(now + 5.0)
-    assert suspicion.look(now + 5.0).step is Step.WAIT
-    until(suspicion, now + 5.0, Step.CHALLENGE)
+    assert suspicion.decide(now + 5.0).step is SuspicionStep.WAIT
+    until(suspicion, now + 5.0, SuspicionStep.CHALLENGE)
 
 
 @pytest.mark.parametrize("heard", ["beat", "proof"])
 def test_any_sign_of_life_ends_a_suspicion(heard: str) -> None:
     """A beat that was late, or an answer through etcd."""
     suspicion, now = followed()
-    _, now = until(suspicion, now, Step.CHALLENGE)
+    _, now = until(suspicion, now, SuspicionStep.CHALLENGE)
     suspicion.challenged(now)
     getattr(suspicion, heard)(now + 0.05)
-    suspicion.look(now + 0.05)
-    assert suspicion.look(now + 0.1).step is Step.WAIT
+    suspicion.decide(now + 0.05)
+    assert suspicion.decide(now + 0.1).step is SuspicionStep.WAIT
 
 
 def test_a_leader_that_answers_through_etcd_only_is_asked_ever_more_rarely() -> None:
@@ -120,7 +120,7 @@ def test_a_leader_that_answers_through_etcd_only_is_asked_ever_more_rarely() -> 
     suspicion, now = followed()
     asked = []
     for _ in range(12):
-        _, now = until(suspicion, now, Step.CHALLENGE)
+        _, now = until(suspicion, now, SuspicionStep.CHALLENGE)
         asked.append(now)
         suspicion.challenged(now + 0.001)
         suspicion.proof(now + 0.003)
@@ -129,18 +129,18 @@ def test_a_leader_that_answers_through_etcd_only_is_asked_ever_more_rarely() -> 
     assert gaps == sorted(gaps)
     assert 1.9 < gaps[-1] < 2.1
     suspicion.challenged(now)  # late news of an answered challenge
-    assert suspicion.look(now + 0.001).step is Step.WAIT
+    assert suspicion.decide(now + 0.001).step is SuspicionStep.WAIT
 
 
 def test_a_late_timer_of_our_own_proves_nothing() -> None:
     """This process was paused, and wakes with a challenge that seems unanswered."""
     suspicion, now = followed()
-    _, now = until(suspicion, now, Step.CHALLENGE)
+    _, now = until(suspicion, now, SuspicionStep.CHALLENGE)
     suspicion.challenged(now)
-    due = suspicion.look(now).wake_at
+    due = suspicion.decide(now).wake_at
     woken = due + 30.0
-    assert suspicion.look(woken).step is Step.WAIT
-    _, again = until(suspicion, woken, Step.CHALLENGE)
+    assert suspicion.decide(woken).step is SuspicionStep.WAIT
+    _, again = until(suspicion, woken, SuspicionStep.CHALLENGE)
     assert again == pytest.approx(woken + LAN.missed_s)
 
 
@@ -148,20 +148,20 @@ def test_a_leader_that_cannot_commit_says_so_and_is_replaced_by_one_that_can() -
     """Although it beats; and not if it can again."""
     suspicion, now = followed()
     suspicion.beat(now, LAN.stuck_s - 0.1)
-    assert suspicion.look(now).step is Step.WAIT
+    assert suspicion.decide(now).step is SuspicionStep.WAIT
     suspicion.beat(now + 0.1, LAN.stuck_s)
-    assert suspicion.look(now + 0.1).step is Step.CHALLENGE
+    assert suspicion.decide(now + 0.1).step is SuspicionStep.CHALLENGE
     suspicion.challenged(now + 0.1)
-    verdict, _ = until(suspicion, now + 0.1, Step.SUSPECT)
+    verdict, _ = until(suspicion, now + 0.1, SuspicionStep.SUSPECT)
     assert verdict.cause == "stuck"
     suspicion.beat(now + 0.2, 0.0)
-    assert suspicion.look(now + 0.2).step is Step.WAIT
+    assert suspicion.decide(now + 0.2).step is SuspicionStep.WAIT
 
 
 def test_a_leader_whose_stream_never_came_about_is_suspected_too() -> None:
     """It may have died with its PC just after it won."""
     suspicion = Suspicion("m1", LAN, BEGUN)
-    _, asked = until(suspicion, BEGUN, Step.CHALLENGE)
+    _, asked = until(suspicion, BEGUN, SuspicionStep.CHALLENGE)
     assert asked == pytest.approx(BEGUN + LAN.connect_s + LAN.missed_s)
 
 
@@ -169,9 +169,9 @@ def test_a_leader_whose_stream_never_came_about_is_suspected_too() -> None:
 def test_a_streak_makes_patient(streak: int) -> None:
     """Twice as much each time, from the second on, up to a bound."""
     suspicion, heard = followed(streak=streak)
-    _, asked = until(suspicion, heard, Step.CHALLENGE)
+    _, asked = until(suspicion, heard, SuspicionStep.CHALLENGE)
     suspicion.challenged(asked)
-    _, suspected = until(suspicion, asked, Step.SUSPECT)
+    _, suspected = until(suspicion, asked, SuspicionStep.SUSPECT)
     assert suspected - heard >= LAN.silence_s * 2 ** min(max(0, streak - 1), 5) - 1e-6
 
 
@@ -197,12 +197,12 @@ def test_nothing_is_suspected_without_a_challenge_that_etcd_took_after_the_last_
     for event in events:
         now += 0.2
         if event == "wait":
-            verdict = suspicion.look(now)
+            verdict = suspicion.decide(now)
             if math.isfinite(verdict.wake_at):
                 now = verdict.wake_at
-                verdict = suspicion.look(now)
-            asked = asked or verdict.step is Step.CHALLENGE
-            assert verdict.step is not Step.SUSPECT or taken
+                verdict = suspicion.decide(now)
+            asked = asked or verdict.step is SuspicionStep.CHALLENGE
+            assert verdict.step is not SuspicionStep.SUSPECT or taken
         elif event == "stuck":
             suspicion.beat(now, 9.0)
         elif event == "challenged":

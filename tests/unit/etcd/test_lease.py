@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from nodestore.errors import LeaseLost
-from nodestore.etcd.lease import Lease, now
+from nodestore.etcd.lease import Lease, boottime_s
 from nodestore.etcd.stream import BrokenStream
 from tests.support.fakes.clock import VirtualTime
 
@@ -31,7 +31,7 @@ class _Etcd:
 
 def _lost(etcd: _Etcd, ttl_s: float = 2.0) -> str:
     async def kept() -> None:
-        await Lease(cast(Any, etcd), 1, ttl_s, now()).keep()
+        await Lease(cast(Any, etcd), 1, ttl_s, boottime_s()).keep_alive()
 
     with VirtualTime() as world, pytest.raises(LeaseLost) as caught:
         world.run(kept())

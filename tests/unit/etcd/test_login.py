@@ -32,7 +32,7 @@ def login(clock: Clock, *, user: str | None = "u", file: Path | None = None) -> 
 def may_ask(subject: Login) -> bool:
     """Whether etcd may be asked now."""
     try:
-        subject.check()
+        subject.raise_if_too_early()
     except NodectlError:
         return False
     return True
@@ -41,45 +41,45 @@ def may_ask(subject: Login) -> bool:
 def test_a_refusal_at_the_start_is_final() -> None:
     """It is raised as it came, and again to all who ask too early; nothing is there to be told later."""
     subject = login(Clock())
-    assert subject.refused(NO) is NO
+    assert subject.record_refusal(NO) is NO
     with pytest.raises(Denied, match="authentication failed"):
-        subject.check()
+        subject.raise_if_too_early()
     assert subject.refusal is None
 
 
 def test_a_refusal_later_on_can_be_waited_out() -> None:
     """It says who is refused, why and what to do, until etcd has done something for us again."""
     subject = login(Clock(), file=Path("/etc/secret"))
-    subject.gained()
-    subject.taken()
-    error = subject.refused(NO)
+    subject.record_token()
+    subject.record_success()
+    error = subject.record_refusal(NO)
     assert isinstance(error, Unavailable)
     assert "user u" in str(error)
     assert "(authentication failed, invalid user ID or password)" in str(error)
     assert "/etc/secret" in str(error)
     assert subject.refusal == str(error)
-    subject.gained()
+    subject.record_token()
     assert subject.refusal is not None, "a token alone proves nothing"
-    subject.taken()
+    subject.record_success()
     assert subject.refusal is None
-    assert not subject.open
+    assert not subject.awaits_success
 
 
 def test_it_is_asked_ever_more_rarely() -> None:
     """With the same password first 0.2 s apart, then twice as long each time, up to 5 s; after a success from 0.2 s."""
     clock, pauses = Clock(), []
     subject = login(clock)
-    subject.gained()
+    subject.record_token()
     for _ in range(8):
-        subject.refused(NO)
+        subject.record_refusal(NO)
         begun = clock.now
         while not may_ask(subject):
             clock.now += 0.1
         pauses.append(round(clock.now - begun, 1))
     assert pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
-    subject.gained()
-    subject.taken()
-    subject.refused(NO)
+    subject.record_token()
+    subject.record_success()
+    subject.record_refusal(NO)
     clock.now += 0.2
     assert may_ask(subject)
 
@@ -89,11 +89,11 @@ def test_another_password_in_the_file_is_tried_soon(tmp_path: Path) -> None:
     file, clock = tmp_path / "password", Clock()
     file.write_text("first\n")
     subject = login(clock, file=file)
-    subject.gained()
+    subject.record_token()
     for _ in range(6):
         clock.now += 10
         assert subject.password() == "first"
-        subject.refused(NO)
+        subject.record_refusal(NO)
     clock.now += 0.6
     file.unlink()
     assert not may_ask(subject)
@@ -110,8 +110,8 @@ def test_another_password_in_the_file_is_tried_soon(tmp_path: Path) -> None:
 def test_without_a_user() -> None:
     """Access control that is turned on later: what to do is another thing."""
     subject = login(Clock(), user=None)
-    subject.taken()
-    assert "--user" in str(subject.refused(Denied("etcd asks for a user and password")))
+    subject.record_success()
+    assert "--user" in str(subject.record_refusal(Denied("etcd asks for a user and password")))
 
 
 def test_the_options_name_the_files(tmp_path: Path) -> None:

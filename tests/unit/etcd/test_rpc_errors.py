@@ -14,7 +14,7 @@ from nodestore.errors import (
     TooLarge,
     Unavailable,
 )
-from nodestore.etcd.rpc import Fault, RpcFailed, error_of, fault_of
+from nodestore.etcd.rpc import Fault, RpcFailed, classify_status, to_nodectl_error
 
 SORTED = [
     # Never sent: the channel had no connection (texts of grpc 1.62 and 1.85).
@@ -83,19 +83,19 @@ ERRORS = [
 @pytest.mark.parametrize(("code", "details", "fault"), SORTED)
 def test_faults_are_sorted(code: Code, details: str, fault: Fault) -> None:
     """Above all: only what surely never reached raft may count as not having happened."""
-    assert fault_of(code, details) is fault
+    assert classify_status(code, details) is fault
 
 
 @pytest.mark.parametrize("code", [code for code in Code if code is not Code.OK])
 def test_an_unknown_text_is_never_taken_for_harmless(code: Code) -> None:
     """A failure that nobody has seen before does not read as "nothing has happened", unless its code says so."""
     if code is not Code.UNIMPLEMENTED:
-        assert fault_of(code, "what a later etcd may say") is not Fault.NOT_SENT
+        assert classify_status(code, "what a later etcd may say") is not Fault.NOT_SENT
 
 
 @pytest.mark.parametrize(("code", "details", "kind"), ERRORS)
 def test_answers_become_typed_errors(code: Code, details: str, kind: type[NodectlError]) -> None:
     """With etcd's own words, in one line."""
-    error = error_of(RpcFailed("h:1", code.name.lower(), details, fault_of(code, details)))
+    error = to_nodectl_error(RpcFailed("h:1", code.name.lower(), details, classify_status(code, details)))
     assert type(error) is kind
     assert "\n" not in str(error)

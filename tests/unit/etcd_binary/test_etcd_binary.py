@@ -16,7 +16,7 @@ import pytest
 
 from nodectl.etcd_binary import debian, find
 from nodectl.etcd_binary import release as etcd_release
-from nodectl.etcd_binary.debian import DEBIAN, UBUNTU, Source
+from nodectl.etcd_binary.debian import DEBIAN, UBUNTU, PackageSource
 from nodectl.etcd_binary.release import Release
 from nodestore.errors import Invalid, NodectlError, Unavailable
 from nodestore.etcd.versions import Version, parse_version, why_too_old
@@ -61,7 +61,7 @@ def test_versions_are_read(text: str, version: tuple[int, int, int] | None) -> N
 def test_the_release_fits_the_machine(
     system: str, machine: str, asked: tuple[int, int, int] | None, path: str | None
 ) -> None:
-    release = etcd_release.choose(system, machine, Version(*asked) if asked else None)
+    release = etcd_release.choose_release(system, machine, Version(*asked) if asked else None)
     assert (release.path if release else None) == path
 
 
@@ -112,11 +112,11 @@ Signed-By:
 
 def test_deb822_sources_are_read() -> None:
     assert debian.parse_sources(DEB822) == [
-        Source("http://deb.example.org/debian", "bookworm", ("main",)),
-        Source("http://deb.example.org/debian", "bookworm-updates", ("main",)),
-        Source("http://deb.example.org/debian-security", "bookworm-security", ("main",)),
-        Source("http://a.example.org/x", "bookworm", ("main", "contrib")),
-        Source("http://b.example.org/x", "bookworm", ("main", "contrib")),
+        PackageSource("http://deb.example.org/debian", "bookworm", ("main",)),
+        PackageSource("http://deb.example.org/debian", "bookworm-updates", ("main",)),
+        PackageSource("http://deb.example.org/debian-security", "bookworm-security", ("main",)),
+        PackageSource("http://a.example.org/x", "bookworm", ("main", "contrib")),
+        PackageSource("http://b.example.org/x", "bookworm", ("main", "contrib")),
     ]
 
 
@@ -130,21 +130,21 @@ def test_one_line_sources_are_read() -> None:
     deb malformed
     """
     assert debian.parse_list(text) == [
-        Source("http://deb.example.org/debian", "bookworm", ("main", "contrib")),
-        Source("https://x.example.org/y", "bookworm", ("stable",)),
-        Source("file:///srv/flat", "./", ()),
+        PackageSource("http://deb.example.org/debian", "bookworm", ("main", "contrib")),
+        PackageSource("https://x.example.org/y", "bookworm", ("stable",)),
+        PackageSource("file:///srv/flat", "./", ()),
     ]
 
 
 def test_mirrors_are_the_distributions_own() -> None:
     sources = [
-        Source("http://security.example.org/debian-security", "bookworm", ("main",)),
-        Source("https://third.example.org/debian", "bookworm", ("stable",)),
-        Source("https://pg.example.org/apt", "bookworm-pgdg", ("main",)),
-        Source("http://deb.example.org/debian", "bookworm-updates", ("main",)),
-        Source("http://deb.example.org/debian", "bookworm", ("main",)),
-        Source("http://deb.example.org/debian", "bookworm", ("main",)),
-        Source("mirror+file:/etc/apt/mirrors/debian.list", "stable", ("main",)),
+        PackageSource("http://security.example.org/debian-security", "bookworm", ("main",)),
+        PackageSource("https://third.example.org/debian", "bookworm", ("stable",)),
+        PackageSource("https://pg.example.org/apt", "bookworm-pgdg", ("main",)),
+        PackageSource("http://deb.example.org/debian", "bookworm-updates", ("main",)),
+        PackageSource("http://deb.example.org/debian", "bookworm", ("main",)),
+        PackageSource("http://deb.example.org/debian", "bookworm", ("main",)),
+        PackageSource("mirror+file:/etc/apt/mirrors/debian.list", "stable", ("main",)),
     ]
     assert debian.mirrors(sources, "bookworm") == [
         "http://deb.example.org/debian",
@@ -195,8 +195,8 @@ etcd-server |   3.5.16-4 | http://deb.example.org/debian trixie/main amd64 Packa
 etcd-server | 3.5.30-2 | http://deb.example.org/debian forky/main amd64 Packages
 N: something else
 """
-    assert debian.candidates(madison) == [V30, Version(3, 5, 16)]
-    assert debian.candidates("N: Unable to locate package etcd-server\n") == []
+    assert debian.available_versions(madison) == [V30, Version(3, 5, 16)]
+    assert debian.available_versions("N: Unable to locate package etcd-server\n") == []
 
 
 # --- archives from a mirror -----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nodectl.__main__ import run
 from nodectl.cli.exit_codes import ExitCode
 from nodectl.etcd_setup.config_file import Plan
-from nodestore.etcd.member_defaults import MEMORY_ENVIRONMENT, SETTINGS
+from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "etcd"
@@ -64,8 +64,8 @@ def test_a_file_holds_the_settings_that_the_project_is_tested_with(count: int) -
     for settings in files(count).values():
         shared = {name: value for name, value in settings.items() if name not in OWN}
         shared["log-outputs"] = shared["log-outputs"][0]
-        assert {name: str(value) for name, value in shared.items()} == dict(SETTINGS)
-        assert set(settings) == OWN | set(SETTINGS)
+        assert {name: str(value) for name, value in shared.items()} == dict(DEFAULT_SETTINGS)
+        assert set(settings) == OWN | set(DEFAULT_SETTINGS)
 
 
 @pytest.mark.parametrize("tls_dir", [None, "/etc/etcd/tls"])

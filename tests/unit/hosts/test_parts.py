@@ -66,7 +66,7 @@ def test_addresses() -> None:
 @pytest.mark.parametrize(("duration_s", "text"), [(90.0, "90s"), (600.0, "10m"), (0.3, "300ms"), (1.25e6, "1250000s")])
 def test_a_run_says_how_to_repeat_it(duration_s: float, text: str) -> None:
     """With the same duration, as `make` takes it."""
-    assert program.again(7, duration_s, ["ring"]) == f"make faults SEED=7 DURATION={text} ONLY=ring"
+    assert program.repeat_command(7, duration_s, ["ring"]) == f"make faults SEED=7 DURATION={text} ONLY=ring"
 
 
 def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

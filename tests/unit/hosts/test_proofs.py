@@ -119,7 +119,7 @@ def packet(source: str, target: str, ports: tuple[int, int], flags: int) -> byte
 def test_what_was_said_is_read_from_packets() -> None:
     """Addresses, ports and what it was; of a packet that was cut short nothing."""
     whole = packet("10.77.0.1", "10.77.0.2", (5000, 2380), 0x11)
-    assert capture.parsed(whole, 3.0) == capture.Seen(3.0, "10.77.0.1", "10.77.0.2", (5000, 2380), "FIN")
+    assert capture.parsed(whole, 3.0) == capture.SeenPacket(3.0, "10.77.0.1", "10.77.0.2", (5000, 2380), "FIN")
     assert capture.parsed(whole[:30], 3.0) is None
     assert capture.parsed(b"", 3.0) is None
 
@@ -129,8 +129,8 @@ def test_what_was_left_of_a_dead_pc_is_told_from_what_it_says_anew() -> None:
     answer to what still comes for such a one."""
     (a, b), since = ("10.77.0.1", "10.77.0.2"), 10.0
 
-    def seen(at: float, source: str, ports: tuple[int, int], kind: str) -> capture.Seen:
-        return capture.Seen(at, source, b if source == a else a, ports, kind)
+    def seen(at: float, source: str, ports: tuple[int, int], kind: str) -> capture.SeenPacket:
+        return capture.SeenPacket(at, source, b if source == a else a, ports, kind)
 
     fine = [
         seen(9.0, a, (1, 2), "FIN"),
@@ -252,7 +252,7 @@ async def test_a_fault_that_did_nothing_is_named_with_its_seed(where: str, monke
         assert where != "undone", "it did nothing in undone"
 
     monkeypatch.setattr(fault_module, "undone", undone)
-    hosts = cast(Hosts, type("Captured", (), {"capture": type("Looks", (), {"look": lambda self: None})()})())
+    hosts = cast(Hosts, type("Captured", (), {"capture": type("Looks", (), {"drain": lambda self: None})()})())
     fault = Broken(hosts, DICE, lasts_s=0.0)
     fault.where = where
 

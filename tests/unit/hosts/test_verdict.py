@@ -27,7 +27,7 @@ from tests.faults.hosts.clients import clients, raw_readers
 from tests.faults.hosts.judgement import client_checks, diary, verdict
 from tests.faults.hosts.judgement.diary import Window
 from tests.faults.hosts.kinds.fault import Fault
-from tests.faults.hosts.kinds.overlap import OVERLAP, Both, second
+from tests.faults.hosts.kinds.overlap import OVERLAP, OverlappingFaults, second
 from tests.faults.hosts.lan import namespaces
 from tests.faults.hosts.lan.site import Hosts
 from tests.faults.hosts.run import Run
@@ -465,11 +465,11 @@ def test_half_of_the_seeds_have_masters_that_keep_little(tmp_path: Path) -> None
 
 def test_masters_that_keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real settings, with a short journal and ids that are soon forgotten."""
-    for module, name in ((settings, "Retention"), (state, "IDS_MIN"), (state, "IDS_WINDOW_S")):
+    for module, name in ((settings, "RetentionSettings"), (state, "IDS_MIN"), (state, "IDS_WINDOW_S")):
         monkeypatch.setattr(module, name, getattr(module, name))
     brief_masterd.keep_little()
     arguments = ["--id=h1", "--cluster=c", "--endpoints=127.0.0.1:1", "--snapshot-every=300"]
-    retention = settings.parse(arguments, {}).role.leader.retention
+    retention = settings.parse(arguments, {}).master_settings.leader.retention
     assert (retention.snapshot_every_commands, retention.journal_bytes_max) == (300, 128 << 10)
     assert state.IDS_WINDOW_S > 20.0  # a client repeats a command by itself for so long
 
@@ -506,7 +506,7 @@ async def test_two_faults_at_once_both_end(tmp_path: Path) -> None:
             raise AssertionError("it was not undone")
 
     hosts = cast(Hosts, None)
-    both = Both.of(One(hosts, random.Random(1), 3.0), Other(hosts, random.Random(1), 1.0), 0.001)
+    both = OverlappingFaults.of(One(hosts, random.Random(1), 3.0), Other(hosts, random.Random(1), 1.0), 0.001)
     assert both.lasts_s == pytest.approx(2.999)
     await both.begin()
     with pytest.raises(AssertionError, match="not undone"):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodectl.inventory.diff import diff_lines, summary
+from nodectl.inventory.diff import diff_lines, summary_lines
 from nodectl.inventory.file import InventoryFile, check_inventory, load_inventory
 from nodectl.inventory.yaml_source import DEPTH_MAX, FILE_BYTES_MAX, PROBLEMS_MAX, FileError, YamlSource
 
@@ -160,16 +160,16 @@ def test_a_diff_is_about_meaning() -> None:
     old: dict[str, Any] = {"nodes": {"n1": {"address": "a", "labels": {}}}, "masters": {}}
     new: dict[str, Any] = {"masters": {}, "nodes": {"n1": {"position": None, "address": "a"}}}
     assert diff_lines(old, new, old_name="old", new_name="new") == []
-    assert summary(old, new) == []
+    assert summary_lines(old, new) == []
 
 
 def test_a_diff_says_what_comes_goes_and_changes() -> None:
     """In words, and line by line."""
     old: dict[str, Any] = {"nodes": {"n1": {"address": "a"}, "n2": {}}, "settings": {"x": 1}}
     new: dict[str, Any] = {"nodes": {"n1": {"address": "b"}, "n3": {}}, "settings": {"x": 2}}
-    assert summary(old, new) == ["change node n1", "remove node n2", "add node n3", "change settings"]
+    assert summary_lines(old, new) == ["change node n1", "remove node n2", "add node n3", "change settings"]
     lines = diff_lines(old, new, old_name="version 1", new_name="wall.yaml")
     assert lines[:2] == ["--- version 1", "+++ wall.yaml"]
     assert "-  n1: {address: a}" in lines
     assert "+  n1: {address: b}" in lines
-    assert summary(None, {"nodes": {"n1": {}}}) == ["add node n1"]
+    assert summary_lines(None, {"nodes": {"n1": {}}}) == ["add node n1"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from noded.actions import actor as actor_module
-from noded.actions.decide import LOST, Memory, Outcome, Seen, Wait, Write, Writer, decide
+from noded.actions.decide import LOST, ActionKeys, ActionMemory, ActionOutcome, Wait, Write, Writer, decide
 from nodestore.schema.models import Acted, ActionResult, Desired, Epoch, Spec
 from tests.support.fakes.noded_store import ACTED, ACTIONS, ALIVE, KEYS, NODE, Doer, Fault, Noded, action, store
 from tests.support.waiting import eventually
@@ -100,7 +100,7 @@ async def test_nothing_begins_without_a_claim() -> None:
     """Nor with one that etcd does not have any more."""
     async with rig() as at:
         noded = at.start()
-        noded.claim = None
+        noded.claim_revision = None
         at.store.ask(action(7))
         at.wake()
         await asyncio.sleep(0.02)  # time in which it must *not* act
@@ -131,7 +131,7 @@ async def test_an_action_waits_until_the_desired_state_has_been_dealt_with() -> 
 async def test_what_fails_is_told_as_it_is() -> None:
     """The error, and the result that came with it."""
     async with rig() as at:
-        at.doer.outcome = Outcome("failed", {"exit_code": 3}, "no lamp")
+        at.doer.outcome = ActionOutcome("failed", {"exit_code": 3}, "no lamp")
         at.store.ask(action(7))
         at.start()
         found = await at.reaches(7, "failed")
@@ -298,7 +298,7 @@ async def test_etcd_away_while_it_runs() -> None:
         noded = at.start()
         await at.reaches(7, "started")
         at.store.away = True
-        noded.claim = None
+        noded.claim_revision = None
         at.doer.hold.set()
         await eventually(lambda: not at.doer.busy)
         at.store.away = False
@@ -565,7 +565,7 @@ async def test_a_record_of_our_own_that_we_did_not_write() -> None:
 async def test_results_that_are_too_large_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest lose theirs; what became of each stays."""
     async with rig() as at:
-        at.doer.outcome = Outcome("done", "x" * 60_000)
+        at.doer.outcome = ActionOutcome("done", "x" * 60_000)
         at.store.ask(*(action(index) for index in range(1, 21)))
         at.start()
         await at.reaches(20, "done")
@@ -588,7 +588,7 @@ async def test_a_reboot_is_done_when_the_pc_has_another_boot_id() -> None:
         await eventually(lambda: not at.doer.busy)
         await first.stop()
         assert at.store.state(7) == "started"
-        at.doer.outcome = Outcome("done")
+        at.doer.outcome = ActionOutcome("done")
         at.start(boot="b2")
         found = await at.reaches(7, "done")
         assert found is not None
@@ -632,7 +632,7 @@ async def test_a_reboot_that_does_not_come() -> None:
         found = await at.reaches(7, "failed")
         assert found is not None
         assert "did not go down" in str(found.error)
-        at.doer.outcome = Outcome("done")
+        at.doer.outcome = ActionOutcome("done")
         at.store.ask(action(8))
         at.wake()
         await at.reaches(8, "done")
@@ -654,11 +654,11 @@ async def test_nothing_else_begins_before_the_reboot() -> None:
 def test_what_runs_is_not_forgotten() -> None:
     """Though nobody waits for it any more: its end is written first."""
     running = ActionResult(index=7, name="reboot", state="started", nonce="mine")
-    seen = Seen(1, None, Acted(node=NODE, epoch=1, floor=7, results=(running,)))
+    seen = ActionKeys(1, None, Acted(node=NODE, epoch=1, floor=7, results=(running,)))
     me = Writer(NODE, "mine", "b1", lambda was: False)
-    assert decide(seen, Memory(begun=(1, 7), running=running), me, 0.0) == Wait()
+    assert decide(seen, ActionMemory(begun=(1, 7), running=running), me, 0.0) == Wait()
     ended = running.model_copy(update={"state": "failed"})
-    assert isinstance(decide(seen, Memory(begun=(1, 7), ended=ended), me, 0.0), Write)
+    assert isinstance(decide(seen, ActionMemory(begun=(1, 7), ended=ended), me, 0.0), Write)
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------

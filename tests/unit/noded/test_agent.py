@@ -12,11 +12,11 @@ import pytest
 
 from noded.drivers.contract import Actual, Context, Driver, DriverError
 from noded.reconcile import agent as agent_module
-from noded.reconcile.agent import Agent, Timing
+from noded.reconcile.agent import Agent, AgentTiming
 from noded.reconcile.last_applied import LastApplied
 from noded.reconcile.orders import Orders
 from noded.reconcile.planner import RetryDelays
-from noded.registration.claim import Me, Presence
+from noded.registration.claim import NodeClaim, NodedIdentity
 from nodestore.etcd.session import Etcd
 from nodestore.schema.models import Desired, Spec, Status
 from tests.support.waiting import first_true
@@ -57,10 +57,10 @@ class Rig:
     def __init__(self, work_dir: Path, tasks: asyncio.TaskGroup, start_wait_s: float) -> None:
         self.driver = FakeDriver()
         self.orders = Orders("desired/n1")
-        self.presence = Presence(cast(Etcd, None), "alive/n1", Me("n1", "host", "nonce"), 2, lambda: None)
+        self.presence = NodeClaim(cast(Etcd, None), "alive/n1", NodedIdentity("n1", "host", "nonce"), 2, lambda: None)
         self.told: list[Status] = []
         context = Context("n1", "test", work_dir, "nonce", lambda: None, tasks)
-        timing = Timing(tick_s=0.02, start_wait_s=start_wait_s, backoff=RetryDelays(0.01, 0.05))
+        timing = AgentTiming(tick_s=0.02, start_wait_s=start_wait_s, backoff=RetryDelays(0.01, 0.05))
         self.agent = Agent(context, self.orders, self.presence, self.told.append, self._load, timing)
 
     def _load(self, name: str) -> Callable[[Context], Driver]:
@@ -69,7 +69,7 @@ class Rig:
         return lambda context: self.driver
 
     def order(self, scene: str, generation: int = 1, driver: str = "fake") -> None:
-        self.orders.take(desired(scene, generation, driver).encode())
+        self.orders.observe(desired(scene, generation, driver).encode())
         self.agent.wake()
 
     async def until(self, look: Callable[[], object], what: str) -> None:
@@ -91,8 +91,8 @@ def desired(scene: str, generation: int = 1, driver: str = "fake") -> Desired:
 async def running(work_dir: Path, *, held: bool = True, start_wait_s: float = 600.0) -> AsyncIterator[Rig]:
     async with asyncio.TaskGroup() as tasks:
         rig = Rig(work_dir, tasks, start_wait_s)
-        rig.presence.held = held
-        loop = tasks.create_task(rig.agent.run())
+        rig.presence.was_held = held
+        loop = tasks.create_task(rig.agent.reconcile_forever())
         try:
             yield rig
         finally:
@@ -105,17 +105,17 @@ async def test_nothing_is_done_before_the_node_is_ours_and_etcd_was_read(tmp_pat
         rig.order("one")
         await asyncio.sleep(0.1)  # time in which it must *not* act
         assert rig.driver.calls == []
-        rig.presence.held = True
+        rig.presence.was_held = True
         rig.agent.wake()
         await rig.ready(1)
 
 
 async def test_while_another_host_has_the_node_nothing_is_driven(tmp_path: Path) -> None:
     """What was begun without etcd ends when it turns out that the node is another host's; the file is kept."""
-    LastApplied(tmp_path).keep(desired("one"))
+    LastApplied(tmp_path).save(desired("one"))
     async with running(tmp_path, held=False, start_wait_s=0.0) as rig:
         await rig.until(lambda: "apply one" in rig.driver.calls, "the offline start")
-        rig.presence.waits_for = "pc2"
+        rig.presence.other_holder = "pc2"
         rig.agent.wake()
         await rig.until(lambda: rig.driver.calls[-1] == "stop", "the stop")
         assert "pc2 drives this node" in rig.told[-1].reason
@@ -124,11 +124,11 @@ async def test_while_another_host_has_the_node_nothing_is_driven(tmp_path: Path)
 
 async def test_offline_start_gives_way_to_etcd(tmp_path: Path) -> None:
     """What etcd says wins over the file, be it lower or a deletion."""
-    LastApplied(tmp_path).keep(desired("one", generation=9))
+    LastApplied(tmp_path).save(desired("one", generation=9))
     async with running(tmp_path, held=False, start_wait_s=0.0) as rig:
         await rig.until(lambda: "apply one" in rig.driver.calls, "the offline start")
-        rig.presence.held = True
-        rig.orders.take(None)
+        rig.presence.was_held = True
+        rig.orders.observe(None)
         rig.agent.wake()
         await rig.until(lambda: rig.told[-1].phase == "idle", "idle")
         assert rig.driver.calls == ["apply one", "stop"]
@@ -137,7 +137,7 @@ async def test_offline_start_gives_way_to_etcd(tmp_path: Path) -> None:
 
 async def test_without_a_claim_but_with_orders_it_begins_after_a_while(tmp_path: Path) -> None:
     """etcd is full, so no lease is granted: the PC works all the same, by what etcd says now."""
-    LastApplied(tmp_path).keep(desired("old"))
+    LastApplied(tmp_path).save(desired("old"))
     async with running(tmp_path, held=False, start_wait_s=0.05) as rig:
         rig.order("new", 2)
         await rig.ready(2)
@@ -162,7 +162,7 @@ async def test_stop_is_tried_again(tmp_path: Path) -> None:
         rig.order("one")
         await rig.ready(1)
         rig.driver.trouble = [DriverError("it hangs")]
-        rig.orders.take(None)
+        rig.orders.observe(None)
         await rig.until(lambda: rig.told[-1].phase == "idle", "idle")
         assert rig.driver.calls == ["apply one", "stop", "stop"]
 
@@ -219,7 +219,7 @@ async def test_the_end_stops_what_a_cut_off_apply_may_have_begun(tmp_path: Path)
         rig.driver.hold = asyncio.Event()
         rig.order("one")
         await rig.until(lambda: rig.driver.calls == ["apply one"], "the apply to begin")
-    await rig.agent.end("test")
+    await rig.agent.shut_down("test")
     assert rig.driver.calls == ["apply one", "stop"]
     assert (rig.told[-1].phase, rig.told[-1].observed_generation) == ("idle", 1)
 

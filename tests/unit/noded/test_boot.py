@@ -30,13 +30,13 @@ from nodestore.support.boot import kernel_boot_id
 )
 def test_only_what_is_sure_counts(was: str, now: str, verdict: bool) -> None:
     """One PC, two boot ids of one kind, the later one surely another."""
-    assert boot.rebooted(was, now) is verdict
+    assert boot.has_rebooted(was, now) is verdict
 
 
 def test_the_id_of_this_boot() -> None:
     """Stays the same, and is not empty."""
-    assert boot.start_of("pc") == boot.start_of("pc")
-    assert not boot.rebooted(boot.start_of("pc"), boot.start_of("pc"))
+    assert boot.boot_record("pc") == boot.boot_record("pc")
+    assert not boot.has_rebooted(boot.boot_record("pc"), boot.boot_record("pc"))
     assert boot.boot_id()
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from noded.registration.claim import Me, Verdict, judge
+from noded.registration.claim import ClaimDecision, NodedIdentity, decide_claim
 from nodestore.etcd.session import KV
 from nodestore.schema.models import Alive
 
-ME = Me("n1", "this-host", "mine")
+ME = NodedIdentity("n1", "this-host", "mine")
 
 
 def claim(host_id: str, nonce: str, lease: int = 7) -> KV:
@@ -18,21 +18,21 @@ def claim(host_id: str, nonce: str, lease: int = 7) -> KV:
 @pytest.mark.parametrize(
     ("found", "held", "verdict"),
     [
-        (None, False, Verdict.CLAIM),
-        (None, True, Verdict.CLAIM),
-        (claim("this-host", "mine"), True, Verdict.OURS),
-        (claim("this-host", "mine"), False, Verdict.OURS),  # our first put, whose answer was lost
-        (claim("this-host", "mine", lease=6), True, Verdict.CLAIM),  # still on the lease we have lost
-        (claim("this-host", "older"), False, Verdict.CLAIM),
-        (claim("this-host", "newer"), True, Verdict.SUPERSEDED),
-        (claim("other-host", "theirs"), False, Verdict.WAIT),
-        (claim("other-host", "theirs"), True, Verdict.SUPERSEDED),
-        (claim("other-host", "theirs", lease=0), False, Verdict.CLAIM),
-        (claim("other-host", "theirs", lease=0), True, Verdict.SUPERSEDED),
-        (KV("alive/n1", b"garbage", 1, 2, 1, 0), False, Verdict.CLAIM),
-        (KV("alive/n1", b"garbage", 1, 2, 1, 0), True, Verdict.CLAIM),
+        (None, False, ClaimDecision.CLAIM),
+        (None, True, ClaimDecision.CLAIM),
+        (claim("this-host", "mine"), True, ClaimDecision.OURS),
+        (claim("this-host", "mine"), False, ClaimDecision.OURS),  # our first put, whose answer was lost
+        (claim("this-host", "mine", lease=6), True, ClaimDecision.CLAIM),  # still on the lease we have lost
+        (claim("this-host", "older"), False, ClaimDecision.CLAIM),
+        (claim("this-host", "newer"), True, ClaimDecision.SUPERSEDED),
+        (claim("other-host", "theirs"), False, ClaimDecision.WAIT),
+        (claim("other-host", "theirs"), True, ClaimDecision.SUPERSEDED),
+        (claim("other-host", "theirs", lease=0), False, ClaimDecision.CLAIM),
+        (claim("other-host", "theirs", lease=0), True, ClaimDecision.SUPERSEDED),
+        (KV("alive/n1", b"garbage", 1, 2, 1, 0), False, ClaimDecision.CLAIM),
+        (KV("alive/n1", b"garbage", 1, 2, 1, 0), True, ClaimDecision.CLAIM),
     ],
 )
-def test_who_has_the_node(found: KV | None, held: bool, verdict: Verdict) -> None:
+def test_who_has_the_node(found: KV | None, held: bool, verdict: ClaimDecision) -> None:
     """Same host: put over; other host: wait; once ours, any other nonce ends us."""
-    assert judge(found, ME, 7, held=held) is verdict
+    assert decide_claim(found, ME, 7, was_held=held) is verdict

@@ -15,7 +15,7 @@ DESIRED = Desired(epoch=1, term=2, generation=3, spec=Spec(driver="process", doc
 
 def test_what_is_kept_is_loaded(tmp_path: Path) -> None:
     """A restarted noded knows what was applied last."""
-    LastApplied(tmp_path).keep(DESIRED)
+    LastApplied(tmp_path).save(DESIRED)
     assert LastApplied(tmp_path).load() == DESIRED
 
 
@@ -23,9 +23,9 @@ def test_nothing_kept_is_nothing_loaded(tmp_path: Path) -> None:
     """A wiped or new directory remembers nothing, and forgetting twice is no error."""
     last = LastApplied(tmp_path / "gone")
     assert last.load() is None
-    last.keep(None)
-    last.keep(DESIRED)
-    last.keep(None)
+    last.save(None)
+    last.save(DESIRED)
+    last.save(None)
     assert last.load() is None
 
 
@@ -40,16 +40,16 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, content: bytes) -> No
 def test_the_same_is_not_written_again(tmp_path: Path) -> None:
     """Flash wears out."""
     last = LastApplied(tmp_path)
-    last.keep(DESIRED)
+    last.save(DESIRED)
     before = (tmp_path / ".noded" / "applied.json").stat().st_ino
-    last.keep(DESIRED)
+    last.save(DESIRED)
     assert (tmp_path / ".noded" / "applied.json").stat().st_ino == before
 
 
 def test_after_a_wipe_it_is_written_again(tmp_path: Path) -> None:
     """Keeping what is known already puts a lost file right."""
     last = LastApplied(tmp_path)
-    last.keep(DESIRED)
+    last.save(DESIRED)
     shutil.rmtree(tmp_path / ".noded")
-    last.keep(DESIRED)
+    last.save(DESIRED)
     assert last.load() == DESIRED

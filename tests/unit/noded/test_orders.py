@@ -19,9 +19,9 @@ def order(epoch: int, term: int, generation: int, **document: Any) -> bytes:
 def test_nothing_is_known_before_etcd_was_read() -> None:
     """Absent and not yet read are two things."""
     orders = Orders("key")
-    assert not orders.known
-    orders.take(None)
-    assert orders.known
+    assert not orders.is_known
+    orders.observe(None)
+    assert orders.is_known
     assert orders.desired is None
 
 
@@ -39,8 +39,8 @@ def test_nothing_is_known_before_etcd_was_read() -> None:
 def test_order_is_epoch_then_term_then_generation(lower: tuple[int, int, int], obeyed: bool) -> None:
     """Lower than what was obeyed is ignored, equal or higher is obeyed."""
     orders = Orders("key")
-    orders.take(order(1, 5, 9, scene="first"))
-    orders.take(order(*lower, scene="second"))
+    orders.observe(order(1, 5, 9, scene="first"))
+    orders.observe(order(*lower, scene="second"))
     assert orders.desired is not None
     assert (orders.desired.spec.document["scene"] == "second") is obeyed
     assert (orders.problem is None) is obeyed
@@ -49,21 +49,21 @@ def test_order_is_epoch_then_term_then_generation(lower: tuple[int, int, int], o
 def test_a_lower_order_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A stale order that shows up again and again does not fill the log."""
     orders = Orders("key")
-    orders.take(order(1, 5, 9))
+    orders.observe(order(1, 5, 9))
     for _ in range(3):
-        orders.take(order(1, 4, 9))
+        orders.observe(order(1, 4, 9))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_a_deletion_is_obeyed_but_forgets_no_order() -> None:
     """After a deletion, what is lower than what was obeyed before it stays lower."""
     orders = Orders("key")
-    orders.take(order(1, 5, 9))
-    orders.take(None)
+    orders.observe(order(1, 5, 9))
+    orders.observe(None)
     assert orders.desired is None
-    orders.take(order(1, 4, 99))
+    orders.observe(order(1, 4, 99))
     assert orders.desired is None
-    orders.take(order(1, 5, 10))
+    orders.observe(order(1, 5, 10))
     assert orders.desired is not None
 
 
@@ -82,10 +82,10 @@ def test_a_deletion_is_obeyed_but_forgets_no_order() -> None:
 def test_garbage_leaves_the_last_one_in_force(garbage: bytes) -> None:
     """What cannot be read is reported, and what was obeyed before goes on."""
     orders = Orders("key")
-    orders.take(order(1, 5, 9, scene="first"))
+    orders.observe(order(1, 5, 9, scene="first"))
     before = orders.desired
-    orders.take(garbage)
+    orders.observe(garbage)
     assert orders.desired == before
     assert orders.problem is not None
-    orders.take(order(1, 5, 10))
+    orders.observe(order(1, 5, 10))
     assert orders.problem is None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from noded.actions import performer as performer_module
-from noded.actions.decide import Outcome
+from noded.actions.decide import ActionOutcome
 from noded.actions.performer import Performer
 from noded.drivers.contract import ActionFailed, Actual, Context, DriverAction, DriverError
 from noded.settings import parse
@@ -61,9 +61,9 @@ class Bench:
         context = Context("n1", "test", work_dir, "nonce", lambda: None, self._tasks)
         self.performer = Performer(rig.agent, context, reboot)
 
-    async def act(self, name: str = "blink", **args: Any) -> Outcome | None:
+    async def act(self, name: str = "blink", **args: Any) -> ActionOutcome | None:
         action = Action(index=7, name=name, args=args, actor="alice")
-        async with self.performer.turn(action):
+        async with self.performer.hold_driver(action):
             return await self.performer.perform(action)
 
 
@@ -87,7 +87,7 @@ async def test_what_it_returns_is_the_result(tmp_path: Path) -> None:
     """It gets the arguments, and the status says what was done."""
     async with bench(tmp_path) as at:
         at.lamp.result = {"times": 3}
-        assert await at.act(times=3) == Outcome("done", {"times": 3})
+        assert await at.act(times=3) == ActionOutcome("done", {"times": 3})
         assert at.lamp.calls == ["apply one", "blink {'times': 3}"]
         await at.rig.until(lambda: "blink (command 7, asked by alice)" in at.rig.told[-1].reason, "the reason")
 
@@ -114,7 +114,7 @@ async def test_a_failure_with_a_result(tmp_path: Path) -> None:
     """Both are told."""
     async with bench(tmp_path) as at:
         at.lamp.raises = ActionFailed("no bulb", {"volts": 0})
-        assert await at.act() == Outcome("failed", {"volts": 0}, "no bulb")
+        assert await at.act() == ActionOutcome("failed", {"volts": 0}, "no bulb")
 
 
 async def test_one_that_hangs_is_cut_off(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ async def test_before_anything_is_driven(tmp_path: Path) -> None:
     """There is no driver, and nothing to restart."""
     async with running(tmp_path) as rig:
         at = Bench(rig, tmp_path, None)
-        rig.orders.take(None)
+        rig.orders.observe(None)
         rig.agent.wake()
         await rig.until(lambda: rig.told, "a status")
         assert await failure(at) == "nothing is driven on this node now: all it can do is restart or reboot"
@@ -240,21 +240,21 @@ async def test_it_waits_for_an_apply(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)  # time in which it must *not* act
         assert at.lamp.calls == ["apply one", "apply two"]
         at.lamp.hold.set()
-        assert await acting == Outcome("done")
+        assert await acting == ActionOutcome("done")
 
 
 async def test_rest_is_known_by_the_value_that_was_dealt_with(tmp_path: Path) -> None:
     """And told once for each; a failed attempt is one, too."""
     async with bench(tmp_path) as at:
         told: list[bytes | None] = []
-        at.rig.agent.came_to_rest = lambda: told.append(at.rig.orders.raw)
-        assert at.performer.rested(at.rig.orders.raw)
+        at.rig.agent.on_reconciled = lambda: told.append(at.rig.orders.raw)
+        assert at.performer.has_reconciled(at.rig.orders.raw)
         at.lamp.hold = asyncio.Event()
         at.lamp.trouble = [DriverError("no bulb")] * 3
         at.rig.order("two", 2)
-        assert not at.performer.rested(at.rig.orders.raw)
+        assert not at.performer.has_reconciled(at.rig.orders.raw)
         at.lamp.hold.set()
-        await at.rig.until(lambda: at.performer.rested(at.rig.orders.raw), "rest")
+        await at.rig.until(lambda: at.performer.has_reconciled(at.rig.orders.raw), "rest")
         await at.rig.ready(2)
         assert told == [at.rig.orders.raw]
 
@@ -262,10 +262,10 @@ async def test_rest_is_known_by_the_value_that_was_dealt_with(tmp_path: Path) ->
 async def test_no_rest_while_another_host_drives(tmp_path: Path) -> None:
     """What is not obeyed has not been dealt with."""
     async with running(tmp_path, held=False) as rig:
-        rig.presence.waits_for = "pc2"
+        rig.presence.other_holder = "pc2"
         rig.order("one")
         await rig.until(lambda: rig.told, "a status")
-        assert not rig.agent.rested(rig.orders.raw)
+        assert not rig.agent.has_reconciled(rig.orders.raw)
 
 
 # --- restart ---------------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ async def test_no_rest_while_another_host_drives(tmp_path: Path) -> None:
 async def test_restart_stops_and_applies_again(tmp_path: Path) -> None:
     """Once, and the node is ready again."""
     async with bench(tmp_path) as at:
-        assert await at.act("restart") == Outcome("done")
+        assert await at.act("restart") == ActionOutcome("done")
         assert at.lamp.calls == ["apply one", "stop", "apply one"]
         await at.rig.until(
             lambda: at.rig.told[-1].phase == "ready" and "action restart" in at.rig.told[-1].reason, "it"
@@ -311,7 +311,7 @@ async def test_restart_while_the_new_state_is_refused(tmp_path: Path) -> None:
         at.lamp.trouble = [DriverError("never", retryable=False)]
         at.rig.order("two", 2)
         await at.rig.until(lambda: at.rig.told[-1].phase == "failed", "the refusal")
-        assert await at.act("restart") == Outcome("done")
+        assert await at.act("restart") == ActionOutcome("done")
         assert at.lamp.calls == ["apply one", "apply two", "stop", "apply one"]
 
 
@@ -324,7 +324,7 @@ async def test_restart_in_a_row_of_failures(tmp_path: Path) -> None:
         rig.order("one")
         await rig.until(lambda: rig.told and rig.told[-1].attempts == 1, "the failure")
         at.lamp.trouble = []
-        assert await at.act("restart") == Outcome("done")
+        assert await at.act("restart") == ActionOutcome("done")
         await rig.ready(1)
 
 

@@ -66,8 +66,8 @@ pytestmark = pytest.mark.timeout(60)
 
 def test_we_are_alive_and_a_later_owner_of_our_pid_would_not_be_us() -> None:
     me = identity(os.getpid())
-    assert child_processes.alive(me)
-    assert not child_processes.alive(replace(me, created=me.created + 0.01))
+    assert child_processes.is_alive(me)
+    assert not child_processes.is_alive(replace(me, created=me.created + 0.01))
 
 
 def test_a_recycled_pid_is_left_alone(doomed: list[child_processes.Identity], tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_recycled_pid_is_left_alone(doomed: list[child_processes.Identity], tm
     with pytest.raises(NodectlError, match=str(now.pid)):
         child_processes.suspend(before)
     assert psutil.Process(now.pid).status() != psutil.STATUS_STOPPED
-    assert child_processes.alive(now)
+    assert child_processes.is_alive(now)
 
 
 @LINUX
@@ -180,14 +180,14 @@ def test_stopping_takes_the_grandchildren_along() -> None:
     async def scenario() -> list[child_processes.Identity]:
         child = await child_processes.spawn(python(FAMILY), stdout=child_processes.PIPE)
         family = [identity(pid) for pid in (await line(child)).split()]
-        assert all(child_processes.alive(member) for member in family)
+        assert all(child_processes.is_alive(member) for member in family)
         child.kill_tree()
         await child.wait()
         assert await line(child) == ""  # nobody holds the pipe any more
         return family
 
     for member in asyncio.run(scenario()):
-        until(lambda member=member: not child_processes.alive(member))  # type: ignore[misc]
+        until(lambda member=member: not child_processes.is_alive(member))  # type: ignore[misc]
 
 
 @POSIX
@@ -199,14 +199,14 @@ def test_what_a_dead_child_left_behind_in_its_session_is_found_by_its_identity()
         child = await child_processes.spawn(python(code), stdout=child_processes.PIPE)
         orphan = identity(await line(child))
         assert await child.wait() == 0  # though the orphan still holds its pipe
-        assert not child_processes.alive(child.identity)
-        assert child_processes.alive(orphan)
+        assert not child_processes.is_alive(child.identity)
+        assert child_processes.is_alive(orphan)
         child_processes.kill_tree(child.identity)
         assert await line(child) == ""  # the pipe is closed: the orphan is gone
         return orphan
 
     orphan = asyncio.run(scenario())
-    until(lambda: not child_processes.alive(orphan))
+    until(lambda: not child_processes.is_alive(orphan))
 
 
 MIDDLE = """
@@ -232,7 +232,7 @@ def test_a_child_dies_with_its_killed_parent(doomed: list[child_processes.Identi
         return child
 
     child = asyncio.run(scenario())
-    until(lambda: not child_processes.alive(child))
+    until(lambda: not child_processes.is_alive(child))
 
 
 @LINUX
@@ -280,16 +280,16 @@ def test_a_detached_process_survives_its_spawner(doomed: list[child_processes.Id
     detached = identity(done.stdout)
     doomed.append(detached)
     until(lambda: log.read_text().strip() == "hello")
-    assert child_processes.alive(detached)
+    assert child_processes.is_alive(detached)
     child_processes.kill_tree(detached)
-    until(lambda: not child_processes.alive(detached))
+    until(lambda: not child_processes.is_alive(detached))
 
 
 def test_a_detached_process_is_asked_to_end(doomed: list[child_processes.Identity], tmp_path: Path) -> None:
     detached = child_processes.spawn_detached(python(IDLE), log=tmp_path / "log")
     doomed.append(detached)
     child_processes.terminate(detached)
-    until(lambda: not child_processes.alive(detached))
+    until(lambda: not child_processes.is_alive(detached))
 
 
 def test_run_returns_what_was_said() -> None:

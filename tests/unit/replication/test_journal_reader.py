@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from masterd.replication import journal_reader
-from masterd.replication.journal_reader import entries_holding
+from masterd.replication.journal_reader import read_entries
 from masterd.term import archive as archives
-from masterd.term.archive import Archive
+from masterd.term.archive import SnapshotArchive
 from nodestore.cluster.election import Fence
 from nodestore.errors import Garbage, Invalid, NotFound, TooLarge
 from nodestore.etcd.session import KV, Range
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import CommandRecord, Entry, Term
-from nodestore.support.time_slices import Turns
+from nodestore.support.time_slices import TimeSlice
 
 KEYS = Keys("test")
 
@@ -52,7 +52,7 @@ class Journal:
 async def _read(journal: Any, first: int, last: int) -> list[tuple[int, int] | str]:
     return [
         (entry.first, entry.last) if isinstance(entry, Entry) else kv.key.removeprefix(KEYS.journal)
-        async for kv, entry in entries_holding(journal, KEYS, first, last)
+        async for kv, entry in read_entries(journal, KEYS, first, last)
     ]
 
 
@@ -125,7 +125,7 @@ async def test_unreadable_is_an_answer() -> None:
     """With why."""
     journal: Any = Journal()
     journal.kvs[KEYS.entry(3).encode()] = b"{"
-    found = [entry async for _, entry in entries_holding(journal, KEYS, 1, 3)]
+    found = [entry async for _, entry in read_entries(journal, KEYS, 1, 3)]
     assert len(found) == 1
     assert isinstance(found[0], Garbage)
 
@@ -141,19 +141,19 @@ def _archive(journal: Journal, index: int) -> Any:
         etcd=journal, keys=KEYS, state=SimpleNamespace(index=index), snapshots=SimpleNamespace(manifests=manifests)
     )
     housekeeping: Any = SimpleNamespace(replica=replica)
-    return Archive(Fence(Term(1, 1), 1, "n"), housekeeping)
+    return SnapshotArchive(Fence(Term(1, 1), 1, "n"), housekeeping)
 
 
 async def test_the_image_of_an_index_takes_the_entries_up_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """None after the one that holds it is sent, and others have their turn after each: heartbeats must go on."""
     turns = 0
 
-    class Counted(Turns):
-        async def end(self) -> None:
+    class Counted(TimeSlice):
+        async def yield_if_used_up(self) -> None:
             nonlocal turns
             turns += 1
 
-    monkeypatch.setattr(archives, "Turns", Counted)
+    monkeypatch.setattr(archives, "TimeSlice", Counted)
     journal = Journal(*TENS)
     image = await _archive(journal, 2_000).image_at(995)
     assert (image.index, len(image.ids)) == (995, 995)

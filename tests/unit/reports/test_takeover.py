@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from nodectl.reports.takeover import Takeover, find, takeovers
-from nodectl.reports.waterfall import BLOCKS, HASHES, Whole, bar, canvas, list_table, takeover_tables, waterfall
-from nodectl.terminal.output import Output, columns_of, plain_table
+from nodectl.reports.takeover import Takeover, find_takeover, takeovers
+from nodectl.reports.waterfall import BLOCKS, HASHES, TotalRow, bar, canvas, list_table, takeover_tables, waterfall
+from nodectl.terminal.output import Output, display_width, plain_table
 from nodestore.errors import Garbage, Invalid, NodectlError, NotFound
-from tests.support.cli import Quick
+from tests.support.cli import InProcessNodectl
 from tests.support.fakes.masterd import fake_cluster
 
 NOW = 2_000.0
@@ -44,7 +44,7 @@ TERMS = [
 )
 def test_a_takeover_is_named_by_its_place_or_its_term(wanted: str | None, revision: int) -> None:
     """The newest unless said; the first term is no takeover, but can be asked for."""
-    assert find(TERMS, wanted, NOW).revision == revision
+    assert find_takeover(TERMS, wanted, NOW).revision == revision
 
 
 @pytest.mark.parametrize(
@@ -62,15 +62,15 @@ def test_a_takeover_is_named_by_its_place_or_its_term(wanted: str | None, revisi
 def test_what_is_not_there_is_said(wanted: str, error: type[NodectlError], says: str) -> None:
     """In one line."""
     with pytest.raises(error, match=says):
-        find(TERMS, wanted, NOW)
+        find_takeover(TERMS, wanted, NOW)
 
 
 def test_nobody_has_taken_over_yet() -> None:
     """A cluster on its first day."""
     with pytest.raises(NotFound, match="nobody has taken over yet: m1 has led from the beginning"):
-        find(TERMS[-1:], None, NOW)
+        find_takeover(TERMS[-1:], None, NOW)
     with pytest.raises(NotFound, match="nobody has taken over yet"):
-        find([], None, NOW)
+        find_takeover([], None, NOW)
 
 
 def test_who_was_replaced_is_known_even_if_the_key_was_gone() -> None:
@@ -89,7 +89,7 @@ def test_who_was_replaced_is_known_even_if_the_key_was_gone() -> None:
 )
 def test_a_term_without_times_says_why(terms: list[dict[str, Any]], says: str) -> None:
     """The first one, a young one, a short one, or one of an older program."""
-    found = find(terms, str(terms[-1]["revision"]), NOW)
+    found = find_takeover(terms, str(terms[-1]["revision"]), NOW)
     assert says in found.note
     assert found.whole_s is None
     assert says in plain_table(takeover_tables(found, 80, BLOCKS)[0])
@@ -99,7 +99,7 @@ def test_a_term_without_times_says_why(terms: list[dict[str, Any]], says: str) -
 
 
 def silent() -> Takeover:
-    return find(TERMS, "300", NOW)
+    return find_takeover(TERMS, "300", NOW)
 
 
 def test_the_steps_add_up() -> None:
@@ -130,12 +130,12 @@ def test_the_table_of_a_takeover() -> None:
     assert rows[1].endswith("0.0 ms")
     assert rows[2].startswith("m3 challenges it through etcd  160.0 ms  160.0 ms  █")
     assert rows[-1].startswith("all of it")
-    assert all(columns_of(row) <= 80 for row in rows)
+    assert all(display_width(row) <= 80 for row in rows)
 
 
 def test_a_phase_of_a_later_version_and_one_out_of_order_are_shown() -> None:
     """What is recorded is shown, whatever wrote it."""
-    found = find([term(9, "m2", "died", phases={"sent": 0.2, "heard": -0.1, "brewed": 0.3})], "9", NOW)
+    found = find_takeover([term(9, "m2", "died", phases={"sent": 0.2, "heard": -0.1, "brewed": 0.3})], "9", NOW)
     assert [(step.phase, step.took_s) for step in found.steps] == [("heard", 0.0), ("sent", 0.3), ("brewed", 0.1)]
     assert found.steps[-1].what == "brewed"
     assert found.whole_s == pytest.approx(0.4)
@@ -143,9 +143,9 @@ def test_a_phase_of_a_later_version_and_one_out_of_order_are_shown() -> None:
 
 def test_a_long_one_is_told_in_seconds() -> None:
     """And one that took no time at all is drawn as well."""
-    found = find([term(9, "m2", "expired", phases={"heard": 0.0, "sent": 3600.25})], "9", NOW)
+    found = find_takeover([term(9, "m2", "expired", phases={"heard": 0.0, "sent": 3600.25})], "9", NOW)
     assert "3600.250 s" in plain_table(takeover_tables(found, 80, HASHES)[1])
-    nothing = find([term(9, "m2", "died", phases={"sent": 0.0})], "9", NOW)
+    nothing = find_takeover([term(9, "m2", "died", phases={"sent": 0.0})], "9", NOW)
     assert "0.0 ms" in plain_table(takeover_tables(nothing, 80, HASHES)[1])
 
 
@@ -175,7 +175,7 @@ def test_a_terminal_without_blocks_gets_hashes() -> None:
 
 def test_the_longest_step_stands_out() -> None:
     """On a terminal, by its colour."""
-    table = waterfall(silent().steps, Whole("all of it", 0.27408), 80, BLOCKS)
+    table = waterfall(silent().steps, TotalRow("all of it", 0.27408), 80, BLOCKS)
     styles = [getattr(row[3], "style", "") for row in table.rows]
     assert [row[0].text for row, style in zip(table.rows, styles, strict=True) if style == "yellow"] == [  # type: ignore[union-attr]
         "m3 challenges it through etcd"
@@ -197,7 +197,7 @@ def test_the_list_compares_takeovers() -> None:
 async def test_why_shows_the_newest_takeover() -> None:
     """For people, for programs, and by name."""
     async with fake_cluster() as cluster:
-        nodectl = Quick(cluster.urls)
+        nodectl = InProcessNodectl(cluster.urls)
         cluster.lead("m2", "died")
         said = await nodectl("why")
         assert said.out.splitlines()[0].endswith("m2 took over from m1")
@@ -211,7 +211,7 @@ async def test_why_shows_the_newest_takeover() -> None:
 async def test_why_lists_and_finds_earlier_ones() -> None:
     """-1 is a takeover, not an option."""
     async with fake_cluster() as cluster:
-        nodectl = Quick(cluster.urls)
+        nodectl = InProcessNodectl(cluster.urls)
         none = await nodectl("why", "--list")
         assert (none.code, none.err) == (0, "nobody has taken over yet\n")
         cluster.lead("m2", "died")
@@ -227,6 +227,6 @@ async def test_why_lists_and_finds_earlier_ones() -> None:
 async def test_why_refuses_in_one_line(args: tuple[str, ...], code: int) -> None:
     """With the code that scripts go by."""
     async with fake_cluster() as cluster:
-        said = await Quick(cluster.urls)("why", *args)
+        said = await InProcessNodectl(cluster.urls)("why", *args)
         assert (said.code, said.out) == (code, "")
         assert said.err.startswith("error: ")

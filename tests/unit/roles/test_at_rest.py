@@ -11,7 +11,7 @@ from typing import Any, cast
 import aiohttp
 
 from masterd.election.suspicion import LAN
-from masterd.upkeep.space_keeper import Spacekeeper
+from masterd.upkeep.space_keeper import SpaceKeeper
 from masterd.upkeep.space_plan import SpaceSettings
 from nodestore.etcd.types import MemberStatus
 from nodestore.support.jsonio import loads
@@ -44,7 +44,7 @@ class _Journal:
         self.bytes_seen = 0
         self._grew: list[Callable[[], None]] = []
 
-    def listen(self, grew: Callable[[], None]) -> Callable[[], None]:
+    def subscribe(self, grew: Callable[[], None]) -> Callable[[], None]:
         self._grew.append(grew)
         return lambda: self._grew.remove(grew)
 
@@ -64,14 +64,14 @@ def _looks(use: float, commit_at: float = 0.0, size: int = 0) -> list[float]:
 
         async def rest() -> None:
             settings, etcd = SpaceSettings(quota_bytes=_QUOTA), cast(Any, member)
-            keeper = Spacekeeper(etcd, etcd, cast(Any, None), settings, lambda: 0, lambda: world.now)
-            keeper.led_by(journal)
+            keeper = SpaceKeeper(etcd, etcd, cast(Any, None), settings, lambda: 0, lambda: world.now)
+            keeper.set_journal_owner(journal)
             running = asyncio.create_task(keeper.run())
             await asyncio.sleep(commit_at)
             journal.commit(size)
             await asyncio.sleep(13.0 - commit_at)
             running.cancel()
-            keeper.led_by(None)
+            keeper.set_journal_owner(None)
 
         world.run(rest())
         return [round(at - begun, 1) for at in member.asked]
@@ -114,16 +114,16 @@ async def test_heartbeats_of_all_standbys_come_by_one_timer() -> None:
 async def test_a_heartbeat_moves_the_timer_and_wakes_nobody() -> None:
     """Who looks is woken when one is missing, or says that the leader is stuck."""
     found = watch()
-    looking = asyncio.create_task(found._keep_looking())
+    looking = asyncio.create_task(found._decide_loop())
     await asyncio.sleep(0)
     first = found._timer
     found._beat(0.0)
     assert first is not None
     assert first.cancelled()
     assert found._timer is not None
-    assert not found._look_again.is_set()
+    assert not found._recheck.is_set()
     found._beat(LAN.stuck_s)
-    assert found._look_again.is_set()
+    assert found._recheck.is_set()
     looking.cancel()
     await asyncio.wait((looking,))
     assert found._timer is None

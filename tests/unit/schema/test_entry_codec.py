@@ -34,7 +34,7 @@ def without(name: str) -> dict[str, Any]:
 def test_what_leaders_write_is_read_by_hand() -> None:
     """An entry with the fields that a leader writes needs no model, and equals what the model makes of it."""
     raw = dumps(entry(record(7), record(8), without("writes") | {"index": 9}))
-    assert entry_codec._as_written(raw) is not None
+    assert entry_codec._decode_fast(raw) is not None
     read = decode_entry(raw, "journal/9")
     assert read == decode(Entry, raw, "journal/9")
     assert (read.first, read.last) == (7, 9)

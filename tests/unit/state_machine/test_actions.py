@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from masterd.replication.snapshots import Image, encode_image
-from masterd.state_machine.actions import ACT, DONE, ending_of
-from masterd.state_machine.batch import Request
+from masterd.state_machine.actions import ACTION_DONE, NODE_ACT, closure_of
+from masterd.state_machine.batch import CommandRequest
 from masterd.state_machine.views import actions_view, changes_of
-from masterd.term.node_events import request_of
+from masterd.term.node_events import closing_request
 from nodestore.errors import Conflict, Invalid, NotFound
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Acted, Action, ActionResult, Actions, Inventory, Term, decode
@@ -21,7 +21,7 @@ KEYS, TERM = Keys("c"), Term(1, 7)
 
 
 def act(line: Line, **args: Any) -> Any:
-    return line.one(ACT, **{"node": "n1", "action": "blink", **args})
+    return line.one(NODE_ACT, **{"node": "n1", "action": "blink", **args})
 
 
 def test_an_action_pends_until_it_is_closed() -> None:
@@ -34,9 +34,9 @@ def test_an_action_pends_until_it_is_closed() -> None:
     assert same(replayed(line), line.state)
     image = decode_image(list(encode_image(Image.of(line.state))), "s")
     assert image.to_state().actions == line.state.actions
-    ending = ending_of("n1", pending, acted(index, "done", {"on": 3}), epoch=1, now=0.0)
+    ending = closure_of("n1", pending, acted(index, "done", {"on": 3}), epoch=1, now=0.0)
     assert ending is not None
-    line.run(request_of(ending))
+    line.run(closing_request(ending))
     assert list(line.state.actions) == ["n2"]
     assert same(replayed(line), line.state)
 
@@ -45,13 +45,13 @@ def test_the_end_of_an_action_is_in_the_history_once() -> None:
     """By the node, with what came of it; a second telling changes nothing."""
     line = Line("n1")
     index = act(line).index
-    ending = ending_of("n1", line.state.actions["n1"][0], acted(index, "failed", error="no lamp"), epoch=1, now=0.0)
+    ending = closure_of("n1", line.state.actions["n1"][0], acted(index, "failed", error="no lamp"), epoch=1, now=0.0)
     assert ending is not None
-    first, again = line.run(request_of(ending), request_of(ending))
+    first, again = line.run(closing_request(ending), closing_request(ending))
     assert first is not None
     assert again is not None
     assert (first.result, again.repeated) == ({"state": "failed", "result": None, "error": "no lamp"}, True)
-    assert line.state.ids[f"{DONE}-n1-1-{index}"].index == first.index
+    assert line.state.ids[f"{ACTION_DONE}-n1-1-{index}"].index == first.index
 
 
 def test_a_group_acts_in_one_command() -> None:
@@ -59,7 +59,7 @@ def test_a_group_acts_in_one_command() -> None:
     line = Line()
     nodes: dict[str, Any] = {"n1": {}, "n2": {}, "n3": {}}
     line.adopt(Inventory.model_validate({"nodes": nodes, "groups": {"left": {"nodes": ["n1", "n2"]}}}))
-    outcome = line.one(ACT, group="left", action="blink")
+    outcome = line.one(NODE_ACT, group="left", action="blink")
     assert outcome.result == {"action": "blink", "nodes": ["n1", "n2"]}
     assert {node: [action.index for action in pending] for node, pending in line.state.actions.items()} == {
         "n1": [outcome.index], "n2": [outcome.index],
@@ -90,7 +90,7 @@ def test_what_cannot_be_asked_for(args: dict[str, Any], kind: type[Exception], s
 def test_what_a_node_has_to_do_is_bounded() -> None:
     """Within one batch too."""
     line = Line("n1")
-    asked = [line.request(ACT, node="n1", action="blink") for _ in range(17)]
+    asked = [line.request(NODE_ACT, node="n1", action="blink") for _ in range(17)]
     outcomes = line.run(*asked)
     assert [outcome.error is None for outcome in outcomes if outcome] == [True] * 16 + [False]
     assert isinstance(outcomes[-1] and outcomes[-1].error, Conflict)
@@ -112,17 +112,19 @@ def test_the_view_follows() -> None:
     """It is written with the command, and deleted with the last action's end."""
     line = Line("n1")
     batch = line.batch()
-    batch.run(line.request(ACT, node="n1", action="blink"))
-    changes = changes_of(KEYS, TERM, batch.records, batch.derived, batch.pending)
+    batch.execute(line.request(NODE_ACT, node="n1", action="blink"))
+    changes = changes_of(KEYS, TERM, batch.records, batch.changed_specs, batch.pending)
     line.commit(batch)
     raw = changes[KEYS.actions_of("n1")]
     assert raw == actions_view(TERM, line.state.actions["n1"])
     assert raw is not None
     assert [action.name for action in decode(Actions, raw, "view").pending] == ["blink"]
     batch = line.batch()
-    close = Request("x", DONE, {}, "n1", work=lambda _: None, closes={"n1": (line.state.actions["n1"][0].index,)})
-    batch.run(close)
-    assert changes_of(KEYS, TERM, batch.records, batch.derived, batch.pending) == {KEYS.actions_of("n1"): None}
+    close = CommandRequest(
+        "x", ACTION_DONE, {}, "n1", internal_handler=lambda _: None, closes={"n1": (line.state.actions["n1"][0].index,)}
+    )
+    batch.execute(close)
+    assert changes_of(KEYS, TERM, batch.records, batch.changed_specs, batch.pending) == {KEYS.actions_of("n1"): None}
 
 
 def acted(index: int, state: Any, result: Any = None, error: str | None = None, epoch: int = 1) -> Acted:
@@ -146,5 +148,5 @@ def acted(index: int, state: Any, result: Any = None, error: str | None = None, 
 )
 def test_how_an_action_ends(told: Acted | None, now: float, epoch: int, expected: tuple[str, bool] | None) -> None:
     """Only what nobody has begun can expire; what was begun waits for its node; a restored store asks nothing again."""
-    ending = ending_of("n1", Action(index=5, name="blink", expires=100.0), told, epoch=epoch, now=now)
-    assert (None if ending is None else (ending.state, ending.unbegun)) == expected
+    ending = closure_of("n1", Action(index=5, name="blink", expires=100.0), told, epoch=epoch, now=now)
+    assert (None if ending is None else (ending.state, ending.requires_not_started)) == expected

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masterd.state_machine.batch import Request, encode_entry
-from masterd.state_machine.state import Remembered, State
+from masterd.state_machine.batch import CommandRequest, encode_entry
+from masterd.state_machine.state import RememberedResult, State
 from masterd.state_machine.transaction import Overlay
 from nodestore.errors import Conflict, Garbage, Invalid, NodectlError, NotFound, Refused, TooOld
 from nodestore.schema.models import Entry, Inventory, decode
@@ -63,7 +63,7 @@ def test_what_a_batch_ran_is_forgotten_when_it_is_not_committed() -> None:
     """Then the repeat is the first."""
     line = Line("n1")
     batch = line.batch()
-    batch.run(line.request("add", "x", 1, path="p"))
+    batch.execute(line.request("add", "x", 1, path="p"))
     batch.undo_derivation()
     outcome = line.one("add", "x", 1, path="p")
     assert (outcome.result, outcome.repeated) == (1, False)
@@ -89,7 +89,7 @@ def test_after_decides_whether_an_unknown_id_may_run(after: int | None, known: b
     line = Line()
     line.state.index, line.state.floor = 20, 10
     if known:
-        line.state.ids["x"] = Remembered(15, 0.0, "first")
+        line.state.ids["x"] = RememberedResult(15, 0.0, "first")
     outcome = line.run(line.request("add", "x", after, path="p"))[0]
     assert outcome is not None
     assert code_of(outcome) == expected
@@ -113,7 +113,7 @@ def test_each_id_takes_effect_once(sent: list[tuple[str, bool]], size: int) -> N
     for start in range(0, len(sent), size):
         batch, outcomes = line.batch(), []
         for known_as, _ in sent[start : start + size]:
-            outcomes.append(batch.run(Request(known_as, "add", {"path": "p"}, "t", 0)))
+            outcomes.append(batch.execute(CommandRequest(known_as, "add", {"path": "p"}, "t", 0)))
         if not sent[start][1] and batch.records:
             batch.undo_derivation()
             continue
@@ -134,7 +134,7 @@ def test_only_a_fault_of_a_handler_is_reported() -> None:
     batch = line.batch()
     batch.on_fault = lambda name, error: faults.append((name, repr(error)))
     for name in ("refuse", "no-such", "fail", "add"):
-        batch.run(line.request(name))
+        batch.execute(line.request(name))
     assert faults == [("fail", "ZeroDivisionError('as asked')")]
 
 
@@ -158,11 +158,13 @@ def test_a_refusal_leaves_no_trace(name: str, args: dict[str, Any], kind: type[N
     for line in (with_it, without):
         line.one("put", "first", path="nodes/n1", document={"see": "d"})
     batch = with_it.batch()
-    before = batch.run(Request("before", "add", {"path": "d"}, "t", 0))
-    refused = batch.run(Request("refused", name, args, "t", 0))
-    after = batch.run(Request("after", "add", {"path": "d"}, "t", 0))
+    before = batch.execute(CommandRequest("before", "add", {"path": "d"}, "t", 0))
+    refused = batch.execute(CommandRequest("refused", name, args, "t", 0))
+    after = batch.execute(CommandRequest("after", "add", {"path": "d"}, "t", 0))
     with_it.commit(batch)
-    without.run(Request("before", "add", {"path": "d"}, "t", 0), Request("after", "add", {"path": "d"}, "t", 0))
+    without.run(
+        CommandRequest("before", "add", {"path": "d"}, "t", 0), CommandRequest("after", "add", {"path": "d"}, "t", 0)
+    )
     assert refused is not None
     assert before is not None
     assert after is not None
@@ -177,7 +179,7 @@ def test_a_batch_of_refusals_writes_nothing() -> None:
     """There is nothing to commit."""
     line = Line("n1")
     batch = line.batch()
-    assert batch.run(line.request("refuse")) is not None
+    assert batch.execute(line.request("refuse")) is not None
     assert not batch.records
     assert batch.next_index == line.state.index + 1
 
@@ -261,9 +263,9 @@ def test_a_handler_that_goes_on_changing_what_it_put_changes_nothing() -> None:
     """`put` takes a copy, within a batch too."""
     line = Line("n1")
     batch = line.batch()
-    batch.run(line.request("put", path="p", document={"x": 1}))
+    batch.execute(line.request("put", path="p", document={"x": 1}))
     line.app.kept[0]["x"] = 2
-    batch.run(line.request("put", path="q", document={}))
+    batch.execute(line.request("put", path="q", document={}))
     line.commit(batch)
     assert line.document("p") == {"x": 1}
 
@@ -286,7 +288,7 @@ def test_an_entry_is_plain_json(document: dict[str, Any], actor: str) -> None:
     """What is written without building the model is what the model reads, and any JSON parser too."""
     line = Line("n1")
     batch = line.batch()
-    batch.run(Request("x", "put", {"path": "p", "document": document}, actor, None))
+    batch.execute(CommandRequest("x", "put", {"path": "p", "document": document}, actor, None))
     raw = encode_entry(1, 7, "nonce", batch.encoded)
     entry = decode(Entry, raw, "entry")
     assert entry.commands[0].writes == {"p": document}
@@ -315,7 +317,7 @@ def test_a_batch_for_another_state_does_not_apply(mutate: Callable[[State], int]
     line = Line("n1")
     line.one("add", path="p")
     batch = line.batch()
-    batch.run(line.request("add", path="p"))
+    batch.execute(line.request("add", path="p"))
     line.state.index = mutate(line.state)
     with pytest.raises(Garbage):
         line.commit(batch)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from masterd.state_machine.batch import Limits, Request
-from masterd.state_machine.specs import Derivation
+from masterd.state_machine.batch import BatchLimits, CommandRequest
+from masterd.state_machine.specs import SpecDeriver
 from nodestore.errors import NodectlError, TooLarge
 from nodestore.schema.models import ConfigRecord, Entry, Inventory, decode
 from tests.support.toy_app import Line, ToyApp, inventory
@@ -18,13 +18,18 @@ from tests.support.toy_app import Line, ToyApp, inventory
 
 def test_too_many_commands_wait_for_the_next_batch() -> None:
     """They are not run; repeats and refusals take no room."""
-    line = Line("n1", limits=Limits(commands_max=2))
+    line = Line("n1", limits=BatchLimits(commands_max=2))
     requests = [line.request("add", f"x{number}", 1, path="p") for number in range(3)]
     batch = line.batch()
-    ran = [batch.run(requests[0]), batch.run(requests[0]), batch.run(line.request("refuse")), batch.run(requests[1])]
+    ran = [
+        batch.execute(requests[0]),
+        batch.execute(requests[0]),
+        batch.execute(line.request("refuse")),
+        batch.execute(requests[1]),
+    ]
     assert all(ran)
-    assert batch.run(requests[2]) is None
-    assert batch.run(requests[1]) is not None
+    assert batch.execute(requests[2]) is None
+    assert batch.execute(requests[1]) is not None
     line.commit(batch)
     assert line.app.ran == ["add", "add"]
     assert line.one("add", "x2", 1, path="p").result == 3
@@ -32,7 +37,7 @@ def test_too_many_commands_wait_for_the_next_batch() -> None:
 
 def test_a_command_too_large_alone_is_refused_alone() -> None:
     """The others of its batch go on."""
-    line = Line("n1", limits=Limits(entry_bytes_max=1_000))
+    line = Line("n1", limits=BatchLimits(entry_bytes_max=1_000))
     first, huge, last = line.run(
         line.request("add", path="p"),
         line.request("put", path="nodes/n1", document={"x": "y" * 1_000}),
@@ -49,12 +54,12 @@ def test_a_command_too_large_alone_is_refused_alone() -> None:
 
 def test_commands_too_large_together_go_into_two_batches() -> None:
     """The one that does not fit is run again in the next, as if it had not been: its specs are undone."""
-    line = Line("n1", "n2", limits=Limits(entry_bytes_max=1_000))
+    line = Line("n1", "n2", limits=BatchLimits(entry_bytes_max=1_000))
     one = line.request("put", path="nodes/n1", document={"x": "y" * 200})
     two = line.request("put", path="nodes/n2", document={"x": "z" * 200})
     batch = line.batch()
-    assert batch.run(one) is not None
-    assert batch.run(two) is None
+    assert batch.execute(one) is not None
+    assert batch.execute(two) is None
     assert line.derivation["n2"].spec is None
     line.commit(batch)
     assert set(line.state.specs) == {"n1"}
@@ -67,7 +72,7 @@ def test_commands_too_large_together_go_into_two_batches() -> None:
 
 def test_a_command_that_does_not_fit_leaves_no_reads_behind() -> None:
     """What a node's spec was made from is again what it was made from before, even where the spec is the same."""
-    line = Line("n1", limits=Limits(entry_bytes_max=1_000))
+    line = Line("n1", limits=BatchLimits(entry_bytes_max=1_000))
     line.one("put", path="nodes/n1", document={"see": "a"})
     huge = line.one("put", path="nodes/n1", document={"see": "b", "x": "y" * 1_000})
     assert isinstance(huge.error, TooLarge)
@@ -78,7 +83,7 @@ def test_a_command_that_does_not_fit_leaves_no_reads_behind() -> None:
 
 def test_a_spec_that_could_not_be_published_is_refused() -> None:
     """The command's own entry fits, but the node's desired document, with the configuration's part, would not."""
-    line = Line(limits=Limits(entry_bytes_max=5_000, spec_bytes_max=2_000))
+    line = Line(limits=BatchLimits(entry_bytes_max=5_000, spec_bytes_max=2_000))
     line.adopt(inventory("n1", "n2", filler="f" * 1_500))
     big, small = line.run(
         line.request("put", path="nodes/n1", document={"x": "y" * 1_000}),
@@ -154,13 +159,13 @@ def test_a_restore_gives_new_generations_to_what_it_changes() -> None:
     assert line.state.specs["n2"] == before["n2"]
     assert line.one("put", "first", path="nodes/n1", document={"a": 9}).repeated
     assert line.document("nodes/n1") == {"a": 1}
-    again = line.batch().restore(Request(outcome.id, "snapshot.restore", {}, "t", 0), "other", {})
+    again = line.batch().restore(CommandRequest(outcome.id, "snapshot.restore", {}, "t", 0), "other", {})
     assert (again.index, again.repeated) == (outcome.index, True)
 
 
 def test_a_restore_that_cannot_be_published_is_refused() -> None:
     """And leaves no trace: a document that was small enough beside another configuration, say."""
-    line = Line("n1", limits=Limits(spec_bytes_max=500))
+    line = Line("n1", limits=BatchLimits(spec_bytes_max=500))
     line.one("put", path="nodes/n1", document={"a": 1})
     before = line.derivation["n1"]
     with pytest.raises(TooLarge):
@@ -196,7 +201,7 @@ def test_respec_records_what_this_program_derives() -> None:
             return None if node == "n2" or spec is None else spec
 
     line.app = Upgraded()
-    line.derivation = Derivation(line.app)
+    line.derivation = SpecDeriver(line.app)
     batch = line.batch()
     record = batch.respec("m1", "nonce")
     assert record is not None
@@ -230,8 +235,8 @@ def test_a_garbage_configuration_changes_nothing(inventory_json: dict[str, Any])
             return super().desired(config, view, node)
 
     line.app = Merging()
-    line.derivation = Derivation(line.app)
-    line.batch().rebuild()
+    line.derivation = SpecDeriver(line.app)
+    line.batch().rebuild_specs()
     batch, mark = line.batch(), line.state.specs["n1"]
     with pytest.raises((ValueError, NodectlError)) as raised:
         batch.adopt(ConfigRecord.model_construct(version=2, actor="a", time=0.0, inventory=inventory_json, v=1), 5)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masterd.state_machine.specs import NOTHING, Derivation, Derived
-from masterd.state_machine.state import Doc, State
+from masterd.state_machine.specs import NO_SPEC, DerivedSpec, SpecDeriver
+from masterd.state_machine.state import State, VersionedDocument
 from masterd.state_machine.transaction import Overlay
 from nodestore.errors import NodectlError
 from nodestore.schema.models import Inventory, Spec
@@ -17,13 +17,13 @@ from tests.support.toy_app import ToyApp, inventory
 
 
 def view(**documents: dict[str, Any]) -> Overlay:
-    state = State(documents={path.replace("_", "/"): Doc(1, value) for path, value in documents.items()})
+    state = State(documents={path.replace("_", "/"): VersionedDocument(1, value) for path, value in documents.items()})
     return Overlay(state, Inventory(), 0.0)
 
 
 def test_what_each_spec_read_is_noted() -> None:
     """Documents, absent ones included, and listings; nothing else affects a node."""
-    derivation = Derivation(ToyApp())
+    derivation = SpecDeriver(ToyApp())
     derivation.rebuild(
         inventory("plain", "pointing", "counting", "absent"),
         view(nodes_plain={"x": 1}, nodes_pointing={"see": "d"}, nodes_counting={"count": 1}),
@@ -37,18 +37,18 @@ def test_what_each_spec_read_is_noted() -> None:
 
 def test_only_changes_are_returned() -> None:
     """By hash: a node that is the same, or that is no more and never was anything, is none."""
-    derivation = Derivation(ToyApp())
+    derivation = SpecDeriver(ToyApp())
     first = derivation.rebuild(inventory("a", "b"), view(nodes_a={"x": 1}))
     assert set(first) == {"a"}
     assert derivation.rebuild(inventory("a", "b"), view(nodes_a={"x": 1})) == {}
-    assert derivation.rebuild(inventory("b"), view(nodes_a={"x": 1})) == {"a": NOTHING}
-    assert derivation["a"] is NOTHING
+    assert derivation.rebuild(inventory("b"), view(nodes_a={"x": 1})) == {"a": NO_SPEC}
+    assert derivation["a"] is NO_SPEC
     assert derivation.nodes == ("b",)
 
 
 def test_a_failing_application_is_an_error_of_ours() -> None:
     """Never its own exception; afterwards the specs can be put right."""
-    derivation = Derivation(ToyApp())
+    derivation = SpecDeriver(ToyApp())
     good = view(nodes_a={"x": 1}, nodes_b={"y": 1})
     before = derivation.rebuild(inventory("a", "b"), good)
     with pytest.raises(NodectlError, match="node b"):
@@ -67,21 +67,23 @@ def test_a_spec_that_is_no_json_is_an_error_of_ours(document: dict[Any, Any]) ->
             return Spec.model_construct(driver="d", settings={}, document=document)
 
     with pytest.raises(NodectlError):
-        Derivation(Odd()).rebuild(inventory("a"), view())
+        SpecDeriver(Odd()).rebuild(inventory("a"), view())
 
 
 def test_the_hash_is_of_what_is_in_it() -> None:
     """Not of the order in which it was said; fields that an application adds count."""
     one = Spec(driver="d", settings={"a": 1, "b": 2}, document={"x": 1})
-    assert Derived.of(one).hash == Derived.of(Spec(driver="d", settings={"b": 2, "a": 1}, document={"x": 1})).hash
+    assert (
+        DerivedSpec.of(one).hash == DerivedSpec.of(Spec(driver="d", settings={"b": 2, "a": 1}, document={"x": 1})).hash
+    )
     others = [
         Spec(driver="e", settings=one.settings, document=one.document),
         Spec(driver="d", settings=one.settings, document={}),
         Spec(driver="d", settings={}, document=one.document),
         Spec.model_validate({**one.model_dump(), "extra": 1}),
     ]
-    assert len({Derived.of(spec).hash for spec in [one, *others]}) == 5
-    assert Derived.of(one).size_bytes > Derived.of(others[1]).size_bytes > 0
+    assert len({DerivedSpec.of(spec).hash for spec in [one, *others]}) == 5
+    assert DerivedSpec.of(one).size_bytes > DerivedSpec.of(others[1]).size_bytes > 0
 
 
 CHANGES = st.lists(
@@ -97,7 +99,7 @@ CHANGES = st.lists(
 @given(CHANGES)
 def test_incrementally_is_as_from_nothing(changes: list[tuple[str, dict[str, Any] | None]]) -> None:
     """After any changes, and no links are left of what is not read any more."""
-    state, config, derivation = State(), inventory("a", "b"), Derivation(ToyApp())
+    state, config, derivation = State(), inventory("a", "b"), SpecDeriver(ToyApp())
     derivation.rebuild(config, Overlay(state, config, 0.0))
     for path, document in changes:
         overlay = Overlay(state, config, 0.0)
@@ -106,10 +108,10 @@ def test_incrementally_is_as_from_nothing(changes: list[tuple[str, dict[str, Any
             state.documents.pop(path, None)
         else:
             overlay.put(path, document)
-            state.documents[path] = Doc(1, document)
+            state.documents[path] = VersionedDocument(1, document)
         state._paths += 1
         derivation.update(config, overlay, derivation.affected([path]))
-        fresh = Derivation(ToyApp())
+        fresh = SpecDeriver(ToyApp())
         fresh.rebuild(config, Overlay(state, config, 0.0))
         assert {node: derivation[node] for node in ("a", "b")} == {node: fresh[node] for node in ("a", "b")}
         assert derivation._by_path == fresh._by_path

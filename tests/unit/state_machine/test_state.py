@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from masterd.replication.snapshots import Image, encode_image
 from masterd.state_machine import state as state_module
-from masterd.state_machine.batch import Request
+from masterd.state_machine.batch import CommandRequest
 from masterd.state_machine.state import State
 from nodestore.errors import Garbage
 from nodestore.schema.models import CommandRecord, Entry, Inventory, SpecMark
@@ -208,7 +208,9 @@ def _run(line: Line, commands: list[Any], committed: bool) -> None:
     batch = line.batch()
     for number, (name, path, document, known_as) in enumerate(commands):
         args = {"value": document} if name == "answer" else {"path": path, "document": document}
-        batch.run(Request(known_as or f"{line.state.index}-{number}-{id(batch)}", name, args, "t", line.state.floor))
+        batch.execute(
+            CommandRequest(known_as or f"{line.state.index}-{number}-{id(batch)}", name, args, "t", line.state.floor)
+        )
     if batch.records and committed:
         line.commit(batch)
     else:
@@ -236,7 +238,7 @@ def test_a_name_that_may_not_be_applied_any_more_is_replayed() -> None:
     assert list(line.state.inventory.nodes) == ["../up", "n1"]
     image = decode_image(encode_image(Image.of(line.state)), "test")
     assert same(image.to_state(), line.state)
-    line.batch().rebuild()
+    line.batch().rebuild_specs()
     line.one("put", path="nodes/n1", document={"x": 1})
     assert line.state.specs["n1"].generation == 2
     assert same(replayed(line), line.state)

@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from masterd.replication.snapshots import Image, encode_image
 from masterd.state_machine import state as state_module
-from masterd.state_machine.batch import Request
+from masterd.state_machine.batch import CommandRequest
 from masterd.state_machine.state import State
 from masterd.state_machine.transaction import Overlay
 from nodestore.support.jsonio import Document, Json
@@ -58,7 +58,7 @@ class Replicas(RuleBasedStateMachine):
         self.line.now += delay_s
         batch = self.line.batch()
         for name, path, document, known_as in commands:
-            batch.run(self._request(name, {"path": path, "document": document}, known_as))
+            batch.execute(self._request(name, {"path": path, "document": document}, known_as))
         if batch.records and committed:
             self.line.commit(batch)
         else:
@@ -75,7 +75,7 @@ class Replicas(RuleBasedStateMachine):
                 transaction.act(node, "restart")
             return {"of": node}
 
-        self.line.run(self._request("act", {}, "", work=work, closes=closes))
+        self.line.run(self._request("act", {}, "", internal_handler=work, closes=closes))
 
     @rule(nodes=st.integers(0, 3), colour=st.sampled_from(["red", "blue"]))
     def adopt(self, nodes: int, colour: str) -> None:
@@ -107,7 +107,7 @@ class Replicas(RuleBasedStateMachine):
     def lead_from_an_image(self, chunks: list[bytes]) -> None:
         """A replica that came from it takes over: it goes on as the one before would have."""
         self.line.state = self._replica(chunks)
-        self.line.batch().rebuild()
+        self.line.batch().rebuild_specs()
 
     # --- what holds ---
 
@@ -127,9 +127,9 @@ class Replicas(RuleBasedStateMachine):
     def _replica(self, chunks: list[bytes]) -> State:
         return replayed(self.line, decode_image(chunks, "test").to_state())
 
-    def _request(self, name: str, args: dict[str, Any], known_as: str, **more: Any) -> Request:
+    def _request(self, name: str, args: dict[str, Any], known_as: str, **more: Any) -> CommandRequest:
         self.numbers += 1
-        return Request(known_as or f"id-{self.numbers}", name, args, "t", self.line.state.floor, **more)
+        return CommandRequest(known_as or f"id-{self.numbers}", name, args, "t", self.line.state.floor, **more)
 
 
 TestReplicas = Replicas.TestCase

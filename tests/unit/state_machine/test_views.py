@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masterd.state_machine.views import (
-    Changes,
-    Room,
+    TxnBudget,
+    ViewChanges,
     all_views,
     changes_of,
     chunks,
@@ -31,11 +31,11 @@ def test_what_records_change() -> None:
     """Of several writes to one key the last; nulls delete; desired documents carry this term and the generation."""
     line = Line("n1", "n2")
     batch = line.batch()
-    batch.run(line.request("put", path="nodes/n1", document={"x": 1}))
-    batch.run(line.request("put", path="nodes/n1", document={"x": 2}))
-    batch.run(line.request("put", path="nodes/n2", document={}))
-    batch.run(line.request("delete", path="nodes/n2"))
-    changes = changes_of(KEYS, TERM, batch.records, batch.derived)
+    batch.execute(line.request("put", path="nodes/n1", document={"x": 1}))
+    batch.execute(line.request("put", path="nodes/n1", document={"x": 2}))
+    batch.execute(line.request("put", path="nodes/n2", document={}))
+    batch.execute(line.request("delete", path="nodes/n2"))
+    changes = changes_of(KEYS, TERM, batch.records, batch.changed_specs)
     assert set(changes) == {KEYS.document(f"nodes/n{n}") for n in (1, 2)} | {KEYS.desired_of(f"n{n}") for n in (1, 2)}
     assert changes[KEYS.document("nodes/n2")] is None
     assert changes[KEYS.desired_of("n2")] is None
@@ -53,7 +53,7 @@ def test_changes_applied_one_after_another_are_all_views() -> None:
     line = Line("n1", "n2")
     shown: dict[str, bytes] = {}
 
-    def publish(batch_changes: Changes) -> None:
+    def publish(batch_changes: ViewChanges) -> None:
         for key, value in batch_changes.items():
             if value is None:
                 shown.pop(key, None)
@@ -68,9 +68,9 @@ def test_changes_applied_one_after_another_are_all_views() -> None:
     ):
         batch = line.batch()
         for request in requests:
-            batch.run(request)
+            batch.execute(request)
         line.commit(batch)
-        publish(changes_of(KEYS, TERM, batch.records, batch.derived))
+        publish(changes_of(KEYS, TERM, batch.records, batch.changed_specs))
     line.adopt(inventory("n1"))
     entry = decode(Entry, line.entries[-1], "entry")
     publish(changes_of(KEYS, TERM, entry.commands, {"n2": line.derivation["n2"]}))
@@ -96,7 +96,7 @@ def test_the_difference_makes_one_into_the_other(wanted: dict[str, bytes], found
 @given(VIEWS, st.integers(1, 5), st.integers(1, 120))
 def test_chunks_hold_everything_in_key_order(views: dict[str, bytes], ops: int, size_bytes: int) -> None:
     """Each fits, or is a single one that is larger than the room; none is empty; the order is etcd's, by bytes."""
-    room = Room(ops, size_bytes)
+    room = TxnBudget(ops, size_bytes)
     parts = list(chunks(views, room))
     assert all(part and (fits(part, room) or len(part) == 1) for part in parts)
     keys = [key for part in parts for key in part]
@@ -107,15 +107,15 @@ def test_chunks_hold_everything_in_key_order(views: dict[str, bytes], ops: int, 
 @pytest.mark.parametrize(
     ("changes", "room", "expected"),
     [
-        ({}, Room(0, 0), True),
-        ({"k": b"v"}, Room(1, 18), True),
-        ({"k": b"v"}, Room(1, 17), False),
-        ({"k": b"v"}, Room(0, 100), False),
-        ({"k": None, "l": None}, Room(2, 34), True),
-        ({"k": None, "l": None}, Room(1, 100), False),
+        ({}, TxnBudget(0, 0), True),
+        ({"k": b"v"}, TxnBudget(1, 18), True),
+        ({"k": b"v"}, TxnBudget(1, 17), False),
+        ({"k": b"v"}, TxnBudget(0, 100), False),
+        ({"k": None, "l": None}, TxnBudget(2, 34), True),
+        ({"k": None, "l": None}, TxnBudget(1, 100), False),
     ],
 )
-def test_what_fits(changes: Changes, room: Room, expected: bool) -> None:
+def test_what_fits(changes: ViewChanges, room: TxnBudget, expected: bool) -> None:
     """By operations and by bytes; a deletion is an operation too."""
     assert fits(changes, room) is expected
     assert size_of(changes) == sum(len(key) + len(value or b"") + 16 for key, value in changes.items())

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from nodestore.support.tasks import Retired, together
+from nodestore.support.tasks import CancelledTasks, run_until_first_ends
 
 
 async def _for_ever() -> None:
@@ -19,11 +19,11 @@ async def _fails() -> None:
 
 async def test_the_first_failure_ends_all_and_is_raised() -> None:
     with pytest.raises(ValueError, match="broken"):
-        await together(one=_for_ever(), two=_fails())
+        await run_until_first_ends(one=_for_ever(), two=_fails())
 
 
 async def test_a_task_that_ends_ends_all() -> None:
-    await together(one=_for_ever(), two=asyncio.sleep(0))
+    await run_until_first_ends(one=_for_ever(), two=asyncio.sleep(0))
 
 
 async def test_cancellation_wins_over_a_failure_in_the_same_moment() -> None:
@@ -34,7 +34,7 @@ async def test_cancellation_wins_over_a_failure_in_the_same_moment() -> None:
         await failing.wait()
         raise ValueError("broken")
 
-    owner = asyncio.create_task(together(one=_for_ever(), two=fails()))
+    owner = asyncio.create_task(run_until_first_ends(one=_for_ever(), two=fails()))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     failing.set()
@@ -52,7 +52,7 @@ async def test_cancellation_wins_over_what_the_cancelled_tasks_raise() -> None:
         finally:
             raise ValueError("while ending")
 
-    owner = asyncio.create_task(together(one=rude(), two=_for_ever()))
+    owner = asyncio.create_task(run_until_first_ends(one=rude(), two=_for_ever()))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     owner.cancel()
@@ -63,7 +63,7 @@ async def test_cancellation_wins_over_what_the_cancelled_tasks_raise() -> None:
 async def test_the_owner_can_go_on_after_a_failure() -> None:
     """Its count of cancellations is untouched, so that timeouts and groups work in it afterwards."""
     with pytest.raises(ValueError, match="broken"):
-        await together(one=_fails(), two=_for_ever())
+        await run_until_first_ends(one=_fails(), two=_for_ever())
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -81,13 +81,13 @@ async def test_who_retires_a_task_need_not_wait_for_its_end() -> None:
             ended.set()
             raise ValueError("broken while tidying up")
 
-    retired, task = Retired(), asyncio.create_task(works())
+    retired, task = CancelledTasks(), asyncio.create_task(works())
     await asyncio.sleep(0)
-    retired.retire(task)
-    gone = asyncio.create_task(retired.gone())
+    retired.cancel(task)
+    gone = asyncio.create_task(retired.wait_ended())
     await asyncio.sleep(0)
     assert not gone.done()
     tidy.set()
     await gone
     assert ended.is_set()
-    await retired.gone()
+    await retired.wait_ended()

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from masterd.api.event_streams import _tell
+from masterd.api.event_streams import _write_entries
 from nodestore.schema.models import CommandRecord, Entry, Paused
 from nodestore.support.jsonio import dumps
-from nodestore.support.time_slices import Turns, encoded
+from nodestore.support.time_slices import TimeSlice, dumps_in_slices
 
 _MANY = {f"d{number}": {"index": number, "document": {"text": "ä" * number}} for number in range(100)}
 
@@ -41,10 +41,10 @@ async def test_a_long_turn_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def steps(each_s: float) -> None:
         nonlocal now
-        turns = Turns()
+        turns = TimeSlice()
         for _ in range(100):
             now += each_s
-            await turns.end()
+            await turns.yield_if_used_up()
 
     short = await _turns_of_others(steps(0.00001))
     long = await _turns_of_others(steps(0.02))
@@ -63,19 +63,19 @@ async def test_a_long_turn_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 async def test_an_answer_is_written_as_in_one_go(answer: Any) -> None:
     """Byte by byte."""
-    assert await encoded(answer) == dumps(answer)
+    assert await dumps_in_slices(answer) == dumps(answer)
 
 
 @pytest.mark.parametrize("items", [_MANY, list(_MANY.values())], ids=["object", "list"])
 async def test_a_long_answer_is_written_in_turns(items: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others have theirs after each item that took long."""
-    monkeypatch.setattr(Turns.__init__, "__defaults__", (-1.0,))
-    assert await _turns_of_others(encoded({"items": items})) >= len(items)
+    monkeypatch.setattr(TimeSlice.__init__, "__defaults__", (-1.0,))
+    assert await _turns_of_others(dumps_in_slices({"items": items})) >= len(items)
 
 
 async def test_whoever_reads_events_late_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of the journal is told in turns, each command once."""
-    monkeypatch.setattr(Turns.__init__, "__defaults__", (-1.0,))
+    monkeypatch.setattr(TimeSlice.__init__, "__defaults__", (-1.0,))
     commands = tuple(
         CommandRecord(index=index, id=f"c{index}", actor="a", time=0.0, name="do") for index in range(1, 101)
     )
@@ -85,6 +85,6 @@ async def test_whoever_reads_events_late_holds_nobody_up(monkeypatch: pytest.Mon
         written.append(event)
 
     response: Any = SimpleNamespace(write=write)
-    telling = _tell(response, 1, [Entry(epoch=1, term=1, nonce="x", commands=commands)], 0)
+    telling = _write_entries(response, 1, [Entry(epoch=1, term=1, nonce="x", commands=commands)], 0)
     assert await _turns_of_others(telling) >= len(commands)
     assert len(written) == len(commands)

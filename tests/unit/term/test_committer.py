@@ -11,11 +11,11 @@ import pytest
 
 from masterd.application.contract import Command
 from masterd.application.wall import BuiltinApp
-from masterd.application.worker import Progress
+from masterd.application.worker import JobProgress
 from masterd.replication.replica import Replica
-from masterd.state_machine.batch import Batch, Request
+from masterd.state_machine.batch import Batch, CommandRequest
 from masterd.term.committer import Committer, LeaderSettings
-from nodestore.cluster.election import Fence, Won
+from nodestore.cluster.election import Fence, TakeoverWon
 from nodestore.etcd.session import Etcd, Range
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Term
@@ -37,24 +37,24 @@ class _Quick(ToyApp):
 
 async def _committer(application: Any) -> Committer:
     keys, etcd = Keys("test"), cast(Etcd, _NoEtcd())
-    won = Won(Fence(Term(1, 7), 1, "nonce"), None, None, None, Range(1, (), False, 0))
+    won = TakeoverWon(Fence(Term(1, 7), 1, "nonce"), None, None, None, Range(1, (), False, 0))
     committer = Committer(etcd, keys, won, Replica(etcd, keys), application, LeaderSettings(), time.time)
-    await committer.rebuild()
+    await committer.rebuild_specs()
     return committer
 
 
-def _requests(name: str, count: int) -> list[Request]:
-    return [Request(f"x{number}", name, {}, "actor") for number in range(count)]
+def _requests(name: str, count: int) -> list[CommandRequest]:
+    return [CommandRequest(f"x{number}", name, {}, "actor") for number in range(count)]
 
 
 async def test_only_few_that_all_promise_are_quick() -> None:
     """One that does not promise, one too many, or one that nobody offers, and all take the usual way."""
     committer = await _committer(_Quick())
-    assert committer.quick(_requests("add", 1))
-    assert committer.quick(_requests("add", 4))
-    assert not committer.quick(_requests("add", 5))
-    assert not committer.quick([*_requests("add", 1), *_requests("put", 1)])
-    assert not committer.quick(_requests("there is no such command", 1))
+    assert committer.may_run_inline(_requests("add", 1))
+    assert committer.may_run_inline(_requests("add", 4))
+    assert not committer.may_run_inline(_requests("add", 5))
+    assert not committer.may_run_inline([*_requests("add", 1), *_requests("put", 1)])
+    assert not committer.may_run_inline(_requests("there is no such command", 1))
     committer.worker.close()
 
 
@@ -62,8 +62,8 @@ async def test_only_few_that_all_promise_are_quick() -> None:
 async def test_a_fault_of_the_application_is_logged(here: bool, caplog: pytest.LogCaptureFixture) -> None:
     """With the command's name and the traceback, in whichever thread it ran."""
     committer = await _committer(_Quick())
-    request = Request("x", "fail", {}, "actor")
-    _, outcome = await committer.run(lambda batch, _: batch.run(request), 5.0, here=here)
+    request = CommandRequest("x", "fail", {}, "actor")
+    _, outcome = await committer.run_batch(lambda batch, _: batch.execute(request), 5.0, inline=here)
     committer.worker.close()
     assert outcome is not None
     assert outcome.error is not None
@@ -78,13 +78,13 @@ async def test_quick_commands_run_in_the_event_loop() -> None:
     committer = await _committer(_Quick())
     threads: list[int] = []
 
-    def work(batch: Batch, progress: Progress) -> None:
+    def work(batch: Batch, progress: JobProgress) -> None:
         del batch, progress
         threads.append(threading.get_ident())
 
     try:
-        await committer.run(work, 5.0, here=True)
-        await committer.run(work, 5.0)
+        await committer.run_batch(work, 5.0, inline=True)
+        await committer.run_batch(work, 5.0)
     finally:
         committer.worker.close()
     assert threads[0] == threading.get_ident() != threads[1]
@@ -94,15 +94,15 @@ async def test_what_was_not_quick_after_all_goes_to_the_thread() -> None:
     """For a while: a promise that is broken again and again costs the heartbeats once a minute at most."""
     committer = await _committer(_Quick())
 
-    def work(batch: Batch, progress: Progress) -> None:
+    def work(batch: Batch, progress: JobProgress) -> None:
         del batch, progress
         end = time.monotonic() + 0.03
         while time.monotonic() < end:
             pass
 
-    assert committer.quick(_requests("add", 1))
-    await committer.run(work, 5.0, here=True)
-    assert not committer.quick(_requests("add", 1))
+    assert committer.may_run_inline(_requests("add", 1))
+    await committer.run_batch(work, 5.0, inline=True)
+    assert not committer.may_run_inline(_requests("add", 1))
     committer.worker.close()
 
 

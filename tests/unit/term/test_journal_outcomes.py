@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from masterd.term import journal as journal_module
-from masterd.term.journal import Commit, CompareFailed, Journal, TermBroken, Verdict
+from masterd.term.journal import Commit, CommitFate, CompareFailed, Journal, TermBroken
 from nodestore.cluster.election import Fence
 from nodestore.errors import Denied, Garbage, LeadershipLost, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import KV, Compare, Etcd, Op, Range, TxnResult
@@ -39,32 +39,32 @@ GARBAGE_BEFORE = kv(KEYS.head, OLD, b"not json")
     ("leader", "epoch", "found", "expected"),
     [
         # An earlier copy landed: head carries our nonce, whoever leads now.
-        (OURS, EPOCH_OURS, LANDED, Verdict.COMMITTED),
-        (OTHER, EPOCH_OURS, LANDED, Verdict.COMMITTED),
-        (ABSENT, EPOCH_OURS, LANDED, Verdict.COMMITTED),
-        (OURS, EPOCH_OTHER, LANDED, Verdict.COMMITTED),
-        (ABSENT, None, LANDED, Verdict.COMMITTED),
+        (OURS, EPOCH_OURS, LANDED, CommitFate.COMMITTED),
+        (OTHER, EPOCH_OURS, LANDED, CommitFate.COMMITTED),
+        (ABSENT, EPOCH_OURS, LANDED, CommitFate.COMMITTED),
+        (OURS, EPOCH_OTHER, LANDED, CommitFate.COMMITTED),
+        (ABSENT, None, LANDED, CommitFate.COMMITTED),
         # The term is ours and head is where it was: only a compare of the commit's own can have failed.
-        (OURS, EPOCH_OURS, UNMOVED, Verdict.NEVER),
-        (OURS, EPOCH_OURS, GARBAGE_BEFORE, Verdict.NEVER),
+        (OURS, EPOCH_OURS, UNMOVED, CommitFate.NEVER),
+        (OURS, EPOCH_OURS, GARBAGE_BEFORE, CommitFate.NEVER),
         # The term is ours and head moved without our nonce: nobody else may do that.
-        (OURS, EPOCH_OURS, MOVED, Verdict.FOREIGN),
-        (OURS, EPOCH_OURS, GARBAGE, Verdict.FOREIGN),
-        (OURS, EPOCH_OURS, None, Verdict.FOREIGN),
+        (OURS, EPOCH_OURS, MOVED, CommitFate.FOREIGN),
+        (OURS, EPOCH_OURS, GARBAGE, CommitFate.FOREIGN),
+        (OURS, EPOCH_OURS, None, CommitFate.FOREIGN),
         # The term is over and head is where it was: nothing landed before, and nothing can any more.
-        (OTHER, EPOCH_OURS, UNMOVED, Verdict.TERM_OVER),
-        (ABSENT, EPOCH_OURS, UNMOVED, Verdict.TERM_OVER),
-        (OURS, EPOCH_OTHER, UNMOVED, Verdict.TERM_OVER),
-        (OURS, None, UNMOVED, Verdict.TERM_OVER),
+        (OTHER, EPOCH_OURS, UNMOVED, CommitFate.TERM_OVER),
+        (ABSENT, EPOCH_OURS, UNMOVED, CommitFate.TERM_OVER),
+        (OURS, EPOCH_OTHER, UNMOVED, CommitFate.TERM_OVER),
+        (OURS, None, UNMOVED, CommitFate.TERM_OVER),
         # The term is over and head moved: ours may be beneath what others committed.
-        (OTHER, EPOCH_OURS, MOVED, Verdict.UNKNOWN),
-        (ABSENT, EPOCH_OURS, MOVED, Verdict.UNKNOWN),
-        (OTHER, EPOCH_OTHER, MOVED, Verdict.UNKNOWN),
-        (OTHER, EPOCH_OURS, GARBAGE, Verdict.UNKNOWN),
-        (OTHER, EPOCH_OURS, None, Verdict.UNKNOWN),
+        (OTHER, EPOCH_OURS, MOVED, CommitFate.UNKNOWN),
+        (ABSENT, EPOCH_OURS, MOVED, CommitFate.UNKNOWN),
+        (OTHER, EPOCH_OTHER, MOVED, CommitFate.UNKNOWN),
+        (OTHER, EPOCH_OURS, GARBAGE, CommitFate.UNKNOWN),
+        (OTHER, EPOCH_OURS, None, CommitFate.UNKNOWN),
     ],
 )
-def test_the_verdict(leader: KV | None, epoch: KV | None, found: KV | None, expected: Verdict) -> None:
+def test_the_verdict(leader: KV | None, epoch: KV | None, found: KV | None, expected: CommitFate) -> None:
     """By one linearizable look at `leader`, `head` and `epoch`."""
     assert verdict(UNMOVED, leader, found, epoch) is expected
 
@@ -72,22 +72,22 @@ def test_the_verdict(leader: KV | None, epoch: KV | None, found: KV | None, expe
 @pytest.mark.parametrize(
     ("leader", "found", "expected"),
     [
-        (OURS, None, Verdict.NEVER),
-        (OTHER, None, Verdict.TERM_OVER),
-        (OURS, LANDED, Verdict.COMMITTED),
-        (OURS, MOVED, Verdict.FOREIGN),
-        (OTHER, MOVED, Verdict.UNKNOWN),
+        (OURS, None, CommitFate.NEVER),
+        (OTHER, None, CommitFate.TERM_OVER),
+        (OURS, LANDED, CommitFate.COMMITTED),
+        (OURS, MOVED, CommitFate.FOREIGN),
+        (OTHER, MOVED, CommitFate.UNKNOWN),
     ],
 )
-def test_the_verdict_on_the_first_commit_of_a_store(leader: KV | None, found: KV | None, expected: Verdict) -> None:
+def test_the_verdict_on_the_first_commit_of_a_store(leader: KV | None, found: KV | None, expected: CommitFate) -> None:
     """Where there was no head, an absent one has not moved."""
     assert verdict(None, leader, found, EPOCH_OURS) is expected
 
 
-def verdict(before: KV | None, leader: KV | None, found: KV | None, epoch: KV | None) -> Verdict:
+def verdict(before: KV | None, leader: KV | None, found: KV | None, epoch: KV | None) -> CommitFate:
     journal = Journal(cast(Etcd, None), KEYS, FENCE, before if before is not GARBAGE_BEFORE else None)
     commit = Commit(Head(index=5, nonce="mine"))
-    return journal._verdict(commit, leader, found, epoch)
+    return journal._fate(commit, leader, found, epoch)
 
 
 def test_two_commits_never_share_a_nonce() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from masterd.term.read_index import Confirmation
+from masterd.term.read_index import ReadIndex
 from nodestore.cluster.election import Fence
 from nodestore.errors import LeadershipLost
 from nodestore.etcd.session import Etcd
@@ -27,7 +27,7 @@ class SilentEtcd:
 async def test_a_close_that_is_cancelled_leaves_nobody_waiting() -> None:
     """Neither who waits for the look that is under way, nor who came later and waits for the next one."""
     etcd = SilentEtcd()
-    confirmation = Confirmation(cast(Etcd, etcd), Keys("test"), Fence(Term(1, 10), 5, "nonce"))
+    confirmation = ReadIndex(cast(Etcd, etcd), Keys("test"), Fence(Term(1, 10), 5, "nonce"))
     first = asyncio.create_task(confirmation.confirm())
     await etcd.asked.wait()
     second = asyncio.create_task(confirmation.confirm())

@@ -11,7 +11,7 @@ import pytest
 
 from masterd.application.worker import HungError
 from masterd.replication.replica import Replica
-from masterd.term.warm_start import Rehearsal
+from masterd.term.warm_start import WarmStart
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory, Spec
 from tests.support.toy_app import Line, ToyApp
@@ -40,47 +40,47 @@ def _line() -> Line:
     return line
 
 
-def _rehearsal(line: Line, application: ToyApp | None = None, limit_s: float = 5.0) -> Rehearsal:
+def _rehearsal(line: Line, application: ToyApp | None = None, limit_s: float = 5.0) -> WarmStart:
     replica = Replica(cast(Any, None), Keys("test"))
     replica.state = line.state
-    return Rehearsal(replica, application or ToyApp(), limit_s, time.time)
+    return WarmStart(replica, application or ToyApp(), limit_s, time.time)
 
 
 async def test_what_is_derived_ahead_is_what_the_leader_would_derive() -> None:
     """And it is known whether the state has recorded the same."""
     line = _line()
     rehearsal = _rehearsal(line)
-    rehearsal.begin()
-    found = await rehearsal.of(line.state)
+    rehearsal.start()
+    found = await rehearsal.take(line.state)
     assert found is not None
-    assert found.agrees
-    assert found.derivation["n1"] == line.derivation["n1"]
-    assert found.derivation.affected(["nodes/n1"]) == ["n1"]
+    assert found.matches_recorded
+    assert found.spec_deriver["n1"] == line.derivation["n1"]
+    assert found.spec_deriver.affected(["nodes/n1"]) == ["n1"]
 
 
 async def test_another_version_of_the_application_is_seen_to_differ() -> None:
     line = _line()
     rehearsal = _rehearsal(line, _Other())
-    rehearsal.begin()
-    found = await rehearsal.of(line.state)
+    rehearsal.start()
+    found = await rehearsal.take(line.state)
     assert found is not None
-    assert not found.agrees
+    assert not found.matches_recorded
 
 
 async def test_it_counts_for_no_other_state() -> None:
     """An entry was applied meanwhile, or the state was read anew; and nothing counts twice, as a leader changes it."""
     line = _line()
     rehearsal = _rehearsal(line)
-    assert await rehearsal.of(line.state) is None
-    rehearsal.begin()
+    assert await rehearsal.take(line.state) is None
+    rehearsal.start()
     await asyncio.sleep(0)
     line.one("put", "x2", 0, path="nodes/n2", document={"x": 2})
-    assert await rehearsal.of(line.state) is None
-    rehearsal.begin()
-    assert await rehearsal.of(_line().state) is None
-    rehearsal.begin()
-    assert await rehearsal.of(line.state) is not None
-    assert await rehearsal.of(line.state) is None
+    assert await rehearsal.take(line.state) is None
+    rehearsal.start()
+    assert await rehearsal.take(_line().state) is None
+    rehearsal.start()
+    assert await rehearsal.take(line.state) is not None
+    assert await rehearsal.take(line.state) is None
 
 
 async def test_an_application_that_fails_is_asked_again_by_the_leader() -> None:
@@ -88,17 +88,17 @@ async def test_an_application_that_fails_is_asked_again_by_the_leader() -> None:
     line = _line()
     line.state.documents["nodes/n1"].value["poison"] = True
     rehearsal = _rehearsal(line)
-    rehearsal.begin()
-    assert await rehearsal.of(line.state) is None
+    rehearsal.start()
+    assert await rehearsal.take(line.state) is None
 
 
 async def test_an_application_that_hangs_is_not_asked_twice() -> None:
     """Its time was up."""
     line = _line()
     rehearsal = _rehearsal(line, _Hangs(), limit_s=0.1)
-    rehearsal.begin()
+    rehearsal.start()
     with pytest.raises(HungError):
-        await rehearsal.of(line.state)
+        await rehearsal.take(line.state)
 
 
 class _SlowOnce(ToyApp):
@@ -118,12 +118,12 @@ async def test_that_it_hung_over_another_state_is_no_reason_to_give_up() -> None
     """The takeover was lost; a later one is of another state, which is derived as usual."""
     line, application = _line(), _SlowOnce()
     rehearsal = _rehearsal(line, application, limit_s=0.1)
-    rehearsal.begin()
-    running = rehearsal._running
+    rehearsal.start()
+    running = rehearsal._task
     assert running is not None
     await asyncio.wait({running})
     line.one("put", "x2", 0, path="nodes/n2", document={"x": 2})
-    assert await rehearsal.of(line.state) is None
+    assert await rehearsal.take(line.state) is None
     application.end.set()
 
 
@@ -131,11 +131,11 @@ async def test_what_can_come_to_nothing_is_not_waited_for() -> None:
     """The state has grown while it was derived; and a new takeover derives from the new state."""
     line, application = _line(), _SlowOnce()
     rehearsal = _rehearsal(line, application, limit_s=20.0)
-    rehearsal.begin()
+    rehearsal.start()
     assert await asyncio.to_thread(application.begun.wait, 20.0)
     line.one("put", "x2", 0, path="nodes/n2", document={"x": 2})
-    rehearsal.begin()
-    found = await rehearsal.of(line.state)
+    rehearsal.start()
+    found = await rehearsal.take(line.state)
     assert found is not None
     assert found.index == line.state.index
     application.end.set()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from masterd.upkeep import etcd_leader_placement as separations
-from masterd.upkeep.etcd_leader_placement import Separation
-from masterd.upkeep.local_member import Found
+from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
+from masterd.upkeep.local_member import LocalMember
 from nodestore.errors import NodectlError, Unavailable
 from nodestore.etcd.session import Member, MemberStatus
 from tests.support.waiting import eventually
@@ -54,16 +54,16 @@ class Running:
         async def confirm() -> None:
             return None
 
-        async def find() -> Found:
-            return Found("10.0.0.1:2379")
+        async def find() -> LocalMember:
+            return LocalMember("10.0.0.1:2379")
 
         etcd: Any = members
-        self.it = Separation(etcd, find, lambda: confirm if self.leads else None, self._changed)
+        self.it = EtcdLeaderPlacement(etcd, find, lambda: confirm if self.leads else None, self._changed)
 
     def _changed(self) -> None:
         self.changes += 1
 
-    async def __aenter__(self) -> Separation:
+    async def __aenter__(self) -> EtcdLeaderPlacement:
         self._task = asyncio.create_task(self.it.run())
         return self.it
 
@@ -76,7 +76,7 @@ class Running:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks, and moves, as often as it can."""
-    monkeypatch.setattr(separations, "_LOOK_S", 0.01)
+    monkeypatch.setattr(separations, "_CHECK_EVERY_S", 0.01)
     monkeypatch.setattr(separations, "_MOVE_AGAIN_S", 0.0)
 
 
@@ -86,7 +86,7 @@ async def test_etcds_leadership_is_moved_away() -> None:
     members.learners = {2}
     async with Running(members) as separation:
         await eventually(lambda: members.moves == [("10.0.0.1:2379", 3)], "leadership is moved to member 3")
-        await eventually(lambda: not separation.beside, "this is seen")
+        await eventually(lambda: not separation.hosts_etcd_leader, "this is seen")
         assert separation.problem is None
 
 
@@ -94,7 +94,7 @@ async def test_a_standby_moves_nothing() -> None:
     """It only says that it is on the PC of etcd's leader."""
     members = Members()
     async with Running(members, leads=False) as separation:
-        await eventually(lambda: separation.beside, "it is seen")
+        await eventually(lambda: separation.hosts_etcd_leader, "it is seen")
         assert (members.moves, separation.problem) == ([], None)
 
 
@@ -105,14 +105,14 @@ async def test_a_member_that_died_leads_nothing() -> None:
     running = Running(members)
     async with running as separation:
         await eventually(lambda: separation.problem is not None, "nothing can be moved")
-        assert separation.beside
+        assert separation.hosts_etcd_leader
         changes = running.changes
         members.dead = {1, 2, 3}
-        await eventually(lambda: not separation.beside, "it is forgotten")
+        await eventually(lambda: not separation.hosts_etcd_leader, "it is forgotten")
         assert separation.problem is None
         assert running.changes == changes + 1
         members.dead = {2, 3}
-        await eventually(lambda: separation.beside and separation.problem is not None, "and found again")
+        await eventually(lambda: separation.hosts_etcd_leader and separation.problem is not None, "and found again")
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ async def test_an_only_member_is_said_to_be_one() -> None:
         assert str(separation.problem).endswith("etcd has no other member")
 
 
-def _finds(*answers: Found) -> tuple[Callable[[], Any], list[Found]]:
+def _finds(*answers: LocalMember) -> tuple[Callable[[], Any], list[LocalMember]]:
     left = list(answers)
 
-    async def find() -> Found:
+    async def find() -> LocalMember:
         return left.pop(0) if len(left) > 1 else left[0]
 
     return find, left
@@ -155,12 +155,12 @@ async def test_a_pc_without_a_member_says_so_once(
     """And finds it when the PC has its address at last."""
     monkeypatch.setattr(separations, "_FIND_AGAIN_S", 0.0)
     caplog.set_level("INFO")
-    none = Found(None, "its addresses are not among 10.0.0.1:2379")
-    find, left = _finds(none, none, none, Found("10.0.0.1:2379"))
+    none = LocalMember(None, "its addresses are not among 10.0.0.1:2379")
+    find, left = _finds(none, none, none, LocalMember("10.0.0.1:2379"))
     etcd: Any = Members()
-    separation = Separation(etcd, find, lambda: None, lambda: None)
+    separation = EtcdLeaderPlacement(etcd, find, lambda: None, lambda: None)
     task = asyncio.create_task(separation.run())
-    await eventually(lambda: separation.beside, "the member is found")
+    await eventually(lambda: separation.hosts_etcd_leader, "the member is found")
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
@@ -180,15 +180,15 @@ async def test_a_lost_term_is_no_reason_to_forget(monkeypatch: pytest.MonkeyPatc
         asked += 1
         raise NodectlError("the term is over")
 
-    async def find() -> Found:
-        return Found("10.0.0.1:2379")
+    async def find() -> LocalMember:
+        return LocalMember("10.0.0.1:2379")
 
     etcd: Any = members
-    separation = Separation(etcd, find, lambda: refuses, lambda: None)
+    separation = EtcdLeaderPlacement(etcd, find, lambda: refuses, lambda: None)
     task = asyncio.create_task(separation.run())
     await eventually(lambda: asked > 1, "it was asked")
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    assert separation.beside
+    assert separation.hosts_etcd_leader
     assert members.moves == []

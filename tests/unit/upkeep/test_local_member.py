@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from masterd.upkeep.local_member import Found, find, own_addresses
+from masterd.upkeep.local_member import LocalMember, find_local_member, own_addresses
 
 _OWN = frozenset({"127.0.0.1", "::1", "10.0.0.2", "192.168.7.2", "fe80::2"})
 _NAMES = {
@@ -25,8 +25,8 @@ def _resolve(name: str) -> list[str]:
     return _NAMES[name]
 
 
-async def _found(endpoints: Sequence[str], advertised: str) -> Found:
-    return await find(endpoints, advertised, own=lambda: _OWN, resolve=_resolve, timeout_s=5.0)
+async def _found(endpoints: Sequence[str], advertised: str) -> LocalMember:
+    return await find_local_member(endpoints, advertised, local_addresses=lambda: _OWN, resolve=_resolve, timeout_s=5.0)
 
 
 _ALL = ["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"]
@@ -62,7 +62,7 @@ async def test_the_member_on_this_pc_is_found(endpoints: list[str], advertised: 
         assert found.member is None
         assert all(possible in found.why for possible in (member or "addresses").split(","))
     else:
-        assert found == Found(member)
+        assert found == LocalMember(member)
 
 
 async def test_names_that_are_not_known_are_told() -> None:
@@ -79,8 +79,10 @@ async def test_a_resolver_that_hangs_holds_nobody_up() -> None:
         return []
 
     try:
-        found = await find(["pc1:1", "10.0.0.2:1"], "pc2", own=lambda: _OWN, resolve=hangs, timeout_s=0.01)
-        assert found == Found("10.0.0.2:1")
+        found = await find_local_member(
+            ["pc1:1", "10.0.0.2:1"], "pc2", local_addresses=lambda: _OWN, resolve=hangs, timeout_s=0.01
+        )
+        assert found == LocalMember("10.0.0.2:1")
         assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("resolve "))
     finally:
         held.set()

@@ -106,7 +106,7 @@ def test_the_credential_for_maintenance(tmp_path: Path) -> None:
     common = ["--id=m1", "--cluster=wall"]
     plain = parse(common, {})
     assert plain.maintenance == plain.etcd
-    assert plain.role.space.quota_bytes == 256 << 20
+    assert plain.master_settings.space.quota_bytes == 256 << 20
     own = parse([*common, "--maintenance-user=root", f"--maintenance-password-file={password}"], {})
     assert (own.etcd.user, own.maintenance.user, own.maintenance.password) == (None, "root", "secret")
     tls = [*common, f"--ca={pem}", f"--maintenance-cert={pem}", f"--maintenance-key={pem}"]

@@ -11,17 +11,17 @@ from masterd.upkeep.space_plan import (
     Compact,
     Defragment,
     Disarm,
-    Done,
     MemberSpace,
-    Seen,
+    SpaceReading,
     SpaceSettings,
-    Step,
+    SpaceStep,
+    StepHistory,
     Truncate,
     describe,
-    look,
-    outlook,
+    must_refuse,
     plan,
-    refuses,
+    reading_of,
+    waiting_reason,
 )
 from nodestore.etcd.session import MemberStatus
 
@@ -34,16 +34,18 @@ def member(name: str, size: float, use: float, *, leads: bool = False) -> Member
     return MemberSpace(f"{name}:2379", ord(name), leads, int(size * QUOTA), int(use * QUOTA), QUOTA)
 
 
-def seen(*members: MemberSpace, alarmed: str = "", silent: tuple[str, ...] = (), journal: float | None = None) -> Seen:
-    return Seen(
+def seen(
+    *members: MemberSpace, alarmed: str = "", silent: tuple[str, ...] = (), journal: float | None = None
+) -> SpaceReading:
+    return SpaceReading(
         members, silent, frozenset(map(ord, alarmed)), 500, journal is not None, int((journal or 0) * QUOTA)
     )  # fmt: skip
 
 
 EMPTY, HALF = member("a", 0.3, 0.3), member("a", 0.6, 0.5)
-COMPACTED = Done(compacted_revision=500, compacted_at=NOW - 60)
-JUST_COMPACTED = Done(compacted_revision=500, compacted_at=NOW - 0.1)
-BEHIND = replace(member("a", 0.3, 0.3), behind=True)
+COMPACTED = StepHistory(compacted_revision=500, compacted_at=NOW - 60)
+JUST_COMPACTED = StepHistory(compacted_revision=500, compacted_at=NOW - 0.1)
+BEHIND = replace(member("a", 0.3, 0.3), is_behind=True)
 LEADER_BIG, OTHER_BIG = member("a", 0.95, 0.2, leads=True), member("b", 0.85, 0.2)
 OLDER = replace(COMPACTED, compacted_revision=400)
 TRUNCATED = replace(COMPACTED, truncated_at=NOW - 10, compacted_revision=400)
@@ -53,12 +55,12 @@ TRUNCATED = replace(COMPACTED, truncated_at=NOW - 10, compacted_revision=400)
     ("case", "expected"),
     [
         # nothing to do
-        ((seen(EMPTY), Done()), None),
-        ((seen(HALF, journal=0.4), Done()), None),
-        ((seen(), Done()), None),
+        ((seen(EMPTY), StepHistory()), None),
+        ((seen(HALF, journal=0.4), StepHistory()), None),
+        ((seen(), StepHistory()), None),
         # history goes first: it costs nothing
-        ((seen(member("a", 0.7, 0.66), journal=0.4), Done()), Compact(500)),
-        ((seen(member("a", 0.9, 0.9)), Done()), Compact(500)),
+        ((seen(member("a", 0.7, 0.66), journal=0.4), StepHistory()), Compact(500)),
+        ((seen(member("a", 0.9, 0.9)), StepHistory()), Compact(500)),
         # and before it has grown to much
         ((seen(member("a", 0.4, 0.4), journal=0.4), replace(OLDER, least_use=0.2)), Compact(500)),
         ((seen(member("a", 0.4, 0.4), journal=0.4), replace(OLDER, least_use=0.3)), None),
@@ -81,7 +83,7 @@ TRUNCATED = replace(COMPACTED, truncated_at=NOW - 10, compacted_revision=400)
         # nothing to gain
         ((seen(member("a", 0.85, 0.8)), COMPACTED), None),
         # the alarm: the same, more urgently
-        ((seen(member("a", 1.0, 0.9), alarmed="a"), Done()), Compact(500)),
+        ((seen(member("a", 1.0, 0.9), alarmed="a"), StepHistory()), Compact(500)),
         ((seen(member("a", 1.0, 0.9), alarmed="a", journal=0.4), COMPACTED), Truncate()),
         ((seen(member("a", 1.0, 0.4), alarmed="a", journal=0.4), COMPACTED), Defragment("a:2379")),
         ((seen(member("a", 1.0, 0.9), alarmed="a"), COMPACTED), Defragment("a:2379")),
@@ -101,7 +103,7 @@ TRUNCATED = replace(COMPACTED, truncated_at=NOW - 10, compacted_revision=400)
         ((seen(alarmed="a"), COMPACTED), None),
     ],
 )
-def test_the_next_step(case: tuple[Seen, Done], expected: Step | None) -> None:
+def test_the_next_step(case: tuple[SpaceReading, StepHistory], expected: SpaceStep | None) -> None:
     """From one look and what has been done."""
     looked, done = case
     assert plan(looked, False, done, NOW, SETTINGS) == expected
@@ -138,9 +140,9 @@ def test_a_refusing_master_defragments_sooner() -> None:
         (seen(alarmed="z"), False, True),
     ],
 )
-def test_when_commands_must_wait(looked: Seen, refusing: bool, expected: bool) -> None:
+def test_when_commands_must_wait(looked: SpaceReading, refusing: bool, expected: bool) -> None:
     """Near 80 % of the quota, by pages in use."""
-    assert refuses(looked, refusing, SETTINGS) is expected
+    assert must_refuse(looked, refusing, SETTINGS) is expected
 
 
 def status(db: int, quota: int = 0, errors: tuple[str, ...] = (), number: int = 7) -> MemberStatus:
@@ -149,14 +151,14 @@ def status(db: int, quota: int = 0, errors: tuple[str, ...] = (), number: int = 
 
 def test_what_members_say() -> None:
     """Alarms are in their own words, the silent are remembered as such, one that has two addresses counts once."""
-    looked = look(
+    looked = reading_of(
         [("a:1", status(10, errors=("memberID:7 alarm:NOSPACE ", "memberID:9 alarm:CORRUPT "))), ("b:1", None),
          ("c:1", status(10)), ("d:1", status(10, number=8))], SETTINGS, 5,
     )  # fmt: skip
-    assert (looked.alarmed, looked.silent, looked.revision) == (frozenset({7}), ("b:1",), 40)
-    assert [item.leads for item in looked.members] == [True, False]
-    assert looked.leading
-    assert not look([("a:1", status(10))], SETTINGS).leading
+    assert (looked.alarmed, looked.unanswered, looked.revision) == (frozenset({7}), ("b:1",), 40)
+    assert [item.is_leader for item in looked.members] == [True, False]
+    assert looked.is_leading
+    assert not reading_of([("a:1", status(10))], SETTINGS).is_leading
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_what_members_say() -> None:
 )
 def test_which_quota_counts(told: MemberStatus, alarm: str, expected: int) -> None:
     told = replace(told, errors=(alarm,) if alarm else ())
-    assert look([("a:1", told)], SETTINGS).members[0].quota_bytes == expected
+    assert reading_of([("a:1", told)], SETTINGS).members[0].quota_bytes == expected
 
 
 def test_it_is_said_how_full_it_is_and_what_is_done() -> None:
@@ -183,7 +185,7 @@ def test_it_is_said_how_full_it_is_and_what_is_done() -> None:
     assert "NOSPACE" in describe(seen(EMPTY, alarmed="a"))
     assert "NOSPACE" in describe(seen(alarmed="a"))
     full = seen(member("a", 0.9, 0.85))
-    assert outlook(full, JUST_COMPACTED, NOW, SETTINGS) == "masterd is making room"
-    assert "--quota-backend-bytes" in outlook(full, COMPACTED, NOW, SETTINGS)
+    assert waiting_reason(full, JUST_COMPACTED, NOW, SETTINGS) == "masterd is making room"
+    assert "--quota-backend-bytes" in waiting_reason(full, COMPACTED, NOW, SETTINGS)
     waiting = replace(COMPACTED, defragmented_at={"b:2379": NOW - 1})
-    assert "no member is defragmented more often" in outlook(seen(OTHER_BIG), waiting, NOW, SETTINGS)
+    assert "no member is defragmented more often" in waiting_reason(seen(OTHER_BIG), waiting, NOW, SETTINGS)

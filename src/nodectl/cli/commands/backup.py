@@ -29,13 +29,13 @@ def backup(
     """
     from dataclasses import asdict
 
-    from nodectl.backup_restore.backup import save
+    from nodectl.backup_restore.backup import save_backup
 
     out = Output(output)
 
     async def work(etcd: Etcd, keys: Keys) -> dict[str, Any]:
         with out.progress("copying the store") as show:
-            return asdict(await save(etcd, keys, file, show))
+            return asdict(await save_backup(etcd, keys, file, show))
 
     saved = with_etcd(context, work)
     out.show(saved, tables=list, names=lambda: [str(file)])

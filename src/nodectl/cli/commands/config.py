@@ -56,15 +56,15 @@ def show(context: typer.Context, output: OutputOption = Format.table) -> None:
         )
     if current is None:
         raise NotFound("no configuration has been applied yet: `nodectl config apply FILE`")
-    from nodectl.terminal.format import moment
+    from nodectl.terminal.format import local_time
     from nodectl.terminal.output import as_yaml
 
-    out.note(f"version {current['version']}, applied by {current['actor']} on {moment(current['time'])}")
-    _note_adoption(out, view)
+    out.note(f"version {current['version']}, applied by {current['actor']} on {local_time(current['time'])}")
+    _print_adoption(out, view)
     out.write(current.get("source") or as_yaml(current["inventory"]))
 
 
-def _note_adoption(out: Output, view: ConfigSummary) -> None:
+def _print_adoption(out: Output, view: ConfigSummary) -> None:
     current, adopted, rejected = view["current"], view["adopted"], view["rejected"]
     if rejected is not None and current is not None and rejected["version"] == current["version"]:
         out.warn(f"version {rejected['version']} is not in force, the leader rejected it: {rejected['error']}")
@@ -82,7 +82,7 @@ def diff(
     output: OutputOption = Format.table,
 ) -> None:
     """Show what applying a file would change; comments and the order of keys do not count."""
-    from nodectl.inventory.diff import diff_lines, summary
+    from nodectl.inventory.diff import diff_lines, summary_lines
     from nodectl.inventory.file import load_inventory
 
     loaded = load_inventory(file)
@@ -95,9 +95,9 @@ def diff(
     current = view["current"]
     old = current["inventory"] if current else None
     lines = diff_lines(old, loaded.data, old_name=_version_name(current), new_name=str(file))
-    changes = summary(old, loaded.data)
+    changes = summary_lines(old, loaded.data)
     if output is Format.table:
-        _note_adoption(out, view) if current else None
+        _print_adoption(out, view) if current else None
         out.diff(lines)
         out.note(f"{len(changes)} changes" if lines else "no differences")
     else:
@@ -124,7 +124,7 @@ def apply(
     output: OutputOption = Format.table,
 ) -> None:
     """Check a file, show what changes, and apply it. If somebody else applied one meanwhile, nothing changes."""
-    from nodectl.inventory.diff import diff_lines, summary
+    from nodectl.inventory.diff import diff_lines, summary_lines
     from nodectl.inventory.file import load_inventory
 
     loaded = load_inventory(file)
@@ -139,7 +139,7 @@ def apply(
         if expect_version is not None and version != expect_version:
             raise Conflict(f"version {version} is current, not {expect_version}: see `nodectl config diff {file}`")
         old = current["inventory"] if current else None
-        changes = summary(old, loaded.data)
+        changes = summary_lines(old, loaded.data)
         same = current is not None and not diff_lines(old, loaded.data, old_name="", new_name="")
         for change in changes:
             out.note(f"  {change}")
@@ -181,14 +181,14 @@ def history(context: typer.Context, output: OutputOption = Format.table) -> None
     found = with_client(context, work)
 
     def tables() -> list[Table]:
-        from nodectl.terminal.format import moment
+        from nodectl.terminal.format import local_time
 
         table = Table(("VERSION", "TIME", "ACTOR", "NODES", "MASTERS"))
         records: Sequence[Mapping[str, Any]] = found  # of one that cannot be read only its problem is known
         for record in records:
             inventory = record.get("inventory") or {}
             table.add(
-                str(record.get("version") or "?"), moment(record.get("time") or 0), str(record.get("actor") or ""),
+                str(record.get("version") or "?"), local_time(record.get("time") or 0), str(record.get("actor") or ""),
                 str(len(inventory.get("nodes") or {})), str(len(inventory.get("masters") or {})),
             )  # fmt: skip
         return [table]

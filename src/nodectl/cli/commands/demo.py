@@ -25,13 +25,13 @@ def demo(
 ) -> None:
     """Run a whole cluster on this PC, hurt it, and measure what it promises. Exit code 0 if every promise held."""
     from nodectl.demo.interrupts import Ended
-    from nodectl.demo.play import ACTS, Options, run
+    from nodectl.demo.play import ACTS, DemoOptions, run
 
     chosen = acts.split(",") if acts else [act.key for act in ACTS]
     out = Output(output)
     story = sys.stdout if output is Format.table else sys.stderr  # stdout belongs to the data then
     try:
-        outcome = run(Options(stay, directory, seed, chosen), story)
+        outcome = run(DemoOptions(stay, directory, seed, chosen), story)
     except Ended as ended:
         out.note(f"ended by {ended}; everything was stopped and removed" if not stay else f"ended by {ended}")
         raise typer.Exit(ended.code) from None

@@ -28,7 +28,9 @@ DirectoryOption = Annotated[
         "--dir", "-d", metavar="DIR", help="The cluster's directory (default: NODECTL_DEV_DIR, or the user's state)."
     ),
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A process, as `nodectl dev status` names it.")]
+ProcessNameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A process, as `nodectl dev status` names it.")
+]
 
 
 @app.command("up")
@@ -52,19 +54,19 @@ def up(
     """Start what does not run, and wait until it works. A cluster that was there before comes back with its state."""
     from nodectl.dev.cluster import DevCluster
 
-    place, out = _place(directory), Output(output)
+    place, out = _directory_of(directory), Output(output)
     cluster = DevCluster(
         place,
         inventory=config or options_of(context).config,  # the root takes --config wherever it stands
         members=members,
         unsafe_no_fsync=unsafe_no_fsync,
-        say=out.note,
+        report=out.note,
     )
     _locked(cluster, cluster.up)
-    out.show(_described(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
+    out.show(_as_dict(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
     out.note("")
     out.note(f"nodectl {_reach(cluster)} status        shows it all")
-    out.note(f"nodectl dev down{_where(directory, place)}        stops it and keeps its state")
+    out.note(f"nodectl dev down{_directory_option(directory, place)}        stops it and keeps its state")
 
 
 @app.command("status")
@@ -72,7 +74,7 @@ def status(directory: DirectoryOption = None, output: OutputOption = Format.tabl
     """Show the processes; -o json says all that a script needs to hurt them."""
     cluster = _existing(directory)
     out = Output(output)
-    out.show(_described(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
+    out.show(_as_dict(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
 
 
 @app.command("down")
@@ -84,15 +86,15 @@ def down(directory: DirectoryOption = None) -> None:
 
 
 @app.command("start")
-def start(name: NameArgument, directory: DirectoryOption = None) -> None:
+def start(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
     """Start one process. Returns before it is ready."""
     cluster = _existing(directory)
     _locked(cluster, lambda: cluster.start(name))
-    Output().note(f"{name} started, pid {_pid(cluster.processes[name])}; log: {cluster.places.log(name)}")
+    Output().note(f"{name} started, pid {_pid(cluster.processes[name])}; log: {cluster.paths.log(name)}")
 
 
 @app.command("stop")
-def stop(name: NameArgument, directory: DirectoryOption = None) -> None:
+def stop(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
     """Stop one process politely."""
     cluster = _existing(directory)
     _locked(cluster, lambda: cluster.stop(name))
@@ -100,7 +102,7 @@ def stop(name: NameArgument, directory: DirectoryOption = None) -> None:
 
 
 @app.command("kill")
-def kill(name: NameArgument, directory: DirectoryOption = None) -> None:
+def kill(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
     """kill -9 one process with all that it has started."""
     cluster = _existing(directory)
     _locked(cluster, lambda: cluster.kill(name))
@@ -108,14 +110,14 @@ def kill(name: NameArgument, directory: DirectoryOption = None) -> None:
 
 
 @app.command("suspend")
-def suspend(name: NameArgument, directory: DirectoryOption = None) -> None:
+def suspend(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
     """Freeze one process where it is."""
     _existing(directory).suspend(name)
     Output().note(f"{name} frozen; `nodectl dev resume {name}` lets it go on")
 
 
 @app.command("resume")
-def resume(name: NameArgument, directory: DirectoryOption = None) -> None:
+def resume(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
     """Let a frozen process go on."""
     _existing(directory).resume(name)
     Output().note(f"{name} goes on")
@@ -124,20 +126,20 @@ def resume(name: NameArgument, directory: DirectoryOption = None) -> None:
 # --- shared ---------------------------------------------------------------------------------------------------------
 
 
-def _place(directory: Path | None) -> Path:
+def _directory_of(directory: Path | None) -> Path:
     from nodectl.dev.places import default_directory
 
     return (directory or default_directory()).absolute()
 
 
-def _where(directory: Path | None, place: Path) -> str:
+def _directory_option(directory: Path | None, place: Path) -> str:
     return f" --dir {place}" if directory is not None else ""
 
 
 def _existing(directory: Path | None) -> DevCluster:
     from nodectl.dev.cluster import DevCluster
 
-    cluster = DevCluster(_place(directory), say=Output().note)
+    cluster = DevCluster(_directory_of(directory), report=Output().note)
     _ = cluster.record  # NotFound says how to make one
     return cluster
 
@@ -177,12 +179,12 @@ def _table(cluster: DevCluster) -> Table:
     return table
 
 
-def _described(cluster: DevCluster) -> dict[str, Any]:
+def _as_dict(cluster: DevCluster) -> dict[str, Any]:
     from nodectl.dev.launch import addresses
 
     processes = []
     for name, part in cluster.processes.items():
-        data, pid = cluster.places.data(name, part), _pid(part)
+        data, pid = cluster.paths.data(name, part), _pid(part)
         processes.append(
             {
                 "name": name,
@@ -193,10 +195,10 @@ def _described(cluster: DevCluster) -> dict[str, Any]:
                 "created": part.process.created if part.process is not None and pid is not None else None,
                 "urls": addresses(part),
                 "data": str(data) if data is not None else None,
-                "log": str(cluster.places.log(name)),
+                "log": str(cluster.paths.log(name)),
                 "argv": part.process.argv if part.process is not None else None,
-                "start": _again(cluster, "start", name),
-                "kill": _again(cluster, "kill", name),
+                "start": _command_line_for(cluster, "start", name),
+                "kill": _command_line_for(cluster, "kill", name),
             }
         )
     return {
@@ -209,6 +211,6 @@ def _described(cluster: DevCluster) -> dict[str, Any]:
     }
 
 
-def _again(cluster: DevCluster, verb: str, name: str) -> list[str]:
+def _command_line_for(cluster: DevCluster, verb: str, name: str) -> list[str]:
     """The command line that does it from a script."""
     return [sys.executable, "-m", "nodectl", "dev", verb, name, "--dir", str(cluster.directory)]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from nodectl.client import Client
     from nodectl.dev.cluster import DevCluster
     from nodectl.drill.report import Report
-    from nodectl.drill.run import Ready
-    from nodectl.drill.strikes import Strike
+    from nodectl.drill.run import Preconditions
+    from nodectl.drill.strikes import LeaderFault
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 T = TypeVar("T")
@@ -44,7 +44,7 @@ _ASKED = {How.kill: "Kill", How.freeze: "Freeze", How.handover: "Replace"}
 
 
 @app.command()
-def drill(
+def run_drill(
     context: typer.Context,
     how: Annotated[How, typer.Option("--how", help="What happens to the leader.")] = How.kill,
     seconds: Annotated[
@@ -70,21 +70,23 @@ def drill(
     def session(work: Callable[[Client], Awaitable[T]]) -> T:
         return with_client(context, work) if cluster is None else _in_dev(cluster, work)
 
-    async def look(client: Client) -> Ready:
-        from nodectl.drill.run import ready
+    async def look(client: Client) -> Preconditions:
+        from nodectl.drill.run import check_preconditions
 
-        return await ready(client)
+        return await check_preconditions(client)
 
     asked = session(look)
-    _ask(out, how, asked, yes)
+    _confirm(out, how, asked, yes)
 
     async def work(client: Client) -> Report:
-        from nodectl.drill.run import drill, ready
+        from nodectl.drill.run import check_preconditions, run_drill
 
-        at = await ready(client)
+        at = await check_preconditions(client)
         if at.leader.term != asked.leader.term:
             raise Conflict(f"{at.leader.id} has taken over meanwhile: nothing was done")
-        return await drill(client, how.value, _strike(client, cluster, how, seconds, timeout), at, timeout, out.note)
+        return await run_drill(
+            client, how.value, _make_fault(client, cluster, how, seconds, timeout), at, timeout, out.note
+        )
 
     try:
         report = session(work)
@@ -103,7 +105,7 @@ def _cluster(directory: Path | None) -> DevCluster | None:
         return None
     from nodectl.dev.cluster import DevCluster
 
-    cluster = DevCluster(directory, say=Output().note)
+    cluster = DevCluster(directory, report=Output().note)
     _ = cluster.record  # NotFound says how to make one
     return cluster
 
@@ -120,17 +122,17 @@ def _in_dev(cluster: DevCluster, work: Callable[[Client], Awaitable[T]]) -> T:
         return asyncio.run(run())
 
 
-def _strike(client: Client, cluster: DevCluster | None, how: How, seconds: float, timeout_s: float) -> Strike:
-    from nodectl.drill.strikes import Handover, Process, Request
+def _make_fault(client: Client, cluster: DevCluster | None, how: How, seconds: float, timeout_s: float) -> LeaderFault:
+    from nodectl.drill.strikes import HandoverFault, ProcessFault, RequestedFault
 
     if how is How.handover:
-        return Handover(client, timeout_s)
+        return HandoverFault(client, timeout_s)
     if cluster is not None:
-        return Process(cluster, how.value, seconds)
-    return Request(client, "kill" if how is How.kill else "freeze", seconds)
+        return ProcessFault(cluster, how.value, seconds)
+    return RequestedFault(client, "kill" if how is How.kill else "freeze", seconds)
 
 
-def _ask(out: Output, how: How, at: Ready, yes: bool) -> None:
+def _confirm(out: Output, how: How, at: Preconditions, yes: bool) -> None:
     for problem in at.problems:
         out.warn(problem)
     if yes:
@@ -143,11 +145,13 @@ def _ask(out: Output, how: How, at: Ready, yes: bool) -> None:
 
 
 def _tables(out: Output, report: Report) -> list[Table]:
-    from nodectl.reports.waterfall import Whole, canvas, waterfall
+    from nodectl.reports.waterfall import TotalRow, canvas, waterfall
 
     columns, signs = canvas(out)
     begin_s = next(step.at_s for step in report.steps if step.phase == "last_answer_before")
-    client = waterfall(report.steps, Whole("the gap that a client saw", report.seen.gap_s, begin_s), columns, signs)
+    client = waterfall(
+        report.steps, TotalRow("the gap that a client saw", report.client_times.gap_s, begin_s), columns, signs
+    )
     promises = Table(("PROMISE", "MEASURED", ""))
     for promise in report.promises:
         measured = "; ".join([promise.measured, *promise.faults])

@@ -43,7 +43,7 @@ def history(
 ) -> None:
     """Show which command changed what, by whom and when; newest first, with --follow oldest first."""
     if follow:
-        _follow(context, after, _Wanted(node, actor, command), output)
+        _follow(context, after, _Filter(node, actor, command), output)
         return
 
     async def work(client: Client) -> History:
@@ -61,7 +61,7 @@ def history(
     entries = found["entries"]
 
     def tables() -> list[Table]:
-        from nodectl.terminal.format import inline, moment
+        from nodectl.terminal.format import inline, local_time
 
         table = Table(("INDEX", "TIME", "ACTOR", "COMMAND", "ARGUMENTS", "CONFIG", "TERM"))
         for entry in entries:
@@ -70,7 +70,7 @@ def history(
                 continue
             table.add(
                 str(entry["index"]),
-                moment(entry["time"]),
+                local_time(entry["time"]),
                 entry["actor"],
                 entry["name"],
                 inline(entry.get("args") or {}),
@@ -103,42 +103,48 @@ def _config(entry: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Filter:
     """Which commands are followed; None: any."""
 
     node: str | None
     actor: str | None
     command: str | None
 
-    def fits(self, told: Mapping[str, Any]) -> bool:
-        from nodestore.schema.models import concerns
+    def matches(self, command: Mapping[str, Any]) -> bool:
+        from nodestore.schema.models import affects_node
 
         return (
-            (self.actor is None or told["actor"] == self.actor)
-            and (self.command is None or told["name"] == self.command)
-            and (self.node is None or concerns(told, self.node))
+            (self.actor is None or command["actor"] == self.actor)
+            and (self.command is None or command["name"] == self.command)
+            and (self.node is None or affects_node(command, self.node))
         )
 
 
-def _follow(context: typer.Context, after: int | None, wanted: _Wanted, output: Format) -> None:
+def _follow(context: typer.Context, after: int | None, wanted: _Filter, output: Format) -> None:
     """A line for each command: for people, or a JSON document a line for scripts."""
 
     async def work(client: Client) -> None:
         async for told in client.journal(after):
-            if wanted.fits(told):
+            if wanted.matches(told):
                 sys.stdout.write(_line(told, output) + "\n")
                 sys.stdout.flush()
 
     with_client(context, work)
 
 
-def _line(told: Mapping[str, Any], output: Format) -> str:
-    from nodectl.terminal.format import inline, moment
+def _line(command: Mapping[str, Any], output: Format) -> str:
+    from nodectl.terminal.format import inline, local_time
     from nodestore.support.jsonio import dumps
 
     if output is Format.name:
-        return str(told["index"])
+        return str(command["index"])
     if output is not Format.table:
-        return dumps(dict(told)).decode()
-    fields = (f"{told['index']:>7}", moment(told["time"]), told["actor"], told["name"], _config(told))
-    return "  ".join((*(field for field in fields if field), inline(told.get("args") or {})))
+        return dumps(dict(command)).decode()
+    fields = (
+        f"{command['index']:>7}",
+        local_time(command["time"]),
+        command["actor"],
+        command["name"],
+        _config(command),
+    )
+    return "  ".join((*(field for field in fields if field), inline(command.get("args") or {})))

@@ -47,10 +47,10 @@ def leader(context: typer.Context, local: LocalOption = False, output: OutputOpt
     found = with_client(context, work)
 
     def tables() -> list[Table]:
-        from nodectl.terminal.format import ago
+        from nodectl.terminal.format import format_age
 
         table = Table(("LEADER", "TERM", "HOST", "URL", "SINCE", "WHY"))
-        table.add(found.id, str(found.term), found.host, found.url, f"{ago(found.since)} ago", found.why)
+        table.add(found.id, str(found.term), found.host, found.url, f"{format_age(found.since)} ago", found.why)
         return [table]
 
     Output(output).show(leader_data(found), tables=tables, names=lambda: [found.id])
@@ -140,7 +140,7 @@ def resume(context: typer.Context, output: OutputOption = Format.table) -> None:
 @app.command("history")
 def history(context: typer.Context, local: LocalOption = False, output: OutputOption = Format.table) -> None:
     """Show who led when, taken from whom, and why; newest first."""
-    from nodectl.terminal.format import moment
+    from nodectl.terminal.format import local_time
 
     async def work(client: Client) -> list[TermView | UnreadableTerm]:
         return await client.terms(consistency="local" if local else "linearizable")
@@ -157,7 +157,7 @@ def history(context: typer.Context, local: LocalOption = False, output: OutputOp
                 f"{term['epoch']}.{term['revision']}",
                 term["id"],
                 term.get("host", ""),
-                moment(term["since"]),
+                local_time(term["since"]),
                 term.get("taken_from") or "",
                 term.get("why", ""),
             )

@@ -66,13 +66,13 @@ def show(
 
 
 def _details(view: NodeView) -> Table:
-    from nodectl.terminal.format import ago, inline, state_of
+    from nodectl.terminal.format import format_age, inline, node_state
     from nodectl.terminal.output import Cell
 
     status, alive, desired = view.get("status") or {}, view.get("alive") or {}, view.get("desired")
     table = Table(("FIELD", "VALUE"))
     table.add("node", view["name"])
-    table.add("state", state_of(view))
+    table.add("state", node_state(view))
     table.add("problem", Cell(view.get("problem") or "", "red"))
     table.add("address", view.get("address", ""))
     position = view.get("position")
@@ -86,7 +86,7 @@ def _details(view: NodeView) -> Table:
     table.add("actual", inline(status.get("actual") or {}, 400))
     table.add("last reason", str(status.get("reason", "")))
     table.add("last error", Cell(str(status.get("error") or ""), "red"))
-    table.add("reported", f"{ago(status['time'])} ago" if status.get("time") else "")
+    table.add("reported", f"{format_age(status['time'])} ago" if status.get("time") else "")
     table.add("host", f"{alive.get('host')} (pid {alive.get('pid')})" if alive else "")
     return table
 
@@ -153,7 +153,7 @@ def watch(
 def _watch_line(form: Format, view: NodeView) -> None:
     import time
 
-    from nodectl.terminal.format import inline, state_of
+    from nodectl.terminal.format import inline, node_state
 
     out = Output(form)
     if form is Format.json:
@@ -168,7 +168,7 @@ def _watch_line(form: Format, view: NodeView) -> None:
         fields = (
             time.strftime("%H:%M:%S"),
             view["name"].ljust(8),
-            state_of(view).text.ljust(10),
+            node_state(view).text.ljust(10),
             f"generation {desired['generation']}" if desired else "no desired state",
             inline((view.get("status") or {}).get("actual") or {}, 80),
             view.get("problem") or "",

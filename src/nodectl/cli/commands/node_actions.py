@@ -29,8 +29,8 @@ GroupOption = Annotated[
 ExpiresOption = Annotated[
     float, duration_option("--expires", least_s=0.001, most_s=86_400, help="Not begun later than this.")
 ]
-WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for what comes of it.")]
-TimeoutOption = Annotated[
+ActionWaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for what comes of it.")]
+ActionTimeoutOption = Annotated[
     float | None,
     duration_option(
         "--timeout", least_s=0.1, most_s=86_400, help="How long to wait; default: --expires and a minute more."
@@ -39,7 +39,7 @@ TimeoutOption = Annotated[
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 _EXPIRES_S = 60.0
-_RUNS_S = 60.0
+_RUN_ALLOWANCE_S = 60.0
 
 
 def act(
@@ -52,8 +52,8 @@ def act(
         list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="Of the action; VALUE is JSON, or text.")
     ] = None,
     expires: ExpiresOption = _EXPIRES_S,
-    wait: WaitOption = True,
-    timeout: TimeoutOption = None,
+    wait: ActionWaitOption = True,
+    timeout: ActionTimeoutOption = None,
     output: OutputOption = Format.table,
 ) -> None:
     """Have a node, or all of a group, do something once. Exit code 1 unless every node has done it."""
@@ -61,7 +61,7 @@ def act(
         raise Invalid("give NODE ACTION, or --group GROUP ACTION")
     node = words[0] if group is None else None
     args = parse_values(arg, []) if arg else {}
-    _run(context, words[-1], args, node, group, expires, wait, timeout, output)
+    _send_action(context, words[-1], args, node, group, expires, wait, timeout, output)
 
 
 def restart(
@@ -69,12 +69,12 @@ def restart(
     node: NodeOrGroupArgument = None,
     group: GroupOption = None,
     expires: ExpiresOption = _EXPIRES_S,
-    wait: WaitOption = True,
-    timeout: TimeoutOption = None,
+    wait: ActionWaitOption = True,
+    timeout: ActionTimeoutOption = None,
     output: OutputOption = Format.table,
 ) -> None:
     """Stop what a node runs and start it again."""
-    _run(context, "restart", {}, node, group, expires, wait, timeout, output)
+    _send_action(context, "restart", {}, node, group, expires, wait, timeout, output)
 
 
 def reboot(
@@ -83,18 +83,18 @@ def reboot(
     group: GroupOption = None,
     yes: YesOption = False,
     expires: ExpiresOption = _EXPIRES_S,
-    wait: WaitOption = True,
-    timeout: TimeoutOption = 600.0,
+    wait: ActionWaitOption = True,
+    timeout: ActionTimeoutOption = 600.0,
     output: OutputOption = Format.table,
 ) -> None:
     """Reboot a node's PC, by the command that its noded was given for that. Asks first."""
     _check_target(node, group)
     if not yes:
-        _ask(f"Reboot {f'node {node}' if group is None else f'all nodes of group {group}'}?")
-    _run(context, "reboot", {}, node, group, expires, wait, timeout, output)
+        _confirm(f"Reboot {f'node {node}' if group is None else f'all nodes of group {group}'}?")
+    _send_action(context, "reboot", {}, node, group, expires, wait, timeout, output)
 
 
-def _ask(question: str) -> None:
+def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise Invalid("nobody is there to be asked: give --yes if you are sure")
     if not typer.confirm(question, err=True):
@@ -106,13 +106,13 @@ def _check_target(node: str | None, group: str | None) -> None:
         raise Invalid("give either a node or --group GROUP")
 
 
-def _run(
+def _send_action(
     context: typer.Context, action: str, args: dict[str, Any], node: str | None, group: str | None, expires_s: float,
     wait: bool, timeout: float | None, output: Format,
 ) -> None:  # fmt: skip
     _check_target(node, group)
     out = Output(output)
-    limit_s = timeout if timeout is not None else expires_s + _RUNS_S
+    limit_s = timeout if timeout is not None else expires_s + _RUN_ALLOWANCE_S
 
     async def work(client: Client) -> tuple[Any, dict[str, ActionDone]]:
         asked = await client.node_act(action, args, node=node, group=group, expires_s=expires_s)

@@ -41,23 +41,23 @@ def recover(
     async def work(etcd: Etcd, keys: Keys) -> dict[str, Any]:
         for warning in await recovery.check_members(etcd):
             out.warn(warning)
-        found = await recovery.look(etcd, keys)
+        found = await recovery.read_restored(etcd, keys)
         if found.recovered and not yes:
-            return _told(found, found.record.epoch, False)
-        _agree(found, yes, out)
+            return _result_data(found, found.record.epoch, False)
+        _confirm(found, yes, out)
         with out.progress("looking whether a masterd still runs") as show:
             await recovery.wait_for_silence(etcd, keys, show)
-        found = await recovery.look(etcd, keys)
+        found = await recovery.read_restored(etcd, keys)
         begun = await recovery.begin_epoch(etcd, keys, found, default_actor())
-        return _told(found, begun.epoch, True)
+        return _result_data(found, begun.epoch, True)
 
     done = with_etcd(context, work)
     out.show(done, tables=list, names=lambda: [str(done["epoch"])])
     if output is Format.table:
-        _note(done, out)
+        _print_result(done, out)
 
 
-def _agree(found: Restored, yes: bool, out: Output) -> None:
+def _confirm(found: Restored, yes: bool, out: Output) -> None:
     """Asks where the store does not look as if a backup had been restored in the right way. Conflict: no."""
     from nodectl.backup_restore.recovery import BUMP_MIN
 
@@ -76,7 +76,7 @@ def _agree(found: Restored, yes: bool, out: Output) -> None:
         raise Conflict(f"{doubt}. Nothing was changed; --yes begins a new epoch all the same")
 
 
-def _told(found: Restored, epoch: int, changed: bool) -> dict[str, Any]:
+def _result_data(found: Restored, epoch: int, changed: bool) -> dict[str, Any]:
     last = found.last.commands[-1] if found.last else None
     return {
         "epoch": epoch,
@@ -88,14 +88,14 @@ def _told(found: Restored, epoch: int, changed: bool) -> dict[str, Any]:
     }
 
 
-def _note(done: dict[str, Any], out: Output) -> None:
-    from nodectl.terminal.format import moment
+def _print_result(done: dict[str, Any], out: Output) -> None:
+    from nodectl.terminal.format import local_time
 
     if not done["changed"]:
         out.note(f"epoch {done['epoch']} was begun by an earlier `nodectl recover`, and nobody has led in it yet")
     else:
         last = done["last"]
-        of = f", {last['name']} by {last['actor']} on {moment(last['time'])}" if last else ""
+        of = f", {last['name']} by {last['actor']} on {local_time(last['time'])}" if last else ""
         out.note(f"epoch {done['epoch']} begins; the last command in the backup is index {done['index']}{of}")
         out.note("what was acknowledged after that is lost, and clients that knew of it are told so")
     if done["paused"]:

@@ -122,15 +122,15 @@ def load_scene(path: Path) -> tuple[dict[str, dict[str, Any]], str]:
     top = source.value if isinstance(source.value, dict) else {}
     for name in top:
         if name not in {"description", "nodes"}:
-            source.complain_unknown((name,), ("description", "nodes"), "this field")
+            source.add_unknown_problem((name,), ("description", "nodes"), "this field")
     nodes, description = top.get("nodes"), top.get("description", "")
     if not isinstance(nodes, dict) or not nodes:
-        source.complain(("nodes",), "expected a document for each node")
+        source.add_problem(("nodes",), "expected a document for each node")
         nodes = {}
     for name, document in nodes.items():
         if not isinstance(document, dict):
-            source.complain(("nodes", name), f"expected fields (key: value), got {document!r}")
+            source.add_problem(("nodes", name), f"expected fields (key: value), got {document!r}")
     if not isinstance(description, str):
-        source.complain(("description",), f"expected text, got {description!r}")
-    source.finish()
+        source.add_problem(("description",), f"expected text, got {description!r}")
+    source.raise_problems()
     return nodes, description

@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Save, list, show and restore snapshots."
 )
 
-NameArgument = Annotated[
+SnapshotNameArgument = Annotated[
     str, typer.Argument(metavar="SNAPSHOT", help="Name of the snapshot.", autocompletion=completion.snapshots)
 ]
 
@@ -35,12 +35,12 @@ def list_snapshots(context: typer.Context, output: OutputOption = Format.table) 
     found = with_client(context, work)
 
     def tables() -> list[Table]:
-        from nodectl.terminal.format import moment
+        from nodectl.terminal.format import local_time
 
         table = Table(("NAME", "INDEX", "TIME", "DOCUMENTS", "BYTES", "SNAPSHOT"))
         for item in found:
             table.add(
-                item["name"] or "", str(item["index"]), moment(item["time"]), str(item["documents"]),
+                item["name"] or "", str(item["index"]), local_time(item["time"]), str(item["documents"]),
                 str(item["bytes"]), item["snapshot"],
             )  # fmt: skip
         return [table]
@@ -49,7 +49,7 @@ def list_snapshots(context: typer.Context, output: OutputOption = Format.table) 
 
 
 @app.command("save")
-def save(context: typer.Context, name: NameArgument, output: OutputOption = Format.table) -> None:
+def save(context: typer.Context, name: SnapshotNameArgument, output: OutputOption = Format.table) -> None:
     """Save the state as it is now under a name. It is kept until it is deleted."""
 
     async def work(client: Client) -> Any:
@@ -64,7 +64,7 @@ def save(context: typer.Context, name: NameArgument, output: OutputOption = Form
 
 
 @app.command("show")
-def show(context: typer.Context, name: NameArgument, output: OutputOption = Format.table) -> None:
+def show(context: typer.Context, name: SnapshotNameArgument, output: OutputOption = Format.table) -> None:
     """Show a snapshot's documents."""
 
     async def work(client: Client) -> Any:
@@ -111,7 +111,7 @@ def restore(
 
 
 @app.command("delete")
-def delete(context: typer.Context, name: NameArgument, output: OutputOption = Format.table) -> None:
+def delete(context: typer.Context, name: SnapshotNameArgument, output: OutputOption = Format.table) -> None:
     """Delete a named snapshot."""
 
     async def work(client: Client) -> None:

@@ -33,7 +33,7 @@ def status(
     limit_s = min(_LEADER_S, options_of(context).request_timeout_s / 2)
 
     async def work(client: Client) -> tuple[Overview | StoreStatus, Unavailable | None]:
-        return await _look(client, limit_s, local, out)
+        return await _fetch_status(client, limit_s, local, out)
 
     view, nobody = with_client(context, work)
     problems = view.get("problems") or []
@@ -46,7 +46,7 @@ def status(
         raise typer.Exit(1)
 
 
-async def _look(
+async def _fetch_status(
     client: Client, limit_s: float, local: bool, out: Output
 ) -> tuple[Overview | StoreStatus, Unavailable | None]:
     """What the leader says, else what another master knows, else what etcd shows, with why no masterd said it."""
@@ -59,19 +59,19 @@ async def _look(
     try:
         known = await client.status(consistency="local", timeout_s=limit_s if local else limit_s / 2)
     except Unavailable as nobody:
-        return await _only_etcd(client, nobody), nobody
+        return await _status_from_etcd(client, nobody), nobody
     if no_leader is not None:
         out.warn(f"no leader answers ({no_leader}); this is what another master knows")
     return known, None
 
 
-async def _only_etcd(client: Client, nobody: Unavailable) -> StoreStatus:
+async def _status_from_etcd(client: Client, reason: Unavailable) -> StoreStatus:
     try:
         shown = await client.status_of_store()
     except Unavailable as error:
         raise Unavailable(f"neither a masterd nor etcd answers: {error}") from None
     if shown is None:
-        raise Unavailable(f"no masterd answers: {nobody}; given the endpoints of etcd, status shows what is there")
+        raise Unavailable(f"no masterd answers: {reason}; given the endpoints of etcd, status shows what is there")
     return shown
 
 
@@ -91,7 +91,7 @@ def _screen(view: Overview | StoreStatus, *, answered: bool) -> list[Table]:
 
 
 def _head(view: Overview | StoreStatus, *, answered: bool) -> Table:
-    from nodectl.terminal.format import ago
+    from nodectl.terminal.format import format_age
 
     leader, paused = view.get("leader"), view.get("paused")
     table = Table(("CLUSTER", "LEADER", "TERM", "SINCE", "CONFIGURATION", "TAKEOVER"))
@@ -101,7 +101,7 @@ def _head(view: Overview | StoreStatus, *, answered: bool) -> Table:
         view.get("cluster", ""),
         Cell(name, "bold green" if leader and answered else "bold red"),
         f"{'?' if term['epoch'] is None else term['epoch']}.{term['revision']}" if term else "",
-        f"{ago(leader['since'])} ago" if leader and leader.get("since") else "",
+        f"{format_age(leader['since'])} ago" if leader and leader.get("since") else "",
         _configuration(view),
         Cell(f"paused by {paused.get('actor', '?')}: {paused.get('reason', '')}", "yellow") if paused else "automatic",
     )

@@ -41,7 +41,7 @@ def why(
     output: OutputOption = Format.table,
 ) -> None:
     """Show how a takeover went: who replaced whom, why, and how long each step took."""
-    from nodectl.reports.takeover import find, takeovers
+    from nodectl.reports.takeover import find_takeover, takeovers
 
     if term is not None and term.startswith("-") and not term[1:].isdigit():
         raise Invalid(f"no such option: {term}")
@@ -56,7 +56,7 @@ def why(
     if list_all:
         _list(out, takeovers(terms, time.time()))
         return
-    found = find(terms, term, time.time())
+    found = find_takeover(terms, term, time.time())
     out.show(found.data(), tables=lambda: tables_of(out, found), names=lambda: [found.term])
 
 

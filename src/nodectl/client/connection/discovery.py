@@ -18,7 +18,7 @@ from nodectl.client.connection.leadership import Leader, Leadership
 from nodestore.errors import Denied, Garbage, NodectlError, Unavailable
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Candidate, Epoch, LeaderRecord, Term, decode
-from nodestore.support.tasks import together
+from nodestore.support.tasks import run_until_first_ends
 
 if TYPE_CHECKING:
     from nodestore.etcd.session import KV, Etcd
@@ -31,7 +31,7 @@ _ASK_FIRST_S = 0.3
 _ASK_STEADY_S = 0.5
 _ASK_MAX_S = 1.0
 _DOUBT_PAUSE_MAX_S = 0.25
-_LOOK_S = 1.0
+_READ_TIMEOUT_S = 1.0
 _WATCH_FIRST_S = 0.08
 """The first pause in doubt, longer than elsewhere: nearly always the watch finds the new leader within it."""
 _LOCAL = {"consistency": "local"}
@@ -63,11 +63,11 @@ class HttpDiscovery:
         pauses, unheard = backoff(_DOUBT_PAUSE_MAX_S), 0
         while True:
             unheard = 0 if await self._ask_round(unheard) else unheard + 1
-            if self._leadership.doubtful:
+            if self._leadership.is_doubtful:
                 await asyncio.sleep(pauses.next_s())
             else:
                 pauses.reset()
-                await self._leadership.wanted(_POLL_S)
+                await self._leadership.wait_for_doubt(_POLL_S)
 
     async def urls(self) -> tuple[str, ...]:
         leader = self._leadership.leader
@@ -80,7 +80,7 @@ class HttpDiscovery:
         rounds: then the network may be that slow.
         """
         urls = tuple(dict.fromkeys((*self._leadership.take_hint(), *await self.urls())))
-        if self._leadership.doubtful:
+        if self._leadership.is_doubtful:
             timeout_s = min(_ASK_MAX_S, _ASK_FIRST_S * (unheard + 1))
             return any(await asyncio.gather(*(self._ask(url, timeout_s) for url in urls)))
         for url in urls:
@@ -96,7 +96,7 @@ class HttpDiscovery:
                 answer = await self._http.call("GET", f"{answer['url']}/v1/leader", params=_LOCAL, timeout_s=timeout_s)
             leader = Leader.from_wire(answer)
         except Denied as error:
-            self._leadership.refuse(error)
+            self._leadership.set_refusal(error)
             return False
         except (Broken, NodectlError) as error:
             self._leadership.trouble = str(error)
@@ -104,11 +104,11 @@ class HttpDiscovery:
         except (KeyError, TypeError, ValueError):
             self._leadership.trouble = f"{url} does not answer as a masterd does"
             return False
-        self._learn(leader.urls)
+        self._remember_urls(leader.urls)
         self._leadership.publish(leader)
         return True
 
-    def _learn(self, urls: tuple[str, ...]) -> None:
+    def _remember_urls(self, urls: tuple[str, ...]) -> None:
         for url in urls:
             self._known.setdefault(url.rstrip("/"))
         while len(self._known) > _KNOWN_URLS_MAX:
@@ -125,37 +125,37 @@ class EtcdDiscovery:
         self._keys = keys
         self._leadership = leadership
         self._epoch = 0
-        self._as_of = 0  # the revision up to which the key is known: the slower watch tells old news
+        self._known_revision = 0  # the revision up to which the key is known: the slower watch tells old news
 
     async def run(self) -> None:
         self._leadership.trouble = "etcd does not answer: too few of its members are up, or the endpoints are wrong"
-        work = {"watch": self._watch(second=False), "doubt": self._look_when_in_doubt()}
+        work = {"watch": self._watch(secondary=False), "doubt": self._poll_while_doubtful()}
         if len(self._etcd.settings.endpoints) > 1:
-            work["second watch"] = self._watch(second=True)
-        await together(**work)
+            work["second watch"] = self._watch(secondary=True)
+        await run_until_first_ends(**work)
 
-    async def _watch(self, *, second: bool) -> NoReturn:
+    async def _watch(self, *, secondary: bool) -> NoReturn:
         while True:
             try:
-                await self._follow(second)
+                await self._follow_leader_key(secondary)
             except Denied as error:
-                self._leadership.refuse(error)
+                self._leadership.set_refusal(error)
                 log.warning("looking for the leader: %s", error)
             await asyncio.sleep(_DENIED_PAUSE_S)
 
-    async def _look_when_in_doubt(self) -> NoReturn:
+    async def _poll_while_doubtful(self) -> NoReturn:
         """While the leader does not answer, or there is none."""
         pauses = backoff(first_s=_WATCH_FIRST_S)
         while True:
-            if not self._leadership.doubtful:
+            if not self._leadership.is_doubtful:
                 pauses.reset()
-                await self._leadership.wanted(_POLL_S)
+                await self._leadership.wait_for_doubt(_POLL_S)
                 continue
             await asyncio.sleep(pauses.next_s())
-            if self._leadership.doubtful:
-                await self._look()
+            if self._leadership.is_doubtful:
+                await self._read_leader()
 
-    async def _look(self) -> None:
+    async def _read_leader(self) -> None:
         """Trouble is the watches' to tell."""
         from nodestore.etcd.session import op_get
 
@@ -163,10 +163,10 @@ class EtcdDiscovery:
             return
         with contextlib.suppress(NodectlError):
             reads = [op_get(self._keys.leader), op_get(self._keys.epoch)]
-            found = await self._etcd.txn_by_two([], reads, timeout_s=_LOOK_S)
+            found = await self._etcd.txn_hedged([], reads, timeout_s=_READ_TIMEOUT_S)
             epoch = found.range(1).first
             if epoch is not None and decode(Epoch, epoch.value, epoch.key).epoch == self._epoch:
-                self._saw(found.range(0).first, found.revision)
+                self._publish_key(found.range(0).first, found.revision)
 
     async def urls(self) -> tuple[str, ...]:
         """The leader's URLs, then those of all candidates. Unavailable when etcd is."""
@@ -178,19 +178,21 @@ class EtcdDiscovery:
                 found.update(dict.fromkeys(decode(Candidate, kv.value, kv.key).urls))
         return tuple(found)
 
-    async def _follow(self, second: bool) -> None:
+    async def _follow_leader_key(self, secondary: bool) -> None:
         from nodestore.etcd.watch import Listing, mirror
 
-        async with contextlib.aclosing(mirror(self._etcd, self._keys.leader, prefix=False, second=second)) as items:
+        async with contextlib.aclosing(
+            mirror(self._etcd, self._keys.leader, prefix=False, secondary=secondary)
+        ) as items:
             async for item in items:
                 if isinstance(item, Listing):
                     self._leadership.trouble = ""
                     epoch = await self._read_epoch()
                     if epoch > self._epoch:  # a restored store may have gone back
-                        self._epoch, self._as_of = epoch, 0
-                    self._saw(item.kvs[-1] if item.kvs else None, item.revision)
+                        self._epoch, self._known_revision = epoch, 0
+                    self._publish_key(item.kvs[-1] if item.kvs else None, item.revision)
                 elif item.events:
-                    self._saw(item.events[-1], item.revision)
+                    self._publish_key(item.events[-1], item.revision)
 
     async def _read_epoch(self) -> int:
         """It changes only when a backup is restored, and then the watch begins anew with a listing."""
@@ -203,11 +205,11 @@ class EtcdDiscovery:
                 self._leadership.trouble = str(error)
             await asyncio.sleep(pauses.next_s())
 
-    def _saw(self, item: KV | Event | None, as_of: int) -> None:
+    def _publish_key(self, item: KV | Event | None, as_of: int) -> None:
         """The key as of a revision."""
-        if as_of < self._as_of:
+        if as_of < self._known_revision:
             return
-        self._as_of = as_of
+        self._known_revision = as_of
         if item is None or item.value is None:
             self._leadership.trouble = f"nobody leads: {self._keys.leader} is absent"
             self._leadership.publish(None)
@@ -223,9 +225,9 @@ class EtcdDiscovery:
             self._leadership.publish(None)
             return
         term = Term(self._epoch, item.mod_revision)
-        if self._leadership.newest is not None and self._leadership.newest.term < term:
+        if self._leadership.newest_leader is not None and self._leadership.newest_leader.term < term:
             # The PC of the one before may be gone, and a member with it; but what waits for the leader is sent first.
-            asyncio.get_running_loop().call_later(_DOUBT_AFTER_S, self._etcd.doubt_streams)
+            asyncio.get_running_loop().call_later(_DOUBT_AFTER_S, self._etcd.probe_streams)
         self._leadership.publish(
             Leader(record.id, record.host, record.urls, term, record.since, record.why, record.cause)
         )

@@ -14,7 +14,7 @@ from nodectl.client.connection.http import Http
 from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.requests import Requests
 from nodectl.client.connection.results import NodeChanges
-from nodectl.client.connection.sse import Event, events
+from nodectl.client.connection.sse import ServerSentEvent, read_events
 from nodectl.client.connection.state import ConnectionState
 from nodestore.errors import Garbage, TooOld, Unavailable
 from nodestore.support.jsonio import loads
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 2.0  # after which a stream that waits for a leader looks whether its client was closed
 
 
-class Following:
+class StreamFollower:
     """The journal, and who is there, as they come."""
 
     def __init__(self, http: Http, requests: Requests, leadership: Leadership, state: ConnectionState) -> None:
@@ -32,7 +32,7 @@ class Following:
 
     async def journal(self, after: int | str | None) -> AsyncGenerator[dict[str, Any], None]:
         """See Client.journal."""
-        position = str(after) if after is not None else await self._now()
+        position = str(after) if after is not None else await self._current_position()
         async with contextlib.aclosing(self._events(lambda: f"/v1/events?after={position}")) as stream:
             async for _, event in stream:
                 if event.name == "gone":
@@ -61,14 +61,14 @@ class Following:
             async for first, event in stream:
                 yield NodeChanges(first, loads(event.data, "event")["nodes"])
 
-    async def _events(self, path: Callable[[], str]) -> AsyncGenerator[tuple[bool, Event], None]:
+    async def _events(self, path: Callable[[], str]) -> AsyncGenerator[tuple[bool, ServerSentEvent], None]:
         """Events of GET `path()` at whoever leads, each with whether it is the first of its connection."""
         pauses = backoff()
         while True:
             leader = await self._leader()
             first = True
             try:
-                async with contextlib.aclosing(events(self._http.session, leader.url + path())) as stream:
+                async with contextlib.aclosing(read_events(self._http.session, leader.url + path())) as stream:
                     async for event in stream:
                         yield first, event
                         first = False
@@ -76,7 +76,7 @@ class Following:
                             pauses.reset()
             except (Broken, Unavailable) as error:
                 log.debug("the stream %s of %s ended: %s", path(), leader.id, error)
-                self._leadership.suspect()
+                self._leadership.mark_doubtful()
             await asyncio.sleep(pauses.next_s())
 
     async def _leader(self) -> Leader:
@@ -85,7 +85,7 @@ class Following:
             with contextlib.suppress(Unavailable):  # whoever follows waits out an outage; state() tells of it
                 return await self._requests.leader(_PATIENCE_S)
 
-    async def _now(self) -> str:
+    async def _current_position(self) -> str:
         """The present position, as of a read that begins now."""
         while True:
             self._check_open()
@@ -94,5 +94,5 @@ class Following:
                 return f"{answer['term']['epoch']}.{answer['index']}"
 
     def _check_open(self) -> None:
-        if self._state.closed:
+        if self._state.is_closed:
             raise Unavailable("the client was closed")

@@ -92,13 +92,13 @@ class Http:
                 raw = await response.read()
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise broken(error, url, timeout_s) from None
+            raise to_request_error(error, url, timeout_s) from None
         if 200 <= status < 300:
             return loads(raw, f"answer of {url}") if raw else None
-        raise problem(status, raw, url)
+        raise parse_problem(status, raw, url)
 
 
-def broken(error: BaseException, url: str, timeout_s: float) -> Broken | NodectlError:
+def to_request_error(error: BaseException, url: str, timeout_s: float) -> Broken | NodectlError:
     """What an exception of aiohttp means for whoever sent the request."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return Denied(f"{url}: its certificate is not trusted: {error.certificate_error}")
@@ -114,7 +114,7 @@ def broken(error: BaseException, url: str, timeout_s: float) -> Broken | Nodectl
     return Broken(f"{_base(url)}: {str(error) or type(error).__name__}", sent=True)
 
 
-def problem(status: int, raw: bytes, url: str) -> Broken | NodectlError:
+def parse_problem(status: int, raw: bytes, url: str) -> Broken | NodectlError:
     """The typed error in a problem document; Broken for a failure without one."""
     try:
         document = loads(raw)
@@ -140,7 +140,7 @@ def _base(url: str) -> str:
     return url.split("/v1/", 1)[0]
 
 
-def encode(value: Any) -> bytes:
+def encode_body(value: Any) -> bytes:
     """The JSON body of a request; Invalid when `value` is not JSON."""
     try:
         body = dumps(value)

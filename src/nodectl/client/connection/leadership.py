@@ -47,13 +47,13 @@ class Leadership:
 
     def __init__(self) -> None:
         self.leader: Leader | None = None
-        self.newest: Leader | None = None  # also after it has gone
+        self.newest_leader: Leader | None = None  # also after it has gone
         self.refusal: NodectlError | None = None  # why discovery may not even look
-        self.looked = False  # whether discovery has had any answer yet
+        self.has_answer = False  # whether discovery has had any answer yet
         self.trouble = ""  # what discovery met last, for messages
-        self._doubted: Term | None = None
+        self._doubted_term: Term | None = None
         self._changed = asyncio.Event()
-        self._wanted = asyncio.Event()
+        self._doubt_raised = asyncio.Event()
         self._hint: str | None = None
         self._listeners: list[Callable[[], None]] = []
 
@@ -61,52 +61,52 @@ class Leadership:
         """`leader` is what discovery sees now; None when nobody leads. An older term than known is ignored."""
         self.refusal = None
         if leader is not None:
-            if self.newest is not None and leader.term < self.newest.term:
+            if self.newest_leader is not None and leader.term < self.newest_leader.term:
                 return
-            self.newest = leader
-        if leader != self.leader or not self.looked:
+            self.newest_leader = leader
+        if leader != self.leader or not self.has_answer:
             self.leader = leader
-            self.looked = True
-            self._tell()
+            self.has_answer = True
+            self._notify()
 
-    def refuse(self, error: NodectlError) -> None:
+    def set_refusal(self, error: NodectlError) -> None:
         """Discovery is not let in: everybody who waits should hear it rather than wait."""
         self.refusal = error
-        self._tell()
+        self._notify()
 
-    def listen(self, callback: Callable[[], None]) -> None:
+    def subscribe(self, callback: Callable[[], None]) -> None:
         """`callback` is called, in the event loop, after each change."""
         self._listeners.append(callback)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
         for callback in self._listeners:
             callback()
 
-    async def changed(self, timeout_s: float | None = None) -> bool:
+    async def wait_changed(self, timeout_s: float | None = None) -> bool:
         """Waits for the next change; False when `timeout_s` passed without one."""
         return await set_within(self._changed, timeout_s)
 
     @property
-    def doubtful(self) -> bool:
+    def is_doubtful(self) -> bool:
         """Whether somebody should be looking for a (newer) leader now."""
-        return self.leader is None or self.leader.term == self._doubted
+        return self.leader is None or self.leader.term == self._doubted_term
 
-    def suspect(self, hint: str | None = None) -> None:
+    def mark_doubtful(self, hint: str | None = None) -> None:
         """Somebody could not use the leader: look for a newer one, at `hint` (a URL) first."""
-        self._doubted = self.newest.term if self.newest is not None else None
+        self._doubted_term = self.newest_leader.term if self.newest_leader is not None else None
         self._hint = hint or self._hint
-        self._wanted.set()
+        self._doubt_raised.set()
 
-    def trust(self) -> None:
+    def clear_doubt(self) -> None:
         """The leader has answered."""
-        self._doubted = None
+        self._doubted_term = None
 
-    async def wanted(self, timeout_s: float) -> None:
+    async def wait_for_doubt(self, timeout_s: float) -> None:
         """For discovery: returns when somebody suspects the leader, or after `timeout_s`."""
-        if await set_within(self._wanted, timeout_s):
-            self._wanted.clear()
+        if await set_within(self._doubt_raised, timeout_s):
+            self._doubt_raised.clear()
 
     def take_hint(self) -> tuple[str, ...]:
         hint, self._hint = self._hint, None

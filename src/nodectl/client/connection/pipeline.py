@@ -26,7 +26,7 @@ from nodectl.client.connection.backoff import backoff
 from nodectl.client.connection.errors import Broken, CommandOutcomeUnknown
 from nodectl.client.connection.http import Http, from_problem
 from nodectl.client.connection.leadership import Leader, Leadership
-from nodectl.client.connection.requests import SLOW_S, Superseded
+from nodectl.client.connection.requests import SLOW_S, LeaderSuperseded
 from nodectl.client.connection.results import CommandResult
 from nodectl.client.connection.state import ConnectionState
 from nodestore.errors import Garbage, Invalid, NodectlError, NoSpace, NotLeader, OutcomeUnknown, TooLarge, Unavailable
@@ -42,7 +42,7 @@ _ATTEMPT_S = 5.0
 
 
 @dataclass(slots=True, eq=False)
-class Pending:
+class PendingCommand:
     """A command that has no answer yet."""
 
     id: str
@@ -51,17 +51,17 @@ class Pending:
     answer: asyncio.Future[CommandResult]
     timer: asyncio.TimerHandle | None = None
     maybe_received: bool = False
-    alone: bool = False
-    broken_at: Leader | None = None  # under whom the last unanswered attempt was made
-    lost: list[str] = field(default_factory=list)  # leaders lost under it
+    send_alone: bool = False
+    unanswered_by: Leader | None = None  # under whom the last unanswered attempt was made
+    lost_leaders: list[str] = field(default_factory=list)  # leaders lost under it
     trouble: str = ""
-    full: bool = False  # the trouble is that etcd has no room
+    is_store_full: bool = False  # the trouble is that etcd has no room
 
     @property
-    def suspect(self) -> bool:
-        return bool(self.lost)
+    def is_suspect(self) -> bool:
+        return bool(self.lost_leaders)
 
-    def encoded(self) -> bytes:
+    def encode(self) -> bytes:
         return self.body + b',"after":%d}' % (self.after or 0)
 
 
@@ -82,18 +82,18 @@ class Pipeline:
         self._http = http
         self._leadership = leadership
         self._state = state
-        self._waiting: deque[Pending] = deque()
+        self._waiting: deque[PendingCommand] = deque()
         self._slots = asyncio.Semaphore(WAITING_MAX)
         self._wake = asyncio.Event()
         self._attempts: set[_Attempt] = set()
-        self._exclusive = False
+        self._suspect_in_flight = False
         self._index: int | None = None
         self._epoch = 0
         self._pauses = backoff()
         self._not_before = 0.0
-        self._tried: Term | None = None
+        self._last_tried_term: Term | None = None
         self._closed = False
-        leadership.listen(self._leader_changed)
+        leadership.subscribe(self._leader_changed)
 
     # --- callers ----------------------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class Pipeline:
         else:
             await self._slots.acquire()
         loop = asyncio.get_running_loop()
-        pending = Pending(command_id, after, body, loop.create_future())
+        pending = PendingCommand(command_id, after, body, loop.create_future())
         pending.timer = loop.call_later(max(deadline - time.monotonic(), 0.0), self._expire, pending, timeout_s)
         if len(self._waiting) > 2 * WAITING_MAX:  # callers that gave up leave theirs behind one that has not
             self._waiting = deque(item for item in self._waiting if not item.answer.done())
@@ -123,21 +123,21 @@ class Pipeline:
             pending.timer.cancel()
             self._slots.release()
 
-    def _expire(self, pending: Pending, timeout_s: float) -> None:
+    def _expire(self, pending: PendingCommand, timeout_s: float) -> None:
         if pending.answer.done():
             return
         trouble = pending.trouble or self._leadership.trouble or "no leader was found"
         if pending.maybe_received:
-            self._fail(pending, self._unknown(pending, f"no answer within {timeout_s:g} s: {trouble}"))
+            self._fail(pending, self._unknown_error(pending, f"no answer within {timeout_s:g} s: {trouble}"))
         else:
-            kind = NoSpace if pending.full else Unavailable
+            kind = NoSpace if pending.is_store_full else Unavailable
             self._fail(pending, kind(f"not done within {timeout_s:g} s: {trouble}"))
 
-    def _unknown(self, pending: Pending, message: str) -> CommandOutcomeUnknown:
+    def _unknown_error(self, pending: PendingCommand, message: str) -> CommandOutcomeUnknown:
         text = f"command {pending.id} may or may not have taken effect: {message}"
         return CommandOutcomeUnknown(text, command_id=pending.id, after=pending.after or 0)
 
-    def _fail(self, pending: Pending, error: NodectlError) -> None:
+    def _fail(self, pending: PendingCommand, error: NodectlError) -> None:
         if not pending.answer.done():
             pending.answer.set_exception(error)
 
@@ -147,11 +147,11 @@ class Pipeline:
         """Sends until it is cancelled; then fails what has no answer and leaves nothing running."""
         try:
             while True:
-                await self._ready()
+                await self._wait_ready()
                 leader = self._leadership.leader
-                if leader is None or not await self._know_index(leader) or self._leadership.leader is not leader:
+                if leader is None or not await self._ensure_index(leader) or self._leadership.leader is not leader:
                     continue
-                batch = self._take(leader)
+                batch = self._take_batch(leader)
                 if batch:
                     self._start(batch, leader)
         finally:
@@ -160,25 +160,25 @@ class Pipeline:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._refuse_all("the client was closed")
+            self._fail_all("the client was closed")
 
-    async def _ready(self) -> None:
+    async def _wait_ready(self) -> None:
         """Returns when something waits, there is a leader, a request may be sent, and the back-off is over."""
         while True:
             self._wake.clear()
             self._drop_done()
             if self._waiting and self._leadership.refusal is not None:
-                self._refuse_all(str(self._leadership.refusal), type(self._leadership.refusal))
+                self._fail_all(str(self._leadership.refusal), type(self._leadership.refusal))
             pause = self._not_before - time.monotonic()
-            may_send = bool(self._waiting) and self._leadership.leader is not None and self._has_room()
+            may_send = bool(self._waiting) and self._leadership.leader is not None and self._may_send()
             if may_send and pause <= 0:
                 return
             await set_within(self._wake, pause if may_send else None)
 
-    def _has_room(self) -> bool:
-        if self._exclusive:
+    def _may_send(self) -> bool:
+        if self._suspect_in_flight:
             return False
-        if self._waiting[0].suspect or self._waiting[0].broken_at is not None:
+        if self._waiting[0].is_suspect or self._waiting[0].unanswered_by is not None:
             return not self._attempts
         return len(self._attempts) < IN_FLIGHT_MAX
 
@@ -187,20 +187,20 @@ class Pipeline:
         while self._waiting and self._waiting[0].answer.done():
             self._waiting.popleft()
 
-    def _take(self, leader: Leader) -> list[Pending]:
+    def _take_batch(self, leader: Leader) -> list[PendingCommand]:
         """The next request's commands: a suspect alone, else as many as fit."""
-        batch: list[Pending] = []
+        batch: list[PendingCommand] = []
         size = 0
         while self._waiting and len(batch) < BATCH_COMMANDS_MAX:
             pending = self._waiting[0]
-            if pending.answer.done() or self._is_poison(pending, leader):
+            if pending.answer.done() or self._fail_if_poison(pending, leader):
                 self._waiting.popleft()
                 continue
-            single = pending.suspect or pending.alone
+            single = pending.is_suspect or pending.send_alone
             size += len(pending.body)
             if batch and (single or size > BATCH_BYTES_MAX):
                 break
-            if pending.suspect and self._attempts:
+            if pending.is_suspect and self._attempts:
                 break
             batch.append(self._waiting.popleft())
             if single:
@@ -210,28 +210,28 @@ class Pipeline:
                 pending.after = self._index
         return batch
 
-    def _is_poison(self, pending: Pending, leader: Leader) -> bool:
+    def _fail_if_poison(self, pending: PendingCommand, leader: Leader) -> bool:
         """Settles the blame for the last unanswered attempt, now that it is known who leads after it."""
-        before = pending.broken_at
+        before = pending.unanswered_by
         if before is None or leader.term <= before.term:
             return False
-        pending.broken_at = None
+        pending.unanswered_by = None
         if leader.handed_over:
             return False
-        pending.lost.append(f"{before.id} (term {before.term})")
-        if len(pending.lost) < LOSSES_MAX:
+        pending.lost_leaders.append(f"{before.id} (term {before.term})")
+        if len(pending.lost_leaders) < LOSSES_MAX:
             return False
         self._fail(
             pending,
-            self._unknown(
+            self._unknown_error(
                 pending,
-                f"leaders {' and '.join(pending.lost)} were lost while they had it, so it is not sent to another; "
-                "look into the history before you repeat it",
+                f"leaders {' and '.join(pending.lost_leaders)} were lost while they had it, so it is not sent to "
+                "another; look into the history before you repeat it",
             ),
         )
         return True
 
-    async def _know_index(self, leader: Leader) -> bool:
+    async def _ensure_index(self, leader: Leader) -> bool:
         """Fetches the current index before the first command, and again in a restored store, where it went back."""
         if self._index is not None and leader.term.epoch == self._epoch:
             return True
@@ -249,52 +249,54 @@ class Pipeline:
 
     # --- one request ------------------------------------------------------------------------------------------------
 
-    def _start(self, batch: list[Pending], leader: Leader) -> None:
+    def _start(self, batch: list[PendingCommand], leader: Leader) -> None:
         attempt = _Attempt(leader)
         self._attempts.add(attempt)
-        self._exclusive = batch[0].suspect
+        self._suspect_in_flight = batch[0].is_suspect
         attempt.task = asyncio.create_task(self._send(attempt, batch))
-        attempt.task.add_done_callback(lambda _: self._ended(attempt, batch))
+        attempt.task.add_done_callback(lambda _: self._on_attempt_done(attempt, batch))
 
-    def _ended(self, attempt: _Attempt, batch: list[Pending]) -> None:
+    def _on_attempt_done(self, attempt: _Attempt, batch: list[PendingCommand]) -> None:
         """Not in a `finally` of the task: one that is cancelled before its first step never reaches it."""
         self._attempts.discard(attempt)
-        self._exclusive = False
+        self._suspect_in_flight = False
         if not attempt.begun:
             self._requeue(batch)
         self._wake.set()
 
-    async def _send(self, attempt: _Attempt, batch: list[Pending]) -> None:
+    async def _send(self, attempt: _Attempt, batch: list[PendingCommand]) -> None:
         attempt.begun = True
         leader = attempt.leader
         # Whose time ran out since they were taken from the queue have been told that nothing was sent.
         batch = [pending for pending in batch if not pending.answer.done()]
         if not batch:
             return
-        body = b'{"commands":[' + b",".join([pending.encoded() for pending in batch]) + b"]}"
+        body = b'{"commands":[' + b",".join([pending.encode() for pending in batch]) + b"]}"
         received_before = [pending.maybe_received for pending in batch]
         for pending in batch:
             pending.maybe_received = True
         url = leader.urls[self._pauses.failures % len(leader.urls)] + "/v1/commands"
-        slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.suspect)
+        slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.mark_doubtful)
         try:
             answer = await self._http.call("POST", url, body=body, timeout_s=_ATTEMPT_S)
-            self._answered(batch, answer, leader, received_before)
+            self._handle_answer(batch, answer, leader, received_before)
         except asyncio.CancelledError:
             if not attempt.superseded:
                 self._requeue(batch)  # whoever closes the client tells them
                 raise
-            self._unanswered(batch, leader, Superseded(leader), received_before)
+            self._handle_no_answer(batch, leader, LeaderSuperseded(leader), received_before)
         except Broken as error:
-            self._unanswered(batch, leader, error, received_before)
+            self._handle_no_answer(batch, leader, error, received_before)
         except Garbage as error:
-            self._unanswered(batch, leader, Broken(str(error), sent=True), received_before)
+            self._handle_no_answer(batch, leader, Broken(str(error), sent=True), received_before)
         except NodectlError as error:
-            self._problem(batch, leader, error, received_before)
+            self._handle_error(batch, leader, error, received_before)
         finally:
             slow.cancel()
 
-    def _answered(self, batch: list[Pending], answer: Any, leader: Leader, received_before: list[bool]) -> None:
+    def _handle_answer(
+        self, batch: list[PendingCommand], answer: Any, leader: Leader, received_before: list[bool]
+    ) -> None:
         try:
             results, index = answer["results"], int(answer["index"])
             if len(results) != len(batch):
@@ -304,7 +306,7 @@ class Pipeline:
             raise Garbage(f"{leader.url} answered commands with something else: {error!r}") from None
         if leader.term.epoch == self._epoch:
             self._index = max(self._index or 0, index)
-        self._alive()
+        self._reset_backoff()
         again = [
             pending
             for pending, outcome, received in zip(batch, outcomes, received_before, strict=True)
@@ -315,41 +317,45 @@ class Pipeline:
             self._back_off(leader, None)
 
     def _settle(
-        self, pending: Pending, leader: Leader, outcome: CommandResult | NodectlError, received_before: bool
+        self, pending: PendingCommand, leader: Leader, outcome: CommandResult | NodectlError, received_before: bool
     ) -> bool:
         """Gives the caller its answer; False when the command is to be sent again."""
-        pending.broken_at = None  # it answered, so it lives
+        pending.unanswered_by = None  # it answered, so it lives
         if isinstance(outcome, CommandResult):
             if not pending.answer.done():
                 pending.answer.set_result(outcome)
             return True
         if isinstance(outcome, Unavailable | OutcomeUnknown):
-            pending.trouble, pending.full = f"{leader.id}: {outcome}", isinstance(outcome, NoSpace)
+            pending.trouble, pending.is_store_full = f"{leader.id}: {outcome}", isinstance(outcome, NoSpace)
             if isinstance(outcome, Unavailable):  # of this attempt nothing will ever take effect
                 pending.maybe_received = received_before
             if isinstance(outcome, NotLeader):
-                self._leadership.suspect(outcome.url)
+                self._leadership.mark_doubtful(outcome.url)
             return False
         self._fail(pending, outcome)
         return True
 
-    def _unanswered(self, batch: list[Pending], leader: Leader, error: Broken, received_before: list[bool]) -> None:
+    def _handle_no_answer(
+        self, batch: list[PendingCommand], leader: Leader, error: Broken, received_before: list[bool]
+    ) -> None:
         for pending, received in zip(batch, received_before, strict=True):
-            pending.trouble, pending.full = str(error), False
+            pending.trouble, pending.is_store_full = str(error), False
             if error.sent:
-                pending.broken_at = leader
+                pending.unanswered_by = leader
             else:
                 pending.maybe_received = received
         self._requeue(batch)
-        if not isinstance(error, Superseded):
-            self._state.missed()
+        if not isinstance(error, LeaderSuperseded):
+            self._state.mark_suspended()
             self._back_off(leader, error)
 
-    def _problem(self, batch: list[Pending], leader: Leader, error: NodectlError, received_before: list[bool]) -> None:
+    def _handle_error(
+        self, batch: list[PendingCommand], leader: Leader, error: NodectlError, received_before: list[bool]
+    ) -> None:
         """The whole request was answered by an error."""
         for pending, received in zip(batch, received_before, strict=True):
-            pending.broken_at = None
-            pending.trouble, pending.full = f"{leader.id}: {error}", isinstance(error, NoSpace)
+            pending.unanswered_by = None
+            pending.trouble, pending.is_store_full = f"{leader.id}: {error}", isinstance(error, NoSpace)
             if isinstance(error, Unavailable):
                 pending.maybe_received = received
         if isinstance(error, Unavailable | OutcomeUnknown):
@@ -357,7 +363,7 @@ class Pipeline:
             self._back_off(leader, error)
         elif len(batch) > 1 and isinstance(error, Invalid | TooLarge):
             for pending in batch:  # one of them may be at fault for all
-                pending.alone = True
+                pending.send_alone = True
             self._requeue(batch)
         else:
             for pending in batch:
@@ -365,26 +371,26 @@ class Pipeline:
 
     # --- shared -----------------------------------------------------------------------------------------------------
 
-    def _requeue(self, batch: Iterable[Pending]) -> None:
+    def _requeue(self, batch: Iterable[PendingCommand]) -> None:
         """To the front, in their order: they have waited longest."""
         self._waiting.extendleft(reversed([pending for pending in batch if not pending.answer.done()]))
 
-    def _alive(self) -> None:
+    def _reset_backoff(self) -> None:
         self._pauses.reset()
         self._not_before = 0.0
-        self._state.reached()
-        self._leadership.trust()
+        self._state.mark_connected()
+        self._leadership.clear_doubt()
 
     def _back_off(self, leader: Leader, error: Exception | None) -> None:
-        self._tried = leader.term
+        self._last_tried_term = leader.term
         self._not_before = time.monotonic() + self._pauses.next_s()
         if error is not None:
-            self._leadership.suspect(error.url if isinstance(error, NotLeader) else None)
+            self._leadership.mark_doubtful(error.url if isinstance(error, NotLeader) else None)
 
     def _leader_changed(self) -> None:
         """A newer leader is tried at once; what an older one has not answered is taken from it."""
         leader = self._leadership.leader
-        if leader is not None and self._tried is not None and leader.term > self._tried:
+        if leader is not None and self._last_tried_term is not None and leader.term > self._last_tried_term:
             self._pauses.reset()
             self._not_before = 0.0
         for attempt in self._attempts:
@@ -393,11 +399,11 @@ class Pipeline:
                 attempt.task.cancel()
         self._wake.set()
 
-    def _refuse_all(self, message: str, kind: type[NodectlError] = Unavailable) -> None:
+    def _fail_all(self, message: str, kind: type[NodectlError] = Unavailable) -> None:
         while self._waiting:
             pending = self._waiting.popleft()
             if pending.maybe_received:
-                self._fail(pending, self._unknown(pending, message))
+                self._fail(pending, self._unknown_error(pending, message))
             else:
                 self._fail(pending, kind(message))
 

@@ -24,7 +24,7 @@ _ATTEMPT_S = 5.0
 LAST_ATTEMPT_S = 1.0
 
 
-class Superseded(Broken):
+class LeaderSuperseded(Broken):
     """A newer leader appeared before the old one answered."""
 
     def __init__(self, old: Leader) -> None:
@@ -61,25 +61,27 @@ class Requests:
             leader = await self._leader(deadline, last)
             left_s = max(deadline - time.monotonic(), 0.05)
             if pauses.failures and not repeatable and left_s < LAST_ATTEMPT_S:
-                raise Unavailable(self._nobody(last))  # rather than begin what there is no time to hear the end of
+                raise Unavailable(
+                    self._no_leader_text(last)
+                )  # rather than begin what there is no time to hear the end of
             limit_s = min(_ATTEMPT_S, left_s) if repeatable else left_s
             url = leader.urls[pauses.failures % len(leader.urls)] + path
             try:
-                answer = await self._unless_superseded(
+                answer = await self._call_until_superseded(
                     leader, self._http.call(method, url, body=body, params=params, timeout_s=limit_s)
                 )
             except Broken as error:
                 last = str(error)
                 if error.sent and not repeatable:
                     raise OutcomeUnknown(f"{last}; it may or may not have been done") from None
-                self._state.missed()
-                self._leadership.suspect()
+                self._state.mark_suspended()
+                self._leadership.mark_doubtful()
             except Unavailable as error:
                 last = f"master {leader.id}: {error}"
-                self._leadership.suspect(error.url if isinstance(error, NotLeader) else None)
+                self._leadership.mark_doubtful(error.url if isinstance(error, NotLeader) else None)
             else:
-                self._state.reached()
-                self._leadership.trust()
+                self._state.mark_connected()
+                self._leadership.clear_doubt()
                 return answer
             await self._pause(leader, pauses.next_s(), deadline)
 
@@ -98,11 +100,11 @@ class Requests:
             except Unavailable as error:
                 last = str(error)
             if self._leadership.refusal is not None:
-                raise _again(self._leadership.refusal)
+                raise _copy_error(self._leadership.refusal)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise Unavailable(self._nobody(last))
-            await self._leadership.changed(min(left_s, pauses.next_s()))
+                raise Unavailable(self._no_leader_text(last))
+            await self._leadership.wait_changed(min(left_s, pauses.next_s()))
 
     async def leader(self, timeout_s: float) -> Leader:
         """The leader discovery knows; Unavailable when it finds none within `timeout_s`."""
@@ -111,44 +113,44 @@ class Requests:
     async def _leader(self, deadline: float, last: str) -> Leader:
         while True:
             if self._leadership.refusal is not None:
-                raise _again(self._leadership.refusal)
+                raise _copy_error(self._leadership.refusal)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise Unavailable(self._nobody(last))
+                raise Unavailable(self._no_leader_text(last))
             if self._leadership.leader is not None:
                 return self._leadership.leader
-            self._state.missed()
-            await self._leadership.changed(left_s)
+            self._state.mark_suspended()
+            await self._leadership.wait_changed(left_s)
 
     async def _pause(self, tried: Leader, pause_s: float, deadline: float) -> None:
         """Backs off from the leader that failed; not at all once there is a newer one."""
         until = min(deadline, time.monotonic() + pause_s)
         while self._leadership.leader == tried and (left_s := until - time.monotonic()) > 0:
-            await self._leadership.changed(left_s)
+            await self._leadership.wait_changed(left_s)
 
-    async def _unless_superseded(self, leader: Leader, call: Awaitable[T]) -> T:
+    async def _call_until_superseded(self, leader: Leader, call: Awaitable[T]) -> T:
         request = asyncio.ensure_future(call)
-        slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.suspect)
+        slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.mark_doubtful)
         try:
             while not request.done():
-                change = asyncio.ensure_future(self._leadership.changed())
+                change = asyncio.ensure_future(self._leadership.wait_changed())
                 try:
                     await asyncio.wait({request, change}, return_when=asyncio.FIRST_COMPLETED)
                 finally:  # whoever waits here may be cancelled
                     await cancel_all([change])
-                newest = self._leadership.newest
+                newest = self._leadership.newest_leader
                 if not request.done() and newest is not None and newest.term > leader.term:
-                    raise Superseded(leader)
+                    raise LeaderSuperseded(leader)
             return request.result()
         finally:
             slow.cancel()
             await cancel_all([request])
 
-    def _nobody(self, last: str) -> str:
+    def _no_leader_text(self, last: str) -> str:
         detail = last or self._leadership.trouble or "no leader was found"
         return f"no leader could do it: {detail}"
 
 
-def _again(error: NodectlError) -> NodectlError:
+def _copy_error(error: NodectlError) -> NodectlError:
     """A fresh exception of the same kind: raising one object from many callers would mix their tracebacks."""
     return type(error)(*error.args)

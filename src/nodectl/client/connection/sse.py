@@ -8,13 +8,13 @@ from typing import NamedTuple
 import aiohttp
 
 from nodectl.client.connection.errors import Broken
-from nodectl.client.connection.http import broken, problem
+from nodectl.client.connection.http import parse_problem, to_request_error
 
 SILENCE_S = 6.0  # masterd sends a comment every 2 s
 _EVENT_BYTES_MAX = 64 << 20
 
 
-class Event(NamedTuple):
+class ServerSentEvent(NamedTuple):
     """One event. `id`: where a reader has come to with it; without `data` that is all it says."""
 
     name: str
@@ -22,29 +22,29 @@ class Event(NamedTuple):
     id: str = ""
 
 
-async def events(session: aiohttp.ClientSession, url: str) -> AsyncGenerator[Event, None]:
+async def read_events(session: aiohttp.ClientSession, url: str) -> AsyncGenerator[ServerSentEvent, None]:
     """Events until the stream breaks or is silent for 6 s: Broken. A typed error when the request is refused."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=1.0, sock_read=SILENCE_S)
     try:
         async with session.get(url, headers={"Accept": "text/event-stream"}, timeout=timeout) as response:
             if response.status != 200:
-                raise problem(response.status, await response.read(), url)
+                raise parse_problem(response.status, await response.read(), url)
             buffer = bytearray()
             async for chunk in response.content.iter_any():
                 buffer += chunk.replace(b"\r\n", b"\n")
                 if len(buffer) > _EVENT_BYTES_MAX:
                     raise Broken(f"{url}: an event of more than {_EVENT_BYTES_MAX} bytes", sent=True)
                 while (end := buffer.find(b"\n\n")) >= 0:
-                    parsed = parse(bytes(buffer[:end]))
+                    parsed = parse_event(bytes(buffer[:end]))
                     del buffer[: end + 2]
                     if parsed is not None:
                         yield parsed
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise broken(error, url, SILENCE_S) from None
+        raise to_request_error(error, url, SILENCE_S) from None
     raise Broken(f"{url}: the stream ended", sent=True)
 
 
-def parse(block: bytes) -> Event | None:
+def parse_event(block: bytes) -> ServerSentEvent | None:
     """The event in one block; None for a comment."""
     name, number, data = "message", "", []
     for line in block.split(b"\n"):
@@ -56,4 +56,4 @@ def parse(block: bytes) -> Event | None:
             number = value.decode("utf-8", "replace")
         elif field == b"data":
             data.append(value)
-    return Event(name, b"\n".join(data), number) if data or number else None
+    return ServerSentEvent(name, b"\n".join(data), number) if data or number else None

@@ -32,34 +32,34 @@ class ConnectionState:
         self._queues: list[tuple[deque[State], asyncio.Event]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._arm()
+        self._start_lost_timer()
 
     @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         return self._closed
 
-    def reached(self) -> None:
+    def mark_connected(self) -> None:
         """The leader has answered."""
         if self.value == "connected":
             return
-        self._disarm()
-        self._become("connected")
+        self._cancel_lost_timer()
+        self._set_value("connected")
 
-    def missed(self) -> None:
+    def mark_suspended(self) -> None:
         """There is no leader, or it did not answer."""
         if self.value == "connected" and not self._closed:
-            self._arm()
-            self._become("suspended")
+            self._start_lost_timer()
+            self._set_value("suspended")
 
     def close(self) -> None:
         """Ends all iterations over `changes`; no callback is called any more."""
         self._closed = True
-        self._disarm()
+        self._cancel_lost_timer()
         self._callbacks.clear()
         for _, event in self._queues:
             event.set()
 
-    def listen(self, callback: Callable[[State], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[State], None]) -> Callable[[], None]:
         """Calls `callback(state)` at each change, in the event loop; returns what ends that."""
         self._callbacks.append(callback)
 
@@ -86,7 +86,7 @@ class ConnectionState:
         finally:
             self._queues.remove(entry)
 
-    def _become(self, value: State) -> None:
+    def _set_value(self, value: State) -> None:
         self.value = value
         for unread, event in self._queues:
             unread.append(value)
@@ -97,10 +97,10 @@ class ConnectionState:
             except Exception:  # a caller's callback must not end the client that calls it
                 log.exception("a callback failed on state %s", value)
 
-    def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self.lost_after_s, self._become, "lost")
+    def _start_lost_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self.lost_after_s, self._set_value, "lost")
 
-    def _disarm(self) -> None:
+    def _cancel_lost_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -8,7 +8,7 @@ from typing import TypedDict, TypeVar
 from pydantic import BaseModel
 
 from nodestore.cluster.configuration import current_of, version_of
-from nodestore.cluster.election import LeaderSeen, leader_seen
+from nodestore.cluster.election import LeaderSeen, parse_leader
 from nodestore.cluster.overview import master_views, member_views
 from nodestore.errors import Garbage, Unavailable
 from nodestore.etcd.session import KV, Etcd
@@ -40,7 +40,7 @@ def _no_config() -> ConfigSummary:
 
 
 @dataclass
-class _Found:
+class _StoreContents:
     """What the keys hold; garbage is told in `problems` and passed over."""
 
     problems: list[str]
@@ -54,7 +54,7 @@ async def status_of_store(etcd: Etcd, keys: Keys) -> StoreStatus:
     """Members, leader, candidates, pause and configuration. Unavailable when no member answers."""
     members = await member_views(etcd)
     ill = [item for item in members if not item["healthy"]]
-    found = _Found([f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in ill])
+    found = _StoreContents([f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in ill])
     try:
         await _read(etcd, keys, found)
     except Unavailable as error:
@@ -88,19 +88,21 @@ async def config_view(etcd: Etcd, keys: Keys) -> ConfigSummary:
     }
 
 
-async def _read(etcd: Etcd, keys: Keys, found: _Found) -> None:
-    found.leader = leader_seen(await etcd.get(keys.leader))
+async def _read(etcd: Etcd, keys: Keys, found: _StoreContents) -> None:
+    found.leader = parse_leader(await etcd.get(keys.leader))
     if found.leader.garbage is not None:
         found.problems.append(found.leader.garbage)
-    listed = (_readable(Candidate, kv, found) for kv in (await etcd.range(keys.candidates, limit=_CANDIDATES_MAX)).kvs)
+    listed = (
+        _decode_or_note(Candidate, kv, found) for kv in (await etcd.range(keys.candidates, limit=_CANDIDATES_MAX)).kvs
+    )
     leading = found.leader.record.id if found.leader.record else None
     found.masters = master_views({item.id: item for item in listed if item is not None}, leading)
-    paused = _readable(models.Paused, await etcd.get(keys.paused), found)
+    paused = _decode_or_note(models.Paused, await etcd.get(keys.paused), found)
     found.paused = None if paused is None else paused.model_dump(mode="json")
     found.config = await config_view(etcd, keys)
 
 
-def _readable(model: type[M], kv: KV | None, found: _Found) -> M | None:
+def _decode_or_note(model: type[M], kv: KV | None, found: _StoreContents) -> M | None:
     try:
         return None if kv is None else decode(model, kv.value, kv.key)
     except Garbage as error:
@@ -108,7 +110,7 @@ def _readable(model: type[M], kv: KV | None, found: _Found) -> M | None:
         return None
 
 
-def _why_nobody_answers(keys: Keys, found: _Found) -> str:
+def _why_nobody_answers(keys: Keys, found: _StoreContents) -> str:
     record = found.leader.record
     if record is not None:
         urls = ", ".join(record.urls) or "no URL"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pydantic import ValidationError
 
-from nodectl.client.connection.http import encode
+from nodectl.client.connection.http import encode_body
 from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.requests import Requests
-from nodectl.client.methods.calls import Calls
+from nodectl.client.methods.calls import ApiCalls
 from nodestore.errors import Conflict, NodectlError, NotFound, OutcomeUnknown, Unavailable
 from nodestore.schema import api_types
 from nodestore.schema.api_types import ConfigSummary, Consistency, DrillKind, Switchover
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nodestore.etcd.session import Etcd
 
 
-class Operating(Calls):
+class AdministrationCalls(ApiCalls):
     """What operators do with a cluster. The attributes are Client's."""
 
     actor: str
@@ -44,23 +44,23 @@ class Operating(Calls):
 
     async def config(self, *, consistency: Consistency = "linearizable") -> ConfigSummary:
         """The configuration: `current` as applied, `adopted` as in force. Without a master only `current` is known."""
-        if self._etcd is None or self._keys is None or await self._somebody_leads():
+        if self._etcd is None or self._keys is None or await self._has_leader():
             try:
                 return cast(ConfigSummary, await self.get("/v1/config", consistency=consistency))
             except Unavailable:
                 if self._etcd is None or self._keys is None:
                     raise
-        if not self._leadership.looked:  # etcd has kept silent all that time already
+        if not self._leadership.has_answer:  # etcd has kept silent all that time already
             raise Unavailable(self._leadership.trouble)
         from nodectl.client.etcd_direct.store_status import config_view  # grpc: only for those who need it
 
         return await config_view(self._etcd, self._keys)
 
-    async def _somebody_leads(self) -> bool:
+    async def _has_leader(self) -> bool:
         """Whether discovery knows a leader, once it has looked."""
         deadline = time.monotonic() + self._read_timeout_s
-        while not self._leadership.looked and (left_s := deadline - time.monotonic()) > 0:
-            await self._leadership.changed(left_s)
+        while not self._leadership.has_answer and (left_s := deadline - time.monotonic()) > 0:
+            await self._leadership.wait_changed(left_s)
         return self._leadership.leader is not None
 
     async def config_apply(
@@ -124,7 +124,7 @@ class Operating(Calls):
             order["to"] = to
         try:
             answer = await self._requests.to_leader(
-                "POST", "/v1/leader/switchover", body=encode(order), timeout_s=timeout_s, repeatable=False
+                "POST", "/v1/leader/switchover", body=encode_body(order), timeout_s=timeout_s, repeatable=False
             )
             return cast(Switchover, answer)
         except OutcomeUnknown:
@@ -133,7 +133,7 @@ class Operating(Calls):
                 if now is not None and now.term > before.term and to in (None, now.id):
                     epoch, revision = now.term
                     return {"from": before.id, "to": now.id, "term": {"epoch": epoch, "revision": revision}}
-                await self._leadership.changed(left_s)
+                await self._leadership.wait_changed(left_s)
             raise
 
     async def drill(self, how: DrillKind, *, seconds: float | None = None, term: int | None = None) -> api_types.Drill:
@@ -147,7 +147,7 @@ class Operating(Calls):
     def on_leader(self, callback: Callable[[Leader | None], None]) -> None:
         """Calls `callback(leader)` in the event loop whenever another leader, or none, is found, as long as this client
         lives."""
-        self._leadership.listen(lambda: callback(self._leadership.leader))
+        self._leadership.subscribe(lambda: callback(self._leadership.leader))
 
     async def paused(self) -> api_types.Paused | None:
         """Who paused automatic takeover, when and why; None when nobody did."""
@@ -164,7 +164,7 @@ class Operating(Calls):
             await store.pause(self.actor, reason)
             return
         body: api_types.PauseRequest = {"actor": self.actor, "reason": reason}
-        await self._requests.to_leader("PUT", "/v1/paused", body=encode(body), timeout_s=self._read_timeout_s)
+        await self._requests.to_leader("PUT", "/v1/paused", body=encode_body(body), timeout_s=self._read_timeout_s)
 
     async def resume(self) -> None:
         """Ends the pause, if there is one."""

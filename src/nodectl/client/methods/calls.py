@@ -10,7 +10,7 @@ from nodectl.client.connection.results import CommandResult
 from nodestore.schema.api_types import Consistency
 
 
-class Calls(ABC):
+class ApiCalls(ABC):
     """A read, a change that is not repeated, a command that takes effect exactly once, and the journal."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ from typing import cast
 from urllib.parse import quote
 
 from nodectl.client.connection.leadership import Leader
-from nodectl.client.methods.calls import Calls
+from nodectl.client.methods.calls import ApiCalls
 from nodestore.schema.api_types import (
     Consistency,
     Document,
@@ -21,7 +21,7 @@ from nodestore.schema.api_types import (
 )
 
 
-class Reads(Calls):
+class ReadCalls(ApiCalls):
     """The reads of Client, on top of its `get`. `timeout_s` as there."""
 
     async def leader(self, *, consistency: Consistency = "linearizable", timeout_s: float | None = None) -> Leader:

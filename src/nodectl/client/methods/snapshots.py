@@ -6,11 +6,11 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from nodectl.client.connection.results import CommandResult
-from nodectl.client.methods.calls import Calls
+from nodectl.client.methods.calls import ApiCalls
 from nodestore.schema.api_types import Snapshot, SnapshotContent, SnapshotRequest
 
 
-class Archive(Calls):
+class SnapshotCalls(ApiCalls):
     """Saved states, and going back to one."""
 
     async def snapshots(self) -> list[Snapshot]:

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from nodectl.client.connection.results import ActionDone, CommandResult
-from nodectl.client.methods.calls import Calls
+from nodectl.client.methods.calls import ApiCalls
 from nodestore.errors import Invalid
 
 ACTION_DONE = "action.done"
 
 
-class Builtin(Calls):
+class WallCalls(ApiCalls):
     """Each is one command; errors and `timeout_s` as for `Client.command`."""
 
     async def node_set(self, node: str, values: Mapping[str, Any], *, timeout_s: float | None = None) -> CommandResult:

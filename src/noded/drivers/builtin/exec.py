@@ -50,7 +50,7 @@ class ExecDriver:
         try:
             finished = await command.run(
                 settings.argv,
-                cwd=command.made_directory(self._context, settings.cwd),
+                cwd=command.make_directory(self._context, settings.cwd),
                 env=command.environment(self._context, settings.env),
                 timeout_s=settings.timeout_s,
                 stdin=jsonio.dumps(spec.document),
@@ -73,10 +73,12 @@ class ExecDriver:
         settings = self._settings
         if settings is None:
             return {}
-        offered = scripted.offered(settings, self._context, settings.cwd, settings.env)
-        return {name: replace(action, run=self._alone(action.run)) for name, action in offered.items()}
+        offered = scripted.configured_actions(settings, self._context, settings.cwd, settings.env)
+        return {name: replace(action, run=self._with_cleanup(action.run)) for name, action in offered.items()}
 
-    def _alone(self, run: Callable[[jsonio.Document], Awaitable[jsonio.Json]]) -> Callable[..., Awaitable[jsonio.Json]]:
+    def _with_cleanup(
+        self, run: Callable[[jsonio.Document], Awaitable[jsonio.Json]]
+    ) -> Callable[..., Awaitable[jsonio.Json]]:
         """All that it has started ends with it, as with `apply`."""
 
         async def run_alone(args: jsonio.Document) -> jsonio.Json:

@@ -24,13 +24,13 @@ from noded.drivers.contract import Actual, Context, DriverError, Settings, parse
 from noded.drivers.support import command, leftovers
 from noded.drivers.support.command import Argv, Text
 from noded.drivers.support.offloop import OffLoop
-from noded.drivers.support.rendering import CannotRender, Format, render
+from noded.drivers.support.rendering import CannotRender, RenderFormat, render
 from nodestore.schema.models import Spec
 from nodestore.support import atomic_files, jsonio
 
 T = TypeVar("T")
 
-_LOOK_TIMEOUT_S = 5.0
+_READ_TIMEOUT_S = 5.0
 _WRITE_TIMEOUT_S = 30.0
 _OWN_DIRECTORY = ".noded"
 _REASONS = {
@@ -54,7 +54,7 @@ class FileSettings(Settings):
     """The settings of the driver in an inventory."""
 
     path: Annotated[Text, Field(min_length=1)] = Field(description="absolute, or relative to noded's work directory")
-    format: Format | None = Field(default=None, description="json (the default), yaml, or text: the template")
+    format: RenderFormat | None = Field(default=None, description="json (the default), yaml, or text: the template")
     template: str | None = Field(
         default=None, max_length=1 << 20, description="text; ${key} is that value of the document, $$ a dollar sign"
     )
@@ -82,7 +82,7 @@ class _Target:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _FoundFile:
     """What is there. content None: nothing, or (`other`) something that is not a regular file."""
 
     content: bytes | None
@@ -106,7 +106,7 @@ class FileDriver:
         target = self._target
         if target is None:
             return Actual()
-        found = await self._on_disk(lambda: _look(target.path), _LOOK_TIMEOUT_S, f"cannot read {target.path}")
+        found = await self._on_disk(lambda: _read_found(target.path), _READ_TIMEOUT_S, f"cannot read {target.path}")
         state: jsonio.Document = {"path": str(target.path), "present": found.content is not None}
         if found.content is not None:
             state |= {"bytes": len(found.content), "hash": _hash(found.content)}
@@ -123,18 +123,18 @@ class FileDriver:
             await self._reload(settings.reload, target)
 
     async def stop(self) -> None:
-        await self._disk.idle(_WRITE_TIMEOUT_S)
+        await self._disk.wait_idle(_WRITE_TIMEOUT_S)
         await leftovers.end(self._context)
         self._target = None
 
     # --- the file ---
 
     def _write(self, target: _Target) -> None:
-        found = _look(target.path)
+        found = _read_found(target.path)
         if _drift(found, target) is None:
             return
         self._reloaded = b""
-        self._told.unlink(missing_ok=True)  # first: a kill between the two must not lose the reload
+        self._reloaded_path.unlink(missing_ok=True)  # first: a kill between the two must not lose the reload
         kept_mode = found.mode if found.content is not None and sys.platform != "win32" else None
         atomic_files.write_atomic(target.path, target.content, kept_mode if target.mode is None else target.mode)
 
@@ -148,33 +148,37 @@ class FileDriver:
     # --- the reload ---
 
     @property
-    def _told(self) -> Path:
+    def _reloaded_path(self) -> Path:
         """Holds what the reload command was last run for with success."""
         return self._context.work_dir / _OWN_DIRECTORY / "reloaded"
 
     async def _reload(self, reload: ReloadSettings, target: _Target) -> None:
         """Run the command, unless it has been run for this very file."""
         told = jsonio.digest([str(target.path), _hash(target.content), list(reload.argv)]).encode()
-        before = await self._on_disk(lambda: atomic_files.read_bounded(self._told), _LOOK_TIMEOUT_S, "cannot read")
+        before = await self._on_disk(
+            lambda: atomic_files.read_bounded(self._reloaded_path), _READ_TIMEOUT_S, "cannot read"
+        )
         if before == told:
             return
         if self._reloaded != told:
             try:
-                await self._run(reload, target)
+                await self._run_reload(reload, target)
             except DriverError as error:
                 raise DriverError(f"{target.path} is written, but its reload failed: {error.message}") from None
             self._reloaded = told
             self._reloads += 1
         await self._on_disk(
-            lambda: atomic_files.write_atomic(self._told, told), _WRITE_TIMEOUT_S, f"cannot write {self._told}"
+            lambda: atomic_files.write_atomic(self._reloaded_path, told),
+            _WRITE_TIMEOUT_S,
+            f"cannot write {self._reloaded_path}",
         )
 
-    async def _run(self, reload: ReloadSettings, target: _Target) -> None:
+    async def _run_reload(self, reload: ReloadSettings, target: _Target) -> None:
         await leftovers.end(self._context)  # one that an earlier noded was killed over
         try:
             finished = await command.run(
                 reload.argv,
-                cwd=command.made_directory(self._context, "."),
+                cwd=command.make_directory(self._context, "."),
                 env=command.environment(self._context, {"NODECTL_FILE": str(target.path)}),
                 timeout_s=reload.timeout_s,
             )
@@ -192,7 +196,7 @@ def _target(settings: FileSettings, spec: Spec, work_dir: Path) -> _Target:
         raise DriverError(f"driver setting path: {settings.path} is noded's own", retryable=False)
     if settings.mode is not None and sys.platform == "win32":
         raise DriverError("driver setting mode: Windows has no file modes", retryable=False)
-    form: Format = settings.format or ("json" if settings.template is None else "text")
+    form: RenderFormat = settings.format or ("json" if settings.template is None else "text")
     try:
         content = render(spec.document, form, settings.template or "", atomic_files.FILE_BYTES_MAX)
     except CannotRender as error:
@@ -200,19 +204,19 @@ def _target(settings: FileSettings, spec: Spec, work_dir: Path) -> _Target:
     return _Target(path, content, None if settings.mode is None else int(settings.mode, 8))
 
 
-def _look(path: Path) -> _Found:
+def _read_found(path: Path) -> _FoundFile:
     """What is at `path`. OSError when that cannot be told. Opens regular files only: a pipe would block."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
-            return _Found(None, other=True)
+            return _FoundFile(None, other=True)
         with path.open("rb") as file:
-            return _Found(file.read(atomic_files.FILE_BYTES_MAX + 1), stat.S_IMODE(status.st_mode) & 0o777)
+            return _FoundFile(file.read(atomic_files.FILE_BYTES_MAX + 1), stat.S_IMODE(status.st_mode) & 0o777)
     except (FileNotFoundError, NotADirectoryError):
-        return _Found(None)
+        return _FoundFile(None)
 
 
-def _drift(found: _Found, target: _Target) -> str | None:
+def _drift(found: _FoundFile, target: _Target) -> str | None:
     if found.other:
         return f"{target.path} is not a regular file"
     if found.content is None:

@@ -25,7 +25,7 @@ from noded.drivers.contract import Actual, Context, DriverAction, DriverError, p
 from noded.drivers.support import command, leftovers, scripted
 from noded.drivers.support.command import Argv, EnvironmentName, Text
 from noded.drivers.support.health import Health, HealthSettings
-from noded.drivers.support.output import Output, how_it_ended
+from noded.drivers.support.output import OutputCopier, describe_exit_code
 from nodestore.errors import NodectlError
 from nodestore.processes import child_processes
 from nodestore.schema.models import Spec
@@ -57,10 +57,10 @@ class ProcessSettings(scripted.ActionSettings):
     health: HealthSettings | None = Field(default=None, description="how it is asked whether it does its work")
 
 
-class _Run:
+class _ProgramRun:
     """One run of the program, from its start to its end."""
 
-    def __init__(self, child: child_processes.Child, output: Output, cwd: Path, health: Health | None) -> None:
+    def __init__(self, child: child_processes.Child, output: OutputCopier, cwd: Path, health: Health | None) -> None:
         self.child = child
         self.output = output
         self.health = health
@@ -70,20 +70,20 @@ class _Run:
         self._cwd_id = _identity(cwd)
 
     @property
-    def lost_cwd(self) -> bool:
+    def has_lost_cwd(self) -> bool:
         """Whether its working directory is no longer the one that is there by that name."""
         return _identity(self._cwd) != self._cwd_id
 
     @property
-    def sick(self) -> bool:
+    def is_unhealthy(self) -> bool:
         """Whether it runs, and has failed its checks."""
-        return self.exit_code is None and self.health is not None and self.health.sick
+        return self.exit_code is None and self.health is not None and self.health.is_unhealthy
 
-    def begin(self, context: Context) -> None:
+    def start_watching(self, context: Context) -> None:
         """Watch it, in the background."""
         context.tasks.create_task(self._watch(context))
         if self.health is not None:
-            self._checks = context.tasks.create_task(self.health.watch())
+            self._checks = context.tasks.create_task(self.health.check_forever())
 
     async def end_checks(self) -> None:
         """Ask no more; a check that is under way is cut off."""
@@ -118,7 +118,7 @@ class ProcessDriver:
         self._settings: ProcessSettings | None = None
         self._document: bytes = b""
         self._document_hash = ""
-        self._run: _Run | None = None
+        self._run: _ProgramRun | None = None
         self._starts = 0
         self._exit_code: int | None = None
 
@@ -137,7 +137,7 @@ class ProcessDriver:
             state["exit_code"] = exit_code
         if run.exit_code is not None:
             said = run.output.last_line
-            ended = f"the program {how_it_ended(run.exit_code)}"
+            ended = f"the program {describe_exit_code(run.exit_code)}"
             return Actual(state, f"{ended}: {said}" if said else ended, failed=True)
         if run.health is not None:
             health = run.health
@@ -146,12 +146,12 @@ class ProcessDriver:
                 state["health_error"] = health.error
             # a restart has not helped before the program was healthy again, however long it runs
             self.settle_s = self._settings.settle_s if health.state == "healthy" else math.inf
-            if run.sick:
+            if run.is_unhealthy:
                 return Actual(state, f"the program is unhealthy: {health.error}", failed=True)
         return Actual(state, self._drift(run, self._settings))
 
-    def _drift(self, run: _Run, settings: ProcessSettings) -> str | None:
-        if run.lost_cwd:
+    def _drift(self, run: _ProgramRun, settings: ProcessSettings) -> str | None:
+        if run.has_lost_cwd:
             return "the program's working directory was removed"
         content = atomic_files.read_bounded(self._path(settings))
         if content is None:
@@ -170,8 +170,8 @@ class ProcessDriver:
         keep = (
             run is not None
             and run.exit_code is None
-            and not run.sick
-            and not run.lost_cwd
+            and not run.is_unhealthy
+            and not run.has_lost_cwd
             and scripted.same_but_for_actions(settings, self._settings)
             and not (changed and settings.on_change == "restart")
         )
@@ -189,7 +189,7 @@ class ProcessDriver:
             changed
             and settings.reload_signal is not None
             and run is not None
-            and child_processes.alive(run.child.identity)
+            and child_processes.is_alive(run.child.identity)
         ):
             os.kill(run.child.pid, getattr(signal, settings.reload_signal))
 
@@ -202,7 +202,7 @@ class ProcessDriver:
         settings = self._settings
         if settings is None:
             return {}
-        return scripted.offered(settings, self._context, settings.cwd, self._variables(settings))
+        return scripted.configured_actions(settings, self._context, settings.cwd, self._added_environment(settings))
 
     async def _end(self) -> None:
         """End the program with all it has started, and whatever an earlier noded has left."""
@@ -218,33 +218,33 @@ class ProcessDriver:
 
     async def _start(self, settings: ProcessSettings) -> None:
         log = None if settings.log_file is None else self._context.work_dir / settings.log_file
-        output = Output(log, settings.log_bytes_max)
-        cwd = command.made_directory(self._context, settings.cwd)
-        environment = command.environment(self._context, self._variables(settings))
+        output = OutputCopier(log, settings.log_bytes_max)
+        cwd = command.make_directory(self._context, settings.cwd)
+        environment = command.environment(self._context, self._added_environment(settings))
         try:
             pipe = output.open()
             try:
                 child = await child_processes.spawn(
-                    command.resolved(settings.argv), cwd=cwd, env=environment, stdout=pipe, die_with_parent=True
+                    command.resolve_python(settings.argv), cwd=cwd, env=environment, stdout=pipe, die_with_parent=True
                 )
             finally:
                 os.close(pipe)
         except (NodectlError, OSError) as error:
             raise DriverError(str(error)) from None
         self._starts += 1
-        self._run = _Run(child, output, cwd, self._health(settings, cwd, environment))
-        self._run.begin(self._context)
+        self._run = _ProgramRun(child, output, cwd, self._health(settings, cwd, environment))
+        self._run.start_watching(self._context)
 
     def _health(self, settings: ProcessSettings, cwd: Path, environment: dict[str, str]) -> Health | None:
         if settings.health is None:
             return None
 
-        async def run(argv: Sequence[str], timeout_s: float) -> command.Finished:
+        async def run(argv: Sequence[str], timeout_s: float) -> command.FinishedCommand:
             return await command.run(argv, cwd=cwd, env=environment, timeout_s=timeout_s)
 
         return Health(settings.health, run, self._context.wake)
 
-    def _variables(self, settings: ProcessSettings) -> dict[str, str]:
+    def _added_environment(self, settings: ProcessSettings) -> dict[str, str]:
         """What is added to noded's own environment."""
         return {**settings.env, "NODECTL_DOCUMENT": str(self._path(settings))}
 

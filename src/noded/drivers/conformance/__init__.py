@@ -66,9 +66,9 @@ async def examine(
     look: Callable[[Path], object] | None = None,
     limits: Limits = Limits(),
     actions: Mapping[str, Document] | None = None,
-    told: Callable[[Result], None] = lambda result: None,
+    on_result: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Make every check, each in a work directory of its own; `told` hears of each as it ends."""
+    """Make every check, each in a work directory of its own; `on_result` hears of each as it ends."""
     if not specs:
         raise ValueError("give at least one spec")
     results = []
@@ -81,7 +81,7 @@ async def examine(
                 result = Result(rule, "failed", str(broken))
             except Skipped as skipped:
                 result = Result(rule, "skipped", str(skipped))
-        told(result)
+        on_result(result)
         results.append(result)
     return results
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         then = {"settings": options.then_settings, "document": options.then_document}
         specs.append(specs[0].model_copy(update={name: value for name, value in then.items() if value is not None}))
     limits, actions = Limits(call_s=options.limit), dict(options.action)
-    results = asyncio.run(examine(factory, specs, limits=limits, actions=actions, told=_tell))
+    results = asyncio.run(examine(factory, specs, limits=limits, actions=actions, on_result=_print_result))
     return 1 if any(result.verdict == "failed" for result in results) else 0
 
 
@@ -90,7 +90,7 @@ def _load(name: str) -> DriverFactory:
     return factory
 
 
-def _tell(result: Result) -> None:
+def _print_result(result: Result) -> None:
     sys.stdout.write(f"{_SHOWN[result.verdict]}  {result.check}{': ' if result.detail else ''}{result.detail}\n")
     sys.stdout.flush()
 

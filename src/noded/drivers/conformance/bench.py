@@ -13,7 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from noded.drivers.conformance.surroundings import POLL_S, Nonconformance, Surroundings, named, no_complaints
+from noded.drivers.conformance.surroundings import (
+    POLL_S,
+    Nonconformance,
+    Surroundings,
+    describe_error,
+    expect_no_loop_errors,
+)
 from noded.drivers.contract import Actual, Context, Driver, DriverAction, DriverError, DriverFactory, actions_of
 from nodestore.schema.models import Spec
 from nodestore.support.jsonio import Document, copy, dumps
@@ -21,7 +27,7 @@ from nodestore.support.jsonio import Document, copy, dumps
 T = TypeVar("T")
 
 NODE, CLUSTER = "n1", "conformance"
-_BEAT_S = 0.02
+_POLL_S = 0.02
 _REST_S = 0.6
 
 
@@ -70,31 +76,31 @@ class Bench:
         """An instance, as in a noded of its own; stopped at the end, when nothing of it may be left."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                before, wakes = Surroundings(), _Wakes()
+                before, wakes = Surroundings(), _WakeCounter()
                 context = self.context(wakes, tasks)
                 trial = Trial(self._made(context), wakes, self.limits)
                 try:
-                    with no_complaints():
+                    with expect_no_loop_errors():
                         yield trial
                         await trial.stop()
-                        await before.gone(context, self.limits.end_s)
+                        await before.wait_restored(context, self.limits.end_s)
                 except BaseException:
                     await trial.abandon()
                     raise
         except BaseExceptionGroup as errors:
-            raise _finding(errors) from None
+            raise _first_finding(errors) from None
 
     def _made(self, context: Context) -> Driver:
         try:
             return self.factory(context)
         except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is the finding
-            raise Nonconformance(f"making an instance raised {named(error)}") from None
+            raise Nonconformance(f"making an instance raised {describe_error(error)}") from None
 
 
 class Trial:
     """One instance under trial. Its methods are the driver's, within limits: Nonconformance when it breaks one."""
 
-    def __init__(self, driver: Driver, wakes: _Wakes, limits: Limits) -> None:
+    def __init__(self, driver: Driver, wakes: _WakeCounter, limits: Limits) -> None:
         self.wakes = wakes
         self._driver = driver
         self._limits = limits
@@ -131,7 +137,7 @@ class Trial:
         except DriverError as error:
             raise Nonconformance(error.message) from None
 
-    async def act(self, name: str, args: Document) -> None:
+    async def run_action(self, name: str, args: Document) -> None:
         """Run it. DriverError passes."""
         action = self._offered(name)
         result = await self._call(f"action {name}", action.run(copy(args)), min(action.timeout_s, self._limits.call_s))
@@ -146,15 +152,15 @@ class Trial:
             raise Nonconformance(f"after apply there is no action {name} (there is: {', '.join(offered) or 'none'})")
         return offered[name]
 
-    async def settled(self, spec: Spec, previous: Spec | None) -> Actual:
+    async def apply_and_settle(self, spec: Spec, previous: Spec | None) -> Actual:
         """Bring it about; what is then. Nonconformance when that fails, or when it is not what was applied."""
         try:
             await self.apply(spec, previous)
         except DriverError as error:
             raise Nonconformance(f"apply of a spec that should succeed failed: {error.message}") from None
-        return await self.steady("after apply")
+        return await self.expect_applied("after apply")
 
-    async def steady(self, when: str) -> Actual:
+    async def expect_applied(self, when: str) -> Actual:
         """What is; Nonconformance when that differs from what was applied last, or cannot be told."""
         try:
             actual = await self.inspect()
@@ -164,33 +170,33 @@ class Trial:
             raise Nonconformance(f"inspect {when} tells of drift: {actual.drift}")
         return actual
 
-    async def rested(self, when: str) -> Document:
+    async def stable_state(self, when: str) -> Document:
         """The state, once it has stayed the same for a moment: a program's health comes after its start, say."""
-        state, since = (await self.steady(when)).state, time.monotonic()
+        state, since = (await self.expect_applied(when)).state, time.monotonic()
         deadline = since + self._limits.end_s
         while time.monotonic() < min(since + _REST_S, deadline):
             await asyncio.sleep(POLL_S)
-            if (now := (await self.steady(when)).state) != state:
+            if (now := (await self.expect_applied(when)).state) != state:
                 state, since = now, time.monotonic()
         return state
 
-    async def still(self, state: Document, what: str) -> None:
+    async def expect_state(self, state: Document, what: str) -> None:
         """Nonconformance when `what`, which must not change the state, has."""
         deadline = time.monotonic() + self._limits.end_s
-        while (now := (await self.steady(f"after {what}")).state) != state:
+        while (now := (await self.expect_applied(f"after {what}")).state) != state:
             if time.monotonic() > deadline:
                 raise Nonconformance(f"{what} has changed the state: {state} became {now}")
             await asyncio.sleep(POLL_S)
 
-    async def cut(self, spec: Spec, previous: Spec | None, after: Callable[[], Awaitable[None]]) -> None:
+    async def cancel_apply(self, spec: Spec, previous: Spec | None, after: Callable[[], Awaitable[None]]) -> None:
         """Begin to bring it about, and cancel that when `after` returns, as noded does when it is asked to stop."""
-        await self._cut("apply", self._driver.apply(spec, previous), after)
+        await self._cancel_call("apply", self._driver.apply(spec, previous), after)
 
-    async def cut_action(self, name: str, args: Document, after: Callable[[], Awaitable[None]]) -> None:
+    async def cancel_action(self, name: str, args: Document, after: Callable[[], Awaitable[None]]) -> None:
         """The same with an action."""
-        await self._cut(f"action {name}", self._offered(name).run(copy(args)), after)
+        await self._cancel_call(f"action {name}", self._offered(name).run(copy(args)), after)
 
-    async def _cut(self, name: str, call: Awaitable[Any], after: Callable[[], Awaitable[None]]) -> None:
+    async def _cancel_call(self, name: str, call: Awaitable[Any], after: Callable[[], Awaitable[None]]) -> None:
         doing = asyncio.ensure_future(call)
         try:
             await after()
@@ -201,7 +207,7 @@ class Trial:
             raise Nonconformance(f"{name} does not end though cancelled")
         error = None if doing.cancelled() else doing.exception()
         if error is not None and not isinstance(error, DriverError):
-            raise Nonconformance(f"{name} raised {named(error)} when it was cancelled")
+            raise Nonconformance(f"{name} raised {describe_error(error)} when it was cancelled")
 
     async def abandon(self) -> None:
         """The check has failed: end what can be ended, so that the next one begins in order."""
@@ -217,8 +223,8 @@ class Trial:
         try:
             while not task.done() and time.monotonic() < began + limit_s:
                 at = time.monotonic()
-                await asyncio.wait({task}, timeout=_BEAT_S)
-                blocked_s = max(blocked_s, time.monotonic() - at - _BEAT_S)
+                await asyncio.wait({task}, timeout=_POLL_S)
+                blocked_s = max(blocked_s, time.monotonic() - at - _POLL_S)
             if not task.done():
                 raise Nonconformance(f"{name} did not end within {limit_s:g} s")
             if blocked_s > self._limits.block_s:
@@ -235,10 +241,10 @@ class Trial:
                 raise Nonconformance(f"the message of a DriverError is not one line: {error.message!r}") from None
             raise
         except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is the finding
-            raise Nonconformance(f"{name} raised {named(error)}, not a DriverError") from None
+            raise Nonconformance(f"{name} raised {describe_error(error)}, not a DriverError") from None
 
 
-class _Wakes:
+class _WakeCounter:
     """Counts wakes, and sees that they come from the loop's thread."""
 
     def __init__(self) -> None:
@@ -251,7 +257,7 @@ class _Wakes:
         self.from_elsewhere |= threading.get_ident() != self._thread
 
 
-def _finding(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first_finding(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """What to tell of errors in a task group: what the check found, else that a background task failed."""
     found: BaseException = errors
     while isinstance(found, BaseExceptionGroup):
@@ -261,4 +267,4 @@ def _finding(errors: BaseExceptionGroup[BaseException]) -> BaseException:
         return found
     if isinstance(found, DriverError):
         return Nonconformance(f"it failed: {found.message}")
-    return Nonconformance(f"a background task raised {named(found)}: that would end noded")
+    return Nonconformance(f"a background task raised {describe_error(found)}: that would end noded")

@@ -21,7 +21,7 @@ APPLIED = "applied"
 
 async def start(bench: Bench) -> child_processes.Child | None:
     """A process that applies the first spec, says APPLIED (or why not) and waits; None when that cannot be."""
-    name = _name(bench.factory)
+    name = _import_path(bench.factory)
     if name is None:
         return None
     module, attribute = name
@@ -35,7 +35,7 @@ async def start(bench: Bench) -> child_processes.Child | None:
     )
 
 
-async def answer(child: child_processes.Child, timeout_s: float) -> str:
+async def read_answer(child: child_processes.Child, timeout_s: float) -> str:
     """What it says in the end: APPLIED, or why not. What the driver prints comes before that."""
     assert child.stdout is not None
     said = ""
@@ -50,7 +50,7 @@ async def answer(child: child_processes.Child, timeout_s: float) -> str:
     return said or "it said nothing"
 
 
-def _name(factory: Any) -> tuple[str, str] | None:
+def _import_path(factory: Any) -> tuple[str, str] | None:
     module, attribute = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
     found = sys.modules.get(module or "")
     for part in (attribute or "").split("."):
@@ -66,11 +66,11 @@ async def _hold(order: str) -> None:
     async with asyncio.TaskGroup() as tasks:
         driver: Driver = factory(Context("n1", "conformance", Path(work_dir), "killed", lambda: None, tasks))
         await driver.apply(Spec.model_validate(spec), None)
-        _say(APPLIED)
+        _print_line(APPLIED)
         await asyncio.Event().wait()  # to be killed
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     sys.stdout.write(f"{one_line(text)}\n")
     sys.stdout.flush()
 
@@ -83,6 +83,6 @@ if __name__ == "__main__":
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        _say(f"{type(first).__name__}: {first}")
+        _print_line(f"{type(first).__name__}: {first}")
     except ImportError as missing:
-        _say(f"{missing}")
+        _print_line(f"{missing}")

@@ -23,7 +23,7 @@ class Nonconformance(AssertionError):
 
 
 @contextmanager
-def no_complaints() -> Iterator[None]:
+def expect_no_loop_errors() -> Iterator[None]:
     """Nonconformance when the event loop has something to complain of, such as an exception that nobody took."""
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
@@ -31,7 +31,7 @@ def no_complaints() -> Iterator[None]:
 
     def complain(_: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
         error = told.get("exception")
-        complaints.append(told["message"] + (f" ({named(error)})" if error is not None else ""))
+        complaints.append(told["message"] + (f" ({describe_error(error)})" if error is not None else ""))
 
     loop.set_exception_handler(complain)
     try:
@@ -51,7 +51,7 @@ class Surroundings:
         self._threads = set(threading.enumerate())
         self._children = set(_children())
 
-    async def gone(self, context: Context, timeout_s: float) -> None:
+    async def wait_restored(self, context: Context, timeout_s: float) -> None:
         """Until nothing has been added to them; Nonconformance when something still is after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while left := self._tasks_left() or self._threads_left() or await self._processes_left(context):
@@ -78,15 +78,15 @@ class Surroundings:
 
 def _children() -> list[psutil.Process]:
     found = psutil.Process().children(recursive=True)
-    return [process for process in found if _runs(process)]
+    return [process for process in found if _is_running(process)]
 
 
-def _runs(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
 
-def named(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

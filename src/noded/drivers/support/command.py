@@ -18,7 +18,7 @@ from pydantic import Field
 
 from noded.drivers.contract import Context, DriverError
 from noded.drivers.support import leftovers
-from noded.drivers.support.output import ended, how_it_ended, last_line
+from noded.drivers.support.output import describe_exit_code, last_line, wait_exit_code
 from nodestore.errors import NodectlError
 from nodestore.processes import child_processes
 
@@ -33,7 +33,7 @@ Argv = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1_000)]
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedCommand:
     """What became of a command. stdout: at most one byte more than STDOUT_BYTES_MAX, or its last END_BYTES_KEPT.
     stderr: its end."""
 
@@ -46,10 +46,10 @@ class Finished:
         """Why it has failed, as a person reads it; None when it has not."""
         if self.code == 0:
             return None
-        return last_line(self.stderr) or f"the command {how_it_ended(self.code)}"
+        return last_line(self.stderr) or f"the command {describe_exit_code(self.code)}"
 
 
-def resolved(argv: Sequence[str]) -> list[str]:
+def resolve_python(argv: Sequence[str]) -> list[str]:
     """`argv` with the element "{python}" replaced by the Python that noded runs on."""
     return [sys.executable if part == "{python}" else part for part in argv]
 
@@ -60,11 +60,11 @@ def environment(context: Context, added: Mapping[str, str]) -> dict[str, str]:
         **os.environ,
         **added,
         "NODECTL_NODE": context.node,
-        leftovers.VARIABLE: leftovers.marker(context),
+        leftovers.MARKER_VARIABLE: leftovers.marker(context),
     }
 
 
-def made_directory(context: Context, cwd: str) -> Path:
+def make_directory(context: Context, cwd: str) -> Path:
     """The working directory `cwd`, relative to noded's; made when it is relative and missing. DriverError."""
     directory = context.work_dir / cwd
     if not Path(cwd).is_absolute():
@@ -83,7 +83,7 @@ async def run(
     timeout_s: float,
     stdin: bytes = b"",
     end_only: bool = False,
-) -> Finished:
+) -> FinishedCommand:
     """Run it to its end. DriverError when it cannot be started or does not end in time. end_only: keep but the end of
     what it prints.
 
@@ -92,7 +92,7 @@ async def run(
     """
     try:
         child = await child_processes.spawn(
-            resolved(argv),
+            resolve_python(argv),
             cwd=cwd,
             env=env,
             stdin=child_processes.PIPE,
@@ -104,7 +104,7 @@ async def run(
         raise DriverError(str(error)) from None
     try:
         async with asyncio.timeout(timeout_s):
-            return await _converse(child, stdin, end_only)
+            return await _communicate(child, stdin, end_only)
     except TimeoutError:
         raise DriverError(f"the command did not end within {timeout_s:g} s") from None
     finally:
@@ -113,7 +113,7 @@ async def run(
             await child.stop(0)
 
 
-async def _converse(child: child_processes.Child, stdin: bytes, end_only: bool) -> Finished:
+async def _communicate(child: child_processes.Child, stdin: bytes, end_only: bool) -> FinishedCommand:
     """Feed it, listen until it ends."""
     assert child.stdin is not None
     assert child.stdout is not None
@@ -121,18 +121,18 @@ async def _converse(child: child_processes.Child, stdin: bytes, end_only: bool) 
     talk = [
         asyncio.ensure_future(_feed(child.stdin, stdin)),
         asyncio.ensure_future(
-            _keep_end(child.stdout, END_BYTES_KEPT) if end_only else _collect(child.stdout, STDOUT_BYTES_MAX)
+            _collect_end(child.stdout, END_BYTES_KEPT) if end_only else _collect(child.stdout, STDOUT_BYTES_MAX)
         ),
-        asyncio.ensure_future(_keep_end(child.stderr, _STDERR_BYTES_KEPT)),
+        asyncio.ensure_future(_collect_end(child.stderr, _STDERR_BYTES_KEPT)),
     ]
     _feeding, stdout, stderr = talk
     try:
-        code = await ended(child)
+        code = await wait_exit_code(child)
         # what it has started may hold its output open for ever: that is not waited for
         await asyncio.wait({stdout, stderr}, timeout=_CLOSE_WAIT_S)
         if not (stdout.done() and stderr.done()):
             child.kill_tree()
-        return Finished(code, await stdout, await stderr)
+        return FinishedCommand(code, await stdout, await stderr)
     finally:
         for part in talk:
             part.cancel()
@@ -155,7 +155,7 @@ async def _collect(stream: asyncio.StreamReader, bytes_max: int) -> bytes:
     return kept
 
 
-async def _keep_end(stream: asyncio.StreamReader, bytes_max: int) -> bytes:
+async def _collect_end(stream: asyncio.StreamReader, bytes_max: int) -> bytes:
     kept = b""
     while chunk := await stream.read(1 << 16):
         kept = (kept + chunk)[-bytes_max:]

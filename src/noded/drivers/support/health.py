@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from noded.drivers.contract import DriverError, Settings
-from noded.drivers.support.command import Argv, Finished
+from noded.drivers.support.command import Argv, FinishedCommand
 from noded.drivers.support.output import LINE_CHARS_MAX
 from nodestore.errors import Invalid
 from nodestore.support.logs import one_line
 from nodestore.support.values import parse_address
 
-State = Literal["starting", "healthy", "unhealthy"]
+HealthState = Literal["starting", "healthy", "unhealthy"]
 
 _STARTING_EVERY_S = 1.0
 _ANSWER_BYTES_MAX = 8 << 10
@@ -69,7 +69,7 @@ class HealthSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _exactly_one_check(self) -> Self:
         if [self.argv, self.tcp, self.http].count(None) != 2:
             raise ValueError("give one of argv, tcp and http")
         return self
@@ -78,13 +78,13 @@ class HealthSettings(Settings):
 class Health:
     """What is known of one run of a program.
 
-    run: how a command is run. wake: called when `state` or `sick` changes.
+    run: how a command is run. wake: called when `state` or `is_unhealthy` changes.
     """
 
     def __init__(
         self,
         settings: HealthSettings,
-        run: Callable[[Sequence[str], float], Awaitable[Finished]],
+        run: Callable[[Sequence[str], float], Awaitable[FinishedCommand]],
         wake: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -92,25 +92,25 @@ class Health:
         self._wake = wake
         self._started = time.monotonic()
         self._failures = 0
-        self.state: State = "starting"
+        self.state: HealthState = "starting"
         self.error = ""
         """What the first of the latest failures in a row was: it stays the same while they go on."""
 
     @property
-    def sick(self) -> bool:
+    def is_unhealthy(self) -> bool:
         """Whether the program is to be restarted."""
         return self._failures >= self._settings.failures
 
-    async def watch(self) -> None:
+    async def check_forever(self) -> None:
         """Ask for ever, until cancelled."""
         while True:
-            self.note(await self._problem(), time.monotonic() - self._started)
+            self.record_check(await self._check_once(), time.monotonic() - self._started)
             starting = self.state == "starting"
             await asyncio.sleep(min(self._settings.every_s, _STARTING_EVERY_S) if starting else self._settings.every_s)
 
-    def note(self, problem: str | None, age_s: float) -> None:
+    def record_check(self, problem: str | None, age_s: float) -> None:
         """Take in one check's result, `age_s` after the program's start. `problem`: None when it was healthy."""
-        before = (self.state, self.sick)
+        before = (self.state, self.is_unhealthy)
         if problem is None:
             self.state, self.error, self._failures = "healthy", "", 0
         elif self.state != "starting" or age_s >= self._settings.start_s:
@@ -118,10 +118,10 @@ class Health:
                 self.error = one_line(problem, LINE_CHARS_MAX)
             self.state = "unhealthy"
             self._failures += 1
-        if before != (self.state, self.sick):
+        if before != (self.state, self.is_unhealthy):
             self._wake()
 
-    async def _problem(self) -> str | None:
+    async def _check_once(self) -> str | None:
         """What is wrong; None when nothing is."""
         settings = self._settings
         try:

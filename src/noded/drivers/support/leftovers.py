@@ -19,16 +19,16 @@ from noded.drivers.contract import Context, DriverError
 from nodestore.processes import child_processes
 from nodestore.support import jsonio
 
-VARIABLE = "NODECTL_RUN"
-_GONE_TIMEOUT_S = 5.0
+MARKER_VARIABLE = "NODECTL_RUN"
+_KILL_TIMEOUT_S = 5.0
 
 
 def marker(context: Context) -> str:
     """The value of VARIABLE for what this noded starts."""
-    return _common(context) + context.nonce
+    return _marker_prefix(context) + context.nonce
 
 
-def _common(context: Context) -> str:
+def _marker_prefix(context: Context) -> str:
     """What the markers of all noded of this node and work directory begin with."""
     place = jsonio.digest(os.path.normcase(Path(context.work_dir).resolve()))
     return f"{context.cluster}/{context.node}/{place}/"
@@ -42,8 +42,8 @@ async def end(context: Context) -> tuple[int, ...]:
     found = await find(context)
     for identity in found:
         await asyncio.to_thread(child_processes.kill_tree, identity)
-    deadline = time.monotonic() + _GONE_TIMEOUT_S
-    while left := [identity.pid for identity in found if child_processes.alive(identity)]:
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while left := [identity.pid for identity in found if child_processes.is_alive(identity)]:
         if time.monotonic() > deadline:
             raise DriverError(f"a process left behind does not go though killed (pid {left[0]})")
         await asyncio.sleep(0.02)
@@ -52,10 +52,10 @@ async def end(context: Context) -> tuple[int, ...]:
 
 async def find(context: Context) -> list[child_processes.Identity]:
     """All living processes with this node's marker."""
-    return await asyncio.to_thread(_find, _common(context))
+    return await asyncio.to_thread(_find_marked, _marker_prefix(context))
 
 
-def _find(common: str) -> list[child_processes.Identity]:
+def _find_marked(common: str) -> list[child_processes.Identity]:
     us = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter():
@@ -63,7 +63,7 @@ def _find(common: str) -> list[child_processes.Identity]:
             continue
         identity = child_processes.identify(process.pid)
         try:
-            ours = process.environ().get(VARIABLE, "").startswith(common)
+            ours = process.environ().get(MARKER_VARIABLE, "").startswith(common)
         except (psutil.Error, OSError):  # gone, or not ours to read
             continue
         if ours and identity is not None:

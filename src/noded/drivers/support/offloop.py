@@ -17,7 +17,8 @@ class OffLoop:
     """Runs one call at a time, each on a thread that does not keep the process from ending.
 
     A call cannot be interrupted: when whoever asked for it was cancelled or has given up, it goes on, and the next one
-    waits for it. So there is never more than one thread, and `idle` tells when it is done. `what` names, in errors,
+    waits for it. So there is never more than one thread, and `wait_idle` tells when it is done. `what` names, in
+    errors,
     what is waited for.
     """
 
@@ -27,7 +28,7 @@ class OffLoop:
 
     async def run(self, call: Callable[[], T], timeout_s: float) -> T:
         """What `call` returns or raises; DriverError when that takes longer than `timeout_s` (or what it waits for)."""
-        await self.idle(timeout_s)
+        await self.wait_idle(timeout_s)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         results: list[T] = []
@@ -43,12 +44,12 @@ class OffLoop:
 
         self._busy = done
         threading.Thread(target=work, name=f"driver: {self._what}", daemon=True).start()
-        await self.idle(timeout_s)
+        await self.wait_idle(timeout_s)
         if errors:
             raise errors[0]
         return results[0]
 
-    async def idle(self, timeout_s: float) -> None:
+    async def wait_idle(self, timeout_s: float) -> None:
         """Until nothing is under way. DriverError when it still is after `timeout_s`."""
         if self._busy is not None:
             await asyncio.wait({self._busy}, timeout=timeout_s)

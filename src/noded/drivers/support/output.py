@@ -17,7 +17,7 @@ _CHUNK_BYTES = 1 << 16
 _POLL_S = 0.02
 
 
-class Output:
+class OutputCopier:
     """Copies a program's output to `path` (None: nowhere). At `bytes_max` the file becomes `<path>.1` and begins anew,
     so both together stay below twice that. What cannot be written is dropped: the program must not wait for a disk.
 
@@ -73,7 +73,7 @@ def last_line(raw: bytes) -> str:
     return one_line(lines[-1].strip(), LINE_CHARS_MAX) if lines else ""
 
 
-def how_it_ended(code: int) -> str:
+def describe_exit_code(code: int) -> str:
     """An exit code as a person reads it."""
     if code >= 0:
         return f"exited with code {code}"
@@ -83,7 +83,7 @@ def how_it_ended(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-async def ended(child: Child) -> int:
+async def wait_exit_code(child: Child) -> int:
     """The exit code of a child whose output is an asyncio pipe, as soon as it has ended.
 
     Its own wait() also waits, on Python before 3.13, for whatever the child started to close that pipe.

@@ -15,7 +15,7 @@ import yaml
 
 from nodestore.support.jsonio import Document, dumps
 
-Format = Literal["json", "yaml", "text"]
+RenderFormat = Literal["json", "yaml", "text"]
 
 _SPECIAL = re.compile(r"\$(?:(\$)|\{([^{}]*)(\}?))")
 _SHOWN_CHARS_MAX = 60
@@ -25,7 +25,7 @@ class CannotRender(ValueError):
     """The document does not fit; the message is one sentence."""
 
 
-def render(document: Document, form: Format, template: str, bytes_max: int) -> bytes:
+def render(document: Document, form: RenderFormat, template: str, bytes_max: int) -> bytes:
     """The file's content, in UTF-8. CannotRender, also when it would be longer than `bytes_max`."""
     try:
         content = _text(document, form, template, bytes_max).encode()
@@ -38,12 +38,12 @@ def render(document: Document, form: Format, template: str, bytes_max: int) -> b
     return content
 
 
-def _text(document: Document, form: Format, template: str, bytes_max: int) -> str:
+def _text(document: Document, form: RenderFormat, template: str, bytes_max: int) -> str:
     if form == "json":
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     if form == "yaml":
         return str(yaml.dump(document, Dumper=_Dumper, allow_unicode=True, sort_keys=False))
-    return fill(template, document, bytes_max)
+    return fill_template(template, document, bytes_max)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -61,14 +61,14 @@ _LINE_ENDS = frozenset("\x85\u2028\u2029\ufeff")
 _Dumper.add_representer(str, _quoted_if_need_be)
 
 
-def fill(template: str, document: Document, chars_max: int) -> str:
+def fill_template(template: str, document: Document, chars_max: int) -> str:
     """`template` with the values in their places. CannotRender names the first place that has none."""
     parts: list[str] = []
     length, at = 0, 0
     for place in _SPECIAL.finditer(template):
         escaped, name, closed = place.groups()
         if escaped is None and not closed:
-            raise CannotRender(f"the template has a ${{ without }}: {_shown(template[place.start() :])}")
+            raise CannotRender(f"the template has a ${{ without }}: {_abbreviated(template[place.start() :])}")
         parts += [template[at : place.start()], "$" if escaped else _value(document, name)]
         at = place.end()
         length += len(parts[-2]) + len(parts[-1])
@@ -81,12 +81,12 @@ def _value(document: Document, name: str) -> str:
     found: Any = document
     for key in name.split("."):
         if not isinstance(found, dict) or key not in found:
-            raise CannotRender(f"the template needs the key {_shown(name)}, which the document does not have")
+            raise CannotRender(f"the template needs the key {_abbreviated(name)}, which the document does not have")
         found = found[key]
     return found if isinstance(found, str) else dumps(found).decode()
 
 
-def _shown(text: str) -> str:
+def _abbreviated(text: str) -> str:
     return repr(text if len(text) <= _SHOWN_CHARS_MAX else text[:_SHOWN_CHARS_MAX] + "...")
 
 

@@ -20,7 +20,7 @@ from noded.drivers.contract import (
 from noded.drivers.support import (
     command,
 )
-from noded.drivers.support.command import Argv, Finished
+from noded.drivers.support.command import Argv, FinishedCommand
 from nodestore.support import jsonio
 from nodestore.support.jsonio import Document, Json
 
@@ -29,7 +29,7 @@ _KILL_S = 30.0
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 
 
-def _checked(name: str) -> str:
+def _check_name(name: str) -> str:
     try:
         return check_action_name(name)
     except DriverError as error:
@@ -39,7 +39,7 @@ def _checked(name: str) -> str:
 class ActionSettings(Settings):
     """Settings of a driver whose actions are commands."""
 
-    actions: dict[Annotated[str, AfterValidator(_checked)], Argv] = Field(
+    actions: dict[Annotated[str, AfterValidator(_check_name)], Argv] = Field(
         default_factory=dict, max_length=100, description="commands to be run once, when an operator asks for them"
     )
     action_timeout_s: float = Field(
@@ -47,7 +47,7 @@ class ActionSettings(Settings):
     )
 
 
-def offered(
+def configured_actions(
     settings: ActionSettings | None, context: Context, cwd: str, environment: Mapping[str, str]
 ) -> dict[str, DriverAction]:
     """The actions that the settings name. environment: added to noded's own."""
@@ -65,13 +65,13 @@ def _action(
     async def run(args: Document) -> Json:
         finished = await command.run(
             argv,
-            cwd=command.made_directory(context, cwd),
+            cwd=command.make_directory(context, cwd),
             env={**command.environment(context, environment), "NODECTL_ACTION": name},
             timeout_s=timeout_s,
             stdin=jsonio.dumps(args),
             end_only=True,
         )
-        result = _result(finished)
+        result = _action_result(finished)
         if finished.problem is not None:
             raise ActionFailed(finished.problem, result)
         return result
@@ -79,7 +79,7 @@ def _action(
     return DriverAction(run, timeout_s + _KILL_S)
 
 
-def _result(finished: Finished) -> Document:
+def _action_result(finished: FinishedCommand) -> Document:
     """Its exit code, and the end of what it said."""
     said = {"output": finished.stdout, "errors": finished.stderr}
     shown = {name: _UNSHOWABLE.sub("\ufffd", raw.decode("utf-8", "replace")) for name, raw in said.items() if raw}

@@ -57,7 +57,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Again:
+class PendingRepeat:
     """A command that is to be repeated: it must get the first result. `due`: on the monotonic clock."""
 
     due: float
@@ -70,7 +70,7 @@ async def commands(client: Client, settings: Settings, number: int, record: Reco
     """A caller: `node.set`, each with an id of its own."""
     dice = random.Random(f"{settings.seed}-{settings.name}-{number}")
     who, sent, known = f"{settings.name}-{number}", 0, None
-    again: deque[Again] = deque(maxlen=_AGAIN_MAX)
+    again: deque[PendingRepeat] = deque(maxlen=_AGAIN_MAX)
     while not settings.stop.is_set():
         if again and again[0].due <= time.monotonic():
             await _repeat(client, record, who, again, settings.timeout_s)
@@ -81,15 +81,15 @@ async def commands(client: Client, settings: Settings, number: int, record: Reco
         repeat, due = dice.random() < _REPEATED, time.monotonic() + dice.uniform(*_AGAIN_S)
         _, told = await _sent(client, record, who, text, "node.set", args, timeout_s, after=known)
         if isinstance(told, CommandOutcomeUnknown):
-            again.append(Again(due, text, args, told.after))
+            again.append(PendingRepeat(due, text, args, told.after))
         elif isinstance(told, CommandResult):
             if repeat and known is not None:
-                again.append(Again(due, text, args, known))
+                again.append(PendingRepeat(due, text, args, known))
             known = max(known or 0, told.index)
         await asyncio.sleep(settings.pause_s)
 
 
-async def _repeat(client: Client, record: Recorder, who: str, again: deque[Again], timeout_s: float) -> None:
+async def _repeat(client: Client, record: Recorder, who: str, again: deque[PendingRepeat], timeout_s: float) -> None:
     one = again.popleft()
     _, told = await _sent(client, record, who, one.id, "node.set", one.args, timeout_s, after=one.after, again=True)
     if isinstance(told, (CommandOutcomeUnknown, Unavailable)):
@@ -173,7 +173,7 @@ async def read_stream(client: Client, settings: Settings, record: Recorder) -> N
             return
 
 
-def _tell_of_leaders(client: Client, record: Recorder) -> None:
+def _record_leaders(client: Client, record: Recorder) -> None:
     """Each leader as this client comes to know it, and the etcd member that it used then."""
     leadership, etcd = client._leadership, client._etcd
 
@@ -184,32 +184,32 @@ def _tell_of_leaders(client: Client, record: Recorder) -> None:
             member=etcd.endpoint if etcd else "",
         )  # fmt: skip
 
-    leadership.listen(tell)
+    leadership.subscribe(tell)
 
 
 async def run(settings: Settings) -> None:
     with Recorder(Path(settings.history)) as record:
         async with Client(settings.endpoints, cluster=settings.cluster) as client, asyncio.TaskGroup() as tasks:
-            _tell_of_leaders(client, record)
+            _record_leaders(client, record)
             for number in range(settings.callers):
                 tasks.create_task(commands(client, settings, number, record))
             for number in range(settings.registers):
                 tasks.create_task(registers(client, settings, number, record))
             reading = tasks.create_task(read_stream(client, settings, record)) if settings.reader else None
-            await _until_told(settings)
+            await _wait_for_stop(settings)
             if reading is not None:
-                await _heard_all(client, settings)
+                await _wait_reader_caught_up(client, settings)
                 reading.cancel()
 
 
-async def _heard_all(client: Client, settings: Settings) -> None:
+async def _wait_reader_caught_up(client: Client, settings: Settings) -> None:
     """What is committed by now reaches the reader, or the run's check of streams says what is missing."""
     with contextlib.suppress(NodectlError):
         await client.command("scene.save", {"name": "end", "nodes": {}}, id=f"{settings.name}-end", timeout_s=10.0)
     await asyncio.sleep(_LAST_S)
 
 
-async def _until_told(settings: Settings) -> None:
+async def _wait_for_stop(settings: Settings) -> None:
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await reader.read()
@@ -218,5 +218,5 @@ async def _until_told(settings: Settings) -> None:
 
 if __name__ == "__main__":
     given = Settings(**json.loads(sys.argv[1]))
-    logs.setup("client", given.name, "info")
+    logs.setup_logging("client", given.name, "info")
     asyncio.run(run(given))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.faults.checkers import final_store as final_store
 from tests.faults.checkers import history_checks, noded_log
-from tests.faults.checkers.final_store import Final
+from tests.faults.checkers.final_store import FinalStore
 from tests.faults.checkers.history import Event, lines, merged
 from tests.faults.checkers.history_checks import Judge
 from tests.faults.hosts.judgement import client_checks, diary, shown, store_watch
@@ -29,7 +29,7 @@ def judged(directory: Path, kept: diary.Diary, say: Callable[[str], None]) -> li
         if event.op == "hole":
             holes.append(event)
     store = directory / diary.STORE
-    final = final_store.kept(store) if kept.complete and store.exists() else None
+    final = final_store.load_final(store) if kept.complete and store.exists() else None
     broken = judge.wrong(final)
     wrong = store_watch.holes(holes) + [f"{promise}: {line}" for promise, lines in broken.items() for line in lines]
     if kept.complete and final is None:
@@ -55,7 +55,7 @@ def _all_events(directory: Path) -> Iterator[Event]:
     return chain(_events(directory), *(lines(path) for path in sorted(directory.glob("stream-*.jsonl"))))
 
 
-def _by_their_logs(directory: Path, judge: Judge, final: Final | None) -> list[str]:
+def _by_their_logs(directory: Path, judge: Judge, final: FinalStore | None) -> list[str]:
     """What each noded said that it obeyed: more than its status shows, which tells the latest only."""
     obedience = history_checks.Obedience()
     for path in sorted(directory.glob("log/*-noded.log")):

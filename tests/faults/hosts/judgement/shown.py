@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.faults.checkers.final_store import Final
+from tests.faults.checkers.final_store import FinalStore
 
 
-def not_as_desired(directory: Path, final: Final) -> list[str]:
+def not_as_desired(directory: Path, final: FinalStore) -> list[str]:
     """The file driver of each node has written the document of its desired spec. A status may say so and be wrong."""
     wrong = []
     for node, desired in sorted(final.desired.items()):

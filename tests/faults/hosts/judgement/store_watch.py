@@ -18,7 +18,7 @@ from nodestore.etcd.session import KV, Etcd, EtcdSettings
 from nodestore.etcd.watch import Changes, follow
 from nodestore.schema.keys import Keys, prefix_end
 from tests.faults.checkers.history import Event, Recorder, seen
-from tests.faults.checkers.watched import Watched
+from tests.faults.checkers.watched import WatchRecorder
 from tests.support.waiting import eventually
 
 _WAIT_S = 15.0
@@ -69,7 +69,7 @@ class StoreWatch:
     def __init__(self, sessions: Sequence[Etcd], keys: Keys, record: Recorder, wait_s: float = _WAIT_S) -> None:
         """wait_s: how long a watch that has lost something waits for the other to bring it."""
         self._keys, self._wait_s = keys, wait_s
-        watched = Watched(record.seen, keys)
+        watched = WatchRecorder(record.seen, keys)
         self.union = Union(watched.put, lambda *ends: _note_hole(record, *ends), watched.deleted)
         self._tasks = [
             asyncio.create_task(self._watch(session), name=f"watch {number} of the store")

@@ -86,7 +86,7 @@ class SlowDisk(Fault):
                 self._check((await self.hosts.fsyncs(self.victim)).since(self.before))
         finally:
             if self.victim:
-                self.hosts.disks[self.victim].as_fast_as_it_is()
+                self.hosts.disks[self.victim].restore_speed()
 
     def _check(self, seen: Fsyncs) -> None:
         """AssertionError unless etcd itself has measured that the disk was as slow as it should be."""

@@ -59,10 +59,10 @@ class Fault:
 
     async def cut_power(self, pc: Pc) -> None:
         """AssertionError when it said goodbye to anybody."""
-        self.hosts.capture.look()
+        self.hosts.capture.drain()
         pc.power_off()
         assert pc.cut_at is not None
-        goodbyes = self.hosts.capture.of(pc.address, pc.cut_at)
+        goodbyes = self.hosts.capture.ends_of(pc.address, pc.cut_at)
         assert not goodbyes, f"{pc.name} was to lose its power, and said goodbye: {goodbyes[:3]}"
 
     def stays_silent(self, pc: Pc) -> None:
@@ -98,7 +98,7 @@ async def strike(name: str, seed: int, fault: Fault) -> None:
 async def settle(name: str, seed: int, fault: Fault) -> None:
     """What can be proven only when work goes on again. FaultFailed like `strike`."""
     try:
-        fault.hosts.capture.look()
+        fault.hosts.capture.drain()
         await fault.settled()
     except AssertionError as error:
         raise _failed(name, seed, fault, error) from error

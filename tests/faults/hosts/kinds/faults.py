@@ -141,7 +141,7 @@ class Wipe(Fault):
         """As the member there lists it once it has caught up. A member that is behind would tell the new one the ID of
         the removed one, which it would then have for ever."""
         request = pb.MemberListRequest(linearizable=True)
-        answer = await self.hosts.etcd.at(place, "Cluster/MemberList", request, _LISTED_S)
+        answer = await self.hosts.etcd.call_member(place, "Cluster/MemberList", request, _LISTED_S)
         return next((member for member in answer.members if self._peer in member.peerURLs), None)
 
     async def _control(self, endpoints: Sequence[str], *arguments: str) -> None:

@@ -30,7 +30,7 @@ def second(dice: random.Random, first: str, names: Sequence[str]) -> str | None:
 
 
 @dataclass
-class Both(Fault):
+class OverlappingFaults(Fault):
     """They last until both have had their time; the second ends first: to replace the member of a PC that was wiped,
     say, takes a majority of the others. The second spares the host of the first."""
 
@@ -39,7 +39,7 @@ class Both(Fault):
     begun: list[Fault] = field(default_factory=list)
 
     @classmethod
-    def of(cls, first: Fault, other: Fault, apart_s: float) -> Both:
+    def of(cls, first: Fault, other: Fault, apart_s: float) -> OverlappingFaults:
         lasts_s = max(first.lasts_s - apart_s, other.lasts_s)
         return cls(first.hosts, first.dice, lasts_s, parts=[first, other], apart_s=apart_s)
 

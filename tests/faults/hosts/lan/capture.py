@@ -41,7 +41,7 @@ class CaptureError(AssertionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenPacket:
     """`at`: seconds on the monotonic clock, as it crossed the LAN. `ports`: of source and target."""
 
     at: float
@@ -57,11 +57,11 @@ class Seen:
 
 
 class Capture:
-    """Of the beginnings and ends of connections on all interfaces of this network namespace. `look` now and then, from
+    """Of the beginnings and ends of connections on all interfaces of this network namespace. `drain` now and then, from
     the event loop."""
 
     def __init__(self) -> None:
-        self._seen: deque[Seen] = deque(maxlen=_KEPT)
+        self._seen: deque[SeenPacket] = deque(maxlen=_KEPT)
         program = b"".join(struct.pack("HBBI", *step) for step in _FILTER)
         self._program = ctypes.create_string_buffer(program)
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.htons(_ALL))
@@ -72,7 +72,7 @@ class Capture:
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)  # when it crossed, not when we look
 
-    def look(self) -> None:
+    def drain(self) -> None:
         """Take what has come since. CaptureError when there was more than the buffer holds."""
         offset = time.time() - time.monotonic()
         while True:
@@ -89,22 +89,22 @@ class Capture:
         if dropped:
             raise CaptureError(f"the capture on the bridge lost {dropped} packets: it proves nothing")
 
-    def of(self, source: str, since: float) -> list[Seen]:
+    def ends_of(self, source: str, since: float) -> list[SeenPacket]:
         """FINs and RSTs that `source` (an address) has said since then."""
-        self.look()
+        self.drain()
         return [seen for seen in self._seen if seen.source == source and seen.at >= since and seen.kind != "SYN"]
 
-    def leftovers(self, source: str, since: float) -> list[Seen]:
+    def leftovers(self, source: str, since: float) -> list[SeenPacket]:
         """FINs that it has said since then on connections that are older: of programs that lost their power. (A kernel
         that has just booted does answer with RST whatever comes on such a connection.)"""
-        self.look()
+        self.drain()
         return leftovers(self._seen, source, since)
 
     def close(self) -> None:
         self._socket.close()
 
 
-def parsed(packet: bytes, at: float) -> Seen | None:
+def parsed(packet: bytes, at: float) -> SeenPacket | None:
     """An IPv4 packet of TCP; None when it is too short."""
     header = (packet[0] & 0x0F) * 4 if packet else 0
     if len(packet) < header + 14:
@@ -112,10 +112,10 @@ def parsed(packet: bytes, at: float) -> Seen | None:
     flags = packet[header + 13]
     kind = "RST" if flags & 0x04 else "FIN" if flags & 0x01 else "SYN"
     ports = struct.unpack("!HH", packet[header : header + 4])
-    return Seen(at, socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20]), ports, kind)
+    return SeenPacket(at, socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20]), ports, kind)
 
 
-def leftovers(all_seen: deque[Seen] | list[Seen], source: str, since: float) -> list[Seen]:
+def leftovers(all_seen: deque[SeenPacket] | list[SeenPacket], source: str, since: float) -> list[SeenPacket]:
     """As `Capture.leftovers`, of these."""
     opened: set[frozenset[tuple[str, int]]] = set()
     found = []

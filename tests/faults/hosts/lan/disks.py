@@ -95,7 +95,7 @@ class Slowable:
         if not ready or not os.read(stdout.fileno(), 100):
             raise DiskError(f"the file system of {self.path} did not obey within {_OBEYS_S:g} s")
 
-    def as_fast_as_it_is(self) -> None:
+    def restore_speed(self) -> None:
         self.slow((0.0, 0.0))
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import psutil
 
-from nodestore.etcd.member_defaults import SETTINGS, MemberConfig, environment
+from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MemberConfig, environment
 from tests.faults.hosts.lan.namespaces import ROOT
 from tests.faults.hosts.lan.net import Lan, address
 
@@ -116,7 +116,8 @@ class Pc:
         if program == "masterd":
             own = [
                 "--id", self.name, "--host", self.name, "--listen", f"{self.address}:{API}",
-                "--max-txn-ops", SETTINGS["max-txn-ops"], "--max-request-bytes", SETTINGS["max-request-bytes"],
+                "--max-txn-ops", DEFAULT_SETTINGS["max-txn-ops"],
+                "--max-request-bytes", DEFAULT_SETTINGS["max-request-bytes"],
                 "--local-member", f"{self.address}:{CLIENT}" if self.has_member else "none",
             ]  # fmt: skip
         else:
@@ -217,6 +218,6 @@ class Pc:
         found = os.statvfs(self.disk / "etcd")
         return found.f_bavail * found.f_frsize
 
-    def said(self, program: str, lines: int = 20) -> str:
+    def log_tail(self, program: str, lines: int = 20) -> str:
         path = self.log(program)
         return "\n".join(path.read_text("utf-8", "replace").splitlines()[-lines:]) if path.exists() else ""

@@ -14,7 +14,7 @@ import aiohttp
 
 from nodectl.etcd_binary.find import find_etcd
 from nodestore.cluster.configuration import Configuration
-from nodestore.cluster.election import LeaderSeen, leader_seen
+from nodestore.cluster.election import LeaderSeen, parse_leader
 from nodestore.errors import Conflict, NodectlError
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
@@ -85,7 +85,7 @@ class Hosts:
     # --- who leads what ---
 
     async def leader(self) -> LeaderSeen:
-        return leader_seen(await self.etcd.get(self.keys.leader))
+        return parse_leader(await self.etcd.get(self.keys.leader))
 
     async def leading(self) -> str | None:
         """The host of the leader, once it says that it serves; None while there is none."""
