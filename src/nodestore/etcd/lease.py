@@ -1,7 +1,7 @@
-"""A lease, by the only clock that counts: it is lost once the TTL has passed since the last good keepalive was *sent*.
+"""A lease of etcd. It counts as lost once its TTL has passed since the last answered keepalive was *sent*.
 
-Counted from when the answer arrived, a holder would believe in its lease for up to a round trip (or a pause of this
-process) longer than etcd does.
+If the TTL were counted from the arrival of the answer, a holder would believe in its lease longer than etcd does: by up
+to a round trip, or a pause of this process.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from nodestore.etcd.session import BrokenStream, Etcd, Stream
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.02
-_TRIES_PER_TTL = (
-    4  # an answer is waited for as long as that part of the TTL: two more members can be asked before it is over
-)
+_TRIES_PER_TTL = 4
+"""An attempt may take this fraction of the TTL, so that two more members can be tried before the lease expires."""
 
 
 def boottime_s() -> float:
-    """Seconds on a clock that goes on while the PC sleeps, as etcd's do; Linux' monotonic clock stands still then."""
+    """Seconds on a clock that advances while the PC sleeps, as etcd's TTLs do. Linux' monotonic clock does not."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
 
 
 class Lease:
-    """A granted lease. Nothing renews it but a running `keep_alive()`."""
+    """A granted lease. Only a running `keep_alive()` renews it."""
 
     def __init__(self, etcd: Etcd, lease: int, ttl_s: float, sent: float) -> None:
         self._etcd = etcd
@@ -42,29 +41,29 @@ class Lease:
 
     @classmethod
     async def grant(cls, etcd: Etcd, ttl_s: int) -> Self:
-        """A new lease; etcd may give a longer TTL than asked. Unavailable, NoSpace or Denied otherwise."""
+        """Grant a lease; etcd may choose a longer TTL. Unavailable, NoSpace or Denied if it grants none."""
         sent = boottime_s()
         lease, granted_s = await etcd.grant(ttl_s)
         return cls(etcd, lease, float(granted_s), sent)
 
     @property
     def left_s(self) -> float:
-        """Seconds for which it surely lives yet, by this clock."""
+        """Seconds until the lease may have expired; negative after that."""
         return self._last_sent_at + self.ttl_s - boottime_s()
 
     @property
     def overdue_s(self) -> float:
-        """For how long etcd should have confirmed it, and has not."""
+        """Seconds since a renewal was due (after a third of the TTL); 0 if none is overdue."""
         return max(0.0, boottime_s() - self._last_sent_at - self.ttl_s / 3)
 
     async def keep_alive(self, *, patience_s: float = 0.0) -> NoReturn:
-        """Keep it alive until cancelled; LeaseLost once it is gone, or may be, and nothing else: who has it goes on.
+        """Renew the lease until cancelled. Raises only LeaseLost, once the lease has or may have expired.
 
-        `patience_s`: for who does no harm by believing in it too long (whatever it writes is fenced): for so long
-        beyond the TTL only etcd's own word counts. After an outage etcd's new leader extends all leases.
+        `patience_s`: for this many seconds beyond the TTL, the lease is lost only if etcd reports it expired. Only for
+        holders whose writes are fenced. It bridges outages, because etcd's new leader extends all leases.
         """
         stream: Stream | None = None
-        last, said = "not even tried: this process was held up", None
+        last, last_fault = "no attempt was made: this process was suspended", None
         try:
             while (left_s := self.left_s + patience_s) > 0:
                 try:
@@ -78,10 +77,10 @@ class Lease:
                     last = (
                         str(stream.report_silence()) if stream is not None else self._etcd.refusal or "no token in time"
                     )
-                except (BrokenStream, NodectlError) as fault:  # a refusal may be taken back, too
-                    last = said = str(fault)
+                except (BrokenStream, NodectlError) as fault:  # also a refusal: an operator may restore the user
+                    last = last_fault = str(fault)
                 else:
-                    said = None
+                    last_fault = None
                     await asyncio.sleep(max(0.0, min(self.ttl_s / 3, self.left_s)))
                     continue
                 log.debug("keepalive of lease %x: %s", self.id, last)
@@ -89,9 +88,9 @@ class Lease:
                     await stream.close()
                     stream = None
                 await asyncio.sleep(max(0.0, min(_RETRY_S, self.left_s + patience_s)))
-            # the last try may have been too short for an answer
-            why = last if said in (None, last) else f"{last}; before that: {said}"
-            raise LeaseLost(f"no good keepalive within its {self.ttl_s + patience_s:g} s: {why}")
+            # The last attempt may have been too short for an answer, so the fault before it is reported too.
+            why = last if last_fault in (None, last) else f"{last}; before that: {last_fault}"
+            raise LeaseLost(f"no keepalive was answered within {self.ttl_s + patience_s:g} s: {why}")
         finally:
             if stream is not None:
                 await stream.close()
@@ -100,17 +99,17 @@ class Lease:
         sent = boottime_s()
         await stream.send(pb.LeaseKeepAliveRequest(ID=self.id), self.ttl_s)
         reply = await stream.receive(self.ttl_s)
-        if reply is None:  # at a doubt: the answer may well come yet, and its time is short anyway
+        if reply is None:  # a probe woke the reader: the answer may still arrive, and the caller limits the wait
             reply = await stream.receive(self.ttl_s)
         if reply is None:
             raise stream.report_silence()
         stream.probe_requested = False
         if reply.TTL <= 0:
-            raise LeaseLost("etcd says that it has expired")
+            raise LeaseLost("etcd reports that the lease has expired")
         self._last_sent_at = sent
 
     async def revoke(self) -> None:
-        """End it now, so that its keys go at once; when etcd cannot be reached it expires by itself."""
+        """Revoke the lease, which deletes its keys at once. If etcd does not answer, it expires by itself."""
         try:
             await self._etcd.revoke(self.id, timeout_s=1.0)
         except NodectlError as error:

@@ -1,4 +1,4 @@
-"""What is done to etcd itself, not in it: alarms, free pages, backups. Where etcd has users, mostly root's alone."""
+"""Administration of etcd: alarms and backups. With authentication enabled, most of it requires the root role."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ _SILENCE_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """An alarm that a member has raised; it stands until somebody disarms it."""
+    """An alarm that a member has raised. It stays until it is disarmed."""
 
     member: int
     kind: str
-    """NOSPACE or CORRUPT."""
+    """The type of the alarm: NOSPACE or CORRUPT."""
 
 
 async def alarms(etcd: Etcd) -> tuple[Alarm, ...]:
-    """All alarms that stand. Any user may ask. Unavailable without a majority of the members."""
+    """All active alarms. It requires no role. Unavailable without a quorum."""
     try:
         response = await etcd.call("Maintenance/Alarm", pb.AlarmRequest(action=pb.AlarmRequest.GET))
-    except OutcomeUnknown as error:  # nothing was to happen
+    except OutcomeUnknown as error:  # reading the alarms has no effect
         raise Unavailable(str(error)) from None
     return tuple(Alarm(item.memberID, pb.AlarmType.Name(item.alarm)) for item in response.alarms)
 
 
 async def disarm(etcd: Etcd, alarm: Alarm) -> None:
-    """Take the alarm back. A member without room raises it again at the next write."""
+    """Disarm the alarm. A member whose database is still full raises it again at the next write."""
     request = pb.AlarmRequest(action=pb.AlarmRequest.DEACTIVATE, memberID=alarm.member, alarm=alarm.kind)
     await etcd.call("Maintenance/Alarm", request)
 
 
 async def answers_reads(etcd: Etcd, endpoint: str, timeout_s: float = _ALARM_TIMEOUT_S) -> bool:
-    """Whether that member answers a read from its own database, which it does not while it defragments.
+    """Whether the member at `endpoint` answers a read from its own database. It does not while it defragments.
 
-    Denied when the user may not read at all.
+    Denied if the user may not read.
     """
     request = pb.RangeRequest(key=b"\0", serializable=True, count_only=True)
     try:
@@ -54,8 +54,11 @@ async def answers_reads(etcd: Etcd, endpoint: str, timeout_s: float = _ALARM_TIM
 async def download_database(
     etcd: Etcd, endpoint: str, silence_s: float = _SILENCE_TIMEOUT_S
 ) -> AsyncGenerator[bytes, None]:
-    """That member's whole database, as `etcdctl snapshot save` writes it: the last 32 bytes are the SHA-256 of the
-    rest. Use it with `contextlib.aclosing`. Unavailable when it breaks off."""
+    """Yields the database of the member at `endpoint`, in the format of `etcdctl snapshot save`.
+
+    Its last 32 bytes are the SHA-256 of all bytes before. Unavailable if the download breaks off. Use it with
+    `contextlib.aclosing`.
+    """
     stream = await etcd.open_download(endpoint, "Maintenance/Snapshot", pb.SnapshotRequest(), timeout_s=silence_s)
     try:
         while True:

@@ -1,6 +1,6 @@
-"""How an etcd member is started: its command line and environment, for tests and the development cluster.
+"""The command line and environment of an etcd member, for tests and the development cluster.
 
-Pure. Operators' members take the same settings from the file that `nodectl etcd config` generates from this module.
+Pure. `nodectl etcd config` generates the configuration files of operators' members from the same settings.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 MEMORY_ENVIRONMENT = {"GOMEMLIMIT": "120MiB", "GOGC": "50"}
-"""Keeps a member at 150-180 MB where it would take 650-750 after a write storm, for a tenth of the write rate."""
+"""Go settings that limit a member's memory to 150-180 MB instead of 650-750 MB after a write storm.
+
+They cost a tenth of the write rate.
+"""
 
 DEFAULT_SETTINGS: Mapping[str, str] = {
-    # A change of etcd's leader takes 0.7-0.9 s instead of 1.3-1.9; below this a busy 2-core PC raises false alarms.
+    # An election of etcd takes 0.7-0.9 s with these, 1.3-1.9 s with the defaults. With shorter times, a busy 2-core PC
+    # causes needless elections.
     "heartbeat-interval": "50",
     "election-timeout": "500",
-    # A batch's views in one transaction: 128 operations are etcd's default.
+    # All views of a batch go into one transaction: etcd's default of 128 operations is too few.
     "max-txn-ops": "4096",
     "max-request-bytes": str(8 << 20),
-    # The default of 3.5 keeps 100,000 entries in memory: wrong for a PC with 2 GB.
+    # etcd 3.5 keeps 100,000 entries in memory by default: too many for a PC with 2 GB.
     "snapshot-count": "5000",
-    # By time: "revision" compacts only each 5 minutes, and what a write storm leaves in 5 minutes is more than the
-    # quota. A watcher that was away for longer than this lists anew, which is cheap here.
+    # Compaction by time: mode "revision" compacts every 5 minutes, and a write storm exceeds the quota within that
+    # time. A watcher that is disconnected for longer than the retention lists all keys again, which is cheap here.
     "auto-compaction-mode": "periodic",
     "auto-compaction-retention": "1m",
     "quota-backend-bytes": str(256 << 20),
@@ -30,16 +34,17 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "log-outputs": "stderr",
     "log-level": "warn",
 }
-"""What every member has in common, in the names of etcd's flags and configuration file."""
+"""The settings that all members share, by the names of etcd's flags and configuration file."""
 
 
 @dataclass(frozen=True)
 class MemberConfig:
-    """One member. URLs are whole ("http://127.0.0.1:2379"); `initial_cluster` is name to peer URL, itself included.
+    """The configuration of one member. URLs have a scheme, such as "http://127.0.0.1:2379".
 
-    `existing`: it joins a cluster that runs (after `etcdctl member add`). `advertised_client_url` and
-    `advertised_peer_url`: where clients and the other members find it, if not at `client_url` and `peer_url`, which may
-    be several URLs with commas. `settings` replaces or adds to SETTINGS.
+    `client_url` and `peer_url` may be several URLs, separated by commas. `initial_cluster`: peer URL by name, including
+    this member. `existing`: the member joins a running cluster, after `etcdctl member add`. `advertised_client_url`
+    and `advertised_peer_url`: the URLs that clients and other members use, if different. `settings`: overrides of
+    DEFAULT_SETTINGS, and further settings.
     """
 
     name: str
@@ -47,7 +52,7 @@ class MemberConfig:
     client_url: str
     peer_url: str
     initial_cluster: Mapping[str, str]
-    cluster_token: str = "nodectl"  # no secret: keeps members of different clusters apart
+    cluster_token: str = "nodectl"  # not a secret: keeps members of different clusters apart
     existing: bool = False
     advertised_client_url: str | None = None
     advertised_peer_url: str | None = None
@@ -75,6 +80,6 @@ class MemberConfig:
 
 
 def environment(base: Mapping[str, str]) -> dict[str, str]:
-    """`base` for a member: with the memory limits unless it has its own, without settings that etcd would take up."""
+    """`base` with the memory limits, unless it sets its own, and without the ETCD_ variables that etcd reads."""
     kept = {name: value for name, value in base.items() if not name.startswith("ETCD_")}
     return {**MEMORY_ENVIRONMENT, **kept}

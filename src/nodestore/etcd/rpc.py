@@ -1,8 +1,8 @@
-"""gRPC to one etcd member: the one module that imports grpc. Which member, and what is tried again, `etcd` decides.
+"""gRPC to one etcd member: the one module that imports grpc. `session` chooses the member and what to retry.
 
-Every failure of a call or a stream is an `RpcFailed` with its `Fault`: what it says about whether the thing asked
-for has happened. grpc's own habit of raising CancelledError for what a server or a closed channel cancelled ends
-here, because a task that meets it would end as if its owner had wanted that.
+Every failure of a call or a stream is an `RpcFailed`. Its `Fault` classifies whether the call may have taken effect.
+grpc raises CancelledError if a server or a closed channel cancels a call. This module converts it to RpcFailed, because
+a task that met it would end as if its owner had cancelled it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ _MESSAGE_BYTES_MAX = 64 << 20  # grpc's 4 MiB default makes a large catch-up fai
 
 
 def _is_from_closed_loop(record: logging.LogRecord) -> bool:
-    """grpc has one poller a process, and tells it of a loop that has been closed (a command of nodectl may have several
-    loops, one after another). The complaint that asyncio logs then, with a traceback, is about nothing."""
+    """Whether asyncio logs that grpc's poller used a closed event loop, which is harmless.
+
+    grpc has one poller for the process, and a command of nodectl may run several event loops, one after another.
+    """
     error = record.exc_info[1] if record.exc_info else None
     return "PollerCompletionQueue" in record.getMessage() and "loop is closed" in str(error)
 
@@ -46,38 +48,38 @@ def _is_from_closed_loop(record: logging.LogRecord) -> bool:
 logging.getLogger("asyncio").addFilter(lambda record: not _is_from_closed_loop(record))
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.keepalive_time_ms", 10_000),  # the server refuses pings more often than every 5 s
+    ("grpc.keepalive_time_ms", 10_000),  # the server refuses pings that are less than 5 s apart
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),  # also how long a connect to a host that is gone is waited for
-    ("grpc.max_reconnect_backoff_ms", 1_000),  # grpc's default took 7.6 s to notice that an outage was over
+    ("grpc.min_reconnect_backoff_ms", 1_000),  # also the time limit of a connect to a dead host
+    ("grpc.max_reconnect_backoff_ms", 1_000),  # with grpc's default, a reconnect after an outage took 7.6 s
     ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
-    ("grpc.enable_retries", 0),  # a hidden repeat of a write is what this module exists to prevent
-    ("grpc.enable_http_proxy", 0),  # an http_proxy in the environment is for the web, not for the store
+    ("grpc.enable_retries", 0),  # a hidden retry could apply a write twice
+    ("grpc.enable_http_proxy", 0),  # http_proxy in the environment must not apply to etcd
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 
 class Fault(Enum):
-    """What a failure says about the thing asked for."""
+    """What a failure implies about the effect of the call."""
 
-    NOT_SENT = "surely nothing has happened; another member may do it"
-    AMBIGUOUS = "may have happened, or may yet"
-    UNREADABLE = "has happened, but the answer is too large for us"
-    TOKEN = "our token is not known; with a new one it may go on"
-    FINAL = "the store's answer"
+    NOT_SENT = "no effect; another member may accept the call"
+    AMBIGUOUS = "it may have taken effect, or may do so later"
+    UNREADABLE = "it took effect, but the answer is too large to be received"
+    TOKEN = "no effect: the token is not valid; a new one may be"
+    FINAL = "etcd's final answer; a retry would get the same"
 
 
 class RpcFailed(Exception):
-    """A call or stream to `address` failed. `code` is grpc's, in words."""
+    """A call or stream to `address` failed. `code` is the name of grpc's status code, in lower case."""
 
     def __init__(self, address: str, code: str, details: str, fault: Fault) -> None:
         super().__init__(f"{address}: {code}: {details}")
         self.code, self.details, self.fault = code, details, fault
-        self.member_alive = details.startswith("etcdserver: ")  # the member itself says so, a dead one does not
+        self.member_alive = details.startswith("etcdserver: ")  # the text comes from the member, so it is alive
 
 
 # Never proposed: the channel had no connection; or etcd refused before raft (an interceptor, a queue that is full).
@@ -95,26 +97,26 @@ _AMBIGUOUS = (
 
 
 def classify_status(code: StatusCode, details: str) -> Fault:
-    """Sorts a status. What is not surely harmless counts as ambiguous."""
+    """The fault that a status stands for. A status that may hide an effect counts as ambiguous."""
     if any(text in details for text in _NOT_PROPOSED):
         return Fault.NOT_SENT
     if "permission denied" in details:
-        return Fault.FINAL  # maintenance calls say it with code UNKNOWN
+        return Fault.FINAL  # maintenance calls report it with code UNKNOWN
     if code is StatusCode.UNAVAILABLE and details.startswith(_NOT_SENT):
         return Fault.NOT_SENT
     if code is StatusCode.UNIMPLEMENTED:
-        return Fault.NOT_SENT  # something else listens there
+        return Fault.NOT_SENT  # another server listens at that address
     if code is StatusCode.UNAUTHENTICATED or any(text in details for text in _BAD_TOKEN):
         return Fault.TOKEN
     if code is StatusCode.RESOURCE_EXHAUSTED and "eceived message larger than max" in details:
-        return Fault.FINAL if details.startswith("grpc: ") else Fault.UNREADABLE  # "grpc: " is the server's receiving
+        return Fault.FINAL if details.startswith("grpc: ") else Fault.UNREADABLE  # "grpc: ": the server received it
     if code is StatusCode.RESOURCE_EXHAUSTED and "trying to send message larger than max" in details:
         return Fault.UNREADABLE
     return Fault.AMBIGUOUS if code in _AMBIGUOUS else Fault.FINAL
 
 
 def to_nodectl_error(failed: RpcFailed) -> NodectlError:
-    """The typed error for an answer that will not change by asking again."""
+    """The typed error for a failure that a retry would not change."""
     details = failed.details.removeprefix("etcdserver: ")
     if failed.fault is Fault.TOKEN:
         return Denied(f"etcd asks for a user and password: {details}")
@@ -165,13 +167,13 @@ _DOWNLOAD: dict[str, tuple[type[Message], type[Message]]] = {
 
 
 def connect_by_grpc(settings: EtcdSettings) -> Connect:
-    """How the members are reached unless a test says otherwise. Invalid when a certificate cannot be read."""
+    """Connects to members by gRPC, the default of a session. Invalid if a certificate cannot be read."""
     credentials = _credentials_of(settings)
     return lambda address: GrpcConnection(address, credentials)
 
 
 def _credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
-    """TLS credentials; None for plain TCP. Invalid when a file cannot be read."""
+    """TLS credentials; None for plain TCP. Invalid if a file cannot be read."""
     if settings.ca is None:
         return None
     try:
@@ -183,13 +185,13 @@ def _credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
 
 
 def _cancelled_by_grpc() -> bool:
-    """Whether the CancelledError just caught came out of grpc: nobody has asked the current task to end."""
+    """Whether the CancelledError just caught came from grpc: the current task itself was not cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() == 0
 
 
 class Duplex(Protocol):
-    """A stream to a member, as the session sees it: `RpcStream`, or what a test puts in its place."""
+    """A stream to a member, as the session uses it. `RpcStream` implements it, and so do fakes in tests."""
 
     async def send(self, message: Message, timeout_s: float) -> None: ...
 
@@ -201,8 +203,7 @@ class Duplex(Protocol):
 
 
 class Connection(Protocol):
-    """A member, as the session sees it: `GrpcConnection`, or what a test puts in its place. Every fault is
-    RpcFailed."""
+    """A connection to a member, as the session uses it: `GrpcConnection`, or a fake. Every fault is RpcFailed."""
 
     @property
     def address(self) -> str: ...
@@ -215,11 +216,11 @@ class Connection(Protocol):
 
 
 Connect = Callable[[str], Connection]
-"""From a member's address to a way to talk to it. It connects when that is first used, not before."""
+"""Returns a connection to a member's address, which is established at its first use."""
 
 
 class RpcStream:
-    """A bidirectional stream to one member. Every fault is RpcFailed; `close()` it then and in the end."""
+    """A bidirectional stream to one member. Every fault is RpcFailed. `close()` it after a fault too."""
 
     def __init__(self, address: str, call: Any) -> None:
         self._address, self._call = address, call
@@ -227,12 +228,14 @@ class RpcStream:
         self._wake_requested: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def send(self, message: Message, timeout_s: float) -> None:
-        """Returns once it is on its way. One sender at a time."""
+        """Send one message; return once grpc has accepted it. Only one caller may send at a time."""
         try:
             async with asyncio.timeout(timeout_s):  # wait_for() may swallow a cancellation before Python 3.12
                 await self._call.write(message)
         except TimeoutError:
-            raise RpcFailed(self._address, "silent", f"took nothing for {timeout_s:g} s", Fault.AMBIGUOUS) from None
+            raise RpcFailed(
+                self._address, "silent", f"accepted no message for {timeout_s:g} s", Fault.AMBIGUOUS
+            ) from None
         except asyncio.CancelledError:
             if not _cancelled_by_grpc():
                 raise
@@ -241,7 +244,7 @@ class RpcStream:
             raise await self._end_status() from None
 
     async def receive(self, timeout_s: float) -> Any | None:
-        """The next message, or None when none came in time, or at a nudge; the read goes on then, nothing is lost."""
+        """The next message. None if none arrived in time, or after `wake_reader`; then the read stays pending."""
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
         reading = self._reading
@@ -256,26 +259,26 @@ class RpcStream:
         return reading.result()
 
     def wake_reader(self) -> None:
-        """Whoever waits in `receive`, or does so next, looks up."""
+        """Make the pending `receive`, or else the next one, return None at once."""
         if not self._wake_requested.done():
             self._wake_requested.set_result(None)
 
     async def close(self) -> None:
-        """End it. Returns once nothing of it is left in this event loop."""
+        """Cancel the stream; return once it has no task left in this event loop."""
         self._call.cancel()
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait((self._reading,))
             if not self._reading.cancelled():
-                self._reading.exception()  # or the loop would complain that nobody has looked
+                self._reading.exception()  # retrieved, or asyncio would log it as never retrieved
 
     async def _read(self) -> Any:
-        # A read() that is cancelled before the server's headers have come swallows that, and then waits for ever.
+        # If read() is cancelled before the server's headers arrive, it swallows the cancellation and never returns.
         await self._call.initial_metadata()
         return await self._call.read()
 
     async def _end_status(self) -> RpcFailed:
-        """The status with which the stream ended; a write to a dead stream alone does not tell it."""
+        """The status with which the stream ended, which a failed write to it does not contain."""
         if not self._call.done():
             self._call.cancel()
         code, details = await self._call.code(), (await self._call.details()) or ""
@@ -283,7 +286,7 @@ class RpcStream:
 
 
 class GrpcConnection:
-    """One member's address, with a channel that connects when it is first used and again after every fault."""
+    """A gRPC channel to one member. It connects at its first use, and again after every fault."""
 
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
@@ -311,7 +314,7 @@ class GrpcConnection:
         return stub
 
     async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Any:
-        """One attempt at a unary method."""
+        """Call a unary method once."""
         try:
             return await self._unary[method](request, timeout=timeout_s, metadata=metadata)
         except aio.AioRpcError as error:
@@ -323,13 +326,13 @@ class GrpcConnection:
             raise RpcFailed(self.address, "cancelled", "the channel was closed", Fault.AMBIGUOUS) from None
 
     def open(self, method: str, metadata: Metadata) -> RpcStream:
-        """A new stream; whether it can be had shows at its first use."""
+        """A new bidirectional stream. If the member refuses it, its first use fails."""
         return RpcStream(self.address, self._stream[method](metadata=metadata))
 
     def download(self, method: str, request: Message, metadata: Metadata) -> RpcStream:
-        """A stream that answers one request; nothing is sent on it. Its orderly end is a RpcFailed with code `ok`."""
+        """A stream of the answers to one request. Its regular end is an RpcFailed with code `ok`."""
         return RpcStream(self.address, self._download[method](request, metadata=metadata))
 
     async def close(self) -> None:
-        with suppress(aio.UsageError):  # closed twice
+        with suppress(aio.UsageError):  # it was closed before
             await self._channel.close()

@@ -1,11 +1,12 @@
-"""The session with etcd: a sticky choice among its members, deadlines, tokens, and what may be tried again.
+"""The session with etcd: chooses a member for each call, and handles deadlines, tokens and retries.
 
 Calls go to the endpoint in use until it fails, hangs or is cut off, then to the next. Every call has a deadline.
-What failed is told apart from what may have happened:
+Two errors separate what failed from what may have taken effect:
 
-- `Unavailable`: surely nothing has happened (never sent, or refused before it was proposed).
-- `OutcomeUnknown`: a write that may land now or at any later time. Never repeated here unless the caller says that
-  its compares make that harmless (`repeatable`). `NoSpaceUnknown`, of these, has landed already or never will.
+- `Unavailable`: the call had no effect. It was never sent, or was refused before it was proposed to raft.
+- `OutcomeUnknown`: the write may take effect now or at any later time. The session never repeats it, unless the caller
+  declares that its compares make a second copy harmless (`repeatable`). A write that ended with its subclass
+  `NoSpaceUnknown` has either taken effect already or never will.
 """
 
 from __future__ import annotations
@@ -81,28 +82,28 @@ log = logging.getLogger(__name__)
 
 _ROUND_PAUSE_S = 0.05
 _HEDGE_DELAYS_S = (0.15, 0.3, 0.6)
-"""After so long, each counted from the one before, another copy of what may be repeated goes to another member. Longer
-than a commit takes on a busy PC, and far shorter than waiting for a member that has gone."""
+"""Pauses, in seconds, after which another copy of a repeatable transaction goes to another member. Each counts from the
+copy before. They are longer than a commit takes on a busy PC, and far shorter than the wait for a dead member."""
 _RECENT_FAILURE_S = 3.0
 _EXTRA_COPY_PAUSE_S = 0.1
 _EXTRA_COPIES_MAX = 10
-_COPY_MIN_S = 0.02  # with less time left another copy is not worth its while
-_TOKENS_MAX = 3  # refused in a row within one call
+_COPY_MIN_S = 0.02  # with less time left, no further copy is sent
+_TOKENS_MAX = 3  # tokens that etcd may refuse in a row within one call
 _REQUIRE_LEADER = (("hasleader", "true"),)
 
 
 class _RetryPolicy(Enum):
-    """What a second copy of a call does."""
+    """Whether a call may be sent again after a fault."""
 
-    FREELY = "nothing that matters: try again after any fault; the last answer counts"
-    GUARDED = "nothing, by its own compares: try again, but what the last answer says of the first is unknown"
-    NEVER = "harm: end with OutcomeUnknown at the first fault that leaves it open"
+    FREELY = "a second copy is harmless: retry after any fault; the last answer counts"
+    GUARDED = "the call's compares make a second copy a no-op: retry, but the outcome of the first copy stays unknown"
+    NEVER = "a second copy could do harm: raise OutcomeUnknown at the first fault that leaves the outcome open"
 
 
 class Etcd:
-    """The session. One a process and event loop; `async with Etcd(settings) as etcd`.
+    """A session with the etcd cluster. Use one in each process and event loop: `async with Etcd(settings) as etcd`.
 
-    `connect`: how members are reached, if not by gRPC: tests have a store in memory.
+    `connect`: returns the connection to a member's address; gRPC by default. Tests connect to a store in memory.
     """
 
     def __init__(self, settings: EtcdSettings, *, connect: Connect | None = None) -> None:
@@ -110,12 +111,12 @@ class Etcd:
         connect = connect or connect_by_grpc(settings)
         self._endpoints = [connect(address) for address in settings.endpoints]
         self._current = 0
-        self._last_failure_at: dict[str, float] = {}  # when each endpoint was last left
+        self._last_failure_at: dict[str, float] = {}  # by endpoint, on the monotonic clock
         self._streams: set[Stream] = set()
         self._last_answering: Connection | None = None
         self._closed = False
         self._login = Login(settings)
-        self._token: str | None = None  # "" while etcd's access control is off, whatever user we have
+        self._token: str | None = None  # "" while authentication is disabled in etcd
         self._login_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -127,20 +128,21 @@ class Etcd:
         await self.close()
 
     async def close(self) -> None:
-        """Ends all calls and streams; what is asked of the session afterwards fails with NodectlError."""
+        """End all calls and streams. Later calls raise NodectlError."""
         self._closed = True
         await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
 
     @property
     def endpoint(self) -> str:
-        """The address in use."""
+        """The address of the endpoint in use."""
         return self._endpoints[self._current].address
 
     def switch_endpoint(self, endpoint: Connection, *, member_alive: bool = False) -> None:
-        """Go on with another endpoint, if `endpoint` is still the one in use: many who leave it move once. Unless it
-        `member_alive` and just cannot, streams by it are asked for a sign of life: a member that died with its PC
-        breaks no
-        connection for seconds."""
+        """Switch to the next endpoint, unless a concurrent caller already left `endpoint`. Also probe its open streams.
+
+        `member_alive`: the member answered with a fault of its own; then its streams are not probed.
+        """
+        # Streams need a probe because a member that died with its PC breaks no connection for seconds.
         if not member_alive:
             self._last_failure_at[endpoint.address] = time.monotonic()
         if self._endpoints[self._current] is endpoint and len(self._endpoints) > 1:
@@ -150,42 +152,45 @@ class Etcd:
                 stream.request_probe()
 
     def probe_streams(self) -> None:
-        """A PC may be gone, and a member with it: all streams are asked for a sign of life."""
+        """Probe all open streams. To be called when a PC, and the member on it, may be gone."""
         for stream in tuple(self._streams):
             stream.request_probe()
 
     def remove_stream(self, stream: Stream) -> None:
+        """Stop probing a closed stream."""
         self._streams.discard(stream)
 
     def _other_endpoints(self) -> list[Connection]:
-        """Those not in use, in their order from the one in use; last those that failed lately, the latest last."""
+        """The endpoints not in use, in ring order from the one in use. Recently failed ones come last, latest last."""
         size, lately = len(self._endpoints), time.monotonic() - _RECENT_FAILURE_S
         following = [self._endpoints[(self._current + step) % size] for step in range(1, size)]
         return sorted(following, key=lambda endpoint: max(self._last_failure_at.get(endpoint.address, lately), lately))
 
     def switch_from_address(self, address: str) -> None:
-        """The same for the member at `address`, which is known to be about to answer nobody."""
+        """Leave the member at `address`, which is about to stop answering. Invalid if it is not an endpoint."""
         self.switch_endpoint(self._endpoint_at(address))
 
     # --- authentication ---
 
     @property
     def refusal(self) -> str | None:
-        """Why etcd refuses this session although it has taken it before; None while it does not."""
+        """Why etcd refuses this session, which it accepted before; None while it accepts it."""
         return self._login.refusal
 
     def record_refusal(self, error: NodectlError) -> NodectlError:
-        """etcd does not take us: what to raise. Unavailable, to be waited out, where it has taken us before."""
+        """The error to raise after a refusal: Unavailable if etcd accepted this session before, else `error`."""
         return self._login.record_refusal(error)
 
     def discard_token(self, token: str | None) -> None:
-        """`token` was refused; the next call gets another, unless somebody already has."""
+        """Drop `token`, which etcd refused, so that the next call logs in. No-op if it was replaced already."""
         if self._token == token:
             self._token = None
 
     async def _ensure_token(self, timeout_s: float) -> None:
-        """Authenticate, once for all who wait for it. Denied when refused at the start; Unavailable when refused later
-        on, or when nobody answers."""
+        """Log in if there is no token. Concurrent callers share one login.
+
+        Denied if etcd refuses the first login. Unavailable if it refuses a later one, or does not answer in time.
+        """
         if self.settings.user is None or self._token is not None:
             return
         try:
@@ -195,7 +200,7 @@ class Etcd:
                     self._token = await self._authenticate(self.settings.user, timeout_s)
                     self._login.record_token()
         except TimeoutError:
-            raise Unavailable(f"etcd gave no token within {timeout_s:g} s") from None
+            raise Unavailable(f"etcd issued no token within {timeout_s:g} s") from None
 
     async def _authenticate(self, user: str, timeout_s: float) -> str:
         request = pb.AuthenticateRequest(name=user, password=self._login.password())
@@ -209,7 +214,7 @@ class Etcd:
             if "authentication is not enabled" in str(error):
                 return ""
             self._check_open()
-            # a member that was cut off may know the old password only
+            # A partitioned member may know only the old password.
             self.switch_endpoint(self._endpoints[self._current], member_alive=True)
             raise self.record_refusal(error) from None
         return str(response.token)
@@ -230,19 +235,20 @@ class Etcd:
         needs_leader: bool = True,
         endpoint_offset: int = 0,
     ) -> Any:
-        """One call, over as many endpoints as the deadline allows. `endpoint_offset`: the first attempt is made so
-        many endpoints
-        after the one in use."""
+        """Send one call, to as many endpoints in turn as the deadline allows.
+
+        `endpoint_offset`: the first attempt goes to the endpoint at this position behind the one in use.
+        """
         self._check_open()
         budget_s = self.settings.call_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + budget_s
         attempt_s = budget_s if repeat is _RetryPolicy.NEVER else max(self.settings.attempt_timeout_s, budget_s / 3)
-        attempts, tokens, open_outcome, last = 0, 0, False, "not even asked"
+        attempts, tokens, open_outcome, last = 0, 0, False, "no attempt was made"
         base = _REQUIRE_LEADER if needs_leader else ()
         try:
             while (left_s := deadline - time.monotonic()) > 0:
                 if with_token and self._token is None and self.settings.user is not None:
-                    last = "got a token too late"
+                    last = "the login took too long"
                     await self._ensure_token(left_s)
                     continue
                 endpoint = self._ranked_endpoint(0 if attempts else endpoint_offset)
@@ -272,18 +278,20 @@ class Etcd:
                     return response
         except NodectlError as error:
             if open_outcome and repeat is _RetryPolicy.GUARDED:
-                raise OutcomeUnknown(f"etcd: an earlier attempt may have landed; then {error}") from None
+                raise OutcomeUnknown(f"etcd: an earlier attempt may have taken effect; then: {error}") from None
             if isinstance(error, NoSpace) and repeat is not _RetryPolicy.FREELY:
-                # The write that fills the database is applied, and answered by the same words as those refused after.
+                # etcd applies the write that fills the database, but answers it with the same error as refused ones.
                 raise NoSpaceUnknown(str(error)) from None
             raise
         if open_outcome and repeat is _RetryPolicy.GUARDED:
-            raise OutcomeUnknown(f"etcd: no answer in {budget_s:g} s; last {last}")
-        raise Unavailable(f"etcd cannot be reached within {budget_s:g} s; last {last}")
+            raise OutcomeUnknown(f"etcd: no answer within {budget_s:g} s; last error: {last}")
+        raise Unavailable(f"etcd cannot be reached within {budget_s:g} s; last error: {last}")
 
     def _switch_after_failure(self, endpoint: Connection, failed: RpcFailed, repeat: _RetryPolicy) -> bool:
-        """Leave the endpoint for another attempt; whether the failed one may have happened. Raises when it was the
-        last: at an answer that is final, or at an open outcome that must not be repeated."""
+        """Prepare the next attempt; return whether the failed one may have taken effect.
+
+        Raises if there must be no other attempt: the answer is final, or the outcome is open and `repeat` is NEVER.
+        """
         if failed.fault is Fault.TOKEN and self.settings.user is None:
             raise self.record_refusal(to_nodectl_error(failed)) from None
         if failed.fault in (Fault.FINAL, Fault.TOKEN):
@@ -297,14 +305,14 @@ class Etcd:
         return failed.fault is Fault.AMBIGUOUS
 
     def _ranked_endpoint(self, after: int) -> Connection:
-        """The one in use, or so many after it, best first."""
+        """The endpoint in use (0), or the one at position `after` among the others, best first."""
         if not after:
             return self._endpoints[self._current]
         ranked = [self._endpoints[self._current], *self._other_endpoints()]
         return ranked[after % len(ranked)]
 
     def _endpoint_for_stream(self, secondary: bool) -> Connection:
-        """The one in use, or, for a second stream, another; not one where there is a stream of the other kind."""
+        """The endpoint in use, or another for a secondary stream; if possible without a stream of the other kind."""
         current = self._endpoints[self._current]
         ranked = [*self._other_endpoints(), current] if secondary else [current, *self._other_endpoints()]
         taken = {stream.address for stream in self._streams if stream.is_secondary != secondary}
@@ -320,7 +328,7 @@ class Etcd:
             self._last_answering = endpoint
 
     async def get(self, key: str, *, revision: int = 0, timeout_s: float | None = None) -> KV | None:
-        """The key, linearizable (or as of `revision`); None when absent."""
+        """The key by a linearizable read, or as of `revision`; None if it is absent."""
         request = pb.RangeRequest(key=key.encode(), revision=revision)
         return range_from_pb(await self._unary("KV/Range", request, _RetryPolicy.FREELY, timeout_s=timeout_s)).first
 
@@ -334,9 +342,9 @@ class Etcd:
         keys_only: bool = False,
         timeout_s: float | None = None,
     ) -> Range:
-        """All keys with the prefix `start`, or from `start` up to `end`; linearizable, or as of `revision`.
+        """All keys with the prefix `start`, or from `start` up to `end`, by a linearizable read or as of `revision`.
 
-        TooLarge when the answer exceeds 64 MiB: ask for less.
+        TooLarge if the answer exceeds 64 MiB: request fewer keys.
         """
         request = pb.RangeRequest(
             key=start.encode() if isinstance(start, str) else start,
@@ -348,13 +356,13 @@ class Etcd:
         return range_from_pb(await self._unary("KV/Range", request, _RetryPolicy.FREELY, timeout_s=timeout_s))
 
     async def put(self, key: str, value: bytes, *, lease: int = 0, timeout_s: float | None = None) -> int:
-        """The revision it was written at."""
+        """Write the key; return the revision of the write."""
         request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
         response = await self._unary("KV/Put", request, _RetryPolicy.NEVER, timeout_s=timeout_s)
         return int(response.header.revision)
 
     async def delete(self, key: str, *, prefix: bool = False, timeout_s: float | None = None) -> int:
-        """How many keys were deleted."""
+        """Delete the key, or all keys with the prefix; return how many were deleted."""
         request = pb.DeleteRangeRequest(key=key.encode(), range_end=prefix_end(key) if prefix else b"")
         return int((await self._unary("KV/DeleteRange", request, _RetryPolicy.NEVER, timeout_s=timeout_s)).deleted)
 
@@ -367,10 +375,10 @@ class Etcd:
         timeout_s: float | None = None,
         repeatable: bool = False,
     ) -> TxnResult:
-        """One transaction. Without writes it is repeated freely; with writes only when the caller says that its
-        compares make a second copy harmless. Then other members are asked too where the one in use takes its time.
+        """Run one transaction. `repeatable`: the caller declares that its compares make a second copy harmless.
 
-        A repeatable transaction that did not succeed may be the second copy of one that did.
+        A transaction that only reads, or is repeatable, is retried, and copies of it go to other members if the one in
+        use is slow. If a repeatable transaction did not succeed, it may be the second copy of one that did.
         """
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
         reads_only = all(op.HasField("request_range") for op in (*then, *orelse))
@@ -397,11 +405,14 @@ class Etcd:
         timeout_s: float,
         hedge_s: float = 0.02,
     ) -> TxnResult:
-        """A transaction whose compares make a second copy harmless, sent to the member in use and, unless that answers
-        within `hedge_s`, to the next one too: a member that died with its PC costs no more than that. While nobody
-        answers, further copies follow: one that was on its way to an etcd leader which died is lost for good, and the
-        next one may meet its successor. The first answer counts, which may be that of a later copy. Errors as of `txn`.
+        """Run a transaction whose compares make a second copy harmless, with the least latency if a member died.
+
+        It goes to the member in use and, unless that answers within `hedge_s` seconds, also to the next one. While no
+        member answers, further copies follow. The first answer counts, which may be that of a later copy. Errors as
+        of `txn`.
         """
+        # Further copies: one that was forwarded to an etcd leader which died is lost, and the next one may reach its
+        # successor.
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
         return await self._hedged(
             request, _RetryPolicy.GUARDED, timeout_s, (hedge_s, *[_EXTRA_COPY_PAUSE_S] * _EXTRA_COPIES_MAX)
@@ -410,7 +421,7 @@ class Etcd:
     async def _hedged(
         self, request: Message, repeat: _RetryPolicy, timeout_s: float | None, pauses_s: Sequence[float]
     ) -> TxnResult:
-        """Copies one after another, each to another member, until one is answered. `pauses_s`: between them."""
+        """Send copies one after another, each to another member, until one is answered. `pauses_s`: between them."""
         asked = self._endpoints[self._current]
         begun, budget_s = time.monotonic(), self.settings.call_timeout_s if timeout_s is None else timeout_s
         copies: list[asyncio.Task[TxnResult]] = []
@@ -432,7 +443,7 @@ class Etcd:
                         if copy is not copies[0]:
                             self._switch_to_answering(asked)
                         if len(copies) == 1:
-                            copies.clear()  # nearly always: there is no other to wait for
+                            copies.clear()  # the usual case: there is no other copy to cancel
                         return result
                 if not pending and errors:
                     open_ones = (error for error in errors if isinstance(error, OutcomeUnknown))
@@ -445,7 +456,7 @@ class Etcd:
 
     @staticmethod
     def _collect_result(copy: asyncio.Task[TxnResult], errors: list[NodectlError]) -> TxnResult | None:
-        """Its answer; its error goes to `errors`."""
+        """The answer of `copy`. If it failed, append its error to `errors` and return None."""
         error = copy.exception()
         if error is None:
             return copy.result()
@@ -455,16 +466,16 @@ class Etcd:
         return None
 
     def _switch_to_answering(self, asked: Connection) -> None:
-        """Go on with one that has just answered: the next in order may be gone as well."""
+        """Leave `asked` for the endpoint that just answered: the next one in order may be gone as well."""
         if self._endpoints[self._current] is asked:
             self.switch_endpoint(asked)
             if self._last_answering is not None and self._last_answering is not asked:
                 self._current = self._endpoints.index(self._last_answering)
 
     async def compact(self, revision: int, *, physical: bool = False, timeout_s: float | None = None) -> None:
-        """Forget everything before `revision`. Compacted when that has been done already.
+        """Discard all history before `revision`. Compacted if that was done already.
 
-        `physical`: return only when the member that was asked has its pages back; the others are about to.
+        `physical`: return only once the member that took the call has freed the pages. The others follow by themselves.
         """
         request = pb.CompactionRequest(revision=revision, physical=physical)
         await self._unary("KV/Compact", request, _RetryPolicy.NEVER, timeout_s=timeout_s)
@@ -472,13 +483,13 @@ class Etcd:
     # --- leases ---
 
     async def grant(self, ttl_s: int) -> tuple[int, int]:
-        """A lease and the TTL in seconds that etcd gave it, which may be longer. A grant whose answer was lost
-        is simply asked for again: the other one expires by itself."""
+        """Create a lease; return its id and its TTL in seconds, which may be longer than requested."""
+        # If the answer to a grant is lost, another one is requested: the unused lease expires by itself.
         response = await self._unary("Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=ttl_s), _RetryPolicy.FREELY)
         return int(response.ID), int(response.TTL)
 
     async def revoke(self, lease: int, *, timeout_s: float | None = None) -> None:
-        """End a lease; its keys go at once. Revoking what is gone is no error. After Unavailable it may go yet."""
+        """End a lease and delete its keys. No error if it is gone. After Unavailable it may still be revoked later."""
         try:
             await self._unary(
                 "Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=lease), _RetryPolicy.FREELY, timeout_s=timeout_s
@@ -487,7 +498,7 @@ class Etcd:
             return
 
     async def lease_keys(self, lease: int) -> tuple[int, tuple[str, ...]]:
-        """Seconds left (-1: gone) and the keys that hang on it."""
+        """The seconds until the lease expires (-1: it is gone), and the keys attached to it."""
         request = pb.LeaseTimeToLiveRequest(ID=lease, keys=True)
         response = await self._unary("Lease/LeaseTimeToLive", request, _RetryPolicy.FREELY)
         return int(response.TTL), tuple(key.decode("utf-8", "replace") for key in response.keys)
@@ -495,8 +506,10 @@ class Etcd:
     # --- streams ---
 
     async def open_stream(self, method: str, *, secondary: bool = False) -> Stream:
-        """A stream to the endpoint in use; `secondary`: to another one, if there is any: first and second streams keep
-        apart. Denied when etcd refuses us at the start; BrokenStream for all that can be waited out."""
+        """Open a stream to the endpoint in use. `secondary`: to another endpoint than primary streams, if possible.
+
+        Denied if etcd refuses the first login. BrokenStream for any fault that may pass.
+        """
         self._check_open()
         try:
             await self._ensure_token(self.settings.call_timeout_s)
@@ -507,10 +520,10 @@ class Etcd:
         self._streams.add(stream)
         return stream
 
-    # --- the cluster itself: these calls go to the member that is meant ---
+    # --- administration: each call goes to the member that it names ---
 
     async def members(self) -> tuple[Member, ...]:
-        """As any one member knows them, so that this works without a leader too."""
+        """The members, as any one of them lists them: this works without a quorum too."""
         response = await self._unary(
             "Cluster/MemberList", pb.MemberListRequest(linearizable=False), _RetryPolicy.FREELY, needs_leader=False
         )
@@ -520,29 +533,29 @@ class Etcd:
         )
 
     async def status(self, endpoint: str, *, timeout_s: float = 1.0) -> MemberStatus:
-        """What the member at `endpoint` (one of the settings') says of itself; Unavailable when it does not."""
+        """The status of the member at `endpoint`, one of the settings'. Unavailable if it does not answer."""
         try:
             return status_from_pb(await self.call_member(endpoint, "Maintenance/Status", pb.StatusRequest(), timeout_s))
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from None
 
     async def move_leader(self, endpoint: str, target: int, *, timeout_s: float = 2.0) -> None:
-        """Ask the member at `endpoint`, which must lead, to hand etcd's leadership to member `target`."""
+        """Hand etcd's leadership from the member at `endpoint`, which must be the leader, to member `target`."""
         await self.call_member(endpoint, "Maintenance/MoveLeader", pb.MoveLeaderRequest(targetID=target), timeout_s)
 
     async def defragment(self, endpoint: str, *, timeout_s: float = 30.0) -> None:
-        """Give the member's free pages back to its disk; it answers nobody meanwhile."""
+        """Defragment the database of the member at `endpoint`, which answers no other call meanwhile."""
         await self.call_member(endpoint, "Maintenance/Defragment", pb.DefragmentRequest(), timeout_s)
 
     async def call(self, method: str, request: Message) -> Any:
-        """Any other unary method, for administration and tests. Not repeated once it may have happened."""
+        """Send any other unary method, for administration and tests. Never repeated once it may have taken effect."""
         return await self._unary(method, request, _RetryPolicy.NEVER)
 
     async def open_download(self, address: str, method: str, request: Message, *, timeout_s: float) -> RpcStream:
-        """A stream from the member at `address` that answers one request; its faults are RpcFailed."""
+        """A stream of the answers to one request, from the member at `address`. Its faults are RpcFailed."""
         endpoint = self._endpoint_at(address)
         if not isinstance(endpoint, GrpcConnection):
-            raise Invalid(f"{method} needs a real etcd")
+            raise Invalid(f"{method} needs a gRPC connection to etcd")
         await self._ensure_token(timeout_s)
         return endpoint.download(method, request, self._metadata())
 
@@ -555,9 +568,9 @@ class Etcd:
         return endpoint
 
     async def call_member(self, address: str, method: str, request: Message, timeout_s: float) -> Any:
-        """A unary method of the member at `address` (one of the settings'), tried once.
+        """Send a unary method to the member at `address`, one of the settings', once.
 
-        Unavailable: surely nothing has happened. OutcomeUnknown: no answer in time, or it died under it.
+        Unavailable if it had no effect. OutcomeUnknown if the member did not answer in time, or died meanwhile.
         """
         endpoint = self._endpoint_at(address)
         for _ in range(1 + _TOKENS_MAX):

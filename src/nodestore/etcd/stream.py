@@ -1,4 +1,4 @@
-"""A stream of the session: what breaks it also makes the session switch_endpoint the endpoint, or get another token."""
+"""A stream of the session. A fault of the stream makes the session switch endpoints or drop its token."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ class Session(Protocol):
     def settings(self) -> EtcdSettings: ...
 
     def switch_endpoint(self, endpoint: Connection, *, member_alive: bool = False) -> None:
-        """Switch to the next endpoint if `endpoint` is still in use. member_alive: its member answered, with a
-        fault."""
+        """Switch to the next endpoint if `endpoint` is in use. member_alive: its member answered, with a fault."""
         ...
 
     def discard_token(self, token: str | None) -> None:
@@ -27,7 +26,7 @@ class Session(Protocol):
         ...
 
     def record_refusal(self, error: NodectlError) -> NodectlError:
-        """The error to raise if etcd refuses our user: Unavailable if it has accepted that user before."""
+        """The error to raise after a refusal: Unavailable if etcd accepted this session before, else `error`."""
         ...
 
     def remove_stream(self, stream: Stream) -> None:
@@ -36,11 +35,11 @@ class Session(Protocol):
 
 
 class BrokenStream(Exception):
-    """A stream ended, was refused or fell silent; open another, elsewhere."""
+    """A stream ended, was refused or went silent: open another one."""
 
 
 class Stream:
-    """A bidirectional stream to one endpoint. Any fault is BrokenStream, and the endpoint is left for the next."""
+    """A bidirectional stream to one endpoint. Every fault is a BrokenStream, and the session leaves the endpoint."""
 
     def __init__(
         self, session: Session, endpoint: Connection, rpc: Duplex, token: str | None, secondary: bool = False
@@ -49,37 +48,38 @@ class Stream:
         self.is_secondary = secondary
         self.address = endpoint.address
         self.probe_requested = False
-        """Whether there is a reason to think that its member has gone; whoever reads it says when that was wrong."""
+        """Whether the member may be gone. The reader of the stream sets it to False once a message has arrived."""
 
     async def send(self, message: Message, timeout_s: float) -> None:
-        """One sender at a time."""
+        """Send one message. Only one caller may send at a time."""
         try:
             await self._rpc.send(message, timeout_s)
         except RpcFailed as failed:
             raise self._report_failure(failed) from None
 
     async def receive(self, timeout_s: float) -> Any | None:
-        """The next message; None when there was none in time or a doubt has come up, which is no fault yet: receive
-        again, or give up."""
+        """The next message. None if none arrived in time, or a probe was requested: receive again, or give up."""
         try:
             return await self._rpc.receive(timeout_s)
         except RpcFailed as failed:
             raise self._report_failure(failed) from None
 
     def request_probe(self) -> None:
-        """Its member may be gone without a word: whoever reads this stream had better ask for a sign of life."""
+        """Wake the reader of the stream, so that it checks whether the member still answers."""
         if not self.probe_requested:
             self.probe_requested = True
             self._rpc.wake_reader()
 
     def report_silence(self) -> BrokenStream:
-        """Give up on the endpoint, because nothing came where something should have."""
+        """Make the session leave the endpoint, which did not answer in time; return the error to raise."""
         self._session.switch_endpoint(self._endpoint)
         return BrokenStream(f"{self.address}: silent")
 
     def report_token_refused(self) -> None:
-        """The store said, in an answer, that this stream's token is no longer good. Where there can be none: Denied at
-        the start, BrokenStream later on."""
+        """Drop the stream's token, which etcd refused in an answer.
+
+        If the session has no user: Denied if etcd never accepted it, else BrokenStream.
+        """
         self._session.discard_token(self._token)
         if self._session.settings.user is None:
             error = self._session.record_refusal(Denied("etcd asks for a user and password"))

@@ -1,4 +1,4 @@
-"""What the session takes and gives: settings, keys, results, members; and the compares and operations of a txn."""
+"""Types of the session: settings, keys, results, members, and the compares and operations of a transaction."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from nodestore.support.values import check_credentials, parse_address
 
 @dataclass(frozen=True)
 class EtcdSettings:
-    """Where the members are and who we are. The own PC's member comes first."""
+    """Endpoints and credentials of a session. The member on the same PC comes first in `endpoints`.
+
+    Raises Invalid if there is no endpoint, or if the parts contradict each other.
+    """
 
     endpoints: tuple[str, ...]
     user: str | None = None
     password: str | None = None
     password_file: Path | None = None
-    """Read again at each login: `password` is what was in it at the start."""
+    """The file that is read again at each login. `password` is its content at the start."""
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
@@ -36,27 +39,29 @@ class EtcdSettings:
 
 
 def _check_scheme(endpoint: str, *, tls: bool) -> None:
-    """Whether there is TLS is said by the CA alone. A scheme that says otherwise is a mistake, and it must not end in
-    passwords over plain TCP."""
+    """Raise Invalid if the scheme of `endpoint` contradicts `tls`.
+
+    Only the CA decides whether TLS is used. If a wrong scheme were ignored, passwords could go over plain TCP.
+    """
     scheme = endpoint.partition("://")[0].lower() if "://" in endpoint else ""
     if scheme == "https" and not tls:
         raise Invalid(
-            f"etcd endpoint {endpoint!r} asks for TLS, which needs the authority that signed the members' "
-            "certificates: give its file (--ca)"
+            f"etcd endpoint {endpoint!r} requires TLS, but no certificate authority is given: name the file of the "
+            "authority that signed the members' certificates (--ca)"
         )
     if scheme == "http" and tls:
-        raise Invalid(f"etcd endpoint {endpoint!r} says plain TCP, but a certificate authority (--ca) is given: "
-                      "write https:// or HOST:PORT, or leave the authority out")  # fmt: skip
+        raise Invalid(f"etcd endpoint {endpoint!r} means plain TCP, but a certificate authority (--ca) is given: "
+                      "write https:// or HOST:PORT, or omit --ca")  # fmt: skip
 
 
 def host_port(endpoint: str) -> str:
-    """`host:port` of an etcd member, without its scheme (http or https). Raises Invalid when it is not that."""
+    """`host:port` of an etcd member, without its scheme (http or https). Raises Invalid if it is neither."""
     return str(parse_address(endpoint, schemes=("http", "https")))
 
 
 @dataclass(frozen=True, slots=True)
 class KV:
-    """One key as a range or an event shows it."""
+    """A key with its value and etcd's metadata."""
 
     key: str
     value: bytes
@@ -68,14 +73,14 @@ class KV:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Keys as of `revision`, in the order of their names."""
+    """The keys of a read as of `revision`, sorted by name."""
 
     revision: int
     kvs: tuple[KV, ...]
     has_more: bool
     count: int
     next_start: bytes = b""
-    """Where the next page begins, byte by byte: a key that is not UTF-8 is only readable in `kvs`, not exact."""
+    """The exact start of the next page, in bytes: `kvs` replaces the bytes of a key that is not UTF-8."""
 
     @property
     def first(self) -> KV | None:
@@ -84,30 +89,30 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """A put (`count` 1) or a delete (`count` of keys deleted)."""
+    """The result of a put (`count` is 1) or a delete (`count` is the number of deleted keys)."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class TxnResult:
-    """Which branch ran, at which revision, and its results, one for each operation."""
+    """The branch of a transaction that ran, its revision, and one result for each operation."""
 
     succeeded: bool
     revision: int
     results: tuple[Range | WriteResult, ...]
 
     def range(self, position: int) -> Range:
-        """The result of a read at `position` in the branch that ran."""
+        """The result of the read at `position` in the branch that ran. TypeError if that operation is a write."""
         result = self.results[position]
         if not isinstance(result, Range):
-            raise TypeError(f"operation {position} of the transaction was no read")
+            raise TypeError(f"operation {position} of the transaction is not a read")
         return result
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of the etcd cluster as the cluster lists it."""
+    """A member of the etcd cluster, from its member list."""
 
     id: int
     name: str
@@ -118,7 +123,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """What one member says of itself. `leader` is a member id, 0 when it knows none."""
+    """The status of one member. `leader` is the id of the member that leads etcd; 0 if this one knows none."""
 
     member: int
     leader: int
@@ -130,7 +135,7 @@ class MemberStatus:
     revision: int
     errors: tuple[str, ...]
     quota_bytes: int = 0
-    """What `db_bytes` must not reach; 0 where the member does not say (before 3.6)."""
+    """The size at which etcd raises the NOSPACE alarm; 0 if the member does not report it (before 3.6)."""
 
 
 # --- compares and operations ----------------------------------------------------------------------------------------
@@ -140,17 +145,17 @@ Op = pb.RequestOp
 
 
 def cmp_mod(key: str, revision: int) -> Compare:
-    """`key` was last written at `revision`; 0: it is absent."""
+    """Compare: `key` was last written at `revision`; 0: it is absent."""
     return pb.Compare(key=key.encode(), target=pb.Compare.MOD, result=pb.Compare.EQUAL, mod_revision=revision)
 
 
 def cmp_create(key: str, revision: int) -> Compare:
-    """`key` was created at `revision`; 0: it is absent."""
+    """Compare: `key` was created at `revision`; 0: it is absent."""
     return pb.Compare(key=key.encode(), target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=revision)
 
 
 def cmp_empty_range(start: str, end: bytes) -> Compare:
-    """There is no key from `start` up to, not including, `end`."""
+    """Compare: there is no key from `start` up to, not including, `end`."""
     return pb.Compare(
         key=start.encode(), range_end=end, target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=0
     )
@@ -173,8 +178,8 @@ def op_get(key: str) -> Op:
 
 
 def op_range(start: str, end: bytes, *, limit: int = 0) -> Op:
-    """Keys from `start` up to, not including, `end`. No sort order is asked for: with one, even the natural one,
-    the server loads the whole range before it cuts off at `limit`."""
+    """Read the keys from `start` up to, not including, `end`; at most `limit` of them (0: all)."""
+    # No sort order is requested: with one, even the natural one, etcd loads the whole range before it applies `limit`.
     return pb.RequestOp(request_range=pb.RangeRequest(key=start.encode(), range_end=end, limit=limit))
 
 
@@ -186,7 +191,7 @@ def op_delete(key: str, *, end: bytes = b"") -> Op:
 
 
 def kv_from_pb(item: Any) -> KV:
-    """A KeyValue of the wire. A key that is not UTF-8 is none of ours: its bytes are shown as replacement signs."""
+    """The KV of a KeyValue message. In a key that is not UTF-8, U+FFFD replaces the bytes that cannot be decoded."""
     return KV(
         item.key.decode("utf-8", "replace"),
         item.value,

@@ -1,4 +1,4 @@
-"""Which versions of etcd may hold our data. Pure."""
+"""Decides which versions of etcd may hold the cluster's data. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _REASONS: tuple[tuple[tuple[int, int, int], str], ...] = (
     ((3, 5, 3), "it can corrupt data after a crash"),
     ((3, 5, 13), "a slow disk makes it revoke live leases"),
     ((3, 5, 28), "it can answer reads with old data after a pause"),
-    ((3, 5, 30), "a transaction may attach a key to somebody else's lease"),
+    ((3, 5, 30), "a transaction may attach a key to another user's lease"),
 )
-"""For 3.5: the release that put it right, and what is wrong before (etcd issues 13766, 15247, 20418)."""
+"""For 3.5: a release that fixes a defect, and what the defect does (etcd issues 13766, 15247, 20418)."""
 
 _LEAST_3_6 = (3, 6, 11)
 
@@ -33,21 +33,21 @@ class Version(NamedTuple):
 
 
 def parse_version(text: str) -> Version | None:
-    """The version in `3.5.30`, `v3.5.30-rc.1`, a package's "3.5.30-2" or the output of `etcd --version`; else None."""
+    """The version in `3.5.30`, `v3.5.30-rc.1`, a package's "3.5.30-2" or the output of `etcd --version`; or None."""
     match = re.search(r"(?:etcd Version: |^v?)(\d+)\.(\d+)\.(\d+)", text.strip())
     return Version(*map(int, match.groups())) if match else None
 
 
 def why_too_old(version: tuple[int, int, int]) -> str | None:
-    """Why this version must not hold our data; None when it may."""
+    """Why this version must not hold the cluster's data; None if it may."""
     if version < (3, 5, 0):
-        return "it lacks what the protocol needs; at least 3.5.30 or 3.6.11 is asked for"
+        return "it lacks features that the protocol needs; at least 3.5.30 or 3.6.11 is required"
     if version[:2] == (3, 5):
         for repaired, reason in _REASONS:
             if version < repaired:
-                return f"{reason}; at least 3.5.30 is asked for"
+                return f"{reason}; at least 3.5.30 is required"
     if version[:2] == (3, 6) and version < _LEAST_3_6:
-        return "a transaction may attach a key to somebody else's lease; at least 3.6.11 is asked for"
+        return "a transaction may attach a key to another user's lease; at least 3.6.11 is required"
     return None
 
 
@@ -55,7 +55,7 @@ def check_version(text: str, who: str, environ: Mapping[str, str]) -> None:
     """Raise Invalid, with the reason, if version `text` of etcd is too old and `environ` does not set OVERRIDE."""
     version = parse_version(text)
     if version is None:
-        raise Invalid(f"{who}: {text!r} is no version of etcd")
+        raise Invalid(f"{who}: {text!r} is not a version of etcd")
     reason = why_too_old(version)
     if reason is not None and not environ.get(OVERRIDE):
         raise Invalid(f"{who} is version {text}: {reason} (for tests only: {OVERRIDE}=1)")

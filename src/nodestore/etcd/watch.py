@@ -1,8 +1,10 @@
-"""Watching keys: list at a revision, follow from it, resume after any fault, list anew after a compaction.
+"""Watches keys: lists at a revision, follows from it, resumes after any fault, lists again after a compaction.
 
-Nothing is lost, doubled or reordered, because of two rules that were learnt by killing members under a watch:
-resume at the *last event's* mod_revision + 1, never at a header's revision (during a catch-up the header is ahead of
-the events), and hold a batch back until its last fragment is there.
+Two rules ensure that no event is lost, repeated or reordered. Tests that kill members during a watch found both:
+
+- Resume at the *last event's* mod_revision + 1, never at a header's revision: during a catch-up the header is ahead of
+  the events.
+- Hold a batch back until its last fragment has arrived.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ _PROBE_TIMEOUT_S = 0.5
 _PAGE_KEYS = 1000
 _PAGE_S = 10.0
 _RETRY_MAX_S = 1.0
-_ALL_WATCHES = -1  # the watch that a progress belongs to, when the stream was asked for it
+_ALL_WATCHES = -1  # the watch id of an answer to a progress request: it is valid for all watches of the stream
 _ASK_PROGRESS = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of one key; `value` is None when it was deleted."""
+    """One change of one key; `value` is None if the key was deleted."""
 
     key: str
     value: bytes | None
@@ -46,7 +48,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All keys as of `revision`: replaces everything known before."""
+    """All keys as of `revision`. It replaces everything that was reported before."""
 
     revision: int
     kvs: tuple[KV, ...]
@@ -54,9 +56,10 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What happened since the item before, complete up to `revision`. Without events: it lives and has nothing new.
+    """The events since the previous item, complete up to `revision`. Without events: the watch is alive and idle.
 
-    Follow on from an event's revision, not from one that came without events: some older servers say it too early.
+    Resume from the revision of an event, not from that of an item without events: some older servers report progress
+    before they have sent all events up to it.
     """
 
     revision: int
@@ -64,8 +67,10 @@ class Changes:
 
 
 async def list_at(etcd: Etcd, start: str, *, end: bytes, revision: int = 0, page: int = _PAGE_KEYS) -> Range:
-    """All keys from `start` up to `end` as of one revision, read in pages of at most `page` keys, fewer where they are
-    large. Compacted when that revision is gone."""
+    """All keys from `start` up to `end` as of one revision (0: the current one). Compacted if that revision is gone.
+
+    They are read in pages of at most `page` keys, fewer if the values are large.
+    """
     kvs: list[KV] = []
     begin = start.encode()
     while True:
@@ -85,14 +90,14 @@ async def list_at(etcd: Etcd, start: str, *, end: bytes, revision: int = 0, page
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:
-    """The keys from `start` up to `end`, which may be a prefix or a single one (`key_range`)."""
+    """The keys from `start` up to, not including, `end`. `key_range` makes it from a prefix or a single key."""
 
     start: str
     end: bytes
 
 
 def key_range(key: str, *, prefix: bool = True) -> KeyRange:
-    """All keys that begin with `key`, or that one alone."""
+    """The range of all keys that begin with `key`; prefix=False: of that key alone."""
     return KeyRange(key, prefix_end(key) if prefix else (key + "\0").encode())
 
 
@@ -106,11 +111,14 @@ async def follow(
     silence_s: float = SILENCE_S,
     secondary: bool = False,
 ) -> AsyncGenerator[Changes, None]:
-    """Changes from `revision` on, through every fault. Raises Compacted when they are gone, Denied when refused.
+    """Yields the changes from `revision` on, and resumes after every fault.
 
-    A stream that says nothing for `progress_s` is asked for its progress, which comes as Changes without events; one
-    that is still silent after `silence_s` is given up; within half a second where its member is in doubt (see
-    `Etcd.leave`). `secondary`: by another member than the one in use. Use it with `contextlib.aclosing`.
+    Compacted if etcd no longer holds that revision. Denied if etcd refuses the watch.
+
+    If a stream is silent for `progress_s` seconds, its progress is requested, which is yielded as Changes without
+    events. If it is still silent `silence_s` seconds after the last message, another stream is opened. If the session
+    suspects that the stream's member is gone (see `Etcd.switch_endpoint`), it has half a second to answer.
+    `secondary`: watch through another member than the one in use. Use it with `contextlib.aclosing`.
     """
     pace = _StreamTimeouts(progress_s, silence_s, secondary)
     async with aclosing(_follow_all(etcd, (KeyRange(start, end),), [revision], pace)) as stream:
@@ -127,10 +135,9 @@ async def mirror(
     silence_s: float = SILENCE_S,
     secondary: bool = False,
 ) -> AsyncGenerator[Listing | Changes, None]:
-    """A Listing, then Changes for ever; another Listing after a compaction. Outages are waited out. `secondary`: as
-    `follow`.
+    """Yields a Listing, then Changes without end. After a compaction it yields another Listing.
 
-    Use it with `contextlib.aclosing`.
+    It retries during outages. `secondary`: as of `follow`. Use it with `contextlib.aclosing`.
     """
     end = key_range(key, prefix=prefix).end
     while True:
@@ -146,17 +153,17 @@ async def mirror(
                 async for changes in stream:
                     yield changes
         except Compacted as gone:
-            log.info("watch of %s: %s; listing anew", key, gone)
+            log.info("watch of %s: %s; listing all keys again", key, gone)
 
 
 async def mirror_all(
     etcd: Etcd, key_ranges: Sequence[KeyRange], *, progress_s: float = PROGRESS_S, silence_s: float = SILENCE_S
 ) -> AsyncGenerator[tuple[int, Listing | Changes], None]:
-    """Several mirrors by one stream to etcd, so that one question for its progress, and one fault, is that of all: each
-    item with the position of the interval that it belongs to. Changes always have events. Who is slow to take an item
-    holds all of them up.
+    """Mirrors several key ranges through one stream. Yields each item with the position of its range in `key_ranges`.
 
-    A Listing of each, then what changes; after a compaction Listings of all again. Use it with `contextlib.aclosing`.
+    A Listing of each range comes first, then Changes, which always have events. After a compaction the Listings of all
+    ranges come again. The ranges share the stream's progress requests and its faults. A consumer that is slow to take
+    an item delays all of them. Use it with `contextlib.aclosing`.
     """
     pace = _StreamTimeouts(progress_s, silence_s, False)
     while True:
@@ -171,7 +178,7 @@ async def mirror_all(
                     if changes.events:
                         yield position, changes
         except Compacted as gone:
-            log.info("watch of %s: %s; listing anew", _describe(key_ranges), gone)
+            log.info("watch of %s: %s; listing all keys again", _describe(key_ranges), gone)
 
 
 async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
@@ -181,13 +188,13 @@ async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
             return await list_at(etcd, key, end=end)
         except (Unavailable, Compacted) as error:
             faults += 1
-            log.log(logging.INFO if faults == 1 else logging.DEBUG, "listing %s again: %s", key, error)
+            log.log(logging.INFO if faults == 1 else logging.DEBUG, "listing of %s failed, retrying: %s", key, error)
         await asyncio.sleep(min(_RETRY_MAX_S, 0.05 * faults))
 
 
 @dataclass(frozen=True, slots=True)
 class _StreamTimeouts:
-    """When a stream is asked for a sign of life, when it is given up, and by which member it goes."""
+    """After how much silence progress is requested, when the stream is replaced, and through which member it goes."""
 
     progress_s: float
     silence_s: float
@@ -197,7 +204,10 @@ class _StreamTimeouts:
 async def _follow_all(
     etcd: Etcd, key_ranges: Sequence[KeyRange], wanted: list[int], pace: _StreamTimeouts
 ) -> AsyncGenerator[tuple[int, Changes], None]:
-    """Changes of all of them from the revisions `wanted` on, through every fault; a progress counts as the first's."""
+    """Yields the changes of all ranges from the revisions `wanted` on, and resumes after every fault.
+
+    Progress of the stream is yielded as Changes of the first range.
+    """
     faults = 0
     while True:
         try:
@@ -210,7 +220,7 @@ async def _follow_all(
         except BrokenStream as fault:
             faults += 1
             level = logging.INFO if faults == 1 else logging.DEBUG
-            log.log(level, "watch of %s goes on elsewhere: %s", _describe(key_ranges), fault)
+            log.log(level, "watch of %s broke, opening another: %s", _describe(key_ranges), fault)
         if faults > 1:
             await asyncio.sleep(min(_RETRY_MAX_S, 0.05 * (faults - 1)))
 
@@ -226,7 +236,7 @@ async def _follow_stream(
     try:
         for keys, revision in zip(key_ranges, wanted, strict=True):
             await stream.send(pb.WatchRequest(create_request=_create_request(keys, revision)), _OPEN_TIMEOUT_S)
-        positions: dict[int, int] = {}  # of watches, by the numbers that etcd has given them
+        positions: dict[int, int] = {}  # of the range of each watch, by the id that etcd gave the watch
         fragments: list[list[Event]] = [[] for _ in key_ranges]
         opened_by = time.monotonic() + _OPEN_TIMEOUT_S
         while True:
@@ -235,7 +245,7 @@ async def _follow_stream(
             if reply is None:
                 raise stream.report_silence()
             _raise_if_ended(reply, stream)
-            if reply.created:  # in the order in which they were asked for
+            if reply.created:  # etcd creates watches in the order of the requests
                 positions[reply.watch_id] = len(positions)
                 continue
             position = 0 if reply.watch_id == _ALL_WATCHES else positions[reply.watch_id]
@@ -252,9 +262,8 @@ async def _follow_stream(
 
 
 def _create_request(keys: KeyRange, wanted: int) -> Any:
-    # One revision earlier than wanted: etcd gives no sign of progress to a watch that begins in the future, so on an
-    # idle store, where nothing is written after the listing, every watch would look silent. What comes twice is left
-    # out.
+    # One revision earlier than wanted: etcd reports no progress to a watch that begins at a future revision. If nothing
+    # were written after the listing, every watch would seem to be silent. Events that come twice are dropped.
     return pb.WatchCreateRequest(
         key=keys.start.encode(), range_end=keys.end, start_revision=max(1, wanted - 1), progress_notify=True,
         fragment=True,
@@ -262,7 +271,7 @@ def _create_request(keys: KeyRange, wanted: int) -> Any:
 
 
 async def _receive_first(stream: Stream, deadline: float) -> Any:
-    """The next reply of a stream that is being opened; None: there was none in time."""
+    """The next reply of a stream that is being opened; None if none arrived before `deadline`."""
     reply = None
     while reply is None and (left_s := deadline - time.monotonic()) > 0:
         reply = await stream.receive(left_s)
@@ -270,26 +279,27 @@ async def _receive_first(stream: Stream, deadline: float) -> Any:
 
 
 async def _receive_next(stream: Stream, pace: _StreamTimeouts) -> Any:
-    """The next reply. Silence counts from the first question, so that a pause of this process is none of etcd's."""
-    asked: float | None = None
+    """The next reply. Requests progress while there is none; BrokenStream if etcd does not answer in time."""
+    # Silence counts from the first progress request, so that a pause of this process is not mistaken for etcd's.
+    requested_at: float | None = None
     while True:
         patience_s = _PROBE_TIMEOUT_S if stream.probe_requested else pace.silence_s - pace.progress_s
         reply = await stream.receive(
-            _PROBE_TIMEOUT_S if stream.probe_requested and asked is not None else pace.progress_s
+            _PROBE_TIMEOUT_S if stream.probe_requested and requested_at is not None else pace.progress_s
         )
         if reply is not None:
             stream.probe_requested = False
             return reply
         now = time.monotonic()
-        if asked is None:
-            asked = now
-        elif now - asked >= patience_s:
+        if requested_at is None:
+            requested_at = now
+        elif now - requested_at >= patience_s:
             raise stream.report_silence()
         await stream.send(_ASK_PROGRESS, pace.progress_s)
 
 
 def _raise_if_ended(reply: Any, stream: Stream) -> None:
-    """A watch that etcd ends, or never began, says so in an answer, not as an error of the stream."""
+    """Raise if the reply ends a watch, or refuses it: etcd reports that in a reply, not as an error of the stream."""
     if reply.compact_revision:
         raise Compacted(reply.compact_revision)
     if not reply.canceled:

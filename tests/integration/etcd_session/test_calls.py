@@ -89,7 +89,7 @@ async def test_txn_returns_one_result_for_each_operation(etcd_one: EtcdCluster, 
         head = result.range(1).first
         assert head is not None
         assert head.mod_revision == result.revision == result.range(1).revision
-        with pytest.raises(TypeError, match="was no read"):
+        with pytest.raises(TypeError, match="is not a read"):
             result.range(0)
 
 

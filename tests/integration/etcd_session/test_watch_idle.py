@@ -30,4 +30,4 @@ async def test_watch_of_an_idle_store_shows_that_it_is_alive(
                 signs += isinstance(item, Changes)
                 if signs == 5:
                     break
-    assert not [record for record in caplog.records if "goes on elsewhere" in record.getMessage()]
+    assert not [record for record in caplog.records if "opening another" in record.getMessage()]

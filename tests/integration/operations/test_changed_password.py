@@ -198,7 +198,7 @@ async def test_a_node_goes_on_under_a_changed_password(keys: Keys, tmp_path: Pat
             await node.ready(1)
             await store.set_password(NEW)
             await store.break_streams()
-            await node.says(noded, f"etcd refuses user {USER}, which it has taken before")
+            await node.says(noded, f"etcd refuses user {USER}, which it accepted before")
             await node.says(noded, "lease lost")
             assert noded.child.poll() is None
             assert runs(pid)
@@ -271,7 +271,7 @@ async def test_a_master_goes_on_under_a_changed_password(keys: Keys, tmp_path: P
     async with guarded(keys, tmp_path) as store, playing(store) as masters:
         await store.set_password(NEW)
         await store.break_streams()
-        await shows(masters, "m1", f"m1: etcd refuses user {USER}, which it has taken before")
+        await shows(masters, "m1", f"m1: etcd refuses user {USER}, which it accepted before")
         await says(masters, "m1", f"write its password into {store.file}")
         with pytest.raises(Unavailable):
             await masters.ask("m1", "GET", "/v1/leader?consistency=linearizable")

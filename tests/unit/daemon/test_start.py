@@ -133,9 +133,9 @@ def test_etcd_settings(tmp_path: Path) -> None:
         (["--ca", "/nowhere/x"], "--ca: cannot read"),
         (["--cert", "c"], "--cert and --key"),
         (["--cert", "c", "--key", "k"], "--cert needs --ca"),
-        (["--endpoints", "https://h:2379"], "asks for TLS.*--ca"),
-        (["--endpoints", "h:1,HTTPS://h:2"], "'HTTPS://h:2' asks for TLS"),
-        (["--endpoints", "http://h:2379", "--ca", __file__], "says plain TCP.*leave the authority out"),
+        (["--endpoints", "https://h:2379"], "requires TLS.*--ca"),
+        (["--endpoints", "h:1,HTTPS://h:2"], "'HTTPS://h:2' requires TLS"),
+        (["--endpoints", "http://h:2379", "--ca", __file__], "means plain TCP.*omit --ca"),
     ],
 )
 def test_settings_that_do_not_fit(arguments: list[str], says: str) -> None:

@@ -15,11 +15,11 @@ from nodestore.etcd.versions import OVERRIDE, check_version, why_too_old
         ((3, 5, 1), "corrupt data"),
         ((3, 5, 12), "slow disk"),
         ((3, 5, 16), "old data"),
-        ((3, 5, 29), "somebody else"),
+        ((3, 5, 29), "another user"),
         ((3, 5, 30), None),
         ((3, 5, 33), None),
         ((3, 6, 0), "3.6.11"),
-        ((3, 6, 10), "somebody else"),
+        ((3, 6, 10), "another user"),
         ((3, 6, 11), None),
         ((3, 7, 0), None),
         ((4, 0, 0), None),
@@ -38,5 +38,5 @@ def test_who_is_too_old_is_named_and_a_test_may_insist() -> None:
     with pytest.raises(Invalid, match=r"pc1 is version 3\.5\.1: .*corrupt"):
         check_version("3.5.1", "pc1", {})
     check_version("3.5.1", "pc1", {OVERRIDE: "1"})
-    with pytest.raises(Invalid, match="pc1: 'new' is no version"):
+    with pytest.raises(Invalid, match="pc1: 'new' is not a version of etcd"):
         check_version("new", "pc1", {})

@@ -1,1 +1,1 @@
-"""The protobuf messages of etcd, generated from our own `etcd.proto` when the project is built."""
+"""The protobuf messages of etcd, generated from the project's own `etcd.proto` when the project is built."""
