@@ -1,5 +1,5 @@
-"""What the keys of one cluster mean together: the election, the configuration, members and masters as people see them.
+"""Operations on the keys of one cluster: the election, the configuration, and views of members and masters.
 
-Each rule about a key that two programs follow has its one home here.
+A rule about a key that two programs follow is defined once, in this package.
 May import etcd, schema and support. Read `election.py` first.
 """

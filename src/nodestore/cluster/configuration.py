@@ -1,6 +1,6 @@
 """Applies configurations and pauses takeovers in etcd. masterd and nodectl both do it through this module.
 
-Both must be possible while no master runs, so nodectl writes these keys itself where it has etcd endpoints.
+Both must be possible while no master runs, so nodectl writes these keys itself if it has etcd endpoints.
 Each write is one transaction that compares what was read before. A second copy of it therefore changes nothing, and an
 unknown outcome is settled by sending the same transaction again.
 """
@@ -32,14 +32,14 @@ _ATTEMPTS = 5
 
 
 class Current(NamedTuple):
-    """What `config/current` holds: a record, or the reason why it cannot be read. Both are None if it is absent."""
+    """The content of `config/current`: a record, or why it cannot be read. Both are None if the key is absent."""
 
     record: ConfigRecord | None
     problem: str | None
 
 
 def current_of(found: KV | None) -> Current:
-    """Reads `config/current` as it was found. Never raises Garbage."""
+    """Decodes `config/current`. Never raises Garbage."""
     try:
         return Current(decode(ConfigRecord, found.value, found.key) if found else None, None)
     except Garbage as error:
@@ -47,15 +47,15 @@ def current_of(found: KV | None) -> Current:
 
 
 async def version_of(etcd: Etcd, keys: Keys, found: KV | None) -> int:
-    """The version of `config/current` as it was found; 0 if no configuration was ever applied.
+    """The version of `config/current`, given as read from etcd; 0 if no configuration was ever applied.
 
     If `config/current` is unreadable or was deleted, this is the newest version in the history, so that the next
     version is greater than all before it.
     """
     if (record := current_of(found).record) is not None:
         return record.version
-    kept = await etcd.range(keys.config_history, keys_only=True)
-    names = [kv.key.removeprefix(keys.config_history) for kv in kept.kvs]
+    history = await etcd.range(keys.config_history, keys_only=True)
+    names = [kv.key.removeprefix(keys.config_history) for kv in history.kvs]
     return max((int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 16), default=0)
 
 
@@ -71,7 +71,7 @@ def checked_inventory(inventory: Json) -> dict[str, Any]:
 
 
 class Configuration:
-    """The configuration and the takeover pause of one cluster, as operators read and change them."""
+    """Reads and changes the configuration and the takeover pause of one cluster."""
 
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
         self._etcd, self._keys = etcd, keys
@@ -101,7 +101,9 @@ class Configuration:
         found = await self._etcd.get(self._keys.config_current)
         version = await version_of(self._etcd, self._keys, found)
         if expect_version is not None and version != expect_version:
-            raise Conflict(f"the configuration is at version {version}, not {expect_version}: look at the changes")
+            raise Conflict(
+                f"the configuration is at version {version}, not {expect_version}: check the changes, then apply again"
+            )
         record = ConfigRecord(
             version=version + 1, actor=checked_copy(actor, "actor"), time=time.time(), inventory=fields,
             source=checked_copy(source, "source"),
@@ -114,14 +116,14 @@ class Configuration:
         return record.version
 
     async def _why_not_applied(self, before: KV | None, version: int) -> NodectlError:
-        """The failed compare as an error: if `config/current` has not changed, it was one of the fence."""
+        """The error for a failed transaction. If `config/current` has not changed, a compare of the fence failed."""
         now = await self._etcd.get(self._keys.config_current)
         if _revision(now) == _revision(before):
             return LeadershipLost("the term ended before the configuration was applied")
-        return Conflict(f"another version {version} was applied at the same time: look at the changes")
+        return Conflict(f"another version {version} was applied at the same time: check the changes, then apply again")
 
     async def paused(self) -> Paused | None:
-        """The takeover pause; None if there is none, or if it cannot be read: masters ignore such a pause."""
+        """The takeover pause. None if there is none, or if it cannot be read: masters ignore such a pause."""
         found = await self._etcd.get(self._keys.paused)
         try:
             return decode(Paused, found.value, found.key) if found else None
@@ -131,7 +133,8 @@ class Configuration:
     async def pause(self, actor: str, reason: str) -> Paused:
         """Pauses automatic takeover and returns the pause as written. Replaces an earlier pause.
 
-        Conflict if others change the pause all the time. OutcomeUnknown if etcd does not answer in time.
+        Conflict if other writers changed the pause during each of five attempts. OutcomeUnknown if etcd does not
+        answer in time.
         """
         actor, reason = checked_copy(actor, "actor"), checked_copy(reason, "reason")
         for _ in range(_ATTEMPTS):
@@ -154,9 +157,9 @@ class Configuration:
         raise Conflict("others pause and resume at the same time: try again")
 
     async def _swap(self, compares: list[Compare], ops: list[Op], evidence: str, value: bytes | None) -> bool:
-        """Sends a transaction until its outcome is known; whether it landed.
+        """Sends a transaction until its outcome is known; returns whether it took effect.
 
-        The key `evidence` holds `value` (None: is absent) if and only if it landed.
+        The key `evidence` holds `value` (None: is absent) if and only if it took effect.
         """
         # A put is sent once at a time: if etcd is full, NoSpaceUnknown settles the fate of a single copy only.
         # A delete needs no space, so several members may be asked for it at once.
@@ -172,11 +175,11 @@ class Configuration:
             except OutcomeUnknown as error:
                 unknown = error
             except Unavailable:
-                if unknown is not None:  # that this copy did not land says nothing about the copies before it
+                if unknown is not None:  # this copy had no effect, but an earlier one may have
                     raise unknown from None
                 raise
             else:
-                # The refused copy may be the second one of a transaction that landed: its compares fail then.
+                # The refused copy may be the second one of a transaction that took effect: its compares fail then.
                 return result.succeeded or _value(result.range(0).first) == value
         raise unknown or Unavailable("etcd does not answer")
 

@@ -1,7 +1,8 @@
-"""The election: takeover, resignation, the epoch. Each is one transaction, and none trusts a clock.
+"""The election: takeover, resignation, the epoch. Each is one transaction, and none depends on a clock.
 
-Putting over a living `leader` moves the key to the new lease; every fenced write of the old holder then fails, and
-the expiry of its lease removes nothing. So a wrong suspicion costs a needless takeover, never data.
+A takeover overwrites `leader`, even if its lease is alive, and attaches it to the new leader's lease. Then every fenced
+write of the deposed leader fails, and the expiry of its lease deletes nothing. So a wrong suspicion costs a needless
+takeover, never data.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ from nodestore.schema.models import Epoch, LeaderRecord, Paused, Term, TermRecor
 _RESIGN_TRIES = 5
 _REASON_TIMEOUT_S = 0.2
 TAIL_ENTRIES_MAX = 7
-"""Entries that a takeover brings along; what is beyond is read after it, under the term already won. So few that even
-the largest ones (8 MiB, as we ship etcd) make no answer that is too large to be received."""
+"""Journal entries that a takeover reads at most. Further ones are read after it, in the new term.
+
+So few that even the largest entries (8 MiB by the shipped settings of etcd) fit into one answer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class EpochSeen:
-    """The store's incarnation and the revision that fences compare."""
+    """The store's epoch as observed, and the mod_revision of its key, which fences compare."""
 
     epoch: int
     revision: int
@@ -46,7 +49,7 @@ class EpochSeen:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What every write of a leader compares: it still leads, in this incarnation of the store."""
+    """The compares that every write of a leader carries: `leader` and `epoch` are as when it won its term."""
 
     term: Term
     epoch_revision: int
@@ -56,7 +59,7 @@ class Fence:
         return [cmp_mod(keys.leader, self.term.revision), cmp_mod(keys.epoch, self.epoch_revision)]
 
     def holds(self, leader: KV | None, epoch: KV | None) -> bool:
-        """Whether `compares` succeeds on these two keys, read in one transaction."""
+        """Whether `compares` would succeed on these two keys, which were read in one transaction."""
         return (leader is not None and leader.mod_revision == self.term.revision) and (
             epoch is not None and epoch.mod_revision == self.epoch_revision
         )
@@ -64,7 +67,10 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class TakeoverWon:
-    """A term, and what a new leader must know, read in the transaction that won it (or anew, after a lost reply)."""
+    """The term that was won, and the keys that its leader needs, read in the same transaction.
+
+    If the reply of that transaction was lost, the keys were read by `confirm_takeover`.
+    """
 
     fence: Fence
     head: KV | None
@@ -75,13 +81,11 @@ class TakeoverWon:
 
 @dataclass(frozen=True, slots=True)
 class TakeoverLost:
-    """Somebody was faster, the store is paused, or its epoch changed: what was found instead.
+    """The takeover did not happen: another candidate was faster, takeovers are paused, or the epoch changed.
 
-    `garbage_revision`: mod_revision of a `paused` that nobody can read, which may be passed over by trying again with
-    it.
-    `challenge_answered`: one of the caller's own compares failed, and nothing else. `is_other_epoch`: the store's is
-    not the one
-    that was compared.
+    `leader`: the key as it is now. `garbage_revision`: mod_revision of an unreadable `paused`; a takeover that is given
+    this revision ignores that key. `challenge_answered`: only the caller's own compares failed. `is_other_epoch`: the
+    epoch is not the one that the takeover compared.
     """
 
     leader: KV | None
@@ -94,7 +98,7 @@ class TakeoverLost:
 
 @dataclass(frozen=True, slots=True)
 class LeaderSeen:
-    """`leader` as last observed: what a takeover compares. `record` is None when absent or unreadable."""
+    """`leader` as last observed, which a takeover compares. `record` is None if the key is absent or unreadable."""
 
     revision: int = 0
     record: LeaderRecord | None = None
@@ -103,12 +107,12 @@ class LeaderSeen:
 
     @property
     def is_vacant(self) -> bool:
-        """Nobody can be leading by this key: it is absent, unreadable, or hangs on no lease and would stay for ever."""
+        """Whether this key makes no candidate the leader: it is absent, unreadable, or attached to no lease."""
         return self.record is None or self.lease == 0
 
 
 def parse_leader(kv: KV | None) -> LeaderSeen:
-    """Read the `leader` key; garbage in it is somebody to take over from, not an error."""
+    """Read the `leader` key. Never raises Garbage: an unreadable key can be taken over."""
     if kv is None:
         return LeaderSeen()
     try:
@@ -119,7 +123,7 @@ def parse_leader(kv: KV | None) -> LeaderSeen:
 
 
 async def ensure_epoch(etcd: Etcd, keys: Keys) -> EpochSeen:
-    """The store's epoch, created as 1 in a new store. Garbage when the key holds none: that stops every commit."""
+    """The store's epoch; a new store gets epoch 1. Garbage if the key is unreadable, which stops every commit."""
     found = await etcd.get(keys.epoch)
     if found is None:
         result = await etcd.txn(
@@ -132,7 +136,7 @@ async def ensure_epoch(etcd: Etcd, keys: Keys) -> EpochSeen:
             return EpochSeen(1, result.revision)
         found = result.range(0).first
         if found is None:
-            raise Garbage(f"{keys.epoch} comes and goes: somebody else writes it")
+            raise Garbage(f"{keys.epoch} appears and disappears: another program writes it")
     return EpochSeen(decode(Epoch, found.value, keys.epoch).epoch, found.mod_revision)
 
 
@@ -149,16 +153,17 @@ async def takeover(
     compares: Sequence[Compare] = (),
     paused: int = 0,
 ) -> TakeoverWon | TakeoverLost:
-    """Try to become leader, in one raft round. `paused`: mod_revision of an unreadable pause that is passed over.
-    `compares`: what else must hold: that the leader has not answered a challenge meanwhile, say.
+    """Try to become the leader, in one transaction. `seen`: the observed `leader`; only that one is taken over from.
 
-    The reply may be lost: the transaction is repeated, and a second copy cannot land beside the first because both
-    compare the same observed revision of `leader` and that `terms/<nonce>` is absent (without the latter a late copy
-    could land after its first was won *and resigned*, when `leader` is absent again).
+    `compares`: further conditions, such as that the leader has not answered a challenge. `paused`: mod_revision of an
+    unreadable `paused` that is ignored.
 
-    OutcomeUnknown: it may still land; whoever sees its own nonce in `leader` later must `confirm_takeover` or
-    `resign` it.
+    OutcomeUnknown: the takeover may still take effect. A caller that later observes its own nonce in `leader` must call
+    `confirm_takeover` or `resign`.
     """
+    # The reply may be lost, so the transaction is sent repeatedly. At most one copy takes effect, because all of them
+    # compare the observed revision of `leader`, and that `terms/<nonce>` is absent. Without the latter, a late copy
+    # could take effect after the first was won *and resigned*, when `leader` is absent again.
     record = TermRecord(
         id=me.id,
         host=me.host,
@@ -201,7 +206,7 @@ async def takeover(
     if found.revision == seen.revision:
         why = f"{found.record.id if found.record else 'the leader'} has answered meanwhile"
         return TakeoverLost(leader, False, why, challenge_answered=True)
-    return TakeoverLost(leader, False, f"{found.record.id if found.record else 'somebody else'} was faster")
+    return TakeoverLost(leader, False, f"{found.record.id if found.record else 'another candidate'} was faster")
 
 
 def _lost_to_pause(leader: KV | None, pause: KV) -> TakeoverLost:
@@ -215,25 +220,29 @@ def _lost_to_pause(leader: KV | None, pause: KV) -> TakeoverLost:
 async def confirm_takeover(
     etcd: Etcd, keys: Keys, *, seen: LeaderSeen, epoch: EpochSeen, next_index: int
 ) -> TakeoverWon | TakeoverLost:
-    """Take up a term whose takeover reply was lost: our nonce is in `leader`, so its mod_revision is our term.
+    """Start a term whose takeover's reply was lost: `seen` holds the caller's nonce, so its mod_revision is the term.
 
-    Head and journal are read anew, in one transaction that compares that we still hold it.
+    Head and journal are read in one transaction that compares that the term still lasts. ValueError if `seen` has no
+    record.
     """
     if seen.record is None:
-        raise ValueError("there is no term to claim")
+        raise ValueError("`leader` names no leader, so there is no term to confirm")
     fence = Fence(Term(epoch.epoch, seen.revision), epoch.revision, seen.record.nonce)
     result = await etcd.txn(fence.compares(keys), _catch_up_reads(keys, next_index), [op_get(keys.leader)])
     if result.succeeded:
         return _parse_won(result, 0, fence)
-    return TakeoverLost(result.range(0).first, False, "the term had ended before it was claimed")
+    return TakeoverLost(result.range(0).first, False, "the term had ended before it was confirmed")
 
 
 async def resign(etcd: Etcd, keys: Keys, fence: Fence, why: str) -> bool:
-    """Give the term up, and say so in the history. False when it was no longer ours."""
+    """End the term and record `why` in its TermRecord. False if another takeover had ended it before.
+
+    Unavailable if the record changes during each of five attempts.
+    """
     for _ in range(_RESIGN_TRIES):
         found = await etcd.get(keys.term(fence.nonce))
         compares, then = [cmp_mod(keys.leader, fence.term.revision)], [op_delete(keys.leader)]
-        with suppress(Garbage):  # the history is no reason to keep the term
+        with suppress(Garbage):  # an unreadable record must not prevent the resignation
             if found is not None:
                 record = decode(TermRecord, found.value, found.key).model_copy(update={"ended": why})
                 compares.append(cmp_mod(found.key, found.mod_revision))
@@ -241,13 +250,15 @@ async def resign(etcd: Etcd, keys: Keys, fence: Fence, why: str) -> bool:
         result = await etcd.txn(compares, then, [op_get(keys.leader)], repeatable=True)
         if result.succeeded or parse_leader(result.range(0).first).revision != fence.term.revision:
             return result.succeeded
-        # the record was written in between, by the leader itself, which does that once a term
-    raise Unavailable(f"{keys.term(fence.nonce)} changes all the time: somebody else writes it")
+        # The leader itself wrote the record meanwhile, which it does once in a term: try again.
+    raise Unavailable(f"{keys.term(fence.nonce)} changes all the time: another program writes it")
 
 
 async def resignation_reason(etcd: Etcd, keys: Keys, nonce: str) -> str | None:
-    """What a former leader said when it resigned; None when it said nothing (its lease ran out, say), or etcd does not
-    tell at once: whoever is about to take over does not wait for that."""
+    """Why the leader with this nonce resigned. None if it did not, or if etcd does not answer within 0.2 s.
+
+    The time limit is short because a takeover waits for this.
+    """
     try:
         found = await etcd.get(keys.term(nonce), timeout_s=_REASON_TIMEOUT_S)
         return None if found is None else decode(TermRecord, found.value, found.key).ended
@@ -277,7 +288,7 @@ def _parse_won(result: TxnResult, skip: int, fence: Fence) -> TakeoverWon:
 def new_leader_record(
     *, master: str, host: str, urls: tuple[str, ...], nonce: str, cause: str, why: str, streak: int = 0
 ) -> LeaderRecord:
-    """What a candidate puts into `leader` when it wins."""
+    """The record that a candidate writes to `leader` in its takeover."""
     return LeaderRecord.model_validate(
         {
             "id": master,

@@ -1,4 +1,4 @@
-"""Members of etcd and masters as people see them: by masterd, and by nodectl itself when no masterd answers."""
+"""Views of etcd's members and of the masters, for the API of masterd, and for nodectl if no masterd answers."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from nodestore.schema.api_types import LiveMaster, MasterView, MemberView
 from nodestore.schema.models import Candidate
 
 _ANSWER_TIMEOUT_S = 0.5
-"""A member that has not answered by then is called ill: this is asked for when something is wrong, and nobody waits."""
+"""A member that takes longer is reported as unhealthy. The limit is short: operators look when something is wrong."""
 
 
 async def member_views(etcd: Etcd) -> list[MemberView]:
-    """The members of the etcd cluster, each asked for itself. Unavailable when none answers."""
+    """The members of the etcd cluster, each with its own status. Unavailable if none answers."""
     listed = await etcd.members()
-    said = await asyncio.gather(*(_status(etcd, endpoint) for endpoint in etcd.settings.endpoints))
-    by_id = {status.member: (endpoint, status) for endpoint, status, _ in said if status is not None}
+    answers = await asyncio.gather(*(_status(etcd, endpoint) for endpoint in etcd.settings.endpoints))
+    by_id = {status.member: (endpoint, status) for endpoint, status, _ in answers if status is not None}
     leading = next((status.leader for _, status in by_id.values() if status.leader), 0)
-    unheard = {endpoint: error or "silent" for endpoint, status, error in said if status is None}
-    return [_member_view(item, by_id, unheard, leading) for item in sorted(listed, key=lambda item: item.name)]
+    errors = {endpoint: error or "silent" for endpoint, status, error in answers if status is None}
+    return [_member_view(item, by_id, errors, leading) for item in sorted(listed, key=lambda item: item.name)]
 
 
 def counts_toward_quorum(view: Mapping[str, Any]) -> bool:
-    """Whether the member of this view counts towards the quorum: it answers and knows a leader. It may well have an
-    alarm, which all members report.
+    """Whether the member of this view counts towards the quorum: it answers and knows a leader.
+
+    A member with an alarm may count: all members report the alarm of any of them.
     """
     error = view["error"] or ""
     return bool(view["healthy"]) or (bool(view.get("version")) and "alarm:" in error and "no leader" not in error)
@@ -44,12 +45,12 @@ async def _status(etcd: Etcd, endpoint: str) -> tuple[str, MemberStatus | None, 
 
 
 def _member_view(
-    item: Member, by_id: dict[int, tuple[str, MemberStatus]], unheard: dict[str, str], leading: int
+    item: Member, by_id: dict[int, tuple[str, MemberStatus]], errors: dict[str, str], leading: int
 ) -> MemberView:
     endpoint, status = by_id.get(item.id, (None, None))
     if endpoint is None:
-        own = [url.split("://", 1)[-1] for url in item.client_urls]
-        endpoint = own[0] if own else ""
+        addresses = [url.split("://", 1)[-1] for url in item.client_urls]
+        endpoint = addresses[0] if addresses else ""
     return {
         "id": f"{item.id:x}",
         "name": item.name,
@@ -58,17 +59,17 @@ def _member_view(
         "leader": item.id == leading,
         "version": status.version if status else None,
         "db_bytes": status.db_bytes if status else None,
-        "error": "; ".join(status.errors) or None if status else unheard.get(endpoint, "not among the endpoints"),
+        "error": "; ".join(status.errors) or None if status else errors.get(endpoint, "not among the endpoints"),
     }
 
 
 def master_views(candidates: Mapping[str, Candidate], leader: str | None) -> list[MasterView]:
-    """All masterds that could lead, the leader among them."""
+    """All candidates, the leader included, sorted by id."""
     return [{**_live_master(item, leader), "index": item.index} for _, item in sorted(candidates.items())]
 
 
 def live_masters(candidates: Mapping[str, Candidate], leader: str | None) -> list[LiveMaster]:
-    """The same without their indexes, which change with every command."""
+    """All candidates without their indexes, which change with every command."""
     return [_live_master(item, leader) for _, item in sorted(candidates.items())]
 
 
