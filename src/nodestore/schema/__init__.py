@@ -1,5 +1,5 @@
-"""What is in etcd: the key layout, the models of the values, and the codec of journal entries. Pure.
+"""The schema of the store in etcd: key layout, models of the values, codec of journal entries. Pure.
 
-Unknown fields are kept, a newer major version is refused with a clear line.
+Models keep unknown fields, and refuse a newer major version with an error that names both versions.
 May import support and errors. Read `keys.py` first, then `models.py`.
 """

@@ -1,9 +1,9 @@
-"""The shapes of all requests and answers of the HTTP API, each defined once.
+"""The types of all requests and answers of the HTTP API.
 
 masterd builds its answers as these types, the client reads them as these types, and the OpenAPI document is generated
-from them under the same names. An answer may hold more fields than its type: programs ignore fields they do not know.
-A masterd of another version may leave out fields that are newer than it: a client reads those with `get`.
-Types that stand for one another in a list are `final`: then `"problem" in item` tells a type checker which one it is.
+from them under the same names. An answer may hold more fields than its type: programs ignore unknown fields.
+An older masterd omits fields that were added later: a client reads those with `get`.
+Types that are alternatives in a list are `final`: then a type checker narrows them by `"problem" in item`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing_extensions import TypeAliasType, TypedDict
 from nodestore.schema.json_schema import Keywords, Stored, configured
 
 INDEX_MAX = 10**16 - 1
-"""The journal's keys have sixteen digits."""
+"""The largest index: the journal's keys have sixteen digits."""
 COMMANDS_MAX = 256
-"""In one request."""
+"""The maximum number of commands in one request."""
 ID_CHARS_MAX = 128
-"""Length of a command's id."""
+"""The maximum length of a command's id, in characters."""
 FREEZE_MAX_S = 10.0
-"""How long a drill may freeze the leader, in seconds."""
+"""The longest time for which a drill may freeze the leader, in seconds."""
 
 Consistency = Literal["linearizable", "local"]
 Role = Literal["leader", "standby"]
@@ -62,7 +62,7 @@ class Empty(TypedDict):
 
 
 class Health(TypedDict):
-    """One masterd's role and how far its replica is."""
+    """The role of a masterd, and the index of its replica."""
 
     id: str
     role: Role
@@ -81,7 +81,7 @@ class TermNumber(TypedDict):
 
 
 class LiveLeader(TypedDict):
-    """Who leads, as the stream /v1/live reports it."""
+    """The leader, as the stream /v1/live reports it."""
 
     id: str
     url: str
@@ -92,21 +92,21 @@ class LiveLeader(TypedDict):
 
 
 class LeaderSummary(LiveLeader):
-    """Who leads, as far as the key `leader` in etcd says it."""
+    """The leader, from the key `leader` in etcd."""
 
     host: str
     urls: list[str]
 
 
 class Leader(LeaderSummary):
-    """Who leads, since when and why. `index`: how far the answering masterd's replica is."""
+    """The leader, since when it leads, and why. `index`: of the replica of the masterd that answers."""
 
     nonce: str
     index: Count
 
 
 class LiveMaster(TypedDict):
-    """A masterd that could lead, without its index, which changes with every command."""
+    """A candidate, without its index, which changes with every command."""
 
     id: str
     host: str
@@ -118,20 +118,20 @@ class LiveMaster(TypedDict):
 
 
 class MasterView(LiveMaster):
-    """A masterd that could lead. `index`: how far its replica was when it last reported."""
+    """A candidate. `index`: of its replica when it last reported it."""
 
     index: Count
 
 
 class Masters(TypedDict):
-    """Every masterd that could lead."""
+    """All candidates."""
 
     masters: list[MasterView]
 
 
 @final
 class TermView(TypedDict):
-    """One leadership: the stored TermRecord, and the term's revision."""
+    """One term: the stored TermRecord, and the term's revision."""
 
     v: int
     id: str
@@ -158,7 +158,7 @@ class UnreadableTerm(TypedDict):
 
 
 class Terms(TypedDict):
-    """All leaderships, the newest first."""
+    """All terms, the newest first."""
 
     terms: list[TermView | UnreadableTerm]
 
@@ -175,7 +175,7 @@ class SwitchoverRequest(TypedDict):
 
 
 class CampaignRequest(TypedDict):
-    """From a leader to a standby: take over the term with this revision."""
+    """Sent by a leader to a standby: take over from the term with this revision."""
 
     revision: int
     actor: str
@@ -188,7 +188,7 @@ class Campaign(TypedDict):
 
 
 class Heartbeat(TypedDict):
-    """One line of the leader's heartbeats. `term`: its revision; `stuck_s`: how long the leader has waited for etcd."""
+    """One heartbeat of the leader. `term`: the term's revision. `stuck_s`: seconds for which it has waited for etcd."""
 
     term: int
     index: int
@@ -208,14 +208,14 @@ class DrillRequest(TypedDict):
     term: NotRequired[
         Annotated[
             Annotated[int, Keywords(minimum=1)] | None,
-            Keywords(description="revision of the only term it is meant for"),
+            Keywords(description="revision of the term that the drill is restricted to"),
         ]
     ]
     actor: NotRequired[str | None]
 
 
 class Drill(TypedDict):
-    """The leader accepted the drill and carries it out a moment after this answer."""
+    """The leader accepted the drill, and carries it out right after this answer."""
 
     master: str
     how: DrillKind
@@ -272,14 +272,14 @@ class Members(TypedDict):
 
 
 class DesiredMark(TypedDict):
-    """Which desired state a node has, by generation and hash."""
+    """The generation and hash of a node's desired state."""
 
     generation: int
     hash: str
 
 
 class NodeView(TypedDict):
-    """One node: its configuration, its desired state, its status, and whether the status matches the desired state."""
+    """One node: its configuration, desired state and status, and whether it has converged."""
 
     name: str
     address: str
@@ -332,7 +332,7 @@ class Command(TypedDict):
     name: Text
     args: NotRequired[JsonObject]
     id: NotRequired[
-        Annotated[str, Keywords(minLength=1, maxLength=ID_CHARS_MAX, description="lets it be repeated; needs `after`")]
+        Annotated[str, Keywords(minLength=1, maxLength=ID_CHARS_MAX, description="makes a repeat safe; needs `after`")]
     ]
     after: NotRequired[Annotated[Count, Keywords(description="with an id: the index known when it was first sent")]]
     actor: NotRequired[str | None]
@@ -345,7 +345,7 @@ class Commands(TypedDict):
 
 
 class Outcome(TypedDict):
-    """A command was committed. `repeated`: an earlier copy with this id had been, and this is its result."""
+    """A command was committed. `repeated`: an earlier request with this id was; `result` is its result."""
 
     id: str
     index: Count
@@ -354,7 +354,7 @@ class Outcome(TypedDict):
 
 
 class NotCommitted(TypedDict):
-    """A command of a list was not committed, and why."""
+    """A command of a list was not committed. `problem`: why."""
 
     id: str
     problem: Problem
@@ -371,7 +371,7 @@ class Outcomes(TypedDict):
 class CommandView(TypedDict):
     """A command of the journal: the stored CommandRecord, and the epoch and term that committed it.
 
-    Fields that have their default value are left out.
+    Fields that have their default value are omitted.
     """
 
     index: Annotated[int, Keywords(minimum=1)]
@@ -384,10 +384,10 @@ class CommandView(TypedDict):
     writes: NotRequired[Annotated[dict[str, JsonObject | None], Keywords(description="path to document; null deletes")]]
     specs: NotRequired[Annotated[dict[str, SpecMark | None], Keywords(description="nodes whose spec this changed")]]
     actions: NotRequired[
-        Annotated[dict[str, ActionRequest], Keywords(description="nodes and what they are to do once")]
+        Annotated[dict[str, ActionRequest], Keywords(description="the action that each node is to run once")]
     ]
     closes: NotRequired[
-        Annotated[dict[str, list[int]], Keywords(description="nodes and the indexes of their actions that are over")]
+        Annotated[dict[str, list[int]], Keywords(description="the indexes of the actions of each node that have ended")]
     ]
     config_version: NotRequired[
         Annotated[int, Keywords(description="of the configuration in force; 0: none, or not recorded")]
@@ -405,7 +405,7 @@ class CommandView(TypedDict):
 
 @final
 class UnreadableCommands(TypedDict):
-    """In place of an entry of the journal that cannot be read."""
+    """In place of the commands of an unreadable journal entry."""
 
     index: None
     problem: str
@@ -424,7 +424,7 @@ class History(TypedDict):
 
 
 class SnapshotMark(TypedDict):
-    """Which snapshot it is."""
+    """Identifies a snapshot."""
 
     snapshot: str
     name: str | None
@@ -434,7 +434,7 @@ class SnapshotMark(TypedDict):
 
 
 class Snapshot(SnapshotMark):
-    """A saved state, with the number of its documents. Those with a `name` are kept until they are deleted."""
+    """A snapshot, with the number of its documents. A snapshot with a `name` is kept until it is deleted."""
 
     documents: Count
 
@@ -452,7 +452,7 @@ class SnapshotContent(SnapshotMark):
 
 
 class SnapshotRequest(TypedDict):
-    """Save the state under a name."""
+    """Take a snapshot with a name."""
 
     name: Annotated[str, Keywords(examples=["before-update"])]
 
@@ -467,24 +467,24 @@ class Deleted(TypedDict):
 
 
 class AdoptedView(TypedDict):
-    """Which configuration is in force, and the index that adopted it."""
+    """The version of the configuration in force, and the index that adopted it."""
 
     version: Count
     index: Count
 
 
 class RejectedView(TypedDict):
-    """Which configuration the leader rejected, and why. `version` is null if it cannot be read."""
+    """The version that the leader rejected, and why. `version` is null if the configuration is unreadable."""
 
     version: Count | None
     error: str
 
 
 class ConfigSummary(TypedDict):
-    """The configuration, as far as etcd alone shows it.
+    """The configuration, from the keys in etcd.
 
-    `current`: as it was applied last. `version`: the one to compare with when a new one is applied. `problem`: why
-    `current` cannot be read.
+    `current`: the one that was applied last. `version`: the `expect_version` for the next one. `problem`: why `current`
+    cannot be read.
     """
 
     current: ConfigRecord | None
@@ -505,14 +505,14 @@ class ConfigRequest(TypedDict):
 
     inventory: Inventory
     expect_version: NotRequired[
-        Annotated[Count | None, Keywords(description="the version it is meant to follow; 0: none yet")]
+        Annotated[Count | None, Keywords(description="the version that must be current; 0: none yet")]
     ]
     source: NotRequired[Annotated[str | None, Keywords(description="the YAML text it came from")]]
     actor: NotRequired[str | None]
 
 
 class ConfigVersion(TypedDict):
-    """The version that the applied configuration was given."""
+    """The version of the configuration that was applied."""
 
     version: Count
 
@@ -535,7 +535,7 @@ class ConfigHistory(TypedDict):
 
 
 class Overview(TypedDict):
-    """The whole cluster, and what is wrong with it."""
+    """The whole cluster, and its problems as text."""
 
     cluster: str
     leader: Leader | None
@@ -552,34 +552,34 @@ class Overview(TypedDict):
 
 
 class GoneEvent(TypedDict):
-    """The journal is no longer kept from here on, or belongs to another epoch."""
+    """The journal entries that the stream needs next were truncated, or belong to another epoch."""
 
     detail: str
 
 
 class LeaderEvent(TypedDict):
-    """The leader, if it changed; `gone`: ids of leaders that lead no more."""
+    """The leader, if it changed. `gone`: ids of former leaders."""
 
     leader: list[LiveLeader]
     gone: list[str]
 
 
 class MastersEvent(TypedDict):
-    """Masters that changed; `gone`: ids of those that ended."""
+    """Masters that changed. `gone`: ids of those whose candidacy ended."""
 
     masters: list[LiveMaster]
     gone: list[str]
 
 
 class PausedEvent(TypedDict):
-    """The pause, if it began or changed; `gone` holds `paused` if it ended."""
+    """The pause, if it began or changed. `gone` holds `paused` if it ended."""
 
     paused: list[Paused]
     gone: list[str]
 
 
 class NodesEvent(TypedDict):
-    """Nodes that changed; `gone`: names of those that the configuration no longer has."""
+    """Nodes that changed. `gone`: names of nodes that were removed from the configuration."""
 
     nodes: list[NodeView]
     gone: list[str]

@@ -1,8 +1,8 @@
-"""Reading journal entries. A standby reads every one, so what our own leaders write is recognised by hand.
+"""Decodes journal entries, with a fast path for entries as leaders write them.
 
-The model of an entry takes most of a standby's time for a command. Here an entry is taken as it is when it has exactly
-the fields and types that a leader writes; whatever looks otherwise in any way goes through the model, which reads what
-may be read and says what is wrong with the rest. Both ways give the same entry.
+Validation by the model takes most of a standby's time for a command. So an entry that has exactly the fields and types
+that a leader writes is built without validation. Every other entry is validated by the model, which accepts other
+valid forms and raises Garbage for the rest. Both paths give the same entry.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _MARK_FIELDS = {"generation", "hash"}
 
 
 def decode_entry(raw: bytes, where: str) -> Entry:
-    """The entry in `raw`; Garbage with the key's name and the first thing that is wrong otherwise."""
+    """The entry in `raw`. Garbage if it is invalid, with `where` and the first problem."""
     return _decode_fast(raw) or decode(Entry, raw, where)
 
 
 def _decode_fast(raw: bytes) -> Entry | None:
-    """The entry, if it is one as leaders write nearly all of them."""
+    """The entry, if it has the form in which leaders write nearly all entries; else None."""
     try:
         value = from_json(raw, allow_inf_nan=False)
     except ValueError:
@@ -49,10 +49,10 @@ def _decode_fast(raw: bytes) -> Entry | None:
 
 
 def _decode_record_fast(item: Any) -> CommandRecord | None:
-    """Takes `item` over: its dictionaries become the record's."""
+    """The record in `item`, whose dictionaries become part of it; None if it has another form."""
     if type(item) is not dict:
         return None
-    if item.keys() != _RECORD_FIELDS:  # one that writes nothing has not all of them
+    if item.keys() != _RECORD_FIELDS:  # empty fields are omitted
         if not (item.keys() >= _REQUIRED_FIELDS and item.keys() <= _RECORD_FIELDS):
             return None
         item = {**item, "writes": item.get("writes", {}), "specs": item.get("specs", {})}
@@ -75,7 +75,7 @@ def _are_valid_writes(writes: Any) -> bool:
 
 
 def _convert_marks(specs: Any) -> bool:
-    """Whether these are marks of specs; they are made so in place."""
+    """Replace the marks in `specs` by SpecMarks, in place; return whether all of them are valid."""
     if type(specs) is not dict:
         return False
     for node, mark in specs.items():

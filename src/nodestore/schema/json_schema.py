@@ -1,7 +1,7 @@
 """Annotations that shape the JSON Schema of a type.
 
-They implement pydantic's protocol for annotations without importing pydantic, so that a program which only needs the
-types (the CLI) starts quickly.
+They implement pydantic's protocol for annotations without importing pydantic, so that the CLI, which needs only the
+types, starts quickly.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Keywords:
 
 
 class Stored:
-    """Gives the annotated type the schema of a name in `schema.models`: a model or the type of one of its fields.
+    """Gives the annotated type the schema of a name in `schema.models`: a model, or the type of one of its fields.
 
-    The JSON of a stored value is passed on as it is, so its shape is defined by its model alone.
+    The API passes the JSON of stored values on unchanged, so their shape is defined only by their models.
     """
 
     def __init__(self, name: str) -> None:
@@ -40,7 +40,7 @@ class Stored:
 
 
 def configured(*, extra: Literal["allow", "forbid", "ignore"] | None = None, **keywords: Any) -> Callable[[T], T]:
-    """Decorator for a TypedDict: what it says of unknown fields (`extra`), and keywords for its schema."""
+    """Decorator for a TypedDict: sets whether it permits unknown fields (`extra`), and keywords of its schema."""
     config: dict[str, Any] = {} if extra is None else {"extra": extra}
     if keywords:
         config["json_schema_extra"] = keywords

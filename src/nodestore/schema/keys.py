@@ -1,4 +1,4 @@
-"""Where everything is in etcd: the key layout, and nothing else."""
+"""The layout of the keys in etcd."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATH_BYTES_MAX = 512
 
 
 def check_name(kind: str, name: str) -> str:
-    """`name` if it may name a cluster, node, master, group or scene; else Invalid that says what is wrong."""
+    """Return `name` if it may name a cluster, node, master, group or scene. Raises Invalid otherwise."""
     if not _NAME.fullmatch(name):
         raise Invalid(
             f"{kind} name {name!r} is not allowed: use 1 to 63 letters, digits, '.', '_' or '-', "
@@ -24,7 +24,10 @@ def check_name(kind: str, name: str) -> str:
 
 
 def check_path(path: str) -> str:
-    """`path` if it may name a document: segments joined by '/', no empty one, no control characters."""
+    """Return `path` if it may name a document: non-empty segments joined by '/', without control characters.
+
+    Raises Invalid otherwise.
+    """
     if not _PATH.fullmatch(path) or len(path.encode("utf-8", "replace")) > PATH_BYTES_MAX:
         raise Invalid(
             f"document path {path!r} is not allowed: use segments joined by '/', at most {PATH_BYTES_MAX} bytes"
@@ -82,11 +85,11 @@ class Keys:
         return self.answers + master
 
     def entry(self, last_index: int) -> str:
-        """The journal entry whose last command has this index; sorts by index."""
+        """The key of the journal entry whose last command has this index. These keys sort by index."""
         return f"{self.journal}{last_index:0{_INDEX_DIGITS}d}"
 
     def entry_index(self, key: str) -> int:
-        """The last index of the entry under `key`; ValueError when the key names none."""
+        """The last index of the entry under `key`. ValueError if `key` names no entry."""
         name = key.removeprefix(self.journal)
         if len(name) != _INDEX_DIGITS or not name.isascii() or not name.isdigit():
             raise ValueError(f"{key!r} names no journal entry")

@@ -1,7 +1,7 @@
-"""What the keys hold: frozen pydantic models, each with the schema version `v`.
+"""The models of the values in etcd: frozen pydantic models, each with the schema version `v`.
 
-Unknown fields are kept, so that an older program passes on what a newer one wrote; a newer major `v` is refused.
-Times are seconds since the Unix epoch by the writer's clock: for people, never for decisions.
+A model keeps unknown fields, so that an older program does not lose what a newer one wrote. It refuses a newer major
+`v`. Times are seconds since the Unix epoch by the writer's clock. They are for people; no decision depends on them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from nodestore.errors import Garbage, Invalid
 from nodestore.schema.keys import check_name
 
 SCHEMA_VERSION = 1
-_PROBLEM_CHARS_MAX = 300  # a place in garbage may have a name as long as all of it
+_PROBLEM_CHARS_MAX = 300  # the location of a problem may be a name as long as the whole value
 
 
-_set_attribute = object.__setattr__  # past `frozen`
+_set_attribute = object.__setattr__  # not blocked by `frozen`
 
 
 class Model(BaseModel):
-    """Frozen; keeps fields it does not know."""
+    """A frozen model that keeps unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     _field_names: ClassVar[set[str]]
@@ -32,9 +32,9 @@ class Model(BaseModel):
 
     @classmethod
     def build_unchecked(cls, fields: dict[str, Any], extra: dict[str, Any] | None = None) -> Self:
-        """An instance with these values, which must be right and all there: nothing is checked, no default filled in.
+        """An instance with these values, without validation and defaults: all fields must be present and valid.
 
-        What `model_construct` does, at a tenth of its cost: it is on the way of every command.
+        It does the same as `model_construct` at a tenth of its cost, because it runs for every command.
         """
         made = cls.__new__(cls)
         _set_attribute(made, "__dict__", fields)
@@ -49,7 +49,7 @@ class Model(BaseModel):
 
 
 class Stored(Model):
-    """A value under a key of ours."""
+    """The value of a key."""
 
     v: int = Field(default=SCHEMA_VERSION, strict=True, description="schema version (major)")
 
@@ -67,7 +67,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def decode(model: type[M], raw: bytes | str, where: str) -> M:
-    """The model in `raw`; Garbage with the key's name and the first thing that is wrong otherwise."""
+    """The model in `raw`. Garbage if it is invalid, with `where` and the first problem."""
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -75,7 +75,7 @@ def decode(model: type[M], raw: bytes | str, where: str) -> M:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong, as one line with its place, and how many more there are."""
+    """The first problem in one line, with its location and the number of further problems."""
     first = error.errors(include_url=False, include_input=False)[0]
     at = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -84,7 +84,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 class KeyValue(Protocol):
-    """A key and its value, as etcd has them."""
+    """A key and its value in etcd."""
 
     @property
     def key(self) -> str: ...
@@ -94,7 +94,7 @@ class KeyValue(Protocol):
 
 
 def decode_or_none(model: type[M], found: KeyValue | None) -> M | None:
-    """The model in a key's value; None if the key is absent, or its value unreadable."""
+    """The model in a key's value. None if the key is absent or its value unreadable."""
     if found is None:
         return None
     try:
@@ -104,7 +104,7 @@ def decode_or_none(model: type[M], found: KeyValue | None) -> M | None:
 
 
 class Term(NamedTuple):
-    """The fencing token: strictly grows with each leadership, and compares as a pair."""
+    """The fencing token of one leadership. Terms strictly grow, and compare as pairs."""
 
     epoch: int
     revision: int
@@ -117,23 +117,26 @@ class Term(NamedTuple):
 
 
 class Epoch(Stored):
-    """`epoch`: the incarnation of the store; grows when a backup is restored."""
+    """`epoch`: the incarnation of the store. `nodectl recover` increases it after a backup was restored."""
 
     epoch: int = Field(ge=1)
     since: float = 0.0
     actor: str = Field(default="", description="who ran `nodectl recover`")
-    nonce: str = Field(default="", description="of that run: whether it landed, when its answer was lost")
+    nonce: str = Field(
+        default="", description="identifies that run, to find out whether it took effect if its answer was lost"
+    )
     bumped: int = Field(default=0, description="by how much etcd's revision was raised when the backup was restored")
-    index: int = Field(default=0, description="of the last command in the backup")
+    index: int = Field(default=0, description="index of the last command in the backup")
 
 
 Cause = Literal["first", "resigned", "switchover", "expired", "died", "silent", "stuck", "unreadable", "restarted"]
-"""Why a takeover was tried: nobody led before; the leader gave way; was told to; its lease ran out; its process died;
-it fell silent; it could not commit; `leader` held garbage; the leader was this PC's own earlier process."""
+"""Why a takeover was attempted. first: there was no leader. resigned: the leader resigned. switchover: it handed over.
+expired: its lease expired. died: its process died. silent: its heartbeats stopped. stuck: it could not commit.
+unreadable: `leader` held garbage. restarted: the leader was an earlier process on this PC."""
 
 
 class LeaderRecord(Stored):
-    """`leader`: who leads. Written once a term, by the takeover; its mod_revision is the term's revision."""
+    """`leader`: the leader. Written once in a term, by the takeover; its mod_revision is the term's revision."""
 
     id: str
     host: str
@@ -141,12 +144,12 @@ class LeaderRecord(Stored):
     nonce: str
     since: float
     cause: Cause = "first"
-    why: str = Field(default="", description="the same as a sentence")
-    streak: int = Field(default=0, description="takeovers on mere suspicion in a row, for the back-off")
+    why: str = Field(default="", description="the cause as a sentence")
+    streak: int = Field(default=0, description="number of consecutive takeovers on suspicion, for the back-off")
 
 
 class TermRecord(Stored):
-    """`terms/<nonce>`: one leadership, for the history. Its create_revision is the term's revision."""
+    """`terms/<nonce>`: one term, for the history. Its create_revision is the term's revision."""
 
     id: str
     host: str
@@ -155,47 +158,49 @@ class TermRecord(Stored):
     since: float
     cause: Cause = "first"
     why: str = ""
-    ended: str | None = Field(default=None, description="set by a leader that resigned: how its term ended")
+    ended: str | None = Field(default=None, description="why the term ended, set by a leader that resigned")
     phases: dict[str, float] = Field(
         default_factory=dict,
-        description="seconds from when the leader before was last heard to: challenged, taken_by_etcd, suspected, "
-        "sent, won, caught_up, serving, found (by a client), first_answer; written once the term serves",
+        description="seconds since the previous leader was last heard from, until: challenged, taken_by_etcd, "
+        "suspected, sent, won, caught_up, serving, found (by a client), first_answer; written once the term serves",
     )
-    suspected_by: tuple[str, ...] = Field(default=(), description="standbys that had challenged the leader before")
-    taken_from: str | None = Field(default=None, description="id of the leader before, if there was one in the key")
-    taken_term: int | None = Field(default=None, description="that leader's term revision")
+    suspected_by: tuple[str, ...] = Field(
+        default=(), description="standbys that had challenged the leader before this term"
+    )
+    taken_from: str | None = Field(default=None, description="id of the previous leader, if `leader` named one")
+    taken_term: int | None = Field(default=None, description="revision of that leader's term")
 
 
 class Candidate(Stored):
-    """`candidates/<id>`: a masterd that could lead; hangs on its lease."""
+    """`candidates/<id>`: the candidacy of a masterd; attached to its lease."""
 
     id: str
     host: str
     urls: tuple[str, ...]
-    index: int = Field(default=0, description="how far its replica was when it last said so")
+    index: int = Field(default=0, description="index of its replica when it last reported it")
     priority: int = 0
-    beside_etcd_leader: bool = Field(default=False, description="whether etcd's leader is on this PC too")
-    nonce: str = Field(description="of this process: a restarted masterd has another")
+    beside_etcd_leader: bool = Field(default=False, description="whether etcd's leader is on the same PC")
+    nonce: str = Field(description="identifies the process: a restarted masterd has another one")
     version: str = ""
     pid: int = 0
 
 
 class Challenge(Stored):
-    """`challenges/<id>`: a standby asks the leader of this term whether it can still write. Hangs on its lease."""
+    """`challenges/<id>`: a standby challenges the leader to prove that it can still commit. Attached to its lease."""
 
-    term: int = Field(description="mod_revision of `leader` as the challenged one won it")
+    term: int = Field(description="revision of the challenged leader's term")
     nonce: str
 
 
 class Answer(Stored):
-    """`answers/<id>`: the leader's echo, written fenced: proof that its term still commits."""
+    """`answers/<id>`: the leader's answer to a challenge. Its fenced write proves that the term can still commit."""
 
     term: int
     nonce: str
 
 
 class Paused(Stored):
-    """`paused`: while it exists nobody takes over by itself."""
+    """`paused`: while this key exists, no standby takes over by itself."""
 
     actor: str
     time: float
@@ -206,27 +211,27 @@ class Paused(Stored):
 
 
 class Head(Stored):
-    """`head`: the last commit. `nonce` is that commit's own, so an unknown outcome can be told."""
+    """`head`: the last commit. `nonce` identifies it, so that its writer can determine an unknown outcome."""
 
     index: int
     nonce: str
 
 
 def nonce_of(model: type[Head | Answer], found: KeyValue | None) -> str | None:
-    """The nonce in a key's value; None if the key is absent, or its value unreadable."""
+    """The nonce in a key's value. None if the key is absent or its value unreadable."""
     decoded = decode_or_none(model, found)
     return None if decoded is None else decoded.nonce
 
 
 class SpecMark(Model):
-    """What a node's desired spec is known by: the index of the command that last changed it, and its hash."""
+    """Identifies a node's spec: `generation`, the index of the command that last changed it, and its hash."""
 
     generation: int
     hash: str
 
 
 class ConfigRecord(Stored):
-    """`config/current` and `config/history/<version>`: an inventory as somebody applied it."""
+    """`config/current` and `config/history/<version>`: one version of the configuration, as it was applied."""
 
     version: int = Field(ge=1)
     actor: str
@@ -236,15 +241,15 @@ class ConfigRecord(Stored):
 
 
 class ActionRequest(Model):
-    """A one-shot action that a command asks of a node: begun at most once, whatever restarts meanwhile."""
+    """An action that a command requests of a node. It begins at most once, even if programs or PCs restart."""
 
-    name: str = Field(description="restart, reboot, or one of the node's driver")
+    name: str = Field(description="restart, reboot, or an action of the node's driver")
     args: dict[str, Any] = Field(default_factory=dict)
-    expires: float = Field(default=0.0, description="by the leader's clock; not begun later than this")
+    expires: float = Field(default=0.0, description="latest time to begin, by the leader's clock")
 
 
 class CommandRecord(Model):
-    """One command in the journal: who asked for what, what came of it, and the documents it wrote."""
+    """One command in the journal: its request, its result, and everything that it changed."""
 
     index: int = Field(ge=1)
     id: str
@@ -255,9 +260,11 @@ class CommandRecord(Model):
     result: Any = None
     writes: dict[str, dict[str, Any] | None] = Field(default_factory=dict, description="path to document; null deletes")
     specs: dict[str, SpecMark | None] = Field(default_factory=dict, description="nodes whose spec this changed")
-    actions: dict[str, ActionRequest] = Field(default_factory=dict, description="nodes and what they are to do once")
+    actions: dict[str, ActionRequest] = Field(
+        default_factory=dict, description="the action that each node is to run once"
+    )
     closes: dict[str, tuple[int, ...]] = Field(
-        default_factory=dict, description="nodes and the actions, by index, that are over: done, failed or given up"
+        default_factory=dict, description="the indexes of the actions of each node that have ended, in any way"
     )
     config_version: int = Field(default=0, description="of the configuration in force; 0: none, or not recorded")
     config: ConfigRecord | None = Field(default=None, description="the configuration adopted with this entry")
@@ -266,15 +273,15 @@ class CommandRecord(Model):
 
 
 def affects_node(command: Mapping[str, Any], node: str) -> bool:
-    """Whether a command, as told in JSON, changed what this node must be, or asked it for an action, or ended one."""
+    """Whether a command, given as JSON, changed this node's spec, requested an action of it, or closed one."""
     return any(node in (command.get(field) or {}) for field in ("specs", "actions", "closes"))
 
 
 class Entry(Stored):
-    """`journal/<last index>`: one commit, a batch of commands."""
+    """`journal/<last index>`: one commit, which holds a batch of commands."""
 
     epoch: int
-    term: int = Field(description="mod_revision of `leader` as its writer won it")
+    term: int = Field(description="revision of its writer's term")
     nonce: str
     commands: tuple[CommandRecord, ...] = Field(min_length=1)
 
@@ -295,10 +302,10 @@ class Entry(Stored):
 
 
 class Applied(Stored):
-    """`applied`: how far the views are.
+    """`applied`: the index up to which the views are written.
 
-    All views are as of `index` up to and including key `through`; beyond it they are as of `base`.
-    `through` is null once all views are as of `index` (then base equals index).
+    The views up to and including the key `through` are as of `index`; the views after it are as of `base`.
+    Once all views are as of `index`, `through` is null and `base` equals `index`.
     """
 
     index: int
@@ -308,7 +315,7 @@ class Applied(Stored):
 
 
 class Manifest(Stored):
-    """`snapshots/<index>-<nonce>/manifest`: written last, so a snapshot without one is not a snapshot."""
+    """`snapshots/<index>-<nonce>/manifest`: describes a snapshot. Written last: without it a snapshot is incomplete."""
 
     index: int
     nonce: str
@@ -318,11 +325,11 @@ class Manifest(Stored):
     time: float
     epoch: int
     documents: int
-    name: str | None = Field(default=None, description="named ones are kept until deleted")
+    name: str | None = Field(default=None, description="a snapshot with a name is kept until it is deleted")
 
 
 class DocumentView(Stored):
-    """`state/<path>`: one document for automation and people."""
+    """`state/<path>`: the view of one document, for readers of etcd."""
 
     index: int = Field(description="index of the command that last changed it")
     document: dict[str, Any]
@@ -332,7 +339,7 @@ class DocumentView(Stored):
 
 
 class Spec(Model):
-    """What a node must be: which driver, how it is set up, and the document it shows or applies."""
+    """The spec of a node: a driver, the driver's settings, and the document that it applies."""
 
     driver: str
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -340,7 +347,7 @@ class Spec(Model):
 
 
 class Desired(Stored):
-    """`desired/<node>`: (epoch, term, generation) orders orders; noded never obeys a lower one."""
+    """`desired/<node>`: the desired state of a node. noded ignores one with a lower (epoch, term, generation)."""
 
     epoch: int
     term: int
@@ -353,16 +360,16 @@ class Desired(Stored):
 
 
 class Action(ActionRequest):
-    """An action that is still to be done. `index`: the command that asked for it, one a node and command."""
+    """A pending action. `index`: of the command that requested it, which requests at most one of each node."""
 
     index: int = Field(ge=1)
-    epoch: int = Field(default=1, description="the store's incarnation when it was asked for")
+    epoch: int = Field(default=1, description="the store's epoch when it was requested")
     actor: str = ""
     time: float = 0.0
 
 
 class Actions(Stored):
-    """`actions/<node>`: what the node is to do once, in this order. A view; absent when there is nothing."""
+    """`actions/<node>`: the node's pending actions, in their order. A view; absent if there are none."""
 
     epoch: int
     term: int
@@ -370,28 +377,28 @@ class Actions(Stored):
 
 
 ActionState = Literal["started", "done", "failed", "lost"]
-"""Lost: noded ended while it ran, so whether it took effect is not known."""
+"""State of an action that began. lost: noded ended while the action ran, so its effect is unknown."""
 
 
 class ActionResult(Model):
-    """What came of one action. Written as `started` before the action begins, so that nobody begins it again."""
+    """The result of one action. Written as `started` before the action begins, so that it never begins twice."""
 
     index: int = Field(ge=1)
     name: str
     state: ActionState
     result: Any = None
     error: str | None = None
-    nonce: str = Field(description="of the noded that began it")
-    boot: str = Field(default="", description="which start of the PC it was begun in")
+    nonce: str = Field(description="nonce of the noded that began it")
+    boot: str = Field(default="", description="id of the PC's boot in which it began")
     started: float = 0.0
     ended: float | None = None
 
 
 class Acted(Stored):
-    """`acted/<node>`: which actions the node has begun, and what came of those that are not closed yet.
+    """`acted/<node>`: the actions that the node has begun, with the results of those that are not closed yet.
 
-    Written by noded, comparing its own `alive`, `actions/<node>` and `epoch` before an action begins. Outlives the
-    node: no action with an index up to `floor` is ever begun again.
+    noded writes it before an action begins, in a transaction that compares its own `alive`, `actions/<node>` and
+    `epoch`. The key outlives the node. No action with an index up to `floor` ever begins again.
     """
 
     node: str
@@ -401,7 +408,7 @@ class Acted(Stored):
 
 
 class Alive(Stored):
-    """`alive/<node>`: which noded drives this node; hangs on its lease."""
+    """`alive/<node>`: the claim of the noded that drives this node; attached to its lease."""
 
     host_id: str
     nonce: str
@@ -414,25 +421,25 @@ Phase = Literal["idle", "applying", "ready", "retrying", "failed"]
 
 
 class Status(Stored):
-    """`status/<node>`: what the node did last; outlives the node. Written comparing the writer's own `alive`."""
+    """`status/<node>`: the status of a node. Its writes compare the writer's own `alive`. The key outlives the node."""
 
     node: str
-    nonce: str = Field(description="of the noded that wrote it")
+    nonce: str = Field(description="nonce of the noded that wrote it")
     host: str
     epoch: int = 0
     term: int = 0
     observed_generation: int = Field(default=0, description="generation of the desired state it last acted on")
     phase: Phase
-    reason: str = Field(default="", description="why it did what it did last, one sentence")
-    actual: dict[str, Any] = Field(default_factory=dict, description="what the driver found")
+    reason: str = Field(default="", description="the reason for its last step, one sentence")
+    actual: dict[str, Any] = Field(default_factory=dict, description="the actual state, as the driver inspected it")
     error: str | None = None
-    warning: str | None = Field(default=None, description="what else is wrong, though the node may be as it must be")
-    attempts: int = Field(default=0, description="failed attempts in a row at this generation")
+    warning: str | None = Field(default=None, description="another problem, which does not prevent convergence")
+    attempts: int = Field(default=0, description="consecutive failed attempts at this generation")
     driver: str | None = None
     time: float = 0.0
 
     def same_but_for_time(self, other: Status | None) -> bool:
-        """Whether `other` differs from this in nothing but its time."""
+        """Whether `other` is equal to this status apart from its time."""
         return other is not None and self.model_copy(update={"time": other.time}) == other
 
 
@@ -442,46 +449,50 @@ Labels = dict[str, str]
 
 
 class DriverConfig(Model):
-    """Which driver a node has, and its settings (what they are is the driver's to say)."""
+    """The driver of a node, and the settings that the driver defines."""
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class MasterConfig(Model):
-    """A PC that may be master."""
+    """A PC that may run a masterd."""
 
     address: str = ""
     priority: Annotated[int, Field(ge=0, le=100)] = 0
 
 
 class NodeConfig(Model):
-    """A PC that runs the application."""
+    """A PC on which noded drives the application."""
 
     address: str = ""
     position: tuple[int, int] | None = Field(default=None, description="row and column, from 0")
     labels: Labels = Field(default_factory=dict)
     driver: DriverConfig | None = None
-    document: dict[str, Any] = Field(default_factory=dict, description="values under the node's own document")
+    document: dict[str, Any] = Field(
+        default_factory=dict, description="base values, which the node's own document overrides"
+    )
 
 
 class GroupConfig(Model):
-    """A set of nodes: those with all labels of `match`, and those named in `nodes`."""
+    """A set of nodes: those that have all labels of `match`, and those named in `nodes`."""
 
     match: Labels = Field(default_factory=dict)
     nodes: tuple[str, ...] = ()
-    document: dict[str, Any] = Field(default_factory=dict, description="values under those of its nodes")
+    document: dict[str, Any] = Field(
+        default_factory=dict, description="base values, which the documents of its nodes override"
+    )
 
 
 class Defaults(Model):
-    """What holds for every node that says nothing else."""
+    """The driver and document of every node that sets none itself."""
 
     driver: DriverConfig | None = None
     document: dict[str, Any] = Field(default_factory=dict)
 
 
 NAMED_SECTIONS = {"masters": "master", "nodes": "node", "groups": "group"}
-"""Sections of an inventory whose keys must be names (`check_name`), and what each key names."""
+"""The sections of an inventory whose keys must pass `check_name`, and what a key of each section names."""
 _NAMES_UNCHECKED = object()
 
 
@@ -496,11 +507,11 @@ class Inventory(Stored):
 
     @classmethod
     def without_name_check(cls, fields: Any) -> Self:
-        """The inventory of a configuration that is part of the journal already, or is only shown."""
-        # Earlier releases let any name in by etcd endpoints, so old journals and snapshots may hold names such as
-        # `../up`. What was committed must be replayed by every replica: refusing it here would stop all masters. So
-        # replay and snapshots read it by this method, and it stays in force until another one is adopted. Whatever
-        # brings a configuration into force (applying it, adopting it) validates as usual and refuses such names.
+        """The inventory of a configuration that is already in the journal, or is only displayed."""
+        # Earlier releases accepted any name through etcd endpoints, so old journals and snapshots may hold names like
+        # `../up`. Every replica must replay what was committed: refusing it here would stop all masters. So replay and
+        # snapshots use this method, and such a configuration stays in force until another one is adopted. Applying and
+        # adopting a configuration validate as usual and refuse such names.
         return cls.model_validate(fields, context=_NAMES_UNCHECKED)
 
     @model_validator(mode="after")
@@ -517,13 +528,14 @@ class Inventory(Stored):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        taken: dict[tuple[int, int], str] = {}
+        by_position: dict[tuple[int, int], str] = {}
         for name, node in self.nodes.items():
             if node.position is None:
                 continue
-            if node.position in taken:
-                raise ValueError(f"nodes {taken[node.position]} and {name} both have position {list(node.position)}")
-            taken[node.position] = name
+            if node.position in by_position:
+                other = by_position[node.position]
+                raise ValueError(f"nodes {other} and {name} both have position {list(node.position)}")
+            by_position[node.position] = name
         for group, config in self.groups.items():
             for name in config.nodes:
                 if name not in self.nodes:
@@ -531,7 +543,7 @@ class Inventory(Stored):
         return self
 
     def groups_of(self, node: str) -> tuple[str, ...]:
-        """The groups that a node is in, in the inventory's order; empty for a node that it does not know."""
+        """The groups of a node, in the inventory's order; empty for an unknown node."""
         config = self.nodes.get(node)
         if config is None:
             return ()
@@ -543,7 +555,7 @@ class Inventory(Stored):
         )
 
     def members_of(self, group: str) -> tuple[str, ...]:
-        """The nodes of a group, in the inventory's order; `all` is every node. KeyError for an unknown group."""
+        """The nodes of a group, in the inventory's order. `all` is every node. KeyError for an unknown group."""
         if group == "all" and "all" not in self.groups:
             return tuple(self.nodes)
         if group not in self.groups:
@@ -555,4 +567,4 @@ MODELS: tuple[type[Stored], ...] = (
     Epoch, LeaderRecord, TermRecord, Candidate, Challenge, Answer, Paused, Head, Entry, Applied, Manifest, DocumentView,
     Desired, Alive, Status, Actions, Acted, ConfigRecord, Inventory,
 )  # fmt: skip
-"""Every model that is a key's value: published as JSON Schema."""
+"""The models of all keys' values, which are published as JSON Schemas."""
