@@ -1,3 +1,3 @@
-"""The contract that masterd, noded and nodectl share: keys, models, etcd session, watch, lease, election."""
+"""The library that masterd, noded and nodectl share: keys, models, etcd session, watches, leases, election."""
 
 __version__ = "0.1.0"

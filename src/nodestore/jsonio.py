@@ -1,4 +1,4 @@
-"""Reading and writing JSON under its public name; see `nodestore.support.jsonio`."""
+"""Reads and writes JSON: the public name of `nodestore.support.jsonio`."""
 
 from nodestore.support.jsonio import Document, Json, canonical, copy, dumps, loads
 

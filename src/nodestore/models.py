@@ -1,3 +1,3 @@
-"""The models of what is in etcd under their public name; see `nodestore.schema.models`."""
+"""The models of the values in etcd: the public name of `nodestore.schema.models`."""
 
 from nodestore.schema.models import *  # noqa: F403

@@ -1,7 +1,7 @@
 """Command-line options that masterd and noded share. Each can also be given in the environment.
 
-`--lease-ttl` is NODECTL_LEASE_TTL, and so on; the command line wins. What is wrong ends the program with one line
-that names the option and exit code 2.
+`--lease-ttl` is NODECTL_LEASE_TTL, and so on; the command line takes precedence. A wrong value ends the program with
+exit code 2 and one line that names the option.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class Parser(argparse.ArgumentParser):
             description=description,
             epilog="Each option --some-name can also be given as NODECTL_SOME_NAME in the environment. "
             "A TIME is written as 300ms, 5s, 5m or 1h; a number without a unit is in seconds.",
-            allow_abbrev=False,  # an abbreviation that works today is ambiguous after the next release
+            allow_abbrev=False,  # an abbreviation may become ambiguous with the next release
         )
         self._environ = os.environ if environ is None else environ
 
     def add_option(
         self, name: str, convert: Callable[[str], T], *, default: T | str | None = None, meta: str, text: str
     ) -> None:
-        """Add `--name`. `convert` raises ValueError, or a NodectlError, that says what is wrong with the text.
+        """Add `--name`. `convert` raises ValueError or a NodectlError whose message explains what is wrong.
 
-        A default that is a str is converted like any text given. Without a default the option is required,
-        unless the default is spelled as "" (then it is None when absent).
+        A default that is a str is converted like a given value. Without a default the option is required. With the
+        default "" it is optional, and its value is None if it is not given.
         """
         variable = "NODECTL_" + name.replace("-", "_").upper()
         given: Any = self._environ.get(variable) or default
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_flag(self, name: str, *, text: str) -> None:
-        """Add `--name`, which is off unless given. In the environment: 1, true or yes; 0, false, no or nothing."""
+        """Add `--name`, which is off by default. In the environment: 1, true or yes; 0, false, no or empty."""
         variable = "NODECTL_" + name.replace("-", "_").upper()
         given = self._environ.get(variable, "").lower()
         if given not in (*_YES, *_NO):
@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def argument_type(convert: Callable[[str], T]) -> Callable[[str], T]:
-    """`convert` as the `type` of an argparse argument: argparse shows the message of a ValueError or NodectlError."""
+    """`convert` for argparse's `type`: argparse then shows the message of its ValueError or NodectlError."""
 
     def checked(text: str) -> T:
         try:
@@ -85,7 +85,7 @@ def argument_type(convert: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def add_common(parser: Parser) -> None:
-    """The options that every program which talks to etcd has."""
+    """Add the options of every program that connects to etcd."""
     parser.add_option(
         "cluster", _parse_cluster, meta="NAME", text="name of the cluster; its keys are under /nodectl/NAME/"
     )
@@ -94,21 +94,23 @@ def add_common(parser: Parser) -> None:
         endpoints,
         default="127.0.0.1:2379",
         meta="HOST:PORT,...",
-        text="etcd's members, this PC's own first (default: %(default)s)",
+        text="members of etcd, the one on this PC first (default: %(default)s)",
     )
-    parser.add_option("user", str, default="", meta="NAME", text="user of etcd")
+    parser.add_option("user", str, default="", meta="NAME", text="user name for etcd")
     parser.add_option(
-        "password-file", Path, default="", meta="FILE", text="file whose first line is that user's password"
+        "password-file", Path, default="", meta="FILE", text="file whose first line is the password of --user"
     )
-    parser.add_option("ca", Path, default="", meta="FILE", text="certificate authority of etcd's members: turns TLS on")
-    parser.add_option("cert", Path, default="", meta="FILE", text="our certificate for etcd")
-    parser.add_option("key", Path, default="", meta="FILE", text="the key of that certificate")
+    parser.add_option(
+        "ca", Path, default="", meta="FILE", text="file of the certificate authority of etcd's members; enables TLS"
+    )
+    parser.add_option("cert", Path, default="", meta="FILE", text="file of the client certificate for etcd")
+    parser.add_option("key", Path, default="", meta="FILE", text="file of the private key of --cert")
     parser.add_option(
         "lease-ttl",
         whole_seconds_between(1, 300),
         default="2s",
         meta="TIME",
-        text="lease TTL: etcd drops this process after so long without a keepalive; whole seconds "
+        text="lease TTL: after this long without a keepalive, etcd deletes this process's keys; whole seconds "
         "(default: %(default)s)",
     )
     parser.add_option(
@@ -117,16 +119,33 @@ def add_common(parser: Parser) -> None:
 
 
 def add_maintenance(parser: Parser) -> None:
-    """Who makes room in etcd, moves its leadership and reads its sizes, where it has users: all that is root's."""
-    text = "user of etcd with the rights of root, for its maintenance (default: the same as all else)"
+    """Add the options for the credentials of maintenance: to make room in etcd, move its leadership, read its sizes.
+
+    If authentication is enabled in etcd, these calls require the root role.
+    """
+    text = "user name for etcd's maintenance, which requires the root role (default: --user)"
     parser.add_option("maintenance-user", str, default="", meta="NAME", text=text)
-    parser.add_option("maintenance-password-file", Path, default="", meta="FILE", text="file with that user's password")
-    parser.add_option("maintenance-cert", Path, default="", meta="FILE", text="a certificate of such a user, instead")
-    parser.add_option("maintenance-key", Path, default="", meta="FILE", text="the key of that certificate")
+    parser.add_option(
+        "maintenance-password-file",
+        Path,
+        default="",
+        meta="FILE",
+        text="file whose first line is the password of --maintenance-user",
+    )
+    parser.add_option(
+        "maintenance-cert",
+        Path,
+        default="",
+        meta="FILE",
+        text="file of a client certificate for maintenance, instead of a user",
+    )
+    parser.add_option(
+        "maintenance-key", Path, default="", meta="FILE", text="file of the private key of --maintenance-cert"
+    )
 
 
 def maintenance_settings(options: argparse.Namespace, base: EtcdSettings) -> EtcdSettings:
-    """`base` with the credential for maintenance, if there is one. Invalid when its parts do not fit together."""
+    """`base` with the credentials for maintenance, if any are given. Invalid if they contradict each other."""
     user, password_file, cert, key = (
         getattr(options, f"maintenance_{name}") for name in ("user", "password_file", "cert", "key")
     )
@@ -144,7 +163,7 @@ def maintenance_settings(options: argparse.Namespace, base: EtcdSettings) -> Etc
 
 
 def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
-    """The session's settings from parsed options. Invalid, in one sentence, when they do not fit together."""
+    """The session's settings from parsed options. Invalid if the options contradict each other."""
     check_credentials(
         user=options.user,
         password_file=options.password_file,
@@ -168,7 +187,7 @@ def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
 
 
 def read_option_file(option: str, path: Path) -> bytes:
-    """The bytes of the file that an option names; Invalid when it cannot be read."""
+    """The content of the file that an option names. Invalid if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -176,7 +195,7 @@ def read_option_file(option: str, path: Path) -> bytes:
 
 
 def endpoints(text: str) -> tuple[str, ...]:
-    """`host:port,host:port`, checked, each as it was given: whether its scheme fits is known once --ca is."""
+    """The endpoints in `host:port,host:port`, each with its scheme, which is checked once --ca is known."""
     given = tuple(part.strip() for part in text.split(",") if part.strip())
     EtcdSettings(tuple(host_port(part) for part in given))
     return given

@@ -1,4 +1,4 @@
-"""How a daemon of ours begins and ends: its log, its exit code, and one line on what ended it."""
+"""Runs a daemon: sets up its log, and turns the error that ended it into a log line and an exit code."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from nodestore.support import logs
 
 
 def run(program: str, name: str, log_level: str, work: Coroutine[Any, Any, None]) -> int:
-    """Run `work` to its end: 0, 130 after Ctrl-C, a NodectlError's own exit code, 1 for anything else. No traceback,
-    but at level debug."""
+    """Run `work` to its end; return the exit code: 0, 130 after Ctrl-C, that of a NodectlError, or 1.
+
+    An error is logged in one line, with its traceback only at level debug.
+    """
     logs.setup_logging(program, name, log_level)
     log = logging.getLogger(program)
     _reduce_garbage_collection()
@@ -30,22 +32,25 @@ def run(program: str, name: str, log_level: str, work: Coroutine[Any, Any, None]
             return reason.exit_code
         log.error("ends: %s: %s", type(reason).__name__, reason)
         return 1
-    log.info("has stopped")
+    log.info("stopped")
     return 0
 
 
 _GC_THRESHOLD = 10_000
-"""How many more objects there must be than at the last look for cycles. Python's 700 costs a fifth of all CPU here:
-what a daemon makes are entries, which stay a while and have no cycles."""
+"""Threshold of the first generation of Python's garbage collector.
+
+The default of 700 takes a fifth of all CPU time here: a daemon allocates mostly entries, which are kept for a while and
+have no cycles.
+"""
 
 
 def _reduce_garbage_collection() -> None:
-    gc.freeze()  # what the imports have made stays for good: it is not looked through again
+    gc.freeze()  # objects of the imports are never freed, so they need no collection
     gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
 def first_error(error: BaseException) -> BaseException:
-    """The first single error in a group of groups."""
+    """The first error in nested exception groups; `error` itself if it is no group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGINT, on Windows CTRL_C and CTRL_BREAK, as an event of the running loop."""
+"""Turns requests to stop into an asyncio event: SIGTERM and SIGINT; on Windows CTRL_C and CTRL_BREAK too."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from types import FrameType
 
 
 def stop_event() -> asyncio.Event:
-    """An event that is set once this process is asked to stop. Call it in the main thread, in a running loop.
-
-    On Windows no event loop has add_signal_handler. There the plain handler runs in the main thread, which the
-    Proactor loop leaves its wait for, because asyncio has registered its own socket with signal.set_wakeup_fd.
-    """
+    """Return an event that is set once this process is asked to stop. Call it in the main thread, in a running loop."""
+    # On Windows no event loop has add_signal_handler. There a plain handler runs in the main thread. The Proactor loop
+    # wakes up for it, because asyncio has registered its own socket with signal.set_wakeup_fd.
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
     if sys.platform == "win32":

@@ -1,7 +1,7 @@
-"""Child processes: the one way in which the programs start, watch and end others, on Linux and on Windows.
+"""Starts, watches and ends child processes, on Linux and on Windows.
 
-A process is known by its `Identity`, pid and creation time, because pids are recycled. Ending a process means its whole
-tree. The system's own half is in `_procs_posix` and `_procs_win32`.
+A process is identified by its `Identity`, pid and creation time, because pids are reused. To kill a process means to
+kill its whole tree. `posix` and `win32` implement what differs between the systems.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _LINE_BYTES_MAX = 1 << 20
 
 @dataclass(frozen=True)
 class Identity:
-    """One process for ever: a later one that got the same pid differs in `created`.
+    """Identifies a process uniquely: a later process with the same pid differs in `created`.
 
-    `created` has a meaning on this machine only and, on Linux, until it boots again (seconds since boot); compare it,
-    do not show it.
+    `created` is valid only on this machine and, on Linux, until the next boot (seconds since boot). Compare it, but do
+    not display it.
     """
 
     pid: int
@@ -53,12 +53,12 @@ class Identity:
 
 
 class EndedAtOnce(NodectlError):
-    """A program was started, and had ended before anybody could look."""
+    """A program was started, and had ended before it could be identified."""
 
 
 @dataclass(frozen=True)
 class Completed:
-    """What `run` saw of a program that ended."""
+    """The exit code and the output of a program that `run` ran."""
 
     returncode: int
     stdout: str
@@ -66,40 +66,41 @@ class Completed:
 
 
 def identify(pid: int) -> Identity | None:
-    """The process that has `pid` now; None when there is none, or a zombie."""
+    """The process that has `pid` now. None if there is none, or if it is a zombie."""
     created = system.creation_time(pid)
     return None if created is None else Identity(pid, created)
 
 
 def is_alive(identity: Identity) -> bool:
-    """Whether this very process still runs; a zombie does not."""
+    """Whether this process still runs. A zombie does not."""
     return system.creation_time(identity.pid) == identity.created
 
 
 def terminate(identity: Identity) -> None:
-    """Asks politely, without waiting: SIGTERM to the process group, CTRL_BREAK on Windows. Nothing when it is gone."""
+    """Requests the end without waiting: SIGTERM to the process group, CTRL_BREAK on Windows. No-op if it is gone."""
     if is_alive(identity):
         system.terminate(identity.pid)
 
 
 def kill_tree(identity: Identity) -> None:
-    """Ends the process and all that it started, at once. Nothing happens to another process that got its pid.
+    """Kills the process and its descendants, without waiting. Never kills another process that got its pid.
 
-    On POSIX it also finds what a process that is gone has left behind in its session: so after a crash, call it with
-    the identity that was noted. Processes that left the session *and* lost their parent are not found.
+    If the process is gone, on POSIX this kills what is left in its session. So after a crash, call it with the identity
+    that was recorded. Processes that left the session *and* lost their parent are not found.
     """
-    if identity.pid > 0 and system.creation_time(identity.pid) in (None, identity.created):  # 0 is everybody's ancestor
+    # Pid 0 is the ancestor of all processes.
+    if identity.pid > 0 and system.creation_time(identity.pid) in (None, identity.created):
         system.kill_tree(identity.pid)
 
 
 def suspend(identity: Identity) -> None:
-    """Stops the process (not its children) where it is: SIGSTOP, NtSuspendProcess. NodectlError when it is gone."""
+    """Suspends the process, but not its children: SIGSTOP, NtSuspendProcess. NodectlError if it is gone."""
     with _same_process(identity) as process:
         process.suspend()
 
 
 def resume(identity: Identity) -> None:
-    """Lets a suspended process go on. NodectlError when it is gone."""
+    """Resumes a suspended process. NodectlError if it is gone."""
     with _same_process(identity) as process:
         process.resume()
 
@@ -116,9 +117,9 @@ def _same_process(identity: Identity) -> Iterator[psutil.Process]:
 
 
 class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
-    """Knows when the process ended (`exited`) and when its pipes are closed too (`closed`).
+    """Signals when the process has ended (`exited`) and when its pipes are closed too (`closed`).
 
-    asyncio's own wait() waits, in some releases, for both, and so for every grandchild that holds a pipe.
+    asyncio's own wait() waits for both in some releases, and so for every grandchild that holds a pipe open.
     """
 
     def __init__(self) -> None:
@@ -136,9 +137,9 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
 
 
 class Child:
-    """A process that `spawn` started. Its streams are there where PIPE was asked for.
+    """A process that `spawn` started. `stdin`, `stdout` and `stderr` are streams if PIPE was given for them, else None.
 
-    `identity.created` is negative when it had ended before anybody could look.
+    `identity.created` is negative if the process had ended before it could be identified.
     """
 
     def __init__(self, transport: asyncio.SubprocessTransport, protocol: _Protocol, job: system.Job) -> None:
@@ -152,13 +153,13 @@ class Child:
         self.stderr = protocol.stderr
 
     def poll(self) -> int | None:
-        """The exit code (negative: the signal, on POSIX) once the event loop has heard of it, else None."""
+        """The exit code (on POSIX, negative: the signal) once the event loop was notified of the end, else None."""
         return self._transport.get_returncode()
 
     async def wait(self) -> int:
-        """Waits for the process to end; its exit code. Cancelling the wait leaves it running.
+        """Waits for the process to end; returns its exit code. Cancelling the wait leaves the process running.
 
-        Its pipes are normally closed by then; for a grandchild that holds one it waits 0.5 s at most.
+        Then waits for its pipes to be closed, for at most 0.5 s: a grandchild may hold one open.
         """
         await self._protocol.exited.wait()
         await set_within(self._protocol.closed, _DRAIN_TIMEOUT_S)
@@ -167,9 +168,9 @@ class Child:
         return code
 
     async def stop(self, grace_s: float) -> int:
-        """Asks politely, waits up to `grace_s`, then kills; either way nothing of its tree is left. Its exit code.
+        """Requests the end, waits up to `grace_s` seconds, then kills the whole tree. Returns the exit code.
 
-        TimedOut when even a killed process does not go: it hangs in the kernel, on a dead disk or device.
+        TimedOut if the killed process does not end: it hangs in the kernel, on a dead disk or device.
         """
         if self.poll() is None:
             terminate(self.identity)
@@ -181,12 +182,12 @@ class Child:
             async with asyncio.timeout(_REAP_TIMEOUT_S):
                 return await self.wait()
         except TimeoutError:
-            raise TimedOut(f"process {self.pid} was killed and does not go: it hangs in the kernel") from None
+            raise TimedOut(f"process {self.pid} was killed but does not end: it hangs in the kernel") from None
         finally:
             self._transport.close()
 
     def kill_tree(self) -> None:
-        """Ends the process and all that it started, at once, without waiting."""
+        """Kills the process and its descendants, without waiting."""
         self._job.kill()
         kill_tree(self.identity)
 
@@ -201,11 +202,11 @@ async def spawn(
     stderr: int | None = None,
     die_with_parent: bool = False,
 ) -> Child:
-    """Starts a program in a session (Windows: process group and job) of its own. NodectlError when it cannot run.
+    """Starts a program in a session (Windows: process group and job) of its own. NodectlError if it cannot run.
 
-    stdout: None is ours, a Path is appended to, or PIPE. stderr: where stdout goes, or PIPE. stdin: nothing, or PIPE.
-    die_with_parent: when we die, however that happens, it is killed; on Windows its whole tree, on Linux itself only
-    (and not if its file is setuid or has capabilities). Needs the main thread on Linux.
+    stdout: a Path, to which it appends; PIPE; or None, the caller's. stderr: PIPE, or None, the same as stdout. stdin:
+    PIPE, or None, empty. die_with_parent: the child is killed when this process dies in any way; on Windows with its
+    whole tree, on Linux alone (and not if its file is setuid or has capabilities). On Linux this needs the main thread.
     """
     command = system.wrap_command(_resolved(argv, cwd, env), die_with_parent=die_with_parent)
     with _start_errors(argv[0]), _open_output(stdout) as out:
@@ -219,7 +220,7 @@ async def spawn(
             child = Child(transport, protocol, system.Job(transport.get_pid(), die_with_parent=die_with_parent))
             system.resume_started(child.pid)
         except BaseException:
-            transport.close()  # kills it
+            transport.close()  # kills the child
             raise
     return child
 
@@ -227,9 +228,9 @@ async def spawn(
 def spawn_detached(
     argv: Sequence[str | os.PathLike[str]], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, log: Path
 ) -> Identity:
-    """Starts a program that outlives us and is nobody's child; stdout and stderr are appended to `log`.
+    """Starts a program that outlives this process and is not its child. stdout and stderr are appended to `log`.
 
-    NodectlError when it cannot run; EndedAtOnce, whose last words are in `log`.
+    NodectlError if it cannot run. EndedAtOnce if it ended before it could be identified: see `log`.
     """
     command = _resolved(argv, cwd, env)
     with _start_errors(argv[0]), _open_output(log) as out:
@@ -247,9 +248,9 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Completed:
-    """Runs a program to its end and returns its output. Blocks: not for use on an event loop.
+    """Runs a program to its end and returns its output. Blocks, so do not call it in an event loop.
 
-    NodectlError when it cannot run, TimedOut when it did not end in time (its tree is killed).
+    NodectlError if it cannot run. TimedOut if it did not end in time; then its tree is killed.
     """
     command = _resolved(argv, cwd, env)
     options = {key: value for key, value in system.start_options().items() if key != "creationflags"}
@@ -274,7 +275,7 @@ def run(
 
 
 def _resolved(argv: Sequence[str | os.PathLike[str]], cwd: Path | None, env: Mapping[str, str] | None) -> list[str]:
-    """`argv` with its program's full path, looked up in the PATH of `env`: a missing one is known before the start."""
+    """`argv` with the full path of its program, from the PATH of `env`. NodectlError if there is no such program."""
     program = os.fspath(argv[0])
     if os.path.dirname(program):
         candidate = os.path.join(cwd or os.curdir, program)
@@ -305,7 +306,7 @@ def _open_output(target: Path | int | None) -> Iterator[IO[bytes] | int | None]:
 
 
 def utf8_stdio() -> None:
-    """Makes stdout and stderr UTF-8 that never fails on a character: a Windows pipe is cp1252 otherwise."""
+    """Makes stdout and stderr UTF-8, with replacement of invalid characters: a Windows pipe is cp1252 by default."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")

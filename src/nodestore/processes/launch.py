@@ -1,10 +1,10 @@
-"""Run as a script between a parent and the program it starts, on POSIX; stands alone and imports only what it needs.
+"""A script that runs between a parent and the program that it starts, on POSIX. It imports nothing of this project.
 
-    launch.py die PARENT_PID PROGRAM ARG...    the program dies with the process PARENT_PID
-    launch.py detach PROGRAM ARG...            the program is nobody's child; its pid is printed
+    launch.py die PARENT_PID PROGRAM ARG...    the program is killed when the process PARENT_PID dies
+    launch.py detach PROGRAM ARG...            the program is not a child of the caller; its pid is printed
 
-A `preexec_fn` would do the same in the forked copy of a program with threads (gRPC's), where any lock may be held
-for ever. Here it is a fresh process with one thread. Exit code 127, and a line on stderr, when the program cannot run.
+A `preexec_fn` would run in a forked copy of a program with threads (gRPC's), where a lock may stay held forever. This
+script is a fresh process with one thread. If the program cannot run: exit code 127, and a line on stderr.
 """
 
 import os
@@ -15,24 +15,24 @@ _SIGKILL = 9
 
 
 def _die_with(parent: int) -> None:
-    """The kernel kills this process when the *thread* that started it ends; the setting survives execve."""
+    """Make the kernel kill this process when the *thread* that started it ends. The setting survives execve."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) != 0:
         sys.exit(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
-    if os.getppid() != parent:  # it died before prctl: no signal will ever come
+    if os.getppid() != parent:  # the parent died before prctl, so no signal will be sent
         os._exit(0)
 
 
 def _detach() -> None:
-    """Goes on as a grandchild that leads its own session; the child in between prints its pid and ends."""
+    """Continue in a grandchild that leads its own session. The process in between prints its pid and ends."""
     pid = os.fork()
     if pid:
         os.write(1, b"%d\n" % pid)
         os._exit(0)
     os.setsid()
-    os.dup2(2, 1)  # stdout was the pipe for the pid; stderr is the log
+    os.dup2(2, 1)  # stdout was the pipe for the pid, stderr is the log
 
 
 def main(arguments: list[str]) -> None:

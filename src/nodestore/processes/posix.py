@@ -1,4 +1,4 @@
-"""POSIX half of child_processes. Every child leads its own session, so its whole tree can be found by session id."""
+"""POSIX part of child_processes. Every child leads its own session, so its tree can be found by the session id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEAD_STATES = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 class Job:
-    """Windows has job objects; here the session does the work."""
+    """Does nothing: job objects exist on Windows only, and on POSIX the session identifies the tree."""
 
     def __init__(self, pid: int, *, die_with_parent: bool) -> None:
         pass
@@ -31,27 +31,27 @@ class Job:
 
 
 def start_options() -> dict[str, Any]:
-    """What subprocess needs to start a child that leads its own session."""
+    """Arguments for subprocess that start a child as the leader of its own session."""
     return {"start_new_session": True}
 
 
 def resume_started(pid: int) -> None:
-    """Nothing to do: Windows starts a child suspended, we do not."""
+    """Does nothing: only on Windows is a child started suspended."""
 
 
 def wrap_command(argv: Sequence[str], *, die_with_parent: bool) -> list[str]:
-    """The command line that runs `argv`, tied to this process when asked to (on Linux: others have no such signal)."""
+    """The command line that runs `argv`. die_with_parent has an effect on Linux only: others have no death signal."""
     if not die_with_parent or sys.platform != "linux":
         return list(argv)
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
-            "die_with_parent needs the main thread: the kernel binds it to the thread that starts a child"
+            "die_with_parent needs the main thread: the kernel kills the child when the thread that started it ends"
         )
     return [sys.executable, "-I", "-S", _LAUNCH, "die", str(os.getpid()), *argv]
 
 
 def start_detached(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None, log: Any) -> int:
-    """Starts `argv` as nobody's child (so it leaves no zombie with us); its pid. OSError when that fails."""
+    """Starts `argv` detached from this process, so that it leaves no zombie; returns its pid. OSError if it fails."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", _LAUNCH, "detach", *argv],
         cwd=cwd, env=None if env is None else dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
@@ -63,9 +63,9 @@ def start_detached(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, s
 
 
 def creation_time(pid: int) -> float | None:
-    """When process `pid` began, in a measure that never changes while it lives; None when it is gone or a zombie.
+    """When process `pid` began, a number that is constant while it lives. None if it is gone or a zombie.
 
-    On Linux seconds since boot: psutil's time counts from the wall clock's idea of the boot and moves when it is set.
+    On Linux: seconds since boot. psutil's time is based on the wall clock, and changes when that is set.
     """
     if sys.platform == "linux":
         try:
@@ -83,7 +83,7 @@ def creation_time(pid: int) -> float | None:
 def parse_stat(text: str) -> tuple[str, int]:
     """State letter and start time in clock ticks of a /proc/<pid>/stat line (proc(5), fields 3 and 22).
 
-    The name in field 2 may itself hold spaces and parentheses. ValueError for anything else.
+    The name in field 2 may contain spaces and parentheses. ValueError if the line has another form.
     """
     fields = text[text.rindex(")") + 1 :].split()
     if len(fields) < 20:
@@ -92,7 +92,7 @@ def parse_stat(text: str) -> tuple[str, int]:
 
 
 def terminate(pid: int) -> None:
-    """SIGTERM to the group that `pid` leads, or to `pid` alone when it leads none."""
+    """Send SIGTERM to the process group that `pid` leads, or to `pid` alone if it leads none."""
     with contextlib.suppress(ProcessLookupError):
         if os.getpgid(pid) == pid:
             os.killpg(pid, signal.SIGTERM)
@@ -101,10 +101,10 @@ def terminate(pid: int) -> None:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL to `pid`, its session and its descendants, until a look finds nobody new.
+    """Send SIGKILL to `pid`, its session and its descendants, until a scan finds no further process.
 
-    Works when `pid` itself is gone: its number is not given away while its session has members. A process with a
-    fatal signal pending cannot fork, so when a look finds nobody new, nobody is left.
+    Works if `pid` itself is gone: the kernel does not reuse a pid while its session has members. A process with a
+    pending fatal signal cannot fork, so if a scan finds no further process, none is left.
     """
     killed: set[int] = set()
     for _ in range(_ROUNDS_MAX):
@@ -118,7 +118,7 @@ def kill_tree(pid: int) -> None:
 
 
 def _tree(root: int) -> set[int]:
-    """Living processes of the session that `root` leads, and everybody's children from there on."""
+    """The living processes of the session that `root` leads, and all their descendants."""
     parents: dict[int, int] = {}
     members: set[int] = set()
     for process in psutil.process_iter(["ppid", "status"]):
@@ -128,9 +128,8 @@ def _tree(root: int) -> set[int]:
         with contextlib.suppress(OSError):
             if process.pid == root or os.getsid(process.pid) == root:
                 members.add(process.pid)
-    grown = True
-    while grown:
+    children = members
+    while children:
         children = {pid for pid, parent in parents.items() if parent in members and pid not in members}
         members |= children
-        grown = bool(children)
     return members - {os.getpid()}

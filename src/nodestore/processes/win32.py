@@ -1,4 +1,4 @@
-"""Windows half of nodestore.processes.child_processes: job objects, console control events, sharing violations."""
+"""Windows part of nodestore.processes.child_processes: job objects and console control events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-assert sys.platform == "win32"  # tells mypy not to look on other systems
+assert sys.platform == "win32"  # mypy checks the rest on Windows only
 
 _CREATE_SUSPENDED = 0x00000004
 _CREATE_BREAKAWAY_FROM_JOB = 0x01000000
@@ -70,7 +70,10 @@ class _ExtendedLimits(ctypes.Structure):
 
 
 class Job:
-    """A job object around the suspended process `pid`; with die_with_parent it dies with the last handle: ours."""
+    """A job object around the suspended process `pid`.
+
+    die_with_parent: Windows kills the job when its last handle is closed, which is this process's.
+    """
 
     def __init__(self, pid: int, *, die_with_parent: bool) -> None:
         self._job: int | None = _check_result(_kernel32.CreateJobObjectW(None, None))
@@ -86,7 +89,7 @@ class Job:
             _check_result(_kernel32.AssignProcessToJobObject(self._job, process))
 
     def kill(self) -> None:
-        """Ends every process of the job, grandchildren included."""
+        """Kill every process of the job, grandchildren included."""
         if self._job is not None:
             _kernel32.TerminateJobObject(self._job, 1)
 
@@ -112,7 +115,10 @@ def _open_process(pid: int, access: int) -> Any:
 
 
 def start_options() -> dict[str, Any]:
-    """Suspended, so that no grandchild is born before the job holds the child; `resume_started` lets it run."""
+    """Arguments for subprocess that start a child suspended, until `resume_started`.
+
+    So it cannot start a grandchild before the job contains it.
+    """
     return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | _CREATE_SUSPENDED}
 
 
@@ -122,15 +128,15 @@ def resume_started(pid: int) -> None:
 
 
 def wrap_command(argv: Sequence[str], *, die_with_parent: bool) -> list[str]:
-    return list(argv)  # the job object does it
+    return list(argv)  # the job object implements die_with_parent
 
 
 def start_detached(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None, log: Any) -> int:
-    """Starts `argv` with a console of its own, unseen, and outside our job where that is allowed; its pid."""
+    """Start `argv` with an invisible console of its own, outside this process's job if permitted; return its pid."""
     flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     try:
         return _popen(argv, cwd, env, log, flags | _CREATE_BREAKAWAY_FROM_JOB)
-    except PermissionError:  # our job does not let anybody leave it
+    except PermissionError:  # this process's job does not permit breakaway
         return _popen(argv, cwd, env, log, flags)
 
 
@@ -139,12 +145,12 @@ def _popen(argv: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None,
         list(argv), cwd=cwd, env=None if env is None else dict(env),
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=flags,
     )  # fmt: skip
-    process.returncode = 0  # we let go of it on purpose: no ResourceWarning
+    process.returncode = 0  # suppresses the ResourceWarning about a running child
     return process.pid
 
 
 def creation_time(pid: int) -> float | None:
-    """When process `pid` began (seconds since the Unix epoch, fixed at its creation); None when it is gone."""
+    """When process `pid` began: seconds since the Unix epoch, fixed at its creation. None if it is gone."""
     try:
         process = psutil.Process(pid)
         return process.create_time() if process.is_running() else None
@@ -153,7 +159,7 @@ def creation_time(pid: int) -> float | None:
 
 
 def terminate(pid: int) -> None:
-    """CTRL_BREAK to the process group `pid`: directly when it shares our console, else by a helper that joins its."""
+    """Send CTRL_BREAK to the process group `pid`: through a helper process, if it has another console."""
     if pid in _console_processes():
         _kernel32.GenerateConsoleCtrlEvent(1, pid)
         return
@@ -170,7 +176,7 @@ def _console_processes() -> list[int]:
 
 
 def _break_from_inside(pid: int) -> int:
-    """In the helper: leaves its own console, joins that of `pid`, sends CTRL_BREAK to the group of `pid`."""
+    """In the helper process: leave its console, attach to that of `pid`, send CTRL_BREAK to the group of `pid`."""
     _kernel32.FreeConsole()
     if not _kernel32.AttachConsole(pid):
         return 1
@@ -179,7 +185,7 @@ def _break_from_inside(pid: int) -> int:
 
 
 def kill_tree(pid: int) -> None:
-    """Ends `pid` and its descendants, until a look finds nobody new."""
+    """Kill `pid` and its descendants, until a scan finds no further process."""
     killed: set[int] = set()
     for _ in range(_ROUNDS_MAX):
         new = _tree(pid) - killed

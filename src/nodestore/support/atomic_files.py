@@ -13,13 +13,13 @@ import psutil
 FILE_BYTES_MAX = 8 << 20
 _REPLACE_TIMEOUT_S = 3.0
 _IN_USE = (5, 32)
-"""Windows: ERROR_ACCESS_DENIED and ERROR_SHARING_VIOLATION, while a virus scanner or a reader holds the file open."""
+"""ERROR_ACCESS_DENIED and ERROR_SHARING_VIOLATION of Windows, while a virus scanner or a reader has the file open."""
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """os.replace: afterwards `target` is the new file, whole. On Windows it retries for 3 s while the file is in use.
+    """Replace `target` by `source` atomically. On Windows it retries for 3 s while the file is in use.
 
-    OSError if it stays impossible. Durable only if the caller synced `source`.
+    OSError if that fails. The new content is durable only if the caller synced `source`.
     """
     deadline = time.monotonic() + _REPLACE_TIMEOUT_S
     while True:
@@ -32,17 +32,17 @@ def replace_file(source: Path, target: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Write `content` so that a reader, or a power cut, sees the old file or the new one. OSError when it fails.
+    """Write a file atomically and durably: after a power cut too, it holds the old content or the new one.
 
-    mode: the new file's; None: as the umask has it.
+    mode: the permissions of the new file; None: those of the umask. OSError if it fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with draft.open("xb") as file:  # x: in a directory that others may write to, it follows no link of theirs
+        with draft.open("xb") as file:  # x: follows no link that other users put there
             if mode is not None:
-                draft.chmod(mode)  # before there is anything in it to read
+                draft.chmod(mode)  # before the content is written
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -54,7 +54,7 @@ def write_atomic(path: Path, content: bytes, mode: int | None = None) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove the drafts of processes that were killed while they wrote, and what has our draft's name."""
+    """Remove the drafts of killed processes, and any file that has the name of this process's draft."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
         owner = draft.name.removeprefix(f".{path.name}.").removesuffix(".new")
         if owner.isascii() and owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
@@ -63,7 +63,7 @@ def _sweep(path: Path) -> None:
 
 
 def read_bounded(path: Path) -> bytes | None:
-    """The file's content; None when it is absent, unreadable or larger than FILE_BYTES_MAX."""
+    """The file's content. None if it is absent, unreadable, or larger than FILE_BYTES_MAX."""
     try:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)

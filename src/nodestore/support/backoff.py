@@ -1,11 +1,11 @@
-"""How long to pause before another attempt. Pure: the caller sleeps, and provides the random source."""
+"""Computes the pauses between attempts. Pure: the caller sleeps, and provides the random source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 _EXPONENT_MAX = 64
-"""Beyond any pause in use; a larger exponent could overflow a float."""
+"""Limit of the exponent, beyond any pause in use: a larger one could overflow a float."""
 
 
 def grown_s(first_s: float, most_s: float, times: int, *, factor: float = 2.0) -> float:
@@ -14,10 +14,10 @@ def grown_s(first_s: float, most_s: float, times: int, *, factor: float = 2.0) -
 
 
 class Backoff:
-    """Pauses between attempts that fail in a row: `first_s` seconds, then each `factor` times as long, up to `most_s`.
+    """Exponential back-off: the first pause is `first_s` seconds, each next one `factor` times as long, up to `most_s`.
 
-    jitter: called for each pause, which is multiplied by its result: with random factors, many processes that failed
-    together do not try again together. To be woken during a pause, wait with `waiting.set_within`.
+    jitter: returns a factor for each pause. With random factors, processes that failed together do not retry together.
+    For a pause that an event can end, wait with `waiting.set_within`.
     """
 
     def __init__(
@@ -25,14 +25,14 @@ class Backoff:
     ) -> None:
         self._first_s, self._most_s, self._factor, self._jitter = first_s, most_s, factor, jitter
         self.failures = 0
-        """How many pauses have been given out since the last reset."""
+        """The number of failures since the last reset."""
 
     def next_s(self) -> float:
-        """Count a failure; how many seconds to pause before the next attempt."""
+        """Count a failure; return the pause before the next attempt, in seconds."""
         pause_s = grown_s(self._first_s, self._most_s, self.failures, factor=self._factor)
         self.failures += 1
         return pause_s if self._jitter is None else pause_s * self._jitter()
 
     def reset(self) -> None:
-        """An attempt has succeeded: the next pause is the first one again."""
+        """Note a success: the next pause is `first_s` again."""
         self.failures = 0

@@ -1,4 +1,4 @@
-"""Which boot of this PC it is."""
+"""Identifies the current boot of this PC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def kernel_boot_id() -> str:
-    """The kernel's own id of this boot, another one after each reboot, on Linux; "" elsewhere or if unreadable."""
+    """The kernel's id of this boot, which changes at each reboot. "" if unreadable, or not on Linux."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

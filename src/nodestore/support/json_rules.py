@@ -1,7 +1,7 @@
-"""What plain JSON is: values that every replica reads back from the journal exactly as they were. Pure.
+"""Checks that a value is plain JSON, which every replica decodes from the journal exactly as it was. Pure.
 
-A committed entry that is unreadable stops all replicas for good. So what an application, a driver or a client provides
-is checked before: only JSON's own types, finite and not too large numbers, whole characters, bounded nesting.
+A committed entry that is unreadable stops all replicas permanently. So values from an application, a driver or a client
+are checked before: only JSON's own types, finite numbers of bounded size, valid characters, bounded nesting.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from nodestore.errors import Invalid
 from nodestore.support.jsonio import Json
 
 DEPTH_MAX = 64
-"""Levels of a document or result. The parser's own limit is 200, and an entry adds some of its own."""
+"""Nesting levels of a document or result. The parser's limit is 200, and an entry adds some levels."""
 _INT_BITS_MAX = 1024
 
 
 def checked_copy(value: Json, what: str) -> Json:
-    """A deep copy of `value`; tuples become lists. Invalid, naming `what`, if it is not plain JSON."""
+    """A deep copy of `value` with tuples as lists. Invalid, naming `what`, if it is not plain JSON."""
     return _copied(value, what, DEPTH_MAX)
 
 
 def bounded(value: object, levels_max: int) -> bool:
-    """Whether containers are nested at most `levels_max` deep, and no whole number is longer than an entry may hold.
+    """Whether containers are nested at most `levels_max` deep, and no integer exceeds the limit for entries.
 
-    To be asked before strangers' values are encoded, which recurses as deeply as they are nested.
+    Check foreign values with it before encoding them, because the encoder recurses into every level.
     """
     if isinstance(value, int):
         return value.bit_length() <= _INT_BITS_MAX
@@ -36,7 +36,7 @@ def bounded(value: object, levels_max: int) -> bool:
 
 
 def finite(value: object) -> bool:
-    """Whether no number in `value` is infinite or NaN. It encodes all of `value`, so it is slow."""
+    """Whether no number in `value` is infinite or NaN. Slow: it encodes all of `value`."""
     try:
         json.dumps(value, allow_nan=False, default=str)
     except ValueError:
@@ -64,7 +64,7 @@ def _copied(value: Json, what: str, depth: int) -> Json:
         copied = {}
         for key, item in value.items():
             name = key if type(key) is str and key.isascii() else _name(key, what)
-            if type(item) is str and item.isascii():  # most of what there is: spared the call
+            if type(item) is str and item.isascii():  # the most frequent case, without a call
                 copied[name] = item
             else:
                 copied[name] = _copied(item, what, depth - 1)
@@ -81,7 +81,7 @@ def _name(key: Json, what: str) -> str:
 
 
 def _text(text: str, what: str) -> str:
-    if not text.isascii():  # which is known at no cost
+    if not text.isascii():  # a constant-time check
         try:
             text.encode()
         except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""JSON as we store and send it: compact UTF-8, object keys as given; and the canonical form that is hashed."""
+"""Encodes and decodes JSON: compact UTF-8 for storage and transport, and a canonical form for hashes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Json = Any
 """A JSON value: None, bool, int, float, str, list or dict with str keys."""
 
 Document = dict[str, Any]
-"""A document: a JSON object. Never changed in place once it is part of a state."""
+"""A document: a JSON object. Once it is part of a state, it is never changed in place."""
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def loads(raw: bytes | str, where: str = "value") -> Json:
-    """The value in `raw`; Garbage, naming `where`, when it is not JSON."""
+    """The value in `raw`. Garbage, naming `where`, if it is not JSON."""
     try:
         return from_json(raw, allow_inf_nan=False)
     except ValueError as error:
@@ -29,13 +29,15 @@ def loads(raw: bytes | str, where: str = "value") -> Json:
 
 
 def dumps(value: Json) -> bytes:
-    """Compact JSON bytes (the fast path: pydantic-core's serializer)."""
+    """Compact JSON, in which the keys of objects keep their order."""
     return to_json(value)
 
 
 def canonical(value: Json) -> bytes:
-    """The one spelling of a value: sorted keys, no spaces. Garbage when it holds an infinite number: 1e999 is read as
-    one, and has no spelling."""
+    """The canonical form of a value: sorted keys, no spaces. Garbage if it holds an infinite number.
+
+    1e999 is decoded as an infinite number, for which JSON has no notation.
+    """
     try:
         return _CANONICAL.encode(value).encode("utf-8", "surrogatepass")
     except ValueError as error:
@@ -43,12 +45,12 @@ def canonical(value: Json) -> bytes:
 
 
 def digest(value: Json) -> str:
-    """16 hex digits of SHA-256 over the canonical form."""
+    """The first 16 hex digits of the SHA-256 of the canonical form."""
     return hashlib.sha256(canonical(value)).hexdigest()[:16]
 
 
 def copy(value: Json) -> Json:
-    """A deep copy of a JSON value, some twenty times faster than copy.deepcopy."""
+    """A deep copy of a JSON value, about twenty times as fast as copy.deepcopy."""
     if isinstance(value, dict):
         copied = value.copy()
         for key, item in value.items():

@@ -1,8 +1,8 @@
-"""The log of masterd and noded: one line an event on stderr, which the service manager keeps.
+"""The log of masterd and noded: one line per event on stderr, which the service manager stores.
 
     2026-01-01T12:00:00.123Z INFO  noded n1: generation 8: starts the program because it exited with code 1
 
-Times are UTC. A message never spans lines and never fails to be written, whatever it quotes.
+Times are UTC. A message is always a single line, and can always be written, whatever text it quotes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ LEVELS: Mapping[str, int] = MappingProxyType(
     {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 )
 MESSAGE_CHARS_MAX = 4000
-"""What a message quotes may be large garbage; a line of the log must not be."""
+"""Longest message in a line of the log: a message may quote a large value."""
 
 _SHORT = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 
 
 class LineFormatter(logging.Formatter):
-    """One event, one line; tracebacks only at level debug, and then as an escaped part of the line."""
+    """Formats an event as one line. `traces`: whether tracebacks are included, escaped, in that line."""
 
     def __init__(self, program: str, name: str, *, traces: bool) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class LineFormatter(logging.Formatter):
 
 
 def one_line(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
-    """`text` without line breaks and control characters, cut to a bounded length."""
+    """`text` with line breaks and control characters escaped, cut to `chars_max` characters."""
     if len(text) > chars_max:
         text = text[:chars_max] + f"... ({len(text)} characters)"
     if text.isprintable():
@@ -53,7 +53,7 @@ def one_line(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
 
 
 def setup_logging(program: str, name: str, level: str = "info") -> None:
-    """Send the log of this process to stderr; `level` is one of LEVELS. Replaces what an earlier call set up."""
+    """Write the log of this process to stderr. `level` is one of LEVELS. Replaces the setup of an earlier call."""
     reconfigure = getattr(sys.stderr, "reconfigure", None)
     if reconfigure is not None:  # a pipe on Windows is cp1252 and would refuse most of Unicode
         reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -67,10 +67,9 @@ def setup_logging(program: str, name: str, level: str = "info") -> None:
 
 
 class RateLimitedLog:
-    """Logs a message only if it differs from the one before, or after `every_s` seconds (math.inf: never again).
+    """Logs a message only if it differs from the one before, or `every_s` seconds after it (math.inf: never again).
 
-    Where the wording varies (numbers, addresses) though the event is the same, pass `about`: it is compared instead of
-    the message. `repeats`: the level at which the suppressed messages are logged; None: they are dropped.
+    `repeats`: the level at which suppressed messages are logged; None: they are dropped.
     """
 
     def __init__(self, logger: logging.Logger, every_s: float = 30.0, *, repeats: int | None = None) -> None:
@@ -79,7 +78,10 @@ class RateLimitedLog:
         self._written = 0.0
 
     def log(self, level: int, message: str, *, about: object = None) -> None:
-        """Log `message` at `level`, unless it repeats the one before."""
+        """Log `message` at `level`, unless it repeats the one before.
+
+        `about`: is compared instead of the message. Pass it if messages about the same event vary in their wording.
+        """
         now = time.monotonic()
         subject = message if about is None else about
         if subject != self._about or now - self._written >= self._every_s:
@@ -89,5 +91,5 @@ class RateLimitedLog:
             self._logger.log(self._repeats, "%s", message)
 
     def reset(self) -> None:
-        """Forget the message before: the next one is logged. To be called once the fault is over."""
+        """Forget the last message, so that the next one is logged. Call it once the fault is over."""
         self._about = None

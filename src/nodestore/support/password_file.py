@@ -14,7 +14,7 @@ _NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffd]")
 
 
 def read_password(path: Path) -> str:
-    """The password in the file at `path`. Raises Invalid, with the file's name, when there is none in it."""
+    """The password in the file at `path`. Raises Invalid, with the file's name, if it holds none."""
     try:
         with path.open("rb") as file:
             raw = file.read(PASSWORD_FILE_BYTES_MAX + 1)
@@ -27,9 +27,9 @@ def read_password(path: Path) -> str:
 
 
 def parse_password(raw: bytes) -> str:
-    """The first line of a file's content, without its end. Raises Invalid when it is empty, too long or not text.
+    """The first line of a file's content, without its line break. Raises Invalid if it is empty, too long or not text.
 
-    Only the first 4,096 bytes are looked at.
+    Only the first 4,096 bytes are examined.
     """
     # An undecodable byte of a later line, or a character that the limit cuts in two, must not make the file invalid.
     line, *others = _LINE_END.split(raw[:PASSWORD_FILE_BYTES_MAX].decode(_encoding(raw), "replace"), maxsplit=1)

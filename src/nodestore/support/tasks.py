@@ -1,8 +1,8 @@
-"""Running tasks together until the first of them ends.
+"""Runs tasks together until the first of them ends.
 
-asyncio.TaskGroup is not used where its owner goes on after a failure: when a group fails in the very moment in which
-its owner is cancelled, it raises the failure alone, the cancellation is forgotten, and on Python 3.11 the owner's
-count of cancellations stays wrong afterwards (seen as a masterd that lived on with a lease that was gone).
+Where the owner continues after a failure, this module replaces asyncio.TaskGroup. If a group fails at the moment at
+which its owner is cancelled, the group raises only the failure, and the cancellation is lost. On Python 3.11 the
+owner's count of cancellations also stays wrong. The observed effect was a masterd that kept running without its lease.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 
 class CancelledTasks:
-    """Tasks that were told to end and do nothing any more but tidy up, which nobody needs to wait for just now."""
+    """Cancelled tasks whose cleanup is awaited later."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def cancel(self, *tasks: asyncio.Task[Any]) -> None:
-        """Cancel these; how they end is of no interest."""
+        """Cancel these tasks. Their results and errors are dropped."""
         for task in tasks:
             task.cancel()
             self._tasks.add(task)
@@ -28,18 +28,18 @@ class CancelledTasks:
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # or the loop would complain that nobody has looked
+            task.exception()  # retrieved, or asyncio would log it as never retrieved
 
     async def wait_ended(self) -> None:
-        """Until all of them have ended."""
+        """Wait until all of them have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 async def run_until_first_ends(**coroutines: Coroutine[Any, Any, Any]) -> None:
-    """Run these, each a task named as given, until one ends; then cancel the others and wait for their end.
+    """Run each coroutine as a task with the given name until one ends; then cancel the others and await their end.
 
-    Raises what the first to end raised; of several that ended at once, the one named first. Being cancelled always
-    wins over whatever they raise.
+    Raises the error of the task that ended first; of several that ended at once, that of the one named first.
+    Cancellation of the caller takes precedence over their errors.
     """
     tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
     try:

@@ -1,6 +1,6 @@
-"""Parsers of values that people write in options, variables and files: addresses, durations, numbers. Pure.
+"""Parses values that people write in options, variables and files: addresses, durations, numbers. Pure.
 
-Every parser raises Invalid, with one line that quotes the text, when the text is wrong.
+If a text is wrong, its parser raises Invalid with one line that quotes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DECIMALS = 9
 
 
 class Address(NamedTuple):
-    """A host and a TCP port. `host` is a name or an IP address; an IPv6 address stands without its brackets."""
+    """A host and a TCP port. `host` is a name or an IP address; an IPv6 address has no brackets."""
 
     host: str
     port: int
@@ -34,7 +34,7 @@ class Address(NamedTuple):
 def parse_address(text: str, *, schemes: Collection[str] = (), host_optional: bool = False) -> Address:
     """The address in `host:port` or `[ipv6]:port`. Raises Invalid.
 
-    schemes: those in lower case that may precede it, as in `http://host:port/`. host_optional: `:port` is allowed.
+    schemes: those, in lower case, that may precede it, as in `http://host:port/`. host_optional: permits `:port`.
     """
     scheme, separator, rest = text.rpartition("://")
     found = _ADDRESS.fullmatch(rest.rstrip("/") if schemes else rest)
@@ -67,7 +67,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(duration_s: float) -> str:
-    """`300ms`, `5s`, `5m` or `1h`, as `parse_duration` reads it. Below a nanosecond it is rounded."""
+    """The text that `parse_duration` reads: `300ms`, `5s`, `5m` or `1h`. Rounded to nanoseconds."""
     if 0 < duration_s < 1:
         return f"{_decimal(duration_s * 1_000, _DECIMALS - 3)}ms"
     for unit in ("h", "m"):
@@ -130,9 +130,9 @@ def check_credentials(
     has_ca: bool = True,
     prefix: str = "--",
 ) -> None:
-    """Raises Invalid unless user and password file, and certificate and key, are given in pairs (None: not given).
+    """Raise Invalid unless user and password file, and certificate and key, are given in pairs (None: not given).
 
-    has_ca: whether there is an authority, without which a certificate is refused. prefix: of the options' names.
+    has_ca: whether a certificate authority is given; without one, a certificate is Invalid. prefix: of option names.
     """
     for first, second, together in (
         ("user", "password-file", (user is None) == (password_file is None)),

@@ -11,15 +11,15 @@ from nodestore.support.backoff import Backoff
 
 
 async def set_within(event: asyncio.Event, timeout_s: float | None) -> bool:
-    """Wait until `event` is set, for `timeout_s` seconds at most (None: without a limit); return whether it is set.
+    """Wait until `event` is set, for at most `timeout_s` seconds (None: without a limit); return whether it is set.
 
-    Zero and negative timeouts return the present state. Cancellation passes through.
+    If `timeout_s` is zero or negative, return at once. Cancellation is raised as usual.
     """
     try:
         async with asyncio.timeout(timeout_s):  # wait_for() may lose a cancellation on Python 3.11
             await event.wait()
     except TimeoutError:
-        return event.is_set()  # it may have been set in the very turn of the loop in which the time was up
+        return event.is_set()  # it may have been set in the iteration of the loop in which the time ran out
     return True
 
 
@@ -32,16 +32,16 @@ async def wait_until(
     report: Callable[[str], None] = lambda _: None,
     details: Callable[[], str] = lambda: "",
 ) -> None:
-    """Repeat `check` until it returns None; else it returns what is still missing. Unavailable counts as missing.
+    """Repeat `check` until it returns None. Otherwise it returns what is still missing. Unavailable counts as missing.
 
-    TimedOut after `timeout_s` seconds, naming `what` was waited for, what is missing, and `details()`. pauses: between
-    two checks. report: called with what is missing after each check; what it raises ends the wait.
+    After `timeout_s` seconds: TimedOut, with `what`, what is missing, and `details()`. pauses: between checks.
+    report: called with what is missing after each check. If it raises, the wait ends with that error.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             missing = await check()
-        except Unavailable as error:  # masters may change while one waits
+        except Unavailable as error:  # such as during a change of the leader
             missing = str(error)
         if missing is None:
             return
