@@ -1,4 +1,4 @@
-"""The client library. Everything public is named here; see docs/client.md."""
+"""The client library: its public names. See docs/client.md."""
 
 from nodectl.client.client import Client
 from nodectl.client.connection.errors import CommandOutcomeUnknown

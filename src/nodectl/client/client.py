@@ -1,4 +1,4 @@
-"""`Client`: a cluster as a program sees it. See docs/client.md for how it behaves when masters die."""
+"""`Client`, the asynchronous client of a cluster. See docs/client.md for its behaviour when masters die."""
 
 from __future__ import annotations
 
@@ -42,12 +42,17 @@ LOST_AFTER_S = 30.0
 
 
 class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
-    """Use as `async with Client(endpoints, cluster=...) as client:`. One event loop, any number of tasks.
+    """A client of one cluster: `async with Client(endpoints, cluster=...) as client:`.
 
-    `endpoints`: `host:port` of etcd members (then `cluster` is needed), or `http://host:port` of masterds.
-    `user` and `password` are etcd's; `ca`, `cert` and `key` (PEM files) serve for etcd and for https masters.
-    `actor` is who the history names as the author of commands. Reads and commands that are given no `timeout_s` of
-    their own have `read_timeout_s` and `command_timeout_s` seconds. Every method raises errors of `nodestore.errors`.
+    It belongs to one event loop; any number of tasks may use it.
+
+    `endpoints`: `host:port` of etcd members (`cluster` is then required), or `http://host:port` of masterds.
+    `user`, `password`: the credentials for etcd. `ca`, `cert`, `key`: PEM files, for etcd and for https masters.
+    `actor`: the author of commands in the history (default: user@host).
+    `read_timeout_s`, `command_timeout_s`: seconds, for calls without a `timeout_s` of their own.
+    `lost_after_s`: after how many seconds in state `suspended` the state becomes `lost`.
+
+    Every method raises errors of `nodestore.errors`. The constructor raises Invalid for endpoints that it cannot use.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
     ) -> None:
         self.endpoints = parse_endpoints(endpoints)
         if self.endpoints.etcd and cluster is None:
-            raise Invalid("etcd endpoints need the cluster's name as well: cluster=...")
+            raise Invalid("endpoints of etcd require the name of the cluster: pass cluster=...")
         self.cluster = cluster
         self.actor = actor or default_actor()
         self._keys = Keys(cluster) if cluster is not None else None
@@ -89,9 +94,9 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Opens the client and begins to look for the leader; does not wait for one."""
+        """Open the client and start to look for the leader, without waiting for it. RuntimeError if opened before."""
         if self._state is not None:
-            raise RuntimeError("a Client is opened once")
+            raise RuntimeError("this Client was opened before: a Client is opened once, make a new one")
         self._state = ConnectionState(self._lost_after_s)
         try:
             self._http = await self._exits.enter_async_context(Http(self._tls))
@@ -113,7 +118,11 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
         await self.close()
 
     async def close(self) -> None:
-        """Ends everything; commands without an answer fail with OutcomeUnknown or Unavailable, as fits each."""
+        """Close the client; idempotent.
+
+        A command without an answer fails with CommandOutcomeUnknown if a master may have received it, else with
+        Unavailable.
+        """
         tasks, self._tasks = self._tasks, []
         await cancel_all(tasks)
         if self._state is not None:
@@ -123,7 +132,7 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
     async def _discovery(self) -> Discovery:
         if not self.endpoints.etcd:
             return HttpDiscovery(self._http, self.endpoints.masters, self._leadership)
-        from nodestore.etcd.session import Etcd, EtcdSettings  # grpc: only for those who need it
+        from nodestore.etcd.session import Etcd, EtcdSettings  # here: importing gRPC is slow, and HTTP does without
 
         settings = EtcdSettings(
             self.endpoints.etcd, self._user, self._password, self._tls.ca, self._tls.cert, self._tls.key
@@ -141,15 +150,15 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
 
     @property
     def state(self) -> State:
-        """`connected`, `suspended` (no leader answers now) or `lost` (for longer than `lost_after_s`)."""
+        """`connected`, `suspended` (no leader answers) or `lost` (suspended for longer than `lost_after_s`)."""
         return "suspended" if self._state is None else self._state.value
 
     def on_state(self, callback: Callable[[State], None]) -> Callable[[], None]:
-        """Calls `callback(state)` in the event loop at each change; returns a function that ends that."""
+        """Call `callback(state)` in the event loop at each change. Return a function that ends the subscription."""
         return self._require_state().subscribe(callback)
 
     def states(self) -> AsyncIterator[State]:
-        """The present state, then each change, until the client is closed."""
+        """Yield the current state, then each change, until the client is closed."""
         return self._require_state().changes()
 
     def _require_state(self) -> ConnectionState:
@@ -157,7 +166,7 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
             raise RuntimeError("the client is not open: use `async with Client(...)`")
         return self._state
 
-    # --- calls: what the rest is made of ----------------------------------------------------------------------------
+    # --- the basic calls, on which all other methods are built -------------------------------------------------------
 
     async def command(
         self,
@@ -169,7 +178,7 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
         timeout_s: float | None = None,
     ) -> CommandResult:
         if after is not None and id is None:
-            raise Invalid("`after` belongs to a command that is repeated: give its id as well")
+            raise Invalid("`after` is for repeating a command: pass the `id` of that command as well")
         if id is None:
             self._commands += 1
             id = f"{self._nonce}-{self._commands}"
@@ -203,14 +212,18 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
         return self._require_followers().journal(after)
 
     def live(self) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
-        """Who is there: `leader`, `masters`, `paused` and `nodes`, first as they are, then what changes; unnumbered.
+        """Yield the current leader, masters, pause and nodes, then their changes, without end.
 
-        Each item is (event, {event: [what changed], "gone": [names]}). After each break all come again.
+        Each item is (event, {event: [changed items], "gone": [names]}); the events are `leader`, `masters`, `paused`
+        and `nodes`. Events have no position. After a broken connection the complete state is sent again.
         """
         return self._require_followers().live()
 
     def watch_nodes(self) -> AsyncGenerator[NodeChanges, None]:
-        """All nodes, then those that change, for ever; through changes of leader. After each break all come again."""
+        """Yield all nodes, then those that change, without end and across changes of leader.
+
+        After a broken connection all nodes are sent again (`complete` is then true).
+        """
         return self._require_followers().nodes()
 
     def _require_followers(self) -> StreamFollower:
@@ -219,15 +232,15 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
 
 
 def default_actor() -> str:
-    """user@host, as the history shows it."""
+    """Return `user@host`, the author of commands when no `actor` is given."""
     try:
         user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a service without a user name; ImportError: Windows has no pwd
+    except (OSError, KeyError, ImportError):  # the user has no name (a service); ImportError: Windows has no pwd
         user = "unknown"
     return f"{user}@{socket.gethostname()}"
 
 
 def _report_failure(task: asyncio.Task[None]) -> None:
-    """A part of the client that ends by itself is a bug: it is seen, not awaited in vain."""
+    """Log the failure of a background task: it must run until it is cancelled, so its end is a bug."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("%s failed: %r", task.get_name(), error, exc_info=error)

@@ -58,8 +58,8 @@ async def test_a_new_leader_is_known_by_its_key(etcd_one: EtcdCluster, keys: Key
 async def test_an_absent_or_unreadable_leader_is_waited_out(etcd_one: EtcdCluster, keys: Keys) -> None:
     """It says why there is none."""
     async with session(etcd_one) as etcd, fake_cluster() as cluster, client_of(etcd_one, keys) as client:
-        await eventually(lambda: "nobody leads" in client._leadership.trouble, "it has looked for the leader")
-        with pytest.raises(Unavailable, match="nobody leads"):
+        await eventually(lambda: "there is no leader" in client._leadership.trouble, "it has looked for the leader")
+        with pytest.raises(Unavailable, match="there is no leader"):
             await client.leader(timeout_s=0.5)
         await etcd.put(keys.leader, b"garbage")
         waiting = asyncio.create_task(client.command("do"))

@@ -1,4 +1,4 @@
-"""How long the client pauses before it tries again: jittered, so that many clients do not arrive together."""
+"""The client's back-off: jittered, so that many clients do not retry at the same moment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ _JITTER = (0.5, 1.0)
 
 
 def backoff(most_s: float = 1.0, *, first_s: float = _FIRST_S, dice: random.Random | None = None) -> Backoff:
-    """The pauses after failures in a row: each between half of its full length and all of it, at most `most_s`."""
+    """Return the pauses after consecutive failures, in seconds: at most `most_s`, each between half and full length."""
     uniform = random.uniform if dice is None else dice.uniform
     return Backoff(first_s, most_s, jitter=lambda: uniform(*_JITTER))

@@ -1,7 +1,8 @@
-"""Finding the leader: by watching its key in etcd, or by asking masterds. Both write into a Leadership.
+"""Discovery of the leader: by a watch of its key in etcd, or by polling masterds. Both publish to a Leadership.
 
 Through etcd a new leader is known within milliseconds, because the takeover *is* the change of that key. Through
-masterds it is known at the next poll: every second while all is well, from every 20 ms on while somebody looks for it.
+masterds it is known at the next poll: every second while the leader answers; while it is in doubt, after a back-off
+that begins at 20 ms.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _ASK_MAX_S = 1.0
 _DOUBT_PAUSE_MAX_S = 0.25
 _READ_TIMEOUT_S = 1.0
 _WATCH_FIRST_S = 0.08
-"""The first pause in doubt, longer than elsewhere: nearly always the watch finds the new leader within it."""
+"""The first pause while in doubt, longer than elsewhere: the watch nearly always finds the new leader within it."""
 _LOCAL = {"consistency": "local"}
 _DENIED_PAUSE_S = 5.0
 _DOUBT_AFTER_S = 0.1
@@ -46,12 +47,12 @@ class Discovery(Protocol):
     async def run(self) -> None: ...
 
     async def urls(self) -> tuple[str, ...]:
-        """Base URLs of masterds, for reads that any of them may answer; the leader's first, if there is one."""
+        """Return base URLs of masterds for reads that any of them may answer; the leader's first, if one is known."""
         ...
 
 
 class HttpDiscovery:
-    """Asks the masterds given, and those learnt from them, in turn."""
+    """Polls the given masterds, and those learned from their answers."""
 
     def __init__(self, http: Http, masters: tuple[str, ...], leadership: Leadership) -> None:
         self._http = http
@@ -60,9 +61,9 @@ class HttpDiscovery:
         self._leadership = leadership
 
     async def run(self) -> None:
-        pauses, unheard = backoff(_DOUBT_PAUSE_MAX_S), 0
+        pauses, failures = backoff(_DOUBT_PAUSE_MAX_S), 0
         while True:
-            unheard = 0 if await self._ask_round(unheard) else unheard + 1
+            failures = 0 if await self._poll_round(failures) else failures + 1
             if self._leadership.is_doubtful:
                 await asyncio.sleep(pauses.next_s())
             else:
@@ -73,15 +74,13 @@ class HttpDiscovery:
         leader = self._leadership.leader
         return tuple(dict.fromkeys((*(leader.urls if leader else ()), *self._known)))
 
-    async def _ask_round(self, unheard: int) -> bool:
-        """Whether anybody named a leader. In doubt all are asked at once, because each may be a PC that is gone.
-
-        A round lasts as long as the slowest is waited for, so that is short, unless nobody answered in `unheard`
-        rounds: then the network may be that slow.
-        """
+    async def _poll_round(self, failures: int) -> bool:
+        """Poll the masterds once; return whether one of them named a leader. `failures`: failed rounds in a row."""
+        # While in doubt all are asked at once, because any of them may be on a PC that is gone. A round lasts as long
+        # as its slowest request, so the timeout is short. It grows with each failed round: the network may be slow.
         urls = tuple(dict.fromkeys((*self._leadership.take_hint(), *await self.urls())))
         if self._leadership.is_doubtful:
-            timeout_s = min(_ASK_MAX_S, _ASK_FIRST_S * (unheard + 1))
+            timeout_s = min(_ASK_MAX_S, _ASK_FIRST_S * (failures + 1))
             return any(await asyncio.gather(*(self._ask(url, timeout_s) for url in urls)))
         for url in urls:
             if await self._ask(url, _ASK_STEADY_S):
@@ -89,7 +88,7 @@ class HttpDiscovery:
         return False
 
     async def _ask(self, url: str, timeout_s: float) -> bool:
-        """Publishes what the masterd at `url` knows; False when it knows no leader or did not answer."""
+        """Publish the leader that the masterd at `url` names; False if it names none or does not answer."""
         try:
             answer = await self._http.call("GET", f"{url}/v1/leader", params=_LOCAL, timeout_s=timeout_s)
             if answer["term"]["epoch"] is None and answer["url"] != url:  # a standby need not know the epoch
@@ -117,15 +116,18 @@ class HttpDiscovery:
 
 
 class EtcdDiscovery:
-    """Watches the key `leader`, by two members at once: one may be on the leader's PC and go with it, without a word.
-    In doubt it also reads the key, again by two members: a cut-off one may keep both watches waiting."""
+    """Watches the key `leader` through two members, and reads it while the leader is in doubt.
+
+    Two members, because one may be on the leader's PC and disappear with it without closing the connection. The reads
+    also go to two members, because a member that is cut off could leave both watches waiting.
+    """
 
     def __init__(self, etcd: Etcd, keys: Keys, leadership: Leadership) -> None:
         self._etcd = etcd
         self._keys = keys
         self._leadership = leadership
         self._epoch = 0
-        self._known_revision = 0  # the revision up to which the key is known: the slower watch tells old news
+        self._known_revision = 0  # the revision up to which the key is known; the slower watch may lag behind it
 
     async def run(self) -> None:
         self._leadership.trouble = "etcd does not answer: too few of its members are up, or the endpoints are wrong"
@@ -144,7 +146,7 @@ class EtcdDiscovery:
             await asyncio.sleep(_DENIED_PAUSE_S)
 
     async def _poll_while_doubtful(self) -> NoReturn:
-        """While the leader does not answer, or there is none."""
+        """Read the key while the leader does not answer, or there is none."""
         pauses = backoff(first_s=_WATCH_FIRST_S)
         while True:
             if not self._leadership.is_doubtful:
@@ -156,12 +158,11 @@ class EtcdDiscovery:
                 await self._read_leader()
 
     async def _read_leader(self) -> None:
-        """Trouble is the watches' to tell."""
         from nodestore.etcd.session import op_get
 
         if not self._epoch:
             return
-        with contextlib.suppress(NodectlError):
+        with contextlib.suppress(NodectlError):  # the watches report errors
             reads = [op_get(self._keys.leader), op_get(self._keys.epoch)]
             found = await self._etcd.txn_hedged([], reads, timeout_s=_READ_TIMEOUT_S)
             epoch = found.range(1).first
@@ -169,7 +170,7 @@ class EtcdDiscovery:
                 self._publish_key(found.range(0).first, found.revision)
 
     async def urls(self) -> tuple[str, ...]:
-        """The leader's URLs, then those of all candidates. Unavailable when etcd is."""
+        """Return the leader's URLs, then those of all candidates. Raises Unavailable if etcd does not answer."""
         leader = self._leadership.leader
         found = dict.fromkeys(leader.urls if leader else ())
         listing = await self._etcd.range(self._keys.candidates, limit=_KNOWN_URLS_MAX)
@@ -188,14 +189,15 @@ class EtcdDiscovery:
                 if isinstance(item, Listing):
                     self._leadership.trouble = ""
                     epoch = await self._read_epoch()
-                    if epoch > self._epoch:  # a restored store may have gone back
+                    if epoch > self._epoch:  # the store was restored: its revisions may have gone back
                         self._epoch, self._known_revision = epoch, 0
                     self._publish_key(item.kvs[-1] if item.kvs else None, item.revision)
                 elif item.events:
                     self._publish_key(item.events[-1], item.revision)
 
     async def _read_epoch(self) -> int:
-        """It changes only when a backup is restored, and then the watch begins anew with a listing."""
+        """Return the store's epoch; retry until it can be read."""
+        # It changes only when a backup is restored, and then the watch starts again with a listing.
         pauses = backoff()
         while True:
             try:
@@ -206,17 +208,17 @@ class EtcdDiscovery:
             await asyncio.sleep(pauses.next_s())
 
     def _publish_key(self, item: KV | Event | None, as_of: int) -> None:
-        """The key as of a revision."""
+        """Publish the leader in `item`, the key `leader` as of revision `as_of`; ignore it if a newer one is known."""
         if as_of < self._known_revision:
             return
         self._known_revision = as_of
         if item is None or item.value is None:
-            self._leadership.trouble = f"nobody leads: {self._keys.leader} is absent"
+            self._leadership.trouble = f"there is no leader: the key {self._keys.leader} is absent"
             self._leadership.publish(None)
             return
         try:
             record = decode(LeaderRecord, item.value, item.key)
-        except Garbage as error:  # the masters take over an unreadable key by themselves
+        except Garbage as error:  # no action here: a standby replaces an unreadable key by a takeover
             self._leadership.trouble = str(error)
             self._leadership.publish(None)
             return
@@ -226,7 +228,7 @@ class EtcdDiscovery:
             return
         term = Term(self._epoch, item.mod_revision)
         if self._leadership.newest_leader is not None and self._leadership.newest_leader.term < term:
-            # The PC of the one before may be gone, and a member with it; but what waits for the leader is sent first.
+            # The old leader's PC may be gone, with an etcd member. The delay lets waiting commands be sent first.
             asyncio.get_running_loop().call_later(_DOUBT_AFTER_S, self._etcd.probe_streams)
         self._leadership.publish(
             Leader(record.id, record.host, record.urls, term, record.since, record.why, record.cause)

@@ -1,4 +1,4 @@
-"""Errors that only a client can raise; all others are those of nodestore.errors."""
+"""Errors that only the client raises; all others are in nodestore.errors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from nodestore.errors import OutcomeUnknown
 
 
 class CommandOutcomeUnknown(OutcomeUnknown):
-    """A command that may or may not have taken effect, now or later.
+    """The outcome of a command is unknown: it may have taken effect, may take effect later, or never.
 
-    To find out, send it again with both of these: `client.command(name, args, id=e.command_id, after=e.after)`.
-    The first result comes back if it had taken effect, and it runs once if it had not.
+    To settle it, repeat the command: `client.command(name, args, id=e.command_id, after=e.after)`. If it has taken
+    effect, this returns the first result; if not, the command runs once.
     """
 
     def __init__(self, message: str, *, command_id: str, after: int) -> None:
@@ -19,7 +19,7 @@ class CommandOutcomeUnknown(OutcomeUnknown):
 
 
 class Broken(Exception):
-    """No answer came to one request. `sent` is False when it surely reached nobody."""
+    """One request got no answer. `sent` is False if it certainly reached no master."""
 
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)

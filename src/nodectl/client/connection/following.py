@@ -1,4 +1,4 @@
-"""Streams that outlive masters: each goes on at the next leader, for ever."""
+"""Event streams that continue across changes of leader, without end."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from nodestore.support.jsonio import loads
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 2.0  # after which a stream that waits for a leader looks whether its client was closed
+_PATIENCE_S = 2.0  # a stream that waits for a leader checks this often whether its client was closed
 
 
 class StreamFollower:
-    """The journal, and who is there, as they come."""
+    """The streams of one client: the journal, the live state, and the nodes."""
 
     def __init__(self, http: Http, requests: Requests, leadership: Leadership, state: ConnectionState) -> None:
         self._http, self._requests, self._leadership, self._state = http, requests, leadership, state
@@ -38,15 +38,15 @@ class StreamFollower:
                 if event.name == "gone":
                     raise TooOld(str(loads(event.data, "event").get("detail")))
                 if event.name == "command":
-                    told = loads(event.data, "event")
+                    command = loads(event.data, "event")
                     known = int(position.rpartition(".")[2])
-                    if told["index"] <= known:
+                    if command["index"] <= known:
                         continue
-                    if told["index"] > known + 1:
-                        raise Garbage(f"the journal's stream goes from index {known} to {told['index']}")
-                    position = event.id or str(told["index"])
-                    yield {**told, "position": position}
-                elif event.id:  # where the stream begins, with the epoch
+                    if command["index"] > known + 1:
+                        raise Garbage(f"the stream of the journal skips from index {known} to {command['index']}")
+                    position = event.id or str(command["index"])
+                    yield {**command, "position": position}
+                elif event.id:  # the position at which the stream begins, which includes the epoch
                     position = event.id
 
     async def live(self) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
@@ -62,7 +62,7 @@ class StreamFollower:
                 yield NodeChanges(first, loads(event.data, "event")["nodes"])
 
     async def _events(self, path: Callable[[], str]) -> AsyncGenerator[tuple[bool, ServerSentEvent], None]:
-        """Events of GET `path()` at whoever leads, each with whether it is the first of its connection."""
+        """Yield the events of GET `path()` at the current leader, each with whether it is its connection's first."""
         pauses = backoff()
         while True:
             leader = await self._leader()
@@ -82,11 +82,11 @@ class StreamFollower:
     async def _leader(self) -> Leader:
         while True:
             self._check_open()
-            with contextlib.suppress(Unavailable):  # whoever follows waits out an outage; state() tells of it
+            with contextlib.suppress(Unavailable):  # streams wait until an outage is over; `state` shows it
                 return await self._requests.leader(_PATIENCE_S)
 
     async def _current_position(self) -> str:
-        """The present position, as of a read that begins now."""
+        """Return the current position of the journal, as of a linearizable read."""
         while True:
             self._check_open()
             with contextlib.suppress(Unavailable):

@@ -1,4 +1,4 @@
-"""One request to one masterd: sent once, told apart by what its failure means. Never repeats anything."""
+"""One HTTP request to one masterd, without retries; failures are classified by whether it may have been received."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files in PEM form. Without `ca` the system's authorities are trusted."""
+    """TLS files in PEM format. Without `ca` the system's certificate authorities are trusted."""
 
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
 
     def context(self) -> ssl.SSLContext | None:
-        """None when nothing is set (aiohttp's default then holds). Invalid when a file is not usable."""
+        """Return the SSL context; None (aiohttp's default) if nothing is set. Raises Invalid for an unusable file."""
         if self.ca is None and self.cert is None:
             return None
         try:
@@ -77,7 +77,7 @@ class Http:
         params: Mapping[str, str] | None = None,
         timeout_s: float,
     ) -> Any:
-        """The JSON answer. Broken when none came within `timeout_s`; the typed error when a problem came."""
+        """Return the JSON answer. Raises Broken if none came within `timeout_s` seconds, else the error that came."""
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
         try:
             async with self.session.request(
@@ -99,7 +99,7 @@ class Http:
 
 
 def to_request_error(error: BaseException, url: str, timeout_s: float) -> Broken | NodectlError:
-    """What an exception of aiohttp means for whoever sent the request."""
+    """Convert an exception of aiohttp into Broken, or into the typed error that it stands for."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return Denied(f"{url}: its certificate is not trusted: {error.certificate_error}")
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -115,20 +115,20 @@ def to_request_error(error: BaseException, url: str, timeout_s: float) -> Broken
 
 
 def parse_problem(status: int, raw: bytes, url: str) -> Broken | NodectlError:
-    """The typed error in a problem document; Broken for a failure without one."""
+    """Return the typed error of a problem document; Broken for a server error without one."""
     try:
         document = loads(raw)
     except Garbage:
         document = None
     if isinstance(document, dict) and isinstance(document.get("code"), str):
         return from_problem(document)
-    if status >= 500:  # a gateway in between, or a masterd that failed halfway
+    if status >= 500:  # from a proxy in between, or from a masterd that failed while it handled the request
         return Broken(f"{_base(url)}: HTTP {status}", sent=True)
     return NodectlError(f"{url} answered HTTP {status} and no problem document: is this a masterd?")
 
 
 def from_problem(document: Mapping[str, Any]) -> NodectlError:
-    """The error that a problem document carries."""
+    """Return the error that a problem document describes."""
     message = document.get("detail") or document.get("title") or document["code"]
     error = from_code(str(document["code"]), str(message))
     if isinstance(error, NotLeader):
@@ -141,20 +141,20 @@ def _base(url: str) -> str:
 
 
 def encode_body(value: Any) -> bytes:
-    """The JSON body of a request; Invalid when `value` is not JSON."""
+    """Return the JSON body of a request. Raises Invalid if `value` is not representable as JSON."""
     try:
         body = dumps(value)
     except (ValueError, TypeError) as error:  # pydantic_core's serialization error is a ValueError
         if "surrogates not allowed" in str(error):
-            raise Invalid("a text holds half of a surrogate pair, which is no character") from None
+            raise Invalid("a string contains half of a surrogate pair, which is not a character") from None
         raise Invalid(f"not representable as JSON: {error}") from None
-    if (b"Infinity" in body or b"NaN" in body) and not finite(value):  # slow, so the words are looked for first
-        raise Invalid("a number is infinite, or none (1e999 is too large to be one): JSON has no such numbers")
+    if (b"Infinity" in body or b"NaN" in body) and not finite(value):  # finite() is slow: search for the words first
+        raise Invalid("a number is infinite or NaN (1e999 is too large and becomes infinite): JSON has no such numbers")
     return body
 
 
 async def cancel_all(tasks: list[asyncio.Task[Any]]) -> None:
-    """Cancels and awaits; their failures are not of interest any more."""
+    """Cancel the tasks and await their end; ignore their failures."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The newest leader known, shared by everything in a client that needs one."""
+"""The newest known leader, shared by the parts of a client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from nodestore.support.waiting import set_within
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """Who leads. `term` orders leaders; `cause` and `why` are the takeover's reason, as a code and in words."""
+    """A leader: the master `id` on `host`, which serves the API at `urls`.
+
+    `term` orders leaders. `since`: when the term began, as seconds since 1970. `cause` and `why`: the reason of its
+    takeover, as a code and in words.
+    """
 
     id: str
     host: str
@@ -26,16 +30,17 @@ class Leader:
 
     @property
     def handed_over(self) -> bool:
-        """Whether the leader before gave way of its own will."""
+        """Whether the previous leader gave up leadership itself, by resignation or switchover."""
         return self.cause in {"resigned", "switchover"}
 
     @property
     def url(self) -> str:
+        """The preferred one of `urls`."""
         return self.urls[0]
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Leader:
-        """From an answer of GET /v1/leader; KeyError, TypeError or ValueError when it is not one."""
+        """Return the leader in an answer of GET /v1/leader. Raises KeyError, TypeError or ValueError for other data."""
         term = Term(int(data["term"]["epoch"]), int(data["term"]["revision"]))
         urls = tuple(data.get("urls") or ()) or (data["url"],)
         more = (data.get("since", 0.0), data.get("why", ""), data.get("cause", ""))
@@ -43,14 +48,14 @@ class Leader:
 
 
 class Leadership:
-    """Written by discovery, read by everybody else. Terms only grow; nobody hears of the same term twice."""
+    """The known leader, written by discovery. Terms only grow, and listeners are notified of each term at most once."""
 
     def __init__(self) -> None:
         self.leader: Leader | None = None
-        self.newest_leader: Leader | None = None  # also after it has gone
-        self.refusal: NodectlError | None = None  # why discovery may not even look
-        self.has_answer = False  # whether discovery has had any answer yet
-        self.trouble = ""  # what discovery met last, for messages
+        self.newest_leader: Leader | None = None  # kept after its key is gone
+        self.refusal: NodectlError | None = None  # why discovery was denied access
+        self.has_answer = False  # whether discovery has published anything yet
+        self.trouble = ""  # the last error of discovery, for messages
         self._doubted_term: Term | None = None
         self._changed = asyncio.Event()
         self._doubt_raised = asyncio.Event()
@@ -58,7 +63,7 @@ class Leadership:
         self._listeners: list[Callable[[], None]] = []
 
     def publish(self, leader: Leader | None) -> None:
-        """`leader` is what discovery sees now; None when nobody leads. An older term than known is ignored."""
+        """Set the current leader (None: there is none). A leader of an older term than the known one is ignored."""
         self.refusal = None
         if leader is not None:
             if self.newest_leader is not None and leader.term < self.newest_leader.term:
@@ -70,12 +75,12 @@ class Leadership:
             self._notify()
 
     def set_refusal(self, error: NodectlError) -> None:
-        """Discovery is not let in: everybody who waits should hear it rather than wait."""
+        """Record that discovery was denied access, and notify: callers that wait for a leader then fail at once."""
         self.refusal = error
         self._notify()
 
     def subscribe(self, callback: Callable[[], None]) -> None:
-        """`callback` is called, in the event loop, after each change."""
+        """Call `callback` in the event loop after each change."""
         self._listeners.append(callback)
 
     def _notify(self) -> None:
@@ -85,29 +90,30 @@ class Leadership:
             callback()
 
     async def wait_changed(self, timeout_s: float | None = None) -> bool:
-        """Waits for the next change; False when `timeout_s` passed without one."""
+        """Wait for the next change; return False if none came within `timeout_s` seconds."""
         return await set_within(self._changed, timeout_s)
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether somebody should be looking for a (newer) leader now."""
+        """Whether discovery should look for a newer leader now."""
         return self.leader is None or self.leader.term == self._doubted_term
 
     def mark_doubtful(self, hint: str | None = None) -> None:
-        """Somebody could not use the leader: look for a newer one, at `hint` (a URL) first."""
+        """Report that the leader could not be used: discovery then looks for a newer one, at `hint` (a URL) first."""
         self._doubted_term = self.newest_leader.term if self.newest_leader is not None else None
         self._hint = hint or self._hint
         self._doubt_raised.set()
 
     def clear_doubt(self) -> None:
-        """The leader has answered."""
+        """Report that the leader has answered."""
         self._doubted_term = None
 
     async def wait_for_doubt(self, timeout_s: float) -> None:
-        """For discovery: returns when somebody suspects the leader, or after `timeout_s`."""
+        """Wait until the leader is marked doubtful, for at most `timeout_s` seconds. For discovery."""
         if await set_within(self._doubt_raised, timeout_s):
             self._doubt_raised.clear()
 
     def take_hint(self) -> tuple[str, ...]:
+        """Return the hinted URL, if there is one, and forget it."""
         hint, self._hint = self._hint, None
         return (hint,) if hint else ()

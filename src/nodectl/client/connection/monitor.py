@@ -1,4 +1,7 @@
-"""Keeps the client's state true while nobody sends anything: greets every new leader, and then every two seconds."""
+"""Health checks of the leader, which keep the client's state current while no request is sent.
+
+A new leader is checked at once, and then every two seconds.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from nodestore.errors import NodectlError
 HEARTBEAT_S = 2.0
 _ANSWER_TIMEOUT_S = 2.0
 _FIRST_CHECK_DELAY_S = 0.05
-"""A leader that follows another one is greeted so much later: what has waited for it goes first, and tells as much."""
+"""Delay of the first check after a change of leader: waiting commands go first, and their answers show the same."""
 
 
 async def monitor_leader(http: Http, leadership: Leadership, state: ConnectionState) -> None:
-    """Runs until it is cancelled."""
+    """Check the leader and update `state`, until cancelled."""
     pauses = backoff()
     before: Leader | None = None
     while True:
@@ -53,7 +56,7 @@ async def _check_health(http: Http, leader: Leader, leadership: Leadership) -> b
 
 
 async def _wait_or_leader_change(leadership: Leadership, leader: Leader, delay_s: float) -> None:
-    """Until the pause is over or another leader is known."""
+    """Wait for `delay_s` seconds, or until another leader is known."""
     until = time.monotonic() + delay_s
     while leadership.leader == leader and (left_s := until - time.monotonic()) > 0:
         await leadership.wait_changed(left_s)

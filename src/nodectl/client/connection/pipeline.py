@@ -1,16 +1,17 @@
-"""Commands on their way to the leader: gathered into requests, repeated until answered, each run exactly once.
+"""The pipeline of commands to the leader: sends them in requests of many, and retries until each has an answer.
 
-**Exactly once.** A command keeps its id and its `after` over all attempts. `after` is the index known when it was
-first sent, so a leader that no longer remembers that far back refuses it rather than running it a second time.
+**Exactly once.** A command keeps its id and its `after` over all attempts. `after` is the index known when the command
+was first sent. A leader that no longer remembers ids that far back refuses the command instead of running it twice.
 
-**Poison.** A command that ends every leader that runs it must not walk through the cluster. A leader counts as lost
-under a command when a request with that command got no answer and a newer term then appeared, other than by
-resignation. The second such loss ends the command with CommandOutcomeUnknown. Blame must not fall on those that
-merely travelled in the same request or beside it, so after its first loss a command is a *suspect*: it is sent
-alone, with nothing else of this client in flight. If that leader is lost too, no other command of ours can have done
-it. The price is that, after a leader is lost, what was in flight (at most two requests) goes out one by one; what
-waited behind was in flight with nobody and goes out together again. A request that surely reached nobody (connection
-refused) blames nobody.
+**Poison.** A command that kills every leader that runs it must not kill one master after another. A leader counts as
+lost under a command if a request with that command got no answer and a newer term then began, other than by
+resignation or switchover. The second such loss ends the command with CommandOutcomeUnknown.
+
+Commands that were only in the same request, or in flight at the same time, must not be blamed. So after its first loss
+a command is a *suspect*: it is sent alone, with nothing else of this client in flight. If that leader is lost too, no
+other command of this client can be the cause. The price: after a leader is lost, the commands that were in flight (at
+most two requests) are sent one by one. Commands that only waited are sent together again. A request that certainly
+reached no master (connection refused) is no reason for blame.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ class PendingCommand:
     timer: asyncio.TimerHandle | None = None
     maybe_received: bool = False
     send_alone: bool = False
-    unanswered_by: Leader | None = None  # under whom the last unanswered attempt was made
-    lost_leaders: list[str] = field(default_factory=list)  # leaders lost under it
-    trouble: str = ""
-    is_store_full: bool = False  # the trouble is that etcd has no room
+    unanswered_by: Leader | None = None  # the leader that did not answer the last attempt
+    lost_leaders: list[str] = field(default_factory=list)  # leaders lost under this command
+    trouble: str = ""  # the last error, for messages
+    is_store_full: bool = False  # the last error was that etcd has no space
 
     @property
     def is_suspect(self) -> bool:
@@ -76,7 +77,7 @@ class _Attempt:
 
 
 class Pipeline:
-    """Sends commands. `run` does the work; `submit` is what callers await."""
+    """The queue of commands and their requests in flight. Callers await `submit`; a task runs `run`."""
 
     def __init__(self, http: Http, leadership: Leadership, state: ConnectionState) -> None:
         self._http = http
@@ -98,7 +99,11 @@ class Pipeline:
     # --- callers ----------------------------------------------------------------------------------------------------
 
     async def submit(self, command_id: str, after: int | None, body: bytes, timeout_s: float) -> CommandResult:
-        """The command's result, or what became of it, within `timeout_s`."""
+        """Queue a command and return its result.
+
+        `body`: the command as JSON, without `after` and the closing brace. Raises Unavailable if it was certainly not
+        run within `timeout_s` seconds, CommandOutcomeUnknown if it may have been, or the error that the leader sent.
+        """
         deadline = time.monotonic() + timeout_s
         if self._closed:
             raise Unavailable("the client is closed")
@@ -107,13 +112,13 @@ class Pipeline:
                 async with asyncio.timeout(timeout_s):  # wait_for can lose a cancellation on Python 3.11
                     await self._slots.acquire()
             except TimeoutError:
-                raise Unavailable(f"{WAITING_MAX} commands were waiting before this one; it was not sent") from None
+                raise Unavailable(f"{WAITING_MAX} other commands were waiting; this one was not sent") from None
         else:
             await self._slots.acquire()
         loop = asyncio.get_running_loop()
         pending = PendingCommand(command_id, after, body, loop.create_future())
         pending.timer = loop.call_later(max(deadline - time.monotonic(), 0.0), self._expire, pending, timeout_s)
-        if len(self._waiting) > 2 * WAITING_MAX:  # callers that gave up leave theirs behind one that has not
+        if len(self._waiting) > 2 * WAITING_MAX:  # drop commands whose callers gave up, behind one that still waits
             self._waiting = deque(item for item in self._waiting if not item.answer.done())
         self._waiting.append(pending)
         self._wake.set()
@@ -144,7 +149,7 @@ class Pipeline:
     # --- the sender -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Sends until it is cancelled; then fails what has no answer and leaves nothing running."""
+        """Send commands until cancelled; then fail those without an answer and end all requests."""
         try:
             while True:
                 await self._wait_ready()
@@ -163,7 +168,7 @@ class Pipeline:
             self._fail_all("the client was closed")
 
     async def _wait_ready(self) -> None:
-        """Returns when something waits, there is a leader, a request may be sent, and the back-off is over."""
+        """Wait until a command waits, there is a leader, a request may be sent, and the back-off is over."""
         while True:
             self._wake.clear()
             self._drop_done()
@@ -183,12 +188,12 @@ class Pipeline:
         return len(self._attempts) < IN_FLIGHT_MAX
 
     def _drop_done(self) -> None:
-        """Forgets, at the head of the queue, those whose callers have gone or given up."""
+        """Remove commands at the head of the queue whose callers were cancelled or timed out."""
         while self._waiting and self._waiting[0].answer.done():
             self._waiting.popleft()
 
     def _take_batch(self, leader: Leader) -> list[PendingCommand]:
-        """The next request's commands: a suspect alone, else as many as fit."""
+        """Take the commands of the next request off the queue: a suspect alone, else as many as fit."""
         batch: list[PendingCommand] = []
         size = 0
         while self._waiting and len(batch) < BATCH_COMMANDS_MAX:
@@ -211,7 +216,10 @@ class Pipeline:
         return batch
 
     def _fail_if_poison(self, pending: PendingCommand, leader: Leader) -> bool:
-        """Settles the blame for the last unanswered attempt, now that it is known who leads after it."""
+        """Decide whether the leader of the last unanswered attempt was lost under this command.
+
+        Return True if the command has now lost LOSSES_MAX leaders and was failed.
+        """
         before = pending.unanswered_by
         if before is None or leader.term <= before.term:
             return False
@@ -226,13 +234,16 @@ class Pipeline:
             self._unknown_error(
                 pending,
                 f"leaders {' and '.join(pending.lost_leaders)} were lost while they had it, so it is not sent to "
-                "another; look into the history before you repeat it",
+                "another one; check the history before you repeat it",
             ),
         )
         return True
 
     async def _ensure_index(self, leader: Leader) -> bool:
-        """Fetches the current index before the first command, and again in a restored store, where it went back."""
+        """Fetch the current index before the first command, and again after a restore, where it may have gone back.
+
+        Return False, after a back-off, if it cannot be fetched.
+        """
         if self._index is not None and leader.term.epoch == self._epoch:
             return True
         try:
@@ -257,7 +268,8 @@ class Pipeline:
         attempt.task.add_done_callback(lambda _: self._on_attempt_done(attempt, batch))
 
     def _on_attempt_done(self, attempt: _Attempt, batch: list[PendingCommand]) -> None:
-        """Not in a `finally` of the task: one that is cancelled before its first step never reaches it."""
+        """Forget an attempt that ended, and requeue its commands if it never began."""
+        # Not in a `finally` of the task: a task that is cancelled before its first step never reaches that.
         self._attempts.discard(attempt)
         self._suspect_in_flight = False
         if not attempt.begun:
@@ -267,7 +279,7 @@ class Pipeline:
     async def _send(self, attempt: _Attempt, batch: list[PendingCommand]) -> None:
         attempt.begun = True
         leader = attempt.leader
-        # Whose time ran out since they were taken from the queue have been told that nothing was sent.
+        # Callers whose timeout ended after their command was taken from the queue were told that it was not sent.
         batch = [pending for pending in batch if not pending.answer.done()]
         if not batch:
             return
@@ -282,7 +294,7 @@ class Pipeline:
             self._handle_answer(batch, answer, leader, received_before)
         except asyncio.CancelledError:
             if not attempt.superseded:
-                self._requeue(batch)  # whoever closes the client tells them
+                self._requeue(batch)  # `run`, which cancels this task, fails them
                 raise
             self._handle_no_answer(batch, leader, LeaderSuperseded(leader), received_before)
         except Broken as error:
@@ -303,7 +315,7 @@ class Pipeline:
                 raise ValueError(f"{len(results)} results for {len(batch)} commands")
             outcomes = [_outcome(result) for result in results]
         except (KeyError, TypeError, ValueError) as error:
-            raise Garbage(f"{leader.url} answered commands with something else: {error!r}") from None
+            raise Garbage(f"{leader.url} sent a malformed answer to commands: {error!r}") from None
         if leader.term.epoch == self._epoch:
             self._index = max(self._index or 0, index)
         self._reset_backoff()
@@ -319,15 +331,15 @@ class Pipeline:
     def _settle(
         self, pending: PendingCommand, leader: Leader, outcome: CommandResult | NodectlError, received_before: bool
     ) -> bool:
-        """Gives the caller its answer; False when the command is to be sent again."""
-        pending.unanswered_by = None  # it answered, so it lives
+        """Give the caller its answer; return False if the command must be sent again."""
+        pending.unanswered_by = None  # the leader answered, so it was not lost
         if isinstance(outcome, CommandResult):
             if not pending.answer.done():
                 pending.answer.set_result(outcome)
             return True
         if isinstance(outcome, Unavailable | OutcomeUnknown):
             pending.trouble, pending.is_store_full = f"{leader.id}: {outcome}", isinstance(outcome, NoSpace)
-            if isinstance(outcome, Unavailable):  # of this attempt nothing will ever take effect
+            if isinstance(outcome, Unavailable):  # this attempt certainly never takes effect
                 pending.maybe_received = received_before
             if isinstance(outcome, NotLeader):
                 self._leadership.mark_doubtful(outcome.url)
@@ -352,7 +364,7 @@ class Pipeline:
     def _handle_error(
         self, batch: list[PendingCommand], leader: Leader, error: NodectlError, received_before: list[bool]
     ) -> None:
-        """The whole request was answered by an error."""
+        """Handle an error that answered the whole request."""
         for pending, received in zip(batch, received_before, strict=True):
             pending.unanswered_by = None
             pending.trouble, pending.is_store_full = f"{leader.id}: {error}", isinstance(error, NoSpace)
@@ -362,7 +374,7 @@ class Pipeline:
             self._requeue(batch)
             self._back_off(leader, error)
         elif len(batch) > 1 and isinstance(error, Invalid | TooLarge):
-            for pending in batch:  # one of them may be at fault for all
+            for pending in batch:  # one command may be the reason for the refusal of all: send each alone
                 pending.send_alone = True
             self._requeue(batch)
         else:
@@ -372,7 +384,7 @@ class Pipeline:
     # --- shared -----------------------------------------------------------------------------------------------------
 
     def _requeue(self, batch: Iterable[PendingCommand]) -> None:
-        """To the front, in their order: they have waited longest."""
+        """Put commands back at the head of the queue, in their order: they have waited longest."""
         self._waiting.extendleft(reversed([pending for pending in batch if not pending.answer.done()]))
 
     def _reset_backoff(self) -> None:
@@ -388,7 +400,7 @@ class Pipeline:
             self._leadership.mark_doubtful(error.url if isinstance(error, NotLeader) else None)
 
     def _leader_changed(self) -> None:
-        """A newer leader is tried at once; what an older one has not answered is taken from it."""
+        """Try a newer leader at once, and cancel the requests that an older one has not answered."""
         leader = self._leadership.leader
         if leader is not None and self._last_tried_term is not None and leader.term > self._last_tried_term:
             self._pauses.reset()

@@ -1,4 +1,4 @@
-"""Requests that are repeated until they are answered: safe for reads and for writes that may be repeated."""
+"""Requests that are retried until they are answered or time out: for reads and for idempotent writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nodestore.errors import NodectlError, NotLeader, OutcomeUnknown, Unavailabl
 T = TypeVar("T")
 
 SLOW_S = 0.3
-"""When an answer takes longer, a newer leader is looked for while the old one is still waited for."""
+"""If an answer takes longer, discovery looks for a newer leader while the request goes on."""
 
 _ATTEMPT_S = 5.0
 LAST_ATTEMPT_S = 1.0
@@ -32,7 +32,7 @@ class LeaderSuperseded(Broken):
 
 
 class Requests:
-    """Sends to the leader, or to whoever answers, until a deadline."""
+    """Sends requests to the leader, or to any masterd, until a deadline."""
 
     def __init__(self, http: Http, discovery: Discovery, leadership: Leadership, state: ConnectionState) -> None:
         self._http = http
@@ -50,10 +50,10 @@ class Requests:
         timeout_s: float,
         repeatable: bool = True,
     ) -> Any:
-        """The leader's answer.
+        """Return the leader's answer.
 
-        Unavailable when nobody could answer within `timeout_s`. Without `repeatable`, OutcomeUnknown as soon as an
-        attempt that may have been received got no answer.
+        Raises Unavailable if no leader answered within `timeout_s` seconds. If not `repeatable`, raises OutcomeUnknown
+        as soon as an attempt that a master may have received got no answer.
         """
         deadline = time.monotonic() + timeout_s
         pauses, last = backoff(), ""
@@ -61,9 +61,8 @@ class Requests:
             leader = await self._leader(deadline, last)
             left_s = max(deadline - time.monotonic(), 0.05)
             if pauses.failures and not repeatable and left_s < LAST_ATTEMPT_S:
-                raise Unavailable(
-                    self._no_leader_text(last)
-                )  # rather than begin what there is no time to hear the end of
+                # An attempt now would probably end as OutcomeUnknown, which is worse for the caller.
+                raise Unavailable(self._no_leader_text(last))
             limit_s = min(_ATTEMPT_S, left_s) if repeatable else left_s
             url = leader.urls[pauses.failures % len(leader.urls)] + path
             try:
@@ -86,7 +85,10 @@ class Requests:
             await self._pause(leader, pauses.next_s(), deadline)
 
     async def to_any(self, path: str, *, params: Mapping[str, str], timeout_s: float) -> Any:
-        """The answer of whichever masterd answers first in turn, the leader being asked first."""
+        """Return the first answer of any masterd, asked one after another, the leader first.
+
+        Raises Unavailable if none answered within `timeout_s` seconds.
+        """
         deadline = time.monotonic() + timeout_s
         pauses, last = backoff(), ""
         while True:
@@ -107,7 +109,7 @@ class Requests:
             await self._leadership.wait_changed(min(left_s, pauses.next_s()))
 
     async def leader(self, timeout_s: float) -> Leader:
-        """The leader discovery knows; Unavailable when it finds none within `timeout_s`."""
+        """Return the known leader. Raises Unavailable if discovery finds none within `timeout_s` seconds."""
         return await self._leader(time.monotonic() + timeout_s, "")
 
     async def _leader(self, deadline: float, last: str) -> Leader:
@@ -123,7 +125,7 @@ class Requests:
             await self._leadership.wait_changed(left_s)
 
     async def _pause(self, tried: Leader, pause_s: float, deadline: float) -> None:
-        """Backs off from the leader that failed; not at all once there is a newer one."""
+        """Back off from the leader that failed; return early if a newer one is known."""
         until = min(deadline, time.monotonic() + pause_s)
         while self._leadership.leader == tried and (left_s := until - time.monotonic()) > 0:
             await self._leadership.wait_changed(left_s)
@@ -136,7 +138,7 @@ class Requests:
                 change = asyncio.ensure_future(self._leadership.wait_changed())
                 try:
                     await asyncio.wait({request, change}, return_when=asyncio.FIRST_COMPLETED)
-                finally:  # whoever waits here may be cancelled
+                finally:  # this task may be cancelled here
                     await cancel_all([change])
                 newest = self._leadership.newest_leader
                 if not request.done() and newest is not None and newest.term > leader.term:
@@ -152,5 +154,5 @@ class Requests:
 
 
 def _copy_error(error: NodectlError) -> NodectlError:
-    """A fresh exception of the same kind: raising one object from many callers would mix their tracebacks."""
+    """Return a new exception of the same kind: raising one object in many callers would mix their tracebacks."""
     return type(error)(*error.args)

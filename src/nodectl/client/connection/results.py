@@ -1,4 +1,4 @@
-"""What a client returns that is no answer of the HTTP API itself. Those are in nodestore.schema.api_types."""
+"""Results of the client that are not plain answers of the HTTP API (those are in nodestore.schema.api_types)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from nodestore.schema.api_types import NodeView
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a command came to. `repeated` is true when an earlier copy with this id had taken effect."""
+    """The result of a committed command. `index`: its number in the journal. `result`: what its handler returned.
+
+    `repeated`: an earlier copy with this `id` had taken effect, and this is its result.
+    """
 
     index: int
     id: str
@@ -20,8 +23,10 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True)
 class ActionDone:
-    """What came of an action on one node. `state`: `done`, `failed`, `lost` (it may have taken effect or not) or
-    `expired` (never begun)."""
+    """The outcome of an action on one node.
+
+    `state`: `done`, `failed`, `lost` (it may or may not have taken effect) or `expired` (it was never begun).
+    """
 
     node: str
     state: str
@@ -31,7 +36,7 @@ class ActionDone:
 
 @dataclass(frozen=True, slots=True)
 class NodeChanges:
-    """Nodes that changed; `complete` when these are all nodes, which replaces what was known before."""
+    """Nodes that changed. If `complete`, these are all nodes, and they replace everything received before."""
 
     complete: bool
     nodes: list[NodeView]

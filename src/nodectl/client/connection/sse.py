@@ -1,4 +1,4 @@
-"""Server-sent events: the little of it that masterd speaks."""
+"""Server-sent events: the part of the protocol that masterd uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EVENT_BYTES_MAX = 64 << 20
 
 
 class ServerSentEvent(NamedTuple):
-    """One event. `id`: where a reader has come to with it; without `data` that is all it says."""
+    """One event. `id`: the position of a reader after it. An event without `data` carries only the position."""
 
     name: str
     data: bytes
@@ -23,7 +23,7 @@ class ServerSentEvent(NamedTuple):
 
 
 async def read_events(session: aiohttp.ClientSession, url: str) -> AsyncGenerator[ServerSentEvent, None]:
-    """Events until the stream breaks or is silent for 6 s: Broken. A typed error when the request is refused."""
+    """Yield events. Raises Broken if the stream ends or is silent for 6 s, or the typed error if it is refused."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=1.0, sock_read=SILENCE_S)
     try:
         async with session.get(url, headers={"Accept": "text/event-stream"}, timeout=timeout) as response:
@@ -45,7 +45,7 @@ async def read_events(session: aiohttp.ClientSession, url: str) -> AsyncGenerato
 
 
 def parse_event(block: bytes) -> ServerSentEvent | None:
-    """The event in one block; None for a comment."""
+    """Return the event in one block; None for a comment."""
     name, number, data = "message", "", []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")

@@ -1,10 +1,10 @@
-"""Whether the client is in touch with a leader.
+"""The state of the client's connection to the leader.
 
-- `connected`: the leader known has answered, and nothing has failed with it since.
-- `suspended`: no leader is known, or the last request to it got no answer. Every client begins here.
-- `lost`: suspended without a break for longer than the limit (30 s by default).
+- `connected`: the known leader has answered, and no request to it has failed since.
+- `suspended`: no leader is known, or the last request to it got no answer. This is the initial state.
+- `lost`: suspended without interruption for longer than the limit (30 s by default).
 
-States describe, they decide nothing: in all of them the client goes on trying, and commands keep their own deadlines.
+The state is for information only: in each state the client goes on trying, and commands keep their own deadlines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNREAD_MAX = 64
 
 
 class ConnectionState:
-    """The state, and those who want to hear of it. Must be made inside the event loop."""
+    """The state and its subscribers. The constructor must be called in the event loop."""
 
     def __init__(self, lost_after_s: float) -> None:
         self.value: State = "suspended"
@@ -39,20 +39,20 @@ class ConnectionState:
         return self._closed
 
     def mark_connected(self) -> None:
-        """The leader has answered."""
+        """Record that the leader has answered."""
         if self.value == "connected":
             return
         self._cancel_lost_timer()
         self._set_value("connected")
 
     def mark_suspended(self) -> None:
-        """There is no leader, or it did not answer."""
+        """Record that there is no leader, or that it did not answer."""
         if self.value == "connected" and not self._closed:
             self._start_lost_timer()
             self._set_value("suspended")
 
     def close(self) -> None:
-        """Ends all iterations over `changes`; no callback is called any more."""
+        """End all iterations over `changes`; call no callback from now on. Idempotent."""
         self._closed = True
         self._cancel_lost_timer()
         self._callbacks.clear()
@@ -60,7 +60,7 @@ class ConnectionState:
             event.set()
 
     def subscribe(self, callback: Callable[[State], None]) -> Callable[[], None]:
-        """Calls `callback(state)` at each change, in the event loop; returns what ends that."""
+        """Call `callback(state)` in the event loop at each change. Return a function that ends the subscription."""
         self._callbacks.append(callback)
 
         def stop() -> None:
@@ -70,7 +70,7 @@ class ConnectionState:
         return stop
 
     async def changes(self) -> AsyncIterator[State]:
-        """The present state, then each change, until close(). A reader that is 64 behind loses the oldest."""
+        """Yield the current state, then each change, until close(). A reader 64 changes behind loses the oldest."""
         unread: deque[State] = deque([self.value], maxlen=_UNREAD_MAX)
         event = asyncio.Event()
         entry = (unread, event)
@@ -94,8 +94,8 @@ class ConnectionState:
         for callback in tuple(self._callbacks):
             try:
                 callback(value)
-            except Exception:  # a caller's callback must not end the client that calls it
-                log.exception("a callback failed on state %s", value)
+            except Exception:  # an error in a caller's callback must not end the client
+                log.exception("a callback for state changes failed on state %s", value)
 
     def _start_lost_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self.lost_after_s, self._set_value, "lost")

@@ -1,4 +1,4 @@
-"""What the client does in etcd itself, while no master may be running: the configuration, the pause, the status.
+"""The status and the configuration as read from etcd itself, while no master may be running.
 
-May import connection. Read `cluster_store.py` first.
+May import connection. Read `store_status.py` first.
 """

@@ -1,4 +1,4 @@
-"""What etcd itself shows of a cluster while no masterd answers: the screen is wanted most then."""
+"""The status of a cluster as far as etcd alone shows it, for operators while no masterd answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CANDIDATES_MAX = 32
 
 
 class StoreStatus(TypedDict):
-    """The Overview as far as etcd alone shows it: no nodes, for what they must be only a master knows."""
+    """The part of the Overview that etcd alone shows. `nodes` is empty: only a master derives their desired state."""
 
     cluster: str
     leader: LeaderSummary | None
@@ -41,7 +41,7 @@ def _no_config() -> ConfigSummary:
 
 @dataclass
 class _StoreContents:
-    """What the keys hold; garbage is told in `problems` and passed over."""
+    """The decoded keys; a key that cannot be decoded is skipped and reported in `problems`."""
 
     problems: list[str]
     leader: LeaderSeen = field(default_factory=LeaderSeen)
@@ -51,7 +51,7 @@ class _StoreContents:
 
 
 async def status_of_store(etcd: Etcd, keys: Keys) -> StoreStatus:
-    """Members, leader, candidates, pause and configuration. Unavailable when no member answers."""
+    """Return members, leader, candidates, pause and configuration. Raises Unavailable if no member answers."""
     members = await member_views(etcd)
     ill = [item for item in members if not item["healthy"]]
     found = _StoreContents([f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in ill])
@@ -62,7 +62,7 @@ async def status_of_store(etcd: Etcd, keys: Keys) -> StoreStatus:
     else:
         found.problems.append(_why_nobody_answers(keys, found))
     if found.paused is not None:
-        found.problems.append("takeovers are paused: nobody takes over by itself (nodectl master resume)")
+        found.problems.append("takeovers are paused: no standby takes over by itself (nodectl master resume)")
     return {
         "cluster": keys.cluster,
         "leader": _leader(found.leader),
@@ -76,7 +76,7 @@ async def status_of_store(etcd: Etcd, keys: Keys) -> StoreStatus:
 
 
 async def config_view(etcd: Etcd, keys: Keys) -> ConfigSummary:
-    """What is known of the configuration without a master."""
+    """Return the configuration as far as it is known without a master: `adopted` is None."""
     found = await etcd.get(keys.config_current)
     record, problem = current_of(found)
     return {
@@ -116,7 +116,8 @@ def _why_nobody_answers(keys: Keys, found: _StoreContents) -> str:
         urls = ", ".join(record.urls) or "no URL"
         return f"master {record.id} leads and does not answer at {urls}: has it just died, or is the network cut?"
     if found.masters:
-        return f"nobody leads, and no masterd answers; there are: {', '.join(item['id'] for item in found.masters)}"
+        names = ", ".join(item["id"] for item in found.masters)
+        return f"there is no leader, and no masterd answers; candidates: {names}"
     return f"no masterd of cluster {keys.cluster!r} runs: start one, or is --cluster wrong?"
 
 

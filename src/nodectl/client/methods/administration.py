@@ -1,7 +1,7 @@
-"""Configuration and leadership, as a client operates them.
+"""Methods for configuration, leadership and pause.
 
-With etcd endpoints, configuration and pause are written to etcd by compare-and-swap: both must be possible while no
-master runs.
+With etcd endpoints the client writes the configuration and the pause to etcd itself, by compare-and-swap, so that both
+work while no master runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class AdministrationCalls(ApiCalls):
-    """What operators do with a cluster. The attributes are Client's."""
+    """The operators' methods of Client, which provides the attributes."""
 
     actor: str
     _etcd: Etcd | None
@@ -43,21 +43,24 @@ class AdministrationCalls(ApiCalls):
     # --- configuration ----------------------------------------------------------------------------------------------
 
     async def config(self, *, consistency: Consistency = "linearizable") -> ConfigSummary:
-        """The configuration: `current` as applied, `adopted` as in force. Without a master only `current` is known."""
+        """Return the configuration: `current` is the newest one applied, `adopted` the one in force.
+
+        Without a master only `current` is known; that requires etcd endpoints. Raises Unavailable otherwise.
+        """
         if self._etcd is None or self._keys is None or await self._has_leader():
             try:
                 return cast(ConfigSummary, await self.get("/v1/config", consistency=consistency))
             except Unavailable:
                 if self._etcd is None or self._keys is None:
                     raise
-        if not self._leadership.has_answer:  # etcd has kept silent all that time already
+        if not self._leadership.has_answer:  # etcd has not answered discovery for the whole timeout: do not ask again
             raise Unavailable(self._leadership.trouble)
-        from nodectl.client.etcd_direct.store_status import config_view  # grpc: only for those who need it
+        from nodectl.client.etcd_direct.store_status import config_view  # here: importing gRPC is slow
 
         return await config_view(self._etcd, self._keys)
 
     async def _has_leader(self) -> bool:
-        """Whether discovery knows a leader, once it has looked."""
+        """Wait for the first answer of discovery; return whether it knows a leader."""
         deadline = time.monotonic() + self._read_timeout_s
         while not self._leadership.has_answer and (left_s := deadline - time.monotonic()) > 0:
             await self._leadership.wait_changed(left_s)
@@ -66,9 +69,11 @@ class AdministrationCalls(ApiCalls):
     async def config_apply(
         self, inventory: Mapping[str, Any], *, source: str = "", expect_version: int | None = None
     ) -> int:
-        """Applies an inventory; its version. `expect_version`: Conflict if another is current (0: none; None: any).
+        """Apply an inventory as a new configuration; return its version.
 
-        The leader adopts it afterwards: see `config()["adopted"]`.
+        `source`: the file it came from, for the history. `expect_version`: raise Conflict unless this version is
+        current (0: there is none yet; None: do not check). Raises Invalid for an inventory that is not valid. The
+        leader adopts the configuration afterwards: see `config()["adopted"]`.
         """
         store = self._store()
         if store is not None:
@@ -78,12 +83,12 @@ class AdministrationCalls(ApiCalls):
         }  # fmt: skip
         try:
             answer: api_types.ConfigVersion = await self.change("PUT", "/v1/config", body)
-        except (OutcomeUnknown, Conflict) as error:  # Conflict: with a copy of ours that the connection repeated
+        except (OutcomeUnknown, Conflict) as error:  # Conflict: a repeated copy of this request may have been first
             return await self._version_if_ours(body) or _raise(error)
         return answer["version"]
 
     async def _version_if_ours(self, body: api_types.ConfigRequest) -> int | None:
-        """The present version if it is what `body` asked for, else None."""
+        """Return the current version if `body` produced it, else None."""
         current = (await self.config())["current"]
         if current is None:
             return None
@@ -94,12 +99,12 @@ class AdministrationCalls(ApiCalls):
         return record.version if found == wanted else None
 
     async def config_history(self, *, limit: int = 50) -> list[api_types.ConfigRecord | api_types.UnreadableConfig]:
-        """The configurations that were applied, newest first, each with `version`, `actor`, `time`, `inventory`."""
+        """Return at most `limit` configurations, newest first, each with `version`, `actor`, `time`, `inventory`."""
         found: api_types.ConfigHistory = await self.get("/v1/config/history", {"limit": limit})
         return found["versions"]
 
     async def config_rollback(self, version: int) -> int:
-        """Applies an earlier configuration again, as a new version; that version."""
+        """Apply an earlier configuration again as a new version; return that version. Raises NotFound."""
         found = await self.config_history(limit=1000)
         for record in found:
             if "problem" not in record and record.get("version") == version:
@@ -112,9 +117,10 @@ class AdministrationCalls(ApiCalls):
     # --- leadership -------------------------------------------------------------------------------------------------
 
     async def switchover(self, to: str | None = None, *, timeout_s: float | None = None) -> Switchover:
-        """Hands leadership to master `to`, or to the best candidate; returns when the new one is known.
+        """Hand leadership over to master `to`, or to the best candidate; return when the new leader is known.
 
-        Not repeated when its answer is lost: a second switchover would undo the first. A newer term settles it.
+        If the answer is lost, the request is not repeated, because a second switchover would undo the first. The
+        client then waits for a newer term, and raises OutcomeUnknown if none appears within `timeout_s` (seconds).
         """
         timeout_s = self._command_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
@@ -137,20 +143,24 @@ class AdministrationCalls(ApiCalls):
             raise
 
     async def drill(self, how: DrillKind, *, seconds: float | None = None, term: int | None = None) -> api_types.Drill:
-        """Ends the leader abruptly (`kill`), or has it do nothing for `seconds` (`freeze`), if its masterd was started
-        with --allow-drills. `term`: the revision of the only term that this is meant for. Denied, or Conflict when
-        takeovers are paused or another leads; OutcomeUnknown when it did not say that it will: it may be dead already.
+        """Inject a fault into the leader: `kill` ends its process, `freeze` blocks it for `seconds`.
+
+        `term`: the revision of the term that the fault is for. Raises Denied if the leader's masterd was started
+        without --allow-drills, Conflict if takeovers are paused or another term has begun, and OutcomeUnknown if the
+        answer is lost: the leader may already be dead.
         """
         body: api_types.DrillRequest = {"how": how, "seconds": seconds, "term": term, "actor": self.actor}
         return cast(api_types.Drill, await self.change("POST", "/v1/drill", body))
 
     def on_leader(self, callback: Callable[[Leader | None], None]) -> None:
-        """Calls `callback(leader)` in the event loop whenever another leader, or none, is found, as long as this client
-        lives."""
+        """Call `callback(leader)` in the event loop at each change of the known leader, until the client is closed.
+
+        `leader` is None while no leader is known.
+        """
         self._leadership.subscribe(lambda: callback(self._leadership.leader))
 
     async def paused(self) -> api_types.Paused | None:
-        """Who paused automatic takeover, when and why; None when nobody did."""
+        """Return the pause of automatic takeovers (`actor`, `reason`, `time`); None if they are not paused."""
         store = self._store()
         if store is not None:
             found = await store.paused()
@@ -158,7 +168,7 @@ class AdministrationCalls(ApiCalls):
         return cast(api_types.Paused | None, await self.get("/v1/paused")) or None
 
     async def pause(self, reason: str = "") -> None:
-        """From now on no master takes over by itself, not even when the leader dies."""
+        """Pause automatic takeovers: no master takes over by itself, even if the leader dies. Idempotent."""
         store = self._store()
         if store is not None:
             await store.pause(self.actor, reason)
@@ -167,7 +177,7 @@ class AdministrationCalls(ApiCalls):
         await self._requests.to_leader("PUT", "/v1/paused", body=encode_body(body), timeout_s=self._read_timeout_s)
 
     async def resume(self) -> None:
-        """Ends the pause, if there is one."""
+        """End the pause of automatic takeovers. Idempotent."""
         store = self._store()
         if store is not None:
             await store.resume()
@@ -175,25 +185,27 @@ class AdministrationCalls(ApiCalls):
             await self._requests.to_leader("DELETE", "/v1/paused", timeout_s=self._read_timeout_s)
 
     async def status_of_store(self) -> StoreStatus | None:
-        """What etcd itself shows while no masterd answers: members, leader, candidates, pause. None without etcd
-        endpoints; Unavailable when etcd does not answer either."""
+        """Return the status as far as etcd alone shows it: members, leader, candidates, pause, configuration.
+
+        For use while no masterd answers. None without etcd endpoints; Unavailable if etcd does not answer either.
+        """
         if self._etcd is None or self._keys is None:
             return None
-        from nodectl.client.etcd_direct.store_status import status_of_store  # grpc: only for those who need it
+        from nodectl.client.etcd_direct.store_status import status_of_store  # here: importing gRPC is slow
 
         return await status_of_store(self._etcd, self._keys)
 
     def _store(self) -> Configuration | None:
-        """What is written to etcd itself; None without etcd endpoints."""
+        """Return the access to configuration and pause in etcd; None without etcd endpoints."""
         if self._etcd is None or self._keys is None:
             return None
-        from nodestore.cluster.configuration import Configuration  # grpc: only for those who need it
+        from nodestore.cluster.configuration import Configuration  # here: importing gRPC is slow
 
         return Configuration(self._etcd, self._keys)
 
 
 def _meaning(inventory: Json) -> Inventory | Json:
-    """The inventory with its defaults filled in; as it is, if it is none."""
+    """Return the inventory with its defaults filled in, for comparison; unchanged if it is not valid."""
     try:
         return Inventory.without_name_check(inventory)
     except ValidationError:

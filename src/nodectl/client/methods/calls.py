@@ -1,4 +1,4 @@
-"""What all that a client offers is made of. `Client` does these; the classes it is put together from use them."""
+"""The basic calls of the masters' API. `Client` implements them; the classes with its public methods use them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ class ApiCalls(ABC):
         consistency: Consistency = "linearizable",
         timeout_s: float | None = None,
     ) -> Any:
-        """The JSON answer of GET `path` (beginning with /v1/).
+        """Return the JSON answer of GET `path` (which begins with /v1/).
 
-        `linearizable` asks the leader and includes everything acknowledged before; `local` takes what any masterd
-        holds in memory. Repeated until it is answered; Unavailable when nobody did within `timeout_s` (seconds).
+        `linearizable`: the leader answers, and the answer includes everything acknowledged before the call. `local`:
+        any masterd answers from memory, possibly a little behind. The request is repeated until it is answered.
+        Raises Unavailable if no master answered within `timeout_s` (seconds).
         """
 
     @abstractmethod
     async def change(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
-        """The JSON answer of a request that changes something. OutcomeUnknown when it may have been received and its
-        answer was lost: it is not repeated."""
+        """Send a request that changes something; return its JSON answer.
+
+        It is not repeated once a master may have received it: if its answer is lost, this raises OutcomeUnknown.
+        """
 
     @abstractmethod
     async def command(
@@ -43,18 +46,18 @@ class ApiCalls(ABC):
         after: int | None = None,
         timeout_s: float | None = None,
     ) -> CommandResult:
-        """Runs one command of the application, exactly once, whoever dies meanwhile.
+        """Run one command of the application; it takes effect exactly once, even if leaders die meanwhile.
 
-        To repeat one that ended with CommandOutcomeUnknown, pass its `id` and `after`. Raises Unavailable when it was
-        surely not run within `timeout_s` (seconds), CommandOutcomeUnknown when it may have been, and the typed error
-        (Refused, NotFound, Conflict, TooOld, Invalid...) when the leader refused it.
+        To repeat a command that ended with CommandOutcomeUnknown, pass its `id` and `after`. Raises Unavailable if the
+        command was certainly not run within `timeout_s` (seconds), CommandOutcomeUnknown if it may have been, and the
+        typed error (Refused, NotFound, Conflict, TooOld, Invalid...) if the leader refused it.
         """
 
     @abstractmethod
     def journal(self, after: int | str | None = None) -> AsyncGenerator[dict[str, Any], None]:
-        """Each command after `after`, in order, none twice and none left out, for ever, through changes of leader.
+        """Yield each command after `after`, in order, without gaps or repetitions, without end, across leaders.
 
-        `after` is an index, or the `position` of a command that came before, which is safer: it also tells when the
-        store was restored from a backup since. None: from now on. TooOld then, and when the journal is no longer kept
-        from there: read the state anew.
+        `after`: the `position` of an earlier command, or an index; None: from now on. A position is safer, because it
+        also detects that the store was restored from a backup. Raises TooOld in that case, and if the journal was
+        truncated behind `after`: read the state again, then follow from its index.
         """

@@ -1,4 +1,4 @@
-"""What a client can ask: each a GET of the masters' API, typed."""
+"""The typed reads of the client: one GET of the masters' API each."""
 
 from __future__ import annotations
 
@@ -22,37 +22,40 @@ from nodestore.schema.api_types import (
 
 
 class ReadCalls(ApiCalls):
-    """The reads of Client, on top of its `get`. `timeout_s` as there."""
+    """The reads of Client, each a call of `get`: `consistency`, `timeout_s` and errors are those of `get`."""
 
     async def leader(self, *, consistency: Consistency = "linearizable", timeout_s: float | None = None) -> Leader:
-        """Who leads."""
+        """Return the current leader."""
         return Leader.from_wire(await self.get("/v1/leader", consistency=consistency, timeout_s=timeout_s))
 
     async def masters(self, *, consistency: Consistency = "linearizable") -> list[MasterView]:
+        """Return the leader and the standbys."""
         return cast(list[MasterView], (await self.get("/v1/masters", consistency=consistency))["masters"])
 
     async def members(self, *, consistency: Consistency = "linearizable") -> list[MemberView]:
-        """The members of etcd."""
+        """Return the members of the etcd cluster."""
         return cast(list[MemberView], (await self.get("/v1/members", consistency=consistency))["members"])
 
     async def nodes(
         self, *, consistency: Consistency = "linearizable", timeout_s: float | None = None
     ) -> list[NodeView]:
+        """Return all nodes of the adopted configuration."""
         found = await self.get("/v1/nodes", consistency=consistency, timeout_s=timeout_s)
         return cast(list[NodeView], found["nodes"])
 
     async def node(self, name: str, *, consistency: Consistency = "linearizable") -> NodeView:
-        """NotFound when the adopted configuration has no such node."""
+        """Return one node. Raises NotFound if the adopted configuration has no such node."""
         return cast(NodeView, await self.get(f"/v1/nodes/{_segment(name)}", consistency=consistency))
 
     async def documents(
         self, prefix: str = "", *, consistency: Consistency = "linearizable"
     ) -> dict[str, DocumentView]:
-        """The application's documents whose path begins with `prefix`."""
+        """Return the application's documents whose path begins with `prefix`, by path."""
         found = await self.get("/v1/documents", {"prefix": prefix}, consistency=consistency)
         return cast(dict[str, DocumentView], found["documents"])
 
     async def document(self, path: str, *, consistency: Consistency = "linearizable") -> Document:
+        """Return one document. Raises NotFound if there is none at `path`."""
         escaped = "/".join(_segment(part) for part in path.split("/"))
         return cast(Document, await self.get(f"/v1/documents/{escaped}", consistency=consistency))
 
@@ -67,17 +70,21 @@ class ReadCalls(ApiCalls):
         command: str | None = None,
         consistency: Consistency = "linearizable",
     ) -> History:
-        """Commands by index, newest first; oldest first when `after` (an index) is given. `node`: what changed it, or
-        is about its actions; `command`: the name."""
+        """Return at most `limit` commands, newest first; with `after` (an index), oldest first from there on.
+
+        `before`: only commands below this index. `node`: only commands that changed this node or concern its actions.
+        `actor`: only those of this author. `command`: only those of this name.
+        """
         query = {"limit": limit, "before": before, "after": after, "node": node, "actor": actor, "command": command}
         return cast(History, await self.get("/v1/history", query, consistency=consistency))
 
     async def terms(self, *, consistency: Consistency = "linearizable") -> list[TermView | UnreadableTerm]:
-        """Who led since when, and why; newest first."""
+        """Return the terms, newest first: who led since when, and why."""
         found = await self.get("/v1/terms", consistency=consistency)
         return cast(list[TermView | UnreadableTerm], found["terms"])
 
     async def status(self, *, consistency: Consistency = "linearizable", timeout_s: float | None = None) -> Overview:
+        """Return the overview: leader, masters, members, nodes, configuration, pause and problems."""
         return cast(Overview, await self.get("/v1/status", consistency=consistency, timeout_s=timeout_s))
 
 

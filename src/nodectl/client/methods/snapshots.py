@@ -1,4 +1,4 @@
-"""Snapshots, as a client uses them."""
+"""Methods for snapshots: list, save, restore, delete."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from nodestore.schema.api_types import Snapshot, SnapshotContent, SnapshotReques
 
 
 class SnapshotCalls(ApiCalls):
-    """Saved states, and going back to one."""
+    """The methods of Client for snapshots."""
 
     async def snapshots(self) -> list[Snapshot]:
-        """All snapshots, newest first. Those with a `name` are kept until deleted."""
+        """Return all snapshots, newest first. A snapshot with a `name` is kept until it is deleted."""
         return cast(list[Snapshot], (await self.get("/v1/snapshots"))["snapshots"])
 
     async def snapshot(self, name: str) -> SnapshotContent:
-        """One snapshot with its `documents`."""
+        """Return one snapshot with its `documents`. Raises NotFound."""
         return cast(SnapshotContent, await self.get(f"/v1/snapshots/{quote(name, safe='')}", timeout_s=30.0))
 
     async def snapshot_save(self, name: str) -> Snapshot:
-        """Saves the state as it is now under a name. Conflict when the name is taken."""
+        """Save the current state under a name. Raises Conflict if the name is taken."""
         return cast(Snapshot, await self.change("POST", "/v1/snapshots", SnapshotRequest(name=name)))
 
     async def snapshot_delete(self, name: str) -> None:
-        """Conflict while a command that is still in the history restored it."""
+        """Delete a snapshot. Raises Conflict while a command in the history has restored it."""
         await self.change("DELETE", f"/v1/snapshots/{quote(name, safe='')}", {})
 
     async def snapshot_restore(
         self, snapshot: str | None = None, *, index: int | None = None, timeout_s: float | None = None
     ) -> CommandResult:
-        """Replaces all documents by those of a snapshot, or by those that were there after the command `index`.
+        """Replace all documents by those of a snapshot, or by those of the state after the command `index`.
 
-        An ordinary command: it has an index and can itself be undone by restoring the index before it. Configuration,
-        ids of commands and generations stay.
+        This is an ordinary command: it has an index, and restoring the index before it undoes it. The configuration,
+        the remembered command ids and the generations stay.
         """
         args: dict[str, Any] = {"snapshot": snapshot} if index is None else {"index": index}
         return await self.command("snapshot.restore", args, timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""The commands of the built-in application, and actions of nodes, by name."""
+"""Methods for the commands of the built-in application (the wall) and for actions of nodes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ ACTION_DONE = "action.done"
 
 
 class WallCalls(ApiCalls):
-    """Each is one command; errors and `timeout_s` as for `Client.command`."""
+    """Each method sends one command. Errors and `timeout_s` (seconds) are those of `Client.command`."""
 
     async def node_set(self, node: str, values: Mapping[str, Any], *, timeout_s: float | None = None) -> CommandResult:
-        """Merges `values` into the node's document; None removes a key."""
+        """Merge `values` into the node's document; the value None removes a key."""
         return await self.command("node.set", {"node": node, "values": dict(values)}, timeout_s=timeout_s)
 
     async def node_put(
         self, node: str, document: Mapping[str, Any], *, timeout_s: float | None = None
     ) -> CommandResult:
-        """Replaces the node's document."""
+        """Replace the node's document."""
         return await self.command("node.put", {"node": node, "document": dict(document)}, timeout_s=timeout_s)
 
     async def node_clear(self, node: str, *, timeout_s: float | None = None) -> CommandResult:
-        """Removes the node's document: what configuration and groups say remains."""
+        """Remove the node's document; the values from the configuration and the groups remain."""
         return await self.command("node.clear", {"node": node}, timeout_s=timeout_s)
 
     async def node_act(
@@ -40,13 +40,14 @@ class WallCalls(ApiCalls):
         expires_s: float | None = None,
         timeout_s: float | None = None,
     ) -> CommandResult:
-        """Has one node, or all of a group, do something once: `restart`, `reboot`, or an action of its driver.
+        """Order one node, or all nodes of a group, to run an action: `restart`, `reboot`, or one of its driver's.
 
-        Begun at most once by each, and not later than `expires_s` seconds from now (None: the master's default). The
-        result names the `nodes`; what comes of it, `action_results` tells.
+        Each node begins the action at most once, and not later than `expires_s` seconds from now (None: the master's
+        default). The result holds the names of the `nodes`; `action_results` yields their outcomes. Raises Invalid
+        unless exactly one of `node` and `group` is given.
         """
         if (node is None) == (group is None):
-            raise Invalid("an action is for one node or for a group: give either")
+            raise Invalid("an action is for one node or for one group: pass either `node` or `group`")
         wanted: dict[str, Any] = {"action": action, "args": dict(args or {}), "node": node, "group": group}
         wanted["expires_s"] = expires_s
         return await self.command(
@@ -54,14 +55,15 @@ class WallCalls(ApiCalls):
         )
 
     async def action_results(self, asked: CommandResult) -> AsyncIterator[ActionDone]:
-        """What came of `asked`, the result of `node_act`: one for each node, as it ends; it ends after the last."""
+        """Yield the outcome for each node as it ends, until all have. `asked`: the result of `node_act`."""
         waiting = set(asked.result["nodes"])
         if not waiting:
             return
         async with contextlib.aclosing(self.journal(asked.index)) as journal:
-            async for told in journal:
-                args, result = told.get("args") or {}, told.get("result") or {}
-                if told["name"] != ACTION_DONE or args.get("index") != asked.index or args.get("node") not in waiting:
+            async for command in journal:
+                args, result = command.get("args") or {}, command.get("result") or {}
+                is_end = command["name"] == ACTION_DONE and args.get("index") == asked.index
+                if not is_end or args.get("node") not in waiting:
                     continue
                 waiting.discard(args["node"])
                 yield ActionDone(args["node"], str(result.get("state")), result.get("result"), result.get("error"))
@@ -76,15 +78,16 @@ class WallCalls(ApiCalls):
         description: str = "",
         timeout_s: float | None = None,
     ) -> CommandResult:
-        """Saves a scene from `nodes`, or from the nodes' present documents."""
+        """Save a scene from `nodes` (node name to document), or from the nodes' current documents."""
         args: dict[str, Any] = {"name": name, "description": description}
         if nodes is not None:
             args["nodes"] = {node: dict(document) for node, document in nodes.items()}
         return await self.command("scene.save", args, timeout_s=timeout_s)
 
     async def scene_apply(self, name: str, *, group: str = "all", timeout_s: float | None = None) -> CommandResult:
-        """Puts the scene's documents on the nodes of a group, in one command."""
+        """Replace the documents of the nodes of a group by those of the scene, in one command."""
         return await self.command("scene.apply", {"name": name, "group": group}, timeout_s=timeout_s)
 
     async def scene_delete(self, name: str, *, timeout_s: float | None = None) -> CommandResult:
+        """Delete a scene; the nodes keep their documents."""
         return await self.command("scene.delete", {"name": name}, timeout_s=timeout_s)
