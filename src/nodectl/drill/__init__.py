@@ -1,1 +1,4 @@
-"""Replacing the leader on purpose, and measuring what a client sees of it."""
+"""Drills: replace the leader on purpose and measure the effect on a client.
+
+May import workload, reports and the client. Read `run.py` first.
+"""

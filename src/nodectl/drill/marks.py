@@ -1,8 +1,8 @@
-"""A trickle of commands that commit and change nothing: `drill.mark`.
+"""Probe commands: a steady load of the command `drill.mark`, which is committed and changes nothing.
 
-A read would show service, but what is promised is about commands: each of these is an entry in the journal, with an id
-and an index of its own, so that afterwards each can be looked up there, and sent again. What stays of a drill is these
-lines of the history, until the journal is truncated; no document, node or snapshot knows of it.
+Reads would show whether the cluster serves, but the promises are about commands. Each probe command is in the journal
+with an id and an index of its own, so that it can be found there and repeated. After a drill only these lines of the
+history remain, until the journal is truncated; documents, nodes and snapshots are unchanged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _POLL_S = 0.01
 
 @dataclass(slots=True, eq=False)
 class ProbeCommand:
-    """One command and what became of it. `acknowledged`: when, on the monotonic clock. `after`: for its repeat."""
+    """One command and its outcome. `acknowledged`: when, on the monotonic clock. `after`: for repeating it."""
 
     id: str
     after: int
@@ -39,8 +39,10 @@ class ProbeCommand:
 
 
 class ProbeCommands(SteadyLoad):
-    """`async with Marks(client, known) as marks:` sends until the block ends; then each mark has an answer or an error.
-    `known`: an index that the cluster has reached."""
+    """`async with ProbeCommands(client, known, timeout_s) as marks:` sends until the block ends.
+
+    After the block each command has an answer or an error. `known`: an index that the journal has reached.
+    """
 
     def __init__(self, client: Client, known: int, timeout_s: float) -> None:
         super().__init__()
@@ -70,8 +72,10 @@ class ProbeCommands(SteadyLoad):
         self._known = max(self._known, result.index)
 
     async def wait_acknowledged(self, count: int, timeout_s: float) -> None:
-        """Until `count` marks that are sent from now on have been acknowledged. TimedOut; NotFound where the leader
-        does not know the command."""
+        """Wait until `count` commands sent from now on are acknowledged.
+
+        Raises TimedOut after `timeout_s` seconds, and NotFound if the leader does not know the command.
+        """
         first, deadline = len(self.sent), time.monotonic() + timeout_s
         while True:
             new = self.sent[first:]
@@ -79,13 +83,15 @@ class ProbeCommands(SteadyLoad):
                 return
             failed = next((mark.error for mark in new if mark.error is not None), None)
             if isinstance(failed, NotFound):
-                raise NotFound(f"the leader is of a version without drills: {failed}; nothing was done to it")
+                raise NotFound(f"the leader's version does not support drills: {failed}; nothing was done to it")
             if time.monotonic() > deadline:
-                raise TimedOut(f"no {count} commands were acknowledged within {timeout_s:g} s: {failed or 'no answer'}")
+                raise TimedOut(
+                    f"fewer than {count} commands were acknowledged within {timeout_s:g} s: {failed or 'no answer'}"
+                )
             await asyncio.sleep(_POLL_S)
 
     async def repeat(self, marks: list[ProbeCommand]) -> list[tuple[ProbeCommand, int | None, bool, str]]:
-        """Send these once more with their ids: each with its index now, whether it was recognised, and what failed."""
+        """Send commands again with their ids. Return for each: its index (None: it failed), `repeated`, the error."""
 
         async def one(mark: ProbeCommand) -> tuple[ProbeCommand, int | None, bool, str]:
             try:

@@ -1,4 +1,4 @@
-"""What a drill came to: the client's side of the takeover, and each promise with what was measured. Pure."""
+"""The report of a drill: the takeover as the client saw it, and each promise with its measurement. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from nodectl.workload.verdicts import (
 
 @dataclass(slots=True)
 class ClientTimes:
-    """By the client, on its monotonic clock."""
+    """Moments of the takeover at the client, in seconds on its monotonic clock.
+
+    `found_at`: when the client learned of the new leader; None if it never did.
+    """
 
     last_answer_before_at: float
     injected_at: float
@@ -30,12 +33,13 @@ class ClientTimes:
 
     @property
     def gap_s(self) -> float:
+        """Seconds from the last answer of the old term to the first answer of a later one."""
         return self.first_answer_after_at - self.last_answer_before_at
 
 
 @dataclass(slots=True)
 class Report:
-    """All of it."""
+    """The result of one drill. `afterwards`: the state in which the old leader was left."""
 
     how: str
     description: str
@@ -51,15 +55,16 @@ class Report:
 
     @property
     def steps(self) -> tuple[TakeoverStep, ...]:
-        """The client's part. It may hear of the new leader late: a request that waits is passed on to that one."""
-        seen, new = self.client_times, self.takeover.master
+        """The takeover's steps at the client, in order of time."""
+        # The client may find the new leader after the first answer: a master passes a waiting request on to it.
+        times, new = self.client_times, self.takeover.master
         marks = [
-            (seen.last_answer_before_at, "last_answer_before", "the last answer before"),
-            (seen.injected_at, "struck", f"{self.old_leader} {self.description}"),
-            (seen.first_answer_after_at, "first_answer_after", "the first answer after"),
+            (times.last_answer_before_at, "last_answer_before", "the last answer before"),
+            (times.injected_at, "struck", f"{self.old_leader} {self.description}"),
+            (times.first_answer_after_at, "first_answer_after", "the first answer after"),
         ]
-        if seen.found_at is not None:
-            marks.append((seen.found_at, "found", f"the client has found {new}"))
+        if times.found_at is not None:
+            marks.append((times.found_at, "found", f"the client has found {new}"))
         marks.sort(key=lambda mark: mark[0])
         begin = marks[0][0]
         took = [0.0, *(after[0] - before[0] for before, after in pairwise(marks))]
@@ -69,7 +74,7 @@ class Report:
         )
 
     def data(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the report as JSON data (`nodectl drill --json`)."""
         return {
             "how": self.how,
             "leader": self.old_leader,
@@ -92,7 +97,11 @@ def judge_promises(
     acknowledged: dict[str, int], failed: Sequence[str], repeats: Sequence[Repeat], lines: Sequence[JournalLine],
     found: Takeover, old: str, gap_s: float,
 ) -> list[Promise]:  # fmt: skip
-    """`lines`: the whole history from before the first mark on. `failed`: marks that got no result, and why."""
+    """Check each promise against the measurements.
+
+    `acknowledged`: index by command id. `failed`: commands without a result, each with the reason. `lines`: the
+    complete history since before the first probe command.
+    """
     missing, doubled, unknown = find_lost(acknowledged, lines), find_duplicates(lines), find_unrecognised(repeats)
     kept = Promise("No acknowledged command is lost")
     kept.judge(f"{len(acknowledged)} acknowledged, all in the history" if not missing else "some are missing", missing)
@@ -100,11 +109,13 @@ def judge_promises(
     again = sum(item.repeated and item.index == item.first for item in repeats)
     once.judge(f"{again} of {len(repeats)} repeats recognised; of {len(lines)} commands none twice", doubled, unknown)
     fenced = Promise("A deposed master changes nothing")
-    fenced.judge(f"{len(lines)} commands in one history, no gap, no term goes back", find_journal_faults(lines))
+    fenced.judge(f"{len(lines)} commands in one history, no gap, terms in order", find_journal_faults(lines))
     goes_on = Promise("The work goes on by itself")
-    goes_on.judge(f"{gap_s * 1e3:.0f} ms without an answer, no command was given up", failed[:3])
-    told = Promise("Anyone can see what happened")
-    whose = [] if found.taken_from == old else [f"the record says that {found.taken_from} was replaced, not {old}"]
-    unwritten = [] if found.steps else [f"the takeover's times are {found.note}"]
-    told.judge(f"{found.cause}, in {len(found.steps)} steps: nodectl why {found.term}", whose, unwritten)
-    return [kept, once, fenced, goes_on, told]
+    goes_on.judge(f"{gap_s * 1e3:.0f} ms without an answer, no command failed", failed[:3])
+    recorded = Promise("Anyone can see what happened")
+    wrong_master = (
+        [] if found.taken_from == old else [f"the record says that {found.taken_from} was replaced, not {old}"]
+    )
+    no_times = [] if found.steps else [f"the takeover's times are {found.note}"]
+    recorded.judge(f"{found.cause}, in {len(found.steps)} steps: nodectl why {found.term}", wrong_master, no_times)
+    return [kept, once, fenced, goes_on, recorded]

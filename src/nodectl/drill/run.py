@@ -1,4 +1,4 @@
-"""The drill itself: look whether it may be, send marks, strike, watch, look everything up."""
+"""The drill: check preconditions, send probe commands, inject the fault, wait for the takeover, check the history."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PAGES_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Preconditions:
-    """Who leads, who could take over, and what is wrong already."""
+    """The state of the cluster before the drill. `index`: the last index of the journal."""
 
     leader: Leader
     standbys: tuple[str, ...]
@@ -39,13 +39,13 @@ class Preconditions:
 
 
 async def check_preconditions(client: Client) -> Preconditions:
-    """Conflict while takeovers are paused, Unavailable without a standby: nobody could take over."""
+    """Check that a standby could take over. Raises Conflict if takeovers are paused, Unavailable without a standby."""
     leader, masters, status = await client.leader(), await client.masters(), await client.status()
     if status["paused"] is not None:
-        raise Conflict("takeovers are paused: nobody would take over; nothing was done (nodectl master resume)")
+        raise Conflict("takeovers are paused: no standby would take over; nothing was done (nodectl master resume)")
     standbys = tuple(master["id"] for master in masters if master["id"] != leader.id)
     if not standbys:
-        raise Unavailable(f"there is no standby: nobody would take over from {leader.id}; nothing was done")
+        raise Unavailable(f"there is no standby that could take over from {leader.id}; nothing was done")
     index = (await client.history(limit=1))["index"]
     return Preconditions(leader, standbys, tuple(status["problems"]), index)
 
@@ -58,20 +58,23 @@ async def run_drill(
     timeout_s: float,
     say: Callable[[str], None],
 ) -> Report:
-    """TimedOut when nobody took over, or nothing was acknowledged, within `timeout_s`."""
+    """Inject `fault` into the leader under load, and report the takeover. `say` receives a line for each step.
+
+    Raises TimedOut if no standby took over, or no command was acknowledged, within `timeout_s` seconds.
+    """
     found: list[float] = []
 
     afterwards = ""
 
-    def look(leader: Leader | None) -> None:
+    def on_leader(leader: Leader | None) -> None:
         if leader is not None and leader.term > preconditions.leader.term:
             found.append(time.monotonic())
 
-    client.on_leader(look)
+    client.on_leader(on_leader)
     async with ProbeCommands(client, preconditions.index, timeout_s) as marks:
         say("sending commands that change nothing")
         await marks.wait_acknowledged(_BEFORE, _BEGIN_S)
-        struck = time.monotonic()
+        injected_at = time.monotonic()
         say(f"{preconditions.leader.id} {fault.description}")
         await fault.inject(preconditions.leader)
         try:
@@ -80,19 +83,19 @@ async def run_drill(
             await marks.wait_acknowledged(_AFTERWARDS, timeout_s)
         finally:
             afterwards = await fault.revert(preconditions.leader)
-        await marks.wait_acknowledged(_AFTERWARDS, timeout_s)  # a leader that was frozen is awake by now
-    say("looking everything up in the history")
+        await marks.wait_acknowledged(_AFTERWARDS, timeout_s)  # by now a leader that was frozen runs again
+    say("checking the history")
     takeover = await _fetch_record(client, new)
     lines = await _fetch_lines(client, preconditions.index)
     last, first = answer_gap(marks.acknowledged, {line.index: line.term for line in lines}, preconditions.leader.term)
     report = Report(
         how, fault.description, preconditions.leader.id, takeover,
-        ClientTimes(last, struck, min(found, default=None), first), afterwards=afterwards,
+        ClientTimes(last, injected_at, min(found, default=None), first), afterwards=afterwards,
     )  # fmt: skip
     repeats = await _send_repeats(marks, last)
     acknowledged = {mark.id: mark.index for mark in marks.acknowledged}
     failed = [f"{mark.id}: {mark.error}" for mark in marks.sent if mark.error is not None]
-    lines = await _fetch_lines(client, preconditions.index)  # with what the repeats did, should they have done anything
+    lines = await _fetch_lines(client, preconditions.index)  # again: a repeat that ran twice must show in it
     report.promises = judge_promises(
         acknowledged, failed, repeats, lines, takeover, preconditions.leader.id, report.client_times.gap_s
     )
@@ -102,14 +105,17 @@ async def run_drill(
 def answer_gap(
     marks: Sequence[ProbeCommand], terms: Mapping[int, tuple[int, int]], old: tuple[int, int]
 ) -> tuple[float, float]:
-    """When the last answer of the old term came and the first of a later one. `terms`: of the indexes in the history.
-    A mark that was recognised as a repeat had been committed by the one and was answered by the other."""
+    """Return when the last answer of the old term and the first answer of a later term arrived.
+
+    `terms`: the term of each index in the history. Raises NodectlError if one of the two answers is missing.
+    """
+    # A command recognised as a repeat was committed in the old term, but the new leader answered it.
     answers = [(mark.acknowledged, mark.repeated or terms.get(mark.index, old) > old)
                for mark in marks if mark.acknowledged is not None]  # fmt: skip
     last = max((at for at, later in answers if not later), default=None)
     first = min((at for at, later in answers if later and (last is None or at > last)), default=None)
     if last is None or first is None:
-        raise NodectlError("the history does not tell which leader committed which command: was it truncated?")
+        raise NodectlError("the history does not show which leader committed which command: was it truncated?")
     return last, first
 
 
@@ -124,11 +130,11 @@ async def _wait_for_newer(client: Client, old: Leader, timeout_s: float) -> Lead
             if now.term > old.term:
                 return now
         await asyncio.sleep(_POLL_S)
-    raise TimedOut(f"nobody took over from {old.id} within {timeout_s:g} s: {last}")
+    raise TimedOut(f"no standby took over from {old.id} within {timeout_s:g} s: {last}")
 
 
 async def _fetch_record(client: Client, new: Leader) -> Takeover:
-    """The term's record, once its leader has written how the takeover went; as it is if it does not in time."""
+    """Return the record of the new term once it has the takeover's steps, or without them after 6 s."""
     deadline = time.monotonic() + _RECORD_S
     while True:
         try:
@@ -143,7 +149,7 @@ async def _fetch_record(client: Client, new: Leader) -> Takeover:
 
 
 async def _send_repeats(marks: ProbeCommands, begin: float) -> list[Repeat]:
-    """Those around the gap, sent once more, as by a client that lost the answers."""
+    """Send the commands nearest to the gap once more, like a client that lost the answers."""
 
     def distance(mark: ProbeCommand) -> float:
         return abs((mark.acknowledged or 0.0) - begin)
@@ -154,7 +160,7 @@ async def _send_repeats(marks: ProbeCommands, begin: float) -> list[Repeat]:
 
 
 async def _fetch_lines(client: Client, after: int) -> list[JournalLine]:
-    """Every command since index `after`."""
+    """Return every command after index `after`."""
     lines: list[JournalLine] = []
     for _ in range(_PAGES_MAX):
         entries = (await client.history(after=after, limit=_PAGE))["entries"]

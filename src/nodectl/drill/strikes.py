@@ -1,4 +1,4 @@
-"""How the leader is hurt: through the API of its own masterd, or, in a cluster of `nodectl dev`, its process."""
+"""The faults of a drill: requested from the leader's own masterd, or injected into its process (`nodectl dev`)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ if TYPE_CHECKING:
 
 
 class LeaderFault(Protocol):
-    """One way. `description`: what it does, for people."""
+    """A fault of the leader. `description`: what happens to the leader, as the end of a sentence about it."""
 
     description: str
 
     async def inject(self, leader: Leader) -> None:
-        """Do it. Denied, Conflict, Unavailable...: nothing was done."""
+        """Inject the fault. If it raises Denied, Conflict or Unavailable, nothing was done."""
         ...
 
     async def revert(self, leader: Leader) -> str:
-        """Once another leads: put right what can be; what was, for people. Called whatever happened after `inject`."""
+        """Undo the fault as far as possible; return a sentence about the old leader's state.
+
+        Called after `inject`, also if no other master took over.
+        """
         ...
 
 
@@ -40,33 +43,33 @@ class HandoverFault:
         await self._client.switchover(timeout_s=self._timeout_s)
 
     async def revert(self, leader: Leader) -> str:
-        return f"{leader.id} stands by"
+        return f"{leader.id} is a standby"
 
 
 class RequestedFault:
-    """masterd does it to itself, where it was started with --allow-drills."""
+    """A fault that the leader's masterd injects into itself; it must have been started with --allow-drills."""
 
     def __init__(self, client: Client, how: DrillKind, seconds: float) -> None:
         self._client, self._how, self._seconds = client, how, seconds
         self._begun_at = 0.0
-        self.description = "ends abruptly" if how == "kill" else f"does nothing for {seconds:g} s"
+        self.description = "ends without cleanup (as by kill -9)" if how == "kill" else f"is frozen for {seconds:g} s"
 
     async def inject(self, leader: Leader) -> None:
         self._begun_at = time.monotonic()
         try:
             await self._client.drill(self._how, seconds=self._seconds, term=leader.term.revision)
         except OutcomeUnknown:
-            return  # it may well be dead: that another leads, or does not, will tell
+            return  # the leader may already be dead: whether another one takes over will show it
 
     async def revert(self, leader: Leader) -> str:
         if self._how == "kill":
-            return f"{leader.id} is down, until its service manager starts it again"
+            return f"{leader.id} is down until its service manager starts it again"
         await asyncio.sleep(max(0.0, self._begun_at + self._seconds - time.monotonic()))
-        return f"{leader.id} woke up"
+        return f"{leader.id} runs again"
 
 
 class ProcessFault:
-    """The process of a development cluster: SIGKILL, or SIGSTOP for a while."""
+    """A fault of a process of a development cluster: SIGKILL, or SIGSTOP for `seconds`."""
 
     def __init__(self, cluster: DevCluster, how: str, seconds: float) -> None:
         self._cluster, self._how, self._seconds = cluster, how, seconds
@@ -88,4 +91,4 @@ class ProcessFault:
             await asyncio.sleep(max(0.0, self._begun_at + self._seconds - time.monotonic()))
         finally:
             self._cluster.resume(leader.id)
-        return f"{leader.id} woke up"
+        return f"{leader.id} runs again"

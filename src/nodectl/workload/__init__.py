@@ -1,4 +1,4 @@
-"""Steady load from a client, and the verdict on what became of it: used by the demo and the drill.
+"""A steady load of commands from a client, and checks of its outcome. The demo and the drill use both.
 
 May import the client. Read `steady_load.py` first.
 """

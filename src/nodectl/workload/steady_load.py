@@ -1,4 +1,4 @@
-"""Commands sent at a steady pace, without waiting for their answers: what a demo and a drill measure by."""
+"""`SteadyLoad`: commands sent at a steady pace, without waiting for the previous answer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any, Self
 
 
 class SteadyLoad(ABC):
-    """`async with` one sends until the block ends; then every command has an answer or has failed. When the block
-    fails, nobody wants the answers any more, and what is still open is cancelled."""
+    """`async with` a load sends commands until the block ends; then every command has an answer or has failed.
+
+    If the block raises, commands without an answer are cancelled.
+    """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -19,14 +21,14 @@ class SteadyLoad(ABC):
 
     @abstractmethod
     async def _send_loop(self) -> None:
-        """Send, at the pace, until cancelled or done."""
+        """Send commands at the pace of the subclass, until cancelled."""
 
     @property
     def _in_flight(self) -> int:
         return len(self._tasks)
 
     def _start_sending(self, sending: Coroutine[Any, Any, None], name: str) -> None:
-        """Send one command, and see to it that its answer is waited for."""
+        """Send one command in a task of its own, which the end of the block awaits."""
         task = asyncio.create_task(sending, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

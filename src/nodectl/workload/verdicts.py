@@ -1,6 +1,6 @@
-"""What was promised against what was seen. Pure: acknowledged commands, the journal and documents in, faults out.
+"""Checks of the promises: acknowledged commands, journal and documents in, faults out. Pure.
 
-A fault is a sentence. A promise holds when nothing was found against it.
+A fault is one sentence. A promise holds if it was tested and no fault was found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ class JournalLine:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """A command sent once more with its id. `first`: the index it was acknowledged with; `index`: now, if it was."""
+    """A command that was sent again with its id.
+
+    `first`: the index of its first acknowledgement. `index`: that of the repeat; None if it was not acknowledged.
+    """
 
     id: str
     first: int
@@ -37,7 +40,7 @@ class Repeat:
 
 @dataclass(slots=True)
 class Promise:
-    """One row of the final table."""
+    """One promise: a row of the final table."""
 
     text: str
     measured: str = "not tried"
@@ -49,7 +52,7 @@ class Promise:
         return self.was_tested and not self.faults
 
     def judge(self, measured: str, *findings: Iterable[str]) -> None:
-        """What was measured, and what was found against it; several times, if several acts have to do with it."""
+        """Add a measurement, and the faults found. May be called several times, once for each act that tests it."""
         self.measured = f"{self.measured}; {measured}" if self.was_tested else measured
         self.was_tested = True
         for finding in findings:
@@ -57,7 +60,7 @@ class Promise:
 
 
 def find_journal_faults(lines: Sequence[JournalLine]) -> list[str]:
-    """Gaps, forks, and terms that go back, in a journal read in the order of its keys."""
+    """Find gaps, forks and decreasing terms in a journal that was read in the order of its keys."""
     faults = []
     for before, line in pairwise(lines):
         if line.index <= before.index:
@@ -72,32 +75,34 @@ def find_journal_faults(lines: Sequence[JournalLine]) -> list[str]:
 
 
 def find_duplicates(lines: Sequence[JournalLine]) -> list[str]:
-    """Commands that are in the journal more than once."""
+    """Find commands that are in the journal more than once."""
     counts = Counter(line.id for line in lines)
     return _first_few([f"command {name} took effect {count} times" for name, count in counts.items() if count > 1])
 
 
 def find_lost(acknowledged: Mapping[str, int], lines: Sequence[JournalLine]) -> list[str]:
-    """Acknowledged commands (id to index) that the journal does not hold at that index."""
+    """Find acknowledged commands (id to index) that the journal does not hold at that index."""
     found = {(line.id, line.index) for line in lines}
     missing = [(name, index) for name, index in acknowledged.items() if (name, index) not in found]
-    return _first_few([f"command {name}, acknowledged as index {index}, is not there" for name, index in missing])
+    return _first_few(
+        [f"command {name}, acknowledged as index {index}, is not in the history" for name, index in missing]
+    )
 
 
 def find_without_effect(expected: Collection[str], documents: Collection[str]) -> list[str]:
-    """Documents that acknowledged commands wrote and that are not in the state."""
+    """Find documents that acknowledged commands wrote and that are not in the state."""
     return _first_few([f"{path} is not in the state" for path in sorted(set(expected) - set(documents))])
 
 
 def find_unknown_effects(possible: Collection[str], documents: Collection[str]) -> list[str]:
-    """Documents in the state that no command that was sent can have written."""
+    """Find documents in the state that no sent command can have written."""
     return _first_few(
-        [f"{path} is in the state, and nobody asked for it" for path in sorted(set(documents) - set(possible))]
+        [f"{path} is in the state, and no command wrote it" for path in sorted(set(documents) - set(possible))]
     )
 
 
 def find_overwritten(before: Sequence[JournalLine], after: Sequence[JournalLine]) -> list[str]:
-    """Commands that were in the journal and are no longer, or are another one's now."""
+    """Find indexes whose command has disappeared from the journal, or was replaced by another one."""
     now: dict[int, set[str]] = {}
     for line in after:
         now.setdefault(line.index, set()).add(line.id)
@@ -108,7 +113,7 @@ def find_overwritten(before: Sequence[JournalLine], after: Sequence[JournalLine]
 
 
 def find_unrecognised(repeats: Sequence[Repeat]) -> list[str]:
-    """Repeats that were not answered with the first result."""
+    """Find repeats that were not answered with the first result."""
     faults = []
     for repeat in repeats:
         if repeat.index is None:
@@ -119,13 +124,13 @@ def find_unrecognised(repeats: Sequence[Repeat]) -> list[str]:
 
 
 def longest_gap(times: Iterable[float], begin: float, end: float) -> float:
-    """The longest time in seconds without one of `times` between `begin` and `end`, which both count as borders."""
+    """Return the longest time in seconds between `begin` and `end` without one of `times`."""
     inside = sorted({begin, *(time for time in times if begin < time < end), end})
     return max((after - before for before, after in pairwise(inside)), default=0.0)
 
 
 def gap_around(times: Sequence[float], moment: float) -> tuple[float, float]:
-    """When the longest gap between two of `times` that ends after `moment` began and how long it was, in seconds."""
+    """Return the longest gap between two of `times` that ends after `moment`: its begin, and its length in seconds."""
     ordered = sorted(times)
     gaps = [(after - before, before) for before, after in pairwise(ordered) if after >= moment]
     length, begin = max(gaps, default=(0.0, moment))
@@ -133,7 +138,7 @@ def gap_around(times: Sequence[float], moment: float) -> tuple[float, float]:
 
 
 def _first_few(faults: list[str]) -> list[str]:
-    """The first of them, and how many more there are."""
+    """Return the first faults, and the number of the others."""
     if len(faults) <= _SHOWN_MAX + 1:
         return faults
     return [*faults[:_SHOWN_MAX], f"and {len(faults) - _SHOWN_MAX} more: {faults[-1]}"]

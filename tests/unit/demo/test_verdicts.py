@@ -128,7 +128,7 @@ def test_documents_that_are_missing_or_that_nobody_wrote_are_found() -> None:
     assert find_without_effect({"scenes/a", "scenes/b"}, {"scenes/a"}) == ["scenes/b is not in the state"]
     assert find_without_effect({"scenes/a"}, {"scenes/a", "scenes/b"}) == []
     assert find_unknown_effects({"scenes/a"}, {"scenes/a", "scenes/b"}) == [
-        "scenes/b is in the state, and nobody asked for it"
+        "scenes/b is in the state, and no command wrote it"
     ]
     assert find_unknown_effects({"scenes/a"}, set()) == []
 
