@@ -1,7 +1,8 @@
 """`DevCluster`: etcd members, masters and nodes, each a process of its own on this PC's loopback.
 
-What runs is noted in `cluster.json` after each start, by pid and creation time, so that nothing is started twice and
-nothing that is not ours is ever killed. Whoever starts and stops holds the directory's lock (`nodectl.dev.lock`).
+`cluster.json` records each started process by pid and creation time, so that nothing is started twice and no foreign
+process is killed. The caller of methods that start or stop processes must hold the directory's lock
+(`nodectl.dev.lock`).
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ def _ignore_line(line: str) -> None:
 class DevCluster:
     """The cluster that lives in `directory`.
 
-    inventory: applied when the store has no configuration yet (None: the example wall). After that the store's own
-    configuration says which masters and nodes there are.
-    members: how many etcd members a new cluster gets.
-    tied: processes die with this one, however it ends; otherwise they outlive it.
-    unsafe_no_fsync: a new cluster's etcd does not wait for its disk; a crash of the PC may then lose what was
-    acknowledged. For tests only.
-    say: hears a line for each step of `up` and `down`.
+    inventory: applied if the store has no configuration yet (None: the example wall). Otherwise the configuration in
+    the store defines the masters and nodes.
+    members: number of etcd members of a new cluster (None: 3).
+    die_with_parent: the processes die with this process, however it ends; otherwise they outlive it.
+    unsafe_no_fsync: etcd of a new cluster does not wait for its disk, so a crash of the PC may lose acknowledged
+    commands. For tests only.
+    report: receives a line for each step of `up` and `down`.
     """
 
     def __init__(
@@ -80,14 +81,14 @@ class DevCluster:
         self._record = load(self.directory)
 
     def reload(self) -> None:
-        """Look again what the directory notes: another process may have started and stopped things meanwhile."""
+        """Read `cluster.json` again: another process may have started and stopped processes meanwhile."""
         self._record = load(self.directory)
 
-    # --- what it is -------------------------------------------------------------------------------------------------
+    # --- description ------------------------------------------------------------------------------------------------
 
     @property
     def record(self) -> Record:
-        """NotFound when there is no cluster in the directory."""
+        """The content of `cluster.json`. Raises NotFound if there is no cluster in the directory."""
         if self._record is None:
             raise NotFound(
                 f"there is no cluster in {self.directory}: `nodectl dev up --dir {self.directory}` makes one"
@@ -105,7 +106,7 @@ class DevCluster:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The etcd members', as host:port."""
+        """The client addresses of the etcd members, as host:port."""
         return launch.endpoints(self.record)
 
     @property
@@ -113,13 +114,13 @@ class DevCluster:
         return {name: launch.addresses(part)["api"] for name, part in self.record.parts_of("masterd").items()}
 
     def work_dir(self, node: str) -> Path:
-        """Where noded and its program keep a node's things."""
+        """Return the working directory of a node's noded and of its program."""
         found = self.paths.data(node, self._part(node))
         assert found is not None
         return found
 
     def client(self, **options: Any) -> Client:
-        """A client of this cluster that finds the leader through etcd; `options` as for Client."""
+        """Return a client of this cluster that finds the leader through etcd; `options` as for Client."""
         return Client(self.endpoints, cluster=self.cluster, **options)
 
     def _part(self, name: str) -> Part:
@@ -128,11 +129,14 @@ class DevCluster:
         except KeyError:
             raise NotFound(f"there is no process {name!r}; there are: {', '.join(self.record.parts)}") from None
 
-    # --- all of it --------------------------------------------------------------------------------------------------
+    # --- the whole cluster ------------------------------------------------------------------------------------------
 
     async def up(self) -> None:
-        """Start what does not run, and wait until all of it works. An earlier cluster comes back with its state."""
-        ours = _checked(self._inventory or wall_inventory())  # a mistake in it must not leave half a cluster running
+        """Start every process that does not run, and wait until the cluster works. An earlier cluster keeps its state.
+
+        Raises NodectlError if a process ends or a port is taken, and TimedOut.
+        """
+        ours = _checked(self._inventory or wall_inventory())  # first: an error in it must not leave half a cluster
         self._record = self._record or self._new_record()
         self._check_same_topology()
         etcd = await self._etcd_program()
@@ -152,12 +156,12 @@ class DevCluster:
         async with self.client() as client:
             await self._wait_until("a master leads", lambda: missing_leader(client), masters)
             self._report_started(masters, f"{(await client.leader()).id} leads", started)
-            await self._wait_until("every node is there", lambda: missing_nodes(client, self.record), nodes)
-            self._report_started(nodes, "there", started)
+            await self._wait_until("every node is claimed", lambda: missing_nodes(client, self.record), nodes)
+            self._report_started(nodes, "running", started)
             await self._wait_converged(client, started)
 
     async def down(self, grace_s: float = _GRACE_S) -> None:
-        """Stop everything: politely first, nodes and masters before etcd. The data stay."""
+        """Stop all processes, nodes and masters before etcd; keep the data. Kill what runs after `grace_s` seconds."""
         if self._record is None:
             return
         above = [name for name, part in self.record.parts.items() if part.program != "etcd" and part.running]
@@ -168,7 +172,7 @@ class DevCluster:
             await asyncio.gather(*(self.stop(name, grace_s) for name in names))
 
     async def destroy(self) -> None:
-        """Kill everything at once: for a cluster whose data nobody wants."""
+        """Kill all processes at once, for a cluster whose data is not needed any more."""
         if self._record is None:
             return
         running = [name for name, part in self.record.parts.items() if part.running]
@@ -177,16 +181,16 @@ class DevCluster:
     # --- one process ------------------------------------------------------------------------------------------------
 
     async def start(self, name: str) -> None:
-        """Start it if it does not run; returns before it is ready. NodectlError when a port of it is taken."""
+        """Start a process unless it runs; return before it is ready. Raises Conflict if one of its ports is taken."""
         await self._etcd_program()
         await self._start_all([name])
 
     async def stop(self, name: str, grace_s: float = _GRACE_S) -> None:
-        """End it politely, waking it if it is suspended; kill it after `grace_s`, with all that it has started."""
+        """Terminate a process, resuming it first; kill it and its children if it runs after `grace_s` seconds."""
         process = self._part(name).process
         if process is None or not process.alive:
             return
-        with contextlib.suppress(NodectlError):  # it may end by itself just now
+        with contextlib.suppress(NodectlError):  # it may end by itself at this moment
             child_processes.resume(process.identity)
         child_processes.terminate(process.identity)
         with contextlib.suppress(TimeoutError):
@@ -194,12 +198,12 @@ class DevCluster:
         await self.kill(name)
 
     async def kill(self, name: str) -> None:
-        """kill -9, with all that it has started; nothing when it does not run."""
+        """Kill a process (SIGKILL) and its children; no effect if it does not run."""
         part = self._part(name)
         process = part.process
         if process is None or process.boot != kernel_boot_id():
             return
-        if part.program != "noded" and process.alive:  # they start nothing; finding a tree takes a while
+        if part.program != "noded" and process.alive:  # etcd and masterd have no children; finding a tree takes time
             with contextlib.suppress(psutil.Error):
                 psutil.Process(process.pid).kill()
         await asyncio.to_thread(child_processes.kill_tree, process.identity)
@@ -207,18 +211,18 @@ class DevCluster:
             await _wait_ended(process, _END_TIMEOUT_S)
         except TimeoutError:
             raise NodectlError(
-                f"{name} (pid {process.pid}) was killed and does not go: it hangs in the kernel"
+                f"{name} (pid {process.pid}) was killed and does not end: it hangs in the kernel"
             ) from None
         child = self._children.pop(name, None)
         if child is not None:
             await child.wait()
 
     def suspend(self, name: str) -> None:
-        """Freeze it where it is: its sockets stay open and it says nothing."""
+        """Suspend a process (SIGSTOP): its sockets stay open, and it does not answer."""
         child_processes.suspend(self._running(name).identity)
 
     def resume(self, name: str) -> None:
-        """Let a frozen process go on."""
+        """Resume a suspended process."""
         child_processes.resume(self._running(name).identity)
 
     def is_suspended(self, name: str) -> bool:
@@ -255,7 +259,7 @@ class DevCluster:
             )
 
     def _add_parts(self, program: Program, names: Iterable[str]) -> None:
-        """Give each of these a record and ports of its own, unless it has them."""
+        """Add a record with ports of its own for each name that has none."""
         for name in names:
             known = self.record.parts.get(name)
             if known is not None and known.program != program:
@@ -271,12 +275,12 @@ class DevCluster:
         self._add_parts("noded", inventory.nodes)
         wanted = {*self.record.parts_of("etcd"), *inventory.masters, *inventory.nodes}
         for name in [name for name in self.record.parts if name not in wanted]:
-            if not self.record.parts[name].running:  # one that runs is `down`'s to end
+            if not self.record.parts[name].running:  # keep one that runs: `down` must find it
                 del self.record.parts[name]
         save(self.directory, self.record)
 
     async def _configuration(self, ours: InventoryFile) -> Inventory:
-        """The store's own; ours is applied when it has none."""
+        """Return the configuration in the store; if there is none, apply `ours` and return that."""
         async with Etcd(EtcdSettings(self.endpoints)) as etcd:
             keys = Keys(self.cluster)
             configuration = Configuration(etcd, keys)
@@ -284,7 +288,7 @@ class DevCluster:
             if found is not None:
                 if self._inventory is not None:
                     self._report(
-                        f"the store keeps its configuration (version {found.version}); "
+                        f"the cluster keeps its configuration (version {found.version}); "
                         f"to change it: nodectl config apply {self._inventory}"
                     )
                 return decode(Inventory, dumps(found.inventory), keys.config_current)
@@ -295,7 +299,7 @@ class DevCluster:
     # --- starting ---------------------------------------------------------------------------------------------------
 
     async def _etcd_program(self) -> Path:
-        """etcd's program, looked for once; may have to be fetched."""
+        """Return the path of etcd's program; find it, and download it if needed, at the first call."""
         if self._etcd is None:
             from nodectl.etcd_binary.find import find_etcd
 
@@ -303,14 +307,14 @@ class DevCluster:
         return self._etcd
 
     def _report_etcd_progress(self, line: str) -> None:
-        if "not from" not in line:  # where there was none matters only if there is none at all; the error says it then
+        if "not from" not in line:  # a source without etcd matters only if there is none; the error then lists them
             self._report(line)
 
     async def _start_all(self, names: Iterable[str]) -> None:
         wanted = list(names)
         for name in wanted:
             if self.is_suspended(name):
-                self._report(f"{name} was frozen: it goes on")
+                self._report(f"{name} was suspended: resuming it")
                 self.resume(name)
         missing = [name for name in wanted if not self._part(name).running]
         for name in missing:
@@ -318,7 +322,7 @@ class DevCluster:
         launches = asyncio.gather(*(self._launch(name) for name in missing), return_exceptions=True)
         try:
             await asyncio.shield(launches)
-        finally:  # what has begun must be noted, even if nobody wants it any more: `down` could not find it
+        finally:  # also after a cancellation: `down` cannot find a started process that is not recorded
             outcomes = await launches
             save(self.directory, self.record)
         for outcome in outcomes:
@@ -329,7 +333,7 @@ class DevCluster:
         for use, port in self._part(name).ports.items():
             if not is_free(port):
                 raise Conflict(
-                    f"port {port}, the {use} port of {name}, is taken by {describe_listener(port)}: end that, "
+                    f"port {port}, the {use} port of {name}, is taken by {describe_listener(port)}: end that program, "
                     "or make a new cluster with another --dir"
                 )
 
@@ -364,7 +368,7 @@ class DevCluster:
         self._report(f"{format_names(names)}: {how} after {time.monotonic() - started:.1f} s")
 
     async def _wait_converged(self, client: Client, started: float) -> None:
-        """Until the nodes are as they should be. One that cannot be is the configuration's matter: it is only told."""
+        """Wait until the nodes have converged; only report one that does not: its configuration is the cause."""
         troubled: dict[str, str] = {}
 
         async def check() -> str | None:
@@ -385,7 +389,7 @@ class DevCluster:
 def _checked(path: Path) -> InventoryFile:
     loaded = load_inventory(path)
     if not loaded.inventory.masters:
-        raise Invalid(f"{path} names no masters: nobody could lead")
+        raise Invalid(f"{path} names no masters: add at least one under `masters`")
     return loaded
 
 
@@ -396,6 +400,6 @@ async def _wait_ended(process: Process, timeout_s: float) -> None:
 
 
 def _counted(record: Record, names: Iterable[str]) -> str:
-    """`3 masterd, 9 noded`, of those that do not run yet."""
+    """Count the processes that do not run yet by program: `3 masterd, 9 noded`."""
     programs = [record.parts[name].program for name in names if not record.parts[name].running]
     return ", ".join(f"{programs.count(program)} {program}" for program in dict.fromkeys(programs)) or "nothing"

@@ -1,4 +1,4 @@
-"""The command line, environment and places of each process of a development cluster. Starts nothing itself."""
+"""The command line, environment and directories of each process of a development cluster. Starts nothing itself."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Launch:
 
 @dataclass(frozen=True)
 class ClusterPaths:
-    """What is where in a cluster's directory."""
+    """The paths in a cluster's directory."""
 
     directory: Path
 
     def data(self, name: str, part: Part) -> Path | None:
-        """What the process keeps; None for a masterd, which keeps everything in etcd."""
+        """Return the process's data directory; None for a masterd, which keeps everything in etcd."""
         if part.program == "masterd":
             return None
         return self.directory / ("etcd" if part.program == "etcd" else "nodes") / name
@@ -42,7 +42,7 @@ class ClusterPaths:
 
 
 def inherited_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Our environment without what would change a program's settings behind its command line."""
+    """Return this process's environment without the variables that would change a program's settings."""
     environ = os.environ if environ is None else environ
     return {
         key: value
@@ -52,19 +52,19 @@ def inherited_environment(environ: Mapping[str, str] | None = None) -> dict[str,
 
 
 def endpoints(record: Record) -> tuple[str, ...]:
-    """The client addresses of the etcd members."""
+    """Return the client addresses of the etcd members, as host:port."""
     return tuple(f"{HOST}:{part.ports['client']}" for part in record.parts_of("etcd").values())
 
 
 def addresses(part: Part) -> dict[str, str]:
-    """What a process serves, as URLs by what they are for."""
+    """Return the URLs that a process serves, by their use (`client`, `peer`, `api`)."""
     return {use: f"http://{HOST}:{port}" for use, port in part.ports.items()}
 
 
 def launch_command(
     record: Record, name: str, places: ClusterPaths, etcd: Path, environ: Mapping[str, str] | None = None
 ) -> Launch:
-    """How to start the process `name` now. `etcd`: the server's program."""
+    """Return how to start the process `name`. `etcd`: the path of the server's program."""
     environ = os.environ if environ is None else environ
     part = record.parts[name]
     if part.program == "etcd":
@@ -79,7 +79,8 @@ def launch_command(
         ]  # fmt: skip
     else:
         own = ["--node", name, "--work-dir", str(places.data(name, part))]
-    drills = {"NODECTL_ALLOW_DRILLS": "1"} if part.program == "masterd" else {}  # not an option: any release starts
+    # A variable, not an option: earlier releases of masterd, which do not know the option, must start as well.
+    drills = {"NODECTL_ALLOW_DRILLS": "1"} if part.program == "masterd" else {}
     return Launch([*prefix, *own, *common], drills, places.directory)
 
 
@@ -100,7 +101,7 @@ def _member(record: Record, name: str, places: ClusterPaths, etcd: Path) -> Laun
 
 
 def _own_first(record: Record, name: str) -> list[str]:
-    """The endpoints, beginning with that of another member for each: as on PCs, where each asks its own first."""
+    """Return the endpoints, rotated so that each process begins with another member, as on PCs with their own."""
     found = endpoints(record)
     same = list(record.parts_of(record.parts[name].program))
     shift = same.index(name) % len(found)
@@ -108,7 +109,7 @@ def _own_first(record: Record, name: str) -> list[str]:
 
 
 def _prefix(program: str, environ: Mapping[str, str]) -> list[str]:
-    """The command that runs masterd or noded: NODECTL_DEV_MASTERD, NODECTL_DEV_NODED, or ours."""
+    """Return the command that runs masterd or noded: NODECTL_DEV_MASTERD, NODECTL_DEV_NODED, or the installed one."""
     given = environ.get(f"NODECTL_DEV_{program.upper()}")
     if not given:
         return [sys.executable, "-m", program]

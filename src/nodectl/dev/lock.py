@@ -1,4 +1,4 @@
-"""One at a time: whoever starts and stops processes of a cluster's directory holds its lock."""
+"""The lock of a cluster's directory: only its holder starts and stops the cluster's processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PAUSE_S = 0.05
 
 @contextlib.contextmanager
 def locked(directory: Path, wait_s: float = 10.0) -> Iterator[None]:
-    """Holds the directory's lock; the system takes it back if we die. Unavailable when another keeps it for `wait_s`.
+    """Hold the directory's lock; the system releases it if this process dies.
 
-    Blocks while it waits.
+    Blocks while another process holds it, and raises Unavailable after `wait_s` seconds.
     """
     directory.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_s

@@ -1,4 +1,4 @@
-"""Where development clusters keep their things when nobody says."""
+"""Default paths of development clusters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def default_directory(environ: Mapping[str, str] | None = None) -> Path:
-    """NODECTL_DEV_DIR, else `nodectl/dev` in the system's place for a user's state."""
+    """Return NODECTL_DEV_DIR, else `nodectl/dev` in the system's directory for a user's state."""
     environ = os.environ if environ is None else environ
     if named := environ.get("NODECTL_DEV_DIR"):
         return Path(named).absolute()
@@ -21,5 +21,5 @@ def default_directory(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def wall_inventory() -> Path:
-    """The inventory of the example wall, as it is shipped with the package."""
+    """Return the inventory of the example wall, which is part of the package."""
     return Path(__file__).with_name("wall.yaml")

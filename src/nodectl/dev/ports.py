@@ -1,4 +1,4 @@
-"""Ports on loopback: chosen once for each process of a cluster, and checked before it is started again."""
+"""Ports on loopback: chosen once for each process of a cluster, and checked before each start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DICE = random.SystemRandom()
 
 
 def ephemeral_ports() -> range:
-    """Ports that the system gives to outgoing connections: a server there may find its own port taken."""
+    """Return the ports that the system uses for outgoing connections: a server there may find its port taken."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, ValueError):
             low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
@@ -29,7 +29,7 @@ def ephemeral_ports() -> range:
 
 
 def free_ports(count: int, taken: Iterable[int] = ()) -> list[int]:
-    """`count` ports that nobody listens on now, none of them in `taken`."""
+    """Return `count` free ports, none of them in `taken`. Raises NodectlError if there are not enough."""
     avoided, busy = ephemeral_ports(), set(taken)
     found: list[int] = []
     for _ in range(_TRIES_MAX):
@@ -43,11 +43,11 @@ def free_ports(count: int, taken: Iterable[int] = ()) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Return whether a server could listen on the port now."""
     with socket.socket() as probe:
         if sys.platform == "win32":
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:  # as our servers do: connections that have just been closed do not count
+        else:  # as the servers do: recently closed connections do not count
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -57,7 +57,7 @@ def is_free(port: int) -> bool:
 
 
 def describe_listener(port: int) -> str:
-    """Who listens on a port, in words; "another program" when the system does not tell us."""
+    """Return the name and pid of the program that listens on a port; "another program" if they are not known."""
     try:
         found = psutil.net_connections("tcp")
     except (psutil.Error, OSError):  # needs root on some systems

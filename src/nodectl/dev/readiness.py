@@ -1,4 +1,4 @@
-"""What is still missing until a cluster works: the checks of `waiting.until`."""
+"""The readiness checks of a cluster: each returns what is still missing, or None."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nodectl.dev.record import Part, Record
 
 
 async def unhealthy_members(session: aiohttp.ClientSession, record: Record) -> str | None:
-    """Members that have not just answered a linearizable read."""
+    """Check that all members answer a linearizable read."""
     members = record.parts_of("etcd")
     answers = await asyncio.gather(
         *(waiting.get_json(session, part.ports["client"], "/health") for part in members.values())
     )
-    ill = [name for name, answer in zip(members, answers, strict=True) if (answer or {}).get("health") != "true"]
-    return f"{format_names(ill)} not healthy" if ill else None
+    unhealthy = [name for name, answer in zip(members, answers, strict=True) if (answer or {}).get("health") != "true"]
+    return f"{format_names(unhealthy)} not healthy" if unhealthy else None
 
 
 async def silent_masters(session: aiohttp.ClientSession, record: Record) -> str | None:
-    """Masters that do not answer on their ports, or on whose ports another answers."""
+    """Check that all masters answer on their ports, and no other program does."""
     masters = record.parts_of("masterd")
     answers = await asyncio.gather(
         *(waiting.get_json(session, part.ports["api"], "/v1/health") for part in masters.values())
@@ -36,13 +36,13 @@ async def silent_masters(session: aiohttp.ClientSession, record: Record) -> str 
 
 
 async def missing_leader(client: Client) -> str | None:
-    """Unavailable while nobody does: it says why."""
+    """Check that a master leads. Raises Unavailable, which gives the reason, while none does."""
     await client.leader(timeout_s=1.0)
     return None
 
 
 async def missing_nodes(client: Client, record: Record) -> str | None:
-    """Nodes whose present process has not claimed them; a claim may outlive the noded before it for a while."""
+    """Check that each node is claimed by its current process; a previous noded's claim may outlive it for a while."""
     known = {view["name"]: view.get("alive") or {} for view in await client.nodes()}
     parts = record.parts_of("noded")
     missing = [name for name, part in parts.items() if not _is_claimant(part, known.get(name, {}).get("pid"))]
@@ -50,7 +50,7 @@ async def missing_nodes(client: Client, record: Record) -> str | None:
 
 
 def _is_claimant(part: Part, pid: object) -> bool:
-    """Whether process `pid` is the part's process, or a child of it: some Pythons are started through another."""
+    """Return whether `pid` is the part's process, or (on Windows, where Python may start another one) its child."""
     if part.process is None or not part.process.alive or not isinstance(pid, int):
         return False
     if pid == part.process.pid:
@@ -63,6 +63,6 @@ def _is_claimant(part: Part, pid: object) -> bool:
 
 
 def format_names(names: Iterable[str]) -> str:
-    """`n1 n2 n3`, or `n1..n9` for many."""
+    """Format names as `n1 n2 n3`, or as `n1..n9` if there are more than three."""
     found = list(names)
     return f"{found[0]}..{found[-1]}" if len(found) > 3 else " ".join(found)

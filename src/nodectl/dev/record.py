@@ -1,4 +1,4 @@
-"""`cluster.json`: what a cluster's directory knows of its cluster, so that the next `up` brings the same one back."""
+"""`cluster.json`: the processes and ports of a cluster, so that the next `up` starts the same cluster again."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Program = Literal["etcd", "masterd", "noded"]
 
 
 class Process(BaseModel):
-    """A process as it was started. It is that process only while pid, creation time and the system's boot agree."""
+    """A started process, identified by its pid, its creation time and the boot of the system."""
 
     pid: int
     created: float
-    boot: str = Field(description="the kernel's id of the boot; empty where creation times are not counted from it")
+    boot: str = Field(description="the kernel's id of the boot; empty where creation times do not depend on it")
     argv: list[str]
-    env: dict[str, str] = Field(default_factory=dict, description="added to the environment of whoever started it")
+    env: dict[str, str] = Field(default_factory=dict, description="added to the environment of the starting process")
 
     @property
     def identity(self) -> child_processes.Identity:
@@ -49,10 +49,10 @@ class Part(BaseModel):
 
 
 class Record(Stored):
-    """The whole file."""
+    """The content of `cluster.json`."""
 
     cluster: str
-    token: str = Field(description="etcd's --initial-cluster-token: another for each directory")
+    token: str = Field(description="etcd's --initial-cluster-token: unique to each directory")
     unsafe_no_fsync: bool = False
     parts: dict[str, Part] = Field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class Record(Stored):
 
 
 def load(directory: Path) -> Record | None:
-    """The record in `directory`; None when there is none. NodectlError when it is not readable."""
+    """Return the record in `directory`; None if there is none. Raises NodectlError if it is not readable."""
     path = directory / FILE
     try:
         raw = path.read_bytes()
@@ -77,5 +77,5 @@ def load(directory: Path) -> Record | None:
 
 
 def save(directory: Path, record: Record) -> None:
-    """Replaces the file in one step: a `status` at the same time sees the old or the new one."""
+    """Replace the file atomically: a concurrent reader sees the old or the new content."""
     write_atomic(directory / FILE, (record.model_dump_json(indent=1) + "\n").encode())

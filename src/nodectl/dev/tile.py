@@ -1,9 +1,9 @@
-"""The program that the example wall runs on each node: it shows one coloured tile. `python -m nodectl.dev.tile`.
+"""The program of the example wall, `python -m nodectl.dev.tile`: it shows one coloured tile for a node.
 
 It reads the node's document from the file named in NODECTL_DOCUMENT, again whenever the file changes (and at once on
-SIGHUP), writes what it shows to `tile.txt` in its working directory, and prints the tile. It runs until SIGTERM.
+SIGHUP), writes the tile to `tile.txt` in its working directory, and prints it. It runs until SIGTERM.
 
-Standard library only, and little of it: there is one of these for every node.
+It uses few modules of the standard library and nothing else, because one instance runs for every node.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TileDocument = dict[str, object]
 
 
 class Tile:
-    """What is shown, and from which version of the document's file."""
+    """The shown document, and the version of the file it was read from."""
 
     def __init__(self, node: str, source: str) -> None:
         self._node = node
@@ -35,7 +35,7 @@ class Tile:
         self._last_logged = ""
 
     def refresh(self) -> None:
-        """Show the document if its file, or the file with what is shown, is not as it was at the last look."""
+        """Read the document if its file has changed; write `tile.txt` again if that has changed or is missing."""
         stamp = _stamp(self._source)
         if stamp is not None and stamp != self._read:
             self._load(stamp)
@@ -46,13 +46,13 @@ class Tile:
         try:
             with open(self._source, "rb") as file:
                 raw = file.read(_DOCUMENT_BYTES_MAX)
-        except OSError as error:  # it is being replaced, say: the next look will do
+        except OSError as error:  # for example while it is replaced: the next refresh reads it
             self._log_once(f"cannot read {self._source}: {error}")
             return
         self._read = stamp
         try:
             found = json.loads(raw)
-        except ValueError as error:  # what is shown stays
+        except ValueError as error:  # keep the tile as it is
             self._log_once(f"{self._source} is not JSON: {error}")
             return
         self._document = found if isinstance(found, dict) else {}
@@ -66,7 +66,7 @@ class Tile:
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(encode(self._node, self._document))
             os.replace(temporary, _FILE)
-        except OSError as error:  # a disk that is full, a directory that is gone: try again at the next look
+        except OSError as error:  # a full disk, a missing directory: the next refresh tries again
             self._log_once(f"cannot write {_FILE}: {error}")
             return
         self._written = _stamp(_FILE)
@@ -80,13 +80,13 @@ class Tile:
 
 
 def encode(node: str, document: TileDocument) -> str:
-    """The lines of tile.txt: `key: value`, values as JSON, the node first."""
+    """Return the content of tile.txt: lines `key: value`, values as JSON, the node first."""
     shown = {"node": node, **dict(sorted(document.items()))}
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in shown.items())
 
 
 def decode(text: str) -> TileDocument:
-    """What `encode` was given, the node included. ValueError when `text` is something else."""
+    """Return the document of a tile.txt, with the node. Raises ValueError for other text."""
     shown: TileDocument = {}
     for line in text.splitlines():
         key, separator, value = line.partition(": ")
@@ -97,7 +97,7 @@ def decode(text: str) -> TileDocument:
 
 
 def render_tile(node: str, document: TileDocument) -> str:
-    """The tile as one line for a terminal, in its colour where that is one."""
+    """Return the tile as one line for a terminal, in the document's colour if it is valid."""
     text = f" {node} {document.get('text', '')} ".replace("\x1b", "")
     colour = rgb(document.get("colour"))
     if colour is None:
@@ -107,7 +107,7 @@ def render_tile(node: str, document: TileDocument) -> str:
 
 
 def rgb(colour: object) -> tuple[int, int, int] | None:
-    """The parts of a colour written as #rrggbb; None for anything else."""
+    """Return red, green and blue of a colour written as #rrggbb; None for anything else."""
     if not isinstance(colour, str) or len(colour) != 7 or colour[0] != "#":
         return None
     try:
@@ -118,7 +118,7 @@ def rgb(colour: object) -> tuple[int, int, int] | None:
 
 
 def luminance(colour: tuple[int, int, int]) -> float:
-    """How bright a colour looks, 0 to 255 (the weights of ITU-R BT.601)."""
+    """Return the brightness of a colour, 0 to 255 (the weights of ITU-R BT.601)."""
     red, green, blue = colour
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
@@ -138,7 +138,7 @@ def _exit_on_signal(_number: int, _frame: object) -> None:
 def main() -> int:
     source = os.environ.get("NODECTL_DOCUMENT")
     if not source:
-        print("NODECTL_DOCUMENT is not set: noded's driver `process` sets it", file=sys.stderr)
+        print("NODECTL_DOCUMENT is not set: run this program through noded's driver `process`", file=sys.stderr)
         return 2
     for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
         if hasattr(signal, name):

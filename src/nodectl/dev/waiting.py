@@ -1,4 +1,4 @@
-"""Waiting for processes: until a check has nothing to complain of, or one of them has ended, or for too long."""
+"""Waiting for processes: until a check passes, a process ends, or a timeout."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ _TAIL_LINES = 12
 _TAIL_BYTES = 64 << 10
 
 Check = Callable[[], Awaitable[str | None]]
-"""Says what is still missing; None when nothing is. Unavailable counts as missing."""
+"""Returns what is still missing, or None. Unavailable counts as missing."""
 
 
 async def wait_for_processes(
     what: str, check: Check, watched: Iterable[str], record: Record, log_of: Callable[[str], Path], timeout_s: float
 ) -> None:
-    """Wait until nothing is missing. NodectlError if a process in `watched` ends, TimedOut after `timeout_s` seconds;
-    both quote the logs that say why."""
+    """Wait until `check` passes. `what`: the condition, for messages.
+
+    Raises NodectlError if a process in `watched` ends, and TimedOut after `timeout_s` seconds. Both quote the logs.
+    """
     names = list(watched)
 
     def check_running(_: str) -> None:
@@ -42,12 +44,12 @@ async def wait_for_processes(
 
 
 def ended_error(name: str, part: Part, log: Path) -> NodectlError:
-    """The error that says so, with what it said last."""
+    """Return the error for a process that has ended, with the end of its log."""
     return NodectlError(f"{name} ({part.program}) has ended. {quote_log_tail(log)}")
 
 
 def quote_log_tail(log: Path, lines: int = _TAIL_LINES) -> str:
-    """The end of a log file, and where it is, for an error message."""
+    """Return the last lines of a log file, and its path, for an error message."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)
@@ -61,7 +63,7 @@ def quote_log_tail(log: Path, lines: int = _TAIL_LINES) -> str:
 
 
 async def get_json(session: aiohttp.ClientSession, port: int, path: str) -> dict[str, object] | None:
-    """The JSON object that a server on this PC answers; None for anything else."""
+    """Return the JSON object that a server on this PC answers; None for any other answer, or none."""
     timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
     try:
         async with session.get(f"http://{HOST}:{port}{path}", timeout=timeout) as answer:
