@@ -1,1 +1,4 @@
-"""`nodectl demo`: a cluster on this PC is hurt in several ways, and what it promises is measured."""
+"""`nodectl demo`: start a cluster on this PC, inject faults under load, and check each promise.
+
+May import dev, workload and the client. Read `play.py` first, then `acts.py`.
+"""

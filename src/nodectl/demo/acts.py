@@ -1,6 +1,6 @@
-"""The acts. Each hurts the cluster in one way, tells what was seen, and notes it under the promises that it tries.
+"""The acts of the demo. Each injects one fault, narrates the effect, and judges the promises that it tests.
 
-What goes wrong in an act is a NodectlError; `play` counts it against the act's promise.
+An act that cannot be completed raises a NodectlError; `play` counts that against the act's promise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MEMBER_DOWN_S = 1.5
 
 @dataclass(frozen=True)
 class Act:
-    """One of them: `promise` is what counts as broken when it cannot be played to its end."""
+    """One act. `promise`: the promise that counts as broken if the act cannot be completed."""
 
     key: str
     title: str
@@ -44,7 +44,7 @@ class Act:
 
 
 async def show_scene(stage: Stage) -> None:
-    """One command changes all nodes."""
+    """Change all nodes by one command."""
     documents = wall.scene_documents(wall.RAINBOW, stage.nodes)
     await stage.client.scene_save("rainbow", documents)
     begun = time.monotonic()
@@ -53,51 +53,51 @@ async def show_scene(stage: Stage) -> None:
     await stage.wait_until(lambda: stage.nodes_show(documents), "all nodes show the scene")
     shown_s = time.monotonic() - begun
     stage.say(
-        f"scene 'rainbow' applied: acknowledged after {acknowledged_s * 1000:.0f} ms, "
-        f"shown by all {len(documents)} programs {shown_s:.2f} s after the command"
+        f"scene 'rainbow' is applied: acknowledged after {acknowledged_s * 1000:.0f} ms, "
+        f"shown by all {len(documents)} nodes after {shown_s:.2f} s:"
     )
     stage.draw()
 
 
 async def kill_leader(stage: Stage) -> None:
-    """kill -9 of the leader while commands are in flight; then the same commands once more."""
+    """Kill the leader (SIGKILL) while commands are in flight, then send some of them again with the same ids."""
     async with SceneLoad(stage.client, stage.ledger) as traffic:
         await asyncio.sleep(stage.rng.uniform(*_WARM_UP_S))
         victim = (await stage.client.leader()).id
         traffic.send(_BURST)
         await asyncio.sleep(stage.rng.uniform(0, 0.004))
-        killed, caught = time.monotonic(), traffic.in_flight
+        killed, in_flight = time.monotonic(), traffic.in_flight
         before = traffic.acknowledged[-_REPEATED_BEFORE:]
         await stage.cluster.kill(victim)
         stage.leaders_lost += 1
-        stage.say(f"{victim} leads and is killed (-9) with {len(caught)} commands in flight")
+        stage.say(f"the leader, {victim}, is killed (kill -9) with {len(in_flight)} commands in flight")
         successor = await stage.client.leader(timeout_s=20.0)
         await traffic.wait_acknowledged(_AFTERWARDS)
     _, gap_s = gap_around(traffic.times, killed)
     stage.say(f"{successor.id} took over: {successor.why}")
-    stage.say(f"from the last acknowledgement before to the first after it: {gap_s:.2f} s")
+    stage.say(f"clients waited {gap_s:.2f} s, from the last acknowledgement before to the first one after the kill")
     stage.promises["takeover"].judge(f"killed: {gap_s:.2f} s without answers", _failed(traffic))
     await _report_account(stage, traffic)
-    await _send_again(stage, [command for command in (*before, *caught) if command.acknowledged is not None])
+    await _send_again(stage, [command for command in (*before, *in_flight) if command.acknowledged is not None])
     await stage.cluster.start(victim)
 
 
 async def _report_account(stage: Stage, traffic: SceneLoad) -> None:
-    """Tells what became of the commands of one act; at the end all are judged together."""
+    """Narrate the outcome of the commands of one act. The promises about them are judged at the end of the demo."""
     commands = traffic.acknowledged
     lines, scenes = await stage.journal(), await stage.scenes()
     missing = find_lost({command.id: command.index for command in commands}, lines)
     absent = find_without_effect({command.path for command in commands}, scenes)
     doubled = find_duplicates(lines)
     stage.say(
-        f"{len(commands)} commands were acknowledged meanwhile: "
-        + ("every one is in the history and in the state" if not missing and not absent else "SOME ARE LOST")
+        f"{len(commands)} commands were acknowledged during this act: "
+        + ("each one is in the history and in the state" if not missing and not absent else "SOME ARE LOST")
         + (", none took effect twice" if not doubled else ", SOME TOOK EFFECT TWICE")
     )
 
 
 async def _send_again(stage: Stage, commands: list[SentCommand]) -> None:
-    """Send them again with the same ids, as a client does whose answers were lost."""
+    """Send commands again with the same ids, like a client that lost the answers."""
 
     async def again(command: SentCommand) -> Repeat:
         try:
@@ -109,25 +109,25 @@ async def _send_again(stage: Stage, commands: list[SentCommand]) -> None:
     repeats = await asyncio.gather(*(again(command) for command in commands))
     recognised = sum(repeat.repeated and repeat.index == repeat.first for repeat in repeats)
     stage.say(
-        f"{len(repeats)} of them, those around the kill, were sent once more with their ids, as if the answers had "
-        f"been lost: {recognised} were recognised and answered with their first results"
+        f"{len(repeats)} commands around the kill are sent again with their ids, as if the answers had been lost: "
+        f"{recognised} are recognised and answered with the first result"
         + ("" if recognised == len(repeats) else "; THE OTHERS RAN AGAIN")
     )
     stage.promises["twice"].judge(f"{recognised} of {len(repeats)} repeats recognised", find_unrecognised(repeats))
 
 
 def _failed(traffic: SceneLoad) -> list[str]:
-    """Commands of a client that should have got through in the end, whatever happened."""
+    """Find commands that failed although the client retries them for long enough."""
     failed = [command for command in traffic.commands if command.error]
-    return [f"{len(failed)} commands were given up, the first with {failed[0].error}"] if failed else []
+    return [f"{len(failed)} commands failed, the first with {failed[0].error}"] if failed else []
 
 
 async def wipe_node(stage: Stage) -> None:
-    """A node loses its processes and its disk, misses a change, and returns."""
+    """Kill the processes of a node, wipe its disk, change its desired state, and start it again."""
     node = stage.rng.choice(stage.nodes)
     await stage.cluster.kill(node)
     await _wipe(stage, node)
-    stage.say(f"{node}: noded and its program are killed (-9), its directory is wiped")
+    stage.say(f"{node}: noded and its program are killed (kill -9), and its directory is wiped")
     documents = wall.scene_documents(wall.SUNRISE, stage.nodes)
     others = {name: document for name, document in documents.items() if name != node}
     await stage.client.scene_save("sunrise", documents)
@@ -139,13 +139,13 @@ async def wipe_node(stage: Stage) -> None:
     await stage.cluster.start(node)
     await stage.wait_until(lambda: stage.nodes_show(documents), f"{node} shows its tile")
     taken_s = time.monotonic() - begun
-    stage.say(f"{node} is started again and told nothing: {taken_s:.2f} s later it shows its tile of the new scene")
+    stage.say(f"{node} is started again, without any other action: {taken_s:.2f} s later it shows the new scene:")
     stage.draw()
     stage.promises["node"].judge(f"wiped, it shows what it missed {taken_s:.2f} s after its start")
 
 
 async def _wipe(stage: Stage, node: str) -> None:
-    """Its program may live a moment longer than noded, and write."""
+    """Remove a node's directory; retry, because its program may outlive noded for a moment and write."""
     work_dir, deadline = stage.cluster.work_dir(node), time.monotonic() + _WIPE_S
     while work_dir.exists() and time.monotonic() < deadline:
         shutil.rmtree(work_dir, ignore_errors=True)
@@ -153,7 +153,7 @@ async def _wipe(stage: Stage, node: str) -> None:
 
 
 async def lose_member(stage: Stage) -> None:
-    """etcd's own leader is killed under load, and returns."""
+    """Kill the etcd member that leads etcd, under load, and start it again."""
     members = await stage.client.members()
     victim = next((member["name"] for member in members if member["leader"]), members[0]["name"])
     async with SceneLoad(stage.client, stage.ledger) as traffic:
@@ -169,12 +169,14 @@ async def lose_member(stage: Stage) -> None:
         end = time.monotonic()
     gap_s = longest_gap(traffic.times, killed, end)
     stage.say(
-        f"{victim}, the member that leads etcd, is killed (-9): {while_down} commands are acknowledged without it"
+        f"{victim}, the etcd member that leads etcd, is killed (kill -9): {while_down} commands are acknowledged "
+        "while it is down"
     )
     stage.say(
-        f"longest time between two acknowledgements: {gap_s:.2f} s; healthy again {healthy_s:.1f} s after its start"
+        f"clients waited at most {gap_s:.2f} s for an acknowledgement; {victim} is healthy {healthy_s:.1f} s after "
+        "its restart"
     )
-    stage.promises["member"].judge(f"killed: {gap_s:.2f} s without answers; back, it is healthy", _failed(traffic))
+    stage.promises["member"].judge(f"killed: {gap_s:.2f} s without answers; healthy after restart", _failed(traffic))
     await _report_account(stage, traffic)
 
 
@@ -189,6 +191,6 @@ async def _healthy(stage: Stage, member: str) -> float:
             return time.monotonic() - begun
         if time.monotonic() - begun > 30.0:
             raise Unavailable(
-                f"member {member} is not healthy 30 s after its start; see {stage.cluster.paths.log(member)}"
+                f"etcd member {member} is not healthy 30 s after its start; see {stage.cluster.paths.log(member)}"
             )
         await asyncio.sleep(0.05)

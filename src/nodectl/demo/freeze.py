@@ -1,7 +1,7 @@
-"""The act that a master without a fence does not survive: the leader is frozen, replaced, given commands, and woken.
+"""The act that tests the fence: the leader is suspended, replaced, sent commands, and resumed.
 
-It is frozen in the middle of more commands than fit into a few commits. So when it wakes it has something to write at
-once, about when it hears that another leads: what holds it back reliably is the fence alone.
+It is suspended in the middle of more commands than fit into a few commits. So after it is resumed it has something to
+write at once, at about the time when it learns of the new leader. Only the fence stops these writes reliably.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from nodestore.support.jsonio import loads
 _DIRECT = 6
 _REQUESTS, _COMMANDS = 6, 200
 _MIDDLE_S = (0.02, 0.05)
-_AFTERWARDS = 60  # more than are sent to the frozen one: what it writes must hit what has been written
+_AFTERWARDS = 60  # enough that entries of the old leader would overwrite entries of the new one
 _ANSWER_S = 15.0
 _STANDBY_S = 10.0
-_REFUSED = {"unavailable", "not_leader", "leadership_lost"}  # codes that say: surely nothing has happened
+_REFUSED = {"unavailable", "not_leader", "leadership_lost"}  # codes that mean: the command was certainly not run
 
 
 async def freeze_leader(stage: Stage) -> None:
+    """Suspend the leader under load, let another take over, resume it, and check that it wrote nothing."""
     async with SceneLoad(stage.client, stage.ledger) as traffic, aiohttp.ClientSession() as session:
         await traffic.wait_acknowledged(20)
         old = await stage.client.leader()
@@ -41,8 +42,8 @@ async def freeze_leader(stage: Stage) -> None:
         try:
             direct.send_few()
             stage.say(
-                f"{old.id} leads and is frozen (SIGSTOP) in the middle of {_REQUESTS * _COMMANDS} commands; "
-                f"{_DIRECT} more are sent straight to its port while it is"
+                f"the leader, {old.id}, is frozen (SIGSTOP) in the middle of {_REQUESTS * _COMMANDS} commands; "
+                f"{_DIRECT} more are sent directly to its port meanwhile"
             )
             new = await stage.client.leader(timeout_s=30.0)
             await traffic.wait_acknowledged(_AFTERWARDS)
@@ -53,8 +54,8 @@ async def freeze_leader(stage: Stage) -> None:
         begin, gap_s = gap_around(traffic.times, frozen)
         since = sum(at > begin for at in traffic.times)
         stage.say(
-            f"{gap_s:.2f} s without an answer; then {since} commands are acknowledged by {new.id} until {old.id} "
-            f"wakes up, {time.monotonic() - frozen:.1f} s after it was frozen"
+            f"clients waited {gap_s:.2f} s; then {new.id} acknowledged {since} commands until {old.id} was resumed, "
+            f"{time.monotonic() - frozen:.1f} s after it was frozen"
         )
         await direct.answers()
         still = await _still_leads(session, stage.cluster.master_urls[old.id])
@@ -69,16 +70,16 @@ async def freeze_leader(stage: Stage) -> None:
         *find_overwritten(before, after),
         *find_landed(direct.refused, after),
         *find_lost(stage.ledger.indexes, after),
-        *([f"{old.id} still says that it leads"] if still else []),
+        *([f"{old.id} still claims to be the leader"] if still else []),
         *stuck,
     ]
     _narrate_result(stage, old.id, direct, after, faults)
     stage.promises["takeover"].judge(f"frozen: {gap_s:.2f} s")
     stage.promises["deposed"].judge(
-        f"{old.id}, woken after its term with {direct.count} commands on its hands, wrote nothing; "
+        f"{old.id}, resumed after its term with {direct.count} commands to run, wrote nothing; "
         f"{len(after)} commands in one history"
         if not faults
-        else f"{old.id}, woken after its term, changed the history",
+        else f"{old.id}, resumed after its term, changed the history",
         faults,
     )
 
@@ -91,21 +92,22 @@ def _narrate_result(stage: Stage, old: str, direct: Direct, after: list[JournalL
         "without an answer": direct.count - len(direct.acknowledged) - len(direct.refused) - len(direct.unsure),
     }
     if faults:
-        stage.say(f"{old} has written over what others wrote")
+        stage.say(f"{old} WROTE AFTER ITS TERM: the faults are below the table")
         return
     answers = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
-    stage.say(f"its commands: {answers}; every answer is true, {old} stands by, and nothing that it wrote landed")
-    stage.say(f"the history: {len(after)} commands, no gap, no fork, nothing acknowledged was overwritten")
+    stage.say(f"the commands sent to {old}: {answers}; every answer was true")
+    stage.say(f"{old} is now a standby, and nothing it tried to write after its term was committed")
+    stage.say(f"the history has {len(after)} commands: no gap, no fork, no acknowledged command overwritten")
 
 
 def find_landed(refused: list[SentCommand], lines: list[JournalLine]) -> list[str]:
-    """Commands that were refused for good and are in the journal all the same."""
+    """Find commands in the journal that were refused as certainly not run."""
     indexes = {line.id: line.index for line in lines}
     return [f"command {item.id} was refused and is index {indexes[item.id]}" for item in refused if item.id in indexes]
 
 
 class Direct:
-    """Commands to one master's own port, past the client that would look for the leader."""
+    """Commands sent directly to one master's port, without the client, which would look for the leader."""
 
     def __init__(self, stage: Stage, session: aiohttp.ClientSession, url: str) -> None:
         self._stage, self._session, self._url = stage, session, url
@@ -116,21 +118,21 @@ class Direct:
         self.unsure: list[SentCommand] = []
 
     async def connect(self) -> None:
-        """Open the connections beforehand, so that the commands are in its hands at once when it wakes."""
+        """Open the connections in advance, so that the master has the commands as soon as it is resumed."""
         await asyncio.gather(*(self._ask("GET", "/v1/health", None) for _ in range(_DIRECT + _REQUESTS)))
 
     def send_many(self) -> None:
-        """More than a leader commits at once."""
+        """Send more commands than a leader commits at once."""
         for _ in range(_REQUESTS):
             self._send([self._stage.ledger.new_command("middle") for _ in range(_COMMANDS)])
 
     def send_few(self) -> None:
-        """Single ones."""
+        """Send a few requests of one command each."""
         for _ in range(_DIRECT):
             self._send([self._stage.ledger.new_command("frozen")])
 
     async def answers(self) -> None:
-        """Until each has been answered, or its connection broke, or for a bounded time."""
+        """Wait until each request is answered or its connection broke, for at most 15 s; cancel the rest."""
         await asyncio.wait(self._tasks, timeout=_ANSWER_S)
         for task in self._tasks:
             task.cancel()
@@ -141,14 +143,14 @@ class Direct:
         self._tasks.append(asyncio.create_task(self._request(commands)))
 
     async def _request(self, commands: list[SentCommand]) -> None:
-        asked = [
+        body = [
             {"name": COMMAND, "args": item.args, "id": item.id, "after": item.after, "actor": "demo"}
             for item in commands
         ]
-        answer = await self._ask("POST", "/v1/commands", {"commands": asked})
+        answer = await self._ask("POST", "/v1/commands", {"commands": body})
         results = answer.get("results")
         if not isinstance(results, list) or len(results) != len(commands):
-            results = [{"problem": answer} for _ in commands]  # one answer for all of them, or none
+            results = [{"problem": answer} for _ in commands]  # a problem that answers all of them, or no answer
         for command, result in zip(commands, results, strict=True):
             self._settle(command, result)
 
@@ -165,7 +167,7 @@ class Direct:
             self.unsure.append(command)
 
     async def _ask(self, method: str, path: str, body: Any) -> dict[str, Any]:
-        """The answer, a problem document included; {} when there was none."""
+        """Return the JSON answer, which may be a problem document; {} if there was none."""
         try:
             async with self._session.request(method, self._url + path, json=body) as response:
                 found = loads(await response.read())
@@ -175,7 +177,7 @@ class Direct:
 
 
 async def _still_leads(session: aiohttp.ClientSession, url: str) -> bool:
-    """Whether a master claims to lead for longer than it may need to notice that it does not."""
+    """Return whether a master still claims to lead after 10 s, enough time to notice that it was deposed."""
     deadline = time.monotonic() + _STANDBY_S
     while time.monotonic() < deadline:
         try:

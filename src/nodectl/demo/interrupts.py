@@ -1,4 +1,4 @@
-"""Being ended by a signal, Ctrl-C (also twice) or a terminal that goes away, without leaving anything behind."""
+"""Signals during the demo: Ctrl-C (also twice), SIGTERM or a closed terminal ends it after a complete cleanup."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nodectl.demo.narrator import Narrator
 
 
 class Ended(Exception):
-    """A signal ended the demo; everything is removed. `code`: the exit code that says so."""
+    """A signal ended the demo, and everything was removed. `code`: the exit code, 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -21,7 +21,7 @@ class Ended(Exception):
 
 
 class Signals:
-    """The first signal cancels the demo, which then cleans up; any later one waits for that."""
+    """Signal handlers: the first signal cancels the demo, which then cleans up; later signals only print a line."""
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -30,7 +30,7 @@ class Signals:
 
     @contextlib.contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Call in a running loop's main task."""
+        """Handle signals until the block ends. Must be called in the main task of a running event loop."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         cancel = task.cancel
@@ -41,7 +41,7 @@ class Signals:
                 cancel()
             elif self._narrator is not None:
                 with contextlib.suppress(OSError):
-                    self._narrator.line("still cleaning up; a moment")
+                    self._narrator.line("still cleaning up, please wait")
 
         def handler(number: int, _frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(received, number)
@@ -50,7 +50,7 @@ class Signals:
         for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
             if hasattr(signal, name):
                 number = getattr(signal, name)
-                if signal.getsignal(number) is signal.SIG_IGN:  # nohup, say: whoever started us wants it so
+                if signal.getsignal(number) is signal.SIG_IGN:  # ignored by the caller's choice, as with nohup
                     continue
                 before[number] = signal.getsignal(number)
                 if sys.platform == "win32":
@@ -66,6 +66,6 @@ class Signals:
                 signal.signal(number, old)
 
     def begin_closing(self, narrator: Narrator) -> None:
-        """From now on nothing is cancelled any more."""
+        """Ignore signals from now on, except for a line on `narrator`: the cleanup has begun."""
         self._closing = True
         self._narrator = narrator

@@ -1,4 +1,4 @@
-"""The story's lines, as they happen. On a terminal in colour; in a file or pipe plain, and each line at once."""
+"""The demo's output, line by line as things happen: in colour on a terminal, else plain and flushed at each line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILE_WIDTH = 80
 
 
 class Narrator:
-    """Writes to one stream. OSError (the reader or the terminal is gone) is the caller's to end by."""
+    """Writes to one stream. Its methods raise OSError if the reader or the terminal is gone."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -31,12 +31,12 @@ class Narrator:
         self._write(f"{number}. {text}", "bold cyan")
 
     def line(self, text: str, style: str = "") -> None:
-        """One thing that happened."""
+        """Print one event, wrapped and indented."""
         for line in _wrapped(text, self._width - 1, "   ", "     "):
             self._write(line, style)
 
     def verbatim(self, text: str = "", style: str = "") -> None:
-        """As it is: commands to copy, logs."""
+        """Print text without wrapping: commands to copy, logs."""
         self._write(text, style)
 
     def wall(self, laid: wall.Grid, tiles: Mapping[str, Mapping[str, Any] | None]) -> None:
@@ -52,7 +52,7 @@ class Narrator:
         self._stream.flush()
 
     def table(self, promises: Sequence[Promise]) -> None:
-        """Promise, what was measured, and whether it held; under each broken one, why."""
+        """Print the table of promises: measurement and verdict, and under each broken promise its faults."""
         self._write("")
         left = min(30, self._width // 3)
         right = self._width - left - 12
@@ -86,7 +86,7 @@ class Narrator:
 
 
 def _wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
-    """Lines of at most `width` characters; paths and names stay whole, so that they can be copied."""
+    """Wrap text to `width` characters; keep paths and names whole, so that they can be copied."""
     return textwrap.wrap(
         text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )

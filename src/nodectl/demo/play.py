@@ -1,8 +1,8 @@
-"""The demo from start to end: the cluster comes up, the acts are played, the table is shown, everything is removed.
+"""The demo from start to end: start a cluster, run the acts, print the table of promises, remove everything.
 
-Without `stay` nothing is left: processes die with this one, however it ends, and the directory is removed, also after
-Ctrl-C (once or twice), SIGTERM, and when the terminal goes away. Only after a failure the directory stays, with the
-logs that explain it.
+Without `stay` nothing remains: the processes die with this one, however it ends, and the directory is removed, also
+after Ctrl-C (once or twice), SIGTERM, and the end of the terminal. Only after a failure the directory stays, for its
+logs.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from nodestore.errors import Conflict, Invalid, NodectlError, Unavailable
 from nodestore.etcd.session import Etcd, EtcdSettings
 
 ACTS: tuple[Act, ...] = (
-    Act("scene", "One command, nine programs", "node", show_scene),
+    Act("scene", "One command changes every node", "node", show_scene),
     Act("kill", "The leader is killed under load", "takeover", kill_leader),
-    Act("freeze", "The leader is frozen, replaced, and wakes up", "deposed", freeze_leader),
-    Act("node", "A node loses everything and returns", "node", wipe_node),
-    Act("member", "A member of the store is killed and returns", "member", lose_member),
+    Act("freeze", "The leader is frozen, replaced, and resumed", "deposed", freeze_leader),
+    Act("node", "A node loses its processes and its disk", "node", wipe_node),
+    Act("member", "The leading member of etcd is killed under load", "member", lose_member),
 )
 _REMOVE_S = 5.0
 _PREFIX = "nodectl-demo-"
@@ -53,7 +53,11 @@ _UNFINISHED = ".unfinished"
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the user asked for. directory: None for a temporary one. acts: which ones, in the order of ACTS."""
+    """The options of a run.
+
+    `stay`: leave the cluster running. `directory`: an empty one (None: a temporary one). `seed`: repeats the choices of
+    an earlier run. `acts`: keys of ACTS; the acts run in the order of ACTS.
+    """
 
     stay: bool = False
     directory: Path | None = None
@@ -63,7 +67,7 @@ class DemoOptions:
 
 @dataclass(frozen=True)
 class DemoOutcome:
-    """What a run came to."""
+    """The result of a run. `took_s`: seconds."""
 
     seed: int
     promises: list[Promise]
@@ -71,11 +75,12 @@ class DemoOutcome:
 
     @property
     def held(self) -> bool:
-        """Every promise that was put to the test held, and at least one was."""
+        """Whether every tested promise held, and at least one was tested."""
         tried = [promise for promise in self.promises if promise.was_tested or promise.faults]
         return bool(tried) and all(promise.held for promise in tried)
 
     def described(self) -> dict[str, Any]:
+        """Return the result as JSON data."""
         return {
             "held": self.held,
             "seed": self.seed,
@@ -89,7 +94,10 @@ class DemoOutcome:
 
 
 def run(options: DemoOptions, stream: TextIO) -> DemoOutcome:
-    """The whole demo, its story on `stream`. Ended, NodectlError, or OSError when the reader has gone."""
+    """Run the demo and narrate it on `stream`.
+
+    Raises Ended after a signal, Invalid for an unknown act, NodectlError, and OSError if the reader is gone.
+    """
     for name in options.acts:
         if name not in {act.key for act in ACTS}:
             raise Invalid(f"there is no act {name!r}; there are: {', '.join(act.key for act in ACTS)}")
@@ -118,7 +126,7 @@ class _DemoRun:
     async def _in_directory(self) -> DemoOutcome:
         given = self._options.directory
         if given is not None and given.exists() and any(given.iterdir()):
-            raise Conflict(f"{given} is not empty: name a directory that is, or none (it would be removed at the end)")
+            raise Conflict(f"{given} is not empty: give an empty directory, or none (the demo removes it at the end)")
         if given is None:
             await asyncio.to_thread(_remove_orphaned_directories)
         there_before = given is not None and given.exists()
@@ -146,17 +154,17 @@ class _DemoRun:
                 await asyncio.to_thread(_remove, directory, keep_itself=there_before)
 
     def _explain(self, directory: Path) -> None:
-        """After a failure the logs are worth more than a tidy disk."""
+        """Keep the directory after a failure, and print where the logs are."""
         self._kept_for_its_logs = True
         with contextlib.suppress(OSError):
-            self._narrator.line(f"every process's log is in {directory / 'log'}; remove {directory} when you are done")
+            self._narrator.line(f"the logs of all processes are in {directory / 'log'}; remove {directory} afterwards")
 
     # --- the story --------------------------------------------------------------------------------------------------
 
     async def _run_on(self, cluster: DevCluster) -> DemoOutcome:
         narrator = self._narrator
-        narrator.title(f"nodectl demo: a wall of nine on this PC, and what it survives (seed {self._seed})")
-        narrator.line(f"starting in {cluster.directory}")
+        narrator.title(f"nodectl demo: a whole cluster on this PC, under load and faults (seed {self._seed})")
+        narrator.line(f"the cluster's files are in {cluster.directory}")
         await cluster.up()
         settings = EtcdSettings(cluster.endpoints)
         async with cluster.client(actor="demo", command_timeout_s=20.0) as client, Etcd(settings) as etcd:
@@ -173,15 +181,15 @@ class _DemoRun:
         return outcome
 
     async def _play_acts(self, stage: Stage) -> None:
-        """One after another; one that cannot be played to its end is the last."""
+        """Run the chosen acts one after another; stop at one that cannot be completed."""
         chosen = [act for act in ACTS if act.key in self._options.acts]
         for number, act in enumerate(chosen, start=1):
             stage.narrator.act(number, act.title)
             try:
                 await act.play(stage)
             except NodectlError as error:
-                stage.say(f"this could not be shown to its end: {error}")
-                stage.promises[act.promise].judge("could not be shown", [str(error)])
+                stage.say(f"this act could not be completed: {error}")
+                stage.promises[act.promise].judge("act not completed", [str(error)])
                 return
 
     def _print_ending(self, cluster: DevCluster, outcome: DemoOutcome) -> None:
@@ -195,24 +203,24 @@ class _DemoRun:
             for line in _next_steps(cluster):
                 narrator.verbatim(line)
         elif outcome.held:
-            narrator.line("to look around in such a cluster: nodectl demo --stay")
+            narrator.line("to keep the cluster running and explore it: nodectl demo --stay")
         else:
             self._explain(cluster.directory)
-            narrator.line(f"the same again: nodectl demo --seed {outcome.seed}")
+            narrator.line(f"to repeat this run: nodectl demo --seed {outcome.seed}")
 
 
 async def _judge_commands(stage: Stage) -> None:
-    """All commands of the run, against the journal in the store and the state that the leader tells."""
+    """Judge all commands of the run against the journal in etcd and the leader's state."""
     ledger, promises = stage.ledger, stage.promises
     if not ledger.sent:
         return
     expected = {command.path for command in ledger.acknowledged}
     possible = {*(command.path for command in ledger.sent), "scenes/rainbow", "scenes/sunrise"}
-    lines = await stage.journal()  # from the store, which is there even if no master is
+    lines = await stage.journal()  # from etcd, so that it can be judged without a master
     try:
         scenes, terms, silent = await stage.scenes(), await stage.client.terms(), []
     except NodectlError as error:
-        scenes, terms, silent = set(), [], [f"no master tells the state: {error}"]
+        scenes, terms, silent = set(), [], [f"no master returned the state: {error}"]
     held = f"{len(expected & scenes)} of them in the state" if not silent else "the state is not known"
     promises["lost"].judge(
         f"{len(ledger.acknowledged)} acknowledged, {held}",
@@ -220,9 +228,9 @@ async def _judge_commands(stage: Stage) -> None:
         find_lost(ledger.indexes, lines),
         [] if silent else find_without_effect(expected, scenes),
     )
-    again = {line.id for line in lines}
+    ids = {line.id for line in lines}
     promises["twice"].judge(
-        f"{len(again)} commands, {len(lines) - len(again)} of them twice",
+        f"{len(ids)} commands, {len(lines) - len(ids)} of them twice",
         find_duplicates(lines),
         find_unknown_effects(possible, scenes),
     )
@@ -240,7 +248,7 @@ async def _judge_commands(stage: Stage) -> None:
 
 
 async def _delete_load_scenes(stage: Stage) -> None:
-    """Who stays to look around wants to see the scenes, not a thousand ticks."""
+    """Delete the scenes that the load has saved, for a user who explores the cluster."""
     names = [command.scene for command in stage.ledger.sent]
     await asyncio.gather(*(stage.client.scene_delete(name) for name in names), return_exceptions=True)
 
@@ -262,7 +270,7 @@ def _next_steps(cluster: DevCluster) -> list[str]:
 
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """What the client of this process logs belongs beside the other logs, not into the story."""
+    """Write the log of this process's client to `path`, with the other logs, instead of the demo's output."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -279,7 +287,7 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 def _remove(directory: Path, *, keep_itself: bool = False) -> None:
-    """Blocks. What has just been killed may hold a file for a moment yet."""
+    """Remove a directory; retry for 5 s, because a process that was just killed may hold a file. Blocks."""
     deadline = time.monotonic() + _REMOVE_S
     while directory.exists() and time.monotonic() < deadline:
         shutil.rmtree(directory, ignore_errors=True)
@@ -289,9 +297,9 @@ def _remove(directory: Path, *, keep_itself: bool = False) -> None:
 
 
 def _remove_orphaned_directories() -> None:
-    """Removes what demos that were killed (-9) have left; their processes died with them. Blocks."""
+    """Remove the directories of demos that were killed (SIGKILL); their processes died with them. Blocks."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(Unavailable, OSError):  # one that runs holds its lock; another user's is not ours
+        with contextlib.suppress(Unavailable, OSError):  # a running demo holds its lock; skip other users' directories
             if (path / _UNFINISHED).exists():
                 with locked(path, wait_s=0):
                     _remove(path)

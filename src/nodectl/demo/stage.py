@@ -1,4 +1,4 @@
-"""What every act works with: the cluster, a client, the ledger of all commands, and the promises at stake."""
+"""The context of the acts: the cluster, a client, the ledger of all commands, and the promises under test."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _promises() -> dict[str, Promise]:
 
 @dataclass
 class Stage:
-    """One run of the demo."""
+    """The context of one run of the demo. `leaders_lost`: how many leaders were killed or frozen."""
 
     cluster: DevCluster
     client: Client
@@ -52,12 +52,13 @@ class Stage:
     leaders_lost: int = 0
 
     def say(self, text: str) -> None:
+        """Print one event."""
         self.narrator.line(text)
 
-    # --- what is ----------------------------------------------------------------------------------------------------
+    # --- the cluster's state ----------------------------------------------------------------------------------------
 
     async def journal(self) -> list[JournalLine]:
-        """Every command in the journal, read from the store itself: no master has a say in it. Garbage."""
+        """Return every command in the journal, read from etcd itself, without a master. Raises Garbage."""
         keys = Keys(self.cluster.cluster)
         found = await list_at(self.etcd, keys.journal, end=prefix_end(keys.journal))
         lines = []
@@ -72,7 +73,7 @@ class Stage:
         return lines
 
     async def scenes(self) -> set[str]:
-        """The paths of all scenes in the state, as the leader tells them."""
+        """Return the paths of all scenes in the leader's state."""
         return set(await self.client.documents("scenes/"))
 
     async def look_up_nodes(self) -> None:
@@ -86,7 +87,7 @@ class Stage:
     # --- the wall ---------------------------------------------------------------------------------------------------
 
     def nodes_show(self, documents: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Whether every node in `documents` shows its document."""
+        """Return whether every node in `documents` shows its document."""
         return all(wall.tile_shows(self.cluster.work_dir(node), document) for node, document in documents.items())
 
     def draw(self) -> None:
@@ -96,7 +97,7 @@ class Stage:
     # --- waiting ----------------------------------------------------------------------------------------------------
 
     async def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> float:
-        """How many seconds it took until `condition()`. TimedOut, naming `what` was waited for."""
+        """Wait until `condition()` is true; return the seconds it took. Raises TimedOut with `what` in its message."""
 
         async def check() -> str | None:
             return None if condition() else "not yet"

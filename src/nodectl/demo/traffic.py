@@ -1,6 +1,6 @@
-"""A steady stream of commands, each with an effect of its own, from one client that reconnects by itself.
+"""The demo's load: a steady stream of commands from one client, each with an effect of its own.
 
-Command 17 saves a scene named tick-00017: it is in the state exactly if that document is there.
+Command 17 saves the scene tick-00017: the command is in the state if and only if that document exists.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _IN_FLIGHT_MAX = 400
 
 @dataclass(slots=True, eq=False)
 class SentCommand:
-    """One command and what became of it. Times are of the monotonic clock, in seconds."""
+    """One command and its outcome. Times are seconds on the monotonic clock."""
 
     id: str
     scene: str
@@ -49,12 +49,12 @@ class SentCommand:
 
 @dataclass(slots=True)
 class Ledger:
-    """Every command of a run, over all its acts."""
+    """All commands of a run, over all acts."""
 
     nonce: str
     sent: list[SentCommand] = field(default_factory=list)
     known_index: int = 0
-    """The highest index acknowledged so far: what a new command gives as `after`."""
+    """The highest acknowledged index: the `after` of new commands."""
 
     def new_command(self, kind: str = "tick") -> SentCommand:
         number = len(self.sent) + 1
@@ -76,8 +76,10 @@ class Ledger:
 
 
 class SceneLoad(SteadyLoad):
-    """`async with Traffic(client, ledger) as traffic:` sends `rate_hz` commands a second until the block ends; then
-    every command has an answer or has failed."""
+    """`async with SceneLoad(client, ledger) as traffic:` sends `rate_hz` commands a second until the block ends.
+
+    After the block every command has an answer or has failed.
+    """
 
     def __init__(self, client: Client, ledger: Ledger, rate_hz: float = 80.0) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class SceneLoad(SteadyLoad):
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     def send(self, count: int = 1) -> None:
-        """Send that many at once."""
+        """Send `count` commands at once."""
         for _ in range(count):
             command = self._ledger.new_command()
             self.commands.append(command)
@@ -119,15 +121,15 @@ class SceneLoad(SteadyLoad):
 
     @property
     def times(self) -> list[float]:
-        """When acknowledgements arrived."""
+        """When acknowledgements arrived, in seconds on the monotonic clock."""
         return [command.acknowledged for command in self.commands if command.acknowledged is not None]
 
     async def wait_acknowledged(self, count: int, timeout_s: float = 20.0) -> None:
-        """Until `count` commands that are sent from now on have been acknowledged. TimedOut."""
+        """Wait until `count` commands sent from now on are acknowledged. Raises TimedOut after `timeout_s` seconds."""
         first = len(self.commands)
         deadline = time.monotonic() + timeout_s
         while sum(command.acknowledged is not None for command in self.commands[first:]) < count:
             if time.monotonic() > deadline:
                 failed = next((command.error for command in self.commands[first:] if command.error), "no answer")
-                raise TimedOut(f"no {count} commands were acknowledged within {timeout_s:g} s: {failed}")
+                raise TimedOut(f"fewer than {count} commands were acknowledged within {timeout_s:g} s: {failed}")
             await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""The wall as its programs show it: read from each node's tile.txt, drawn for a terminal or as plain text."""
+"""The wall as its nodes show it: read from each node's tile.txt, rendered in colour or as plain text."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Grid = list[list[str | None]]
 
 
 def scene_documents(look: tuple[tuple[str, str], ...], nodes: list[str]) -> dict[str, dict[str, Any]]:
-    """A scene's documents for these nodes, whatever their number."""
+    """Return a scene's documents for any number of nodes; the colours and texts of `look` repeat."""
     picked = {node: look[position % len(look)] for position, node in enumerate(nodes)}
     return {node: {"colour": colour, "text": text} for node, (colour, text) in picked.items()}
 
 
 def read_tile(work_dir: Path) -> dict[str, Any] | None:
-    """What a node's program shows now; None when there is no tile, or half of one."""
+    """Return the document that a node's program shows; None if there is no complete tile."""
     try:
         return tile.decode((work_dir / "tile.txt").read_text("utf-8"))
     except (OSError, ValueError):
@@ -42,13 +42,13 @@ def read_tile(work_dir: Path) -> dict[str, Any] | None:
 
 
 def tile_shows(work_dir: Path, document: Mapping[str, Any]) -> bool:
-    """Whether a node's program shows at least these values."""
+    """Return whether a node's program shows at least the values of `document`."""
     found = read_tile(work_dir)
     return found is not None and all(found.get(key) == value for key, value in document.items())
 
 
 def grid(positions: Mapping[str, tuple[int, int] | None]) -> Grid:
-    """Nodes where the configuration has them; those without a position in a last row."""
+    """Arrange nodes by their configured positions; those without a position are in a last row."""
     placed = {position: node for node, position in positions.items() if position is not None}
     rows = max((row for row, _ in placed), default=-1) + 1
     columns = max((column for _, column in placed), default=-1) + 1
@@ -58,7 +58,7 @@ def grid(positions: Mapping[str, tuple[int, int] | None]) -> Grid:
 
 
 def render_plain(laid: Grid, tiles: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
-    """The wall in characters that every terminal and file can hold."""
+    """Render the wall in ASCII, for every terminal and file."""
     border = ("+" + "-" * _WIDTH) * max(map(len, laid)) + "+"
     lines = [border]
     for row in laid:
@@ -76,7 +76,7 @@ def _caption(found: Mapping[str, Any] | None) -> str:
 
 
 def render_coloured(laid: Grid, tiles: Mapping[str, Mapping[str, Any] | None]) -> list[Text]:
-    """The wall in colours: two lines a row."""
+    """Render the wall in colour, two lines for each row."""
     from rich.text import Text
 
     lines = []
