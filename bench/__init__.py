@@ -1,1 +1,1 @@
-"""Measurements, each beside the bare etcd operation in the same run, as a ratio. `make bench` runs them."""
+"""Benchmarks, most of them as a ratio to a bare etcd operation in the same run. `make bench` runs them."""

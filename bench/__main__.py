@@ -1,8 +1,8 @@
-"""`make bench`: a cluster of its own on this machine, measured; told as a table, as data, and as docs/benchmarks.md.
+"""`make bench`: start a cluster on this machine, measure it, and write a table, data, and docs/benchmarks.md.
 
-Alone it writes build/bench.json and the page. QUICK=1 in the environment: fewer trials, in five minutes; the table is
-printed and build/bench.json is written, the page is not. ONLY=name,name: only these parts (those of PARTS, and
-`power`); the table is printed and build/bench-partial.json is written, nothing else.
+The environment selects what runs. Without variables: all trials; writes build/bench.json and the page. QUICK=1: fewer
+trials, in five minutes; writes build/bench.json, not the page. ONLY=name,name: only these parts (of PARTS, and
+`power`); writes only build/bench-partial.json. The table is always printed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT
 
 
 def settings(trials: Trials, machine: str) -> list[str]:
+    """Return the lines about settings for the page."""
     shipped = ("heartbeat-interval", "election-timeout", "snapshot-count", "max-txn-ops")
-    told = ", ".join(f"{name} {DEFAULT_SETTINGS[name]}" for name in shipped)
+    values = ", ".join(f"{name} {DEFAULT_SETTINGS[name]}" for name in shipped)
     memory = " ".join(f"{name}={value}" for name, value in MEMORY_ENVIRONMENT.items())
     return [
         f"machine: {machine}",
-        f"etcd: three members with the settings of `etcd/`: {told}; {memory}; fsync on",
+        f"etcd: three members with the settings of `etcd/`: {values}; {memory}; fsync on",
         "masterd: three, as shipped; noded: nine, as shipped, unless said otherwise",
         f"trials: {trials}",
     ]
 
 
 def write(bench: BenchRun, machine: str, *, quick: bool, only: bool) -> list[Path]:
-    """What is written, and where: of some parts only nothing that stands for the whole, and a page of all trials."""
+    """Write the results; return the paths. A run of some parts replaces no complete data, a quick one no page."""
     data = page.PARTIAL if only else page.DATA
     page.write_data(bench.figures, data)
     if quick or only:
@@ -45,8 +46,8 @@ def main() -> int:
     quick = bool(os.environ.get("QUICK"))
     only = tuple(part for part in os.environ.get("ONLY", "").split(",") if part)
     if unknown := set(only) - {*PARTS, POWER}:
-        there = ", ".join([*PARTS, POWER])
-        console.print(f"there is no {', '.join(sorted(unknown))}; there are: {there}", style="red")
+        known = ", ".join([*PARTS, POWER])
+        console.print(f"there is no part {', '.join(sorted(unknown))}; there are: {known}", style="red")
         return 2
     machine = page.describe_machine()
     bench = run(QUICK if quick else Trials(), only, lambda line: console.print(line, style="dim", markup=False))

@@ -1,11 +1,12 @@
-"""`make bench-peers`: how long others leave the work without a leader when its process is killed (-9).
+"""`make bench-peers`: the failover time of other systems whose leader process is killed (SIGKILL).
 
-- `etcdctl lock` at the least time to live that etcd grants, on an etcd as we ship it.
-- kazoo's Election on three ZooKeeper servers, at its default session of 10 s and at the least that holds. ZooKeeper is
-  looked for in the folder of jars that BENCH_ZOOKEEPER names (Debian's package `zookeeper`: /usr/share/java), kazoo in
-  this Python, or in the one that BENCH_KAZOO names (it is no dependency of ours). Without them they are left out.
+- `etcdctl lock` at the shortest TTL that etcd grants, on an etcd with the settings of this project.
+- kazoo's Election on three ZooKeeper servers, with its default session timeout of 10 s and with the shortest stable
+  one. BENCH_ZOOKEEPER names the directory of ZooKeeper's jars (Debian's package `zookeeper`: /usr/share/java).
+  BENCH_KAZOO names the Python that has kazoo, which is no dependency of this project (default: this Python). What is
+  missing is skipped.
 
-From the kill to the line that the next one writes when it leads: what a client would wait for at least.
+Measured from the kill to the line that the next leader writes: a lower bound of what a client waits for.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ client.Election("/bench", sys.argv[3]).run(lead)
 
 
 class _Contender:
-    """A process that writes a line when it leads."""
+    """A process that writes a line when it becomes the leader."""
 
     def __init__(self, child: child_processes.Child) -> None:
         self.child = child
@@ -78,7 +79,7 @@ async def _contend(argv: Sequence[str]) -> _Contender:
 
 
 async def _gaps(argv: Sequence[str], trials: int) -> list[float]:
-    """In s: two contend, the one that leads is killed, and another joins."""
+    """Return failover times in seconds: of two contenders the leader is killed, and a new one joins."""
     gaps: list[float] = []
     leader, other = await _contend(argv), None
     try:
@@ -86,7 +87,7 @@ async def _gaps(argv: Sequence[str], trials: int) -> list[float]:
             await leader.leads
         for _ in range(trials):
             other = await _contend(argv)
-            await asyncio.sleep(_STEADY_S)  # it must stand in the queue
+            await asyncio.sleep(_STEADY_S)  # it must have joined the queue
             killed = time.perf_counter()
             leader.child.kill_tree()
             async with asyncio.timeout(_LEADS_S):
@@ -101,11 +102,11 @@ async def _gaps(argv: Sequence[str], trials: int) -> list[float]:
 
 
 async def etcdctl(folder: Path, trials: int) -> Figure:
-    """On three members with our timing, at the least time to live they grant, which is 1 s."""
+    """Measure `etcdctl lock` on three members with this project's timing, with a TTL of 1 s, the shortest one."""
     found = find_etcd()
     program = Path(found.server).with_name("etcdctl" + (".exe" if os.name == "nt" else ""))
     if not program.exists():
-        raise NodectlError(f"there is no etcdctl beside {found.server}")
+        raise NodectlError(f"there is no etcdctl in the directory of {found.server}")
     cluster = DevCluster(folder / "cluster", die_with_parent=True)
     try:
         await cluster.up()
@@ -120,10 +121,10 @@ async def etcdctl(folder: Path, trials: int) -> Figure:
 
 @asynccontextmanager
 async def _zookeepers(jars: Path, folder: Path) -> AsyncIterator[str]:
-    """Three servers; where they listen."""
+    """Run three ZooKeeper servers; yield their addresses."""
     java = shutil.which("java")
     if java is None:
-        raise NodectlError("there is no java")
+        raise NodectlError("java was not found on PATH")
     ports = free_ports(9)
     servers = "\n".join(f"server.{n + 1}={HOST}:{ports[3 + n]}:{ports[6 + n]}" for n in range(3))
     server = [java, "-Xmx128m", "-cp", str(jars / "*"), "org.apache.zookeeper.server.quorum.QuorumPeerMain"]
@@ -145,10 +146,10 @@ async def _zookeepers(jars: Path, folder: Path) -> AsyncIterator[str]:
 
 
 async def kazoo(folder: Path, trials: int) -> list[Figure]:
-    """At kazoo's default session, and at the least that holds on an idle machine."""
+    """Measure kazoo with its default session timeout, and with the shortest one that is stable on an idle machine."""
     jars = os.environ.get("BENCH_ZOOKEEPER")
     if not jars:
-        raise NodectlError("BENCH_ZOOKEEPER does not name a folder with ZooKeeper's jars")
+        raise NodectlError("BENCH_ZOOKEEPER is not set: set it to the directory of ZooKeeper's jars")
     python = os.environ.get("BENCH_KAZOO", sys.executable)
     script = folder / "contend.py"
     script.write_text(_KAZOO, "utf-8")

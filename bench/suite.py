@@ -1,4 +1,4 @@
-"""The parts of a run: how often each is measured, and in which order. A part that fails does not end the others."""
+"""The parts of a benchmark run, their order and their numbers of trials. A part that fails does not end the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.harness.baseline import baseline_beside_leader
+from bench.harness.baseline import baseline_at_leader
 from bench.harness.cluster import BenchCluster, failure_reason
 from bench.harness.figures import Figure
 from bench.measures import at_rest, cold_start, commands, nodes, power, scenes, singles
@@ -19,12 +19,12 @@ from nodestore.errors import NodectlError
 from nodestore.etcd.session import Etcd, EtcdSettings
 
 POWER = "power"
-"""The part that has hosts of its own: it comes last, when the cluster of the others is gone."""
+"""The part with hosts of its own. It runs last, after the cluster of the other parts has ended."""
 
 
 @dataclass(frozen=True)
 class Trials:
-    """How often each is measured, or for how many seconds."""
+    """The number of trials of each part, or its duration in seconds (`_s`)."""
 
     commands: int = 1_000
     rates: int = 15
@@ -47,7 +47,7 @@ QUICK = Trials(
 
 @dataclass
 class BenchRun:
-    """One run: what is to be measured, and what was. missing: why something was not, by its name."""
+    """One run and its results. missing: why a figure was not measured, by its name."""
 
     trials: Trials
     report: Callable[[str], None]
@@ -62,7 +62,7 @@ class BenchRun:
         return self._bench_cluster
 
     async def run_on_cluster(self, folder: Path, parts: Iterable[str]) -> None:
-        """A part that fails is told and left out; the others go on."""
+        """Start a cluster in `folder` and measure `parts`. A part that fails is reported and skipped."""
         cluster = DevCluster(folder / "cluster", die_with_parent=True, report=self.report)
         try:
             await cluster.up()
@@ -72,7 +72,7 @@ class BenchRun:
                     begun = time.monotonic()
                     try:
                         await PARTS[part](self)
-                    except* (NodectlError, TimeoutError) as errors:  # in a group when a task of it had failed
+                    except* (NodectlError, TimeoutError) as errors:  # a group, if a task of the part failed
                         self.notes.append(f"{part}: not measured: {failure_reason(errors)}")
                         self.report(self.notes[-1])
                     self.report(f"{part}: {time.monotonic() - begun:.0f} s")
@@ -85,12 +85,12 @@ class BenchRun:
         self.missing |= measured.missing
 
     async def commands(self) -> None:
-        ground, trials = self.bench_cluster, self.trials
-        await at_rest.create_documents(ground)
-        async with ground.without_nodes(), baseline_beside_leader(ground) as beside:
-            self.figures += await commands.one_command(ground, beside, trials.commands)
-            self.figures.append(await commands.many_commands(ground, beside, trials.rates))
-            figure, note = await singles.single_requests(ground, beside, max(2, trials.rates // 2))
+        cluster, trials = self.bench_cluster, self.trials
+        await at_rest.create_documents(cluster)
+        async with cluster.without_nodes(), baseline_at_leader(cluster) as baseline:
+            self.figures += await commands.one_command(cluster, baseline, trials.commands)
+            self.figures.append(await commands.many_commands(cluster, baseline, trials.rates))
+            figure, note = await singles.single_requests(cluster, baseline, max(2, trials.rates // 2))
             self.figures.append(figure)
             self.notes.append(note)
 
@@ -117,7 +117,7 @@ class BenchRun:
 
     async def many(self) -> None:
         trials = self.trials.scenes
-        hundred = await scenes.measure_scene(self.bench_cluster, 100, 10 * trials)  # as many changes as of the thousand
+        hundred = await scenes.measure_scene(self.bench_cluster, 100, 10 * trials)  # as many changes as with 1,000
         thousand = await scenes.measure_scene(self.bench_cluster, 1_000, trials)
         self.figures += scenes.scene_figures(hundred, thousand)
 
@@ -126,11 +126,11 @@ PARTS: dict[str, Callable[[BenchRun], Awaitable[None]]] = {
     "commands": BenchRun.commands, "memory": BenchRun.memory, "rest": BenchRun.rest, "nodes": BenchRun.nodes,
     "failovers": BenchRun.failovers, "busy": BenchRun.busy, "cold": BenchRun.cold, "many": BenchRun.many,
 }  # fmt: skip
-"""In this order: memory after some work, rest before anything is hurt, and the large stores last."""
+"""In the order of the run: memory after some work, rest before the faults, the large stores last."""
 
 
 def run(trials: Trials, only: tuple[str, ...], report: Callable[[str], None]) -> BenchRun:
-    """Measures all parts, or those of `only`."""
+    """Measure all parts, or those in `only`. `report` receives a line for each step."""
     bench = BenchRun(trials, report)
     parts = [part for part in only or tuple(PARTS) if part != POWER]
     with tempfile.TemporaryDirectory(prefix="nodectl-bench-") as name:

@@ -1,4 +1,4 @@
-"""What every measurement needs: the cluster under test, the baseline beside it, figures, costs and goals.
+"""The parts that all measurements share: the cluster under test, the baseline, figures, costs and goals.
 
 May import nothing else of bench. Read `cluster.py` first.
 """

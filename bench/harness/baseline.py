@@ -1,7 +1,7 @@
-"""The session for the bare operations: on the etcd member that the leading masterd uses, its own PC's.
+"""The session for bare operations: with the etcd member that the leading masterd uses, that of its own PC.
 
-A member that does not lead etcd passes every write on to the one that does, and masterd keeps etcd's leadership away
-from its PC: bare puts to a member that happens to lead would save a hop that the commands beside them have to make.
+A member that does not lead etcd forwards every write to the one that does, and masterd keeps etcd's leadership away
+from its PC. Bare puts to a member that leads would save a hop that the compared commands have to make.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from nodestore.errors import NodectlError
 from nodestore.etcd.session import Etcd, EtcdSettings
 
 _NOT_LEADING_TIMEOUT_S = 15.0
-"""A new leader has etcd's leadership moved away within some 12 s."""
+"""A new leader moves etcd's leadership away from its PC within some 12 s."""
 
 
 class Baseline:
-    """One such session. endpoints: as the leading masterd, `master`, was started with them, its own member first."""
+    """A session for bare operations. endpoints: those of the leading masterd, `master`, its own member first."""
 
     def __init__(self, bench_cluster: BenchCluster, etcd: Etcd, master: str) -> None:
         self.etcd, self.endpoints = etcd, etcd.settings.endpoints
@@ -26,18 +26,18 @@ class Baseline:
         self._led: list[bool] = []
 
     async def wait_not_leading(self) -> None:
-        """Waits until the member does not lead etcd, as long as that takes at most; goes on as it is then."""
+        """Wait until the member does not lead etcd, for at most 15 s; then report it and go on."""
 
         async def does_not_lead() -> bool:
             return not await self._leads_etcd()
 
         try:
             await poll_until(
-                does_not_lead, f"etcd's leader is not beside {self._master}", 0.5, within_s=_NOT_LEADING_TIMEOUT_S
+                does_not_lead, f"etcd's leader leaves the PC of {self._master}", 0.5, within_s=_NOT_LEADING_TIMEOUT_S
             )
         except NodectlError as error:
             self._bench_cluster.report(str(error))
-        del self._led[:-1]  # what it was while nothing was measured is not told
+        del self._led[:-1]  # what it was before the measurement does not count
 
     async def _leads_etcd(self) -> bool:
         status = await self.etcd.status(self.endpoints[0])
@@ -45,7 +45,7 @@ class Baseline:
         return self._led[-1]
 
     async def describe_member(self) -> str:
-        """Which member it was and whether it led etcd, when all is measured; what is measured is not lost by it."""
+        """Describe which member was used and whether it led etcd, after the measurement. Raises nothing."""
         try:
             await self._leads_etcd()
             leader = (await self._bench_cluster.client.leader()).id
@@ -58,7 +58,7 @@ class Baseline:
 
 
 def describe(members: Sequence[str], masters: Sequence[str], led: Sequence[bool]) -> str:
-    """Members and masters: at the beginning and at the end. led: whether the member led etcd, at several times."""
+    """Describe the baseline. members, masters: at the beginning and at the end. led: whether the member led etcd."""
     leads = "leads etcd" if all(led) else "led etcd for a part of the time" if any(led) else "does not lead etcd"
     text = f"Bare operations go to {members[0]}, the member that the leading masterd, {masters[0]}, uses: it {leads}."
     if members[1] != members[0]:
@@ -69,7 +69,7 @@ def describe(members: Sequence[str], masters: Sequence[str], led: Sequence[bool]
 
 
 def endpoints_of(argv: Sequence[str]) -> tuple[str, ...]:
-    """A masterd's etcd endpoints, by its command line: the one it uses first. NodectlError when it names none."""
+    """Return the etcd endpoints in a masterd's command line, in order. Raises NodectlError if there are none."""
     try:
         return tuple(argv[argv.index("--endpoints") + 1].split(","))
     except (ValueError, IndexError):
@@ -77,12 +77,12 @@ def endpoints_of(argv: Sequence[str]) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def baseline_beside_leader(bench_cluster: BenchCluster) -> AsyncIterator[Baseline]:
-    """On the member of whoever leads now, once that member does not lead etcd."""
+async def baseline_at_leader(bench_cluster: BenchCluster) -> AsyncIterator[Baseline]:
+    """Open a baseline at the member of the current leader, once that member does not lead etcd."""
     master = (await bench_cluster.client.leader()).id
     process = bench_cluster.cluster.processes[master].process
     assert process is not None
     async with Etcd(EtcdSettings(endpoints_of(process.argv))) as etcd:
-        beside = Baseline(bench_cluster, etcd, master)
-        await beside.wait_not_leading()
-        yield beside
+        baseline = Baseline(bench_cluster, etcd, master)
+        await baseline.wait_not_leading()
+        yield baseline

@@ -1,4 +1,4 @@
-"""What the measurements stand on: a cluster of their own, and single masterds beside it."""
+"""The cluster under test, additional masterds in its etcd, and helpers for timing and waiting."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ VALUE = b'{"node":"n1","values":{"text":"bench"}}'
 
 @dataclass(frozen=True)
 class BenchCluster:
-    """A cluster that works, a client of it, and a session with its etcd to prepare things with (bare operations have
-    one of their own: bench/harness/baseline.py)."""
+    """A running cluster, a client of it, and a session with its etcd for preparations.
+
+    Bare operations use a session of their own: bench/harness/baseline.py.
+    """
 
     cluster: DevCluster
     client: Client
@@ -39,7 +41,7 @@ class BenchCluster:
 
     @asynccontextmanager
     async def without_nodes(self) -> AsyncIterator[None]:
-        """No noded runs: it is the way of a command that is measured, not what nine nodes make of it."""
+        """Stop all nodeds until the block ends, so that only the path of a command is measured."""
         names = list(self.cluster.record.parts_of("noded"))
         await asyncio.gather(*(self.cluster.stop(name) for name in names))
         try:
@@ -56,7 +58,7 @@ class BenchCluster:
     async def masterd(
         self, cluster: str, *, module: str = "masterd", env: Mapping[str, str] | None = None
     ) -> AsyncIterator[str]:
-        """A masterd of another cluster in the same etcd; its URL. Its log is `<cluster>.log`."""
+        """Run a masterd of another cluster in the same etcd; yield its URL. Its log is `<cluster>.log`."""
         log = self.folder / f"{cluster}.log"
         port = free_ports(1, self.cluster.record.ports)[0]
         argv = [
@@ -76,7 +78,7 @@ class BenchCluster:
 async def poll_until(
     check: Callable[[], Awaitable[bool]], what: str, pause_s: float = 0.05, *, within_s: float = SETTLE_S
 ) -> None:
-    """Wait until `check()` is true; any error of etcd or of a master counts as false. TimedOut after `within_s`."""
+    """Wait until `check()` is true; an error of etcd or of a master counts as false. Raises TimedOut."""
 
     async def missing() -> str | None:
         try:
@@ -88,7 +90,7 @@ async def poll_until(
 
 
 async def has_adopted(client: Client) -> bool:
-    """Whether its leader works by a configuration."""
+    """Return whether the client's cluster has adopted a configuration."""
     return (await client.config())["adopted"] is not None
 
 
@@ -99,18 +101,21 @@ async def timed_ms(action: Action) -> float:
 
 
 async def in_turns(actions: Mapping[str, Action], trials: int, block: int) -> dict[str, list[float]]:
-    """How long each action took, in ms, by its name: a block of one, a block of the next, and again, so that a noisy
-    machine is noisy for all. Each as often as the others, at least a block, after a block that does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in actions}
+    """Time the actions in alternating blocks; return the durations in milliseconds, by name.
+
+    All run equally often, at least one block each; the first block of each is a warm-up and not counted.
+    """
+    # Alternating, so that noise of the machine affects all of them.
+    durations: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(1 + max(1, trials // block)):
         for name, action in actions.items():
             times = [await timed_ms(action) for _ in range(block)]
-            taken[name] += times if turn else []
-    return taken
+            durations[name] += times if turn else []
+    return durations
 
 
 def failure_reason(error: BaseException) -> str:
-    """Why something was not measured, in words; of a group the first, which is nearly always all."""
+    """Return the reason of a failure in words; of a group, that of its first exception."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error) or type(error).__name__

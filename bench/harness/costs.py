@@ -1,4 +1,4 @@
-"""What a command is made of: its transaction and its HTTP request alone, to be timed; which process its CPU goes to."""
+"""The costs of a command: its transaction and its HTTP request alone, for timing, and its CPU time by process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nodestore.errors import NodectlError
 from nodestore.etcd.session import Etcd, Op, cmp_mod, op_get, op_put
 
 _SIZES = (60, 420, 110, 300, 60)
-"""Bytes of what a command of the built-in application puts: head, entry, document, desired state, applied."""
+"""Bytes of the values that a command of the built-in application puts: head, entry, document, desired, applied."""
 
 
 class CpuPerCommand:
-    """CPU time of a cluster's processes, by what they are. `format_us` since it was made, in us a command."""
+    """CPU time that a cluster's processes have used since the construction of this object, by kind of process."""
 
     def __init__(self, bench_cluster: BenchCluster, leader: str) -> None:
         self._processes: dict[str, list[psutil.Process]] = {"client": [psutil.Process()]}
@@ -38,7 +38,7 @@ class CpuPerCommand:
         }
 
     def per_command_us(self, commands: int) -> dict[str, float]:
-        """In us."""
+        """Return the CPU time divided by the number of commands, in microseconds, by kind of process."""
         return {kind: (used - self._before[kind]) / commands * 1e6 for kind, used in self._used_s().items()}
 
 
@@ -48,7 +48,7 @@ def format_us(us: Mapping[str, float]) -> str:
 
 
 def make_transaction(etcd: Etcd) -> Action:
-    """Does a transaction of the shape of a command's, from this process."""
+    """Return an action that runs a transaction with the shape of a command's."""
     compares = [cmp_mod(f"/bench/none/{number}", 0) for number in range(3)]
     puts: list[Op] = [op_put(f"/bench/{number}", b"x" * size) for number, size in enumerate(_SIZES)]
     orelse = [op_get(f"/bench/none/{number}") for number in range(3)]
@@ -56,12 +56,12 @@ def make_transaction(etcd: Etcd) -> Action:
 
 
 def make_request(session: aiohttp.ClientSession, url: str) -> Action:
-    """Makes an HTTP request to the leader that is answered from memory."""
+    """Return an action that sends an HTTP request to the leader, which answers it from memory."""
 
-    async def ask() -> None:
+    async def request() -> None:
         async with session.get(url + "/v1/health") as answer:
             if answer.status != 200:
                 raise NodectlError(f"{url} answered {answer.status}")
             await answer.read()
 
-    return ask
+    return request

@@ -1,4 +1,4 @@
-"""A measured figure: median, p99 and worst over many trials, what it is compared with, what is wanted of it. Pure."""
+"""A measured figure: median, p99 and worst of many trials, its baseline and its goals. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Literal
 from bench.harness.goals import Goal
 
 _RATES = ("1/s",)
-_JSON_FIELDS = ("n", "median", "p99", "max", "unit", "baseline", "ratio", "worst", "better", "beside", "planned", "how")
+_JSON_FIELDS = ("n", "median", "p99", "max", "unit", "baseline", "ratio", "worst", "better", "planned", "how")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """`baseline` is the median of the bare operation in the same run; `ratio` is ours to it, in the sense of `unit`.
+    """The statistics of one series of trials, in `unit`.
 
-    p99 and worst are those of the bad side: for rates (1/s) what 99 % of the trials surpass, and the slowest. max is
-    the largest value, good or bad. planned: the trials there should have been; fewer are a series that broke off.
+    baseline: the median of the bare operation in the same run. ratio: median / baseline. p99 and worst: on the bad
+    side; for rates (1/s) the value that 99 % of the trials exceed, and the slowest. max: the largest value. planned:
+    the number of trials that was intended; a series with fewer was broken off. how: how it was measured, for the page.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Figure:
     planned: int
     baseline: float | None = None
     ratio: float | None = None
-    beside: str = ""
+    baseline_name: str = ""
     goals: tuple[Goal, ...] = ()
     how: str = ""
     values: tuple[float, ...] = ()
@@ -44,12 +45,12 @@ class Figure:
 
     @property
     def goal(self) -> str:
-        """For people; "" without one."""
+        """The goals in words; "" without goals."""
         return ", ".join(goal.text(self.unit) for goal in self.goals)
 
     @property
     def met(self) -> bool | None:
-        """Whether every goal is met; None without one."""
+        """Whether all goals are met; None without goals."""
         return all(goal.met(getattr(self, goal.of)) for goal in self.goals) if self.goals else None
 
     @property
@@ -57,9 +58,10 @@ class Figure:
         return self.n < self.planned
 
     def as_json(self) -> dict[str, object]:
-        """What other programs need of it: all but the single values."""
+        """Return the figure as JSON data, without the single values."""
         goals = [goal.as_json() for goal in self.goals]
         return {name: getattr(self, name) for name in _JSON_FIELDS} | {
+            "beside": self.baseline_name,
             "goal": self.goal,
             "goals": goals,
             "met": self.met,
@@ -67,7 +69,7 @@ class Figure:
 
 
 def percentile(sorted_values: Sequence[float], part: float) -> float:
-    """The nearest-rank percentile: a value that was measured, never one in between."""
+    """Return the nearest-rank percentile, which is one of the values. `part`: 0 to 1."""
     return sorted_values[max(0, math.ceil(part * len(sorted_values)) - 1)]
 
 
@@ -76,13 +78,13 @@ def figure(
     values: Sequence[float],
     unit: str,
     baseline: Sequence[float] | None = None,
-    beside: str = "",
+    baseline_name: str = "",
     *,
     goals: Sequence[Goal] = (),
     how: str = "",
     planned: int | None = None,
 ) -> Figure:
-    """The figure of these trials. planned: when there should have been more of them. ValueError without any."""
+    """Compute the figure of these trials. planned: the intended number. Raises ValueError without trials."""
     if not values:
         raise ValueError(f"{name}: nothing was measured")
     ordered = sorted(values, reverse=unit in _RATES)
@@ -99,7 +101,7 @@ def figure(
         planned=len(ordered) if planned is None else planned,
         baseline=base,
         ratio=median / base if base is not None and base > 0 else None,
-        beside=beside,
+        baseline_name=baseline_name,
         goals=tuple(goals),
         how=how,
         values=tuple(ordered),

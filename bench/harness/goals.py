@@ -1,4 +1,4 @@
-"""What is wanted of a figure, as data: which of its numbers must be how large. Pure."""
+"""Goals of a figure, as data: a bound for one of its numbers. Pure."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ _HOLDS: Mapping[Relation, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Goal:
-    """`bound` is in the unit of the figure; for `ratio` it is ours to the bare operation. `worst` is a goal for each
-    single trial."""
+    """A bound for one number of a figure, in the figure's unit.
+
+    A bound of `ratio` is relative to the bare operation. A bound of `worst` holds for each single trial.
+    """
 
     of: Of
     relation: Relation
     bound: float
 
     def met(self, found: float | None) -> bool:
-        """Whether the number is as wanted. What could not be computed is not."""
+        """Return whether the number is within the bound; False if it could not be computed."""
         return found is not None and _HOLDS[self.relation](found, self.bound)
 
     def text(self, unit: str) -> str:
-        """For people: `p99 at most 100 ms`; of each trial without saying so: `at most 55 MB`."""
+        """Return the goal in words: `p99 at most 100 ms`; for `worst` without its name: `at most 55 MB`."""
         if self.of == "ratio":
             return f"{self.relation} {self.bound:g}x"
         which = "" if self.of == "worst" else f"{self.of} "
@@ -40,5 +42,5 @@ class Goal:
 
 
 def within(median: float, p99: float) -> tuple[Goal, Goal]:
-    """Of what takes its time: at most so long in the middle, and at most so long in 99 of 100 trials."""
+    """Return the goals of a duration: upper bounds of its median and its p99."""
     return Goal("median", "at most", median), Goal("p99", "at most", p99)

@@ -1,6 +1,6 @@
 """masterd under a profiler: `python -m bench.harness.profiled ...` takes masterd's options.
 
-What it found is in the file that NODECTL_BENCH_PROFILE names, else in `profiled.stats` where it runs.
+It writes the profile to the file that NODECTL_BENCH_PROFILE names (default: `profiled.stats`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IDLE = ("select.epoll", "select.poll", "acquire", "SimpleQueue")
 
 
 def shares(path: Path) -> Shares:
-    """What part of the CPU each layer took, largest first."""
+    """Return the share of CPU time of each layer, largest first."""
     took: defaultdict[str, float] = defaultdict(float)
     stats: dict[tuple[str, int, str], tuple[int, int, float, float, Any]] = pstats.Stats(str(path)).stats  # type: ignore[attr-defined]
     for (file, _, function), (_, _, own_s, _, _) in stats.items():
@@ -44,7 +44,7 @@ def _layer(file: str, function: str) -> str:
 
 def main() -> int:
     profiles = [cProfile.Profile()]
-    if sys.version_info < (3, 12):  # later ones have one profiler a process
+    if sys.version_info < (3, 12):  # from 3.12 on there is one profiler for all threads
         _profile_thread(profiles)
     profiles[0].enable()
     try:
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _profile_thread(profiles: list[cProfile.Profile]) -> None:
-    """The thread that runs the commands, too."""
+    """Profile the thread that runs the commands as well."""
     thread: Any = worker._Thread
     real = thread._run
 

@@ -1,4 +1,4 @@
-"""What a cluster takes by just being there: memory, CPU, writes; and whether it stays calm when its PCs are busy."""
+"""The resources of an idle cluster (memory, CPU, writes), and its needless takeovers while all cores are busy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _COMMITS = "etcd_disk_backend_commit_duration_seconds_count"
 
 
 async def create_documents(bench_cluster: BenchCluster) -> None:
-    """So many documents: scenes, which are documents like any other."""
+    """Create 1,000 documents (scenes)."""
     for start in range(0, DOCUMENTS, 100):
         await asyncio.gather(
             *(
@@ -47,7 +47,7 @@ async def create_documents(bench_cluster: BenchCluster) -> None:
 
 
 def memory(bench_cluster: BenchCluster) -> list[Figure]:
-    """PSS of each kind of process; of ours RSS too, as PSS is small where many of them share."""
+    """Measure the PSS of each kind of process, and the RSS of masterd and noded, whose PSS is small as they share."""
     after = f"With nine nodes, {DOCUMENTS:,} documents, and the measurements of commands behind it."
     figures = []
     for program, most_mb in _MEMORY_MAX_MB.items():
@@ -75,7 +75,7 @@ def _processes(
 
 @dataclass(frozen=True)
 class _Sample:
-    """Counters that only grow, by process."""
+    """Counters that only grow, by pid."""
 
     at: float
     cpu_s: dict[int, float]
@@ -84,7 +84,7 @@ class _Sample:
 
 
 async def at_rest(bench_cluster: BenchCluster, seconds: float) -> list[Figure]:
-    """CPU, fsyncs and bytes while nobody asks for anything."""
+    """Measure CPU time, fsyncs and written bytes while no client sends requests."""
     leader = (await bench_cluster.client.leader()).id
     nodeds, leads = _processes(bench_cluster, "noded"), _processes(bench_cluster, "masterd", [leader])
     others = _processes(bench_cluster, "masterd", set(bench_cluster.cluster.record.parts_of("masterd")) - {leader})
@@ -131,7 +131,7 @@ _PAUSE_S = 0.1
 
 
 async def false_takeovers(bench_cluster: BenchCluster, seconds: float) -> Figure:
-    """Takeovers although nothing has failed, while every core has something else to do."""
+    """Count takeovers while nothing fails and every core is busy with other work."""
     before = {term["nonce"] for term in await bench_cluster.client.terms() if "problem" not in term}
     async with AsyncExitStack() as stack:
         for _ in range(os.cpu_count() or 2):
@@ -152,7 +152,7 @@ async def false_takeovers(bench_cluster: BenchCluster, seconds: float) -> Figure
 
 
 async def _commands_for(bench_cluster: BenchCluster, seconds: float) -> tuple[int, int]:
-    """How many were sent, and how many of them failed."""
+    """Send commands for `seconds`; return how many were sent, and how many of them failed."""
     end = time.monotonic() + seconds
     number = failed = 0
     while time.monotonic() < end:

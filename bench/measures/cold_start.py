@@ -1,4 +1,4 @@
-"""A masterd that starts from nothing: a snapshot of 10,000 documents, and 10,000 commands in the journal behind it."""
+"""The cold start of a masterd: it loads a snapshot of 10,000 documents and applies 10,000 commands of the journal."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from nodestore.schema.models import Applied, ConfigRecord, Entry, Head, Term
 DOCUMENTS = 10_000
 COMMANDS = 10_000
 _A_BATCH = 8
-"""Commands in an entry: what a few callers at a time come to."""
+"""Commands in an entry, as with a few concurrent callers."""
 _OPS = 100
 _BEGUN = re.compile(r"(\S+)Z INFO +masterd .*: starts; pid")
 
 
 class _Store:
-    """A store as its last leader left it, written without one."""
+    """Writes a store as a leader would have left it, without a leader."""
 
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
         self._etcd, self._keys = etcd, keys
@@ -44,7 +44,7 @@ class _Store:
         self._fence = Fence(Term(1, 0), 0, "bench")
 
     async def write(self, inventory: dict[str, Any]) -> None:
-        """All of it. The views are said to be complete: that they were is what a leader finds nearly always."""
+        """Write the whole store. Its views are marked as complete, as a new leader nearly always finds them."""
         epoch = await ensure_epoch(self._etcd, self._keys)
         self._fence = Fence(Term(1, 0), epoch.revision, "bench")  # revision 0: nobody leads
         config = ConfigRecord(version=1, actor="bench", time=0.0, inventory=inventory)
@@ -80,7 +80,7 @@ class _Store:
         return CommandRequest(secrets.token_hex(8), "node.set", args, "bench")
 
     def _apply_commands(self, requests: list[CommandRequest]) -> Op:
-        """Make these commands part of the state; the put of their entry."""
+        """Apply commands to the state; return the put of their entry."""
         batch = self._batch()
         for request in requests:
             outcome = batch.execute(request)
@@ -94,8 +94,7 @@ class _Store:
 
 
 async def cold_start(bench_cluster: BenchCluster, trials: int) -> list[Figure]:
-    """To the answer of a linearizable read: from masterd's first line, which it writes once all is imported, and from
-    the start of its process."""
+    """Measure the time until a linearizable read is answered, from the end of masterd's imports and from its start."""
     name = "cold"
     keys = Keys(name)
     current = (await bench_cluster.client.config())["current"]
@@ -130,7 +129,7 @@ async def cold_start(bench_cluster: BenchCluster, trials: int) -> list[Figure]:
 
 
 async def _first_answer(url: str) -> float:
-    """When, by the wall clock, as the log has it."""
+    """Wait for the first answer; return its time on the wall clock, as in the log."""
     timeout = aiohttp.ClientTimeout(total=5.0)
     async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.timeout(SETTLE_S):
         while True:

@@ -1,7 +1,7 @@
-"""Commands beside puts: one at a time, and of 64 callers of one Client.
+"""Commands compared with puts: one at a time, and of 64 callers of one Client.
 
-Ours and the bare operation take turns, equally often and both warmed up, so that a noisy machine is noisy for both.
-Each command changes its node's document, and so its spec: nothing is measured that does nothing.
+Commands and puts alternate, equally often and both after a warm-up, so that noise of the machine affects both. Each
+command changes its node's document, and so its spec.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _numbers = itertools.count()
 
 
 def next_command() -> tuple[str, dict[str, str]]:
-    """A node and values that it does not have yet."""
+    """Return a node and values that differ from its current ones."""
     number = next(_numbers)
     return f"n{number % 9 + 1}", {"text": f"bench {number}"}
 
@@ -43,7 +43,7 @@ async def send_command(client: Client) -> CommandResult:
 
 
 async def one_command(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> list[Figure]:
-    """One command after another, acknowledged, beside one put after another from the same process; and its parts."""
+    """Measure acknowledged commands one after another, compared with puts from the same process, and their parts."""
     client, etcd = bench_cluster.client, baseline.etcd
     leader = await client.leader()
     for _ in range(_BLOCK):
@@ -79,7 +79,7 @@ async def one_command(bench_cluster: BenchCluster, baseline: Baseline, trials: i
 
 
 async def many_commands(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> Figure:
-    """Commands a second of 64 callers of one Client, beside puts a second with 64 in flight."""
+    """Measure commands a second of 64 callers of one Client, compared with puts a second with 64 in flight."""
     ours, bare = lambda _: send_command(bench_cluster.client), make_put(baseline.etcd)
     await rates(ours, bare, 1, _EACH)
     cpu = CpuPerCommand(bench_cluster, (await bench_cluster.client.leader()).id)
@@ -95,24 +95,24 @@ async def many_commands(bench_cluster: BenchCluster, baseline: Baseline, trials:
 
 
 def make_put(etcd: Etcd) -> Callable[[int], Awaitable[Any]]:
-    """Each caller puts a key of its own."""
+    """Return an action by which each caller puts a key of its own."""
     return lambda number: etcd.put(f"/bench/{number}", VALUE)
 
 
 async def rates(
     ours: Callable[[int], Awaitable[Any]], bare: Callable[[int], Awaitable[Any]], trials: int, each: int
 ) -> tuple[list[float], list[float]]:
-    """Of both, in turns, with the same number of calls."""
-    found: list[float] = []
-    beside: list[float] = []
+    """Measure the rates of both actions in turns, with the same number of calls."""
+    ours_per_s: list[float] = []
+    bare_per_s: list[float] = []
     for _ in range(trials):
-        found.append(await rate(ours, each))
-        beside.append(await rate(bare, each))
-    return found, beside
+        ours_per_s.append(await rate(ours, each))
+        bare_per_s.append(await rate(bare, each))
+    return ours_per_s, bare_per_s
 
 
 async def rate(action: Callable[[int], Awaitable[Any]], each: int) -> float:
-    """Calls a second of 64 callers, known by their number, of whom each calls so often."""
+    """Return the calls a second of 64 callers, each of which passes its number and makes `each` calls."""
 
     async def caller(number: int) -> None:
         for _ in range(each):

@@ -1,10 +1,11 @@
-"""Failovers, as a client that reconnects by itself sees them: the last command acknowledged by the old leader to the
-first acknowledged by the new one.
+"""Failover times at a client: from the last command that the old leader acknowledged to the first of the new one.
 
-Which leader acknowledged a command is told by its index and by where the new term begins in the journal; one that is
-answered as repeated had been committed by the old leader, but it was the new one that said so. So the gap is the one
-that spans the fault, whatever else was slow. Kinds of fault take turns: a takeover on mere suspicion makes the next one
-more patient (masterd/election/suspicion.py), any other ends that.
+The index of a command, and the index at which the new term begins, show which leader acknowledged it. A command that is
+answered as repeated was committed by the old leader, but acknowledged by the new one. So the measured gap is the one
+that spans the fault, even if something else was slow.
+
+Kinds of fault alternate, because a takeover on suspicion makes the next one more patient
+(masterd/election/suspicion.py), and any other takeover ends that.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Hurt = Callable[[str], Awaitable[None]]
 
 @dataclass(slots=True)
 class Acknowledged:
-    """When a command was, by the clock of the caller, and by whom."""
+    """The acknowledgement of one command. `at`: seconds, on the caller's clock."""
 
     at: float
     index: int
@@ -45,8 +46,10 @@ class Acknowledged:
 
 @dataclass(slots=True)
 class FailoverKind:
-    """One way to hurt a leader, and what came of it. planned: so many trials. gaps: in ms. worst: how the new leader
-    tells the longest one."""
+    """A kind of fault and its results.
+
+    planned: the intended number of trials. gaps: in milliseconds. worst: the new leader's record of the longest one.
+    """
 
     name: str
     goals: tuple[Goal, ...]
@@ -66,7 +69,7 @@ class FailoverKind:
 
 
 class Failovers:
-    """Hurts the leader of a cluster again and again."""
+    """Injects faults into the leader of a cluster, one after another, and measures each failover."""
 
     def __init__(self, bench_cluster: BenchCluster) -> None:
         self._bench_cluster = bench_cluster
@@ -79,7 +82,7 @@ class Failovers:
         self._acknowledged = 0
 
     async def measure(self, killed: int, paused: int, handed: int) -> None:
-        """So many of each, in turns. A trial that fails ends them; what was measured before it is not lost."""
+        """Measure this many failovers of each kind, in turns. A failed trial ends them; results are kept."""
         self._killed.planned, self._paused.planned, self._handed.planned = killed, paused, handed
         try:
             async with aiohttp.ClientSession() as self._http:
@@ -105,7 +108,7 @@ class Failovers:
             kind.worst = f" The longest, {gap:.0f} ms, as its leader tells it in ms: {steps}."
 
     async def _kill(self, leader: str) -> None:
-        """The process alone: a masterd starts nothing, and to look for its children keeps a core busy all the while."""
+        """Kill the process only: masterd has no children, and a search for them would keep a core busy meanwhile."""
         process = self._cluster.processes[leader].process
         assert process is not None
         psutil.Process(process.pid).kill()
@@ -118,9 +121,9 @@ class Failovers:
         await self._client.switchover()
 
     async def _gap(self, leader: str, kind: FailoverKind) -> float:
-        """In ms, from the old leader's last acknowledgement to the new one's first."""
+        """Inject one fault; return the gap in ms from the old leader's last acknowledgement to the new one's first."""
         before = (await self._client.leader()).term
-        seen: list[Acknowledged] = []
+        answers: list[Acknowledged] = []
         stop = asyncio.Event()
 
         async def caller() -> None:
@@ -131,32 +134,33 @@ class Failovers:
                     kind.errors += 1
                     self._bench_cluster.report(f"a command failed: {error}")
                     continue
-                seen.append(Acknowledged(time.perf_counter(), done.index, done.repeated))
+                answers.append(Acknowledged(time.perf_counter(), done.index, done.repeated))
 
         async with asyncio.TaskGroup() as callers:
             for _ in range(_CALLERS):
                 callers.create_task(caller())
             try:
                 await asyncio.sleep(_BEFORE_S)
-                known = max((item.index for item in seen), default=0)
+                known = max((item.index for item in answers), default=0)
                 await kind.hurt(leader)
-                # Who asks meanwhile is one more that waits for the new leader, on the same two cores.
-                answered = len(seen)
-                await poll_until(lambda: _holds(len(seen) > answered + _AFTER), "commands are acknowledged again", 0.05)
+                # No requests to the cluster until then: they would wait for the new leader on the same two cores.
+                count = len(answers)
+                await poll_until(lambda: _holds(len(answers) > count + _AFTER), "commands are acknowledged again", 0.05)
                 first = await self._first_index(leader, before.revision, known)
-                await poll_until(lambda: _wait_more_than(seen, first), "commands are acknowledged again", 0.02)
+                await poll_until(lambda: _wait_more_than(answers, first), "commands are acknowledged again", 0.02)
             finally:
                 stop.set()
-        kind.repeated += sum(item.repeated for item in seen)
-        self._acknowledged = max(item.index for item in seen)
-        new = [item.at for item in seen if item.index >= first or (item.repeated and item.at > _last_of(seen, first))]
-        return (min(new) - _last_of(seen, first)) * 1e3
+        kind.repeated += sum(item.repeated for item in answers)
+        self._acknowledged = max(item.index for item in answers)
+        last = _last_of(answers, first)
+        new = [item.at for item in answers if item.index >= first or (item.repeated and item.at > last)]
+        return (min(new) - last) * 1e3
 
     async def _send_one(self) -> CommandResult:
         return await send_command(self._client)
 
     async def _first_index(self, leader: str, revision: int, known: int) -> int:
-        """The first index of the term after that of `revision`. `known`: one that was acknowledged before it."""
+        """Return the first index of a term newer than that of `revision`. `known`: an index acknowledged before it."""
         after = max(0, known - 10)
         async with asyncio.timeout(SETTLE_S):
             while True:
@@ -174,12 +178,15 @@ class Failovers:
                 await asyncio.sleep(0.02)
 
     async def _wait_recovered(self, name: str) -> None:
-        """The one that was hurt stands by: as the process that runs now, not as a candidacy that its lease keeps."""
+        """Wait until the master is a standby and has caught up.
+
+        Its pid must be that of the running process: a candidacy of the killed one may live until its lease expires.
+        """
         if self._cluster.is_suspended(name):
             self._cluster.resume(name)
         hurt = self._cluster.processes[name].process
         if hurt is not None and not hurt.alive:
-            await self._cluster.kill(name)  # nothing of it is left
+            await self._cluster.kill(name)  # remove what is left of it
         await self._cluster.start(name)
         process = self._cluster.processes[name].process
         assert process is not None
@@ -195,10 +202,10 @@ class Failovers:
                 return False
 
         await poll_until(stands_by, f"{name} stands by again")
-        await asyncio.sleep(_STEADY_S)  # its follow stream must stand before it can see the next death
+        await asyncio.sleep(_STEADY_S)  # it must receive heartbeats before it can notice the next death
 
     def figures(self) -> list[Figure]:
-        """Of the kinds of which there is a trial."""
+        """Return the figures of the kinds with at least one trial."""
         return [self._figure(kind) for kind in self._kinds if kind.gaps]
 
     def _figure(self, kind: FailoverKind) -> Figure:
@@ -209,18 +216,18 @@ class Failovers:
         return figure(kind.name, kind.gaps, "ms", goals=kind.goals, how=how, planned=kind.planned)
 
     def missing(self) -> dict[str, str]:
-        """Why there is none of a kind, by its name."""
+        """Return why a kind has no trial, by its name."""
         return {kind.name: self._failures for kind in self._kinds if kind.planned and not kind.gaps}
 
 
-def _last_of(seen: list[Acknowledged], first: int) -> float:
-    """When the old leader acknowledged its last command."""
-    return max(item.at for item in seen if item.index < first and not item.repeated)
+def _last_of(answers: list[Acknowledged], first: int) -> float:
+    """Return when the old leader acknowledged its last command. first: the first index of the new term."""
+    return max(item.at for item in answers if item.index < first and not item.repeated)
 
 
-async def _holds(so: bool) -> bool:
-    return so
+async def _holds(condition: bool) -> bool:
+    return condition
 
 
-async def _wait_more_than(seen: list[Acknowledged], first: int) -> bool:
-    return sum(item.index >= first for item in seen) >= _AFTER
+async def _wait_more_than(answers: list[Acknowledged], first: int) -> bool:
+    return sum(item.index >= first for item in answers) >= _AFTER

@@ -1,4 +1,4 @@
-"""A node: from a change of its desired state to its driver."""
+"""The latency of a node: from a change of its desired state to the call of its driver."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
-from bench.harness.baseline import baseline_beside_leader
+from bench.harness.baseline import baseline_at_leader
 from bench.harness.cluster import SETTLE_S, BenchCluster
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
@@ -24,11 +24,11 @@ from nodestore.schema.models import Desired, Spec
 from nodestore.support.jsonio import dumps
 
 _CALM_S = 0.03
-"""After a driver was called noded writes its status, which must not be in the way of the next measurement."""
+"""Pause after a driver's call: noded then writes its status, which must not disturb the next trial."""
 
 
 class _TimestampDriver:
-    """A driver that does nothing but note when it was told."""
+    """A driver that only records when it was called."""
 
     settle_s = 0.0
     applied_at: asyncio.Queue[float]
@@ -48,35 +48,34 @@ class _TimestampDriver:
 
 
 async def desired_to_driver(bench_cluster: BenchCluster, trials: int) -> Figure:
-    """A put of `desired/<node>` until noded calls its driver, beside the same put until a bare watch shows it.
+    """Measure from a put of `desired/<node>` until noded calls its driver. Baseline: the same put to a bare watch.
 
-    noded runs in this process, all of it but its program, so that both are timed by one clock. Both use the same
-    member, and so do the puts of both.
+    noded runs in this process (all but its program), so that one clock times both. All use the same etcd member.
     """
     keys = Keys("bench")
     ours: list[float] = []
     bare: list[float] = []
     async with (
-        baseline_beside_leader(bench_cluster) as beside,
-        _noded(keys, beside.endpoints, bench_cluster.folder / "noded"),
-        _bare_watch(beside.etcd, keys.desired_of("bare")) as seen,
+        baseline_at_leader(bench_cluster) as baseline,
+        _noded(keys, baseline.endpoints, bench_cluster.folder / "noded"),
+        _bare_watch(baseline.etcd, keys.desired_of("bare")) as watched_at,
     ):
         for generation in range(trials + 1):
             spec = Spec(driver="stamp", document={"generation": generation})
             value = dumps(Desired(epoch=1, term=1, generation=generation + 1, spec=spec).model_dump(mode="json"))
-            for node, queue, times in (("n1", _TimestampDriver.applied_at, ours), ("bare", seen, bare)):
+            for node, queue, times in (("n1", _TimestampDriver.applied_at, ours), ("bare", watched_at, bare)):
                 begun = time.perf_counter()
-                await beside.etcd.put(keys.desired_of(node), value)
+                await baseline.etcd.put(keys.desired_of(node), value)
                 async with asyncio.timeout(SETTLE_S):
                     times.append((await queue.get() - begun) * 1e3)
                 await asyncio.sleep(_CALM_S)
-        who = await beside.describe_member()
+        member = await baseline.describe_member()
     return figure(
         "desired state to driver called", ours[1:], "ms", bare[1:], "a bare etcd watch",
         goals=[Goal("ratio", "at most", 1.5)],
         how="From the put of `desired/<node>` to the call of the driver, noded's check of its claim and plan included; "
         "beside it the same put until a watch of that key shows it in the same process. In turns of one; a first one "
-        f"of each does not count. noded uses the same member. {who}",
+        f"of each does not count. noded uses the same member. {member}",
     )  # fmt: skip
 
 
@@ -96,18 +95,18 @@ async def _noded(keys: Keys, endpoints: tuple[str, ...], work_dir: Path) -> Asyn
 
 @asynccontextmanager
 async def _bare_watch(etcd: Etcd, key: str) -> AsyncIterator[asyncio.Queue[float]]:
-    seen: asyncio.Queue[float] = asyncio.Queue()
+    watched_at: asyncio.Queue[float] = asyncio.Queue()
     revision = (await etcd.range(key, limit=1)).revision
 
     async def watch() -> None:
         async with aclosing(follow(etcd, key, end=prefix_end(key), revision=revision + 1)) as stream:
             async for changes in stream:
                 for _ in changes.events:
-                    seen.put_nowait(time.perf_counter())
+                    watched_at.put_nowait(time.perf_counter())
 
     running = asyncio.create_task(watch())
     try:
-        yield seen
+        yield watched_at
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -1,6 +1,6 @@
-"""How long the work stands still when the master's PC loses its power: hosts as network namespaces, see docs/faults.md.
+"""The failover time when the leader's PC loses its power, with hosts as network namespaces (docs/faults.md).
 
-Runs `python -m tests.faults.hosts.trial` by itself, with no other cluster beside it: it needs root and namespaces.
+It runs `python -m tests.faults.hosts.trial`, which needs root and namespaces, while no other cluster runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nodestore.support.jsonio import loads
 
 PROGRAM = "tests.faults.hosts.trial"
 EXIT_CANNOT_RUN = 77
-"""Its exit code where the machine does not let it, with the reason as its last line."""
+"""The trial's exit code if this machine cannot run it; the reason is the last line of its output."""
 _TRIAL_S = 60.0
 _START_S = 120.0
 _HOW = (
@@ -29,7 +29,7 @@ _HOW = (
 
 @dataclass(frozen=True)
 class PowerTrialKind:
-    """One row: what the trial is told, and the goals."""
+    """One row of the table: the options of the trial, and the goals."""
 
     name: str
     options: tuple[str, ...]
@@ -51,20 +51,20 @@ KINDS = (
 
 @dataclass
 class PowerResult:
-    """missing: why a row is not there, by its name."""
+    """The measured figures. missing: why a figure was not measured, by its name."""
 
     figures: list[Figure] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
 
 def measure(folder: Path, trials: int, say: Callable[[str], None]) -> PowerResult:
-    """So many trials of each kind, as far as this machine can."""
+    """Run `trials` trials of each kind, as far as this machine can."""
     found = PowerResult()
     for number, kind in enumerate(KINDS):
         place = folder / f"power-{number}"
         why = _run_trial(place, trials, kind, say)
         gaps = [float(loads(path.read_bytes())["gap_ms"]) for path in sorted(place.glob("trial-*.json"))]
-        if gaps:  # those before it broke off are worth as much
+        if gaps:  # trials before a failure count
             broken = f" It broke off after {len(gaps)} of {trials} trials: {why}." if why else ""
             how = kind.how + broken
             found.figures.append(figure(kind.name, gaps, "ms", goals=kind.goals, how=how, planned=trials))
@@ -74,7 +74,7 @@ def measure(folder: Path, trials: int, say: Callable[[str], None]) -> PowerResul
 
 
 def _run_trial(place: Path, trials: int, kind: PowerTrialKind, say: Callable[[str], None]) -> str:
-    """Why it did not end well; "" when it did."""
+    """Run the trials of one kind; return the reason of a failure, "" without one."""
     argv = [sys.executable, "-m", PROGRAM, f"--trials={trials}", f"--directory={place}", *kind.options]
     place.parent.mkdir(parents=True, exist_ok=True)
     log = place.with_suffix(".log")

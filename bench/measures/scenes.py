@@ -1,4 +1,4 @@
-"""Many nodes: a scene to 1,000 that watch, and what a node costs among them beside one among 100."""
+"""Scenes for 1,000 simulated nodes, and the costs per node compared with 100 nodes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ _FEWER = "100 nodes"
 
 @dataclass(frozen=True)
 class SceneMeasurement:
-    """A scene to so many nodes, some trials long. `latencies_ms`: of each trial and node, from sending `scene.apply` to
-    the change at the node. `per_node_ms`: of each trial, the time until all had it, by their number. `cpu_us`: what
-    leader and members took for each node and trial until its status was written, less what they take at rest."""
+    """The measurements of scenes for `count` nodes.
+
+    latencies_ms: for each trial and node, from sending `scene.apply` to the change at the node. per_node_ms: for each
+    trial, the time until the last change, divided by `count`. cpu_us: CPU time of the leader and of the members for
+    each node and trial until the statuses are written, less their CPU time at rest.
+    """
 
     count: int
     latencies_ms: list[float]
@@ -41,7 +44,7 @@ class SceneMeasurement:
 
 
 async def measure_scene(bench_cluster: BenchCluster, count: int, trials: int) -> SceneMeasurement:
-    """A few processes (bench/measures/watchers.py) simulate the nodes: each watches its own key, writes its status."""
+    """Apply scenes to `count` nodes that a few processes simulate (bench/measures/watchers.py)."""
     cluster = f"watched-{count}"
     names = [f"n{number:04}" for number in range(count)]
     inventory = {"masters": {"b1": {}}, "nodes": {name: {} for name in names}, "defaults": {"driver": {"name": "exec"}}}
@@ -63,20 +66,20 @@ async def measure_scene(bench_cluster: BenchCluster, count: int, trials: int) ->
             cpu.begin()
             begun = time.perf_counter()
             done = await client.scene_apply("s")
-            seen = [(at - begun) * 1e3 for at in await watchers.all_have_seen(done.index)]
+            latencies_ms = [(at - begun) * 1e3 for at in await watchers.all_have_seen(done.index)]
             await watchers.all_have_reported(done.index)
             if trial == 0:
-                continue  # the first finds everything cold
+                continue  # a warm-up
             cpu.end()
-            latencies += seen
-            totals.append(max(seen) / count)
+            latencies += latencies_ms
+            totals.append(max(latencies_ms) / count)
     return SceneMeasurement(
         count, latencies, totals, {name: took_s * 1e6 / (trials * count) for name, took_s in cpu.took_s()}
     )
 
 
 class _ClusterCpu:
-    """CPU seconds of one cluster's masterd and of etcd's members, over several spans, less what they take at rest."""
+    """CPU seconds of a cluster's masterd and of the members, summed over several spans, less their use at rest."""
 
     def __init__(self, bench_cluster: BenchCluster, cluster: str) -> None:
         ours = [child for child in psutil.Process().children() if cluster in child.cmdline()]
@@ -97,7 +100,7 @@ class _ClusterCpu:
         return time.monotonic(), used
 
     async def measure_rest(self) -> None:
-        """Look at what they take while nothing is asked of them."""
+        """Measure the CPU time that they use while no request is sent."""
         await asyncio.sleep(_SETTLED_S)
         at, used = self._now()
         await asyncio.sleep(_REST_S)
@@ -117,7 +120,7 @@ class _ClusterCpu:
 
 
 def scene_figures(hundred: SceneMeasurement, thousand: SceneMeasurement) -> list[Figure]:
-    """Both numbers of nodes, the larger beside the smaller."""
+    """Return the figures of both numbers of nodes, the larger compared with the smaller."""
     before = "The 100 nodes beside it were measured right before, not in turns."
     cpu = "CPU until all statuses are written, less what is taken at rest, divided by nodes and scenes."
     figures = [
@@ -151,7 +154,7 @@ def _how(found: SceneMeasurement) -> str:
 
 
 class _Watchers:
-    """The processes, and what they say."""
+    """The processes that simulate nodes, and their output."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -162,26 +165,26 @@ class _Watchers:
     async def read(self, child: child_processes.Child) -> None:
         assert child.stdout is not None
         while line := await child.stdout.readline():
-            told = loads(line)
-            if "reported" in told:
-                self._reported[told["node"]] = told["reported"]
+            event = loads(line)
+            if "reported" in event:
+                self._reported[event["node"]] = event["reported"]
             else:
-                self._seen[told["node"]] = (told["generation"], told["at"])
+                self._seen[event["node"]] = (event["generation"], event["at"])
             self._changed.set()
         raise NodectlError(f"a process of simulated nodes has ended with code {await child.wait()}")
 
     async def all_have_seen(self, generation: int) -> list[float]:
-        """When each has seen this generation or a newer one."""
+        """Wait until each node has seen this generation or a newer one; return the times."""
         await self._wait_for(lambda: [seen for seen, _ in self._seen.values()], generation)
         return [at for _, at in self._seen.values()]
 
     async def all_have_reported(self, generation: int) -> None:
-        """Until the status of each is written."""
+        """Wait until each node has written its status for this generation or a newer one."""
         await self._wait_for(self._reported.values, generation)
 
-    async def _wait_for(self, told: Callable[[], Collection[int]], generation: int) -> None:
+    async def _wait_for(self, generations: Callable[[], Collection[int]], generation: int) -> None:
         async with asyncio.timeout(SETTLE_S):
-            while len(told()) < self._count or min(told()) < generation:
+            while len(generations()) < self._count or min(generations()) < generation:
                 self._changed.clear()
                 await self._changed.wait()
 

@@ -1,4 +1,4 @@
-"""64 HTTP clients that send one command a request, beside puts; and where the leader's CPU goes."""
+"""64 HTTP clients that send one command a request, compared with puts, and a profile of the leader's CPU time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EACH = 30
 
 
 async def single_requests(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> tuple[Figure, str]:
-    """64 HTTP clients, each with a connection of its own; and where the master's CPU goes, from a profiled one."""
+    """Measure 64 HTTP clients, each with its own connection; return the figure and a note on the leader's profile."""
     leader = await bench_cluster.client.leader()
     process = bench_cluster.cluster.processes[leader.id].process
     assert process is not None
@@ -39,7 +39,7 @@ async def single_requests(bench_cluster: BenchCluster, baseline: Baseline, trial
 async def _rates_with_puts(
     url: str, baseline: Baseline, trials: int, leader: psutil.Process
 ) -> tuple[list[float], list[float], float]:
-    """Rates of ours and of bare puts, and the CPU that a request cost the leader, in us."""
+    """Return the rates of commands and of bare puts, and the leader's CPU time for a request in microseconds."""
     ours: list[float] = []
     bare: list[float] = []
     used_s = 0.0
@@ -62,7 +62,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 @asynccontextmanager
 async def _clients(url: str) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
-    """So many clients, by their number."""
+    """Open 64 clients; yield the action that sends a command by the client with a given number."""
     clients = [_SingleClient(url) for _ in range(CALLERS)]
     try:
         yield lambda number: clients[number].command()
@@ -89,11 +89,11 @@ class _SingleClient:
         await self._session.close()
 
 
-# --- where it goes --------------------------------------------------------------------------------------------------
+# --- the profile ----------------------------------------------------------------------------------------------------
 
 
 async def _profiled(bench_cluster: BenchCluster) -> Shares:
-    """Another masterd, under a profiler, in a cluster of its own, with the same configuration."""
+    """Profile another masterd in a cluster of its own with the same configuration; return its shares of CPU time."""
     current = (await bench_cluster.client.config())["current"]
     assert current is not None
     name, stats = "profiled", bench_cluster.folder / "profiled.stats"

@@ -1,6 +1,6 @@
 """Simulated nodes: `python -m bench.measures.watchers ENDPOINTS CLUSTER NODE...`.
 
-Each watches its own `desired/<node>`, writes `status/<node>` at each change, and tells on stdout when it saw what.
+Each watches its own `desired/<node>`, writes `status/<node>` at each change, and prints on stdout when it saw what.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What was measured, as a table for the terminal, as docs/benchmarks.md with pictures, and as data."""
+"""The results of a run: as a table for the terminal, as JSON data, and as docs/benchmarks.md with pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.report.picture import caption, drawable, svg
 
 DATA = Path("build/bench.json")
 PARTIAL = Path("build/bench-partial.json")
-"""Of a run of some parts only: what a whole one has measured stays."""
+"""The data of a run of some parts; it does not replace that of a complete run."""
 PAGE = Path("docs/benchmarks.md")
 PICTURES = Path("docs/benchmarks")
 
@@ -42,13 +42,13 @@ _INTRODUCTION = (
 
 
 def describe_machine() -> str:
-    """Where it is measured; to be asked before the run, whose own load is no news."""
+    """Describe the machine. To be called before the run, because the load average is part of it."""
     load = f", load average before the run {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}{load}"
 
 
 def table(figures: Sequence[Figure]) -> Table:
-    """For a terminal."""
+    """Return the results as a table for a terminal."""
     shown = Table(*_COLUMNS, title="measured just now")
     for item in figures:
         shown.add_row(*_cells(item))
@@ -58,7 +58,7 @@ def table(figures: Sequence[Figure]) -> Table:
 def _cells(item: Figure) -> list[str]:
     n = f"{item.n} of {item.planned}" if item.is_incomplete else str(item.n)
     median = f"{item.median:.4g} {item.unit}".rstrip()
-    base = f"{item.beside}: {item.baseline:.3g} {item.unit}" if item.baseline is not None else item.beside
+    base = f"{item.baseline_name}: {item.baseline:.3g} {item.unit}" if item.baseline is not None else item.baseline_name
     ratio = f"{item.ratio:.2f}x" if item.ratio is not None else ""
     met = {True: "yes", False: "no", None: ""}[item.met]
     return [item.name, n, median, _p99(item), f"{item.worst:.4g}", base, ratio, item.goal, met]
@@ -70,7 +70,7 @@ def _p99(item: Figure) -> str:
 
 
 def write_data(figures: Sequence[Figure], path: Path) -> None:
-    """DATA, or PARTIAL."""
+    """Write the results as JSON to `path` (DATA or PARTIAL)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({item.name: item.as_json() for item in figures}, indent=1) + "\n", "utf-8")
 
@@ -78,7 +78,7 @@ def write_data(figures: Sequence[Figure], path: Path) -> None:
 def write_page(
     figures: Sequence[Figure], settings: Sequence[str], notes: Sequence[str], missing: Mapping[str, str]
 ) -> None:
-    """docs/benchmarks.md and its pictures. missing: why something was not measured, by its name."""
+    """Write docs/benchmarks.md and its pictures. missing: why a figure was not measured, by its name."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     for old in PICTURES.glob("*.svg"):
         old.unlink()

@@ -1,4 +1,4 @@
-"""A distribution as a picture: what part of the trials was no larger than a value, as SVG. Pure; needs no library."""
+"""A cumulative distribution as an SVG picture: the part of the trials that are no larger than a value. Pure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _OURS, _BARE, _INK, _GRID = "#1f6feb", "#8c959f", "#24292f", "#d0d7de"
 
 
 def drawable(figure: Figure) -> bool:
-    """Whether there is a distribution to see: more than one value, and one above zero, as the axis is logarithmic."""
+    """Return whether a picture makes sense: more than one value, and one above zero, as the axis is logarithmic."""
     return len(figure.values) > 1 and max(figure.values) > 0
 
 
 def caption(figure: Figure) -> str:
-    """What the picture shows, for whoever does not see it. Of times and rates there are trials, else just values."""
+    """Return the alternative text of the picture: of trials for times and rates, else of values."""
     if figure.unit in _TIMES:
         shown = "the part of the trials that took no longer"
     elif figure.better == "higher":
@@ -32,7 +32,7 @@ def caption(figure: Figure) -> str:
 
 
 def svg(figure: Figure) -> str:
-    """The picture of one figure: ours, and, where there is one, the bare operation of the same run."""
+    """Draw one figure, and its baseline, if it has one."""
     every = [value for value in (*figure.values, *figure.baselines) if value > 0]
     low, high = _span(min(every), max(every))
     lines = [
@@ -44,14 +44,14 @@ def svg(figure: Figure) -> str:
     ]
     if figure.baselines:
         lines.append(_curve(figure.baselines, low, high, _BARE))
-        lines.append(_legend(figure.beside, _BARE, 0))
+        lines.append(_legend(figure.baseline_name, _BARE, 0))
     lines.append(_curve(figure.values, low, high, _OURS))
     lines.append(_legend(f"ours, n = {figure.n}", _OURS, 1))
     return "\n".join([*lines, "</svg>", ""])
 
 
 def _span(low: float, high: float) -> tuple[float, float]:
-    """Some room on both sides; never nothing."""
+    """Return the range of the axis: some space on both sides, and never empty."""
     return (low / 1.15, high * 1.15) if high > low * 1.01 else (low / 1.5, high * 1.5)
 
 
@@ -65,7 +65,7 @@ def _y(part: float) -> float:
 
 
 def _curve(values: Sequence[float], low: float, high: float, colour: str) -> str:
-    """A staircase: each value lifts it by its part of all."""
+    """Draw the distribution as a step function: each value raises it by 1 / count."""
     ordered = sorted(values)
     count = len(ordered)
     step = max(1, count // _POINTS_MAX)
@@ -96,7 +96,7 @@ def _axes(low: float, high: float) -> Iterator[str]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round values on a logarithmic axis: 1, 2, 5 of each power of ten; the ends where there are none."""
+    """Return round values on a logarithmic axis (1, 2, 5 of each power of ten), or the ends if there are none."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     inside = [value for value in found if low <= value <= high]

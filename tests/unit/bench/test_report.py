@@ -174,9 +174,9 @@ def test_a_series_that_broke_off_shows_in_its_row() -> None:
 def test_only_a_full_run_writes_the_page(written: Path, quick: bool, only: bool, paths: set[str]) -> None:
     """A run of some parts leaves alone what a whole one has measured."""
     bench = suite.BenchRun(suite.QUICK, lambda line: None, figures=[figure("one", [1.0], "ms")])
-    told = program.write(bench, "a machine", quick=quick, only=only)
+    paths_returned = program.write(bench, "a machine", quick=quick, only=only)
     found = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
-    assert found == paths == {path.relative_to(written).as_posix() for path in told}
+    assert found == paths == {path.relative_to(written).as_posix() for path in paths_returned}
 
 
 def test_the_load_is_that_before_the_run(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ import pytest
 
 from bench import suite
 from bench.harness import baseline
-from bench.harness import cluster as ground
-from bench.harness.baseline import Baseline, baseline_beside_leader, describe, endpoints_of
+from bench.harness import cluster as harness
+from bench.harness.baseline import Baseline, baseline_at_leader, describe, endpoints_of
 from bench.harness.cluster import BenchCluster, in_turns
 from bench.harness.figures import figure
 from bench.measures import at_rest, cold_start, commands, failovers, scenes
@@ -30,7 +30,7 @@ from nodestore.processes import child_processes
 
 
 def faked(**parts_of_it: Any) -> BenchCluster:
-    """A ground that has only these."""
+    """A BenchCluster with only these parts."""
     return cast(BenchCluster, SimpleNamespace(**({"report": lambda line: None} | parts_of_it)))
 
 
@@ -95,7 +95,7 @@ def test_a_masters_member_is_the_first_it_was_told_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("led", "leader", "used", "told"),
+    ("led", "leader", "used", "ending"),
     [
         ([False, False], "m2", 2002, "uses: it does not lead etcd."),
         ([True, False, False], "m2", 2002, "uses: it does not lead etcd."),  # it was waited for
@@ -106,7 +106,7 @@ def test_a_masters_member_is_the_first_it_was_told_of() -> None:
     ],
 )
 async def test_bare_operations_go_to_the_leading_masters_member(
-    monkeypatch: pytest.MonkeyPatch, led: list[bool | None], leader: str, used: int, told: str
+    monkeypatch: pytest.MonkeyPatch, led: list[bool | None], leader: str, used: int, ending: str
 ) -> None:
     """It is said which one that is, and whether it led etcd while it was measured."""
     record = recorded()
@@ -139,10 +139,10 @@ async def test_bare_operations_go_to_the_leading_masters_member(
 
     monkeypatch.setattr(baseline, "Etcd", Session)
     on = faked(client=SimpleNamespace(leader=leads), cluster=SimpleNamespace(record=record, processes=processes))
-    async with baseline_beside_leader(on) as session:
+    async with baseline_at_leader(on) as session:
         assert session.etcd.settings.endpoints == ("127.0.0.1:2002", "127.0.0.1:2003", "127.0.0.1:2001")
         text = await session.describe_member()
-    assert text.endswith(told)
+    assert text.endswith(ending)
     assert text.startswith("Bare operations ")
 
 
@@ -222,8 +222,8 @@ async def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path, monkeyp
 
 def test_the_reason_of_a_group_is_that_of_the_first() -> None:
     """However deep; what says nothing is named."""
-    assert ground.failure_reason(ExceptionGroup("", [ExceptionGroup("", [NodectlError("why")])])) == "why"
-    assert ground.failure_reason(TimeoutError()) == "TimeoutError"
+    assert harness.failure_reason(ExceptionGroup("", [ExceptionGroup("", [NodectlError("why")])])) == "why"
+    assert harness.failure_reason(TimeoutError()) == "TimeoutError"
 
 
 async def test_commands_that_fail_while_all_is_busy_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
