@@ -1,4 +1,4 @@
-"""The program noded."""
+"""Entry point of the program noded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nodestore.processes import child_processes
 
 
 def main() -> int:
-    """Run until asked to stop (0), until another noded has the node (4), or until something is broken (1)."""
+    """Run noded; return its exit code: 0 after a stop signal, 4 if another noded claimed the node, 1 after an error."""
     child_processes.utf8_stdio()
     chosen = settings.parse()
     return program.run("noded", chosen.node, chosen.log_level, daemon.run(chosen))

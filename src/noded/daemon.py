@@ -1,4 +1,4 @@
-"""Wires noded's parts together; decides nothing itself."""
+"""Builds the parts of a noded, connects them and runs their tasks. Contains no decisions."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 class _StopRequested(Exception):
-    """Somebody asked this process to stop."""
+    """The process received a stop signal."""
 
 
 async def run(settings: Settings) -> None:
-    """Drive the node until asked to stop. Whatever else ends it is raised, after what is driven has been stopped."""
+    """Drive the node until a stop signal. Any error stops the driver first and is then raised."""
     stop = stop_event()
     keys = Keys(settings.cluster)
     me = NodedIdentity(settings.node, settings.host_id, secrets.token_hex(8))
@@ -85,14 +85,14 @@ class _Wiring:
         self.actor.wake()
 
     async def follow_desired(self) -> None:
-        """Take each desired state as it comes."""
+        """Pass each value of `desired/<node>` to the orders and wake the agent."""
         async with aclosing(follow_key(self._etcd, self._desired_key)) as values:
             async for value in values:
                 self.orders.observe(value)
                 self.agent.wake()
 
     async def shut_down(self, reason: str) -> None:
-        """Stop what is driven, say so, give the node up."""
+        """Stop the driver, write the last status and release the claim."""
         await self.actor.flush()
         await self.agent.shut_down(reason)
         await self.reporter.flush()

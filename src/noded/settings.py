@@ -1,4 +1,4 @@
-"""noded's settings: from the command line, or from NODECTL_<NAME> in the environment."""
+"""noded's settings, read from the command line and from the environment variables NODECTL_<NAME>."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOST_ID_CHARS_MAX = 200
 
 @dataclass(frozen=True)
 class Settings:
-    """All of it, checked."""
+    """The validated settings of one noded."""
 
     node: str
     cluster: str
@@ -36,35 +36,42 @@ class Settings:
 
 
 def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the arguments (default: the process's). SystemExit 2 after one line on what is wrong."""
+    """Parse `arguments` (default: sys.argv). If one is wrong, print one line and raise SystemExit(2)."""
     parser = Parser("noded", "Keeps one node in the state that the master wants.", environ)
     parser.add_option("node", _node, meta="NAME", text="this node's name in the inventory")
     parser.add_option(
-        "work-dir", _directory, meta="DIR", text="its own directory for this node; may be wiped at any time"
+        "work-dir",
+        _directory,
+        meta="DIR",
+        text="directory of this noded alone; its content may be deleted any time",
     )
     parser.add_option(
-        "host-id", _host_id, default="", meta="ID", text="identity of this machine (default: the system's machine id)"
+        "host-id",
+        _host_id,
+        default="",
+        meta="ID",
+        text="unique id of this machine (default: the system's machine id)",
     )
     parser.add_option(
         "tick",
         duration_between(0.05, 3_600),
         default="5s",
         meta="TIME",
-        text="how often to compare desired and actual though nothing happened (default: %(default)s)",
+        text="interval of the periodic comparison of desired and actual state (default: %(default)s)",
     )
     parser.add_option(
         "start-wait",
         duration_between(0, 3_600),
         default="5s",
         meta="TIME",
-        text="at its start, how long to wait for etcd before going on as it was (default: %(default)s)",
+        text="how long a starting noded waits for etcd before it applies its last state again (default: %(default)s)",
     )
     parser.add_option(
         "reboot-command",
         _argv,
         default="",
         meta="COMMAND",
-        text="program and arguments that reboot this PC, when an operator asks for that (default: nothing does)",
+        text="program and arguments that perform the action reboot (default: none, the action fails)",
     )
     add_common(parser)
     options = parser.parse_args(arguments)
@@ -96,11 +103,11 @@ def _directory(text: str) -> Path:
 
 
 def _argv(text: str) -> tuple[str, ...]:
-    """A command as a shell splits it; no shell runs it. On Windows a backslash is one, and quotes are double."""
+    """Split a command line as a shell does. On Windows a backslash is itself, and only double quotes count."""
     posix = os.name != "nt"
     parts = shlex.split(text) if posix else [part.strip('"') for part in shlex.split(text, posix=False)]
     if not parts or not parts[0] or "\x00" in text:
-        raise ValueError(f"{text!r} names no program")
+        raise ValueError(f"{text!r} does not name a program")
     return tuple(parts)
 
 
@@ -111,9 +118,9 @@ def _host_id(text: str) -> str:
 
 
 def machine_id() -> str:
-    """What tells this machine from every other one, whatever it is called; the same after a reboot."""
-    found = _windows_machine_id() if sys.platform == "win32" else _posix_machine_id()
-    return found or f"mac-{uuid.getnode():012x}"
+    """Return this machine's unique id, which does not depend on its name and survives reboots."""
+    machine = _windows_machine_id() if sys.platform == "win32" else _posix_machine_id()
+    return machine or f"mac-{uuid.getnode():012x}"
 
 
 def _posix_machine_id() -> str:

@@ -1,5 +1,6 @@
-"""One-shot actions: what a node is asked to do once, such as a restart or a reboot.
+"""One-shot actions: things that a node does once on request, such as a restart or a reboot.
 
-noded writes that it begins before it begins, comparing what the leader wrote, so an action begins at most once.
+Before noded starts an action it marks the action as started, in a transaction that compares what the leader wrote. So
+an action starts at most once.
 May import reconcile, registration and drivers. Read `decide.py` first: it is pure; then `actor.py`.
 """

@@ -1,6 +1,6 @@
-"""Has one-shot actions done, each at most once: reads `actions/<node>`, writes `acted/<node>`.
+"""Starts each pending one-shot action of `actions/<node>` at most once and writes its result into `acted/<node>`.
 
-What is to be done next is for `noded.actions.decide` to decide, from one linearizable read; an event only wakes.
+`noded.actions.decide` decides the next step from one linearizable read; an event only wakes the loop.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Stored)
 
 REBOOT_WAIT_S = 300.0
-"""How long after its command has succeeded the PC may take to go down."""
+"""Seconds that the PC may take to go down after the reboot command succeeded."""
 _FLUSH_TIMEOUT_S = 1.0
 _STEPS_MAX = 32
-_CUT_SHORT = "noded was asked to stop while it ran: it was cut short, and may have taken effect in part"
+_CUT_SHORT = "it was cancelled because noded was asked to stop, and may have taken effect in part"
 
 
 class HasClaim(Protocol):
-    """Whether the node is ours: see `noded.registration.claim_revision`."""
+    """The claim on the node: see `noded.registration.claim.NodeClaim`."""
 
     @property
     def claim_revision(self) -> int | None: ...
 
 
 class ActionPerformer(Protocol):
-    """See `noded.actions.performer`."""
+    """Performs an action: see `noded.actions.performer.Performer`."""
 
     def has_reconciled(self, desired: bytes | None) -> bool: ...
 
@@ -65,7 +65,7 @@ class ActionPerformer(Protocol):
 
 @dataclass(frozen=True)
 class _ReadKeys:
-    """One read: the keys, and the mod_revisions to compare (0: absent)."""
+    """The result of one read: the keys, and the mod_revisions to compare (0: absent)."""
 
     keys: ActionKeys
     desired: bytes | None
@@ -76,7 +76,7 @@ class _ReadKeys:
 
 
 class Actor:
-    """Does the actions of one node. To be woken when the claim is another one, and when the agent has come to rest."""
+    """Starts the actions of one node. Call `wake` when the claim changes and when the agent has reconciled."""
 
     def __init__(
         self,
@@ -100,17 +100,17 @@ class Actor:
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """Look soon."""
+        """Make the loop read the keys soon."""
         self._wake.set()
 
     async def follow_view(self) -> None:
-        """Look at each change of the view. Never ends."""
+        """Wake the loop at each change of `actions/<node>`. Never returns."""
         async with aclosing(follow_key(self._etcd, self._view)) as values:
             async for _ in values:
                 self.wake()
 
     async def perform_actions(self) -> NoReturn:
-        """Do what is to be done, for ever. Outages are waited out."""
+        """Execute each step that is due, and retry after errors. Never returns."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             await self._wake.wait()
@@ -125,71 +125,71 @@ class Actor:
             await asyncio.sleep(backoff.next_s())
 
     async def flush(self) -> None:
-        """Write what came of the last action, within a second or not at all."""
+        """Write the result of the last action, if that takes at most a second."""
         if self._memory.ended is None:
             return
         try:
             async with asyncio.timeout(_FLUSH_TIMEOUT_S):
                 for _ in range(_STEPS_MAX):
-                    found = await self._read()
-                    step = decide(found.keys, self._memory, self._me, time.time())
-                    ours = found.alive == self._claim.claim_revision
-                    if not ours or not isinstance(step, Write) or await self._put_acted(found, step.acted):
+                    read = await self._read()
+                    step = decide(read.keys, self._memory, self._me, time.time())
+                    ours = read.alive == self._claim.claim_revision
+                    if not ours or not isinstance(step, Write) or await self._put_acted(read, step.acted):
                         return
         except (NodectlError, TimeoutError) as error:
-            log.warning("what came of the last action was not written: %s", error or "etcd did not answer in time")
+            log.warning("the result of the last action was not written: %s", error or "etcd did not answer in time")
 
-    # --- one look ---
+    # --- steps ---
 
     async def _step_until_idle(self) -> bool:
-        """Take steps until none is due; whether some still may be."""
+        """Execute up to _STEPS_MAX steps until none is due. Returns whether another may be due."""
         for _ in range(_STEPS_MAX):
             if not await self._step():
                 return False
         return True
 
     async def _step(self) -> bool:
-        """Whether to look again. NodectlError when etcd leaves something open."""
-        found = await self._read()
-        if self._claim.claim_revision is None or found.alive != self._claim.claim_revision:
-            return False  # a new claim wakes us
-        step = decide(found.keys, self._memory, self._me, time.time())
+        """Execute the next step. Returns whether another may be due. Raises NodectlError if a call of etcd fails."""
+        read = await self._read()
+        if self._claim.claim_revision is None or read.alive != self._claim.claim_revision:
+            return False  # a new claim calls wake
+        step = decide(read.keys, self._memory, self._me, time.time())
         if isinstance(step, Wait):
             self._log_problem(step.problem)
             return False
         self._log_once.reset()
         if isinstance(step, Write):
-            await self._put_acted(found, step.acted)
+            await self._put_acted(read, step.acted)
             return True
-        if isinstance(step, Begin) and not self._performer.has_reconciled(found.desired):
-            return False  # coming to rest wakes us
+        if isinstance(step, Begin) and not self._performer.has_reconciled(read.desired):
+            return False  # the agent calls wake when it has reconciled
         async with self._performer.hold_driver(step.action):
-            # marked in here: waiting for one's turn may take long, and until it is marked it may expire
-            if isinstance(step, Run) or await self._mark_started(found, step):
+            # mark it within the lock: waiting for the lock may take long, and the action may expire meanwhile
+            if isinstance(step, Run) or await self._mark_started(read, step):
                 await self._run_action(step.action, step.mark)
         if self._memory.running is not None:
             await self._wait_for_reboot()
         return True
 
-    async def _mark_started(self, found: _ReadKeys, step: Begin) -> bool:
-        """Whether it is surely marked. When that stays open, the next read tells."""
+    async def _mark_started(self, read: _ReadKeys, step: Begin) -> bool:
+        """Write the mark. Returns whether it certainly is written; if that is unknown, the next read shows it."""
         self._memory = replace(self._memory, marked=step.action)
-        return await self._put_acted(found, step.acted)
+        return await self._put_acted(read, step.acted)
 
     async def _run_action(self, action: Action, mark: ActionResult) -> None:
-        """Once for each mark: what has been begun is remembered before anything is done."""
+        """Run the action, once for each mark: the memory has it as started before anything happens."""
         self._memory = replace(self._memory, begun=(action.epoch, action.index), running=mark, ended=None)
         try:
             outcome = await self._performer.perform(action)
         except asyncio.CancelledError:
-            if action.name != actions.REBOOT:  # it is the reboot that ends us: the next noded sees what came of it
+            if action.name != actions.REBOOT:  # the reboot ends this process, and the next noded finds its outcome
                 self._record_outcome(ActionOutcome("failed", error=_CUT_SHORT))
             raise
         if outcome is not None:
             self._record_outcome(outcome)
 
     async def _wait_for_reboot(self) -> None:
-        """Wait for the reboot to end this process."""
+        """Wait for the reboot to end this process; record a failure if it does not."""
         await asyncio.sleep(self._reboot_wait_s)
         line = f"the reboot command succeeded, but the PC did not go down within {self._reboot_wait_s:g} s"
         log.error("%s", line)
@@ -207,31 +207,33 @@ class Actor:
         result = await self._etcd.txn([], [op_get(key) for key in keys])
         alive, epoch, view, acted, desired = (result.range(at).first for at in range(len(keys)))
         incarnation = _decoded(Epoch, epoch)
-        seen = ActionKeys(
+        decoded = ActionKeys(
             incarnation.epoch if isinstance(incarnation, Epoch) else incarnation,
             _decoded(Actions, view),
             _decoded(Acted, acted),
         )
         value = desired.value if desired is not None else None
-        return _ReadKeys(seen, value, _revision(alive), _revision(epoch), _revision(view), _revision(acted))
+        return _ReadKeys(decoded, value, _revision(alive), _revision(epoch), _revision(view), _revision(acted))
 
-    async def _put_acted(self, found: _ReadKeys, acted: Acted) -> bool:
-        """Write it if all is as it was found. A second copy fails its compare, so it may be repeated; and False may
-        mean that the first copy has landed."""
+    async def _put_acted(self, read: _ReadKeys, acted: Acted) -> bool:
+        """Write `acted` if the keys are as in `read`. Returns whether it certainly is written.
+
+        Repeatable: a second copy fails its compare. So False may mean that the first copy was written.
+        """
         compares = [
-            cmp_mod(self._alive, found.alive),
-            cmp_mod(self._epoch, found.epoch),
-            cmp_mod(self._view, found.view),
-            cmp_mod(self._acted, found.acted),
+            cmp_mod(self._alive, read.alive),
+            cmp_mod(self._epoch, read.epoch),
+            cmp_mod(self._view, read.view),
+            cmp_mod(self._acted, read.acted),
         ]
         result = await self._etcd.txn(compares, [op_put(self._acted, acted.encode())], repeatable=True)
         return result.succeeded
 
-    # --- what it tells ---
+    # --- log ---
 
     def _log_unless_outage(self, error: NodectlError) -> None:
-        if not isinstance(error, Unavailable | OutcomeUnknown):  # an outage is no complaint
-            self._log_problem(f"cannot do actions: {error}")
+        if not isinstance(error, Unavailable | OutcomeUnknown):  # an outage ends by itself: not logged
+            self._log_problem(f"cannot perform actions, tries again: {error}")
 
     def _log_problem(self, line: str | None) -> None:
         if line is None:
@@ -250,11 +252,11 @@ def _decoded(model: type[S], found: KV | None) -> S | Garbled | None:
     try:
         return decode(model, found.value, found.key)
     except Garbage as error:
-        return Garbled(f"begins no action: {error}", _is_newer(found.value))
+        return Garbled(f"starts no action: {error}", _is_newer(found.value))
 
 
 def _is_newer(raw: bytes) -> bool:
-    """Whether a newer program wrote it."""
+    """Whether a newer program wrote the value."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Which start of which PC this is: a reboot that was asked for has been done when it is another one."""
+"""Identifies the boot of the PC. A requested reboot is done when the same PC has another boot."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import psutil
 from nodestore.support.boot import kernel_boot_id
 
 _TOLERANCE_S = 60
-"""A boot time is counted back by the PC's clock, which may be put right in between. Nothing reboots that quickly
-and then starts noded, works, and reboots again."""
+"""Two boot times that differ by less are the same boot: they are computed from the PC's clock, which may be adjusted
+in between. No PC boots, starts noded, performs a reboot and boots again within this time."""
 
 
 def boot_id() -> str:
-    """This start of the PC: the kernel's own id on Linux; elsewhere "@" and the boot time, in whole seconds since the
-    Unix epoch by the PC's clock."""
+    """Return the id of the present boot: the kernel's on Linux; elsewhere "@" and the boot time, in whole seconds
+    since the Unix epoch by the PC's clock."""
     return kernel_boot_id() or f"@{round(_booted_at())}"
 
 
@@ -31,12 +31,12 @@ def _booted_at() -> float:
 
 
 def boot_record(host_id: str) -> str:
-    """What an action's record keeps in `boot`: the PC, and its present start."""
+    """Return the host and its present boot, as an action's record keeps them in `boot`."""
     return f"{host_id}:{boot_id()}"
 
 
 def has_rebooted(was: str, now: str) -> bool:
-    """Whether `was` and `now`, both by `boot_record`, are surely two starts of one PC, the later one `now`."""
+    """Whether `was` and `now`, both from `boot_record`, certainly are two boots of one PC, `now` the later one."""
     host, _, old = was.rpartition(":")
     host_now, _, new = now.rpartition(":")
     if host != host_now or not old or not new or (old[0] == "@") != (new[0] == "@"):

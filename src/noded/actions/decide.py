@@ -1,25 +1,29 @@
-"""Which one-shot action to begin, and what to write into `acted/<node>`: a function of what etcd has and what this
-noded has done. Pure.
+"""Decides which one-shot action to start and what to write into `acted/<node>`, from the keys in etcd and from what
+this process has done. Pure.
 
-An action is begun at most once, whoever dies when. Every write is one txn that compares `alive/<node>` (our claim),
-`epoch`, `actions/<node>` and `acted/<node>`, all as one linearizable read found them:
+An action starts at most once, whichever process dies at whatever time. A *mark* is the record of an action as
+`started`; it is written before the action runs. Every write is one transaction that compares `alive/<node>` (our
+claim), `epoch`, `actions/<node>` and `acted/<node>` with one linearizable read:
 
-* We die before the mark: nobody has begun it; the next noded does. After the mark, before the beginning or while it
-  runs, or before the result is written: the next noded finds `started` of another nonce and writes `lost`; a reboot is
-  `done` when the same PC has another boot id.
-* The mark's answer is lost: if it landed, the next read shows our nonce and the index we meant, and we begin. If it
-  lands later than that read, it and its repeat compare the same `acted`: one of them lands, and the next read says so.
-* It expires meanwhile: the leader's commit changes `acted` or `actions`, or compares them: one of the two happens.
-  Once it is begun, the view may shrink and the leader may fall: the action goes on, and its result has no reader.
-* Another host (or noded) takes the node while it runs: `alive` differs, so our result does not land; theirs is `lost`.
-* etcd is away when it ends: the result stays in memory until it is written. Killed meanwhile: `lost`.
-* A restored store: an action asked for, or a view written, in another epoch is not begun; the leader closes it. Results
-  of another epoch are dropped, its floor is kept.
-* `actions` or `epoch` is garbage: nothing is begun or forgotten until a leader has put it right. `acted` is garbage:
-  what has been begun is not known, so all that pends is passed over as `lost`, and work goes on with newer indexes,
-  which only grow. Written by a newer program: nothing is begun until noded has been upgraded.
-* `acted` is deleted under a living noded: what this one has begun it remembers.
-* The work directory holds nothing of this, so it may be wiped.
+* noded dies before the mark: the action has not started, the next noded starts it. noded dies after the mark, before
+  the action runs, while it runs or before its result is written: the next noded finds `started` with another nonce and
+  writes `lost`; a reboot is `done` if the same PC has another boot id.
+* The answer to the mark is lost: if the mark was written, the next read shows our nonce and the index, and the action
+  runs. If it is written after that read, it and its repeat compare the same `acted`: one of them succeeds, and the next
+  read shows it.
+* The action expires meanwhile: the leader's commit changes `acted` or `actions`, or compares them, so only one of mark
+  and expiry succeeds. After the mark the action runs to its end, even if it leaves the view or the leader is deposed;
+  its result then has no reader.
+* Another host or noded claims the node while the action runs: `alive` differs, so our result is not written; the other
+  one writes `lost`.
+* etcd is away when the action ends: the result stays in memory until it is written. If noded is killed first: `lost`.
+* The store was restored: an action or a view of another epoch is not started; the leader closes it. Results of another
+  epoch are dropped, the floor is kept.
+* `actions` or `epoch` is not readable: nothing is started or dropped until a leader has repaired it. `acted` is not
+  readable: which actions have started is unknown, so every pending one becomes `lost`, and newer indexes, which only
+  grow, are started. A key written by a newer program: nothing is started until noded is upgraded.
+* `acted` is deleted while noded runs: noded remembers the actions that it has started itself.
+* The work directory holds no part of this, so it may be deleted.
 """
 
 from __future__ import annotations
@@ -34,13 +38,13 @@ from nodestore.support.jsonio import Json
 RESTART, REBOOT = OWN_ACTIONS
 
 ACTED_BYTES_MAX = 1 << 20
-LOST = "noded ended while it ran: whether it took effect is not known"
-_PASSED_OVER = "the node's record of what it has begun is gone: whether it took effect is not known"
+LOST = "noded ended while the action ran: whether it took effect is not known"
+_PASSED_OVER = "the node's record of started actions was lost: whether it took effect is not known"
 
 
 @dataclass(frozen=True)
 class Garbled:
-    """A key that cannot be read. newer: because a newer program wrote it."""
+    """A key whose value is not readable. newer: a newer program wrote it."""
 
     problem: str
     newer: bool = False
@@ -48,7 +52,7 @@ class Garbled:
 
 @dataclass(frozen=True)
 class ActionKeys:
-    """Three keys as one read found them; None: absent."""
+    """The values of three keys from one read; None: absent."""
 
     epoch: int | Garbled | None
     view: Actions | Garbled | None
@@ -57,7 +61,7 @@ class ActionKeys:
 
 @dataclass(frozen=True)
 class ActionOutcome:
-    """What came of an action. error: one sentence for the operator."""
+    """The result of an action. error: one sentence for the operator."""
 
     state: ActionState
     result: Json = None
@@ -66,8 +70,9 @@ class ActionOutcome:
 
 @dataclass(frozen=True)
 class ActionMemory:
-    """What this noded process has done. `begun`: epoch and index of the newest action it has begun. `running`: that,
-    until it has ended; then `ended` is what came of it, until that is written."""
+    """What this process has done. marked: the action whose mark was last sent. begun: epoch and index of the newest
+    action that it has started. running: the record of that action until it ends. ended: its result until the next
+    action."""
 
     marked: Action | None = None
     begun: tuple[int, int] = (0, 0)
@@ -75,14 +80,14 @@ class ActionMemory:
     ended: ActionResult | None = None
 
     def floor(self, epoch: int) -> int:
-        """Up to which index this process has begun actions of that epoch."""
+        """Return the highest index of that epoch whose action this process has started, 0 for none."""
         return self.begun[1] if self.begun[0] == epoch else 0
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Who writes `acted`. boot: see `noded.actions.boot.boot_record`. rebooted: whether the PC has rebooted since
-    then."""
+    """Identity of the process that writes `acted`. boot: see `noded.actions.boot.boot_record`. rebooted: whether the
+    PC has rebooted since the given boot record."""
 
     node: str
     nonce: str
@@ -92,21 +97,21 @@ class Writer:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to do. problem: why not, when that is somebody's fault."""
+    """Nothing to do. problem: the error that prevents work, if there is one."""
 
     problem: str | None = None
 
 
 @dataclass(frozen=True)
 class Write:
-    """Bring `acted` up to date."""
+    """Write `acted`; no action starts."""
 
     acted: Acted
 
 
 @dataclass(frozen=True)
 class Begin:
-    """Write `acted`, which marks the action as started; once that has landed, run it."""
+    """Write `acted`, which marks the action as started. Run the action if that write succeeds."""
 
     action: Action
     acted: Acted
@@ -115,7 +120,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class Run:
-    """Our mark, whose answer was lost, has landed: run it."""
+    """The mark was written although its answer was lost: run the action."""
 
     action: Action
     mark: ActionResult
@@ -124,20 +129,20 @@ class Run:
 Step = Wait | Write | Begin | Run
 
 
-def decide(seen: ActionKeys, memory: ActionMemory, me: Writer, now: float) -> Step:
-    """The next step. now: seconds since the Unix epoch, for people."""
-    epoch, view, found = seen.epoch, seen.view, seen.acted
+def decide(keys: ActionKeys, memory: ActionMemory, me: Writer, now: float) -> Step:
+    """Return the next step. now: seconds since the Unix epoch, only written into records for people."""
+    epoch, view, old = keys.epoch, keys.view, keys.acted
     if not isinstance(epoch, int):
-        return Wait(epoch.problem if epoch is not None else None)  # absent: nobody has ever led
+        return Wait(epoch.problem if epoch is not None else None)  # absent: no masterd has ever led
     pending = _pending(view, epoch)
-    if isinstance(found, Garbled) and (pending is None or found.newer):
-        return Wait(found.problem)
-    base = _base(found, me.node, epoch, pending)
+    if isinstance(old, Garbled) and (pending is None or old.newer):
+        return Wait(old.problem)
+    base = _base(old, me.node, epoch, pending)
     for result in base.results:
         if _landed(result, memory, me, epoch) and memory.marked is not None:
             return Run(memory.marked, result)
     acted = _current(base, memory, me, epoch, pending, now)
-    if acted != base or isinstance(found, Garbled):
+    if acted != base or isinstance(old, Garbled):
         return Write(acted)
     if isinstance(view, Garbled):
         return Wait(view.problem)
@@ -157,7 +162,7 @@ def _started(action: Action, me: Writer, now: float) -> ActionResult:
 
 
 def ended(result: ActionResult, outcome: ActionOutcome, now: float) -> ActionResult:
-    """`result` with what came of it."""
+    """Return the record `result` with the outcome of the action."""
     return result.model_copy(
         update={
             "state": outcome.state,
@@ -169,7 +174,7 @@ def ended(result: ActionResult, outcome: ActionOutcome, now: float) -> ActionRes
 
 
 def _pending(view: Actions | Garbled | None, epoch: int) -> tuple[Action, ...] | None:
-    """What is to be done, in order; None while that cannot be told: then nothing is begun, and nothing forgotten."""
+    """Return the pending actions by index; None if unknown: then nothing is started and no result is dropped."""
     if view is None:
         return ()
     if isinstance(view, Garbled) or view.epoch != epoch:
@@ -177,16 +182,16 @@ def _pending(view: Actions | Garbled | None, epoch: int) -> tuple[Action, ...] |
     return tuple(sorted((item for item in view.pending if item.epoch == epoch), key=lambda item: item.index))
 
 
-def _base(found: Acted | Garbled | None, node: str, epoch: int, pending: tuple[Action, ...] | None) -> Acted:
-    if isinstance(found, Garbled):
+def _base(old: Acted | Garbled | None, node: str, epoch: int, pending: tuple[Action, ...] | None) -> Acted:
+    if isinstance(old, Garbled):
         return Acted(node=node, epoch=epoch, floor=max((item.index for item in pending or ()), default=0))
-    if found is None:
+    if old is None:
         return Acted(node=node, epoch=epoch)
-    return found if found.epoch == epoch else found.model_copy(update={"epoch": epoch, "results": ()})
+    return old if old.epoch == epoch else old.model_copy(update={"epoch": epoch, "results": ()})
 
 
 def _landed(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int) -> bool:
-    """Whether this is the mark that we have tried to set last, and have not begun since."""
+    """Whether `result` is the mark that we last tried to write and whose action we have not started yet."""
     meant = memory.marked
     ours = result.state == "started" and result.nonce == me.nonce
     return ours and meant is not None and (meant.epoch, meant.index) == (epoch, result.index) > memory.begun
@@ -195,7 +200,7 @@ def _landed(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int) 
 def _current(
     base: Acted, memory: ActionMemory, me: Writer, epoch: int, pending: tuple[Action, ...] | None, now: float
 ) -> Acted:
-    """`base` with what is known now, without what nobody waits for any more."""
+    """Return `base` with all outcomes known now, without the results that the leader has closed."""
     floor = max(base.floor, memory.floor(epoch))
     wanted = None if pending is None else {item.index for item in pending}
     results = [_settled(result, memory, me, epoch, now) for result in base.results]
@@ -212,7 +217,7 @@ def _current(
 
 
 def _settled(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int, now: float) -> ActionResult:
-    """What is to be said of it now."""
+    """Return the record `result` as it is to be written now: a `started` one may have ended or be lost."""
     if result.state != "started":
         return result
     if result.nonce == me.nonce and memory.begun == (epoch, result.index):
@@ -223,7 +228,7 @@ def _settled(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int,
 
 
 def _fitted(acted: Acted) -> Acted:
-    """Without the results of the oldest, if it were too large with them."""
+    """Omit the results of the oldest actions until `acted` is within its size limit."""
     results = list(acted.results)
     for at, result in enumerate(results):
         if len(acted.encode()) <= ACTED_BYTES_MAX:

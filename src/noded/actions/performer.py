@@ -1,4 +1,4 @@
-"""Does one action: noded's own, or the driver's. Whatever goes wrong with it is its result, never noded's end."""
+"""Performs one action, noded's own or the driver's. An error becomes the action's result; it never ends noded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CANCEL_S = 10.0
 
 
 class Performer:
-    """reboot_command: what makes this PC reboot; None: nothing does."""
+    """Performs actions. reboot_command: the command that reboots this PC; None: the action reboot fails."""
 
     def __init__(self, agent: Agent, context: Context, reboot_command: tuple[str, ...] | None) -> None:
         self._agent = agent
@@ -41,16 +41,16 @@ class Performer:
         self._reboot_command = reboot_command
 
     def has_reconciled(self, desired: bytes | None) -> bool:
-        """Whether noded has done what this value of `desired/<node>` asks for, as far as it can just now."""
+        """Whether the agent had no step left to execute for this value of `desired/<node>`."""
         return self._agent.has_reconciled(desired)
 
     def hold_driver(self, action: Action) -> AbstractAsyncContextManager[None]:
-        """While it lasts, nothing else is done to what is driven."""
+        """Hold the driver lock for `action`, so that the agent applies and stops nothing meanwhile."""
         return self._agent.hold_driver(keep_inspecting=action.name != RESTART)
 
     async def perform(self, action: Action) -> ActionOutcome | None:
-        """Do it, within `hold_driver`. None: the PC has agreed to reboot, which is to come."""
-        log.info("begins %s", _describe(action))
+        """Perform `action`, within `hold_driver`. None: the reboot command succeeded and the reboot is to follow."""
+        log.info("starts %s", _describe(action))
         self._agent.show_reason(_describe(action))
         try:
             result = _bounded_result(await self._run_action(action))
@@ -62,9 +62,9 @@ class Performer:
             log.debug("%s", _describe(action), exc_info=True)
             return self._failed_outcome(action, f"{type(error).__name__}: {error}")
         if action.name == REBOOT:
-            log.info("the PC is to reboot: its command has ended with code 0")
+            log.info("the PC is about to reboot: the reboot command exited with code 0")
             return None
-        log.info("has done %s", _describe(action))
+        log.info("finished %s", _describe(action))
         return ActionOutcome("done", result)
 
     async def _run_action(self, action: Action) -> Json:
@@ -73,7 +73,7 @@ class Performer:
         if action.name == REBOOT:
             return await self._reboot()
         if self._agent.driver is None:
-            raise DriverError(f"nothing is driven on this node now: all it can do is {' or '.join(OWN_ACTIONS)}")
+            raise DriverError(f"no driver is in effect on this node: its only actions are {' and '.join(OWN_ACTIONS)}")
         name, driver = self._agent.driver
         offered = contract.actions_of(name, driver)
         if action.name not in offered:
@@ -84,8 +84,8 @@ class Performer:
 
     async def _reboot(self) -> None:
         if self._reboot_command is None:
-            raise DriverError("this noded may not reboot its PC: it was started without --reboot-command")
-        # not in the work directory: there need not be one
+            raise DriverError("this noded cannot reboot its PC: it was started without --reboot-command")
+        # not in the work directory, which need not exist
         finished = await command.run(
             self._reboot_command,
             cwd=Path(self._context.work_dir.anchor),
@@ -107,12 +107,12 @@ def _describe(action: Action) -> str:
 
 
 async def _with_timeout(call: Awaitable[T], timeout_s: float) -> T:
-    """What it returns. DriverError when it does not within the time, or is cancelled by somebody else than us."""
+    """Return the result of `call`. Raises DriverError after `timeout_s`, or if `call` was cancelled elsewhere."""
     task = asyncio.ensure_future(call)
     try:
         await asyncio.wait({task}, timeout=timeout_s)
         if not task.done():
-            raise DriverError(f"it did not end within {timeout_s:g} s, and was cut off")
+            raise DriverError(f"it did not end within {timeout_s:g} s and was cancelled")
         if task.cancelled():
             raise DriverError("it was cancelled")
         return task.result()
@@ -126,13 +126,13 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
     task.cancel()
     await asyncio.wait({task}, timeout=_CANCEL_S)
     if not task.done():
-        log.error("an action of the driver goes on though it was cut off: it holds up the end of noded")
+        log.error("an action of the driver does not end although it was cancelled; noded cannot stop before it ends")
     elif not task.cancelled() and task.exception() is not None:
-        log.debug("when it was cut off", exc_info=task.exception())
+        log.debug("error of a cancelled action", exc_info=task.exception())
 
 
 def _bounded_result(value: Any) -> Json:
-    """A result as the journal can take it, or why it was left out: drivers are strangers' code."""
+    """Return `value` if the journal can take it, else the reason for omitting it. Drivers are third-party code."""
     try:
         if not bounded(value, _RESULT_LEVELS_MAX):
             return {"omitted": f"nested more than {_RESULT_LEVELS_MAX} levels deep, or a number is too long"}

@@ -1,7 +1,7 @@
-"""The loop that puts the node into its desired state.
+"""The reconcile loop that puts the node into its desired state.
 
-Level-triggered: whatever woke it, it looks at what is wanted and what is, plans one step, takes it, and looks again
-until nothing is to be done. An event only wakes it; a lost one costs no more than a tick.
+Level-triggered: whatever woke it, the loop reads desired and actual state, plans one step and executes it, until no
+step is due. An event only wakes the loop, so a lost event delays a step by one tick at most.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ ERROR_CHARS_MAX = 2_000
 _INSPECT_TIMEOUT_S = 10.0
 _SHOW_APPLYING_S = 1.0
 _STEPS_MAX = 8
-"""Steps in a row before the loop gives the others a turn and looks for what is new; back-off ends a row long before."""
+"""Steps without a pause, as a bound. The delays between attempts end such a series long before."""
 
 
 @dataclass(frozen=True)
 class AgentTiming:
-    """tick_s: how often it looks though nothing happened. start_wait_s: for how long it waits for etcd after its
-    start, before it goes on with what it last applied."""
+    """tick_s: interval of the periodic comparison. start_wait_s: how long the agent waits for etcd after its start,
+    before it applies the last applied state again. backoff: delays between attempts."""
 
     tick_s: float = 5.0
     start_wait_s: float = 5.0
@@ -48,9 +48,9 @@ class AgentTiming:
 
 
 class Agent:
-    """Drives one node. `load` finds drivers by name; `report` takes each status.
+    """Drives one node. `load` returns the driver class of a name; `report` takes each status.
 
-    One step of the loop, or one action (see `hold_driver`), at a time has the driver.
+    The driver lock admits one step of the loop, or one action (see `hold_driver`), at a time.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Agent:
         self._reconciled: tuple[bytes | None] | None = None
         self._log_order = RateLimitedLog(log, math.inf)
         self.on_reconciled: Callable[[], None] = lambda: None
-        """Called when `has_reconciled` becomes true for another value."""
+        """Callback when `has_reconciled` becomes true for another value."""
         self._started_at = time.monotonic()
         self._is_offline = False
         self._reason = ""
@@ -88,26 +88,26 @@ class Agent:
         self._log_unwritable = RateLimitedLog(log, math.inf)
 
     def wake(self) -> None:
-        """Look soon."""
+        """Make the loop reconcile soon."""
         self._wake.set()
 
     async def reconcile_forever(self) -> NoReturn:
-        """Reconcile for ever."""
+        """Reconcile at each wake and each tick. Never returns."""
         while True:
             self._wake.clear()
             again_in_s = await self._reconcile()
             await set_within(self._wake, again_in_s)
 
     async def shut_down(self, reason: str) -> None:
-        """Stop what is driven, because noded ends; the status says so. Errors are logged: nobody could repair them."""
-        # an apply that was cut short may have started something that the memory does not know of
+        """Stop the driver because noded ends, and report that. Logs an error of the driver instead of raising it."""
+        # a cancelled apply may have started something that is not in the memory
         name = self._driver[0] if self._driver is not None else self._memory.driver
         if name is not None:
-            log.info("stops: %s", reason)
+            log.info("stops driver %s: %s", name, reason)
             try:
                 await self._execute_task(Task(name, reason, ""))
             except DriverError as error:
-                log.error("could not stop driver %s: %s", name, error.message)
+                log.error("cannot stop driver %s, end its processes by hand: %s", name, error.message)
                 return
         self._reason = reason
         self._memory = Memory()
@@ -117,16 +117,16 @@ class Agent:
 
     @property
     def driver(self) -> tuple[str, Driver] | None:
-        """The driver that has something in effect, or last tried to, and its name."""
+        """The name and the instance of the driver that last applied something or tried to; None if none did."""
         return self._driver
 
     def has_reconciled(self, raw: bytes | None) -> bool:
-        """Whether this was the value of `desired/<node>` when there last was no step to take."""
+        """Whether `raw` was the value of `desired/<node>` when the loop last had no step to execute."""
         return self._reconciled == (raw,)
 
     @asynccontextmanager
     async def hold_driver(self, *, keep_inspecting: bool) -> AsyncIterator[None]:
-        """The driver is ours for an action: no step is taken meanwhile. looks_on: the loop still inspects and tells."""
+        """Hold the driver lock for an action: the loop executes no step. keep_inspecting: it goes on inspecting."""
         self._keep_inspecting = keep_inspecting
         try:
             async with self._driver_lock:
@@ -136,40 +136,47 @@ class Agent:
             self.wake()
 
     def show_reason(self, reason: str) -> None:
-        """Show in the status what is being done."""
+        """Show `reason` in the status."""
         self._reason = reason
         self.wake()
 
     async def restart(self, reason: str) -> None:
-        """Within `hold_driver`: stop what is driven and apply it anew. DriverError; then the loop goes on trying."""
-        wanted, driven = self._desired_state(), self._memory.driver
-        if wanted is None or wanted[0] is None or driven is None:
-            raise DriverError("nothing is driven on this node now: there is nothing to restart")
-        desired = wanted[0]
+        """Stop the driver and apply the spec again. Call it within `hold_driver`.
+
+        Raises DriverError if that fails; the loop then retries.
+        """
+        target, driver_name = self._desired_state(), self._memory.driver
+        if target is None or target[0] is None or driver_name is None:
+            raise DriverError("no driver is in effect on this node: there is nothing to restart")
+        desired = target[0]
         self._memory = planner.restarting(self._memory)
-        async with self._inspect_lock:  # a look that began during the action before
-            await self._execute_task(Task(driven, reason, ""))
+        async with self._inspect_lock:  # an inspect may still run that began during the previous action
+            await self._execute_task(Task(driver_name, reason, ""))
         plan = planner.plan(desired, Actual(), self._memory, time.monotonic(), backoff=self._timing.backoff)
         if plan.task is None:
-            raise DriverError(plan.error or "nothing is to run")
+            raise DriverError(plan.error or "the desired state is that nothing runs")
         await self._run_task(replace(plan.task, reason=reason), desired, Actual(), plan)
         if self._memory.applied is None:
             rejected = self._memory.rejected
-            raise DriverError(self._memory.attempts.error or (rejected.error if rejected else "it did not come up"))
+            raise DriverError(self._memory.attempts.error or (rejected.error if rejected else "nothing was applied"))
 
-    # --- what is wanted ---
+    # --- the desired state ---
 
     def _desired_state(self) -> tuple[Desired | None, str] | None:
-        """What is to be, and why nothing when it is nothing; None while that cannot be told yet."""
-        presence, orders = self._claim, self._orders
-        if not presence.was_held and presence.other_holder is not None:
+        """Return the desired state, or None and the reason why nothing may run. None: not known yet, wait for etcd."""
+        claim, orders = self._claim, self._orders
+        if not claim.was_held and claim.other_holder is not None:
             self._is_offline = False
-            return None, f"{presence.other_holder} drives this node"
-        if orders.is_known and (presence.was_held or self._is_offline):
-            self._persisted = None  # etcd has spoken: what the file says never counts again
+            return None, f"{claim.other_holder} drives this node"
+        if orders.is_known and (claim.was_held or self._is_offline):
+            self._persisted = None  # etcd was read: the file is never used again
             return orders.desired, "the node has no desired state"
         if not self._is_offline and time.monotonic() >= self._started_at + self._timing.start_wait_s:
-            log.warning("etcd gives no claim on the node: goes on with what it can know")
+            log.warning(
+                "cannot claim the node in etcd within %g s: continues without the claim, with the desired state if it "
+                "is readable and else with the last applied one; check etcd",
+                self._timing.start_wait_s,
+            )
             self._is_offline = True
         if not self._is_offline:
             return None
@@ -177,10 +184,10 @@ class Agent:
             return orders.desired, "the node has no desired state"
         return (self._persisted, "") if self._persisted is not None else None
 
-    # --- one look ---
+    # --- reconciling ---
 
     async def _reconcile(self) -> float:
-        """Take steps until none is due; how many seconds to sleep unless woken."""
+        """Execute steps until none is due. Returns how many seconds to sleep unless woken."""
         for _ in range(_STEPS_MAX):
             if self._keep_inspecting:
                 again_in_s = await self._step(inspect_only=True)
@@ -192,14 +199,17 @@ class Agent:
         return 0.0
 
     async def _step(self, *, inspect_only: bool = False) -> float | None:
-        """Look, and take the step that is due; None when one was. looks_on: only look."""
-        wanted = self._desired_state()
+        """Inspect, and execute the step that is due. Returns the seconds to sleep; None if a step was executed.
+
+        inspect_only: inspect and report, but execute nothing.
+        """
+        target = self._desired_state()
         obeys = self._orders.is_known and (self._claim.was_held or self._is_offline)
         raw = self._orders.raw
-        if wanted is None:
+        if target is None:
             left_s = self._started_at + self._timing.start_wait_s - time.monotonic()
             return min(self._timing.tick_s, left_s) if left_s > 0 else self._timing.tick_s
-        desired, nothing_because = wanted
+        desired, nothing_because = target
         if obeys and not inspect_only:
             self._log_order_once(desired)
         actual, settle_s = await self._inspect()
@@ -228,7 +238,7 @@ class Agent:
         return max(0.0, min(self._timing.tick_s, wait_s))
 
     def _log_order_once(self, desired: Desired | None) -> None:
-        """Log once which order of a master is being applied, so that what comes later can be attributed to it."""
+        """Log each order of a leader once, so that later log lines can be attributed to it."""
         if desired is not None:
             self._log_order.log(logging.INFO, f"obeys order {order_text(desired.order)} (epoch.term.generation)")
 
@@ -242,20 +252,20 @@ class Agent:
         except DriverError as error:
             drift = error.message
         except TimeoutError:
-            drift = f"it did not answer within {_INSPECT_TIMEOUT_S:g} s"
+            drift = f"inspect did not return within {_INSPECT_TIMEOUT_S:g} s"
         except Exception as error:
             log.debug("driver %s", name, exc_info=True)
             drift = f"{type(error).__name__}: {error}"
-        return Actual(drift=f"driver {name} cannot tell what is: {drift}", failed=True), driver.settle_s
+        return Actual(drift=f"driver {name} cannot inspect the node: {drift}", failed=True), driver.settle_s
 
     async def _run_task(self, task: Task, desired: Desired | None, actual: Actual, plan: Plan) -> None:
-        """One step, and what is remembered of it."""
+        """Execute one task, log it, and keep its result in the memory."""
         generation = f"generation {desired.generation}: " if desired is not None else ""
         verb = f"applies by driver {task.driver}: " if task.spec is not None else ""
         log.info("%s%s%s", generation, verb, task.reason)
         self._reason = task.reason
         started_at = time.monotonic()
-        # most steps are too short to be worth a write of their own
+        # most steps end sooner: a write of their status would cost more than it tells
         slow = asyncio.get_running_loop().call_later(
             _SHOW_APPLYING_S, self._report_status, desired, actual, Plan(None, "applying", plan.error)
         )
@@ -263,10 +273,10 @@ class Agent:
             await self._execute_task(task)
         except _TaskRejected as rejected:
             self._memory = planner.failed(self._memory, rejected.task, started_at, rejected.message, retryable=False)
-            log.error("%srefused by driver %s: %s", generation, rejected.task.driver, rejected.message)
+            log.error("%srejected by driver %s: %s", generation, rejected.task.driver, rejected.message)
         except DriverError as error:
             self._memory = planner.failed(self._memory, task, started_at, error.message, retryable=error.retryable)
-            log.error("%sfailed: %s", generation, error.message)
+            log.error("%sfailed, will be tried again: %s", generation, error.message)
         else:
             self._memory = planner.succeeded(self._memory, task, started_at)
             if task.spec is None:
@@ -275,7 +285,7 @@ class Agent:
             slow.cancel()
 
     async def _execute_task(self, task: Task) -> None:
-        """Do it. DriverError, whatever the driver raised."""
+        """Call the driver. Raises DriverError, whatever the driver raised."""
         try:
             if task.spec is not None:
                 previous = self._memory.applied if self._memory.driver == task.driver else None
@@ -291,30 +301,30 @@ class Agent:
             raise DriverError(f"driver {task.driver}: {type(error).__name__}: {error}") from None
 
     def _check_exists(self, name: str, task: Task) -> None:
-        """A mistyped driver name must not stop what runs."""
+        """Check that driver `name` is installed, so that a mistyped name does not stop the present driver."""
         try:
             self._load(name)
         except DriverError as error:
             raise _TaskRejected(error.message, task) from None
 
     def _driver_of(self, name: str) -> Driver:
-        """The instance of that driver. DriverError when there is none."""
+        """Return the instance of driver `name`, made if necessary. Raises DriverError if it is not installed."""
         if self._driver is None or self._driver[0] != name:
             self._driver = (name, self._load(name)(self._context))
         return self._driver[1]
 
-    # --- what it tells ---
+    # --- reports ---
 
     @property
     def _desired_in_force(self) -> Desired | None:
         return self._orders.desired if self._orders.is_known else self._persisted
 
     def _persist_last_applied(self, desired: Desired | None) -> None:
-        """Keep on disk what is in effect, for a start while etcd is away. A full disk must not stop the work."""
+        """Save the applied state for a start while etcd is away. A full disk becomes a warning in the status."""
         if desired is not None and self._memory.applied != desired.spec:
-            return  # not in effect (yet)
+            return  # not applied yet
         if desired is None and self._claim.other_holder is not None:
-            return  # it is another host's, which says nothing about what the node is to be
+            return  # None because another host drives the node: not what etcd desires
         try:
             self._last_applied.save(desired)
             self._persist_error = ""
@@ -345,7 +355,7 @@ class Agent:
 
 
 def _bounded_state(state: Document) -> Document:
-    """What a driver found, if it can be a part of a status: drivers are strangers' code."""
+    """Return `state` if it is JSON of bounded size, else the reason for omitting it. Drivers are third-party code."""
     try:
         size = len(dumps(state))
     except ValueError as error:
@@ -354,7 +364,7 @@ def _bounded_state(state: Document) -> Document:
 
 
 class _TaskRejected(DriverError):
-    """The task that cannot be is another than the one that was being done."""
+    """The driver rejects `task`, which is not the task being executed but the one that follows it."""
 
     def __init__(self, message: str, task: Task) -> None:
         super().__init__(message, retryable=False)

@@ -1,4 +1,4 @@
-"""The file with the spec that this node last applied, which may be lost at any moment."""
+"""The file that holds the desired state last applied. It may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from nodestore.support.atomic_files import read_bounded, write_atomic
 
 
 class LastApplied:
-    """What this node last applied with success, for a start while etcd is away.
+    """The desired state that was last applied with success, kept on disk for a start while etcd is away.
 
-    What comes from etcd always wins, a deletion included: this file sets no order to compare with, it only fills the
-    time until the first linearizable read.
+    Whatever etcd holds takes precedence, an absent key included: noded uses the file only until its first linearizable
+    read, and does not compare (epoch, term, generation) with it.
     """
 
     def __init__(self, work_dir: Path) -> None:
         self._path = work_dir / ".noded" / "applied.json"
 
     def load(self) -> Desired | None:
-        """What is remembered; None when there is nothing, or nothing that can be read."""
+        """Return the saved desired state; None if there is none or it is not readable."""
         content = read_bounded(self._path)
         if content is None:
             return None
@@ -30,11 +30,11 @@ class LastApplied:
             return None
 
     def save(self, desired: Desired | None) -> None:
-        """Remember `desired`, or that nothing may run. Writes only what differs from the file. OSError."""
-        wanted = None if desired is None else desired.encode()
-        if read_bounded(self._path) == wanted:
+        """Save `desired`, or delete the file if None. Writes only if the content differs. Raises OSError."""
+        content = None if desired is None else desired.encode()
+        if read_bounded(self._path) == content:
             return
-        if wanted is None:
+        if content is None:
             self._path.unlink(missing_ok=True)
         else:
-            write_atomic(self._path, wanted)
+            write_atomic(self._path, content)

@@ -1,4 +1,4 @@
-"""Decides whether to obey what etcd has as this node's desired state, and logs what it refuses. No I/O, no clock."""
+"""Decides which value of `desired/<node>` to obey and logs the ones it ignores. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ Order = tuple[int, int, int]
 
 
 class Orders:
-    """The desired state as far as it is to be obeyed.
+    """The desired state in force.
 
-    Obeyed is what is not lower than anything obeyed since noded started, by (epoch, term, generation): a deposed
-    leader's order, should one ever show up, changes nothing. A deleted key is obeyed (nothing may run), and does not
-    make lower orders acceptable.
+    An order, (epoch, term, generation), is obeyed if it is not lower than any order obeyed since noded started. So an
+    order of a deposed leader changes nothing. A deleted key is obeyed: nothing may run. It does not lower the bound.
     """
 
     def __init__(self, key: str) -> None:
@@ -28,26 +27,26 @@ class Orders:
         self._highest_obeyed: Order | None = None
         self._log_once = RateLimitedLog(log, math.inf)
         self.is_known = False
-        """Whether etcd has been read at all."""
+        """Whether the key has been read since noded started."""
         self.raw: bytes | None = None
-        """What it held then, obeyed or not; None: nothing."""
+        """The key's last value, obeyed or not; None if the key is absent."""
         self.desired: Desired | None = None
         self.problem: str | None = None
-        """Why what is in etcd now is not obeyed; None when it is."""
+        """Why the key's value is not obeyed; None if it is."""
 
     def observe(self, value: bytes | None) -> None:
-        """The key's value as etcd has it now; None when it is absent."""
+        """Take the key's present value; None if the key is absent."""
         self.is_known, self.raw = True, value
         if value is None:
             if self.desired is not None:
-                log.info("its desired state was deleted")
+                log.info("the desired state was deleted: nothing may run on the node")
             self.desired, self.problem = None, None
             return
         try:
             desired = decode(Desired, value, self._key)
             canonical(desired.spec.model_dump())
-        except (Garbage, ValueError) as error:  # ValueError: numbers that JSON does not have, like NaN
-            self.problem = f"the desired state is not readable, so the one before stays in force: {error}"
+        except (Garbage, ValueError) as error:  # ValueError: a number that JSON does not have, such as NaN
+            self.problem = f"the desired state in etcd is not readable, the previous one stays in force: {error}"
             log.error("%s", self.problem)
             return
         if self._highest_obeyed is not None and desired.order < self._highest_obeyed:
@@ -64,5 +63,5 @@ class Orders:
 
 
 def order_text(order: Order) -> str:
-    """As logs name it: epoch.term.generation."""
+    """Format an order as in the log: epoch.term.generation."""
     return ".".join(str(part) for part in order)

@@ -1,6 +1,6 @@
-"""Plans the next step from what is wanted, what is, and what has been tried. Pure: times are handed in.
+"""Plans the next step from the desired state, the actual state and the earlier attempts. Pure: times are arguments.
 
-Called again after every task, so it plans one step at a time. Every task carries the reason that goes into the log.
+`plan` is called again after every task, so it plans one step at a time. Every task carries its reason for the log.
 Times are seconds on the monotonic clock.
 """
 
@@ -23,7 +23,7 @@ class RetryDelays:
     most_s: float = 30.0
 
     def delay_s(self, attempts: int) -> float:
-        """From the start of one attempt to the next, after `attempts` of them in a row that did not hold."""
+        """Return the time from the start of one attempt to the next, after `attempts` in a row that did not last."""
         if attempts <= 0:
             return 0.0
         return grown_s(self.first_s, self.most_s, attempts - 1)
@@ -31,7 +31,7 @@ class RetryDelays:
 
 @dataclass(frozen=True)
 class Attempts:
-    """How often in a row the spec with `digest` was applied in vain, when last, and what went wrong."""
+    """How often in a row applying the spec with `digest` failed, when the last attempt began, and its error."""
 
     digest: str = ""
     count: int = 0
@@ -41,7 +41,7 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A spec that the driver says can never work: not tried again until it changes."""
+    """A spec that the driver rejects as impossible. It is not tried again until it changes."""
 
     digest: str
     error: str
@@ -49,11 +49,11 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Memory:
-    """What noded knows of its own doing.
+    """What noded remembers of its own steps.
 
-    driver: the one that may have something in effect. applied: what it was last told with success; None when that is
-    not known, because noded has just started or an attempt failed half-way. good: the last spec that was ever applied
-    with success, by an earlier noded too: what is kept going when the driver refuses another one.
+    driver: the name of the driver that may have something in effect. applied: the spec that it last applied with
+    success; None if unknown, because noded has just started or an attempt failed in the middle. good: the last spec
+    ever applied with success, by an earlier noded too; it stays in effect while the driver rejects a newer one.
     """
 
     driver: str | None = None
@@ -65,10 +65,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Task:
-    """One step: make `spec` true, or (without one) end what `driver` has in effect.
+    """One step: apply `spec`, or (without one) stop `driver`.
 
-    target: what the attempts are counted for. failure: what of the thing driven failed, when that is the reason.
-    then: the spec, for another driver, that makes room necessary: see that its driver exists before stopping this one.
+    target: digest of the spec for which attempts are counted. failure: the error, if the step repairs a failure.
+    then: the spec of another driver that will be applied after this stop; its driver must exist before the stop.
     """
 
     driver: str
@@ -81,7 +81,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """The next task, or None and how things stand. `wake_at`: when to look again though nothing happens."""
+    """The next task, or None with the phase and error to report. `wake_at`: when to plan again without an event."""
 
     task: Task | None
     phase: Phase
@@ -90,7 +90,7 @@ class Plan:
 
 
 def digest_of(spec: Spec) -> str:
-    """What tells one spec from another."""
+    """Return a digest that identifies `spec`."""
     return jsonio.digest(spec.model_dump(mode="json"))
 
 
@@ -100,11 +100,11 @@ def plan(
     memory: Memory,
     now: float,
     *,
-    nothing_because: str = "it has no desired state",
+    nothing_because: str = "the node has no desired state",
     settle_s: float = 0.0,
     backoff: RetryDelays = RetryDelays(),
 ) -> Plan:
-    """The next step from `memory` and `actual` to `desired` (None: nothing may run, `nothing_because`)."""
+    """Plan the next step towards `desired` (None: nothing may run; `nothing_because` says why)."""
     if desired is None:
         if memory.driver is None:
             return Plan(None, "idle")
@@ -120,13 +120,13 @@ def plan(
 
 
 _NOTHING = ""
-"""Stands for the digest of a spec where the target is that nothing runs."""
+"""The target of a stop, in place of a digest: nothing runs."""
 
 
 def _towards(spec: Spec, actual: Actual, memory: Memory, now: float, settle_s: float, backoff: RetryDelays) -> Plan:
     attempts = _attempts(memory, digest_of(spec))
     if memory.driver not in (None, spec.driver):
-        reason = f"stops what driver {memory.driver} runs: the node has driver {spec.driver} now"
+        reason = f"stops driver {memory.driver}: the node's driver is {spec.driver} now"
         task = Task(str(memory.driver), reason, attempts.digest, then=spec)
         return _when_due(task, attempts, now, backoff)
     if memory.applied is None or digest_of(memory.applied) != attempts.digest:
@@ -149,7 +149,7 @@ def _when_due(task: Task, attempts: Attempts, now: float, backoff: RetryDelays) 
 
 
 def _attempts(memory: Memory, digest: str) -> Attempts:
-    """Those at this target: another target is tried at once."""
+    """Return the attempts at this target. Another target has none, so it is tried at once."""
     return memory.attempts if memory.attempts.digest == digest else Attempts(digest)
 
 
@@ -167,11 +167,11 @@ def _why(old: Spec | None, new: Spec) -> str:
     return f"its {' and '.join(parts)} changed ({shown})"
 
 
-# --- what came of a task ---------------------------------------------------------------------------------------------
+# --- results of a task -----------------------------------------------------------------------------------------------
 
 
 def succeeded(memory: Memory, task: Task, started_at: float) -> Memory:
-    """After a task that succeeded. A repair counts as an attempt until it has held; see `settled`."""
+    """Return the memory after `task` succeeded. A repair counts as an attempt until `settled` resets it."""
     if task.spec is None:
         return Memory(good=memory.good if task.target != _NOTHING else None)
     attempts = _attempts(memory, task.target)
@@ -186,8 +186,11 @@ def succeeded(memory: Memory, task: Task, started_at: float) -> Memory:
 
 
 def failed(memory: Memory, task: Task, started_at: float, error: str, *, retryable: bool) -> Memory:
-    """After a task that failed. Not retryable means that nothing has been changed and that only another spec helps,
-    which is not believed of a spec that has worked before."""
+    """Return the memory after `task` failed.
+
+    If not retryable, the driver changed nothing and only another spec can succeed. A spec that was applied with success
+    before is retried all the same.
+    """
     if task.spec is not None and not retryable and memory.good != task.spec:
         return replace(memory, rejected=Rejected(task.target, error), attempts=Attempts())
     attempts = Attempts(task.target, _attempts(memory, task.target).count + 1, started_at, error)
@@ -195,12 +198,12 @@ def failed(memory: Memory, task: Task, started_at: float, error: str, *, retryab
 
 
 def restarting(memory: Memory) -> Memory:
-    """When what runs is to be stopped and applied anew, because somebody asked: at once, whatever failed before."""
+    """Return the memory for a restart that was asked for: it is due at once, whatever failed before."""
     return replace(memory, applied=None, attempts=Attempts())
 
 
 def settled(memory: Memory, actual: Actual, now: float, settle_s: float) -> Memory:
-    """Forget earlier attempts once what was applied has held for `settle_s`."""
+    """Reset the attempts once the applied spec has been without drift for `settle_s`."""
     attempts = memory.attempts
     if not attempts.count or memory.applied is None or actual.drift is not None:
         return memory

@@ -1,4 +1,4 @@
-"""How a node is known to the cluster: its claim on the name, its status, and following its keys in etcd.
+"""What a node writes into etcd about itself: its claim `alive/<node>` and its status. Also the watch on one key.
 
-May import nothing else of noded. Read `claim.py` first.
+Imports nothing else of noded. Read `claim.py` first.
 """

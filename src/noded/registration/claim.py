@@ -1,8 +1,8 @@
-"""Who drives this node: the claim `alive/<node>`, which hangs on our lease.
+"""Holds the claim `alive/<node>`, attached to noded's lease: only the noded with the claim drives the node.
 
-The claim keeps two PCs from driving one node; it does not fence the work. So a lost lease (etcd blinked) stops nothing:
-noded goes on with what it was last told, gets another lease and claims again. Only the sight of somebody else's nonce
-stops it.
+The claim keeps two PCs from driving one node; it is no fence. If the lease is lost, because etcd was away for example,
+noded continues with its present desired state, grants another lease and claims again. noded stops only if it reads a
+claim with another nonce where its own was.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 
 
 class Superseded(Conflict):
-    """Another noded has this node now: this one must end, and start anew if it is still wanted."""
+    """Another noded has claimed this node, so this process must end. The service manager may start it again."""
 
 
 @dataclass(frozen=True)
 class NodedIdentity:
-    """Who this noded is. `host_id`: the machine; `nonce`: this process."""
+    """Identity of this noded. `host_id` identifies the machine, `nonce` this process."""
 
     node: str
     host_id: str
@@ -44,32 +44,32 @@ class NodedIdentity:
 
 
 class ClaimDecision(Enum):
-    """What to do about the claim as it stands in etcd."""
+    """What to do about the claim found in etcd."""
 
-    OURS = "it is ours, on our present lease"
-    CLAIM = "put ours over what is there"
-    WAIT = "another host has it"
-    SUPERSEDED = "somebody else has put over ours"
+    OURS = "the claim is ours and attached to our present lease"
+    CLAIM = "write our claim, over the one in etcd if there is one"
+    WAIT = "another host holds the claim"
+    SUPERSEDED = "another noded has replaced our claim"
 
 
-def decide_claim(found: KV | None, me: NodedIdentity, lease: int, *, was_held: bool) -> ClaimDecision:
-    """The rule. `was_held`: whether ours has ever been there. `lease`: the one we have now, 0 for none."""
-    if found is None:
+def decide_claim(current: KV | None, me: NodedIdentity, lease: int, *, was_held: bool) -> ClaimDecision:
+    """Decide about the claim `current`. was_held: whether we ever held it. lease: our present lease, 0 for none."""
+    if current is None:
         return ClaimDecision.CLAIM
     try:
-        alive = decode(Alive, found.value, found.key)
-    except Garbage:  # nobody of ours wrote it
+        alive = decode(Alive, current.value, current.key)
+    except Garbage:  # no noded wrote it
         return ClaimDecision.CLAIM
     if alive.nonce == me.nonce:
-        return ClaimDecision.OURS if found.lease == lease else ClaimDecision.CLAIM
+        return ClaimDecision.OURS if current.lease == lease else ClaimDecision.CLAIM
     if was_held:
         return ClaimDecision.SUPERSEDED
-    abandoned = found.lease == 0  # without a lease it would never go
+    abandoned = current.lease == 0  # without a lease it would never expire
     return ClaimDecision.CLAIM if abandoned or alive.host_id == me.host_id else ClaimDecision.WAIT
 
 
 class NodeClaim:
-    """Keeps the claim. `changed` is called whenever `claim_revision` or `other_holder` has another value."""
+    """Claims the node and keeps the claim. Calls `on_change` when `claim_revision` or `other_holder` changes."""
 
     def __init__(self, etcd: Etcd, key: str, me: NodedIdentity, ttl_s: int, on_change: Callable[[], None]) -> None:
         self._etcd = etcd
@@ -81,14 +81,14 @@ class NodeClaim:
         self._since = time.time()
         self._log_once = RateLimitedLog(log, math.inf)
         self.was_held = False
-        """Whether the node has been ours since this noded started."""
+        """Whether this process has ever held the claim."""
         self.claim_revision: int | None = None
-        """mod_revision of our claim; None while we have none, or do not know."""
+        """mod_revision of our claim; None while we hold none or do not know."""
         self.other_holder: str | None = None
-        """The other host that has the node, until it goes."""
+        """The other host that holds the claim, as text for people; None if there is none."""
 
     async def maintain_claim(self) -> NoReturn:
-        """Claim the node and keep it. Raises Superseded, and nothing else: outages and refusals are waited out."""
+        """Claim the node and keep the claim. Raises only Superseded; retries after outages and denied requests."""
         while True:
             self._lease = await self._grant_lease()
             try:
@@ -97,11 +97,11 @@ class NodeClaim:
                     tasks.create_task(self._watch(self._lease))
             except* LeaseLost as lost:
                 why = lost.exceptions[0]
-                log.warning("lease lost (%s): goes on with what it was told, and claims the node again", why)
+                log.warning("lease lost (%s): continues with the present desired state and claims the node again", why)
             self._set_claim(None, self.other_holder)
 
     async def release_claim(self) -> None:
-        """Give the node up now instead of after the lease's TTL. Best effort, bounded."""
+        """Revoke the lease, so that the claim ends before its TTL. Best effort, in bounded time."""
         if self._lease is not None:
             await self._lease.revoke()
 
@@ -109,7 +109,7 @@ class NodeClaim:
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
-                # looked at first: under etcd's NOSPACE alarm reads work though no lease is granted
+                # read first: under etcd's NOSPACE alarm reads work although no lease is granted
                 await self._read_decision(0)
                 return await Lease.grant(self._etcd, self._ttl_s)
             except Superseded:
@@ -119,13 +119,13 @@ class NodeClaim:
             await asyncio.sleep(backoff.next_s())
 
     async def _watch(self, lease: Lease) -> None:
-        """Each change of the key only wakes: what counts is what a linearizable read then finds."""
+        """Settle the claim at each change of the key. The event only wakes: the decision uses a linearizable read."""
         async with aclosing(follow_key(self._etcd, self._key)) as changes:
             async for _ in changes:
                 await self._settle_claim(lease)
 
     async def _settle_claim(self, lease: Lease) -> None:
-        """Until etcd has answered, and the claim is ours or another host's."""
+        """Retry until the claim is ours or another host holds it."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
@@ -138,9 +138,9 @@ class NodeClaim:
             await asyncio.sleep(backoff.next_s())
 
     async def _try_claim(self, lease: Lease) -> bool:
-        """Whether all is settled: nothing was to be claimed, or the claim is ours now."""
-        found = await self._read_decision(lease.id)
-        if found is None:
+        """Claim the node if that is due. Returns whether the claim is settled."""
+        revision = await self._read_decision(lease.id)
+        if revision is None:
             return True
         mine = Alive(
             host_id=self._me.host_id,
@@ -149,43 +149,43 @@ class NodeClaim:
             pid=os.getpid(),
             since=self._since,
         )
-        # a second copy of this transaction fails its compare, so it may be repeated; the look tells what came of it
+        # repeatable: a second copy fails its compare, and the read below tells whether one of them succeeded
         put = op_put(self._key, mine.encode(), lease=lease.id)
-        await self._etcd.txn([cmp_mod(self._key, found)], [put], repeatable=True)
+        await self._etcd.txn([cmp_mod(self._key, revision)], [put], repeatable=True)
         return await self._read_decision(lease.id) is None
 
     async def _read_decision(self, lease: int) -> int | None:
-        """Read and judge. The mod_revision to put over when the claim is to be put (0: absent), else None."""
-        found = await self._etcd.get(self._key)
-        verdict = decide_claim(found, self._me, lease, was_held=self.was_held)
-        if verdict is ClaimDecision.SUPERSEDED:
-            raise Superseded(f"another noded has taken over node {self._me.node}: {_describe_holder(found)}")
-        if verdict is ClaimDecision.WAIT:
-            self._log_once.log(
-                logging.WARNING, f"waits and drives nothing: {_describe_holder(found)} has node {self._me.node}"
-            )
-            self._set_claim(None, _describe_holder(found))
+        """Read the claim and decide. Returns the mod_revision to replace (0: absent) if we are to claim, else None."""
+        current = await self._etcd.get(self._key)
+        decision = decide_claim(current, self._me, lease, was_held=self.was_held)
+        if decision is ClaimDecision.SUPERSEDED:
+            raise Superseded(f"another noded has taken over node {self._me.node}: {_describe_holder(current)}")
+        if decision is ClaimDecision.WAIT:
+            holder = _describe_holder(current)
+            line = f"waits and drives nothing: {holder} holds the claim on node {self._me.node}"
+            self._log_once.log(logging.WARNING, f"{line}; to use this noded, stop that one")
+            self._set_claim(None, holder)
             return None
-        if verdict is ClaimDecision.CLAIM:
+        if decision is ClaimDecision.CLAIM:
             self._set_claim(None, None)
-            return found.mod_revision if found is not None else 0
-        assert found is not None
+            return current.mod_revision if current is not None else 0
+        assert current is not None
         self.was_held = True
-        self._log_once.log(logging.INFO, f"node {self._me.node} is ours")
-        self._set_claim(found.mod_revision, None)
+        self._log_once.log(logging.INFO, f"holds the claim on node {self._me.node}")
+        self._set_claim(current.mod_revision, None)
         return None
 
-    def _set_claim(self, claim: int | None, waits_for: str | None) -> None:
-        if (claim, waits_for) != (self.claim_revision, self.other_holder):
-            self.claim_revision, self.other_holder = claim, waits_for
+    def _set_claim(self, revision: int | None, other_holder: str | None) -> None:
+        if (revision, other_holder) != (self.claim_revision, self.other_holder):
+            self.claim_revision, self.other_holder = revision, other_holder
             self._on_change()
 
 
-def _describe_holder(found: KV | None) -> str:
-    if found is None:
-        return "nobody"
+def _describe_holder(claim: KV | None) -> str:
+    if claim is None:
+        return "no noded"
     try:
-        alive = decode(Alive, found.value, found.key)
+        alive = decode(Alive, claim.value, claim.key)
     except Garbage:
-        return "somebody"
+        return "an unknown process"
     return f"{alive.host} (host id {alive.host_id}, pid {alive.pid})"

@@ -1,4 +1,4 @@
-"""Following one key through everything that can go wrong with etcd, refusals included."""
+"""Follows one key of etcd and retries after every error, denied access included."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ RETRY_MAX_S = 2.0
 
 
 async def follow_key(etcd: Etcd, key: str) -> AsyncGenerator[bytes | None, None]:
-    """The key's value as a linearizable read finds it, then each newer one; None for absent. Never ends or raises.
+    """Yield the key's value from a linearizable read, then each newer value; None if the key is absent.
 
-    A refusal (access control was changed) is logged once and waited out like an outage: the work must not stop for it.
+    Never ends and never raises. A denied request is logged once and retried like an outage, because a change of the
+    access control must not stop the node.
     """
     backoff, log_once = Backoff(RETRY_FIRST_S, RETRY_MAX_S), RateLimitedLog(log, math.inf)
     while True:
@@ -36,12 +37,12 @@ async def follow_key(etcd: Etcd, key: str) -> AsyncGenerator[bytes | None, None]
                     for value in _values(item):
                         yield value
         except NodectlError as error:
-            log_once.log(logging.ERROR, f"cannot watch {key}: {error}")
+            log_once.log(logging.ERROR, f"cannot watch {key}, tries again: {error}")
         await asyncio.sleep(backoff.next_s())
 
 
 def _values(item: Listing | Changes) -> list[bytes | None]:
-    """What an item says of the one key; of several changes only the last one matters."""
+    """The values of the key in `item`: at most one, because only the last of several changes matters."""
     if isinstance(item, Listing):
         return [item.kvs[0].value if item.kvs else None]
     return [item.events[-1].value] if item.events else []

@@ -1,4 +1,4 @@
-"""Writes `status/<node>`: only what is new, only while the node is ours, never holding up the work."""
+"""Writes `status/<node>` in the background: only changes, and only while this noded holds the claim."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FLUSH_TIMEOUT_S = 1.0
 
 
 class StatusReporter:
-    """Keeps `key` equal to the newest status given. Older ones that were not yet written are dropped.
+    """Keeps `key` equal to the newest reported status. Drops older ones that were not yet written.
 
-    Each write compares our claim, so a noded that was replaced writes nothing; and the status as we last knew it, so
-    that a write of ours which etcd received late cannot replace a newer one.
+    Each write compares the claim, so a noded that was replaced writes nothing. It also compares the status that we
+    last knew, so a write that etcd receives late cannot replace a newer one.
     """
 
     def __init__(self, etcd: Etcd, key: str, alive_key: str, claim: NodeClaim) -> None:
@@ -36,18 +36,19 @@ class StatusReporter:
         self._claim = claim
         self._newest: Status | None = None
         self._written: Status | None = None
-        self._revision: int | None = None  # of the status in etcd; None: not known
+        self._revision: int | None = None  # mod_revision of the status in etcd, 0 if absent; None: not known
         self._log_once = RateLimitedLog(log, math.inf)
         self._wake = asyncio.Event()
 
     def report(self, status: Status) -> None:
-        """Make this what etcd shows, when it can be done. Its time is set here."""
+        """Schedule a write of `status`, without waiting for it. The write sets `time`."""
         self._newest = status
         self._wake.set()
 
     def on_claim_changed(self) -> None:
-        """To be called when the claim is another one: what could not be written may be possible now, and what was
-        written may be gone with a store that was restored."""
+        """Write the status again. To be called when the claim changes.
+
+        A status that was refused may be accepted now, and a restored store may lack the one that was written."""
         self._forget_written()
         self._wake.set()
 
@@ -55,7 +56,7 @@ class StatusReporter:
         self._written = self._revision = None
 
     async def write_statuses(self) -> NoReturn:
-        """Write what is reported, for ever. Outages are waited out."""
+        """Write each reported status, and retry after errors. Never returns."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             await self._wake.wait()
@@ -63,7 +64,7 @@ class StatusReporter:
             try:
                 await self._write()
                 backoff.reset()
-                await asyncio.sleep(_WRITE_EVERY_S)  # a driver that flaps shall not wear out etcd's disk
+                await asyncio.sleep(_WRITE_EVERY_S)  # limits the writes of a driver whose state changes all the time
                 continue
             except NodectlError as error:
                 self._log_unless_outage(error)
@@ -71,7 +72,7 @@ class StatusReporter:
             await asyncio.sleep(backoff.next_s())
 
     async def flush(self) -> None:
-        """Write what is still waiting, within a second or not at all."""
+        """Write the status that is still pending, if that takes at most a second."""
         try:
             async with asyncio.timeout(_FLUSH_TIMEOUT_S):
                 await self._write()
@@ -79,28 +80,28 @@ class StatusReporter:
             log.warning("the last status was not written: %s", error or "etcd did not answer in time")
 
     async def _write(self) -> None:
-        """Bring etcd up to date, or leave it when the node is not ours. NodectlError when that stays open."""
+        """Write the newest status if the claim is ours. Raises NodectlError if it fails or its outcome is unknown."""
         claim, status = self._claim.claim_revision, self._newest
         if claim is None or status is None or status.same_but_for_time(self._written):
             return
         if self._revision is None:
-            found = await self._etcd.get(self._key)
-            self._revision = found.mod_revision if found is not None else 0
-            if status.same_but_for_time(decode_or_none(Status, found)):
+            current = await self._etcd.get(self._key)
+            self._revision = current.mod_revision if current is not None else 0
+            if status.same_but_for_time(decode_or_none(Status, current)):
                 self._written = status
                 return
         status = status.model_copy(update={"time": round(time.time(), 3)})
         compares = [cmp_mod(self._alive_key, claim), cmp_mod(self._key, self._revision)]
-        self._forget_written()  # whatever happens below but success leaves open what etcd has
+        self._forget_written()  # unless the transaction succeeds, we do not know what etcd holds
         result = await self._etcd.txn(compares, [op_put(self._key, status.encode())], [op_get(self._alive_key)])
         self._log_once.reset()
         if result.succeeded:
             self._revision, self._written = result.revision, status
             return
         alive = result.range(0).first
-        if alive is not None and alive.mod_revision == claim:  # then it was the status that is another one
+        if alive is not None and alive.mod_revision == claim:  # so the compare of the status failed: read it again
             self._wake.set()
 
     def _log_unless_outage(self, error: NodectlError) -> None:
-        if not isinstance(error, Unavailable | OutcomeUnknown):  # an outage is no complaint
-            self._log_once.log(logging.WARNING, f"status not written: {error}")
+        if not isinstance(error, Unavailable | OutcomeUnknown):  # an outage ends by itself: not logged
+            self._log_once.log(logging.WARNING, f"cannot write the node's status, tries again: {error}")

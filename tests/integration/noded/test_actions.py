@@ -204,7 +204,7 @@ async def test_etcd_away_while_it_runs(keys: Keys, tmp_path: Path) -> None:
         await lead.ran(7)
         cluster.members[0].pause()
         lead.go.touch()
-        await lead.node.says(noded, "has done action append")
+        await lead.node.says(noded, "finished action append")
         await lead.node.says(noded, "lease lost")
         cluster.members[0].resume()
         assert (await lead.reaches(7, "done")).result["output"] == "appended 7\n"
@@ -287,7 +287,7 @@ async def test_reboot(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None
 
         async def asked(noded: Noded, index: int) -> None:
             await lead.reaches(index, "started")
-            await lead.node.says(noded, "the PC is to reboot")
+            await lead.node.says(noded, "the PC is about to reboot")
 
         first = await lead.node.start(*options)
         await asked(first, 7)

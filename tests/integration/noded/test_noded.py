@@ -613,7 +613,7 @@ async def test_cut_after_each_step_the_next_one_converges(etcd_one: EtcdCluster,
     async with rig(etcd_one, keys, tmp_path) as node:
         steps: list[Callable[[Noded], Awaitable[Any]]] = [
             lambda noded: node.says(noded, "starts;"),
-            lambda noded: node.says(noded, "is ours"),
+            lambda noded: node.says(noded, "holds the claim"),
             lambda noded: node.says(noded, "applies by driver process"),
             lambda noded: node.until(lambda: _true(bool(running_programs(node.work))), "the program"),
             lambda noded: node.ready(5),

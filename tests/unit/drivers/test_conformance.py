@@ -431,7 +431,7 @@ Check = Callable[[Bench], Awaitable[None]]
         (CannotBeMade, checks.check_untouched, "making an instance raised OSError: no such lamp"),
         (RaisesInInspect, checks.check_untouched, "inspect raised KeyError: 'no', not a DriverError"),
         (RaisesOnOddDocuments, checks.check_odd_documents, "apply raised KeyError: 'level', not a DriverError"),
-        (AlwaysDrifts, checks.check_apply_twice, "inspect after apply tells of drift: never right"),
+        (AlwaysDrifts, checks.check_apply_twice, "inspect after apply reports drift: never right"),
         (CannotTell, checks.check_untouched, "inspect after apply failed: no answer"),
         (ReturnsNothing, checks.check_untouched, "inspect returned None, not an Actual"),
         (StateIsNotJson, checks.check_untouched, "the state that inspect returned is not JSON"),
@@ -441,14 +441,14 @@ Check = Callable[[Bench], Awaitable[None]]
             checks.check_apply_twice,
             "applying again has changed the state: {'count': 1} became {'count': 2}",
         ),
-        (Appends, checks.check_apply_twice, "applying again gives something else"),
-        (NeverGoesBack, checks.check_apply_others, "going to another spec and back gives something else"),
+        (Appends, checks.check_apply_twice, "applying again gives a different result"),
+        (NeverGoesBack, checks.check_apply_others, "going to another spec and back gives a different result"),
         (StopsOnce, checks.check_stop_twice, "stop failed: is not running"),
         (LeavesATask, checks.check_restart, "after stop there is left the task"),
         (LeavesAThread, checks.check_restart, "after stop there is left the thread 'lamp'"),
         (LeavesAProcessWhenCut, checks.check_cancelled_apply, "after stop there is left the process"),
         (TaskFails, checks.check_restart, "a background task raised KeyError: 'lamp': that would end noded"),
-        (ForgetsAFuture, checks.check_restart, "the event loop complains: Future exception was never retrieved"),
+        (ForgetsAFuture, checks.check_restart, "the event loop reports an error: Future exception was never retrieved"),
         (
             MistakesACancellation,
             checks.check_cancelled_apply,
@@ -458,7 +458,7 @@ Check = Callable[[Bench], Awaitable[None]]
         (Blocks, checks.check_restart, "apply blocked the event loop for"),
         (WakesAtEachLook, checks.check_wakes, "every inspect calls wake"),
         (WakesFromAThread, checks.check_wakes, "wake was called from another thread"),
-        (ChangesBeforeItRefuses, checks.check_refusals, "tells of drift: somebody was at the lamp"),
+        (ChangesBeforeItRefuses, checks.check_refusals, "reports drift: somebody was at the lamp"),
         (SaysTooMuch, checks.check_refusals, "the message of a DriverError is not one line"),
         (LocksForEver, checks.check_kill, "apply of a spec that should succeed failed: the lamp is locked"),
         (NamesItsActionBadly, checks.check_actions, "an action cannot be named 'reboot': noded has that itself"),
@@ -510,7 +510,7 @@ def test_command_line_by_class(capsys: pytest.CaptureFixture[str]) -> None:
     """A class that is not installed; and exit code 1 when a rule is broken."""
     name = f"{__name__}:AlwaysDrifts"
     assert main([name, "--settings", '{"port": 1}', "--document", '{"level": 1}', "--limit", "30"]) == 1
-    assert "FAILED   applying twice is the same as once: inspect after apply tells of drift" in capsys.readouterr().out
+    assert "FAILED   applying twice is the same as once: inspect after apply reports drift" in capsys.readouterr().out
 
 
 def test_command_line_with_an_action(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,8 +73,8 @@ async def test_absolute_paths_and_missing_directories(tmp_path: Path) -> None:
     [
         ({"path": ""}, "driver setting path"),
         ({"path": "a\x00b"}, "driver setting path"),
-        ({"path": ".noded/applied.json"}, "driver setting path: .noded/applied.json is noded's own"),
-        ({"path": "x/../.noded"}, "is noded's own"),
+        ({"path": ".noded/applied.json"}, "driver setting path: .noded/applied.json is reserved for noded"),
+        ({"path": "x/../.noded"}, "is reserved for noded"),
         ({"format": "text"}, "^driver settings: format text needs a template$"),
         ({"format": "json", "template": "x"}, "a template goes with format text, not json"),
         ({"format": "xml"}, "driver setting format"),
@@ -189,7 +189,7 @@ async def test_reload_that_failed_is_owed(tmp_path: Path) -> None:
     async with driver(FileDriver, tmp_path) as (file, _):
         for _ in range(2):
             with pytest.raises(
-                DriverError, match=r"shown\.conf is written, but its reload failed: no such service ✗"
+                DriverError, match=r"shown\.conf is written, but the reload command failed: no such service ✗"
             ) as caught:
                 await file.apply(wanted, None)
             assert caught.value.retryable
@@ -280,7 +280,7 @@ async def test_reload_is_ended_after_its_time_and_when_cancelled(tmp_path: Path)
     ("number", "says"),
     [
         (errno.ENOSPC, "the disk is full"),
-        (errno.EACCES, "noded is not permitted to"),
+        (errno.EACCES, "permission denied"),
         (errno.EROFS, "the file system is read-only"),
         (errno.EIO, "Input/output error"),
     ],
@@ -354,5 +354,5 @@ async def test_not_permitted(tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
     async with driver(FileDriver, tmp_path / "work") as (file, _):
-        with pytest.raises(DriverError, match="noded is not permitted to"):
+        with pytest.raises(DriverError, match="permission denied"):
             await file.apply(spec({"a": 1}, path=str(locked / "a.json")), None)

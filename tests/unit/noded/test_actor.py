@@ -463,7 +463,7 @@ async def test_garbage_is_waited_out(key: str, caplog: pytest.LogCaptureFixture)
         await at.idle()
         await at.idle()
         assert at.store.state(7) == "done"
-        assert caplog.text.count("begins no action") == 1
+        assert caplog.text.count("starts no action") == 1
         at.store.put(key, good)
         at.store.ask(action(8))
         at.wake()

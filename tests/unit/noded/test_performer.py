@@ -121,7 +121,7 @@ async def test_one_that_hangs_is_cut_off(tmp_path: Path) -> None:
     """After its own time; then the work goes on."""
     async with bench(tmp_path) as at:
         at.lamp.hang, at.lamp.timeout_s = asyncio.Event(), 0.05
-        assert await failure(at) == "it did not end within 0.05 s, and was cut off"
+        assert await failure(at) == "it did not end within 0.05 s and was cancelled"
         at.rig.order("two", 2)
         await at.rig.ready(2)
 
@@ -142,7 +142,7 @@ async def test_one_that_does_not_end_though_cut_off(tmp_path: Path, monkeypatch:
 
         at.lamp.blink = stubborn  # type: ignore[method-assign]
         at.lamp.timeout_s = 0.05
-        assert "cut off" in await failure(at)
+        assert "was cancelled" in await failure(at)
         release.set()
 
 
@@ -203,7 +203,7 @@ async def test_before_anything_is_driven(tmp_path: Path) -> None:
         rig.orders.observe(None)
         rig.agent.wake()
         await rig.until(lambda: rig.told, "a status")
-        assert await failure(at) == "nothing is driven on this node now: all it can do is restart or reboot"
+        assert await failure(at) == "no driver is in effect on this node: its only actions are restart and reboot"
         assert "there is nothing to restart" in await failure(at, "restart")
 
 

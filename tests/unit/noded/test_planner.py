@@ -70,7 +70,7 @@ def tried(memory: Memory, count: int, ago_s: float, error: str | None = "boom") 
         ("repaired, not settled", desired(ONE), Actual(), tried(RUNNING, 1, 3.0), "retrying", None, ""),
         ("repaired, settled", desired(ONE), Actual(), tried(RUNNING, 1, 10.0), "ready", None, ""),
         ("altered and put right", desired(ONE), Actual(), tried(RUNNING, 1, 3.0, None), "ready", None, ""),
-        ("another driver", desired(EXEC), Actual(), RUNNING, "applying", "process", "has driver exec now"),
+        ("another driver", desired(EXEC), Actual(), RUNNING, "applying", "process", "driver is exec now"),
         (
             "refused, nothing before",
             desired(ONE),

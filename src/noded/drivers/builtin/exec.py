@@ -1,8 +1,8 @@
-"""Driver `exec`: run a command on each change, and once after noded's start.
+"""Driver `exec`: runs a command on each change of the desired state, and once after noded's start.
 
-The command gets the node's document as JSON on stdin. What it prints, one JSON object or nothing, is what the node's
-status shows as actual. Exit code 0 is success; with any other the last line of its stderr is the error, and it is run
-again with growing pauses. When noded is killed, the command is too, as with driver `process`.
+The command reads the node's document as JSON from stdin. It prints one JSON object or nothing; the node's status shows
+that as the actual state. Exit code 0 is success. After any other, the last line of stderr is the error, and the command
+is run again with back-off. If noded is killed, the command is killed too, as with driver `process`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from nodestore.support import jsonio
 
 
 class ExecSettings(scripted.ActionSettings):
-    """The settings of the driver in an inventory."""
+    """The driver's settings in an inventory."""
 
     argv: Argv = Field(description='command and arguments; "{python}" is the Python noded runs on')
     env: dict[EnvironmentName, Text] = Field(default_factory=dict, description="added to noded's own environment")
     cwd: Text = Field(default=".", description="working directory, relative to noded's work directory")
-    timeout_s: float = Field(default=60.0, gt=0, le=3_600, description="then it is killed with all it has started")
+    timeout_s: float = Field(
+        default=60.0, gt=0, le=3_600, description="time limit; then the command and all processes it started are killed"
+    )
 
 
 class ExecDriver:
-    """See the module's text. While a command runs, a newer desired state waits, for `timeout_s` at most."""
+    """The driver `exec`. While a command runs, a newer desired state waits, for `timeout_s` at most."""
 
     settle_s = 0.0
 
@@ -56,8 +58,8 @@ class ExecDriver:
                 stdin=jsonio.dumps(spec.document),
             )
         finally:
-            # What hangs in the kernel cannot be ended; the next run says so. All that the command has started goes
-            # with it: a service that is to stay belongs under driver `process`.
+            # A process that hangs in the kernel cannot be killed: the next run raises that error. The command's
+            # child processes end with it; a program that is to keep running belongs under driver `process`.
             with contextlib.suppress(DriverError):
                 await leftovers.end(self._context)
         if finished.problem is not None:
@@ -79,7 +81,7 @@ class ExecDriver:
     def _with_cleanup(
         self, run: Callable[[jsonio.Document], Awaitable[jsonio.Json]]
     ) -> Callable[..., Awaitable[jsonio.Json]]:
-        """All that it has started ends with it, as with `apply`."""
+        """Wrap `run` so that all processes which the action started are killed at its end, as by `apply`."""
 
         async def run_alone(args: jsonio.Document) -> jsonio.Json:
             try:
@@ -97,9 +99,9 @@ def _object(stdout: bytes) -> jsonio.Document:
     if not stdout.strip():
         return {}
     try:
-        value = jsonio.loads(stdout, "what the command printed")
+        value = jsonio.loads(stdout, "the output of the command")
     except Garbage as error:
         raise DriverError(error.message) from None
     if not isinstance(value, dict):
-        raise DriverError("what the command printed is not a JSON object")
+        raise DriverError("the output of the command is not a JSON object")
     return value

@@ -1,8 +1,8 @@
-"""Driver `file`: keep one file as the node's document says, and tell a program when it has changed.
+"""Driver `file`: keeps one file equal to the node's document and runs a reload command after each change.
 
-The file is replaced whole, and put right when somebody removes or alters it. The reload command has run, with success,
-since the file was last changed by noded: that is kept on disk, so it holds across a kill of noded at any moment.
-Nothing is undone when the node is removed or gets another driver: the file stays.
+The file is replaced atomically, and restored if another process removes or changes it. After each change by noded the
+reload command is run until it succeeds once. Whether it has is kept on disk, so this also holds if noded is killed at
+any moment. If the node is removed or gets another driver, the file stays.
 """
 
 from __future__ import annotations
@@ -37,26 +37,32 @@ _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the file system is read-only",
-    errno.EACCES: "noded is not permitted to",
-    errno.EPERM: "noded is not permitted to",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
     errno.EISDIR: "it is a directory",
 }
 
 
 class ReloadSettings(Settings):
-    """How a program is told that the file has changed."""
+    """The command that is run after the file has changed."""
 
     argv: Argv = Field(description='command and arguments; "{python}" is the Python noded runs on')
-    timeout_s: float = Field(default=30.0, gt=0, le=3_600, description="then it is killed with all it has started")
+    timeout_s: float = Field(
+        default=30.0, gt=0, le=3_600, description="time limit; then the command and all processes it started are killed"
+    )
 
 
 class FileSettings(Settings):
-    """The settings of the driver in an inventory."""
+    """The driver's settings in an inventory."""
 
     path: Annotated[Text, Field(min_length=1)] = Field(description="absolute, or relative to noded's work directory")
-    format: RenderFormat | None = Field(default=None, description="json (the default), yaml, or text: the template")
+    format: RenderFormat | None = Field(
+        default=None, description="json (the default) or yaml: the document; text: the template"
+    )
     template: str | None = Field(
-        default=None, max_length=1 << 20, description="text; ${key} is that value of the document, $$ a dollar sign"
+        default=None,
+        max_length=1 << 20,
+        description="template; ${key} stands for that value of the document, $$ for a dollar sign",
     )
     mode: str | None = Field(
         default=None, pattern=r"^0?[0-7]{3}$", description="POSIX only: the file's mode in octal, quoted: '0640'"
@@ -74,7 +80,7 @@ class FileSettings(Settings):
 
 @dataclass(frozen=True)
 class _Target:
-    """What the file is to be. mode None: whatever it has."""
+    """The desired file. mode None: any mode."""
 
     path: Path
     content: bytes
@@ -83,7 +89,7 @@ class _Target:
 
 @dataclass(frozen=True)
 class _FoundFile:
-    """What is there. content None: nothing, or (`other`) something that is not a regular file."""
+    """The actual file. content None: there is none, or (`other`) it is not a regular file."""
 
     content: bytes | None
     mode: int = 0
@@ -91,7 +97,7 @@ class _FoundFile:
 
 
 class FileDriver:
-    """See the module's text. While a reload runs, a newer desired state waits, for its `timeout_s` at most."""
+    """The driver `file`. While a reload command runs, a newer desired state waits, for its `timeout_s` at most."""
 
     settle_s = 0.0
 
@@ -100,7 +106,7 @@ class FileDriver:
         self._disk = OffLoop("the file system")
         self._target: _Target | None = None
         self._reloads = 0
-        self._reloaded = b""  # what is kept on disk too; a disk that is full must not make it reload for ever
+        self._reloaded = b""  # also kept on disk; in memory too, or a full disk would make every apply reload
 
     async def inspect(self) -> Actual:
         target = self._target
@@ -134,7 +140,9 @@ class FileDriver:
         if _drift(found, target) is None:
             return
         self._reloaded = b""
-        self._reloaded_path.unlink(missing_ok=True)  # first: a kill between the two must not lose the reload
+        self._reloaded_path.unlink(
+            missing_ok=True
+        )  # deleted first, so that a kill between the two lines does not lose the reload
         kept_mode = found.mode if found.content is not None and sys.platform != "win32" else None
         atomic_files.write_atomic(target.path, target.content, kept_mode if target.mode is None else target.mode)
 
@@ -149,32 +157,32 @@ class FileDriver:
 
     @property
     def _reloaded_path(self) -> Path:
-        """Holds what the reload command was last run for with success."""
+        """The file with the digest of the target for which the reload command last succeeded."""
         return self._context.work_dir / _OWN_DIRECTORY / "reloaded"
 
     async def _reload(self, reload: ReloadSettings, target: _Target) -> None:
-        """Run the command, unless it has been run for this very file."""
-        told = jsonio.digest([str(target.path), _hash(target.content), list(reload.argv)]).encode()
+        """Run the reload command unless it has already succeeded for this path, content and command."""
+        reload_id = jsonio.digest([str(target.path), _hash(target.content), list(reload.argv)]).encode()
         before = await self._on_disk(
             lambda: atomic_files.read_bounded(self._reloaded_path), _READ_TIMEOUT_S, "cannot read"
         )
-        if before == told:
+        if before == reload_id:
             return
-        if self._reloaded != told:
+        if self._reloaded != reload_id:
             try:
                 await self._run_reload(reload, target)
             except DriverError as error:
-                raise DriverError(f"{target.path} is written, but its reload failed: {error.message}") from None
-            self._reloaded = told
+                raise DriverError(f"{target.path} is written, but the reload command failed: {error.message}") from None
+            self._reloaded = reload_id
             self._reloads += 1
         await self._on_disk(
-            lambda: atomic_files.write_atomic(self._reloaded_path, told),
+            lambda: atomic_files.write_atomic(self._reloaded_path, reload_id),
             _WRITE_TIMEOUT_S,
             f"cannot write {self._reloaded_path}",
         )
 
     async def _run_reload(self, reload: ReloadSettings, target: _Target) -> None:
-        await leftovers.end(self._context)  # one that an earlier noded was killed over
+        await leftovers.end(self._context)  # a command of an earlier noded that was killed
         try:
             finished = await command.run(
                 reload.argv,
@@ -190,10 +198,10 @@ class FileDriver:
 
 
 def _target(settings: FileSettings, spec: Spec, work_dir: Path) -> _Target:
-    """What the settings and the document ask for. DriverError, not retryable, when that cannot be."""
+    """Return the desired file. Raises DriverError, not retryable, if the settings or the document do not allow one."""
     path = Path(os.path.normpath(work_dir / settings.path))
     if os.path.normcase(work_dir / _OWN_DIRECTORY) in map(os.path.normcase, (path, *path.parents)):
-        raise DriverError(f"driver setting path: {settings.path} is noded's own", retryable=False)
+        raise DriverError(f"driver setting path: {settings.path} is reserved for noded", retryable=False)
     if settings.mode is not None and sys.platform == "win32":
         raise DriverError("driver setting mode: Windows has no file modes", retryable=False)
     form: RenderFormat = settings.format or ("json" if settings.template is None else "text")
@@ -205,7 +213,7 @@ def _target(settings: FileSettings, spec: Spec, work_dir: Path) -> _Target:
 
 
 def _read_found(path: Path) -> _FoundFile:
-    """What is at `path`. OSError when that cannot be told. Opens regular files only: a pipe would block."""
+    """Read the file at `path`. Raises OSError. Opens regular files only, because opening a pipe would block."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):

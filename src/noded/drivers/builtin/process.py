@@ -1,12 +1,12 @@
-"""Driver `process`: supervise one program, which gets the node's document as a file.
+"""Driver `process`: supervises one program, which reads the node's document from a file.
 
-The program finds the file's path in NODECTL_DOCUMENT and its node's name in NODECTL_NODE. The file is replaced
+The environment variable NODECTL_DOCUMENT holds the file's path, NODECTL_NODE the node's name. The file is replaced
 atomically, before the program starts and on each change.
 
-When noded itself is killed: on Linux the kernel kills the program (PR_SET_PDEATHSIG), and what the program had started
-is ended by the next noded; on Windows a job object takes all of them along. On other systems the next noded ends all.
+If noded itself is killed: on Linux the kernel kills the program (PR_SET_PDEATHSIG), and the next noded kills the
+processes that the program started; on Windows a job object kills all of them; on other systems the next noded does.
 
-With `health`, the program is also asked whether it does its work, and restarted when it does not.
+With the setting `health`, the program is also checked periodically and restarted when it is unhealthy.
 """
 
 from __future__ import annotations
@@ -38,23 +38,37 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
 
 
 class ProcessSettings(scripted.ActionSettings):
-    """The settings of the driver in an inventory."""
+    """The driver's settings in an inventory."""
 
     argv: Argv = Field(description='program and arguments; "{python}" is the Python noded runs on')
     env: dict[EnvironmentName, Text] = Field(default_factory=dict, description="added to noded's own environment")
     cwd: Text = Field(default=".", description="working directory, relative to noded's work directory")
-    grace_s: float = Field(default=_GRACE_S, ge=0, le=300, description="from asking it to stop until it is killed")
-    settle_s: float = Field(default=10.0, ge=0, le=3_600, description="it counts as well after running this long")
-    document_file: FileName = Field(default="document.json", description="in noded's work directory")
+    grace_s: float = Field(
+        default=_GRACE_S, ge=0, le=300, description="seconds from the stop signal until the program is killed"
+    )
+    settle_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=3_600,
+        description="seconds that the program must run until earlier failures are forgotten",
+    )
+    document_file: FileName = Field(
+        default="document.json", description="file with the document, in noded's work directory"
+    )
     on_change: Literal["reload", "restart"] = Field(
-        default="reload", description="reload: the program reads its document file again by itself"
+        default="reload",
+        description="reload: the program reads its document file again by itself; restart: it is restarted",
     )
     reload_signal: Literal["SIGHUP", "SIGUSR1", "SIGUSR2"] | None = Field(
         default=None, description="POSIX only: sent when the document has changed"
     )
-    log_file: FileName | None = Field(default="program.log", description="its output, in noded's work directory")
-    log_bytes_max: int = Field(default=1 << 20, ge=4_096, le=1 << 30, description="then the file becomes <name>.1")
-    health: HealthSettings | None = Field(default=None, description="how it is asked whether it does its work")
+    log_file: FileName | None = Field(
+        default="program.log", description="file with the program's output, in noded's work directory"
+    )
+    log_bytes_max: int = Field(
+        default=1 << 20, ge=4_096, le=1 << 30, description="size at which the file is renamed to <name>.1"
+    )
+    health: HealthSettings | None = Field(default=None, description="periodic check of the program")
 
 
 class _ProgramRun:
@@ -71,32 +85,32 @@ class _ProgramRun:
 
     @property
     def has_lost_cwd(self) -> bool:
-        """Whether its working directory is no longer the one that is there by that name."""
+        """Whether its working directory was removed or replaced since the start."""
         return _identity(self._cwd) != self._cwd_id
 
     @property
     def is_unhealthy(self) -> bool:
-        """Whether it runs, and has failed its checks."""
+        """Whether the program runs and its health checks failed too often."""
         return self.exit_code is None and self.health is not None and self.health.is_unhealthy
 
     def start_watching(self, context: Context) -> None:
-        """Watch it, in the background."""
+        """Start the background tasks that wait for the program's end and check its health."""
         context.tasks.create_task(self._watch(context))
         if self.health is not None:
             self._checks = context.tasks.create_task(self.health.check_forever())
 
     async def end_checks(self) -> None:
-        """Ask no more; a check that is under way is cut off."""
+        """Stop the health checks; cancel the one that is running."""
         if self._checks is not None:
             self._checks.cancel()
             await asyncio.wait({self._checks})
 
     async def _watch(self, context: Context) -> None:
-        """Until it has ended; then noded is to look."""
+        """Wait for the program's end, record its exit code and wake noded."""
         code = await self.child.wait()
         if self._checks is not None:
             self._checks.cancel()
-        await asyncio.to_thread(self.output.join, _OUTPUT_WAIT_S)  # the last line says why
+        await asyncio.to_thread(self.output.join, _OUTPUT_WAIT_S)  # its last line is part of the error
         self.exit_code = code
         context.wake()
 
@@ -110,7 +124,7 @@ def _identity(directory: Path) -> tuple[int, int] | None:
 
 
 class ProcessDriver:
-    """See the module's text."""
+    """The driver `process`."""
 
     def __init__(self, context: Context) -> None:
         self.settle_s = 0.0
@@ -136,15 +150,15 @@ class ProcessDriver:
         if exit_code is not None:
             state["exit_code"] = exit_code
         if run.exit_code is not None:
-            said = run.output.last_line
+            last_line = run.output.last_line
             ended = f"the program {describe_exit_code(run.exit_code)}"
-            return Actual(state, f"{ended}: {said}" if said else ended, failed=True)
+            return Actual(state, f"{ended}: {last_line}" if last_line else ended, failed=True)
         if run.health is not None:
             health = run.health
             state["health"] = health.state
             if health.error:
                 state["health_error"] = health.error
-            # a restart has not helped before the program was healthy again, however long it runs
+            # a restart has helped only once the program is healthy, however long it has run
             self.settle_s = self._settings.settle_s if health.state == "healthy" else math.inf
             if run.is_unhealthy:
                 return Actual(state, f"the program is unhealthy: {health.error}", failed=True)
@@ -205,7 +219,7 @@ class ProcessDriver:
         return scripted.configured_actions(settings, self._context, settings.cwd, self._added_environment(settings))
 
     async def _end(self) -> None:
-        """End the program with all it has started, and whatever an earlier noded has left."""
+        """Stop the program, its child processes, and the processes that an earlier noded left."""
         run = self._run
         if run is not None:
             await run.end_checks()
@@ -245,7 +259,7 @@ class ProcessDriver:
         return Health(settings.health, run, self._context.wake)
 
     def _added_environment(self, settings: ProcessSettings) -> dict[str, str]:
-        """What is added to noded's own environment."""
+        """The variables added to noded's own environment."""
         return {**settings.env, "NODECTL_DOCUMENT": str(self._path(settings))}
 
     def _path(self, settings: ProcessSettings) -> Path:

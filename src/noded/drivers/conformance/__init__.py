@@ -1,11 +1,11 @@
-"""Does a driver keep its contract? For authors of drivers: from pytest, or on the command line.
+"""Tests whether a driver keeps its contract. For authors of drivers: from pytest or on the command line.
 
     def test_relay() -> None:
         check_driver(RelayDriver, [Spec(driver="relay", document={"on": True}), Spec(driver="relay", document={})])
 
     python -m noded.drivers.conformance relay --settings '{"port": 3}' --document '{"on": true}'
 
-The driver really does what the specs say, many times: on, off, cut short in the middle, and killed.
+The driver really applies and stops the specs, many times; calls are cancelled and the process is killed in between.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Verdict = Literal["ok", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check. check: the rule, as a sentence. detail: why not, "" when it holds."""
+    """The result of one check. check: the rule, as a sentence. detail: why it failed or was skipped, else ""."""
 
     check: str
     verdict: Verdict
@@ -47,11 +47,12 @@ def check_driver(
     limits: Limits = Limits(),
     actions: Mapping[str, Document] | None = None,
 ) -> None:
-    """Nonconformance (an AssertionError) that lists every rule which the driver breaks. Not for use in a coroutine.
+    """Check the driver. Raises Nonconformance (an AssertionError) with every broken rule. Not for use in a coroutine.
 
-    specs: one or more that can be brought about on this machine; with two, changing between them is tried, too.
-    look: given the work directory, returns what is really so, for comparison; what `inspect` says is compared anyway.
-    actions: those to be tried, with arguments that should succeed. They are run a dozen times, cut short in between.
+    specs: one or more that can be applied on this machine. With two or more, changes between them are tested as well.
+    look: gets the work directory and returns the real state, to be compared in addition to what `inspect` returns.
+    actions: names of the actions to be tested, with arguments for which they should succeed. Each is run about a dozen
+    times and cancelled in between.
     """
     results = asyncio.run(examine(factory, specs, look=look, limits=limits, actions=actions))
     broken = [result for result in results if result.verdict == "failed"]
@@ -68,7 +69,10 @@ async def examine(
     actions: Mapping[str, Document] | None = None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Make every check, each in a work directory of its own; `on_result` hears of each as it ends."""
+    """Make every check, each in a new work directory. `on_result` is called with each result as it is known.
+
+    The other arguments are those of `check_driver`. Raises ValueError if there is no spec.
+    """
     if not specs:
         raise ValueError("give at least one spec")
     results = []

@@ -1,4 +1,4 @@
-"""`python -m noded.drivers.conformance NAME --settings '{...}'`: one line a rule; exit code 0 when all hold."""
+"""Command line of the conformance test: prints one line for each rule; exit code 0 if all hold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HANG_S = 1_200.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 all rules hold, 1 one does not, 2 the arguments are wrong."""
+    """Run the checks. Returns the exit code: 0 all rules hold, 1 a rule is broken, 2 the arguments are wrong."""
     child_processes.utf8_stdio()
     options = _options(arguments)
     try:
@@ -44,23 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m noded.drivers.conformance",
-        description="Does a driver keep its contract? It really does what the settings and the document say.",
+        description="Test whether a driver keeps its contract. It really applies settings and document.",
     )
     parser.add_argument("driver", metavar="NAME", help="an installed driver's name, or module:Class")
     parser.add_argument("--settings", type=_object, default={}, metavar="JSON", help="the driver's settings")
     parser.add_argument("--document", type=_object, default={}, metavar="JSON", help="the node's document")
-    parser.add_argument("--then-settings", type=_object, metavar="JSON", help="settings to change to and back from")
-    parser.add_argument("--then-document", type=_object, metavar="JSON", help="a document to change to and back from")
+    parser.add_argument(
+        "--then-settings", type=_object, metavar="JSON", help="other settings: changing to them and back is tested"
+    )
+    parser.add_argument(
+        "--then-document", type=_object, metavar="JSON", help="another document: changing to it and back is tested"
+    )
     parser.add_argument(
         "--action",
         type=_action,
         action="append",
         default=[],
         metavar="NAME[=JSON]",
-        help="an action of the driver to be tried, with arguments; may be given several times",
+        help="an action of the driver to be tested, with its arguments; may be repeated",
     )
     limit = argument_type(duration_between(0.001, _HANG_S))
-    text = f"for each call, such as 300ms or 5s (default: {format_duration(Limits.call_s)})"
+    text = f"time limit of each call, such as 300ms or 5s (default: {format_duration(Limits.call_s)})"
     parser.add_argument("--limit", type=limit, default=Limits.call_s, metavar="TIME", help=text)
     return parser.parse_args(arguments)
 
@@ -85,7 +89,7 @@ def _load(name: str) -> DriverFactory:
         return contract.load(name)
     try:
         factory: DriverFactory = EntryPoint(name, name, contract.GROUP).load()
-    except Exception as error:  # noqa: BLE001 - importing a stranger's module can raise anything
+    except Exception as error:  # noqa: BLE001 - importing third-party code can raise anything
         raise DriverError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from None
     return factory
 
@@ -96,5 +100,5 @@ def _print_result(result: Result) -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(_HANG_S, exit=True)  # the author of a driver that blocks wants to see where
+    faulthandler.dump_traceback_later(_HANG_S, exit=True)  # shows the author where a driver blocks
     sys.exit(main())

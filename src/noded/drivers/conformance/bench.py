@@ -1,4 +1,4 @@
-"""Plays noded for a driver: makes instances, calls them within limits, and sees what they leave behind."""
+"""Calls a driver as noded does: makes instances, calls them within limits, and checks what they leave behind."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _REST_S = 0.6
 
 @dataclass(frozen=True)
 class Limits:
-    """In seconds. call_s: for one call of the driver. inspect_s: for one of `inspect`, as in noded. block_s: for how
-    long it may keep the event loop from everything else. end_s: until what it ends is really gone."""
+    """Time limits in seconds. call_s: of one call of the driver. inspect_s: of one call of `inspect`, as in noded.
+    block_s: how long a call may block the event loop. end_s: until everything that it ended is really gone."""
 
     call_s: float = 60.0
     inspect_s: float = 10.0
@@ -43,7 +43,7 @@ class Limits:
 
 
 class Bench:
-    """What a check works with. `first`, `others` and `actions` (names and arguments) are of the driver's author."""
+    """The driver and the inputs of a check. The driver's author gives `first`, `others` and `actions`."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Bench:
         self._instances = 0
 
     def look(self) -> object:
-        """What is really so, as far as the author can tell us; None when they cannot."""
+        """Return the real state from the author's `look`; None if there is no such function."""
         return None if self._look is None else self._look(self.work_dir)
 
     def context(self, wake: Callable[[], None], tasks: asyncio.TaskGroup) -> Context:
@@ -73,7 +73,7 @@ class Bench:
 
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[Trial]:
-        """An instance, as in a noded of its own; stopped at the end, when nothing of it may be left."""
+        """Make an instance, as a new noded would. Stop it at the end, and check that it leaves nothing behind."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 before, wakes = Surroundings(), _WakeCounter()
@@ -88,17 +88,17 @@ class Bench:
                     await trial.abandon()
                     raise
         except BaseExceptionGroup as errors:
-            raise _first_finding(errors) from None
+            raise _first_error(errors) from None
 
     def _made(self, context: Context) -> Driver:
         try:
             return self.factory(context)
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is the finding
+        except Exception as error:  # noqa: BLE001 - whatever third-party code raises is the result
             raise Nonconformance(f"making an instance raised {describe_error(error)}") from None
 
 
 class Trial:
-    """One instance under trial. Its methods are the driver's, within limits: Nonconformance when it breaks one."""
+    """One instance of the driver. Its methods call the driver's and raise Nonconformance if that breaks a limit."""
 
     def __init__(self, driver: Driver, wakes: _WakeCounter, limits: Limits) -> None:
         self.wakes = wakes
@@ -106,7 +106,7 @@ class Trial:
         self._limits = limits
 
     async def inspect(self) -> Actual:
-        """What is. DriverError passes."""
+        """Call `inspect` and check what it returns. Raises DriverError if the driver does."""
         actual = await self._call("inspect", self._driver.inspect(), self._limits.inspect_s)
         if not isinstance(actual, Actual):
             raise Nonconformance(f"inspect returned {actual!r}, not an Actual")
@@ -120,25 +120,25 @@ class Trial:
         return actual
 
     async def apply(self, spec: Spec, previous: Spec | None) -> None:
-        """Bring it about. DriverError passes."""
+        """Call `apply`. Raises DriverError if the driver does."""
         await self._call("apply", self._driver.apply(spec, previous), self._limits.call_s)
 
     async def stop(self) -> None:
-        """End what is driven; Nonconformance when that fails."""
+        """Call `stop`. Raises Nonconformance if that fails."""
         try:
             await self._call("stop", self._driver.stop(), self._limits.call_s)
         except DriverError as error:
             raise Nonconformance(f"stop failed: {error.message}") from None
 
     def offered(self) -> dict[str, DriverAction]:
-        """The driver's actions, now. Nonconformance when they are none."""
+        """Return the driver's present actions. Raises Nonconformance if they break the contract."""
         try:
             return actions_of("under trial", self._driver)
         except DriverError as error:
             raise Nonconformance(error.message) from None
 
     async def run_action(self, name: str, args: Document) -> None:
-        """Run it. DriverError passes."""
+        """Run the action and check its result. Raises DriverError if the driver does."""
         action = self._offered(name)
         result = await self._call(f"action {name}", action.run(copy(args)), min(action.timeout_s, self._limits.call_s))
         try:
@@ -153,7 +153,7 @@ class Trial:
         return offered[name]
 
     async def apply_and_settle(self, spec: Spec, previous: Spec | None) -> Actual:
-        """Bring it about; what is then. Nonconformance when that fails, or when it is not what was applied."""
+        """Apply `spec` and return the actual state. Raises Nonconformance if that fails or if there is drift."""
         try:
             await self.apply(spec, previous)
         except DriverError as error:
@@ -161,17 +161,17 @@ class Trial:
         return await self.expect_applied("after apply")
 
     async def expect_applied(self, when: str) -> Actual:
-        """What is; Nonconformance when that differs from what was applied last, or cannot be told."""
+        """Return the actual state. Raises Nonconformance if there is drift or if `inspect` fails."""
         try:
             actual = await self.inspect()
         except DriverError as error:
             raise Nonconformance(f"inspect {when} failed: {error.message}") from None
         if actual.drift is not None:
-            raise Nonconformance(f"inspect {when} tells of drift: {actual.drift}")
+            raise Nonconformance(f"inspect {when} reports drift: {actual.drift}")
         return actual
 
     async def stable_state(self, when: str) -> Document:
-        """The state, once it has stayed the same for a moment: a program's health comes after its start, say."""
+        """Return the state once it has stayed the same for a moment; health, for example, changes after a start."""
         state, since = (await self.expect_applied(when)).state, time.monotonic()
         deadline = since + self._limits.end_s
         while time.monotonic() < min(since + _REST_S, deadline):
@@ -181,7 +181,7 @@ class Trial:
         return state
 
     async def expect_state(self, state: Document, what: str) -> None:
-        """Nonconformance when `what`, which must not change the state, has."""
+        """Check that `what` did not change the state. Raises Nonconformance if it did."""
         deadline = time.monotonic() + self._limits.end_s
         while (now := (await self.expect_applied(f"after {what}")).state) != state:
             if time.monotonic() > deadline:
@@ -189,11 +189,11 @@ class Trial:
             await asyncio.sleep(POLL_S)
 
     async def cancel_apply(self, spec: Spec, previous: Spec | None, after: Callable[[], Awaitable[None]]) -> None:
-        """Begin to bring it about, and cancel that when `after` returns, as noded does when it is asked to stop."""
+        """Start to apply `spec`, and cancel that when `after` returns, as noded does after a stop signal."""
         await self._cancel_call("apply", self._driver.apply(spec, previous), after)
 
     async def cancel_action(self, name: str, args: Document, after: Callable[[], Awaitable[None]]) -> None:
-        """The same with an action."""
+        """Start an action, and cancel it when `after` returns."""
         await self._cancel_call(f"action {name}", self._offered(name).run(copy(args)), after)
 
     async def _cancel_call(self, name: str, call: Awaitable[Any], after: Callable[[], Awaitable[None]]) -> None:
@@ -204,24 +204,24 @@ class Trial:
             doing.cancel()
             await asyncio.wait({doing}, timeout=self._limits.call_s)
         if not doing.done():
-            raise Nonconformance(f"{name} does not end though cancelled")
+            raise Nonconformance(f"{name} does not end although it was cancelled")
         error = None if doing.cancelled() else doing.exception()
         if error is not None and not isinstance(error, DriverError):
             raise Nonconformance(f"{name} raised {describe_error(error)} when it was cancelled")
 
     async def abandon(self) -> None:
-        """The check has failed: end what can be ended, so that the next one begins in order."""
+        """Stop the driver after a failed check, so that the next check starts clean."""
         try:
             await self.stop()
         except Nonconformance:
-            return  # the first finding is the one that counts
+            return  # the first error is the one to report
 
     async def _call(self, name: str, call: Awaitable[T], limit_s: float) -> T:
         task = asyncio.ensure_future(call)
-        began = time.monotonic()
+        started_at = time.monotonic()
         blocked_s = 0.0
         try:
-            while not task.done() and time.monotonic() < began + limit_s:
+            while not task.done() and time.monotonic() < started_at + limit_s:
                 at = time.monotonic()
                 await asyncio.wait({task}, timeout=_POLL_S)
                 blocked_s = max(blocked_s, time.monotonic() - at - _POLL_S)
@@ -233,19 +233,19 @@ class Trial:
             task.cancel()
             await asyncio.wait({task}, timeout=self._limits.call_s)
             if not task.done():
-                raise Nonconformance(f"{name} does not end though cancelled")  # and so nothing else counts
+                raise Nonconformance(f"{name} does not end although it was cancelled")  # replaces any other error
         try:
             return task.result()
         except DriverError as error:
             if not error.message or "\n" in error.message:
                 raise Nonconformance(f"the message of a DriverError is not one line: {error.message!r}") from None
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is the finding
+        except Exception as error:  # noqa: BLE001 - whatever third-party code raises is the result
             raise Nonconformance(f"{name} raised {describe_error(error)}, not a DriverError") from None
 
 
 class _WakeCounter:
-    """Counts wakes, and sees that they come from the loop's thread."""
+    """Counts wakes and records whether one came from another thread than the loop's."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -257,14 +257,14 @@ class _WakeCounter:
         self.from_elsewhere |= threading.get_ident() != self._thread
 
 
-def _first_finding(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What to tell of errors in a task group: what the check found, else that a background task failed."""
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        ours = found.subgroup(Nonconformance)
-        found = (ours or found).exceptions[0]
-    if isinstance(found, Nonconformance):
-        return found
-    if isinstance(found, DriverError):
-        return Nonconformance(f"it failed: {found.message}")
-    return Nonconformance(f"a background task raised {describe_error(found)}: that would end noded")
+def _first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error to report of a task group: the check's own, else that of a background task."""
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        ours = first.subgroup(Nonconformance)
+        first = (ours or first).exceptions[0]
+    if isinstance(first, Nonconformance):
+        return first
+    if isinstance(first, DriverError):
+        return Nonconformance(f"it failed: {first.message}")
+    return Nonconformance(f"a background task raised {describe_error(first)}: that would end noded")

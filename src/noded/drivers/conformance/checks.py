@@ -1,4 +1,4 @@
-"""The rules of the contract, each tried on an instance of its own."""
+"""The rules of the driver contract, each with a check that makes its own instances."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from noded.drivers.contract import DriverError
 from nodestore.schema.models import Spec
 from nodestore.support.jsonio import Document
 
-_LOOKS = 20
-_TURNS = (0, 1, 3, 8)
-_PARTS = (0.2, 0.5, 0.8)
+_INSPECTS = 20
+_LOOP_TURNS = (0, 1, 3, 8)
+_FRACTIONS = (0.2, 0.5, 0.8)
 _UNKNOWN_SETTING = "conformance-test-no-such-setting"
 _ODD_DOCUMENTS: tuple[Document, ...] = (
     {},
@@ -30,45 +30,45 @@ _ODD_DOCUMENTS: tuple[Document, ...] = (
 
 
 class Skipped(Exception):
-    """The check cannot be made; the message says why."""
+    """The check cannot be made. The message is the reason."""
 
 
 async def check_untouched(bench: Bench) -> None:
-    """noded inspects and stops instances that have applied nothing."""
+    """An instance that has applied nothing can be inspected and stopped, as noded does."""
     async with bench.driver() as driver:
-        with contextlib.suppress(DriverError):  # it cannot be told: allowed
+        with contextlib.suppress(DriverError):  # allowed: inspect may fail
             await driver.inspect()
         await driver.stop()
         await driver.apply_and_settle(bench.first, None)
 
 
 async def check_apply_twice(bench: Bench) -> None:
-    """noded applies again whenever it is not sure."""
+    """Applying a spec again changes nothing: noded does so whenever it does not know the applied spec."""
     async with bench.driver() as driver:
         await driver.apply_and_settle(bench.first, None)
-        state, seen = await driver.stable_state("after apply"), bench.look()
+        state, real = await driver.stable_state("after apply"), bench.look()
         await driver.apply_and_settle(bench.first, bench.first)
         await driver.expect_state(state, "applying again")
-        _expect_same(seen, bench.look(), "applying again")
+        _expect_same(real, bench.look(), "applying again")
         await driver.apply_and_settle(bench.first, None)
-        _expect_same(seen, bench.look(), "applying again without knowing what was applied")
+        _expect_same(real, bench.look(), "applying again without knowing what was applied")
 
 
 async def check_apply_others(bench: Bench) -> None:
-    """Any state can follow any other."""
+    """Each spec can follow each other one, and going back restores the first state."""
     if not bench.others:
         raise Skipped("needs a second spec")
     async with bench.driver() as driver:
         for other in bench.others:
             await driver.apply_and_settle(bench.first, None)
-            seen = bench.look()
+            real = bench.look()
             await driver.apply_and_settle(other, bench.first)
             await driver.apply_and_settle(bench.first, other)
-            _expect_same(seen, bench.look(), "going to another spec and back")
+            _expect_same(real, bench.look(), "going to another spec and back")
 
 
 async def check_stop_twice(bench: Bench) -> None:
-    """noded stops again when it is not sure, and may apply later."""
+    """stop can be called twice, and apply works after it."""
     async with bench.driver() as driver:
         for _ in range(2):
             await driver.apply_and_settle(bench.first, None)
@@ -77,23 +77,23 @@ async def check_stop_twice(bench: Bench) -> None:
 
 
 async def check_restart(bench: Bench) -> None:
-    """noded was upgraded, say."""
+    """A second noded applies the same spec after the first one ended, as in an upgrade."""
     for _ in range(2):
         async with bench.driver() as driver:
             await driver.apply_and_settle(bench.first, None)
 
 
 async def check_kill(bench: Bench) -> None:
-    """kill -9 of noded while the state is in effect."""
+    """noded is killed (SIGKILL) while the spec is applied; the next instance applies it again."""
     started = await host.start(bench)
     if started is None:
         raise Skipped("the driver's class cannot be imported by its name")
     try:
-        said = await host.read_answer(started, bench.limits.call_s)
+        answer = await host.read_answer(started, bench.limits.call_s)
         if started.poll() is None:
-            psutil.Process(started.pid).kill()  # it alone, without a chance to tidy up
-        if said != host.APPLIED:
-            raise Nonconformance(f"apply in a process of its own failed: {said}")
+            psutil.Process(started.pid).kill()  # the process alone, which cannot clean up
+        if answer != host.APPLIED:
+            raise Nonconformance(f"apply in a process of its own failed: {answer}")
         async with bench.driver() as driver:
             await driver.apply_and_settle(bench.first, None)
     finally:
@@ -101,14 +101,13 @@ async def check_kill(bench: Bench) -> None:
 
 
 async def check_cancelled_apply(bench: Bench) -> None:
-    """noded is asked to stop in the middle of an apply: at its first steps, and at parts of its whole time."""
-    began = time.monotonic()
+    """apply is cancelled, as by a stop of noded: at its first steps, and at fractions of its duration."""
+    started_at = time.monotonic()
     async with bench.driver() as driver:
         await driver.apply_and_settle(bench.first, None)
-    whole_s = time.monotonic() - began
-    cuts = _cancel_points(whole_s)
+    duration_s = time.monotonic() - started_at
     target = bench.others[0] if bench.others else bench.first
-    for after in cuts:
+    for after in _cancel_points(duration_s):
         async with bench.driver() as driver:
             await driver.cancel_apply(bench.first, None, after)
         async with bench.driver() as driver:
@@ -118,10 +117,10 @@ async def check_cancelled_apply(bench: Bench) -> None:
             await driver.apply_and_settle(target, None)
 
 
-def _cancel_points(whole_s: float) -> list[Callable[[], Any]]:
-    """When to cut what takes so long."""
-    cuts: list[Callable[[], Any]] = [partial(_yield_to_loop, count) for count in _TURNS]
-    return cuts + [partial(asyncio.sleep, part * whole_s) for part in _PARTS]
+def _cancel_points(duration_s: float) -> list[Callable[[], Any]]:
+    """Return coroutine functions that return at the moments at which to cancel a call of that duration."""
+    points: list[Callable[[], Any]] = [partial(_yield_to_loop, count) for count in _LOOP_TURNS]
+    return points + [partial(asyncio.sleep, fraction * duration_s) for fraction in _FRACTIONS]
 
 
 async def _yield_to_loop(count: int) -> None:
@@ -130,7 +129,7 @@ async def _yield_to_loop(count: int) -> None:
 
 
 async def check_refusals(bench: Bench) -> None:
-    """Settings with typing errors: refused in a sentence, or taken; if they can never work, nothing has changed."""
+    """Wrong settings are refused with one line or applied. A refusal that is not retryable has changed nothing."""
     settings = bench.first.settings
     odd = [{**settings, _UNKNOWN_SETTING: 1}, *_corrupted_documents(settings)]
     async with bench.driver() as driver:
@@ -140,7 +139,7 @@ async def check_refusals(bench: Bench) -> None:
 
 
 async def check_odd_documents(bench: Bench) -> None:
-    """Operators write anything into documents."""
+    """Any JSON document is applied or refused, because operators may write any."""
     async with bench.driver() as driver:
         await driver.apply_and_settle(bench.first, None)
         for document in (*_ODD_DOCUMENTS, *_corrupted_documents(bench.first.document)):
@@ -148,40 +147,40 @@ async def check_odd_documents(bench: Bench) -> None:
 
 
 def _corrupted_documents(values: Document) -> list[Document]:
-    """`values` with each of them replaced by something that it is not meant to be."""
+    """Return copies of `values`, each with one value replaced by one of a wrong type or content."""
     return [{**values, name: odd} for name in values for odd in (None, "x\n\x00", [[{"": None}]])]
 
 
 async def _expect_refused_or_applied(bench: Bench, driver: Trial, spec: Spec) -> None:
-    state, seen = await driver.stable_state("before a test"), bench.look()
+    state, real = await driver.stable_state("before a test"), bench.look()
     try:
         await driver.apply(spec, bench.first)
     except DriverError as error:
         if not error.retryable:
             refusal = f"a refusal that is not retryable ({error.message})"
             await driver.expect_state(state, refusal)
-            _expect_same(seen, bench.look(), refusal)
+            _expect_same(real, bench.look(), refusal)
             return
     await driver.apply_and_settle(bench.first, None)
 
 
 async def check_wakes(bench: Bench) -> None:
-    """Each wake makes noded inspect: if that wakes it again, it never rests."""
+    """inspect does not always call wake: each wake makes noded inspect, so it would never be idle."""
     async with bench.driver() as driver:
         await driver.apply_and_settle(bench.first, None)
         before = driver.wakes.count
-        for _ in range(_LOOKS):
+        for _ in range(_INSPECTS):
             await driver.inspect()
             await asyncio.sleep(0)
-        if driver.wakes.count >= before + _LOOKS:
-            raise Nonconformance("every inspect calls wake: noded would never rest")
+        if driver.wakes.count >= before + _INSPECTS:
+            raise Nonconformance("every inspect calls wake: noded would never be idle")
         await driver.stop()
         if driver.wakes.from_elsewhere:
             raise Nonconformance("wake was called from another thread: use loop.call_soon_threadsafe(wake)")
 
 
 async def check_actions(bench: Bench) -> None:
-    """An operator asks for an action; noded looks while it runs, and is asked to stop in the middle of it."""
+    """Actions succeed, and are inspected and cancelled while they run; wrong arguments raise only DriverError."""
     async with bench.driver() as driver:
         offered = driver.offered()
         await driver.apply_and_settle(bench.first, None)
@@ -191,32 +190,32 @@ async def check_actions(bench: Bench) -> None:
     for name, args in bench.actions.items():
         async with bench.driver() as driver:
             await driver.apply_and_settle(bench.first, None)
-            began = time.monotonic()
+            started_at = time.monotonic()
             try:
                 await driver.run_action(name, args)
             except DriverError as error:
                 raise Nonconformance(f"action {name} that should succeed failed: {error.message}") from None
-            whole_s = time.monotonic() - began
+            duration_s = time.monotonic() - started_at
             await driver.apply_and_settle(bench.first, bench.first)
             for odd in (*_ODD_DOCUMENTS[:2], *_corrupted_documents(args)):
                 with contextlib.suppress(DriverError):
                     await driver.run_action(name, odd)
             await driver.apply_and_settle(bench.first, bench.first)
-        for after in _cancel_points(whole_s):
+        for after in _cancel_points(duration_s):
             async with bench.driver() as driver:
                 await driver.apply_and_settle(bench.first, None)
                 await driver.cancel_action(name, args, partial(_inspect_until, driver, after))
 
 
 async def _inspect_until(driver: Trial, after: Callable[[], Awaitable[None]]) -> None:
-    with contextlib.suppress(DriverError):  # it cannot be told just now: allowed
+    with contextlib.suppress(DriverError):  # allowed: inspect may fail during an action
         await driver.inspect()
     await after()
 
 
 def _expect_same(before: object, after: object, what: str) -> None:
     if before != after:
-        raise Nonconformance(f"{what} gives something else: {before!r} became {after!r}")
+        raise Nonconformance(f"{what} gives a different result: {before!r} became {after!r}")
 
 
 CHECKS: tuple[tuple[str, Callable[[Bench], Awaitable[None]]], ...] = (
@@ -232,5 +231,6 @@ CHECKS: tuple[tuple[str, Callable[[Bench], Awaitable[None]]], ...] = (
     ("wake is called with care", check_wakes),
     ("actions end in order, and leave nothing behind", check_actions),
 )
-"""Each rule and what tries it. In all of them nothing but DriverError is raised, each call ends in its time without
-blocking the event loop, `inspect` tells of no drift after an apply, and `stop` leaves no task, thread or process."""
+"""Each rule and its check. All of them also check that only DriverError is raised, that each call ends within its limit
+without blocking the event loop, that `inspect` reports no drift after an apply, and that `stop` leaves no task, thread
+or process."""

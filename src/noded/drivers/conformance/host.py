@@ -1,4 +1,4 @@
-"""A driver in a process of its own, to be killed. `python -m noded.drivers.conformance.host` is for that alone."""
+"""Runs a driver in a child process, which the check kills. For `checks.check_kill` alone."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ APPLIED = "applied"
 
 
 async def start(bench: Bench) -> child_processes.Child | None:
-    """A process that applies the first spec, says APPLIED (or why not) and waits; None when that cannot be."""
-    name = _import_path(bench.factory)
-    if name is None:
+    """Start a process that applies the first spec, prints APPLIED or the error, and waits.
+
+    Returns None if the driver cannot be imported by name.
+    """
+    path = _import_path(bench.factory)
+    if path is None:
         return None
-    module, attribute = name
+    module, attribute = path
     order = json.dumps([module, attribute, str(bench.work_dir), bench.first.model_dump(mode="json")])
     return await child_processes.spawn(
         [sys.executable, "-m", __name__, order],
@@ -36,26 +39,26 @@ async def start(bench: Bench) -> child_processes.Child | None:
 
 
 async def read_answer(child: child_processes.Child, timeout_s: float) -> str:
-    """What it says in the end: APPLIED, or why not. What the driver prints comes before that."""
+    """Return the child's last line: APPLIED or the error. The driver may print other lines before."""
     assert child.stdout is not None
-    said = ""
+    last_line = ""
     try:
         async with asyncio.timeout(timeout_s):
             async for line in child.stdout:
-                said = line.decode("utf-8", "replace").strip()
-                if said == APPLIED:
+                last_line = line.decode("utf-8", "replace").strip()
+                if last_line == APPLIED:
                     break
     except TimeoutError:
         return f"it did not end within {timeout_s:g} s"
-    return said or "it said nothing"
+    return last_line or "the process printed nothing"
 
 
 def _import_path(factory: Any) -> tuple[str, str] | None:
     module, attribute = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
-    found = sys.modules.get(module or "")
+    imported = sys.modules.get(module or "")
     for part in (attribute or "").split("."):
-        found = getattr(found, part, None)
-    return (str(module), str(attribute)) if found is factory and module != "__main__" else None
+        imported = getattr(imported, part, None)
+    return (str(module), str(attribute)) if imported is factory and module != "__main__" else None
 
 
 async def _hold(order: str) -> None:
@@ -67,7 +70,7 @@ async def _hold(order: str) -> None:
         driver: Driver = factory(Context("n1", "conformance", Path(work_dir), "killed", lambda: None, tasks))
         await driver.apply(Spec.model_validate(spec), None)
         _print_line(APPLIED)
-        await asyncio.Event().wait()  # to be killed
+        await asyncio.Event().wait()  # until it is killed
 
 
 def _print_line(text: str) -> None:
@@ -79,7 +82,7 @@ if __name__ == "__main__":
     child_processes.utf8_stdio()
     try:
         asyncio.run(_hold(sys.argv[1]))
-    except BaseExceptionGroup as errors:  # it is the other process that reports it
+    except BaseExceptionGroup as errors:  # the parent process reports it
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]

@@ -1,4 +1,4 @@
-"""What surrounds a driver under trial: what it leaves behind there, and what the event loop has to say."""
+"""Detects what a driver leaves behind: tasks, threads, processes and errors reported by the event loop."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ class Nonconformance(AssertionError):
 
 @contextmanager
 def expect_no_loop_errors() -> Iterator[None]:
-    """Nonconformance when the event loop has something to complain of, such as an exception that nobody took."""
+    """Raise Nonconformance if the event loop reports an error, such as an exception that was never retrieved."""
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
-    complaints: list[str] = []
+    messages: list[str] = []
 
-    def complain(_: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
-        error = told.get("exception")
-        complaints.append(told["message"] + (f" ({describe_error(error)})" if error is not None else ""))
+    def record(_: asyncio.AbstractEventLoop, report: dict[str, Any]) -> None:
+        error = report.get("exception")
+        messages.append(report["message"] + (f" ({describe_error(error)})" if error is not None else ""))
 
-    loop.set_exception_handler(complain)
+    loop.set_exception_handler(record)
     try:
         yield
-        gc.collect()  # then a task complains whose exception nobody took
-        if complaints:
-            raise Nonconformance(f"the event loop complains: {complaints[0]}")
+        gc.collect()  # makes asyncio report tasks whose exception was never retrieved
+        if messages:
+            raise Nonconformance(f"the event loop reports an error: {messages[0]}")
     finally:
         loop.set_exception_handler(before)
 
 
 class Surroundings:
-    """The tasks, threads and child processes that were there before."""
+    """The tasks, threads and child processes that existed when it was made."""
 
     def __init__(self) -> None:
         self._tasks = asyncio.all_tasks()
@@ -52,12 +52,12 @@ class Surroundings:
         self._children = set(_children())
 
     async def wait_restored(self, context: Context, timeout_s: float) -> None:
-        """Until nothing has been added to them; Nonconformance when something still is after `timeout_s`."""
+        """Wait until no new ones exist. Raises Nonconformance if one still does after `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
         while left := self._tasks_left() or self._threads_left() or await self._processes_left(context):
             if time.monotonic() > deadline:
                 for task in asyncio.all_tasks() - self._tasks - {asyncio.current_task()}:
-                    task.cancel()  # or the instance's task group would wait for it for ever
+                    task.cancel()  # else the driver's task group would wait for it for ever
                 raise Nonconformance(f"after stop there is left {left}")
             await asyncio.sleep(POLL_S)
 
@@ -67,7 +67,7 @@ class Surroundings:
 
     def _threads_left(self) -> str:
         left = [thread for thread in threading.enumerate() if thread not in self._threads]
-        left = [thread for thread in left if not thread.name.startswith("asyncio")]  # the event loop's own pool
+        left = [thread for thread in left if not thread.name.startswith("asyncio")]  # of the event loop's own pool
         return f"the thread {left[0].name!r}" if left else ""
 
     async def _processes_left(self, context: Context) -> str:
@@ -77,8 +77,8 @@ class Surroundings:
 
 
 def _children() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if _is_running(process)]
+    processes = psutil.Process().children(recursive=True)
+    return [process for process in processes if _is_running(process)]
 
 
 def _is_running(process: psutil.Process) -> bool:

@@ -1,4 +1,4 @@
-"""Helpers for drivers, ours and those of users: running a command, health checks, bounded output, blocking calls.
+"""Helpers for drivers, built-in and third-party: running a command, health checks, bounded output, blocking calls.
 
 May import drivers.contract. Read `command.py` first.
 """

@@ -1,6 +1,6 @@
-"""A command of the operator's, run to its end: within a time, and with nothing left of what it has started.
+"""Runs a configured command to its end, within a time limit, and kills the processes that it started.
 
-When noded is killed, the command is too, as with driver `process`.
+If noded is killed, the command is killed too, as with driver `process`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Argv = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1_000)]
 
 @dataclass(frozen=True)
 class FinishedCommand:
-    """What became of a command. stdout: at most one byte more than STDOUT_BYTES_MAX, or its last END_BYTES_KEPT.
+    """The result of a command. stdout: the first STDOUT_BYTES_MAX + 1 bytes, or the last END_BYTES_KEPT bytes.
     stderr: its end."""
 
     code: int
@@ -43,19 +43,19 @@ class FinishedCommand:
 
     @property
     def problem(self) -> str | None:
-        """Why it has failed, as a person reads it; None when it has not."""
+        """Why the command failed, in one line for people; None if it succeeded."""
         if self.code == 0:
             return None
         return last_line(self.stderr) or f"the command {describe_exit_code(self.code)}"
 
 
 def resolve_python(argv: Sequence[str]) -> list[str]:
-    """`argv` with the element "{python}" replaced by the Python that noded runs on."""
+    """Return `argv` with the element "{python}" replaced by the Python that noded runs on."""
     return [sys.executable if part == "{python}" else part for part in argv]
 
 
 def environment(context: Context, added: Mapping[str, str]) -> dict[str, str]:
-    """The environment of everything a driver starts: noded's, what is `added`, the node's name, and the marker."""
+    """Return the environment of a driver's child processes: noded's, `added`, the node's name and the marker."""
     return {
         **os.environ,
         **added,
@@ -65,7 +65,7 @@ def environment(context: Context, added: Mapping[str, str]) -> dict[str, str]:
 
 
 def make_directory(context: Context, cwd: str) -> Path:
-    """The working directory `cwd`, relative to noded's; made when it is relative and missing. DriverError."""
+    """Return the directory `cwd`, relative to noded's work directory. Creates a relative one. Raises DriverError."""
     directory = context.work_dir / cwd
     if not Path(cwd).is_absolute():
         try:
@@ -84,11 +84,11 @@ async def run(
     stdin: bytes = b"",
     end_only: bool = False,
 ) -> FinishedCommand:
-    """Run it to its end. DriverError when it cannot be started or does not end in time. end_only: keep but the end of
-    what it prints.
+    """Run `argv` to its end. end_only: keep only the end of its stdout.
 
-    Whatever way this ends, cancelled too, the command and its session are killed. What has left the session has the
-    marker, and goes with `leftovers.end`.
+    Raises DriverError if the command cannot be started or does not end within `timeout_s` seconds. However this ends,
+    by cancellation too, the command and its session are killed. A process that has left the session still has the
+    marker, and `leftovers.end` kills it.
     """
     try:
         child = await child_processes.spawn(
@@ -108,47 +108,47 @@ async def run(
     except TimeoutError:
         raise DriverError(f"the command did not end within {timeout_s:g} s") from None
     finally:
-        with contextlib.suppress(NodectlError):  # what hangs in the kernel cannot be ended
+        with contextlib.suppress(NodectlError):  # a process that hangs in the kernel cannot be killed
             child.kill_tree()
             await child.stop(0)
 
 
 async def _communicate(child: child_processes.Child, stdin: bytes, end_only: bool) -> FinishedCommand:
-    """Feed it, listen until it ends."""
+    """Write stdin and read the output until the command has ended."""
     assert child.stdin is not None
     assert child.stdout is not None
     assert child.stderr is not None
-    talk = [
+    transfers = [
         asyncio.ensure_future(_feed(child.stdin, stdin)),
         asyncio.ensure_future(
             _collect_end(child.stdout, END_BYTES_KEPT) if end_only else _collect(child.stdout, STDOUT_BYTES_MAX)
         ),
         asyncio.ensure_future(_collect_end(child.stderr, _STDERR_BYTES_KEPT)),
     ]
-    _feeding, stdout, stderr = talk
+    _feeding, stdout, stderr = transfers
     try:
         code = await wait_exit_code(child)
-        # what it has started may hold its output open for ever: that is not waited for
+        # its child processes may keep the output open for ever, so wait for a bounded time
         await asyncio.wait({stdout, stderr}, timeout=_CLOSE_WAIT_S)
         if not (stdout.done() and stderr.done()):
             child.kill_tree()
         return FinishedCommand(code, await stdout, await stderr)
     finally:
-        for part in talk:
-            part.cancel()
-        await asyncio.gather(*talk, return_exceptions=True)
+        for transfer in transfers:
+            transfer.cancel()
+        await asyncio.gather(*transfers, return_exceptions=True)
 
 
 async def _feed(stream: asyncio.StreamWriter, content: bytes) -> bytes:
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not read it
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the command need not read its stdin
         stream.write(content)
         await stream.drain()
-        stream.close()  # not waited for: asyncio complains when wait_closed of a pipe is cancelled
+        stream.close()  # not awaited: asyncio logs an error if wait_closed of a pipe is cancelled
     return b""
 
 
 async def _collect(stream: asyncio.StreamReader, bytes_max: int) -> bytes:
-    """All of it; what exceeds `bytes_max` by one byte or more is read and dropped, and makes it too long."""
+    """Read the stream to its end. Keep bytes_max + 1 bytes, so that a longer stream can be told from a full one."""
     kept = b""
     while chunk := await stream.read(1 << 16):
         kept = (kept + chunk)[: bytes_max + 1]

@@ -1,4 +1,4 @@
-"""Whether a program does its work, asked again and again: by a command, a TCP connection or an HTTP request."""
+"""Checks periodically whether a program is healthy: by a command, a TCP connection or an HTTP request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r|\n)")
 
 
 def _address(text: str) -> tuple[str, int]:
-    """Host and port of `host:port`. An IP address or localhost: a check that asks a name server checks that, too."""
+    """Return host and port of `host:port`. The host is an IP address or localhost, so no check needs a name server."""
     try:
         given = parse_address(text)
     except Invalid as error:
@@ -52,7 +52,7 @@ def _checked_url(text: str) -> str:
 
 
 class HealthSettings(Settings):
-    """How a program is asked whether it does its work."""
+    """The health check of a program."""
 
     argv: Argv | None = Field(default=None, description="a command: exit code 0 is healthy")
     tcp: Annotated[str, Field(max_length=300), AfterValidator(_checked_address)] | None = Field(
@@ -62,10 +62,15 @@ class HealthSettings(Settings):
         Field(default=None, description="a URL: a GET must be answered with a status from 200 to 399")
     )
     every_s: float = Field(default=5.0, ge=0.1, le=3_600, description="pause between two checks")
-    timeout_s: float = Field(default=3.0, gt=0, le=300, description="an answer that takes longer is a failure")
-    failures: int = Field(default=3, ge=1, le=1_000, description="so many in a row, and the program is restarted")
+    timeout_s: float = Field(default=3.0, gt=0, le=300, description="a check that takes longer has failed")
+    failures: int = Field(
+        default=3, ge=1, le=1_000, description="failed checks in a row after which the program is restarted"
+    )
     start_s: float = Field(
-        default=30.0, ge=0, le=3_600, description="so long after its start, or until it was healthy, none counts"
+        default=30.0,
+        ge=0,
+        le=3_600,
+        description="seconds after the program's start in which no failure counts before it was healthy once",
     )
 
     @model_validator(mode="after")
@@ -76,9 +81,9 @@ class HealthSettings(Settings):
 
 
 class Health:
-    """What is known of one run of a program.
+    """The health of one run of a program.
 
-    run: how a command is run. wake: called when `state` or `is_unhealthy` changes.
+    run: runs a command with a time limit. wake: called when `state` or `is_unhealthy` changes.
     """
 
     def __init__(
@@ -94,22 +99,22 @@ class Health:
         self._failures = 0
         self.state: HealthState = "starting"
         self.error = ""
-        """What the first of the latest failures in a row was: it stays the same while they go on."""
+        """The error of the first of the present failures in a row, "" if healthy. So it is stable while they go on."""
 
     @property
     def is_unhealthy(self) -> bool:
-        """Whether the program is to be restarted."""
+        """Whether so many checks in a row failed that the program is to be restarted."""
         return self._failures >= self._settings.failures
 
     async def check_forever(self) -> None:
-        """Ask for ever, until cancelled."""
+        """Check periodically until cancelled."""
         while True:
             self.record_check(await self._check_once(), time.monotonic() - self._started)
             starting = self.state == "starting"
             await asyncio.sleep(min(self._settings.every_s, _STARTING_EVERY_S) if starting else self._settings.every_s)
 
     def record_check(self, problem: str | None, age_s: float) -> None:
-        """Take in one check's result, `age_s` after the program's start. `problem`: None when it was healthy."""
+        """Record the result of a check made `age_s` after the program's start. problem: the error, None if healthy."""
         before = (self.state, self.is_unhealthy)
         if problem is None:
             self.state, self.error, self._failures = "healthy", "", 0
@@ -122,7 +127,7 @@ class Health:
             self._wake()
 
     async def _check_once(self) -> str | None:
-        """What is wrong; None when nothing is."""
+        """Make one check. Returns the error; None if healthy."""
         settings = self._settings
         try:
             if settings.argv is not None:
@@ -139,7 +144,7 @@ class Health:
             return error.message
         except OSError as error:
             return f"no connection: {error.strerror or error}"
-        except Exception as error:  # noqa: BLE001 - a check that breaks has failed; a task that fails would end noded
+        except Exception as error:  # noqa: BLE001 - an exception in this background task would end noded
             return f"the check failed: {type(error).__name__}: {error}"
 
 
@@ -149,7 +154,7 @@ async def _connect(host: str, port: int) -> None:
 
 
 async def _get(url: str) -> str | None:
-    """What is wrong with the answer. Written out, for an HTTP library weighs more than all of noded's own code."""
+    """Send a GET. Returns the error; None if the status is 200 to 399. An HTTP library would outweigh all of noded."""
     parts = urlsplit(url)
     host, port = _address(parts.netloc if parts.port else f"{parts.netloc}:80")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -158,7 +163,7 @@ async def _get(url: str) -> str | None:
         writer.write(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
         line = await reader.readline()
     except ValueError:
-        line = b""  # a first line longer than the limit
+        line = b""  # the first line is longer than the limit
     finally:
         writer.transport.abort()
     status = _STATUS_LINE.match(line)

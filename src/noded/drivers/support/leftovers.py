@@ -1,9 +1,9 @@
-"""Ending what an earlier noded's programs have left behind.
+"""Finds and kills the processes that an earlier noded of the same node left running.
 
-Each program gets a marker in its environment, which everything it starts inherits. That finds them all, whoever their
-parent is by now and whatever became of the work directory; and a pid that now belongs to somebody else is not touched,
-nor one noted before a reboot. Not found: a process that has erased its environment or whose environment we may not
-read (another user's, when noded is not root).
+Each program gets a marker in its environment, which its child processes inherit. The marker finds all of them, even if
+their parent has ended or the work directory was deleted. A process that merely reuses a pid has no marker and is not
+touched. Not found are processes that erased their environment or whose environment noded must not read (those of
+another user, unless noded is root).
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ _KILL_TIMEOUT_S = 5.0
 
 
 def marker(context: Context) -> str:
-    """The value of VARIABLE for what this noded starts."""
+    """Return the value of MARKER_VARIABLE for the processes that this noded starts."""
     return _marker_prefix(context) + context.nonce
 
 
 def _marker_prefix(context: Context) -> str:
-    """What the markers of all noded of this node and work directory begin with."""
+    """Return the common prefix of the markers of every noded with this cluster, node and work directory."""
     place = jsonio.digest(os.path.normcase(Path(context.work_dir).resolve()))
     return f"{context.cluster}/{context.node}/{place}/"
 
 
 async def end(context: Context) -> tuple[int, ...]:
-    """Kill all processes with this node's marker, and wait until they are gone; their pids.
+    """Kill all processes with this node's marker and wait until they have ended. Returns their pids.
 
-    DriverError when one does not go: it hangs in the kernel, and its devices and files are not free.
+    Raises DriverError if one does not end: it hangs in the kernel and still holds its devices and files.
     """
-    found = await find(context)
-    for identity in found:
+    marked = await find(context)
+    for identity in marked:
         await asyncio.to_thread(child_processes.kill_tree, identity)
     deadline = time.monotonic() + _KILL_TIMEOUT_S
-    while left := [identity.pid for identity in found if child_processes.is_alive(identity)]:
+    while left := [identity.pid for identity in marked if child_processes.is_alive(identity)]:
         if time.monotonic() > deadline:
-            raise DriverError(f"a process left behind does not go though killed (pid {left[0]})")
+            raise DriverError(f"process {left[0]} of an earlier run does not end although it was killed")
         await asyncio.sleep(0.02)
-    return tuple(identity.pid for identity in found)
+    return tuple(identity.pid for identity in marked)
 
 
 async def find(context: Context) -> list[child_processes.Identity]:
-    """All living processes with this node's marker."""
+    """Return all running processes with this node's marker."""
     return await asyncio.to_thread(_find_marked, _marker_prefix(context))
 
 
 def _find_marked(common: str) -> list[child_processes.Identity]:
-    us = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    found = []
+    own_pids = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    marked = []
     for process in psutil.process_iter():
-        if process.pid in us:
+        if process.pid in own_pids:
             continue
         identity = child_processes.identify(process.pid)
         try:
             ours = process.environ().get(MARKER_VARIABLE, "").startswith(common)
-        except (psutil.Error, OSError):  # gone, or not ours to read
+        except (psutil.Error, OSError):  # it has ended, or we must not read it
             continue
         if ours and identity is not None:
-            found.append(identity)
-    return found
+            marked.append(identity)
+    return marked

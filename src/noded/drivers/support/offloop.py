@@ -1,4 +1,4 @@
-"""Blocking calls off the event loop, for a driver that touches what may not answer: a network share, a device."""
+"""Runs blocking calls on a thread, for a driver that uses a network share or a device that may not respond."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ T = TypeVar("T")
 
 
 class OffLoop:
-    """Runs one call at a time, each on a thread that does not keep the process from ending.
+    """Runs one blocking call at a time, each on a daemon thread, which does not delay the end of the process.
 
-    A call cannot be interrupted: when whoever asked for it was cancelled or has given up, it goes on, and the next one
-    waits for it. So there is never more than one thread, and `wait_idle` tells when it is done. `what` names, in
-    errors,
-    what is waited for.
+    A call cannot be interrupted. If its caller is cancelled or times out, the call continues, and the next call waits
+    for it. So there is never more than one thread. what: the name of the resource, for errors.
     """
 
     def __init__(self, what: str) -> None:
@@ -27,7 +25,7 @@ class OffLoop:
         self._busy: asyncio.Future[None] | None = None
 
     async def run(self, call: Callable[[], T], timeout_s: float) -> T:
-        """What `call` returns or raises; DriverError when that takes longer than `timeout_s` (or what it waits for)."""
+        """Return or raise what `call` does. Raises DriverError if that takes longer than `timeout_s`."""
         await self.wait_idle(timeout_s)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
@@ -37,9 +35,9 @@ class OffLoop:
         def work() -> None:
             try:
                 results.append(call())
-            except Exception as error:  # noqa: BLE001 - raised below, where it is waited for
+            except Exception as error:  # noqa: BLE001 - raised again below, in the loop's thread
                 errors.append(error)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller is waiting
                 loop.call_soon_threadsafe(done.set_result, None)
 
         self._busy = done
@@ -50,7 +48,7 @@ class OffLoop:
         return results[0]
 
     async def wait_idle(self, timeout_s: float) -> None:
-        """Until nothing is under way. DriverError when it still is after `timeout_s`."""
+        """Wait until no call is running. Raises DriverError after `timeout_s` seconds."""
         if self._busy is not None:
             await asyncio.wait({self._busy}, timeout=timeout_s)
             if not self._busy.done():

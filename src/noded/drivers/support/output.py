@@ -1,4 +1,4 @@
-"""A program's output: into a log file of bounded size, and its last line into the error an operator reads."""
+"""Copies a program's output into a log file of bounded size, and keeps its last line for error messages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ _POLL_S = 0.02
 
 
 class OutputCopier:
-    """Copies a program's output to `path` (None: nowhere). At `bytes_max` the file becomes `<path>.1` and begins anew,
-    so both together stay below twice that. What cannot be written is dropped: the program must not wait for a disk.
+    """Copies a program's output to the file `path` (None: to no file).
 
-    A plain pipe and a thread, because with a pipe of asyncio's own the program's end is not seen until everything that
-    inherited the pipe has ended too.
+    At `bytes_max` the file is renamed to `<path>.1` and a new one begins, so both together stay below about twice that.
+    Output that cannot be written is dropped, because the program must not wait for a disk.
+
+    Uses a plain pipe and a thread: with an asyncio pipe, the program's end is reported only after every process that
+    inherited the pipe has ended.
     """
 
     def __init__(self, path: Path | None, bytes_max: int) -> None:
@@ -32,14 +34,14 @@ class OutputCopier:
         self._thread: threading.Thread | None = None
 
     def open(self) -> int:
-        """The end of the pipe for the program, to be closed here once the program has it."""
+        """Start copying and return the write end of the pipe. The caller closes it once the program is started."""
         ours, theirs = os.pipe()
         self._thread = threading.Thread(target=self._copy, args=(ours,), name="program output", daemon=True)
         self._thread.start()
         return theirs
 
     def join(self, timeout_s: float) -> None:
-        """Block until all has been copied, or for `timeout_s`."""
+        """Block until all output is copied, or for `timeout_s` seconds."""
         if self._thread is not None:
             self._thread.join(timeout_s)
 
@@ -51,7 +53,7 @@ class OutputCopier:
                     self._write(self._path, chunk)
 
     def _write(self, path: Path, chunk: bytes) -> None:
-        # opened for each chunk: the work directory may be wiped in between
+        # opened for each chunk, because the work directory may be deleted in between
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
@@ -68,13 +70,13 @@ class OutputCopier:
 
 
 def last_line(raw: bytes) -> str:
-    """The last line in `raw` that is not blank, for an error message; "" when there is none."""
+    """Return the last line of `raw` that is not blank, shortened for an error message; "" if there is none."""
     lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
     return one_line(lines[-1].strip(), LINE_CHARS_MAX) if lines else ""
 
 
 def describe_exit_code(code: int) -> str:
-    """An exit code as a person reads it."""
+    """Describe an exit code for people; a negative one is a signal."""
     if code >= 0:
         return f"exited with code {code}"
     try:
@@ -84,9 +86,9 @@ def describe_exit_code(code: int) -> str:
 
 
 async def wait_exit_code(child: Child) -> int:
-    """The exit code of a child whose output is an asyncio pipe, as soon as it has ended.
+    """Wait for the end of a child whose output is an asyncio pipe, and return its exit code.
 
-    Its own wait() also waits, on Python before 3.13, for whatever the child started to close that pipe.
+    On Python before 3.13, the child's own wait() also waits until its child processes have closed that pipe.
     """
     while (code := child.poll()) is None:
         await asyncio.sleep(_POLL_S)

@@ -1,8 +1,8 @@
-"""A document as the content of a file: JSON, YAML, or a template with `${key}` in it. Pure.
+"""Renders a document as the content of a file: as JSON, as YAML, or by a template with `${key}`. Pure.
 
-In a template `${scene}` stands for the value of that key of the document, `${screen.width}` for one further down, and
-`$$` for a dollar sign. Text is put in as it is, anything else as JSON. A `$` before anything else is left alone, so
-that most scripts are templates as they are.
+In a template `${scene}` stands for the value of that key of the document, `${screen.width}` for a nested value, and
+`$$` for a dollar sign. Text is inserted unchanged, any other value as JSON. A `$` before any other character is left
+unchanged, so that most scripts are valid templates.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SHOWN_CHARS_MAX = 60
 
 
 class CannotRender(ValueError):
-    """The document does not fit; the message is one sentence."""
+    """The document cannot be rendered. The message is one sentence."""
 
 
 def render(document: Document, form: RenderFormat, template: str, bytes_max: int) -> bytes:
-    """The file's content, in UTF-8. CannotRender, also when it would be longer than `bytes_max`."""
+    """Return the file's content in UTF-8. Raises CannotRender, also if it is longer than `bytes_max`."""
     try:
         content = _text(document, form, template, bytes_max).encode()
     except UnicodeEncodeError:
@@ -47,11 +47,11 @@ def _text(document: Document, form: RenderFormat, template: str, bytes_max: int)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what some readers would take for something else."""
+    """Quotes text that some YAML readers would take for another type."""
 
 
 def _quoted_if_need_be(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """PyYAML leaves `1e5` bare, which is a number in YAML 1.2, and writes three of Unicode's line ends as its own."""
+    """Quote what PyYAML would not: `1e5` is a number in YAML 1.2, and some Unicode line ends would be bare."""
     special = text[:1] in _NUMBERS_BEGIN or not _LINE_ENDS.isdisjoint(text)
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if special else None)
 
@@ -62,7 +62,7 @@ _Dumper.add_representer(str, _quoted_if_need_be)
 
 
 def fill_template(template: str, document: Document, chars_max: int) -> str:
-    """`template` with the values in their places. CannotRender names the first place that has none."""
+    """Return `template` with the values inserted. Raises CannotRender for the first key without a value."""
     parts: list[str] = []
     length, at = 0, 0
     for place in _SPECIAL.finditer(template):
@@ -72,18 +72,18 @@ def fill_template(template: str, document: Document, chars_max: int) -> str:
         parts += [template[at : place.start()], "$" if escaped else _value(document, name)]
         at = place.end()
         length += len(parts[-2]) + len(parts[-1])
-        if length > chars_max:  # a small template can ask for a large value many times
+        if length > chars_max:  # a small template can insert a large value many times
             raise _too_long(chars_max)
     return "".join([*parts, template[at:]])
 
 
 def _value(document: Document, name: str) -> str:
-    found: Any = document
+    value: Any = document
     for key in name.split("."):
-        if not isinstance(found, dict) or key not in found:
+        if not isinstance(value, dict) or key not in value:
             raise CannotRender(f"the template needs the key {_abbreviated(name)}, which the document does not have")
-        found = found[key]
-    return found if isinstance(found, str) else dumps(found).decode()
+        value = value[key]
+    return value if isinstance(value, str) else dumps(value).decode()
 
 
 def _abbreviated(text: str) -> str:

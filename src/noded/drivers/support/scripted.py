@@ -1,4 +1,4 @@
-"""Actions that are commands of the operator's: the setting `actions` of the drivers `process` and `exec`."""
+"""Actions that run a configured command: the setting `actions` of the drivers `process` and `exec`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from noded.drivers.contract import (
     Settings,
     check_action_name,
 )
-from noded.drivers.support import (
-    command,
-)
+from noded.drivers.support import command
 from noded.drivers.support.command import Argv, FinishedCommand
 from nodestore.support import jsonio
 from nodestore.support.jsonio import Document, Json
 
 _KILL_S = 30.0
-"""What ending a command may take beyond its time: a process that hangs in the kernel is waited for."""
+"""Seconds that killing a command may take beyond its time limit, because a process may hang in the kernel."""
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -37,20 +35,25 @@ def _check_name(name: str) -> str:
 
 
 class ActionSettings(Settings):
-    """Settings of a driver whose actions are commands."""
+    """Base of the settings of a driver whose actions run configured commands."""
 
     actions: dict[Annotated[str, AfterValidator(_check_name)], Argv] = Field(
-        default_factory=dict, max_length=100, description="commands to be run once, when an operator asks for them"
+        default_factory=dict,
+        max_length=100,
+        description="commands by action name; each is run once when an operator requests it",
     )
     action_timeout_s: float = Field(
-        default=60.0, gt=0, le=ACTION_TIMEOUT_S_MAX - _KILL_S, description="then it is killed with all it has started"
+        default=60.0,
+        gt=0,
+        le=ACTION_TIMEOUT_S_MAX - _KILL_S,
+        description="time limit; then the command and all processes it started are killed",
     )
 
 
 def configured_actions(
     settings: ActionSettings | None, context: Context, cwd: str, environment: Mapping[str, str]
 ) -> dict[str, DriverAction]:
-    """The actions that the settings name. environment: added to noded's own."""
+    """Return the actions of the settings, by name. environment: variables added to noded's own."""
     if settings is None:
         return {}
     return {
@@ -80,13 +83,13 @@ def _action(
 
 
 def _action_result(finished: FinishedCommand) -> Document:
-    """Its exit code, and the end of what it said."""
-    said = {"output": finished.stdout, "errors": finished.stderr}
-    shown = {name: _UNSHOWABLE.sub("\ufffd", raw.decode("utf-8", "replace")) for name, raw in said.items() if raw}
+    """Return the exit code and the end of stdout and stderr, without control characters."""
+    streams = {"output": finished.stdout, "errors": finished.stderr}
+    shown = {name: _UNSHOWABLE.sub("\ufffd", raw.decode("utf-8", "replace")) for name, raw in streams.items() if raw}
     return {"exit_code": finished.code, **shown}
 
 
 def same_but_for_actions(one: ActionSettings, other: ActionSettings | None) -> bool:
-    """Whether they differ in nothing that what runs would notice."""
+    """Whether the two differ at most in their actions, so that the program need not be restarted."""
     changes = {"actions": {}, "action_timeout_s": 1.0}
     return other is not None and one.model_copy(update=changes) == other.model_copy(update=changes)
