@@ -1,9 +1,9 @@
-"""Runs the application's code in a thread of its own, so that code that hangs costs its caller, never the leader.
+"""Runs the application's code in a separate thread, so that code that hangs fails its caller and not the leader.
 
-The event loop goes on meanwhile: heartbeats are sent, the lease is kept. A step that outlasts its limit is given up:
-its thread is asked to end (an exception is raised in it, which ends a loop in Python, not a call into C that blocks),
-and the next job gets a new thread. What a given-up thread still computes reaches nobody. Code that blocks while it
-holds the interpreter's lock stops the whole process, which nothing inside it can mend; then the lease decides.
+The event loop keeps running meanwhile: it sends heartbeats and renews the lease. If a step exceeds its time limit, its
+thread is abandoned, and the next job gets a new thread. An exception is raised in the abandoned thread; this ends a
+loop in Python, but not a blocking call into C. Results of an abandoned thread are discarded. Code that blocks while it
+holds the interpreter's lock stops the whole process, and nothing inside the process can help; then the lease expires.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from nodestore.errors import NodectlError
 
 T = TypeVar("T")
 
-_NUDGE_S = 0.5
+_INTERRUPT_EVERY_S = 0.5
 
 
 class HungError(NodectlError):
-    """A step outlasted its limit. `step`: the number of the one that did."""
+    """A step exceeded its time limit. step: the number of the step. limit_s: the limit in seconds."""
 
     def __init__(self, step: int, limit_s: float) -> None:
         super().__init__(f"did not finish within {limit_s:g} s")
@@ -34,13 +34,13 @@ class HungError(NodectlError):
 
 
 class JobProgress:
-    """Where a job is. It says so before each step that has a time limit of its own."""
+    """The current step of a job. The job calls `begin_step` before each step; each step has its own time limit."""
 
     def __init__(self) -> None:
         self.step, self.step_begun_at = 0, time.monotonic()
 
     def begin_step(self, step: int) -> None:
-        self.step_begun_at = time.monotonic()  # before the step is another one: it is looked at from another thread
+        self.step_begun_at = time.monotonic()  # set before `step`: another thread reads the two
         self.step = step
 
 
@@ -56,11 +56,11 @@ class _Job:
             result, error = self.work(self.progress), None
         except GivenUp:
             return
-        except BaseException as raised:  # noqa: BLE001 - it belongs to whoever waits for the job, whatever it is
+        except BaseException as raised:  # noqa: BLE001 - passed on to the caller of the job
             result, error = None, raised
         try:
             self.loop.call_soon_threadsafe(self._resolve, result, error)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed, so no caller waits for the result
             return
 
     def _resolve(self, result: Any, error: BaseException | None) -> None:
@@ -73,7 +73,7 @@ class _Job:
 
 
 class _Thread:
-    """A daemon thread: one that hangs does not hold up the end of the process."""
+    """A daemon thread that runs jobs. As a daemon it does not delay the end of the process if it hangs."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -102,21 +102,23 @@ class _Thread:
 
 
 class Worker:
-    """One job at a time."""
+    """Runs one job at a time in its thread."""
 
     def __init__(self) -> None:
         self._thread: _Thread | None = None
-        self._given_up: list[_Thread] = []
+        self._abandoned: list[_Thread] = []
 
     @property
     def hung_count(self) -> int:
-        """Threads that were given up and have not ended."""
-        self._given_up = [thread for thread in self._given_up if thread.alive]
-        return len(self._given_up)
+        """The number of abandoned threads that have not ended."""
+        self._abandoned = [thread for thread in self._abandoned if thread.alive]
+        return len(self._abandoned)
 
     async def run(self, work: Callable[[JobProgress], T], limit_s: float) -> T:
-        """What `work` returns or raises. HungError when one of its steps takes longer than `limit_s`; then, and when
-        this is cancelled, whatever `work` touches must be thrown away: it may go on for a while."""
+        """Run `work` in the thread; return or raise what it does. HungError if a step takes longer than `limit_s`.
+
+        After HungError or a cancellation `work` may still run for a while. So discard every object that it changes.
+        """
         loop = asyncio.get_running_loop()
         job = _Job(work, loop, loop.create_future())
         if self._thread is None:
@@ -134,12 +136,14 @@ class Worker:
         return result
 
     def _check_limit(self, job: _Job, limit_s: float, due: float) -> None:
-        """Whether the step has hung. When this timer itself is late, the whole process was stopped or starved, and the
-        step gets its time anew."""
+        """Fail the job if its current step has exceeded the limit; else check again when it is due.
+
+        If this timer itself is late, the whole process was stopped or starved; then the step gets its full time again.
+        """
         if job.done.done():
             return
         now = job.loop.time()
-        step, since = job.progress.step, job.progress.step_begun_at  # in this order, as they are set in the other
+        step, since = job.progress.step, job.progress.step_begun_at  # in the reverse order of the writes
         left_s = limit_s if now - due > limit_s / 4 else since + limit_s - time.monotonic()
         if left_s <= 0:
             job.done.set_exception(HungError(step, limit_s))
@@ -150,22 +154,25 @@ class Worker:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._given_up.append(thread)
+        self._abandoned.append(thread)
         self._interrupt_repeatedly(thread, loop)
 
     def _interrupt_repeatedly(self, thread: _Thread, loop: asyncio.AbstractEventLoop) -> None:
-        """Ask it to end; again now and then, as an application may swallow what is raised in it. Never asked while it
-        may be past its own handling of that: it ends by itself once it is idle."""
+        """Raise GivenUp in an abandoned thread, every 0.5 s until it ends: an application may catch the exception.
+
+        An idle thread is not interrupted, because it may be outside its handler of the exception; it gets the signal
+        to end instead.
+        """
         if not thread.alive:
-            return  # its identifier may be another thread's by now
+            return  # its identifier may have been reused by another thread
         if not thread.busy:
             thread.put(None)
         elif not loop.is_closed():
             thread.interrupt()
-            loop.call_later(_NUDGE_S, self._interrupt_repeatedly, thread, loop)
+            loop.call_later(_INTERRUPT_EVERY_S, self._interrupt_repeatedly, thread, loop)
 
     def close(self) -> None:
-        """No more jobs; a thread that still runs one ends after it."""
+        """Accept no more jobs. A running job is finished first; then the thread ends."""
         if self._thread is not None:
             self._thread.put(None)
             self._thread = None

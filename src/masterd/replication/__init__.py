@@ -1,6 +1,6 @@
-"""How a masterd keeps a copy of the state, whoever leads.
+"""How every masterd, leader or standby, keeps a copy of the state.
 
-The replica follows the journal and holds the state in memory; snapshots are read and written here; the journal reader
-serves the history; the cluster view watches the keys beside the journal.
+The replica follows the journal and holds the state in memory. Snapshots are read and written here. The journal reader
+reads entries for the history. The cluster view watches the keys outside the journal.
 May import state_machine and application. Read `replica.py` first.
 """

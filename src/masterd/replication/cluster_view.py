@@ -1,6 +1,7 @@
-"""What this masterd sees in etcd beside the journal: who leads, who could, what is configured, how the nodes are.
+"""A decoded copy of the keys outside the journal: the leader, candidates, configuration, and the nodes' statuses.
 
-Kept by watches, each key decoded once. Garbage in a key is reported under `problems` and otherwise passed over.
+Kept up to date by watches; each key is decoded once per change. Garbage in a key is reported under `problems` of the
+status and otherwise skipped.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ _RETRY_S = 1.0
 
 
 class KeyMirror(Generic[M]):
-    """The keys under one prefix, decoded, by the rest of their name."""
+    """The decoded values of the keys under one prefix, by the rest of the key's name.
+
+    garbage: receives an error message for each key that cannot be decoded. on_change: called after each change.
+    """
 
     def __init__(self, prefix: str, model: type[M], garbage: dict[str, str], on_change: Callable[[], None]) -> None:
         self._prefix, self._model, self._garbage, self._on_change = prefix, model, garbage, on_change
@@ -50,7 +54,7 @@ class KeyMirror(Generic[M]):
         self._listeners: list[Callable[[str], None]] = []
 
     def subscribe(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        """Call back with the name of each item that may have changed; returns how to stop that."""
+        """Call `callback` with the name of each item that may have changed; return a function that unsubscribes it."""
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback)
 
@@ -60,6 +64,7 @@ class KeyMirror(Generic[M]):
                 callback(name)
 
     def replace(self, kvs: tuple[KV, ...]) -> None:
+        """Replace all items by those of a listing."""
         before = set(self.items)
         self.items.clear()
         for key in [key for key in self._garbage if key.startswith(self._prefix)]:
@@ -70,6 +75,7 @@ class KeyMirror(Generic[M]):
         self._on_change()
 
     def apply_event(self, event: Event) -> None:
+        """Apply one put or delete."""
         key, value = event.key, event.value
         self._garbage.pop(key, None)
         if value is None:
@@ -86,7 +92,7 @@ class KeyMirror(Generic[M]):
         except Garbage as error:
             self.items.pop(name, None)
             self._garbage[key] = str(error)
-            log.warning("passing over a key: %s", error)
+            log.warning("skipping a key: %s", error)
 
 
 _Watched = tuple[KeyRange, Callable[[tuple[KV, ...]], None], Callable[[Event], None]]
@@ -97,24 +103,24 @@ def _only(kvs: tuple[KV, ...]) -> KV | None:
 
 
 def _kv(event: Event) -> KV | None:
-    """What the key holds now."""
+    """The key and value after this event; None if it deleted the key."""
     if event.value is None:
         return None
     return KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
 
 
 class ClusterView:
-    """All of it. `subscribe` a callback to hear that something changed; it then looks for itself."""
+    """Mirrors the keys outside the journal. `version` grows with every change."""
 
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
         self._etcd, self._keys = etcd, keys
         self.garbage: dict[str, str] = {}
         self.watch_error: str | None = None
-        """Why etcd lets nothing be watched, and all of this is as it was before; an outage is told elsewhere."""
+        """Why etcd refuses the watch, so that everything here is outdated; else None. Not set in an outage."""
         self._limited_log = RateLimitedLog(log, 60.0)
         self.leader = LeaderSeen()
         self.last_leader = LeaderSeen()
-        """The last readable one: whom a vacant `leader` is taken over from."""
+        """The last readable leader: a takeover of a vacant `leader` key names it as the predecessor."""
         self.leader_known = asyncio.Event()
         self._leader_seen_revision = 0
         self.config: KV | None = None
@@ -135,17 +141,17 @@ class ClusterView:
 
     @property
     def epoch(self) -> int | None:
-        """The store's incarnation; None while it is unknown or unreadable."""
-        found = self._epoch.items.get("")
-        return None if found is None else found.epoch
+        """The epoch of the store; None while it is unknown or unreadable."""
+        epoch = self._epoch.items.get("")
+        return None if epoch is None else epoch.epoch
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back at every change; returns how to stop that."""
+        """Call `callback` at every change; return a function that unsubscribes it."""
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
     def notify(self) -> None:
-        """Something changed that those who subscribed look at too: this masterd's own role."""
+        """Call the subscribers, because this masterd's own role changed."""
         self._changed()
 
     def _changed(self) -> None:
@@ -154,21 +160,25 @@ class ClusterView:
             callback()
 
     async def watch(self) -> None:
-        """Keep all of it up to date, until cancelled. Raises what etcd refuses before all of it was seen once; later on
-        that is told, and tried again."""
-        seen = asyncio.Event()
+        """Keep everything up to date until cancelled.
+
+        Raises NodectlError if etcd refuses the watch before all keys were listed once. Later refusals are logged, shown
+        in `watch_error` and retried.
+        """
+        all_listed = asyncio.Event()
         while True:
             try:
-                await self._watch(seen)
+                await self._watch(all_listed)
             except NodectlError as error:
-                if not seen.is_set():
+                if not all_listed.is_set():
                     raise
-                self.watch_error = f"cannot watch what is in etcd: {error}"
+                self.watch_error = f"cannot watch the keys in etcd: {error}"
                 self._limited_log.log(logging.ERROR, self.watch_error)
             await asyncio.sleep(_RETRY_S)
 
-    async def _watch(self, seen: asyncio.Event) -> None:
-        """By one stream: each has to be asked for signs of life. `seen` is set once all was listed."""
+    async def _watch(self, all_listed: asyncio.Event) -> None:
+        """Watch all keys until etcd refuses. `seen` is set once all of them were listed."""
+        # One stream for all keys: each stream has its own progress requests, to detect that it is dead.
         watched = self._watch_targets()
         stream = mirror_all(self._etcd, [keys for keys, _, _ in watched], progress_s=PROGRESS_S, silence_s=SILENCE_S)
         async with aclosing(stream):
@@ -177,14 +187,14 @@ class ClusterView:
                 if isinstance(item, Listing):
                     listed(item.kvs)
                     if position + 1 == len(watched):
-                        seen.set()
+                        all_listed.set()
                         self.watch_error = None
                     continue
                 for event in item.events:
                     changed(event)
 
     def _watch_targets(self) -> list[_Watched]:
-        """What is watched, who leads first: with what to do at a listing, and at an event."""
+        """The watched ranges, `leader` first, each with its handlers for a listing and for an event."""
         keys = self._keys
         items: list[tuple[KeyRange, KeyMirror[Any]]] = [
             (key_range(keys.paused, prefix=False), self._paused), (key_range(keys.epoch, prefix=False), self._epoch),
@@ -203,13 +213,12 @@ class ClusterView:
         ]
 
     def _on_leader_event(self, event: Event) -> None:
-        if (
-            event.mod_revision >= self._leader_seen_revision
-        ):  # else the watch lags behind what somebody has read: it would
-            self._set_leader(_kv(event))  # seem to be over
+        # An older event is dropped: the watch lags behind a read, and the newer term would seem to have ended.
+        if event.mod_revision >= self._leader_seen_revision:
+            self._set_leader(_kv(event))
 
     def observe_leader(self, kv: KV | None) -> None:
-        """Somebody read the key: what is newer than the watch has shown counts."""
+        """Use a value of `leader` that was read directly, if it is newer than what the watch has delivered."""
         if kv is not None and kv.mod_revision > self.leader.revision:
             self._leader_seen_revision = kv.mod_revision
             self._set_leader(kv)

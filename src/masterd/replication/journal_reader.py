@@ -1,7 +1,7 @@
-"""Entries of the journal that are read from etcd for somebody who asks: no more than it takes, and in turns.
+"""Reads entries of the journal from etcd by index, no more than necessary, and in time slices.
 
-An entry is named by the last index it holds, and holds up to 256 commands. So those that hold some indexes are the ones
-named by an index among them, and one more: the next, which holds the last of them.
+The key of an entry is the last index that it holds; an entry holds up to 256 commands. So the entries that hold a range
+of indexes are those whose key is in the range, and the one after them, which holds the last index.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ from nodestore.support.time_slices import TimeSlice
 
 _PAGE = 100
 _BEYOND_MAX = 5
-"""Keys looked at for the entry that holds the last index: unreadable ones may come before it."""
+"""Keys that are read beyond the range for the entry that holds the last index: unreadable ones may precede it."""
 _READ_S = 5.0
 
 
 async def read_entries(
     etcd: Etcd, keys: Keys, first: int, last: int, page: int = _PAGE
 ) -> AsyncGenerator[tuple[KV, Entry | Garbage], None]:
-    """The retained entries that hold the indexes from `first` to `last`, in their order; for what is unreadable, why.
-    They may begin later than `first`, after a truncation, and hold more than was asked for. `page`: so many are read
-    at a time; taking up an answer of etcd's is one step."""
+    """The retained entries that hold the indexes from `first` to `last`, in order; a Garbage for an unreadable one.
+
+    After a truncation they may begin later than `first`. The first and the last one may also hold indexes outside the
+    range. page: entries per request to etcd. Invalid if the range is empty or begins below 1.
+    """
     if not 0 < first <= last:
         raise Invalid(f"there are no indexes from {first} to {last}")
-    turns = TimeSlice()
+    time_slice = TimeSlice()
     async for kv in _fetch_range(etcd, keys, first, last, page):
         entry = _read(kv)
         yield kv, entry
         if isinstance(entry, Entry) and entry.last >= last:
             return
-        await turns.yield_if_used_up()
+        await time_slice.yield_if_used_up()
 
 
 def _read(kv: KV) -> Entry | Garbage:
@@ -46,23 +48,24 @@ def _read(kv: KV) -> Entry | Garbage:
 
 
 async def _fetch_range(etcd: Etcd, keys: Keys, first: int, last: int, page: int) -> AsyncGenerator[KV, None]:
-    """The keys from `first` to below `last`, then a few more, one at a time. No limit is ever 0, which is none."""
+    """The keys from `first` to below `last`, then up to five more, one at a time."""
+    # The limit is at least 1: etcd takes 0 as no limit.
     begin, end, page = keys.entry(first).encode(), keys.entry(last).encode(), max(1, min(page, last - first))
     while begin < end:
         try:
-            part = await etcd.range(begin, end=end, limit=page, timeout_s=_READ_S)
+            response = await etcd.range(begin, end=end, limit=page, timeout_s=_READ_S)
         except TooLarge:
             if page == 1:
                 raise
             page = max(1, page // 4)
             continue
-        for kv in part.kvs:
+        for kv in response.kvs:
             yield kv
-        begin = part.next_start if part.has_more else end
+        begin = response.next_start if response.has_more else end
     for _ in range(_BEYOND_MAX):
-        part = await etcd.range(begin, end=prefix_end(keys.journal), limit=1, timeout_s=_READ_S)
-        for kv in part.kvs:
+        response = await etcd.range(begin, end=prefix_end(keys.journal), limit=1, timeout_s=_READ_S)
+        for kv in response.kvs:
             yield kv
-        if not part.has_more:
+        if not response.has_more:
             return
-        begin = part.next_start
+        begin = response.next_start

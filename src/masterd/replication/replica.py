@@ -1,4 +1,4 @@
-"""The replica: the state in memory, kept up with the journal in etcd, so that a takeover loads nothing."""
+"""The replica: the state in memory, kept up to date with the journal in etcd, so that a takeover loads nothing."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ _RETRY_S = 0.2
 _SIZES_MAX = 100_000
 _RECENT_MAX = 512
 _RECENT_BYTES_MAX = 2 << 20
-"""Entries kept in memory for those who follow the journal over HTTP; who is further behind is served from etcd."""
+"""Limits of the entries kept in memory for clients that follow the journal over HTTP. Older ones are read from etcd."""
 PROGRESS_S = 1.0
 SILENCE_S = 3.0
 
 
 class Replica:
-    """Follows the journal as a standby; while this masterd leads, its leader applies what it commits."""
+    """Holds the state. On a standby it follows the journal; on the leader, the committer applies its own commits."""
 
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
         self.etcd, self.keys = etcd, keys
         self.snapshots = Snapshots(etcd, keys)
         self.state = State()
         self._epoch: int | None = None
-        """The incarnation of the store that the state comes from, once one was seen."""
         self.up_to_date_at = 0.0
-        """When the journal last showed, by the monotonic clock, that nothing is missing up to then."""
+        """Time, by the monotonic clock, up to which the state is known to be complete."""
         self.problem: str | None = "has not read the journal yet"
+        """Why the state cannot be brought up to date; None if it can."""
         self.outage: str | None = None
-        """Why nothing can be read just now."""
+        """Why etcd cannot be read now; None if it can."""
         self.entry_sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
-        """Last index and bytes of the entries seen, oldest first: what truncation weighs."""
+        """Last index and size in bytes of each entry seen, oldest first. Truncation is decided by them."""
         self._recent: deque[tuple[Entry, int]] = deque()
         self._recent_bytes = 0
         self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
         self.bytes_seen = 0
-        """Bytes of all entries seen by this process: what makes a snapshot due."""
+        """Bytes of all entries seen by this process. Their growth makes a snapshot due."""
         self._grew = asyncio.Condition()
         self._listeners: list[Callable[[Entry], None]] = []
 
@@ -66,22 +66,24 @@ class Replica:
 
     @property
     def epoch(self) -> int | None:
-        """The incarnation of the store that the state comes from: indexes of another mean other commands. None while
-        nothing is known of it."""
+        """The epoch of the store that the state comes from; None while it is unknown.
+
+        In another epoch the same index means another command.
+        """
         return self._epoch
 
     @property
     def age_s(self) -> float:
-        """Seconds since this replica surely had everything."""
+        """Seconds since the state was last known to be complete."""
         return time.monotonic() - self.up_to_date_at
 
     def subscribe(self, callback: Callable[[Entry], None]) -> Callable[[], None]:
-        """Call back with each entry that has become part of the state; returns how to stop that."""
+        """Call `callback` with each applied entry; return a function that unsubscribes it."""
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback)
 
     async def wait_for(self, index: int, timeout_s: float) -> None:
-        """Until memory has reached `index`; TimedOut when it does not."""
+        """Wait until the state has reached `index`. TimedOut after `timeout_s` seconds."""
         if self.state.index >= index:
             return
         try:
@@ -91,7 +93,10 @@ class Replica:
             raise TimedOut(f"this master has reached index {self.state.index}, not yet {index}") from None
 
     async def follow(self) -> None:
-        """Keep up with the journal until cancelled, through outages, compactions, truncations, garbage and refusals."""
+        """Apply the journal as it grows, until cancelled.
+
+        Outages, compactions, truncations, garbage and refusals of etcd are retried.
+        """
         while True:
             try:
                 revision = await self.catch_up()
@@ -110,21 +115,23 @@ class Replica:
         self._limited_log.log(logging.ERROR, line, about=self.problem)
 
     async def check_store(self) -> None:
-        """Garbage when epoch, journal and head are not such that somebody can lead. The state stays as it is."""
+        """Raise Garbage if no masterd can lead, due to `epoch`, the journal or `head`. Does not change the state."""
         listing = await self._list_rest()
         await self._read_epoch(listing.revision)
         await self._check_head(listing.revision, max([self.state.index, *self._indexes(listing.kvs)]))
 
     async def catch_up(self) -> int:
-        """Apply all there is; the revision up to which nothing is missing. Garbage when the journal has a gap that no
-        snapshot bridges."""
+        """Apply the rest of the journal; return the revision up to which the state is complete.
+
+        Garbage if the journal has a gap that no snapshot covers.
+        """
         for attempt in (1, 2):
             try:
                 return await self._apply_all()
             except Garbage as gap:
                 if attempt == 2:
                     raise
-                log.debug("%s; looking for a snapshot", gap)
+                log.debug("%s; reading a snapshot", gap)
                 image = await self.snapshots.read_newest(self.state.index + 1)
                 if image is None:
                     raise
@@ -134,21 +141,21 @@ class Replica:
         raise AssertionError("unreachable")
 
     async def apply_takeover(self, won: TakeoverWon) -> None:
-        """Apply what a takeover found beyond this replica, up to the head it found. Garbage when that cannot be."""
+        """Apply the entries that a takeover read, up to the head that it read. Garbage if that is not possible."""
         self._enter_epoch(won.fence.term.epoch)
         try:
             head = 0 if won.head is None else decode(Head, won.head.value, self.keys.head).index
             await self._apply_new(won.tail.kvs)
         except Garbage as error:
             log.info("%s", error)
-            head = -1  # not known: catching up tells what is wrong
+            head = -1  # unknown: catch_up() below repairs it or raises the exact error
         if self.state.index != head:
             await self.catch_up()
         self.up_to_date_at = time.monotonic()
         self.problem = None
 
     async def apply(self, entry: Entry, size: int) -> None:
-        """Make a committed entry part of the state and wake who waits for it."""
+        """Apply a committed entry, call the subscribers, and wake those that wait for its index. size: in bytes."""
         self.state.apply(entry, await self._images(entry))
         if self._epoch is None:  # the store was still empty when it was read
             self._epoch = entry.epoch
@@ -161,8 +168,10 @@ class Replica:
             self._grew.notify_all()
 
     def recent_after(self, index: int) -> list[Entry] | None:
-        """The entries beyond `index`, up to where the state is, from memory; None when memory does not hold them all:
-        it does not reach back that far, or the state has since come from a snapshot."""
+        """The entries after `index` up to the state's index, from memory; None if memory does not hold all of them.
+
+        That is so if they are too old, or if the state was loaded from a snapshot since.
+        """
         if not self._recent or self._recent[0][0].first > index + 1 or self._recent[-1][0].last != self.index:
             return None
         return [entry for entry, _ in self._recent if entry.last > index]
@@ -193,43 +202,48 @@ class Replica:
         return await list_at(self.etcd, start, end=end, page=_PAGE_ENTRIES)
 
     async def _read_epoch(self, revision: int) -> int | None:
-        found = await self.etcd.get(self.keys.epoch, revision=revision)
+        kv = await self.etcd.get(self.keys.epoch, revision=revision)
         try:
-            return None if found is None else decode(Epoch, found.value, self.keys.epoch).epoch
+            return None if kv is None else decode(Epoch, kv.value, self.keys.epoch).epoch
         except Garbage as error:
-            known = "" if self._epoch is None else f', to {{"v":1,"epoch":{self._epoch}}}'
-            raise Garbage(f"{error}; nothing can be committed until that is put right{known}") from None
+            known = "" if self._epoch is None else f': set it to {{"v":1,"epoch":{self._epoch}}}'
+            raise Garbage(f"{error}; nothing can be committed until the key is repaired{known}") from None
 
     async def _check_head(self, revision: int, end: int) -> None:
-        """Garbage, saying what would be right, when `head` is not where the journal ends."""
-        found = await self.etcd.get(self.keys.head, revision=revision)
+        """Raise Garbage, with the correct value, if `head` is not at `end`, the last index of the journal."""
+        kv = await self.etcd.get(self.keys.head, revision=revision)
         right = f'{{"v":1,"index":{end},"nonce":"repaired"}}'
         try:
-            head = 0 if found is None else decode(Head, found.value, self.keys.head).index
+            head = 0 if kv is None else decode(Head, kv.value, self.keys.head).index
         except Garbage as error:
             raise Garbage(
-                f"{error}; nothing can be committed until that is put right: the journal ends at {end}, so to {right}"
+                f"{error}; nothing can be committed until the key is repaired: the journal ends at {end}, "
+                f"so set it to {right}"
             ) from None
         if end < head:
             raise Garbage(f"the journal has a gap: it ends at {end}, head is at {head}")
         if end > head:
             raise Garbage(
                 f"{self.keys.head} is at {head}, but journal and snapshots end at {end}: "
-                f"nothing can be committed until it is put right, to {right}"
+                f"nothing can be committed until the key is repaired: set it to {right}"
             )
 
     def _indexes(self, kvs: Iterable[KV]) -> Iterator[int]:
-        """Of the entries among these."""
+        """The last indexes of the readable entries among these."""
         for kv in kvs:
             with contextlib.suppress(ValueError, Garbage):
                 yield min(self.keys.entry_index(kv.key), decode_entry(kv.value, kv.key).last)
 
     def _enter_epoch(self, epoch: int) -> bool:
-        """Forget everything that comes from another incarnation of the store, whose indexes mean other commands; True
-        when that was something. A masterd that slept, or was cut off, while a backup was restored comes here."""
+        """Discard a state that belongs to another epoch; return whether there was one.
+
+        That happens to a masterd that was frozen or cut off while a backup was restored.
+        """
         stale = self._epoch not in (None, epoch) and self.state.index > 0
         if stale:
-            log.warning("the store is in epoch %d: forgetting index %d of epoch %s", epoch, self.index, self._epoch)
+            log.warning(
+                "the store is in epoch %d: discarding the state of index %d, epoch %s", epoch, self.index, self._epoch
+            )
             self.state = State()
             self.entry_sizes.clear()
             self._recent.clear()
@@ -257,17 +271,17 @@ class Replica:
                 self.up_to_date_at = time.monotonic()
 
     async def _apply_new(self, kvs: Iterable[KV]) -> None:
-        """Apply these, as far as they are new. An hour's journal takes seconds: others have their turns meanwhile."""
-        turns = TimeSlice()
+        """Apply the entries that are new among these; skip unreadable keys."""
+        time_slice = TimeSlice()  # an hour's journal takes seconds to apply
         for kv in kvs:
-            await turns.yield_if_used_up()
+            await time_slice.yield_if_used_up()
             try:
                 last = self.keys.entry_index(kv.key)
                 if last <= self.state.index:
                     continue
                 entry = decode_entry(kv.value, kv.key)
             except (ValueError, Garbage) as error:
-                log.warning("passing over a journal key: %s", error)
+                log.warning("skipping a journal key: %s", error)
                 continue
             await self.apply(entry, len(kv.value))
 

@@ -1,7 +1,7 @@
-"""Snapshots: the whole state with its ids, in chunks under `snapshots/<index>-<nonce>/`, the manifest last.
+"""Snapshots: the whole state with its command ids, in chunks under `snapshots/<index>-<nonce>/`, the manifest last.
 
-Written fenced, so a deposed leader's never lands; a snapshot without a manifest is not a snapshot. One is trusted
-only after it was read back and its hash checked: truncation asks for two such.
+Every write is fenced, so a deposed leader cannot complete a snapshot. Chunks without a manifest are not a snapshot. A
+snapshot counts as verified once it was read back and its hash checked; truncation requires two verified ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MANIFEST = "manifest"
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A state at one index, safe to encode while the state goes on: documents are never changed in place."""
+    """A copy of the state at one index. Stays valid while the state changes: documents are never changed in place."""
 
     index: int
     time: float
@@ -57,7 +57,7 @@ class Image:
 
 
 def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-    """The image as JSON chunks, each readable by itself; none much above `chunk_bytes`, bar a larger document."""
+    """The image as JSON chunks, each decodable by itself, of about `chunk_bytes` at most; a larger item has its own."""
     adopted = image.adopted
     yield dumps(
         {
@@ -68,7 +68,7 @@ def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes
             "config_index": adopted.index if adopted else 0,
         }
     )  # fmt: skip
-    # Each made when its chunk is: an hour's ids are many, and whoever writes chunks has other things to do in between.
+    # Generators, so that each chunk is encoded when it is requested: the caller yields to the event loop in between.
     specs = ((node, [mark.generation, mark.hash]) for node, mark in image.specs.items())
     documents = ((path, [doc.index, doc.value]) for path, doc in image.documents.items())
     ids = ((name, [known.index, known.time, known.result]) for name, known in image.ids.items())
@@ -95,7 +95,7 @@ def _parts(part: str, items: Iterable[tuple[str, Any]], chunk_bytes: int) -> Ite
 
 
 def load_chunk(state: State, raw: bytes, where: str) -> None:
-    """Take up what one chunk of an image holds. Garbage when that is none."""
+    """Add the content of one chunk to `state`. Garbage if it is malformed."""
     try:
         _fill(state, loads(raw, where))
     except (KeyError, TypeError, ValueError) as error:
@@ -126,17 +126,17 @@ def _fill(state: State, data: dict[str, Any]) -> None:
 
 
 class Snapshots:
-    """Reading and writing snapshots in etcd."""
+    """Reads, writes, verifies and deletes snapshots in etcd."""
 
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
         self._etcd, self._keys = etcd, keys
         self.verified: set[str] = set()
-        """Names that this process has read back and hash-checked."""
+        """Names of the snapshots that this process has read back and whose hash it has checked."""
         self.written_bytes = 0
-        """Size of the last one that this process wrote."""
+        """Size of the last snapshot that this process wrote."""
 
     async def manifests(self) -> dict[str, Manifest]:
-        """All complete snapshots by name, newest first. Unreadable manifests are reported and passed over."""
+        """The manifests of all complete snapshots by name, newest first. Unreadable ones are logged and skipped."""
         found = await self._etcd.range(self._keys.snapshots, keys_only=True, timeout_s=10.0)
         names = [kv.key.removeprefix(self._keys.snapshots).partition("/") for kv in found.kvs]
         manifests = {}
@@ -148,25 +148,25 @@ class Snapshots:
             try:
                 manifests[name] = decode(Manifest, kv.value, key)
             except Garbage as error:
-                log.warning("passing over a snapshot: %s", error)
+                log.warning("skipping a snapshot: %s", error)
         return manifests
 
     async def lookup(self, name: str) -> tuple[str, Manifest] | None:
-        """The full name and manifest of a snapshot by either of its names: the full one, or the one it was given."""
+        """Full name and manifest of the snapshot with this full name or operator's name; None if there is none."""
         for full, manifest in (await self.manifests()).items():
             if name in (full, manifest.name):
                 return full, manifest
         return None
 
     async def find(self, name: str) -> tuple[str, Manifest]:
-        """The same. NotFound if there is none."""
+        """Like `lookup`, but NotFound if there is none."""
         found = await self.lookup(name)
         if found is None:
             raise NotFound(f"there is no snapshot {name!r} (nodectl snapshot list)")
         return found
 
     async def verify(self, name: str, manifest: Manifest) -> list[bytes]:
-        """Read its chunks back and check their hash. Garbage when it is incomplete or altered."""
+        """Read the chunks and check their hash; return them. Garbage if the snapshot is incomplete or altered."""
         hasher = hashlib.sha256()
         chunks: list[bytes] = []
         for number in range(manifest.chunks):
@@ -181,35 +181,38 @@ class Snapshots:
         return chunks
 
     async def read(self, name: str, manifest: Manifest) -> Image:
-        """The image under this name, its hash checked. Garbage when it is incomplete or altered."""
+        """The image of this snapshot, verified. Garbage if it is incomplete, altered or malformed."""
         state = State()
         for raw in await self.verify(name, manifest):
             load_chunk(state, raw, name)
-            await asyncio.sleep(0)  # it may be long: leases are kept and heartbeats sent meanwhile
+            await asyncio.sleep(0)  # a snapshot may be large; the event loop must keep leases and heartbeats going
         return Image.of(state)
 
     async def read_newest(self, at_least: int = 0) -> Image | None:
-        """The newest readable image, if it is beyond index `at_least`."""
+        """The image of the newest readable snapshot with an index of `at_least` or more; None if there is none."""
         for name, manifest in (await self.manifests()).items():
             if manifest.index < at_least:
                 return None
             try:
                 return await self.read(name, manifest)
             except Garbage as error:
-                log.warning("passing over a snapshot: %s", error)
+                log.warning("skipping a snapshot: %s", error)
         return None
 
     async def read_documents(self, name: str) -> dict[str, Document]:
-        """The documents of one snapshot, for an entry that restores it."""
+        """The documents of a snapshot that an entry restores. Garbage if it does not exist or is damaged."""
         key = self._keys.snapshot(name) + _MANIFEST
         kv = await self._etcd.get(key)
         if kv is None:
-            raise Garbage(f"the journal names snapshot {name}, which is not there")
+            raise Garbage(f"the journal restores snapshot {name}, which does not exist")
         image = await self.read(name, decode(Manifest, kv.value, key))
         return {path: doc.value for path, doc in image.documents.items()}
 
     async def write(self, fence: Fence, image: Image, now: float, name: str | None = None) -> str:
-        """Write an image and read it back. LeadershipLost when the term ended meanwhile."""
+        """Write an image and verify it; return the snapshot's full name. LeadershipLost if the term is over.
+
+        now: the time of the snapshot, in seconds since the Unix epoch. name: the operator's name for it.
+        """
         nonce = secrets.token_hex(4)
         snapshot = self._keys.snapshot_name(image.index, nonce)
         hasher = hashlib.sha256()
@@ -229,11 +232,11 @@ class Snapshots:
         return snapshot
 
     async def delete(self, fence: Fence, name: str, is_needed: Callable[[str], bool]) -> bool:
-        """Delete a snapshot, or what is left of one, unless it is needed; False then.
+        """Delete a snapshot, or the fragment of one; return False if it is needed and was kept.
 
-        An entry that restores it writes its manifest anew (`restore_guard`). So a deletion that was decided on before
-        that,
-        however late it lands, does not: it compares the manifest that it saw. `is_needed` is asked in between.
+        The commit of an entry that restores the snapshot rewrites its manifest (`restore_guard`). The deletion compares
+        the manifest's revision that was read before `is_needed` is called. So a deletion that was decided before such a
+        commit fails, however late it arrives.
         """
         prefix, manifest = self._keys.snapshot(name), self._keys.snapshot(name) + _MANIFEST
         found = await self._etcd.get(manifest)
@@ -252,12 +255,15 @@ class Snapshots:
                 raise LeadershipLost(f"term {fence.term} is over")
             if now is not None:
                 return False
-            # an earlier copy has deleted it
+            # The manifest is gone: an earlier attempt of this transaction has deleted the snapshot.
         self.verified.discard(name)
         return True
 
     async def restore_guard(self, name: str) -> tuple[Compare, Op]:
-        """What the commit of an entry that restores this snapshot must compare and write, so that it stays."""
+        """The compare and the write by which a commit that restores this snapshot prevents its deletion.
+
+        NotFound if the snapshot was deleted meanwhile.
+        """
         key = self._keys.snapshot(name) + _MANIFEST
         found = await self._etcd.get(key)
         if found is None:
@@ -265,13 +271,17 @@ class Snapshots:
         return cmp_mod(key, found.mod_revision), op_put(key, found.value)
 
     async def fragments(self, complete: set[str]) -> list[str]:
-        """Names that have chunks but no manifest: what a dead leader left half written."""
+        """Names with chunks but without a manifest: snapshots that a former leader left half written.
+
+        complete: the names of the complete snapshots.
+        """
         found = await self._etcd.range(self._keys.snapshots, keys_only=True, timeout_s=10.0)
         names = {kv.key.removeprefix(self._keys.snapshots).partition("/")[0] for kv in found.kvs}
         return sorted(names - complete)
 
     async def _fenced(self, fence: Fence, *ops: Op) -> None:
-        # A late copy puts the same bytes under a name that is this attempt's own: a fragment at worst, cleared away.
+        # Repeatable: a late copy writes the same bytes under a name that only this attempt uses. At worst it leaves a
+        # fragment, which is deleted later.
         result = await self._etcd.txn(fence.compares(self._keys), ops, timeout_s=10.0, repeatable=True)
         if not result.succeeded:
             raise LeadershipLost(f"term {fence.term} is over")

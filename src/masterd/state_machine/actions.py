@@ -1,8 +1,9 @@
-"""One-shot actions on nodes: masterd's own command for them, and how they come to their end.
+"""One-shot actions on nodes: the command that requests them, and the decision how a pending one has ended. Pure.
 
-An action is asked for by a command, and pends, in the state and in the view `actions/<node>`, until a later command
-closes it. The node writes `acted/<node>` before it begins one, comparing the view; the leader closes one that was
-never begun comparing `acted/<node>`. So of beginning and expiring exactly one happens, whoever is late.
+A command requests an action. The action is pending, in the state and in the view `actions/<node>`, until a later
+command closes it. Before the node begins an action it writes `acted/<node>`, comparing the view. The leader closes an
+action that was not begun comparing `acted/<node>`. So an action either begins or expires, never both, even if one of
+the two is late.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ DRILL_MARK = "drill.mark"
 
 
 class NodeAct(BaseModel):
-    """Have a node, or all nodes of a group, do something once: restart, reboot, or an action of the node's driver."""
+    """Run an action once on a node, or on all nodes of a group: restart, reboot, or an action of the node's driver."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,12 +33,12 @@ class NodeAct(BaseModel):
     group: str | None = None
     action: str
     args: dict[str, Any] = Field(default_factory=dict)
-    expires_s: float = Field(default=60.0, gt=0, description="not begun later than this")
+    expires_s: float = Field(default=60.0, gt=0, description="the action is not begun after this many seconds")
 
     @model_validator(mode="after")
     def _require_one_target(self) -> Self:
         if (self.node is None) == (self.group is None):
-            raise ValueError("give either a node or a group")
+            raise ValueError("give either `node` or `group`")
         return self
 
 
@@ -56,22 +57,24 @@ def _members(transaction: Transaction, group: str) -> tuple[str, ...]:
 
 
 class DrillMark(BaseModel):
-    """Change nothing: a line in the journal, by which a drill sees that commands are committed, each once."""
+    """Change nothing. The entry in the journal shows a drill that its command was committed exactly once."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 COMMON_COMMANDS: Mapping[str, Command] = {
-    NODE_ACT: Command(NodeAct, _act, "have nodes do something once"),
-    DRILL_MARK: Command(DrillMark, lambda transaction, args: {}, "change nothing: a drill's mark in the journal"),
+    NODE_ACT: Command(NodeAct, _act, "run an action once on nodes"),
+    DRILL_MARK: Command(DrillMark, lambda transaction, args: {}, "change nothing: a mark of a drill in the journal"),
 }
-"""Commands that every application has, unless it has one of that name itself."""
+"""Commands that masterd adds to every application. A command of the application with the same name takes precedence."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActionClosure:
-    """How a pending action ends: a command for the journal. `requires_not_started`: only if the node has not begun it
-    by then."""
+    """The command that closes a pending action, with the action's final state.
+
+    requires_not_started: the command may be committed only if the node has not begun the action.
+    """
 
     node: str
     action: Action
@@ -94,20 +97,22 @@ class ActionClosure:
 
 
 def closure_of(node: str, action: Action, acted: Acted | None, *, epoch: int, now: float) -> ActionClosure | None:
-    """How this pending action has ended; None when it has not. Times are the leader's.
+    """How this pending action has ended; None if it has not.
 
-    One from before the store was restored is over: whether it ran is not known, and the node will not begin it.
+    acted: what the node has written about its actions. now: seconds since the Unix epoch, by the leader's clock.
     """
-    if action.epoch < epoch:
-        return ActionClosure(node, action, "lost", error="the store was restored from a backup: it may have run or not")
-    found = _result(action.index, acted, epoch)
-    if found is not None:
-        if found.state == "started":
+    if action.epoch < epoch:  # requested before a backup was restored: the node will not begin it
+        return ActionClosure(
+            node, action, "lost", error="the store was restored from a backup: whether the action ran is unknown"
+        )
+    recorded = _result(action.index, acted, epoch)
+    if recorded is not None:
+        if recorded.state == "started":
             return None
-        return ActionClosure(node, action, found.state, found.result, found.error)
+        return ActionClosure(node, action, recorded.state, recorded.result, recorded.error)
     if acted is not None and acted.epoch == epoch and acted.floor >= action.index:
         return ActionClosure(
-            node, action, "lost", error="the node has begun it or a later one, and knows no result of it"
+            node, action, "lost", error="the node has begun this action or a later one, and has no result of it"
         )
     if action.expires < now:
         return ActionClosure(

@@ -1,7 +1,7 @@
-"""Running a batch of commands on an overlay of the committed state. Pure: times and ids are handed in.
+"""Runs a batch of commands on an overlay of the committed state. Pure: times and ids are arguments.
 
-Nothing here touches the state. What a batch computes becomes true when its entry is committed, and is forgotten
-when it is not.
+Nothing here changes the state. The results of a batch take effect when its entry is committed and applied. If it is
+not committed, they are discarded.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ SNAPSHOT_RESTORE = "snapshot.restore"
 
 @dataclass(frozen=True, slots=True)
 class CommandRequest:
-    """A command as asked for. `after`: the index its client knew when it first sent it; None: it has no repeats.
+    """A command as its client requested it.
 
-    work: what to do instead of the application's handler, for masterd's own; its result counts only if it wrote
-    something. closes: the actions of nodes that are over by it.
+    after: the last index that the client knew when it first sent the command; None if the command is never repeated.
+    internal_handler: runs in place of the application's handler, for masterd's own commands. If it
+        writes, requests and closes nothing, the command is not recorded.
+    closes: indexes of pending actions, by node, that this command marks as finished.
     """
 
     id: str
@@ -46,7 +48,7 @@ class CommandRequest:
 
 @dataclass(frozen=True, slots=True)
 class CommandOutcome:
-    """What a command came to: an index and a result, or an error."""
+    """The outcome of a command: an index and a result, or an error. repeated: an earlier attempt had this outcome."""
 
     id: str
     index: int = 0
@@ -57,17 +59,17 @@ class CommandOutcome:
 
 @dataclass(slots=True)
 class BatchLimits:
-    """What one batch may hold."""
+    """Upper limits of one batch."""
 
     commands_max: int = 256
     entry_bytes_max: int = 1 << 20
     spec_bytes_max: int = 1 << 20
-    """Of one node's spec: its desired document must fit into a transaction of its own."""
+    """Limit for each node's spec: `desired/<node>` must fit into one transaction."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """Commands run one after another on an overlay of `state`, to be committed together or not at all."""
+    """Commands that run one after another on an overlay of `state` and are committed together or not at all."""
 
     state: State
     application: Application
@@ -81,9 +83,9 @@ class Batch:
     overlay: Overlay = field(init=False)
     epoch: int = 1
     restored_documents: dict[str, Document | None] = field(default_factory=dict)
-    """Documents that a restore changes: they are in no record, but in the views."""
+    """Documents that a restore changes. No record holds them, but the views must show them."""
     on_fault: Callable[[str, BaseException], None] = lambda name, error: None
-    """Called with a command's name and what its handler raised, unless that was a refusal."""
+    """Called with the command's name and the exception that its handler raised, unless it was a refusal."""
     _ids: dict[str, CommandOutcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,7 +97,7 @@ class Batch:
         return self.state.index + len(self.records) + 1
 
     def execute(self, request: CommandRequest) -> CommandOutcome | None:
-        """The outcome of one command, true once the batch is committed. None: it does not fit into this batch."""
+        """Run one command; return its outcome, valid once the batch is committed. None if the batch is full."""
         known = self._earlier_outcome(request)
         if known is not None:
             return known
@@ -113,7 +115,7 @@ class Batch:
             return CommandOutcome(request.id, error=error)
 
     def _admit(self, request: CommandRequest, result: Json, transaction: Overlay) -> CommandOutcome | None:
-        """Make what a handler wrote part of the batch. None, or a refusal that is raised, leave no trace of it."""
+        """Add the writes of a handler to the batch. If it returns None or raises, the batch is unchanged."""
         affected = self.spec_deriver.affected(transaction.writes)
         admitted = False
         try:
@@ -136,8 +138,10 @@ class Batch:
         return CommandOutcome(request.id, record.index, copy(result))
 
     def restore(self, request: CommandRequest, snapshot: str, image: Mapping[str, Document]) -> CommandOutcome:
-        """Replace all documents by those of a snapshot, in an entry that only names it. Ids, indexes, generations and
-        configuration stay. The first and only command of its batch."""
+        """Replace all documents by those of a snapshot, in a record that only names the snapshot.
+
+        Ids, indexes, generations and the configuration stay. Must be the only command of its batch.
+        """
         known = self._earlier_outcome(request)
         if known is not None:
             return known
@@ -165,8 +169,11 @@ class Batch:
         return CommandOutcome(request.id, record.index, result)
 
     def adopt(self, config: ConfigRecord, revision: int) -> CommandRecord:
-        """Take a configuration into force. ValidationError (pydantic's) when it is not an inventory, a NodectlError
-        when the application cannot digest it; then the batch must be thrown away with `undo_derivation`."""
+        """Adopt a configuration. revision: mod_revision of `config/current`.
+
+        Raises pydantic's ValidationError if it is not an inventory, NodectlError if the application fails on it. Then
+        discard the batch and call `undo_derivation`.
+        """
         inventory = Inventory.model_validate(checked_copy(config.model_dump(), "configuration")["inventory"])
         self.overlay.config = inventory
         transaction = Overlay(self.overlay, inventory, self.now)
@@ -194,8 +201,10 @@ class Batch:
         return record
 
     def respec(self, actor: str, nonce: str) -> CommandRecord | None:
-        """Record the specs that this program derives, where they differ from the recorded ones (an upgrade, say).
-        None when all agree."""
+        """Record the specs of all nodes whose derived spec differs from the recorded one; None if all are equal.
+
+        They differ after an upgrade of the application, for example.
+        """
         self.spec_deriver.rebuild(self.overlay.config, self.overlay)
         derived = {node: self.spec_deriver[node] for node in self.differing_nodes()}
         if not derived:
@@ -210,7 +219,7 @@ class Batch:
         return record
 
     def differing_nodes(self) -> list[str]:
-        """The nodes whose derived specs are not the recorded ones, sorted."""
+        """The nodes whose derived spec differs from the recorded one, sorted."""
         nodes = {*self.spec_deriver.nodes, *self.state.specs}
         return sorted(node for node in nodes if self._recorded(node) != self.spec_deriver[node].hash)
 
@@ -219,7 +228,7 @@ class Batch:
         return mark.hash if mark else ""
 
     def _earlier_outcome(self, request: CommandRequest) -> CommandOutcome | None:
-        """The first outcome of this id, or the reason why it cannot be known whether there was one."""
+        """The first outcome of this id, or an error if it is unknown whether there was one; None for a new command."""
         earlier = self._ids.get(request.id)
         if earlier is not None:
             return CommandOutcome(request.id, earlier.index, copy(earlier.result), repeated=True)
@@ -231,12 +240,12 @@ class Batch:
         if request.after < self.state.floor:
             return CommandOutcome(request.id, error=TooOld(
                 f"command {request.id} was first sent after index {request.after}, but results are remembered only "
-                f"from {self.state.floor} on: it may have run and was not run again; look at the state"
+                f"from index {self.state.floor} on: it may have run before and was not run again; check the state"
             ))  # fmt: skip
         if request.after > self.state.index:
             return CommandOutcome(request.id, error=Conflict(
                 f"command {request.id} was first sent after index {request.after}, but the store is at "
-                f"{self.state.index}: it was restored from a backup; read the state anew"
+                f"{self.state.index}: it was restored from a backup; read the state again"
             ))  # fmt: skip
         return None
 
@@ -254,15 +263,15 @@ class Batch:
             return checked_copy(command.handler(transaction, arguments), f"the result of {request.name}")
         except (NodectlError, GivenUp):
             raise
-        except BaseException as error:  # whatever an application raises (SystemExit, say) is its caller's trouble alone
+        except BaseException as error:  # SystemExit too: whatever an application raises fails only its command
             self.on_fault(request.name, error)
             raise NodectlError(f"command {request.name} failed in the application: {error!r}") from error
 
     def _command(self, name: str) -> Command:
-        offered = self.application.commands()
-        command = offered.get(name) or COMMON_COMMANDS.get(name)
+        commands = self.application.commands()
+        command = commands.get(name) or COMMON_COMMANDS.get(name)
         if command is None:
-            known = sorted({*offered, *COMMON_COMMANDS, SNAPSHOT_RESTORE})
+            known = sorted({*commands, *COMMON_COMMANDS, SNAPSHOT_RESTORE})
             raise NotFound(f"there is no command {name!r}; there are: {', '.join(known)}")
         return command
 
@@ -290,7 +299,7 @@ class Batch:
 
     @property
     def _config_version(self) -> int:
-        """Of the configuration in force. A batch that adopts one holds nothing else."""
+        """The version of the configuration in force. A batch that adopts another one holds no other command."""
         adopted = self.state.adopted
         return adopted.record.version if adopted else 0
 
@@ -322,20 +331,20 @@ class Batch:
 
     @property
     def pending(self) -> dict[str, tuple[Action, ...]]:
-        """What the nodes whose actions this batch changed are to do after it."""
+        """The pending actions after this batch, of the nodes whose actions it changed."""
         return self.overlay.pending
 
     def rebuild_specs(self) -> None:
-        """Derive all specs from the committed state, noting which documents each reads."""
+        """Derive the specs of all nodes from the overlay, and record which documents each one reads."""
         self.spec_deriver.rebuild(self.overlay.config, self.overlay)
 
     def undo_derivation(self) -> None:
-        """The batch came to nothing: all specs are those of the committed state again."""
+        """Derive all specs from the committed state again, after this batch was not committed."""
         self.spec_deriver.rebuild(self.state.inventory, Overlay(self.state, self.state.inventory, self.now))
 
 
 class _PendingActions(Mapping[str, tuple[Action, ...]]):
-    """What nodes are to do, as an overlay has it."""
+    """The pending actions by node, read through an overlay."""
 
     def __init__(self, overlay: Overlay) -> None:
         self._overlay = overlay
@@ -351,7 +360,7 @@ class _PendingActions(Mapping[str, tuple[Action, ...]]):
 
 
 def encode_record(record: CommandRecord) -> bytes:
-    """The record as JSON, without the fields that hold nothing."""
+    """The record as JSON, without empty fields."""
     fields: dict[str, Any] = {
         "index": record.index,
         "id": record.id,
@@ -380,6 +389,6 @@ def encode_record(record: CommandRecord) -> bytes:
 
 
 def encode_entry(epoch: int, term: int, nonce: str, encoded: Sequence[bytes]) -> bytes:
-    """The journal entry of these records (models.Entry, written without building it)."""
+    """The journal entry (`models.Entry`) with these encoded records, as JSON."""
     opening = dumps({"v": 1, "epoch": epoch, "term": term, "nonce": nonce})[:-1]
     return opening + b',"commands":[' + b",".join(encoded) + b"]}"

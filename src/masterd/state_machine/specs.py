@@ -1,4 +1,4 @@
-"""Each node's desired spec, kept up with the documents that it was made from. Pure."""
+"""Derives each node's desired spec, and again when a document that it was derived from changes. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HASH_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class DerivedSpec:
-    """A spec, its hash and its size as JSON; no spec: nothing to do for this node."""
+    """A spec with its hash and its size as JSON. spec: None if the node has nothing to run."""
 
     spec: Spec | None
     hash: str
@@ -24,7 +24,7 @@ class DerivedSpec:
 
     @classmethod
     def of(cls, spec: Spec) -> DerivedSpec:
-        """By what is in it; fields that an application adds of its own count too."""
+        """With the hash of the spec's content, including additional fields of the application."""
         fields: Document = {"driver": spec.driver, "settings": spec.settings, "document": spec.document}
         if spec.model_extra:
             fields.update(spec.model_extra)
@@ -37,7 +37,7 @@ NO_SPEC = DerivedSpec(None, "")
 
 @dataclass(slots=True)
 class _ReadTracker:
-    """A view that notes what is read through it."""
+    """A view that records the paths and prefixes read through it."""
 
     view: View
     paths_read: set[str] = field(default_factory=set)
@@ -53,11 +53,11 @@ class _ReadTracker:
 
 
 class SpecDeriver:
-    """The specs of all nodes over one state, with what each was made from.
+    """The specs of all nodes over one state, and the documents that each one was derived from.
 
-    `update` works on any view, that of a batch in progress included; a batch that comes to nothing is undone by
-    `rebuild` over the committed state. NodectlError when the application fails; then only a second `update` of the
-    same nodes, over a view on which it does not, makes their specs right again.
+    `update` takes any view, also that of a batch in progress. If the batch is not committed, call `rebuild` with the
+    committed state. If the application fails, both raise NodectlError. The specs are correct again only after another
+    `update` of the same nodes over a view on which the application does not fail.
     """
 
     def __init__(self, application: Application) -> None:
@@ -75,7 +75,7 @@ class SpecDeriver:
         return tuple(self._derived)
 
     def affected(self, paths: Iterable[str]) -> list[str]:
-        """The nodes whose spec read one of these paths, sorted."""
+        """The nodes whose spec was derived from one of these paths, sorted."""
         nodes: set[str] = set()
         for path in paths:
             nodes |= self._by_path.get(path, set())
@@ -85,7 +85,7 @@ class SpecDeriver:
         return sorted(nodes)
 
     def update(self, inventory: Inventory, view: View, nodes: Iterable[str]) -> dict[str, DerivedSpec]:
-        """Derive these nodes anew; those whose hash changed, with NOTHING for a node that is no more."""
+        """Derive these nodes again; return those whose hash changed, with NO_SPEC for a node that was removed."""
         changed = {}
         for node in nodes:
             before = self._derived.get(node, NO_SPEC)
@@ -95,7 +95,7 @@ class SpecDeriver:
         return changed
 
     def rebuild(self, inventory: Inventory, view: View) -> dict[str, DerivedSpec]:
-        """Derive every node anew; those whose hash changed."""
+        """Derive every node again; return those whose hash changed."""
         return self.update(inventory, view, sorted({*inventory.nodes, *self._derived}))
 
     def _derive(self, inventory: Inventory, view: View, node: str) -> DerivedSpec:
@@ -114,7 +114,7 @@ class SpecDeriver:
         return derived
 
     def _link(self, node: str, reads: _ReadTracker) -> None:
-        """Note what a node's spec was made from; nearly always the same as before."""
+        """Record what a node's spec was derived from. Returns early in the usual case that it is as before."""
         if self._reads.get(node) == (reads.paths_read, reads.prefixes_read):
             return
         self._unlink(node)
@@ -130,8 +130,10 @@ class SpecDeriver:
             return NO_SPEC if spec is None else DerivedSpec.of(spec)
         except (NodectlError, GivenUp):
             raise
-        except BaseException as error:  # whatever an application raises refuses the command, and never ends the leader
-            raise NodectlError(f"the application failed to say what node {node} must be: {error!r}") from error
+        except BaseException as error:  # SystemExit too: it fails the command, not the leader
+            raise NodectlError(
+                f"the application failed to derive the desired state of node {node}: {error!r}"
+            ) from error
 
     def _unlink(self, node: str) -> None:
         paths, prefixes = self._reads.pop(node, ((), ()))

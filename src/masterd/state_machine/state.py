@@ -1,4 +1,4 @@
-"""The replicated state: documents, ids, generations and the adopted configuration. Pure; changed by entries alone."""
+"""The replicated state: documents, command ids, generations, adopted configuration. Pure; only entries change it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nodestore.support.jsonio import Document, Json
 IDS_MIN = 10_000
 IDS_WINDOW_S = 3_600.0
 IDS_MAX = 200_000
-"""Results remembered: those of the last hour and the last 10,000 commands, never more than 200,000."""
+"""Results are remembered for one hour and for the last 10,000 commands, but never more than 200,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class VersionedDocument:
 
 @dataclass(frozen=True, slots=True)
 class RememberedResult:
-    """What a command with some id came to."""
+    """The result of a committed command, remembered by its id to answer repeats."""
 
     index: int
     time: float
@@ -45,7 +45,7 @@ class AdoptedConfig:
 
 @dataclass(slots=True)
 class State:
-    """Everything a leader needs to know, as of `index`."""
+    """The state after the command with index `index`."""
 
     index: int = 0
     time: float = 0.0
@@ -54,16 +54,15 @@ class State:
     adopted: AdoptedConfig | None = None
     ids: dict[str, RememberedResult] = field(default_factory=dict)
     floor: int = 0
-    """Every id of a command after this index is in `ids`; a command whose `after` is lower is too old to know."""
+    """The ids of all commands after this index are in `ids`. A command with a lower `after` is refused as too old."""
     restores: dict[int, str] = field(default_factory=dict)
-    """Snapshots that entries name, by the entries' index: these must outlive the entries."""
+    """Names of the snapshots that entries restore, by the entries' index. A snapshot must outlive such an entry."""
     actions: dict[str, tuple[Action, ...]] = field(default_factory=dict)
-    """What nodes are still to do once, oldest first. No empty ones."""
+    """Pending actions by node, oldest first. Nodes without any are absent."""
     _paths: int = 0
-    """Grows after each change of which documents there are."""
+    """Version of the set of paths: grows after each document that is added or removed."""
     _sorted: tuple[int, list[str]] = (-1, [])
-    """All paths, as of which `_paths`. A thread that runs a batch and was given up may still fill it in: with what it
-    read it names the count from before it read, so that an outdated listing is never taken for a new one."""
+    """Cache of all paths, sorted, with the `_paths` that it was computed for."""
 
     @property
     def inventory(self) -> Inventory:
@@ -71,23 +70,25 @@ class State:
 
     def paths(self, prefix: str) -> list[str]:
         """Paths that begin with `prefix`, sorted."""
-        count, every = self._sorted
-        if count != self._paths:
-            count = self._paths
-            every = sorted(self.documents)
-            self._sorted = count, every
-        start = bisect.bisect_left(every, prefix)
-        found = []
-        for path in every[start:]:
+        version, all_paths = self._sorted
+        if version != self._paths:
+            # The version is read before the documents: an abandoned worker thread may still run this concurrently, and
+            # must not store an outdated listing under a newer version.
+            version = self._paths
+            all_paths = sorted(self.documents)
+            self._sorted = version, all_paths
+        start = bisect.bisect_left(all_paths, prefix)
+        matching = []
+        for path in all_paths[start:]:
             if not path.startswith(prefix):
                 break
-            found.append(path)
-        return found
+            matching.append(path)
+        return matching
 
     def apply(self, entry: Entry, images: Mapping[str, Mapping[str, Document]] | None = None) -> None:
-        """Make the entry part of the state. `images` holds the documents of each snapshot that it restores.
+        """Apply an entry. images: the documents of each snapshot that the entry restores, by name.
 
-        Garbage when it does not follow directly on this state: the caller must load a snapshot instead.
+        Garbage if the entry does not directly follow this state; then load a snapshot instead.
         """
         if entry.first != self.index + 1:
             raise Garbage(f"the journal has a gap: entry {entry.first} to {entry.last} does not follow {self.index}")
@@ -111,7 +112,7 @@ class State:
         if record.config is not None:
             inventory = Inventory.without_name_check(record.config.inventory)
             self.adopted = AdoptedConfig(record.config, record.config_revision or 0, record.index, inventory)
-        self.ids.pop(record.id, None)  # the oldest comes first, even when an id that was forgotten comes again
+        self.ids.pop(record.id, None)  # moved to the end: `ids` is in order of index, oldest first
         self.ids[record.id] = RememberedResult(record.index, record.time, record.result)
         self.index = record.index
         self.time = max(self.time, record.time)
@@ -142,7 +143,7 @@ class State:
                 self._write(path, document, index)
 
     def _forget_old_ids(self) -> None:
-        """Drop ids that need not be known any more. By the entries' own times, so that no clock here matters."""
+        """Drop the ids that are no longer needed, by the times in the entries: every replica drops the same ones."""
         while len(self.ids) > IDS_MIN:
             oldest = next(iter(self.ids))
             remembered = self.ids[oldest]
@@ -155,11 +156,11 @@ class State:
 def pending_after(
     record: CommandRecord, epoch: int, before: Mapping[str, tuple[Action, ...]]
 ) -> dict[str, tuple[Action, ...]]:
-    """What the nodes that this command concerns are still to do after it."""
+    """The pending actions after this command, of the nodes whose actions it changes."""
     after: dict[str, tuple[Action, ...]] = {}
     for node, closed in record.closes.items():
         after[node] = tuple(action for action in before.get(node, ()) if action.index not in closed)
-    for node, asked in record.actions.items():
-        action = Action(**dict(asked), index=record.index, epoch=epoch, actor=record.actor, time=record.time)
+    for node, request in record.actions.items():
+        action = Action(**dict(request), index=record.index, epoch=epoch, actor=record.actor, time=record.time)
         after[node] = (*after.get(node, before.get(node, ())), action)
     return after

@@ -1,4 +1,4 @@
-"""A transaction: writes and actions on top of a view of documents, merged into it or forgotten. Pure."""
+"""A transaction: writes and actions over a view of the documents, later merged into it or discarded. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from nodestore.support.json_rules import checked_copy
 from nodestore.support.jsonio import Document, Json, copy, dumps
 
 PENDING_MAX = 16
-"""Actions that one node may still have to do."""
+"""Maximum of pending actions of one node."""
 ACTION_BYTES_MAX = 4 << 10
-"""Of one action's arguments: all that a node has to do fits into one transaction with room to spare."""
+"""Limit for the arguments of one action: all pending actions of a node must fit into one transaction."""
 EXPIRES_S_MAX = 7 * 86_400.0
 
 
 class Overlay:
-    """Reads fall through to what is below; writes stay here until they are merged."""
+    """A transaction over `below`: it reads its own writes first, then `below`, which it never changes."""
 
     def __init__(self, below: Overlay | State, config: Inventory, now: float) -> None:
         self._below = below
@@ -25,16 +25,16 @@ class Overlay:
         self.now = now
         self.writes: dict[str, Document | None] = {}
         self.actions: dict[str, ActionRequest] = {}
-        """What this transaction asks of nodes."""
+        """Actions that this transaction requests, by node."""
         self.pending: dict[str, tuple[Action, ...]] = {}
-        """What nodes are to do, where transactions that were merged into this one changed it."""
+        """Pending actions of the nodes for which a transaction merged into this one changed them."""
 
     def get(self, path: str) -> Document | None:
         document: Document | None = copy(self.peek(path))
         return document
 
     def peek(self, path: str) -> Document | None:
-        """The stored document itself, not to be changed."""
+        """The stored document itself, without a copy; it must not be changed."""
         if path in self.writes:
             return self.writes[path]
         if isinstance(self._below, Overlay):
@@ -46,12 +46,12 @@ class Overlay:
         below = self._below.paths(prefix)
         if not self.writes:
             return below
-        found = {path for path in below if path not in self.writes}
-        found |= {path for path, document in self.writes.items() if document is not None and path.startswith(prefix)}
-        return sorted(found)
+        paths = {path for path in below if path not in self.writes}
+        paths |= {path for path, document in self.writes.items() if document is not None and path.startswith(prefix)}
+        return sorted(paths)
 
     def pending_of(self, node: str) -> tuple[Action, ...]:
-        """What the node is still to do."""
+        """The pending actions of a node, oldest first."""
         if node in self.pending:
             return self.pending[node]
         return self._below.pending_of(node) if isinstance(self._below, Overlay) else self._below.actions.get(node, ())
@@ -68,13 +68,19 @@ class Overlay:
             self.writes.pop(path, None)
 
     def act(self, node: str, action: str, args: Json = None, *, expires_s: float = 60.0) -> None:
-        """Have the node do something once. NotFound, Invalid or Conflict when that cannot be asked for."""
+        """Request an action of a node. expires_s: not begun after this many seconds.
+
+        NotFound for an unknown node; Invalid for a bad name, arguments or time; Conflict if this command already
+        requests an action of the node, or if the node has PENDING_MAX pending ones.
+        """
         if node not in self.config.nodes:
             raise NotFound(f"there is no node {node!r} in the configuration")
         if node in self.actions:
-            raise Conflict(f"one command can ask one action of node {node!r}, and {self.actions[node].name!r} is it")
+            raise Conflict(
+                f"a command can request only one action of node {node!r}, and already has {self.actions[node].name!r}"
+            )
         if len(self.pending_of(node)) >= PENDING_MAX:
-            raise Conflict(f"node {node!r} has {PENDING_MAX} actions to do already: wait until it has done some")
+            raise Conflict(f"node {node!r} already has {PENDING_MAX} pending actions: wait until some have ended")
         if not 0 < expires_s <= EXPIRES_S_MAX:
             raise Invalid(f"expires_s must be above 0 and at most {EXPIRES_S_MAX:g} s, not {expires_s!r}")
         check_name("action", action)

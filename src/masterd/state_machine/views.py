@@ -1,6 +1,6 @@
 """The views of the state in etcd: `state/<path>`, `desired/<node>` and `actions/<node>`. Pure.
 
-A view never decides anything: replicas read journal and snapshots. Views are for automation, people and nodeds.
+No decision depends on a view: replicas read journal and snapshots. Views are for automation, people and nodeds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ViewChanges = dict[str, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class TxnBudget:
-    """What one transaction may hold: etcd's own limits, less what the rest of the transaction takes."""
+    """Room for views in one transaction: etcd's limits, minus what the rest of the transaction takes."""
 
     ops: int
     size_bytes: int
@@ -50,8 +50,10 @@ def changes_of(
     derived: Mapping[str, DerivedSpec],
     pending: Mapping[str, tuple[Action, ...]] = MappingProxyType({}),
 ) -> ViewChanges:
-    """What these records change in the views; of several writes to one key the last. `pending`: what the nodes whose
-    actions changed are to do now."""
+    """The changes of the views by these records; of several writes to one key, the last.
+
+    pending: the pending actions of the nodes whose actions changed.
+    """
     documents: dict[str, tuple[int, Document | None]] = {}
     marks: dict[str, SpecMark | None] = {}
     for record in records:
@@ -68,7 +70,7 @@ def changes_of(
 
 
 def all_views(keys: Keys, term: Term, state: State, derivation: SpecDeriver) -> dict[str, bytes]:
-    """Every view as the state has it."""
+    """All views of the state."""
     views = {keys.document(path): document_view(doc.index, doc.value) for path, doc in state.documents.items()}
     for node, mark in state.specs.items():
         if derivation[node].spec is not None:
@@ -79,7 +81,7 @@ def all_views(keys: Keys, term: Term, state: State, derivation: SpecDeriver) -> 
 
 
 def difference(wanted: Mapping[str, bytes], found: Mapping[str, bytes]) -> ViewChanges:
-    """What makes `found` into `wanted`."""
+    """The changes that turn `found` into `wanted`."""
     changes: ViewChanges = {key: value for key, value in wanted.items() if found.get(key) != value}
     changes.update({key: None for key in found if key not in wanted})
     return changes
@@ -94,7 +96,7 @@ def fits(changes: Mapping[str, bytes | None], budget: TxnBudget) -> bool:
 
 
 def chunks(changes: Mapping[str, bytes | None], budget: TxnBudget) -> Iterator[ViewChanges]:
-    """The changes in key order, in parts that fit. A single one larger than the room is a part of its own."""
+    """The changes in key order, in parts within the budget. A change larger than the budget is a part of its own."""
     part: ViewChanges = {}
     size = 0
     for key in sorted(changes):

@@ -1,6 +1,6 @@
-"""What a masterd does for the store that commits do not depend on.
+"""Maintenance of the store that no commit depends on.
 
-It keeps room in etcd (plan and execution), asks etcd's leader to live on another PC than the master, finds the member
-on its own PC, and scans the store for malformed keys when somebody asks for the status.
+It keeps free space in etcd (plan and execution), moves etcd's leadership off the leader's PC, finds the etcd member on
+this PC, and scans the store for malformed keys when a status is requested.
 May import replication and what is below it, neither term nor election. Read `space_plan.py` first: it is pure.
 """

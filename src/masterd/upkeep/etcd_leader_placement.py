@@ -1,7 +1,8 @@
-"""Keeps the leader and etcd's leader on different PCs: when one PC dies, only one of them has to be replaced.
+"""Keeps the leader and etcd's leader on different PCs: when one PC fails, only one of them has to be replaced.
 
-`MoveLeader` is not fenced and needs root's rights in etcd. So it is asked for by the leader alone, after it has
-confirmed its term, and at most once in ten seconds: two masters that both believe they lead cannot play ball with it.
+etcd's `MoveLeader` call is not fenced and needs the root role. Therefore only the leader sends it, after it has
+confirmed its term, and at most once in ten seconds. So two masters that both believe they lead cannot move etcd's
+leadership back and forth.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _FIND_AGAIN_S = 60.0
 
 
 class EtcdLeaderPlacement:
-    """Of one masterd. `find`: which etcd member is on this PC; None: there is none. `leads`: while this masterd leads,
-    what returns once that is confirmed, and raises when it is not so any more; else None.
+    """Watches the etcd member on this PC, and moves etcd's leadership away from it while this masterd leads.
 
-    beside: whether that member leads etcd: such a PC should not get the leader. problem: why both are on this PC. Both
-    are of a member that answers: one that does not is about to lose what it leads.
+    find: finds the etcd member on this PC; None if there is none to find. leadership_check: None while this masterd
+    does not lead; else a function that returns once the term is confirmed and raises if the term is over.
+    changed: called when `hosts_etcd_leader` has changed.
     """
 
     def __init__(
@@ -47,18 +48,22 @@ class EtcdLeaderPlacement:
     ) -> None:
         self._etcd, self._find, self._leadership_check, self._changed = maintenance, find, leadership_check, changed
         self.hosts_etcd_leader = False
+        """Whether the member on this PC leads etcd. A member that does not answer counts as not leading: it is about
+        to lose etcd's leadership. Such a PC ranks lower as a candidate."""
         self.problem: str | None = None
+        """Why both leaders are still on this PC; None if they are not, or if the member does not answer."""
         self._moved_at = self._not_before = -math.inf
         self._wake = asyncio.Event()
         self._limited_log, self._log_once = RateLimitedLog(log, 60.0), RateLimitedLog(log, math.inf)
 
     def notify_leading(self) -> None:
-        """Etcd's leadership is moved in a few seconds: right after a failure its members may not be all there yet."""
+        """Start moving etcd's leadership away, if it is on this PC. Called when this masterd becomes the leader."""
+        # Not at once: right after a failure some of etcd's members may still be unreachable.
         self._not_before = time.monotonic() + _SETTLE_S
         self._wake.set()
 
     async def run(self) -> NoReturn:
-        """Look, and move etcd's leadership away while this masterd leads, until cancelled."""
+        """Check every 2 s, and move etcd's leadership away while this masterd leads, until cancelled."""
         member = await self._wait_for_member()
         while True:
             try:
@@ -69,14 +74,14 @@ class EtcdLeaderPlacement:
             self._wake.clear()
 
     async def _wait_for_member(self) -> str:
-        """The member on this PC. Looked for again and again: a PC may get its address after its services, and a name
-        may not be known yet. Where there is none, nothing has to be kept apart."""
+        """Return the endpoint of the member on this PC. Retry every 60 s; wait for ever if there is none to find."""
         while self._find is not None:
             found = await self._find()
             if found.member is not None:
                 log.info("the etcd member on this PC is %s", found.member)
                 return found.member
-            self._log_once.log(logging.INFO, f"no etcd member on this PC ({found.why}); --local-member names it")
+            self._log_once.log(logging.INFO, f"no etcd member on this PC ({found.why}); name it with --local-member")
+            # Retried: a PC may get its addresses after its services start, and a name may not resolve yet.
             await asyncio.sleep(_FIND_AGAIN_S)
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
@@ -85,21 +90,21 @@ class EtcdLeaderPlacement:
         try:
             status = await self._etcd.status(member, timeout_s=_STATUS_S)
         except NodectlError:
-            self._set_hosts_etcd_leader(beside=False)
+            self._set_hosts_etcd_leader(hosts=False)
             self.problem = None
             raise
-        beside = status.leader == status.member
-        self._set_hosts_etcd_leader(beside=beside)
-        confirm = self._leadership_check() if beside else None
+        hosts = status.leader == status.member
+        self._set_hosts_etcd_leader(hosts=hosts)
+        confirm = self._leadership_check() if hosts else None
         if confirm is None:
             self.problem = None
         elif time.monotonic() >= max(self._not_before, self._moved_at + _MOVE_AGAIN_S):
             await confirm()
             await self._move(member, status.member)
 
-    def _set_hosts_etcd_leader(self, *, beside: bool) -> None:
-        if beside != self.hosts_etcd_leader:
-            self.hosts_etcd_leader = beside
+    def _set_hosts_etcd_leader(self, *, hosts: bool) -> None:
+        if hosts != self.hosts_etcd_leader:
+            self.hosts_etcd_leader = hosts
             self._changed()
 
     async def _move(self, member: str, own: int) -> None:
@@ -116,13 +121,14 @@ class EtcdLeaderPlacement:
         except NodectlError as error:
             why = str(error)
         self.problem = (
-            f"this PC leads both etcd and the cluster, so its death would take seconds instead of a fraction: {why}"
+            "this PC leads both etcd and the cluster, so its failure would interrupt service for seconds instead of a "
+            f"fraction of a second: {why}"
         )
         self._limited_log.log(logging.WARNING, self.problem)
 
     async def _target(self, member: str, own: int) -> Member | str:
-        """Another voting member that answers and follows the same leader, or why there is none. Which endpoint is which
-        member they say themselves: names and addresses may be written in many ways."""
+        """Return another voting member that answers and follows the same leader, or the reason why there is none."""
+        # Endpoints are matched to members by the ids in their answers: one address may be written in many ways.
         voting = {item.id: item for item in await self._etcd.members() if item.id != own and not item.learner}
         if not voting:
             return "etcd has no other member"
@@ -131,14 +137,14 @@ class EtcdLeaderPlacement:
             if status is not None and status.leader == own and status.member in voting:
                 return voting[status.member]
         known = {host_port(endpoint) for endpoint in others}
-        strange = [item for item in voting.values() if known.isdisjoint(_addresses(item))]
+        unlisted = [item for item in voting.values() if known.isdisjoint(_addresses(item))]
         why = (
             f"no other member of etcd answers at {', '.join(others)}" if others else "--endpoints names no other member"
         )
-        if not strange:
+        if not unlisted:
             return why
-        told = "; ".join(f"{_name(item)} is at {', '.join(_addresses(item)) or 'no address'}" for item in strange)
-        return f"{why} (etcd says: {told})"
+        listed = "; ".join(f"{_name(item)} is at {', '.join(_addresses(item)) or 'no address'}" for item in unlisted)
+        return f"{why} (etcd lists: {listed})"
 
     async def _status(self, endpoint: str) -> MemberStatus | None:
         try:
@@ -152,9 +158,9 @@ def _name(member: Member) -> str:
 
 
 def _addresses(member: Member) -> list[str]:
-    """Where it says that it is to be asked, without what is no address."""
-    found = []
+    """The member's advertised client addresses as host:port; malformed ones are left out."""
+    addresses = []
     for url in member.client_urls:
         with suppress(Invalid):
-            found.append(host_port(url))
-    return found
+            addresses.append(host_port(url))
+    return addresses

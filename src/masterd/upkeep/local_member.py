@@ -1,7 +1,7 @@
-"""Which of etcd's members runs on this PC: the endpoint whose address is one of this PC's own.
+"""Finds the etcd member on this PC: the endpoint whose address is one of this PC's own addresses.
 
-All PCs may be given the same list. Loopback addresses tell nothing, as every PC has them: where the masters themselves
-are on one, many PCs are played on a single machine, and there the first endpoint is the own one.
+All PCs may have the same list of endpoints. Loopback addresses identify no PC, as every PC has them. If this masterd is
+itself advertised on a loopback address, one machine simulates many PCs; then the first endpoint is this masterd's own.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _RESOLVE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LocalMember:
-    """`member`: the endpoint on this PC, None when there is none, or none that is sure; then `why`."""
+    """The endpoint on this PC; or None, if there is none or more than one match, and the reason in `why`."""
 
     member: str | None
     why: str = ""
 
 
 def own_addresses() -> frozenset[str]:
-    """Of all interfaces of this PC, loopback included."""
+    """The addresses of all interfaces of this PC, loopback included; empty if they cannot be listed."""
     try:
         interfaces = psutil.net_if_addrs()
     except OSError:
@@ -48,8 +48,10 @@ async def find_local_member(
     resolve: Callable[[str], Iterable[str]] | None = None,
     timeout_s: float = _RESOLVE_S,
 ) -> LocalMember:
-    """Looked for among `endpoints`, by the host under which this masterd is `advertised` and by this PC's addresses.
-    Names that cannot be resolved within `timeout_s` match nothing but themselves."""
+    """Find the one endpoint whose host is the `advertised` host of this masterd or an address of this PC.
+
+    A name that is not resolved within `timeout_s` seconds matches only the same name.
+    """
     endpoints = list(dict.fromkeys(host_port(endpoint) for endpoint in endpoints))
     advertised = _bare(advertised)
     names = {endpoint: _bare(parse_address(endpoint).host) for endpoint in endpoints}
@@ -64,25 +66,27 @@ async def find_local_member(
     if len(matching) == 1:
         return LocalMember(matching[0])
     if matching:
-        return LocalMember(None, f"{' and '.join(matching)} are both on it")
+        return LocalMember(None, f"{' and '.join(matching)} are both on this PC")
     unknown = sorted(name for name in set(names.values()) if not known[name])
-    lost = f"; not resolved: {', '.join(unknown)}" if unknown else ""
-    return LocalMember(None, f"its addresses are not among {', '.join(endpoints)}{lost}")
+    unresolved = f"; not resolved: {', '.join(unknown)}" if unknown else ""
+    return LocalMember(None, f"its addresses are not among {', '.join(endpoints)}{unresolved}")
 
 
 async def _resolved(
     names: Iterable[str], resolve: Callable[[str], Iterable[str]], timeout_s: float
 ) -> dict[str, frozenset[str]]:
-    """The addresses of each name, as far as they are known in time."""
+    """The addresses of each name; empty for a name that is not resolved within `timeout_s`."""
     names = sorted(names)
-    asked = [asyncio.ensure_future(_addresses(name, resolve)) for name in names]
+    lookups = [asyncio.ensure_future(_addresses(name, resolve)) for name in names]
     try:
-        await asyncio.wait(asked, timeout=timeout_s)
-        return {name: one.result() if one.done() else frozenset() for name, one in zip(names, asked, strict=True)}
+        await asyncio.wait(lookups, timeout=timeout_s)
+        return {
+            name: lookup.result() if lookup.done() else frozenset() for name, lookup in zip(names, lookups, strict=True)
+        }
     finally:
-        for one in asked:
-            one.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        for lookup in lookups:
+            lookup.cancel()
+        await asyncio.gather(*lookups, return_exceptions=True)
 
 
 async def _addresses(name: str, resolve: Callable[[str], Iterable[str]]) -> frozenset[str]:
@@ -91,28 +95,28 @@ async def _addresses(name: str, resolve: Callable[[str], Iterable[str]]) -> froz
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[frozenset[str]] = loop.create_future()
 
-    def told(found: frozenset[str]) -> None:
+    def set_answer(addresses: frozenset[str]) -> None:
         if not answer.done():
-            answer.set_result(found)
+            answer.set_result(addresses)
 
-    def ask() -> None:
-        found: frozenset[str] = frozenset()
+    def resolve_name() -> None:
+        addresses: frozenset[str] = frozenset()
         with contextlib.suppress(OSError, UnicodeError):
-            found = frozenset(literal for item in resolve(name) if (literal := _literal(item)) is not None)
+            addresses = frozenset(literal for item in resolve(name) if (literal := _literal(item)) is not None)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(told, found)
+            loop.call_soon_threadsafe(set_answer, addresses)
 
-    # A thread of its own, which nobody waits for: the system may take half a minute to give up a name.
-    threading.Thread(target=ask, name=f"resolve {name}", daemon=True).start()
+    # A daemon thread, which is never joined: the system's resolver may take half a minute to time out.
+    threading.Thread(target=resolve_name, name=f"resolve {name}", daemon=True).start()
     return await answer
 
 
 def _ask_system(name: str) -> list[str]:
-    return [str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+    return [str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
 
 
 def _literal(text: str) -> str | None:
-    """An IP address in its one spelling; None when it is a name, or no address of the Internet's."""
+    """`text` as an IP address in canonical form; None if it is not an IP address."""
     try:
         address = ipaddress.ip_address(_bare(text).partition("%")[0])
     except ValueError:

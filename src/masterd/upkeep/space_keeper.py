@@ -1,9 +1,9 @@
-"""Keeps room in etcd: looks at the members, refuses commands when it must, and takes the steps that `space` plans.
+"""Keeps free space in etcd: reads the members' sizes, refuses commands when it must, executes what `space_plan` plans.
 
-Runs in every masterd. The leader does all of it. Standbys only look, unless the NOSPACE alarm stands: nobody can win
-a term then, so one after another they try to mend it, the best ranked first; compacting, defragmenting and disarming
-need no term. All of that is unfenced and harmless to do twice. Two members are never defragmented at once: one that
-does not answer reads is waited for, whoever defragments it.
+Runs in every masterd. The leader does all of it. Standbys only read, unless the NOSPACE alarm is raised: under it no
+term can be won, so the standbys try to clear it one after another, in order of rank. Compacting, defragmenting and
+disarming need no term; they are unfenced and idempotent. Two members are never defragmented at once: no member is
+defragmented while another one answers no reads.
 """
 
 from __future__ import annotations
@@ -49,41 +49,42 @@ _DEFRAGMENT_S = 120.0
 _AFTER_STEP_S = 0.2
 _AGAIN_DENIED_S = 60.0
 _STALE_S = 30.0
-_LOOKS_MAX = 100
+_SAMPLES_MAX = 100
 _RANK_DELAY_S = 3.0
-"""For each better placed masterd, before a standby mends what the alarm stopped; three times that for a leader."""
+"""How long a standby waits under the alarm for each masterd of a better rank; three times that if there is a leader."""
 
 
 class JournalOwner(Protocol):
-    """What a leader can do for room."""
+    """What the leader offers to the space keeper: the growth of the journal, and its truncation."""
 
     @property
     def journal_bytes(self) -> int:
-        """What truncation could free at most."""
+        """Upper bound of the bytes that truncation can free."""
 
     @property
     def bytes_seen(self) -> int:
-        """Only grows: the more, the sooner it is looked again."""
+        """Bytes of all journal entries seen by this process; never decreases. Growth makes the next check earlier."""
 
     def subscribe(self, grew: Callable[[], None]) -> Callable[[], None]:
-        """Call back whenever `bytes_seen` has grown; returns how to stop that."""
+        """Call `grew` whenever `bytes_seen` has grown; return a function that ends the subscription."""
 
     async def make_room(self) -> None:
-        """Snapshot and truncate."""
+        """Write a snapshot and truncate the journal before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Denial:
-    """A right that is missing, and when it is worth asking again."""
+    """A missing permission, and the time (by the keeper's clock) of the next attempt."""
 
     why: str
     until: float
 
 
 class SpaceKeeper:
-    """`etcd` has the maintenance credential, `session` is the one that everything else of this masterd goes through.
+    """Checks etcd's free space periodically and executes one step at a time.
 
-    `rank`: how many masterds should try to mend it before this one.
+    etcd: the session with the maintenance credentials. session: the session that the rest of this masterd uses.
+    rank: the number of masterds that should try to clear the alarm before this one.
     """
 
     def __init__(
@@ -100,35 +101,38 @@ class SpaceKeeper:
         self._journal_owner: JournalOwner | None = None
         self._on_refusal_changed: Callable[[], None] = lambda: None
         self._reading = SpaceReading()
-        self._seen_at = 0.0
+        self._read_at = 0.0
         self._full_since: float | None = None
         self._step_history = StepHistory()
         self._status_denial: _Denial | None = None
-        """Why the members' sizes cannot be asked for."""
+        """Why the members' sizes cannot be read."""
         self._step_denial: _Denial | None = None
-        """Why nothing can be done about them."""
+        """Why no step can be executed."""
         self._refusing = False
-        self._journal_samples: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=_LOOKS_MAX)
-        """What the journal had got at each look; the first is what the members surely have in their numbers."""
+        self._journal_samples: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=_SAMPLES_MAX)
+        """Time and `bytes_seen` at each check. The first one is old enough to be included in the members' sizes."""
         self._waiting_for = ""
         self._wake = asyncio.Event()
-        """Set when the pause between two looks may be over before its time."""
+        """Ends the pause between two checks early."""
         self._wake_at_bytes = 0
-        """That is, by bytes of the journal."""
+        """The value of `bytes_seen` from which on `_wake` is set."""
         self._stop_listening: Callable[[], None] = lambda: None
         self._limited_log = RateLimitedLog(log, 60.0)
 
-    # --- what others ask ---
+    # --- for the leader and the API ---
 
-    def set_journal_owner(self, room: JournalOwner | None, changed: Callable[[], None] = lambda: None) -> None:
-        """This masterd leads from now on, or (None) does not any more. `changed`: called when `refusal` has changed."""
-        self._journal_owner, self._on_refusal_changed = room, changed
+    def set_journal_owner(self, owner: JournalOwner | None, changed: Callable[[], None] = lambda: None) -> None:
+        """Set the leader's journal when this masterd becomes the leader; None when it no longer leads.
+
+        changed: called when commands start or stop being refused.
+        """
+        self._journal_owner, self._on_refusal_changed = owner, changed
         self._stop_listening()
         self._stop_listening = lambda: None
-        if room is not None:
+        if owner is not None:
             self._journal_samples.clear()
-            self._journal_samples.append((self._clock(), room.bytes_seen))
-            self._stop_listening = room.subscribe(self._on_growth)
+            self._journal_samples.append((self._clock(), owner.bytes_seen))
+            self._stop_listening = owner.subscribe(self._on_growth)
         self._wake.set()
 
     def _on_growth(self) -> None:
@@ -136,24 +140,24 @@ class SpaceKeeper:
             self._wake.set()
 
     def refusal(self) -> NoSpace | None:
-        """Why no command can be taken just now; None when it can."""
-        if self._clock() - self._seen_at > _STALE_S:
+        """The error with which commands must be refused now; None if they are accepted."""
+        if self._clock() - self._read_at > _STALE_S:
             return None
         if self._refusing:
-            return NoSpace(f"{describe(self._reading)}, so no commands are taken: {self._waiting_reason()}")
+            return NoSpace(f"{describe(self._reading)}, so no commands are accepted: {self._waiting_reason()}")
         if self._journal_owner is not None and may_fill(
             self._reading, self._journal_owner.bytes_seen - self._journal_samples[0][1], self._settings
         ):
-            return NoSpace(f"{describe(self._reading)}, and much has just been written: try again in a moment")
+            return NoSpace(f"{describe(self._reading)}, and much has just been written: retry in a moment")
         return None
 
     @property
     def problem(self) -> str | None:
-        """What an operator should know."""
+        """What an operator must know about etcd's free space; None if nothing."""
         if self._refusing:
             return f"{describe(self._reading)}: {self._waiting_reason()}"
         if self._status_denial is not None:
-            return f"nobody sees how full etcd is ({self._status_denial.why}): start masterd with --maintenance-user"
+            return f"masterd cannot read how full etcd is ({self._status_denial.why}): start it with --maintenance-user"
         return None
 
     def _waiting_reason(self) -> str:
@@ -162,20 +166,22 @@ class SpaceKeeper:
             return self._waiting_for or waiting_reason(self._reading, self._step_history, self._clock(), self._settings)
         etcdctl = f"etcdctl --endpoints={','.join(self._etcd.settings.endpoints)}"
         return (
-            f"masterd may not make room ({denial.why}): start it with --maintenance-user, or as root run "
+            f"masterd is not permitted to make room ({denial.why}): start it with --maintenance-user, or as root run "
             f"`{etcdctl} compact REVISION`, `{etcdctl} defrag`, `{etcdctl} alarm disarm` (docs/recovery.md)"
         )
 
     # --- the loop ---
 
     async def run(self) -> NoReturn:
-        """Look and act until cancelled. A fault is told and tried again at the next look."""
+        """Check and execute steps until cancelled. A failed check is logged and retried at the next one."""
         while True:
             acted = False
             try:
                 acted = await self._check()
             except NodectlError as error:
-                self._limited_log.log(logging.WARNING, f"room in etcd: {error}; again later", about=type(error))
+                self._limited_log.log(
+                    logging.WARNING, f"keeping free space in etcd failed: {error}; retrying", about=type(error)
+                )
             await self._wait_for_check(_AFTER_STEP_S if acted else self._every_s)
 
     @property
@@ -188,33 +194,36 @@ class SpaceKeeper:
         )
 
     async def _wait_for_check(self, seconds: float) -> None:
-        """Until it is time, or much was written since: etcd can be filled within a second. Where anything is written at
-        all the next look is due as usual, however calm it was."""
-        room, now = self._journal_owner, asyncio.get_running_loop().time
-        begun = now()
-        bytes_before = 0 if room is None else room.bytes_seen
-        enough, self._wake_at_bytes = bytes_before + self._settings.quota_bytes // 50, bytes_before + 1
-        while self._journal_owner is room and (room is None or room.bytes_seen < enough):
+        """Wait `seconds`, or less if the journal grows.
+
+        If the journal grows at all, the wait is at most `check_every_s`. If it grows by 2 % of the quota, the wait ends
+        at once: etcd can be filled within a second.
+        """
+        owner, now = self._journal_owner, asyncio.get_running_loop().time
+        started = now()
+        bytes_before = 0 if owner is None else owner.bytes_seen
+        wake_at, self._wake_at_bytes = bytes_before + self._settings.quota_bytes // 50, bytes_before + 1
+        while self._journal_owner is owner and (owner is None or owner.bytes_seen < wake_at):
             self._wake.clear()
-            if room is not None and room.bytes_seen > bytes_before:
-                self._wake_at_bytes = enough
+            if owner is not None and owner.bytes_seen > bytes_before:
+                self._wake_at_bytes = wake_at
                 if self._status_denial is None:
                     seconds = min(seconds, self._settings.check_every_s)
-            if not await set_within(self._wake, begun + seconds - now()):
+            if not await set_within(self._wake, started + seconds - now()):
                 return
 
     async def _check(self) -> bool:
-        """One look, and a step if one is due; whether one was taken."""
-        room = self._journal_owner
-        self._sample_journal(room)
+        """Read the members' sizes and execute one step if one is due; return whether one was executed."""
+        owner = self._journal_owner
+        self._sample_journal(owner)
         statuses = [(endpoint, await self._status(endpoint)) for endpoint in self._etcd.settings.endpoints]
-        seen = reading_of(statuses, self._settings, None if room is None else room.journal_bytes)
+        reading = reading_of(statuses, self._settings, None if owner is None else owner.journal_bytes)
         if self._status_denial is not None:
-            found = await maintenance.alarms(self._session)  # any user may ask for these
-            seen = replace(seen, alarmed=frozenset(alarm.member for alarm in found if alarm.kind == "NOSPACE"))
-        elif not seen.members:
-            return False  # nobody answers: what was true is the best guess, until it is stale
-        self._update_reading(seen)
+            alarms = await maintenance.alarms(self._session)  # any user may read the alarms
+            reading = replace(reading, alarmed=frozenset(alarm.member for alarm in alarms if alarm.kind == "NOSPACE"))
+        elif not reading.members:
+            return False  # no member answers: the last reading stays in use until it is stale
+        self._update_reading(reading)
         if not self._is_our_turn():
             self._waiting_for = "another masterd is making room" if self._refusing else ""
             return False
@@ -222,16 +231,16 @@ class SpaceKeeper:
             self._step_denial is not None and self._clock() < self._step_denial.until
         ):
             return False
-        step = plan(seen, self._refusing, self._step_history, self._clock(), self._settings)
+        step = plan(reading, self._refusing, self._step_history, self._clock(), self._settings)
         if step is None:
             return False
-        return await self._execute_step(step, seen)
+        return await self._execute_step(step, reading)
 
-    def _sample_journal(self, room: JournalOwner | None) -> None:
-        if room is None:
+    def _sample_journal(self, owner: JournalOwner | None) -> None:
+        if owner is None:
             return
         now = self._clock()
-        self._journal_samples.append((now, room.bytes_seen))
+        self._journal_samples.append((now, owner.bytes_seen))
         while len(self._journal_samples) > 1 and self._journal_samples[1][0] <= now - self._settings.lag_s:
             self._journal_samples.popleft()
 
@@ -250,23 +259,27 @@ class SpaceKeeper:
 
     def _denial(self, error: Denied) -> _Denial:
         settings = self._etcd.settings
-        who = f"user {settings.user}" if settings.user else "its certificate" if settings.cert else "no user"
-        why = f"{who}: {error}"
+        credential = f"user {settings.user}" if settings.user else "its certificate" if settings.cert else "no user"
+        why = f"{credential}: {error}"
         self._limited_log.log(
-            logging.WARNING, f"masterd cannot look after room in etcd, which asks for root's rights ({why})"
+            logging.WARNING, f"masterd cannot keep free space in etcd, which needs etcd's root role ({why})"
         )
         return _Denial(why, self._clock() + _AGAIN_DENIED_S)
 
-    def _update_reading(self, seen: SpaceReading) -> None:
+    def _update_reading(self, reading: SpaceReading) -> None:
         now = self._clock()
-        refusing = must_refuse(seen, self._refusing, self._settings)
-        self._step_history = replace(self._step_history, least_use=min(self._step_history.least_use, seen.use_fraction))
+        refusing = must_refuse(reading, self._refusing, self._settings)
+        self._step_history = replace(
+            self._step_history, least_use=min(self._step_history.least_use, reading.use_fraction)
+        )
         before, self._refusing = self._refusing, refusing
-        self._reading, self._seen_at = seen, now
-        self._full_since = None if not seen.alarmed else self._full_since or now
+        self._reading, self._read_at = reading, now
+        self._full_since = None if not reading.alarmed else self._full_since or now
         self._waiting_for = ""
         if refusing != before:
-            log.warning("%s: %s", describe(seen), "commands are refused" if refusing else "commands go on")
+            log.warning(
+                "%s: %s", describe(reading), "commands are refused" if refusing else "commands are accepted again"
+            )
             self._on_refusal_changed()
 
     def _is_our_turn(self) -> bool:
@@ -279,16 +292,16 @@ class SpaceKeeper:
 
     # --- the steps ---
 
-    async def _execute_step(self, step: SpaceStep, seen: SpaceReading) -> bool:
+    async def _execute_step(self, step: SpaceStep, reading: SpaceReading) -> bool:
         taken = True
         try:
             match step:
                 case Compact(revision):
-                    await self._compact(revision, seen)
+                    await self._compact(revision, reading)
                 case Truncate():
-                    await self._truncate(seen)
+                    await self._truncate(reading)
                 case Defragment(endpoint):
-                    taken = await self._defragment(endpoint, seen)
+                    taken = await self._defragment(endpoint, reading)
                 case Disarm(members):
                     await self._disarm(members)
         except Denied as error:
@@ -297,35 +310,35 @@ class SpaceKeeper:
         self._step_denial = None
         return taken
 
-    async def _compact(self, revision: int, seen: SpaceReading) -> None:
+    async def _compact(self, revision: int, reading: SpaceReading) -> None:
         self._step_history = replace(self._step_history, compacted_at=self._clock())
-        with contextlib.suppress(Compacted):  # somebody else has been faster, etcd itself for one
+        with contextlib.suppress(Compacted):  # another masterd, or etcd's own compaction, was faster
             await self._etcd.compact(revision, physical=True, timeout_s=_COMPACT_S)
         self._step_history = replace(
             self._step_history, compacted_revision=revision, compacted_at=self._clock(), least_use=1.0
         )
-        log.info("%s: compacted up to revision %d", describe(seen), revision)
+        log.info("%s: compacted up to revision %d", describe(reading), revision)
 
-    async def _truncate(self, seen: SpaceReading) -> None:
-        room = self._journal_owner
+    async def _truncate(self, reading: SpaceReading) -> None:
+        owner = self._journal_owner
         self._step_history = replace(self._step_history, truncated_at=self._clock())
-        if room is None:
+        if owner is None:
             return
-        log.info("%s: truncating the journal, which has %d bytes", describe(seen), room.journal_bytes)
-        await room.make_room()
+        log.info("%s: truncating the journal, which has %d bytes", describe(reading), owner.journal_bytes)
+        await owner.make_room()
         self._step_history = replace(self._step_history, truncated_at=self._clock())
 
-    async def _defragment(self, endpoint: str, seen: SpaceReading) -> bool:
-        for member in seen.members:
+    async def _defragment(self, endpoint: str, reading: SpaceReading) -> bool:
+        for member in reading.members:
             if member.endpoint != endpoint and not await maintenance.answers_reads(self._etcd, member.endpoint):
                 self._waiting_for = f"waiting for etcd member {member.endpoint}, which answers no reads"
                 return False
-        begun = self._clock()
+        started = self._clock()
         self._step_history = replace(
-            self._step_history, defragmented_at={**self._step_history.defragmented_at, endpoint: begun}
+            self._step_history, defragmented_at={**self._step_history.defragmented_at, endpoint: started}
         )
-        self._session.switch_from_address(endpoint)  # it answers nobody meanwhile
-        log.info("%s: defragmenting %s", describe(seen), endpoint)
+        self._session.switch_from_address(endpoint)  # a member answers nothing while it is defragmented
+        log.info("%s: defragmenting %s", describe(reading), endpoint)
         try:
             await self._etcd.defragment(endpoint, timeout_s=_DEFRAGMENT_S)
         except OutcomeUnknown as error:
@@ -333,7 +346,7 @@ class SpaceKeeper:
         self._step_history = replace(
             self._step_history, defragmented_at={**self._step_history.defragmented_at, endpoint: self._clock()}
         )
-        log.info("defragmented %s in %.1f s", endpoint, self._clock() - begun)
+        log.info("defragmented %s in %.1f s", endpoint, self._clock() - started)
         return True
 
     async def _disarm(self, members: tuple[int, ...]) -> None:

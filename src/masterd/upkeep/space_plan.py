@@ -1,12 +1,12 @@
-"""How full etcd is, whether commands must wait for room, and the next step that makes some. Pure.
+"""Decides how full etcd is, whether commands must be refused, and the next step that frees space. Pure.
 
-etcd counts its database file against its quota, free pages included. A file that has reached it raises the NOSPACE
-alarm: from then on every put and every lease is refused, until somebody has made room *and* disarmed the alarm. Pages
-become free by deleting keys and compacting history, and are used again; only defragmenting gives them back. So:
+etcd counts its database file against its quota, free pages included. When the file reaches the quota, etcd raises the
+NOSPACE alarm. From then on it refuses every put and every lease, until space was freed *and* the alarm disarmed.
+Deleting keys and compacting history make pages free, and etcd reuses them; only defragmenting shrinks the file. So:
 
-- pages in use near the quota: commands are refused, history is compacted, the journal is truncated earlier;
-- a large file with free pages in it: members are defragmented, one at a time, etcd's leader last;
-- the alarm: all of that at once, and then it is disarmed.
+- If the pages in use come near the quota, commands are refused, history is compacted, the journal is truncated earlier.
+- If the file is large and has free pages, members are defragmented, one at a time, etcd's leader last.
+- Under the alarm all of that happens at once; then the alarm is disarmed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import cached_property
 from nodestore.etcd.types import MemberStatus
 
 ETCD_QUOTA_BYTES = 2 << 30
-"""etcd's own, where --quota-backend-bytes is not given."""
+"""etcd's default, used if --quota-backend-bytes is not given."""
 _UNCOUNTED_BYTES = 64 << 20
 _BEHIND_REVISIONS = 1_000
 _NEVER = float("-inf")
@@ -29,16 +29,19 @@ _NOSPACE = re.compile(r"memberID:(\d+) alarm:NOSPACE")
 
 @dataclass(frozen=True)
 class SpaceSettings:
-    """Parts are of the quota, times are seconds.
+    """When space is freed and commands are refused. Fractions are of the quota, times in seconds.
 
-    quota_bytes: the least --quota-backend-bytes of all members; from 3.6 on they say it themselves.
-    make_room_at: of pages in use; from there on room is made while commands go on.
-    compact_growth: of pages in use; when they have grown by so much since the last compaction there is another one.
-        Compacting rewrites what lives among the history that it drops, before that is free: it must not come late.
-    refuse_at, resume_at: of pages in use; commands are refused from the one on until below the other.
-    defragment_at: of the file; from there on members with enough free pages are defragmented.
-    brim: of the file; no alarm is disarmed above it, and a file that is half in use counts as full there.
-    full_at: of the file; the next write would raise the alarm, however many pages are free.
+    quota_bytes: the smallest --quota-backend-bytes of all members. Members from etcd 3.6 on report their own.
+    make_room_at: pages in use from which on space is freed while commands are still accepted.
+    compact_growth: growth of the pages in use since the last compaction that makes the next one due. A compaction must
+        not come late: it first rewrites live pages among the dropped history, and only then are pages free.
+    refuse_at, resume_at: commands are refused once the pages in use reach `refuse_at`, until below `resume_at`.
+    defragment_at: size of the file from which on members with enough free pages are defragmented.
+    nearly_full_at: size of the file above which no alarm is disarmed. If at least half of that is in use, a file of
+        this size also counts as full.
+    full_at: size of the file at which the next write would raise the alarm, however many pages are free.
+    worth_defragmenting: free pages that a member must have to be defragmented; a fifth of it under the alarm.
+    worth_truncating: size of the journal from which on it is truncated early.
     """
 
     quota_bytes: int = 256 << 20
@@ -55,21 +58,21 @@ class SpaceSettings:
     truncate_every_s: float = 3.0
     defragment_every_s: float = 300.0
     write_amplification: float = 4.0
-    """Bytes in etcd for each in the journal: the entry itself, and the views of what it changes."""
+    """Bytes written to etcd for each byte of the journal: the entry itself, and the views of what it changes."""
     lag_s: float = 2.0
-    """What was written later may be missing in the members' numbers: they count at the end of each write to disk."""
+    """How far the sizes that members report lag behind: they are counted at the end of each write to disk."""
     urgently_every_s: float = 10.0
-    """The same while nothing is taken anyway: under the alarm, or when commands are refused."""
+    """In place of `defragment_every_s` under the alarm, or while commands are refused."""
     settle_s: float = 1.0
-    """How long the members need to free pages after a compaction."""
+    """How long members need to free pages after a compaction."""
     check_every_s: float = 1.0
     standby_check_every_s: float = 5.0
-    """A leader too looks no more often while it commits nothing and there is room in plenty."""
+    """The interval of standbys, and of a leader that commits nothing while `is_calm`."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberSpace:
-    """One member that has answered."""
+    """The sizes that one member has reported."""
 
     endpoint: str
     member: int
@@ -78,18 +81,21 @@ class MemberSpace:
     in_use_bytes: int
     quota_bytes: int
     is_behind: bool = False
-    """It has not applied yet what others have."""
+    """It has not yet applied revisions that other members have."""
 
     @property
     def file_fraction(self) -> float:
-        """The file, as a part of the quota."""
+        """Size of the database file, as a fraction of the quota."""
         return self.db_bytes / self.quota_bytes
 
 
 @dataclass(frozen=True)
 class SpaceReading:
-    """etcd at one look. `alarmed`: members whose NOSPACE alarm stands; `journal_bytes`: what truncation could free,
-    known to a leader only. Every command looks at it: what follows from it is kept."""
+    """The sizes of all members at one check.
+
+    unanswered: endpoints of members that did not answer. alarmed: ids of members whose NOSPACE alarm is raised.
+    journal_bytes: upper bound of what truncation can free; only a leader knows it.
+    """
 
     members: tuple[MemberSpace, ...] = ()
     unanswered: tuple[str, ...] = ()
@@ -100,8 +106,9 @@ class SpaceReading:
 
     @cached_property
     def in_use_bytes(self) -> int:
-        """By the least of the members that are up to date: they hold the same, but what compaction has freed shows only
-        after the next write. On the one that was asked to compact it shows at once."""
+        """The smallest figure of the members that are up to date."""
+        # They all hold the same data. But what a compaction freed shows at once only on the member that executed the
+        # request; on the others it shows after the next write. Cached, as every command reads it.
         return min((member.in_use_bytes for member in self.members if not member.is_behind), default=0)
 
     @cached_property
@@ -118,44 +125,44 @@ class SpaceReading:
         return max(self.members, key=lambda member: member.file_fraction, default=None)
 
     def free_fraction(self, member: MemberSpace) -> float:
-        """What defragmenting that member gives back, as a part of the quota."""
+        """Bytes that defragmenting this member frees, as a fraction of the quota."""
         return (member.db_bytes - self.in_use_bytes) / member.quota_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class StepHistory:
-    """What this process has done so far, and when, by the monotonic clock."""
+    """The steps that this process has executed, with their times by the monotonic clock."""
 
     compacted_revision: int = 0
     compacted_at: float = _NEVER
     least_use: float = 1.0
-    """The least that was in use since."""
+    """The smallest fraction in use since the last compaction."""
     truncated_at: float = _NEVER
     defragmented_at: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Compact:
-    """Forget history before `revision`."""
+    """Compact etcd's history before `revision`."""
 
     revision: int
 
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """Write a snapshot and delete the journal before it, however long it should have been kept."""
+    """Write a snapshot and truncate the journal before it, earlier than retention would."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defragment:
-    """Let one member give its free pages back."""
+    """Defragment one member, which removes the free pages from its file."""
 
     endpoint: str
 
 
 @dataclass(frozen=True, slots=True)
 class Disarm:
-    """There is room again: take these members' alarms back."""
+    """Disarm the NOSPACE alarms of these members."""
 
     members: tuple[int, ...]
 
@@ -166,11 +173,14 @@ SpaceStep = Compact | Truncate | Defragment | Disarm
 def reading_of(
     statuses: Iterable[tuple[str, MemberStatus | None]], settings: SpaceSettings, journal_bytes: int | None = None
 ) -> SpaceReading:
-    """What the members said, by endpoint; None: it did not answer. `journal_bytes` None: we do not lead."""
-    told = list(statuses)
-    answered = [(endpoint, status) for endpoint, status in told if status is not None]
+    """The reading from the members' statuses, by endpoint.
+
+    A status is None if the member did not answer. journal_bytes: None if this masterd does not lead.
+    """
+    listed = list(statuses)
+    answered = [(endpoint, status) for endpoint, status in listed if status is not None]
     alarmed = frozenset(
-        int(found) for _, status in answered for error in status.errors for found in _NOSPACE.findall(error)
+        int(member_id) for _, status in answered for error in status.errors for member_id in _NOSPACE.findall(error)
     )
     revision = max((status.revision for _, status in answered), default=0)
     members = {
@@ -182,7 +192,7 @@ def reading_of(
     }  # fmt: skip
     return SpaceReading(
         tuple(members.values()),
-        tuple(endpoint for endpoint, status in told if status is None),
+        tuple(endpoint for endpoint, status in listed if status is None),
         alarmed,
         revision,
         journal_bytes is not None,
@@ -191,103 +201,114 @@ def reading_of(
 
 
 def quota_of(status: MemberStatus, settings: SpaceSettings, alarmed: bool) -> int:
-    """What the member's file must not reach. A file far beyond the quota that we were told, without an alarm, proves
-    that we were told wrong; then it is taken to be etcd's own, or what the file is. A little beyond proves nothing:
-    etcd does not count what was written in the last 100 ms."""
+    """The member's quota: the reported one, else the configured one unless the size of the file disproves it."""
     if status.quota_bytes:
         return status.quota_bytes
     if not alarmed and status.db_bytes > 1.25 * settings.quota_bytes + _UNCOUNTED_BYTES:
+        # A file far beyond the configured quota without an alarm: the quota is larger. Assume etcd's default, or the
+        # size of the file. A little beyond proves nothing: etcd does not count the writes of the last 100 ms.
         return max(ETCD_QUOTA_BYTES, status.db_bytes)
     return settings.quota_bytes
 
 
-def must_refuse(seen: SpaceReading, refusing: bool, settings: SpaceSettings) -> bool:
-    """Whether commands must wait for room. `refusing`: whether they do already."""
-    if seen.alarmed:
+def must_refuse(reading: SpaceReading, refusing: bool, settings: SpaceSettings) -> bool:
+    """Whether commands must be refused. refusing: whether they are refused already."""
+    if reading.alarmed:
         return True
-    if seen.use_fraction >= (settings.resume_at if refusing else settings.refuse_at):
+    if reading.use_fraction >= (settings.resume_at if refusing else settings.refuse_at):
         return True
-    limit = settings.nearly_full_at if seen.use_fraction >= settings.nearly_full_at / 2 else settings.full_at
-    return any(member.file_fraction >= limit for member in seen.members)
+    limit = settings.nearly_full_at if reading.use_fraction >= settings.nearly_full_at / 2 else settings.full_at
+    return any(member.file_fraction >= limit for member in reading.members)
 
 
-def may_fill(seen: SpaceReading, written_bytes: int, settings: SpaceSettings) -> bool:
-    """Whether what has gone into the journal since (`written_bytes`), with all that was written beside it, may fill
-    etcd beyond what is allowed before its members say so: they are asked now and then, and their numbers lag."""
-    if not seen.members:
+def may_fill(reading: SpaceReading, written_bytes: int, settings: SpaceSettings) -> bool:
+    """Whether writes since this reading may have filled etcd up to `refuse_at`.
+
+    written_bytes: growth of the journal that the reading may not include. The members are read only periodically, and
+    the sizes that they report lag.
+    """
+    if not reading.members:
         return False
-    return seen.use_fraction + settings.write_amplification * written_bytes / seen.quota_bytes >= settings.refuse_at
-
-
-def is_calm(seen: SpaceReading, settings: SpaceSettings) -> bool:
-    """Whether so little is in use that, as long as the journal does not grow, it need not be looked often: others than
-    its leader hardly write into this etcd."""
     return (
-        bool(seen.members)
-        and not seen.alarmed
-        and seen.use_fraction < settings.make_room_at / 2
-        and all(member.file_fraction < settings.defragment_at for member in seen.members)
+        reading.use_fraction + settings.write_amplification * written_bytes / reading.quota_bytes >= settings.refuse_at
+    )
+
+
+def is_calm(reading: SpaceReading, settings: SpaceSettings) -> bool:
+    """Whether so little is in use that longer intervals suffice while the journal does not grow."""
+    # Only the leader writes much into this etcd.
+    return (
+        bool(reading.members)
+        and not reading.alarmed
+        and reading.use_fraction < settings.make_room_at / 2
+        and all(member.file_fraction < settings.defragment_at for member in reading.members)
     )
 
 
 def plan(
-    seen: SpaceReading, refusing: bool, done: StepHistory, now: float, settings: SpaceSettings
+    reading: SpaceReading, refusing: bool, history: StepHistory, now: float, settings: SpaceSettings
 ) -> SpaceStep | None:
-    """The next step; None when nothing is to be done, or nothing can be done just now."""
-    urgent = bool(seen.alarmed) or refusing
-    crowded = seen.use_fraction >= settings.make_room_at
-    grown = seen.is_leading and seen.use_fraction - done.least_use >= settings.compact_growth
-    if (urgent or crowded or grown) and seen.revision > done.compacted_revision:
+    """The next step; None if nothing is to be done, or nothing can be done now. refusing: see `must_refuse`."""
+    urgent = bool(reading.alarmed) or refusing
+    crowded = reading.use_fraction >= settings.make_room_at
+    grown = reading.is_leading and reading.use_fraction - history.least_use >= settings.compact_growth
+    if (urgent or crowded or grown) and reading.revision > history.compacted_revision:
         every_s = settings.settle_s if urgent else settings.compact_every_s
-        if done.truncated_at > done.compacted_at or now - done.compacted_at >= every_s:
-            return Compact(seen.revision)
+        if history.truncated_at > history.compacted_at or now - history.compacted_at >= every_s:
+            return Compact(reading.revision)
         if urgent:
-            return None  # what the next one frees is worth waiting for
-    if crowded and _may_truncate(seen, done, now, settings):
+            return None  # wait until the next compaction is possible: it may free enough
+    if crowded and _may_truncate(reading, history, now, settings):
         return Truncate()
-    member = _to_defragment(seen, urgent, done, now, settings)
+    member = _to_defragment(reading, urgent, history, now, settings)
     if member is not None:
         return Defragment(member.endpoint)
-    if seen.alarmed and seen.members and all(member.file_fraction < settings.nearly_full_at for member in seen.members):
-        return Disarm(tuple(sorted(seen.alarmed)))
+    if (
+        reading.alarmed
+        and reading.members
+        and all(member.file_fraction < settings.nearly_full_at for member in reading.members)
+    ):
+        return Disarm(tuple(sorted(reading.alarmed)))
     return None
 
 
-def _may_truncate(seen: SpaceReading, done: StepHistory, now: float, settings: SpaceSettings) -> bool:
+def _may_truncate(reading: SpaceReading, history: StepHistory, now: float, settings: SpaceSettings) -> bool:
     return (
-        seen.is_leading
-        and seen.journal_bytes >= settings.worth_truncating * seen.quota_bytes
-        and now - done.truncated_at >= settings.truncate_every_s
+        reading.is_leading
+        and reading.journal_bytes >= settings.worth_truncating * reading.quota_bytes
+        and now - history.truncated_at >= settings.truncate_every_s
     )
 
 
 def _to_defragment(
-    seen: SpaceReading, urgent: bool, done: StepHistory, now: float, settings: SpaceSettings
+    reading: SpaceReading, urgent: bool, history: StepHistory, now: float, settings: SpaceSettings
 ) -> MemberSpace | None:
-    """The member to defragment: the fullest first, etcd's leader last, nobody twice within its time. While a member
-    is away the others are left alone, unless it is urgent: each of them is needed."""
-    if now - done.compacted_at < settings.settle_s or (seen.unanswered and not urgent):
+    """The member to defragment: the fullest first, etcd's leader last, none twice within its interval.
+
+    If a member does not answer, the quorum needs every other one; so none is defragmented then, unless urgent.
+    """
+    if now - history.compacted_at < settings.settle_s or (reading.unanswered and not urgent):
         return None
     every_s = settings.urgently_every_s if urgent else settings.defragment_every_s
-    worth = settings.worth_defragmenting / (5 if seen.alarmed else 1)
-    wanting = [
+    worth = settings.worth_defragmenting / (5 if reading.alarmed else 1)
+    candidates = [
         member
-        for member in seen.members
+        for member in reading.members
         if member.file_fraction >= settings.defragment_at
-        and seen.free_fraction(member) >= worth
-        and now - done.defragmented_at.get(member.endpoint, _NEVER) >= every_s
+        and reading.free_fraction(member) >= worth
+        and now - history.defragmented_at.get(member.endpoint, _NEVER) >= every_s
     ]
-    return min(wanting, key=lambda member: (member.is_leader, -member.file_fraction), default=None)
+    return min(candidates, key=lambda member: (member.is_leader, -member.file_fraction), default=None)
 
 
-def waiting_reason(seen: SpaceReading, done: StepHistory, now: float, settings: SpaceSettings) -> str:
-    """What commands are waiting for while no step can be taken."""
-    if now - done.compacted_at < 2 * settings.settle_s:
+def waiting_reason(reading: SpaceReading, history: StepHistory, now: float, settings: SpaceSettings) -> str:
+    """Why commands are refused while no step is due, for the error message."""
+    if now - history.compacted_at < 2 * settings.settle_s:
         return _BUSY
     if any(
-        seen.free_fraction(member) >= settings.worth_defragmenting
-        and now - done.defragmented_at.get(member.endpoint, _NEVER) < settings.urgently_every_s
-        for member in seen.members
+        reading.free_fraction(member) >= settings.worth_defragmenting
+        and now - history.defragmented_at.get(member.endpoint, _NEVER) < settings.urgently_every_s
+        for member in reading.members
     ):
         return f"{_BUSY} (no member is defragmented more often than every {settings.urgently_every_s:g} s)"
     return (
@@ -296,15 +317,15 @@ def waiting_reason(seen: SpaceReading, done: StepHistory, now: float, settings: 
     )
 
 
-def describe(seen: SpaceReading) -> str:
-    """How full it is, as the beginning of a sentence."""
-    largest = seen.largest
+def describe(reading: SpaceReading) -> str:
+    """How full etcd is, as the beginning of a sentence."""
+    largest = reading.largest
     if largest is None:
-        return "etcd's database is full (NOSPACE alarm)" if seen.alarmed else "etcd's members do not say their sizes"
-    size = f"{_mib(seen.in_use_bytes)} of {_mib(seen.quota_bytes)} in use, file {_mib(largest.db_bytes)}"
-    if seen.alarmed:
+        return "etcd's database is full (NOSPACE alarm)" if reading.alarmed else "etcd's members report no sizes"
+    size = f"{_mib(reading.in_use_bytes)} of {_mib(reading.quota_bytes)} in use, file {_mib(largest.db_bytes)}"
+    if reading.alarmed:
         return f"etcd's database is full (NOSPACE alarm; {size} at {largest.endpoint})"
-    return f"etcd's database is {max(seen.use_fraction, 0.0):.0%} full ({size} at {largest.endpoint})"
+    return f"etcd's database is {max(reading.use_fraction, 0.0):.0%} full ({size} at {largest.endpoint})"
 
 
 def _mib(count: int) -> str:

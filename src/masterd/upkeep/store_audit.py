@@ -1,7 +1,7 @@
-"""What the store holds that is not what its key promises: found by reading all of it, when somebody asks how it is.
+"""Finds malformed and unknown keys by reading every key under the prefix, on request (GET /v1/status).
 
-Everything else passes garbage over where it meets it. Much of it nobody meets: a view of a document that no program
-reads, a key with a name that none of ours has, an entry that was written over after all replicas had read it.
+The rest of masterd skips garbage where it reads it. Some garbage is never read: a view of a document that no program
+reads, a key of an unknown kind, a journal entry that was overwritten after all replicas had read it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ CACHE_S = 10.0
 _SCAN_TIMEOUT_S = 2.0
 _PAGE_KEYS = 500
 _KEYS_MAX = 20_000
-_TOLD_MAX = 50
+_PROBLEMS_MAX = 50
 _UNKNOWN_KEYS_MAX = 3
 _CHUNK_DIGITS = 6
 
 
 class StoreAudit:
-    """Of one store. What was found less than `fresh_s` seconds ago is told again, however many ask."""
+    """Scans the keys of one cluster; a result is reused for `fresh_s` seconds."""
 
     def __init__(self, etcd: Etcd, keys: Keys, fresh_s: float = CACHE_S) -> None:
         self._etcd, self._keys, self._fresh_s = etcd, keys, fresh_s
@@ -64,8 +64,11 @@ class StoreAudit:
         }  # fmt: skip
 
     async def find_problems(self, wait_s: float = _SCAN_TIMEOUT_S) -> dict[str, str]:
-        """By key, what is wrong with it: at most 50, from the first 20,000 keys of a kind, found within two seconds.
-        What is not found within `wait_s` is told the next time. While etcd does not answer, what was found before."""
+        """Return what is wrong, by key: at most 50 problems, from the first 20,000 keys of each kind.
+
+        A scan is cut off after two seconds. If it takes longer than `wait_s` seconds, or if etcd does not answer, the
+        result of the scan before is returned.
+        """
         if self._scan_task is None and (self._at is None or time.monotonic() - self._at >= self._fresh_s):
             self._scan_task = asyncio.create_task(self._scan(), name="audit")
         if self._scan_task is not None:
@@ -73,7 +76,7 @@ class StoreAudit:
         return self._problems
 
     async def close(self) -> None:
-        """Ends what is still looking."""
+        """Cancel a running scan and wait for its end."""
         if self._scan_task is not None:
             self._scan_task.cancel()
             await asyncio.wait({self._scan_task})
@@ -84,18 +87,18 @@ class StoreAudit:
             async with asyncio.timeout(_SCAN_TIMEOUT_S):
                 async for key, problem in self._all():
                     found[key] = problem
-                    if len(found) >= _TOLD_MAX:
+                    if len(found) >= _PROBLEMS_MAX:
                         break
             self._problems = found
         except (TimeoutError, NodectlError) as error:
-            log.debug("the audit ended early: %s", error)
+            log.debug("the scan of the store ended early: %s", error)
             self._problems = {**self._problems, **found}
         finally:
             self._at, self._scan_task = time.monotonic(), None
 
     async def _all(self) -> AsyncIterator[tuple[str, str]]:
         async for kv in self._unknown_keys():
-            yield kv.key, f"{kv.key}: no key of ours has this name"
+            yield kv.key, f"{kv.key}: unknown key"
         for start, model in self._models.items():
             async for kv in self._keys_under(start):
                 if (problem := _decode_problem(model, kv)) is not None:
@@ -108,7 +111,7 @@ class StoreAudit:
                 yield kv.key, problem
 
     async def _keys_under(self, start: str, *, keys_only: bool = False) -> AsyncIterator[KV]:
-        """The key `start`, or, when it ends in a slash, all that begin with it."""
+        """The key `start`; or, if it ends in a slash, all keys that begin with it."""
         begin = start.encode()
         end = prefix_end(start) if start.endswith("/") else begin + b"\0"
         for _ in range(_KEYS_MAX // _PAGE_KEYS):
@@ -120,7 +123,7 @@ class StoreAudit:
             begin = page.next_start
 
     async def _unknown_keys(self) -> AsyncIterator[KV]:
-        """The first keys in each gap between those that have a meaning."""
+        """The first keys in each gap between the known keys and prefixes."""
         known = [value for value in vars(self._keys).values() if value.startswith(self._keys.prefix)]
         known.remove(self._keys.prefix)
         begin = self._keys.prefix.encode()
@@ -137,15 +140,15 @@ class StoreAudit:
             found = await self._etcd.get(key)
             return None if found is None else _decode_problem(Manifest, found)
         if name and len(part) == _CHUNK_DIGITS and part.isascii() and part.isdigit():
-            return None  # what it holds is checked by its snapshot's hash
-        return f"{key}: is no part of a snapshot"
+            return None  # the content of a chunk is covered by the hash in the manifest
+        return f"{key}: not a part of a snapshot"
 
     def _entry_problem(self, kv: KV) -> str | None:
         try:
             self._keys.entry_index(kv.key)
         except ValueError as error:
             return f"{kv.key}: {error}"
-        return None if kv.version == 1 else f"{kv.key}: somebody has written over this entry of the journal"
+        return None if kv.version == 1 else f"{kv.key}: this journal entry was written over after its commit"
 
 
 def _decode_problem(model: type[Stored], kv: KV) -> str | None:

@@ -105,7 +105,9 @@ async def test_living_data_near_the_quota(keys: Keys) -> None:
             try:
                 await masters.ask("m1", "POST", "/v1/commands", body)
             except NoSpace as error:
-                return re.search(r"etcd's database is 8\d% full .*, so no commands are taken: ", str(error)) is not None
+                return (
+                    re.search(r"etcd's database is 8\d% full .*, so no commands are accepted: ", str(error)) is not None
+                )
             return False
 
         await eventually(refused, "commands are refused", timeout_s=PATIENCE_S)

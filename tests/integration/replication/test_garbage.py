@@ -188,13 +188,13 @@ async def test_garbage_in_the_two_vital_keys_stops_commits_until_it_is_put_right
         assert refused.code in (5, 8), refused  # 8: the first one met the damage in the middle of its commit
         await eventually(lambda: _held_back(masters, name), "both masters have seen it", timeout_s=20.0)
         terms = len((await masters.etcd.range(keys.terms)).kvs)
-        says = ["nobody leads: commands are not taken", f"nothing can be committed: {key}: Invalid JSON", "put right"]
+        says = ["nobody leads: commands are not taken", f"nothing can be committed: {key}: Invalid JSON", "is repaired"]
         status = await _until(patient, "status", "-o", "name", code=0, says=says)
         await asyncio.gather(
             _until(nodectl, "node", "list", code=5, says=[key]),
             _until(nodectl, "node", "set", "n1", "x=2", code=5, says=[key]),
         )
-        right = re.search(r"put right.* to (\{.*?\})", status.out)
+        right = re.search(r"is repaired.* to (\{.*?\})", status.out)
         assert right is not None, status.out
         assert len((await masters.etcd.range(keys.terms)).kvs) == terms, "they take turns"
         await masters.etcd.put(key, right[1].encode())

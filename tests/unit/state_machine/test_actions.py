@@ -70,7 +70,7 @@ def test_a_group_acts_in_one_command() -> None:
     ("args", "kind", "says"),
     [
         ({"node": "n9"}, NotFound, "there is no node 'n9'"),
-        ({"group": "left"}, Invalid, "either a node or a group"),
+        ({"group": "left"}, Invalid, "give either `node` or `group`"),
         ({"node": None, "group": "left"}, NotFound, "there is no group 'left'"),
         ({"action": "a/b"}, Invalid, "action name 'a/b' is not allowed"),
         ({"expires_s": 0}, Invalid, "expires_s"),

@@ -166,7 +166,7 @@ async def test_a_pc_without_a_member_says_so_once(
         await task
     said = [record.getMessage() for record in caplog.records if "no etcd member on this PC" in record.getMessage()]
     assert len(said) == 1
-    assert "--local-member names it" in said[0]
+    assert "name it with --local-member" in said[0]
     assert len(left) == 1
 
 
