@@ -1,4 +1,4 @@
-"""The program masterd."""
+"""Entry point of the program masterd."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nodestore.processes import child_processes
 
 
 def main() -> int:
-    """Run until asked to stop (0), or until something is broken (the error's exit code)."""
+    """Run masterd. Returns 0 after a stop signal, and the error's exit code after a fatal error."""
     child_processes.utf8_stdio()
     chosen = settings.parse()
     return program.run("masterd", chosen.master, chosen.log_level, daemon.run(chosen))

@@ -1,4 +1,4 @@
-"""Wires masterd's parts together; decides nothing itself."""
+"""Runs masterd: opens the sessions with etcd, serves the API and runs the master until a stop signal."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _VERSIONS_EVERY_S = 60.0
 
 
 class _StopRequested(Exception):
-    """Somebody asked this process to stop."""
+    """This process received a stop signal."""
 
 
 async def run(settings: Settings) -> None:
-    """Serve until asked to stop. Whatever else ends it is raised, after leadership has been given up."""
+    """Serve until a stop signal arrives; then hand over or resign, and return. Any fatal error is raised."""
     stop = stop_event()
     application = load_application(settings.application)
     keys = Keys(settings.cluster)
     me = MasterIdentity(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
-    log.info("starts; pid %d, cluster %s, API at %s", os.getpid(), settings.cluster, settings.advertise)
+    log.info("starting: pid %d, cluster %s, API at %s", os.getpid(), settings.cluster, settings.advertise)
     async with Etcd(settings.etcd) as etcd, _maintenance(settings, etcd) as maintenance:
         master = Master(etcd, keys, me, application, settings.master_settings, maintenance=maintenance)
         runner = web.AppRunner(Api(master).app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
@@ -53,6 +53,7 @@ async def run(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _maintenance(settings: Settings, etcd: Etcd) -> AsyncIterator[Etcd]:
+    """The session for maintenance calls: a session of its own if it has other credentials, else `etcd`."""
     if settings.maintenance == settings.etcd:
         yield etcd
         return
@@ -67,7 +68,7 @@ async def _run_until_stopped(master: Master, etcd: Etcd, stop: asyncio.Event) ->
             eternal.create_task(master.run(), name="master")
             eternal.create_task(_stop_on_request(stop, master), name="stop")
     except* _StopRequested:
-        log.info("stops as asked")
+        log.info("stopping: a stop signal arrived")
 
 
 async def _stop_on_request(stop: asyncio.Event, master: Master) -> NoReturn:
@@ -80,11 +81,16 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> None:
     try:
         await web.TCPSite(runner, *settings.listen).start()
     except OSError as error:
-        raise Invalid(f"--listen {settings.listen}: {error.strerror or error}; is another masterd running?") from None
+        raise Invalid(
+            f"--listen {settings.listen}: {error.strerror or error}; is another masterd running on this PC?"
+        ) from None
 
 
 async def _watch_versions(etcd: Etcd) -> NoReturn:
-    """Refuse to work on an etcd that is known to lose or corrupt data: at the start, and when a member changes."""
+    """Check the version of every etcd member at the start and once a minute, until cancelled.
+
+    Raises if a member runs a version of etcd that is known to lose or corrupt data.
+    """
     while True:
         for endpoint in etcd.settings.endpoints:
             try:
@@ -92,7 +98,7 @@ async def _watch_versions(etcd: Etcd) -> NoReturn:
             except Unavailable:
                 continue
             except NodectlError as error:
-                log.debug("version of %s: %s", endpoint, error)
+                log.debug("cannot read the version of the etcd member at %s: %s", endpoint, error)
                 continue
             check_version(status.version, f"etcd member at {endpoint}", os.environ)
         await asyncio.sleep(_VERSIONS_EVERY_S)

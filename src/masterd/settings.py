@@ -1,4 +1,4 @@
-"""masterd's settings, from the command line and the environment."""
+"""Settings of masterd, read from the command line and the environment."""
 
 from __future__ import annotations
 
@@ -24,23 +24,26 @@ from nodestore.schema.keys import check_name
 from nodestore.support.values import Address, duration_between, format_duration, parse_address, whole_between
 
 _TIMES = {
-    "beat": (0.02, 2.0, "from one heartbeat of the leader to the next"),
-    "missed": (0.03, 20.0, "challenge the leader when nothing was heard for so long"),
-    "silence": (0.05, 30.0, "take over when nothing was heard for so long and the challenge was not answered"),
-    "answer": (0.02, 10.0, "etcd must have had the challenge for at least so long, without an answer"),
-    "stuck": (0.2, 30.0, "challenge a leader that says it could not commit for so long"),
-    "connect": (0.1, 20.0, "a new leader's first heartbeat is not missed before so long"),
-    "stagger": (0.005, 1.0, "between the attempts of standbys, by rank"),
+    "beat": (0.02, 2.0, "interval between two heartbeats of the leader"),
+    "missed": (0.03, 20.0, "challenge the leader after this long without a heartbeat"),
+    "silence": (0.05, 30.0, "take over after this long without a heartbeat, if the challenge is unanswered"),
+    "answer": (0.02, 10.0, "take over only after the challenge was in etcd for this long"),
+    "stuck": (0.2, 30.0, "challenge a leader that reports that it could not commit for this long"),
+    "connect": (0.1, 20.0, "how long the first heartbeat of a new leader may take"),
+    "stagger": (0.005, 1.0, "delay between the takeover attempts of one standby and the next, by rank"),
 }
-"""Least and most, in seconds. Below the least a calm network and a healthy etcd look ill; above the most nobody would
-call it failover."""
+"""By option: minimum and maximum in seconds, and the help text.
+
+Below the minimum, a calm network and a healthy etcd would look faulty. Above the maximum, a failover would take too
+long to be called one.
+"""
 
 FindMember = Callable[[], Awaitable[LocalMember]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything masterd is told."""
+    """All settings of one masterd."""
 
     cluster: str
     master: str
@@ -53,11 +56,11 @@ class Settings:
     log_level: str
     master_settings: MasterSettings
     maintenance: EtcdSettings
-    """Who we are where etcd wants root."""
+    """Endpoints and credentials for maintenance calls, which etcd allows only to root."""
 
 
 def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the command line; what is wrong ends the program with one line and exit code 2."""
+    """Read the settings. An invalid option ends the program with one line on stderr and exit code 2."""
     parser = _parser(environ)
     chosen = parser.parse_args(arguments)
     try:
@@ -68,57 +71,61 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
 
 def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     parser = options.Parser(
-        "masterd", "One of the PCs that may be master: leads, or stands by with all state.", environ
+        "masterd", "The master program: leads the cluster, or follows as a hot standby with all state.", environ
     )
-    parser.add_option("id", _master, meta="NAME", text="this master's name, as in the configuration")
+    parser.add_option("id", _master, meta="NAME", text="this masterd's name, as in the configuration")
     options.add_common(parser)
-    parser.add_option("listen", _listen, default="127.0.0.1:8401", meta="HOST:PORT", text="where to serve the HTTP API")
-    parser.add_option("advertise", str, default="", meta="URL", text="where others reach it (default: from --listen)")
+    parser.add_option("listen", _listen, default="127.0.0.1:8401", meta="HOST:PORT", text="address of the HTTP API")
+    parser.add_option(
+        "advertise", str, default="", meta="URL",
+        text="URL at which other programs reach the HTTP API (default: derived from --listen)",
+    )  # fmt: skip
     parser.add_option("host", str, default="", meta="NAME", text="this PC's name (default: its host name)")
     parser.add_option(
         "priority", whole_between(0, 100), default="", meta="0-100",
-        text="higher ones take over first (default: as the configuration says, or 0)",
+        text="standbys of higher priority take over first (default: the priority in the configuration, or 0)",
     )  # fmt: skip
     parser.add_option(
         "app", str, default="wall", meta="NAME", text="the application: an entry point of nodectl.apps, or module:Class"
     )
     parser.add_option(
         "max-txn-ops", whole_between(16, 100_000), default="128", meta="N",
-        text="etcd's --max-txn-ops, the least of all members (default: etcd's own, %(default)s)",
+        text="etcd's --max-txn-ops, the lowest of all members (default: etcd's own default, %(default)s)",
     )  # fmt: skip
     parser.add_option(
         "max-request-bytes", whole_between(256 << 10, 64 << 20), default="1500000", meta="BYTES",
-        text="etcd's --max-request-bytes, the least of all members (default: %(default)s, a little below etcd's own)",
+        text="etcd's --max-request-bytes, the lowest of all members (default: %(default)s, a little below etcd's own "
+        "default)",
     )  # fmt: skip
     parser.add_option(
         "etcd-quota-bytes", whole_between(1 << 20, 1 << 40), default=SHIPPED["quota-backend-bytes"], meta="BYTES",
-        text="etcd's --quota-backend-bytes, the least of all members: room is made before it is reached "
-        "(default: %(default)s, as in our files for etcd; etcd's own is 2147483648)",
+        text="etcd's --quota-backend-bytes, the lowest of all members: the leader frees space before it is reached "
+        "(default: %(default)s, as in nodectl's configuration files for etcd; etcd's own default is 2147483648)",
     )  # fmt: skip
     options.add_maintenance(parser)
     parser.add_option(
         "snapshot-every", whole_between(10, 1_000_000), default="5000", meta="COMMANDS",
-        text="write a snapshot after so many commands (default: %(default)s)",
+        text="write a snapshot after this many commands (default: %(default)s)",
     )  # fmt: skip
     parser.add_option(
         "local-member", str, default="auto", meta="HOST:PORT|none",
-        text="the etcd member on this PC (default: the one of --endpoints that has an address of this PC)",
+        text="the etcd member on this PC (default: the endpoint in --endpoints that is an address of this PC)",
     )  # fmt: skip
     parser.add_option(
         "timing", _profile, default="lan", meta="lan|slow",
-        text="how quickly a silent leader is replaced: lan (0.3 s), or slow (2 s) for PCs that are often overloaded",
+        text="how fast a silent leader is replaced: lan (0.3 s), or slow (2 s) for PCs that are often overloaded",
     )  # fmt: skip
     for name, (least, most, text) in _TIMES.items():
         span = f"{format_duration(least)} to {format_duration(most)}"
         parser.add_option(
             name, duration_between(least, most), default="", meta="TIME",
-            text=f"{text} ({span}; default: as --timing says)",
+            text=f"{text} ({span}; default: set by --timing)",
         )  # fmt: skip
     parser.add_option(
         "handler-timeout", duration_between(0.05, 60.0), default="2s", meta="TIME",
-        text="give up a command of the application that takes longer (default: %(default)s)",
+        text="fail a command of the application that takes longer than this (default: %(default)s)",
     )  # fmt: skip
-    parser.add_flag("allow-drills", text="let requests kill or freeze this masterd while it leads (nodectl drill)")
+    parser.add_flag("allow-drills", text="allow requests to kill or freeze this masterd while it leads (nodectl drill)")
     return parser
 
 
@@ -158,14 +165,14 @@ def _settings(chosen: argparse.Namespace) -> Settings:
 
 
 def _member(chosen: argparse.Namespace, endpoints: tuple[str, ...], advertise: str) -> FindMember | None:
-    """How the etcd member on this PC is found."""
-    told: str = chosen.local_member
-    if told == "none":
+    """A function that finds the etcd member on this PC; None if --local-member says that there is none."""
+    option: str = chosen.local_member
+    if option == "none":
         return None
-    if told == "auto":
+    if option == "auto":
         return partial(find_local_member, endpoints, urlsplit(advertise).hostname or "")
-    if (member := host_port(told)) not in endpoints:
-        raise Invalid(f"--local-member: {told} is not among --endpoints {','.join(endpoints)}")
+    if (member := host_port(option)) not in endpoints:
+        raise Invalid(f"--local-member: {option} is not among --endpoints {','.join(endpoints)}")
 
     async def named() -> LocalMember:
         return LocalMember(member)
@@ -174,7 +181,7 @@ def _member(chosen: argparse.Namespace, endpoints: tuple[str, ...], advertise: s
 
 
 def _timing(chosen: argparse.Namespace) -> ElectionTiming:
-    """The profile, and what was set beside it."""
+    """The profile of --timing, with the times that were given as options of their own."""
     own = {f"{name.replace('-', '_')}_s": getattr(chosen, name.replace("-", "_")) for name in _TIMES}
     timing = replace(PROFILES[chosen.timing], **{field: value for field, value in own.items() if value is not None})
     if not timing.beat_s < timing.missed_s < timing.silence_s:
@@ -186,7 +193,7 @@ def _timing(chosen: argparse.Namespace) -> ElectionTiming:
         if own[f"{name}_s"] is not None and own[f"{name}_s"] >= chosen.lease_ttl:
             raise Invalid(
                 f"--{name} {format_duration(own[f'{name}_s'])} must be less than "
-                f"--lease-ttl {format_duration(chosen.lease_ttl)}: with the lease the leader is gone anyway"
+                f"--lease-ttl {format_duration(chosen.lease_ttl)}: the leader's key expires with its lease anyway"
             )
     return timing
 

@@ -1,9 +1,9 @@
-"""The journal as server-sent events, from any masterd, resumable by index; and the live stream of who is there.
+"""Server-sent events: the journal, resumable at any masterd, and the state of the cluster as it changes.
 
-The two are apart on purpose. The journal's events are numbered and complete: a client that says up to where it has
-read misses nothing and hears nothing twice, whichever master it asks next. A number is `<epoch>.<index>`: in a store
-that was restored from a backup, indexes are used again for other commands. Liveness has no numbers: it begins with
-the present, each time.
+The streams are separate on purpose. Events of the journal are numbered and complete: a client that sends the position
+it has reached gets every later command exactly once, from whichever masterd it asks. A position is `<epoch>.<index>`,
+as a store that was restored from a backup uses indexes again for other commands. The other streams have no positions:
+each begins with the present state.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
 
+_KEEPALIVE_COMMENT = b": still here\n\n"
 _KEEPALIVE_COMMENT_S = 2.0
 _COALESCE_S = 0.1
 _PAGE_ENTRIES = 32
@@ -45,17 +46,17 @@ def _event(name: str, value: Json, number: bytes | None = None) -> bytes:
 async def open_stream(
     request: web.Request, content_type: str = "text/event-stream"
 ) -> AsyncIterator[web.StreamResponse]:
-    """An answer to write into. What fails inside ends it, for no other answer can follow one that has begun; whoever
-    reads it comes again."""
+    """Open a streaming response. An error inside the block ends the stream, as no error response can follow a response
+    that has begun; the client reconnects."""
     response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
     await response.prepare(request)
     try:
         yield response
-    except ConnectionResetError:  # the reader has gone
+    except ConnectionResetError:  # the client disconnected
         raise
     except NodectlError as error:
         log.debug("the stream %s ends: %s", request.path, error)
-    except Exception:  # a fault of ours is for the log, not for the reader
+    except Exception:  # a bug in masterd: it is logged and not shown to the client
         log.exception("%s %s failed", request.method, request.path)
 
 
@@ -63,9 +64,12 @@ async def open_stream(
 
 
 async def stream_journal(master: Master, request: web.Request) -> web.StreamResponse:
-    """`event: command` for each command after the one asked for (`after`, or the header Last-Event-ID; either
-    `<epoch>.<index>` or a bare index), `id` its own; without any from now on. TooOld (410, or `event: gone` later on)
-    when the journal is no longer kept from there, or belongs to another epoch."""
+    """Send `event: command` for each command after a position, with its own position as `id`.
+
+    The position is `after` or the header Last-Event-ID, `<epoch>.<index>` or a bare index; by default it is the
+    present. If the journal is no longer kept from there, or the epoch changed, the request is answered with TooOld
+    (410), or a running stream ends with `event: gone`.
+    """
     replica = master.replica
     if replica.problem is not None:
         raise Unavailable(f"{master.me.id} does not follow the journal: {replica.problem}")
@@ -79,7 +83,7 @@ async def stream_journal(master: Master, request: web.Request) -> web.StreamResp
             try:
                 await replica.wait_for(position + 1, _KEEPALIVE_COMMENT_S)
             except TimedOut:
-                await response.write(b": still here\n\n")
+                await response.write(_KEEPALIVE_COMMENT)
             try:
                 entries = await _page(master, position)
                 epoch = _check_same_epoch(replica.epoch, epoch)
@@ -91,16 +95,16 @@ async def stream_journal(master: Master, request: web.Request) -> web.StreamResp
 
 
 async def _write_entries(response: web.StreamResponse, epoch: int | None, entries: list[Entry], position: int) -> int:
-    """The position reached."""
-    turns = TimeSlice()
+    """Send the commands of `entries` beyond index `position`. Returns the index reached."""
+    time_slice = TimeSlice()
     for event in _command_events(epoch, entries, position):
         await response.write(event)
-        await turns.yield_if_used_up()
+        await time_slice.yield_if_used_up()
     return max(position, entries[-1].last if entries else 0)
 
 
 def _position(master: Master, request: web.Request) -> int:
-    """The index after which to begin. TooOld when it was given with another epoch than the store's."""
+    """The index after which the stream begins. Raises TooOld if the request names another epoch than the store's."""
     text = request.query.get("after") or request.headers.get("Last-Event-ID")
     if text is None:
         return master.replica.index
@@ -114,17 +118,21 @@ def _position(master: Master, request: web.Request) -> int:
 
 
 def _check_same_epoch(now: int | None, before: int | None) -> int | None:
+    """Returns `now`. Raises TooOld if both epochs are known and differ."""
     if now is not None and before is not None and now != before:
         raise TooOld(
-            f"the store was restored from a backup (epoch {now}, not {before} any more): what was read since that "
-            "backup is not in it; read the state anew, then follow"
+            f"the store was restored from a backup (epoch {now}, not {before} any more), and what was read since that "
+            "backup may not be in it; read the state anew, then follow the journal"
         )
     return now
 
 
 async def _page(master: Master, position: int) -> list[Entry]:
-    """The next entries beyond `position`: from memory when it has them, else from etcd. Never beyond what this
-    replica has applied, so that a read after an event finds its effect."""
+    """The next entries beyond index `position`, from memory if they are there, else from etcd.
+
+    Returns no entry that this replica has not applied, so that a read after an event sees its effect. Raises TooOld
+    if the entries were truncated.
+    """
     replica = master.replica
     if position >= replica.index:
         return []
@@ -132,15 +140,17 @@ async def _page(master: Master, position: int) -> list[Entry]:
     if recent is not None:
         return recent[:_PAGE_ENTRIES]
     keys = replica.keys
-    found = await replica.etcd.range(keys.entry(position + 1), end=prefix_end(keys.journal), limit=_PAGE_ENTRIES)
-    entries, turns = [], TimeSlice()
-    for kv in found.kvs:
+    stored = await replica.etcd.range(keys.entry(position + 1), end=prefix_end(keys.journal), limit=_PAGE_ENTRIES)
+    entries, time_slice = [], TimeSlice()
+    for kv in stored.kvs:
         with suppress(Garbage):
             entries.append(decode_entry(kv.value, kv.key))
-        await turns.yield_if_used_up()
+        await time_slice.yield_if_used_up()
     entries = [entry for entry in entries if entry.last <= replica.index and entry.epoch <= (replica.epoch or 0)]
     if not entries or entries[0].first > position + 1:
-        raise TooOld(f"the journal is no longer kept from index {position + 1} on: read the state anew, then follow")
+        raise TooOld(
+            f"the journal is no longer kept from index {position + 1} on: read the state anew, then follow the journal"
+        )
     return entries
 
 
@@ -152,50 +162,50 @@ def _command_events(epoch: int | None, entries: list[Entry], position: int) -> I
                 yield _event("command", command_view(command, entry), number)
 
 
-# --- who is there ---------------------------------------------------------------------------------------------------
+# --- the state of the cluster ---------------------------------------------------------------------------------------
 
 
 async def stream_live(master: Master, request: web.Request) -> web.StreamResponse:
-    """`leader`, `masters`, `paused` and `nodes` as they are now, then each when it changes. A local read."""
-    return await _stream_changes(master, request, _liveness_items)
+    """Send `leader`, `masters`, `paused` and `nodes` as they are, then the items that change. A local read."""
+    return await _stream_changes(master, request, _cluster_items)
 
 
 async def stream_nodes(master: Master, request: web.Request) -> web.StreamResponse:
-    """`event: nodes` alone: all nodes first, then those that change."""
+    """Send `event: nodes` with all nodes, then with those that change. A local read."""
     return await _stream_changes(master, request, _node_items)
 
 
 StreamItems = Mapping[str, Mapping[str, Any]]
-"""By event: the things shown, by name. Only those that differ from what was sent are sent again."""
+"""By event, then by name: the items of a stream. Only items that differ from those sent before are sent."""
 
 
 async def _stream_changes(
-    master: Master, request: web.Request, look: Callable[[Master], StreamItems]
+    master: Master, request: web.Request, current_items: Callable[[Master], StreamItems]
 ) -> web.StreamResponse:
     woken = asyncio.Event()
     unsubscribe = master.cluster_view.subscribe(woken.set)
-    shown: StreamItems = {}
+    sent: StreamItems = {}
     try:
         async with open_stream(request) as response:
             while True:
                 woken.clear()
-                changes, shown = _changes(shown, look(master))
+                changes, sent = _changes(sent, current_items(master))
                 for event in changes:
                     await response.write(event)
                 if changes:
                     await asyncio.sleep(_COALESCE_S)
                 elif not await set_within(woken, _KEEPALIVE_COMMENT_S):
-                    await response.write(b": still here\n\n")
+                    await response.write(_KEEPALIVE_COMMENT)
     finally:
         unsubscribe()
     return response
 
 
-def _changes(shown: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamItems]:
-    """The events that make `now` of what was shown; at first, an event for each kind."""
+def _changes(sent: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamItems]:
+    """The events that turn `sent` into `now`, and `now`. If nothing was sent yet, each kind gets an event."""
     events = []
     for event, items in now.items():
-        before = shown.get(event)
+        before = sent.get(event)
         changed = [item for name, item in items.items() if before is None or before.get(name) != item]
         gone = [name for name in before or {} if name not in items]
         if changed or gone or before is None:
@@ -204,20 +214,20 @@ def _changes(shown: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamI
 
 
 def _node_items(master: Master) -> StreamItems:
-    board, state = master.cluster_view, master.replica.state
-    views = node_views(state.inventory, state, board.status.items, board.alive.items, master.application)
-    return {"nodes": {view["name"]: view for view in views}}
+    view, state = master.cluster_view, master.replica.state
+    nodes = node_views(state.inventory, state, view.status.items, view.alive.items, master.application)
+    return {"nodes": {node["name"]: node for node in nodes}}
 
 
-def _liveness_items(master: Master) -> StreamItems:
-    board = master.cluster_view
-    record = board.leader.record
+def _cluster_items(master: Master) -> StreamItems:
+    view = master.cluster_view
+    record = view.leader.record
     leader: dict[str, LiveLeader] = {} if record is None else {record.id: {
         "id": record.id, "url": record.urls[0] if record.urls else "", "cause": record.cause, "why": record.why,
-        "term": {"epoch": board.epoch, "revision": board.leader.revision}, "since": record.since,
+        "term": {"epoch": view.epoch, "revision": view.leader.revision}, "since": record.since,
     }}  # fmt: skip
     masters: dict[str, LiveMaster] = {
-        view["id"]: view for view in live_masters(board.candidates.items, record.id if record else None)
+        item["id"]: item for item in live_masters(view.candidates.items, record.id if record else None)
     }
-    paused = {} if board.paused is None else {"paused": board.paused.model_dump(mode="json")}
+    paused = {} if view.paused is None else {"paused": view.paused.model_dump(mode="json")}
     return {"leader": leader, "masters": masters, "paused": paused, **_node_items(master)}

@@ -1,8 +1,8 @@
-"""Ending or freezing the leader on purpose, so that operators see a takeover before they need one.
+"""Drills: kill or freeze the leader on request, so that operators see a takeover before they need one.
 
-Only the leader obeys, only where masterd was started with --allow-drills, and only when another could take over. It
-answers first. A freeze is what a PC that hangs does: the event loop stands still, so neither heartbeats nor answers
-nor the lease go on; then it wakes up as a deposed leader.
+A drill runs only on the leader, only if masterd was started with --allow-drills, and only if a standby can take over.
+The request is answered first. A freeze blocks the event loop, as on a PC that hangs: heartbeats, answers to challenges
+and keepalives stop. Afterwards the process wakes as a deposed leader.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 FREEZE_S = 3.0
 EXIT_CODE = 137
-"""What a shell shows of a process that was killed (128 + 9)."""
+"""The exit code that a shell shows for a process killed by SIGKILL (128 + 9)."""
 _ANSWER_S = 0.05
-"""Until the answer has left."""
+"""Delay before the fault, so that the answer is sent first."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrillRequest:
-    """`term`: revision of the only term it is meant for; None: whichever it is."""
+    """A request for a drill. `term` is the revision of the only term in which it may run; None allows any term."""
 
     how: DrillKind
     seconds: float = FREEZE_S
@@ -41,7 +41,7 @@ class DrillRequest:
 
 
 def parse_drill_request(body: Mapping[str, Any]) -> DrillRequest:
-    """The order in a request's body. Invalid."""
+    """Parse the body of a drill request. Raises Invalid."""
     how, seconds, term, actor = body.get("how"), body.get("seconds"), body.get("term"), body.get("actor")
     if not isinstance(how, str) or how not in DRILLS:
         raise Invalid(f"how: expected one of {', '.join(DRILLS)}")
@@ -59,28 +59,31 @@ def parse_drill_request(body: Mapping[str, Any]) -> DrillRequest:
 def start_drill(
     master: Master,
     leader: Leader,
-    order: DrillRequest,
+    drill: DrillRequest,
     *,
     exit_process: Callable[[int], object] = os._exit,
     freeze_process: Callable[[float], object] = time.sleep,
 ) -> Drill:
-    """What is answered; a moment later this process ends, or stands still. Denied where drills are not allowed;
-    Conflict for another term, and while takeovers are paused; Unavailable when nobody could take over."""
+    """Schedule the drill and return the answer to the request; the fault follows 50 ms later.
+
+    Raises Denied if drills are not allowed, Conflict if the drill is for another term or takeovers are paused, and
+    Unavailable if there is no standby. Nothing is scheduled then.
+    """
     me, term = master.me.id, leader.fence.term
     if not master.drills_allowed:
-        raise Denied(f"{me} allows no drills: its masterd was started without --allow-drills; nothing has happened")
-    if order.term is not None and order.term != term.revision:
-        raise Conflict(f"{me} leads in term {term}, the drill was meant for {order.term}: nothing has happened")
+        raise Denied(f"{me} allows no drills: its masterd was started without --allow-drills; nothing was done")
+    if drill.term is not None and drill.term != term.revision:
+        raise Conflict(f"{me} leads in term {term}, the drill is for term {drill.term}: nothing was done")
     if master.cluster_view.paused is not None:
-        raise Conflict("takeovers are paused: nobody would take over (nodectl master resume)")
+        raise Conflict("takeovers are paused, so no standby would take over; resume them first (nodectl master resume)")
     if not standbys(master):
-        raise Unavailable("there is no standby: nobody would take over")
+        raise Unavailable("there is no standby that could take over; nothing was done")
     loop = asyncio.get_running_loop()
-    if order.how == "kill":
-        log.warning("drill, asked for by %s: this leader ends abruptly", order.actor)
+    if drill.how == "kill":
+        log.warning("drill requested by %s: this leader ends abruptly", drill.actor)
         loop.call_later(_ANSWER_S, exit_process, EXIT_CODE)
     else:
-        log.warning("drill, asked for by %s: this leader does nothing for %g s", order.actor, order.seconds)
-        loop.call_later(_ANSWER_S, freeze_process, order.seconds)
+        log.warning("drill requested by %s: this leader freezes for %g s", drill.actor, drill.seconds)
+        loop.call_later(_ANSWER_S, freeze_process, drill.seconds)
     epoch, revision = term
-    return {"master": me, "how": order.how, "seconds": order.seconds, "term": {"epoch": epoch, "revision": revision}}
+    return {"master": me, "how": drill.how, "seconds": drill.seconds, "term": {"epoch": epoch, "revision": revision}}

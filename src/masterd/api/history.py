@@ -1,6 +1,6 @@
-"""The history as people ask for it: commands from the journal, filtered, the newest or the oldest first.
+"""GET /v1/history: commands from the journal, filtered, newest or oldest first.
 
-Read from etcd in pages, so that a filter finds what it looks for however long ago that was, within bounds.
+The journal is read from etcd in pages, so that a filter also finds old commands, up to a bound for each answer.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ from nodestore.support.time_slices import TimeSlice
 
 _PAGE = 100
 _SCANNED_MAX = 20_000
-"""Commands looked at for one answer; who wants more goes on from `searched`."""
+"""Maximum number of commands scanned for one answer. A client continues from `searched`."""
 _GARBAGE_MAX = 5
 
 HistoryItem = CommandView | UnreadableCommands
 
 
 async def history(master: Master, request: web.Request) -> History:
-    """Commands from the journal: newest first, or, with `after`, oldest first from there on. `searched`: the last index
-    that was looked at."""
+    """Commands from the journal: newest first, or, with `after`, oldest first beyond that index. `searched` is the
+    last index that was scanned."""
     limit = min(query_number(request, "limit", 100, 1), HISTORY_MAX)
     after, before = query_number(request, "after", -1), query_number(request, "before", 0)
-    wanted, now = _filter(request), master.replica.index
-    found: list[HistoryItem] = []
+    matches, now = _filter(request), master.replica.index
+    items: list[HistoryItem] = []
     searched: int | None = None
-    pages = _onward(master, after + 1, now) if after >= 0 else _back(master, min(now, before - 1) if before else now)
+    newest = min(now, before - 1) if before else now
+    pages = _pages_forward(master, after + 1, now) if after >= 0 else _pages_backward(master, newest)
     async for searched, page in pages:
-        found += [item for item in page if wanted(item)]
-        if len(found) >= limit:
-            searched = found[limit - 1]["index"] or searched
+        items += [item for item in page if matches(item)]
+        if len(items) >= limit:
+            searched = items[limit - 1]["index"] or searched
             break
     return {
-        "entries": found[:limit], "first_retained": await _first_retained(master), "index": now, "searched": searched,
+        "entries": items[:limit], "first_retained": await _first_retained(master), "index": now, "searched": searched,
     }  # fmt: skip
 
 
-async def _back(master: Master, last: int) -> AsyncIterator[tuple[int, list[HistoryItem]]]:
-    """Pages from index `last` back, each with how far it reaches. None before the first command: there is nothing."""
+async def _pages_backward(master: Master, last: int) -> AsyncIterator[tuple[int, list[HistoryItem]]]:
+    """Pages from index `last` backward, newest first, each with the lowest index that it covers."""
     for _ in range(_SCANNED_MAX // _PAGE):
         if last < 1:
             return
@@ -61,8 +62,8 @@ async def _back(master: Master, last: int) -> AsyncIterator[tuple[int, list[Hist
         last = first - 1
 
 
-async def _onward(master: Master, first: int, last: int) -> AsyncIterator[tuple[int, list[HistoryItem]]]:
-    """Pages from index `first` on up to `last`, each with how far it reaches."""
+async def _pages_forward(master: Master, first: int, last: int) -> AsyncIterator[tuple[int, list[HistoryItem]]]:
+    """Pages from index `first` up to `last`, oldest first, each with the highest index that it covers."""
     for _ in range(_SCANNED_MAX // _PAGE):
         if first > last:
             return
@@ -72,36 +73,37 @@ async def _onward(master: Master, first: int, last: int) -> AsyncIterator[tuple[
 
 
 async def _page(master: Master, first: int, last: int) -> list[HistoryItem]:
-    """What the journal holds of these indexes, in their order; garbage is told as such."""
-    keys, turns = master.keys, TimeSlice()
-    told: list[HistoryItem] = []
+    """The commands of the journal with these indexes, in order. An unreadable entry becomes an item with `problem`."""
+    keys, time_slice = master.keys, TimeSlice()
+    items: list[HistoryItem] = []
     async for kv, entry in read_entries(master.etcd, keys, first, last):
         if isinstance(entry, Garbage):
-            if keys.entry(first) <= kv.key <= keys.entry(last):  # else another page tells of it
-                told.append({"index": None, "problem": str(entry)})
+            if keys.entry(first) <= kv.key <= keys.entry(last):  # else another page reports it
+                items.append({"index": None, "problem": str(entry)})
             continue
         for record in entry.commands:
             if first <= record.index <= last:
-                told.append(command_view(record, entry))
-                await turns.yield_if_used_up()
-    return told
+                items.append(command_view(record, entry))
+                await time_slice.yield_if_used_up()
+    return items
 
 
 def _filter(request: web.Request) -> Callable[[HistoryItem], bool]:
-    """Whether a command is asked for, by node, actor and name."""
+    """A predicate for the query's filters: node, actor and name of the command."""
     node, actor, name = (request.query.get(field) for field in ("node", "actor", "command"))
 
-    def wanted(item: HistoryItem) -> bool:
+    def matches(item: HistoryItem) -> bool:
         return (
             (node is None or affects_node(item, node))
             and (actor is None or item.get("actor") == actor)
             and (name is None or item.get("name") == name)
         )
 
-    return wanted
+    return matches
 
 
 async def _first_retained(master: Master) -> int | None:
+    """The lowest index in the journal; None if it is empty or its first five entries are unreadable."""
     oldest = await master.etcd.range(master.keys.journal, limit=_GARBAGE_MAX)
     for kv in oldest.kvs:
         with suppress(Garbage):

@@ -1,8 +1,8 @@
-"""Who answers what only the leader can: this masterd, or another one to which the request is passed on.
+"""Routes requests that only the leader can serve: handles them on this masterd, or forwards them to the leader.
 
-Leadership may change hands while a request is under way. One that was passed on to a master which dies or is replaced
-(it may be frozen, and answer never) is taken back and goes to the new one, if doing it twice does nothing: reads, and
-commands that carry ids. A client that has seen this masterd win may be quicker than this masterd itself.
+Leadership may change while a request is in progress. If a request was forwarded to a leader that dies, is frozen or is
+replaced, and the request is idempotent (a read, or commands with ids), it is sent again to the new leader. A client may
+learn that this masterd won a term before this masterd does.
 """
 
 from __future__ import annotations
@@ -24,45 +24,46 @@ from nodestore.support.waiting import set_within
 _ATTEMPTS_MAX = 5
 _REPLACEMENT_WAIT_S = 0.1
 _NO_LEADER_WAIT_S = 0.5
-"""For so long a request is held while nobody leads: a takeover takes less, and asking again and again would only slow
-it down."""
+"""How long a request is held while there is no leader. A takeover takes less, and repeated requests would slow it."""
 _FORWARDED_GRACE_S = 2.0
 _TERM_BEGIN_WAIT_S = 2.0
-"""For how long a request waits for a term that this masterd has won to begin, or for its takeover to be decided."""
+"""How long a request waits for a won term to begin, or for the outcome of this masterd's takeover attempt."""
 _ALL_WAITS_S = 4.0
-"""For all that waiting together: whoever passed the request on has not given up yet."""
+"""Limit of these waits together: less than the timeout of a masterd that forwarded the request."""
 
 
 class LeaderRouter:
-    """Of one masterd."""
+    """Decides for each request whether this masterd handles it or forwards it."""
 
     def __init__(self, master: Master, peers: PeerClient) -> None:
         self._master, self._peers = master, peers
 
     @property
     def leader_url(self) -> str | None:
-        """The leader's, as last seen."""
+        """URL of the leader, as the watch last showed it; None if there is none."""
         record = self._master.cluster_view.leader.record
         return record.urls[0] if record and record.urls else None
 
     async def leader_or_response(self, request: web.Request) -> Leader | web.StreamResponse:
-        """The leader role of this masterd, or what the leader elsewhere answered. NotLeader when there is none;
-        OutcomeUnknown when it changed while it had what must not be done twice."""
+        """This masterd's leader role, or the answer of the leader elsewhere.
+
+        Raises NotLeader if there is no leader, and OutcomeUnknown if the leader was replaced while it had a request
+        that is not idempotent.
+        """
         master = self._master
-        hope = (
-            master.cluster_view.paused is None and master.role_problem is None
-        )  # else whoever asks should hear of that at once
+        # If no takeover can be expected, the client should learn that at once instead of waiting.
+        takeover_expected = master.cluster_view.paused is None and master.role_problem is None
         begun = time.monotonic()
-        held_until, wait_until = begun + (_NO_LEADER_WAIT_S if hope else 0.0), begun + _ALL_WAITS_S
-        for turn in range(_ATTEMPTS_MAX):
-            if turn and disconnected(request):
-                break  # it may have asked another master by now, and without an id this would be done twice
+        held_until, wait_until = begun + (_NO_LEADER_WAIT_S if takeover_expected else 0.0), begun + _ALL_WAITS_S
+        for attempt in range(_ATTEMPTS_MAX):
+            if attempt and disconnected(request):
+                break  # the client may have sent it to another masterd; without an id it would be done twice
             with self._leadership_change() as changed:
                 leader = master.leader
                 if leader is not None and not leader.has_ended:
                     return leader
                 if leader is not None or self._is_recorded_leader or master.campaign.is_taking_over:
-                    # A client may see this masterd win before it does itself: the answer to its takeover is on its way.
+                    # A client may learn of the takeover before etcd's reply to it reaches this masterd.
                     await set_within(changed, min(_TERM_BEGIN_WAIT_S, wait_until - time.monotonic()))
                     continue
                 try:
@@ -71,88 +72,92 @@ class LeaderRouter:
                     if HOP_HEADER in request.headers or not await set_within(changed, held_until - time.monotonic()):
                         raise
                     continue
-                except (OutcomeUnknown, Unavailable):  # its connection broke: if it died, another is on its way
-                    soon_s = min(_NO_LEADER_WAIT_S, wait_until - time.monotonic()) if hope else 0.0
-                    if not await _is_repeatable(request) or not await set_within(changed, soon_s):
+                except (OutcomeUnknown, Unavailable):  # the connection broke: if the leader died, a takeover follows
+                    wait_s = min(_NO_LEADER_WAIT_S, wait_until - time.monotonic()) if takeover_expected else 0.0
+                    if not await _is_repeatable(request) or not await set_within(changed, wait_s):
                         raise
                     continue
                 if answer is not None and _is_not_leader(answer) and HOP_HEADER not in request.headers:
-                    soon = await set_within(
-                        changed, _REPLACEMENT_WAIT_S
-                    )  # it was replaced before it had begun with this
-                    if soon or turn + 1 < _ATTEMPTS_MAX:
+                    # The other masterd was replaced before it began with this request.
+                    replaced = await set_within(changed, _REPLACEMENT_WAIT_S)
+                    if replaced or attempt + 1 < _ATTEMPTS_MAX:
                         continue
             if answer is not None:
                 return answer
             if not await _is_repeatable(request):
-                raise OutcomeUnknown("the leader was replaced before it answered: this may have been done, or not")
-        raise NotLeader("leadership is changing hands; ask again in a moment", self.leader_url)
+                raise OutcomeUnknown(
+                    "the leader was replaced before it answered: the request may or may not have taken effect"
+                )
+        raise NotLeader("leadership is changing; try again in a moment", self.leader_url)
 
     async def run_on_leader(
         self, request: web.Request, act: Callable[[Leader], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """What `act` makes of the request here, or what the leader elsewhere answers. Where the term ends before
-        anything was done (LeadershipLost), the next leader gets it."""
-        for turn in range(_ATTEMPTS_MAX):
+        """Run `act` if this masterd leads, else return the answer of the leader elsewhere.
+
+        If `act` raises LeadershipLost because the term ended before it had any effect, the next leader gets the
+        request.
+        """
+        for attempt in range(_ATTEMPTS_MAX):
             leader = await self.leader_or_response(request)
             if isinstance(leader, web.StreamResponse):
                 return leader
             try:
                 return await act(leader)
             except LeadershipLost:
-                if not leader.has_ended or turn + 1 == _ATTEMPTS_MAX or disconnected(request):
+                if not leader.has_ended or attempt + 1 == _ATTEMPTS_MAX or disconnected(request):
                     raise
         raise AssertionError("unreachable")
 
     @property
     def _is_recorded_leader(self) -> bool:
-        """Whether `leader` names this masterd already, or still."""
+        """Whether the key `leader` names this masterd: its term has not begun yet, or has just ended."""
         record = self._master.cluster_view.leader.record
         return record is not None and record.id == self._master.me.id and record.host == self._master.me.host
 
     async def _forward(self, request: web.Request, changed: asyncio.Event) -> web.StreamResponse | None:
-        """What the leader answers; None when it is not the leader any more."""
+        """The leader's answer; None if it stopped being the leader before it answered."""
         master = self._master
-        passing = asyncio.create_task(
+        forwarding = asyncio.create_task(
             self._peers.forward(request, self.leader_url, master.me.id, master.problem_or_outage)
         )
         waiting = asyncio.create_task(changed.wait())
         try:
-            await asyncio.wait({passing, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if not passing.done() and not await _is_repeatable(request):
-                await asyncio.wait(
-                    {passing}, timeout=_FORWARDED_GRACE_S
-                )  # a switchover, say, is answered by the old leader
-            return passing.result() if passing.done() else None
+            await asyncio.wait({forwarding, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not forwarding.done() and not await _is_repeatable(request):
+                # The old leader may still answer: a switchover is answered after the change of leader.
+                await asyncio.wait({forwarding}, timeout=_FORWARDED_GRACE_S)
+            return forwarding.result() if forwarding.done() else None
         finally:
-            passing.cancel()
+            forwarding.cancel()
             waiting.cancel()
-            await asyncio.gather(passing, waiting, return_exceptions=True)
+            await asyncio.gather(forwarding, waiting, return_exceptions=True)
 
     @contextmanager
     def _leadership_change(self) -> Iterator[asyncio.Event]:
-        """Set once somebody else leads, or this masterd does, or its takeover that is under way is decided."""
+        """An event that is set when the key `leader` changes, this masterd's role changes, or the takeover attempt
+        that is in progress now ends."""
         master, changed = self._master, asyncio.Event()
-        board, before, role = master.cluster_view, master.cluster_view.leader.revision, master.leader
-        trying = master.campaign.is_taking_over
+        view, revision, role = master.cluster_view, master.cluster_view.leader.revision, master.leader
+        was_taking_over = master.campaign.is_taking_over
 
-        def look() -> None:
+        def check() -> None:
             if (
-                board.leader.revision != before
+                view.leader.revision != revision
                 or master.leader is not role
-                or (trying and not master.campaign.is_taking_over)
+                or (was_taking_over and not master.campaign.is_taking_over)
             ):
                 changed.set()
 
-        stop = board.subscribe(look)
+        unsubscribe = view.subscribe(check)
         try:
             yield changed
         finally:
-            stop()
+            unsubscribe()
 
 
 def _is_not_leader(answer: web.StreamResponse) -> bool:
-    """Whether the other masterd says that it does not lead, and has done nothing."""
+    """Whether the other masterd answered that it is not the leader, so that the request had no effect."""
     if answer.status != NotLeader.status or not isinstance(answer, web.Response) or not isinstance(answer.body, bytes):
         return False
     return any(f'"{code}"'.encode() in answer.body for code in (NotLeader.code, LeadershipLost.code))
@@ -164,6 +169,7 @@ def disconnected(request: web.Request) -> bool:
 
 
 async def _is_repeatable(request: web.Request) -> bool:
+    """Whether the request is idempotent: a read, or commands that all carry ids."""
     if request.method == "GET":
         return True
     if request.path != "/v1/commands":

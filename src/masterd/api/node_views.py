@@ -1,4 +1,4 @@
-"""What the API says of nodes, masters and problems, from memory. Pure."""
+"""Views of nodes and commands for the API's answers, computed from memory. Pure."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def _document(state: State, path: str | None) -> dict[str, Any] | None:
 
 
 def node_problem(mark: SpecMark | None, status: Status | None, alive: Alive | None) -> str | None:
-    """Why a node is not what it must be, in a few words; None when it is."""
+    """Why a node has not converged, in a few words; None if it has."""
     if alive is None:
         return "no noded has ever reported" if status is None else "down: no noded is connected"
     if status is None:
         return "its noded has not reported yet"
-    wanted = mark.generation if mark else 0
+    desired = mark.generation if mark else 0
     if status.error:
         return f"{status.phase}: {status.error}"
-    if mark is not None and status.observed_generation < wanted:
-        return f"at generation {status.observed_generation}, on its way to {wanted}"
+    if mark is not None and status.observed_generation < desired:
+        return f"at generation {status.observed_generation}, on its way to {desired}"
     if mark is not None and status.phase != "ready":
         return f"{status.phase}: {status.reason}" if status.reason else status.phase
     return None
@@ -71,11 +71,11 @@ def node_views(
     alive: Mapping[str, Alive],
     application: Application,
 ) -> list[NodeView]:
-    """All configured nodes, in the inventory's order."""
+    """The views of all configured nodes, in the inventory's order."""
     return [node_view(name, inventory, state, statuses, alive, application) for name in inventory.nodes]
 
 
 def command_view(record: CommandRecord, entry: Entry) -> CommandView:
-    """A command of the journal, with whose term it was committed in."""
+    """A command of the journal, with the term in which it was committed."""
     fields = record.model_dump(mode="json", exclude_defaults=True)
     return cast(CommandView, {**fields, "epoch": entry.epoch, "term": entry.term})

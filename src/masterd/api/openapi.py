@@ -1,4 +1,4 @@
-"""The OpenAPI document. Its schemas have the names of the types in nodestore.schema.api_types, which define them."""
+"""The OpenAPI document of the HTTP API. The types in nodestore.schema.api_types define its schemas and their names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INDEX: JsonObject = {"type": "integer", "minimum": 0, "maximum": INDEX_MAX}
 
 
 def document(application: Application) -> JsonObject:
-    """OpenAPI 3.1 of the API, with the commands of this application."""
+    """The OpenAPI 3.1 document of the API, with the commands of `application`."""
     paths = _paths()
     arguments = {name: command.arguments for name, command in application.commands().items()}
     return {
@@ -26,7 +26,8 @@ def document(application: Application) -> JsonObject:
         "info": {
             "title": "nodectl master",
             "version": __version__,
-            "description": "The master of one cluster. Any masterd answers; what only the leader can do is passed on.",
+            "description": "The HTTP API of a cluster's masterds. Any masterd answers; it forwards to the leader what "
+            "only the leader can serve.",
         },
         "paths": paths,
         "components": {"schemas": schemas(_referenced(paths), arguments)},
@@ -34,7 +35,7 @@ def document(application: Application) -> JsonObject:
 
 
 def _referenced(paths: JsonObject) -> list[str]:
-    """The names of the schemas that the paths refer to."""
+    """Names of the schemas to which the paths refer."""
     return sorted(set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(paths))))
 
 
@@ -45,7 +46,7 @@ _PROBLEM = {
 _CONSISTENCY = {
     "name": "consistency",
     "in": "query",
-    "description": "local: what this masterd has in memory; linearizable: includes all that was acknowledged before",
+    "description": "local: from this masterd's memory; linearizable: includes every command acknowledged before",
     "schema": {**_TEXT, "enum": list(get_args(Consistency)), "default": "linearizable"},
 }
 
@@ -55,7 +56,7 @@ def _json(schema: JsonObject) -> JsonObject:
 
 
 def _responses(schema: JsonObject) -> JsonObject:
-    return {"200": {"description": "as asked for", **_json(schema)}, "default": _PROBLEM}
+    return {"200": {"description": "success", **_json(schema)}, "default": _PROBLEM}
 
 
 def _local(summary: str, answer: str) -> JsonObject:
@@ -69,18 +70,19 @@ def _get(summary: str, answer: str, *parameters: JsonObject) -> JsonObject:
 
 
 def _stream(summary: str, data: dict[str, str], *parameters: JsonObject) -> JsonObject:
-    """A stream that does not end until either side closes it. `data`: by event, the type of its data."""
-    shapes = {event: ref(kind) for event, kind in data.items()}  # OpenAPI 3.1 has no place for them
+    """An operation that streams events until either side closes the connection. `data`: by event, the type of its
+    data."""
+    shapes = {event: ref(kind) for event, kind in data.items()}  # an extension: OpenAPI 3.1 cannot describe events
     events = {
-        "description": "events until either side closes: " + ", ".join(data),
+        "description": "events until either side closes the connection: " + ", ".join(data),
         "content": {"text/event-stream": {"schema": _TEXT, "x-event-data": shapes}},
     }
     return {"get": {"summary": summary, "parameters": [*parameters], "responses": {"200": events, "default": _PROBLEM}}}
 
 
 def _write(method: str, summary: str, body: JsonObject, answer: JsonObject) -> JsonObject:
-    asked = {"required": True, **_json(body)}
-    return {method: {"summary": summary, "requestBody": asked, "responses": _responses(answer)}}
+    request = {"required": True, **_json(body)}
+    return {method: {"summary": summary, "requestBody": request, "responses": _responses(answer)}}
 
 
 def _delete(summary: str, answer: JsonObject, *parameters: JsonObject) -> JsonObject:
@@ -96,14 +98,14 @@ def _in_path(name: str) -> JsonObject:
 
 
 _EVENT = {**_TEXT, "pattern": r"^([0-9]{1,16}\.)?[0-9]{1,16}$"}
-_LIMIT = _query("limit", {**_INDEX, "minimum": 1}, "at most so many; more than 1,000 are not given at once")
+_LIMIT = _query("limit", {**_INDEX, "minimum": 1}, "maximum number of items; an answer holds at most 1,000")
 
 
 def _paths() -> JsonObject:
     return {
         "/v1/health": _local("this masterd's role and index", "Health"),
-        "/v1/leader": _get("who leads", "Leader"),
-        "/v1/masters": _get("every masterd that could lead", "Masters"),
+        "/v1/leader": _get("the leader", "Leader"),
+        "/v1/masters": _get("all candidates", "Masters"),
         "/v1/members": _get("the members of etcd", "Members"),
         "/v1/nodes": _get("all nodes", "Nodes"),
         "/v1/nodes/{node}": _get("one node", "NodeView", _in_path("node")),
@@ -117,23 +119,23 @@ def _paths() -> JsonObject:
             {"anyOf": [ref("Outcome"), ref("Outcomes")]},
         ),
         "/v1/history": _get(
-            "commands from the journal: the newest first, or with `after` the oldest first from there on",
+            "commands from the journal: newest first, or with `after` oldest first beyond that index",
             "History",
             _LIMIT,
             _query("after", _INDEX, "only commands with a greater index"),
             _query("before", _INDEX, "only commands with a smaller index; 0: all"),
-            _query("node", _TEXT, "only commands that changed what this node must be, or are about an action of it"),
-            _query("actor", _TEXT, "only commands of this author"),
+            _query("node", _TEXT, "only commands that changed this node's spec, or concern one of its actions"),
+            _query("actor", _TEXT, "only commands of this actor"),
             _query("command", _TEXT, "only commands of this name"),
         ),
-        "/v1/terms": _get("who led since when, and why", "Terms"),
+        "/v1/terms": _get("the terms: which masterd led, since when and why; newest first", "Terms"),
         "/v1/events": _stream(
-            "the journal as it grows (text/event-stream)",
+            "the commands of the journal as they are committed (text/event-stream)",
             {"command": "CommandView", "gone": "GoneEvent"},
-            _query("after", _EVENT, "the id of the last event that is known, or an index"),
+            _query("after", _EVENT, "the id of the last event that the client has, or an index"),
         ),
         "/v1/live": _stream(
-            "who is there, as it changes (text/event-stream)",
+            "the leader, the masterds, the pause and the nodes, as they change (text/event-stream)",
             {"leader": "LeaderEvent", "masters": "MastersEvent", "paused": "PausedEvent", "nodes": "NodesEvent"},
         ),
         "/v1/snapshots": {
@@ -149,18 +151,18 @@ def _paths() -> JsonObject:
             **_get("the configuration as written and as adopted", "Config"),
             **_write("put", "write a configuration", ref("ConfigRequest"), ref("ConfigVersion")),
         },
-        "/v1/status": _get("one screen: everything, and what is wrong", "Overview"),
+        "/v1/status": _get("the state of the whole cluster, with all its problems", "Overview"),
         "/v1/leader/switchover": _write(
-            "post", "hand leadership to a standby", ref("SwitchoverRequest"), ref("Switchover")
+            "post", "hand leadership over to a standby", ref("SwitchoverRequest"), ref("Switchover")
         ),
         "/v1/drill": _write(
             "post",
-            "kill or freeze the leader on purpose, if its masterd was started with --allow-drills",
+            "kill or freeze the leader, if its masterd was started with --allow-drills",
             ref("DrillRequest"),
             ref("Drill"),
         ),
         "/v1/paused": {
-            **_local("whether takeovers are paused: an empty object when they are not", "PausedOrNot"),
+            **_local("whether takeovers are paused: an empty object if they are not", "PausedOrNot"),
             **_write("put", "pause takeovers", ref("PauseRequest"), ref("Paused")),
             **_delete("resume takeovers", ref("Empty")),
         },

@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): how an error of ours travels over HTTP."""
+"""Problem documents (RFC 9457): how the HTTP API reports errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTENT_TYPE = "application/problem+json"
 
 
 def problem_of(error: NodectlError, leader_url: str | None = None) -> Problem:
-    """The members of the document; `code` is what programs go by, `detail` what people read."""
+    """The problem document of `error`: `code` is for programs, `detail` for people."""
     title = (type(error).__doc__ or "").split(":")[0].split(".")[0]
     problem: Problem = {
         "type": f"urn:nodectl:problem:{error.code}",
@@ -28,6 +28,7 @@ def problem_of(error: NodectlError, leader_url: str | None = None) -> Problem:
 
 
 def problem_response(error: NodectlError, leader_url: str | None = None) -> web.Response:
+    """The response that reports `error`; `leader_url` is the URL of the leader, if it is known."""
     headers = {"Retry-After": "1"} if error.status == 503 else None
     return web.Response(
         body=dumps(problem_of(error, leader_url)), status=error.status, content_type=CONTENT_TYPE, headers=headers
@@ -35,7 +36,8 @@ def problem_response(error: NodectlError, leader_url: str | None = None) -> web.
 
 
 def http_problem(request: web.Request, error: web.HTTPException) -> web.Response:
-    """What aiohttp itself refuses (no such path, no such method, a body that is too large), with its own status."""
+    """The response to a request that aiohttp refuses: an unknown path or method, or a body that is too large. It keeps
+    aiohttp's status."""
     kind: type[NodectlError] = {404: NotFound, 413: TooLarge}.get(error.status, Invalid)
     refused = problem_of(kind(f"{request.method} {request.path}: {error.reason}")) | {"status": error.status}
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None

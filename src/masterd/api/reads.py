@@ -1,4 +1,7 @@
-"""The answers to reads. Each takes the master and the request and returns JSON; consistency is the caller's matter."""
+"""Handlers of reads. Each returns the JSON answer to a request, from memory or etcd.
+
+The caller ensures consistency: for a linearizable read it confirms the term before it calls the handler.
+"""
 
 from __future__ import annotations
 
@@ -19,29 +22,31 @@ from nodestore.schema.models import ConfigRecord, Manifest, TermRecord, decode
 
 HISTORY_MAX = 1_000
 _TERMS_MAX = 1_000
-_SOON_S = 0.7
+_STATUS_WAIT_S = 0.7
+"""How long a status waits for etcd: its client waits no longer than a second."""
 
 
 async def leader(master: Master, _: web.Request) -> api_types.Leader:
-    """Who leads."""
-    seen = master.cluster_view.leader
-    if seen.record is None:
+    """The leader and its term. Raises Unavailable if there is none."""
+    current = master.cluster_view.leader
+    if current.record is None:
         raise Unavailable(
-            "nobody leads just now"
+            "there is no leader at the moment"
             + (f"; {master.me.id}: {master.problem_or_outage}" if master.problem_or_outage else "")
         )
-    if master.leader is not None and seen.revision < master.leader.fence.term.revision:
-        raise Unavailable(f"{master.me.id} has just taken over; ask again in a moment")  # our watch lags behind
-    record = seen.record
+    if master.leader is not None and current.revision < master.leader.fence.term.revision:
+        # The watch still shows the previous leader.
+        raise Unavailable(f"{master.me.id} has just taken over; try again in a moment")
+    record = current.record
     epoch = master.leader.fence.term.epoch if master.leader is not None else master.cluster_view.epoch
     if epoch is None and (garbage := master.cluster_view.garbage.get(master.keys.epoch)):
-        raise Unavailable(f"nobody can lead: {garbage}")
+        raise Unavailable(f"no masterd can lead: {garbage}")
     return {
         "id": record.id,
         "host": record.host,
         "url": record.urls[0] if record.urls else "",
         "urls": list(record.urls),
-        "term": {"epoch": epoch, "revision": seen.revision},
+        "term": {"epoch": epoch, "revision": current.revision},
         "nonce": record.nonce,
         "since": record.since,
         "cause": record.cause,
@@ -57,7 +62,7 @@ def _leader_id(master: Master) -> str | None:
 
 
 async def masters(master: Master, _: web.Request) -> api_types.Masters:
-    """Every masterd that could lead."""
+    """All candidates."""
     views = master_views(master.cluster_view.candidates.items, _leader_id(master))
     for view in views:
         if view["id"] == master.me.id:
@@ -66,11 +71,11 @@ async def masters(master: Master, _: web.Request) -> api_types.Masters:
 
 
 def standbys(master: Master) -> list[MasterView]:
-    """Those that could take over, the best first."""
+    """The other candidates, in order of rank: the first one takes over first."""
     views = master_views(master.cluster_view.candidates.items, _leader_id(master))
-    best = [candidate.id for candidate in by_rank(master.cluster_view.candidates.items.values())]
+    ranking = [candidate.id for candidate in by_rank(master.cluster_view.candidates.items.values())]
     others = [view for view in views if view["id"] != master.me.id]
-    return sorted(others, key=lambda view: best.index(view["id"]))
+    return sorted(others, key=lambda view: ranking.index(view["id"]))
 
 
 async def members(master: Master, _: web.Request) -> api_types.Members:
@@ -78,36 +83,36 @@ async def members(master: Master, _: web.Request) -> api_types.Members:
     return {"members": await member_views(master.maintenance)}
 
 
-def _views(master: Master) -> list[NodeView]:
-    board, state = master.cluster_view, master.replica.state
-    return node_views(state.inventory, state, board.status.items, board.alive.items, master.application)
+def _node_views(master: Master) -> list[NodeView]:
+    view, state = master.cluster_view, master.replica.state
+    return node_views(state.inventory, state, view.status.items, view.alive.items, master.application)
 
 
 async def nodes(master: Master, _: web.Request) -> api_types.Nodes:
     """All configured nodes."""
-    return {"nodes": _views(master), "index": master.replica.index}
+    return {"nodes": _node_views(master), "index": master.replica.index}
 
 
 async def node(master: Master, request: web.Request) -> NodeView:
-    """One node."""
-    name, board, state = request.match_info["node"], master.cluster_view, master.replica.state
+    """One node. Raises NotFound if it is not configured."""
+    name, view, state = request.match_info["node"], master.cluster_view, master.replica.state
     if name not in state.inventory.nodes:
         raise NotFound(f"there is no node {name!r} in the configuration")
-    return node_view(name, state.inventory, state, board.status.items, board.alive.items, master.application)
+    return node_view(name, state.inventory, state, view.status.items, view.alive.items, master.application)
 
 
 async def documents(master: Master, request: web.Request) -> api_types.Documents:
-    """Documents by prefix."""
+    """The documents whose paths begin with the prefix of the query."""
     state, prefix = master.replica.state, request.query.get("prefix", "")
-    found = {path: state.documents[path] for path in state.paths(prefix)}
+    selected = {path: state.documents[path] for path in state.paths(prefix)}
     return {
         "index": state.index,
-        "documents": {path: {"index": doc.index, "document": doc.value} for path, doc in found.items()},
+        "documents": {path: {"index": doc.index, "document": doc.value} for path, doc in selected.items()},
     }
 
 
 async def document(master: Master, request: web.Request) -> api_types.Document:
-    """One document."""
+    """One document. Raises NotFound if there is none."""
     path = request.match_info["path"]
     doc = master.replica.state.documents.get(path)
     if doc is None:
@@ -116,12 +121,12 @@ async def document(master: Master, request: web.Request) -> api_types.Document:
 
 
 async def config(master: Master, _: web.Request) -> api_types.Config:
-    """The configuration as written, as adopted, and why it is not adopted."""
-    board, adopted = master.cluster_view, master.replica.state.adopted
-    current, problem = current_of(board.config)
+    """The configuration as written, as adopted, and why the written one is not adopted."""
+    view, adopted = master.cluster_view, master.replica.state.adopted
+    current, problem = current_of(view.config)
     rejected = master.leader.config_rejection if master.leader is not None else None
-    if rejected is not None and (board.config is None or board.config.mod_revision != rejected[0]):
-        rejected = None  # it was an earlier one
+    if rejected is not None and (view.config is None or view.config.mod_revision != rejected[0]):
+        rejected = None  # it concerns an earlier configuration
     return {
         "current": None if current is None else current.model_dump(mode="json"),
         "version": await _config_version(master),
@@ -135,7 +140,8 @@ async def config(master: Master, _: web.Request) -> api_types.Config:
 
 
 async def _config_version(master: Master) -> int:
-    """The one to compare with when a new one is applied; a local read must not fail because etcd is away."""
+    """The version with which the next `apply` must be compared. While etcd does not answer, the adopted version, as a
+    local read must not fail because of an outage."""
     try:
         return await version_of(master.etcd, master.keys, master.cluster_view.config)
     except Unavailable:
@@ -144,7 +150,7 @@ async def _config_version(master: Master) -> int:
 
 
 def manifest_json(manifest: Manifest) -> api_types.Snapshot:
-    """A snapshot as people see it."""
+    """The view of a snapshot in the API's answers."""
     return {
         "snapshot": f"{manifest.index:016d}-{manifest.nonce}",
         "name": manifest.name,
@@ -156,13 +162,13 @@ def manifest_json(manifest: Manifest) -> api_types.Snapshot:
 
 
 async def snapshots(master: Master, _: web.Request) -> api_types.Snapshots:
-    """All snapshots, newest first; those with a name are kept until deleted."""
-    found = await master.replica.snapshots.manifests()
-    return {"snapshots": [manifest_json(manifest) for manifest in found.values()]}
+    """All snapshots, newest first. Those with a name are kept until they are deleted."""
+    manifests = await master.replica.snapshots.manifests()
+    return {"snapshots": [manifest_json(manifest) for manifest in manifests.values()]}
 
 
 async def snapshot(master: Master, request: web.Request) -> api_types.SnapshotContent:
-    """One snapshot with its documents."""
+    """One snapshot with its documents. Raises NotFound if there is none."""
     full, manifest = await master.replica.snapshots.find(request.match_info["name"])
     return {**manifest_json(manifest), "documents": await master.replica.snapshots.read_documents(full)}
 
@@ -170,56 +176,58 @@ async def snapshot(master: Master, request: web.Request) -> api_types.SnapshotCo
 async def config_history(master: Master, request: web.Request) -> api_types.ConfigHistory:
     """The configurations that were applied, newest first."""
     limit = min(query_number(request, "limit", 50, 1), HISTORY_MAX)
-    found = await master.etcd.range(master.keys.config_history, timeout_s=5.0)
-    told: list[api_types.ConfigRecord | api_types.UnreadableConfig] = []
-    for kv in found.kvs:
+    stored = await master.etcd.range(master.keys.config_history, timeout_s=5.0)
+    versions: list[api_types.ConfigRecord | api_types.UnreadableConfig] = []
+    for kv in stored.kvs:
         try:
-            told.append(decode(ConfigRecord, kv.value, kv.key).model_dump(mode="json"))
+            versions.append(decode(ConfigRecord, kv.value, kv.key).model_dump(mode="json"))
         except Garbage as error:
-            told.append({"version": None, "problem": str(error)})
-    return {"versions": list(reversed(told))[:limit]}
+            versions.append({"version": None, "problem": str(error)})
+    return {"versions": list(reversed(versions))[:limit]}
 
 
 async def terms(master: Master, _: web.Request) -> api_types.Terms:
-    """Who led since when, and why: newest first."""
-    found = await master.etcd.range(master.keys.terms, limit=_TERMS_MAX)
-    told: list[api_types.TermView | api_types.UnreadableTerm] = []
-    for kv in found.kvs:
+    """The terms that are kept, with the reason for each takeover; newest first."""
+    stored = await master.etcd.range(master.keys.terms, limit=_TERMS_MAX)
+    views: list[api_types.TermView | api_types.UnreadableTerm] = []
+    for kv in stored.kvs:
         try:
             record = decode(TermRecord, kv.value, kv.key)
         except Garbage as error:
-            told.append({"revision": kv.create_revision, "problem": str(error)})
+            views.append({"revision": kv.create_revision, "problem": str(error)})
             continue
-        told.append(cast(api_types.TermView, {**record.model_dump(mode="json"), "revision": kv.create_revision}))
-    return {"terms": sorted(told, key=lambda item: -item["revision"])}
+        views.append(cast(api_types.TermView, {**record.model_dump(mode="json"), "revision": kv.create_revision}))
+    return {"terms": sorted(views, key=lambda item: -item["revision"])}
 
 
 async def status(master: Master, request: web.Request) -> api_types.Overview:
-    """One screen: everything, and what is wrong."""
-    board = master.cluster_view
-    shown = _views(master)
-    etcd, audited = await asyncio.gather(_members_soon(master), master.store_audit.find_problems(_SOON_S))
-    known = (await masters(master, request))["masters"]
+    """The state of the whole cluster, with all its problems."""
+    paused = master.cluster_view.paused
+    node_list = _node_views(master)
+    member_list, unreadable = await asyncio.gather(
+        _members_or_error(master), master.store_audit.find_problems(_STATUS_WAIT_S)
+    )
+    master_list = (await masters(master, request))["masters"]
     return {
         "cluster": master.keys.cluster,
         "leader": await _leader_or_none(master, request),
-        "masters": known,
-        "members": etcd,
-        "nodes": shown,
+        "masters": master_list,
+        "members": member_list,
+        "nodes": node_list,
         "config": await config(master, request),
-        "paused": None if board.paused is None else board.paused.model_dump(mode="json"),
+        "paused": None if paused is None else paused.model_dump(mode="json"),
         "index": master.replica.index,
-        "problems": [*_problems(master, shown, etcd, known), *_garbage_problems(master, audited)],
+        "problems": [*_problems(master, node_list, member_list, master_list), *_garbage_problems(master, unreadable)],
     }
 
 
-async def _members_soon(master: Master) -> list[MemberView | SilentEtcd]:
-    """This screen is wanted most when etcd is ill, and whoever asks waits no longer than a second."""
+async def _members_or_error(master: Master) -> list[MemberView | SilentEtcd]:
+    """The members of etcd, or one item with the error, as the status matters most while etcd is faulty."""
     try:
-        async with asyncio.timeout(_SOON_S):
+        async with asyncio.timeout(_STATUS_WAIT_S):
             return [*await member_views(master.maintenance)]
     except TimeoutError:
-        error = f"etcd does not say within {_SOON_S:g} s who its members are"
+        error = f"etcd did not list its members within {_STATUS_WAIT_S:g} s"
     except Unavailable as unavailable:
         error = str(unavailable)
     return [{"name": "?", "endpoint": "", "healthy": False, "leader": False, "error": error}]
@@ -233,47 +241,55 @@ async def _leader_or_none(master: Master, request: web.Request) -> api_types.Lea
 
 
 def _problems(
-    master: Master, shown: list[NodeView], etcd: list[MemberView | SilentEtcd], known: list[MasterView]
+    master: Master,
+    node_list: list[NodeView],
+    member_list: list[MemberView | SilentEtcd],
+    master_list: list[MasterView],
 ) -> list[str]:
-    problems = [f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in etcd if not item["healthy"]]
-    well = sum(1 for item in etcd if counts_toward_quorum(item))
-    if 2 * well <= len(etcd) and master.maintenance.refusal is None:
+    """One line for each problem of the cluster, for operators."""
+    problems = [
+        f"etcd member {member['name']}: {member['error'] or 'not healthy'}"
+        for member in member_list
+        if not member["healthy"]
+    ]
+    healthy = sum(1 for member in member_list if counts_toward_quorum(member))
+    if 2 * healthy <= len(member_list) and master.maintenance.refusal is None:
         problems.insert(
-            0, f"etcd has no quorum, {well} of {len(etcd)} members are well: nothing can be changed until it has"
+            0, f"etcd has no quorum, {healthy} of {len(member_list)} members are healthy: nothing can be changed"
         )
     expected = master.replica.state.inventory.masters
-    present = {item["id"] for item in known}
+    present = {item["id"] for item in master_list}
     problems += [f"master {name}: down" for name in expected if name not in present]
-    problems += [f"node {view['name']}: {view['problem']}" for view in shown if view["problem"] is not None]
-    warned = ((view["name"], view["status"]["warning"]) for view in shown if view["status"])
-    problems += [f"node {name}: {warning}" for name, warning in warned if warning]
-    named = master.cluster_view.leader.record
-    if master.leader is None and (named is None or named.id == master.me.id):
-        problems.append("nobody leads: commands are not taken")
+    problems += [f"node {view['name']}: {view['problem']}" for view in node_list if view["problem"] is not None]
+    warnings = ((view["name"], view["status"]["warning"]) for view in node_list if view["status"])
+    problems += [f"node {name}: {warning}" for name, warning in warnings if warning]
+    recorded = master.cluster_view.leader.record
+    if master.leader is None and (recorded is None or recorded.id == master.me.id):
+        problems.append("there is no leader: commands are not accepted")
     if master.leader is not None and master.leader.config_rejection is not None:
         problems.append(f"the configuration is not adopted: {master.leader.config_rejection[1]}")
     if master.cluster_view.paused is not None:
-        problems.append("takeovers are paused: nobody takes over by itself (nodectl master resume)")
+        problems.append("takeovers are paused: no standby takes over by itself (nodectl master resume)")
     if master.problem_or_outage is not None:
         problems.append(f"master {master.me.id}: {master.problem_or_outage}")
     if master.placement.problem is not None:
         problems.append(f"master {master.me.id}: {master.placement.problem}")
     if len(present) < 2:
-        problems.append("no standby: nobody could take over")
+        problems.append("no standby: if the leader dies, no masterd can take over")
     return problems
 
 
-def _garbage_problems(master: Master, audited: dict[str, str]) -> list[str]:
-    """What is unreadable, by the watches (now) and by the audit (lately)."""
+def _garbage_problems(master: Master, unreadable: dict[str, str]) -> list[str]:
+    """One line for each malformed key, as the watches show it now or the most recent scan found it."""
     vital = (master.keys.epoch, master.keys.head)
     return [
-        f"nothing can be committed: {text}" if key in vital else f"garbage passed over: {text}"
-        for key, text in {**audited, **master.cluster_view.garbage}.items()
+        f"nothing can be committed: {text}" if key in vital else f"malformed key ignored: {text}"
+        for key, text in {**unreadable, **master.cluster_view.garbage}.items()
     ]
 
 
 def query_number(request: web.Request, name: str, default: int, least: int = 0) -> int:
-    """The number in the query under `name`. Invalid when it is none."""
+    """The number in the query under `name`, or `default`. Raises Invalid if it is not a whole number from `least`."""
     text = request.query.get(name)
     if text is None:
         return default
@@ -281,8 +297,8 @@ def query_number(request: web.Request, name: str, default: int, least: int = 0) 
 
 
 def parse_number(name: str, text: str, least: int = 0) -> int:
-    """The number in a query. Invalid when it is none, or could be no index: Python itself refuses to read thousands of
-    digits, and etcd takes a limit of 0 as none at all."""
+    """Parse a number of a query. Raises Invalid if it is not a whole number from `least` to the highest index."""
+    # Python raises for thousands of digits, and etcd treats a limit of 0 as no limit.
     if not text.isascii() or not text.isdigit() or len(text) > len(str(INDEX_MAX)) or int(text) < least:
         raise Invalid(f"{name}: expected a whole number from {least} to {INDEX_MAX}, got {text[:40]!r}")
     return int(text)

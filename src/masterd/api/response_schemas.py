@@ -1,6 +1,7 @@
-"""JSON Schemas of what the HTTP API takes and answers, generated from nodestore.schema.api_types, for openapi.py alone.
+"""JSON Schemas of the API's requests and answers, generated from nodestore.schema.api_types for openapi.py.
 
-What must be there is `required`; answers may hold more. Bodies are checked in api.py, by hand, on the hot route.
+Fields that are always present are `required`. Answers may hold more fields. Request bodies are checked by hand in
+routes.py, as a model per command would slow down the hot route.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ _REF = "#/components/schemas/{model}"
 
 
 def ref(name: str) -> Schema:
-    """A reference to the schema of the type `name`."""
+    """A reference to the schema of the type `name` in nodestore.schema.api_types."""
     return {"$ref": _REF.format(model=name)}
 
 
 def schemas(names: Iterable[str], arguments: Mapping[str, type[BaseModel]]) -> dict[str, Schema]:
-    """By name: schemas of these types of api_types, of all that they hold, and of each command's arguments.
+    """By name: the schemas of these types of api_types, of the types they contain, and of each command's arguments.
 
-    Fields that have a default may be missing, in requests and in answers. The API's names win over an application's.
+    Fields with a default are optional, in requests and in answers. If a model of the application has the name of a
+    type of the API, the API's type wins.
     """
-    ours = _definitions([getattr(api_types, name) for name in names])
-    _describe_commands(ours["Command"], arguments)
-    return _definitions(arguments.values()) | ours
+    own = _definitions([getattr(api_types, name) for name in names])
+    _describe_commands(own["Command"], arguments)
+    return _definitions(arguments.values()) | own
 
 
 def _definitions(kinds: Iterable[Any]) -> dict[str, Schema]:
@@ -39,7 +41,7 @@ def _definitions(kinds: Iterable[Any]) -> dict[str, Schema]:
 
 
 def _describe_commands(command: Schema, arguments: Mapping[str, type[BaseModel]]) -> None:
-    """Which commands there are, and the schema of each one's arguments."""
+    """Add the names of the application's commands, and of the schema of each one's arguments, to `command`."""
     shapes = "; ".join(f"{name}: {model.__name__}" for name, model in sorted(arguments.items()))
     command["properties"]["name"]["examples"] = sorted(arguments)
     command["properties"]["args"]["description"] = shapes

@@ -1,8 +1,8 @@
-"""The HTTP API: routes, consistency, and passing on what only the leader can do.
+"""The HTTP API: routes, consistency of reads, and forwarding of requests that only the leader can serve.
 
-A standby answers local reads and passes the rest on to the leader: one hop, never two (`Nodectl-Hop`).
-The hot route is POST /v1/commands: its body is read by pydantic-core's JSON parser straight into requests, without
-a model per command, and its answer is written the same way.
+A standby answers local reads and forwards the rest to the leader: one hop, never two (`Nodectl-Hop`).
+The hot route is POST /v1/commands. pydantic-core's JSON parser reads its body straight into requests, without a model
+per command, and its answer is encoded the same way.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ log = logging.getLogger(__name__)
 BODY_BYTES_MAX = 16 << 20
 _COMMIT_S = 10.0
 _TAKEOVER_ORDER_TIMEOUT_S = 2.0
-"""To obey an order to take over, besides the wait for a masterd that is becoming a standby. Who gave it waits longer
-than both."""
+"""Time limit of a takeover that the leader requests, not counting the wait for this masterd to become a standby. The
+leader waits longer than both."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
-    """The routes of one masterd."""
+    """The web application with all routes of one masterd."""
 
     def __init__(self, master: Master) -> None:
         self._master = master
         self._peers, self._heartbeats = PeerClient(), Heartbeats(master)
         self._leader_router = LeaderRouter(master, self._peers)
         self._configuration = Configuration(master.etcd, master.keys)
-        self._described: dict[str, Any] | None = None
+        self._openapi_document: dict[str, Any] | None = None
         self.app = web.Application(middlewares=[self._errors_to_problems], client_max_size=BODY_BYTES_MAX)
         add = self.app.router.add_route
         for method, path, handler in self._routes():
@@ -108,7 +108,7 @@ class Api:
 
     @web.middleware
     async def _errors_to_problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Errors become problem documents; nobody ever sees a traceback."""
+        """Turn every error into a problem document. A traceback goes to the log only."""
         try:
             return await handler(request)
         except NodectlError as error:
@@ -123,38 +123,40 @@ class Api:
             raise
         except Exception as error:
             if isinstance(error, ConnectionResetError) and disconnected(request):
-                log.debug("%s %s: whoever asked has gone", request.method, request.path)
-                return web.Response()  # read by nobody; aiohttp drops it without a word
+                log.debug("%s %s: the client disconnected", request.method, request.path)
+                return web.Response()  # aiohttp drops it, as the connection is closed
             log.exception("%s %s failed", request.method, request.path)
             return problem_response(NodectlError(f"{request.method} {request.path} failed; see this master's log"))
 
     def _headers(self, local: bool) -> dict[str, str]:
-        master, seen = self._master, self._master.cluster_view.leader
+        """Headers with this masterd's position, and for a local read the age of its state in ms."""
+        master, current = self._master, self._master.cluster_view.leader
         headers = {"Nodectl-Index": str(master.replica.index), "Nodectl-Master": master.me.id}
         if master.leader is not None:
             headers["Nodectl-Term"] = str(master.leader.fence.term)
-        elif seen.record is not None:
-            headers["Nodectl-Term"] = f"{master.cluster_view.epoch or '?'}.{seen.revision}"
+        elif current.record is not None:
+            headers["Nodectl-Term"] = f"{master.cluster_view.epoch or '?'}.{current.revision}"
         if local:
             headers["Nodectl-Age-Ms"] = str(round(master.replica.age_s * 1000))
         return headers
 
     async def _leader_or_response(self, request: web.Request) -> Leader | web.StreamResponse:
-        """The leader role of this masterd, or what the leader elsewhere answers."""
+        """This masterd's leader role, or the answer of the leader elsewhere."""
         return await self._leader_router.leader_or_response(request)
 
     def _read_handler(self, read: Callable[[Master, web.Request], Awaitable[Any]]) -> Handler:
-        """A read: from memory when local is asked for, else after a confirmation sent after it arrived."""
+        """The handler of a read: a local one is answered at once, a linearizable one after the leader confirmed its
+        term with a request to etcd that it sent after the read arrived."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             if _is_local(request):
                 return await self._json_in_slices(await read(self._master, request), True)
 
-            async def confirmed(leader: Leader) -> web.StreamResponse:
+            async def confirm_and_read(leader: Leader) -> web.StreamResponse:
                 await leader.confirm_read()
                 return await self._json_in_slices(await read(self._master, request))
 
-            return await self._leader_router.run_on_leader(request, confirmed)
+            return await self._leader_router.run_on_leader(request, confirm_and_read)
 
         return handle
 
@@ -168,11 +170,11 @@ class Api:
         return web.Response(body=dumps(value), content_type="application/json", headers=self._headers(local))
 
     async def _json_in_slices(self, value: Any, local: bool = False) -> web.Response:
-        """The same for what may be long. Its index is never lower than what it was read at."""
-        headers = self._headers(local)
+        """A JSON response that may be long, encoded in time slices. Its index is at least the one that was read at."""
+        headers = self._headers(local)  # before the encoding, during which commands may be applied
         return web.Response(body=await dumps_in_slices(value), content_type="application/json", headers=headers)
 
-    # --- who leads ---
+    # --- leadership ---
 
     async def _health(self, _: web.Request) -> web.StreamResponse:
         master = self._master
@@ -189,7 +191,7 @@ class Api:
         return await self._heartbeats.stream(request, self._leader_router.leader_url)
 
     async def _switchover(self, request: web.Request) -> web.StreamResponse:
-        """Hand leadership to a standby: commands that wait are finished, then it takes this term over."""
+        """Hand leadership over to a standby: pending commands are finished, then it takes this term over."""
         leader = await self._leader_or_response(request)
         if isinstance(leader, web.StreamResponse):
             return leader
@@ -197,15 +199,16 @@ class Api:
         target = self._successor(_text(body, "to") or None)
         if self._master.cluster_view.paused is not None:
             raise Conflict("takeovers are paused: resume them first (nodectl master resume)")
-        actor = _text(body, "actor") or "somebody"
+        actor = _text(body, "actor") or "somebody"  # an anonymous request, in the record of the term
         answer = await hand_over(leader, self._master.replica.index, target["url"], actor, self._peers)
         switched: api_types.Switchover = {"from": self._master.me.id, "to": target["id"], "term": answer["term"]}
         return self._json(switched)
 
     def _successor(self, wanted: str | None) -> api_types.MasterView:
+        """The standby named `wanted`, or the best one. Raises Conflict, NotFound or Unavailable."""
         views = reads.standbys(self._master)
         if wanted is not None and wanted == self._master.me.id:
-            raise Conflict(f"{wanted} leads already")
+            raise Conflict(f"{wanted} is the leader already")
         for view in views:
             if wanted in (None, view["id"]):
                 return view
@@ -214,19 +217,19 @@ class Api:
         raise Unavailable("there is no standby to hand over to")
 
     async def _campaign(self, request: web.Request) -> web.StreamResponse:
-        """From the leader to a standby: take my term over."""
+        """Take over the term of the leader that sent this request to its successor."""
         body = await _body(request)
         if self._master.leader is not None:
-            raise Conflict(f"{self._master.me.id} leads already")
+            raise Conflict(f"{self._master.me.id} is the leader already")
         revision = body.get("revision")
         if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
-            raise Invalid("revision: the term's revision is missing")
+            raise Invalid("revision: expected the revision of the leader's term")
         won = await self._master.campaign.take_over_from(revision, _actor(body), _TAKEOVER_ORDER_TIMEOUT_S)
         epoch, revision = won.fence.term
         return self._json(api_types.Campaign(term={"epoch": epoch, "revision": revision}))
 
     async def _drill(self, request: web.Request) -> web.StreamResponse:
-        """Kill or freeze this leader on purpose, where that is allowed."""
+        """Kill or freeze this leader, if drills are allowed."""
         leader = await self._leader_or_response(request)
         if isinstance(leader, web.StreamResponse):
             return leader
@@ -251,7 +254,7 @@ class Api:
             outcomes = await self._submit(leader, requests)
             lost = [outcome.error for outcome in outcomes if isinstance(outcome.error, LeadershipLost)]
             if len(lost) == len(outcomes):
-                raise lost[0]  # none of them was run
+                raise lost[0]  # no command was run, so the router may send all of them to the next leader
             if not single:
                 return self._answer(self._outcomes(outcomes))
             if outcomes[0].error is not None:
@@ -265,10 +268,10 @@ class Api:
             async with asyncio.timeout(_COMMIT_S):
                 return await leader.submit(requests)
         except TimeoutError:
-            raise OutcomeUnknown(f"not committed within {_COMMIT_S:g} s; it may yet be") from None
+            raise OutcomeUnknown(f"not committed within {_COMMIT_S:g} s; it may still be committed") from None
 
     def _outcomes(self, outcomes: list[CommandOutcome]) -> api_types.Outcomes:
-        results = [_outcome(done) if done.error is None else _not_committed(done.id, done.error) for done in outcomes]
+        results = [_outcome(item) if item.error is None else _not_committed(item.id, item.error) for item in outcomes]
         return {"results": results, "index": self._master.replica.index}
 
     def _answer(self, value: api_types.Outcome | api_types.Outcomes) -> web.Response:
@@ -277,13 +280,13 @@ class Api:
     # --- snapshots ---
 
     async def _save_snapshot(self, request: web.Request) -> web.StreamResponse:
-        """Save the state as it is now under a name; it is kept until deleted."""
+        """Save the present state as a named snapshot, which is kept until it is deleted."""
         leader = await self._leader_or_response(request)
         if isinstance(leader, web.StreamResponse):
             return leader
         name = (await _body(request)).get("name")
         if not isinstance(name, str):
-            raise Invalid("name: the snapshot's name is missing")
+            raise Invalid("name: expected the snapshot's name")
         await leader.confirm_read()
         return self._json(reads.manifest_json(await leader.archive.save(name)))
 
@@ -297,7 +300,7 @@ class Api:
     # --- configuration, pause ---
 
     async def _put_config(self, request: web.Request) -> web.StreamResponse:
-        """Apply a configuration, fenced by this leader's term. Adopting it is a step of its own."""
+        """Write a configuration, fenced by this leader's term. The commit loop adopts it later."""
 
         async def apply(leader: Leader) -> web.StreamResponse:
             body = await _body(request)
@@ -323,17 +326,18 @@ class Api:
         return self._json({})
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
-        """Made once, and not in the event loop: it takes longer than standbys wait for a heartbeat on a slow PC."""
-        if self._described is None:
-            self._described = await asyncio.to_thread(openapi.document, self._master.application)
-        return self._json(self._described, True)
+        """The OpenAPI document, generated once."""
+        if self._openapi_document is None:
+            # In a thread: on a slow PC it takes longer than standbys wait for a heartbeat.
+            self._openapi_document = await asyncio.to_thread(openapi.document, self._master.application)
+        return self._json(self._openapi_document, True)
 
 
 def _is_local(request: web.Request) -> bool:
-    wanted = request.query.get("consistency", "linearizable")
-    if wanted not in ("local", "linearizable"):
-        raise Invalid(f"consistency: expected local or linearizable, got {wanted!r}")
-    return wanted == "local"
+    consistency = request.query.get("consistency", "linearizable")
+    if consistency not in ("local", "linearizable"):
+        raise Invalid(f"consistency: expected local or linearizable, got {consistency!r}")
+    return consistency == "local"
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
@@ -347,7 +351,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
 
 
 def _text(body: dict[str, Any], name: str, where: str = "") -> str:
-    """The text under `name`; empty when there is none, which null says as well."""
+    """The text under `name`; empty if it is absent or null. Raises Invalid if it is something else."""
     value = body.get(name)
     if value is not None and not isinstance(value, str):
         raise Invalid(f"{where}{name}: expected text")
@@ -359,21 +363,22 @@ def _actor(body: dict[str, Any], where: str = "") -> str:
 
 
 def _command(item: Any, where: str) -> CommandRequest:
-    """One command of a request's body."""
+    """Parse one command of a request's body. Raises Invalid. `where` is the prefix of its messages, such as
+    `commands[3].`."""
     if not isinstance(item, dict):
         raise Invalid(f"{where[:-1]}: expected an object")
-    name, args, known_as, after = item.get("name"), item.get("args", {}), item.get("id"), item.get("after")
+    name, args, command_id, after = item.get("name"), item.get("args", {}), item.get("id"), item.get("after")
     if not isinstance(name, str) or not name:
-        raise Invalid(f"{where}name: the command's name is missing")
+        raise Invalid(f"{where}name: expected the command's name")
     if not isinstance(args, dict):
         raise Invalid(f"{where}args: expected an object")
-    if known_as is None:
+    if command_id is None:
         return CommandRequest(f"srv-{secrets.token_hex(8)}", name, args, _actor(item, where))
-    if not isinstance(known_as, str) or not 0 < len(known_as) <= ID_CHARS_MAX:
+    if not isinstance(command_id, str) or not 0 < len(command_id) <= ID_CHARS_MAX:
         raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
     if not isinstance(after, int) or isinstance(after, bool) or after < 0:
-        raise Invalid(f"{where}after: a command with an id needs the index that was known when it was first sent")
-    return CommandRequest(known_as, name, args, _actor(item, where), after)
+        raise Invalid(f"{where}after: a command with an id needs the index that the client knew when it first sent it")
+    return CommandRequest(command_id, name, args, _actor(item, where), after)
 
 
 def _not_committed(id: str, error: NodectlError) -> api_types.NotCommitted:

@@ -1,7 +1,8 @@
-"""The published schemas, as files: `python -m masterd.api.schema_files docs` (`make schemas`) writes them.
+"""Writes the published schemas to files: `python -m masterd.api.schema_files docs` (`make schemas`).
 
-JSON Schemas of all values in etcd, the OpenAPI document of the built-in application, and the table of docs/schemas.md.
-They describe what a reader must accept: a field that has a default may be missing, and there may be more fields.
+The files are the JSON Schemas of all values in etcd, the OpenAPI document of the built-in application, and the table
+in docs/schemas.md. They describe what a reader must accept: fields with a default may be absent, and unknown fields
+may be present.
 """
 
 from __future__ import annotations
@@ -43,20 +44,20 @@ KEYS: Mapping[str, type[Stored]] = {
     "alive/<node>": models.Alive,
     "acted/<node>": models.Acted,
 }
-"""Key under /nodectl/<cluster>/ to the model of its value."""
+"""By key under /nodectl/<cluster>/: the model of its value."""
 
 
 def files() -> dict[str, str]:
-    """By path below docs/: the text of every generated file, the same whenever the models are the same."""
-    found = {f"{_FOLDER}/{model.__name__}.json": _text(schema_of(model)) for model in MODELS}
-    found[f"{_FOLDER}/openapi.json"] = _text(openapi.document(BuiltinApp()))
-    return found
+    """By path below docs/: the text of every generated file. It depends on nothing but the models."""
+    texts = {f"{_FOLDER}/{model.__name__}.json": _text(schema_of(model)) for model in MODELS}
+    texts[f"{_FOLDER}/openapi.json"] = _text(openapi.document(BuiltinApp()))
+    return texts
 
 
 def schema_of(model: type[Stored]) -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of what may be under a key of this model."""
+    """The JSON Schema (draft 2020-12) of the values that a key of this model may hold."""
     schema = model.model_json_schema(mode="validation")
-    schema["properties"]["v"]["maximum"] = SCHEMA_VERSION  # what this program refuses to read, others should as well
+    schema["properties"]["v"]["maximum"] = SCHEMA_VERSION  # a reader must refuse a newer version, as masterd does
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:nodectl:schema:{SCHEMA_VERSION}:{model.__name__}",
@@ -68,14 +69,14 @@ def schema_of(model: type[Stored]) -> dict[str, Any]:
 
 
 def table() -> str:
-    """Which key holds which model, for people."""
+    """The Markdown table of keys and their models."""
     rows = [f"| `{key}` | [{model.__name__}](schemas/{model.__name__}.json) |" for key, model in KEYS.items()]
     rows.append("| `inventory` of `config/...` | [Inventory](schemas/Inventory.json) |")
     return "\n".join(["| key | value |", "| --- | --- |", *rows])
 
 
 def page(text: str) -> str:
-    """The page with its table as it must be. ValueError when the page has no place for it."""
+    """The page with an up-to-date table. Raises ValueError if the page lacks the markers around the table."""
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
@@ -84,24 +85,24 @@ def page(text: str) -> str:
 
 
 def drift(docs: Path) -> list[str]:
-    """What differs from what is to be written, one line a file; empty when nothing does."""
-    wanted = {docs / name: text for name, text in files().items()}
-    written = {docs / PAGE, *(docs / _FOLDER).glob("*.json")}
-    wanted[docs / PAGE] = page(_read(docs / PAGE))
-    stale = sorted(path for path in written | wanted.keys() if wanted.get(path) != _read(path))
-    return [f"{path.relative_to(docs.parent)} is not what the models say: {HINT}" for path in stale]
+    """One line for each file that is missing, outdated or surplus; empty if all are up to date."""
+    expected = {docs / name: text for name, text in files().items()}
+    existing = {docs / PAGE, *(docs / _FOLDER).glob("*.json")}
+    expected[docs / PAGE] = page(_read(docs / PAGE))
+    stale = sorted(path for path in existing | expected.keys() if expected.get(path) != _read(path))
+    return [f"{path.relative_to(docs.parent)} differs from the models: {HINT}" for path in stale]
 
 
 def write(docs: Path) -> list[Path]:
-    """Write what differs, remove what is no longer generated; the files that changed."""
+    """Write the files that are missing or outdated and delete surplus ones. Returns the paths that changed."""
     folder = docs / _FOLDER
     folder.mkdir(exist_ok=True)
-    wanted = {docs / name: text for name, text in files().items()}
-    wanted[docs / PAGE] = page(_read(docs / PAGE))
-    changed = [path for path, text in wanted.items() if _read(path) != text]
+    expected = {docs / name: text for name, text in files().items()}
+    expected[docs / PAGE] = page(_read(docs / PAGE))
+    changed = [path for path, text in expected.items() if _read(path) != text]
     for path in changed:
-        path.write_text(wanted[path], "utf-8", newline="\n")
-    surplus = [path for path in folder.glob("*.json") if path not in wanted]
+        path.write_text(expected[path], "utf-8", newline="\n")
+    surplus = [path for path in folder.glob("*.json") if path not in expected]
     for path in surplus:
         path.unlink()
     return sorted([*changed, *surplus])
@@ -116,7 +117,7 @@ def _text(value: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`DOCS` writes; `--check DOCS` only says what differs, with exit code 1."""
+    """`DOCS` writes the files. `--check DOCS` only reports which differ, with exit code 1 if any does."""
     *flags, folder = arguments or ["docs"]
     lines = drift(Path(folder)) if flags == ["--check"] else [f"wrote {path}" for path in write(Path(folder))]
     sys.stdout.write("".join(f"{line}\n" for line in lines))

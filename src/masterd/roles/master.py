@@ -1,8 +1,8 @@
-"""The roles of a masterd. `become_leader` and `become_standby` are the only places where a role changes.
+"""The roles of a masterd. `become_leader` and `become_standby` are the only places where the role changes.
 
        +----------- lease lost, term lost ------------+
        v                                              |
-become_standby -- ground to take over, txn won --> become_leader
+become_standby -- reason to take over, txn won --> become_leader
        ^                                              |
        +------------- resigned, cannot commit --------+
 """
@@ -54,27 +54,28 @@ _STAND_DOWN_S = 4.0
 _FOLLOW_DELAY_S = 0.1
 _SUCCESSORS_MAX = 2
 _LEASE_PATIENCE_S = 30.0
-"""A leader that etcd does not answer goes on, as nothing it does lands without etcd; then it says that it does not."""
+"""How long a leader keeps its role after its lease may have expired, while etcd does not answer. This is safe: without
+etcd none of its writes takes effect."""
 _GIVE_UP_BACKOFF_MAX_S = 30.0
-_SERVED_TERM_MIN_S = 5.0  # a term that held for so long was none that could not be served
+_SERVED_TERM_MIN_S = 5.0  # a term that lasted this long was served, so the back-off starts over
 
 
 @dataclass(frozen=True)
 class MasterSettings:
-    """What a masterd is told."""
+    """Settings of one masterd's roles."""
 
     lease_ttl_s: int = 2
     timing: ElectionTiming = LAN
     find_member: Callable[[], Awaitable[LocalMember]] | None = None
-    """Which etcd member is on this PC, if there may be one."""
+    """Finds the etcd member on this PC; None if there is none."""
     leader: LeaderSettings = field(default_factory=LeaderSettings)
     space: SpaceSettings = field(default_factory=SpaceSettings)
     allow_drills: bool = False
-    """Whether a request may end or freeze this leader."""
+    """Whether a request may kill or freeze this leader."""
 
 
 class NameTaken(NodectlError):
-    """Another process has taken this masterd's name; this one must end."""
+    """Another process took this masterd's name, so this process must end."""
 
     code = "usurped"
 
@@ -92,7 +93,7 @@ class Master:
         wall_clock: Callable[[], float] = time.time,
         maintenance: Etcd | None = None,
     ) -> None:
-        """`maintenance`: a session whose user may do what is root's alone; without it, the same as all else."""
+        """`maintenance` is a session with root's rights in etcd, for maintenance calls; by default it is `etcd`."""
         self.etcd, self.keys, self.me, self.application = etcd, keys, me, application
         self._settings, self._wall_clock = settings, wall_clock
         self.cluster_view = ClusterView(etcd, keys)
@@ -112,7 +113,7 @@ class Master:
         self.leader: Leader | None = None
         self._lease: Lease | None = None
         self._was_admitted = False
-        """Whether etcd has ever taken our candidacy: from then on no refusal ends this process."""
+        """Whether etcd has ever accepted this candidacy. From then on no refusal ends this process."""
         self._give_up_reason: str | None = None
         self._give_up_count = 0
         self._has_led = False
@@ -128,21 +129,21 @@ class Master:
 
     @property
     def stuck_s(self) -> float:
-        """For how long this leader has waited for etcd: what it tells standbys, so that one that can may take over."""
-        waits_s = self.leader.stuck_s if self.leader is not None else 0.0
-        return max(waits_s, self._lease.overdue_s if self._lease is not None else 0.0)
+        """For how many seconds this leader has waited for etcd. Heartbeats report it, so that a standby can take over
+        if etcd answers that standby."""
+        waiting_s = self.leader.stuck_s if self.leader is not None else 0.0
+        return max(waiting_s, self._lease.overdue_s if self._lease is not None else 0.0)
 
     @property
     def role_problem(self) -> str | None:
-        """What keeps this masterd from following or leading, if anything does."""
-        fault = (
-            self._give_up_reason if self.cluster_view.leader.record is None else None
-        )  # when another leads, it is over
-        return self.replica.problem or fault
+        """Why this masterd cannot follow or lead; None if it can."""
+        # Once another masterd leads, the term that was given up is no problem any more.
+        given_up = self._give_up_reason if self.cluster_view.leader.record is None else None
+        return self.replica.problem or given_up
 
     @property
     def problem(self) -> str | None:
-        """What keeps this masterd from its work, if anything does."""
+        """The first problem of this masterd, its role, its watches or its maintenance; None if there is none."""
         return (
             self.etcd.refusal
             or self.role_problem
@@ -153,24 +154,29 @@ class Master:
 
     @property
     def problem_or_outage(self) -> str | None:
-        """The same, or, when it can only wait: that it does not hear from etcd."""
+        """`problem`, or else, on a standby, that etcd does not answer; None if there is neither."""
         outage = self.replica.outage if self.leader is None else None
         return self.problem or (f"etcd cannot be read: {outage}" if outage else None)
 
     def _leadership_check(self) -> Callable[[], Awaitable[None]] | None:
-        """What confirms that this masterd leads; None while it does not."""
+        """The function that confirms this masterd's term through etcd; None while it does not serve as leader."""
         return self.leader.verify_leader if self.leader is not None and self.leader.serving.is_set() else None
 
     def _request_refresh(self) -> None:
-        """The candidacy has changed."""
+        """Make the candidacy be written soon: a value of it changed."""
         self._refresh_wanted.set()
 
     def _rank(self) -> int:
-        gone = self.cluster_view.last_leader.record.id if self.cluster_view.last_leader.record else None
-        return rank_of(self.me.id, gone, self.cluster_view.candidates.items)
+        """How many candidates rank before this one, not counting the last leader."""
+        last = self.cluster_view.last_leader.record
+        return rank_of(self.me.id, last.id if last else None, self.cluster_view.candidates.items)
 
     async def run(self) -> NoReturn:
-        """Candidate, standby, leader, until cancelled. Usurped when another process took this name."""
+        """Be a candidate and alternate between standby and leader, until cancelled.
+
+        Raises NameTaken if another process took this masterd's name, and what etcd refuses before it has accepted the
+        candidacy once.
+        """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.cluster_view.watch(), name="board")
             tasks.create_task(self.space_keeper.run(), name="space")
@@ -180,7 +186,7 @@ class Master:
                 try:
                     await self._run_with_lease(lease)
                 except LeaseLost as error:
-                    log.warning("lease lost (%s): a new one", error)
+                    log.warning("lease lost (%s): requesting a new one", error)
                 finally:
                     await lease.revoke()
 
@@ -203,9 +209,9 @@ class Master:
             await self._cancelled_tasks.wait_ended()
 
     async def become_standby(self, lease: Lease) -> TakeoverWon:
-        """Follow the journal and observe, until a term is won."""
+        """Follow the journal and watch the leader, until a term is won."""
         self.leader = None
-        if self._stopping:  # having resigned, it must not be the first to take over again
+        if self._stopping:  # a masterd that resigned to stop must not take over again
             await asyncio.Event().wait()
         await self._cancelled_tasks.wait_ended()
         log.info("standby at index %d", self.replica.index)
@@ -213,19 +219,18 @@ class Master:
         try:
             return await self.campaign.win(lease.id)
         finally:
-            self._cancelled_tasks.cancel(
-                following
-            )  # it takes nothing more from the journal; its stream may take its time
+            # Once cancelled it applies nothing more; closing its stream may take a while, so it is awaited later.
+            self._cancelled_tasks.cancel(following)
 
     async def _follow_after_delay(self) -> None:
-        """Whoever has led until now has all there is, and lets its successor go first."""
+        """Follow the journal. A deposed leader starts later: it is up to date, and its successor's calls go first."""
         if self._has_led:
             await asyncio.sleep(_FOLLOW_DELAY_S)
         self._has_led = False
         await self.replica.follow()
 
     async def become_leader(self, won: TakeoverWon) -> None:
-        """Lead until the term is over. A term that cannot be served is given up, so that another may try."""
+        """Lead until the term ends. A term that cannot be served is resigned, so that another masterd can try."""
         begun, self._has_led = time.monotonic(), True
         try:
             timeline = self.campaign.timeline
@@ -259,7 +264,7 @@ class Master:
         except TermBroken as error:
             await self._give_up(won, error, begun)
         except OutcomeUnknown as error:
-            log.warning("deposed in the middle of a commit: %s", error)
+            log.warning("deposed during a commit: %s", error)
         except NodectlError as error:
             await self._give_up(won, error, begun)
         finally:
@@ -268,10 +273,10 @@ class Master:
             self.cluster_view.notify()
 
     async def _give_up(self, won: TakeoverWon, error: NodectlError, begun: float) -> None:
-        """Resign and let others try, the longer the more often this happens in a row: each try writes a term."""
+        """Resign and back off. The pause grows with each consecutive failure, as each attempt writes a term."""
         self._give_up_reason = f"gave up term {won.fence.term}: {error}"
         log.error("%s", self._give_up_reason)
-        self.leader = None  # its heartbeats end, and requests go to the next leader, however long this pauses
+        self.leader = None  # ends its heartbeats during the pause; requests go to the next leader
         self.campaign.end_attempt()
         self.cluster_view.notify()
         await self._resign(won, f"cannot lead: {error}")
@@ -281,35 +286,36 @@ class Master:
         await asyncio.sleep(grown_s(_RETRY_S, _GIVE_UP_BACKOFF_MAX_S, self._give_up_count))
 
     async def stand_down(self, why: str) -> None:
-        """At a stop: hand over to the best standby; where there is none, finish what waits and resign."""
+        """Give up leadership at a stop: hand over to the best standby; else finish pending commands and resign."""
         self._stopping = True
         leader = self.leader
         if leader is None:
             return
-        asker = f"{self.me.id}, which was {why}"
+        actor = f"{self.me.id}, which was {why}"
         urls = [candidate.urls[0] for candidate in by_rank(self.cluster_view.candidates.items.values())
                 if candidate.id != self.me.id and candidate.urls][:_SUCCESSORS_MAX]  # fmt: skip
         try:
             async with asyncio.timeout(_STAND_DOWN_S):
-                if self.cluster_view.paused is None and await hand_over_to_any(leader, self.replica.index, urls, asker):
+                if self.cluster_view.paused is None and await hand_over_to_any(leader, self.replica.index, urls, actor):
                     log.info("handed over: %s", why)
                     await self._wait_replaced(leader)
                     return
                 leader.close_for_handover()
                 await leader.wait_drained()
         except LeadershipLost as error:
-            log.info("nothing to hand over: %s", error)
+            log.info("no handover, the term has ended already: %s", error)
             return
         except TimeoutError:
-            log.warning("resigning with commands still open")
+            log.warning("resigning with commands pending: they were not finished within %g s", _STAND_DOWN_S)
         try:
             if await resign(self.etcd, self.keys, leader.fence, why):
                 log.info("resigned: %s", why)
         except NodectlError as error:
-            log.warning("could not resign (%s): the lease runs out instead", error)
+            log.warning("cannot resign (%s): leadership ends when the lease expires", error)
 
     async def _wait_replaced(self, leader: Leader) -> None:
-        """Until this masterd has seen who leads instead: what waited in that term is then passed on, not cut off."""
+        """Wait until the watch shows another leader. Requests that waited in the old term are then forwarded to it
+        before the process ends."""
         changed = asyncio.Event()
         stop = self.cluster_view.subscribe(changed.set)
         try:
@@ -323,12 +329,13 @@ class Master:
         try:
             await resign(self.etcd, self.keys, won.fence, why)
         except NodectlError as error:
-            log.warning("could not resign: %s", error)
+            log.warning("cannot resign: %s", error)
 
     # --- candidacy ---
 
     async def _grant(self) -> Lease:
-        """A lease. A full etcd gives none, perhaps for hours: the journal is followed meanwhile, for those who read."""
+        """Request a lease until etcd grants one. A full etcd may refuse for hours; this masterd follows the journal
+        meanwhile, so that it can answer reads."""
         following: asyncio.Task[None] | None = None
         limited_log = RateLimitedLog(log)
         try:
@@ -337,7 +344,7 @@ class Master:
                     return await Lease.grant(self.etcd, self._settings.lease_ttl_s)
                 except NodectlError as error:
                     self._raise_if_fatal(error)
-                    limited_log.log(logging.WARNING, f"no lease yet: {error}", about=error.code)
+                    limited_log.log(logging.WARNING, f"etcd grants no lease yet: {error}", about=error.code)
                 if following is None:
                     following = asyncio.create_task(self.replica.follow(), name="follow the journal without a lease")
                 await asyncio.sleep(_RETRY_S)
@@ -347,13 +354,14 @@ class Master:
                 await asyncio.gather(following, return_exceptions=True)
 
     def _raise_if_fatal(self, error: NodectlError) -> None:
-        """Raises what etcd refuses at the start, to whoever gave us the credentials; later on all is waited out."""
+        """Raise `error` if etcd refuses this masterd at its start, as wrong credentials must be seen at once. Later
+        on every error is retried."""
         if not self._was_admitted and not isinstance(error, Unavailable | OutcomeUnknown):
             raise error
 
     @property
     def _priority(self) -> int:
-        """As this masterd was told, or else as the adopted configuration has it."""
+        """The priority of --priority, or else of the adopted configuration, or else 0."""
         if self.me.priority is not None:
             return self.me.priority
         adopted = self.replica.state.adopted
@@ -368,44 +376,48 @@ class Master:
         )  # fmt: skip
 
     async def _announce(self, lease: Lease) -> int:
-        """Put our candidacy. While another PC's masterd has our name, wait; our own earlier process is put over."""
+        """Write candidates/<id> and return its revision.
+
+        Waits while a masterd of another host holds the name. An earlier process of the same host is overwritten.
+        """
         key = self.keys.candidate(self.me.id)
         limited_log, log_once = RateLimitedLog(log), RateLimitedLog(log, math.inf)
         while True:
             try:
-                found = await self.etcd.get(key)
-                other = decode_or_none(Candidate, found)
-                if other is not None and other.host != self.me.host:
-                    line = f"a masterd named {other.id} already runs on {other.host}: waiting for its end"
+                current = await self.etcd.get(key)
+                holder = decode_or_none(Candidate, current)
+                if holder is not None and holder.host != self.me.host:
+                    line = f"a masterd named {holder.id} already runs on {holder.host}: waiting until it ends"
                     log_once.log(logging.ERROR, line, about="name taken")
-                elif (revision := await self._put(lease, 0 if found is None else found.mod_revision)) is not None:
+                elif (revision := await self._put(lease, 0 if current is None else current.mod_revision)) is not None:
                     self._was_admitted = True
                     return revision
             except LeaseLost:
                 raise
             except NodectlError as error:
                 self._raise_if_fatal(error)
-                limited_log.log(logging.WARNING, f"cannot announce myself yet: {error}", about=error.code)
+                limited_log.log(logging.WARNING, f"cannot write the candidacy yet: {error}", about=error.code)
             if lease.left_s <= 0:
-                raise LeaseLost("it ran out while announcing")
+                raise LeaseLost("it expired before the candidacy was written")
             await asyncio.sleep(_RETRY_S)
 
     async def _put(self, lease: Lease, revision: int) -> int | None:
-        """Write our candidacy over `revision`; the new revision, or None when somebody else was there meanwhile."""
-        key, mine = self.keys.candidate(self.me.id), self._candidate()
+        """Write the candidacy if its key is still at `revision` (0: absent). Returns the new revision, or None if the
+        key was at another one."""
+        key, own = self.keys.candidate(self.me.id), self._candidate()
         compare = cmp_mod(key, revision) if revision else cmp_create(key, 0)
-        put = op_put(key, mine.encode(), lease=lease.id)
+        put = op_put(key, own.encode(), lease=lease.id)
         result = await self.etcd.txn([compare], [put], [op_get(key)], repeatable=True)
         if result.succeeded:
             return result.revision
-        now = result.range(0).first
-        other = decode_or_none(Candidate, now)
-        if now is not None and other is not None and other.nonce == self.me.nonce:
-            return now.mod_revision
+        current = result.range(0).first
+        holder = decode_or_none(Candidate, current)
+        if current is not None and holder is not None and holder.nonce == self.me.nonce:
+            return current.mod_revision
         return None
 
     async def _stay_candidate(self, lease: Lease, revision: int) -> NoReturn:
-        """Say now and then how far the replica is; end this process when another has taken our name."""
+        """Keep the candidacy up to date. Raises NameTaken if another process took this masterd's name."""
         stop = self.cluster_view.candidates.subscribe(self._on_candidate_changed)
         try:
             await self._refresh_candidacy(lease, revision)
@@ -413,7 +425,7 @@ class Master:
             stop()
 
     def _on_candidate_changed(self, name: str) -> None:
-        """A candidacy has changed; another process's under our name is looked at now."""
+        """Check the candidacy at once if another process wrote one under this masterd's name."""
         if name == self.me.id and not self._is_ours(self.cluster_view.candidates.items.get(name)):
             self._refresh_wanted.set()
 
@@ -421,17 +433,18 @@ class Master:
         return candidate is None or candidate.nonce == self.me.nonce
 
     async def _refresh_candidacy(self, lease: Lease, revision: int) -> NoReturn:
-        said: Candidate | None = None
+        """Write the candidacy whenever one of its values changed, at most every 2 s unless it is requested."""
+        written: Candidate | None = None
         while True:
             await set_within(self._refresh_wanted, _CANDIDATE_EVERY_S)
             self._refresh_wanted.clear()
             new = self._candidate()
-            refused = self.etcd.refusal is not None  # so that it shows when it is not any more
-            if new == said and not refused and self._is_ours(self.cluster_view.candidates.items.get(self.me.id)):
+            refused = self.etcd.refusal is not None  # then write anyway: success ends the refusal
+            if new == written and not refused and self._is_ours(self.cluster_view.candidates.items.get(self.me.id)):
                 continue
             try:
-                written = await self._put(lease, revision)
-                if written is None:
+                new_revision = await self._put(lease, revision)
+                if new_revision is None:
                     revision = await self._check_not_replaced()
                     continue
             except (LeaseLost, NameTaken):
@@ -439,14 +452,15 @@ class Master:
             except NodectlError as error:
                 log.debug("candidacy not refreshed: %s", error)
                 continue
-            revision, said = written, new
+            revision, written = new_revision, new
 
     async def _check_not_replaced(self) -> int:
-        """Our candidacy is not as we wrote it. Absent, its lease has run out in etcd, which `keep` will find, or the
-        next put; only another process's own words mean that it has our name. The revision to put over next."""
+        """Called when the key is not at the revision that this process wrote. Returns its present revision, 0 if it is
+        absent. Raises NameTaken only if the key holds another process's candidacy."""
+        # An absent key means that the lease expired in etcd: the next keepalive or put raises LeaseLost.
         key = self.keys.candidate(self.me.id)
-        found = await self.etcd.get(key)
-        other = decode_or_none(Candidate, found)
-        if other is not None and other.nonce != self.me.nonce:
-            raise NameTaken(f"another process has taken the name {self.me.id}: this one ends")
-        return 0 if found is None else found.mod_revision
+        current = await self.etcd.get(key)
+        holder = decode_or_none(Candidate, current)
+        if holder is not None and holder.nonce != self.me.nonce:
+            raise NameTaken(f"another process has taken the name {self.me.id}: this process ends")
+        return 0 if current is None else current.mod_revision

@@ -1,4 +1,4 @@
-"""Passing a request on to the leader: one hop, never two."""
+"""HTTP client for other masterds. A forwarded request makes one hop, never two."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PASSED_BACK = ("Content-Type", "Retry-After", "Nodectl-Index", "Nodectl-Master"
 
 
 class PeerClient:
-    """HTTP to other masterds, over connections that are kept."""
+    """Forwards requests to the leader and calls other masterds, over persistent connections."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -37,13 +37,17 @@ class PeerClient:
     async def forward(
         self, request: web.Request, url: str | None, own_id: str, problem: str | None = None
     ) -> web.StreamResponse:
-        """What the leader at `url` answers. NotLeader when there is none, or this request has hopped already; it says
-        what `problem` this masterd has, which may be why nobody leads."""
-        why = f"; {own_id}: {problem}" if problem else "; ask again in a moment"
+        """Forward `request` to the leader at `url` and return its answer.
+
+        Raises NotLeader if `url` is None, if the request was forwarded once already, or if the leader cannot be
+        reached. Raises Unavailable (GET) or OutcomeUnknown if the leader did not answer.
+        """
+        # This masterd's own problem may be the reason why there is no leader.
+        why = f"; {own_id}: {problem}" if problem else "; try again in a moment"
         if request.headers.get(HOP_HEADER) is not None:
-            raise NotLeader(f"{own_id} does not lead either{why}", url)
+            raise NotLeader(f"{own_id} is not the leader either{why}", url)
         if url is None:
-            raise NotLeader(f"nobody leads just now{why}")
+            raise NotLeader(f"there is no leader at the moment{why}")
         body = await request.read()
         headers = {HOP_HEADER: "1", "Content-Type": request.headers.get("Content-Type", "application/json")}
         try:
@@ -53,17 +57,20 @@ class PeerClient:
                 kept = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
                 return web.Response(body=await answer.read(), status=answer.status, headers=kept)
         except aiohttp.ClientConnectorError:
-            raise NotLeader(f"the leader at {url} cannot be reached; another may be on its way", url) from None
+            raise NotLeader(f"the leader at {url} cannot be reached; a takeover may be in progress", url) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unanswered(request.method, f"the leader at {url}", error) from None
 
     async def post(self, url: str, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """POST to another masterd and return its answer; its problem is raised as the error it is. Unavailable when it
-        was not reached, OutcomeUnknown when it did not answer."""
+        """POST `body` to another masterd and return its answer.
+
+        Raises the error that its problem document names, Unavailable if it was not reached, and OutcomeUnknown if it
+        did not answer within `timeout_s`.
+        """
         return await self._call("POST", url, dumps(body), timeout_s)
 
     async def get(self, url: str, timeout_s: float) -> dict[str, Any]:
-        """The same for GET, which is Unavailable unless it was answered."""
+        """GET from another masterd and return its answer. Raises its error, or Unavailable if there was no answer."""
         return await self._call("GET", url, None, timeout_s)
 
     async def _call(self, method: str, url: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
@@ -79,7 +86,7 @@ class PeerClient:
             raise _unanswered(method, url, error) from None
 
 
-def _unanswered(method: str, who: str, error: Exception) -> NodectlError:
-    """What is asked has no effect; anything else may have had one."""
+def _unanswered(method: str, peer: str, error: Exception) -> NodectlError:
+    """The error for a request without an answer: a GET has no effect, any other request may have taken effect."""
     kind = Unavailable if method == "GET" else OutcomeUnknown
-    return kind(f"{who} did not answer: {error!r}")
+    return kind(f"{peer} did not answer: {error!r}")

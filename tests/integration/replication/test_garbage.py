@@ -129,7 +129,7 @@ async def test_garbage_stops_nobody(etcd_one: EtcdCluster, keys: Keys, tmp_path:
             keys.acted_of("nx"),
             keys.prefix + "unknown",
         ]
-        says = [f"garbage passed over: {key}: " for key in wrong]
+        says = [f"malformed key ignored: {key}: " for key in wrong]
         status = await _until(nodectl, "status", "-o", "name", code=0, says=says)
         told = status.out.splitlines()
         assert all(any(line.startswith(text) for line in told) for text in says), told
@@ -188,7 +188,11 @@ async def test_garbage_in_the_two_vital_keys_stops_commits_until_it_is_put_right
         assert refused.code in (5, 8), refused  # 8: the first one met the damage in the middle of its commit
         await eventually(lambda: _held_back(masters, name), "both masters have seen it", timeout_s=20.0)
         terms = len((await masters.etcd.range(keys.terms)).kvs)
-        says = ["nobody leads: commands are not taken", f"nothing can be committed: {key}: Invalid JSON", "is repaired"]
+        says = [
+            "there is no leader: commands are not accepted",
+            f"nothing can be committed: {key}: Invalid JSON",
+            "is repaired",
+        ]
         status = await _until(patient, "status", "-o", "name", code=0, says=says)
         await asyncio.gather(
             _until(nodectl, "node", "list", code=5, says=[key]),
@@ -201,7 +205,7 @@ async def test_garbage_in_the_two_vital_keys_stops_commits_until_it_is_put_right
         done = await masters.command("node.set", node="n1", values={"x": 3})
         assert done["result"]["document"]["x"] == 3
         status = await patient("status", "-o", "name")
-        assert "nobody leads" not in status.out
+        assert "there is no leader" not in status.out
         assert await masters.problems() == []
 
 
