@@ -34,7 +34,7 @@ def begun(setting: Setting, world: World, number: int, asked: Takeover, what: st
 
 
 def prepare(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`election.campaign.Campaign._prepare`: the epoch is read ahead of time."""
+    """`election.campaign.Campaign._read_epoch_ahead`: the epoch is read ahead of time."""
     me, epoch = world.masterds[number], world.store.epoch
     if setting.bounds.prepares and not me.prepared:
         yield f"{{}} reads that the epoch is {epoch}", changed(world, number, me._replace(prepared=epoch))

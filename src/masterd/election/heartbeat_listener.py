@@ -1,8 +1,8 @@
-"""The follow stream: a standby listens to the leader's heartbeat over HTTP, and so sees its process die at once.
+"""Receives the leader's heartbeats over HTTP (the follow stream), and detects at once that its process died.
 
-A stream that breaks *and* a reconnect that is refused mean: that PC's kernel lives and nobody listens on the port any
-more, so the process is dead. A break alone proves nothing, but is a reason to challenge the leader at once: Windows
-asks a port that refuses three times over, for a second or two, before it says so.
+If the stream breaks *and* the reconnect is refused, the leader's PC is up and no process listens on the port, so the
+process is dead. A break alone proves nothing, but it is a reason to challenge the leader at once: Windows retries a
+refused connection three times, for one or two seconds, before it reports the refusal.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ log = logging.getLogger(__name__)
 
 _CONNECT_S = 1.0
 _RETRY_S = 0.25
-_BEGIN_AFTER_S = 0.05  # it may not know yet that it has won, and those who wait for it go first
+_BEGIN_AFTER_S = 0.05  # the leader may not know yet that it has won, and waiting clients go first
 _REFUSAL_S = 0.05
-"""A port that refuses says so within a round trip, where the system does not ask it again."""
-_READ_TIMEOUT_S = 10.0  # a stream this silent is opened anew; what silence means is not decided here
+"""A refusal arrives within one round trip on systems that do not retry the connection."""
+_READ_TIMEOUT_S = 10.0  # then the stream is reopened; `Suspicion` judges the silence, not this class
 _REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ERROR_CONNECTION_REFUSED
 
 
 class HeartbeatListener:
-    """Follows one leader for one term. `is_dead` once its process surely ended; belongs to that term alone.
+    """Listens to the heartbeats of one leader in one term. `is_dead` becomes True once its process certainly ended.
 
-    died: called then. beat: called at each heartbeat, with the seconds for which the leader could not commit. broke:
-    called when the stream broke and whether its port refuses is not known soon.
+    on_death: called when that happens. on_heartbeat: called at each heartbeat, with the seconds for which the leader
+    has not been able to commit. on_break: called when the stream broke and its port has not refused within _REFUSAL_S.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class HeartbeatListener:
         self.is_dead = False
         self.is_connected = False
         self._urls = seen.record.urls if seen.record else ()
-        self._died, self._beat, self._broke = on_death, on_heartbeat, on_break
+        self._on_death, self._on_heartbeat, self._on_break = on_death, on_heartbeat, on_break
         self._had_heartbeat = False
-        """Whether there was a heartbeat since the last reconnect."""
+        """Whether a heartbeat was received since the last reconnect."""
         self._break_timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
-        """Follow until cancelled, or until the leader's process is known to be dead."""
+        """Listen until cancelled, or until the leader's process is known to be dead."""
         if not self._urls:
             return
         await asyncio.sleep(_BEGIN_AFTER_S)
@@ -64,7 +64,7 @@ class HeartbeatListener:
             self._cancel_break_timer()
 
     def _cancel_break_timer(self) -> None:
-        """The break is explained, or healed."""
+        """Do not report the break: the stream is open again, or its cause is known."""
         if self._break_timer is not None:
             self._break_timer.cancel()
             self._break_timer = None
@@ -77,15 +77,15 @@ class HeartbeatListener:
                 except aiohttp.ClientConnectorError as error:
                     if self.is_connected and _refused(error):
                         self.is_dead = True
-                        self._died()
+                        self._on_death()
                         return
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
                     log.debug("follow stream of term %d: %s", self.revision, error)
                     if self._had_heartbeat:
                         self._had_heartbeat = False
                         self._cancel_break_timer()
-                        self._break_timer = asyncio.get_running_loop().call_later(_REFUSAL_S, self._broke)
-                        continue  # the one reconnect that tells a dead process from a lost connection: at once
+                        self._break_timer = asyncio.get_running_loop().call_later(_REFUSAL_S, self._on_break)
+                        continue  # reconnect at once: a refusal distinguishes a dead process from a lost connection
                 await asyncio.sleep(_RETRY_S)
 
     async def _listen(self, session: aiohttp.ClientSession) -> None:
@@ -96,12 +96,11 @@ class HeartbeatListener:
                 return
             async for line in response.content:
                 with contextlib.suppress(ValueError, TypeError, AttributeError):
-                    beat = json.loads(line)
-                    if beat.get("term") == self.revision:
+                    heartbeat = json.loads(line)
+                    if heartbeat.get("term") == self.revision:
                         self.is_connected = self._had_heartbeat = True
-                        self._beat(float(beat.get("stuck_s", 0.0)))
-        # A proper end of the stream: the leader says that its term is over, or its process was closed in order.
-        # The port tells which, at the reconnect.
+                        self._on_heartbeat(float(heartbeat.get("stuck_s", 0.0)))
+        # The stream ended properly: the term is over, or the process was stopped. The reconnect shows which.
 
 
 def _refused(error: aiohttp.ClientConnectorError) -> bool:

@@ -1,7 +1,7 @@
-"""A standby's watch over the leader of one term: its heartbeats, and challenges through etcd where those are missed.
+"""A standby's watch over the leader of one term: it receives heartbeats, and challenges the leader if they are missed.
 
-Says whether there is ground to take over: the leader's process died, or it is suspected. What is heard later takes
-the ground away again.
+`takeover_reason` is set while the leader's process is known to be dead or the leader is suspected. A later heartbeat,
+answer or journal entry ends the suspicion.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PUT_S = 1.5
 
 @dataclass(frozen=True, slots=True)
 class TakeoverReason:
-    """Why to take over from what was seen. `compares`: what must still be so."""
+    """Why to take over from the observed leader. compares: conditions that must hold when the takeover lands."""
 
     cause: Cause
     why: str
@@ -41,7 +41,7 @@ class TakeoverReason:
 
 
 class LeaderWatch:
-    """Belongs to one term, and ends with it. `wake` is called whenever there is new ground."""
+    """Watches the leader of one term. `wake` is called whenever there is a new reason to take over."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class LeaderWatch:
         wake: Callable[[], None],
         heard_at: float | None = None,
     ) -> None:
-        """`heard_at`: when the leader before was last heard, for a time without one."""
+        """heard_at: when the previous leader was last heard; used while there is no leader."""
         self._etcd, self._keys, self._own_id, self._lease = etcd, keys, own_id, lease
         self._cluster_view, self._replica, self._wake = cluster_view, replica, wake
         self.revision = seen.revision
@@ -68,18 +68,21 @@ class LeaderWatch:
         self._suspicion = Suspicion(self._name, timing, time.monotonic(), streak)
         self._recheck = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        """When to look again though nothing is heard; None while that is not waited for."""
+        """Timer of the next decision; None if no decision is scheduled."""
         self._suspect_decision: Decision | None = None
         self._nonce = ""
         self._answer_revision = 0
         self.begun_at = time.monotonic()
         self.heard_at = (self.begun_at if self._name != own_id else None) if self._name else heard_at
-        """When the leader was last heard; before that, since when it has been watched."""
+        """Monotonic time of the last heartbeat; before the first one, the start of this watch."""
         self._marks: dict[TakeoverPhase, float] = {}
 
     def timeline(self) -> Timeline:
-        """How this leader came to be suspected, for the takeover that follows. What was heard after a challenge makes
-        that one history; but a leader that is stuck beats all the while, so its story begins with the challenge."""
+        """Return the timeline from the last heartbeat to the suspicion, for the takeover that follows.
+
+        A heartbeat after a challenge makes that challenge irrelevant. A stuck leader goes on sending heartbeats, so its
+        timeline begins with the challenge.
+        """
         stuck = (
             self._suspect_decision is not None
             and self._suspect_decision.cause == "stuck"
@@ -91,19 +94,19 @@ class LeaderWatch:
             marks["heard"] = self.heard_at
         return Timeline(marks, self._challengers("challenged" in marks))
 
-    def _challengers(self, me_too: bool) -> tuple[str, ...]:
-        """Standbys whose challenges to this leader it has not answered, as far as is known here."""
+    def _challengers(self, including_self: bool) -> tuple[str, ...]:
+        """Return the standbys whose challenges this leader has not answered, as far as our watch shows."""
         answers = {answer.nonce for answer in self._cluster_view.answers.items.values()}
-        open_ones = {
+        unanswered = {
             name
             for name, item in self._cluster_view.challenges.items.items()
             if item.term == self.revision and item.nonce not in answers and name != self._own_id
         }
-        return tuple(sorted(open_ones | {self._own_id})) if me_too else tuple(sorted(open_ones))
+        return tuple(sorted(unanswered | {self._own_id})) if including_self else tuple(sorted(unanswered))
 
     @property
     def takeover_reason(self) -> TakeoverReason | None:
-        """Why this leader should be replaced; None: it should not."""
+        """Why this leader should be replaced; None if it should not."""
         if self._listener.is_dead:
             why = f"the process of {self._name} died: its follow stream broke and its port refuses"
             return TakeoverReason("died", why)
@@ -113,8 +116,11 @@ class LeaderWatch:
         return TakeoverReason(self._suspect_decision.cause, self._suspect_decision.why, (unanswered,))
 
     def on_answer_found(self) -> None:
-        """A takeover found an answer that is newer than our challenge: to this, or, of a slow leader, to one before. In
-        either case the term commits; and as that ground can win no more, the leader is to be challenged anew."""
+        """Record that a takeover failed because the leader wrote an answer after our challenge.
+
+        The answer may be to an earlier challenge, but it proves that the term can still commit. No takeover for this
+        suspicion can succeed any more, so a new challenge is needed.
+        """
         self._suspicion.proof(time.monotonic())
         self._recheck_if_challenged()
 
@@ -129,7 +135,7 @@ class LeaderWatch:
             for stop in unsubscribe:
                 stop()
 
-    # --- what is heard ---
+    # --- inputs ---
 
     def _died(self) -> None:
         self._marks["suspected"] = time.monotonic()
@@ -144,7 +150,7 @@ class LeaderWatch:
         self._suspicion.beat(self.heard_at, stuck_s)
         if self._timer is None or self._suspect_decision is not None or self._suspicion.stuck:
             self._recheck.set()
-        else:  # all is well, ten times a second: it must not even wake who looks
+        else:  # the normal case, ten times a second: it must not wake `_decide_loop`
             self._schedule_recheck(self._suspicion.decide(self.heard_at).wake_at)
 
     def _on_answer(self, master: str) -> None:
@@ -159,20 +165,20 @@ class LeaderWatch:
             self._recheck_if_challenged()
 
     def _recheck_if_challenged(self) -> None:
-        """Something was heard while there was suspicion, or about to be."""
+        """Decide again if a challenge has been sent, because a proof of life may end the suspicion."""
         if self._nonce:
             self._recheck.set()
 
-    # --- what follows ---
+    # --- decisions ---
 
     async def _decide_loop(self) -> None:
         while True:
             self._recheck.clear()
-            verdict = self._suspicion.decide(time.monotonic())
-            if verdict.step is SuspicionStep.CHALLENGE:
+            decision = self._suspicion.decide(time.monotonic())
+            if decision.step is SuspicionStep.CHALLENGE:
                 await self._challenge()
                 continue
-            suspected = verdict if verdict.step is SuspicionStep.SUSPECT else None
+            suspected = decision if decision.step is SuspicionStep.SUSPECT else None
             if suspected is not None and self._suspect_decision is None:
                 log.warning("suspects the leader: %s", suspected.why)
                 self._leave_leader_host()
@@ -180,14 +186,14 @@ class LeaderWatch:
                 self._marks["suspected"] = time.monotonic()
                 self._wake()
             self._suspect_decision = suspected
-            self._schedule_recheck(verdict.wake_at)
+            self._schedule_recheck(decision.wake_at)
             try:
                 await self._recheck.wait()
             finally:
                 self._schedule_recheck(math.inf)
 
     def _schedule_recheck(self, at: float) -> None:
-        """Look again then, on the monotonic clock; infinite: only when something is heard."""
+        """Decide again at this monotonic time; infinite: only when something is received."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -195,7 +201,7 @@ class LeaderWatch:
             self._timer = asyncio.get_running_loop().call_later(at - time.monotonic(), self._recheck.set)
 
     async def _challenge(self) -> None:
-        """Put a challenge, noting which answer there is already: only a newer one can be to this."""
+        """Write a challenge, and note the revision of the present answer: only a later one can be to this challenge."""
         self._nonce = secrets.token_hex(8)
         self._marks = {"challenged": time.monotonic()}
         challenge = Challenge(term=self.revision, nonce=self._nonce)
@@ -211,13 +217,13 @@ class LeaderWatch:
         self._marks["taken_by_etcd"] = time.monotonic()
         self._suspicion.challenged(time.monotonic())
         if before is not None and nonce_of(Answer, before) == self._nonce:
-            self.on_answer_found()  # it came between the two copies of our challenge
+            self.on_answer_found()  # the leader answered between the two copies of our challenge
 
     def _leave_leader_host(self) -> None:
-        """An etcd member on the leader's PC has gone with it, if it was the PC: do not wait for that to show."""
+        """Stop using etcd members on the leader's PC: if the PC failed, they failed with it."""
         hosts = {url.split("://", 1)[-1].rsplit(":", 1)[0] for url in self._urls}
         if hosts & {"127.0.0.1", "localhost", "[::1]"}:
-            return  # everything runs there: a host's name tells nothing
-        for address in self._etcd.settings.endpoints:  # also when it is not in use: it must not be the next one either
+            return  # all programs run on one PC: the host's name identifies nothing
+        for address in self._etcd.settings.endpoints:  # even if not in use, so that it is not chosen next
             if address.rsplit(":", 1)[0] in hosts:
                 self._etcd.switch_from_address(address)

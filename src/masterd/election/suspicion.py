@@ -1,13 +1,17 @@
-"""When a standby suspects the leader of one term. Pure: times are handed in, seconds on the monotonic clock.
+"""Decides when a standby suspects the leader of one term. Pure: the caller passes times, in monotonic seconds.
 
-A suspicion is never needed for safety, so it may be quick; what keeps it from being a nuisance is that three things
-must come together: the follow stream has been silent for a few beats; a challenge, put through etcd at the first
-missed beat, has not been answered through etcd; and this process itself has not been held up meanwhile. Any sign that
-the term still commits (an answer, an entry) ends it: two PCs that do not see each other must not take turns.
+Safety does not depend on suspicion, so it may be quick. To keep needless takeovers rare, three conditions must hold:
 
-    calm -- a beat is missed, or the leader says it cannot commit --> CHALLENGE
-         -- etcd has the challenge, time passes, nothing is heard --> SUSPECT
-    a beat, an answer, an entry of the term, a late timer of our own --> calm
+- the heartbeat stream has been silent for several heartbeats;
+- a challenge, written to etcd at the first missed heartbeat, has not been answered through etcd;
+- this process itself was not delayed meanwhile.
+
+Any proof that the term can still commit (an answer, a journal entry) ends the suspicion. Otherwise two PCs that cannot
+reach each other would depose one another for ever.
+
+    calm -- a heartbeat is missed, or the leader reports that it cannot commit --> CHALLENGE
+         -- etcd has the challenge, time passes, nothing is received           --> SUSPECT
+    a heartbeat, an answer, an entry of the term, or a late timer of our own   --> calm
 """
 
 from __future__ import annotations
@@ -22,52 +26,52 @@ from nodestore.support.backoff import grown_s
 
 @dataclass(frozen=True)
 class ElectionTiming:
-    """How quick the masters are. All in seconds. Leader and standbys should have the same."""
+    """Timing of the election, in seconds. The leader and all standbys should use the same values."""
 
     beat_s: float = 0.1
-    """The leader's heartbeats are so far apart."""
+    """Interval of the leader's heartbeats."""
     missed_s: float = 0.16
-    """Nothing heard for so long: the leader is challenged. More than a beat, so that a calm network has none."""
+    """Silence after which the leader is challenged. Longer than beat_s, so that a calm network has no challenges."""
     silence_s: float = 0.26
-    """Nothing heard for so long, and the challenge unanswered: it is suspected."""
+    """Silence after which a leader that has not answered the challenge is suspected."""
     answer_s: float = 0.08
-    """For so long at least a challenge that etcd has must have been unanswered: several round trips through etcd."""
+    """Minimum time that a challenge must be in etcd without an answer: several round trips through etcd."""
     stuck_s: float = 0.5
-    """The leader says that it has not been able to commit for so long: it is challenged although it beats."""
+    """A leader that reports no commit for this long is challenged, although its heartbeats arrive."""
     late_s: float = 0.06
-    """Our own timer was later than this: we were held up, and what we did not hear proves nothing."""
+    """If our own timer fires later than this, this process was delayed, and silence proves nothing."""
     connect_s: float = 0.5
-    """After a new leader was seen, until its first beat is missed."""
+    """Time after which the first heartbeat of a new leader counts as due."""
     stagger_s: float = 0.04
-    """Between the attempts of standbys, by rank."""
+    """Delay between the attempts of standbys of adjacent ranks."""
 
 
 LAN = ElectionTiming()
-"""A private LAN and PCs that are not busy all the time."""
+"""For a private LAN and PCs that are not permanently busy."""
 SLOW = ElectionTiming(
     beat_s=0.25, missed_s=0.6, silence_s=1.5, answer_s=0.6, stuck_s=2.0, late_s=0.3, connect_s=2.0, stagger_s=0.15
 )
-"""Slow disks, busy PCs: a takeover takes some two seconds, as with the lease alone, and hardly ever is needless."""
+"""For slow disks and busy PCs: a takeover takes about two seconds, as by the lease alone, and is rarely needless."""
 PROFILES = {"lan": LAN, "slow": SLOW}
 
 STREAK_MAX = 5
-"""Patience doubles with each takeover on suspicion in a row, from the second on, up to 32 times the usual."""
+"""Doublings of the patience: one for each consecutive takeover on suspicion from the second on, so at most 32 times."""
 STREAK_FORGOTTEN_S = 10.0
-"""A term that held for so long ends a streak."""
+"""A term that lasted this long ends a streak."""
 _AGAIN_MAX_S = 2.0
 
 
 class SuspicionStep(Enum):
-    """What to do now."""
+    """What the standby must do now."""
 
-    WAIT = "look again at `wake_at`, or when something is heard"
-    CHALLENGE = "put a challenge through etcd"
+    WAIT = "decide again at `wake_at`, or when something is received"
+    CHALLENGE = "write a challenge to etcd"
     SUSPECT = "take over"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`wake_at`: when to look again; infinite: only when something is heard."""
+    """The next step. wake_at: when to decide again; infinite: only when something is received."""
 
     step: SuspicionStep
     wake_at: float = math.inf
@@ -77,7 +81,7 @@ class Decision:
 
 @dataclass(slots=True)
 class Suspicion:
-    """Of one term. `streak`: how many terms in a row, up to this one, began on mere suspicion."""
+    """The suspicion of one leader in one term. streak: consecutive terms, up to this one, that began on suspicion."""
 
     leader: str
     timing: ElectionTiming
@@ -97,31 +101,36 @@ class Suspicion:
 
     @property
     def heard_at(self) -> float:
-        """When the leader was last heard, or, before that, should have been."""
+        """When the last heartbeat was received; before the first one, when it is due."""
         return self._heard
 
     @property
     def stuck(self) -> bool:
-        """Whether the leader said, when it was last heard, that it has not been able to commit for too long."""
+        """Whether the last heartbeat reported that the leader could not commit for at least `stuck_s`."""
         return self._stuck_s >= self.timing.stuck_s
 
-    # --- what is heard ---
+    # --- inputs ---
 
     def beat(self, now: float, stuck_s: float = 0.0) -> None:
-        """The leader's heartbeat; it says for how long it has not been able to commit."""
+        """Record a heartbeat. stuck_s: for how long the leader has not been able to commit."""
         self._heard, self._stuck_s, self._broken = max(self._heard, now), stuck_s, False
         if not self.stuck:
             self._proofs = 0
             self._forget()
 
     def broke(self) -> None:
-        """Its follow stream broke, which a process that dies does, and is not known to be dead: there is no beat to
-        wait for any more, so it is challenged at once."""
+        """Record that the heartbeat stream broke, and that it is unknown whether the process died.
+
+        No further heartbeat can arrive, so the leader is challenged at once.
+        """
         self._broken = True
 
     def proof(self, now: float) -> None:
-        """The term still commits: an answer to a challenge, or an entry. Silence between the two of us alone is no
-        reason to take over, so the next challenge waits, longer each time."""
+        """Record a proof that the term can still commit: an answer to a challenge, or a journal entry.
+
+        A broken connection between two PCs alone is no reason for a takeover. So the next challenge is delayed, longer
+        after each proof.
+        """
         if self._asked:
             self._proofs += 1
             missed_s = self.timing.missed_s
@@ -130,25 +139,25 @@ class Suspicion:
         self._forget()
 
     def challenged(self, now: float) -> None:
-        """etcd has our challenge: it answers us, so the silence is not ours."""
+        """Record that etcd has our challenge. etcd answers us, so our connection does not cause the silence."""
         if self._asked:
             self._has_it = now
 
     def not_challenged(self, now: float) -> None:
-        """It could not be put: then we have no better a link to etcd than the leader. Tried again."""
+        """Record that the challenge could not be written; try again later. Our connection to etcd may be the cause."""
         self._again_at = now + self.timing.missed_s
         self._forget()
 
     def _forget(self) -> None:
         self._asked, self._has_it = False, None
 
-    # --- what follows ---
+    # --- decision ---
 
     def decide(self, now: float) -> Decision:
-        """What to do. To be called at the `wake_at` given last, and whenever something was heard."""
+        """Return the next step. The caller calls this at the last `wake_at`, and whenever something was received."""
         late_s, self._wake_at = now - self._wake_at, math.inf
         if late_s > self.timing.late_s:
-            self._heard, self._broken = max(self._heard, now), False  # we slept: it may have beaten, and answered
+            self._heard, self._broken = max(self._heard, now), False  # a heartbeat or an answer may have arrived
             self._forget()
         verdict = self._decide(now)
         self._wake_at = verdict.wake_at
@@ -166,7 +175,7 @@ class Suspicion:
             self._asked = True
             return Decision(SuspicionStep.CHALLENGE)
         if self._has_it is None:
-            return Decision(SuspicionStep.WAIT)  # until it is put, or cannot be
+            return Decision(SuspicionStep.WAIT)  # until `challenged` or `not_challenged` is called
         due = self._has_it + timing.answer_s * self._patience
         if not at_once:
             due = max(due, self._heard + timing.silence_s * self._patience)
@@ -188,7 +197,7 @@ class Suspicion:
 
 
 def streak_after(cause: Cause, streak: int, held_s: float) -> int:
-    """The streak of a new term: how the one before ended, its own streak, and for how long it was seen to hold."""
+    """Return the streak of a new term that began by `cause`. streak, held_s: streak and observed length of the last."""
     if cause not in ("silent", "stuck"):
         return 0
     return 1 if held_s >= STREAK_FORGOTTEN_S else streak + 1

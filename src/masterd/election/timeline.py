@@ -1,7 +1,7 @@
-"""When what happened in one takeover, for whoever asks later why it took as long as it did. Pure.
+"""Records when each phase of a takeover was reached, so that `nodectl why` can explain its duration. Pure.
 
-Times are seconds on the monotonic clock of the masterd that took over; they are told from when it last heard the
-leader before, so that the phases add up to the whole that a client sees, but for the client's own part.
+Times are monotonic seconds of the masterd that took over. `phases` counts them from the last heartbeat of the previous
+leader, so that they add up to the outage that a client sees, except for the client's own share.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ TAKEOVER_PHASES: tuple[TakeoverPhase, ...] = (
 
 @dataclass(slots=True)
 class Timeline:
-    """Of one takeover."""
+    """The times at which one takeover reached its phases, and the standbys that suspected the leader."""
 
     marks: dict[TakeoverPhase, float] = field(default_factory=dict)
     suspected_by: tuple[str, ...] = ()
 
     def mark(self, phase: TakeoverPhase, now: float) -> None:
-        """The first time counts."""
+        """Record that `phase` was reached at `now`. Only the first call for a phase counts."""
         self.marks.setdefault(phase, now)
 
     def phases(self) -> dict[str, float]:
-        """Seconds from the first mark to each, in order."""
+        """Return the seconds from the first recorded phase to each recorded phase, in order."""
         known = [(phase, self.marks[phase]) for phase in TAKEOVER_PHASES if phase in self.marks]
         return {phase: round(at - known[0][1], 6) for phase, at in known}

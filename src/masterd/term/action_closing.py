@@ -1,4 +1,4 @@
-"""What the nodes did, on its way into the journal: changes that the application hears of, and actions that are over."""
+"""Turns node events into commands: status changes for the application, and the closing of ended or expired actions."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ from nodestore.schema.keys import Keys
 
 log = logging.getLogger(__name__)
 
-_NEWS_MAX = 64
+_EVENTS_MAX = 64
 _EXPIRED_MAX = 3
-"""Actions that expire by one commit. So few that the views surely go with it, whatever etcd takes at once: as long as
-the view still has an action, and nobody has written `acted`, the node may begin it."""
+"""Actions that expire in one commit. Few enough that their views always fit into the commit itself: a node may begin
+an action as long as the view lists it and `acted` does not."""
 _EXPIRE_AGAIN_S = 1.0
 
 
 class ActionCloser:
-    """Of one term. derive_timeout_s: for what the nodes must be once an action of theirs is closed."""
+    """Closes the actions of nodes for one term, and passes status changes to the application.
+
+    derive_timeout_s: limit for deriving the specs of the nodes whose actions were closed.
+    """
 
     def __init__(
         self,
@@ -45,19 +48,19 @@ class ActionCloser:
         self._replica, self._committer = replica, committer
         self._derive_timeout_s, self._wake = derive_timeout_s, wake
         self._closing: set[str] = set()
-        """Ids of the commands that wait to close an action."""
+        """Ids of the closing commands that are queued."""
         self._without_result: set[str] = set()
-        """Of those that were refused, for what the node told: it is left out at the next try."""
+        """Ids of closing commands that were refused because of the node's result. The next attempt omits the result."""
         self._expire_at = 0.0
 
     def take_submissions(self) -> list[Submission]:
-        """What nodes did since this was asked last, as commands to be queued in this order."""
+        """Return commands for all node events since the last call, in the order in which they must be queued."""
         state = self._replica.state
         ended = self._node_events.closures(state, self._committer.now, not_started=False)
-        endings = list(islice((ending for ending in ended if ending.id not in self._closing), _NEWS_MAX))
+        endings = list(islice((ending for ending in ended if ending.id not in self._closing), _EVENTS_MAX))
         self._closing.update(ending.id for ending in endings)
-        told = (closing_request(ending, omit_result=ending.id in self._without_result) for ending in endings)
-        requests = [*self._node_events.take_change_requests(_NEWS_MAX, state), *told]
+        closings = (closing_request(ending, omit_result=ending.id in self._without_result) for ending in endings)
+        requests = [*self._node_events.take_change_requests(_EVENTS_MAX, state), *closings]
         return [Submission(request, OutcomeCallback(partial(self._on_outcome, request))) for request in requests]
 
     def _on_outcome(self, request: CommandRequest, outcome: CommandOutcome) -> None:
@@ -78,44 +81,47 @@ class ActionCloser:
 
     @property
     def has_expired_actions(self) -> bool:
-        """Whether an action is to be closed that no node has begun in time; at most once a second."""
+        """Whether a pending action has expired. After an attempt to close such actions, False for one second."""
         expiry = next_expiry_at(self._replica.state)
         return expiry is not None and expiry < self._committer.now and time.monotonic() >= self._expire_at
 
     @property
     def next_expiry_in_s(self) -> float | None:
-        """When that may be so at the earliest; None: while nothing else happens, never."""
+        """Seconds until `has_expired_actions` may become true; None if no action is pending."""
         expiry = next_expiry_at(self._replica.state)
         if expiry is None:
             return None
         return max(self._expire_at - time.monotonic(), expiry - self._committer.now, 0.01)
 
     async def expire_actions(self) -> None:
-        """Close what no node has begun in time, if it still has not when this is committed."""
+        """Close expired actions. Each commit compares `acted`, so an action that a node has begun meanwhile is kept."""
         self._expire_at = time.monotonic() + _EXPIRE_AGAIN_S
         late = list(
             islice(self._node_events.closures(self._replica.state, self._committer.now, not_started=True), _EXPIRED_MAX)
         )
         try:
-            looked = [await self._node_events.refetch_closure(self._etcd, self._keys, ending) for ending in late]
-            still = [found for found in looked if found is not None]
-            if still:
-                await self._close([ending for ending, _ in still], tuple(compare for _, compare in still))
+            fetched = [await self._node_events.refetch_closure(self._etcd, self._keys, ending) for ending in late]
+            not_started = [found for found in fetched if found is not None]
+            if not_started:
+                await self._close([ending for ending, _ in not_started], tuple(compare for _, compare in not_started))
                 self._expire_at = 0.0  # there may be more
         except (LeadershipLost, OutcomeUnknown, Garbage):
             raise
         except CompareFailed:
-            log.info("an action was begun just before it expired")
+            log.info("a node began an action just before it expired; the action is kept")
         except NodectlError as error:
-            log.warning("actions that have expired are closed later: %s", error)
+            log.warning("could not close expired actions, trying again in a second: %s", error)
 
     async def close_before_epoch(self, epoch: int) -> None:
-        """A backup was restored: what is still to be done in it may have been done since. Before any view is written,
-        so that no node is told to do it again."""
+        """Close all actions of earlier epochs.
+
+        A restored backup may hold actions that the nodes have performed since. The leader calls this before it writes
+        any view, so that no node performs them again.
+        """
         every = self._node_events.closures(self._replica.state, self._committer.now, not_started=False)
         old = [ending for ending in every if ending.action.epoch < epoch]
-        for start in range(0, len(old), _NEWS_MAX):
-            await self._close(old[start : start + _NEWS_MAX], publish=False)
+        for start in range(0, len(old), _EVENTS_MAX):
+            await self._close(old[start : start + _EVENTS_MAX], publish=False)
 
     async def _close(
         self, endings: Sequence[ActionClosure], compares: tuple[Compare, ...] = (), *, publish: bool = True

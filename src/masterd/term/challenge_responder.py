@@ -1,4 +1,4 @@
-"""The leader's side of challenges: it echoes each through etcd, fenced, as proof that its term still commits."""
+"""Answers the challenges of standbys with fenced writes, which prove that the term can still commit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ATTEMPT_S = 1.0
 
 
 class ChallengeResponder:
-    """The leader's, for one term."""
+    """Answers standbys' challenges for one term."""
 
     def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, cluster_view: ClusterView) -> None:
         self._etcd, self._keys, self._fence, self._cluster_view = etcd, keys, fence, cluster_view
@@ -27,7 +27,7 @@ class ChallengeResponder:
         self._wake = asyncio.Event()
 
     async def run(self) -> NoReturn:
-        """Answer every challenge of this term, until cancelled. LeadershipLost when the term is over."""
+        """Answer every challenge of this term until cancelled. Raises LeadershipLost when the term is over."""
         stop = self._cluster_view.challenges.subscribe(self._enqueue)
         try:
             for master in self._cluster_view.challenges.items:
@@ -47,7 +47,7 @@ class ChallengeResponder:
         self._wake.set()
 
     async def _answer(self, master: str) -> None:
-        """One that cannot be written is not tried again: the standby asks anew."""
+        """Write the answer. A failed attempt is logged and not retried, because the standby sends a new challenge."""
         challenge = self._cluster_view.challenges.items.get(master)
         if challenge is None or challenge.term != self._fence.term.revision:
             return
@@ -64,4 +64,4 @@ class ChallengeResponder:
             return
         if not result.succeeded:
             raise LeadershipLost(f"term {self._fence.term} is over")
-        log.info("answered the challenge of %s, which does not hear this master", master)
+        log.info("answered the challenge of %s, which does not receive our heartbeats", master)

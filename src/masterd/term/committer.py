@@ -1,6 +1,6 @@
-"""Running batches and committing them: one at a time, with memory and views following each.
+"""Runs and commits batches, one at a time; after each commit it updates the replica in memory and the views.
 
-The application's code runs in the worker's thread; everything else here in the event loop.
+The application's code runs in the worker's thread. Everything else here runs in the event loop.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ T = TypeVar("T")
 
 _SLACK_BYTES = 32 << 10  # keys, compares, head and framing of one transaction
 _INLINE_MAX = 4
-"""So few quick commands are run in the event loop: with a busy machine the way to a thread and back costs more."""
+"""Batches of up to this many `quick` commands run in the event loop: on a busy machine a thread hop costs more."""
 _INLINE_LIMIT_S = 0.02
 _INLINE_PAUSE_S = 60.0
-"""Where they took longer than this (a document of a megabyte, say), they go to the thread for the next minute."""
-_FIXED_OPS = 4  # head, entry, applied, and the manifest of a snapshot that is restored
+"""If an inline batch took longer than _INLINE_LIMIT_S, all batches run in the thread for this long."""
+_FIXED_OPS = 4  # head, entry, applied, and the manifest of a restored snapshot
 
 
 @dataclass(frozen=True)
 class LeaderSettings:
-    """Limits of a leader. Those of etcd must not exceed what every member was started with."""
+    """Limits of a leader. max_txn_ops and request_bytes_max must not exceed the limits of any etcd member."""
 
     max_txn_ops: int = 128
     request_bytes_max: int = 1_500_000
     queue_max: int = 10_000
     commands_per_batch: int = 256
     handler_timeout_s: float = 2.0
-    """For one command: its handler, and what the nodes must be after it. It is an emergency brake, not a budget."""
+    """Limit for one command: its handler and the specs derived after it. It stops hanging code; it is no budget."""
     derive_timeout_s: float = 20.0
-    """For what all nodes must be: at a start, and when a configuration is adopted or a snapshot restored."""
+    """Limit for deriving all specs: at the start of a term, at a configuration's adoption, and at a restore."""
     retention: RetentionSettings = field(default_factory=RetentionSettings)
 
     @property
@@ -62,12 +62,12 @@ class LeaderSettings:
         return BatchLimits(self.commands_per_batch, entry_bytes_max, self.request_bytes_max - 2 * _SLACK_BYTES)
 
     def txn_budget(self, taken_bytes: int) -> TxnBudget:
-        """What is left for views beside an entry of that size."""
+        """Return how much of a transaction is left for views if its entry takes `taken_bytes`."""
         return TxnBudget(self.max_txn_ops - _FIXED_OPS, max(0, self.request_bytes_max - _SLACK_BYTES - taken_bytes))
 
 
 class Committer:
-    """The leader's, for one term. Nothing here may be called twice at a time."""
+    """Runs and commits batches for one term. Not reentrant: the next call must wait for the previous one."""
 
     def __init__(
         self,
@@ -90,11 +90,11 @@ class Committer:
 
     @property
     def now(self) -> float:
-        """The leader's time, which never goes back behind what it has committed."""
+        """The wall clock in seconds, but never earlier than the last committed time."""
         return max(self._wall_clock(), self._replica.state.time)
 
     def may_run_inline(self, requests: Sequence[CommandRequest]) -> bool:
-        """Whether these are few, and all of them promise to end at once."""
+        """Whether these commands may run in the event loop: they are few, and all are declared `quick`."""
         if len(requests) > _INLINE_MAX or time.monotonic() < self._inline_from:
             return False
         return all(request.name in self._quick_commands for request in requests)
@@ -102,48 +102,52 @@ class Committer:
     async def run_batch(
         self, work: Callable[[Batch, JobProgress], T], limit_s: float, *, inline: bool = False
     ) -> tuple[Batch, T]:
-        """What `work` makes of a new batch. Whatever it raises has left the specs as they are, if it restores them;
-        HungError: nothing of it counts, and the specs have been derived anew. `inline`: in this thread, unguarded."""
+        """Run `work` on a new batch; return the batch and the result of `work`.
+
+        HungError: `work` did not end within `limit_s` seconds; the batch is dropped, and all specs were derived again.
+        Any other error comes from `work`, which must restore the specs before it raises. inline: run in the event
+        loop, without a limit.
+        """
         batch = Batch(
             self._replica.state, self._application, self.spec_deriver, self._wall_clock(), self._settings.limits,
             epoch=self._fence.term.epoch, on_fault=_log_fault,
         )  # fmt: skip
         if inline:
-            begun = time.monotonic()
-            made = work(batch, JobProgress())
-            if (ended := time.monotonic()) > begun + _INLINE_LIMIT_S:
+            started = time.monotonic()
+            result = work(batch, JobProgress())
+            if (ended := time.monotonic()) > started + _INLINE_LIMIT_S:
                 self._inline_from = ended + _INLINE_PAUSE_S
-            return batch, made
+            return batch, result
         try:
             return batch, await self.worker.run(lambda progress: work(batch, progress), limit_s)
         except HungError:
             await self.rebuild_specs()
             raise
 
-    def use_prepared_specs(self, ahead: PreparedSpecs) -> None:
-        """All specs of the committed state, derived before the term was won."""
-        self.spec_deriver, self._quick_commands = ahead.spec_deriver, ahead.quick_commands
+    def use_prepared_specs(self, prepared: PreparedSpecs) -> None:
+        """Use specs that were derived from the committed state before the term was won."""
+        self.spec_deriver, self._quick_commands = prepared.spec_deriver, prepared.quick_commands
 
     async def rebuild_specs(self) -> bool:
-        """Derive all specs from the committed state, from nothing; whether they are the recorded ones."""
-        self.spec_deriver = derivation = SpecDeriver(self._application)
-        batch = Batch(self._replica.state, self._application, derivation, self._wall_clock())
+        """Derive all specs from the committed state; return whether they equal the recorded ones."""
+        self.spec_deriver = SpecDeriver(self._application)
+        batch = Batch(self._replica.state, self._application, self.spec_deriver, self._wall_clock())
 
         def work(_: JobProgress) -> bool:
-            self._quick_commands, agrees = derive_all(batch, self._application)
-            return agrees
+            self._quick_commands, matches_recorded = derive_all(batch, self._application)
+            return matches_recorded
 
         return await self._derive(work)
 
     async def undo(self, batch: Batch) -> None:
-        """The batch came to nothing: all specs are those of the committed state again."""
+        """Reset all specs to those of the committed state, after a batch was not committed."""
         await self._derive(lambda _: batch.undo_derivation())
 
     async def _derive(self, work: Callable[[JobProgress], T]) -> T:
         try:
             return await self.worker.run(work, self._settings.derive_timeout_s)
         except HungError as error:
-            raise TermBroken(f"the application does not say what the nodes must be: it {error}") from None
+            raise TermBroken(f"cannot derive the specs of the nodes: the application {error}") from None
 
     async def commit(
         self,
@@ -153,25 +157,29 @@ class Committer:
         on_landed: Callable[[], None] | None = None,
         publish: bool = True,
     ) -> None:
-        """Commit a batch; memory and views follow. `on_landed` is called as soon as it has landed: an error that is
-        raised later is about what follows, and ends the term. `publish`: False leaves all views to `finish`."""
+        """Commit a batch, apply it to the replica in memory and update the views.
+
+        on_landed: called as soon as the batch is committed. An error after that call concerns the replica or the views,
+        and ends the term. publish: if False, no view is written; `Publisher.finish_views` writes them later.
+        Raises the errors of `Journal.commit`; after each of them the specs are those of the committed state.
+        """
         nonce = secrets.token_hex(8)
         last = batch.records[-1].index
         if last - len(batch.records) != self.journal.index:
-            raise TermBroken(f"memory is at {last - len(batch.records)}, the journal at {self.journal.index}")
+            raise TermBroken(f"memory is at index {last - len(batch.records)}, the journal at {self.journal.index}")
         term = self._fence.term
         raw = encode_entry(term.epoch, term.revision, nonce, batch.encoded)
         changes = changes_of(self._keys, term, batch.records, batch.changed_specs, batch.pending)
-        turns = TimeSlice()
+        time_slice = TimeSlice()
         for path, document in batch.restored_documents.items():
             changes[self._keys.document(path)] = None if document is None else document_view(last, document)
-            await turns.yield_if_used_up()
+            await time_slice.yield_if_used_up()
         views = self.publisher.inline_ops(changes, last, self._settings.txn_budget(len(raw))) if publish else []
         try:
-            held = await self._restore_guards(batch)
-            own = [op_put(self._keys.entry(last), raw), *(op for _, op in held)]
-            compares = (*compares, *(compare for compare, _ in held))
-            revision = await self.journal.commit(Commit.moving_to(last, [*own, *views], compares))
+            guards = await self._restore_guards(batch)
+            ops = [op_put(self._keys.entry(last), raw), *(op for _, op in guards), *views]
+            compares = (*compares, *(compare for compare, _ in guards))
+            revision = await self.journal.commit(Commit.moving_to(last, ops, compares))
         except NodectlError:
             await self.undo(batch)
             raise
@@ -190,10 +198,10 @@ class Committer:
         except LeadershipLost:
             raise
         except NodectlError as error:
-            raise TermBroken(f"index {last} is committed, but could not be followed: {error}") from error
+            raise TermBroken(f"index {last} is committed, but could not be applied or published: {error}") from error
 
     async def _restore_guards(self, batch: Batch) -> list[tuple[Compare, Op]]:
-        """What keeps the snapshots that this batch restores from being deleted. NotFound when one is gone already."""
+        """Return the guards that keep the restored snapshots from being deleted. NotFound if one is already gone."""
         names = [record.restore for record in batch.records if record.restore is not None]
         return [await self._replica.snapshots.restore_guard(name) for name in names]
 

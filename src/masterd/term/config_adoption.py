@@ -1,4 +1,7 @@
-"""Configuration comes into force by a journal entry that holds it. Garbage leaves the last one in force."""
+"""Adopts `config/current` by a journal entry that holds it.
+
+An unreadable or invalid configuration is rejected, and the last adopted one stays in force.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _RETRY_S = 0.2
 
 
 class ConfigAdopter:
-    """The leader's, for one term."""
+    """Adopts configurations for one term. limit_s: limit for deriving all specs."""
 
     def __init__(
         self, etcd: Etcd, keys: Keys, cluster_view: ClusterView, replica: Replica, committer: Committer, limit_s: float
@@ -32,23 +35,23 @@ class ConfigAdopter:
         self._etcd, self._keys, self._cluster_view, self._replica = etcd, keys, cluster_view, replica
         self._committer, self._limit_s = committer, limit_s
         self.rejection: tuple[int, str] | None = None
-        """config/current's mod_revision and why it is not adopted."""
+        """The mod_revision of the rejected `config/current`, and the reason."""
 
     def is_due(self, config: KV | None) -> bool:
-        """Whether this value of `config/current` is still to be adopted, or refused."""
+        """Whether this value of `config/current` is neither adopted nor rejected yet."""
         if config is None or (self.rejection is not None and self.rejection[0] == config.mod_revision):
             return False
         adopted = self._replica.state.adopted
         return adopted is None or adopted.revision != config.mod_revision
 
     async def adopt(self, config: KV | None) -> None:
-        """Bring it into force, or note why not. LeadershipLost, OutcomeUnknown: the term is over."""
+        """Adopt this value, or record why it is rejected. LeadershipLost and OutcomeUnknown end the term."""
         if config is None or not self.is_due(config):
             return
         try:
             await self._commit(config)
         except CompareFailed:
-            log.info("config/current changed while it was being adopted; looking again")
+            log.info("config/current changed while it was being adopted; reading it again")
             await self._refetch_config()
         except (LeadershipLost, OutcomeUnknown):
             raise
@@ -59,21 +62,21 @@ class ConfigAdopter:
             await asyncio.sleep(_RETRY_S)
 
     async def _commit(self, config: KV) -> None:
-        """Adopt it. What is wrong with it rejects it; errors that are raised are the commit's."""
+        """Commit the adoption, or reject the configuration. Raises only the errors of the commit."""
         try:
             record = decode(ConfigRecord, config.value, config.key)
-            batch, wrong = await self._committer.run_batch(
+            batch, adoption_error = await self._committer.run_batch(
                 lambda batch, _: _adoption_error(batch, record, config.mod_revision), self._limit_s
             )
         except HungError as error:
-            self._reject(config, NodectlError(f"what the application says the nodes must be {error}"))
+            self._reject(config, NodectlError(f"cannot derive the specs of the nodes: the application {error}"))
             return
         except Garbage as error:
             self._reject(config, error)
             return
-        if wrong is not None:
+        if adoption_error is not None:
             await self._committer.undo(batch)
-            self._reject(config, wrong)
+            self._reject(config, adoption_error)
             return
         await self._committer.commit(batch, (cmp_mod(config.key, config.mod_revision),))
         self.rejection = None
@@ -84,7 +87,7 @@ class ConfigAdopter:
         log.error("config/current is not adopted: %s", self.rejection[1])
 
     async def _refetch_config(self) -> None:
-        """The watch may lag behind the compare that failed: look for ourselves."""
+        """Read `config/current` directly, because the watch may lag behind the compare that failed."""
         try:
             self._cluster_view.config = await self._etcd.get(self._keys.config_current)
         except Unavailable as error:
@@ -93,7 +96,7 @@ class ConfigAdopter:
 
 
 def _adoption_error(batch: Batch, record: ConfigRecord, revision: int) -> ValidationError | NodectlError | None:
-    """Adopt it in this batch; what is wrong with it, if anything is."""
+    """Adopt the configuration in this batch; return why it cannot be adopted, or None."""
     try:
         batch.adopt(record, revision)
     except (ValidationError, NodectlError) as error:

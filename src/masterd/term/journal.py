@@ -1,8 +1,9 @@
-"""Commits: one fenced transaction each, and how its outcome is found out when the reply is lost.
+"""Commits batches, one fenced transaction each, and determines the outcome of a transaction whose reply was lost.
 
-A transaction that timed out may land at any later time, and an error on its repeat decides nothing. It is decided by
-`head`: it carries our nonce (committed), or it has moved without our nonce while the term is still ours, or can move
-no more by this transaction because a compare that only grows has left it behind (never will be). See `_fate`.
+A transaction that timed out may land at any later time, and an error on its repeat proves nothing. The key `head`
+decides: if it carries the nonce of the commit, the commit landed. If a compare of the transaction fails, no copy can
+land any more, because every compare is of a mod_revision, and these only grow. Whether a copy landed before that
+depends on whether `head` has moved and the term is still ours: see `_fate`.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ _FULL_RETRY_S = 0.5
 
 
 class CommitFate(Enum):
-    """What a failed compare means for the transaction and for every copy of it."""
+    """What a failed compare proves about the transaction and all of its copies."""
 
     COMMITTED = "an earlier copy landed"
     NEVER = "no copy has landed or ever will"
     TERM_OVER = "no copy has landed or ever will, and the term is over"
-    FOREIGN = "head has moved under our own term, and not by us: somebody else writes it, perhaps over our commit"
+    FOREIGN = "head has changed under our own term, but not by us: another program wrote it, perhaps over our commit"
     UNKNOWN = "the term is over, and an earlier copy may have landed before it ended"
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What to commit. `head` names the index reached and, by its nonce, this commit."""
+    """What to commit. `head` holds the new index, and a nonce that identifies this commit."""
 
     head: Head
     ops: tuple[Op, ...] = ()
@@ -60,24 +61,26 @@ class Commit:
 
 
 class Journal:
-    """The leader's only way to write: one commit at a time, each comparing the one before."""
+    """Commits for one term, one at a time. Each commit compares the `head` that the previous one wrote."""
 
     def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, head: KV | None) -> None:
         self._etcd, self._keys, self.fence = etcd, keys, fence
         self._head_revision = 0 if head is None else head.mod_revision
         self.index = 0 if head is None else decode(Head, head.value, keys.head).index
         self.open_since: float | None = None
-        """Since when a commit is under way, by the monotonic clock; None when none is."""
+        """Monotonic time at which the open commit began; None if no commit is open."""
         self._limited_log = RateLimitedLog(log, 10.0)
 
     async def commit(self, commit: Commit) -> int:
-        """Returns the revision of the commit. It never returns nor raises before the outcome is known, except:
+        """Commit, and return the revision of the commit. Retries until the outcome is known.
 
-        OutcomeUnknown: the term is over and an earlier copy may have landed. TermBroken: an earlier copy may have
-        landed or may land yet, and the term must be given up, which ends that. LeadershipLost: the term is over and
-        surely nothing landed. Any other error is etcd's definite refusal: nothing landed and the term goes on (NoSpace
-        for one). A refusal *after* an open attempt decides nothing: where even an empty commit is refused for lack of
-        space, this waits until there is some, for as long as the term lasts. Cancelling it leaves the outcome unknown.
+        LeadershipLost: the term is over, and nothing was committed.
+        OutcomeUnknown: the term is over, and an earlier copy may have landed.
+        TermBroken: an earlier copy may have landed or may land later. The caller must give up the term, which stops it.
+        Any other error, such as NoSpace: etcd refused the commit, nothing was committed, and the term goes on.
+
+        A refusal after an attempt without a reply proves nothing. If etcd then refuses even an empty commit for lack of
+        space, this waits for space as long as the term lasts. Cancellation leaves the outcome unknown.
         """
         self.open_since = time.monotonic()
         try:
@@ -95,7 +98,10 @@ class Journal:
                     return revision
             except OutcomeUnknown as error:
                 sent = True
-                self._limited_log.log(logging.WARNING, f"commit of index {commit.head.index}: {error}; finding out")
+                self._limited_log.log(
+                    logging.WARNING,
+                    f"commit of index {commit.head.index}: {error}; trying again",
+                )
             except Unavailable as error:
                 if not sent:
                     raise
@@ -123,8 +129,12 @@ class Journal:
         return await self._etcd.txn(compares, then, orelse, timeout_s=_ATTEMPT_S, repeatable=True)
 
     async def _without_room(self, commit: Commit, error: NoSpaceUnknown, sent: bool) -> int | None:
-        """etcd is full: the copy that was answered so has landed, or never will, and a look at `head` tells. NoSpace:
-        it has not. None: not known yet, or an earlier copy (`sent`) is open and may land once there is room again."""
+        """Read `head` after etcd reported that it is full, and return the revision if the commit has landed.
+
+        etcd gives this error both for a write that it has applied and for one that it has refused; the copy that got
+        it is decided. Raises NoSpace if nothing landed. None: `head` could not be read, or an earlier copy without a
+        reply (`sent`) may land once there is space again.
+        """
         try:
             looked = await self._etcd.txn(
                 [], [op_get(self._keys.leader), op_get(self._keys.head), op_get(self._keys.epoch)]
@@ -137,7 +147,7 @@ class Journal:
             return self._settle(commit, looked)
         if not sent:
             raise NoSpace(str(error))
-        line = f"commit of index {commit.head.index} stays open until there is room: {error}"
+        line = f"commit of index {commit.head.index} stays open until there is room in etcd: {error}"
         self._limited_log.log(logging.WARNING, line)
         await asyncio.sleep(_FULL_RETRY_S)
         return None
@@ -148,15 +158,18 @@ class Journal:
         if verdict is CommitFate.COMMITTED and head is not None:
             return self._advance(commit.head, head.mod_revision)
         if verdict is CommitFate.TERM_OVER:
-            raise LeadershipLost(f"term {self.fence.term} is over: nothing of this was committed")
+            raise LeadershipLost(f"term {self.fence.term} is over: the batch was not committed")
         if verdict is CommitFate.UNKNOWN:
-            raise OutcomeUnknown(f"term {self.fence.term} ended while this was being committed: it may have been")
+            raise OutcomeUnknown(f"term {self.fence.term} ended during the commit: the batch may have been committed")
         if verdict is CommitFate.FOREIGN:
-            raise TermBroken(f"{self._keys.head} was changed by somebody who does not lead: it may be committed or not")
-        raise CompareFailed("something that this commit compares has changed: nothing of it was committed")
+            raise TermBroken(f"{self._keys.head} was changed by another program: the batch may be committed or not")
+        raise CompareFailed("a key that this commit compares has changed: the batch was not committed")
 
     def _fate(self, commit: Commit, leader: KV | None, head: KV | None, epoch: KV | None) -> CommitFate:
-        """All compares are of mod_revisions, which only grow: one that fails now fails for every later copy too."""
+        """Decide by `leader`, `head` and `epoch`, read in the transaction whose compares failed.
+
+        All compares are of mod_revisions, which only grow: a compare that fails now fails for every later copy.
+        """
         if head is not None and nonce_of(Head, head) == commit.head.nonce:
             return CommitFate.COMMITTED
         unmoved = (0 if head is None else head.mod_revision) == self._head_revision
@@ -165,12 +178,12 @@ class Journal:
         return CommitFate.TERM_OVER if unmoved else CommitFate.UNKNOWN
 
     async def _give_up(self, commit: Commit, cause: NodectlError) -> int:
-        """etcd refuses a copy of what may have landed: move `head` by an empty commit, so that no copy can any more.
+        """Stop all copies of a commit that may have landed and whose repeat etcd refused, by an empty commit.
 
-        Either the empty commit lands, and the other never will; or its compare fails because the other has landed.
-        When etcd refuses even the empty one, nothing but the end of the term can stop a late copy.
+        If the empty commit lands, it moves `head`, and no copy of the other can land. If its compare fails, the other
+        has landed. If etcd refuses the empty commit too, only the end of the term can stop a late copy: TermBroken.
         """
-        log.warning("commit of index %d refused (%s) after an open attempt: moving head on", commit.head.index, cause)
+        log.warning("commit of index %d: refused after an open attempt (%s); moving head", commit.head.index, cause)
         empty = Commit(Head(index=self.index, nonce=secrets.token_hex(8)))
         while True:
             try:
@@ -181,7 +194,7 @@ class Journal:
                 continue
             except NodectlError as error:
                 raise TermBroken(
-                    f"an attempt may have landed, or may yet; then etcd refused everything: {error}"
+                    f"an open commit may have landed or may land later, and etcd refused the empty commit: {error}"
                 ) from None
             if result.succeeded:
                 self._advance(empty.head, result.revision)
@@ -199,11 +212,11 @@ class Journal:
 
 
 class TermBroken(OutcomeUnknown):
-    """What is committed, or not, can no longer be told under this term: it must be given up."""
+    """This term can no longer determine what is committed. The leader must give it up."""
 
 
 class CompareFailed(NodectlError):
-    """A compare that the commit brought itself failed; nothing of it was committed and the term goes on."""
+    """A compare that the caller added to the commit failed. Nothing was committed, and the term goes on."""
 
     code = "conflict"
     status = 409

@@ -1,4 +1,4 @@
-"""What the nodes did, as commands for the journal: the ends of their actions, and what the application says to it."""
+"""Turns changes of nodes into commands: ended actions, and status changes that the application handles."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from nodestore.schema.models import Acted, decode_or_none
 from nodestore.support.jsonio import Json
 
 NODE_CHANGED = "node.changed"
-_OMITTED = {"omitted": "the journal does not take what the node told"}
+_OMITTED = {"omitted": "the node's result could not be stored in the journal"}
 
 
 class NodeEvents:
-    """The nodes that something has happened to, each once, until the leader has dealt with it."""
+    """Collects the nodes whose status or presence changed, each once, until the leader turns them into commands."""
 
     def __init__(
         self, cluster_view: ClusterView, application: Application, epoch: int, wake: Callable[[], None]
@@ -34,16 +34,16 @@ class NodeEvents:
         self._nodes: dict[str, None] = {}
 
     def start_listening(self) -> Callable[[], None]:
-        """Listen, beginning with all nodes there are; returns how to stop that."""
-        board = self._cluster_view
+        """Subscribe to changes of nodes, and mark all known nodes as changed; return the function that unsubscribes."""
+        view = self._cluster_view
         if self._node_changed is None:
             return lambda: None
-        self._nodes = dict.fromkeys([*board.status.items, *board.alive.items])
-        undo = [board.status.subscribe(self._node), board.alive.subscribe(self._node)]
+        self._nodes = dict.fromkeys([*view.status.items, *view.alive.items])
+        unsubscribe = [view.status.subscribe(self._node), view.alive.subscribe(self._node)]
 
         def stop() -> None:
-            for end in undo:
-                end()
+            for stop_one in unsubscribe:
+                stop_one()
 
         return stop
 
@@ -54,7 +54,7 @@ class NodeEvents:
     # --- the application ---
 
     def take_change_requests(self, most: int, state: State) -> list[CommandRequest]:
-        """Commands that tell the application of up to `most` nodes; they are dealt with once this is called."""
+        """Remove up to `most` changed nodes; return one command each, which calls the application's `node_changed`."""
         requests: list[CommandRequest] = []
         while self._nodes and len(requests) < most:
             node = next(iter(self._nodes))
@@ -66,11 +66,11 @@ class NodeEvents:
         return requests
 
     def _change(self, node: str, seen: NodeSeen) -> CommandRequest:
-        hears = self._node_changed
+        node_changed = self._node_changed
 
         def work(transaction: Overlay) -> Json:
-            if hears is not None:
-                hears(transaction, node, seen)
+            if node_changed is not None:
+                node_changed(transaction, node, seen)
             return None
 
         status = seen.status
@@ -80,7 +80,7 @@ class NodeEvents:
         return CommandRequest(f"{NODE_CHANGED}-{secrets.token_hex(8)}", NODE_CHANGED, args, node, internal_handler=work)
 
     def requeue(self, node: str) -> None:
-        """What was told of this node has come to nothing: it is news again."""
+        """Queue this node's state again, because its command was not committed."""
         self._reported.pop(node, None)
         self._nodes[node] = None
 
@@ -89,16 +89,20 @@ class NodeEvents:
     async def refetch_closure(
         self, etcd: Etcd, keys: Keys, ending: ActionClosure
     ) -> tuple[ActionClosure, Compare] | None:
-        """The same ending, if etcd itself still has the action as not begun, and the compare that keeps it so."""
+        """Read `acted` from etcd. If the node has not begun the action, return its closure and a compare on `acted`.
+
+        The compare makes the commit fail if the node begins the action meanwhile. None: it has begun, or `acted` is
+        newer than what the watch has shown.
+        """
         found = await etcd.get(keys.acted_of(ending.node))
-        acted = decode_or_none(Acted, found)  # where it is unreadable, no node begins anything
+        acted = decode_or_none(Acted, found)  # while it is unreadable, the node begins nothing
         again = closure_of(ending.node, ending.action, acted, epoch=self._epoch, now=math.inf)
         if again is None or not again.requires_not_started:
             return None
         return again, cmp_mod(keys.acted_of(ending.node), 0 if found is None else found.mod_revision)
 
     def closures(self, state: State, now: float, *, not_started: bool) -> Iterator[ActionClosure]:
-        """The actions that have ended: those the nodes told of, or (`not_started`) those nobody has begun in time."""
+        """Yield the ended actions: those that the nodes reported, or (`not_started`) those that expired unstarted."""
         for node, pending in state.actions.items():
             acted = self._cluster_view.acted.items.get(node)
             for action in pending:
@@ -108,9 +112,11 @@ class NodeEvents:
 
 
 def closing_request(ending: ActionClosure, *, omit_result: bool = False) -> CommandRequest:
-    """The command that closes an action. Its id is the action's own, so that it is closed once. `omit_result`:
-    without what
-    the node told of it, which the journal does not take."""
+    """Return the command that closes an action.
+
+    Its id is derived from the action, so that the action is closed once. omit_result: leave out the node's result,
+    after the journal refused it.
+    """
     outcome: Json = {"state": ending.state, "result": _OMITTED, "error": None} if omit_result else ending.outcome
     return CommandRequest(
         ending.id, ACTION_DONE, ending.args, ending.node,
@@ -119,12 +125,12 @@ def closing_request(ending: ActionClosure, *, omit_result: bool = False) -> Comm
 
 
 def next_expiry_at(state: State) -> float | None:
-    """When the first pending action expires, by the leader's clock; None when none pends."""
+    """Time at which the first pending action expires, by the leader's clock; None if no action is pending."""
     return min((action.expires for pending in state.actions.values() for action in pending), default=None)
 
 
 def _same(one: NodeSeen, other: NodeSeen | None) -> bool:
-    """Whether they differ in nothing but the status' time."""
+    """Whether both are equal except for the time of the status."""
     if other is None or one.present != other.present:
         return False
     return other.status is None if one.status is None else one.status.same_but_for_time(other.status)

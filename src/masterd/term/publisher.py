@@ -1,4 +1,4 @@
-"""Bringing the views up: in the commit itself when they fit, else in chunks that compare and put `applied`."""
+"""Writes the views: within the commit if they fit, otherwise in chunks that each compare and put `applied`."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _FULL_RETRY_S = 0.5
 
 
 class Publisher:
-    """Writes the views of one term. `applied` says how far they are, and each write compares it."""
+    """Writes the views of one term. The key `applied` records the progress, and each write compares it."""
 
     def __init__(self, etcd: Etcd, keys: Keys, fence: Fence) -> None:
         self._etcd, self._keys, self._fence = etcd, keys, fence
         self._limited_log = RateLimitedLog(log)
         self._revision = 0
         self.complete_up_to = 0
-        """All views are at least as of this index: truncation goes no further."""
+        """Index up to which all views are complete. Truncation goes no further."""
 
     async def finish_views(
         self, applied_kv: KV | None, state: State, derivation: SpecDeriver, budget: TxnBudget
     ) -> None:
-        """At the start of a term: finish what a predecessor left half done, and, in a new epoch, order anew.
+        """Complete the views at the start of a term; in a new epoch, issue all orders to the nodes again.
 
-        Which keys are behind is found by comparing them all with the state: right after any number of crashes and
-        after a restore. Where `applied` says that the views are complete, they are not looked at.
+        If `applied` says that the views are complete, they are not read. Otherwise every view is compared with the
+        state, which is correct after any number of crashes and after a restore.
         """
         applied = None
         if applied_kv is not None:
@@ -47,7 +47,7 @@ class Publisher:
             try:
                 applied = decode(Applied, applied_kv.value, applied_kv.key)
             except Garbage as error:
-                log.warning("views are compared one by one: %s", error)
+                log.warning("comparing every view with the state, because `applied` is unreadable: %s", error)
         epoch = self._fence.term.epoch
         if applied is not None and applied.through is None and (applied.index, applied.epoch) == (state.index, epoch):
             self.complete_up_to = state.index
@@ -57,22 +57,22 @@ class Publisher:
         wanted = all_views(self._keys, self._fence.term, state, derivation)
         found = await self._fetch_views()
         changes = difference(wanted, self._with_valid_orders(found, wanted))
-        log.info("views: %d of %d are behind index %d", len(changes), len(wanted), state.index)
+        log.info("views: writing %d changes to reach the %d views of index %d", len(changes), len(wanted), state.index)
         self.complete_up_to = applied.base if applied else 0
         await self.write_views(changes, state.index, budget)
 
     def inline_ops(self, changes: ViewChanges, index: int, budget: TxnBudget) -> list[Op]:
-        """The operations that belong into the commit of `index` itself; none when they do not fit."""
+        """Return the operations that write the views within the commit of `index`; empty if they do not fit."""
         if not fits(changes, budget):
             return []
         return [*self._ops(changes), self._put_applied(index, index, None)]
 
     def note_published(self, index: int, revision: int) -> None:
-        """A commit that held the views has landed."""
+        """Record that a commit that contained the views has landed."""
         self._revision, self.complete_up_to = revision, index
 
     async def write_views(self, changes: ViewChanges, index: int, budget: TxnBudget) -> None:
-        """Put the views in key order, chunk by chunk, until all are as of `index`. LeadershipLost when deposed."""
+        """Write the views in key order, in chunks, up to `index`. Raises LeadershipLost if deposed."""
         parts = list(chunks(changes, budget)) or [{}]
         base = self.complete_up_to
         for number, part in enumerate(parts, start=1):
@@ -89,7 +89,7 @@ class Publisher:
             try:
                 result = await self._etcd.txn(compares, ops, orelse, repeatable=True)
             except (Unavailable, OutcomeUnknown) as error:
-                self._limited_log.log(logging.WARNING, f"bringing views up: {error}; again", about=error.code)
+                self._limited_log.log(logging.WARNING, f"could not write views; retrying: {error}", about=error.code)
                 await asyncio.sleep(_FULL_RETRY_S if isinstance(error, NoSpaceUnknown) else _RETRY_S)
                 continue
             if result.succeeded:
@@ -97,11 +97,11 @@ class Publisher:
                 return
             applied, leader, epoch = (result.range(position).first for position in range(3))
             if not self._fence.holds(leader, epoch):
-                raise LeadershipLost(f"term {self._fence.term} ended while views were being brought up")
+                raise LeadershipLost(f"term {self._fence.term} ended while views were being written")
             if applied is not None and applied.value == mark and applied.mod_revision > self._revision:
-                self._revision = applied.mod_revision  # an earlier copy of this very chunk had landed
+                self._revision = applied.mod_revision  # an earlier copy of this chunk has landed
                 return
-            log.warning("%s was changed by somebody else; putting it right", self._keys.applied)
+            log.warning("%s was changed by another program; writing it again", self._keys.applied)
             self._revision = 0 if applied is None else applied.mod_revision
             compares[-1] = cmp_mod(self._keys.applied, self._revision)
 
@@ -120,7 +120,7 @@ class Publisher:
         return found
 
     def _with_valid_orders(self, found: dict[str, bytes], wanted: dict[str, bytes]) -> dict[str, bytes]:
-        """Orders of an earlier term of this epoch stay in force: only their term differs from ours."""
+        """Treat orders of an earlier term of this epoch as current if they differ in nothing but the term."""
         good = dict(found)
         orders = (self._keys.desired, self._keys.actions)
         for key, raw in found.items():

@@ -1,6 +1,7 @@
-"""Confirming the term: one linearizable look at `leader` and `head`, shared by all that wait, *sent after they came*.
+"""Read index: one linearizable read of `leader` and `head` confirms the term for all callers that came before it.
 
-That is what makes a read linearizable and a refusal true: a deposed leader's look shows that it was deposed.
+A deposed leader learns from this read that it was deposed. So reads answered after it are linearizable, and a refusal
+is never the answer of a deposed leader.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from nodestore.schema.models import Head, decode
 
 
 class ReadIndex:
-    """At most one look is under way; who comes meanwhile shares the next one."""
+    """Confirms the term. At most one read is in flight; callers that come meanwhile share the next one."""
 
     def __init__(self, etcd: Etcd, keys: Keys, fence: Fence) -> None:
         self._etcd, self._keys, self._fence = etcd, keys, fence
         self._next: asyncio.Future[int] | None = None
         self._runner: asyncio.Task[None] | None = None
         self.open_since: float | None = None
-        """Since when a look is under way, by the monotonic clock; None when none is."""
+        """Monotonic time at which the read in flight was sent; None if none is in flight."""
 
     async def confirm(self) -> int:
-        """The index that `head` had after this call began, the term being ours.
+        """Confirm that this term still leads; return the index that `head` had after this call began.
 
-        LeadershipLost when it is not; Unavailable when nobody could say in time; Garbage when `head` holds none.
+        Raises LeadershipLost if the term is over, Unavailable if etcd did not answer in time, Garbage if `head` is
+        unreadable.
         """
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
@@ -41,14 +43,14 @@ class ReadIndex:
         while self._next is not None:
             waiting, self._next = self._next, None
             try:
-                waiting.set_result(await self._look())
+                waiting.set_result(await self._timed_read())
             except NodectlError as error:
                 _fail(waiting, error)
             except BaseException:
                 _fail(waiting, LeadershipLost(f"term {self._fence.term} is over"))
                 raise
 
-    async def _look(self) -> int:
+    async def _timed_read(self) -> int:
         self.open_since = time.monotonic()
         try:
             return await self._read()
@@ -67,11 +69,13 @@ class ReadIndex:
         try:
             return decode(Head, head.value, self._keys.head).index
         except Garbage as error:
-            raise Garbage(f"commits have stopped: {error}") from None
+            raise Garbage(f"no commit is possible: {error}") from None
 
     async def close(self) -> None:
-        """The term is over. Who waits is told so, also when this is cancelled in between, as at a stop: a cancelled
-        future would cancel the waiter, and one that nobody resolves would hold it for ever."""
+        """End the read in flight; every waiting caller gets LeadershipLost, even if this call is cancelled.
+
+        A cancelled future would cancel its callers, and an unresolved one would block them for ever.
+        """
         try:
             if self._runner is not None:
                 self._runner.cancel()
@@ -84,4 +88,4 @@ class ReadIndex:
 
 def _fail(waiting: asyncio.Future[int], error: NodectlError) -> None:
     waiting.set_exception(error)
-    waiting.exception()  # every waiter may have gone away: that is no error of ours
+    waiting.exception()  # marks it as retrieved: if every caller has gone, asyncio must not log it

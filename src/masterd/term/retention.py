@@ -1,8 +1,8 @@
-"""Snapshots and truncation: bounds what the store holds, without ever deleting what is still needed.
+"""Retention: writes snapshots, truncates the journal, and deletes snapshots and histories that are no longer needed.
 
 The journal is truncated no further than the older of the two newest snapshots that were read back and hash-checked,
-never past the views, and keeps every entry whose id must still be known (an hour and 10,000 commands), unless it
-outgrows its bound in bytes. A truncation is a fenced pure delete: a late copy deletes the same keys again.
+and never past the views. It keeps every entry whose command ids must still be known (an hour and 10,000 commands),
+unless it exceeds its limit in bytes. A truncation is a fenced pure delete: a late copy deletes the same keys again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from nodestore.support.logs import RateLimitedLog
 log = logging.getLogger(__name__)
 
 _SMALL_BYTES = 1 << 20
-"""Snapshots up to this size are written whenever they are due."""
-_DELETES_MAX = 16  # operations in one transaction: the least that --max-txn-ops may be
+"""Snapshots up to this size are written as soon as they are due, however little the journal has grown."""
+_DELETES_MAX = 16  # operations in one transaction: the minimum of --max-txn-ops
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class RetentionSettings:
     journal_bytes_max: int = 48 << 20
     check_every_s: float = 1.0
     snapshot_after_s: float = 3.0
-    """Snapshots that are merely due wait until a term has lasted so long: a shorter one would leave half of one."""
+    """A term writes no due snapshot before this age, because a shorter term would leave an incomplete snapshot."""
     terms_max: int = 500
     config_versions_max: int = 200
     keep_ids: bool = True
-    """Off only in tests: truncate up to the snapshots although ids of those entries must still be known."""
+    """False only in tests: truncate up to the snapshots, even if ids of those entries must still be known."""
 
 
 class JournalRetention:
-    """The leader's, for one term. A fault is told and tried again at the next look."""
+    """Keeps the store bounded for one term. A failed attempt is logged and repeated at the next check."""
 
     def __init__(
         self,
@@ -61,25 +61,25 @@ class JournalRetention:
         self._snapshots = replica.snapshots
         self._last_index: int | None = None
         self._looked = False
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
         self.pinned: set[str] = set()
-        """Snapshots that an entry is just about to name: not to be deleted."""
+        """Snapshots that an entry being committed will name. They must not be deleted."""
         self._snapshot_lock = asyncio.Lock()
-        """Held while a snapshot is written or snapshots are deleted: what is half written must not look abandoned."""
+        """Held while snapshots are written or deleted, so that an unfinished snapshot is not deleted as a fragment."""
         self._bytes_at_snapshot = 0
         self._snapshot_bytes = 0
         self._truncated_index = 0
         self._limited_log = RateLimitedLog(log)
 
     async def run(self) -> None:
-        """Look after the store until cancelled; LeadershipLost when the term is over."""
+        """Check periodically until cancelled. Raises LeadershipLost when the term is over."""
         while True:
             try:
                 await self._check()
             except LeadershipLost:
                 raise
             except NodectlError as error:
-                self._limited_log.log(logging.WARNING, f"housekeeping: {error}; again later")
+                self._limited_log.log(logging.WARNING, f"retention: {error}; trying again at the next check")
             await asyncio.sleep(self._settings.check_every_s)
 
     async def _check(self) -> None:
@@ -88,22 +88,24 @@ class JournalRetention:
             await self._prune_history(self.replica.keys.config_history, self._settings.config_versions_max)
             await self._inspect_snapshots()
             self._looked = True
-        if self._is_snapshot_due() and time.monotonic() - self._begun >= self._settings.snapshot_after_s:
+        if self._is_snapshot_due() and time.monotonic() - self._started_at >= self._settings.snapshot_after_s:
             await self.write_snapshot()
             await self.truncate_and_prune()
 
     async def _inspect_snapshots(self) -> None:
-        """What snapshots there are. Halves go: leaders that follow one another quickly leave one each, which together
-        would fill etcd."""
+        """Delete incomplete snapshots, and determine from which snapshot the next one is counted.
+
+        Without the deletion, leaders that follow one another quickly would fill etcd with one fragment each.
+        """
         async with self._snapshot_lock:
             manifests = await self._snapshots.manifests()
             for name in await self._snapshots.fragments(set(manifests)):
                 await self._delete_snapshot(name)
-        if self._last_index is None:  # else somebody has had a snapshot written before this
+        if self._last_index is None:  # else a snapshot was requested and written before the first check
             newest = next(iter(manifests.values()), None)
             self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
             beyond = sum(size for last, size in self.replica.entry_sizes if last > self._last_index)
-            self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # what it took to catch up makes none due
+            self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # entries read while catching up do not count
 
     def _is_snapshot_due(self) -> bool:
         state, last = self.replica.state, self._last_index or 0
@@ -116,24 +118,26 @@ class JournalRetention:
 
     @property
     def _snapshot_journal_bytes_min(self) -> int:
-        """How much journal makes another snapshot worth its writing: half of what the last one was, so that under load
-        (200,000 ids are 20 MB) snapshots do not become the larger part of all that is written."""
+        """Bytes of journal before which no new snapshot is written: half the size of the last snapshot.
+
+        Without it, snapshots would become the larger part of all writes under load (200,000 ids are 20 MB).
+        """
         if self._snapshot_bytes <= _SMALL_BYTES:
             return 0
         return min(self._snapshot_bytes // 2, self._settings.journal_bytes_max // 3)
 
     async def write_snapshot(self, name: str | None = None) -> str:
-        """Write the state as it is now; its name. LeadershipLost when the term ended meanwhile."""
+        """Write a snapshot of the current state; return its full name. Raises LeadershipLost if the term has ended."""
         async with self._snapshot_lock:
-            image, seen = Image.of(self.replica.state), self.replica.bytes_seen
+            image, bytes_seen = Image.of(self.replica.state), self.replica.bytes_seen
             written = await self._snapshots.write(self._fence, image, self._wall_clock(), name)
-        self._last_index, self._bytes_at_snapshot = image.index, seen
+        self._last_index, self._bytes_at_snapshot = image.index, bytes_seen
         self._snapshot_bytes = self._snapshots.written_bytes
         log.info("wrote and checked the snapshot of index %d (%d documents)", image.index, len(image.documents))
         return written
 
     async def write_pinned(self, image: Image) -> str:
-        """Write an image that an entry is about to restore; it is pinned."""
+        """Write an image that a journal entry will restore, and pin it; return its full name."""
         async with self._snapshot_lock:
             written = await self._snapshots.write(self._fence, image, self._wall_clock())
             self.pinned.add(written)
@@ -141,7 +145,7 @@ class JournalRetention:
 
     @property
     def journal_bytes(self) -> int:
-        """Of the entries that are kept, as far as this process has seen them."""
+        """Size of the retained entries, as far as this process has read or written them."""
         return sum(size for _, size in self.replica.entry_sizes)
 
     @property
@@ -152,23 +156,23 @@ class JournalRetention:
         return self.replica.subscribe(lambda _: grew())
 
     async def make_room(self) -> None:
-        """etcd is nearly full: truncate the journal earlier. First what the present snapshots allow, as another one
-        takes room itself, and under the NOSPACE alarm cannot be written. Each call reaches further than the one before.
+        """Free space in etcd by truncating the journal early. Each call truncates further than the previous one.
+
+        First truncates up to the existing snapshots, because a new snapshot needs space itself and cannot be written
+        under the NOSPACE alarm.
         """
         await self.truncate_and_prune(space_is_short=True)
         try:
             await self.write_snapshot()
         except NoSpaceUnknown as error:
-            log.info("no new snapshot before the journal is truncated: %s", error)
+            log.info("could not write a snapshot, so the journal is truncated no further: %s", error)
             return
         await self.truncate_and_prune(space_is_short=True)
 
     async def truncate_and_prune(self, *, space_is_short: bool = False) -> None:
-        """Truncate the journal as far as allowed, then delete the snapshots that nothing needs any more.
+        """Truncate the journal as far as allowed, then delete the snapshots that are no longer needed.
 
-        `space_is_short`: there is no room to keep entries for as long as their ids are to be known (the ids
-        themselves are in
-        the snapshots too).
+        space_is_short: truncate entries even if their command ids must still be known; the snapshots hold the ids too.
         """
         async with self._snapshot_lock:
             manifests = await self._snapshots.manifests()
@@ -187,7 +191,7 @@ class JournalRetention:
                 if name not in self._snapshots.verified:
                     await self._snapshots.verify(name, manifest)
             except Garbage as error:
-                log.warning("%s: it does not count", error)
+                log.warning("ignoring a damaged snapshot: %s", error)
                 continue
             checked.append(name)
         return checked
@@ -213,14 +217,14 @@ class JournalRetention:
         await self._delete(op_delete(keys.journal, end=keys.entry(up_to + 1).encode()))
 
     async def _prune_history(self, prefix: str, most: int) -> None:
-        """History that grows with every takeover, or every configuration, is bounded too."""
+        """Delete the oldest keys under `prefix`, so that at most `most` are left."""
         found = await self.replica.etcd.range(prefix, keys_only=True)
         old = sorted(found.kvs, key=lambda kv: kv.create_revision)[: max(0, len(found.kvs) - most)]
         for start in range(0, len(old), _DELETES_MAX):
             await self._delete(*(op_delete(kv.key) for kv in old[start : start + _DELETES_MAX]))
 
     async def _delete(self, *ops: Op) -> None:
-        """A fenced pure delete. A late copy of it deletes the same keys again: none of them ever comes back."""
+        """Delete, fenced. A late copy does no harm: it deletes the same keys again, and none of them is ever reused."""
         replica = self.replica
         result = await replica.etcd.txn(self._fence.compares(replica.keys), ops, timeout_s=10.0, repeatable=True)
         if not result.succeeded:
@@ -237,5 +241,5 @@ class JournalRetention:
             log.info("deleted snapshot %s", name)
 
     def is_needed(self, snapshot: str) -> bool:
-        """Whether a retained entry restores it, or one that may have been committed by now."""
+        """Whether a retained entry restores this snapshot, or an entry being committed may."""
         return snapshot in self.pinned or snapshot in self.replica.state.restores.values()

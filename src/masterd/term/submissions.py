@@ -1,4 +1,4 @@
-"""Commands that wait for their outcomes, and whoever waits for them."""
+"""Submissions: commands that wait for their outcomes, and the sinks that receive the outcomes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nodestore.errors import NodectlError
 
 
 class OutcomeSink(Protocol):
-    """Whoever waits for outcomes."""
+    """Receives the outcomes of submissions."""
 
     def accept(self, position: int, outcome: CommandOutcome) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """A command that waits for its outcome; the first one counts. `position`: among those of whoever waits for it."""
+    """A command that waits for its outcome. Only the first outcome counts. position: passed to the sink with it."""
 
     request: CommandRequest
     sink: OutcomeSink
@@ -36,7 +36,7 @@ class Submission:
 
 
 class SubmissionGroup:
-    """The outcomes of commands that came in one request: one future for all, as there may be hundreds."""
+    """Collects the outcomes of the commands of one request. One future for all, because there may be hundreds."""
 
     def __init__(self, commands: int) -> None:
         self.all_resolved: asyncio.Future[list[CommandOutcome]] = asyncio.get_running_loop().create_future()
@@ -51,7 +51,7 @@ class SubmissionGroup:
 
 
 class OutcomeCallback:
-    """Of a single command; not in the middle of what resolves it."""
+    """Calls back with the outcome of one command, by call_soon: never from within the code that resolves it."""
 
     def __init__(self, callback: Callable[[CommandOutcome], None]) -> None:
         self._callback = callback

@@ -1,4 +1,4 @@
-"""Writes into a term's record how its takeover went, once it serves: what `nodectl why` shows."""
+"""Writes the timeline of a takeover into its term's record, for `nodectl why`."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ _FIRST_ANSWER_S = 2.0
 
 
 class TakeoverRecord:
-    """The leader's, for one term."""
+    """Completes the timeline of one takeover and writes it once."""
 
     def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, timeline: Timeline) -> None:
         self._etcd, self._keys, self._fence, self._timeline = etcd, keys, fence, timeline
         self._answered = asyncio.Event()
 
     def mark(self, phase: TakeoverPhase) -> None:
-        """This has happened just now. Only the first time counts."""
+        """Record that this phase is reached now. Only the first call for a phase counts."""
         if phase not in self._timeline.marks:
             self._timeline.mark(phase, time.monotonic())
             if phase == "first_answer":
                 self._answered.set()
 
     async def write_after_first_answer(self) -> None:
-        """Write it once, after the first answer, or when none is asked for in a while; then wait until cancelled."""
+        """Write the timeline after the first answer, at the latest after _FIRST_ANSWER_S; then wait until cancelled."""
         if not await set_within(self._answered, _FIRST_ANSWER_S):
-            log.debug("nobody asked for anything yet")
+            log.debug("no client has sent a request yet")
         try:
             await self._write()
         except NodectlError as error:
-            log.debug("the takeover is not in the history: %s", error)
+            log.debug("could not write the timeline of the takeover: %s", error)
         await asyncio.Event().wait()
 
     async def _write(self) -> None:
-        """Fenced, and comparing the record: a resignation writes it too."""
+        """Write the timeline, fenced. The record itself is compared, because a resignation writes it too."""
         found = await self._etcd.get(self._keys.term(self._fence.nonce))
         if found is None:
             return
-        told = {"phases": self._timeline.phases(), "suspected_by": self._timeline.suspected_by}
-        record = decode(TermRecord, found.value, found.key).model_copy(update=told)
+        measured = {"phases": self._timeline.phases(), "suspected_by": self._timeline.suspected_by}
+        record = decode(TermRecord, found.value, found.key).model_copy(update=measured)
         compares = [*self._fence.compares(self._keys), cmp_mod(found.key, found.mod_revision)]
         await self._etcd.txn(compares, [op_put(found.key, record.encode())], repeatable=True)

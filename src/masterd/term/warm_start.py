@@ -1,7 +1,7 @@
-"""What the nodes must be, derived by a candidate while its takeover is on its way to etcd and back.
+"""Derives all specs while the takeover transaction is in flight, to shorten the time until the new leader serves.
 
-It would be the first thing that a new leader does, and it needs nothing that only a leader knows: the state that is
-followed, and the application. What comes of it counts only if that state is still the one that the term begins with.
+Deriving the specs is the first thing a new leader does, and it needs only what a standby has: the replicated state and
+the application. The result is used only if that state is still the one with which the term begins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from masterd.state_machine.state import State
 
 @dataclass(frozen=True, slots=True)
 class PreparedSpecs:
-    """Of the state at its index then. `matches_recorded`: these are the specs that the state has recorded."""
+    """All specs derived from `state` at `index`. matches_recorded: they equal the specs recorded in the state."""
 
     state: State
     index: int
@@ -29,25 +29,25 @@ class PreparedSpecs:
     matches_recorded: bool
 
     def is_current_for(self, state: State) -> bool:
-        """Whether it is of this state, as it is now."""
+        """Whether these specs were derived from this very state at its present index."""
         return self.state is state and self.index == state.index
 
 
 def derive_all(batch: Batch, application: Application) -> tuple[frozenset[str], bool]:
-    """Derive all specs; the commands that promise to end at once, and whether the specs are the recorded ones."""
+    """Derive all specs; return the names of the `quick` commands, and whether the specs equal the recorded ones."""
     batch.rebuild_specs()
-    quick = frozenset(name for name, offered in application.commands().items() if offered.quick)
+    quick = frozenset(name for name, command in application.commands().items() if command.quick)
     return quick, not batch.differing_nodes()
 
 
 def _consume_error(done: asyncio.Task[PreparedSpecs | None]) -> None:
-    """Where the takeover is lost nobody asks what came of it, and the loop would complain of an error."""
+    """Mark the error as retrieved. After a lost takeover nothing awaits the task, and asyncio would log the error."""
     if not done.cancelled():
         done.exception()
 
 
 class WarmStart:
-    """Of one masterd; the newest one counts."""
+    """Derives all specs ahead of a term, in a task. Starting it again replaces an outdated task."""
 
     def __init__(
         self, replica: Replica, application: Application, limit_s: float, wall_clock: Callable[[], float]
@@ -56,18 +56,18 @@ class WarmStart:
         self._limit_s, self._wall_clock = limit_s, wall_clock
         self._task: asyncio.Task[PreparedSpecs | None] | None = None
         self._started_for: tuple[State, int] | None = None
-        """The state that the newest one derives from, and its index then."""
+        """The state from which the task derives, and its index at that time."""
 
     def start(self) -> None:
-        """Unless one is under way that is of the state as it is now."""
+        """Start deriving, unless a running task already derives from the present state."""
         if self._task is None or self._task.done() or not self._is_started_for(self._replica.state):
             self.cancel()
             self._started_for = self._replica.state, self._replica.index
-            self._task = asyncio.create_task(self._derive(), name="derive what the nodes must be")
+            self._task = asyncio.create_task(self._derive(), name="derive all specs ahead of the term")
             self._task.add_done_callback(_consume_error)
 
     def cancel(self) -> None:
-        """What comes of it is of no interest."""
+        """Cancel the task, if there is one."""
         running, self._task = self._task, None
         if running is not None:
             running.cancel()
@@ -76,30 +76,33 @@ class WarmStart:
         return self._started_for is not None and self._started_for[0] is state and self._started_for[1] == state.index
 
     async def take(self, state: State) -> PreparedSpecs | None:
-        """What came of it, for this state; None when there is nothing that could be used. Each is used once: whoever
-        leads by it changes it. HungError when the application does not say what the nodes must be."""
+        """Wait for the specs and hand them over; None if there are none for this very state.
+
+        Each result is handed over once, because the leader that uses it changes it. HungError: the application did not
+        end in time.
+        """
         if self._task is None or not self._is_started_for(state):
-            self.cancel()  # not waited for: it can only come to nothing
+            self.cancel()  # its result could not be used
             return None
         running, self._task = self._task, None
-        found = await running
-        return found if found is not None and found.is_current_for(state) else None
+        prepared = await running
+        return prepared if prepared is not None and prepared.is_current_for(state) else None
 
     async def _derive(self) -> PreparedSpecs | None:
         state, application = self._replica.state, self._application
-        index, derivation, worker = state.index, SpecDeriver(application), Worker()
-        batch = Batch(state, application, derivation, self._wall_clock())
+        index, spec_deriver, worker = state.index, SpecDeriver(application), Worker()
+        batch = Batch(state, application, spec_deriver, self._wall_clock())
 
         def work(_: JobProgress) -> tuple[frozenset[str], bool]:
             return derive_all(batch, application)
 
         try:
-            quick, agrees = await worker.run(work, self._limit_s)
+            quick_commands, matches_recorded = await worker.run(work, self._limit_s)
         except (HungError, asyncio.CancelledError):
             raise
-        except BaseException:  # noqa: BLE001 - the state grew meanwhile, or it comes again where it is told
+        except BaseException:  # noqa: BLE001 - the state changed meanwhile, or the leader derives again and reports the error
             return None
         finally:
             worker.close()
-        found = PreparedSpecs(state, index, derivation, quick, agrees)
-        return found if found.is_current_for(self._replica.state) else None
+        prepared = PreparedSpecs(state, index, spec_deriver, quick_commands, matches_recorded)
+        return prepared if prepared.is_current_for(self._replica.state) else None
