@@ -21,9 +21,9 @@ from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
 from tests.integration.etcd_session.test_auth import PASSWORD, enable
 from tests.integration.etcd_session.test_watch import observer
-from tests.integration.noded.test_noded import NODE, Rig, runs
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
 from tests.support.masters import Masterd, Masters
+from tests.support.noded_rig import NODE, Rig, runs
 from tests.support.waiting import eventually
 
 USER = "plain"

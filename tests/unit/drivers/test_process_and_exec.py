@@ -7,8 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ from noded.drivers import contract
 from noded.drivers.builtin.exec import ExecDriver
 from noded.drivers.builtin.file import FileDriver
 from noded.drivers.builtin.process import ProcessDriver
-from noded.drivers.contract import Actual, Context, Driver, DriverError
+from noded.drivers.contract import Actual, DriverError
 from noded.drivers.support.command import STDOUT_BYTES_MAX
 from nodestore.schema.models import Spec
-from tests.support.waiting import first_true
-
-TIMEOUT_S = 20.0
+from tests.support.driver_rig import driver, until
 
 SHOW = """
 import json, os, signal, sys, time
@@ -40,39 +37,6 @@ show()
 while True:
     time.sleep(0.05)
 """
-
-
-async def until(look: Callable[[], Any], what: str) -> Any:
-    """The first true result of `look`."""
-    return await first_true(look, what, timeout_s=TIMEOUT_S)
-
-
-class Woken:
-    """Counts wakes."""
-
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
-
-    def __call__(self) -> None:
-        self.event.set()
-
-    async def wait(self) -> None:
-        async with asyncio.timeout(TIMEOUT_S):
-            await self.event.wait()
-        self.event.clear()
-
-
-@asynccontextmanager
-async def driver(
-    make: Callable[[Context], Driver], work_dir: Path, nonce: str = "nonce1"
-) -> AsyncIterator[tuple[Any, Woken]]:
-    woken = Woken()
-    async with asyncio.TaskGroup() as tasks:
-        made = make(Context("n1", "test", work_dir, nonce, woken, tasks))
-        try:
-            yield made, woken
-        finally:
-            await made.stop()
 
 
 def program(code: str, *arguments: str, driver: str = "process", document: Any = None, **settings: Any) -> Spec:

@@ -15,9 +15,9 @@ from noded.drivers.builtin.exec import ExecDriver
 from noded.drivers.builtin.process import ProcessDriver
 from noded.drivers.contract import ActionFailed, DriverError, actions_of
 from noded.drivers.support.command import END_BYTES_KEPT
-from noded.drivers.support.scripted import same_but_for_actions
+from noded.drivers.support.scripted import ActionSettings, same_but_for_actions
 from nodestore.schema.models import Spec
-from tests.unit.drivers.test_process_and_exec import driver, until
+from tests.support.driver_rig import driver, until
 
 SLEEP = ["{python}", "-c", "import time; time.sleep(600)"]
 
@@ -153,7 +153,7 @@ async def test_other_actions_do_not_restart_the_program(tmp_path: Path) -> None:
         assert actions_of("any", made)["go"].timeout_s == 35.0
         await made.apply(spec(ProcessDriver, LINGER, env={"A": "B"}), None)
         assert (await made.inspect()).state["pid"] != pid
-        assert not same_but_for_actions(made._settings, None)
+    assert not same_but_for_actions(ActionSettings(), None)
 
 
 @BOTH

@@ -1,0 +1,100 @@
+"""Which noded drives the node: waiting for, replacing and losing the claim."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from nodestore.processes import child_processes
+from nodestore.schema.keys import Keys
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.noded_rig import NODE, rig, runs
+
+
+async def test_other_host_waits_and_takes_over(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
+    """Two PCs with one name: the second drives nothing until the first's lease has ended."""
+    async with rig(etcd_one, keys, tmp_path) as node:
+        await node.order("one", 1)
+        first = await node.start("--lease-ttl", "60")
+        await node.shows("one")
+        other = tmp_path / "other"
+        second = await node.start(host_id="host-b", work=other)
+        await node.says(second, "waits and drives nothing")
+        before = await node.ready(1)
+        await first.kill()
+        assert not (other / "document.json").exists()
+        claim = await node.etcd.get(keys.alive_of(NODE))
+        assert claim is not None
+        await node.etcd.revoke(claim.lease)
+        await node.shows("one", work=other)
+        status = await node.reached(lambda status: status.nonce != before.nonce, "the other host's status")
+        alive = await node.alive()
+        assert alive is not None
+        assert (alive.host_id, alive.nonce) == ("host-b", status.nonce)
+
+
+async def test_same_host_puts_over_and_the_older_one_ends(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
+    """A second noded of the same host has the node at once; the first stops its program and exits with an error."""
+    async with rig(etcd_one, keys, tmp_path) as node:
+        await node.order("one", 1)
+        first = await node.start("--lease-ttl", "60")
+        await node.shows("one")
+        old = await node.ready(1)
+        await node.start("--lease-ttl", "60")
+        assert await first.ended() == 4
+        assert "another noded has taken over node n1" in first.log
+        assert "Traceback" not in first.log
+        await node.shows("one", but_pid=old.actual["pid"])
+        await node.reached(lambda now: now.phase == "ready" and now.nonce != old.nonce, "the new noded")
+        assert not runs(old.actual["pid"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP")
+async def test_paused_past_its_lease_it_finds_itself_replaced(
+    etcd_one: EtcdCluster, keys: Keys, tmp_path: Path
+) -> None:
+    """A noded that slept while another host took the node writes nothing when it wakes, stops, and exits."""
+    async with rig(etcd_one, keys, tmp_path) as node:
+        await node.order("one", 1)
+        first = await node.start()
+        pid = await node.shows("one")
+        old = await node.ready(1)
+        child_processes.suspend(first.child.identity)
+        other = tmp_path / "other"
+        await node.start(host_id="host-b", work=other)
+        await node.shows("one", work=other)
+        new = await node.reached(lambda now: now.nonce != old.nonce and now.phase == "ready", "the other host")
+        child_processes.resume(first.child.identity)
+        assert await first.ended() == 4
+        assert not runs(pid)
+        assert (await node.ready(1)).nonce == new.nonce
+
+
+async def test_damage_to_its_keys_is_put_right(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
+    """A deleted or garbled claim is put again; the status of nobody is replaced with the next change."""
+    async with rig(etcd_one, keys, tmp_path) as node:
+        await node.order("one", 1)
+        await node.start()
+        await node.ready(1)
+        for damage in (None, b"garbage"):
+            if damage is None:
+                await node.etcd.delete(keys.alive_of(NODE))
+            else:
+                await node.etcd.put(keys.alive_of(NODE), damage)
+
+            async def claimed() -> bool:
+                found = await node.etcd.get(keys.alive_of(NODE))
+                return found is not None and found.lease != 0
+
+            await node.until(claimed, "the claim")
+        await node.etcd.put(keys.status_of(NODE), b"garbage")
+        await node.order("two", 2)
+
+        async def told() -> bool:
+            found = await node.etcd.get(keys.status_of(NODE))
+            return found is not None and found.value != b"garbage"
+
+        await node.until(told, "the status")
+        await node.ready(2)
