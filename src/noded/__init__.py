@@ -1,6 +1,6 @@
 """noded: the agent on every node. It watches the node's desired state in etcd and reconciles the node with it.
 
-Start reading at `daemon.py`, which reads the settings and wires the parts. Each package imports only those below it:
+Start reading at `node.py`, which builds the parts and shows what wakes what. Each package imports only those below it:
 
     actions        one-shot actions, such as a restart: each starts at most once, across crashes of noded
     reconcile      the loop: inspect, compare with the desired state, plan (pure), apply

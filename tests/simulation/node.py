@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from noded.actions.actor import Actor
-from noded.actions.decide import Writer
-from noded.actions.performer import Performer
-from noded.drivers.contract import Actual, Context, DriverFactory
-from noded.reconcile.agent import Agent, AgentTiming
-from noded.reconcile.last_applied import LastApplied
-from noded.reconcile.orders import Orders
-from noded.registration.claim import NodeClaim, NodedIdentity
-from noded.registration.follow_key import follow_key
-from noded.registration.status_reporter import StatusReporter
+from noded import node
+from noded.drivers.contract import Actual, DriverFactory
+from noded.reconcile.agent import AgentTiming
+from noded.registration.claim import NodedIdentity
+from noded.settings import Settings
 from nodestore.errors import Compacted
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, EtcdSettings
@@ -55,7 +50,7 @@ class NotingDriver:
 
 
 class _NoDisk:
-    """What a noded remembers without etcd: nothing. These never start while etcd is away."""
+    """Keeps no desired state: these nodeds never start while etcd is away."""
 
     def load(self) -> Desired | None:
         return None
@@ -77,42 +72,18 @@ class Node:
         self._life = asyncio.get_running_loop().create_task(self._live(), name=f"noded {name}")
 
     async def _live(self) -> None:
-        settings = EtcdSettings(MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25)
-        async with Etcd(settings, connect=self.link.connect) as etcd, asyncio.TaskGroup() as background:
-            await self._drive(etcd, background)
-
-    async def _drive(self, etcd: Etcd, background: asyncio.TaskGroup) -> None:
-        """As `noded.daemon` wires it."""
-        keys, me = self._world.keys, NodedIdentity(self.name, self.name, self._nonce)
-        alive = keys.alive_of(self.name)
-
-        def wake() -> None:
-            agent.wake()
-
-        def claim_changed() -> None:
-            reporter.on_claim_changed()
-            agent.wake()
-            actor.wake()
-
-        self.orders = Orders(self._desired)
-        presence = NodeClaim(etcd, alive, me, _TTL_S, claim_changed)
-        reporter = StatusReporter(etcd, keys.status_of(self.name), alive, presence)
-        context = Context(self.name, keys.cluster, Path("/nowhere"), self._nonce, wake, background)
-        agent = Agent(context, self.orders, presence, reporter.report, self._load, AgentTiming())
-        agent._last_applied = cast(LastApplied, _NoDisk())
-        writer = Writer(self.name, self._nonce, self.name, lambda was: False)
-        actor = Actor(etcd, keys, writer, presence, Performer(agent, context, None))
-        agent.on_reconciled = actor.wake
-        await run_until_first_ends(
-            presence=presence.maintain_claim(), follow=self._follow(etcd, wake), reporter=reporter.write_statuses(),
-            agent=agent.reconcile_forever(), actions=actor.follow_view(), actor=actor.perform_actions(),
+        to_etcd = EtcdSettings(MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25)
+        settings = Settings(
+            self.name, self._world.keys.cluster, to_etcd, work_dir=Path("/nowhere"), host_id=self.name,
+            lease_ttl_s=_TTL_S, timing=AgentTiming(), log_level="INFO",
         )  # fmt: skip
-
-    async def _follow(self, etcd: Etcd, wake: Callable[[], None]) -> None:
-        async with aclosing(follow_key(etcd, self._desired)) as values:
-            async for value in values:
-                self.orders.observe(value)
-                wake()
+        me = NodedIdentity(self.name, self.name, self._nonce)
+        async with Etcd(to_etcd, connect=self.link.connect) as etcd, asyncio.TaskGroup() as background:
+            parts = node.Node(
+                settings, me, etcd, background, load=self._load, last_applied=_NoDisk(), boot_record=self.name
+            )
+            self.orders = parts.orders
+            await run_until_first_ends(**parts.loops())
 
     def _load(self, name: str) -> DriverFactory:
         return lambda context: NotingDriver(self._begun)

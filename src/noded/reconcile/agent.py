@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from noded.drivers.contract import Actual, Context, Driver, DriverError, DriverFactory
 from noded.reconcile import planner
-from noded.reconcile.last_applied import LastApplied
+from noded.reconcile.last_applied import LastAppliedStore
 from noded.reconcile.orders import Orders, order_text
 from noded.reconcile.planner import Memory, Plan, RetryDelays, Task
 from noded.registration.claim import NodeClaim
@@ -48,7 +48,10 @@ class AgentTiming:
 
 
 class Agent:
-    """Drives one node. `load` returns the driver class of a name; `report` takes each status.
+    """Drives one node.
+
+    report: takes each status. load: returns the driver class of a name. on_reconciled: called when `has_reconciled`
+    becomes true for another value.
 
     The driver lock admits one step of the loop, or one action (see `hold_driver`), at a time.
     """
@@ -61,6 +64,8 @@ class Agent:
         report: Callable[[Status], None],
         load: Callable[[str], DriverFactory],
         timing: AgentTiming,
+        last_applied: LastAppliedStore,
+        on_reconciled: Callable[[], None],
     ) -> None:
         self._context = context
         self._orders = orders
@@ -68,7 +73,8 @@ class Agent:
         self._report = report
         self._load = load
         self._timing = timing
-        self._last_applied = LastApplied(context.work_dir)
+        self._last_applied = last_applied
+        self._on_reconciled = on_reconciled
         self._persisted = self._last_applied.load()
         before = self._persisted.spec if self._persisted else None
         self._memory = Memory(driver=before.driver if before else None, good=before)
@@ -79,8 +85,6 @@ class Agent:
         self._keep_inspecting = False
         self._reconciled: tuple[bytes | None] | None = None
         self._log_order = RateLimitedLog(log, math.inf)
-        self.on_reconciled: Callable[[], None] = lambda: None
-        """Callback when `has_reconciled` becomes true for another value."""
         self._started_at = time.monotonic()
         self._is_offline = False
         self._reason = ""
@@ -233,7 +237,7 @@ class Agent:
         self._persist_last_applied(desired)
         if obeys and self._reconciled != (raw,):
             self._reconciled = (raw,)
-            self.on_reconciled()
+            self._on_reconciled()
         wait_s = self._timing.tick_s if plan.wake_at is None else plan.wake_at - now
         return max(0.0, min(self._timing.tick_s, wait_s))
 

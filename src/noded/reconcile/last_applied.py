@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from nodestore.errors import Garbage
 from nodestore.schema.models import Desired, decode
 from nodestore.support.atomic_files import read_bounded, write_atomic
+
+
+class LastAppliedStore(Protocol):
+    """Where the agent keeps the desired state last applied: see `LastApplied`."""
+
+    def load(self) -> Desired | None: ...
+
+    def save(self, desired: Desired | None) -> None: ...
 
 
 class LastApplied:

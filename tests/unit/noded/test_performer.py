@@ -16,10 +16,11 @@ from noded.actions import performer as performer_module
 from noded.actions.decide import ActionOutcome
 from noded.actions.performer import Performer
 from noded.drivers.contract import ActionFailed, Actual, Context, DriverAction, DriverError
+from noded.reconcile.planner import RetryDelays
 from noded.settings import parse
 from nodestore.schema.models import Action
 from nodestore.support.jsonio import Document, Json
-from tests.unit.noded.test_agent import FakeDriver, Rig, running
+from tests.support.agent_rig import FakeDriver, Rig, running
 
 
 class Lamp(FakeDriver):
@@ -246,8 +247,7 @@ async def test_it_waits_for_an_apply(tmp_path: Path) -> None:
 async def test_rest_is_known_by_the_value_that_was_dealt_with(tmp_path: Path) -> None:
     """And told once for each; a failed attempt is one, too."""
     async with bench(tmp_path) as at:
-        told: list[bytes | None] = []
-        at.rig.agent.on_reconciled = lambda: told.append(at.rig.orders.raw)
+        at.rig.reconciled.clear()
         assert at.performer.has_reconciled(at.rig.orders.raw)
         at.lamp.hold = asyncio.Event()
         at.lamp.trouble = [DriverError("no bulb")] * 3
@@ -256,7 +256,7 @@ async def test_rest_is_known_by_the_value_that_was_dealt_with(tmp_path: Path) ->
         at.lamp.hold.set()
         await at.rig.until(lambda: at.performer.has_reconciled(at.rig.orders.raw), "rest")
         await at.rig.ready(2)
-        assert told == [at.rig.orders.raw]
+        assert at.rig.reconciled == [at.rig.orders.raw]
 
 
 async def test_no_rest_while_another_host_drives(tmp_path: Path) -> None:
@@ -317,10 +317,9 @@ async def test_restart_while_the_new_state_is_refused(tmp_path: Path) -> None:
 
 async def test_restart_in_a_row_of_failures(tmp_path: Path) -> None:
     """It does not wait for the next attempt to be due."""
-    async with running(tmp_path) as rig:
+    async with running(tmp_path, backoff=RetryDelays(600.0, 600.0)) as rig:
         at = Bench(rig, tmp_path, None)
         at.lamp.trouble = [DriverError("no bulb")] * 3
-        rig.agent._timing = type(rig.agent._timing)(tick_s=0.02, backoff=type(rig.agent._timing.backoff)(600.0, 600.0))
         rig.order("one")
         await rig.until(lambda: rig.told and rig.told[-1].attempts == 1, "the failure")
         at.lamp.trouble = []

@@ -1,0 +1,109 @@
+"""The parts of one noded, built and connected here alone. Contains no decisions.
+
+desired/<node> -> Orders                   wakes Agent
+NodeClaim <-> alive/<node>                 a change wakes StatusReporter, Agent and Actor
+driver                                     its `Context.wake` wakes Agent
+Agent -> StatusReporter -> status/<node>   reconciled: wakes Actor
+actions/<node> -> Actor -> acted/<node>    an action runs by Performer, which holds Agent's driver
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from noded.actions import boot
+from noded.actions.actor import Actor
+from noded.actions.decide import Writer
+from noded.actions.performer import Performer
+from noded.drivers.contract import Context, DriverFactory
+from noded.reconcile.agent import Agent
+from noded.reconcile.last_applied import LastAppliedStore
+from noded.reconcile.orders import Orders
+from noded.registration.claim import NodeClaim, NodedIdentity
+from noded.registration.follow_key import follow_key
+from noded.registration.status_reporter import StatusReporter
+from noded.settings import Settings
+from nodestore.etcd.session import Etcd
+from nodestore.schema.keys import Keys
+
+
+class Node:
+    """Drives one node as process `me`. `loops` returns its tasks, which the caller runs; `shut_down` ends its work.
+
+    load: returns the driver class of a name. boot_record: see `noded.actions.boot.boot_record`. background: runs the
+    tasks of drivers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        me: NodedIdentity,
+        etcd: Etcd,
+        background: asyncio.TaskGroup,
+        *,
+        load: Callable[[str], DriverFactory],
+        last_applied: LastAppliedStore,
+        boot_record: str,
+    ) -> None:
+        keys = Keys(settings.cluster)
+        alive_key = keys.alive_of(me.node)
+        self._etcd = etcd
+        self._desired_key = keys.desired_of(me.node)
+        context = Context(me.node, keys.cluster, settings.work_dir, me.nonce, self._wake_agent, background)
+        writer = Writer(me.node, me.nonce, boot_record, lambda was: boot.has_rebooted(was, boot_record))
+
+        self.orders = Orders(self._desired_key)
+        self._claim = NodeClaim(etcd, alive_key, me, settings.lease_ttl_s, self._on_claim_changed)
+        self._reporter = StatusReporter(etcd, keys.status_of(me.node), alive_key, self._claim)
+        self._agent = Agent(
+            context,
+            self.orders,
+            self._claim,
+            self._reporter.report,
+            load,
+            settings.timing,
+            last_applied,
+            self._on_reconciled,
+        )
+        performer = Performer(self._agent, context, settings.reboot_command)
+        self._actor = Actor(etcd, keys, writer, self._claim, performer)
+
+    def loops(self) -> dict[str, Coroutine[Any, Any, Any]]:
+        """Return the coroutines to run, by name. None of them returns; an error of one is an error of the node."""
+        return {
+            "claim": self._claim.maintain_claim(),
+            "desired": self._follow_desired(),
+            "reporter": self._reporter.write_statuses(),
+            "agent": self._agent.reconcile_forever(),
+            "actions": self._actor.follow_view(),
+            "actor": self._actor.perform_actions(),
+        }
+
+    async def shut_down(self, reason: str) -> None:
+        """Stop the driver, write the last status and release the claim. The loops must have ended."""
+        await self._actor.flush()
+        await self._agent.shut_down(reason)
+        await self._reporter.flush()
+        await self._claim.release_claim()
+
+    # --- what wakes what ---
+
+    async def _follow_desired(self) -> None:
+        async with aclosing(follow_key(self._etcd, self._desired_key)) as values:
+            async for value in values:
+                self.orders.observe(value)
+                self._agent.wake()
+
+    def _wake_agent(self) -> None:
+        self._agent.wake()
+
+    def _on_claim_changed(self) -> None:
+        self._reporter.on_claim_changed()
+        self._agent.wake()
+        self._actor.wake()
+
+    def _on_reconciled(self) -> None:
+        self._actor.wake()
