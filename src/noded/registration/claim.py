@@ -88,7 +88,7 @@ class NodeClaim:
         """The other host that holds the claim, as text for people; None if there is none."""
 
     async def maintain_claim(self) -> NoReturn:
-        """Claim the node and keep the claim. Raises only Superseded; retries after outages and denied requests."""
+        """Claim the node and keep the claim. Raises only Superseded, in a group; retries after any other error."""
         while True:
             self._lease = await self._grant_lease()
             try:
