@@ -1,6 +1,6 @@
-"""The operators' command line, and the client library: `from nodectl import Client`.
+"""The command line for operators, and the client library: `from nodectl import Client`.
 
-Names are imported when they are first used, so that `nodectl --help` does not load the library.
+The library is imported at the first use of one of its names, so that `nodectl --help` does not load it.
 """
 
 from __future__ import annotations

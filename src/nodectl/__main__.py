@@ -1,4 +1,4 @@
-"""The entry: runs a command, and turns whatever goes wrong into a message and an exit code. No traceback leaves it."""
+"""Entry point of `nodectl`: runs a command, and turns every error into a message and an exit code. No traceback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nodectl.cli.exit_codes import ExitCode, explain
 
 
 def run(args: Sequence[str]) -> int:
-    """The exit code of `nodectl ARGS...`."""
+    """Run `nodectl ARGS...` and return its exit code."""
     import typer
 
     from nodectl.cli.root import app
@@ -28,7 +28,7 @@ def run(args: Sequence[str]) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return _end_on_closed_pipe()
-    except Exception as error:  # the one place that turns every error into words
+    except Exception as error:  # the only place that turns errors into messages
         if os.environ.get("NODECTL_DEBUG"):
             raise
         if hasattr(error, "format_message"):  # a usage error; its class is not Typer's public interface
@@ -51,29 +51,31 @@ def _report_usage(error: Exception) -> int:
 
 
 def _end_on_closed_pipe() -> int:
-    """Whoever read our output has enough. What is still buffered must not raise again when Python exits."""
+    """Redirect stdout to the null device: its reader closed the pipe, and the final flush by Python must not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.FAILED
 
 
 def complete() -> NoReturn:
-    """What a shell asks for at Tab: words or nothing, on stdout alone, whatever goes wrong."""
+    """Answer a shell's completion request: words on stdout, or none if anything fails. Nothing is written to stderr."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(newline="\n")  # a bash on Windows would take \r for a part of the word
+        sys.stdout.reconfigure(newline="\n")  # bash on Windows would read \r as part of the word
     try:
         code = run(sys.argv[1:])
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else ExitCode.FAILED
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    os._exit(code)  # not sys.exit: that waits for threads, and one may still wait for an answer that came too late
+    os._exit(code)  # sys.exit would join the thread of a request that has timed out
 
 
 def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows pipe is cp1252 and refuses much
+            stream.reconfigure(
+                encoding="utf-8", errors="replace"
+            )  # a pipe on Windows uses cp1252, which lacks most characters
     from nodectl.cli.completion import is_completing
 
     if is_completing():

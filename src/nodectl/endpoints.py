@@ -1,4 +1,4 @@
-"""Where a cluster is found: its etcd members, or any of its masterds. Pure."""
+"""Parses the endpoints of a cluster: addresses of etcd members, or URLs of masterds. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HINT = "use HOST:PORT for etcd, or http://HOST:PORT for a masterd"
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Addresses of one kind: `etcd` as host:port, or `masters` as base URLs. The other tuple is empty."""
+    """Endpoints of one kind: `etcd` as host:port, or `masters` as base URLs. The other tuple is empty."""
 
     etcd: tuple[str, ...] = ()
     masters: tuple[str, ...] = ()
@@ -24,7 +24,10 @@ class Endpoints:
 
 
 def parse_endpoints(given: str | Iterable[str]) -> Endpoints:
-    """Endpoints from a comma-separated string or several strings. Invalid when one is malformed or kinds are mixed."""
+    """Parse endpoints from one or several comma-separated strings, without repeats.
+
+    Raises Invalid if there is none, if one is malformed, or if both kinds are given.
+    """
     texts = [given] if isinstance(given, str) else list(given)
     items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
     if not items:

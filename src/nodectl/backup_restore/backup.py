@@ -1,4 +1,4 @@
-"""A copy of the whole store in one file, checked before it gets its name. What `etcdutl snapshot restore` takes."""
+"""Copies etcd's database into a file for `etcdutl snapshot restore`. It gets its name once its hash is checked."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from nodestore.etcd.session import Etcd
 
 _HASH_BYTES = hashlib.sha256().digest_size
-_PAGE_BYTES = 512  # etcd's database is whole pages of at least this, and the hash comes on top
+_PAGE_BYTES = 512  # the database consists of pages of at least this size; the hash follows it
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """What was saved. `index` and `epoch` are the cluster's as the copy surely has them, `revision` is etcd's."""
+    """A saved backup. It contains at least the commands up to `index`, of `epoch`, and etcd's `revision`."""
 
     file: str
     bytes: int
@@ -37,20 +37,23 @@ class Backup:
 
 
 async def save_backup(etcd: Etcd, keys: Keys, file: Path, progress: Callable[[str], None]) -> Backup:
-    """Saves it from the first member that can; the file is there whole, or not at all. Conflict when it exists."""
+    """Save etcd's database from the first member that can be copied. `file` appears complete or not at all.
+
+    Raises Conflict if `file` exists, Unavailable if no member can be copied, OSError if the file cannot be written.
+    """
     _check_new(file)
-    faults = []
+    errors = []
     for endpoint in etcd.settings.endpoints:
         try:
             return await _save_from(etcd, keys, endpoint, file, progress)
         except (Unavailable, OutcomeUnknown, Garbage) as error:
-            faults.append(f"{endpoint}: {error}")
-    raise Unavailable(f"no member of etcd could be copied: {'; '.join(faults)}")
+            errors.append(f"{endpoint}: {error}")
+    raise Unavailable(f"the database could be copied from no etcd member: {'; '.join(errors)}")
 
 
 def _check_new(file: Path) -> None:
     if file.exists():
-        raise Conflict(f"{file} exists already, and a backup is never overwritten: give another name")
+        raise Conflict(f"{file} exists already; a backup never replaces a file: give another name")
 
 
 async def _save_from(etcd: Etcd, keys: Keys, endpoint: str, file: Path, progress: Callable[[str], None]) -> Backup:
@@ -69,17 +72,19 @@ async def _save_from(etcd: Etcd, keys: Keys, endpoint: str, file: Path, progress
 
 
 async def _position(etcd: Etcd, keys: Keys, endpoint: str) -> tuple[int, int, int]:
-    """Epoch, index and revision that the copy will have at least: read through that very member, which answers a
-    linearizable read only once it has applied all that was committed."""
+    """Epoch, index and revision that the copy will contain at least.
+
+    They are read through the same member. It answers a linearizable read only once it has applied all commits so far.
+    """
     from nodestore.etcd.pb import etcd_pb2 as pb
     from nodestore.etcd.types import range_from_pb
 
-    found = {}
+    values = {}
     revision = 0
     for key in (keys.head, keys.epoch):
         answer = range_from_pb(await etcd.call_member(endpoint, "KV/Range", pb.RangeRequest(key=key.encode()), 5.0))
-        found[key], revision = answer.first, answer.revision
-    head, epoch = found[keys.head], found[keys.epoch]
+        values[key], revision = answer.first, answer.revision
+    head, epoch = values[keys.head], values[keys.epoch]
     return (
         decode(Epoch, epoch.value, keys.epoch).epoch if epoch else 0,
         decode(Head, head.value, keys.head).index if head else 0,
@@ -90,7 +95,7 @@ async def _position(etcd: Etcd, keys: Keys, endpoint: str) -> tuple[int, int, in
 async def _download(
     etcd: Etcd, endpoint: str, write: Callable[[bytes], object], progress: Callable[[str], None]
 ) -> tuple[int, str]:
-    """Size and SHA-256 of the file. Garbage when the hash at its end is not that of the rest."""
+    """Download the database; return its size and SHA-256. Garbage if the hash at its end does not match the content."""
     from nodestore.etcd.maintenance import download_database
 
     body, whole, tail, size = hashlib.sha256(), hashlib.sha256(), b"", 0
@@ -104,26 +109,24 @@ async def _download(
             tail = tail[-_HASH_BYTES:]
             progress(f"copying from {endpoint}: {size / (1 << 20):.0f} MiB")
     if size % _PAGE_BYTES != _HASH_BYTES or body.digest() != tail:
-        raise Garbage(f"the copy from {endpoint} is damaged or incomplete ({size} bytes): its hash does not fit")
+        raise Garbage(f"the copy from {endpoint} is damaged or incomplete ({size} bytes): its hash does not match")
     return size, whole.hexdigest()
 
 
 def _publish(part: Path, file: Path) -> None:
-    """Gives the copy its name; never over another file."""
+    """Give the copy its name, without ever replacing another file. Conflict if there is one."""
     try:
         os.link(part, file)
-    except FileExistsError:
-        raise Conflict(f"{file} has just been written by somebody else: give another name") from None
-    except OSError:  # no hard links there (a USB stick, say)
-        if file.exists():
-            raise Conflict(f"{file} has just been written by somebody else: give another name") from None
-        part.rename(file)
+    except OSError as error:
+        if isinstance(error, FileExistsError) or file.exists():
+            raise Conflict(f"{file} was created by another program in the meantime: give another name") from None
+        part.rename(file)  # a file system without hard links, such as FAT on a USB stick
     _sync_directory(file.parent)
 
 
 def _sync_directory(directory: Path) -> None:
     if os.name == "nt":
-        return  # a directory cannot be opened there; NTFS writes its names to its log
+        return  # a directory cannot be opened there; NTFS journals names
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

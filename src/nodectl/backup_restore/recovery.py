@@ -1,13 +1,13 @@
-"""After a backup was restored: a new epoch, so that nothing of the lost past is taken for the present.
+"""Begins a new epoch after a backup was restored, so that no program acts on state that the restore removed.
 
-What could go wrong without it: a master that was paused through the restore writes under its old term; a node obeys
-no order of the restored store, because it has obeyed later ones. A new epoch is above every term and every order of
-the old one, and every fence compares it.
+Without it, a master that was paused during the restore could write under its old term, and a node would ignore the
+orders of the restored store, because it has obeyed later ones. A new epoch is greater than every term and every order
+of the old one, and every fence compares it.
 
-That holds as long as revisions are not used twice, which only the restore itself can see to (`--bump-revision`). It
-shows as a gap: no key of ours was written at any revision between those in the backup and those after the restore.
-Every step but the last only looks. The last is one transaction that compares what was seen, so this may be
-interrupted anywhere and run again.
+This requires that no revision is used twice, which only the restore can ensure (`--bump-revision`). The bump is
+visible as a gap: no key of the cluster has a revision between those in the backup and those after the restore.
+Every step but the last is read-only. The last step is one transaction that compares what the others have read. So
+the recovery may be interrupted anywhere and run again.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ if TYPE_CHECKING:
     from nodestore.etcd.session import KV, Etcd
 
 BUMP_MIN = 1_000_000_000
-"""What a restore must raise the revision by: more than a store writes between any backup and its loss. At 5,000 writes
-a second, two days; at what a wall of PCs does, years."""
+"""By how much a restore must raise the revision: more than a store writes between a backup and its loss. That takes two
+days at 5,000 writes a second, and years at the rate of a wall of PCs."""
 _APART_MAX = 1_000_000
+"""Members whose revisions differ by more than this were restored with different numbers."""
 _SILENCE_S = 4.0
-"""A masterd that runs announces itself sooner: it tries for a lease several times a second."""
+"""How long no candidacy must exist. A running masterd writes one sooner: it tries several times a second."""
 _LEASE_MAX_S = 300.0
 _SLACK_S = 5.0
-"""A lease lives on a little longer where etcd's leader has changed."""
+"""How much longer a lease may live than its TTL: a new leader of etcd extends it."""
 _POLL_S = 0.5
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The store as it was found, all at one revision."""
+    """The state of the store, read at one revision."""
 
     epoch: KV
     record: Epoch
@@ -53,23 +54,25 @@ class Restored:
     revision: int
     bumped: int
     led: bool
-    """Whether a master has led in this epoch."""
+    """Whether a master has led in this epoch. It then wrote a term's record."""
 
     @property
     def recovered(self) -> bool:
-        """`nodectl recover` has made this epoch, and nobody has led in it since: it only asks to be used."""
+        """Whether an earlier `nodectl recover` began this epoch and no master has led in it yet: nothing to do."""
         return bool(self.record.nonce) and not self.led and self.bumped < BUMP_MIN
 
 
 def widest_revision_gap(revisions: Iterable[int], epoch_revision: int, now: int) -> int:
-    """The widest gap between neighbouring revisions since the epoch began: what the revision was raised by. Older
-    gaps are those of earlier restores."""
+    """The widest gap between neighbouring revisions since the epoch began: by how much a restore raised them.
+
+    Gaps before that come from earlier restores. `now` is the store's current revision.
+    """
     later = sorted({epoch_revision, now, *(revision for revision in revisions if revision > epoch_revision)})
     return max((after - before for before, after in pairwise(later)), default=0)
 
 
 async def read_restored(etcd: Etcd, keys: Keys) -> Restored:
-    """What there is. NotFound when there is no such cluster; Garbage when what counts is not readable."""
+    """Read the state of the store. NotFound if it has no such cluster; Garbage if a needed key is unreadable."""
     from nodestore.etcd.watch import list_at
 
     listed = await etcd.range(keys.prefix, keys_only=True, timeout_s=20.0)
@@ -79,7 +82,7 @@ async def read_restored(etcd: Etcd, keys: Keys) -> Restored:
     ]
     if epoch is None:
         raise NotFound(
-            f"there is no cluster {keys.cluster!r} in this etcd: is --cluster right, and has the backup been restored?"
+            f"there is no cluster {keys.cluster!r} in this etcd: check --cluster, and that the backup was restored"
         )
     record = decode(Epoch, epoch.value, epoch.key)
     at = decode(Head, head.value, head.key) if head else Head(index=0, nonce="")
@@ -101,8 +104,10 @@ def _epoch_of(kv: KV) -> int:
 
 
 async def check_members(etcd: Etcd) -> list[str]:
-    """What is wrong with the members beside each other; Conflict when it must not stay so: one that was restored
-    otherwise than the rest would serve other data than the rest, without anybody noticing."""
+    """Check that all members belong to one etcd cluster and were restored alike. Returns warnings.
+
+    Raises Conflict otherwise: a member that was restored differently would serve different data, unnoticed.
+    """
     members = await etcd.members()
     known = {member.id for member in members}
     revisions: dict[str, int] = {}
@@ -111,48 +116,48 @@ async def check_members(etcd: Etcd) -> list[str]:
         try:
             status = await etcd.status(endpoint)
         except NodectlError as error:
-            warnings.append(f"etcd member {endpoint} could not be looked at: {error}")
+            warnings.append(f"etcd member {endpoint} was not checked: {error}")
             continue
         if status.member not in known:
             raise Conflict(
                 f"{endpoint} is a member of another etcd cluster than {etcd.endpoint}: "
-                "stop it, delete its data, and restore the backup there too"
+                "stop it, move its data away, and restore the backup there too"
             )
         revisions[endpoint] = status.revision
     if revisions and max(revisions.values()) - min(revisions.values()) > _APART_MAX:
-        told = ", ".join(f"{endpoint} is at {revision}" for endpoint, revision in revisions.items())
+        listed = ", ".join(f"{endpoint} is at {revision}" for endpoint, revision in revisions.items())
         raise Conflict(
-            f"the members were restored with different numbers for --bump-revision ({told}): "
+            f"the members were restored with different numbers for --bump-revision ({listed}): "
             "stop them all and restore the backup on each with the same number"
         )
     return warnings
 
 
 async def wait_for_silence(etcd: Etcd, keys: Keys, show: Callable[[str], None]) -> None:
-    """Until no masterd has a candidacy, nor any `leader` a lease, and for a while after. Conflict when one lives.
+    """Wait until there is no candidacy, and no `leader` with a lease, for some seconds. Conflict if a masterd runs.
 
-    A backup holds the candidacies of its time, and restored leases run anew: they are waited out. What outlives its
-    lease, or is written again, is somebody's who lives.
+    A backup contains the candidacies of its time, and their leases start anew with the restore. They are waited out. A
+    key that outlives its lease, or is written again, belongs to a running masterd.
     """
-    seen: dict[str, tuple[int, float]] = {}  # by key: its mod_revision, and when it must be gone
+    known: dict[str, tuple[int, float]] = {}  # by key: its mod_revision, and when it must have expired
     quiet_since = time.monotonic()
     while True:
-        standing = await _live_candidacies(etcd, keys)
+        candidacies = await _live_candidacies(etcd, keys)
         now = time.monotonic()
-        for kv in standing:
-            if kv.key not in seen:
+        for kv in candidacies:
+            if kv.key not in known:
                 seconds, _ = await etcd.lease_keys(kv.lease)
-                seen[kv.key] = (kv.mod_revision, now + min(max(seconds, 0), _LEASE_MAX_S) + _SLACK_S)
-            revision, gone_by = seen[kv.key]
+                known[kv.key] = (kv.mod_revision, now + min(max(seconds, 0), _LEASE_MAX_S) + _SLACK_S)
+            revision, gone_by = known[kv.key]
             if revision != kv.mod_revision or now > gone_by:
                 raise Conflict(
                     f"{_describe_holder(kv, keys)} still runs: stop masterd on every PC, then run this again"
                 )
             show(
-                f"waiting up to {gone_by - now:.0f} s for what the backup has of "
-                f"{_describe_holder(kv, keys)} to run out"
+                f"waiting up to {gone_by - now:.0f} s until the lease of {_describe_holder(kv, keys)}, "
+                "which is in the backup, expires"
             )
-        if standing:
+        if candidacies:
             quiet_since = now
         elif now - quiet_since >= _SILENCE_S:
             return
@@ -160,7 +165,7 @@ async def wait_for_silence(etcd: Etcd, keys: Keys, show: Callable[[str], None]) 
 
 
 async def _live_candidacies(etcd: Etcd, keys: Keys) -> list[KV]:
-    """Candidacies, and a `leader` that hangs on a lease; without one it is nobody's."""
+    """All candidacies, and `leader` if it has a lease; without one no running masterd can hold it."""
     candidates, leader = await etcd.range(keys.candidates), await etcd.get(keys.leader)
     return [*candidates.kvs, *([leader] if leader is not None and leader.lease else [])]
 
@@ -176,7 +181,7 @@ def _describe_holder(kv: KV, keys: Keys) -> str:
 
 
 async def begin_epoch(etcd: Etcd, keys: Keys, found: Restored, actor: str) -> Epoch:
-    """Deletes `leader` and counts the epoch up, in one transaction. Conflict when something has changed since."""
+    """Delete `leader` and increase the epoch, in one transaction. Conflict if the store changed after `found`."""
     from nodestore.etcd.session import cmp_mod, op_delete, op_get, op_put
     from nodestore.etcd.types import cmp_empty_range
 
@@ -200,5 +205,5 @@ async def begin_epoch(etcd: Etcd, keys: Keys, found: Restored, actor: str) -> Ep
         now = None if result.succeeded else result.range(0).first
         if result.succeeded or (now is not None and decode(Epoch, now.value, now.key).nonce == record.nonce):
             return record
-        raise Conflict("a master has started, or somebody else has recovered, meanwhile: run this again")
+        raise Conflict("a master was started, or another recovery ran, in the meantime: run this again")
     raise unknown or Unavailable("etcd does not answer")

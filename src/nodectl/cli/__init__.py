@@ -1,5 +1,5 @@
-"""The command line `nodectl`: the root with its global options, the session with a cluster, and the commands.
+"""The command line `nodectl`: global options, the session with a cluster, and one module for each command.
 
-Start-up must be quick on a small PC: nothing at the top level of a module here imports etcd, HTTP, the models or rich.
-May import every other package of nodectl. Read `root.py` first.
+The modules are imported at every start, also on a small PC. So none of them imports etcd, HTTP, the models or rich at
+its top level. May import every other package of nodectl. Read `root.py` first.
 """

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and how their text becomes values."""
+"""Arguments and options that several commands share, and the parser of KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -12,42 +12,45 @@ from nodectl.cli.duration_option import duration_option
 from nodestore.errors import Invalid
 
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="Name of the node.", autocompletion=completion.nodes)]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until the nodes have done it.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until the nodes are in their desired state.")]
 TimeoutOption = Annotated[
-    float, duration_option("--timeout", least_s=0.1, most_s=86_400, help="How long --wait waits at most.")
+    float, duration_option("--timeout", least_s=0.1, most_s=86_400, help="Give up --wait after this time.")
 ]
 LocalOption = Annotated[
-    bool, typer.Option("--local", help="Take what any master knows, which may be a little old; needs no leader.")
+    bool, typer.Option("--local", help="Ask any master, also without a leader. The answer may be slightly out of date.")
 ]
 WAIT_S = 30.0
 
 
 def parse_values(values: list[str], unset: list[str]) -> dict[str, Any]:
-    """KEY=VALUE and KEY- as a merge: null removes a key. Invalid when one is neither."""
-    found: dict[str, Any] = {}
+    """Parse KEY=VALUE and KEY- into a merge patch, in which None removes a key.
+
+    Raises Invalid if a text is neither, if a key is given twice, or if there is none at all.
+    """
+    patch: dict[str, Any] = {}
     for text in values:
         key, separator, value = text.partition("=")
         if not separator and key.endswith("-") and len(key) > 1:
-            _add(found, key[:-1], None)
+            _add(patch, key[:-1], None)
         elif not separator or not key:
             raise Invalid(f"{text!r} is not KEY=VALUE (or KEY- to remove KEY)")
         else:
-            _add(found, key, parse_value(value))
+            _add(patch, key, parse_value(value))
     for key in unset:
-        _add(found, key, None)
-    if not found:
+        _add(patch, key, None)
+    if not patch:
         raise Invalid("nothing to change: give KEY=VALUE, KEY- or --unset KEY")
-    return found
+    return patch
 
 
-def _add(found: dict[str, Any], key: str, value: Any) -> None:
-    if key in found:
+def _add(patch: dict[str, Any], key: str, value: Any) -> None:
+    if key in patch:
         raise Invalid(f"key {key!r} is given twice")
-    found[key] = value
+    patch[key] = value
 
 
 def parse_value(text: str) -> Any:
-    """`text` as JSON if it is JSON, else as it is: `5` is a number, `"5"` and `red` are text."""
+    """Parse `text` as JSON; if it is not JSON, return it unchanged. `5` is a number, `"5"` and `red` are text."""
     try:
         return json.loads(text, parse_constant=_not_json)
     except ValueError:

@@ -1,7 +1,7 @@
-"""What the shells ask when Tab is pressed: names of nodes, scenes and so on, if a master says them soon enough.
+"""Shell completion: the names of nodes, scenes, snapshots and so on, fetched from any master.
 
-Completion never fails and never waits long: whatever goes wrong, and whoever does not answer in time, there are no
-names then. This module is loaded with every command, so it imports nothing heavy.
+Completion never fails and takes at most about a second: after an error or a timeout there are no names. This module is
+loaded with every command, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from nodectl.cli.settings import Options
 
 VARIABLE = "_NODECTL_COMPLETE"
-"""Set by the shells' scripts: `complete_<shell>` asks for words, `source_<shell>` for the script itself."""
+"""Variable set by the shells' scripts: `complete_<shell>` requests words, `source_<shell>` the script itself."""
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 _FLAGS = {"--install-completion", "--show-completion"}
 _ANSWER_S = 1.0
 _WORDS_MAX = 500
 _WORD = re.compile(r"[A-Za-z0-9._/-]+")
-"""Shells evaluate what they are given, so nothing that they could take for more than a word gets there."""
+"""Names offered to a shell. It may evaluate what it is given, so names with other characters are left out."""
 
 Completer = Callable[[typer.Context, str], list[str]]
 Pick = Callable[[Any], Iterable[str]]
 
 
 def is_completing() -> bool:
-    """Whether a shell asks for words (and nobody reads what we would say of errors)."""
+    """Whether this process answers a completion request. Its errors are never shown."""
     return os.environ.get(VARIABLE, "").startswith("complete")
 
 
 def check_shell(args: Sequence[str]) -> None:
-    """Invalid, with the way out, when a script for this shell is asked for and there is none."""
+    """Raise Invalid if `args` request the script of a shell that has none. The message names the alternative."""
     if not _FLAGS.intersection(args) or os.environ.get("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"):
         return
     import shellingham
@@ -50,25 +50,25 @@ def check_shell(args: Sequence[str]) -> None:
     except shellingham.ShellDetectionFailure:
         shell = None
     if shell not in SHELLS:
-        found = "cannot tell which shell this is" if shell is None else f"there is no completion for {shell}"
-        raise Invalid(f"{found}; {VARIABLE}=source_bash nodectl (or _zsh, _fish, _powershell) prints a script")
+        problem = "the current shell cannot be detected" if shell is None else f"there is no completion for {shell}"
+        raise Invalid(f"{problem}; {VARIABLE}=source_bash nodectl (or _zsh, _fish, _powershell) prints a script")
 
 
 def _completer(path: str, pick: Pick, **query: str) -> Completer:
-    """Words that `pick` finds in what any master answers to GET `path`."""
+    """A completer that offers the words which `pick` extracts from any master's answer to GET `path`."""
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
         try:
-            return _fitting(pick(_query(_options(context), path, query)), incomplete)
-        except (NodectlError, LookupError, TypeError, AttributeError):  # no cluster, no answer, or one we cannot read
+            return _matching(pick(_query(_options(context), path, query)), incomplete)
+        except (NodectlError, LookupError, TypeError, AttributeError):  # no cluster, no answer, or an unexpected one
             return []
 
     return complete
 
 
-def _fitting(words: Iterable[str], incomplete: str) -> list[str]:
-    found = {word for word in words if word.startswith(incomplete) and _WORD.fullmatch(word)}
-    return sorted(found)[:_WORDS_MAX]
+def _matching(words: Iterable[str], incomplete: str) -> list[str]:
+    matching = {word for word in words if word.startswith(incomplete) and _WORD.fullmatch(word)}
+    return sorted(matching)[:_WORDS_MAX]
 
 
 def _of_nodes(answer: Any) -> Iterable[str]:
@@ -104,15 +104,15 @@ masters = _completer("/v1/masters", _of_masters)
 
 
 def clusters(context: typer.Context, incomplete: str) -> list[str]:
-    """Clusters of the configuration file."""
+    """Complete the names of clusters in the configuration file."""
     try:
-        return _fitting(_options(context).cluster_names(), incomplete)
+        return _matching(_options(context).cluster_names(), incomplete)
     except NodectlError:
         return []
 
 
 def _options(context: typer.Context) -> Options:
-    """The global options as far as they are on the line: the root command does not run for a completion."""
+    """Global options given on the line so far. The root command, which parses them, does not run for a completion."""
     from nodectl.cli.settings import ClusterSettings, Options
 
     given = context.find_root().params
@@ -128,14 +128,15 @@ def _options(context: typer.Context) -> Options:
 
 
 def _query(options: Options, path: str, query: dict[str, str]) -> Any:
-    """What any master answers within a second; else a NodectlError, or None from one that would have come too late.
+    """Fetch GET `path` from any master; None if it fails or takes longer than a second.
 
-    In a thread that is left behind when it is late: resolving a name, for one, cannot be cancelled.
+    Raises NodectlError if the options name no cluster. The request runs in a thread that is abandoned when it is late:
+    a name lookup, for one, cannot be cancelled.
     """
     settings = options.resolve()
     assert settings.endpoints is not None
 
-    import asyncio  # only now: without a cluster there is nothing to load a client for
+    import asyncio  # late: without a cluster no client is needed
 
     from nodectl.client import Client
 
@@ -145,13 +146,13 @@ def _query(options: Options, path: str, query: dict[str, str]) -> Any:
     )  # fmt: skip
     answers: list[Any] = []
 
-    async def ask() -> None:
+    async def fetch() -> None:
         async with client:
             answers.append(await client.get(path, query, consistency="local", timeout_s=_ANSWER_S))
 
     def run() -> None:
-        with contextlib.suppress(NodectlError):  # no answer: there is nobody to tell
-            asyncio.run(ask())
+        with contextlib.suppress(NodectlError):  # no answer: no words
+            asyncio.run(fetch())
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

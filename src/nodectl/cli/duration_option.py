@@ -1,4 +1,4 @@
-"""A Typer option that takes a duration. Loaded with the root of the command line, so it imports nothing heavy."""
+"""A Typer option that takes a duration. Loaded at every start, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nodestore.support.values import duration_between, format_duration
 
 
 def duration_option(*names: str, least_s: float, most_s: float, help: str, **settings: Any) -> Any:
-    """An option for a duration within bounds, both in seconds. Its help shows the bounds; its value is in seconds."""
+    """An option for a duration of `least_s` to `most_s` seconds, which its help shows. Its value is in seconds."""
     bounded = duration_between(least_s, most_s)
 
     def parse(given: str | float) -> float:
-        if isinstance(given, float):  # Typer passes the default through the parser, too
+        if isinstance(given, float):  # the default: Typer passes it through the parser too
             return given
         try:
             return bounded(given)

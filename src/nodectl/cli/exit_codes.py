@@ -1,4 +1,4 @@
-"""The one table from what went wrong to what the user reads and which code the program ends with. See docs/cli.md."""
+"""The table from errors to exit codes and hints. docs/cli.md documents the codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nodestore.errors import (
 
 
 class ExitCode(IntEnum):
-    """Scripts rely on these: a number is never given another meaning."""
+    """Exit codes of `nodectl`. Scripts rely on them: a number never changes its meaning."""
 
     OK = 0
     FAILED = 1
@@ -36,7 +36,7 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is said and how the program ends."""
+    """An error as the operator sees it: exit code, message and hint."""
 
     code: int
     message: str
@@ -44,22 +44,22 @@ class Explanation:
 
 
 _TABLE: tuple[tuple[type[NodectlError], ExitCode, str], ...] = (
-    (TooOld, ExitCode.CONFLICT, "look at the present state with `nodectl history`, then decide"),
-    (Conflict, ExitCode.CONFLICT, "look again, then repeat the command"),
+    (TooOld, ExitCode.CONFLICT, "check with `nodectl history` what has happened since, then decide"),
+    (Conflict, ExitCode.CONFLICT, "check the current state, then repeat the command if it is still wanted"),
     (Invalid, ExitCode.USAGE, ""),
     (NotFound, ExitCode.NOT_FOUND, ""),
     (Denied, ExitCode.DENIED, "check --user, --password-file and the certificates"),
-    (TimedOut, ExitCode.TIMED_OUT, "what was asked for stands; `nodectl status` shows what is missing"),
-    (OutcomeUnknown, ExitCode.OUTCOME_UNKNOWN, "look with `nodectl history` whether it took effect"),
-    (NoSpace, ExitCode.UNAVAILABLE, "`nodectl status` says more; see docs/recovery.md"),
-    (Unavailable, ExitCode.UNAVAILABLE, "is a masterd running, and is --endpoints right?"),
+    (TimedOut, ExitCode.TIMED_OUT, "the request itself stays in force; `nodectl status` shows what is missing"),
+    (OutcomeUnknown, ExitCode.OUTCOME_UNKNOWN, "check with `nodectl history` whether it took effect"),
+    (NoSpace, ExitCode.UNAVAILABLE, "`nodectl status` shows how full etcd is; see docs/recovery.md"),
+    (Unavailable, ExitCode.UNAVAILABLE, "check that a masterd is running and that --endpoints is right"),
     (NodectlError, ExitCode.FAILED, ""),
 )
-"""The first class that fits counts."""
+"""The first row whose class matches applies."""
 
 
 def explain(error: BaseException) -> Explanation:
-    """What to tell the user of `error`."""
+    """Exit code, message and hint for `error`."""
     if isinstance(error, NodectlError):
         for kind, code, hint in _TABLE:
             if isinstance(error, kind):
@@ -70,4 +70,4 @@ def explain(error: BaseException) -> Explanation:
         at = f"{error.filename}: " if error.filename else ""
         return Explanation(ExitCode.FAILED, f"{at}{error.strerror or error}")
     text = f"internal error: {type(error).__name__}: {error}"
-    return Explanation(ExitCode.FAILED, text, "NODECTL_DEBUG=1 shows where; please report it")
+    return Explanation(ExitCode.FAILED, text, "set NODECTL_DEBUG=1 for the traceback, and please report it")

@@ -1,7 +1,7 @@
-"""The root of the command line: global options, and one module a noun, loaded when it is called.
+"""Root of the command line: the global options, and the commands, each loaded only when it is called.
 
-`nodectl --help` and shell completion must be quick on a small PC, so nothing here or in a command module's top level
-imports etcd, HTTP, the models or rich; commands import what they need when they run.
+`nodectl --help` and shell completion must be quick on a small PC. So no module here imports etcd, HTTP, the models or
+rich at its top level. Commands import what they need when they run.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from nodectl.cli.settings import REQUEST_TIMEOUT_S, ClusterSettings, Options
 from nodestore.errors import Invalid
 
 NOUNS: dict[str, str] = {
-    "status": "Show the whole cluster on one screen, and what is wrong with it.",
-    "node": "Show nodes and change what they do.",
+    "status": "Show the whole cluster and its problems on one screen.",
+    "node": "Show nodes, change their documents, run actions on them.",
     "scene": "Save and apply scenes: named sets of node documents.",
     "config": "Check, compare and apply the inventory.",
-    "master": "Show masters; switch over, pause and resume takeover.",
-    "state": "Read the application's documents.",
-    "command": "Send any command of the application.",
-    "command-id": "Print an id with which a script may repeat a command.",
+    "master": "Show masters; switch over; pause and resume automatic takeover.",
+    "state": "Read the documents of the application.",
+    "command": "Send a command to the application.",
+    "command-id": "Print a command id, with which a script can safely repeat a command.",
     "snapshot": "Save, list, show, restore and delete snapshots.",
-    "history": "Show which command changed what, by whom and when.",
-    "why": "Show how a takeover went, and where its time was spent.",
-    "drill": "Kill, freeze or replace the leader on purpose, and measure what a client sees.",
-    "backup": "Save the whole store in a file.",
-    "recover": "After a backup was restored: begin a new epoch.",
-    "etcd": "Generate the configuration of etcd's members.",
-    "demo": "Run a whole cluster on this PC and watch it survive.",
-    "dev": "Start and stop a cluster on this PC for development.",
+    "history": "Show the commands that were run: which, by whom and when.",
+    "why": "Explain a takeover: its cause, and how long each step took.",
+    "drill": "Replace the leader on purpose and measure what a client sees.",
+    "backup": "Save the cluster's etcd data in a file.",
+    "recover": "Begin a new epoch after a backup was restored.",
+    "etcd": "Generate the configuration files of etcd members.",
+    "demo": "Run a cluster on this PC, inject faults, and check its guarantees.",
+    "dev": "Run a cluster on this PC for development.",
 }
-"""Command to its line in the help. Its module is nodectl.cli.commands.<command> and holds a Typer named `app`."""
+"""Help line by command. The module nodectl.cli.commands.<command> holds a Typer named `app`."""
 
 _HOISTED = {
     "--endpoints", "-e", "--cluster", "--cluster-name", "-c", "--config", "--user", "--password-file", "--ca",
@@ -52,7 +52,7 @@ def _module(command: str) -> str:
 
 
 class LazyGroup(TyperGroup):
-    """Loads a command's module when that command is called."""
+    """The group of all commands. It imports a command's module when that command is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for name in NOUNS if importlib.util.find_spec(_module(name)) is not None]
@@ -74,7 +74,7 @@ class LazyGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """From the table above, so that help loads no command."""
+        """List the commands from NOUNS, so that help loads none of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, NOUNS[name]) for name in self.list_commands(ctx)])
 
@@ -85,7 +85,7 @@ class LazyGroup(TyperGroup):
 
 
 def hoist(args: list[str]) -> list[str]:
-    """Global options to the front, wherever they were: `nodectl node list -c home` is what people write."""
+    """Move the global options to the front, because operators write them anywhere: `nodectl node list -c home`."""
     front: list[str] = []
     rest: list[str] = []
     position = 0
@@ -107,7 +107,7 @@ def hoist(args: list[str]) -> list[str]:
 app = typer.Typer(
     cls=LazyGroup,
     name="nodectl",
-    help="Operate a cluster of nodes and the masters that drive them.",
+    help="Operate a nodectl cluster: its nodes, masters and configuration.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -130,26 +130,28 @@ def root(
     context: typer.Context,
     endpoints: Annotated[
         str | None,
-        typer.Option("--endpoints", "-e", metavar="LIST", help="Of etcd HOST:PORT,... or of masters http://HOST:PORT."),
+        typer.Option("--endpoints", "-e", metavar="LIST", help="etcd members HOST:PORT,... or masters http://HOST:PORT,..."),
     ] = None,
     cluster: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the cluster in etcd.")] = None,
     cluster_name: Annotated[
         str | None,
-        typer.Option("--cluster-name", "-c", metavar="NAME", help="A cluster of the configuration file.",
+        typer.Option("--cluster-name", "-c", metavar="NAME", help="Use this cluster of the configuration file.",
                      autocompletion=completion.clusters),
     ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="The configuration file.")] = None,
-    user: Annotated[str | None, typer.Option(metavar="NAME", help="User of etcd.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file that names clusters.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="NAME", help="etcd user.")] = None,
     password_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File whose first line is that user's password.")
+        Path | None, typer.Option(metavar="FILE", help="File whose first line is the password of --user.")
     ] = None,
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate authority of etcd and masters.")] = None,
-    cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Our certificate.")] = None,
-    key: Annotated[Path | None, typer.Option(metavar="FILE", help="The key of that certificate.")] = None,
+    ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM file of the certificate authority of etcd and masters.")
+    ] = None,
+    cert: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM file of the client certificate.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM file of the private key of --cert.")] = None,
     request_timeout: Annotated[
         float,
         duration_option("--request-timeout", least_s=0.1, most_s=3_600, envvar="NODECTL_REQUEST_TIMEOUT",
-                        help="How long a request may take, masters that change included."),
+                        help="Time limit of a request, changes of leader included."),
     ] = REQUEST_TIMEOUT_S,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")

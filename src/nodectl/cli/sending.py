@@ -1,4 +1,4 @@
-"""Sending one command, waiting for its effect on nodes, and telling what came of it: the same for every command."""
+"""Sends one command, waits for its effect on nodes if requested, and shows the result."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def send(
     nodes: Callable[[CommandResult], list[str] | None] | None = None,
     timeout_s: float = WAIT_S,
 ) -> None:
-    """Sends what `command` sends, shows its result, and tells people the sentence `message`.
+    """Run `command` with a client, show its result, and add the sentence `message` for people.
 
-    `nodes`: those to wait for, by the result (None: all), for at most `timeout_s`; without it nothing is waited for.
+    `nodes` maps the result to the nodes to wait for (None: all of them), for at most `timeout_s` seconds. Without
+    `nodes` nothing is waited for.
     """
     out = Output(output)
 
@@ -51,7 +52,10 @@ def as_dict(done: CommandResult) -> dict[str, Any]:
 
 
 async def wait_for_nodes(client: Client, names: list[str], timeout_s: float, out: Output) -> None:
-    """Until these nodes are in their desired state. Reads are linearizable, so a command done before counts."""
+    """Wait until these nodes are in their desired state. TimedOut after `timeout_s` seconds.
+
+    Reads are linearizable, so a command that was acknowledged before this call is taken into account.
+    """
     if not names:
         return
 
@@ -60,12 +64,12 @@ async def wait_for_nodes(client: Client, names: list[str], timeout_s: float, out
         lacking = [_missing_text(views.get(name), name) for name in names]
         return "; ".join(text for text in lacking if text) or None
 
-    subject = f"node {names[0]} has" if len(names) == 1 else f"{len(names)} nodes have"
-    await wait_until(missing, f"{subject} done it", timeout_s, out)
+    subject = f"node {names[0]} is" if len(names) == 1 else f"{len(names)} nodes are"
+    await wait_until(missing, f"{subject} in the desired state", timeout_s, out)
 
 
 def _missing_text(view: NodeView | None, name: str) -> str:
-    """What a node still lacks; nothing when it is in its desired state."""
+    """What keeps a node from its desired state; empty if nothing does."""
     from nodectl.terminal.format import node_state
 
     if view is not None and view["converged"]:

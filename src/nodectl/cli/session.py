@@ -1,4 +1,4 @@
-"""From a command to the cluster and back: one client, one event loop, for as long as the command takes."""
+"""Runs a command against a cluster: one event loop and one client, or one etcd session, for as long as it takes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _PAUSE_MAX_S = 0.5
 
 
 def options_of(context: typer.Context) -> Options:
-    """The global options; those of the environment when a command runs without the root."""
+    """The global options; the defaults if the command runs without the root."""
     found = context.find_root().obj
     return found if isinstance(found, Options) else Options()
 
 
 def with_client(context: typer.Context, work: Callable[[Client], Awaitable[T]]) -> T:
-    """What `work` returns, given a client of the cluster that the options name."""
+    """Run `work` with a client of the cluster that the options name, and return its result."""
     options = options_of(context)
     settings = options.resolve()
     assert settings.endpoints is not None
@@ -60,12 +60,14 @@ def with_client(context: typer.Context, work: Callable[[Client], Awaitable[T]]) 
 
 
 def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]) -> T:
-    """What `work` returns, given a session with etcd itself. Invalid when the options name masters only."""
+    """Run `work` with a session with etcd, and return its result. Invalid if the options name masters only."""
     settings = options_of(context).resolve()
     assert settings.endpoints is not None
     endpoints = parse_endpoints(settings.endpoints).etcd
     if not endpoints or settings.cluster is None:
-        raise Invalid("this talks to etcd itself: give its members as --endpoints HOST:PORT,... and --cluster")
+        raise Invalid(
+            "this command connects to etcd directly: give --endpoints HOST:PORT,... of its members, and --cluster"
+        )
     cluster = settings.cluster
 
     async def session() -> T:
@@ -82,7 +84,7 @@ def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]
 
 
 async def wait_until(missing: Callable[[], Awaitable[str | None]], what: str, timeout_s: float, output: Output) -> None:
-    """Wait until `missing()` is None, and show meanwhile what is missing. TimedOut, naming it, after `timeout_s`."""
+    """Wait until `missing()` returns None, and show its text meanwhile. TimedOut, with that text, after `timeout_s`."""
     pauses = Backoff(_PAUSE_FIRST_S, _PAUSE_MAX_S, factor=1.5)
     with output.progress(f"waiting until {what}") as show:
         await waiting.wait_until(

@@ -1,10 +1,10 @@
-"""Which cluster the command line talks to: options, environment, or a named cluster of the configuration file.
+"""Selects the cluster: from options, the environment, or a named cluster of the configuration file.
 
-- An option wins over everything.
-- With `--cluster-name`, all else comes from that entry of the file; the environment is not looked at.
-- Otherwise the environment counts. If it names no endpoints either, the file's default entry fills in what is missing.
+- An option takes precedence over everything else.
+- With `--cluster-name`, all other settings come from that entry of the file. The environment is ignored.
+- Otherwise the environment applies. If it names no endpoints either, the file's default entry supplies what is missing.
 
-So settings of one cluster never mix with those of another.
+So settings of different clusters never mix.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOCAL_ETCD = "127.0.0.1:2379"
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """Where a cluster is and who we are. Paths are absolute or relative to the working directory."""
+    """Endpoints of a cluster, and credentials. Paths are absolute or relative to the working directory."""
 
     endpoints: str | None = None
     cluster: str | None = None
@@ -40,18 +40,18 @@ class ClusterSettings:
     key: Path | None = None
 
     def with_defaults(self, other: ClusterSettings) -> ClusterSettings:
-        """These settings, with those of `other` where these say nothing."""
+        """These settings, completed by those of `other` where they are None."""
         missing = {item.name: getattr(other, item.name) for item in fields(self) if getattr(self, item.name) is None}
         return replace(self, **missing)
 
     def password(self) -> str | None:
-        """The password in the password file; None without one. Raises Invalid, with the file's name."""
+        """Read the password from `password_file`; None if that is not set. Invalid if the file is unusable."""
         return None if self.password_file is None else read_password(self.password_file)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The global options, as given; they are made sense of when a command needs a cluster."""
+    """The global options as given. They are resolved and checked when a command needs a cluster."""
 
     given: ClusterSettings = ClusterSettings()
     cluster_name: str | None = None
@@ -59,11 +59,11 @@ class Options:
     request_timeout_s: float = REQUEST_TIMEOUT_S
 
     def cluster_names(self) -> tuple[str, ...]:
-        """Those that `--cluster-name` may name; Invalid when the configuration file is not as it must be."""
+        """Names that `--cluster-name` accepts. Invalid if the configuration file is not valid."""
         return _ConfigFile.read(self.config or config_path(os.environ), must_exist=False).names
 
     def resolve(self, environ: Mapping[str, str] | None = None) -> ClusterSettings:
-        """The settings in force. Invalid, in one sentence, when there are none or they do not fit together."""
+        """The settings in force. Invalid if no cluster is given, or if the settings contradict one another."""
         environ = os.environ if environ is None else environ
         path = self.config or config_path(environ)
         if self.cluster_name is not None:
@@ -73,12 +73,12 @@ class Options:
             if settings.endpoints is None:
                 settings = settings.with_defaults(_ConfigFile.read(path, must_exist=self.config is not None).default())
             if settings.endpoints is None and settings.cluster is not None:
-                settings = replace(settings, endpoints=LOCAL_ETCD)  # masterd and noded look there as well
+                settings = replace(settings, endpoints=LOCAL_ETCD)  # the default of masterd and noded too
         return _checked(settings, path)
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
-    """Where the configuration file is: NODECTL_CONFIG, or the platform's usual place."""
+    """Path of the configuration file: NODECTL_CONFIG, else the usual place of the platform."""
     if given := environ.get("NODECTL_CONFIG"):
         return Path(given)
     if sys.platform == "win32":
@@ -89,7 +89,7 @@ def config_path(environ: Mapping[str, str]) -> Path:
 
 
 def from_environment(environ: Mapping[str, str]) -> ClusterSettings:
-    """NODECTL_ENDPOINTS, NODECTL_CLUSTER and so on: the same names as for masterd and noded."""
+    """Read NODECTL_ENDPOINTS, NODECTL_CLUSTER and so on. masterd and noded use the same names."""
     values: dict[str, Any] = {}
     for item in fields(ClusterSettings):
         text = environ.get(f"NODECTL_{item.name.upper()}")
@@ -105,16 +105,16 @@ def _checked(settings: ClusterSettings, path: Path) -> ClusterSettings:
     from nodectl.endpoints import parse_endpoints
 
     if settings.endpoints is None:
-        raise Invalid(f"which cluster? Give --endpoints, set NODECTL_ENDPOINTS, or name clusters in {path}")
+        raise Invalid(f"no cluster is selected: give --endpoints, set NODECTL_ENDPOINTS, or define clusters in {path}")
     if parse_endpoints(settings.endpoints).etcd and settings.cluster is None:
-        raise Invalid("etcd endpoints need the cluster's name as well: give --cluster or set NODECTL_CLUSTER")
-    # A certificate without --ca is allowed: masters at https:// are then checked against the system's authorities.
+        raise Invalid("etcd endpoints also need the cluster's name: give --cluster or set NODECTL_CLUSTER")
+    # A certificate without --ca is allowed: masters at https:// are then verified by the system's authorities.
     check_credentials(user=settings.user, password_file=settings.password_file, cert=settings.cert, key=settings.key)
     return settings
 
 
 class _ConfigFile:
-    """The configuration file: `clusters` by name, and which is the `default`."""
+    """The configuration file: `clusters` by name, and the name of the `default` one."""
 
     def __init__(self, source: YamlSource | None, path: Path) -> None:
         self._source = source
@@ -139,7 +139,7 @@ class _ConfigFile:
     def named(self, name: str) -> ClusterSettings:
         if name not in self._clusters:
             known = ", ".join(self._clusters) or "none"
-            raise Invalid(f"{self._path} names no cluster {name!r}; it has: {known}")
+            raise Invalid(f"{self._path} defines no cluster {name!r}; it defines: {known}")
         return self._clusters[name]
 
     def default(self) -> ClusterSettings:
@@ -150,7 +150,7 @@ class _ConfigFile:
         if self._clusters:
             known = ", ".join(self._clusters)
             raise Invalid(
-                f"which cluster? {self._path} has {known}: choose with --cluster-name, or set `default:` there"
+                f"no cluster is selected: {self._path} defines {known}; give --cluster-name, or set `default:` there"
             )
         return ClusterSettings()
 
@@ -182,7 +182,7 @@ class _ConfigFile:
             elif not isinstance(value, str):
                 source.add_problem(where, f"expected text, got {value!r}")
             else:
-                # Files are named beside the file that names them: the working directory may be anywhere.
+                # Relative to the configuration file, because the working directory may be anywhere.
                 values[key] = self._path.parent / Path(value).expanduser() if key in _PATHS else value
         if "endpoints" not in values:
             source.add_problem(("clusters", name), "needs `endpoints:`")

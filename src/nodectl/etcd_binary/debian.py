@@ -1,8 +1,8 @@
-"""etcd from the distribution's own packages, on Debian and its kin: without root, and nothing is installed.
+"""Gets etcd from the packages of Debian, Ubuntu and their derivatives, without root and without installing anything.
 
-apt runs with lists, state and cache of its own, on the mirror this machine already uses, and checks the signatures with
-the distribution's keyring; the packages are then unpacked, not installed. The stable releases carry versions that are
-too old, so the newer suites of the same mirror are asked too.
+apt runs with its own lists, state and cache, on the mirror that this PC already uses. It checks signatures with the
+distribution's keyring. The packages are then unpacked, not installed. The stable suites have versions that are too
+old, so newer suites of the same mirror are tried as well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNREACHABLE = (
 
 @dataclass(frozen=True)
 class PackageSource:
-    """A package source of this machine: one URI and suite of sources.list(5)."""
+    """A package source of this PC: one URI and one suite of sources.list(5)."""
 
     uri: str
     suite: str
@@ -40,7 +40,7 @@ class PackageSource:
 
 @dataclass(frozen=True)
 class Distribution:
-    """What distinguishes Debian from Ubuntu here."""
+    """Keyring, components and suites of Debian or Ubuntu."""
 
     keyring: str
     components: tuple[str, ...]
@@ -52,7 +52,9 @@ DEBIAN = Distribution(
     keyring="/usr/share/keyrings/debian-archive-keyring.gpg",
     components=("main",),
     suites=("trixie-backports", "forky", "testing", "sid"),
-    too_old=frozenset({"buster", "bullseye", "bookworm", "trixie"}),  # to ask them costs an index of 9 MB for nothing
+    too_old=frozenset(
+        {"buster", "bullseye", "bookworm", "trixie"}
+    ),  # trying them would download a useless index of 9 MB
 )
 UBUNTU = Distribution(
     keyring="/usr/share/keyrings/ubuntu-archive-keyring.gpg",
@@ -63,7 +65,7 @@ UBUNTU = Distribution(
 
 
 def parse_sources(text: str) -> list[PackageSource]:
-    """The binary package sources of a deb822 file (`*.sources`), disabled ones left out."""
+    """Parse the enabled sources of binary packages in a deb822 file (`*.sources`)."""
     return [source for stanza in text.split("\n\n") for source in _stanza(stanza)]
 
 
@@ -87,7 +89,7 @@ def _stanza(text: str) -> list[PackageSource]:
 
 
 def parse_list(text: str) -> list[PackageSource]:
-    """The binary package sources of a one-line-style file (`sources.list`)."""
+    """Parse the sources of binary packages in a one-line-style file (`sources.list`)."""
     found = []
     for line in text.splitlines():
         words = line.partition("#")[0].split()
@@ -102,44 +104,44 @@ def parse_list(text: str) -> list[PackageSource]:
 
 
 def parse_os_release(text: str) -> dict[str, str]:
-    """The variables of os-release(5)."""
+    """Parse the variables of os-release(5)."""
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
     return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}
 
 
 def distribution(release: Mapping[str, str]) -> Distribution | None:
-    """Which distribution's packages fit a machine with this os-release; None when neither's."""
+    """The distribution whose packages fit a PC with this os-release; None if it is neither Debian nor Ubuntu."""
     names = {release.get("ID", ""), *release.get("ID_LIKE", "").split()}
     return UBUNTU if "ubuntu" in names else DEBIAN if "debian" in names else None
 
 
 def codename(release: Mapping[str, str]) -> str:
-    """The suite this machine was installed from; of a derivative, the suite it derives from where it says so."""
+    """The suite that this PC was installed from; for a derivative, the suite it derives from, if it is named."""
     return release.get("UBUNTU_CODENAME") or release.get("DEBIAN_CODENAME") or release.get("VERSION_CODENAME", "")
 
 
 def mirrors(sources: Iterable[PackageSource], own: str) -> list[str]:
-    """The URIs this machine gets its distribution from: not the security archive, not third parties' repositories.
+    """URIs from which this PC gets its distribution, without the security archive and repositories of third parties.
 
-    Third parties mostly name another suite or have no `main`; one that slips through fails its signature check.
+    Most third parties use another suite or have no `main`. One that is not filtered out fails the signature check.
     """
     suites = {own, "stable", "oldstable", "testing", "unstable", "sid"}
-    found = [
+    uris = [
         source.uri
         for source in sources
         if source.suite in suites and "main" in source.components and "security" not in source.uri
     ]
-    return list(dict.fromkeys(found))[:_MIRRORS_MAX]
+    return list(dict.fromkeys(uris))[:_MIRRORS_MAX]
 
 
 def suites(distribution: Distribution, own: str) -> list[str]:
-    """The suites to ask, in order: this machine's own first, unless it is known to be too old, the newest last."""
+    """The suites to try, in order: the PC's own one, unless it is known to be too old, then newer ones."""
     first = [] if own in distribution.too_old or not own else [own]
     return list(dict.fromkeys([*first, *distribution.suites]))
 
 
 def available_versions(madison: str) -> list[Version]:
-    """The versions in the output of `apt-cache madison etcd-server`, newest first."""
+    """Parse the versions in the output of `apt-cache madison etcd-server`, newest first."""
     rows = (line.split("|") for line in madison.splitlines())
     found = (parse_version(row[1]) for row in rows if len(row) >= 3)
     return sorted((version for version in found if version is not None), reverse=True)
@@ -149,7 +151,7 @@ def available_versions(madison: str) -> list[Version]:
 
 
 def machine_sources(etc: Path = Path("/etc/apt")) -> list[PackageSource]:
-    """All package sources of this machine; unreadable files are left out."""
+    """Read all package sources of this PC. Unreadable files are skipped."""
     found = []
     for path in [etc / "sources.list", *map(Path, sorted(glob.glob(f"{etc}/sources.list.d/*")))]:
         parse = {".list": parse_list, ".sources": parse_sources}.get(path.suffix)
@@ -162,27 +164,28 @@ def machine_sources(etc: Path = Path("/etc/apt")) -> list[PackageSource]:
 
 
 def fetch(folder: Path, acceptable: Callable[[Version], str | None], progress: Callable[[str], None]) -> Version:
-    """Puts etcd's programs into `folder`; `acceptable` says why a version is not. Its version.
+    """Put etcd's programs into `folder` and return their version.
 
-    Unavailable when no mirror has a version that is good enough, or none can be reached.
+    `acceptable` returns why a version is not usable, or None. Raises Unavailable if no mirror has a usable version, or
+    none can be reached.
     """
     release = _os_release()
     distro = distribution(release)
     if distro is None or not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise Unavailable("this is not Debian or its kin")
+        raise Unavailable("this PC does not run Debian, Ubuntu or a derivative with apt-get and dpkg-deb")
     if not Path(distro.keyring).is_file():
         raise Unavailable(f"{distro.keyring} is missing")
     own = codename(release)
     uris = mirrors(machine_sources(), own)
     if not uris:
-        raise Unavailable("no mirror of the distribution found in /etc/apt")
+        raise Unavailable("/etc/apt names no mirror of the distribution")
     deadline = time.monotonic() + _TOTAL_TIMEOUT_S
     failures: list[str] = []
     for uri in uris:
         for suite in suites(distro, own):
             if time.monotonic() > deadline:
-                raise Unavailable(f"no success within {_TOTAL_TIMEOUT_S:g} s; " + "; ".join(failures))
-            progress(f"etcd: asking {uri} {suite}")
+                raise Unavailable(f"timed out after {_TOTAL_TIMEOUT_S:g} s; " + "; ".join(failures))
+            progress(f"etcd: trying {uri} {suite}")
             try:
                 return _Apt(folder.parent / f"{folder.name}.apt", distro, uri, suite).fetch(folder, acceptable)
             except _MirrorUnreachable as error:
@@ -218,12 +221,12 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "0";
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 """
-# Sandbox::User: apt must not become _apt, who may not read our folder. #clear: the machine's own hooks after an update
-# are none of ours, and fail without root.
+# Sandbox::User: apt would switch to the user _apt, who may not read our folder. #clear: the PC's own hooks after an
+# update would fail without root.
 
 
 class _MirrorUnreachable(Unavailable):
-    """The whole mirror: no use in asking it for another suite."""
+    """The mirror cannot be reached, so its other suites are skipped."""
 
 
 def _os_release() -> dict[str, str]:
@@ -234,7 +237,7 @@ def _os_release() -> dict[str, str]:
 
 
 class _Apt:
-    """apt on one suite of one mirror, with everything it writes below `home`, which is removed in the end."""
+    """Runs apt on one suite of one mirror. It writes only below `home`, which is removed at the end."""
 
     def __init__(self, home: Path, distro: Distribution, uri: str, suite: str) -> None:
         self._home = home
@@ -271,7 +274,7 @@ class _Apt:
     def _choose(self, acceptable: Callable[[Version], str | None]) -> Version:
         versions = available_versions(self._run("apt-cache", "madison", "etcd-server").stdout)
         if not versions:
-            raise Unavailable("has no package etcd-server")
+            raise Unavailable("the suite has no package etcd-server")
         reason = acceptable(versions[0])
         if reason is not None:
             raise Unavailable(reason)
@@ -300,6 +303,6 @@ class _Apt:
 
 
 def _last_error(output: str) -> str:
-    """apt's first complaint, without its letter."""
+    """The first error or warning of apt, without its prefix."""
     errors = [line[2:].strip() for line in output.splitlines() if line.startswith(("E:", "W:"))]
-    return errors[0] if errors else (output.strip().splitlines() or ["failed without a word"])[-1]
+    return errors[0] if errors else (output.strip().splitlines() or ["failed without a message"])[-1]

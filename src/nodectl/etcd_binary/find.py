@@ -1,8 +1,8 @@
-"""Finds an etcd server that is new enough, or gets one: `python -m nodectl.etcd_binary.find` says where it is.
+"""Finds an etcd server that is new enough, or downloads one. `python -m nodectl.etcd_binary.find` prints its folder.
 
-Looked for in this order: the directory named in NODECTL_ETCD_DIR; PATH; our cache (NODECTL_CACHE_DIR); the official
-release, from NODECTL_ETCD_MIRROR where that is set; the distribution's packages. NODECTL_ETCD_VERSION asks for one
-version; NODECTL_ALLOW_OLD_ETCD=1 accepts any.
+Sources, in this order: the directory in NODECTL_ETCD_DIR, and no other if it is set; PATH; the cache
+(NODECTL_CACHE_DIR); the official release, or its mirror in NODECTL_ETCD_MIRROR; the distribution's packages.
+NODECTL_ETCD_VERSION requires one version. NODECTL_ALLOW_OLD_ETCD=1 accepts any version.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ReportProgress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EtcdBinary:
-    """An etcd server that was seen to run, and the tools beside it, if any. `source` says in words whence it came."""
+    """An etcd server that runs, and the tools in its folder, if any. `source` describes where it was found."""
 
     server: Path
     ctl: Path | None
@@ -44,7 +44,7 @@ class EtcdBinary:
 
 
 class _SourceUnusable(NodectlError):
-    """A source has nothing for us; the next one is asked."""
+    """A source has no usable etcd. The next source is tried."""
 
 
 def _ignore_progress(line: str) -> None:
@@ -52,16 +52,16 @@ def _ignore_progress(line: str) -> None:
 
 
 def find_etcd(progress: ReportProgress = _ignore_progress) -> EtcdBinary:
-    """The first etcd that is good enough; gets it over the network if need be, which may take minutes.
+    """Return the first usable etcd. If none is on this PC, download one, which may take minutes.
 
-    `progress` hears one line for everything passed over or fetched. Unavailable, saying what was tried and what to do,
-    when there is none.
+    `progress` is called with one line for each source that is skipped and each download. Raises Unavailable, with what
+    was tried and what to do, if there is none.
     """
     return _Finder(os.environ, progress).find()
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where programs that were fetched are kept: NODECTL_CACHE_DIR, else the system's place for a user's caches."""
+    """The folder for downloaded programs: NODECTL_CACHE_DIR, else below the user's cache directory."""
     if named := environ.get("NODECTL_CACHE_DIR"):
         return Path(named).absolute()
     if sys.platform == "win32":
@@ -85,14 +85,14 @@ class _Finder:
             return None
         version = parse_version(text)
         if version is None:
-            raise Invalid(f"NODECTL_ETCD_VERSION={text} is not a version: write it as 3.5.33")
+            raise Invalid(f"NODECTL_ETCD_VERSION={text} is not a version such as 3.5.33")
         return version
 
     def find(self) -> EtcdBinary:
         if named := self._environ.get("NODECTL_ETCD_DIR"):
             try:
                 return self._examine(Path(named), f"NODECTL_ETCD_DIR={named}")
-            except _SourceUnusable as error:  # it was named on purpose: to take another would surprise
+            except _SourceUnusable as error:  # named explicitly, so no other one may take its place
                 raise Unavailable(f"NODECTL_ETCD_DIR={named}: {error}") from None
         tried = []
         for where, attempt in (
@@ -112,14 +112,14 @@ class _Finder:
         )
 
     def reason_against(self, version: Version) -> str | None:
-        """Why `version` will not do; None when it will."""
+        """Why `version` is not usable; None if it is."""
         if self._wanted is not None and version != self._wanted:
-            return f"etcd {version} is not the {self._wanted} that NODECTL_ETCD_VERSION asks for"
+            return f"etcd {version} is not version {self._wanted}, which NODECTL_ETCD_VERSION requires"
         reason = None if self._any_version else why_too_old(version)
         return reason and f"etcd {version} is too old: {reason}"
 
     def _examine(self, folder: Path, source: str) -> EtcdBinary:
-        """The etcd in `folder`, once it has run and told its version; _Rejected otherwise."""
+        """Run the etcd in `folder` for its version. _SourceUnusable if it is missing, broken or too old."""
         folder = folder.absolute()
         server = folder / f"etcd{_EXE}"
         if not server.is_file():
@@ -130,9 +130,9 @@ class _Finder:
             raise _SourceUnusable(f"{server} does not run: {error}") from None
         version = parse_version(done.stdout)
         if done.returncode != 0 or version is None:
-            said = (done.stderr or done.stdout).strip().splitlines()
+            lines = (done.stderr or done.stdout).strip().splitlines()
             raise _SourceUnusable(
-                f"{server} does not tell its version: {said[-1] if said else f'exit {done.returncode}'}"
+                f"{server} does not print its version: {lines[-1] if lines else f'exit code {done.returncode}'}"
             )
         if reason := self.reason_against(version):
             raise _SourceUnusable(f"{server}: {reason}")
@@ -173,13 +173,13 @@ class _Finder:
 
     @contextlib.contextmanager
     def _temporary_folder(self) -> Iterator[Path]:
-        """A new folder in the cache, for one process alone; gone afterwards, or installed."""
+        """A new folder in the cache for this process alone. It is removed at the end, unless it was installed."""
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
             home = Path(tempfile.mkdtemp(prefix="new-", dir=self._cache))
         except OSError as error:
             raise _SourceUnusable(
-                f"cannot write to {self._cache} ({error.strerror}): name another place in NODECTL_CACHE_DIR"
+                f"cannot write to {self._cache} ({error.strerror}): name another folder in NODECTL_CACHE_DIR"
             ) from None
         try:
             folder = home / "etcd"
@@ -189,16 +189,16 @@ class _Finder:
             shutil.rmtree(home, ignore_errors=True)
 
     def _install(self, folder: Path, name: str, source: str) -> EtcdBinary:
-        """Moves `folder` to its place in the cache, in one step, once its etcd has run.
+        """Rename `folder` to its place in the cache, after its etcd has run once.
 
-        When another process was faster its result is taken; one that does not run is put out of the way.
+        If another process was faster, its result is used. A result that does not run is moved out of the way.
         """
         self._examine(folder, source)
         target = self._cache / name
         for attempt in range(_INSTALL_ATTEMPTS_MAX):
             with contextlib.suppress(OSError):
                 folder.rename(target)
-                self._progress(f"etcd: {name} is now in {target}")
+                self._progress(f"etcd: {name} installed in {target}")
                 break
             with contextlib.suppress(_SourceUnusable):
                 return self._examine(target, source)
@@ -212,7 +212,7 @@ def _version_key(folder: Path) -> Version:
 
 
 def main() -> int:
-    """Prints the folder on stdout; what happened on the way, and errors, on stderr. 0, or the error's exit code."""
+    """Print the folder on stdout, progress and errors on stderr. Returns 0 or the error's exit code."""
     child_processes.utf8_stdio()
     try:
         found = find_etcd(lambda line: _print_line(sys.stderr, line))

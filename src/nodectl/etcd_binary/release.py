@@ -1,6 +1,6 @@
-"""etcd's official releases: which one fits this machine, and how to fetch it.
+"""Chooses the official etcd release for this PC, downloads it, and checks its pinned SHA-256.
 
-The first half is pure; `fetch` downloads from the official site or a mirror of it and checks the pinned SHA-256.
+The first half is pure. `fetch` downloads from the official site or a mirror.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Release:
 
     @property
     def path(self) -> str:
-        """Where it is below the base URL."""
+        """Path of the archive below the base URL."""
         ending = "zip" if self.system == "windows" else "tar.gz"
         return f"v{self.version}/etcd-v{self.version}-{self.system}-{self.cpu}.{ending}"
 
 
 def _releases() -> Iterator[Release]:
-    """Preferred first."""
+    """All known releases, preferred ones first."""
     v3_5_30, v3_5_33, v3_6_14 = Version(3, 5, 30), Version(3, 5, 33), Version(3, 6, 14)
     yield Release(v3_5_33, "linux", "amd64", "5025b5b24d81a9616b6e284ccd439b9a3df055ef8fdcdc142af3ec8f6a3b3c95")
     yield Release(v3_5_33, "linux", "arm64", "0764c5c0acef155f4bfa0487791cc5776adef66315bf16ec0653883bfd463a90")
@@ -65,7 +65,7 @@ _CPUS = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm6
 
 
 def choose_release(system: str, machine: str, version: Version | None = None) -> Release | None:
-    """The release for `platform.system()` and `platform.machine()`, of `version` if one is asked for."""
+    """The release for `platform.system()` and `platform.machine()`, of `version` if given. None if there is none."""
     cpu = _CPUS.get(machine.lower())
     for release in RELEASES:
         if (release.system, release.cpu) == (system.lower(), cpu) and version in (None, release.version):
@@ -77,15 +77,16 @@ def choose_release(system: str, machine: str, version: Version | None = None) ->
 
 
 def fetch(release: Release, base_url: str, folder: Path) -> None:
-    """Puts the programs of `release` into `folder`.
+    """Download `release` and put its programs into `folder`.
 
-    Unavailable when `base_url` cannot be reached (known within seconds), NodectlError when something else came.
+    Raises Unavailable if `base_url` cannot be reached (within seconds) or is too slow, NodectlError if the archive is
+    corrupt.
     """
     url = f"{base_url.rstrip('/')}/{release.path}"
     archive = _download(url)
-    found = hashlib.sha256(archive).hexdigest()
-    if found != release.sha256:
-        raise NodectlError(f"{url} is corrupt: its SHA-256 is {found}, not {release.sha256}")
+    sha256 = hashlib.sha256(archive).hexdigest()
+    if sha256 != release.sha256:
+        raise NodectlError(f"{url} is corrupt: its SHA-256 is {sha256}, not {release.sha256}")
     _unpack(archive, folder, windows=release.system == "windows")
 
 
@@ -97,16 +98,16 @@ def _download(url: str) -> bytes:
             while chunk := response.read(_CHUNK_BYTES):
                 body += chunk
                 if len(body) > _ARCHIVE_BYTES_MAX:
-                    raise NodectlError(f"{url} is longer than {_ARCHIVE_BYTES_MAX >> 20} MiB")
+                    raise NodectlError(f"{url} is larger than {_ARCHIVE_BYTES_MAX >> 20} MiB")
                 if time.monotonic() > deadline:
-                    raise Unavailable(f"{url} did not arrive within {_DOWNLOAD_TIMEOUT_S:g} s")
+                    raise Unavailable(f"{url} was not downloaded within {_DOWNLOAD_TIMEOUT_S:g} s")
     except (OSError, ValueError) as error:
-        raise Unavailable(f"{url} did not arrive: {_error_text(error)}") from None
+        raise Unavailable(f"{url} was not downloaded: {_error_text(error)}") from None
     return bytes(body)
 
 
 def _open(url: str) -> IO[bytes]:
-    """Opens within a bounded time, in a thread of its own: a name lookup knows no timeout."""
+    """Open `url` within _OPEN_TIMEOUT_S, in a thread, because a name lookup has no timeout."""
     outcome: list[Any] = []
 
     def attempt() -> None:
@@ -135,7 +136,7 @@ def _error_text(error: BaseException) -> str:
 
 
 def _unpack(archive: bytes, folder: Path, *, windows: bool) -> None:
-    """Writes the programs only, by their names: nothing else of the archive, whatever paths it holds."""
+    """Write the programs, by their file names alone. Nothing else is unpacked, whatever paths the archive contains."""
     entries = _zip_entries(archive) if windows else _tar_entries(archive)
     names = {f"{name}.exe" if windows else name for name in PROGRAMS}
     try:

@@ -1,4 +1,4 @@
-"""Generates the configuration file of one etcd member from the commented template beside this module.
+"""Generates the configuration file of one etcd member from the commented template next to this module.
 
 The values come from `nodestore.etcd.member_defaults`, which also starts the members of the development cluster and of
 the tests.
@@ -40,7 +40,7 @@ class Plan:
     """What an operator chooses for one member. `members` is host by name, from `parse_members`.
 
     `data_dir` defaults to /var/lib/etcd/TOKEN, `listen` to the member's own address. `tls_dir` turns TLS on and holds
-    ca.crt, NAME.crt and NAME.key. `existing`: the member joins a cluster that runs.
+    ca.crt, NAME.crt and NAME.key. `existing`: the member joins a running cluster.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Plan:
     existing: bool = False
 
     def render(self) -> str:
-        """The file. Raises Invalid if a value is wrong."""
+        """The text of the file. Raises Invalid if a value is wrong."""
         config = self._config()
         tls_dir = TLS_DIR if self.tls_dir is None else _absolute(self.tls_dir, "--tls-dir")
         own = {name: _scalar(config[name]) for name in ("name", "data-dir", "initial-cluster-token")}
@@ -66,7 +66,7 @@ class Plan:
         if self.name not in self.members:
             raise Invalid(f"--name {self.name!r} is not among the members: {', '.join(self.members)}")
         if self.existing and len(self.members) == 1:
-            raise Invalid(f"--existing: {self.name} joins other members, and no --member names them")
+            raise Invalid(f"--existing: {self.name} joins other members, so each of them needs a --member too")
         if self.client_port == self.peer_port:
             raise Invalid(f"--client-port and --peer-port are both {self.peer_port}")
         check_name("cluster-token", self.token)
@@ -88,7 +88,7 @@ class Plan:
         if self.listen is not None:
             return parse_listen(self.listen)
         host = self.members[self.name]
-        # etcd refuses to listen on a name: which address it means may change.
+        # etcd does not listen on a host name, because its address may change.
         if ip_of(host) is None:
             raise Invalid(f"--listen is missing: etcd listens on an IP address only, and {self.name} is at {host}")
         return host
@@ -103,7 +103,7 @@ class Plan:
 
 
 def _with_loopback(host: str) -> list[str]:
-    """Hosts to serve clients on: this PC's programs also find the member at 127.0.0.1."""
+    """Hosts on which to serve clients: `host`, and 127.0.0.1 for programs on the member's PC."""
     ip = ip_of(host)
     if ip is not None and ip.is_unspecified:
         return [host]
@@ -111,7 +111,7 @@ def _with_loopback(host: str) -> list[str]:
 
 
 def _absolute(text: str, option: str) -> PurePath:
-    """`text` as an absolute path of Linux or Windows, whichever this PC runs: the file may be for another PC."""
+    """Parse an absolute path of Linux or Windows, on either system, because the file may be for another PC."""
     windows = PureWindowsPath(text)
     absolute = windows.drive and windows.root
     path: PurePath = PurePosixPath(windows.as_posix()) if absolute else PurePosixPath(text)
@@ -121,7 +121,7 @@ def _absolute(text: str, option: str) -> PurePath:
 
 
 def _tls(directory: PurePath, name: str, off: bool) -> dict[str, str]:
-    """The values of the template's last part; `tls` comments its lines out."""
+    """Values of the template's last section. If `off`, `tls` comments its lines out."""
     return {
         "tls": "# " if off else "",
         "cert-file": _scalar(str(directory / f"{name}.crt")),
@@ -131,7 +131,7 @@ def _tls(directory: PurePath, name: str, off: bool) -> dict[str, str]:
 
 
 def _scalar(text: str) -> str:
-    """`text` in YAML: without quotes only where every reader of YAML takes it for text."""
+    """Format `text` as a YAML scalar, without quotes only if every YAML parser reads it as text."""
     if _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS:
         return text
     return json.dumps(text, ensure_ascii=False)

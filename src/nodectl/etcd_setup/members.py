@@ -27,8 +27,8 @@ def parse_members(texts: Sequence[str]) -> dict[str, str]:
         name, host = _parse_member(text)
         if name in members:
             raise Invalid(f"--member {name} is given twice")
-        for other, taken in members.items():
-            if taken == host:
+        for other, other_host in members.items():
+            if other_host == host:
                 raise Invalid(f"--member {name}: {host} is already the address of {other}")
         members[name] = host
     if not 1 <= len(members) <= MEMBERS_MAX:
@@ -82,23 +82,23 @@ def url_host(ip: Ip) -> str:
 
 
 def _needs_interface(ip: Ip) -> bool:
-    """Whether `ip` means nothing without the name of an interface, for which etcd's URLs have no place."""
+    """Whether `ip` is valid only together with an interface name, which etcd's URLs cannot contain."""
     return isinstance(ip, ipaddress.IPv6Address) and (ip.is_link_local or ip.scope_id is not None)
 
 
 def survives(members: int) -> int:
-    """How many members of a cluster of this size may fail while a majority still runs."""
+    """How many members of a cluster of this size may fail without loss of quorum."""
     return (members - 1) // 2
 
 
 def warnings(members: Mapping[str, str]) -> list[str]:
-    """What is allowed, and probably not meant."""
-    found = []
+    """Warnings about members that are allowed but probably a mistake."""
+    texts = []
     count = len(members)
     if count % 2 == 0:
-        found.append(f"an even number adds no safety: {count} members survive no more failures than {count - 1}")
+        texts.append(f"an even number adds no safety: {count} members survive no more failures than {count - 1}")
     for name, host in members.items():
         ip = ip_of(host)
         if count > 1 and (host == "localhost" or (ip is not None and ip.is_loopback)):
-            found.append(f"member {name}: other PCs cannot connect to the loopback address {host}")
-    return found
+            texts.append(f"member {name}: other PCs cannot connect to the loopback address {host}")
+    return texts

@@ -1,4 +1,4 @@
-"""Writes a generated text file atomically, and never over a different one unless forced."""
+"""Writes a generated text file atomically, and replaces a different file only if forced."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from nodestore.support.atomic_files import write_atomic
 
 
 def write_text(file: Path, text: str, *, force: bool = False) -> bool:
-    """Write `text` to `file`, so that a reader, or a power cut, sees all of it or the file as it was before.
+    """Write `text` to `file` atomically: a reader sees the old file or the new one, also after a power cut.
 
     Returns False if the file held this text already. Raises Conflict if it holds another text and `force` is not set,
     Invalid if it is not a regular file, NodectlError if the system refuses.
     """
-    target = Path(os.path.realpath(file))  # a symbolic link stays, and what it points to is written
+    target = Path(os.path.realpath(file))  # a symbolic link is kept; its target is written
     try:
         if target.exists():
             if not target.is_file():

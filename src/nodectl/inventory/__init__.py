@@ -1,4 +1,4 @@
-"""The inventory file: YAML with positions, checked against the model, and compared with what is in force.
+"""Inventory files: parses YAML with line numbers, checks it against the model, and compares two inventories.
 
 May import nothing else of nodectl. Read `file.py` first.
 """

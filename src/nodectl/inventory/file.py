@@ -1,7 +1,7 @@
-"""Reading an inventory file: strictly, all mistakes at once, each with its line and what to do.
+"""Reads and checks an inventory file. All mistakes are reported at once, each with its line and a hint.
 
-The models keep fields they do not know, for programs of different ages. A person's file is different: there, an
-unknown field is a misspelt one.
+The models keep unknown fields, because programs of different releases share them. In a file that a person writes, an
+unknown field is a spelling mistake, so it is an error here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nodestore.schema.models import NAMED_SECTIONS, Inventory
 
 @dataclass(frozen=True, slots=True)
 class InventoryFile:
-    """A valid inventory: `data` as the file has it, `inventory` as the model sees it, `source` as it was written."""
+    """A valid inventory: `data` as parsed, `inventory` as a model, `source` as the text of the file."""
 
     data: dict[str, Any]
     inventory: Inventory
@@ -31,12 +31,12 @@ class InventoryFile:
 
 
 def load_inventory(path: Path) -> InventoryFile:
-    """The inventory in the file at `path`; FileError, naming every line that is wrong, when it is not one."""
+    """Read the inventory at `path`. FileError, with a line for each mistake, if it is not valid."""
     return check_inventory(YamlSource.read(path))
 
 
 def check_inventory(source: YamlSource) -> InventoryFile:
-    """As load_inventory, from a file already read."""
+    """Check the inventory in a parsed file. FileError as in load_inventory."""
     data = source.value
     if data is None:
         raise FileError([f"{source.name}: is empty: it needs at least `nodes:`"])
@@ -60,27 +60,27 @@ def _validate(source: YamlSource, data: dict[str, Any]) -> Inventory | None:
         problems = _pydantic_problems(error, data)
         for where, message in problems.items():
             inside_another = any(where[:length] in problems for length in range(1, len(where)))
-            repeats_ours = not where and source.problems  # the model's own check of the whole has no line to name
+            repeats_ours = not where and source.problems  # the model's check of the whole inventory has no line number
             if not inside_another and not repeats_ours:
                 source.add_problem(where, message)
         return None
 
 
 def _tuples(value: Any) -> Any:
-    """With tuples for lists, as strict validation wants them."""
+    """Replace lists by tuples, as strict validation requires."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _pydantic_problems(error: ValidationError, data: Any) -> dict[YamlPath, str]:
-    found: dict[YamlPath, str] = {}
+    problems: dict[YamlPath, str] = {}
     for item in error.errors(include_url=False):
         where: YamlPath = tuple(item["loc"])
         if "position" in where:
             where = where[: where.index("position") + 1]
-        found.setdefault(where, _explain(where, item["type"], item["msg"], _value_at(data, where)))
-    return found
+        problems.setdefault(where, _explain(where, item["type"], item["msg"], _value_at(data, where)))
+    return problems
 
 
 def _explain(where: YamlPath, kind: str, message: str, value: Any) -> str:
@@ -126,9 +126,9 @@ def _value_at(data: Any, where: YamlPath) -> Any:
 
 
 def _check_fields(source: YamlSource, model: type[BaseModel], data: Any, where: YamlPath) -> None:
-    """Complains about every field that `model`, or a model inside it, does not have."""
+    """Add a problem for every field that is unknown to `model` or to a model nested in it."""
     if not isinstance(data, dict):
-        return  # a wrong type is the validation's to report
+        return  # the validation reports wrong types
     hints = typing.get_type_hints(model)
     for name, value in data.items():
         if name not in model.model_fields:
@@ -145,7 +145,7 @@ def _check_fields(source: YamlSource, model: type[BaseModel], data: Any, where: 
 
 
 def _model_in(hint: Any) -> tuple[type[BaseModel] | None, bool]:
-    """The model that a field holds, and whether it holds many by name."""
+    """The model of a field's value, and whether the field is a mapping of names to that model."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Union or origin is types.UnionType:
         return next((found for found in map(_model_in, arguments) if found[0] is not None), (None, False))
@@ -174,13 +174,13 @@ def _check_names(source: YamlSource, data: dict[str, Any]) -> None:
 
 
 def _check_positions(source: YamlSource, data: dict[str, Any]) -> None:
-    taken: dict[tuple[Any, ...], str] = {}
+    node_at: dict[tuple[Any, ...], str] = {}
     for name, node in _section(data, "nodes").items():
         position = node.get("position") if isinstance(node, dict) else None
         if not isinstance(position, list) or not all(isinstance(number, int) for number in position):
             continue
         where: YamlPath = ("nodes", name, "position")
-        other = taken.setdefault(tuple(position), name)
+        other = node_at.setdefault(tuple(position), name)
         if other != name:
             line = source.line(("nodes", other, "position"))
             source.add_problem(where, f"{position} is already node {other}'s (line {line})")

@@ -1,8 +1,8 @@
-"""YAML files that people write: read with line numbers, so that every complaint says where.
+"""Parses YAML files that people write, with the line number of every value, for error messages.
 
-Types are those of YAML 1.2's core schema, minus its surprises: only `true` and `false` are booleans (`on`, `no` and
-`off` are words), dates and `12:30` are text, keys are always text. Anything else would reach etcd as something the
-author did not mean.
+Scalars have the types of YAML 1.2's core schema: only `true` and `false` are booleans (`on`, `no` and `off` are text),
+and dates and `12:30` are text. Keys are always text. With the types of YAML 1.1 such words would reach etcd as values
+that the author did not mean.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEPTH_MAX = 64
 PROBLEMS_MAX = 20
 
 YamlPath = tuple[str | int, ...]
-"""The way to a value: keys and positions from the top."""
+"""The path to a value: keys and list positions from the top."""
 
 _NULL = {"", "~", "null", "Null", "NULL"}
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -36,7 +36,7 @@ _COMMENTED_COLOUR = re.compile(r":\s+(#[0-9a-fA-F]{3,8})\b")
 
 
 class FileError(Invalid):
-    """A file that cannot be used; one line for each thing that is wrong with it."""
+    """A file is not valid. The message has one line for each problem."""
 
     def __init__(self, problems: Collection[str]) -> None:
         shown = list(problems)[:PROBLEMS_MAX]
@@ -47,7 +47,7 @@ class FileError(Invalid):
 
 
 class YamlSource:
-    """A parsed file: `value`, and what is needed to say where in it something is."""
+    """A parsed file: its `value`, the line of each part of it, and the problems found so far."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
@@ -59,7 +59,7 @@ class YamlSource:
 
     @classmethod
     def read(cls, path: Path) -> YamlSource:
-        """The file at `path`; FileError when it cannot be read or is not YAML."""
+        """Read and parse the file at `path`. FileError if it cannot be read, is too large, or is not YAML."""
         try:
             with path.open("rb") as file:
                 raw = file.read(FILE_BYTES_MAX + 1)
@@ -74,25 +74,25 @@ class YamlSource:
             raise FileError([f"{path}:{line}: not UTF-8: save the file with that encoding"]) from None
 
     def line(self, where: YamlPath) -> int:
-        """The line of the value at `where`, or of what is nearest above it."""
+        """The line of the value at `where`, or of its nearest known parent."""
         while where not in self._lines:
             where = where[:-1]
         return self._lines[where]
 
     def add_problem(self, where: YamlPath, message: str) -> None:
-        """Notes a problem; `raise_problems` raises them all."""
+        """Record a problem. `raise_problems` raises all of them."""
         at = ".".join(str(part) for part in where)
         self.problems.append((self.line(where), f"{at}: {message}" if at else message))
 
     def add_unknown_problem(self, where: YamlPath, known: Iterable[str], what: str) -> None:
-        """Complains about the last part of `where`, with the nearest of the names that are known."""
+        """Record that the last part of `where` is unknown. The message suggests the closest of the `known` names."""
         names = list(known)
         near = difflib.get_close_matches(str(where[-1]), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
         self.add_problem(where, f"{what} is not known; {hint}")
 
     def raise_problems(self) -> None:
-        """FileError with all that was complained about, in the order of the lines."""
+        """Raise FileError with all recorded problems, sorted by line, if there are any."""
         if self.problems:
             raise FileError([f"{self.name}:{line}: {text}" for line, text in sorted(self.problems)])
 
@@ -111,7 +111,7 @@ class YamlSource:
 
     def _build(self, node: yaml.Node, where: YamlPath) -> Any:
         self._count += 1
-        if self._count > VALUES_MAX or len(where) > DEPTH_MAX:  # aliases can make a small file endless
+        if self._count > VALUES_MAX or len(where) > DEPTH_MAX:  # aliases let a small file expand without limit
             raise FileError([f"{self.name}:{node.start_mark.line + 1}: too many values or levels"])
         self._lines.setdefault(where, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
@@ -122,27 +122,27 @@ class YamlSource:
         return self._scalar(node, where)
 
     def _mapping(self, node: yaml.MappingNode, where: YamlPath) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.add_problem(where, "a key must be text")
                 continue
             key = self._whole(key_node.value, where)
             inner = (*where, key)
-            if key in found:
+            if key in mapping:
                 first = self.line(inner)
                 self._lines[inner] = key_node.start_mark.line + 1
                 self.add_problem(inner, f"is here twice; the first is in line {first}")
                 continue
             self._lines[inner] = key_node.start_mark.line + 1
-            found[key] = self._build(value_node, inner)
-        return found
+            mapping[key] = self._build(value_node, inner)
+        return mapping
 
     def _whole(self, text: str, where: YamlPath) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            self.add_problem(where, "holds half of a surrogate pair, which is no character")
+            self.add_problem(where, "holds half of a surrogate pair, which is not a character")
             return text.encode("utf-8", "replace").decode()
         return text
 
@@ -150,7 +150,7 @@ class YamlSource:
         text = self._whole(str(node.value), where)
         if node.tag.startswith("!"):
             self.add_problem(where, f"the tag {node.tag} is not known")
-        if node.style is not None:  # in quotes, or a block
+        if node.style is not None:  # quoted, or a block scalar
             return text
         if text in _NULL:
             colour = _COMMENTED_COLOUR.search(self.text.split("\n")[self.line(where) - 1])

@@ -1,4 +1,4 @@
-"""What `nodectl why` shows: a takeover step by step, and its time line as a picture.
+"""Reports of takeovers for `nodectl why` and `nodectl drill`: the steps, their times, and a waterfall chart.
 
 May import the terminal and the client. Read `takeover.py` first.
 """

@@ -1,7 +1,7 @@
-"""Takeovers as the masters recorded them: which one is meant, and where its time went. Pure.
+"""Reads the records of takeovers: selects one, and lists its steps with their times. Pure.
 
-Times in a record are seconds since the new leader last heard the one before, by its own monotonic clock; so the steps
-add up to the whole, and no two PCs' clocks are compared.
+Times in a record are seconds since the new leader received the last heartbeat of the previous one. They come from the
+new leader's monotonic clock alone, so the steps add up to the total, and clocks of different PCs are never compared.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import Any
 from nodestore.errors import Garbage, Invalid, NotFound
 
 _WRITTEN_S = 10.0
+"""A leader writes the times of its takeover some two seconds after it; after this long they will not come any more."""
 _QUICK_S = 3.0
+"""A term that lasted less than this may have ended before its times were written."""
 _DIGITS_MAX = 18
 
 
 @dataclass(frozen=True, slots=True)
 class TakeoverStep:
-    """One thing that happened. `at_s`: since the first one; `took_s`: since the one before."""
+    """One step of a takeover. `at_s`: seconds since the first step; `took_s`: since the step before."""
 
     phase: str
     what: str
@@ -31,7 +33,7 @@ class TakeoverStep:
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """One term, as who won it tells how. `note`: why there are no steps."""
+    """One term as recorded by its leader. If there are no steps, `note` says why."""
 
     epoch: int
     revision: int
@@ -51,11 +53,11 @@ class Takeover:
 
     @property
     def whole_s(self) -> float | None:
-        """From the first step to the last; None when they are not recorded."""
+        """Seconds from the first step to the last; None if no steps were recorded."""
         return self.steps[-1].at_s if self.steps else None
 
     def data(self) -> dict[str, Any]:
-        """For programs."""
+        """The takeover as JSON data."""
         return {
             "term": {"epoch": self.epoch, "revision": self.revision},
             "master": self.master,
@@ -75,33 +77,38 @@ class Takeover:
 
 
 def takeovers(terms: Sequence[Mapping[str, Any]], now: float) -> list[Takeover]:
-    """Those among the terms (as GET /v1/terms tells them), newest first. `now`: seconds since the Unix epoch."""
+    """The takeovers among `terms` (from GET /v1/terms), newest first. `now`: seconds since the Unix epoch."""
     return [found for found in _readable(terms, now) if found.cause != "first"]
 
 
 def find_takeover(terms: Sequence[Mapping[str, Any]], wanted: str | None, now: float) -> Takeover:
-    """The newest takeover; or `-1`, `-2`: so many before it; or the term of a revision, or of `epoch.revision`.
-    NotFound, Invalid, or Garbage when that term's record cannot be read."""
+    """Find the takeover that `wanted` names: None is the newest, `-1`, `-2` the ones before it, or a term's revision or
+    `epoch.revision`.
+
+    Raises NotFound if there is none, Invalid if `wanted` is malformed, Garbage if the record of the term is unreadable.
+    """
     text = wanted or "-0"
     if back := re.fullmatch(r"-(\d{1,9})", text):
         return _nth_before(terms, int(back[1]), now)
     named = re.fullmatch(r"(?:(\d+)\.)?(\d+)", text)
     if named is None or len(text) > 2 * _DIGITS_MAX:
-        raise Invalid(f"{text[:40]!r} is no term: give a revision, EPOCH.REVISION, or -1, -2 for earlier takeovers")
+        raise Invalid(
+            f"{text[:40]!r} is not a term: give REVISION, EPOCH.REVISION, or -1, -2, ... for earlier takeovers"
+        )
     for found in _readable(terms, now):
         if found.revision == int(named[2]) and named[1] in (None, str(found.epoch)):
             return found
     for term in terms:
         if "id" not in term and term.get("revision") == int(named[2]):
             raise Garbage(f"the record of term {text} cannot be read: {term.get('problem')}")
-    raise NotFound(f"there is no term {text} in the history (nodectl why --list)")
+    raise NotFound(f"there is no term {text} in the history: `nodectl why --list` shows the takeovers")
 
 
 def _nth_before(terms: Sequence[Mapping[str, Any]], count: int, now: float) -> Takeover:
     known = takeovers(terms, now)
     if not known:
-        first = next((f": {term['id']} has led from the beginning" for term in terms if "id" in term), "")
-        raise NotFound(f"nobody has taken over yet{first}")
+        first = next((f": {term['id']} has led since the beginning" for term in terms if "id" in term), "")
+        raise NotFound(f"there has been no takeover yet{first}")
     if count >= len(known):
         one = len(known) == 1
         raise NotFound(f"there {'is' if one else 'are'} only {len(known)} takeover{'' if one else 's'} in the history")
@@ -138,38 +145,38 @@ def _takeover(
 
 def _note(term: Mapping[str, Any], newer: Mapping[str, Any] | None, cause: str, now: float) -> str:
     if cause == "first":
-        return "the first term: there was nobody to take over from"
+        return "the first term: there was no leader to take over from"
     if newer is None and now - float(term["since"]) < _WRITTEN_S:
-        return "not written yet: a leader writes them some two seconds after it took over; look again"
+        return "not written yet: a leader writes them some two seconds after its takeover; run this again"
     if newer is not None and 0 <= float(newer["since"]) - float(term["since"]) < _QUICK_S:
-        return f"not written: {newer['id']} took over before there was time to"
-    return "not written: this leader was of an earlier version, or could not"
+        return f"not written: {newer['id']} took over before this leader could"
+    return "not written: this leader was of an earlier version, or failed to write them"
 
 
 def _steps(phases: Mapping[str, float], new: str, old: str | None, cause: str) -> tuple[TakeoverStep, ...]:
-    """In the order in which they happened; a phase that this version does not know is shown by its name."""
+    """The steps in order of time. An unknown phase, of a later version, is shown by its name."""
     if not phases:
         return ()
-    told = _phase_texts(new, old or "the leader before", cause)
+    texts = _phase_texts(new, old or "the previous leader", cause)
     marks = sorted(phases.items(), key=lambda mark: mark[1])
     begin = marks[0][1]
-    steps = [TakeoverStep(marks[0][0], told.get(marks[0][0], marks[0][0]), 0.0, 0.0)]
+    steps = [TakeoverStep(marks[0][0], texts.get(marks[0][0], marks[0][0]), 0.0, 0.0)]
     for (_, before), (phase, at) in pairwise(marks):
-        steps.append(TakeoverStep(phase, told.get(phase, phase), round(at - begin, 6), round(at - before, 6)))
+        steps.append(TakeoverStep(phase, texts.get(phase, phase), round(at - begin, 6), round(at - before, 6)))
     return tuple(steps)
 
 
 def _phase_texts(new: str, old: str, cause: str) -> dict[str, str]:
-    suspected = {"died": "its process is seen to be dead", "stuck": "no answer: it is stuck"}
+    suspected = {"died": f"the process of {old} has ended", "stuck": f"no answer: {old} is stuck"}
     return {
-        "heard": f"{old} is heard for the last time" if cause != "switchover" else f"the last heartbeat of {old}",
-        "challenged": f"{new} challenges {'it' if cause != 'stuck' else old} through etcd",
-        "taken_by_etcd": "etcd has the challenge",
-        "suspected": suspected.get(cause, "no answer: it is suspected"),
-        "sent": f"{new} asks etcd for the term",
+        "heard": f"last heartbeat from {old}",
+        "challenged": f"{new} challenges {old} through etcd",
+        "taken_by_etcd": "etcd has stored the challenge",
+        "suspected": suspected.get(cause, f"no answer: {new} suspects {old}"),
+        "sent": f"{new} sends its takeover to etcd",
         "won": f"etcd makes {new} the leader",
-        "caught_up": f"{new} has read what it lacked",
-        "serving": f"{new} serves",
-        "found": f"a client has found {new}",
+        "caught_up": f"{new} has caught up with the journal",
+        "serving": f"{new} serves requests",
+        "found": f"first client request reaches {new}",
         "first_answer": f"{new} answers its first request",
     }

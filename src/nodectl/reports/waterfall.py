@@ -1,6 +1,6 @@
-"""Steps in time as a table: what each took, when it was, and a bar that begins where the one before ended.
+"""Waterfall charts: a table of steps with durations, times, and bars that each begin where the previous one ends.
 
-All times of a table are rounded in one unit before anything is subtracted, so that what is shown adds up.
+All times of a table are rounded to one unit before they are subtracted, so that the displayed durations add up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LONG_S = 10.0
 
 
 def canvas(out: Output) -> tuple[int, str]:
-    """How many columns there are, and what bars are made of, best ones if stdout can show them."""
+    """Columns of the terminal, and the characters of bars: eighth blocks if stdout can encode them, else `#`."""
     columns = _PIPE_COLUMNS
     if is_terminal(out.stdout):
         from rich.console import Console
@@ -39,7 +39,10 @@ def _can_encode(stream: TextIO, text: str) -> bool:
 
 
 def bar(begin: float, length: float, whole: float, columns: int, signs: str) -> str:
-    """A bar of `length` that begins at `begin`, where `columns` columns are `whole`. Whatever took any time shows."""
+    """A bar of `length` that begins at `begin`, scaled so that `columns` columns are `whole`.
+
+    A length above zero always shows. `signs` are the characters from empty to full.
+    """
     if whole <= 0 or length <= 0:
         return ""
     fine = len(signs) - 1
@@ -52,7 +55,7 @@ def bar(begin: float, length: float, whole: float, columns: int, signs: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class TotalRow:
-    """The last row: what it is called, when it began and how long it was, in seconds."""
+    """The last row of a waterfall: its text, its length and its begin, in seconds."""
 
     what: str
     length_s: float
@@ -60,7 +63,7 @@ class TotalRow:
 
 
 def waterfall(steps: Sequence[TakeoverStep], whole: TotalRow, columns: int, signs: str) -> Table:
-    """A row a step, then the whole. The longest step stands out."""
+    """A table with a row for each step, the longest one highlighted, then the row `whole`."""
     unit = _unit(max([whole.length_s, *(step.at_s for step in steps)]))
     at = [unit.count(step.at_s) for step in steps]
     took = [now - before for before, now in zip([0, *at], at, strict=False)]
@@ -83,7 +86,7 @@ def waterfall(steps: Sequence[TakeoverStep], whole: TotalRow, columns: int, sign
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """`step_s`: the least difference that is shown."""
+    """A unit of time. `step_s`: the smallest displayed difference, in seconds."""
 
     name: str
     step_s: float
@@ -101,7 +104,7 @@ def _unit(longest_s: float) -> _Unit:
 
 
 def duration(seconds: float | None) -> str:
-    """`85.2 ms`, `12.345 s`."""
+    """Format seconds as `85.2 ms` or, from ten seconds on, `12.345 s`; None as `?`."""
     if seconds is None:
         return "?"
     unit = _unit(seconds)
@@ -109,7 +112,7 @@ def duration(seconds: float | None) -> str:
 
 
 def takeover_tables(found: Takeover, columns: int, signs: str) -> list[Table]:
-    """Who, when and why; then where the time went."""
+    """Tables of a takeover: masters, time and cause, then the waterfall of its steps if they were recorded."""
     from nodectl.terminal.format import format_age, local_time
 
     who = f"{found.master} took over from {found.taken_from}" if found.taken_from else f"{found.master} leads"
@@ -125,11 +128,11 @@ def takeover_tables(found: Takeover, columns: int, signs: str) -> list[Table]:
     if whole_s is None:
         head.add("times", Cell(found.note, "yellow"))
         return [head]
-    return [head, waterfall(found.steps, TotalRow("all of it", whole_s), columns, signs)]
+    return [head, waterfall(found.steps, TotalRow("total", whole_s), columns, signs)]
 
 
 def list_table(found: Sequence[Takeover], columns: int, signs: str) -> Table:
-    """One row a takeover; the bars compare them."""
+    """A table with one row for each takeover, and bars that compare their total times."""
     from nodectl.terminal.format import local_time
 
     rows = [

@@ -1,4 +1,4 @@
-"""What a terminal shows: tables, JSON and plain text, cut to its width and safe against control characters.
+"""Output of commands: tables, JSON, YAML and messages, fitted to the terminal, with control characters escaped.
 
 May import the client's types. Read `output.py` first.
 """

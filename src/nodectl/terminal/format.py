@@ -1,4 +1,4 @@
-"""Formats times, ages, sizes and values, and builds the tables of nodes, masters and members."""
+"""Formats times, ages, sizes and documents, and builds the tables of nodes, masters and etcd members."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHARS_MAX = 60
 
 
 def inline(value: Any, chars_max: int = _CHARS_MAX) -> str:
-    """A document on one line: `colour=red text="a b"`; what is too long is cut and says so."""
+    """Format a document on one line: `colour=red text="a b"`. Beyond `chars_max` characters it is cut."""
     if isinstance(value, Mapping):
         text = " ".join(f"{key}={_scalar(item)}" for key, item in value.items())
     else:
@@ -32,15 +32,15 @@ def _scalar(value: Any) -> str:
 
 
 def local_time(seconds: float) -> str:
-    """Local date and time of a time in seconds since the Unix epoch."""
+    """Format seconds since the Unix epoch as local date and time; `?` if they are out of range or no number."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-    except (OverflowError, ValueError, OSError, TypeError):  # whatever somebody's clock, or somebody, has written there
+    except (OverflowError, ValueError, OSError, TypeError):  # stored values may be anything
         return "?"
 
 
 def format_age(seconds: float) -> str:
-    """How long ago that was, by this PC's clock: `12s`, `5m`, `3h`, `2d`."""
+    """Format the age of a time in seconds since the Unix epoch, by this PC's clock: `12s`, `5m`, `3h`, `2d`."""
     age = max(0.0, time.time() - seconds)
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if age >= 2 * length:
@@ -49,12 +49,12 @@ def format_age(seconds: float) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """Bytes for people."""
+    """Format a size in MiB, or in KiB below one MiB."""
     return f"{count / (1 << 20):.1f} MiB" if count >= 1 << 20 else f"{count / 1024:.0f} KiB"
 
 
 def node_state(node: NodeView) -> Cell:
-    """One word for how the node is, and its colour."""
+    """The state of a node in a word or two, with its colour."""
     status, alive = node.get("status"), node.get("alive")
     phase = str(status["phase"]) if status else "unknown"
     if not alive:
@@ -103,7 +103,7 @@ def members_table(members: Sequence[MemberView | SilentEtcd], title: str = "") -
     table = Table(("MEMBER", "HEALTH", "ENDPOINT", "VERSION", "DATABASE", "ERROR"), title=title)
     for member in members:
         health = "leader" if member.get("leader") else "healthy"
-        known = member if "id" in member else None  # None: etcd did not list its members
+        known = member if "id" in member else None  # None: etcd could not list its members
         table.add(
             member["name"] or (known["id"] if known else ""),
             Cell(health, "green") if member.get("healthy") else Cell("down", "red"),

@@ -1,7 +1,7 @@
-"""The one place that writes: data to stdout in the form asked for, everything else to stderr.
+"""Writes data to stdout in the requested format, and everything else to stderr.
 
-Tables are for people: coloured and fitted on a terminal, plain and never cut in a pipe. `json` and `yaml` carry all
-there is, `name` one name a line.
+Tables are for people: coloured and fitted to a terminal, plain and never cut in a pipe. `json` and `yaml` contain all
+fields. `name` prints one name per line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 
 
 class Format(StrEnum):
-    """How data is written to stdout."""
+    """Format of the data on stdout."""
 
     table = "table"
     json = "json"
@@ -27,12 +27,12 @@ class Format(StrEnum):
     name = "name"
 
 
-OutputOption = Annotated[Format, typer.Option("--output", "-o", help="Form of what is written to stdout.")]
+OutputOption = Annotated[Format, typer.Option("--output", "-o", help="Format of the data on stdout.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Text with a meaning that a terminal shows as a colour (a rich style)."""
+    """Text with a rich style, which a terminal shows as a colour."""
 
     text: str
     style: str = ""
@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Table:
-    """What people see; cells are text or Cells."""
+    """A table for people. Cells are text, or Cells with a style."""
 
     columns: Sequence[str]
     rows: list[Sequence[str | Cell]] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Table:
 
 
 class Output:
-    """One command's output."""
+    """The output of one command."""
 
     def __init__(
         self, form: Format = Format.table, *, stdout: TextIO | None = None, stderr: TextIO | None = None
@@ -69,7 +69,7 @@ class Output:
         tables: Callable[[], Sequence[Table]],
         names: Callable[[], Sequence[str]] | None = None,
     ) -> None:
-        """Writes `data` in the form asked for; `tables` and `names` are made only when they are wanted."""
+        """Write `data` in the requested format. `tables` and `names` are called only if that format needs them."""
         if self.form is Format.json:
             self.write(as_json(data))
         elif self.form is Format.yaml:
@@ -108,7 +108,7 @@ class Output:
         Console(file=self.stdout).print(shown)
 
     def diff(self, lines: Sequence[str]) -> None:
-        """A unified diff, coloured on a terminal."""
+        """Write a unified diff, coloured on a terminal."""
         if not is_terminal(self.stdout):
             self.write("".join(f"{line}\n" for line in lines))
             return
@@ -123,14 +123,14 @@ class Output:
     # --- messages ---------------------------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
-        """For people, on stderr."""
+        """Write a message for people to stderr."""
         self._message(text, "")
 
     def warn(self, text: str) -> None:
         self._message(text, "yellow", "warning: ")
 
     def problem(self, text: str, hint: str = "") -> None:
-        """What went wrong and, in a line of its own, what to do."""
+        """Write an error and, on a line of its own, a hint what to do."""
         self._message(text, "bold red", "error: " if "\n" not in text else "")
         if hint:
             self._message(f"  {hint}", "")
@@ -147,7 +147,7 @@ class Output:
 
     @contextmanager
     def progress(self, text: str) -> Iterator[Callable[[str], None]]:
-        """Shows that something is waited for; what is yielded changes the text. In a pipe, one line at the start."""
+        """Show `text` while the block runs. The yielded function replaces it. In a pipe, only `text` is printed."""
         if not is_terminal(self.stderr):
             self.note(text)
             yield lambda _: None
@@ -163,7 +163,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def plain_table(table: Table) -> str:
-    """Columns padded with spaces, nothing cut."""
+    """Format a table as text, with columns padded with spaces and nothing cut."""
     texts = [list(table.columns)]
     texts += [[escape_misleading(cell.text if isinstance(cell, Cell) else cell) for cell in row] for row in table.rows]
     widths = [max(display_width(row[column]) for row in texts) for column in range(len(table.columns))]
@@ -176,18 +176,18 @@ def plain_table(table: Table) -> str:
 
 
 _MISLEADING = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
-"""What moves the cursor, turns the direction of reading, or does not show: no cell of a table may do that."""
+"""Characters that move the cursor, change the direction of text, or are invisible. They are always escaped."""
 
 
 def escape_misleading(text: str) -> str:
-    """`text` with all that would change how the rest of the line looks written out, as `\\u202e`."""
+    """Replace each misleading character in `text` by its escape, such as `\\u202e`."""
     if text.isascii() and text.isprintable():
         return text
     return _MISLEADING.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def display_width(text: str) -> int:
-    """How many columns of a terminal it takes: wide characters take two, combining ones none."""
+    """How many terminal columns `text` takes: two for a wide character, none for a combining one."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -196,14 +196,14 @@ def display_width(text: str) -> int:
 
 
 def as_json(data: Any) -> str:
-    """Indented, readable in any script."""
+    """Format `data` as indented JSON. Characters outside ASCII are not escaped."""
     import json
 
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def as_yaml(data: Any) -> str:
-    """In the order given, for people to read and edit."""
+    """Format `data` as YAML, with keys in the given order."""
     import yaml
 
     return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))

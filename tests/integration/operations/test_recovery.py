@@ -202,7 +202,7 @@ async def test_a_store_that_was_not_restored_or_not_as_it_must_be(keys: Keys, tm
         await lose_and_restore(cluster, file, ())
         refused(await nodectl("recover"), "--bump-revision")
         await lose_and_restore(cluster, file, ["--bump-revision=1000000", "--mark-compacted"])
-        refused(await nodectl("recover"), "the most is 1,000,00")
+        refused(await nodectl("recover"), "the largest is 1,000,00")
         assert await epoch_of(masters.etcd, keys) == 1
         said = await nodectl("recover", "--yes", "-o", "name")
         assert (said.code, said.out) == (0, "2\n"), said

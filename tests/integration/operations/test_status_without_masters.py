@@ -23,7 +23,7 @@ async def test_a_cluster_without_masterd_is_told_apart(etcd_one: EtcdCluster, ke
     assert etcd_one.members[0].endpoint in said.out
     assert f"no masterd of cluster '{keys.cluster}' runs" in said.out
     assert "nodes" not in said.out
-    assert said.lines[0].startswith("error: no masterd answers, so this is only what etcd shows")
+    assert said.lines[0].startswith("error: no masterd answers, so this status is from etcd alone")
 
 
 async def test_what_masters_left_in_etcd_is_shown(etcd_one: EtcdCluster, keys: Keys) -> None:

@@ -125,7 +125,9 @@ async def test_a_shell_is_recognised(tmp_path: Path) -> None:
     assert "complete_bash" in ran.out
 
 
-@pytest.mark.parametrize(("shell", "says"), [("dash", "there is no completion for dash"), (None, "cannot tell which")])
+@pytest.mark.parametrize(
+    ("shell", "says"), [("dash", "there is no completion for dash"), (None, "the current shell cannot be detected")]
+)
 def test_another_shell_is_told_so(shell: str | None, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line that names what to do instead."""
     import shellingham

@@ -248,7 +248,7 @@ async def test_a_drill_is_shown() -> None:
         said = await InProcessNodectl(cluster.urls, timeout_s=20.0)("drill", "--yes", "--how", "handover")
         assert said.code == 0, said
         assert "m2 took over from m1" in said.out
-        assert "the gap that a client saw" in said.out
+        assert "gap as seen by the client" in said.out
         assert said.out.count("held\n") == 5
         assert "sending commands that change nothing" in said.err
 

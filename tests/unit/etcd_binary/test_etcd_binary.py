@@ -327,8 +327,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def test_nothing_to_be_had_is_one_error_that_says_what_was_tried_and_what_to_do(machine: Machine) -> None:
     message = machine.fails()
-    for words in ("PATH: there is no etcd", "cache: nothing in", "release: file:///", "packages: this is not Debian",
-                  "NODECTL_ETCD_DIR", "NODECTL_ETCD_MIRROR", "3.5.30 or newer"):  # fmt: skip
+    for words in ("PATH: there is no etcd", "cache: nothing in", "release: file:///",
+                  "packages: this PC does not run Debian", "NODECTL_ETCD_DIR", "NODECTL_ETCD_MIRROR",
+                  "3.5.30 or newer"):  # fmt: skip
         assert words in message
 
 
@@ -349,7 +350,7 @@ def test_the_named_directory_comes_first(machine: Machine) -> None:
     ("content", "reason"),
     [
         (script("3.5.1"), "too old.*corrupt data"),
-        (b"#!/bin/sh\necho 'no disk' >&2; exit 3\n", "does not tell its version: no disk"),
+        (b"#!/bin/sh\necho 'no disk' >&2; exit 3\n", "does not print its version: no disk"),
         (b"\x7fELF, but cut off", "does not run"),
         (None, "there is no etcd"),
     ],
@@ -386,9 +387,9 @@ def test_a_version_that_is_asked_for_is_the_only_one_taken(machine: Machine) -> 
     machine.set(NODECTL_ETCD_VERSION="3.5.30")
     assert machine.find().version == V30
     machine.set(NODECTL_ETCD_VERSION="3.6.14")
-    assert "is not the 3.6.14" in machine.fails()
+    assert "is not version 3.6.14, which NODECTL_ETCD_VERSION requires" in machine.fails()
     machine.set(NODECTL_ETCD_VERSION="newest")
-    with pytest.raises(Invalid, match="newest is not a version"):
+    with pytest.raises(Invalid, match="newest is not a version such as"):
         machine.find()
 
 
@@ -457,7 +458,7 @@ def test_two_that_fetch_at_once_both_end_with_the_same_etcd(machine: Machine) ->
 def test_a_cache_that_cannot_be_written_says_what_to_do(machine: Machine) -> None:
     machine.publish("3.5.30")
     machine.cache.write_text("a file in the way")
-    assert "name another place in NODECTL_CACHE_DIR" in machine.fails()
+    assert "name another folder in NODECTL_CACHE_DIR" in machine.fails()
 
 
 @pytest.mark.parametrize(

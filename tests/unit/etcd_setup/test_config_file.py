@@ -252,8 +252,11 @@ THREE = ("pc1=10.0.0.1", "pc2=10.0.0.2", "pc3=10.0.0.3")
         ([*arguments(*THREE), "--cluster-token", "a/b"], "cluster-token name 'a/b' is not allowed"),
         ([*arguments(*THREE), "--client-port", "2380"], "--client-port and --peer-port are both 2380"),
         ([*arguments(*THREE), "--client-port", "0"], "'--client-port'"),
-        ([*arguments("pc1=10.0.0.1"), "--existing"], "--existing: pc1 joins other members, and no --member names them"),
-        ([*arguments(*THREE), "--force"], "--force replaces a file: give --file too"),
+        (
+            [*arguments("pc1=10.0.0.1"), "--existing"],
+            "--existing: pc1 joins other members, so each of them needs a --member too",
+        ),
+        ([*arguments(*THREE), "--force"], "--force needs --file"),
         (
             arguments(*(f"pc{n}=10.0.0.{n}" for n in range(1, 9))),
             "8 members are given; an etcd cluster for nodectl has",

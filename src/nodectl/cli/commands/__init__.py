@@ -1,4 +1,4 @@
-"""One module a noun, each with a Typer named `app`. `nodectl.cli.root` lists them with their help.
+"""The commands, one module each, with a Typer named `app`. `nodectl.cli.root` lists them with their help.
 
-Commands import what they need when they run. Read `node.py` first, as the simplest one.
+Commands import what they need when they run. Read `state.py` first, as the simplest one.
 """

@@ -1,4 +1,4 @@
-"""`nodectl backup`: the whole store in a file, for the day when most of etcd's members are lost."""
+"""`nodectl backup`: saves all of etcd in a file, in case the majority of its members is lost."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def backup(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; it must not exist yet.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to create. It must not exist.")],
     output: OutputOption = Format.table,
 ) -> None:
-    """Save the whole store, history included, into a file that `etcdutl snapshot restore` takes.
+    """Save all data of etcd, history included, in a file for `etcdutl snapshot restore`.
 
-    Everything goes on meanwhile. Where etcd has users, it asks for root's. To restore it see docs/recovery.md.
+    The cluster stays online. If etcd authentication is enabled, the root role is required. docs/recovery.md describes
+    how to restore the file.
     """
     from dataclasses import asdict
 
@@ -34,7 +35,7 @@ def backup(
     out = Output(output)
 
     async def work(etcd: Etcd, keys: Keys) -> dict[str, Any]:
-        with out.progress("copying the store") as show:
+        with out.progress("copying etcd's database") as show:
             return asdict(await save_backup(etcd, keys, file, show))
 
     saved = with_etcd(context, work)

@@ -1,4 +1,4 @@
-"""`nodectl command`: any command of the application, once, however often a script repeats it."""
+"""`nodectl command`: sends any command of the application. With an id, repeats of it are not run again."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ _ID = re.compile(r"(?P<id>[A-Za-z0-9._-]+)@(?P<after>\d+)")
 @app.command()
 def command(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The command, such as node.set.")],
-    args: Annotated[str, typer.Argument(metavar="[JSON]", help="Its arguments, a JSON object.")] = "{}",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the command, such as node.set.")],
+    args: Annotated[str, typer.Argument(metavar="JSON", help="Arguments of the command, a JSON object.")] = "{}",
     command_id: Annotated[
         str | None,
-        typer.Option("--command-id", metavar="ID", help="From `nodectl command-id`: repeats get the first result."),
+        typer.Option(
+            "--command-id",
+            metavar="ID",
+            help="An id from `nodectl command-id`. A repeat with the same id is not run; it gets the first result.",
+        ),
     ] = None,
     output: OutputOption = Format.table,
 ) -> None:
-    """Send one command of the application and print its result."""
+    """Send a command to the application and print its result."""
     from nodestore.errors import Garbage
     from nodestore.support.jsonio import loads
 
@@ -51,17 +55,18 @@ def command(
     if output is Format.table:
         out.write(as_json(done["result"]))
         out.note(
-            f"index {done['index']}" + (": it had run already, this is its first result" if done["repeated"] else "")
+            f"index {done['index']}"
+            + (": a repeat, not run again; this is the first result" if done["repeated"] else "")
         )
         return
     out.show(done, tables=list, names=lambda: [str(done["index"])])
 
 
 def _parse(text: str | None) -> tuple[str | None, int | None]:
-    """The id and `after` that `nodectl command-id` put into one word."""
+    """Split an id printed by `nodectl command-id` into the id and its `after` index."""
     if text is None:
         return None, None
     match = _ID.fullmatch(text)
     if match is None:
-        raise Invalid(f"--command-id: {text!r} is not one that `nodectl command-id` printed (ID@INDEX)")
+        raise Invalid(f"--command-id: {text!r} is not an id from `nodectl command-id` (ID@INDEX)")
     return match["id"], int(match["after"])

@@ -1,4 +1,4 @@
-"""`nodectl command-id`: an id for a script that may have to repeat its command."""
+"""`nodectl command-id`: prints an id for a script that may have to repeat its command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def command_id(context: typer.Context) -> None:
-    """Print an id for `nodectl command --command-id`. It carries the index known now: that makes a repeat safe."""
+    """Print an id for `nodectl command --command-id`.
+
+    It contains the current index, by which the leader recognises a repeat that is too old to be safe.
+    """
 
     async def work(client: Client) -> str:
         import secrets

@@ -1,4 +1,4 @@
-"""`nodectl config`: the inventory, from file to force."""
+"""`nodectl config`: checks, compares, applies and rolls back the inventory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Check, compare and apply the inventory."
 )
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The inventory, in YAML.")]
+AdoptionWaitOption = Annotated[bool, typer.Option("--wait", help="Wait until the leader has adopted the version.")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Inventory file in YAML.")]
 
 
 @app.command("validate")
 def validate(file: FileArgument, output: OutputOption = Format.table) -> None:
-    """Check a file without a cluster; every mistake is named with its line."""
+    """Check an inventory file and list its mistakes by line.
+
+    This needs no cluster.
+    """
     from nodectl.inventory.file import load_inventory
 
     loaded = load_inventory(file)
@@ -39,7 +43,10 @@ def validate(file: FileArgument, output: OutputOption = Format.table) -> None:
 
 @app.command("show")
 def show(context: typer.Context, output: OutputOption = Format.table) -> None:
-    """Show the configuration as it was applied, comments included; -o json for all that is known of it."""
+    """Show the configuration that was applied last, comments included.
+
+    -o json also shows which version is in force, and why a version was rejected.
+    """
     out = Output(output)
 
     async def work(client: Client) -> ConfigSummary:
@@ -52,10 +59,10 @@ def show(context: typer.Context, output: OutputOption = Format.table) -> None:
         return
     if current is None and (problem := view.get("problem")):
         raise Garbage(
-            f"{problem}; the one before stays in force: apply one again, or `nodectl config rollback VERSION`"
+            f"{problem}; the one before stays in force: apply a file again, or run `nodectl config rollback VERSION`"
         )
     if current is None:
-        raise NotFound("no configuration has been applied yet: `nodectl config apply FILE`")
+        raise NotFound("no configuration has been applied yet: run `nodectl config apply FILE`")
     from nodectl.terminal.format import local_time
     from nodectl.terminal.output import as_yaml
 
@@ -67,21 +74,24 @@ def show(context: typer.Context, output: OutputOption = Format.table) -> None:
 def _print_adoption(out: Output, view: ConfigSummary) -> None:
     current, adopted, rejected = view["current"], view["adopted"], view["rejected"]
     if rejected is not None and current is not None and rejected["version"] == current["version"]:
-        out.warn(f"version {rejected['version']} is not in force, the leader rejected it: {rejected['error']}")
+        out.warn(f"version {rejected['version']} is not in force: the leader rejected it: {rejected['error']}")
     elif adopted is None:
-        out.warn("not in force: no leader has adopted it yet")
+        out.warn("the configuration is not in force: no leader has adopted it yet")
     elif current is not None and adopted["version"] != current["version"]:
-        out.warn(f"version {adopted['version']} is in force; {current['version']} is not adopted yet")
+        out.warn(f"version {adopted['version']} is in force; version {current['version']} is not adopted yet")
 
 
 @app.command("diff")
 def diff(
     context: typer.Context,
     file: FileArgument,
-    check: Annotated[bool, typer.Option("--check", help="End with exit code 1 if there are differences.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with code 1 if there are differences.")] = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Show what applying a file would change; comments and the order of keys do not count."""
+    """Show what applying a file would change.
+
+    Comments and the order of keys are ignored.
+    """
     from nodectl.inventory.diff import diff_lines, summary_lines
     from nodectl.inventory.file import load_inventory
 
@@ -114,16 +124,21 @@ def _version_name(current: dict[str, Any] | None) -> str:
 def apply(
     context: typer.Context,
     file: FileArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     expect_version: Annotated[
         int | None,
-        typer.Option("--expect-version", min=0, metavar="N", help="Refuse unless version N is current (0: none)."),
+        typer.Option(
+            "--expect-version", min=0, metavar="N", help="Apply only if version N is the current one (0: none yet)."
+        ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the leader has adopted it.")] = False,
+    wait: AdoptionWaitOption = False,
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Check a file, show what changes, and apply it. If somebody else applied one meanwhile, nothing changes."""
+    """Check an inventory file, show the changes, and apply it.
+
+    If another version was applied in the meantime, nothing is changed: exit code 4.
+    """
     from nodectl.inventory.diff import diff_lines, summary_lines
     from nodectl.inventory.file import load_inventory
 
@@ -135,16 +150,16 @@ def apply(
         current = view["current"]
         version = current["version"] if current else view.get("version", 0)
         if problem := view.get("problem"):
-            out.warn(f"what was applied last is replaced: {problem}")
+            out.warn(f"this replaces the last version, which is unreadable: {problem}")
         if expect_version is not None and version != expect_version:
-            raise Conflict(f"version {version} is current, not {expect_version}: see `nodectl config diff {file}`")
+            raise Conflict(f"version {version} is current, not {expect_version}: check `nodectl config diff {file}`")
         old = current["inventory"] if current else None
         changes = summary_lines(old, loaded.data)
         same = current is not None and not diff_lines(old, loaded.data, old_name="", new_name="")
         for change in changes:
             out.note(f"  {change}")
         if dry_run or (same and current is not None and current.get("source") == loaded.source):
-            out.note("nothing is changed by --dry-run" if dry_run else f"version {version} says the same already")
+            out.note("--dry-run: nothing was changed" if dry_run else f"nothing to do: version {version} is the same")
         else:
             version = await client.config_apply(loaded.data, source=loaded.source, expect_version=version)
             out.note(f"version {version} applied")
@@ -157,7 +172,7 @@ def apply(
 
 
 async def wait_for_adoption(client: Client, version: int, timeout_s: float, out: Output) -> None:
-    """Until the leader has adopted `version`, or a later one. Refused when it rejects it."""
+    """Wait until the leader has adopted `version` or a later one. Refused if the leader rejects it; TimedOut."""
 
     async def missing() -> str | None:
         view = await client.config()
@@ -165,7 +180,7 @@ async def wait_for_adoption(client: Client, version: int, timeout_s: float, out:
         if rejected is not None and rejected["version"] == version:
             raise Refused(f"the leader rejected version {version}: {rejected['error']}; the one before stays in force")
         if adopted is None:
-            return "no leader has adopted any"
+            return "no leader has adopted a configuration"
         return None if adopted["version"] >= version else f"version {adopted['version']} is still in force"
 
     await wait_until(missing, f"version {version} is adopted", timeout_s, out)
@@ -173,7 +188,7 @@ async def wait_for_adoption(client: Client, version: int, timeout_s: float, out:
 
 @app.command("history")
 def history(context: typer.Context, output: OutputOption = Format.table) -> None:
-    """List the configurations that were applied, newest first."""
+    """List the versions of the configuration, newest first."""
 
     async def work(client: Client) -> list[ConfigRecord | UnreadableConfig]:
         return await client.config_history()
@@ -184,7 +199,7 @@ def history(context: typer.Context, output: OutputOption = Format.table) -> None
         from nodectl.terminal.format import local_time
 
         table = Table(("VERSION", "TIME", "ACTOR", "NODES", "MASTERS"))
-        records: Sequence[Mapping[str, Any]] = found  # of one that cannot be read only its problem is known
+        records: Sequence[Mapping[str, Any]] = found  # an unreadable one has only `problem`
         for record in records:
             inventory = record.get("inventory") or {}
             table.add(
@@ -199,12 +214,14 @@ def history(context: typer.Context, output: OutputOption = Format.table) -> None
 @app.command("rollback")
 def rollback(
     context: typer.Context,
-    version: Annotated[int, typer.Argument(min=1, metavar="VERSION", help="From `config history`.")],
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the leader has adopted it.")] = False,
+    version: Annotated[
+        int, typer.Argument(min=1, metavar="VERSION", help="A version that `nodectl config history` lists.")
+    ],
+    wait: AdoptionWaitOption = False,
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Apply an earlier configuration again, as a new version."""
+    """Apply an earlier version of the configuration again, as a new version."""
     out = Output(output)
 
     async def work(client: Client) -> dict[str, Any]:
@@ -216,4 +233,4 @@ def rollback(
     done = with_client(context, work)
     out.show(done, tables=list, names=lambda: [str(done["version"])])
     if output is Format.table:
-        out.note(f"version {version} is applied again, as version {done['version']}")
+        out.note(f"version {version} applied again as version {done['version']}")

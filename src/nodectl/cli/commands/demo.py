@@ -1,4 +1,4 @@
-"""`nodectl demo`: a cluster on this PC is hurt in several ways, and what it promises is measured."""
+"""`nodectl demo`: runs a cluster on this PC, injects faults, and checks its guarantees."""
 
 from __future__ import annotations
 
@@ -15,25 +15,34 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def demo(
-    stay: Annotated[bool, typer.Option("--stay", help="Leave the cluster running afterwards.")] = False,
+    stay: Annotated[bool, typer.Option("--stay", help="Leave the cluster running at the end.")] = False,
     directory: Annotated[
-        Path | None, typer.Option("--dir", "-d", metavar="DIR", help="An empty directory (default: a temporary one).")
+        Path | None,
+        typer.Option("--dir", "-d", metavar="DIR", help="An empty directory for its files (default: a temporary one)."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Repeat the choices of an earlier run.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Make the same random choices as an earlier run with this seed."),
+    ] = None,
     acts: Annotated[str | None, typer.Option("--acts", hidden=True)] = None,
     output: OutputOption = Format.table,
 ) -> None:
-    """Run a whole cluster on this PC, hurt it, and measure what it promises. Exit code 0 if every promise held."""
+    """Run a cluster on this PC, inject faults, and check its guarantees.
+
+    Exit code 1 if one of them did not hold.
+    """
     from nodectl.demo.interrupts import Ended
     from nodectl.demo.play import ACTS, DemoOptions, run
 
     chosen = acts.split(",") if acts else [act.key for act in ACTS]
     out = Output(output)
-    story = sys.stdout if output is Format.table else sys.stderr  # stdout belongs to the data then
+    story = sys.stdout if output is Format.table else sys.stderr  # then stdout carries the data
     try:
         outcome = run(DemoOptions(stay, directory, seed, chosen), story)
     except Ended as ended:
-        out.note(f"ended by {ended}; everything was stopped and removed" if not stay else f"ended by {ended}")
+        out.note(
+            f"interrupted by {ended}; everything was stopped and removed" if not stay else f"interrupted by {ended}"
+        )
         raise typer.Exit(ended.code) from None
     if output is not Format.table:
         out.show(outcome.described(), tables=list, names=lambda: [item.text for item in outcome.promises if item.held])

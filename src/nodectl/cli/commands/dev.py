@@ -1,4 +1,4 @@
-"""`nodectl dev`: a whole cluster on this PC, each part a process of its own."""
+"""`nodectl dev`: runs a cluster on this PC for development, each part in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None,
-    help="Start and stop a cluster on this PC for development.",
+    help="Run a cluster on this PC for development.",
 )  # fmt: skip
 
 DirectoryOption = Annotated[
     Path | None,
     typer.Option(
-        "--dir", "-d", metavar="DIR", help="The cluster's directory (default: NODECTL_DEV_DIR, or the user's state)."
+        "--dir",
+        "-d",
+        metavar="DIR",
+        help="Directory of the cluster (default: NODECTL_DEV_DIR, else the user's state directory).",
     ),
 ]
-ProcessNameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="A process, as `nodectl dev status` names it.")
-]
+ProcessNameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A process that `nodectl dev status` lists.")]
 
 
 @app.command("up")
@@ -39,25 +40,28 @@ def up(
     directory: DirectoryOption = None,
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config", metavar="FILE", help="Inventory for a cluster that has none yet (default: a wall of nine)."
-        ),
+        typer.Option("--config", metavar="FILE", help="Inventory of a new cluster (default: a wall of nine nodes)."),
     ] = None,
     members: Annotated[
-        int | None, typer.Option(min=1, max=7, metavar="N", help="etcd members of a new cluster (default: 3).")
+        int | None,
+        typer.Option(min=1, max=7, metavar="N", help="Number of etcd members of a new cluster (default: 3)."),
     ] = None,
     unsafe_no_fsync: Annotated[
-        bool, typer.Option("--unsafe-no-fsync", help="A new cluster's etcd does not wait for its disk. For tests only.")
+        bool,
+        typer.Option("--unsafe-no-fsync", help="New cluster: etcd does not sync its writes to disk. For tests only."),
     ] = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Start what does not run, and wait until it works. A cluster that was there before comes back with its state."""
+    """Start the processes that do not run, and wait until the cluster works.
+
+    A cluster that was stopped before continues with its state.
+    """
     from nodectl.dev.cluster import DevCluster
 
     place, out = _directory_of(directory), Output(output)
     cluster = DevCluster(
         place,
-        inventory=config or options_of(context).config,  # the root takes --config wherever it stands
+        inventory=config or options_of(context).config,  # the root takes --config as its own, wherever it is written
         members=members,
         unsafe_no_fsync=unsafe_no_fsync,
         report=out.note,
@@ -65,13 +69,16 @@ def up(
     _locked(cluster, cluster.up)
     out.show(_as_dict(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
     out.note("")
-    out.note(f"nodectl {_reach(cluster)} status        shows it all")
+    out.note(f"nodectl {_reach(cluster)} status        shows the cluster")
     out.note(f"nodectl dev down{_directory_option(directory, place)}        stops it and keeps its state")
 
 
 @app.command("status")
 def status(directory: DirectoryOption = None, output: OutputOption = Format.table) -> None:
-    """Show the processes; -o json says all that a script needs to hurt them."""
+    """Show the processes.
+
+    -o json also shows pids, URLs, files, and the command lines to start and kill each one.
+    """
     cluster = _existing(directory)
     out = Output(output)
     out.show(_as_dict(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
@@ -79,15 +86,18 @@ def status(directory: DirectoryOption = None, output: OutputOption = Format.tabl
 
 @app.command("down")
 def down(directory: DirectoryOption = None) -> None:
-    """Stop everything, politely first. The data stay for the next `up`."""
+    """Stop all processes.
+
+    The state is kept for the next `nodectl dev up`. A process that does not stop in time is killed.
+    """
     cluster, out = _existing(directory), Output()
     _locked(cluster, cluster.down)
-    out.note(f"stopped; the state stays in {cluster.directory}")
+    out.note(f"stopped; the state is kept in {cluster.directory}")
 
 
 @app.command("start")
 def start(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
-    """Start one process. Returns before it is ready."""
+    """Start one process, without waiting until it is ready."""
     cluster = _existing(directory)
     _locked(cluster, lambda: cluster.start(name))
     Output().note(f"{name} started, pid {_pid(cluster.processes[name])}; log: {cluster.paths.log(name)}")
@@ -95,7 +105,7 @@ def start(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
 
 @app.command("stop")
 def stop(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
-    """Stop one process politely."""
+    """Stop one process; kill it if it does not stop in time."""
     cluster = _existing(directory)
     _locked(cluster, lambda: cluster.stop(name))
     Output().note(f"{name} stopped")
@@ -103,7 +113,7 @@ def stop(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
 
 @app.command("kill")
 def kill(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
-    """kill -9 one process with all that it has started."""
+    """Kill one process and its child processes."""
     cluster = _existing(directory)
     _locked(cluster, lambda: cluster.kill(name))
     Output().note(f"{name} killed")
@@ -111,16 +121,16 @@ def kill(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
 
 @app.command("suspend")
 def suspend(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
-    """Freeze one process where it is."""
+    """Freeze one process until `nodectl dev resume`."""
     _existing(directory).suspend(name)
-    Output().note(f"{name} frozen; `nodectl dev resume {name}` lets it go on")
+    Output().note(f"{name} frozen; `nodectl dev resume {name}` wakes it")
 
 
 @app.command("resume")
 def resume(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
-    """Let a frozen process go on."""
+    """Wake a frozen process."""
     _existing(directory).resume(name)
-    Output().note(f"{name} goes on")
+    Output().note(f"{name} resumed")
 
 
 # --- shared ---------------------------------------------------------------------------------------------------------
@@ -140,7 +150,7 @@ def _existing(directory: Path | None) -> DevCluster:
     from nodectl.dev.cluster import DevCluster
 
     cluster = DevCluster(_directory_of(directory), report=Output().note)
-    _ = cluster.record  # NotFound says how to make one
+    _ = cluster.record  # NotFound, with advice, if there is none
     return cluster
 
 
@@ -151,7 +161,7 @@ def _locked(cluster: DevCluster, work: Callable[[], Awaitable[Any]]) -> None:
         await work()
 
     with locked(cluster.directory):
-        cluster.reload()  # what was noted before we had the lock may be old
+        cluster.reload()  # it may have changed before the lock was taken
         asyncio.run(run())
 
 
@@ -212,5 +222,5 @@ def _as_dict(cluster: DevCluster) -> dict[str, Any]:
 
 
 def _command_line_for(cluster: DevCluster, verb: str, name: str) -> list[str]:
-    """The command line that does it from a script."""
+    """The command line by which a script starts or kills the process."""
     return [sys.executable, "-m", "nodectl", "dev", verb, name, "--dir", str(cluster.directory)]

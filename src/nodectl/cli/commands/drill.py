@@ -1,4 +1,4 @@
-"""`nodectl drill`: replace the leader on purpose, and see what a client sees."""
+"""`nodectl drill`: replaces the leader on purpose, and measures what a client sees."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FREEZE_S = 3.0
 
 
 class How(StrEnum):
-    """What happens to the leader."""
+    """The fault that the leader suffers."""
 
     kill = "kill"
     freeze = "freeze"
@@ -46,24 +46,32 @@ _ASKED = {How.kill: "Kill", How.freeze: "Freeze", How.handover: "Replace"}
 @app.command()
 def run_drill(
     context: typer.Context,
-    how: Annotated[How, typer.Option("--how", help="What happens to the leader.")] = How.kill,
+    how: Annotated[How, typer.Option("--how", help="The fault to inject into the leader.")] = How.kill,
     seconds: Annotated[
         float,
-        duration_option("--seconds", least_s=0.1, most_s=FREEZE_MAX_S, help="How long --how freeze lasts."),
+        duration_option("--seconds", least_s=0.1, most_s=FREEZE_MAX_S, help="Length of --how freeze."),
     ] = _FREEZE_S,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", "-d", metavar="DIR", help="A cluster of `nodectl dev`: its process itself is hurt."),
+        typer.Option(
+            "--dir",
+            "-d",
+            metavar="DIR",
+            help="Directory of a `nodectl dev` cluster, whose leader gets the fault as a signal.",
+        ),
     ] = None,
     timeout: Annotated[
-        float, duration_option("--timeout", least_s=1.0, most_s=600.0, help="How long to wait at most.")
+        float, duration_option("--timeout", least_s=1.0, most_s=600.0, help="Time limit for the takeover.")
     ] = 30.0,
     json: JsonOption = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Kill, freeze or replace the leader on purpose, while commands that change nothing are sent. Shows what a client
-    saw of it, and whether every promise held: exit code 1 if not."""
+    """Kill or freeze the leader, or make it hand over, and measure what a client sees.
+
+    Meanwhile it sends commands that change nothing. It asks for confirmation first. Exit code 1 if a guarantee did not
+    hold.
+    """
     out = Output(Format.json if json else output)
     cluster = _cluster(directory)
 
@@ -83,7 +91,7 @@ def run_drill(
 
         at = await check_preconditions(client)
         if at.leader.term != asked.leader.term:
-            raise Conflict(f"{at.leader.id} has taken over meanwhile: nothing was done")
+            raise Conflict(f"{at.leader.id} took over in the meantime: nothing was done")
         return await run_drill(
             client, how.value, _make_fault(client, cluster, how, seconds, timeout), at, timeout, out.note
         )
@@ -91,7 +99,7 @@ def run_drill(
     try:
         report = session(work)
     except Denied as error:
-        out.problem(str(error), "start its masterd with --allow-drills, or use --how handover")
+        out.problem(str(error), "start the leader's masterd with --allow-drills, or use --how handover")
         raise typer.Exit(ExitCode.DENIED) from None
     out.show(report.data(), tables=lambda: _tables(out, report), names=lambda: [report.takeover.term])
     if out.form is Format.table:
@@ -106,7 +114,7 @@ def _cluster(directory: Path | None) -> DevCluster | None:
     from nodectl.dev.cluster import DevCluster
 
     cluster = DevCluster(directory, report=Output().note)
-    _ = cluster.record  # NotFound says how to make one
+    _ = cluster.record  # NotFound, with advice, if there is none
     return cluster
 
 
@@ -118,7 +126,7 @@ def _in_dev(cluster: DevCluster, work: Callable[[Client], Awaitable[T]]) -> T:
             return await work(client)
 
     with locked(cluster.directory):
-        cluster.reload()  # what was noted before we had the lock may be old
+        cluster.reload()  # it may have changed before the lock was taken
         return asyncio.run(run())
 
 
@@ -138,10 +146,10 @@ def _confirm(out: Output, how: How, at: Preconditions, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Invalid("nobody is there to be asked: give --yes if you are sure")
+        raise Invalid("there is no terminal to ask for confirmation: give --yes to go ahead")
     others = f"{', '.join(at.standbys)} stand{'' if len(at.standbys) > 1 else 's'} by"
     if not typer.confirm(f"{_ASKED[how]} the leader {at.leader.id} now? {others}.", err=True):
-        raise Refused("nothing was done")
+        raise Refused("cancelled: nothing was done")
 
 
 def _tables(out: Output, report: Report) -> list[Table]:
@@ -150,7 +158,7 @@ def _tables(out: Output, report: Report) -> list[Table]:
     columns, signs = canvas(out)
     begin_s = next(step.at_s for step in report.steps if step.phase == "last_answer_before")
     client = waterfall(
-        report.steps, TotalRow("the gap that a client saw", report.client_times.gap_s, begin_s), columns, signs
+        report.steps, TotalRow("gap as seen by the client", report.client_times.gap_s, begin_s), columns, signs
     )
     promises = Table(("PROMISE", "MEASURED", ""))
     for promise in report.promises:

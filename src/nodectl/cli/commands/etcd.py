@@ -1,4 +1,4 @@
-"""`nodectl etcd`: the configuration of etcd's members. It needs no cluster."""
+"""`nodectl etcd`: generates the configuration files of etcd members. It needs no cluster."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from nodestore.errors import Invalid
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None,
-    help="Generate the configuration of etcd's members.",
+    help="Generate the configuration files of etcd members.",
 )  # fmt: skip
 
 
 @app.callback()
 def etcd() -> None:
-    """Generate the configuration of etcd's members."""
+    """Generate the configuration files of etcd members."""
 
 
 @app.command("config")
 def config(
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="The member to generate the file for.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Member for which to generate the file.")],
     member: Annotated[
         list[str],
         typer.Option(
-            "--member", metavar="NAME=ADDRESS", help="A member and its PC's address. Repeat it for each, 1 to 7."
+            "--member", metavar="NAME=ADDRESS", help="Name and address of a member. Repeat it for each of the 1 to 7."
         ),
     ],
     cluster_token: Annotated[
         str,
         typer.Option(
-            "--cluster-token", metavar="TOKEN", help="The same for all members, and another one for each etcd cluster."
+            "--cluster-token",
+            metavar="TOKEN",
+            help="The same for all members of an etcd cluster, and different for each cluster.",
         ),
     ] = TOKEN,
     data_dir: Annotated[
@@ -48,11 +50,14 @@ def config(
     listen: Annotated[
         str | None,
         typer.Option(
-            "--listen", metavar="IP", help="Where to listen (default: the member's address); 0.0.0.0 means all."
+            "--listen", metavar="IP", help="Address to listen on (default: the member's); 0.0.0.0 means all interfaces."
         ),
     ] = None,
     client_port: Annotated[
-        int, typer.Option("--client-port", min=1, max=65535, metavar="PORT", help="Port for masterd, noded, nodectl.")
+        int,
+        typer.Option(
+            "--client-port", min=1, max=65535, metavar="PORT", help="Port for clients: masterd, noded and nodectl."
+        ),
     ] = CLIENT_PORT,
     peer_port: Annotated[
         int, typer.Option("--peer-port", min=1, max=65535, metavar="PORT", help="Port for the other members.")
@@ -62,13 +67,13 @@ def config(
         typer.Option("--tls-dir", metavar="DIR", help="Use TLS; DIR holds ca.crt, NAME.crt and NAME.key."),
     ] = None,
     existing: Annotated[
-        bool, typer.Option("--existing", help="The member joins a cluster that runs: it is added or replaced.")
+        bool, typer.Option("--existing", help="The member joins a running cluster, as a new member or a replacement.")
     ] = False,
     file: Annotated[
         Path | None,
-        typer.Option("--file", metavar="FILE", help="Write the YAML to FILE instead of stdout, atomically."),
+        typer.Option("--file", metavar="FILE", help="Write to FILE, atomically, instead of stdout."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists and is different.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it has different content.")] = False,
     output: OutputOption = Format.table,
 ) -> None:
     """Print the commented YAML configuration file of one etcd member.
@@ -85,12 +90,12 @@ def config(
         changed = write_text(file, text, force=force)
         out.note(f"{file} written: member {name} of {len(members)}" if changed else f"{file} is up to date")
     elif force:
-        raise Invalid("--force replaces a file: give --file too")
+        raise Invalid("--force needs --file")
     _show(out, text, name if file is None else str(file), printed=file is None)
 
 
 def _show(out: Output, text: str, called: str, *, printed: bool) -> None:
-    """The file as it is, or its settings without comments in the form that programs asked for."""
+    """Print the file, or its settings without comments if another output format is requested."""
     if out.form is Format.table:
         out.write(text if printed else "")
         return

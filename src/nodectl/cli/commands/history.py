@@ -1,4 +1,4 @@
-"""`nodectl history`: the journal, as people read it."""
+"""`nodectl history`: shows the commands in the journal."""
 
 from __future__ import annotations
 
@@ -23,25 +23,28 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def history(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000, help="How many commands at most.")] = 20,
-    before: Annotated[int | None, typer.Option(min=1, metavar="INDEX", help="Only older than this index.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000, help="Maximum number of commands.")] = 20,
+    before: Annotated[int | None, typer.Option(min=1, metavar="INDEX", help="Only commands before this index.")] = None,
     after: Annotated[
-        int | None, typer.Option(min=0, metavar="INDEX", help="Only newer than this index; oldest first.")
+        int | None, typer.Option(min=0, metavar="INDEX", help="Only commands after this index, oldest first.")
     ] = None,
     node: Annotated[
-        str | None, typer.Option(metavar="NODE", help="Only what changed this node, and its actions.")
+        str | None, typer.Option(metavar="NODE", help="Only commands that changed this node, and its actions.")
     ] = None,
-    actor: Annotated[str | None, typer.Option(metavar="ACTOR", help="Only this actor's commands.")] = None,
+    actor: Annotated[str | None, typer.Option(metavar="ACTOR", help="Only commands of this actor.")] = None,
     command: Annotated[
         str | None, typer.Option("--command", metavar="NAME", help="Only commands of this name, such as node.set.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C; through changes of leader.")
+        bool, typer.Option("--follow", "-f", help="Follow new commands until Ctrl-C, also through changes of leader.")
     ] = False,
     local: LocalOption = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Show which command changed what, by whom and when; newest first, with --follow oldest first."""
+    """Show the commands that were run: which, by whom and when.
+
+    The newest comes first; with --follow the oldest.
+    """
     if follow:
         _follow(context, after, _Filter(node, actor, command), output)
         return
@@ -86,25 +89,25 @@ def history(
 
 
 def _note_bounds(out: Output, found: History, onward: bool, *, full: bool) -> None:
-    """What a reader must know of what is not shown."""
+    """Say which part of the journal was not searched, or is no longer retained."""
     searched, retained = found.get("searched") if not full else None, found["first_retained"] or 1
     if onward and searched is not None and searched < found["index"]:
-        out.note(f"looked at up to index {searched}: go on with --after {searched}")
+        out.note(f"searched up to index {searched}; continue with --after {searched}")
     elif not onward and searched is not None and searched > retained:
-        out.note(f"looked at back to index {searched}: go on with --before {searched}")
+        out.note(f"searched back to index {searched}; continue with --before {searched}")
     elif retained > 1:
-        out.note(f"retained from index {retained} on")
+        out.note(f"the journal is retained from index {retained} on")
 
 
 def _config(entry: Mapping[str, Any]) -> str:
-    """The version of the configuration that was in force."""
+    """The version of the configuration that was in force when the command ran; empty if there was none."""
     version = entry.get("config_version")
     return f"v{version}" if version else ""
 
 
 @dataclass(frozen=True)
 class _Filter:
-    """Which commands are followed; None: any."""
+    """Which commands `--follow` shows. None matches any."""
 
     node: str | None
     actor: str | None
@@ -121,12 +124,12 @@ class _Filter:
 
 
 def _follow(context: typer.Context, after: int | None, wanted: _Filter, output: Format) -> None:
-    """A line for each command: for people, or a JSON document a line for scripts."""
+    """Print each new command on one line: text for people, or a JSON object for scripts."""
 
     async def work(client: Client) -> None:
-        async for told in client.journal(after):
-            if wanted.matches(told):
-                sys.stdout.write(_line(told, output) + "\n")
+        async for command in client.journal(after):
+            if wanted.matches(command):
+                sys.stdout.write(_line(command, output) + "\n")
                 sys.stdout.flush()
 
     with_client(context, work)

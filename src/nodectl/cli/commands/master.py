@@ -1,4 +1,4 @@
-"""`nodectl master`: who leads, and who may."""
+"""`nodectl master`: shows the masters, switches over, pauses and resumes takeover."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Show masters; switch over, pause and resume.",
+    help="Show masters; switch over; pause and resume automatic takeover.",
 )
 
 
 @app.command("list")
 def list_masters(context: typer.Context, local: LocalOption = False, output: OutputOption = Format.table) -> None:
-    """List the masters that run."""
+    """List the running masters and their roles."""
     from nodectl.terminal.format import masters_table
 
     async def work(client: Client) -> Any:
@@ -39,7 +39,7 @@ def list_masters(context: typer.Context, local: LocalOption = False, output: Out
 
 @app.command("leader")
 def leader(context: typer.Context, local: LocalOption = False, output: OutputOption = Format.table) -> None:
-    """Show who leads, since when, and why."""
+    """Show the leader, since when it leads, and why."""
 
     async def work(client: Client) -> Leader:
         return await client.leader(consistency="local" if local else "linearizable")
@@ -75,14 +75,19 @@ def switchover(
     to: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MASTER]", help="Who shall lead; default: the best ranked.", autocompletion=completion.masters
+            metavar="MASTER",
+            help="The standby that shall lead (default: the best ranked).",
+            autocompletion=completion.masters,
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the new leader answers.")] = False,
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Hand leadership to another master, as before maintenance. Commands in flight are not lost."""
+    """Hand leadership over to a standby, for example before maintenance.
+
+    Commands in flight are not lost.
+    """
     out = Output(output)
 
     async def work(client: Client) -> dict[str, Any]:
@@ -100,16 +105,21 @@ def switchover(
     result = with_client(context, work)
     out.show(result, tables=list, names=lambda: [str(result.get("to", ""))])
     if output is Format.table:
-        out.note(f"{result.get('to')} leads, after {result.get('from')}")
+        out.note(f"{result.get('from')} handed over to {result.get('to')}")
 
 
 @app.command("pause")
 def pause(
     context: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; others will see it.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="The reason, which `nodectl status` shows.")
+    ] = "",
     output: OutputOption = Format.table,
 ) -> None:
-    """Stop automatic takeover: if the leader dies now, nobody leads until `nodectl master resume`."""
+    """Pause automatic takeover.
+
+    If the leader dies or stops while it is paused, no master leads until `nodectl master resume`.
+    """
 
     async def work(client: Client) -> Any:
         await client.pause(reason)
@@ -118,12 +128,12 @@ def pause(
     out = Output(output)
     out.show(with_client(context, work) or {}, tables=list)
     if output is Format.table:
-        out.note("paused: no master takes over by itself until `nodectl master resume`")
+        out.note("automatic takeover is paused until `nodectl master resume`")
 
 
 @app.command("resume")
 def resume(context: typer.Context, output: OutputOption = Format.table) -> None:
-    """Allow automatic takeover again."""
+    """Resume automatic takeover."""
 
     async def work(client: Client) -> bool:
         was = await client.paused() is not None
@@ -139,7 +149,7 @@ def resume(context: typer.Context, output: OutputOption = Format.table) -> None:
 
 @app.command("history")
 def history(context: typer.Context, local: LocalOption = False, output: OutputOption = Format.table) -> None:
-    """Show who led when, taken from whom, and why; newest first."""
+    """List the terms, newest first: which master led, since when, after which one, and why."""
     from nodectl.terminal.format import local_time
 
     async def work(client: Client) -> list[TermView | UnreadableTerm]:

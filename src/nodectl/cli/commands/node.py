@@ -1,4 +1,4 @@
-"""`nodectl node`: what nodes are and what they do."""
+"""`nodectl node`: shows nodes, changes their documents, and runs actions on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from nodestore.schema.api_types import NodeView
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Show nodes and change what they do."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Show nodes, change their documents, run actions on them.",
 )
 
 
@@ -35,7 +38,7 @@ def list_nodes(
     local: LocalOption = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """List nodes and how they are."""
+    """List the nodes and their state."""
 
     async def work(client: Client) -> list[NodeView]:
         return await client.nodes(consistency="local" if local else "linearizable")
@@ -56,7 +59,7 @@ def show_nodes(out: Output, nodes: list[NodeView]) -> None:
 def show(
     context: typer.Context, node: NodeArgument, local: LocalOption = False, output: OutputOption = Format.table
 ) -> None:
-    """Show all that is known of a node."""
+    """Show the details of a node."""
 
     async def work(client: Client) -> NodeView:
         return await client.node(node, consistency="local" if local else "linearizable")
@@ -97,14 +100,16 @@ def set_values(
     node: NodeArgument,
     values: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE...", help="VALUE is JSON, or text if it is none; KEY- removes KEY."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="VALUE is JSON; if it is not valid JSON, it is text. KEY- removes KEY."
+        ),
     ] = None,
-    unset: Annotated[list[str] | None, typer.Option("--unset", metavar="KEY", help="Remove this key.")] = None,
+    unset: Annotated[list[str] | None, typer.Option("--unset", metavar="KEY", help="Remove KEY.")] = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Change values of a node's document; other values stay."""
+    """Set and remove values of a node's document. Other values stay."""
     changes = parse_values(values or [], unset or [])
     waited = (lambda _: [node]) if wait else None
     send(
@@ -121,7 +126,7 @@ def clear(
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Remove a node's own document: what the configuration says remains."""
+    """Remove a node's own document. The document of the configuration then applies alone."""
     waited = (lambda _: [node]) if wait else None
     send(
         context, output, lambda client: client.node_clear(node), f"{node} cleared",
@@ -134,11 +139,14 @@ def watch(
     context: typer.Context,
     nodes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NODE...]", help="Only these nodes.", autocompletion=completion.nodes),
+        typer.Argument(metavar="NODE", help="Only these nodes (default: all).", autocompletion=completion.nodes),
     ] = None,
     output: OutputOption = Format.table,
 ) -> None:
-    """Follow nodes until Ctrl-C: one line (or one JSON object a line) for each change."""
+    """Follow the nodes until Ctrl-C, with one line for each change.
+
+    -o json prints one JSON object for each.
+    """
     wanted = set(nodes or [])
 
     async def work(client: Client) -> None:

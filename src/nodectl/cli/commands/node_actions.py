@@ -1,4 +1,4 @@
-"""`nodectl node act`, `restart` and `reboot`: what a node does once, and what came of it."""
+"""`nodectl node act`, `restart` and `reboot`: one-shot actions of nodes, and their results."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ if TYPE_CHECKING:
     from nodectl.client.connection.results import ActionDone
 
 NodeOrGroupArgument = Annotated[
-    str | None, typer.Argument(metavar="[NODE]", help="Name of the node.", autocompletion=completion.nodes)
+    str | None, typer.Argument(metavar="NODE", help="Name of the node.", autocompletion=completion.nodes)
 ]
 GroupOption = Annotated[
     str | None,
     typer.Option("--group", "-g", metavar="GROUP", help="All nodes of this group.", autocompletion=completion.groups),
 ]
 ExpiresOption = Annotated[
-    float, duration_option("--expires", least_s=0.001, most_s=86_400, help="Not begun later than this.")
+    float,
+    duration_option(
+        "--expires", least_s=0.001, most_s=86_400, help="A node that has not begun by then does not begin any more."
+    ),
 ]
-ActionWaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for what comes of it.")]
+ActionWaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the results.")]
 ActionTimeoutOption = Annotated[
     float | None,
     duration_option(
-        "--timeout", least_s=0.1, most_s=86_400, help="How long to wait; default: --expires and a minute more."
+        "--timeout", least_s=0.1, most_s=86_400, help="Give up waiting after this time (default: --expires plus 1m)."
     ),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 _EXPIRES_S = 60.0
 _RUN_ALLOWANCE_S = 60.0
@@ -45,18 +48,27 @@ _RUN_ALLOWANCE_S = 60.0
 def act(
     context: typer.Context,
     words: Annotated[
-        list[str], typer.Argument(metavar="[NODE] ACTION", help="restart, reboot, or an action of the node's driver.")
+        list[str],
+        typer.Argument(metavar="[NODE] ACTION", help="ACTION is restart, reboot, or an action of the node's driver."),
     ],
     group: GroupOption = None,
     arg: Annotated[
-        list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="Of the action; VALUE is JSON, or text.")
+        list[str] | None,
+        typer.Option(
+            "--arg",
+            metavar="KEY=VALUE",
+            help="Argument of the action. VALUE is JSON; if it is not valid JSON, it is text.",
+        ),
     ] = None,
     expires: ExpiresOption = _EXPIRES_S,
     wait: ActionWaitOption = True,
     timeout: ActionTimeoutOption = None,
     output: OutputOption = Format.table,
 ) -> None:
-    """Have a node, or all of a group, do something once. Exit code 1 unless every node has done it."""
+    """Run an action once on a node, or on all nodes of a group.
+
+    Exit code 1 unless every node has done it.
+    """
     if len(words) != (2 if group is None else 1):
         raise Invalid("give NODE ACTION, or --group GROUP ACTION")
     node = words[0] if group is None else None
@@ -73,7 +85,7 @@ def restart(
     timeout: ActionTimeoutOption = None,
     output: OutputOption = Format.table,
 ) -> None:
-    """Stop what a node runs and start it again."""
+    """Restart the program that a node runs."""
     _send_action(context, "restart", {}, node, group, expires, wait, timeout, output)
 
 
@@ -87,7 +99,10 @@ def reboot(
     timeout: ActionTimeoutOption = 600.0,
     output: OutputOption = Format.table,
 ) -> None:
-    """Reboot a node's PC, by the command that its noded was given for that. Asks first."""
+    """Reboot a node's PC by the reboot command that its noded is configured with.
+
+    It asks for confirmation first.
+    """
     _check_target(node, group)
     if not yes:
         _confirm(f"Reboot {f'node {node}' if group is None else f'all nodes of group {group}'}?")
@@ -96,9 +111,9 @@ def reboot(
 
 def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
-        raise Invalid("nobody is there to be asked: give --yes if you are sure")
+        raise Invalid("there is no terminal to ask for confirmation: give --yes to go ahead")
     if not typer.confirm(question, err=True):
-        raise Refused("nothing was done")
+        raise Refused("cancelled: nothing was done")
 
 
 def _check_target(node: str | None, group: str | None) -> None:
@@ -127,13 +142,13 @@ def _send_action(
     if not wait:
         return
     if missing := [name for name in nodes if name not in ended]:
-        raise TimedOut(f"waited {limit_s:g} s until {action} is done: nothing came yet from {', '.join(missing)}")
+        raise TimedOut(f"waited {limit_s:g} s for {action}: no result yet from {', '.join(missing)}")
     if any(item.state != "done" for item in ended.values()):
         raise typer.Exit(1)
 
 
 async def _follow(client: Client, asked: Any, ended: dict[str, ActionDone], limit_s: float, out: Output) -> None:
-    """Fills `ended` as the nodes end, until all have or the time is over."""
+    """Add each node's result to `ended` until all have one, or until `limit_s` is over."""
     total = len(asked.result["nodes"])
     what = f"waiting for {asked.result['action']}"
     with out.progress(what) as show:
@@ -143,11 +158,11 @@ async def _follow(client: Client, asked: Any, ended: dict[str, ActionDone], limi
                     ended[item.node] = item
                     show(f"{what}: {len(ended)} of {total} nodes")
         except TimeoutError:
-            return  # the caller sees what is missing
+            return  # the caller checks which results are missing
 
 
 def _show(out: Output, action: str, index: int, nodes: list[str], ended: dict[str, ActionDone], wait: bool) -> None:
-    """What came of it on each node; `pending` where nothing has yet."""
+    """Show the result of each node; `pending` for a node without one."""
     rows = [
         {"node": name, "state": item.state, "result": item.result, "error": item.error}
         if (item := ended.get(name)) is not None
@@ -170,6 +185,8 @@ def _show(out: Output, action: str, index: int, nodes: list[str], ended: dict[st
     out.show({"index": index, "action": action, "nodes": rows}, tables=tables, names=lambda: nodes)
     if out.form is Format.table:
         if not nodes:
-            out.note("there is no node in that group")
+            out.note("nothing to do: the group has no nodes")
         elif not wait:
-            out.note(f"asked for (index {index}); `nodectl history --follow --after {index}` tells what comes of it")
+            out.note(
+                f"{action} requested (index {index}); `nodectl history --follow --after {index}` shows the results"
+            )

@@ -1,4 +1,4 @@
-"""`nodectl recover`: the one way to go on with a restored backup."""
+"""`nodectl recover`: begins a new epoch after a backup was restored. Masters must not run before that."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def recover(
     context: typer.Context,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Go on though nothing shows that a backup was restored as it must be.")
+        bool,
+        typer.Option(
+            "--yes", help="Begin a new epoch although the store does not look like a correctly restored backup."
+        ),
     ] = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Begin a new epoch in a store that was restored from a backup. Stop all masterds first; nodes may run on.
+    """Begin a new epoch after a backup was restored.
 
-    Before it, the backup is restored on every member's PC by `etcdutl snapshot restore` with --bump-revision and
-    --mark-compacted; docs/recovery.md has every step. Whatever was acknowledged after the backup is lost. It may be
-    run again after any interruption.
+    First stop every masterd (nodes may keep running), and restore the backup on every member's PC by `etcdutl snapshot
+    restore` with --bump-revision and --mark-compacted. docs/recovery.md describes every step. What was acknowledged
+    after the backup is lost. If this command is interrupted, run it again.
     """
     from nodectl.backup_restore import recovery
     from nodectl.client.client import default_actor
@@ -45,7 +48,7 @@ def recover(
         if found.recovered and not yes:
             return _result_data(found, found.record.epoch, False)
         _confirm(found, yes, out)
-        with out.progress("looking whether a masterd still runs") as show:
+        with out.progress("checking that no masterd runs") as show:
             await recovery.wait_for_silence(etcd, keys, show)
         found = await recovery.read_restored(etcd, keys)
         begun = await recovery.begin_epoch(etcd, keys, found, default_actor())
@@ -58,22 +61,22 @@ def recover(
 
 
 def _confirm(found: Restored, yes: bool, out: Output) -> None:
-    """Asks where the store does not look as if a backup had been restored in the right way. Conflict: no."""
+    """If the store does not look like a correctly restored backup, ask whether to go ahead. Conflict if not."""
     from nodectl.backup_restore.recovery import BUMP_MIN
 
     if found.bumped >= BUMP_MIN:
         return
     doubt = (
-        f"this store does not look restored: since epoch {found.record.epoch} began, its revisions nowhere rise by "
-        f"{BUMP_MIN:,} at once (the most is {found.bumped:,}). If no backup was restored, there is nothing to recover. "
-        "If one was, restore it again, on each member with the same `--bump-revision` of at least that number and "
-        "--mark-compacted: otherwise revisions are used a second time, and a master or a node that lived through it "
-        "may obey the past"
+        f"this store does not look restored: since epoch {found.record.epoch} began, there is no gap of {BUMP_MIN:,} "
+        f"between its revisions (the largest is {found.bumped:,}). If no backup was restored, there is nothing to "
+        "recover. If one was, restore it again, on each member with the same `--bump-revision` of at least that number "
+        "and --mark-compacted. Otherwise revisions are used twice, and a master or a node that kept running may obey "
+        "lost orders"
     )
     if yes:
         out.warn(doubt)
-    elif not (sys.stdin.isatty() and typer.confirm(f"{doubt}. Begin a new epoch all the same?")):
-        raise Conflict(f"{doubt}. Nothing was changed; --yes begins a new epoch all the same")
+    elif not (sys.stdin.isatty() and typer.confirm(f"{doubt}. Begin a new epoch anyway?")):
+        raise Conflict(f"{doubt}. Nothing was changed; --yes begins a new epoch anyway")
 
 
 def _result_data(found: Restored, epoch: int, changed: bool) -> dict[str, Any]:
@@ -92,12 +95,15 @@ def _print_result(done: dict[str, Any], out: Output) -> None:
     from nodectl.terminal.format import local_time
 
     if not done["changed"]:
-        out.note(f"epoch {done['epoch']} was begun by an earlier `nodectl recover`, and nobody has led in it yet")
+        out.note(
+            f"nothing to do: epoch {done['epoch']} was begun by an earlier `nodectl recover`, "
+            "and no master has led in it yet"
+        )
     else:
         last = done["last"]
         of = f", {last['name']} by {last['actor']} on {local_time(last['time'])}" if last else ""
         out.note(f"epoch {done['epoch']} begins; the last command in the backup is index {done['index']}{of}")
-        out.note("what was acknowledged after that is lost, and clients that knew of it are told so")
+        out.note("what was acknowledged after that is lost; clients that depend on it get a conflict")
     if done["paused"]:
-        out.warn("takeovers are paused, as they were when the backup was made: `nodectl master resume`")
+        out.warn("automatic takeover is paused, as it was when the backup was made: run `nodectl master resume`")
     out.note("now start masterd on every PC")

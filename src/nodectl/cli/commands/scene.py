@@ -1,4 +1,4 @@
-"""`nodectl scene`: named sets of node documents."""
+"""`nodectl scene`: saves, shows and applies scenes, which are named sets of node documents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from nodectl.terminal.output import Format, Output, OutputOption, Table
 if TYPE_CHECKING:
     from nodectl.client import Client
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Save and apply scenes.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Save and apply scenes: named sets of node documents.",
+)
 
 _PREFIX = "scenes/"
 SceneArgument = Annotated[
@@ -50,7 +55,10 @@ def list_scenes(context: typer.Context, local: LocalOption = False, output: Outp
 def show(
     context: typer.Context, scene: SceneArgument, local: LocalOption = False, output: OutputOption = Format.table
 ) -> None:
-    """Show a scene's documents. With -o yaml, in the form that `scene save --file` reads."""
+    """Show the documents of a scene.
+
+    -o yaml prints the form that `nodectl scene save --file` reads.
+    """
     from nodectl.terminal.format import inline
 
     async def work(client: Client) -> Any:
@@ -72,12 +80,14 @@ def save(
     context: typer.Context,
     scene: SceneArgument,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Take the documents from this YAML file.")
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the documents from this YAML file.")
     ] = None,
-    description: Annotated[str | None, typer.Option("--description", "-d", metavar="TEXT")] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", "-d", metavar="TEXT", help="What the scene is for.")
+    ] = None,
     output: OutputOption = Format.table,
 ) -> None:
-    """Save a scene: from a file, or from what the nodes' documents are now."""
+    """Save a scene from a file, or from the current documents of the nodes."""
     nodes, text = load_scene(file) if file is not None else (None, "")
     about = text if description is None else description
     send(
@@ -100,7 +110,7 @@ def apply(
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Put a scene's documents on the nodes, in one command."""
+    """Apply the documents of a scene to the nodes, in one command."""
     waited = (lambda done: list((done.result or {}).get("nodes", []))) if wait else None
     send(
         context, output, lambda client: client.scene_apply(scene, group=group), f"{scene} applied",
@@ -110,12 +120,12 @@ def apply(
 
 @app.command("delete")
 def delete(context: typer.Context, scene: SceneArgument, output: OutputOption = Format.table) -> None:
-    """Delete a scene; the nodes keep what they show."""
+    """Delete a scene. The nodes keep their documents."""
     send(context, output, lambda client: client.scene_delete(scene), f"{scene} deleted", name=scene)
 
 
 def load_scene(path: Path) -> tuple[dict[str, dict[str, Any]], str]:
-    """Documents and description of a scene file: `description:` and `nodes:` with a document for each node."""
+    """Read the documents and the description from a scene file. FileError, with line numbers, if it is not valid."""
     from nodectl.inventory.yaml_source import YamlSource
 
     source = YamlSource.read(path)

@@ -1,4 +1,4 @@
-"""`nodectl snapshot`: the state as it was, to look at and to go back to."""
+"""`nodectl snapshot`: saves, shows and restores snapshots of all documents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from nodectl.client import Client
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Save, list, show and restore snapshots."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Save, list, show, restore and delete snapshots of all documents.",
 )
 
 SnapshotNameArgument = Annotated[
@@ -27,7 +30,10 @@ SnapshotNameArgument = Annotated[
 
 @app.command("list")
 def list_snapshots(context: typer.Context, output: OutputOption = Format.table) -> None:
-    """List snapshots, newest first. Those without a name are made, and deleted, by the master itself."""
+    """List the snapshots, newest first.
+
+    Snapshots without a name are created and deleted by the master itself.
+    """
 
     async def work(client: Client) -> Any:
         return await client.snapshots()
@@ -50,7 +56,10 @@ def list_snapshots(context: typer.Context, output: OutputOption = Format.table) 
 
 @app.command("save")
 def save(context: typer.Context, name: SnapshotNameArgument, output: OutputOption = Format.table) -> None:
-    """Save the state as it is now under a name. It is kept until it is deleted."""
+    """Save the current documents under a name.
+
+    The snapshot is kept until it is deleted.
+    """
 
     async def work(client: Client) -> Any:
         return await client.snapshot_save(name)
@@ -65,7 +74,7 @@ def save(context: typer.Context, name: SnapshotNameArgument, output: OutputOptio
 
 @app.command("show")
 def show(context: typer.Context, name: SnapshotNameArgument, output: OutputOption = Format.table) -> None:
-    """Show a snapshot's documents."""
+    """Show the documents of a snapshot."""
 
     async def work(client: Client) -> Any:
         return await client.snapshot(name)
@@ -88,18 +97,22 @@ def restore(
     context: typer.Context,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[SNAPSHOT]", help="Name of the snapshot.", autocompletion=completion.snapshots),
+        typer.Argument(metavar="SNAPSHOT", help="Name of the snapshot.", autocompletion=completion.snapshots),
     ] = None,
     index: Annotated[
-        int | None, typer.Option(min=1, metavar="INDEX", help="Instead: as it was after the command with this index.")
+        int | None,
+        typer.Option(
+            min=1, metavar="INDEX", help="Instead of a snapshot: the state after the command with this index."
+        ),
     ] = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Replace all documents by those of a snapshot, or of any index that is still kept.
+    """Replace all documents by those of a snapshot, or of an index that is still retained.
 
-    It is a command like any other: restoring the index before it undoes it. The configuration stays as it is.
+    The configuration is not changed. The restore is a command with an index of its own; to undo it, restore the index
+    before it.
     """
     if (name is None) == (index is None):
         raise Invalid("give either the name of a snapshot or --index")

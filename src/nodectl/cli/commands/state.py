@@ -1,4 +1,4 @@
-"""`nodectl state`: the application's documents."""
+"""`nodectl state`: reads the documents of the application."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from nodectl.terminal.output import Format, Output, OutputOption, Table
 if TYPE_CHECKING:
     from nodectl.client import Client
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Read documents.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Read the documents of the application."
+)
 
 
 @app.command("list")
 def list_documents(
     context: typer.Context,
     prefix: Annotated[
-        str, typer.Argument(metavar="[PREFIX]", help="Only paths that begin so.", autocompletion=completion.documents)
+        str,
+        typer.Argument(
+            metavar="PREFIX", help="Only paths that begin with PREFIX.", autocompletion=completion.documents
+        ),
     ] = "",
     local: LocalOption = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """List documents: path, the index that last changed each, and what is in it."""
+    """List the documents: path, index of the last change, and content."""
 
     async def work(client: Client) -> Any:
         return await client.documents(prefix, consistency="local" if local else "linearizable")

@@ -1,4 +1,4 @@
-"""`nodectl status`: the cluster on one screen."""
+"""`nodectl status`: shows the cluster and its problems on one screen."""
 
 from __future__ import annotations
 
@@ -24,24 +24,28 @@ _LEADER_S = 3.0
 @app.command()
 def status(
     context: typer.Context,
-    check: Annotated[bool, typer.Option("--check", help="End with exit code 1 if anything is wrong.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with code 1 if there is a problem.")] = False,
     local: LocalOption = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Show members, masters, nodes, and what is wrong with them."""
+    """Show the etcd members, the masters, the nodes, and all problems.
+
+    If no leader answers, it shows what another master knows. If no master answers, it shows what etcd holds, and exits
+    with code 5.
+    """
     out = Output(output)
     limit_s = min(_LEADER_S, options_of(context).request_timeout_s / 2)
 
     async def work(client: Client) -> tuple[Overview | StoreStatus, Unavailable | None]:
         return await _fetch_status(client, limit_s, local, out)
 
-    view, nobody = with_client(context, work)
+    view, unanswered = with_client(context, work)
     problems = view.get("problems") or []
-    out.show(view, tables=lambda: _screen(view, answered=nobody is None), names=lambda: problems)
-    if nobody is not None:
-        raise Unavailable(f"no masterd answers, so this is only what etcd shows ({nobody})")
+    out.show(view, tables=lambda: _screen(view, answered=unanswered is None), names=lambda: problems)
+    if unanswered is not None:
+        raise Unavailable(f"no masterd answers, so this status is from etcd alone ({unanswered})")
     if output is Format.table and not problems:
-        out.note("nothing is wrong")
+        out.note("no problems")
     if check and problems:
         raise typer.Exit(1)
 
@@ -49,7 +53,7 @@ def status(
 async def _fetch_status(
     client: Client, limit_s: float, local: bool, out: Output
 ) -> tuple[Overview | StoreStatus, Unavailable | None]:
-    """What the leader says, else what another master knows, else what etcd shows, with why no masterd said it."""
+    """The status from the leader, else from another master, else from etcd with the error of the masters."""
     no_leader: Unavailable | None = None
     if not local:
         try:
@@ -58,21 +62,21 @@ async def _fetch_status(
             no_leader = error
     try:
         known = await client.status(consistency="local", timeout_s=limit_s if local else limit_s / 2)
-    except Unavailable as nobody:
-        return await _status_from_etcd(client, nobody), nobody
+    except Unavailable as error:
+        return await _status_from_etcd(client, error), error
     if no_leader is not None:
-        out.warn(f"no leader answers ({no_leader}); this is what another master knows")
+        out.warn(f"no leader answers ({no_leader}); this status is from another master")
     return known, None
 
 
 async def _status_from_etcd(client: Client, reason: Unavailable) -> StoreStatus:
     try:
-        shown = await client.status_of_store()
+        found = await client.status_of_store()
     except Unavailable as error:
         raise Unavailable(f"neither a masterd nor etcd answers: {error}") from None
-    if shown is None:
-        raise Unavailable(f"no masterd answers: {reason}; given the endpoints of etcd, status shows what is there")
-    return shown
+    if found is None:
+        raise Unavailable(f"no masterd answers: {reason}; with --endpoints of etcd, status shows what etcd holds")
+    return found
 
 
 def _screen(view: Overview | StoreStatus, *, answered: bool) -> list[Table]:
@@ -80,10 +84,10 @@ def _screen(view: Overview | StoreStatus, *, answered: bool) -> list[Table]:
 
     tables = [_head(view, answered=answered), members_table(view.get("members") or [], "etcd")]
     tables.append(masters_table(view.get("masters") or [], "masters"))
-    if answered:  # etcd alone does not tell how they should be
+    if answered:  # their desired state is computed by masters only
         tables.append(nodes_table(view.get("nodes") or [], "nodes"))
     if problems := view.get("problems"):
-        table = Table(("WHAT IS WRONG",))
+        table = Table(("PROBLEM",))
         for problem in problems:
             table.add(Cell(problem, "red"))
         tables.append(table)

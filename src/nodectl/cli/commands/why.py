@@ -1,4 +1,4 @@
-"""`nodectl why`: how a takeover went, and where its time was spent."""
+"""`nodectl why`: explains a takeover, and shows how long each step took."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="The same as --output json.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Same as --output json.")]
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # -1 is a takeover, not an option
@@ -28,19 +28,18 @@ def why(
     term: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TERM]",
-            help="REVISION or EPOCH.REVISION of a term, or -1, -2, ... for the takeovers before the newest, which is "
-            "the default.",
+            metavar="TERM",
+            help="A term, as REVISION or EPOCH.REVISION; or -1, -2, ... for earlier takeovers (default: the newest).",
         ),
     ] = None,
     list_all: Annotated[
-        bool, typer.Option("--list", "-l", help="List takeovers, each with its cause and time.")
+        bool, typer.Option("--list", "-l", help="List the takeovers with their causes and times.")
     ] = False,
     json: JsonOption = False,
     local: LocalOption = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Show how a takeover went: who replaced whom, why, and how long each step took."""
+    """Explain a takeover: which master replaced which, why, and how long each step took."""
     from nodectl.reports.takeover import find_takeover, takeovers
 
     if term is not None and term.startswith("-") and not term[1:].isdigit():
@@ -74,4 +73,4 @@ def _list(out: Output, found: list[Takeover]) -> None:
 
     out.show([item.data() for item in found], tables=tables, names=lambda: [item.term for item in found])
     if out.form is Format.table and not found:
-        out.note("nobody has taken over yet")
+        out.note("there has been no takeover yet")
