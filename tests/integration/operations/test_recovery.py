@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from nodestore.schema.models import Desired, Entry, Epoch, Inventory, LeaderReco
 from tests.support.cli import CommandOutput, Nodectl
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
 from tests.support.masters import Masters
-from tests.support.nodes import run_noded
+from tests.support.nodes import Noded, run_noded
 from tests.support.waiting import eventually
 
 INVENTORY = Inventory.model_validate(
@@ -95,85 +96,139 @@ async def fence_of(etcd: Etcd, keys: Keys) -> Fence:
     )
 
 
-def refused(said: CommandOutput, words: str) -> None:
+def expect_refused(said: CommandOutput, words: str) -> None:
     assert said.code == 4, said
     assert words in said.err, said
 
 
+@dataclass
+class Disaster:
+    """One cluster from its backup to its recovery. The methods are the acts of the test, in order."""
+
+    cluster: EtcdCluster
+    masters: Masters
+    node: Noded
+    keys: Keys
+    backup_file: Path
+    saved: int = 0
+    """Index of the last command in the backup."""
+    lost: int = 0
+    """Index of the last command that was acknowledged after the backup."""
+
+    @property
+    def nodectl(self) -> Nodectl:
+        return Nodectl(self.cluster.endpoints, self.keys.cluster)
+
+    async def back_up(self) -> None:
+        """The backup has the cluster's position, and the SHA-256 of the file is reported."""
+        self.saved = await set_text(self.masters, "kept")
+        output = await self.nodectl("backup", str(self.backup_file), "-o", "json")
+        assert (output.code, output.json["index"], output.json["epoch"]) == (0, self.saved, 1), output
+        assert hashlib.sha256(self.backup_file.read_bytes()).hexdigest() == output.json["sha256"]
+
+    async def go_on_after_the_backup(self) -> None:
+        """Commands are acknowledged, and obeyed by the node, that the backup lacks."""
+        for number in range(3):
+            self.lost = await set_text(self.masters, f"lost {number}")
+        await self.node.ready(self.masters.etcd, self.keys, self.lost)
+
+    async def start_a_master_too_early(self) -> None:
+        """Before `nodectl recover` it leads in the restored store, and recovery is refused until it is stopped."""
+        await self._serve("m2")
+        expect_refused(await self.nodectl("recover"), "master m2 on m2 still runs: stop masterd on every PC")
+        assert await epoch_of(self.masters.etcd, self.keys) == 1
+        self.masters.running["m2"].kill()
+
+    async def recover(self) -> None:
+        """A new epoch begins, nobody leads in it; a second recovery has nothing to do."""
+        output = await self.nodectl("recover", "-o", "json")
+        assert (output.code, output.json["epoch"], output.json["index"]) == (0, 2, self.saved), output
+        assert output.json["last"]["name"] == "node.set"
+        assert await self.masters.etcd.get(self.keys.leader) is None
+        again = await self.nodectl("recover")
+        assert again.code == 0
+        assert "begun by an earlier `nodectl recover`" in again.err
+        assert await epoch_of(self.masters.etcd, self.keys) == 2
+
+    async def lead_in_the_new_epoch(self, old_fence: Fence, lost_revision: int) -> Fence:
+        """The new term is greater than all that was lost, the state is that of the backup, and the node obeys."""
+        etcd = self.masters.etcd
+        await self._serve("m3", "--lease-ttl=60")
+        fence = await fence_of(etcd, self.keys)
+        assert fence.term > old_fence.term
+        assert fence.term.revision > lost_revision
+        assert await text_of(self.masters, "m3") == "kept"
+        status = await self.node.ready(etcd, self.keys, self.saved)
+        await eventually(lambda: obeyed(etcd, self.keys, 2), "the node obeys the new epoch", timeout_s=PATIENCE_S)
+        assert status.observed_generation in (self.saved, self.lost)
+        return fence
+
+    async def refuse_a_client_that_knows_what_was_lost(self) -> None:
+        """Its command comes after an index that is no more: a conflict, which names the restore."""
+        values = {"node": "n1", "values": {"text": "late"}}
+        late = {"id": "late", "after": self.lost, "name": "node.set", "args": values}
+        with pytest.raises(Conflict, match="restored from a backup"):
+            await self.masters.ask("m3", "POST", "/v1/commands", late)
+
+    async def overrule_the_deposed_master(self, paused: psutil.Process, old_fence: Fence) -> int:
+        """A late write under its fence fails; once it runs again, it follows the new epoch. Returns the last index."""
+        etcd, document = self.masters.etcd, self.keys.document("nodes/n1")
+        denied = await etcd.txn(old_fence.compares(self.keys), [op_put(document, b"{}")])
+        assert not denied.succeeded
+        paused.resume()
+        new = await set_text(self.masters, "new")
+        assert new == self.saved + 1
+
+        async def caught_up() -> bool:
+            with suppress(NotFound):  # it has forgotten, and not read anew yet
+                found = await self.masters.ask("m1", "GET", "/v1/documents/nodes/n1?consistency=local")
+                return bool(found["document"]["text"] == "new")
+            return False
+
+        await eventually(caught_up, "the paused master has forgotten the lost epoch", timeout_s=PATIENCE_S)
+        await self.node.ready(etcd, self.keys, new)
+        return new
+
+    async def check_history(self, fence: Fence, last: int) -> None:
+        """The journal has no gap and ends in the new term; only the new leader has led in the new epoch."""
+        etcd, keys = self.masters.etcd, self.keys
+        entries = [decode(Entry, kv.value, kv.key) for kv in (await etcd.range(keys.journal)).kvs]
+        assert [entry.last for entry in entries] == list(range(1, last + 1))
+        assert (entries[-1].epoch, entries[-1].term) == fence.term
+        terms = [decode(TermRecord, kv.value, kv.key) for kv in (await etcd.range(keys.terms)).kvs]
+        assert [(term.id, term.epoch) for term in terms if term.epoch > 1] == [("m3", 2)]
+
+    async def _serve(self, name: str, *arguments: str) -> None:
+        self.masters.start(name, arguments=arguments)
+        await self.masters.wait_serving(name, PATIENCE_S)
+
+
 async def test_everything_is_lost_but_a_backup(keys: Keys, tmp_path: Path) -> None:
-    """Three members are restored; a master that was paused through all of it, and a node that lived through it, obey
-    the new leader; what was acknowledged after the backup is gone, and who knew of it is told so."""
-    file = tmp_path / "wall.db"
+    """Three members are restored. A master that was paused meanwhile, and a node that kept running, obey the new
+    leader. What was acknowledged after the backup is lost, and a client that knew of it gets a conflict."""
     async with (
         EtcdCluster(3) as cluster,
         Masters(cluster, keys) as masters,
         run_noded(cluster.endpoints, keys, "n1") as node,
     ):
-        nodectl = Nodectl(cluster.endpoints, keys.cluster)
         await masters.configure(INVENTORY)
-        paused = masters.start("m1")
+        paused = psutil.Process(masters.start("m1").process.pid)
         await masters.wait_serving("m1", PATIENCE_S)
-        saved = await set_text(masters, "kept")
-        said = await nodectl("backup", str(file), "-o", "json")
-        assert (said.code, said.json["index"], said.json["epoch"]) == (0, saved, 1), said
-        assert hashlib.sha256(file.read_bytes()).hexdigest() == said.json["sha256"]
-        lost = [await set_text(masters, f"lost {number}") for number in range(3)]
-        await node.ready(masters.etcd, keys, lost[-1])
+        disaster = Disaster(cluster, masters, node, keys, tmp_path / "wall.db")
+
+        await disaster.back_up()
+        await disaster.go_on_after_the_backup()
         old_fence, lost_revision = await fence_of(masters.etcd, keys), (await masters.etcd.range(keys.prefix)).revision
-        psutil.Process(paused.process.pid).suspend()
-        await lose_and_restore(cluster, file, bump())
+        paused.suspend()
+        await lose_and_restore(cluster, disaster.backup_file, bump())
 
-        # a master is started too early: it leads, and recovering is refused until it is stopped
-        masters.start("m2")
-        await masters.wait_serving("m2", PATIENCE_S)
-        refused(await nodectl("recover"), "master m2 on m2 still runs: stop masterd on every PC")
-        assert await epoch_of(masters.etcd, keys) == 1
-        masters.running["m2"].kill()
-
-        said = await nodectl("recover", "-o", "json")
-        assert (said.code, said.json["epoch"], said.json["index"]) == (0, 2, saved), said
-        assert said.json["last"]["name"] == "node.set"
-        assert await masters.etcd.get(keys.leader) is None
-        again = await nodectl("recover")
-        assert again.code == 0
-        assert "begun by an earlier `nodectl recover`" in again.err
-        assert await epoch_of(masters.etcd, keys) == 2
-
-        masters.start("m3", arguments=("--lease-ttl=60",))
-        await masters.wait_serving("m3", PATIENCE_S)
-        fence = await fence_of(masters.etcd, keys)
-        assert fence.term > old_fence.term
-        assert fence.term.revision > lost_revision
-        assert await text_of(masters, "m3") == "kept"
-        status = await node.ready(masters.etcd, keys, saved)
-        await eventually(lambda: obeyed(masters.etcd, keys, 2), "the node obeys the new epoch", timeout_s=PATIENCE_S)
-        assert status.observed_generation in (saved, lost[-1])
-
-        late = {"id": "late", "after": lost[-1], "name": "node.set", "args": {"node": "n1", "values": {"text": "late"}}}
-        with pytest.raises(Conflict, match="restored from a backup"):
-            await masters.ask("m3", "POST", "/v1/commands", late)
-
-        # the deposed: a late write, and the paused master itself
-        denied = await masters.etcd.txn(old_fence.compares(keys), [op_put(keys.document("nodes/n1"), b"{}")])
-        assert not denied.succeeded
-        psutil.Process(paused.process.pid).resume()
-        new = await set_text(masters, "new")
-        assert new == saved + 1
-
-        async def caught_up() -> bool:
-            with suppress(NotFound):  # it has forgotten, and not read anew yet
-                found = await masters.ask("m1", "GET", "/v1/documents/nodes/n1?consistency=local")
-                return bool(found["document"]["text"] == "new")
-            return False
-
-        await eventually(caught_up, "the paused master has forgotten the lost epoch", timeout_s=PATIENCE_S)
-        await node.ready(masters.etcd, keys, new)
-        entries = [decode(Entry, kv.value, kv.key) for kv in (await masters.etcd.range(keys.journal)).kvs]
-        assert [entry.last for entry in entries] == list(range(1, new + 1))
-        assert (entries[-1].epoch, entries[-1].term) == fence.term
-        terms = [decode(TermRecord, kv.value, kv.key) for kv in (await masters.etcd.range(keys.terms)).kvs]
-        assert [(term.id, term.epoch) for term in terms if term.epoch > 1] == [("m3", 2)]
-        refused(await nodectl("recover", "--yes"), "still runs")
+        await disaster.start_a_master_too_early()
+        await disaster.recover()
+        fence = await disaster.lead_in_the_new_epoch(old_fence, lost_revision)
+        await disaster.refuse_a_client_that_knows_what_was_lost()
+        last = await disaster.overrule_the_deposed_master(paused, old_fence)
+        await disaster.check_history(fence, last)
+        expect_refused(await disaster.nodectl("recover", "--yes"), "still runs")
 
 
 async def obeyed(etcd: Etcd, keys: Keys, epoch: int) -> bool:
@@ -197,12 +252,12 @@ async def test_a_store_that_was_not_restored_or_not_as_it_must_be(keys: Keys, tm
         await set_text(masters, "kept")
         assert (await nodectl("backup", str(file))).code == 0
         masters.running["m1"].kill()
-        refused(await nodectl("backup", str(file)), "exists already")
-        refused(await nodectl("recover"), "does not look restored")
+        expect_refused(await nodectl("backup", str(file)), "exists already")
+        expect_refused(await nodectl("recover"), "does not look restored")
         await lose_and_restore(cluster, file, ())
-        refused(await nodectl("recover"), "--bump-revision")
+        expect_refused(await nodectl("recover"), "--bump-revision")
         await lose_and_restore(cluster, file, ["--bump-revision=1000000", "--mark-compacted"])
-        refused(await nodectl("recover"), "the largest is 1,000,00")
+        expect_refused(await nodectl("recover"), "the largest is 1,000,00")
         assert await epoch_of(masters.etcd, keys) == 1
         said = await nodectl("recover", "--yes", "-o", "name")
         assert (said.code, said.out) == (0, "2\n"), said
@@ -223,9 +278,9 @@ async def test_members_that_were_restored_differently(keys: Keys, tmp_path: Path
         assert (await nodectl("backup", str(file))).code == 0
         masters.running["m1"].kill()
         mixed = Nodectl((*three.endpoints, *other.endpoints), keys.cluster)
-        refused(await mixed("recover"), "is a member of another etcd cluster")
+        expect_refused(await mixed("recover"), "is a member of another etcd cluster")
         await lose_and_restore(three, file, bump(), ["--bump-revision=2000000000", "--mark-compacted"])
-        refused(await nodectl("recover"), "different numbers for --bump-revision")
+        expect_refused(await nodectl("recover"), "different numbers for --bump-revision")
 
 
 def names_in(directory: Path) -> list[str]:

@@ -93,6 +93,10 @@ class Mixed:
             assert answer.status == 200, await answer.text()
             return json.loads(await answer.read())
 
+    async def command(self, master: str, name: str, /, **args: Any) -> int:
+        """Send a command to that master; the index of it once it is acknowledged."""
+        return int((await self.post(master, "/v1/commands", name=name, args=args))["index"])
+
     async def knows(self, name: str, command_id: str, index: int) -> None:
         """That master has the result of a command with this id, and does not run it again."""
         known, after = command_id.split("@")
@@ -154,17 +158,99 @@ def done(said: CommandOutput) -> int:
     return int(said.json["index"])
 
 
-async def test_masters_nodes_and_operators_of_two_releases(etcd_one: EtcdCluster, keys: Keys, old: Release) -> None:
-    """Leadership goes from the old to the new master and back; in each phase commands of old and new `nodectl` are
-    acknowledged, old and new nodes show them, both masters have the same state, and a command's id is known."""
-    new = this()
-    async with mixed(etcd_one, keys) as cluster, AsyncExitStack() as stack:
+@dataclass
+class Upgrade:
+    """A cluster of two releases on its way through the test. The methods are the acts, in order."""
+
+    cluster: Mixed
+    old_cli: Nodectl
+    new_cli: Nodectl
+    wall: Path
+    nodeds: list[nodes.Noded]
+    command_id: str = ""
+    """The id of the command that is repeated to each leader."""
+    repeated: int = 0
+    """The index of that command."""
+
+    @property
+    def _repeat(self) -> tuple[str, ...]:
+        arguments = '{"node": "n1", "values": {"once": 1}}'
+        return ("command", "node.set", arguments, "--command-id", self.command_id, "-o", "json")
+
+    async def old_master_leads(self) -> None:
+        """Commands of both `nodectl` are acknowledged, and both masters have the same state."""
+        first = done(await self.new_cli("node", "set", "n1", "by=new", "-o", "json"))
+        assert done(await self.old_cli("node", "set", "n2", "by=old", "-o", "json")) == first + 1
+        self.command_id = (await self.old_cli("command-id")).out.strip()
+        self.repeated = done(await self.new_cli(*self._repeat))
+        await self.cluster.same_everywhere(self.repeated)
+
+    async def new_master_leads(self) -> None:
+        """It knows the id of the old leader's command, and takes a configuration, scenes, commands and a snapshot."""
+        cluster = self.cluster
+        assert (await self.old_cli("master", "switchover", "m2", "--wait")).code == 0
+        await cluster.leads("m2")
+        again = await self.old_cli(*self._repeat)
+        assert (done(again), again.json["repeated"]) == (self.repeated, True)
+        self.wall.write_text(WALL.replace("black", "grey"))
+        assert (await self.old_cli("config", "apply", str(self.wall), "--wait")).code == 0
+        await cluster.command("m2", "scene.save", name="night")
+        await cluster.command("m2", "node.set", node="n1", values={"by": "nobody"})
+        await cluster.command("m2", "scene.apply", name="night", group="top")
+        last = await cluster.command("m2", "node.set", node="n2", values={"x": [1, 2]})
+        await cluster.post("m2", "/v1/snapshots", name="by-new")
+        await cluster.same_everywhere(last)
+
+    async def old_master_leads_again(self) -> int:
+        """It restores the new leader's snapshot, and nodes of both releases obey it. Returns the last index."""
+        cluster = self.cluster
+        assert (await self.new_cli("master", "switchover", "m1", "--wait")).code == 0
+        await cluster.leads("m1")
+        await cluster.knows("m1", self.command_id, self.repeated)
+        last = await cluster.command("m1", "snapshot.restore", snapshot="by-new")
+        for noded in self.nodeds:
+            last = await cluster.command("m1", "node.set", node=noded.node, values={"end": True})
+            await noded.ready(cluster.etcd, cluster.keys, last)
+        return last
+
+    async def expect_all_agree(self, last: int) -> None:
+        """Masters have the documents that are expected, nodes show them, and no `nodectl` sees a problem."""
+        documents = await self.cluster.same_everywhere(last)
+        assert documents["nodes/n1"] == {"by": "nobody", "once": 1, "end": True}
+        assert documents["nodes/n2"] == {"by": "old", "x": [1, 2], "end": True}
+        for noded in self.nodeds:
+            shown = json.loads((noded.work / "shown.json").read_text())
+            assert shown == {"colour": "grey", **documents[f"nodes/{noded.node}"]}
+        commands = (cli("status", "--check", "-o", "json") for cli in (self.old_cli, self.new_cli))
+        for status in await asyncio.gather(*commands):
+            assert status.json["problems"] == [], status
+
+    async def load_each_others_snapshots(self, old: Release, new: Release, last: int) -> None:
+        """A master that starts without the journal loads the other release's snapshot, with its ids, and leads."""
+        cluster = self.cluster
+        for name, release, before, leaves in (("m3", new, "m1", "m2"), ("m4", old, "m3", "m1")):
+            await cluster.stop(leaves)
+            await cluster.post(before, "/v1/snapshots", name=f"for-{name}")
+            await cluster.forget_the_journal()
+            await cluster.start(name, release)
+            assert "loaded the snapshot" in cluster.log(name).read_text()
+            await cluster.same_everywhere(last)
+            await cluster.post(before, "/v1/leader/switchover", to=name)
+            await cluster.leads(name)
+            await cluster.knows(name, self.command_id, self.repeated)
+        assert done(await self.new_cli("node", "set", "n1", "end=false", "-o", "json")) == last + 1
+
+
+@asynccontextmanager
+async def half_upgraded(etcd: EtcdCluster, keys: Keys, old: Release, new: Release) -> AsyncIterator[Upgrade]:
+    """The old master m1 leads, the new one m2 stands by; noded of n1 is new, that of n2 is old."""
+    async with mixed(etcd, keys) as cluster, AsyncExitStack() as stack:
         old_cli, new_cli = cluster.nodectl(old), cluster.nodectl(new)
         wall = cluster.directory / "wall.yaml"
         wall.write_text(WALL)
         await cluster.start("m1", old)
         assert (await new_cli("config", "apply", str(wall), "--wait")).code == 0
-        driven = [
+        nodeds = [
             await stack.enter_async_context(
                 nodes.run_noded(
                     cluster.endpoints, keys, node, program=release.argv("noded"), env={**os.environ, **release.environ}
@@ -173,56 +259,16 @@ async def test_masters_nodes_and_operators_of_two_releases(etcd_one: EtcdCluster
             for node, release in (("n1", new), ("n2", old))
         ]
         await cluster.start("m2", new)
+        yield Upgrade(cluster, old_cli, new_cli, wall, nodeds)
 
-        # the old one leads
-        first = done(await new_cli("node", "set", "n1", "by=new", "-o", "json"))
-        assert done(await old_cli("node", "set", "n2", "by=old", "-o", "json")) == first + 1
-        known = (await old_cli("command-id")).out.strip()
-        once = ("command", "node.set", '{"node": "n1", "values": {"once": 1}}', "--command-id", known, "-o", "json")
-        second = done(await new_cli(*once))
-        await cluster.same_everywhere(second)
 
-        # the new one leads
-        assert (await old_cli("master", "switchover", "m2", "--wait")).code == 0
-        await cluster.leads("m2")
-        again = await old_cli(*once)
-        assert (done(again), again.json["repeated"]) == (second, True)
-        wall.write_text(WALL.replace("black", "grey"))
-        assert (await old_cli("config", "apply", str(wall), "--wait")).code == 0
-        await cluster.post("m2", "/v1/commands", name="scene.save", args={"name": "night"})
-        await cluster.post("m2", "/v1/commands", name="node.set", args={"node": "n1", "values": {"by": "nobody"}})
-        await cluster.post("m2", "/v1/commands", name="scene.apply", args={"name": "night", "group": "top"})
-        last = await cluster.post("m2", "/v1/commands", name="node.set", args={"node": "n2", "values": {"x": [1, 2]}})
-        await cluster.post("m2", "/v1/snapshots", name="by-new")
-        await cluster.same_everywhere(last["index"])
-
-        # the old one leads again
-        assert (await new_cli("master", "switchover", "m1", "--wait")).code == 0
-        await cluster.leads("m1")
-        await cluster.knows("m1", known, second)
-        await cluster.post("m1", "/v1/commands", name="snapshot.restore", args={"snapshot": "by-new"})
-        for noded in driven:
-            args = {"node": noded.node, "values": {"end": True}}
-            last = await cluster.post("m1", "/v1/commands", name="node.set", args=args)
-            await noded.ready(cluster.etcd, keys, last["index"])
-        documents = await cluster.same_everywhere(last["index"])
-        assert documents["nodes/n1"] == {"by": "nobody", "once": 1, "end": True}
-        assert documents["nodes/n2"] == {"by": "old", "x": [1, 2], "end": True}
-        for noded in driven:
-            shown = json.loads((noded.work / "shown.json").read_text())
-            assert shown == {"colour": "grey", **documents[f"nodes/{noded.node}"]}
-        for status in await asyncio.gather(*(cli("status", "--check", "-o", "json") for cli in (old_cli, new_cli))):
-            assert status.json["problems"] == [], status
-
-        # each loads a snapshot that the other has written, with the ids in it
-        for name, release, before, leaves in (("m3", new, "m1", "m2"), ("m4", old, "m3", "m1")):
-            await cluster.stop(leaves)
-            await cluster.post(before, "/v1/snapshots", name=f"for-{name}")
-            await cluster.forget_the_journal()
-            await cluster.start(name, release)
-            assert "loaded the snapshot" in cluster.log(name).read_text()
-            await cluster.same_everywhere(last["index"])
-            await cluster.post(before, "/v1/leader/switchover", to=name)
-            await cluster.leads(name)
-            await cluster.knows(name, known, second)
-        assert done(await new_cli("node", "set", "n1", "end=false", "-o", "json")) == last["index"] + 1
+async def test_masters_nodes_and_operators_of_two_releases(etcd_one: EtcdCluster, keys: Keys, old: Release) -> None:
+    """Leadership goes from the old to the new master and back; in each phase commands of old and new `nodectl` are
+    acknowledged, old and new nodes show them, both masters have the same state, and a command's id is known."""
+    new = this()
+    async with half_upgraded(etcd_one, keys, old, new) as upgrade:
+        await upgrade.old_master_leads()
+        await upgrade.new_master_leads()
+        last = await upgrade.old_master_leads_again()
+        await upgrade.expect_all_agree(last)
+        await upgrade.load_each_others_snapshots(old, new, last)
