@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,15 +11,24 @@ from nodectl.cli import completion
 from nodectl.cli.duration_option import duration_option
 from nodestore.errors import Invalid
 
+if TYPE_CHECKING:
+    from nodestore.schema.api_types import Consistency
+
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="Name of the node.", autocompletion=completion.nodes)]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until the nodes are in their desired state.")]
+WAIT_S = 30.0
 TimeoutOption = Annotated[
-    float, duration_option("--timeout", least_s=0.1, most_s=86_400, help="Give up --wait after this time.")
+    float,
+    duration_option("--timeout", least_s=0.1, most_s=86_400, default_s=WAIT_S, help="Give up --wait after this time."),
 ]
 LocalOption = Annotated[
     bool, typer.Option("--local", help="Ask any master, also without a leader. The answer may be slightly out of date.")
 ]
-WAIT_S = 30.0
+
+
+def consistency(local: bool) -> Consistency:
+    """The consistency of reads under `--local` or without it."""
+    return "local" if local else "linearizable"
 
 
 def parse_values(values: list[str], unset: list[str]) -> dict[str, Any]:

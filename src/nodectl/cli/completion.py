@@ -134,16 +134,12 @@ def _query(options: Options, path: str, query: dict[str, str]) -> Any:
     a name lookup, for one, cannot be cancelled.
     """
     settings = options.resolve()
-    assert settings.endpoints is not None
 
     import asyncio  # late: without a cluster no client is needed
 
-    from nodectl.client import Client
+    from nodectl.cli.session import client_of
 
-    client = Client(
-        settings.endpoints, cluster=settings.cluster, user=settings.user, password=settings.password(),
-        ca=settings.ca, cert=settings.cert, key=settings.key,
-    )  # fmt: skip
+    client = client_of(settings, _ANSWER_S)
     answers: list[Any] = []
 
     async def fetch() -> None:

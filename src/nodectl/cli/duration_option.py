@@ -10,8 +10,14 @@ from nodestore.errors import Invalid
 from nodestore.support.values import duration_between, format_duration
 
 
-def duration_option(*names: str, least_s: float, most_s: float, help: str, **settings: Any) -> Any:
-    """An option for a duration of `least_s` to `most_s` seconds, which its help shows. Its value is in seconds."""
+def duration_option(
+    *names: str, least_s: float, most_s: float, help: str, default_s: float | None = None, **settings: Any
+) -> Any:
+    """An option for a duration of `least_s` to `most_s` seconds. Its value is in seconds.
+
+    The help shows the bounds, and `default_s`, which is for the help alone: Typer takes the default itself from the
+    signature.
+    """
     bounded = duration_between(least_s, most_s)
 
     def parse(given: str | float) -> float:
@@ -22,5 +28,6 @@ def duration_option(*names: str, least_s: float, most_s: float, help: str, **set
         except Invalid as error:
             raise typer.BadParameter(str(error)) from None
 
-    text = f"{help} From {format_duration(least_s)} to {format_duration(most_s)}."
-    return typer.Option(*names, parser=parse, metavar="TIME", help=text, **settings)
+    default = "" if default_s is None else f"; default {format_duration(default_s)}"
+    text = f"{help} From {format_duration(least_s)} to {format_duration(most_s)}{default}."
+    return typer.Option(*names, parser=parse, metavar="TIME", help=text, show_default=False, **settings)

@@ -150,7 +150,8 @@ def root(
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM file of the private key of --cert.")] = None,
     request_timeout: Annotated[
         float,
-        duration_option("--request-timeout", least_s=0.1, most_s=3_600, envvar="NODECTL_REQUEST_TIMEOUT",
+        duration_option("--request-timeout", least_s=0.1, most_s=3_600, default_s=REQUEST_TIMEOUT_S,
+                        envvar="NODECTL_REQUEST_TIMEOUT",
                         help="Time limit of a request, changes of leader included."),
     ] = REQUEST_TIMEOUT_S,
     version: Annotated[

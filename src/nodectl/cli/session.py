@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from nodectl.cli.settings import Options
+from nodectl.cli.settings import ClusterSettings, Options
 from nodectl.endpoints import parse_endpoints
 from nodectl.terminal.output import Output
 from nodestore.errors import Invalid
@@ -32,28 +32,25 @@ def options_of(context: typer.Context) -> Options:
     return found if isinstance(found, Options) else Options()
 
 
+def client_of(settings: ClusterSettings, timeout_s: float) -> Client:
+    """A client of the cluster in `settings`, which must be resolved. `timeout_s`: of each read and command."""
+    from nodectl.client import Client
+
+    assert settings.endpoints is not None
+    return Client(
+        settings.endpoints, cluster=settings.cluster, user=settings.user, password=settings.password(),
+        ca=settings.ca, cert=settings.cert, key=settings.key,
+        read_timeout_s=timeout_s, command_timeout_s=timeout_s,
+    )  # fmt: skip
+
+
 def with_client(context: typer.Context, work: Callable[[Client], Awaitable[T]]) -> T:
     """Run `work` with a client of the cluster that the options name, and return its result."""
     options = options_of(context)
     settings = options.resolve()
-    assert settings.endpoints is not None
-    endpoints = settings.endpoints
 
     async def session() -> T:
-        from nodectl.client import Client
-
-        client = Client(
-            endpoints,
-            cluster=settings.cluster,
-            user=settings.user,
-            password=settings.password(),
-            ca=settings.ca,
-            cert=settings.cert,
-            key=settings.key,
-            read_timeout_s=options.request_timeout_s,
-            command_timeout_s=options.request_timeout_s,
-        )
-        async with client:
+        async with client_of(settings, options.request_timeout_s) as client:
             return await work(client)
 
     return asyncio.run(session())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nodectl.cli.dev_session import open_cluster, with_lock
 from nodectl.cli.session import options_of
 from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
 
@@ -66,7 +65,7 @@ def up(
         unsafe_no_fsync=unsafe_no_fsync,
         report=out.note,
     )
-    _locked(cluster, cluster.up)
+    with_lock(cluster, cluster.up)
     out.show(_as_dict(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
     out.note("")
     out.note(f"nodectl {_reach(cluster)} status        shows the cluster")
@@ -79,7 +78,7 @@ def status(directory: DirectoryOption = None, output: OutputOption = Format.tabl
 
     -o json also shows pids, URLs, files, and the command lines to start and kill each one.
     """
-    cluster = _existing(directory)
+    cluster = open_cluster(_directory_of(directory))
     out = Output(output)
     out.show(_as_dict(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
 
@@ -90,46 +89,46 @@ def down(directory: DirectoryOption = None) -> None:
 
     The state is kept for the next `nodectl dev up`. A process that does not stop in time is killed.
     """
-    cluster, out = _existing(directory), Output()
-    _locked(cluster, cluster.down)
+    cluster, out = open_cluster(_directory_of(directory)), Output()
+    with_lock(cluster, cluster.down)
     out.note(f"stopped; the state is kept in {cluster.directory}")
 
 
 @app.command("start")
 def start(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
     """Start one process, without waiting until it is ready."""
-    cluster = _existing(directory)
-    _locked(cluster, lambda: cluster.start(name))
+    cluster = open_cluster(_directory_of(directory))
+    with_lock(cluster, lambda: cluster.start(name))
     Output().note(f"{name} started, pid {_pid(cluster.processes[name])}; log: {cluster.paths.log(name)}")
 
 
 @app.command("stop")
 def stop(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
     """Stop one process; kill it if it does not stop in time."""
-    cluster = _existing(directory)
-    _locked(cluster, lambda: cluster.stop(name))
+    cluster = open_cluster(_directory_of(directory))
+    with_lock(cluster, lambda: cluster.stop(name))
     Output().note(f"{name} stopped")
 
 
 @app.command("kill")
 def kill(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
     """Kill one process and its child processes."""
-    cluster = _existing(directory)
-    _locked(cluster, lambda: cluster.kill(name))
+    cluster = open_cluster(_directory_of(directory))
+    with_lock(cluster, lambda: cluster.kill(name))
     Output().note(f"{name} killed")
 
 
 @app.command("suspend")
 def suspend(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
     """Freeze one process until `nodectl dev resume`."""
-    _existing(directory).suspend(name)
+    open_cluster(_directory_of(directory)).suspend(name)
     Output().note(f"{name} frozen; `nodectl dev resume {name}` wakes it")
 
 
 @app.command("resume")
 def resume(name: ProcessNameArgument, directory: DirectoryOption = None) -> None:
     """Wake a frozen process."""
-    _existing(directory).resume(name)
+    open_cluster(_directory_of(directory)).resume(name)
     Output().note(f"{name} resumed")
 
 
@@ -144,25 +143,6 @@ def _directory_of(directory: Path | None) -> Path:
 
 def _directory_option(directory: Path | None, place: Path) -> str:
     return f" --dir {place}" if directory is not None else ""
-
-
-def _existing(directory: Path | None) -> DevCluster:
-    from nodectl.dev.cluster import DevCluster
-
-    cluster = DevCluster(_directory_of(directory), report=Output().note)
-    _ = cluster.record  # NotFound, with advice, if there is none
-    return cluster
-
-
-def _locked(cluster: DevCluster, work: Callable[[], Awaitable[Any]]) -> None:
-    from nodectl.dev.lock import locked
-
-    async def run() -> None:
-        await work()
-
-    with locked(cluster.directory):
-        cluster.reload()  # it may have changed before the lock was taken
-        asyncio.run(run())
 
 
 def _reach(cluster: DevCluster) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
@@ -11,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from nodectl.cli.arguments import WAIT_S
 from nodectl.cli.commands.why import JsonOption, tables_of
+from nodectl.cli.confirmation import confirm
+from nodectl.cli.dev_session import open_cluster, with_lock
 from nodectl.cli.duration_option import duration_option
 from nodectl.cli.exit_codes import ExitCode
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
-from nodestore.errors import Conflict, Denied, Invalid, Refused
+from nodestore.errors import Conflict, Denied
 from nodestore.schema.api_types import FREEZE_MAX_S
 
 if TYPE_CHECKING:
@@ -30,6 +31,14 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 T = TypeVar("T")
 
 _FREEZE_S = 3.0
+FreezeOption = Annotated[
+    float,
+    duration_option("--seconds", least_s=0.1, most_s=FREEZE_MAX_S, default_s=_FREEZE_S, help="Length of --how freeze."),
+]
+TakeoverTimeoutOption = Annotated[
+    float,
+    duration_option("--timeout", least_s=1.0, most_s=600.0, default_s=WAIT_S, help="Time limit for the takeover."),
+]
 
 
 class How(StrEnum):
@@ -40,7 +49,7 @@ class How(StrEnum):
     handover = "handover"
 
 
-_ASKED = {How.kill: "Kill", How.freeze: "Freeze", How.handover: "Replace"}
+_VERBS = {How.kill: "Kill", How.freeze: "Freeze", How.handover: "Replace"}
 
 
 @app.command()
@@ -49,7 +58,9 @@ def run_drill(
     how: Annotated[How, typer.Option("--how", help="The fault to inject into the leader.")] = How.kill,
     seconds: Annotated[
         float,
-        duration_option("--seconds", least_s=0.1, most_s=FREEZE_MAX_S, help="Length of --how freeze."),
+        duration_option(
+            "--seconds", least_s=0.1, most_s=FREEZE_MAX_S, default_s=_FREEZE_S, help="Length of --how freeze."
+        ),
     ] = _FREEZE_S,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     directory: Annotated[
@@ -62,8 +73,9 @@ def run_drill(
         ),
     ] = None,
     timeout: Annotated[
-        float, duration_option("--timeout", least_s=1.0, most_s=600.0, help="Time limit for the takeover.")
-    ] = 30.0,
+        float,
+        duration_option("--timeout", least_s=1.0, most_s=600.0, default_s=WAIT_S, help="Time limit for the takeover."),
+    ] = WAIT_S,
     json: JsonOption = False,
     output: OutputOption = Format.table,
 ) -> None:
@@ -109,25 +121,15 @@ def run_drill(
 
 
 def _cluster(directory: Path | None) -> DevCluster | None:
-    if directory is None:
-        return None
-    from nodectl.dev.cluster import DevCluster
-
-    cluster = DevCluster(directory, report=Output().note)
-    _ = cluster.record  # NotFound, with advice, if there is none
-    return cluster
+    return None if directory is None else open_cluster(directory)
 
 
 def _in_dev(cluster: DevCluster, work: Callable[[Client], Awaitable[T]]) -> T:
-    from nodectl.dev.lock import locked
-
     async def run() -> T:
         async with cluster.client() as client:
             return await work(client)
 
-    with locked(cluster.directory):
-        cluster.reload()  # it may have changed before the lock was taken
-        return asyncio.run(run())
+    return with_lock(cluster, run)
 
 
 def _make_fault(client: Client, cluster: DevCluster | None, how: How, seconds: float, timeout_s: float) -> LeaderFault:
@@ -143,13 +145,9 @@ def _make_fault(client: Client, cluster: DevCluster | None, how: How, seconds: f
 def _confirm(out: Output, how: How, at: Preconditions, yes: bool) -> None:
     for problem in at.problems:
         out.warn(problem)
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise Invalid("there is no terminal to ask for confirmation: give --yes to go ahead")
-    others = f"{', '.join(at.standbys)} stand{'' if len(at.standbys) > 1 else 's'} by"
-    if not typer.confirm(f"{_ASKED[how]} the leader {at.leader.id} now? {others}.", err=True):
-        raise Refused("cancelled: nothing was done")
+    if not yes:
+        others = f"{', '.join(at.standbys)} stand{'' if len(at.standbys) > 1 else 's'} by"
+        confirm(f"{_VERBS[how]} the leader {at.leader.id} now? {others}.")
 
 
 def _tables(out: Output, report: Report) -> list[Table]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nodectl.cli.arguments import LocalOption
+from nodectl.cli.arguments import LocalOption, consistency
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
 
@@ -57,7 +57,7 @@ def history(
             node=node,
             actor=actor,
             command=command,
-            consistency="local" if local else "linearizable",
+            consistency=consistency(local),
         )
 
     found = with_client(context, work)

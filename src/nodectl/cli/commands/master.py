@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nodectl.cli import completion
-from nodectl.cli.arguments import WAIT_S, LocalOption, TimeoutOption
+from nodectl.cli.arguments import WAIT_S, LocalOption, TimeoutOption, consistency
 from nodectl.cli.session import wait_until, with_client
 from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
 
@@ -29,7 +29,7 @@ def list_masters(context: typer.Context, local: LocalOption = False, output: Out
     from nodectl.terminal.format import masters_table
 
     async def work(client: Client) -> Any:
-        return await client.masters(consistency="local" if local else "linearizable")
+        return await client.masters(consistency=consistency(local))
 
     masters = with_client(context, work)
     Output(output).show(
@@ -42,7 +42,7 @@ def leader(context: typer.Context, local: LocalOption = False, output: OutputOpt
     """Show the leader, since when it leads, and why."""
 
     async def work(client: Client) -> Leader:
-        return await client.leader(consistency="local" if local else "linearizable")
+        return await client.leader(consistency=consistency(local))
 
     found = with_client(context, work)
 
@@ -153,7 +153,7 @@ def history(context: typer.Context, local: LocalOption = False, output: OutputOp
     from nodectl.terminal.format import local_time
 
     async def work(client: Client) -> list[TermView | UnreadableTerm]:
-        return await client.terms(consistency="local" if local else "linearizable")
+        return await client.terms(consistency=consistency(local))
 
     terms = with_client(context, work)
 

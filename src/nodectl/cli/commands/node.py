@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nodectl.cli import completion
-from nodectl.cli.arguments import WAIT_S, LocalOption, NodeArgument, TimeoutOption, WaitOption, parse_values
+from nodectl.cli.arguments import (
+    WAIT_S,
+    LocalOption,
+    NodeArgument,
+    TimeoutOption,
+    WaitOption,
+    consistency,
+    parse_values,
+)
 from nodectl.cli.commands import node_actions
 from nodectl.cli.sending import send
 from nodectl.cli.session import with_client
@@ -41,7 +49,7 @@ def list_nodes(
     """List the nodes and their state."""
 
     async def work(client: Client) -> list[NodeView]:
-        return await client.nodes(consistency="local" if local else "linearizable")
+        return await client.nodes(consistency=consistency(local))
 
     nodes = with_client(context, work)
     if group not in (None, "all"):
@@ -62,7 +70,7 @@ def show(
     """Show the details of a node."""
 
     async def work(client: Client) -> NodeView:
-        return await client.node(node, consistency="local" if local else "linearizable")
+        return await client.node(node, consistency=consistency(local))
 
     view = with_client(context, work)
     Output(output).show(view, tables=lambda: [_details(view)], names=lambda: [view["name"]])

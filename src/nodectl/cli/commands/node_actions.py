@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nodectl.cli import completion
 from nodectl.cli.arguments import parse_values
+from nodectl.cli.confirmation import confirm
 from nodectl.cli.duration_option import duration_option
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
-from nodestore.errors import Invalid, Refused, TimedOut
+from nodestore.errors import Invalid, TimedOut
 
 if TYPE_CHECKING:
     from nodectl.client import Client
@@ -26,10 +26,18 @@ GroupOption = Annotated[
     str | None,
     typer.Option("--group", "-g", metavar="GROUP", help="All nodes of this group.", autocompletion=completion.groups),
 ]
+_EXPIRES_S = 60.0
+_RUN_ALLOWANCE_S = 60.0
+_REBOOT_S = 600.0
+
 ExpiresOption = Annotated[
     float,
     duration_option(
-        "--expires", least_s=0.001, most_s=86_400, help="A node that has not begun by then does not begin any more."
+        "--expires",
+        default_s=_EXPIRES_S,
+        least_s=0.001,
+        most_s=86_400,
+        help="A node that has not begun by then does not begin any more.",
     ),
 ]
 ActionWaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the results.")]
@@ -39,10 +47,13 @@ ActionTimeoutOption = Annotated[
         "--timeout", least_s=0.1, most_s=86_400, help="Give up waiting after this time (default: --expires plus 1m)."
     ),
 ]
+RebootTimeoutOption = Annotated[
+    float | None,
+    duration_option(
+        "--timeout", least_s=0.1, most_s=86_400, default_s=_REBOOT_S, help="Give up waiting after this time."
+    ),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-
-_EXPIRES_S = 60.0
-_RUN_ALLOWANCE_S = 60.0
 
 
 def act(
@@ -96,7 +107,7 @@ def reboot(
     yes: YesOption = False,
     expires: ExpiresOption = _EXPIRES_S,
     wait: ActionWaitOption = True,
-    timeout: ActionTimeoutOption = 600.0,
+    timeout: RebootTimeoutOption = _REBOOT_S,
     output: OutputOption = Format.table,
 ) -> None:
     """Reboot a node's PC by the reboot command that its noded is configured with.
@@ -105,15 +116,8 @@ def reboot(
     """
     _check_target(node, group)
     if not yes:
-        _confirm(f"Reboot {f'node {node}' if group is None else f'all nodes of group {group}'}?")
+        confirm(f"Reboot {f'node {node}' if group is None else f'all nodes of group {group}'}?")
     _send_action(context, "reboot", {}, node, group, expires, wait, timeout, output)
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise Invalid("there is no terminal to ask for confirmation: give --yes to go ahead")
-    if not typer.confirm(question, err=True):
-        raise Refused("cancelled: nothing was done")
 
 
 def _check_target(node: str | None, group: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nodectl.cli import completion
-from nodectl.cli.arguments import WAIT_S, LocalOption, TimeoutOption, WaitOption
+from nodectl.cli.arguments import WAIT_S, LocalOption, TimeoutOption, WaitOption, consistency
 from nodectl.cli.sending import send
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Format, Output, OutputOption, Table
@@ -34,7 +34,7 @@ def list_scenes(context: typer.Context, local: LocalOption = False, output: Outp
     """List the saved scenes."""
 
     async def work(client: Client) -> Any:
-        return await client.documents(_PREFIX, consistency="local" if local else "linearizable")
+        return await client.documents(_PREFIX, consistency=consistency(local))
 
     found = with_client(context, work)
     scenes = [
@@ -62,7 +62,7 @@ def show(
     from nodectl.terminal.format import inline
 
     async def work(client: Client) -> Any:
-        return await client.document(_PREFIX + scene, consistency="local" if local else "linearizable")
+        return await client.document(_PREFIX + scene, consistency=consistency(local))
 
     document = with_client(context, work)["document"]
 

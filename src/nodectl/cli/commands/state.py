@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nodectl.cli import completion
-from nodectl.cli.arguments import LocalOption
+from nodectl.cli.arguments import LocalOption, consistency
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Format, Output, OutputOption, Table
 
@@ -34,7 +34,7 @@ def list_documents(
     """List the documents: path, index of the last change, and content."""
 
     async def work(client: Client) -> Any:
-        return await client.documents(prefix, consistency="local" if local else "linearizable")
+        return await client.documents(prefix, consistency=consistency(local))
 
     found = with_client(context, work)
 
@@ -61,7 +61,7 @@ def get_document(
     """Show one document."""
 
     async def work(client: Client) -> Any:
-        return await client.document(path, consistency="local" if local else "linearizable")
+        return await client.document(path, consistency=consistency(local))
 
     document = with_client(context, work)["document"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nodectl.cli.arguments import LocalOption
+from nodectl.cli.arguments import LocalOption, consistency
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Format, Output, OutputOption, Table
 from nodestore.errors import Invalid
@@ -49,7 +49,7 @@ def why(
     out = Output(Format.json if json else output)
 
     async def work(client: Client) -> list[TermView | UnreadableTerm]:
-        return await client.terms(consistency="local" if local else "linearizable")
+        return await client.terms(consistency=consistency(local))
 
     terms = with_client(context, work)
     if list_all:
