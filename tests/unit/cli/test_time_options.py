@@ -15,7 +15,7 @@ import noded.settings
 from nodectl.cli.root import app
 from noded.drivers.conformance.__main__ import main as conformance
 from nodestore.daemon.options import Parser
-from nodestore.support.values import whole_between
+from nodestore.support.values import format_duration, whole_between
 from tests.faults.hosts.__main__ import main as faults
 
 SAMPLES = ("300ms", "5s", "1m", "1h")
@@ -72,6 +72,14 @@ def test_nodectl() -> None:
         "x snapshot restore --timeout",
     }  # fmt: skip
     assert misunderstood(app) == []
+
+
+def test_the_help_of_nodectl_shows_defaults_with_their_unit() -> None:
+    """The default in the help is the one that the command uses."""
+    defaults = {name: (parameter.default, parameter.help) for name, parameter, _ in time_parameters(app)}
+    assert defaults["x node reboot --timeout"][0] == 600.0
+    for name, (default_s, text) in defaults.items():
+        assert default_s is None or text.endswith(f"; default {format_duration(default_s)}."), name
 
 
 def test_an_option_of_plain_seconds_is_found() -> None:

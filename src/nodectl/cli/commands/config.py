@@ -221,7 +221,7 @@ def rollback(
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Apply an earlier version of the configuration again, as a new version."""
+    """Apply an earlier version again, as a new version."""
     out = Output(output)
 
     async def work(client: Client) -> dict[str, Any]:

@@ -51,9 +51,9 @@ def up(
     ] = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Start the processes that do not run, and wait until the cluster works.
+    """Start the cluster and wait until it works.
 
-    A cluster that was stopped before continues with its state.
+    Processes that run already are left alone. A cluster that was stopped before continues with its state.
     """
     from nodectl.dev.cluster import DevCluster
 

@@ -84,9 +84,9 @@ def switchover(
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Hand leadership over to a standby, for example before maintenance.
+    """Hand leadership over to a standby.
 
-    Commands in flight are not lost.
+    Use it before maintenance of the leader's PC. Commands in flight are not lost.
     """
     out = Output(output)
 
@@ -149,7 +149,7 @@ def resume(context: typer.Context, output: OutputOption = Format.table) -> None:
 
 @app.command("history")
 def history(context: typer.Context, local: LocalOption = False, output: OutputOption = Format.table) -> None:
-    """List the terms, newest first: which master led, since when, after which one, and why."""
+    """List the terms, newest first: leader, time and reason."""
     from nodectl.terminal.format import local_time
 
     async def work(client: Client) -> list[TermView | UnreadableTerm]:

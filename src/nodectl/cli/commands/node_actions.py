@@ -110,9 +110,9 @@ def reboot(
     timeout: RebootTimeoutOption = _REBOOT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Reboot a node's PC by the reboot command that its noded is configured with.
+    """Reboot the PC of a node.
 
-    It asks for confirmation first.
+    noded runs the reboot command that it was configured with. This asks for confirmation first.
     """
     _check_target(node, group)
     if not yes:

@@ -87,7 +87,7 @@ def save(
     ] = None,
     output: OutputOption = Format.table,
 ) -> None:
-    """Save a scene from a file, or from the current documents of the nodes."""
+    """Save a scene from a file or the nodes' current documents."""
     nodes, text = load_scene(file) if file is not None else (None, "")
     about = text if description is None else description
     send(

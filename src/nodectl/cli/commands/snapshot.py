@@ -109,10 +109,10 @@ def restore(
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Replace all documents by those of a snapshot, or of an index that is still retained.
+    """Restore all documents from a snapshot or an index.
 
-    The configuration is not changed. The restore is a command with an index of its own; to undo it, restore the index
-    before it.
+    The index must still be retained. The configuration is not changed. The restore is a command with an index of its
+    own; to undo it, restore the index before it.
     """
     if (name is None) == (index is None):
         raise Invalid("give either the name of a snapshot or --index")
