@@ -83,7 +83,7 @@ REFUSED: list[tuple[tuple[str, ...], int, str]] = [
     (command("node.set", '{"node": "n1", "values": {}, "x": 1}'), 2, "command node.set: x: Extra inputs are not perm"),
     (command("node.set", "[1]"), 2, "the arguments must be a JSON object such as"),
     (command("node.set", "{"), 2, "the arguments is not JSON: "),
-    (("command", "node.set", "{}", "--command-id", "x"), 2, "--command-id: 'x' is not one that `nodectl command-id`"),
+    (("command", "node.set", "{}", "--command-id", "x"), 2, "--command-id: 'x' is not an id from `nodectl command-id`"),
     (("node", "set", "nx", "a=1"), 3, "there is no node 'nx' in the configuration"),
     (("node", "set", "n1", "a"), 2, "'a' is not KEY=VALUE (or KEY- to remove KEY)"),
     (("node", "set", "n1", r'x="\ud800"'), 2, "half of a surrogate pair"),

@@ -76,7 +76,7 @@ async def test_each_kind_of_drill_holds_every_promise_and_is_told_as_what_it_was
                 assert bool(why["suspected_by"]) == (how == "freeze")
             old = masters.running[seen.record.id]
             if how == "kill":
-                await eventually(lambda master=old: master.ended is not None, "it has ended")
+                await eventually(lambda master=old: master.exit_code is not None, "it has ended")
             assert old.exit_code == (EXIT_CODE if how == "kill" else None)
         listed = (await nodectl("why", "--list", "-o", "json")).json
         assert [item["cause"] for item in listed] == ["died", "silent", "switchover"]

@@ -58,4 +58,4 @@ async def test_without_etcd_it_is_one_line(keys: Keys) -> None:
     assert address in said.lines[0]
     by_url = await Nodectl([f"http://{address}"], timeout_s=_WAIT_S)("status")
     assert by_url.code == ExitCode.UNAVAILABLE
-    assert "given the endpoints of etcd" in by_url.lines[0]
+    assert "with --endpoints of etcd" in by_url.lines[0]
