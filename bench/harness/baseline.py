@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from bench.harness.cluster import BenchCluster, poll_until
 from nodestore.errors import NodectlError
+from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd, EtcdSettings
 
 _NOT_LEADING_TIMEOUT_S = 15.0
@@ -40,7 +41,7 @@ class Baseline:
         del self._led[:-1]  # what it was before the measurement does not count
 
     async def _leads_etcd(self) -> bool:
-        status = await self.etcd.status(self.endpoints[0])
+        status = await maintenance.status(self.etcd, self.endpoints[0])
         self._led.append(status.leader == status.member)
         return self._led[-1]
 

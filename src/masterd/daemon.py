@@ -19,6 +19,7 @@ from masterd.roles.master import Master
 from masterd.settings import Settings
 from nodestore.daemon.signals import stop_event
 from nodestore.errors import Invalid, NodectlError, Unavailable
+from nodestore.etcd import maintenance as etcd_maintenance
 from nodestore.etcd.session import Etcd
 from nodestore.etcd.versions import check_version
 from nodestore.schema.keys import Keys
@@ -94,7 +95,7 @@ async def _watch_versions(etcd: Etcd) -> NoReturn:
     while True:
         for endpoint in etcd.settings.endpoints:
             try:
-                status = await etcd.status(endpoint)
+                status = await etcd_maintenance.status(etcd, endpoint)
             except Unavailable:
                 continue
             except NodectlError as error:

@@ -22,6 +22,10 @@ TXN_OPS_MAX = 4096
 TTL_MIN_S = 1
 """As the real members of these tests are started."""
 
+HEDGE_DELAYS_S = EtcdSettings.hedge_delays_s
+LATE_HEDGES_S = (2.0, 2.0, 2.0)
+"""Delays with which the first copy of a transaction arrives before the second one is sent, on a busy machine too."""
+
 
 class Way(Protocol):
     """One session's way to the store, through something that can lose and delay."""
@@ -51,13 +55,21 @@ class Ground(Protocol):
         """Straight to the store. Close it."""
         ...
 
-    def way(self, *, repeats_arrive: bool = False, call_timeout_s: float = 1.0) -> AbstractAsyncContextManager[Way]:
+    def way(
+        self,
+        *,
+        repeats_arrive: bool = False,
+        call_timeout_s: float = 1.0,
+        hedge_delays_s: tuple[float, ...] = HEDGE_DELAYS_S,
+    ) -> AbstractAsyncContextManager[Way]:
         """`etcd` has talked to the store already. A call that is to be answered on a busy machine, too, needs more."""
         ...
 
 
-def settings(endpoints: tuple[str, ...], call_timeout_s: float) -> EtcdSettings:
-    return EtcdSettings(endpoints, call_timeout_s=call_timeout_s, attempt_timeout_s=ATTEMPT_S)
+def settings(endpoints: tuple[str, ...], call_timeout_s: float, hedge_delays_s: tuple[float, ...]) -> EtcdSettings:
+    return EtcdSettings(
+        endpoints, call_timeout_s=call_timeout_s, attempt_timeout_s=ATTEMPT_S, hedge_delays_s=hedge_delays_s
+    )
 
 
 class RealWay:
@@ -92,10 +104,16 @@ class Real:
         return Etcd(EtcdSettings((self._endpoint,), call_timeout_s=PATIENT_S))
 
     @asynccontextmanager
-    async def way(self, *, repeats_arrive: bool = False, call_timeout_s: float = 1.0) -> AsyncIterator[Way]:
+    async def way(
+        self,
+        *,
+        repeats_arrive: bool = False,
+        call_timeout_s: float = 1.0,
+        hedge_delays_s: tuple[float, ...] = HEDGE_DELAYS_S,
+    ) -> AsyncIterator[Way]:
         async with Proxy(self._endpoint) as proxy:
             endpoints = (proxy.address, self._endpoint) if repeats_arrive else (proxy.address,)
-            async with Etcd(settings(endpoints, call_timeout_s)) as etcd:
+            async with Etcd(settings(endpoints, call_timeout_s, hedge_delays_s)) as etcd:
                 await etcd.get("/connected", timeout_s=PATIENT_S)
                 yield RealWay(proxy, etcd)
 
@@ -134,11 +152,17 @@ class Fake:
         return Etcd(EtcdSettings(MEMBERS[:1]), connect=self._server.connect)
 
     @asynccontextmanager
-    async def way(self, *, repeats_arrive: bool = False, call_timeout_s: float = 1.0) -> AsyncIterator[Way]:
+    async def way(
+        self,
+        *,
+        repeats_arrive: bool = False,
+        call_timeout_s: float = 1.0,
+        hedge_delays_s: tuple[float, ...] = HEDGE_DELAYS_S,
+    ) -> AsyncIterator[Way]:
         link, first = Link(self._server), MEMBERS[0]
         endpoints = MEMBERS[:2] if repeats_arrive else (first,)
         async with Etcd(
-            settings(endpoints, call_timeout_s),
+            settings(endpoints, call_timeout_s, hedge_delays_s),
             connect=lambda address: (link if address == first else Link(self._server)).connect(address),
         ) as etcd:
             await etcd.get("/connected", timeout_s=PATIENT_S)

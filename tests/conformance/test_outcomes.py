@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from nodestore.errors import OutcomeUnknown, Unavailable
-from nodestore.etcd import session as session
+from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd, cmp_create, cmp_mod, op_get, op_put
 from nodestore.schema.keys import Keys
-from tests.conformance.ground import PATIENT_S, Ground
+from tests.conformance.ground import LATE_HEDGES_S, PATIENT_S, Ground
 from tests.faults.network.proxy import Mode
 from tests.support.sessions import error_of, version
 from tests.support.waiting import eventually
@@ -82,7 +82,7 @@ async def test_reads_go_on_elsewhere_and_are_never_unknown(ground: Ground, keys:
         with pytest.raises(Unavailable):
             await way.etcd.txn([cmp_mod(keys.head, 0)], [op_get(keys.head)], repeatable=True, timeout_s=0.3)
         with pytest.raises(Unavailable):
-            await way.etcd.status(way.etcd.endpoint, timeout_s=0.2)
+            await maintenance.status(way.etcd, way.etcd.endpoint, timeout_s=0.2)
 
 
 async def test_a_call_to_one_member_may_be_unknown(ground: Ground) -> None:
@@ -91,26 +91,19 @@ async def test_a_call_to_one_member_may_be_unknown(ground: Ground) -> None:
         member = way.etcd.endpoint
         way.set(up=Mode.HOLD, down=Mode.HOLD)
         with pytest.raises(OutcomeUnknown):
-            await way.etcd.move_leader(member, 1, timeout_s=0.2)
+            await maintenance.move_leader(way.etcd, member, 1, timeout_s=0.2)
         await way.cut()
 
         async def surely_not_sent() -> bool:  # a channel may need a moment to see that nobody listens
-            return isinstance(await error_of(way.etcd.defragment(member, timeout_s=0.5)), Unavailable)
+            return isinstance(await error_of(maintenance.defragment(way.etcd, member, timeout_s=0.5)), Unavailable)
 
         await eventually(surely_not_sent)
 
 
-@pytest.fixture
-def repeats_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By so much that the first copy of a transaction is there before the second one on a busy machine too."""
-    monkeypatch.setattr(session, "_HEDGE_DELAYS_S", (2.0, 2.0, 2.0))
-
-
-@pytest.mark.usefixtures("repeats_later")
 async def test_a_guarded_txn_is_repeated_and_lands_once(ground: Ground, keys: Keys) -> None:
     """The reply of the first copy is lost, the second copy's compares fail: the caller sees a transaction that did
     not succeed beside the value that it wrote."""
-    async with ground.way(repeats_arrive=True, call_timeout_s=PATIENT_S) as way:
+    async with ground.way(repeats_arrive=True, call_timeout_s=PATIENT_S, hedge_delays_s=LATE_HEDGES_S) as way:
         way.set(down=Mode.DROP)
         result = await way.etcd.txn(
             [cmp_mod(keys.head, 0)], [op_put(keys.head, b"nonce")], [op_get(keys.head)], repeatable=True
@@ -130,10 +123,12 @@ async def test_a_guarded_txn_that_nobody_answers_is_unknown(ground: Ground, keys
         await landed(witness, keys.head)
 
 
-@pytest.mark.usefixtures("repeats_later")
 async def test_an_error_on_the_repeat_decides_nothing(ground: Ground, keys: Keys) -> None:
     """The first copy landed unheard; that the second is refused for good must not read as "refused"."""
-    async with ground.way(repeats_arrive=True, call_timeout_s=PATIENT_S) as way, ground.session() as witness:
+    async with (
+        ground.way(repeats_arrive=True, call_timeout_s=PATIENT_S, hedge_delays_s=LATE_HEDGES_S) as way,
+        ground.session() as witness,
+    ):
         lease, _ = await witness.grant(60)
         way.set(down=Mode.HOLD)
         put = [op_put(keys.head, b"x", lease=lease)]
@@ -166,7 +161,7 @@ async def test_a_late_copy_meets_its_compare(ground: Ground, keys: Keys) -> None
         await way.wait_held(up=True)
         assert await version(witness, keys.head) == 1
         way.forward()
-        await way.etcd.status(way.etcd.settings.endpoints[0], timeout_s=PATIENT_S)  # arrives behind it
+        await maintenance.status(way.etcd, way.etcd.settings.endpoints[0], timeout_s=PATIENT_S)  # arrives behind it
         for number in range(3):  # what is sent after it is decided after it
             await way.etcd.put(keys.paused, str(number).encode())
         assert await version(witness, keys.head) == 1

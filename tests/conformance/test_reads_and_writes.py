@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nodestore.errors import Compacted, LeaseLost, NodectlError, TooLarge
+from nodestore.etcd import maintenance
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, cmp_mod, op_put
 from nodestore.etcd.watch import list_at
@@ -124,7 +125,7 @@ async def test_compaction(ground: Ground, keys: Keys) -> None:
         await etcd.delete(keys.head)
         await etcd.put(keys.paused, b"2")
         last = await etcd.put(keys.head, b"3")
-        await etcd.compact(last - 1)
+        await maintenance.compact(etcd, last - 1)
         for revision in (first, last - 2):
             with pytest.raises(Compacted):
                 await etcd.get(keys.head, revision=revision)
@@ -134,9 +135,9 @@ async def test_compaction(ground: Ground, keys: Keys) -> None:
         assert found.value == b"2"
         for revision in (last - 1, first):
             with pytest.raises(Compacted):
-                await etcd.compact(revision)
+                await maintenance.compact(etcd, revision)
         with pytest.raises(NodectlError, match="future revision"):
-            await etcd.compact(last + 1000)
+            await maintenance.compact(etcd, last + 1000)
         with pytest.raises(NodectlError, match="future revision"):
             await etcd.get(keys.head, revision=last + 1000)
 

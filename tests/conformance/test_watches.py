@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nodestore.errors import Compacted
+from nodestore.etcd import maintenance
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, Stream, op_delete, op_put
 from nodestore.etcd.watch import Changes, Event, Listing, follow, key_range, mirror, mirror_all
@@ -178,7 +179,7 @@ async def test_what_is_compacted_cannot_be_followed(ground: Ground, keys: Keys) 
         first = await etcd.put(keys.state + "a", b"1")
         await etcd.put(keys.state + "b", b"2")
         gone = (await etcd.txn([], [op_delete(keys.state + "a"), op_put(keys.state + "c", b"3")])).revision
-        await etcd.compact(gone)
+        await maintenance.compact(etcd, gone)
         with pytest.raises(Compacted) as caught:
             await followed(etcd, keys.state, first, 1)
         assert caught.value.revision == gone
@@ -204,7 +205,7 @@ async def test_compaction_under_a_cut_off_watch_is_a_new_listing(ground: Ground,
         await way.cut()
         await writer.delete(keys.state + "old")
         last = await writer.put(keys.state + "new", b"z")
-        await writer.compact(last)
+        await maintenance.compact(writer, last)
         await way.listen()
         async with asyncio.timeout(_SOON_S):
             listing = await anext(stream)
@@ -373,7 +374,7 @@ async def test_a_compaction_under_one_of_several_is_a_new_listing_of_all(ground:
             await writer.put(keys.status + "live", b"x")
             assert (await anext(stream))[0] == 1
             await way.cut()
-            await writer.compact(await writer.put(keys.state + "new", b"z"))
+            await maintenance.compact(writer, await writer.put(keys.state + "new", b"z"))
             await way.listen()
             again: list[tuple[int, list[str]]] = []
             async with asyncio.timeout(_SOON_S):

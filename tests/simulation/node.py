@@ -17,6 +17,7 @@ from noded.reconcile.agent import AgentTiming
 from noded.registration.claim import NodedIdentity
 from noded.settings import Settings
 from nodestore.errors import Compacted
+from nodestore.etcd import maintenance
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.models import Desired, Spec
@@ -122,7 +123,7 @@ class Node:
         if len(written) > versions_back and self.orders.desired is not None:
             self._as_of = written[-1 - versions_back]
         with suppress(Compacted):  # already
-            await self._world.witness.compact(self._world.server.store.revision)
+            await maintenance.compact(self._world.witness, self._world.server.store.revision)
         self.link.listen()
 
     async def end(self) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from nodestore.errors import Compacted
+from nodestore.etcd import maintenance
 from tests.faults.network.proxy import Mode
 from tests.simulation.app import NODES
 from tests.simulation.checkers import problems
@@ -200,7 +201,7 @@ class AnyRun(RuleBasedStateMachine):
 
     async def _compact(self, behind: int) -> None:
         try:
-            await self.world.witness.compact(max(1, self.world.server.store.revision - behind))
+            await maintenance.compact(self.world.witness, max(1, self.world.server.store.revision - behind))
         except Compacted:
             return
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from masterd.upkeep.local_member import LocalMember
 from nodestore.errors import Invalid, NodectlError
+from nodestore.etcd import maintenance as etcd_maintenance
 from nodestore.etcd.session import Etcd, Member, MemberStatus
 from nodestore.etcd.types import host_port
 from nodestore.support.logs import RateLimitedLog
@@ -88,7 +89,7 @@ class EtcdLeaderPlacement:
 
     async def _check(self, member: str) -> None:
         try:
-            status = await self._etcd.status(member, timeout_s=_STATUS_S)
+            status = await etcd_maintenance.status(self._etcd, member, timeout_s=_STATUS_S)
         except NodectlError:
             self._set_hosts_etcd_leader(hosts=False)
             self.problem = None
@@ -112,7 +113,7 @@ class EtcdLeaderPlacement:
         try:
             target = await self._target(member, own)
             if isinstance(target, Member):
-                await self._etcd.move_leader(member, target.id)
+                await etcd_maintenance.move_leader(self._etcd, member, target.id)
                 log.info("moved etcd's leadership to member %s, on another PC", _name(target))
                 self.problem = None
                 self._wake.set()
@@ -129,7 +130,8 @@ class EtcdLeaderPlacement:
     async def _target(self, member: str, own: int) -> Member | str:
         """Return another voting member that answers and follows the same leader, or the reason why there is none."""
         # Endpoints are matched to members by the ids in their answers: one address may be written in many ways.
-        voting = {item.id: item for item in await self._etcd.members() if item.id != own and not item.learner}
+        members = await etcd_maintenance.members(self._etcd)
+        voting = {item.id: item for item in members if item.id != own and not item.learner}
         if not voting:
             return "etcd has no other member"
         others = [endpoint for endpoint in self._etcd.settings.endpoints if endpoint != member]
@@ -148,7 +150,7 @@ class EtcdLeaderPlacement:
 
     async def _status(self, endpoint: str) -> MemberStatus | None:
         try:
-            return await self._etcd.status(endpoint, timeout_s=_STATUS_S)
+            return await etcd_maintenance.status(self._etcd, endpoint, timeout_s=_STATUS_S)
         except NodectlError:
             return None
 

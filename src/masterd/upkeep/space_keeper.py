@@ -248,7 +248,7 @@ class SpaceKeeper:
         if self._status_denial is not None and self._clock() < self._status_denial.until:
             return None
         try:
-            status = await self._etcd.status(endpoint)
+            status = await maintenance.status(self._etcd, endpoint)
         except Unavailable:
             return None
         except Denied as error:
@@ -313,7 +313,7 @@ class SpaceKeeper:
     async def _compact(self, revision: int, reading: SpaceReading) -> None:
         self._step_history = replace(self._step_history, compacted_at=self._clock())
         with contextlib.suppress(Compacted):  # another masterd, or etcd's own compaction, was faster
-            await self._etcd.compact(revision, physical=True, timeout_s=_COMPACT_S)
+            await maintenance.compact(self._etcd, revision, physical=True, timeout_s=_COMPACT_S)
         self._step_history = replace(
             self._step_history, compacted_revision=revision, compacted_at=self._clock(), least_use=1.0
         )
@@ -340,7 +340,7 @@ class SpaceKeeper:
         self._session.switch_from_address(endpoint)  # a member answers nothing while it is defragmented
         log.info("%s: defragmenting %s", describe(reading), endpoint)
         try:
-            await self._etcd.defragment(endpoint, timeout_s=_DEFRAGMENT_S)
+            await maintenance.defragment(self._etcd, endpoint, timeout_s=_DEFRAGMENT_S)
         except OutcomeUnknown as error:
             log.warning("defragmenting %s: %s", endpoint, error)
         self._step_history = replace(

@@ -108,13 +108,15 @@ async def check_members(etcd: Etcd) -> list[str]:
 
     Raises Conflict otherwise: a member that was restored differently would serve different data, unnoticed.
     """
-    members = await etcd.members()
+    from nodestore.etcd import maintenance
+
+    members = await maintenance.members(etcd)
     known = {member.id for member in members}
     revisions: dict[str, int] = {}
     warnings = []
     for endpoint in etcd.settings.endpoints:
         try:
-            status = await etcd.status(endpoint)
+            status = await maintenance.status(etcd, endpoint)
         except NodectlError as error:
             warnings.append(f"etcd member {endpoint} was not checked: {error}")
             continue

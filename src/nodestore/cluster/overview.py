@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nodestore.errors import NodectlError
+from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd, Member, MemberStatus
 from nodestore.schema.api_types import LiveMaster, MasterView, MemberView
 from nodestore.schema.models import Candidate
@@ -17,7 +18,7 @@ _ANSWER_TIMEOUT_S = 0.5
 
 async def member_views(etcd: Etcd) -> list[MemberView]:
     """The members of the etcd cluster, each with its own status. Unavailable if none answers."""
-    listed = await etcd.members()
+    listed = await maintenance.members(etcd)
     answers = await asyncio.gather(*(_status(etcd, endpoint) for endpoint in etcd.settings.endpoints))
     by_id = {status.member: (endpoint, status) for endpoint, status, _ in answers if status is not None}
     leading = next((status.leader for _, status in by_id.values() if status.leader), 0)
@@ -37,7 +38,7 @@ def counts_toward_quorum(view: Mapping[str, Any]) -> bool:
 async def _status(etcd: Etcd, endpoint: str) -> tuple[str, MemberStatus | None, str | None]:
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-            return endpoint, await etcd.status(endpoint), None
+            return endpoint, await maintenance.status(etcd, endpoint), None
     except TimeoutError:
         return endpoint, None, f"no answer within {_ANSWER_TIMEOUT_S:g} s"
     except NodectlError as error:

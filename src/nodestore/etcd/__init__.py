@@ -3,5 +3,6 @@
 A session uses one member until that member fails, then the next one. A watch loses no event when its session switches.
 A lease counts as lost once its TTL has passed since the sending of the last keepalive that etcd answered.
 Only this package imports grpc.
-May import schema, support and errors. Read `session.py` first, then `watch.py` and `lease.py`.
+May import schema, support and errors. Read `session.py` first, then `hedging.py`, `watch.py` and `lease.py`.
+`maintenance.py` administers etcd through a session.
 """

@@ -1,4 +1,7 @@
-"""Administration of etcd: alarms and backups. With authentication enabled, most of it requires the root role."""
+"""Administration of etcd: members, leadership, space, alarms, backups. With authentication, most of it needs root.
+
+A function with an `endpoint` addresses the member there, which is one of the session's endpoints.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.rpc import RpcFailed, to_nodectl_error
 from nodestore.etcd.session import Etcd
+from nodestore.etcd.types import Member, MemberStatus, RetryPolicy, status_from_pb
 
 _ALARM_TIMEOUT_S = 2.0
 _SILENCE_TIMEOUT_S = 30.0
@@ -21,6 +25,43 @@ class Alarm:
     member: int
     kind: str
     """The type of the alarm: NOSPACE or CORRUPT."""
+
+
+async def members(etcd: Etcd) -> tuple[Member, ...]:
+    """The members, as any one of them lists them: this works without a quorum too."""
+    response = await etcd.call(
+        "Cluster/MemberList", pb.MemberListRequest(linearizable=False), retry=RetryPolicy.FREELY, needs_leader=False
+    )
+    return tuple(
+        Member(item.ID, item.name, tuple(item.clientURLs), tuple(item.peerURLs), item.isLearner)
+        for item in response.members
+    )
+
+
+async def status(etcd: Etcd, endpoint: str, *, timeout_s: float = 1.0) -> MemberStatus:
+    """The status of the member at `endpoint`. Unavailable if it does not answer."""
+    try:
+        return status_from_pb(await etcd.call_member(endpoint, "Maintenance/Status", pb.StatusRequest(), timeout_s))
+    except OutcomeUnknown as error:  # reading the status has no effect
+        raise Unavailable(str(error)) from None
+
+
+async def move_leader(etcd: Etcd, endpoint: str, target: int, *, timeout_s: float = 2.0) -> None:
+    """Hand etcd's leadership from the member at `endpoint`, which must be the leader, to member `target`."""
+    await etcd.call_member(endpoint, "Maintenance/MoveLeader", pb.MoveLeaderRequest(targetID=target), timeout_s)
+
+
+async def defragment(etcd: Etcd, endpoint: str, *, timeout_s: float = 30.0) -> None:
+    """Defragment the database of the member at `endpoint`, which answers no other call meanwhile."""
+    await etcd.call_member(endpoint, "Maintenance/Defragment", pb.DefragmentRequest(), timeout_s)
+
+
+async def compact(etcd: Etcd, revision: int, *, physical: bool = False, timeout_s: float | None = None) -> None:
+    """Discard all history before `revision`. Compacted if that was done already.
+
+    `physical`: return only once the member that took the call has freed the pages. The others follow by themselves.
+    """
+    await etcd.call("KV/Compact", pb.CompactionRequest(revision=revision, physical=physical), timeout_s=timeout_s)
 
 
 async def alarms(etcd: Etcd) -> tuple[Alarm, ...]:

@@ -15,7 +15,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,6 +31,7 @@ from nodestore.errors import (
     TooLarge,
     Unavailable,
 )
+from nodestore.etcd.hedging import EXTRA_COPY_PAUSES_S, first_answer
 from nodestore.etcd.login import Login
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.rpc import (
@@ -54,6 +54,7 @@ from nodestore.etcd.types import (
     MemberStatus,
     Op,
     Range,
+    RetryPolicy,
     TxnResult,
     WriteResult,
     cmp_create,
@@ -68,7 +69,6 @@ from nodestore.etcd.types import (
     op_range,
     range_from_pb,
     result_from_pb,
-    status_from_pb,
 )
 from nodestore.schema.keys import prefix_end
 
@@ -81,23 +81,9 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _ROUND_PAUSE_S = 0.05
-_HEDGE_DELAYS_S = (0.15, 0.3, 0.6)
-"""Pauses, in seconds, after which another copy of a repeatable transaction goes to another member. Each counts from the
-copy before. They are longer than a commit takes on a busy PC, and far shorter than the wait for a dead member."""
 _RECENT_FAILURE_S = 3.0
-_EXTRA_COPY_PAUSE_S = 0.1
-_EXTRA_COPIES_MAX = 10
-_COPY_MIN_S = 0.02  # with less time left, no further copy is sent
 _TOKENS_MAX = 3  # tokens that etcd may refuse in a row within one call
 _REQUIRE_LEADER = (("hasleader", "true"),)
-
-
-class _RetryPolicy(Enum):
-    """Whether a call may be sent again after a fault."""
-
-    FREELY = "a second copy is harmless: retry after any fault; the last answer counts"
-    GUARDED = "the call's compares make a second copy a no-op: retry, but the outcome of the first copy stays unknown"
-    NEVER = "a second copy could do harm: raise OutcomeUnknown at the first fault that leaves the outcome open"
 
 
 class Etcd:
@@ -206,7 +192,7 @@ class Etcd:
         request = pb.AuthenticateRequest(name=user, password=self._login.password())
         try:
             response = await self._unary(
-                "Auth/Authenticate", request, _RetryPolicy.FREELY, timeout_s=timeout_s, with_token=False
+                "Auth/Authenticate", request, RetryPolicy.FREELY, timeout_s=timeout_s, with_token=False
             )
         except Unavailable:
             raise
@@ -228,7 +214,7 @@ class Etcd:
         self,
         method: str,
         request: Message,
-        repeat: _RetryPolicy,
+        retry: RetryPolicy,
         *,
         timeout_s: float | None = None,
         with_token: bool = True,
@@ -242,7 +228,7 @@ class Etcd:
         self._check_open()
         budget_s = self.settings.call_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + budget_s
-        attempt_s = budget_s if repeat is _RetryPolicy.NEVER else max(self.settings.attempt_timeout_s, budget_s / 3)
+        attempt_s = budget_s if retry is RetryPolicy.NEVER else max(self.settings.attempt_timeout_s, budget_s / 3)
         attempts, tokens, open_outcome, last = 0, 0, False, "no attempt was made"
         base = _REQUIRE_LEADER if needs_leader else ()
         try:
@@ -267,7 +253,7 @@ class Etcd:
                         if tokens > _TOKENS_MAX:
                             raise self.record_refusal(Denied(f"etcd refuses every new token: {failed}")) from None
                         continue
-                    if self._switch_after_failure(endpoint, failed, repeat):
+                    if self._switch_after_failure(endpoint, failed, retry):
                         open_outcome = True
                     if attempts % len(self._endpoints) == 0:
                         await asyncio.sleep(min(_ROUND_PAUSE_S, max(0.0, deadline - time.monotonic())))
@@ -277,30 +263,30 @@ class Etcd:
                         self._login.record_success()
                     return response
         except NodectlError as error:
-            if open_outcome and repeat is _RetryPolicy.GUARDED:
+            if open_outcome and retry is RetryPolicy.GUARDED:
                 raise OutcomeUnknown(f"etcd: an earlier attempt may have taken effect; then: {error}") from None
-            if isinstance(error, NoSpace) and repeat is not _RetryPolicy.FREELY:
+            if isinstance(error, NoSpace) and retry is not RetryPolicy.FREELY:
                 # etcd applies the write that fills the database, but answers it with the same error as refused ones.
                 raise NoSpaceUnknown(str(error)) from None
             raise
-        if open_outcome and repeat is _RetryPolicy.GUARDED:
+        if open_outcome and retry is RetryPolicy.GUARDED:
             raise OutcomeUnknown(f"etcd: no answer within {budget_s:g} s; last error: {last}")
         raise Unavailable(f"etcd cannot be reached within {budget_s:g} s; last error: {last}")
 
-    def _switch_after_failure(self, endpoint: Connection, failed: RpcFailed, repeat: _RetryPolicy) -> bool:
+    def _switch_after_failure(self, endpoint: Connection, failed: RpcFailed, retry: RetryPolicy) -> bool:
         """Prepare the next attempt; return whether the failed one may have taken effect.
 
-        Raises if there must be no other attempt: the answer is final, or the outcome is open and `repeat` is NEVER.
+        Raises if there must be no other attempt: the answer is final, or the outcome is open and `retry` is NEVER.
         """
         if failed.fault is Fault.TOKEN and self.settings.user is None:
             raise self.record_refusal(to_nodectl_error(failed)) from None
         if failed.fault in (Fault.FINAL, Fault.TOKEN):
             raise to_nodectl_error(failed) from None
         if failed.fault is Fault.UNREADABLE:
-            kind = TooLarge if repeat is _RetryPolicy.FREELY else OutcomeUnknown
+            kind = TooLarge if retry is RetryPolicy.FREELY else OutcomeUnknown
             raise kind(f"etcd's answer is too large: {failed}") from None
         self.switch_endpoint(endpoint, member_alive=failed.member_alive)
-        if failed.fault is Fault.AMBIGUOUS and repeat is _RetryPolicy.NEVER:
+        if failed.fault is Fault.AMBIGUOUS and retry is RetryPolicy.NEVER:
             raise OutcomeUnknown(f"etcd: {failed}") from None
         return failed.fault is Fault.AMBIGUOUS
 
@@ -330,7 +316,7 @@ class Etcd:
     async def get(self, key: str, *, revision: int = 0, timeout_s: float | None = None) -> KV | None:
         """The key by a linearizable read, or as of `revision`; None if it is absent."""
         request = pb.RangeRequest(key=key.encode(), revision=revision)
-        return range_from_pb(await self._unary("KV/Range", request, _RetryPolicy.FREELY, timeout_s=timeout_s)).first
+        return range_from_pb(await self._unary("KV/Range", request, RetryPolicy.FREELY, timeout_s=timeout_s)).first
 
     async def range(
         self,
@@ -353,18 +339,18 @@ class Etcd:
             limit=limit,
             keys_only=keys_only,
         )
-        return range_from_pb(await self._unary("KV/Range", request, _RetryPolicy.FREELY, timeout_s=timeout_s))
+        return range_from_pb(await self._unary("KV/Range", request, RetryPolicy.FREELY, timeout_s=timeout_s))
 
     async def put(self, key: str, value: bytes, *, lease: int = 0, timeout_s: float | None = None) -> int:
         """Write the key; return the revision of the write."""
         request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
-        response = await self._unary("KV/Put", request, _RetryPolicy.NEVER, timeout_s=timeout_s)
+        response = await self._unary("KV/Put", request, RetryPolicy.NEVER, timeout_s=timeout_s)
         return int(response.header.revision)
 
     async def delete(self, key: str, *, prefix: bool = False, timeout_s: float | None = None) -> int:
         """Delete the key, or all keys with the prefix; return how many were deleted."""
         request = pb.DeleteRangeRequest(key=key.encode(), range_end=prefix_end(key) if prefix else b"")
-        return int((await self._unary("KV/DeleteRange", request, _RetryPolicy.NEVER, timeout_s=timeout_s)).deleted)
+        return int((await self._unary("KV/DeleteRange", request, RetryPolicy.NEVER, timeout_s=timeout_s)).deleted)
 
     async def txn(
         self,
@@ -383,15 +369,15 @@ class Etcd:
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
         reads_only = all(op.HasField("request_range") for op in (*then, *orelse))
         if not (reads_only or repeatable):
-            return await self._txn(request, _RetryPolicy.NEVER, timeout_s, 0)
+            return await self._txn(request, RetryPolicy.NEVER, timeout_s, 0)
         return await self._hedged(
-            request, _RetryPolicy.FREELY if reads_only else _RetryPolicy.GUARDED, timeout_s, _HEDGE_DELAYS_S
+            request, RetryPolicy.FREELY if reads_only else RetryPolicy.GUARDED, timeout_s, self.settings.hedge_delays_s
         )
 
     async def _txn(
-        self, request: Message, repeat: _RetryPolicy, timeout_s: float | None, endpoint_offset: int
+        self, request: Message, retry: RetryPolicy, timeout_s: float | None, endpoint_offset: int
     ) -> TxnResult:
-        response = await self._unary("KV/Txn", request, repeat, timeout_s=timeout_s, endpoint_offset=endpoint_offset)
+        response = await self._unary("KV/Txn", request, retry, timeout_s=timeout_s, endpoint_offset=endpoint_offset)
         return TxnResult(
             response.succeeded, response.header.revision, tuple(result_from_pb(item) for item in response.responses)
         )
@@ -414,56 +400,27 @@ class Etcd:
         # Further copies: one that was forwarded to an etcd leader which died is lost, and the next one may reach its
         # successor.
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
-        return await self._hedged(
-            request, _RetryPolicy.GUARDED, timeout_s, (hedge_s, *[_EXTRA_COPY_PAUSE_S] * _EXTRA_COPIES_MAX)
-        )
+        return await self._hedged(request, RetryPolicy.GUARDED, timeout_s, (hedge_s, *EXTRA_COPY_PAUSES_S))
 
     async def _hedged(
-        self, request: Message, repeat: _RetryPolicy, timeout_s: float | None, pauses_s: Sequence[float]
+        self, request: Message, retry: RetryPolicy, timeout_s: float | None, pauses_s: Sequence[float]
     ) -> TxnResult:
-        """Send copies one after another, each to another member, until one is answered. `pauses_s`: between them."""
-        asked = self._endpoints[self._current]
-        begun, budget_s = time.monotonic(), self.settings.call_timeout_s if timeout_s is None else timeout_s
-        copies: list[asyncio.Task[TxnResult]] = []
-        pending: set[asyncio.Task[TxnResult]] = set()
-        errors: list[NodectlError] = []
-        if len(self._endpoints) == 1:
-            pauses_s = ()
-        try:
-            while True:
-                left_s = begun + budget_s - time.monotonic()
-                if not copies or (left_s > _COPY_MIN_S and len(copies) <= len(pauses_s)):
-                    copy = asyncio.create_task(self._txn(request, repeat, max(left_s, _COPY_MIN_S), len(copies)))
-                    copies.append(copy)
-                    pending.add(copy)
-                pause_s = pauses_s[len(copies) - 1] if len(copies) <= len(pauses_s) else None
-                done, pending = await asyncio.wait(pending, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
-                for copy in done:
-                    if (result := self._collect_result(copy, errors)) is not None:
-                        if copy is not copies[0]:
-                            self._switch_to_answering(asked)
-                        if len(copies) == 1:
-                            copies.clear()  # the usual case: there is no other copy to cancel
-                        return result
-                if not pending and errors:
-                    open_ones = (error for error in errors if isinstance(error, OutcomeUnknown))
-                    raise next(open_ones, errors[0])
-        finally:
-            for copy in copies:
-                copy.cancel()
-            if copies:
-                await asyncio.gather(*copies, return_exceptions=True)
+        """Send copies of a transaction to several members; return the first answer. `pauses_s`: between the copies."""
+        in_use = self._endpoints[self._current]
 
-    @staticmethod
-    def _collect_result(copy: asyncio.Task[TxnResult], errors: list[NodectlError]) -> TxnResult | None:
-        """The answer of `copy`. If it failed, append its error to `errors` and return None."""
-        error = copy.exception()
-        if error is None:
-            return copy.result()
-        if not isinstance(error, NodectlError):
-            raise error
-        errors.append(error)
-        return None
+        async def send(left_s: float, position: int) -> TxnResult:
+            return await self._txn(request, retry, left_s, position)
+
+        def note_answered(position: int) -> None:
+            if position > 0:
+                self._switch_to_answering(in_use)
+
+        return await first_answer(
+            send,
+            timeout_s=self.settings.call_timeout_s if timeout_s is None else timeout_s,
+            pauses_s=pauses_s if len(self._endpoints) > 1 else (),
+            note_answered=note_answered,
+        )
 
     def _switch_to_answering(self, asked: Connection) -> None:
         """Leave `asked` for the endpoint that just answered: the next one in order may be gone as well."""
@@ -472,27 +429,19 @@ class Etcd:
             if self._last_answering is not None and self._last_answering is not asked:
                 self._current = self._endpoints.index(self._last_answering)
 
-    async def compact(self, revision: int, *, physical: bool = False, timeout_s: float | None = None) -> None:
-        """Discard all history before `revision`. Compacted if that was done already.
-
-        `physical`: return only once the member that took the call has freed the pages. The others follow by themselves.
-        """
-        request = pb.CompactionRequest(revision=revision, physical=physical)
-        await self._unary("KV/Compact", request, _RetryPolicy.NEVER, timeout_s=timeout_s)
-
     # --- leases ---
 
     async def grant(self, ttl_s: int) -> tuple[int, int]:
         """Create a lease; return its id and its TTL in seconds, which may be longer than requested."""
         # If the answer to a grant is lost, another one is requested: the unused lease expires by itself.
-        response = await self._unary("Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=ttl_s), _RetryPolicy.FREELY)
+        response = await self._unary("Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=ttl_s), RetryPolicy.FREELY)
         return int(response.ID), int(response.TTL)
 
     async def revoke(self, lease: int, *, timeout_s: float | None = None) -> None:
         """End a lease and delete its keys. No error if it is gone. After Unavailable it may still be revoked later."""
         try:
             await self._unary(
-                "Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=lease), _RetryPolicy.FREELY, timeout_s=timeout_s
+                "Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=lease), RetryPolicy.FREELY, timeout_s=timeout_s
             )
         except LeaseLost:
             return
@@ -500,7 +449,7 @@ class Etcd:
     async def lease_keys(self, lease: int) -> tuple[int, tuple[str, ...]]:
         """The seconds until the lease expires (-1: it is gone), and the keys attached to it."""
         request = pb.LeaseTimeToLiveRequest(ID=lease, keys=True)
-        response = await self._unary("Lease/LeaseTimeToLive", request, _RetryPolicy.FREELY)
+        response = await self._unary("Lease/LeaseTimeToLive", request, RetryPolicy.FREELY)
         return int(response.TTL), tuple(key.decode("utf-8", "replace") for key in response.keys)
 
     # --- streams ---
@@ -520,36 +469,19 @@ class Etcd:
         self._streams.add(stream)
         return stream
 
-    # --- administration: each call goes to the member that it names ---
+    # --- other methods of etcd, for `maintenance` and for tests ---
 
-    async def members(self) -> tuple[Member, ...]:
-        """The members, as any one of them lists them: this works without a quorum too."""
-        response = await self._unary(
-            "Cluster/MemberList", pb.MemberListRequest(linearizable=False), _RetryPolicy.FREELY, needs_leader=False
-        )
-        return tuple(
-            Member(item.ID, item.name, tuple(item.clientURLs), tuple(item.peerURLs), item.isLearner)
-            for item in response.members
-        )
-
-    async def status(self, endpoint: str, *, timeout_s: float = 1.0) -> MemberStatus:
-        """The status of the member at `endpoint`, one of the settings'. Unavailable if it does not answer."""
-        try:
-            return status_from_pb(await self.call_member(endpoint, "Maintenance/Status", pb.StatusRequest(), timeout_s))
-        except OutcomeUnknown as error:
-            raise Unavailable(str(error)) from None
-
-    async def move_leader(self, endpoint: str, target: int, *, timeout_s: float = 2.0) -> None:
-        """Hand etcd's leadership from the member at `endpoint`, which must be the leader, to member `target`."""
-        await self.call_member(endpoint, "Maintenance/MoveLeader", pb.MoveLeaderRequest(targetID=target), timeout_s)
-
-    async def defragment(self, endpoint: str, *, timeout_s: float = 30.0) -> None:
-        """Defragment the database of the member at `endpoint`, which answers no other call meanwhile."""
-        await self.call_member(endpoint, "Maintenance/Defragment", pb.DefragmentRequest(), timeout_s)
-
-    async def call(self, method: str, request: Message) -> Any:
-        """Send any other unary method, for administration and tests. Never repeated once it may have taken effect."""
-        return await self._unary(method, request, _RetryPolicy.NEVER)
+    async def call(
+        self,
+        method: str,
+        request: Message,
+        *,
+        retry: RetryPolicy = RetryPolicy.NEVER,
+        timeout_s: float | None = None,
+        needs_leader: bool = True,
+    ) -> Any:
+        """Send any unary method to the member in use. needs_leader=False: a member without a quorum answers too."""
+        return await self._unary(method, request, retry, timeout_s=timeout_s, needs_leader=needs_leader)
 
     async def open_download(self, address: str, method: str, request: Message, *, timeout_s: float) -> RpcStream:
         """A stream of the answers to one request, from the member at `address`. Its faults are RpcFailed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ class EtcdSettings:
     key: Path | None = None
     call_timeout_s: float = 2.0
     attempt_timeout_s: float = 1.0
+    hedge_delays_s: tuple[float, ...] = (0.15, 0.3, 0.6)
+    """Pauses after which another copy of a repeatable transaction goes to another member, each from the copy before.
+
+    They are longer than a commit takes on a busy PC, and far shorter than the wait for a dead member.
+    """
 
     def __post_init__(self) -> None:
         if not self.endpoints:
@@ -57,6 +63,14 @@ def _check_scheme(endpoint: str, *, tls: bool) -> None:
 def host_port(endpoint: str) -> str:
     """`host:port` of an etcd member, without its scheme (http or https). Raises Invalid if it is neither."""
     return str(parse_address(endpoint, schemes=("http", "https")))
+
+
+class RetryPolicy(Enum):
+    """Whether a call may be sent again after a fault."""
+
+    FREELY = "a second copy is harmless: retry after any fault; the last answer counts"
+    GUARDED = "the call's compares make a second copy a no-op: retry, but the outcome of the first copy stays unknown"
+    NEVER = "a second copy could do harm: raise OutcomeUnknown at the first fault that leaves the outcome open"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.leader import Leader, LeaderSettings
 from nodestore.cluster.election import TakeoverWon, ensure_epoch, new_leader_record, parse_leader, takeover
 from nodestore.errors import NodectlError, OutcomeUnknown
+from nodestore.etcd import maintenance
 from nodestore.etcd.session import KV, Etcd, EtcdSettings, TxnResult
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import ConfigRecord, Desired, Entry, Inventory, decode
@@ -102,7 +103,7 @@ class Stage:
         await eventually(decided, "etcd has decided on what was delivered")
 
     async def _raft_index(self) -> int:
-        return (await self.witness.status(self.witness.settings.endpoints[0])).raft_index
+        return (await maintenance.status(self.witness, self.witness.settings.endpoints[0])).raft_index
 
     async def entries(self) -> list[Entry]:
         """The journal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nodestore.etcd import maintenance
 from nodestore.schema.keys import Keys
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masters
@@ -14,7 +15,7 @@ async def test_the_leader_moves_etcds_leadership_to_another_member(etcd_three: E
 
         async def leading() -> str | None:
             for endpoint in etcd_three.endpoints:
-                status = await masters.etcd.status(endpoint, timeout_s=10.0)
+                status = await maintenance.status(masters.etcd, endpoint, timeout_s=10.0)
                 if status.leader == status.member:
                     return endpoint
             return None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from nodestore.errors import NodectlError, Unavailable
+from nodestore.etcd import maintenance
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Candidate, LeaderRecord, TermRecord, decode
 from tests.faults.late.transactions import configure
@@ -257,7 +258,7 @@ async def test_both_leaders_on_one_pc_is_said(etcd_one: EtcdCluster, keys: Keys)
 
 async def _etcd_leader(masters: Masters, cluster: EtcdCluster) -> str:
     for endpoint in cluster.endpoints:
-        status = await masters.etcd.status(endpoint, timeout_s=10.0)
+        status = await maintenance.status(masters.etcd, endpoint, timeout_s=10.0)
         if status.leader == status.member:
             return endpoint
     return ""

@@ -9,6 +9,7 @@ from contextlib import aclosing
 import pytest
 
 from nodestore.errors import Denied, LeaseLost
+from nodestore.etcd import maintenance
 from nodestore.etcd.lease import Lease
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, EtcdSettings
@@ -140,7 +141,7 @@ async def test_a_token_that_has_expired(etcd_auth: EtcdCluster, keys: Keys) -> N
         keeping.cancel()
         await asyncio.wait((keeping,))
         etcd._token = "expired.5"
-        await etcd.status(etcd_auth.endpoints[0])
+        await maintenance.status(etcd, etcd_auth.endpoints[0])
         assert len(tokens) <= 5
 
 

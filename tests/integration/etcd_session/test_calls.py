@@ -18,7 +18,7 @@ from nodestore.errors import (
     TooLarge,
     Unavailable,
 )
-from nodestore.etcd import rpc
+from nodestore.etcd import maintenance, rpc
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import (
     Etcd,
@@ -136,11 +136,11 @@ async def test_what_is_compacted_says_so(etcd_one: EtcdCluster, keys: Keys) -> N
     async with session(etcd_one) as etcd:
         first = await etcd.put(keys.head, b"1")
         last = await etcd.put(keys.head, b"2")
-        await etcd.compact(last)
+        await maintenance.compact(etcd, last)
         with pytest.raises(Compacted):
             await etcd.get(keys.head, revision=first)
         with pytest.raises(Compacted):
-            await etcd.compact(last)
+            await maintenance.compact(etcd, last)
 
 
 async def test_too_large_a_request_is_too_large(etcd_one: EtcdCluster, keys: Keys) -> None:
@@ -208,7 +208,7 @@ async def test_nobody_listens_is_unavailable(keys: Keys) -> None:
         with pytest.raises(Unavailable):
             await etcd.txn([cmp_mod(keys.head, 0)], [op_put(keys.head, b"x")], repeatable=True)
         with pytest.raises(Unavailable):
-            await etcd.status(endpoints[0])
+            await maintenance.status(etcd, endpoints[0])
 
 
 async def test_a_put_passes_over_ports_that_refuse(etcd_one: EtcdCluster, keys: Keys) -> None:
@@ -251,18 +251,18 @@ async def test_a_web_proxy_in_the_environment_is_not_for_the_store(
 async def test_cluster_calls(etcd_three: EtcdCluster) -> None:
     """Members, and what each says of itself; an address that is none of ours is refused."""
     async with session(etcd_three) as etcd:
-        members = await etcd.members()
+        members = await maintenance.members(etcd)
         assert {member.name for member in members} == {"m1", "m2", "m3"}
-        statuses = [await etcd.status(endpoint) for endpoint in etcd_three.endpoints]
+        statuses = [await maintenance.status(etcd, endpoint) for endpoint in etcd_three.endpoints]
         assert {status.member for status in statuses} == {member.id for member in members}
         assert len({status.leader for status in statuses}) == 1
         assert statuses[0].db_bytes > 0
         assert statuses[0].version.startswith("3.")
         with pytest.raises(Invalid):
-            await etcd.status("127.0.0.1:1")
+            await maintenance.status(etcd, "127.0.0.1:1")
         follower = next(status for status in statuses if status.member != status.leader)
         with pytest.raises(NodectlError, match="not leader"):
-            await etcd.move_leader(etcd_three.endpoints[statuses.index(follower)], follower.member)
+            await maintenance.move_leader(etcd, etcd_three.endpoints[statuses.index(follower)], follower.member)
 
 
 async def test_a_full_store_is_no_space() -> None:
@@ -295,7 +295,7 @@ async def test_a_closed_session_says_so(etcd_one: EtcdCluster, keys: Keys) -> No
     await etcd.put(keys.head, b"x")
     await etcd.close()
     await etcd.close()
-    for call in (etcd.get(keys.head), etcd.open_stream("Watch/Watch"), etcd.status(etcd_one.endpoints[0])):
+    for call in (etcd.get(keys.head), etcd.open_stream("Watch/Watch"), maintenance.status(etcd, etcd_one.endpoints[0])):
         with pytest.raises(NodectlError, match="closed"):
             await call
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
+from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd, EtcdSettings, cmp_mod, op_get, op_put
 from nodestore.schema.keys import Keys
 from tests.faults.network.peers import PeerNetwork
@@ -141,8 +142,8 @@ async def test_move_leader_under_traffic(etcd_three: EtcdCluster, keys: Keys) ->
         for _ in range(3):
             leader = await etcd_three.leader()
             target = next(member for member in etcd_three.members if member is not leader)
-            target_id = (await etcd.status(target.endpoint)).member
-            await etcd.move_leader(leader.endpoint, target_id)
+            target_id = (await maintenance.status(etcd, target.endpoint)).member
+            await maintenance.move_leader(etcd, leader.endpoint, target_id)
             assert await etcd_three.leader() is target
             await work.goes_on(5)
         assert work.guarded == []
@@ -187,7 +188,7 @@ async def test_without_a_quorum_nothing_is_claimed(broken_three: EtcdCluster, ke
         await eventually(surely_not)
         with pytest.raises(Unavailable):
             await etcd.get(keys.head, timeout_s=0.5)
-        assert len(await etcd.members()) == 3  # still answered
+        assert len(await maintenance.members(etcd)) == 3  # still answered
         await eventually(lambda: _knows_no_leader(etcd, first), "the member that is left has no leader")
 
 
@@ -208,4 +209,4 @@ async def test_a_member_cut_off_from_its_peers(keys: Keys) -> None:
 
 
 async def _knows_no_leader(etcd: Etcd, member: Member) -> bool:
-    return (await etcd.status(member.endpoint, timeout_s=10.0)).leader == 0
+    return (await maintenance.status(etcd, member.endpoint, timeout_s=10.0)).leader == 0

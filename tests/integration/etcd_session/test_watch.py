@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from nodestore.errors import Compacted, OutcomeUnknown, Unavailable
+from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd, EtcdSettings, op_delete, op_put
 from nodestore.etcd.watch import Changes, Event, Listing, follow, mirror
 from nodestore.schema.keys import Keys, prefix_end
@@ -210,7 +211,7 @@ async def test_compaction_under_a_cut_off_watch_is_a_new_listing(etcd_one: EtcdC
         await proxy.cut()
         await writer.delete(keys.state + "old")
         last = await writer.put(keys.state + "new", b"y")
-        await writer.compact(last)
+        await maintenance.compact(writer, last)
         await proxy.listen()
         await eventually(lambda: len(seen.listings) == 2)
         assert seen.state == {keys.state + "new": b"y"}
@@ -224,7 +225,7 @@ async def test_follow_says_that_it_is_compacted(etcd_one: EtcdCluster, keys: Key
     async with session(*etcd_one.endpoints) as etcd:
         first = await etcd.put(keys.head, b"1")
         last = await etcd.put(keys.head, b"2")
-        await etcd.compact(last)
+        await maintenance.compact(etcd, last)
         with pytest.raises(Compacted) as caught:
             await anext(follow(etcd, keys.head, end=prefix_end(keys.head), revision=first))
         assert caught.value.revision == last

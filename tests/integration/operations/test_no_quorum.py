@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from nodestore.errors import NodectlError
+from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
@@ -31,7 +32,7 @@ def _no_process_stays() -> Iterator[None]:
 
 async def _leaderless(etcd: Etcd, endpoint: str) -> bool:
     try:
-        return (await etcd.status(endpoint)).leader == 0
+        return (await maintenance.status(etcd, endpoint)).leader == 0
     except NodectlError as error:
         return "no leader" in str(error)
 

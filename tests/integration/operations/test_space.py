@@ -137,7 +137,7 @@ async def test_the_alarm_under_a_leader(keys: Keys) -> None:
     async with small(3) as cluster, playing(cluster, keys, ("--local-member=none",)) as masters:
         await save_scene(masters, 1)
         term = (await masters.leader()).revision
-        before = await masters.etcd.status(cluster.endpoints[0], timeout_s=10.0)
+        before = await maintenance.status(masters.etcd, cluster.endpoints[0], timeout_s=10.0)
         await fill_with_history(masters.etcd)
         await save_scene(masters, 2)
         assert not await alarmed(masters.etcd)
@@ -146,8 +146,8 @@ async def test_the_alarm_under_a_leader(keys: Keys) -> None:
         begun, ended = said[::2], said[1::2]
         assert begun == ended, "one after another"
         assert set(begun) == set(cluster.endpoints)
-        after = await masters.etcd.status(cluster.endpoints[0], timeout_s=10.0)
-        last = (await masters.etcd.status(begun[-1], timeout_s=10.0)).member
+        after = await maintenance.status(masters.etcd, cluster.endpoints[0], timeout_s=10.0)
+        last = (await maintenance.status(masters.etcd, begun[-1], timeout_s=10.0)).member
         # where so much is written it may have changed; after two elections nobody knows who led between them
         assert last in (before.leader, after.leader) or after.raft_term > before.raft_term + 1
         assert await saved(masters, "m1") == text(2)
@@ -257,8 +257,8 @@ async def mend(etcd: Etcd) -> None:
     """What an operator does. For one member."""
     endpoint = etcd.settings.endpoints[0]
     await etcd.delete("/foreign/", prefix=True)
-    await etcd.compact((await etcd.status(endpoint)).revision, physical=True)
-    await etcd.defragment(endpoint)
+    await maintenance.compact(etcd, (await maintenance.status(etcd, endpoint)).revision, physical=True)
+    await maintenance.defragment(etcd, endpoint)
     for alarm in await maintenance.alarms(etcd):
         await maintenance.disarm(etcd, alarm)
 

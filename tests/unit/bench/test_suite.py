@@ -26,7 +26,9 @@ from bench.measures import at_rest, cold_start, commands, failovers, scenes
 from nodectl.dev import launch
 from nodectl.dev.record import Part, Record
 from nodestore.errors import NodectlError, Unavailable
+from nodestore.etcd.types import MemberStatus
 from nodestore.processes import child_processes
+from tests.support.fakes.members import status_response
 
 
 def faked(**parts_of_it: Any) -> BenchCluster:
@@ -127,12 +129,12 @@ async def test_bare_operations_go_to_the_leading_masters_member(
         async def __aexit__(self, *_: object) -> None:
             return
 
-        async def status(self, endpoint: str) -> Any:
-            assert endpoint == "127.0.0.1:2002"
+        async def call_member(self, endpoint: str, method: str, request: Any, timeout_s: float) -> Any:
+            assert (endpoint, method) == ("127.0.0.1:2002", "Maintenance/Status")
             leads = next(answers)
             if leads is None:
                 raise Unavailable("silent")
-            return SimpleNamespace(member=7, leader=7 if leads else 8)
+            return status_response(MemberStatus(7, 7 if leads else 8, "3.5.30", 0, 0, 1, 1, 1, ()))
 
     async def leads() -> Any:
         return SimpleNamespace(id=next(leaders))

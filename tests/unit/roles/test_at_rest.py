@@ -16,6 +16,7 @@ from masterd.upkeep.space_plan import SpaceSettings
 from nodestore.etcd.types import MemberStatus
 from nodestore.support.jsonio import loads
 from tests.support.fakes.clock import VirtualTime
+from tests.support.fakes.members import status_response
 from tests.unit.api.test_event_streams import _leading, serving
 from tests.unit.drill.test_drill import watch
 
@@ -29,10 +30,11 @@ class _Member:
         self.use, self.asked = use, list[float]()
         self.settings = SimpleNamespace(endpoints=("a:1",), user=None, cert=None)
 
-    async def status(self, endpoint: str) -> MemberStatus:
+    async def call_member(self, endpoint: str, method: str, request: Any, timeout_s: float) -> Any:
+        assert method == "Maintenance/Status"
         self.asked.append(time.monotonic())
         used = int(self.use * _QUOTA)
-        return MemberStatus(1, 1, "3.5.30", used, used, 1, 1, 1, ())
+        return status_response(MemberStatus(1, 1, "3.5.30", used, used, 1, 1, 1, ()))
 
 
 class _Journal:

@@ -15,6 +15,7 @@ from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
 from masterd.upkeep.local_member import LocalMember
 from nodestore.errors import NodectlError, Unavailable
 from nodestore.etcd.session import Member, MemberStatus
+from tests.support.fakes.members import member_list_response, status_response
 from tests.support.waiting import eventually
 
 _URLS = {1: ("http://pc1:2379",), 2: ("http://pc2:2379",), 3: ("http://pc3:2379/",)}
@@ -32,15 +33,21 @@ class Members:
         self.listed = [1, 2, 3]
         self.moves: list[tuple[str, int]] = []
 
-    async def status(self, endpoint: str, *, timeout_s: float) -> MemberStatus:
+    async def call_member(self, endpoint: str, method: str, request: Any, timeout_s: float) -> Any:
+        if method == "Maintenance/MoveLeader":
+            return self._move_leader(endpoint, request.targetID)
+        assert method == "Maintenance/Status"
         if (member := self.ids[endpoint]) in self.dead:
             raise Unavailable(f"{endpoint} does not answer")
-        return MemberStatus(member, self.leader, "3.5.30", 0, 0, 1, 1, 1, ())
+        return status_response(MemberStatus(member, self.leader, "3.5.30", 0, 0, 1, 1, 1, ()))
 
-    async def members(self) -> tuple[Member, ...]:
-        return tuple(Member(item, f"m{item}", _URLS[item], (), item in self.learners) for item in self.listed)
+    async def call(self, method: str, request: Any, **options: Any) -> Any:
+        assert method == "Cluster/MemberList"
+        return member_list_response(
+            *(Member(item, f"m{item}", _URLS[item], (), item in self.learners) for item in self.listed)
+        )
 
-    async def move_leader(self, endpoint: str, target: int) -> None:
+    def _move_leader(self, endpoint: str, target: int) -> None:
         self.moves.append((endpoint, target))
         self.leader = target
 

@@ -16,6 +16,7 @@ from nodectl.etcd_binary.find import find_etcd
 from nodestore.cluster.configuration import Configuration
 from nodestore.cluster.election import LeaderSeen, parse_leader
 from nodestore.errors import Conflict, NodectlError
+from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from nodestore.support.jsonio import dumps
@@ -101,7 +102,7 @@ class Hosts:
         own: dict[int, str] = {}
         for name in self.site.members:
             with contextlib.suppress(NodectlError):
-                status = await self.etcd.status(self._member(name), timeout_s=0.5)
+                status = await maintenance.status(self.etcd, self._member(name), timeout_s=0.5)
                 votes.append(status.leader)
                 own[status.member] = name
         for vote in votes:
@@ -134,7 +135,7 @@ class Hosts:
         with contextlib.suppress(NodectlError):
             on = {name for name, pc in self.pcs.items() if pc.powered}
             for name in on & set(self.site.members):
-                await self.etcd.status(self._member(name), timeout_s=0.5)
+                await maintenance.status(self.etcd, self._member(name), timeout_s=0.5)
             for prefix in (self.keys.candidates, self.keys.alive):
                 there = {kv.key.removeprefix(prefix) for kv in (await self.etcd.range(prefix)).kvs}
                 if not on <= there:
@@ -161,8 +162,8 @@ class Hosts:
             leading = await self.etcd_leading()
             if leading is not None and leading != name:
                 with contextlib.suppress(NodectlError):
-                    target = (await self.etcd.status(self._member(name))).member
-                    await self.etcd.move_leader(self._member(leading), target)
+                    target = (await maintenance.status(self.etcd, self._member(name))).member
+                    await maintenance.move_leader(self.etcd, self._member(leading), target)
             return leading == name
 
         await eventually(done, f"etcd's leader is on {name}", timeout_s=_UP_S)
