@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from nodestore.errors import NodectlError
-from nodestore.etcd.lease import Lease
+from nodestore.etcd.lease import Lease, boottime_s
 from nodestore.etcd.session import Etcd
 
 LIVES_S = 4
@@ -28,6 +28,11 @@ async def error_of(call: Awaitable[Any]) -> NodectlError | None:
     except NodectlError as error:
         return error
     return None
+
+
+def lease_end(lease: Lease) -> float:
+    """When the lease expires if no further keepalive is answered, on the clock of `boottime_s`."""
+    return boottime_s() + lease.left_s
 
 
 @asynccontextmanager

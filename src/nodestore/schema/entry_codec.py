@@ -21,10 +21,10 @@ _MARK_FIELDS = {"generation", "hash"}
 
 def decode_entry(raw: bytes, where: str) -> Entry:
     """The entry in `raw`. Garbage if it is invalid, with `where` and the first problem."""
-    return _decode_fast(raw) or decode(Entry, raw, where)
+    return decode_fast(raw) or decode(Entry, raw, where)
 
 
-def _decode_fast(raw: bytes) -> Entry | None:
+def decode_fast(raw: bytes) -> Entry | None:
     """The entry, if it has the form in which leaders write nearly all entries; else None."""
     try:
         value = from_json(raw, allow_inf_nan=False)

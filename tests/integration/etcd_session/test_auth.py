@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
@@ -15,38 +15,19 @@ from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.etcd.watch import Changes, Listing, follow, mirror
 from nodestore.schema.keys import Keys, prefix_end
-from tests.integration.etcd_session.test_lease import end
-from tests.integration.etcd_session.test_watch import observer
+from tests.support.connection_tap import ConnectionTap
+from tests.support.etcd_auth import PASSWORD, enable_auth, user_session
 from tests.support.etcd_cluster import EtcdCluster
+from tests.support.sessions import lease_end
 from tests.support.waiting import eventually
-
-PASSWORD = "correct horse"
-READWRITE = 2
-
-
-def session(cluster: EtcdCluster, user: str | None = "root", password: str | None = PASSWORD) -> Etcd:
-    return Etcd(EtcdSettings(cluster.endpoints, user=user, password=password))
-
-
-async def add_user(etcd: Etcd, name: str, role: str) -> None:
-    await etcd.call("Auth/UserAdd", pb.AuthUserAddRequest(name=name, password=PASSWORD))
-    await etcd.call("Auth/UserGrantRole", pb.AuthUserGrantRoleRequest(user=name, role=role))
-
-
-async def enable(cluster: EtcdCluster) -> None:
-    async with session(cluster, None, None) as etcd:
-        for role in ("root", "nobody"):
-            await etcd.call("Auth/RoleAdd", pb.AuthRoleAddRequest(name=role))
-        await add_user(etcd, "root", "root")
-        await add_user(etcd, "stranger", "nobody")
-        await etcd.call("Auth/AuthEnable", pb.AuthEnableRequest())
+from tests.support.watching import observer
 
 
 @pytest.fixture(scope="module")
 def etcd_auth() -> Iterator[EtcdCluster]:
     """Three members with access control: `root` may all, `stranger` nothing."""
     with EtcdCluster(3) as cluster:
-        asyncio.run(enable(cluster))
+        asyncio.run(enable_auth(cluster))
         yield cluster
 
 
@@ -58,47 +39,41 @@ def restartable(etcd_auth: EtcdCluster) -> Iterator[EtcdCluster]:
     asyncio.run(etcd_auth.wait_healthy())
 
 
-async def logins(etcd: Etcd) -> list[str]:
-    """A list that grows with every token this session gets from now on."""
-    found: list[str] = []
-    original = etcd._authenticate
-
-    async def noted(user: str, timeout_s: float) -> str:
-        token = await original(user, timeout_s)
-        found.append(token)
-        return token
-
-    etcd._authenticate = noted  # type: ignore[method-assign]
-    return found
+@asynccontextmanager
+async def tapped(cluster: EtcdCluster) -> AsyncIterator[tuple[Etcd, ConnectionTap]]:
+    """A session of root, and the tap of its connections."""
+    settings = EtcdSettings(cluster.endpoints, user="root", password=PASSWORD)
+    tap = ConnectionTap(settings)
+    async with Etcd(settings, connect=tap.connect) as etcd:
+        yield etcd, tap
 
 
 async def test_one_login_serves_all(etcd_auth: EtcdCluster, keys: Keys) -> None:
     """Many callers at once wait for one token."""
-    async with session(etcd_auth) as etcd:
-        tokens = await logins(etcd)
+    async with tapped(etcd_auth) as (etcd, tap):
         await asyncio.gather(*(etcd.put(f"{keys.state}{i}", b"x") for i in range(30)))
-        assert len(tokens) == 1
+        assert len(tap.tokens) == 1
         etcd.discard_token("one that somebody has already replaced")
         await etcd.put(keys.head, b"x")
-        assert len(tokens) == 1
+        assert len(tap.tokens) == 1
 
 
 async def test_a_change_of_users_does_not_show(etcd_auth: EtcdCluster, keys: Keys) -> None:
     """Tokens of before are refused from then on: one new login for all callers, no error, nothing written twice."""
-    async with session(etcd_auth) as admin, session(etcd_auth) as etcd:
+    async with user_session(etcd_auth) as admin, tapped(etcd_auth) as (etcd, tap):
         await etcd.put(keys.head, b"x")
-        tokens = await logins(etcd)
+        assert len(tap.tokens) == 1
         for i in range(3):
             await admin.call("Auth/UserAdd", pb.AuthUserAddRequest(name=f"{keys.cluster}-{i}", password=PASSWORD))
             await asyncio.gather(*(etcd.put(f"{keys.state}{n}", b"x") for n in range(20)))
         found = await etcd.range(keys.state)
         assert [kv.version for kv in found.kvs] == [3] * 20
-        assert len(tokens) <= 3
+        assert len(tap.tokens) <= 1 + 3
 
 
 async def test_a_member_that_restarts_has_forgotten_the_token(restartable: EtcdCluster, keys: Keys) -> None:
     """Reads, writes, a watch and a lease go on over restarts of every member; each write lands once."""
-    async with session(restartable) as etcd, observer(etcd, keys.state) as seen:
+    async with user_session(restartable) as etcd, observer(etcd, keys.state) as seen:
         lease = await Lease.grant(etcd, 5)
         keeping = asyncio.create_task(lease.keep_alive())
         count = 0
@@ -120,46 +95,46 @@ async def test_a_member_that_restarts_has_forgotten_the_token(restartable: EtcdC
 
 async def test_a_token_that_has_expired(etcd_auth: EtcdCluster, keys: Keys) -> None:
     """A token that no member knows: calls, watches and keepalives each get another, and it is the same one."""
-    async with session(etcd_auth) as etcd:
+    async with tapped(etcd_auth) as (etcd, tap):
         lease = await Lease.grant(etcd, 5)
-        tokens = await logins(etcd)
-        etcd._token = "expired.1"
+        assert len(tap.tokens) == 1
+        tap.expire_tokens()
         await etcd.put(keys.head, b"x")
-        etcd._token = "expired.2"
+        tap.expire_tokens()
         async with aclosing(mirror(etcd, keys.head)) as stream:
             assert isinstance(await anext(stream), Listing)
-            etcd._token = "expired.3"
+            tap.expire_tokens()
             await etcd.put(keys.head, b"y")
             changes = await anext(stream)
             assert isinstance(changes, Changes)
             assert [event.value for event in changes.events] == [b"y"]
-        etcd._token = "expired.4"
+        tap.expire_tokens()
         keeping = asyncio.create_task(lease.keep_alive())
-        before = end(lease)
-        await eventually(lambda: end(lease) > before + 0.1 or keeping.done(), "a beat")
+        before = lease_end(lease)
+        await eventually(lambda: lease_end(lease) > before + 0.1 or keeping.done(), "a beat")
         assert not keeping.done()
         keeping.cancel()
         await asyncio.wait((keeping,))
-        etcd._token = "expired.5"
+        tap.expire_tokens()
         await maintenance.status(etcd, etcd_auth.endpoints[0])
-        assert len(tokens) <= 5
+        assert len(tap.tokens) <= 1 + 5
 
 
 async def test_a_watch_opened_with_an_expired_token(etcd_auth: EtcdCluster, keys: Keys) -> None:
     """It "succeeds" and then says in an answer that it is canceled; the session gets a token and opens it again."""
-    async with session(etcd_auth) as etcd:
+    async with tapped(etcd_auth) as (etcd, tap):
         revision = await etcd.put(keys.head, b"x")
-        etcd._token = "expired"
+        tap.expire_tokens()
         async with aclosing(follow(etcd, keys.head, end=prefix_end(keys.head), revision=revision)) as stream:
             changes = await anext(stream)
             assert [event.value for event in changes.events] == [b"x"]
-        assert etcd._token != "expired"
+        assert len(tap.tokens) == 2
 
 
 async def test_wrong_passwords_and_strangers_are_denied(etcd_auth: EtcdCluster, keys: Keys) -> None:
     """At once, as Denied, for calls, watches and transactions; a watch does not go on trying."""
     for user, password in (("root", "wrong"), ("no one", PASSWORD), ("stranger", PASSWORD), (None, None)):
-        async with session(etcd_auth, user, password) as etcd:
+        async with user_session(etcd_auth, user, password) as etcd:
             with pytest.raises(Denied):
                 await etcd.put(keys.head, b"x")
             with pytest.raises(Denied):
@@ -171,16 +146,16 @@ async def test_wrong_passwords_and_strangers_are_denied(etcd_auth: EtcdCluster, 
 async def test_a_watch_that_may_not_be_is_denied(etcd_auth: EtcdCluster, keys: Keys) -> None:
     """Also where the listing was allowed and the watch alone is not (a permission that was taken away meanwhile)."""
     for user, password in (("stranger", PASSWORD), (None, None)):
-        async with session(etcd_auth, user, password) as etcd:
+        async with user_session(etcd_auth, user, password) as etcd:
             with pytest.raises(Denied):
                 await anext(follow(etcd, keys.head, end=prefix_end(keys.head), revision=2))
 
 
 async def test_credentials_where_none_are_asked_for(keys: Keys) -> None:
     """A user may be configured before access control is turned on, and it may be turned on under a living session."""
-    async with EtcdCluster(1) as cluster, session(cluster) as etcd, observer(etcd, keys.state) as seen:
+    async with EtcdCluster(1) as cluster, user_session(cluster) as etcd, observer(etcd, keys.state) as seen:
         await etcd.put(keys.state + "1", b"x")
-        await enable(cluster)
+        await enable_auth(cluster)
         await etcd.put(keys.state + "2", b"x")
         await eventually(lambda: len(seen.events) == 2)
 
@@ -188,8 +163,8 @@ async def test_credentials_where_none_are_asked_for(keys: Keys) -> None:
 async def test_a_lease_whose_user_is_gone_is_lost_with_the_reason(keys: Keys) -> None:
     """Not a silent stop: the error names what etcd said."""
     async with EtcdCluster(1) as cluster:
-        await enable(cluster)
-        async with session(cluster) as admin, session(cluster, "stranger") as etcd:
+        await enable_auth(cluster)
+        async with user_session(cluster) as admin, user_session(cluster, "stranger") as etcd:
             lease = await Lease.grant(etcd, 4)
             await admin.put(keys.leader, b"x", lease=lease.id)
             with pytest.raises(LeaseLost, match="permission denied"):

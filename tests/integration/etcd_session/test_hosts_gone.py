@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
+from typing import Self
 
-from nodectl import Client
+from nodectl.client.connection.discovery import EtcdDiscovery
+from nodectl.client.connection.leadership import Leadership
+from nodestore.etcd.rpc import Connect, connect_by_grpc
 from nodestore.etcd.session import Etcd, EtcdSettings, cmp_create, op_get, op_put
 from nodestore.etcd.watch import SILENCE_S, Listing, mirror
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Epoch, LeaderRecord
 from tests.faults.network.proxy import Mode, Proxy
+from tests.support.connection_tap import ConnectionTap
 from tests.support.etcd_cluster import EtcdCluster
+from tests.support.fakes.etcd import MEMBERS, SETTINGS, FakeEtcd
+from tests.support.fakes.link import Link
 from tests.support.waiting import eventually
 
 _LONG_S = 20.0
@@ -23,9 +29,31 @@ async def put_leader(etcd: Etcd, keys: Keys, name: str) -> None:
     await etcd.put(keys.leader, record.encode())
 
 
-def known(client: Client) -> str | None:
-    leader = client._leadership.leader
-    return leader.id if leader else None
+class Discovering:
+    """A client's discovery of the leader by etcd, with the leaders that it reported."""
+
+    def __init__(self, keys: Keys, settings: EtcdSettings, connect: Connect) -> None:
+        self.leadership = Leadership()
+        self.leadership.subscribe(lambda: self.reported.append(self.leader))
+        self.reported: list[str | None] = []
+        self._keys, self._settings, self._connect = keys, settings, connect
+
+    @property
+    def leader(self) -> str | None:
+        return self.leadership.leader.id if self.leadership.leader else None
+
+    async def __aenter__(self) -> Self:
+        self._etcd = await Etcd(self._settings, connect=self._connect).__aenter__()
+        self._task = asyncio.create_task(EtcdDiscovery(self._etcd, self._keys, self.leadership).run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+        await self._etcd.close()
+
+    async def knows(self, name: str | None) -> None:
+        await eventually(lambda: self.leader == name, f"{name} is known", timeout_s=_LONG_S)
 
 
 async def test_a_client_hears_of_a_new_leader_by_either_of_two_members(etcd_three: EtcdCluster, keys: Keys) -> None:
@@ -35,25 +63,25 @@ async def test_a_client_hears_of_a_new_leader_by_either_of_two_members(etcd_thre
     async with Etcd(EtcdSettings((third,))) as direct, Proxy(first) as one, Proxy(second) as two:
         await direct.put(keys.epoch, Epoch(epoch=1).encode())
         await put_leader(direct, keys, "m1")
-        async with Client((one.address, two.address, third), cluster=keys.cluster) as client:
-            await eventually(lambda: known(client) == "m1", "the first leader is known")
+        settings = EtcdSettings((one.address, two.address, third))
+        tap = ConnectionTap(settings)
+        async with Discovering(keys, settings, tap.connect) as client:
+            await client.knows("m1")
             for cable, name in ((one, "m2"), (two, "m3")):
                 cable.set(up=Mode.HOLD, down=Mode.HOLD)
                 begun = time.monotonic()
                 await put_leader(direct, keys, name)
-                await eventually(lambda name=name: known(client) == name, f"{name} is known", timeout_s=_LONG_S)
+                await client.knows(name)
                 assert time.monotonic() - begun < SILENCE_S
                 cable.set(up=Mode.DROP, down=Mode.DROP)
-                await moved_on(client, cable.address)
+                await moved_on(tap, cable.address)
 
 
-async def moved_on(client: Client, address: str) -> None:
-    """Until nothing of the client's hangs on that member, and both of its watches hang on others."""
-    assert client._etcd is not None
-    etcd = client._etcd
+async def moved_on(tap: ConnectionTap, address: str) -> None:
+    """Wait until no stream is open to that member, and both watches are open to two other ones."""
     await eventually(
-        lambda: len({stream.address for stream in etcd._streams} - {address}) == 2 == len(etcd._streams),
-        "both watches hang on members that live", timeout_s=_LONG_S,
+        lambda: len(set(tap.open_streams) - {address}) == 2 == len(tap.open_streams),
+        "both watches are open to members that live", timeout_s=_LONG_S,
     )  # fmt: skip
 
 
@@ -63,47 +91,63 @@ async def test_a_client_that_doubts_its_leader_looks_for_another(etcd_three: Etc
     async with Etcd(EtcdSettings((third,))) as direct, Proxy(first) as one, Proxy(second) as two:
         await direct.put(keys.epoch, Epoch(epoch=1).encode())
         await put_leader(direct, keys, "m1")
-        async with Client((one.address, two.address, third), cluster=keys.cluster) as client:
-            await eventually(lambda: known(client) == "m1", "the first leader is known")
+        settings = EtcdSettings((one.address, two.address, third))
+        async with Discovering(keys, settings, connect_by_grpc(settings)) as client:
+            await client.knows("m1")
             for cable in (one, two):
                 cable.set(up=Mode.HOLD, down=Mode.HOLD)
             begun = time.monotonic()
             await put_leader(direct, keys, "m2")
-            client._leadership.mark_doubtful()
-            await eventually(lambda: known(client) == "m2", "the new leader is known", timeout_s=_LONG_S)
+            client.leadership.mark_doubtful()
+            await client.knows("m2")
             assert time.monotonic() - begun < SILENCE_S
             for cable in (one, two):
                 cable.set(up=Mode.DROP, down=Mode.DROP)
 
 
 async def test_old_news_of_the_slower_watch_change_nothing(keys: Keys) -> None:
-    """That nobody led is told late, after the new leader."""
-    from nodectl.client.connection.discovery import EtcdDiscovery
-    from nodectl.client.connection.leadership import Leadership
-    from nodestore.etcd.watch import Event
-
-    leadership = Leadership()
-    async with Etcd(EtcdSettings(("127.0.0.1:1", "127.0.0.1:2"))) as etcd:
-        discovery = EtcdDiscovery(etcd, keys, leadership)
-        discovery._epoch = 1
-        record = LeaderRecord(id="m2", host="pc", urls=("http://127.0.0.1:9",), nonce="x", since=0.0)
-        discovery._publish_key(Event(keys.leader, record.encode(), 12, 12, 0), 12)
-        discovery._publish_key(Event(keys.leader, None, 11, 0, 0), 11)
-        assert leadership.leader is not None
-        assert leadership.leader.id == "m2"
-        discovery._publish_key(Event(keys.leader, None, 13, 0, 0), 13)
-        assert leadership.leader is None
+    """The slower watch reports that there was no leader, after the faster one has reported the next leader."""
+    server = FakeEtcd()
+    fast, slow = Link(server), Link(server)
+    settings = EtcdSettings(MEMBERS[:2])
+    ways = dict(zip(MEMBERS, (fast, slow), strict=False))
+    async with (
+        Etcd(SETTINGS, connect=server.connect) as direct,
+        Discovering(keys, settings, lambda address: ways[address].connect(address)) as client,
+    ):
+        await direct.put(keys.epoch, Epoch(epoch=1).encode())
+        await put_leader(direct, keys, "m0")
+        await client.knows("m0")
+        fast.set(down=Mode.HOLD)
+        await put_leader(direct, keys, "m1")
+        await client.knows("m1")  # by the slow watch, so it is open
+        fast.set(down=Mode.FORWARD)
+        slow.set(down=Mode.HOLD)
+        await direct.delete(keys.leader)
+        await client.knows(None)
+        await put_leader(direct, keys, "m2")
+        await client.knows("m2")
+        reported = list(client.reported)
+        fast.set(down=Mode.HOLD)
+        slow.set(down=Mode.FORWARD)
+        await direct.delete(keys.leader)
+        await client.knows(None)  # by the slow watch, which has reported all that it was late with
+        assert client.reported == [*reported, None]
 
 
 async def test_a_watch_leaves_a_member_that_another_call_found_dead(etcd_three: EtcdCluster, keys: Keys) -> None:
     """It is asked for a sign of life at once, and not only when its own silence has lasted."""
     first, second, _ = etcd_three.endpoints
-    async with Proxy(first) as cable, Etcd(EtcdSettings((cable.address, second))) as etcd:
+    async with AsyncExitStack() as stack:
+        cable = await stack.enter_async_context(Proxy(first))
+        settings = EtcdSettings((cable.address, second))
+        tap = ConnectionTap(settings)
+        etcd = await stack.enter_async_context(Etcd(settings, connect=tap.connect))
         stream = mirror(etcd, keys.state, progress_s=_LONG_S, silence_s=2 * _LONG_S)
         async with aclosing(stream):
             assert isinstance(await anext(stream), Listing)
             coming = asyncio.ensure_future(anext(stream))
-            await eventually(lambda: len(etcd._streams) == 1, "the watch is open")
+            await eventually(lambda: len(tap.open_streams) == 1, "the watch is open")
             await etcd.put(f"{keys.state}a", b"1")
             await coming
             cable.set(up=Mode.HOLD, down=Mode.HOLD)

@@ -12,7 +12,7 @@ from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from tests.faults.network.proxy import Mode, Proxy
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.sessions import LIVES_S, keep_lease_alive
+from tests.support.sessions import LIVES_S, keep_lease_alive, lease_end
 from tests.support.waiting import eventually
 
 
@@ -54,22 +54,17 @@ async def test_the_ttl_counts_from_when_the_keepalive_was_sent(etcd_one: EtcdClu
     """An answer that was long under way gives no more time than etcd gave."""
     async with Proxy(etcd_one.endpoints[0]) as proxy, session(proxy.address) as etcd:
         lease = await Lease.grant(etcd, 8)  # long, so that a late answer is not given up for another beat
-        granted = end(lease)
+        granted = lease_end(lease)
         async with keep_lease_alive(lease):
-            await eventually(lambda: end(lease) > granted + 0.1, "a beat")
+            await eventually(lambda: lease_end(lease) > granted + 0.1, "a beat")
             proxy.set(down=Mode.HOLD)
-            before = end(lease)
+            before = lease_end(lease)
             await proxy.wait_held(down_bytes=1)  # the answer to the next
             answered = boottime_s()  # etcd has extended it no later than this
             await eventually(lambda: boottime_s() > answered + 0.25, "the answer is late")
             proxy.forward()
-            await eventually(lambda: end(lease) > before + 0.1, "the answer came")
-            assert end(lease) <= answered + lease.ttl_s + 0.01
-
-
-def end(lease: Lease) -> float:
-    """When it ends if no beat comes."""
-    return boottime_s() + lease.left_s
+            await eventually(lambda: lease_end(lease) > before + 0.1, "the answer came")
+            assert lease_end(lease) <= answered + lease.ttl_s + 0.01
 
 
 async def test_a_grant_that_nobody_answers(etcd_one: EtcdCluster) -> None:

@@ -7,30 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 
 from nodestore.errors import Denied, LeaseLost, Unavailable
 from nodestore.etcd.lease import Lease
-from nodestore.etcd.rpc import Connection, Duplex, Metadata, connect_by_grpc
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
-from tests.integration.etcd_session.test_auth import PASSWORD, enable
-from tests.integration.etcd_session.test_watch import observer
+from tests.support.connection_tap import ConnectionTap
+from tests.support.etcd_auth import PASSWORD, enable_auth
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
 from tests.support.masters import Masterd, Masters
 from tests.support.noded_rig import NODE, Rig, runs
 from tests.support.waiting import eventually
+from tests.support.watching import observer
 
 USER = "plain"
-LOGIN = "Auth/Authenticate"
 OLD, NEW = "old-secret", "new-secret"  # etcdctl takes a password up to its first blank
 INVENTORY = Inventory.model_validate({"nodes": {"n1": {}}, "defaults": {"driver": {"name": "process"}}})
 PATIENCE_S = 30.0
@@ -53,27 +50,6 @@ async def ctl(cluster: EtcdCluster, *command: str, says: str = "") -> None:
     assert done.returncode == 0, f"{command}: {done.stderr.decode()}"
 
 
-class CountedConnection:
-    """A connection that counts the calls sent on it, by method."""
-
-    def __init__(self, connection: Connection, calls: Counter[str]) -> None:
-        self._connection, self._calls = connection, calls
-
-    @property
-    def address(self) -> str:
-        return self._connection.address
-
-    async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Any:
-        self._calls[method] += 1
-        return await self._connection.call(method, request, timeout_s, metadata)
-
-    def open(self, method: str, metadata: Metadata) -> Duplex:
-        return self._connection.open(method, metadata)
-
-    async def close(self) -> None:
-        await self._connection.close()
-
-
 class Guarded:
     """An etcd of one member with access control, and a user of ours that may do with our keys what it likes."""
 
@@ -86,13 +62,19 @@ class Guarded:
     def options(self) -> tuple[str, str]:
         return f"--user={USER}", f"--password-file={self.file}"
 
-    def session(self, password: str = OLD, *, file: Path | None = None, calls: Counter[str] | None = None) -> Etcd:
-        """A session of our user. `calls` counts its calls by method."""
-        settings = EtcdSettings(
+    def session(self, password: str = OLD, *, file: Path | None = None) -> Etcd:
+        return Etcd(self._settings(password, file))
+
+    def tapped_session(self, file: Path) -> tuple[Etcd, ConnectionTap]:
+        """A session with the old password, and the tap of its connections."""
+        settings = self._settings(OLD, file)
+        tap = ConnectionTap(settings)
+        return Etcd(settings, connect=tap.connect), tap
+
+    def _settings(self, password: str, file: Path | None) -> EtcdSettings:
+        return EtcdSettings(
             self.cluster.endpoints, user=USER, password=password, password_file=file, call_timeout_s=CALL_S
         )
-        counts, connect = Counter() if calls is None else calls, connect_by_grpc(settings)
-        return Etcd(settings, connect=lambda address: CountedConnection(connect(address), counts))
 
     async def ctl(self, *command: str, says: str = "") -> None:
         await ctl(self.cluster, *command, says=says)
@@ -112,7 +94,7 @@ class Guarded:
 @asynccontextmanager
 async def guarded(keys: Keys, directory: Path) -> AsyncIterator[Guarded]:
     async with EtcdCluster(1) as cluster:
-        await enable(cluster)
+        await enable_auth(cluster)
         made = Guarded(cluster, keys, directory)
         await made.ctl("role", "add", USER)
         await made.ctl("role", "grant-permission", USER, "readwrite", "--prefix", keys.prefix)
@@ -126,14 +108,16 @@ async def guarded(keys: Keys, directory: Path) -> AsyncIterator[Guarded]:
 async def test_a_session_waits_for_its_new_password(keys: Keys, tmp_path: Path) -> None:
     """Refused at the start is Denied; refused later on is Unavailable, asked again ever more rarely, until the new
     password is in the file; watch and calls go on by themselves."""
-    calls: Counter[str] = Counter()
-    async with guarded(keys, tmp_path) as store, store.session(file=store.file, calls=calls) as etcd:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(guarded(keys, tmp_path))
+        etcd, tap = store.tapped_session(store.file)
+        await stack.enter_async_context(etcd)
         async with store.session(NEW) as stranger:
             with pytest.raises(Denied):
                 await stranger.get(keys.head)
             assert stranger.refusal is None
         await etcd.put(keys.head, b"1")
-        calls.clear()
+        before = tap.logins
         async with observer(etcd, keys.head) as seen:
             await store.set_password(NEW)
             await store.break_streams()
@@ -144,10 +128,10 @@ async def test_a_session_waits_for_its_new_password(keys: Keys, tmp_path: Path) 
                 tries += 1
                 with pytest.raises(Unavailable, match=r"etcd refuses user plain.*write its password into"):
                     await etcd.get(keys.head)
-                return calls[LOGIN] >= 3
+                return tap.logins - before >= 3
 
             await eventually(refused, "asked again")
-            assert tries > 3 * calls[LOGIN]
+            assert tries > 3 * (tap.logins - before)
             store.file.write_text("")  # just being written
             with pytest.raises(Unavailable, match="etcd refuses user plain"):
                 await etcd.get(keys.head)
@@ -176,7 +160,7 @@ async def test_access_control_that_is_turned_on_later(keys: Keys) -> None:
     async with EtcdCluster(1) as cluster, Etcd(EtcdSettings(cluster.endpoints, call_timeout_s=CALL_S)) as etcd:
         await etcd.put(keys.head, b"1")
         async with observer(etcd, keys.head) as seen:
-            await enable(cluster)
+            await enable_auth(cluster)
             cluster.members[0].restart()
             await cluster.wait_healthy()
             with pytest.raises(Unavailable, match="--user"):

@@ -19,7 +19,7 @@ from nodestore.etcd.session import Etcd, op_put
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Entry, Inventory, decode
 from tests.faults.late.transactions import run_leader, session
-from tests.integration.etcd_session.test_auth import PASSWORD, enable
+from tests.support.etcd_auth import PASSWORD, enable_auth
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
 from tests.support.masters import Masters
 from tests.support.waiting import eventually
@@ -171,7 +171,7 @@ async def test_the_alarm_without_the_rights_to_mend_it(keys: Keys, tmp_path: Pat
     password = tmp_path / "password"
     password.write_text(PASSWORD)
     async with small() as cluster:
-        await enable(cluster)
+        await enable_auth(cluster)
         await plain_user(cluster, keys)
         arguments = (f"--etcd-quota-bytes={QUOTA}", "--lease-ttl=60", "--user=plain", f"--password-file={password}")
         async with Masters(cluster, keys, arguments=arguments, user="root", password=PASSWORD) as masters:
