@@ -57,7 +57,7 @@ def main() -> int:
 
 def _profile_thread(profiles: list[cProfile.Profile]) -> None:
     """Profile the thread that runs the commands as well."""
-    thread: Any = worker._Thread
+    thread: Any = worker.WorkerThread
     real = thread._run
 
     def run(self: Any) -> None:

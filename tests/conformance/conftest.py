@@ -34,7 +34,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     callspec = getattr(pyfuncitem, "callspec", None)
     if callspec is None or callspec.params.get("ground") != "fake" or not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
     with VirtualTime() as world:
         world.run(pyfuncitem.obj(**arguments))
         world.run(asyncio.sleep(1.0))  # what has been cancelled needs a few turns to end

@@ -330,7 +330,7 @@ class Masters:
             *_gaps_and_doubles(history, head),
             *self._lost(history),
             *await self._deposed(history),
-            *await self._views(state, head),
+            *await self.view_problems(state, head),
             *await self._configuration(state),
             *await self._snapshots(history, state),
         ]
@@ -364,7 +364,7 @@ class Masters:
                 wrong.append(f"{kv.key} was written by term {entry.term} while {in_force} was in force")
         return wrong
 
-    async def _views(self, state: State, head: Head) -> list[str]:
+    async def view_problems(self, state: State, head: Head) -> list[str]:
         """The views are what the state says, whichever term wrote them, and `applied` is complete."""
         derivation = SpecDeriver(BuiltinApp())
         derivation.rebuild(state.inventory, Overlay(state, state.inventory, 0.0))

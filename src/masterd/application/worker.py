@@ -72,7 +72,7 @@ class _Job:
             self.done.set_result(result)
 
 
-class _Thread:
+class WorkerThread:
     """A daemon thread that runs jobs. As a daemon it does not delay the end of the process if it hangs."""
 
     def __init__(self) -> None:
@@ -82,6 +82,7 @@ class _Thread:
         self._thread.start()
 
     def put(self, job: _Job | None) -> None:
+        """Run `job` after the ones before it; None ends the thread."""
         self._jobs.put(job)
 
     @property
@@ -89,6 +90,7 @@ class _Thread:
         return self._thread.is_alive()
 
     def interrupt(self) -> None:
+        """Raise GivenUp in the thread, at its next Python instruction."""
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(GivenUp))
 
     def _run(self) -> None:
@@ -102,11 +104,12 @@ class _Thread:
 
 
 class Worker:
-    """Runs one job at a time in its thread."""
+    """Runs one job at a time in its thread. new_thread: starts the threads."""
 
-    def __init__(self) -> None:
-        self._thread: _Thread | None = None
-        self._abandoned: list[_Thread] = []
+    def __init__(self, new_thread: Callable[[], WorkerThread] = WorkerThread) -> None:
+        self._new_thread = new_thread
+        self._thread: WorkerThread | None = None
+        self._abandoned: list[WorkerThread] = []
 
     @property
     def hung_count(self) -> int:
@@ -122,7 +125,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         job = _Job(work, loop, loop.create_future())
         if self._thread is None:
-            self._thread = _Thread()
+            self._thread = self._new_thread()
         self._thread.put(job)
         watch = loop.call_later(limit_s, self._check_limit, job, limit_s, loop.time() + limit_s)
         try:
@@ -157,7 +160,7 @@ class Worker:
         self._abandoned.append(thread)
         self._interrupt_repeatedly(thread, loop)
 
-    def _interrupt_repeatedly(self, thread: _Thread, loop: asyncio.AbstractEventLoop) -> None:
+    def _interrupt_repeatedly(self, thread: WorkerThread, loop: asyncio.AbstractEventLoop) -> None:
         """Raise GivenUp in an abandoned thread, every 0.5 s until it ends: an application may catch the exception.
 
         An idle thread is not interrupted, because it may be outside its handler of the exception; it gets the signal

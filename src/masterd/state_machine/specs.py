@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -73,6 +73,12 @@ class SpecDeriver:
     @property
     def nodes(self) -> tuple[str, ...]:
         return tuple(self._derived)
+
+    @property
+    def dependencies(self) -> tuple[Mapping[str, frozenset[str]], Mapping[str, frozenset[str]]]:
+        """The nodes whose spec was derived from each path, and from each listing of a prefix."""
+        by_path = {path: frozenset(nodes) for path, nodes in self._by_path.items()}
+        return by_path, {prefix: frozenset(nodes) for prefix, nodes in self._by_prefix.items()}
 
     def affected(self, paths: Iterable[str]) -> list[str]:
         """The nodes whose spec was derived from one of these paths, sorted."""

@@ -75,14 +75,15 @@ class JournalRetention:
         """Check periodically until cancelled. Raises LeadershipLost when the term is over."""
         while True:
             try:
-                await self._check()
+                await self.check()
             except LeadershipLost:
                 raise
             except NodectlError as error:
                 self._limited_log.log(logging.WARNING, f"retention: {error}; trying again at the next check")
             await asyncio.sleep(self._settings.check_every_s)
 
-    async def _check(self) -> None:
+    async def check(self) -> None:
+        """Prune what is old, then write a snapshot and truncate the journal if a snapshot is due."""
         if not self._looked:
             await self._prune_history(self.replica.keys.terms, self._settings.terms_max)
             await self._prune_history(self.replica.keys.config_history, self._settings.config_versions_max)

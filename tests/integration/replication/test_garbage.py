@@ -163,8 +163,9 @@ async def test_garbage_stops_nobody(etcd_one: EtcdCluster, keys: Keys, tmp_path:
         replica = Replica(masters.etcd, keys)
         await replica.catch_up()
         assert replica.state.documents["nodes/n1"].value == {"x": "end"}
-        head = decode(Head, (await masters._key(keys.head)).value, keys.head)
-        assert await masters._views(replica.state, head) == []
+        head = await masters.etcd.get(keys.head)
+        assert head is not None
+        assert await masters.view_problems(replica.state, decode(Head, head.value, keys.head)) == []
 
 
 async def _inventory(directory: Path) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +16,7 @@ from masterd.replication.replica import Replica
 from masterd.replication.snapshots import Image, Snapshots
 from masterd.state_machine.batch import CommandRequest
 from masterd.term.leader import LeaderSettings
+from masterd.term.publisher import Publisher
 from masterd.term.retention import JournalRetention, RetentionSettings
 from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import (
@@ -99,7 +103,7 @@ async def test_what_is_remembered_of_a_journal_ends_where_the_state_is(etcd_one:
             await lagging.catch_up()
             assert lagging.recent_after(0) is not None
             await seat.add("x2")
-            await seat.leader._retention.write_snapshot()
+            await seat.leader.archive.save("second")
             await etcd.delete(keys.entry(2))
             await lagging.catch_up()
             assert lagging.index == 2
@@ -134,22 +138,40 @@ async def test_a_snapshot_that_is_deleted_while_it_is_read(etcd_one: EtcdCluster
                 with pytest.raises(Garbage, match="gap"):
                     await replica.catch_up()
                 assert replica.index == 0
-                await seat.leader._retention.write_snapshot()
+                await seat.leader.archive.save("new")
             await replica.catch_up()
             assert same(replica.state, seat.replica.state)
 
 
-async def _beside(seat: RunningLeader, retention: RetentionSettings = _SMALL_SNAPSHOTS) -> JournalRetention:
-    """The test's own, in that leader's term, once the leader's has cleared away what it takes to be left behind."""
-    await eventually(lambda: seat.leader._retention._looked)
-    return JournalRetention(seat.won.fence, seat.replica, seat.leader._committer.publisher, retention, lambda: 0.0)
+@asynccontextmanager
+async def run_leader_after_inspection(etcd: Etcd, keys: Keys) -> AsyncIterator[RunningLeader]:
+    """A leader whose own retention has already deleted the fragments of snapshots, and so leaves the test's alone."""
+    fragment = keys.snapshot(keys.snapshot_name(1, "fragment")) + "000000"
+    await etcd.put(fragment, b"{}")
+
+    async def deleted() -> bool:
+        return await etcd.get(fragment) is None
+
+    async with run_leader(etcd, etcd, keys) as leader:
+        await eventually(deleted, "the leader has deleted the fragment")
+        yield leader
+
+
+def retention_in_term(
+    leader: RunningLeader, settings: RetentionSettings = _SMALL_SNAPSHOTS, replica: Replica | None = None
+) -> JournalRetention:
+    """A retention of the test's own, in that leader's term."""
+    replica = replica or leader.replica
+    publisher = Publisher(replica.etcd, replica.keys, leader.won.fence)
+    publisher.complete_up_to = sys.maxsize  # in these tests every commit includes its views
+    return JournalRetention(leader.won.fence, replica, publisher, settings, lambda: 0.0)
 
 
 async def test_fragments_and_manifests_without_chunks_count_for_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
     """A manifest that lands late, when its chunks were cleared away, is no snapshot, and goes at the next tidy."""
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
         await seat.add("x1")
-        housekeeping = await _beside(seat)
+        housekeeping = retention_in_term(seat)
         kept = [await housekeeping.write_snapshot()]
         await seat.add("x2")
         kept.append(await housekeeping.write_snapshot())
@@ -169,14 +191,14 @@ async def test_leaders_that_follow_one_another_quickly_do_not_fill_etcd_with_hal
     etcd_one: EtcdCluster, keys: Keys
 ) -> None:
     """Each begins a snapshot that is due only once its term has lasted, and clears away what others have left."""
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
         for number in range(20):
             await seat.add(f"x{number}")
         for settled_s, found in ((600.0, 0), (0.0, 1)):
-            housekeeping = await _beside(seat, replace(_SMALL_SNAPSHOTS, snapshot_after_s=settled_s))
+            housekeeping = retention_in_term(seat, replace(_SMALL_SNAPSHOTS, snapshot_after_s=settled_s))
             for number in range(20):
                 await etcd.put(keys.snapshot(keys.snapshot_name(number, "half")) + "000000", b"{}")
-            await housekeeping._check()
+            await housekeeping.check()
             names = {kv.key.removeprefix(keys.snapshots).split("/")[0] for kv in (await etcd.range(keys.snapshots)).kvs}
             assert len(names) == found
 
@@ -185,8 +207,8 @@ async def test_room_is_made_by_what_snapshots_there_are_before_another_one_takes
     etcd_one: EtcdCluster, keys: Keys
 ) -> None:
     """A leader that does not come to the end of writing one has freed what could be freed."""
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
-        housekeeping = await _beside(seat)
+    async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
+        housekeeping = retention_in_term(seat)
         for number in range(2):
             await seat.add(f"x{number}")
             await housekeeping.write_snapshot()
@@ -202,8 +224,8 @@ async def test_room_is_made_by_what_snapshots_there_are_before_another_one_takes
 
 async def test_damage_to_a_snapshot_stops_truncation_there(etcd_one: EtcdCluster, keys: Keys) -> None:
     """One that was altered does not count as one of the two; the journal keeps what it would have stood for."""
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
-        housekeeping = await _beside(seat)
+    async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
+        housekeeping = retention_in_term(seat)
         names = []
         for number in range(3):
             await seat.add(f"x{number}")
@@ -220,8 +242,8 @@ async def test_damage_to_a_snapshot_stops_truncation_there(etcd_one: EtcdCluster
 
 async def test_a_deposed_leader_s_housekeeping_deletes_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Nor does it write."""
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
-        housekeeping = await _beside(seat)
+    async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
+        housekeeping = retention_in_term(seat)
         for number in range(3):
             await seat.add(f"x{number}")
             await housekeeping.write_snapshot()
@@ -403,17 +425,16 @@ async def test_what_it_took_to_catch_up_makes_no_snapshot_due(etcd_one: EtcdClus
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         for number in range(20):
             await seat.add(f"x{number}")
-        await seat.leader._retention.write_snapshot()
+        await seat.leader.archive.save("before")
         await seat.add("beyond")
         replica = Replica(etcd, keys)
         await replica.catch_up()
         assert replica.bytes_seen > retention.snapshot_every_bytes
-        publisher = seat.leader._committer.publisher
-        housekeeping = JournalRetention(seat.won.fence, replica, publisher, retention, lambda: 0.0)
-        await housekeeping._check()
+        housekeeping = retention_in_term(seat, retention, replica)
+        await housekeeping.check()
         assert len(await replica.snapshots.manifests()) == 1
         for number in range(20):
             await seat.add(f"y{number}")
         await replica.catch_up()
-        await housekeeping._check()
+        await housekeeping.check()
         assert len(await replica.snapshots.manifests()) == 2

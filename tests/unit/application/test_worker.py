@@ -8,10 +8,19 @@ import time
 
 import pytest
 
-from masterd.application.worker import HungError, JobProgress, Worker
+from masterd.application.worker import HungError, JobProgress, Worker, WorkerThread
 from tests.support.waiting import eventually
 
 _LIMIT_S = 0.2
+
+
+class RecordingThread(WorkerThread):
+    """A thread that counts its interrupts in place of being interrupted."""
+
+    interrupts = 0
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
 
 
 def _threads() -> int:
@@ -104,14 +113,16 @@ async def test_a_cancelled_wait_gives_the_thread_up() -> None:
 
 
 async def test_a_thread_that_has_ended_is_not_interrupted() -> None:
-    """Its identifier may be that of another thread by now, which has done nothing."""
-    worker, struck = Worker(), []
-    await worker.run(lambda _: 1, _LIMIT_S)
-    thread = worker._thread
-    assert thread is not None
-    worker.close()
-    await eventually(lambda: not thread.alive, "it has ended")
-    thread.busy = True  # as it stays when what was raised in it came after its work
-    thread.interrupt = lambda: struck.append(1)  # type: ignore[method-assign]
-    worker._interrupt_repeatedly(thread, asyncio.get_running_loop())
-    assert struck == []
+    """An abandoned thread that has ended already is not interrupted: its identifier may belong to another thread."""
+    thread = RecordingThread()
+    worker = Worker(lambda: thread)
+    thread.put(None)
+    await eventually(lambda: not thread.alive, "the thread has ended")
+    thread.busy = True  # as it stays if the exception arrived after the thread's last job
+    running = asyncio.create_task(worker.run(lambda _: 1, 60.0))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert thread.interrupts == 0
+    assert worker.hung_count == 0

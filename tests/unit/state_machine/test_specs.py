@@ -98,21 +98,20 @@ CHANGES = st.lists(
 @settings(deadline=None)
 @given(CHANGES)
 def test_incrementally_is_as_from_nothing(changes: list[tuple[str, dict[str, Any] | None]]) -> None:
-    """After any changes, and no links are left of what is not read any more."""
+    """After any changes the specs and their dependencies are those of a fresh derivation."""
     state, config, derivation = State(), inventory("a", "b"), SpecDeriver(ToyApp())
     derivation.rebuild(config, Overlay(state, config, 0.0))
     for path, document in changes:
         overlay = Overlay(state, config, 0.0)
+        documents = {name: kept for name, kept in state.documents.items() if name != path}
         if document is None:
             overlay.delete(path)
-            state.documents.pop(path, None)
         else:
             overlay.put(path, document)
-            state.documents[path] = VersionedDocument(1, document)
-        state._paths += 1
+            documents[path] = VersionedDocument(1, document)
+        state = State(documents=documents)
         derivation.update(config, overlay, derivation.affected([path]))
         fresh = SpecDeriver(ToyApp())
         fresh.rebuild(config, Overlay(state, config, 0.0))
         assert {node: derivation[node] for node in ("a", "b")} == {node: fresh[node] for node in ("a", "b")}
-        assert derivation._by_path == fresh._by_path
-        assert derivation._by_prefix == fresh._by_prefix
+        assert derivation.dependencies == fresh.dependencies
