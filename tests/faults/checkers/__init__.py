@@ -1,1 +1,1 @@
-"""What must be true after faults: checks of the store, of recorded histories, and of linearizability."""
+"""Checks after faults: of the store, of recorded histories, and of linearizability."""

@@ -1,7 +1,7 @@
-"""The store as it was at the end of a run, compared with all that was recorded of it.
+"""Compares the final contents of the store with the recorded history.
 
-The state is made once more from what the store itself holds, each of its two newest snapshots with the journal after
-it: a truncation that went too far shows there, however complete the record is.
+The state is computed again from the store's own contents: from each of the two newest snapshots and the journal after
+it. That shows a truncation that went too far, which the recorded history cannot show.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SNAPSHOTS = 2
 
 @dataclass
 class FinalStore:
-    """`journal`: each entry that is there, by its index. `snapshots`: their chunks by name, and "manifest"."""
+    """The final contents. journal: the entries by last index. snapshots: the chunks and "manifest" by name."""
 
     head: Head | None = None
     applied: Applied | None = None
@@ -38,7 +38,7 @@ class FinalStore:
     snapshots: defaultdict[str, dict[str, bytes]] = field(default_factory=lambda: defaultdict(dict))
 
     def put(self, key: str, value: bytes) -> None:
-        """`key`: without the cluster's prefix."""
+        """Add a key, which is without the cluster's prefix."""
         kind, _, name = key.partition("/")
         match kind:
             case "head":
@@ -61,7 +61,7 @@ class FinalStore:
 
 
 def final_of(keys: Keys, found: Iterable[tuple[str, bytes]]) -> FinalStore:
-    """From whole keys and values."""
+    """The final store from full keys and their values."""
     final = FinalStore()
     for key, value in found:
         final.put(key.removeprefix(keys.prefix), value)
@@ -69,30 +69,32 @@ def final_of(keys: Keys, found: Iterable[tuple[str, bytes]]) -> FinalStore:
 
 
 async def save_final(etcd: Etcd, keys: Keys, path: Path) -> None:
-    """Write down all that is under the prefix, as of one revision, a key a line."""
+    """Write all keys under the prefix, as of one revision, to a file, one a line."""
     listing = await list_at(etcd, keys.prefix, end=prefix_end(keys.prefix), page=500)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(line(kv.key.removeprefix(keys.prefix), kv.value) for kv in listing.kvs)
 
 
 def line(key: str, value: bytes) -> str:
-    """`key`: without the cluster's prefix. Values are JSON, so they are text."""
+    """One line of the file. key: without the cluster's prefix. Values are JSON, so they are text."""
     return json.dumps({"key": key, "value": value.decode()}) + "\n"
 
 
 def load_final(path: Path) -> FinalStore:
-    """What `save_final` has written."""
+    """Read a file of `save_final`."""
     final = FinalStore()
     with path.open(encoding="utf-8") as file:
         for text in file:
-            told = json.loads(text)
-            final.put(told["key"], told["value"].encode())
+            item = json.loads(text)
+            final.put(item["key"], item["value"].encode())
     return final
 
 
 def truncated_too_far(final: FinalStore, recorded: Fold) -> list[str]:
-    """What the store holds makes the state that was recorded, from each of its two newest snapshots on; from the
-    beginning, where there are not two."""
+    """The two newest snapshots, each with the journal after it, yield the recorded state.
+
+    If there are fewer than two snapshots, the journal must yield it from the beginning.
+    """
     complete = sorted((name for name, parts in final.snapshots.items() if "manifest" in parts), reverse=True)
     wrong: list[str] = []
     for name in complete[:_SNAPSHOTS]:
@@ -138,7 +140,7 @@ def _commands(final: FinalStore, beyond: int) -> Iterator[dict[str, Any]]:
 
 
 def views_that_differ(final: FinalStore, recorded: Fold, last: int) -> list[str]:
-    """`state/` and `desired/` are what the recorded journal makes, to their hashes, and `applied` says so."""
+    """`state/` and `desired/` have the hashes of the recorded journal, and `applied` has its index."""
     wrong = recorded.differences(final.views, "the view")
     applied = final.applied
     if applied is None:

@@ -1,4 +1,4 @@
-"""What a check has found wrong: bounded, as one fault of a long run may show a million times."""
+"""The findings of one check, bounded: in a long run one fault may show a million times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ LINES_MAX = 200
 
 
 class Findings:
-    """Lines, oldest first, and how many more there were."""
+    """The first 200 findings, oldest first, and the number of further ones."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []

@@ -1,7 +1,7 @@
-"""The journal as it was written, entry by entry, and the state that it makes: hashes of documents, not documents.
+"""Replays the recorded journal into a state of hashes.
 
-A journal of hours is too much to hold: of each command its id is kept, and of each document and each node's spec the
-index that wrote it and a hash.
+The journal of hours does not fit in memory. So only the id of each command is kept, and for each document and each
+node's spec the index that wrote it and a hash.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from nodestore.support.jsonio import digest, loads
 from tests.faults.checkers.findings import Findings
 
 Marks = dict[str, tuple[int, str]]
-"""Documents or specs: the index that made each what it is, and its hash."""
+"""Documents or specs by name: the index that wrote each one, and its hash."""
 
 
 class Fold:
-    """Documents by path, specs by node. `known`: until snapshots are restored, which journals only name."""
+    """Documents by path, specs by node. known: False once a snapshot is restored, as the journal only names it."""
 
     def __init__(self, documents: Marks | None = None, specs: Marks | None = None) -> None:
         self.documents, self.specs = documents or {}, specs or {}
@@ -40,7 +40,7 @@ class Fold:
                 self.specs[node] = (mark["generation"], mark["hash"])
 
     def differences(self, other: Fold, what: str) -> list[str]:
-        """Where `other`, called `what`, is not the same. Nothing, where either is not known."""
+        """The differences from `other`, which findings call `what`; none if either is not known."""
         if not (self.known and other.known):
             return []
         pairs = [("state/", self.documents, other.documents), ("desired/", self.specs, other.specs)]
@@ -53,19 +53,19 @@ class Fold:
 
 
 class Journal:
-    """All entries in the order in which they were put. `heard` is told each command's index and id."""
+    """All entries in the order of their puts. on_command: called with the index and id of each command."""
 
-    def __init__(self, heard: Callable[[int, str], None]) -> None:
+    def __init__(self, on_command: Callable[[int, str], None]) -> None:
         self.fold = Fold()
         self.last = 0
         self.findings = Findings()
-        self._heard = heard
+        self._on_command = on_command
         self._ids: list[str] = []  # by index, less one
         self._epochs: list[tuple[int, int]] = []  # from which index on which
         self._term = (0, 0)
 
     def take(self, key: str, entry: Mapping[str, Any], created: int, revision: int) -> None:
-        """Indexes go up by one; no entry is put twice; terms never go back."""
+        """Add an entry, and check that indexes grow by one, no entry is put twice, and terms never decrease."""
         commands = entry["commands"]
         wrong = self.findings.add
         if created != revision:
@@ -82,18 +82,18 @@ class Journal:
             self._add(command, entry["epoch"])
 
     def _add(self, command: Mapping[str, Any], epoch: int) -> None:
-        index, known = command["index"], command["id"]
+        index, command_id = command["index"], command["id"]
         if not self._epochs or self._epochs[-1][1] != epoch:
             self._epochs.append((index, epoch))
         if index > self.last:
             self._ids.extend([""] * (index - 1 - len(self._ids)))
-            self._ids.append(known)
+            self._ids.append(command_id)
             self.last = index
-        self._heard(index, known)
+        self._on_command(index, command_id)
         self.fold.take(command)
 
     def id_at(self, epoch: int, index: int) -> str | None:
-        """None: there is none."""
+        """The id of the command at an index of an epoch; None if there is none."""
         at = bisect_right(self._epochs, index, key=lambda item: item[0]) - 1
         if at < 0 or self._epochs[at][1] != epoch or not 0 < index <= len(self._ids):
             return None
@@ -101,11 +101,11 @@ class Journal:
 
 
 def read_entry(value: str) -> Mapping[str, Any] | None:
-    """What checks need of an entry; None when it is none."""
+    """The entry as JSON; None if the value is not an entry."""
     try:
         entry = loads(value)
         commands = entry["commands"]
-        whole = commands and all(isinstance(one["index"], int) and isinstance(one["id"], str) for one in commands)
-        return entry if whole and isinstance(entry["epoch"], int) and isinstance(entry["term"], int) else None
+        is_complete = commands and all(isinstance(one["index"], int) and isinstance(one["id"], str) for one in commands)
+        return entry if is_complete and isinstance(entry["epoch"], int) and isinstance(entry["term"], int) else None
     except (Garbage, KeyError, TypeError):
         return None

@@ -1,14 +1,14 @@
-"""What was asked and seen while faults were done, as JSON lines: written as it happens, judged afterwards.
+"""The history of a run under faults, as JSON lines: calls of clients and observations. It is judged afterwards.
 
-One event a line. `at`: seconds of the monotonic clock, which the processes of one machine share. `process`: who.
+One event a line. `at`: seconds of the monotonic clock, which all processes of a machine share. `process`: its author.
 
     {"at": 12.1, "process": "c1", "type": "invoke", "call": 7, "op": "write", "key": "nodes/n1", "value": 3}
     {"at": 12.3, "process": "c1", "type": "ok", "call": 7, "index": 41}
     {"at": 12.4, "process": "s1", "type": "seen", "op": "event", "epoch": 1, "index": 41, "id": "c1-7"}
 
-A call is an `invoke` and at most one `ok`, `fail` or `unknown` with its number. `fail` means that it surely has not
-happened and never will; `unknown`, like no end at all, that it may have happened, or may yet. What is seen in one
-moment, rather than asked for, is of type `seen`. Every other field belongs to the operation (see `history_checks`).
+A call is an `invoke` and at most one `ok`, `fail` or `unknown` with its number. `fail` means that it has not taken
+effect and never will. `unknown`, or no end at all, means that it may have taken effect or may yet. An observation,
+which has no duration, is of type `seen`. Every other field belongs to the operation (see `history_checks`).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from typing import Any, Literal, Self, TextIO, get_args
 End = Literal["ok", "fail", "unknown"]
 Type = Literal["invoke", "ok", "fail", "unknown", "seen"]
 _TYPES = frozenset(get_args(Type))
-_CALL_BITS = 40  # of a call's number: beyond them is its recorder's
+_CALL_BITS = 40  # of a call's number; the higher bits are the number of its recorder
 
 
 class HistoryError(ValueError):
-    """The recording is not one: the line and what is wrong with it."""
+    """The file is not a valid history. The message names the line and the error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line. `call` is None for what was seen; `op` is "" at the end of a call."""
+    """One line. `call` is None for an observation; `op` is "" at the end of a call."""
 
     at: float
     process: str
@@ -47,9 +47,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operation from its invocation to its end. `ended` is infinite for unknown ones: they may happen at any time.
+    """An operation from its invocation to its end.
 
-    fields: of the invocation; result: of the end.
+    ended: infinite if the outcome is unknown, as it may take effect at any time. fields: those of the invocation.
+    result: the fields of the end.
     """
 
     process: str
@@ -67,8 +68,10 @@ class Call:
 
 
 class Recorder:
-    """Writes a history. Each line is out before the call returns, so that a recorder that is killed loses nothing that
-    it has said. Not for several threads."""
+    """Writes a history. Not thread-safe.
+
+    Each line is written before the method returns, so that a recorder that is killed has lost nothing.
+    """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -85,7 +88,7 @@ class Recorder:
         self._file.close()
 
     def invoke(self, process: str, op: str, **fields: Any) -> int:
-        """A call begins. Its number, for its end."""
+        """Record the begin of a call; return its number, with which its end is recorded."""
         self._calls += 1
         self._open[self._calls] = process
         self._write({"process": process, "type": "invoke", "call": self._calls, "op": op, **fields})
@@ -95,15 +98,15 @@ class Recorder:
         self._end(call, "ok", result)
 
     def fail(self, call: int, **result: Any) -> None:
-        """It surely has not happened, and never will."""
+        """Record that the call has not taken effect and never will."""
         self._end(call, "fail", result)
 
     def unknown(self, call: int, **result: Any) -> None:
-        """It may have happened, or may yet."""
+        """Record that the call may have taken effect, or may yet."""
         self._end(call, "unknown", result)
 
     def seen(self, process: str, op: str, **fields: Any) -> None:
-        """Something that was seen in one moment."""
+        """Record an observation."""
         self._write({"process": process, "type": "seen", "op": op, **fields})
 
     def _end(self, call: int, end: End, result: Mapping[str, Any]) -> None:
@@ -156,14 +159,14 @@ def _parsed(line: str, where: str) -> Event:
 
 
 class Joining:
-    """Makes calls of their beginnings and ends, as these come. Holds the open ones only."""
+    """Joins the begins and ends of calls. Holds only the open calls in memory."""
 
     def __init__(self) -> None:
         self._open: dict[int, Event] = {}
         self._last: dict[int, int] = {}
 
     def see(self, event: Event) -> Call | None:
-        """The call that this event ends, if it ends one. HistoryError where an end has no beginning, or a call two."""
+        """The call that this event ends, else None. HistoryError if an end has no begin, or a call begins twice."""
         number = event.call
         if number is None:
             return None
@@ -173,14 +176,14 @@ class Joining:
                 raise _out_of_turn(event)
             return _call(begun, event)
         recorder = number >> _CALL_BITS
-        if number <= self._last.get(recorder, 0):  # recorders count up: this one has been before
+        if number <= self._last.get(recorder, 0):  # each recorder counts up, so this number was used before
             raise _out_of_turn(event)
         self._last[recorder] = number
         self._open[number] = event
         return None
 
     def rest(self) -> Iterator[tuple[int, Call]]:
-        """Those that never ended, with their numbers: nobody knows."""
+        """The calls that never ended, with their numbers. Their outcome is unknown."""
         return ((number, _call(event, None)) for number, event in self._open.items())
 
 
@@ -195,7 +198,7 @@ def _call(begun: Event, end: Event | None) -> Call:
 
 
 def calls(events: Iterable[Event]) -> list[Call]:
-    """All calls, by their beginnings. HistoryError as `Joining.see`."""
+    """All calls, in the order of their begins. HistoryError like `Joining.see`."""
     joining = Joining()
     found = [call for event in events if (call := joining.see(event)) is not None]
     found += [call for _, call in joining.rest()]
@@ -203,5 +206,5 @@ def calls(events: Iterable[Event]) -> list[Call]:
 
 
 def seen(events: Iterable[Event], op: str) -> list[Event]:
-    """What was seen of one kind, in order."""
+    """All observations of one kind, in order."""
     return [event for event in events if event.type == "seen" and event.op == op]

@@ -1,31 +1,31 @@
-"""What a history must show. The events are taken as they come, so a history may be larger than memory: `Judge`.
+"""Checks of a recorded history. `Judge` processes the events one by one, so a history may be larger than memory.
 
 Operations and their fields. Calls, by clients:
 
     command     id; again: true for a repeat of an id that has ended; ok: index, and result if it is to be compared.
-                fail: surely not run.
-    read, write, delete     key and what `linearizable.register` says
+                fail: not run.
+    read, write, delete     key, and the fields of `linearizable.register`
 
-Seen, by an independent watch of the store, from before the first command on, in the store's order (`tests.faults.
-watched`); all but `term` and `vacant` with the key, without the cluster's prefix:
+Observations of an independent watch of the store, from before the first command on, in the order of revisions
+(`watched`). All but `term` and `vacant` have the key, without the cluster's prefix:
 
     entry       value, create_revision, mod_revision     each put under journal/
     term        epoch, revision, nonce, id     each put of `leader`, with its record under terms/
-    vacant      revision     `leader` was deleted
-    wrote       revision, and what is told of it     each other put of what leaders alone write
+    vacant      revision     a deletion of `leader`
+    wrote       revision, and the fields of `watched.facts`     each other put of a key that only leaders write
     deleted     revision     each deletion of such a key
 
-Seen, by a reader of the journal's event stream (`process` names the reader, over all its reconnects):
+Observations of a reader of the journal's event stream (`process` names the reader, over all its reconnects):
 
-    begin       after: the index asked for, first
+    begin       after: the first index asked for
     event       epoch, index, id
-    gone        it was told to read the state anew; the next `begin` tells from where
+    gone        the master asked it to read the whole state again; the next `begin` has its new position
 
-Seen, at a node (`process` is the node), or by the watch, from what the node says in its status:
+Observations at a node (`process` is the node), or of the watch, from the node's status:
 
-    obeyed      epoch, term, generation, nonce (of the noded)     each order that it began to make so
+    obeyed      epoch, term, generation, nonce (of the noded)     each order that it began to apply
 
-What is kept, for a run of hours: of each command its id and index (some 200 bytes); of documents and specs a hash.
+Memory holds the id and index of each command (about 200 bytes), and a hash of each document and spec.
 """
 
 from __future__ import annotations
@@ -46,33 +46,36 @@ from tests.faults.checkers.writes import WATCHED, Writes, fields
 
 
 class Commands:
-    """Exactly once. Acknowledged: in the journal, once, at the index that was told, and every acknowledgement of one id
-    tells the same. Surely failed: not in it. Unknown: at most once."""
+    """Checks that commands take effect exactly once.
+
+    An acknowledged command is in the journal once, at its index, and all acknowledgements of one id are equal. A failed
+    command is not in the journal. A command of unknown outcome is in it at most once.
+    """
 
     def __init__(self) -> None:
         self.findings = Findings()
         self.acknowledged = 0
         self.ends: Counter[str] = Counter()
         self.highest = 0
-        """The highest index that a client was told."""
+        """The highest acknowledged index."""
         self._ran: dict[str, int] = {}
-        """Negative: acknowledged too."""
+        """Index in the journal by id; negated once the command is acknowledged."""
         self._early: dict[str, int] = {}
-        """Acknowledged, and not yet seen in the journal."""
+        """Acknowledged index by id, of commands not yet seen in the journal."""
         self._results: dict[str, Mapping[str, Any]] = {}
         self._refused: set[str] = set()
         self._maybe: set[str] = set()
 
     def ran(self, index: int, known: str) -> None:
-        """The journal has it there."""
+        """Add a command of the journal."""
         before = self._ran.get(known)
         if before is not None:
             self.findings.add(f"command {known} took effect at {abs(before)} and at {index}")
             return
-        told = self._early.pop(known, None)
-        self._ran[known] = index if told is None else -index
-        if told is not None:
-            self._same(known, told, index)
+        acknowledged = self._early.pop(known, None)
+        self._ran[known] = index if acknowledged is None else -index
+        if acknowledged is not None:
+            self._same(known, acknowledged, index)
 
     def ended(self, call: Call) -> None:
         self.ends[call.end] += 1
@@ -102,25 +105,27 @@ class Commands:
         self._ran[known] = -abs(at)
         self._same(known, index, abs(at))
 
-    def _same(self, known: str, told: int, index: int) -> None:
-        if told != index:
-            self.findings.add(f"command {known} was acknowledged as index {told}, the journal has it as {index}")
+    def _same(self, known: str, acknowledged: int, index: int) -> None:
+        if acknowledged != index:
+            self.findings.add(
+                f"command {known} was acknowledged as index {acknowledged}, the journal has it as {index}"
+            )
 
     def wrong(self) -> list[str]:
-        """Once all was seen."""
+        """The findings after the last event."""
         lost = [f"command {known} was acknowledged and is lost" for known in self._early]
         ran = sorted(known for known in self._refused - self._maybe if known in self._ran)
         return [*self.findings.lines, *lost, *(f"command {known} was said not to have run, and has" for known in ran)]
 
 
 class RealTime:
-    """A command that was first sent after another was acknowledged has the higher index."""
+    """Checks that a command first sent after another was acknowledged has a higher index."""
 
     def __init__(self) -> None:
         self.findings = Findings()
         self._acknowledged = 0
         self._floors: dict[str, int] = {}
-        """By id, while it is not acknowledged: the highest index that was acknowledged when it was first sent."""
+        """By id of a command that is not acknowledged: the highest acknowledged index when it was first sent."""
 
     def sent(self, known: str) -> None:
         self._floors.setdefault(known, self._acknowledged)
@@ -138,7 +143,7 @@ class RealTime:
 
 
 class Terms:
-    """They grow in the order in which they were won, by (epoch, revision), and no attempt wins two."""
+    """Checks that terms grow, by (epoch, revision), and that no attempt wins two."""
 
     def __init__(self) -> None:
         self.findings = Findings()
@@ -146,31 +151,33 @@ class Terms:
         self._won: Counter[str] = Counter()
 
     def see(self, event: Event) -> None:
-        of = fields(event, "epoch", "revision", "nonce", "id")
-        term = Term(of["epoch"], of["revision"])
+        values = fields(event, "epoch", "revision", "nonce", "id")
+        term = Term(values["epoch"], values["revision"])
         if self._last is not None and term <= self._last:
             self.findings.add(f"term {term} after {self._last}")
         self._last = term
-        self._won[of["nonce"]] += 1
-        if self._won[of["nonce"]] == 2:
-            self.findings.add(f"attempt {of['nonce']} won 2 terms")
+        self._won[values["nonce"]] += 1
+        if self._won[values["nonce"]] == 2:
+            self.findings.add(f"attempt {values['nonce']} won 2 terms")
 
 
 class Streams:
-    """Each reader hears every command from where it began, in order, none twice, whichever masters it asks, and each is
-    the command that the journal has there."""
+    """Checks that each reader receives every command of the journal from its begin on, in order and once.
+
+    That must hold whichever masters it reads from.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self.findings = Findings()
         self._journal = journal
         self.heard: Counter[str] = Counter()
-        """How many events, by reader."""
+        """The number of events by reader."""
         self.gones: list[Event] = []
-        """When readers were told to read the state anew."""
+        """The events `gone`."""
         self._at: dict[str, int | None] = {}
         self._epoch: dict[str, int] = {}
         self._early: dict[tuple[int, int, str], str] = {}
-        """Heard before the watch of the store has told of it; by whom."""
+        """The reader of each event that the watch of the store has not delivered yet."""
 
     def see(self, event: Event) -> None:
         reader, at = event.process, self._at.get(event.process)
@@ -185,8 +192,8 @@ class Streams:
         else:
             self._heard(reader, at, event.fields)
 
-    def _heard(self, reader: str, at: int, of: Mapping[str, Any]) -> None:
-        epoch, index, known = of["epoch"], of["index"], of["id"]
+    def _heard(self, reader: str, at: int, values: Mapping[str, Any]) -> None:
+        epoch, index, known = values["epoch"], values["index"], values["id"]
         self.heard[reader] += 1
         if index != at + 1:
             self.findings.add(f"{reader} heard index {index} after {at}")
@@ -203,12 +210,12 @@ class Streams:
             self.findings.add(f"{reader} heard {known} as index {index}, which the journal has not there")
 
     def recorded(self) -> None:
-        """The journal has got further."""
-        for epoch, index, known in [one for one in self._early if one[1] <= self._journal.last]:
+        """Check the early events that the journal includes now."""
+        for epoch, index, known in [early for early in self._early if early[1] <= self._journal.last]:
             self._compare(self._early.pop((epoch, index, known)), epoch, index, known)
 
     def wrong(self, up_to: int | None) -> list[str]:
-        """Once all was seen: each reader must have come to index `up_to`; None: anywhere."""
+        """The findings after the last event. up_to: the index that each reader must have reached, if any."""
         for (epoch, index, known), reader in self._early.items():
             self._compare(reader, epoch, index, known)
         self._early.clear()
@@ -221,9 +228,11 @@ class Streams:
 
 
 class Obedience:
-    """No noded begins to obey an order lower than one it has obeyed, by (epoch, term, generation), nor one of a term
-    that never was; and each node ends at its desired generation. A noded that starts anew while etcd is away may begin
-    with an older one, which it remembers; where no nonce tells them apart, a node's nodeds are taken for one."""
+    """Checks that no noded obeys a lower order than before, by (epoch, term, generation), or one of an unknown term.
+
+    Each node must end at its desired generation. A noded that starts while etcd is unreachable may begin with an older
+    order, which it has stored. Nodeds of a node are distinguished by their nonces; without nonces they count as one.
+    """
 
     def __init__(self) -> None:
         self.findings = Findings()
@@ -232,9 +241,9 @@ class Obedience:
         self._terms: dict[tuple[int, int], str] = {}
 
     def see(self, event: Event) -> None:
-        node, of = event.process, event.fields
-        order = (of["epoch"], of["term"], of["generation"])
-        nonce = of.get("nonce")
+        node, values = event.process, event.fields
+        order = (values["epoch"], values["term"], values["generation"])
+        nonce = values.get("nonce")
         if self._nonces.setdefault(node, nonce) != nonce:
             self._nonces[node] = nonce
             self._last.pop(node, None)
@@ -247,9 +256,9 @@ class Obedience:
         self._last[node] = max(order, last)
 
     def wrong(self, terms: set[tuple[int, int]], generations: Mapping[str, int]) -> list[str]:
-        """Once all was seen. terms: all that ever were. generations: where each node should be."""
+        """The findings after the last event. terms: all that were won. generations: the desired one of each node."""
         wrong = self.findings.lines
-        wrong += [f"{told}: there was no such term" for term, told in self._terms.items() if term not in terms]
+        wrong += [f"{finding}: there was no such term" for term, finding in self._terms.items() if term not in terms]
         for node, generation in generations.items():
             if node not in self._last:
                 wrong.append(f"{node} never obeyed anything, and should be at {generation}")
@@ -263,16 +272,16 @@ def _order(order: tuple[int, int, int]) -> str:
 
 
 class Judge:
-    """All checkers on one history: `see` each event, merged by time, then ask what is `wrong`."""
+    """All checkers of a history. Call `see` with each event, merged by time, and then `wrong`."""
 
     def __init__(self, hears: Callable[[Call], None] = lambda call: None) -> None:
-        """hears: is told each call as it ends."""
+        """hears: called with each call when it ends."""
         self.commands, self.real_time, self.terms = Commands(), RealTime(), Terms()
         self.journal = Journal(self.commands.ran)
         self.writes, self.streams, self.obedience = Writes(self.journal), Streams(self.journal), Obedience()
         self.documents = linearizable.Documents()
         self.verdicts: dict[str, linearizable.Verdict] = {}
-        """On single documents, once `wrong` was asked."""
+        """The verdict on each document, set by `wrong`."""
         self._joining = Joining()
         self._hears = hears
 
@@ -306,8 +315,10 @@ class Judge:
         self._hears(call)
 
     def wrong(self, final: FinalStore | None) -> dict[str, list[str]]:
-        """By promise, once all was seen: what is not as it must be. Only those that are broken. None: of a run that was
-        cut short, nothing is asked of how it ended."""
+        """The findings by checker, after the last event; checkers without findings are absent.
+
+        final: the store at the end; None for a run that was cut short, whose end is not checked.
+        """
         self.writes.end()
         self.streams.recorded()
         for number, call in self._joining.rest():
@@ -337,12 +348,12 @@ class Judge:
 
 
 def generations(final: FinalStore | None) -> dict[str, int]:
-    """Where each node should be; none, where that is not known."""
+    """The desired generation of each node; empty if the final store is unknown."""
     return {} if final is None else {node: desired.generation for node, desired in final.desired.items()}
 
 
 def judged(events: Iterable[Event], final: FinalStore | None) -> dict[str, list[str]]:
-    """All of a history at once."""
+    """The findings of all checkers on a complete history."""
     judge = Judge()
     for event in events:
         judge.see(event)

@@ -1,21 +1,21 @@
-"""Whether what clients were told of each document fits some order of all calls that respects real time.
+"""Checks linearizability: whether an order of all calls explains their results and respects real time.
 
-A document by itself is linearizable or not, whatever the others are, so each is judged alone. The calls' ends are gone
-through in the order of time, with every *possibility* that is left: a value that the document may have, and which of
-the open calls have made it so. When a call ends it must have happened: every possibility in which it has not is tried
-with open calls put before it, in any order, until it has. When no possibility is left, no order explains the history.
-(The problem is Wing's and Gong's; to put calls into their places only when one ends is Lowe's idea.)
+Linearizability is a property of each document by itself, so each is checked alone. The checker processes the ends of
+the calls in the order of time. It keeps every *possibility*: a value of the document, and the set of open calls that
+have taken effect. When a call ends, it must have taken effect. For each possibility in which it has not, the checker
+lets open calls take effect before it, in any order. If no possibility is left, no order explains the history. (The
+algorithm is by Wing and Gong; placing calls only when one ends is by Lowe.)
 
-Calls of unknown outcome stay open for ever: they may happen at any time, or never. Of two possibilities that differ
-only in that one has already used up more of these, it is dropped: the other can do all that it can. One that has
-happened in every possibility is closed. Where documents are only read, written and deleted as a whole, a call of
-unknown outcome takes part from the beginning of the first read on that gave its value: before, it makes no difference.
+Calls of unknown outcome stay open for ever: they may take effect at any time, or never. If two possibilities differ
+only in that one has used more of these calls, it is dropped, as the other allows everything that it allows. A call of
+unknown outcome that has taken effect in every possibility is closed. If a document is only read, written and deleted
+as a whole, such a call takes part from the begin of the first read that returned its value; before, it is irrelevant.
 
-The work is linear in the history and exponential in how many calls overlap on one document; what is tried for the end
-of each call is bounded, and where that does not do, the verdict is "gave up", which counts as wrong: nothing is known.
+The work is linear in the length of the history and exponential in the number of overlapping calls on one document. The
+steps for each end are bounded. If the bound is reached, the verdict is "gave up", which counts as a violation.
 
-Memory holds the calls that are open, and the unknown ones that nobody has read: histories may be fed as they are read
-from a file (`Documents`).
+Memory holds the open calls, and those of unknown outcome whose value no read has returned. So a history can be
+processed while it is read from a file (`Documents`).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from typing import Any, Literal
 from tests.faults.checkers.history import Call, Event
 
 State = str
-"""A document as canonical JSON, so that it can be compared and hashed. ABSENT: there is none."""
+"""A document as canonical JSON, which can be compared and hashed. ABSENT if it does not exist."""
 ABSENT = "null"
 Step = Callable[[State, Call], State | None]
-"""The document after a call; None: the call cannot have had the result that it had."""
+"""Returns the document after a call; None if the call cannot have had its result on this document."""
 
 TRIES_MAX = 200_000
-"""For the end of one call. A second or so; a run of a healthy cluster needs some hundreds."""
+"""Maximum of steps for the end of one call, about a second. A run of a healthy cluster needs some hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """On one document. `why`: the call that fits nowhere, or what was too much. `tried`: steps that were tried."""
+    """The verdict on one document. why: the call without a place, or the exceeded bound. tried: number of steps."""
 
     kind: Literal["linearizable", "violated", "gave up"]
     tried: int
@@ -54,10 +54,10 @@ def frozen(value: Any) -> State:
 
 
 def register(state: State, call: Call) -> State | None:
-    """A document that is read, written and deleted as a whole, set if it is as expected, or counted up.
+    """The step function of a document that is read, written, deleted, compared-and-set or incremented.
 
-    write: `value`. delete. read: gives `value`. cas: `expected`, `value`, gives `done`. add: a number (absent: 0)
-    grows by `by` (1), gives the sum as `value`. What a call of unknown outcome gives is not known, so it always fits.
+    write: `value`. delete. read: returns `value`. cas: `expected`, `value`, returns `done`. add: increments a number
+    (absent: 0) by `by` (default 1) and returns the sum as `value`. A call of unknown outcome fits with any result.
     """
     known = call.end == "ok"
     match call.op:
@@ -75,7 +75,7 @@ def register(state: State, call: Call) -> State | None:
         case "add":
             after = (json.loads(state) or 0) + call.fields.get("by", 1)
             return frozen(after) if not known or call.result["value"] == after else None
-    raise ValueError(f"a register knows no {call.op!r}")
+    raise ValueError(f"a register has no operation {call.op!r}")
 
 
 OPERATIONS = ("write", "delete", "read", "cas", "add")
@@ -83,7 +83,7 @@ _WHOLE = ("write", "delete", "read")
 
 
 def judge(history: Iterable[Call], **more: Any) -> dict[str, Verdict]:
-    """The verdict on each document, by the field `key` of the calls; calls of other operations are passed over."""
+    """The verdict on each document, by the field `key` of the calls. Calls of other operations are skipped."""
     by_key: defaultdict[str, list[Call]] = defaultdict(list)
     for call in history:
         if call.op in OPERATIONS:
@@ -92,17 +92,20 @@ def judge(history: Iterable[Call], **more: Any) -> dict[str, Verdict]:
 
 
 def violations(verdicts: dict[str, Verdict]) -> list[str]:
-    """What is wrong, as the other checks say it. What was given up is wrong too: a judge that does not know must not
-    pass for one that has found nothing."""
-    said = {"violated": "{} is not linearizable: {}", "gave up": "gave up on {}: {}"}
-    return [said[found.kind].format(key, found.why) for key, found in verdicts.items() if found.kind in said]
+    """The violations as lines. "gave up" counts too: an unknown result must not count as a correct one."""
+    templates = {"violated": "{} is not linearizable: {}", "gave up": "gave up on {}: {}"}
+    return [
+        templates[verdict.kind].format(key, verdict.why)
+        for key, verdict in verdicts.items()
+        if verdict.kind in templates
+    ]
 
 
 def check(history: Sequence[Call], step: Step = register, start: State = ABSENT, tries_max: int = TRIES_MAX) -> Verdict:
     """The verdict on the calls of one document."""
     whole = step is register and all(call.op in _WHOLE for call in history)
     search = _Search(step, tries_max, start, whole=whole)
-    # At the same time, beginnings first: then they overlap.
+    # Of begins and ends at the same time, begins come first, so that the calls overlap.
     begins = [(call.invoked, False, number) for number, call in enumerate(history)]
     ends = [(call.ended, True, number) for number, call in enumerate(history) if call.end == "ok"]
     for _, ended, number in sorted([*begins, *ends]):
@@ -114,15 +117,17 @@ def check(history: Sequence[Call], step: Step = register, start: State = ABSENT,
 
 
 class Documents:
-    """The verdicts on documents that are read, written and deleted as a whole, on a history as it is read. Holds each
-    call until those that began before it have ended: only then is known what matters."""
+    """Checks documents that are read, written and deleted as a whole, while the history is read.
+
+    Holds each call until the calls that began before it have ended, as the search needs their results.
+    """
 
     def __init__(self, tries_max: int = TRIES_MAX) -> None:
         self._max = tries_max
         self._feeds: dict[str, _Feed] = {}
 
     def begin(self, event: Event) -> None:
-        """A call begins. Other operations are passed over."""
+        """Add the begin of a call. Other operations are skipped."""
         if event.op in OPERATIONS and event.call is not None:
             key = event.fields["key"]
             if key not in self._feeds:
@@ -130,17 +135,17 @@ class Documents:
             self._feeds[key].begin(event.call, event.at)
 
     def end(self, number: int, call: Call) -> None:
-        """A call has ended, or the recording has without it."""
+        """Add the end of a call, or a call that has no end in the history."""
         if call.op in OPERATIONS:
             self._feeds[call.fields["key"]].end(number, call)
 
     def verdicts(self) -> dict[str, Verdict]:
-        """Once all calls have ended."""
+        """The verdicts after all calls were ended."""
         return {key: feed.verdict() for key, feed in sorted(self._feeds.items())}
 
 
 class _Feed:
-    """Puts one document's calls to a search, in the order of time, once their ends are known."""
+    """Passes the calls of one document to a search in the order of time, once their ends are known."""
 
     def __init__(self, search: _Search) -> None:
         self._search = search
@@ -184,23 +189,23 @@ class _Feed:
 
 
 def _only_looks(call: Call) -> bool:
-    """A read, or a cas that was not done."""
+    """Whether the call changes nothing: a read, or a cas that was not done."""
     return call.end == "ok" and (call.op == "read" or (call.op == "cas" and not call.result["done"]))
 
 
 Possibility = tuple[State, int]
-"""What the document is, and a bit for each open call that has happened."""
+"""The value of the document, and a bit for each open call that has taken effect."""
 
 
 class _Possible:
-    """Possibilities, without those that have used up more unknown calls than another which is the same otherwise."""
+    """A set of possibilities, without those that equal another one but have used more calls of unknown outcome."""
 
     def __init__(self, optional: int) -> None:
         self._optional = optional
         self._spent: defaultdict[Possibility, list[int]] = defaultdict(list)
 
     def add(self, state: State, used: int) -> bool:
-        """False when another is as good."""
+        """Add a possibility; return False if another one allows everything that it allows."""
         spent = used & self._optional
         alike = self._spent[state, used & ~self._optional]
         if any(less & ~spent == 0 for less in alike):
@@ -214,9 +219,10 @@ class _Possible:
 
 
 class _Search:
-    """The search through one document's calls. Each open call has a bit; those that ended have given theirs back.
+    """The search through the calls of one document. Each open call has a bit, which is reused after its end.
 
-    whole: it is read, written and deleted as a whole, and nothing else."""
+    whole: the document is only read, written and deleted as a whole.
+    """
 
     def __init__(self, step: Step, tries_max: int, start: State, *, whole: bool) -> None:
         self._step, self._max, self._whole = step, tries_max, whole
@@ -224,9 +230,9 @@ class _Search:
         self._bits: dict[int, int] = {}
         self._open: dict[int, Call] = {}
         self._looks: dict[int, Call] = {}
-        """Those of the open calls that change nothing."""
+        """The open calls that change nothing."""
         self._unread: defaultdict[State, list[Call]] = defaultdict(list)
-        """Unknown calls by what they write, while no read has given that."""
+        """Calls of unknown outcome by the value that they write, while no read has returned it."""
         self._optional = 0
         self._tried = 0
         self._tried_before = 0
@@ -236,11 +242,11 @@ class _Search:
         return self._wrong or Verdict("linearizable", self._tried_before)
 
     def begin(self, number: int, call: Call) -> None:
-        """In the order of time. Calls that surely did not happen, and reads whose answer nobody got, are nothing."""
+        """Add the begin of a call, in the order of time. Failed calls and reads without a result are ignored."""
         if self._wrong is not None or call.end == "fail" or (call.op == "read" and call.end != "ok"):
             return
         if self._whole and call.op not in _WHOLE:
-            raise ValueError(f"a document that is written as a whole knows no {call.op!r}")
+            raise ValueError(f"a document that is written as a whole has no operation {call.op!r}")
         if self._whole and call.op == "read":
             for late in self._unread.pop(frozen(call.result["value"]), ()):
                 self._open_up(late)
@@ -252,7 +258,7 @@ class _Search:
         self._bits[number] = self._open_up(call)
 
     def end(self, number: int) -> None:
-        """In the order of time, of calls that ended well."""
+        """Process the end of a successful call, in the order of time."""
         if self._wrong is not None:
             return
         bit = self._bits.pop(number)
@@ -270,7 +276,7 @@ class _Search:
             self._left = self._without_settled(after)
 
     def _open_up(self, call: Call) -> int:
-        """The bit that it has from now on."""
+        """Assign a bit to an open call and return it."""
         bit = 1
         while bit in self._open:
             bit <<= 1
@@ -287,7 +293,7 @@ class _Search:
         self._optional &= ~bit
 
     def _without_settled(self, left: list[Possibility]) -> list[Possibility]:
-        """Unknown calls that have happened in every possibility are done with."""
+        """Close the calls of unknown outcome that have taken effect in every possibility."""
         settled = reduce(and_, (used for _, used in left)) & self._optional
         if not settled:
             return left
@@ -296,7 +302,7 @@ class _Search:
         return [(state, used & ~settled) for state, used in left]
 
     def _after(self, left: Sequence[Possibility], bit: int) -> list[Possibility] | None:
-        """What is possible once the call with this bit has happened, as late as can be; None: too much to try."""
+        """The possibilities in which this call has taken effect, as late as possible; None if the bound is exceeded."""
         known, done = _Possible(self._optional), _Possible(self._optional)
         todo: deque[Possibility] = deque()
 
@@ -323,7 +329,7 @@ class _Search:
         return done.all()
 
     def _looked(self, state: State, used: int) -> Possibility:
-        """With all that changes nothing and fits now: to let it happen now takes nothing away from anybody."""
+        """Let all calls that change nothing and fit now take effect: that excludes no other order."""
         for bit, call in self._looks.items():
             if not used & bit and self._step(state, call) == state:
                 used |= bit
@@ -331,7 +337,7 @@ class _Search:
 
     def _why(self, call: Call, left: Sequence[Possibility]) -> str:
         values = sorted({state for state, _ in left})
-        others = [str(one) for one in self._open.values() if one is not call]
+        others = [str(other_call) for other_call in self._open.values() if other_call is not call]
         return (
             f"{call} fits nowhere: before it the document was {' or '.join(values[:5])}"
             f"{' or another' if len(values) > 5 else ''}; open meanwhile: {'; '.join(others[:5]) or 'nothing'}"

@@ -1,4 +1,4 @@
-"""Which orders a noded has obeyed, from its log, for `history_checks.disobedient_nodes`."""
+"""Reads the orders that a noded has obeyed from its log, for `history_checks.Obedience`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ _OBEYS = re.compile(r" noded \S+: obeys order (\d+)\.(\d+)\.(\d+) \(epoch\.term\
 
 
 def obeyed(node: str, path: Path) -> list[Event]:
-    """In their order, over all nodeds that wrote to this log: each begins with a linearizable read, so none may obey
-    less than the one before it did. `at` counts them, as the log's times are of a clock that faults set wrong."""
+    """The obeyed orders in the sequence of the log, of all nodeds that wrote to it.
+
+    Each noded begins with a linearizable read, so it may not obey a lower order than the one before it. `at` numbers
+    the orders: the times in the log are useless, as faults set the clock wrong.
+    """
     text = path.read_text("utf-8", "replace") if path.exists() else ""
     found = _OBEYS.findall(text)
     return [_event(node, number, *map(int, order)) for number, order in enumerate(found)]

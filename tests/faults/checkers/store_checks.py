@@ -1,6 +1,6 @@
-"""What must be true of a store afterwards, whatever was done to it: each check returns what it found wrong.
+"""Invariants of a store after any faults; each check returns its findings.
 
-Read from etcd itself, not through a master: a master that is wrong must not be the judge of itself.
+The store is read from etcd and not through a master, as the master may be wrong.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from nodestore.support.jsonio import Document, digest, loads
 
 @dataclass(frozen=True)
 class Store:
-    """Everything under the prefix that the checks need, as of one revision. The journal must be whole, from index 1."""
+    """The keys that the checks need, as of one revision. The journal must be complete from index 1."""
 
     journal: tuple[tuple[KV, Entry], ...]
     terms: tuple[tuple[int, TermRecord], ...]
-    """Revision of each term, oldest first."""
+    """The terms with their revisions, oldest first."""
     head: Head
     applied: Applied
     state: Mapping[str, Document]
@@ -70,7 +70,7 @@ async def read_store(etcd: Etcd, keys: Keys) -> Store:
 
 
 def gaps_and_forks(store: Store) -> list[str]:
-    """Indexes go up by one from 1 to head; no entry was ever written twice."""
+    """Indexes grow by one from 1 to head, and no entry was written twice."""
     indexes = [command.index for command in store.commands]
     wrong = [] if indexes == list(range(1, len(indexes) + 1)) else ["the journal's indexes are not 1, 2, 3, ..."]
     if store.head.index != len(indexes):
@@ -80,13 +80,13 @@ def gaps_and_forks(store: Store) -> list[str]:
 
 
 def terms_that_do_not_grow(store: Store) -> list[str]:
-    """In the journal's order, terms never go back."""
+    """Terms never decrease in the journal."""
     terms = [Term(entry.epoch, entry.term) for _, entry in store.journal]
     return [f"term {later} after {earlier}" for earlier, later in itertools.pairwise(terms) if later < earlier]
 
 
 def writes_of_deposed_leaders(store: Store) -> list[str]:
-    """The term that an entry names is the one that was in force at the revision that wrote it."""
+    """Each entry names the term in force at the revision that wrote it."""
     wrong, terms = [], [0, *(revision for revision, _ in store.terms)]
     for kv, entry in store.journal:
         in_force = terms[bisect_left(terms, kv.mod_revision) - 1]
@@ -96,7 +96,7 @@ def writes_of_deposed_leaders(store: Store) -> list[str]:
 
 
 def lost_or_doubled(store: Store, acknowledged: Mapping[str, int]) -> list[str]:
-    """Each acknowledged id is in the journal once, at the index that was acknowledged; no id at all is in it twice."""
+    """Each acknowledged id is in the journal at its acknowledged index, and no id is in it twice."""
     times = Counter(command.id for command in store.commands)
     at = {command.id: command.index for command in store.commands}
     wrong = [f"command {known} was acknowledged and is lost" for known in acknowledged if known not in times]
@@ -110,7 +110,7 @@ def lost_or_doubled(store: Store, acknowledged: Mapping[str, int]) -> list[str]:
 
 
 def fold(store: Store) -> tuple[dict[str, tuple[int, Document]], dict[str, SpecMark]]:
-    """The state that the journal makes: documents with their indexes, and the nodes' marks."""
+    """The state after the journal: documents with their indexes, and the marks of the nodes' specs."""
     documents: dict[str, tuple[int, Document]] = {}
     specs: dict[str, SpecMark] = {}
     for command in store.commands:
@@ -128,7 +128,7 @@ def fold(store: Store) -> tuple[dict[str, tuple[int, Document]], dict[str, SpecM
 
 
 def views_that_differ(store: Store) -> list[str]:
-    """`state/` and `desired/` are the fold of the journal, and `applied` says so."""
+    """`state/` and `desired/` are the state after the journal, and `applied` has its index."""
     documents, specs = fold(store)
     views = {path: (view["index"], view["document"]) for path, view in store.state.items()}
     wrong = [
@@ -147,7 +147,7 @@ def views_that_differ(store: Store) -> list[str]:
 
 
 class Nodes(Protocol):
-    """What nodes should be, and say that they are."""
+    """The desired state and the status of all nodes."""
 
     @property
     def desired(self) -> Mapping[str, Desired]: ...
@@ -157,7 +157,7 @@ class Nodes(Protocol):
 
 
 def nodes_behind(store: Nodes) -> list[str]:
-    """Every node that must be something says that it is, at its desired generation."""
+    """Every node with a desired state is ready at its generation."""
     wrong = []
     for node, desired in store.desired.items():
         status = store.status.get(node)
@@ -167,7 +167,7 @@ def nodes_behind(store: Nodes) -> list[str]:
 
 
 def safety(store: Store, acknowledged: Mapping[str, int]) -> list[str]:
-    """Everything that must hold at every moment."""
+    """All invariants that must hold at any time."""
     return [
         *gaps_and_forks(store),
         *terms_that_do_not_grow(store),

@@ -1,6 +1,6 @@
-"""What a watch of the whole store shows, written down as a history; `history_checks` has its events.
+"""Records the events of a watch of the whole store as a history, in the format of `history_checks`.
 
-Keys are told without the cluster's prefix. Of what only has to be compared, the hash is kept, not the value.
+Keys are recorded without the cluster's prefix. Values that are only compared are recorded as hashes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from nodestore.schema.models import Status, TermRecord, decode
 from nodestore.support.jsonio import digest, loads
 
 OWN = ("head", "applied", "journal/", "state/", "desired/", "actions/", "answers/", "snapshots/", "terms/")
-"""What leaders alone write and delete."""
+"""The keys that only leaders write and delete."""
 MANIFEST = "/manifest"
-_TOLD: Mapping[str, tuple[str, ...]] = {
+_FIELDS: Mapping[str, tuple[str, ...]] = {
     "head": ("index", "nonce"),
     "applied": ("index", "base", "through"),
     "state/": ("index",),
@@ -30,29 +30,29 @@ _HASHED = {"state/": "document", "desired/": "spec"}
 
 
 def facts(key: str, value: bytes) -> dict[str, Any]:
-    """What is told of a leader's write under this key (without the cluster's prefix)."""
+    """The recorded fields of a leader's put of this key, which is without the cluster's prefix."""
     kind = next((kind for kind in OWN if key.startswith(kind)), "")
     if kind == "snapshots/":
         return {"index": loads(value)["index"]} if key.endswith(MANIFEST) else {}
     try:
-        read = loads(value)
-        told = {name: read.get(name) for name in _TOLD[kind]}
+        document = loads(value)
+        fields = {name: document.get(name) for name in _FIELDS[kind]}
         if kind in _HASHED:
-            told["hash"] = digest(read[_HASHED[kind]])
+            fields["hash"] = digest(document[_HASHED[kind]])
     except (Garbage, KeyError, AttributeError):
         return {"garbage": True}
-    return told
+    return fields
 
 
 class WatchRecorder:
-    """`seen`: as `history.Recorder.seen`."""
+    """Turns puts and deletions into events. seen: called like `history.Recorder.seen`."""
 
     def __init__(self, seen: Callable[..., None], keys: Keys) -> None:
         self._seen, self._keys = seen, keys
         self._won = 0
 
     def put(self, kv: KV) -> None:
-        """Each put, in the order of the store."""
+        """Record a put. Call it in the order of revisions."""
         keys, key = self._keys, kv.key
         name = key.removeprefix(keys.prefix)
         if key == keys.leader:
@@ -71,7 +71,7 @@ class WatchRecorder:
             self._seen("watch", "wrote", key=name, revision=kv.mod_revision, **facts(name, kv.value))
 
     def deleted(self, key: str, revision: int) -> None:
-        """Each deletion, in its turn."""
+        """Record a deletion. Call it in the order of revisions."""
         name = key.removeprefix(self._keys.prefix)
         if key == self._keys.leader:
             self._seen("watch", "vacant", revision=revision)

@@ -1,8 +1,9 @@
-"""Every write and every deletion of what leaders alone write, transaction by transaction, against who led just then.
+"""Checks every put and deletion of the leaders' keys against the term in force, transaction by transaction.
 
-What names its term must name the one in force. What names none (a document's view, `applied`, `head`, a snapshot, a
-deletion) must come while somebody leads, and must be what the journal makes of it at that revision: a deposed leader's
-would be older. A truncation goes no further than the older of the two newest snapshots, nor than the views.
+A value that names its term must name the term in force. Other writes (a view of a document, `applied`, `head`, a
+snapshot, a deletion) must happen while there is a leader, and must agree with the journal at that revision: those of a
+deposed leader would be older. A truncation goes no further than the older of the two newest snapshots, and than the
+views.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ WATCHED = ("term", "vacant", "entry", "wrote", "deleted")
 
 
 def fields(event: Event, *names: str) -> Mapping[str, Any]:
-    """Those of an event. HistoryError when some are missing: a judge that lacks something says so."""
+    """The fields of an event. HistoryError if one of `names` is missing, as the check would be incomplete."""
     missing = [name for name in names if name not in event.fields]
     if missing:
         raise HistoryError(f"{event.op} of {event.process} at {event.at} lacks {', '.join(missing)}")
@@ -27,14 +28,14 @@ def fields(event: Event, *names: str) -> Mapping[str, Any]:
 
 
 class Writes:
-    """`see` takes the watch's events in their order; `end` when there are no more."""
+    """Checks the writes of leaders. Call `see` with the events of the watch in order, and `end` after the last one."""
 
     def __init__(self, journal: Journal) -> None:
         self.findings = Findings()
         self.terms: set[tuple[int, int]] = set()
-        """All that were ever won."""
+        """All terms that were won, as (epoch, revision)."""
         self.truncations: list[tuple[float, int]] = []
-        """When the watch told of each, and up to which index."""
+        """Time and last index of each truncation."""
         self._journal = journal
         self._leader: tuple[int, int, str] | None = None  # epoch, term, nonce
         self._revision = 0
@@ -54,7 +55,7 @@ class Writes:
         self._group.append(event)
 
     def end(self) -> None:
-        """All of the last transaction has been told."""
+        """Check the last transaction, which is complete now."""
         group, self._group = self._group, []
         if not group:
             return
@@ -69,89 +70,91 @@ class Writes:
                 self._wrote(event)
             elif event.op == "deleted":
                 self._deleted(event)
-        cut = [_index(event) for event in group if event.op == "deleted" and event.fields["key"].startswith("journal/")]
-        if cut:
-            self.truncations.append((group[0].at, max(cut)))
+        truncated = [
+            _index(event) for event in group if event.op == "deleted" and event.fields["key"].startswith("journal/")
+        ]
+        if truncated:
+            self.truncations.append((group[0].at, max(truncated)))
         if entries and not any(event.op == "wrote" and event.fields["key"] == "head" for event in group):
             self.findings.add(f"{entries[0].fields['key']} was written without head")
         self._leader = after
 
     def _change(self, group: Sequence[Event]) -> tuple[int, int, str] | None:
-        """Who leads after this transaction."""
+        """The leader after this transaction."""
         leader = self._leader
         for event in group:
             if event.op == "term":
-                of = fields(event, "epoch", "revision", "nonce", "id")
-                leader = (of["epoch"], of["revision"], of["nonce"])
+                values = fields(event, "epoch", "revision", "nonce", "id")
+                leader = (values["epoch"], values["revision"], values["nonce"])
                 self.terms.add(leader[:2])
             elif event.op == "vacant":
                 leader = None
         return leader
 
     def _fenced(self, event: Event, before: tuple[int, int, str] | None, after: tuple[int, int, str] | None) -> None:
-        of, did = event.fields, "deleted" if event.op == "deleted" else "written"
-        key, wrong = of["key"], self.findings.add
+        values, did = event.fields, "deleted" if event.op == "deleted" else "written"
+        key, report = values["key"], self.findings.add
         if not key.startswith(OWN):
             raise HistoryError(f"{key} is not a leader's")
         if before is None:
-            wrong(f"{key} was {did} at revision {self._revision}, while nobody led")
+            report(f"{key} was {did} at revision {self._revision}, while nobody led")
             return
         if event.op == "deleted":
             return
-        term = of.get("term")
+        term = values.get("term")
         if term is not None and term != before[1]:
-            wrong(f"{key} was written by term {term} while {before[1]} was in force")
-        if of.get("epoch", before[0]) != before[0]:
-            wrong(f"{key} was written in epoch {of['epoch']} while {before[0]} was in force")
-        if key.startswith("terms/") and of.get("nonce") not in (before[2], after[2] if after else before[2]):
-            wrong(f"{key} was written while the attempt {before[2]} led")
+            report(f"{key} was written by term {term} while {before[1]} was in force")
+        if values.get("epoch", before[0]) != before[0]:
+            report(f"{key} was written in epoch {values['epoch']} while {before[0]} was in force")
+        if key.startswith("terms/") and values.get("nonce") not in (before[2], after[2] if after else before[2]):
+            report(f"{key} was written while the attempt {before[2]} led")
 
     def _entry(self, event: Event) -> None:
-        of = fields(event, "key", "value", "create_revision", "mod_revision")
-        entry = read_entry(of["value"])
+        values = fields(event, "key", "value", "create_revision", "mod_revision")
+        entry = read_entry(values["value"])
         if entry is None:
-            self.findings.add(f"{of['key']} is no entry")
+            self.findings.add(f"{values['key']} is no entry")
             return
         in_force = self._leader[1] if self._leader else 0
         if self._leader and entry["term"] != in_force:
-            self.findings.add(f"{of['key']} was written by term {entry['term']} while {in_force} was in force")
-        self._journal.take(of["key"], entry, of["create_revision"], of["mod_revision"])
+            self.findings.add(f"{values['key']} was written by term {entry['term']} while {in_force} was in force")
+        self._journal.take(values["key"], entry, values["create_revision"], values["mod_revision"])
 
-    # --- what names no term ---
+    # --- writes that name no term ---
 
     def _wrote(self, event: Event) -> None:
-        of = event.fields
-        kind, _, name = of["key"].partition("/")
-        wrong, last = self.findings.add, self._journal.last
-        if of.get("garbage"):
-            wrong(f"{of['key']} holds garbage")
-        elif kind in ("head", "applied") and of["index"] != last:
-            wrong(f"{kind} was put at {of['index']}, the journal was at {last}")
+        values = event.fields
+        kind, _, name = values["key"].partition("/")
+        report, last = self.findings.add, self._journal.last
+        if values.get("garbage"):
+            report(f"{values['key']} holds garbage")
+        elif kind in ("head", "applied") and values["index"] != last:
+            report(f"{kind} was put at {values['index']}, the journal was at {last}")
         elif kind == "applied":
-            if of["base"] < self._base:
-                wrong(f"applied was put back, from {self._base} to {of['base']}")
-            self._base = max(self._base, of["base"])
+            if values["base"] < self._base:
+                report(f"applied was put back, from {self._base} to {values['base']}")
+            self._base = max(self._base, values["base"])
         elif kind == "state":
-            self._view(of["key"], (of["index"], of["hash"]), self._journal.fold.documents.get(name))
+            self._view(values["key"], (values["index"], values["hash"]), self._journal.fold.documents.get(name))
         elif kind == "desired":
-            self._view(of["key"], (of["generation"], of["hash"]), self._journal.fold.specs.get(name))
+            self._view(values["key"], (values["generation"], values["hash"]), self._journal.fold.specs.get(name))
         elif kind == "snapshots":
-            self._snapshot(of, name.partition("/")[0])
+            self._snapshot(values, name.partition("/")[0])
 
     def _is_restored(self, key: str) -> bool:
-        """An entry that restores a snapshot puts its manifest once more, so that nobody deletes it meanwhile."""
+        """Whether the put is the manifest of a snapshot that an entry restores: that commit rewrites it."""
         return key.endswith(MANIFEST) and key.split("/")[1] in self._manifests
 
     def _view(self, key: str, found: tuple[int, str], wanted: tuple[int, str] | None) -> None:
         if self._journal.fold.known and found != wanted:
             self.findings.add(f"{key} was put as of index {found[0]}, the journal made it as of {wanted}")
 
-    def _snapshot(self, of: Mapping[str, Any], name: str) -> None:
+    def _snapshot(self, values: Mapping[str, Any], name: str) -> None:
         by = self._leader
         if by is not None and self._writers.setdefault(name, by) != by:
             self.findings.add(f"snapshot {name} was begun by term {self._writers[name][1]}, and written on by {by[1]}")
-        if "index" in of:
-            self._manifests[name] = of["index"]
+        if "index" in values:
+            self._manifests[name] = values["index"]
 
     def _deleted(self, event: Event) -> None:
         key = event.fields["key"]
@@ -175,5 +178,5 @@ class Writes:
 
 
 def _index(event: Event) -> int:
-    """Of an entry, by its key."""
+    """The index in the key of an entry."""
     return int(event.fields["key"].rpartition("/")[2])
