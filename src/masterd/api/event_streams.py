@@ -165,7 +165,7 @@ def _command_events(epoch: int | None, entries: list[Entry], position: int) -> I
 # --- the state of the cluster ---------------------------------------------------------------------------------------
 
 
-async def stream_live(master: Master, request: web.Request) -> web.StreamResponse:
+async def stream_cluster(master: Master, request: web.Request) -> web.StreamResponse:
     """Send `leader`, `masters`, `paused` and `nodes` as they are, then the items that change. A local read."""
     return await _stream_changes(master, request, _cluster_items)
 

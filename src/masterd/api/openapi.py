@@ -89,6 +89,11 @@ def _delete(summary: str, answer: JsonObject, *parameters: JsonObject) -> JsonOb
     return {"delete": {"summary": summary, "parameters": [*parameters], "responses": _responses(answer)}}
 
 
+def _deprecated(item: JsonObject) -> JsonObject:
+    """The operations of `item`, marked as kept only for old clients."""
+    return {method: {**operation, "deprecated": True} for method, operation in item.items()}
+
+
 def _query(name: str, schema: JsonObject, text: str) -> JsonObject:
     return {"name": name, "in": "query", "schema": schema, "description": text}
 
@@ -97,6 +102,9 @@ def _in_path(name: str) -> JsonObject:
     return {"name": name, "in": "path", "required": True, "schema": {**_TEXT, "minLength": 1}}
 
 
+_CLUSTER_EVENTS = {
+    "leader": "LeaderEvent", "masters": "MastersEvent", "paused": "PausedEvent", "nodes": "NodesEvent",
+}  # fmt: skip
 _EVENT = {**_TEXT, "pattern": r"^([0-9]{1,16}\.)?[0-9]{1,16}$"}
 _LIMIT = _query("limit", {**_INDEX, "minimum": 1}, "maximum number of items; an answer holds at most 1,000")
 
@@ -134,10 +142,11 @@ def _paths() -> JsonObject:
             {"command": "CommandView", "gone": "GoneEvent"},
             _query("after", _EVENT, "the id of the last event that the client has, or an index"),
         ),
-        "/v1/live": _stream(
-            "the leader, the masterds, the pause and the nodes, as they change (text/event-stream)",
-            {"leader": "LeaderEvent", "masters": "MastersEvent", "paused": "PausedEvent", "nodes": "NodesEvent"},
+        "/v1/cluster/watch": _stream(
+            "the leader, the masterds, the pause and the nodes, then each that changes (text/event-stream)",
+            _CLUSTER_EVENTS,
         ),
+        "/v1/live": _deprecated(_stream("the earlier name of /v1/cluster/watch", _CLUSTER_EVENTS)),
         "/v1/snapshots": {
             **_get("all snapshots", "Snapshots"),
             **_write("post", "save the state under a name", ref("SnapshotRequest"), ref("Snapshot")),

@@ -205,7 +205,7 @@ async def status(master: Master, request: web.Request) -> api_types.Overview:
     paused = master.cluster_view.paused
     node_list = _node_views(master)
     member_list, unreadable = await asyncio.gather(
-        _members_or_error(master), master.store_audit.find_problems(_STATUS_WAIT_S)
+        _members_or_error(master), master.store_scan.find_problems(_STATUS_WAIT_S)
     )
     master_list = (await masters(master, request))["masters"]
     return {

@@ -75,7 +75,8 @@ class Api:
             ("GET", "/v1/nodes", self._read_handler(reads.nodes)),
             ("GET", "/v1/nodes/watch", self._stream_handler(event_streams.stream_nodes)),
             ("GET", "/v1/events", self._stream_handler(event_streams.stream_journal)),
-            ("GET", "/v1/live", self._stream_handler(event_streams.stream_live)),
+            ("GET", "/v1/cluster/watch", self._stream_handler(event_streams.stream_cluster)),
+            ("GET", "/v1/live", self._stream_handler(event_streams.stream_cluster)),  # its name for old clients
             ("GET", "/v1/nodes/{node}", self._read_handler(reads.node)),
             ("GET", "/v1/documents", self._read_handler(reads.documents)),
             ("GET", "/v1/documents/{path:.+}", self._read_handler(reads.document)),
@@ -102,7 +103,7 @@ class Api:
 
     async def _close(self, _: web.Application) -> None:
         await self._peers.close()
-        await self._master.store_audit.close()
+        await self._master.store_scan.close()
 
     # --- every request ---
 

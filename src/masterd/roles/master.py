@@ -32,7 +32,7 @@ from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
 from masterd.upkeep.local_member import LocalMember
 from masterd.upkeep.space_keeper import SpaceKeeper
 from masterd.upkeep.space_plan import SpaceSettings
-from masterd.upkeep.store_audit import StoreAudit
+from masterd.upkeep.store_scan import StoreScan
 from nodestore import __version__
 from nodestore.cluster.election import TakeoverWon, resign
 from nodestore.errors import Garbage, LeadershipLost, LeaseLost, NodectlError, OutcomeUnknown, Unavailable
@@ -100,7 +100,7 @@ class Master:
         self.replica = Replica(etcd, keys)
         self.timing = settings.timing
         self.campaign = Campaign(etcd, keys, me, self.cluster_view, self.replica, settings.timing)
-        self.store_audit = StoreAudit(etcd, keys)
+        self.store_scan = StoreScan(etcd, keys)
         self.maintenance = maintenance or etcd
         self.space_keeper = SpaceKeeper(self.maintenance, etcd, self.cluster_view, settings.space, self._rank)
         self.placement = EtcdLeaderPlacement(

@@ -81,7 +81,7 @@ class TermNumber(TypedDict):
 
 
 class LiveLeader(TypedDict):
-    """The leader, as the stream /v1/live reports it."""
+    """The leader, as the stream /v1/cluster/watch reports it."""
 
     id: str
     url: str

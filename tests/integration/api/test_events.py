@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
+import pytest
 
 from nodestore.errors import TooOld, Unavailable
 from nodestore.schema.keys import Keys
@@ -126,12 +127,14 @@ async def test_a_reader_behind_the_retained_journal_is_told_to_read_anew(etcd_on
         await eventually(refused, "410")
 
 
-async def test_the_live_stream_begins_with_the_present_and_tells_of_a_new_leader(
-    etcd_one: EtcdCluster, keys: Keys
+@pytest.mark.parametrize("path", ["/v1/cluster/watch", "/v1/live"])
+async def test_the_cluster_stream_begins_with_the_present_and_reports_a_new_leader(
+    etcd_one: EtcdCluster, keys: Keys, path: str
 ) -> None:
+    """Under its earlier name too, for old clients."""
     async with Masters(etcd_one, keys) as masters:
         await _two(masters)
-        async with reading(f"{masters.running['m2'].url}/v1/live") as live:
+        async with reading(f"{masters.running['m2'].url}{path}") as live:
             await eventually(
                 lambda: {name for name, _ in live.events} >= {"leader", "masters", "nodes"}, "all at first"
             )

@@ -33,7 +33,7 @@ EXAMPLES = int(os.environ.get("NODECTL_EXAMPLES", "15"))
 STREAM_EXAMPLES = 5
 ANSWER_S = 15.0
 READY_S = 60.0
-STREAMS = ("/v1/events", "/v1/live", "/v1/nodes/watch")
+STREAMS = ("/v1/events", "/v1/cluster/watch", "/v1/live", "/v1/nodes/watch")
 """They answer for ever, so their bodies cannot be waited for: only how they begin is judged."""
 
 DOCUMENT = openapi.document(BuiltinApp())

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 WALL = {"nodes": {"n1": {"position": [0, 0], "labels": {"row": "0"}}, "n2": {}}, "groups": {"top": {"nodes": ["n1"]}}}
 PLACES = {"{node}": "n1", "{path}": "nodes/n1", "{name}": "before-update"}
-STREAMS = {"/v1/events": "?after=0", "/v1/live": "", "/v1/nodes/watch": ""}
+STREAMS = {"/v1/events": "?after=0", "/v1/cluster/watch": "", "/v1/live": "", "/v1/nodes/watch": ""}
 READS = [path for path, item in DOCUMENT["paths"].items() if "get" in item and path not in STREAMS]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from masterd.replication.replica import Replica
-from masterd.upkeep.store_audit import StoreAudit
+from masterd.upkeep.store_scan import StoreScan
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Epoch, Head, Inventory, decode
@@ -63,23 +63,23 @@ def kinds(keys: Keys) -> list[str]:
 
 
 async def test_each_kind_of_garbage_in_each_kind_of_key_is_found(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The audit names the key in one bounded line, whatever the key holds, and finds nothing in a store without any."""
+    """The scan names the key in one bounded line, whatever the key holds, and finds nothing in a store without any."""
     unread = {keys.snapshot("y") + "000000"}  # whose owner alone reads them
     async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
         await etcd.put(keys.epoch, Epoch(epoch=1).encode())
-        assert await StoreAudit(etcd, keys).find_problems() == {}
+        assert await StoreScan(etcd, keys).find_problems() == {}
         for kind, value in GARBAGE.items():
             wrong = [keys.epoch, keys.head, *exact(keys), *kinds(keys)]
             for key in wrong:
                 await etcd.put(key, value)
-            found = await StoreAudit(etcd, keys).find_problems()
+            found = await StoreScan(etcd, keys).find_problems()
             quiet = unread | {keys.entry(9_999)}  # the name is right: who reads the journal meets it
             assert set(found) == set(wrong) - quiet, kind
             assert all(text.startswith(key) and len(text) < 400 and "\n" not in text for key, text in found.items())
             await etcd.delete(keys.entry(9_999))
         for value in (b"{}", b"{}"):
             await etcd.put(keys.entry(9_999), value)
-        assert "written over" in (await StoreAudit(etcd, keys).find_problems())[keys.entry(9_999)]
+        assert "written over" in (await StoreScan(etcd, keys).find_problems())[keys.entry(9_999)]
 
 
 @contextlib.asynccontextmanager

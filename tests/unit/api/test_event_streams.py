@@ -44,7 +44,7 @@ def _leading() -> Any:
     leader = SimpleNamespace(fence=SimpleNamespace(term=Term(1, 10)))
     return SimpleNamespace(
         leader=leader, replica=replica, cluster_view=cluster_view, me=SimpleNamespace(id="m1"),
-        timing=SimpleNamespace(beat_s=0.01), store_audit=SimpleNamespace(close=_closed), stuck_s=0.0,
+        timing=SimpleNamespace(beat_s=0.01), store_scan=SimpleNamespace(close=_closed), stuck_s=0.0,
         application=BuiltinApp(), etcd=None, keys=None,
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ def _handlers() -> list[str]:
     return [text for task in asyncio.all_tasks() if "RequestHandler.start" in (text := repr(task.get_coro()))]
 
 
-@pytest.mark.parametrize("path", ["/v1/follow", "/v1/events", "/v1/live", "/v1/nodes/watch"])
+@pytest.mark.parametrize("path", ["/v1/follow", "/v1/events", "/v1/cluster/watch", "/v1/live", "/v1/nodes/watch"])
 async def test_a_reader_that_goes_away_is_no_error(
     path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

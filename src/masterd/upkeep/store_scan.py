@@ -47,7 +47,7 @@ _UNKNOWN_KEYS_MAX = 3
 _CHUNK_DIGITS = 6
 
 
-class StoreAudit:
+class StoreScan:
     """Scans the keys of one cluster; a result is reused for `fresh_s` seconds."""
 
     def __init__(self, etcd: Etcd, keys: Keys, fresh_s: float = CACHE_S) -> None:
@@ -70,7 +70,7 @@ class StoreAudit:
         result of the scan before is returned.
         """
         if self._scan_task is None and (self._at is None or time.monotonic() - self._at >= self._fresh_s):
-            self._scan_task = asyncio.create_task(self._scan(), name="audit")
+            self._scan_task = asyncio.create_task(self._scan(), name="store scan")
         if self._scan_task is not None:
             await asyncio.wait({self._scan_task}, timeout=wait_s)
         return self._problems
