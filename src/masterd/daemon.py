@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from masterd.api.routes import Api
 from masterd.application.contract import load_application
+from masterd.assembly import build_api, build_parts
 from masterd.election.campaign import MasterIdentity
 from masterd.roles.master import Master
 from masterd.settings import Settings
@@ -42,12 +42,12 @@ async def run(settings: Settings) -> None:
     me = MasterIdentity(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
     log.info("starting: pid %d, cluster %s, API at %s", os.getpid(), settings.cluster, settings.advertise)
     async with Etcd(settings.etcd) as etcd, _maintenance(settings, etcd) as maintenance:
-        master = Master(etcd, keys, me, application, settings.master_settings, maintenance=maintenance)
-        runner = web.AppRunner(Api(master).app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        parts = build_parts(etcd, keys, me, application, settings.master_settings, maintenance=maintenance)
+        runner = web.AppRunner(build_api(parts).app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         try:
             await _listen(runner, settings)
-            await _run_until_stopped(master, maintenance, stop)
+            await _run_until_stopped(parts.master, maintenance, stop)
         finally:
             await runner.cleanup()
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import urlsplit
 
-from masterd.election.suspicion import PROFILES, ElectionTiming
-from masterd.roles.master import MasterSettings
+from masterd.election.suspicion import LAN, PROFILES, ElectionTiming
 from masterd.term.committer import LeaderSettings
 from masterd.term.retention import RetentionSettings
 from masterd.upkeep.local_member import LocalMember, find_local_member
@@ -39,6 +38,22 @@ long to be called one.
 """
 
 FindMember = Callable[[], Awaitable[LocalMember]]
+
+
+@dataclass(frozen=True)
+class MasterSettings:
+    """How the parts of one masterd work: election, terms and upkeep."""
+
+    lease_ttl_s: int = 2
+    timing: ElectionTiming = LAN
+    find_member: FindMember | None = None
+    """Finds the etcd member on this PC; None if there is none."""
+    leader: LeaderSettings = field(default_factory=LeaderSettings)
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    allow_drills: bool = False
+    """Whether a request may kill or freeze this leader."""
+    give_up_retry_s: float = 0.2
+    """Pause after the first term that could not be served. It doubles with each consecutive failure, up to 30 s."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from masterd import __main__
-from masterd.roles import master
+from masterd.roles import candidacy
 from masterd.state_machine import batch
 from masterd.term import journal, leader
 from nodestore.cluster import election
@@ -42,10 +42,10 @@ def take_out_fence() -> None:
             except NodectlError:
                 await asyncio.sleep(0.2)
 
-    async def stay_candidate(self: master.Master, held: lease.Lease, revision: int) -> None:
+    async def keep_fresh(self: candidacy.Candidacy, held: lease.Lease, revision: int) -> None:
         await asyncio.Event().wait()
 
-    master.Master._stay_candidate = stay_candidate  # type: ignore[assignment, method-assign]
+    candidacy.Candidacy.keep_fresh = keep_fresh  # type: ignore[assignment, method-assign]
     journal.Journal._send = send  # type: ignore[method-assign]
     lease.Lease._kept = lease.Lease.keep_alive  # type: ignore[attr-defined]
     lease.Lease.keep_alive = keep  # type: ignore[assignment, method-assign]

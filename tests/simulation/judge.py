@@ -214,8 +214,8 @@ def replicas_that_differ(world: World, state: State) -> list[str]:
     """What each masterd has in memory is what the journal makes, ids and all, however it came by it."""
     names = ("index", "time", "documents", "specs", "adopted", "ids", "floor", "actions")
     return [
-        f"{pc.name} has another {name}: {getattr(pc.master.replica.state, name)} instead of {getattr(state, name)}"
+        f"{pc.name} has another {name}: {getattr(pc.parts.replica.state, name)} instead of {getattr(state, name)}"
         for pc in world.running.values()
         for name in names
-        if getattr(pc.master.replica.state, name) != getattr(state, name)
+        if getattr(pc.parts.replica.state, name) != getattr(state, name)
     ]

@@ -81,7 +81,7 @@ class Reader:
 
         request = make_mocked_request("GET", f"/v1/events?after={self._after}", writer=Pipe(hears))
         try:
-            await stream_journal(pc.master, request)
+            await stream_journal(pc.parts.read_sources, request)
         except TooOld:
             self._gone()
         except NodectlError:
@@ -101,7 +101,7 @@ class Reader:
         if leader is None:
             return
         self._world.seen(self.name, "gone")
-        self.index = leader.master.replica.index
+        self.index = leader.parts.replica.index
         self._after = str(self.index)
 
     async def end(self) -> None:

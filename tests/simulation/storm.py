@@ -236,7 +236,7 @@ class Storm:
         leader = self.world.leader
         if leader is None:
             return False
-        board, state = leader.master.cluster_view, leader.master.replica.state
+        board, state = leader.parts.cluster_view, leader.parts.replica.state
         wanted = {node: mark.generation for node, mark in state.specs.items()}
         there = all(
             (status := board.status.items.get(node)) is not None

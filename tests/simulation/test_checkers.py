@@ -142,7 +142,7 @@ async def a_view_that_is_gone(world: World) -> None:
 
 
 async def a_replica_with_another_document(world: World) -> None:
-    del world.running["m1"].master.replica.state.documents["lists/0"]
+    del world.running["m1"].parts.replica.state.documents["lists/0"]
 
 
 async def a_program_that_ended(world: World) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from masterd.assembly import build_parts
 from masterd.election.campaign import MasterIdentity
-from masterd.roles.master import Master, MasterSettings
+from masterd.settings import MasterSettings
 from masterd.state_machine.batch import SNAPSHOT_RESTORE, CommandOutcome, CommandRequest
 from masterd.term.leader import Leader, LeaderSettings
 from masterd.term.retention import RetentionSettings
@@ -83,10 +84,11 @@ class Pc:
         self.link.fates = self._fate
         self.etcd = Etcd(EtcdSettings(MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25), connect=self.link.connect)
         world.starts += 1
-        self.master = Master(
+        self.parts = build_parts(
             self.etcd, world.keys, MasterIdentity(name, name, (), 0, f"{name}-{world.starts}"), world.application(),
             MasterSettings(leader=world.settings), wall_clock=world.time.wall_clock,
         )  # fmt: skip
+        self.master = self.parts.master
         self.crashed = False
         self._world = world
         self.life = asyncio.get_running_loop().create_task(self.master.run(), name=f"masterd {name}")
@@ -95,7 +97,7 @@ class Pc:
     @property
     def leader(self) -> Leader | None:
         """It, while it serves."""
-        leader = self.master.leader
+        leader = self.parts.leadership.leader
         return leader if leader is not None and leader.serving.is_set() and not self.crashed else None
 
     def _fate(self, method: str, request: Any) -> Fate:
@@ -235,7 +237,7 @@ class World:
             self._asked = None
             return
         if not pc.crashed:
-            state = pc.master.replica.state
+            state = pc.parts.replica.state
             documents = {path: doc.value for path, doc in state.documents.items()}
             self.reads.append(Read(sent, now(), state.index, documents))
 
@@ -269,7 +271,7 @@ class World:
         if leading is None or leading.leader is None or not others:
             return
         try:
-            await others[0].master.campaign.take_over_from(leading.leader.fence.term.revision, "test", 2.0)
+            await others[0].parts.campaign.take_over_from(leading.leader.fence.term.revision, "test", 2.0)
         except NodectlError:
             return
 
@@ -322,8 +324,8 @@ class World:
         leader = self.leader
         if leader is None:
             return False
-        index = leader.master.replica.index
-        return all(pc.master.replica.index == index for pc in self.running.values())
+        index = leader.parts.replica.index
+        return all(pc.parts.replica.index == index for pc in self.running.values())
 
     async def close(self) -> None:
         for node in self.nodes.values():

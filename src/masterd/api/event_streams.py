@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from masterd.api.node_views import command_view, node_views
-from masterd.roles.master import Master
+from masterd.api.read_sources import ReadSources
 from nodestore.cluster.overview import live_masters
 from nodestore.errors import Garbage, Invalid, NodectlError, TimedOut, TooOld, Unavailable
 from nodestore.schema.api_types import GoneEvent, LiveLeader, LiveMaster
@@ -63,19 +63,19 @@ async def open_stream(
 # --- the journal ----------------------------------------------------------------------------------------------------
 
 
-async def stream_journal(master: Master, request: web.Request) -> web.StreamResponse:
+async def stream_journal(sources: ReadSources, request: web.Request) -> web.StreamResponse:
     """Send `event: command` for each command after a position, with its own position as `id`.
 
     The position is `after` or the header Last-Event-ID, `<epoch>.<index>` or a bare index; by default it is the
     present. If the journal is no longer kept from there, or the epoch changed, the request is answered with TooOld
     (410), or a running stream ends with `event: gone`.
     """
-    replica = master.replica
+    replica = sources.replica
     if replica.problem is not None:
-        raise Unavailable(f"{master.me.id} does not follow the journal: {replica.problem}")
-    position = _position(master, request)
+        raise Unavailable(f"{sources.own_id} does not follow the journal: {replica.problem}")
+    position = _position(sources, request)
     epoch = replica.epoch
-    first = await _page(master, position)
+    first = await _page(sources, position)
     async with open_stream(request) as response:
         await response.write(b": from %d\n" % position + (b"id: %d.%d\n\n" % (epoch, position) if epoch else b"\n"))
         position = await _write_entries(response, epoch, first, position)
@@ -85,7 +85,7 @@ async def stream_journal(master: Master, request: web.Request) -> web.StreamResp
             except TimedOut:
                 await response.write(_KEEPALIVE_COMMENT)
             try:
-                entries = await _page(master, position)
+                entries = await _page(sources, position)
                 epoch = _check_same_epoch(replica.epoch, epoch)
             except TooOld as gone:
                 await response.write(_event("gone", GoneEvent(detail=str(gone))))
@@ -103,17 +103,17 @@ async def _write_entries(response: web.StreamResponse, epoch: int | None, entrie
     return max(position, entries[-1].last if entries else 0)
 
 
-def _position(master: Master, request: web.Request) -> int:
+def _position(sources: ReadSources, request: web.Request) -> int:
     """The index after which the stream begins. Raises TooOld if the request names another epoch than the store's."""
     text = request.query.get("after") or request.headers.get("Last-Event-ID")
     if text is None:
-        return master.replica.index
+        return sources.replica.index
     epoch, separator, index = text.rpartition(".")
     numbers = (epoch, index) if separator else (index,)
     if any(not number.isascii() or not number.isdigit() or len(number) > _DIGITS_MAX for number in numbers):
         raise Invalid(f"after: expected an index or <epoch>.<index>, got {text[:50]!r}")
     if separator:
-        _check_same_epoch(master.replica.epoch, int(epoch))
+        _check_same_epoch(sources.replica.epoch, int(epoch))
     return int(index)
 
 
@@ -127,20 +127,20 @@ def _check_same_epoch(now: int | None, before: int | None) -> int | None:
     return now
 
 
-async def _page(master: Master, position: int) -> list[Entry]:
+async def _page(sources: ReadSources, position: int) -> list[Entry]:
     """The next entries beyond index `position`, from memory if they are there, else from etcd.
 
     Returns no entry that this replica has not applied, so that a read after an event sees its effect. Raises TooOld
     if the entries were truncated.
     """
-    replica = master.replica
+    replica = sources.replica
     if position >= replica.index:
         return []
     recent = replica.recent_after(position)
     if recent is not None:
         return recent[:_PAGE_ENTRIES]
-    keys = replica.keys
-    stored = await replica.etcd.range(keys.entry(position + 1), end=prefix_end(keys.journal), limit=_PAGE_ENTRIES)
+    keys = sources.keys
+    stored = await sources.etcd.range(keys.entry(position + 1), end=prefix_end(keys.journal), limit=_PAGE_ENTRIES)
     entries, time_slice = [], TimeSlice()
     for kv in stored.kvs:
         with suppress(Garbage):
@@ -165,14 +165,14 @@ def _command_events(epoch: int | None, entries: list[Entry], position: int) -> I
 # --- the state of the cluster ---------------------------------------------------------------------------------------
 
 
-async def stream_cluster(master: Master, request: web.Request) -> web.StreamResponse:
+async def stream_cluster(sources: ReadSources, request: web.Request) -> web.StreamResponse:
     """Send `leader`, `masters`, `paused` and `nodes` as they are, then the items that change. A local read."""
-    return await _stream_changes(master, request, _cluster_items)
+    return await _stream_changes(sources, request, _cluster_items)
 
 
-async def stream_nodes(master: Master, request: web.Request) -> web.StreamResponse:
+async def stream_nodes(sources: ReadSources, request: web.Request) -> web.StreamResponse:
     """Send `event: nodes` with all nodes, then with those that change. A local read."""
-    return await _stream_changes(master, request, _node_items)
+    return await _stream_changes(sources, request, _node_items)
 
 
 StreamItems = Mapping[str, Mapping[str, Any]]
@@ -180,16 +180,16 @@ StreamItems = Mapping[str, Mapping[str, Any]]
 
 
 async def _stream_changes(
-    master: Master, request: web.Request, current_items: Callable[[Master], StreamItems]
+    sources: ReadSources, request: web.Request, current_items: Callable[[ReadSources], StreamItems]
 ) -> web.StreamResponse:
     woken = asyncio.Event()
-    unsubscribe = master.cluster_view.subscribe(woken.set)
+    unsubscribe = sources.cluster_view.subscribe(woken.set)
     sent: StreamItems = {}
     try:
         async with open_stream(request) as response:
             while True:
                 woken.clear()
-                changes, sent = _changes(sent, current_items(master))
+                changes, sent = _changes(sent, current_items(sources))
                 for event in changes:
                     await response.write(event)
                 if changes:
@@ -213,14 +213,14 @@ def _changes(sent: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamIt
     return events, now
 
 
-def _node_items(master: Master) -> StreamItems:
-    view, state = master.cluster_view, master.replica.state
-    nodes = node_views(state.inventory, state, view.status.items, view.alive.items, master.application)
+def _node_items(sources: ReadSources) -> StreamItems:
+    view, state = sources.cluster_view, sources.replica.state
+    nodes = node_views(state.inventory, state, view.status.items, view.alive.items, sources.application)
     return {"nodes": {node["name"]: node for node in nodes}}
 
 
-def _cluster_items(master: Master) -> StreamItems:
-    view = master.cluster_view
+def _cluster_items(sources: ReadSources) -> StreamItems:
+    view = sources.cluster_view
     record = view.leader.record
     leader: dict[str, LiveLeader] = {} if record is None else {record.id: {
         "id": record.id, "url": record.urls[0] if record.urls else "", "cause": record.cause, "why": record.why,
@@ -230,4 +230,4 @@ def _cluster_items(master: Master) -> StreamItems:
         item["id"]: item for item in live_masters(view.candidates.items, record.id if record else None)
     }
     paused = {} if view.paused is None else {"paused": view.paused.model_dump(mode="json")}
-    return {"leader": leader, "masters": masters, "paused": paused, **_node_items(master)}
+    return {"leader": leader, "masters": masters, "paused": paused, **_node_items(sources)}

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from masterd.api.read_sources import ReadSources
 from masterd.api.reads import standbys
-from masterd.roles.master import Master
 from masterd.term.leader import Leader
 from nodestore.errors import Conflict, Denied, Invalid, Unavailable
 from nodestore.schema.api_types import DRILLS, FREEZE_MAX_S, Drill, DrillKind
@@ -57,26 +57,28 @@ def parse_drill_request(body: Mapping[str, Any]) -> DrillRequest:
 
 
 def start_drill(
-    master: Master,
+    sources: ReadSources,
     leader: Leader,
     drill: DrillRequest,
     *,
+    allowed: bool,
     exit_process: Callable[[int], object] = os._exit,
     freeze_process: Callable[[float], object] = time.sleep,
 ) -> Drill:
-    """Schedule the drill and return the answer to the request; the fault follows 50 ms later.
+    """Schedule the drill and return the answer to the request; the fault follows 50 ms later. `allowed`: whether
+    masterd was started with --allow-drills.
 
     Raises Denied if drills are not allowed, Conflict if the drill is for another term or takeovers are paused, and
     Unavailable if there is no standby. Nothing is scheduled then.
     """
-    me, term = master.me.id, leader.fence.term
-    if not master.drills_allowed:
+    me, term = sources.own_id, leader.fence.term
+    if not allowed:
         raise Denied(f"{me} allows no drills: its masterd was started without --allow-drills; nothing was done")
     if drill.term is not None and drill.term != term.revision:
         raise Conflict(f"{me} leads in term {term}, the drill is for term {drill.term}: nothing was done")
-    if master.cluster_view.paused is not None:
+    if sources.cluster_view.paused is not None:
         raise Conflict("takeovers are paused, so no standby would take over; resume them first (nodectl master resume)")
-    if not standbys(master):
+    if not standbys(sources):
         raise Unavailable("there is no standby that could take over; nothing was done")
     loop = asyncio.get_running_loop()
     if drill.how == "kill":

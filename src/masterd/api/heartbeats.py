@@ -8,7 +8,8 @@ import asyncio
 from aiohttp import web
 
 from masterd.api import event_streams
-from masterd.roles.master import Master
+from masterd.replication.replica import Replica
+from masterd.roles.leadership import Leadership
 from nodestore.errors import NotLeader
 from nodestore.schema.api_types import Heartbeat
 from nodestore.support.jsonio import dumps
@@ -20,8 +21,8 @@ _Beat = tuple[int, int, float]
 class Heartbeats:
     """Streams heartbeats while this masterd leads, in each of its terms."""
 
-    def __init__(self, master: Master) -> None:
-        self._master = master
+    def __init__(self, own_id: str, leadership: Leadership, replica: Replica, interval_s: float) -> None:
+        self._own_id, self._leadership, self._replica, self._interval_s = own_id, leadership, replica, interval_s
         self._next: asyncio.Event | None = None
         self._encoded: _Beat = (0, 0, 0.0)
         """The values that `_line` holds."""
@@ -29,12 +30,12 @@ class Heartbeats:
 
     async def stream(self, request: web.Request, leader_url: str | None) -> web.StreamResponse:
         """Send heartbeats of the present term until it ends. Raises NotLeader, with `leader_url`, on a standby."""
-        leader = self._master.leader
+        leader = self._leadership.leader
         if leader is None:
-            raise NotLeader(f"{self._master.me.id} is not the leader", leader_url)
+            raise NotLeader(f"{self._own_id} is not the leader", leader_url)
         async with event_streams.open_stream(request, "application/x-ndjson") as response:
-            while self._master.leader is leader:
-                beat = leader.fence.term.revision, self._master.replica.index, round(self._master.stuck_s, 3)
+            while self._leadership.leader is leader:
+                beat = leader.fence.term.revision, self._replica.index, round(self._leadership.stuck_s, 3)
                 await response.write(self._line_of(beat))
                 await self._wait_next()
         return response
@@ -49,7 +50,7 @@ class Heartbeats:
     async def _wait_next(self) -> None:
         if self._next is None:
             self._next = asyncio.Event()
-            asyncio.get_running_loop().call_later(self._master.timing.beat_s, self._wake_streams)
+            asyncio.get_running_loop().call_later(self._interval_s, self._wake_streams)
         await self._next.wait()
 
     def _wake_streams(self) -> None:

@@ -11,9 +11,9 @@ from contextlib import suppress
 from aiohttp import web
 
 from masterd.api.node_views import command_view
+from masterd.api.read_sources import ReadSources
 from masterd.api.reads import HISTORY_MAX, query_number
 from masterd.replication.journal_reader import read_entries
-from masterd.roles.master import Master
 from nodestore.errors import Garbage
 from nodestore.schema.api_types import CommandView, History, UnreadableCommands
 from nodestore.schema.entry_codec import decode_entry
@@ -28,33 +28,33 @@ _GARBAGE_MAX = 5
 HistoryItem = CommandView | UnreadableCommands
 
 
-async def history(master: Master, request: web.Request) -> History:
+async def history(sources: ReadSources, request: web.Request) -> History:
     """Commands from the journal: newest first, or, with `after`, oldest first beyond that index. `searched` is the
     last index that was scanned."""
     limit = min(query_number(request, "limit", 100, 1), HISTORY_MAX)
     after, before = query_number(request, "after", -1), query_number(request, "before", 0)
-    matches, now = _filter(request), master.replica.index
+    matches, now = _filter(request), sources.replica.index
     items: list[HistoryItem] = []
     searched: int | None = None
     newest = min(now, before - 1) if before else now
-    pages = _pages_forward(master, after + 1, now) if after >= 0 else _pages_backward(master, newest)
+    pages = _pages_forward(sources, after + 1, now) if after >= 0 else _pages_backward(sources, newest)
     async for searched, page in pages:
         items += [item for item in page if matches(item)]
         if len(items) >= limit:
             searched = items[limit - 1]["index"] or searched
             break
     return {
-        "entries": items[:limit], "first_retained": await _first_retained(master), "index": now, "searched": searched,
+        "entries": items[:limit], "first_retained": await _first_retained(sources), "index": now, "searched": searched,
     }  # fmt: skip
 
 
-async def _pages_backward(master: Master, last: int) -> AsyncIterator[tuple[int, list[HistoryItem]]]:
+async def _pages_backward(sources: ReadSources, last: int) -> AsyncIterator[tuple[int, list[HistoryItem]]]:
     """Pages from index `last` backward, newest first, each with the lowest index that it covers."""
     for _ in range(_SCANNED_MAX // _PAGE):
         if last < 1:
             return
         first = max(1, last - _PAGE + 1)
-        page = await _page(master, first, last)
+        page = await _page(sources, first, last)
         page.reverse()
         yield first, page
         if not page:
@@ -62,21 +62,21 @@ async def _pages_backward(master: Master, last: int) -> AsyncIterator[tuple[int,
         last = first - 1
 
 
-async def _pages_forward(master: Master, first: int, last: int) -> AsyncIterator[tuple[int, list[HistoryItem]]]:
+async def _pages_forward(sources: ReadSources, first: int, last: int) -> AsyncIterator[tuple[int, list[HistoryItem]]]:
     """Pages from index `first` up to `last`, oldest first, each with the highest index that it covers."""
     for _ in range(_SCANNED_MAX // _PAGE):
         if first > last:
             return
         end = min(last, first + _PAGE - 1)
-        yield end, await _page(master, first, end)
+        yield end, await _page(sources, first, end)
         first = end + 1
 
 
-async def _page(master: Master, first: int, last: int) -> list[HistoryItem]:
+async def _page(sources: ReadSources, first: int, last: int) -> list[HistoryItem]:
     """The commands of the journal with these indexes, in order. An unreadable entry becomes an item with `problem`."""
-    keys, time_slice = master.keys, TimeSlice()
+    keys, time_slice = sources.keys, TimeSlice()
     items: list[HistoryItem] = []
-    async for kv, entry in read_entries(master.etcd, keys, first, last):
+    async for kv, entry in read_entries(sources.etcd, keys, first, last):
         if isinstance(entry, Garbage):
             if keys.entry(first) <= kv.key <= keys.entry(last):  # else another page reports it
                 items.append({"index": None, "problem": str(entry)})
@@ -102,9 +102,9 @@ def _filter(request: web.Request) -> Callable[[HistoryItem], bool]:
     return matches
 
 
-async def _first_retained(master: Master) -> int | None:
+async def _first_retained(sources: ReadSources) -> int | None:
     """The lowest index in the journal; None if it is empty or its first five entries are unreadable."""
-    oldest = await master.etcd.range(master.keys.journal, limit=_GARBAGE_MAX)
+    oldest = await sources.etcd.range(sources.keys.journal, limit=_GARBAGE_MAX)
     for kv in oldest.kvs:
         with suppress(Garbage):
             return decode_entry(kv.value, kv.key).first

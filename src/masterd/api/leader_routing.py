@@ -11,11 +11,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from aiohttp import web
 
-from masterd.roles.master import Master
-from masterd.roles.peers import HOP_HEADER, PeerClient
+from masterd.election.campaign import MasterIdentity
+from masterd.replication.cluster_view import ClusterView
+from masterd.roles.health import MasterHealth
+from masterd.roles.leadership import Leadership
+from masterd.roles.peers import HOP_HEADER
 from masterd.term.leader import Leader
 from nodestore.errors import Garbage, LeadershipLost, NotLeader, OutcomeUnknown, Unavailable
 from nodestore.support.jsonio import loads
@@ -32,16 +36,42 @@ _ALL_WAITS_S = 4.0
 """Limit of these waits together: less than the timeout of a masterd that forwarded the request."""
 
 
+class TakeoverAttempts(Protocol):
+    """The campaign of this masterd, as far as requests depend on it."""
+
+    @property
+    def is_taking_over(self) -> bool:
+        """Whether a takeover is in progress, or was won and its term has not begun yet."""
+
+
+class Forwarder(Protocol):
+    """Forwards requests to another masterd."""
+
+    async def forward(
+        self, request: web.Request, url: str | None, own_id: str, problem: str | None = None
+    ) -> web.StreamResponse: ...
+
+
 class LeaderRouter:
     """Decides for each request whether this masterd handles it or forwards it."""
 
-    def __init__(self, master: Master, peers: PeerClient) -> None:
-        self._master, self._peers = master, peers
+    def __init__(
+        self,
+        me: MasterIdentity,
+        *,
+        leadership: Leadership,
+        health: MasterHealth,
+        cluster_view: ClusterView,
+        takeovers: TakeoverAttempts,
+        peers: Forwarder,
+    ) -> None:
+        self._me, self._leadership, self._health = me, leadership, health
+        self._cluster_view, self._takeovers, self._peers = cluster_view, takeovers, peers
 
     @property
     def leader_url(self) -> str | None:
         """URL of the leader, as the watch last showed it; None if there is none."""
-        record = self._master.cluster_view.leader.record
+        record = self._cluster_view.leader.record
         return record.urls[0] if record and record.urls else None
 
     async def leader_or_response(self, request: web.Request) -> Leader | web.StreamResponse:
@@ -50,19 +80,18 @@ class LeaderRouter:
         Raises NotLeader if there is no leader, and OutcomeUnknown if the leader was replaced while it had a request
         that is not idempotent.
         """
-        master = self._master
         # If no takeover can be expected, the client should learn that at once instead of waiting.
-        takeover_expected = master.cluster_view.paused is None and master.role_problem is None
+        takeover_expected = self._cluster_view.paused is None and self._health.role_problem is None
         begun = time.monotonic()
         held_until, wait_until = begun + (_NO_LEADER_WAIT_S if takeover_expected else 0.0), begun + _ALL_WAITS_S
         for attempt in range(_ATTEMPTS_MAX):
             if attempt and disconnected(request):
                 break  # the client may have sent it to another masterd; without an id it would be done twice
             with self._leadership_change() as changed:
-                leader = master.leader
+                leader = self._leadership.leader
                 if leader is not None and not leader.has_ended:
                     return leader
-                if leader is not None or self._is_recorded_leader or master.campaign.is_taking_over:
+                if leader is not None or self._is_recorded_leader or self._takeovers.is_taking_over:
                     # A client may learn of the takeover before etcd's reply to it reaches this masterd.
                     await set_within(changed, min(_TERM_BEGIN_WAIT_S, wait_until - time.monotonic()))
                     continue
@@ -112,14 +141,13 @@ class LeaderRouter:
     @property
     def _is_recorded_leader(self) -> bool:
         """Whether the key `leader` names this masterd: its term has not begun yet, or has just ended."""
-        record = self._master.cluster_view.leader.record
-        return record is not None and record.id == self._master.me.id and record.host == self._master.me.host
+        record = self._cluster_view.leader.record
+        return record is not None and record.id == self._me.id and record.host == self._me.host
 
     async def _forward(self, request: web.Request, changed: asyncio.Event) -> web.StreamResponse | None:
         """The leader's answer; None if it stopped being the leader before it answered."""
-        master = self._master
         forwarding = asyncio.create_task(
-            self._peers.forward(request, self.leader_url, master.me.id, master.problem_or_outage)
+            self._peers.forward(request, self.leader_url, self._me.id, self._health.problem_or_outage)
         )
         waiting = asyncio.create_task(changed.wait())
         try:
@@ -137,15 +165,15 @@ class LeaderRouter:
     def _leadership_change(self) -> Iterator[asyncio.Event]:
         """An event that is set when the key `leader` changes, this masterd's role changes, or the takeover attempt
         that is in progress now ends."""
-        master, changed = self._master, asyncio.Event()
-        view, revision, role = master.cluster_view, master.cluster_view.leader.revision, master.leader
-        was_taking_over = master.campaign.is_taking_over
+        changed, view = asyncio.Event(), self._cluster_view
+        revision, role = view.leader.revision, self._leadership.leader
+        was_taking_over = self._takeovers.is_taking_over
 
         def check() -> None:
             if (
                 view.leader.revision != revision
-                or master.leader is not role
-                or (was_taking_over and not master.campaign.is_taking_over)
+                or self._leadership.leader is not role
+                or (was_taking_over and not self._takeovers.is_taking_over)
             ):
                 changed.set()
 

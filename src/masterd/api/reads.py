@@ -11,8 +11,8 @@ from typing import cast
 from aiohttp import web
 
 from masterd.api.node_views import node_view, node_views
+from masterd.api.read_sources import ReadSources
 from masterd.election.campaign import by_rank
-from masterd.roles.master import Master
 from nodestore.cluster.configuration import current_of, version_of
 from nodestore.cluster.overview import counts_toward_quorum, master_views, member_views
 from nodestore.errors import Garbage, Invalid, NotFound, Unavailable
@@ -26,20 +26,21 @@ _STATUS_WAIT_S = 0.7
 """How long a status waits for etcd: its client waits no longer than a second."""
 
 
-async def leader(master: Master, _: web.Request) -> api_types.Leader:
+async def leader(sources: ReadSources, _: web.Request) -> api_types.Leader:
     """The leader and its term. Raises Unavailable if there is none."""
-    current = master.cluster_view.leader
+    current = sources.cluster_view.leader
     if current.record is None:
         raise Unavailable(
             "there is no leader at the moment"
-            + (f"; {master.me.id}: {master.problem_or_outage}" if master.problem_or_outage else "")
+            + (f"; {sources.own_id}: {sources.health.problem_or_outage}" if sources.health.problem_or_outage else "")
         )
-    if master.leader is not None and current.revision < master.leader.fence.term.revision:
+    term = sources.leadership.term
+    if term is not None and current.revision < term.revision:
         # The watch still shows the previous leader.
-        raise Unavailable(f"{master.me.id} has just taken over; try again in a moment")
+        raise Unavailable(f"{sources.own_id} has just taken over; try again in a moment")
     record = current.record
-    epoch = master.leader.fence.term.epoch if master.leader is not None else master.cluster_view.epoch
-    if epoch is None and (garbage := master.cluster_view.garbage.get(master.keys.epoch)):
+    epoch = term.epoch if term is not None else sources.cluster_view.epoch
+    if epoch is None and (garbage := sources.cluster_view.garbage.get(sources.keys.epoch)):
         raise Unavailable(f"no masterd can lead: {garbage}")
     return {
         "id": record.id,
@@ -51,59 +52,60 @@ async def leader(master: Master, _: web.Request) -> api_types.Leader:
         "since": record.since,
         "cause": record.cause,
         "why": record.why,
-        "index": master.replica.index,
+        "index": sources.replica.index,
     }
 
 
-def _leader_id(master: Master) -> str | None:
-    if master.leader is not None:
-        return master.me.id
-    return master.cluster_view.leader.record.id if master.cluster_view.leader.record else None
+def _leader_id(sources: ReadSources) -> str | None:
+    if sources.leadership.leader is not None:
+        return sources.own_id
+    record = sources.cluster_view.leader.record
+    return record.id if record is not None else None
 
 
-async def masters(master: Master, _: web.Request) -> api_types.Masters:
+async def masters(sources: ReadSources, _: web.Request) -> api_types.Masters:
     """All candidates."""
-    views = master_views(master.cluster_view.candidates.items, _leader_id(master))
+    views = master_views(sources.cluster_view.candidates.items, _leader_id(sources))
     for view in views:
-        if view["id"] == master.me.id:
-            view["index"] = master.replica.index
+        if view["id"] == sources.own_id:
+            view["index"] = sources.replica.index
     return {"masters": views}
 
 
-def standbys(master: Master) -> list[MasterView]:
+def standbys(sources: ReadSources) -> list[MasterView]:
     """The other candidates, in order of rank: the first one takes over first."""
-    views = master_views(master.cluster_view.candidates.items, _leader_id(master))
-    ranking = [candidate.id for candidate in by_rank(master.cluster_view.candidates.items.values())]
-    others = [view for view in views if view["id"] != master.me.id]
+    views = master_views(sources.cluster_view.candidates.items, _leader_id(sources))
+    ranking = [candidate.id for candidate in by_rank(sources.cluster_view.candidates.items.values())]
+    others = [view for view in views if view["id"] != sources.own_id]
     return sorted(others, key=lambda view: ranking.index(view["id"]))
 
 
-async def members(master: Master, _: web.Request) -> api_types.Members:
+async def members(sources: ReadSources, _: web.Request) -> api_types.Members:
     """The members of the etcd cluster."""
-    return {"members": await member_views(master.maintenance)}
+    return {"members": await member_views(sources.maintenance)}
 
 
-def _node_views(master: Master) -> list[NodeView]:
-    view, state = master.cluster_view, master.replica.state
-    return node_views(state.inventory, state, view.status.items, view.alive.items, master.application)
+def _node_views(sources: ReadSources) -> list[NodeView]:
+    view, state = sources.cluster_view, sources.replica.state
+    return node_views(state.inventory, state, view.status.items, view.alive.items, sources.application)
 
 
-async def nodes(master: Master, _: web.Request) -> api_types.Nodes:
+async def nodes(sources: ReadSources, _: web.Request) -> api_types.Nodes:
     """All configured nodes."""
-    return {"nodes": _node_views(master), "index": master.replica.index}
+    return {"nodes": _node_views(sources), "index": sources.replica.index}
 
 
-async def node(master: Master, request: web.Request) -> NodeView:
+async def node(sources: ReadSources, request: web.Request) -> NodeView:
     """One node. Raises NotFound if it is not configured."""
-    name, view, state = request.match_info["node"], master.cluster_view, master.replica.state
+    name, view, state = request.match_info["node"], sources.cluster_view, sources.replica.state
     if name not in state.inventory.nodes:
         raise NotFound(f"there is no node {name!r} in the configuration")
-    return node_view(name, state.inventory, state, view.status.items, view.alive.items, master.application)
+    return node_view(name, state.inventory, state, view.status.items, view.alive.items, sources.application)
 
 
-async def documents(master: Master, request: web.Request) -> api_types.Documents:
+async def documents(sources: ReadSources, request: web.Request) -> api_types.Documents:
     """The documents whose paths begin with the prefix of the query."""
-    state, prefix = master.replica.state, request.query.get("prefix", "")
+    state, prefix = sources.replica.state, request.query.get("prefix", "")
     selected = {path: state.documents[path] for path in state.paths(prefix)}
     return {
         "index": state.index,
@@ -111,25 +113,25 @@ async def documents(master: Master, request: web.Request) -> api_types.Documents
     }
 
 
-async def document(master: Master, request: web.Request) -> api_types.Document:
+async def document(sources: ReadSources, request: web.Request) -> api_types.Document:
     """One document. Raises NotFound if there is none."""
     path = request.match_info["path"]
-    doc = master.replica.state.documents.get(path)
+    doc = sources.replica.state.documents.get(path)
     if doc is None:
         raise NotFound(f"there is no document {path!r}")
     return {"path": path, "index": doc.index, "document": doc.value}
 
 
-async def config(master: Master, _: web.Request) -> api_types.Config:
+async def config(sources: ReadSources, _: web.Request) -> api_types.Config:
     """The configuration as written, as adopted, and why the written one is not adopted."""
-    view, adopted = master.cluster_view, master.replica.state.adopted
+    view, adopted = sources.cluster_view, sources.replica.state.adopted
     current, problem = current_of(view.config)
-    rejected = master.leader.config_rejection if master.leader is not None else None
+    rejected = sources.leadership.config_rejection
     if rejected is not None and (view.config is None or view.config.mod_revision != rejected[0]):
         rejected = None  # it concerns an earlier configuration
     return {
         "current": None if current is None else current.model_dump(mode="json"),
-        "version": await _config_version(master),
+        "version": await _config_version(sources),
         "problem": problem,
         "adopted": None if adopted is None else {"version": adopted.record.version, "index": adopted.index},
         "in_force": None if adopted is None else adopted.record.model_dump(mode="json"),
@@ -139,13 +141,13 @@ async def config(master: Master, _: web.Request) -> api_types.Config:
     }
 
 
-async def _config_version(master: Master) -> int:
+async def _config_version(sources: ReadSources) -> int:
     """The version with which the next `apply` must be compared. While etcd does not answer, the adopted version, as a
     local read must not fail because of an outage."""
     try:
-        return await version_of(master.etcd, master.keys, master.cluster_view.config)
+        return await version_of(sources.etcd, sources.keys, sources.cluster_view.config)
     except Unavailable:
-        adopted = master.replica.state.adopted
+        adopted = sources.replica.state.adopted
         return adopted.record.version if adopted is not None else 0
 
 
@@ -161,22 +163,22 @@ def manifest_json(manifest: Manifest) -> api_types.Snapshot:
     }
 
 
-async def snapshots(master: Master, _: web.Request) -> api_types.Snapshots:
+async def snapshots(sources: ReadSources, _: web.Request) -> api_types.Snapshots:
     """All snapshots, newest first. Those with a name are kept until they are deleted."""
-    manifests = await master.replica.snapshots.manifests()
+    manifests = await sources.snapshots.manifests()
     return {"snapshots": [manifest_json(manifest) for manifest in manifests.values()]}
 
 
-async def snapshot(master: Master, request: web.Request) -> api_types.SnapshotContent:
+async def snapshot(sources: ReadSources, request: web.Request) -> api_types.SnapshotContent:
     """One snapshot with its documents. Raises NotFound if there is none."""
-    full, manifest = await master.replica.snapshots.find(request.match_info["name"])
-    return {**manifest_json(manifest), "documents": await master.replica.snapshots.read_documents(full)}
+    full, manifest = await sources.snapshots.find(request.match_info["name"])
+    return {**manifest_json(manifest), "documents": await sources.snapshots.read_documents(full)}
 
 
-async def config_history(master: Master, request: web.Request) -> api_types.ConfigHistory:
+async def config_history(sources: ReadSources, request: web.Request) -> api_types.ConfigHistory:
     """The configurations that were applied, newest first."""
     limit = min(query_number(request, "limit", 50, 1), HISTORY_MAX)
-    stored = await master.etcd.range(master.keys.config_history, timeout_s=5.0)
+    stored = await sources.etcd.range(sources.keys.config_history, timeout_s=5.0)
     versions: list[api_types.ConfigRecord | api_types.UnreadableConfig] = []
     for kv in stored.kvs:
         try:
@@ -186,9 +188,9 @@ async def config_history(master: Master, request: web.Request) -> api_types.Conf
     return {"versions": list(reversed(versions))[:limit]}
 
 
-async def terms(master: Master, _: web.Request) -> api_types.Terms:
+async def terms(sources: ReadSources, _: web.Request) -> api_types.Terms:
     """The terms that are kept, with the reason for each takeover; newest first."""
-    stored = await master.etcd.range(master.keys.terms, limit=_TERMS_MAX)
+    stored = await sources.etcd.range(sources.keys.terms, limit=_TERMS_MAX)
     views: list[api_types.TermView | api_types.UnreadableTerm] = []
     for kv in stored.kvs:
         try:
@@ -200,32 +202,32 @@ async def terms(master: Master, _: web.Request) -> api_types.Terms:
     return {"terms": sorted(views, key=lambda item: -item["revision"])}
 
 
-async def status(master: Master, request: web.Request) -> api_types.Overview:
+async def status(sources: ReadSources, request: web.Request) -> api_types.Overview:
     """The state of the whole cluster, with all its problems."""
-    paused = master.cluster_view.paused
-    node_list = _node_views(master)
+    paused = sources.cluster_view.paused
+    node_list = _node_views(sources)
     member_list, unreadable = await asyncio.gather(
-        _members_or_error(master), master.store_scan.find_problems(_STATUS_WAIT_S)
+        _members_or_error(sources), sources.store_scan.find_problems(_STATUS_WAIT_S)
     )
-    master_list = (await masters(master, request))["masters"]
+    master_list = (await masters(sources, request))["masters"]
     return {
-        "cluster": master.keys.cluster,
-        "leader": await _leader_or_none(master, request),
+        "cluster": sources.keys.cluster,
+        "leader": await _leader_or_none(sources, request),
         "masters": master_list,
         "members": member_list,
         "nodes": node_list,
-        "config": await config(master, request),
+        "config": await config(sources, request),
         "paused": None if paused is None else paused.model_dump(mode="json"),
-        "index": master.replica.index,
-        "problems": [*_problems(master, node_list, member_list, master_list), *_garbage_problems(master, unreadable)],
+        "index": sources.replica.index,
+        "problems": [*_problems(sources, node_list, member_list, master_list), *_garbage_problems(sources, unreadable)],
     }
 
 
-async def _members_or_error(master: Master) -> list[MemberView | SilentEtcd]:
+async def _members_or_error(sources: ReadSources) -> list[MemberView | SilentEtcd]:
     """The members of etcd, or one item with the error, as the status matters most while etcd is faulty."""
     try:
         async with asyncio.timeout(_STATUS_WAIT_S):
-            return [*await member_views(master.maintenance)]
+            return [*await member_views(sources.maintenance)]
     except TimeoutError:
         error = f"etcd did not list its members within {_STATUS_WAIT_S:g} s"
     except Unavailable as unavailable:
@@ -233,15 +235,15 @@ async def _members_or_error(master: Master) -> list[MemberView | SilentEtcd]:
     return [{"name": "?", "endpoint": "", "healthy": False, "leader": False, "error": error}]
 
 
-async def _leader_or_none(master: Master, request: web.Request) -> api_types.Leader | None:
+async def _leader_or_none(sources: ReadSources, request: web.Request) -> api_types.Leader | None:
     try:
-        return await leader(master, request)
+        return await leader(sources, request)
     except Unavailable:
         return None
 
 
 def _problems(
-    master: Master,
+    sources: ReadSources,
     node_list: list[NodeView],
     member_list: list[MemberView | SilentEtcd],
     master_list: list[MasterView],
@@ -253,38 +255,38 @@ def _problems(
         if not member["healthy"]
     ]
     healthy = sum(1 for member in member_list if counts_toward_quorum(member))
-    if 2 * healthy <= len(member_list) and master.maintenance.refusal is None:
+    if 2 * healthy <= len(member_list) and sources.health.maintenance_refusal is None:
         problems.insert(
             0, f"etcd has no quorum, {healthy} of {len(member_list)} members are healthy: nothing can be changed"
         )
-    expected = master.replica.state.inventory.masters
+    expected = sources.replica.state.inventory.masters
     present = {item["id"] for item in master_list}
     problems += [f"master {name}: down" for name in expected if name not in present]
     problems += [f"node {view['name']}: {view['problem']}" for view in node_list if view["problem"] is not None]
     warnings = ((view["name"], view["status"]["warning"]) for view in node_list if view["status"])
     problems += [f"node {name}: {warning}" for name, warning in warnings if warning]
-    recorded = master.cluster_view.leader.record
-    if master.leader is None and (recorded is None or recorded.id == master.me.id):
+    recorded = sources.cluster_view.leader.record
+    if sources.leadership.leader is None and (recorded is None or recorded.id == sources.own_id):
         problems.append("there is no leader: commands are not accepted")
-    if master.leader is not None and master.leader.config_rejection is not None:
-        problems.append(f"the configuration is not adopted: {master.leader.config_rejection[1]}")
-    if master.cluster_view.paused is not None:
+    if sources.leadership.config_rejection is not None:
+        problems.append(f"the configuration is not adopted: {sources.leadership.config_rejection[1]}")
+    if sources.cluster_view.paused is not None:
         problems.append("takeovers are paused: no standby takes over by itself (nodectl master resume)")
-    if master.problem_or_outage is not None:
-        problems.append(f"master {master.me.id}: {master.problem_or_outage}")
-    if master.placement.problem is not None:
-        problems.append(f"master {master.me.id}: {master.placement.problem}")
+    if sources.health.problem_or_outage is not None:
+        problems.append(f"master {sources.own_id}: {sources.health.problem_or_outage}")
+    if sources.health.placement_problem is not None:
+        problems.append(f"master {sources.own_id}: {sources.health.placement_problem}")
     if len(present) < 2:
         problems.append("no standby: if the leader dies, no masterd can take over")
     return problems
 
 
-def _garbage_problems(master: Master, unreadable: dict[str, str]) -> list[str]:
+def _garbage_problems(sources: ReadSources, unreadable: dict[str, str]) -> list[str]:
     """One line for each malformed key, as the watches show it now or the most recent scan found it."""
-    vital = (master.keys.epoch, master.keys.head)
+    vital = (sources.keys.epoch, sources.keys.head)
     return [
         f"nothing can be committed: {text}" if key in vital else f"malformed key ignored: {text}"
-        for key, text in {**unreadable, **master.cluster_view.garbage}.items()
+        for key, text in {**unreadable, **sources.cluster_view.garbage}.items()
     ]
 
 

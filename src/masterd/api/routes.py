@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -19,12 +19,13 @@ from masterd.api import event_streams, fault_injection, history, openapi, reads
 from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter, disconnected
 from masterd.api.problems import http_problem, problem_of, problem_response
+from masterd.api.read_sources import ReadSources
 from masterd.roles.handover import hand_over
-from masterd.roles.master import Master
 from masterd.roles.peers import PeerClient
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.leader import Leader
 from nodestore.cluster.configuration import Configuration
+from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import (
     Conflict,
     Garbage,
@@ -51,14 +52,30 @@ leader waits longer than both."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class TakeoverRequests(Protocol):
+    """Takes a term over at the leader's request: the campaign of this masterd."""
+
+    async def take_over_from(self, revision: int, actor: str, timeout_s: float) -> TakeoverWon: ...
+
+
 class Api:
     """The web application with all routes of one masterd."""
 
-    def __init__(self, master: Master) -> None:
-        self._master = master
-        self._peers, self._heartbeats = PeerClient(), Heartbeats(master)
-        self._leader_router = LeaderRouter(master, self._peers)
-        self._configuration = Configuration(master.etcd, master.keys)
+    def __init__(
+        self,
+        sources: ReadSources,
+        *,
+        peers: PeerClient,
+        router: LeaderRouter,
+        heartbeats: Heartbeats,
+        takeovers: TakeoverRequests,
+        configuration: Configuration,
+        drills_allowed: bool,
+    ) -> None:
+        self._sources, self._peers, self._leader_router, self._heartbeats = sources, peers, router, heartbeats
+        self._takeovers, self._configuration, self._drills_allowed = takeovers, configuration, drills_allowed
+        self._own_id, self._leadership, self._health = sources.own_id, sources.leadership, sources.health
+        self._cluster_view, self._replica = sources.cluster_view, sources.replica
         self._openapi_document: dict[str, Any] | None = None
         self.app = web.Application(middlewares=[self._errors_to_problems], client_max_size=BODY_BYTES_MAX)
         add = self.app.router.add_route
@@ -68,7 +85,7 @@ class Api:
 
     def _routes(self) -> list[tuple[str, str, Handler]]:
         return [
-            ("GET", "/v1/health", self._health),
+            ("GET", "/v1/health", self._get_health),
             ("GET", "/v1/leader", self._get_leader),
             ("GET", "/v1/masters", self._read_handler(reads.masters)),
             ("GET", "/v1/members", self._read_handler(reads.members)),
@@ -103,7 +120,7 @@ class Api:
 
     async def _close(self, _: web.Application) -> None:
         await self._peers.close()
-        await self._master.store_scan.close()
+        await self._sources.store_scan.close()
 
     # --- every request ---
 
@@ -131,39 +148,39 @@ class Api:
 
     def _headers(self, local: bool) -> dict[str, str]:
         """Headers with this masterd's position, and for a local read the age of its state in ms."""
-        master, current = self._master, self._master.cluster_view.leader
-        headers = {"Nodectl-Index": str(master.replica.index), "Nodectl-Master": master.me.id}
-        if master.leader is not None:
-            headers["Nodectl-Term"] = str(master.leader.fence.term)
+        term, current = self._leadership.term, self._cluster_view.leader
+        headers = {"Nodectl-Index": str(self._replica.index), "Nodectl-Master": self._own_id}
+        if term is not None:
+            headers["Nodectl-Term"] = str(term)
         elif current.record is not None:
-            headers["Nodectl-Term"] = f"{master.cluster_view.epoch or '?'}.{current.revision}"
+            headers["Nodectl-Term"] = f"{self._cluster_view.epoch or '?'}.{current.revision}"
         if local:
-            headers["Nodectl-Age-Ms"] = str(round(master.replica.age_s * 1000))
+            headers["Nodectl-Age-Ms"] = str(round(self._replica.age_s * 1000))
         return headers
 
     async def _leader_or_response(self, request: web.Request) -> Leader | web.StreamResponse:
         """This masterd's leader role, or the answer of the leader elsewhere."""
         return await self._leader_router.leader_or_response(request)
 
-    def _read_handler(self, read: Callable[[Master, web.Request], Awaitable[Any]]) -> Handler:
+    def _read_handler(self, read: Callable[[ReadSources, web.Request], Awaitable[Any]]) -> Handler:
         """The handler of a read: a local one is answered at once, a linearizable one after the leader confirmed its
         term with a request to etcd that it sent after the read arrived."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             if _is_local(request):
-                return await self._json_in_slices(await read(self._master, request), True)
+                return await self._json_in_slices(await read(self._sources, request), True)
 
             async def confirm_and_read(leader: Leader) -> web.StreamResponse:
                 await leader.confirm_read()
-                return await self._json_in_slices(await read(self._master, request))
+                return await self._json_in_slices(await read(self._sources, request))
 
             return await self._leader_router.run_on_leader(request, confirm_and_read)
 
         return handle
 
-    def _stream_handler(self, stream: Callable[[Master, web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+    def _stream_handler(self, stream: Callable[[ReadSources, web.Request], Awaitable[web.StreamResponse]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await stream(self._master, request)
+            return await stream(self._sources, request)
 
         return handle
 
@@ -177,10 +194,10 @@ class Api:
 
     # --- leadership ---
 
-    async def _health(self, _: web.Request) -> web.StreamResponse:
-        master = self._master
+    async def _get_health(self, _: web.Request) -> web.StreamResponse:
         health: api_types.Health = {
-            "id": master.me.id, "role": master.role, "index": master.replica.index, "problem": master.problem,
+            "id": self._own_id, "role": self._leadership.role, "index": self._replica.index,
+            "problem": self._health.problem,
         }  # fmt: skip
         return self._json(health, True)
 
@@ -198,17 +215,17 @@ class Api:
             return leader
         body = await _body(request)
         target = self._successor(_text(body, "to") or None)
-        if self._master.cluster_view.paused is not None:
+        if self._cluster_view.paused is not None:
             raise Conflict("takeovers are paused: resume them first (nodectl master resume)")
         actor = _text(body, "actor") or "somebody"  # an anonymous request, in the record of the term
-        answer = await hand_over(leader, self._master.replica.index, target["url"], actor, self._peers)
-        switched: api_types.Switchover = {"from": self._master.me.id, "to": target["id"], "term": answer["term"]}
+        answer = await hand_over(leader, self._replica.index, target["url"], actor, self._peers)
+        switched: api_types.Switchover = {"from": self._own_id, "to": target["id"], "term": answer["term"]}
         return self._json(switched)
 
     def _successor(self, wanted: str | None) -> api_types.MasterView:
         """The standby named `wanted`, or the best one. Raises Conflict, NotFound or Unavailable."""
-        views = reads.standbys(self._master)
-        if wanted is not None and wanted == self._master.me.id:
+        views = reads.standbys(self._sources)
+        if wanted is not None and wanted == self._own_id:
             raise Conflict(f"{wanted} is the leader already")
         for view in views:
             if wanted in (None, view["id"]):
@@ -220,12 +237,12 @@ class Api:
     async def _campaign(self, request: web.Request) -> web.StreamResponse:
         """Take over the term of the leader that sent this request to its successor."""
         body = await _body(request)
-        if self._master.leader is not None:
-            raise Conflict(f"{self._master.me.id} is the leader already")
+        if self._leadership.leader is not None:
+            raise Conflict(f"{self._own_id} is the leader already")
         revision = body.get("revision")
         if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
             raise Invalid("revision: expected the revision of the leader's term")
-        won = await self._master.campaign.take_over_from(revision, _actor(body), _TAKEOVER_ORDER_TIMEOUT_S)
+        won = await self._takeovers.take_over_from(revision, _actor(body), _TAKEOVER_ORDER_TIMEOUT_S)
         epoch, revision = won.fence.term
         return self._json(api_types.Campaign(term={"epoch": epoch, "revision": revision}))
 
@@ -235,7 +252,12 @@ class Api:
         if isinstance(leader, web.StreamResponse):
             return leader
         return self._json(
-            fault_injection.start_drill(self._master, leader, fault_injection.parse_drill_request(await _body(request)))
+            fault_injection.start_drill(
+                self._sources,
+                leader,
+                fault_injection.parse_drill_request(await _body(request)),
+                allowed=self._drills_allowed,
+            )
         )
 
     # --- commands ---
@@ -273,7 +295,7 @@ class Api:
 
     def _outcomes(self, outcomes: list[CommandOutcome]) -> api_types.Outcomes:
         results = [_outcome(item) if item.error is None else _not_committed(item.id, item.error) for item in outcomes]
-        return {"results": results, "index": self._master.replica.index}
+        return {"results": results, "index": self._replica.index}
 
     def _answer(self, value: api_types.Outcome | api_types.Outcomes) -> web.Response:
         return web.Response(body=dumps(value), content_type="application/json")
@@ -307,14 +329,14 @@ class Api:
             body = await _body(request)
             version = await self._configuration.apply(
                 body.get("inventory"), source=_text(body, "source"), expect_version=body.get("expect_version"),
-                actor=_actor(body), compares=leader.fence.compares(self._master.keys),
+                actor=_actor(body), compares=leader.fence.compares(self._sources.keys),
             )  # fmt: skip
             return self._json(api_types.ConfigVersion(version=version))
 
         return await self._leader_router.run_on_leader(request, apply)
 
     async def _get_paused(self, _: web.Request) -> web.StreamResponse:
-        paused = self._master.cluster_view.paused
+        paused = self._cluster_view.paused
         return self._json(paused.model_dump(mode="json") if paused else {}, True)
 
     async def _put_paused(self, request: web.Request) -> web.StreamResponse:
@@ -330,7 +352,7 @@ class Api:
         """The OpenAPI document, generated once."""
         if self._openapi_document is None:
             # In a thread: on a slow PC it takes longer than standbys wait for a heartbeat.
-            self._openapi_document = await asyncio.to_thread(openapi.document, self._master.application)
+            self._openapi_document = await asyncio.to_thread(openapi.document, self._sources.application)
         return self._json(self._openapi_document, True)
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from masterd.api import history
-from masterd.roles.master import Master
+from masterd.api.read_sources import ReadSources
+from masterd.application.wall import BuiltinApp
+from masterd.assembly import build_parts
+from masterd.settings import MasterSettings
 from nodectl import Client
 from nodestore.etcd.session import Etcd, EtcdSettings, Range
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import CommandRecord, Entry, Inventory
 from tests.support.etcd_cluster import EtcdCluster
+from tests.support.fakes.masterd_parts import M1
 from tests.support.masters import Masters
 
 INVENTORY = Inventory.model_validate({"nodes": {"n1": {}, "n2": {}}, "defaults": {"driver": {"name": "x"}}})
@@ -63,13 +66,13 @@ async def test_a_search_says_how_far_it_looked(
             command = CommandRecord(index=index, id=f"c{index}", actor="test", time=0.0, name="do")
             entry = Entry(epoch=1, term=1, nonce="x", commands=(command,))
             await etcd.put(keys.entry(index), entry.encode())
-        master = cast(Master, SimpleNamespace(etcd=etcd, keys=keys, replica=SimpleNamespace(index=100)))
-        found = await asked(master, "actor=nobody")
+        sources = _sources(etcd, keys, index=100)
+        found = await asked(sources, "actor=nobody")
         assert (found["entries"], found["searched"]) == ([], 61)
-        found = await asked(master, f"actor=nobody&before={found['searched']}")
+        found = await asked(sources, f"actor=nobody&before={found['searched']}")
         assert found["searched"] == 21
-        assert (await asked(master, "actor=nobody&after=0"))["searched"] == 40
-        assert (await asked(master, "limit=3"))["searched"] == 98
+        assert (await asked(sources, "actor=nobody&after=0"))["searched"] == 40
+        assert (await asked(sources, "limit=3"))["searched"] == 98
 
 
 async def test_before_the_first_command_there_is_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
@@ -85,18 +88,25 @@ async def test_before_the_first_command_there_is_nothing(etcd_one: EtcdCluster, 
         for index in range(1, 21):
             command = CommandRecord(index=index, id=f"c{index}", actor="test", time=0.0, name="do")
             await etcd.put(keys.entry(index), Entry(epoch=1, term=1, nonce="x", commands=(command,)).encode())
-        master = cast(Master, SimpleNamespace(etcd=etcd, keys=keys, replica=SimpleNamespace(index=20)))
-        found = await asked(master, "before=1")
+        sources = _sources(etcd, keys, index=20)
+        found = await asked(sources, "before=1")
         assert (found["entries"], found["searched"], found["first_retained"]) == ([], None, 1)
-        assert (await asked(master, "after=20"))["entries"] == []
-        assert [entry["index"] for entry in (await asked(master, "before=2"))["entries"]] == [1]
+        assert (await asked(sources, "after=20"))["entries"] == []
+        assert [entry["index"] for entry in (await asked(sources, "before=2"))["entries"]] == [1]
         before, seen = 21, []
-        while page := (await asked(master, f"limit=7&before={before}"))["entries"]:
+        while page := (await asked(sources, f"limit=7&before={before}"))["entries"]:
             seen += [entry["index"] for entry in page]
             before = seen[-1]
         assert seen == list(range(20, 0, -1))
         assert 0 not in asked_for
 
 
-async def asked(master: Master, query: str) -> Any:
-    return await history.history(master, make_mocked_request("GET", f"/v1/history?{query}"))
+def _sources(etcd: Etcd, keys: Keys, index: int) -> ReadSources:
+    """What the reads of a masterd answer from whose replica is at this index."""
+    parts = build_parts(etcd, keys, M1, BuiltinApp(), MasterSettings())
+    parts.replica.state.index = index
+    return parts.read_sources
+
+
+async def asked(sources: ReadSources, query: str) -> Any:
+    return await history.history(sources, make_mocked_request("GET", f"/v1/history?{query}"))

@@ -10,9 +10,12 @@ from typing import Any, cast
 import pytest
 
 from masterd.api import reads
+from masterd.assembly import MasterdParts, build_parts
 from masterd.election.campaign import MasterIdentity
 from masterd.replication.cluster_view import ClusterView
-from masterd.roles.master import Master, MasterSettings
+from masterd.roles.candidacy import Candidacy
+from masterd.roles.master import Master
+from masterd.settings import MasterSettings
 from masterd.state_machine.batch import CommandRequest
 from masterd.term.leader import Leader
 from masterd.term.publisher import Publisher
@@ -75,13 +78,14 @@ async def test_a_new_leader_does_not_name_its_predecessor(etcd_one: EtcdCluster,
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as before:
         old = await etcd.get(keys.leader)
         async with run_leader(etcd, etcd, keys, "m2") as seat:
-            master = Master(etcd, keys, MasterIdentity("m2", "m2", (), 0, "n"), ToyApp(), MasterSettings())
-            master.cluster_view, master.leader = seat.board, seat.leader
-            master.cluster_view._set_leader(old)
+            parts = build_parts(etcd, keys, MasterIdentity("m2", "m2", (), 0, "n"), ToyApp(), MasterSettings())
+            parts.leadership.leader = seat.leader
+            sources = replace(parts.read_sources, cluster_view=seat.board)
+            seat.board._set_leader(old)
             with pytest.raises(Unavailable, match="just taken over"):
-                await reads.leader(master, cast(Any, None))
-            master.cluster_view._set_leader(await etcd.get(keys.leader))
-            told = await reads.leader(master, cast(Any, None))
+                await reads.leader(sources, cast(Any, None))
+            seat.board._set_leader(await etcd.get(keys.leader))
+            told = await reads.leader(sources, cast(Any, None))
             assert told["id"] == "m2"
             assert told["term"]["revision"] > before.won.fence.term.revision
 
@@ -236,16 +240,16 @@ async def test_a_lease_lost_here_whose_key_lives_on(
     monkeypatch.setattr(Lease, "keep_alive", keep)
     monkeypatch.setattr(Lease, "revoke", revoke)
     async with session(etcd_one) as etcd:
-        master = Master(
+        parts = build_parts(
             etcd, keys, MasterIdentity("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60)
         )
-        living = asyncio.create_task(master.run())
+        living = asyncio.create_task(parts.master.run())
         try:
-            first = await _leads(master, None)
+            first = await _leads(parts, None)
             await first.submit([CommandRequest("x1", "add", {"path": "sum"}, "t", 0)])
             before = parse_leader(await etcd.get(keys.leader))
             lost.set()
-            second = await _leads(master, first)
+            second = await _leads(parts, first)
             after = parse_leader(await etcd.get(keys.leader))
             assert after.lease != before.lease
             assert after.revision > before.revision
@@ -265,34 +269,34 @@ async def test_a_takeover_that_fails_for_want_of_a_lease_goes_on_with_another(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Lease, "keep_alive", far_away)
-    monkeypatch.setattr(Master, "_stay_candidate", far_away)
+    monkeypatch.setattr(Candidacy, "keep_fresh", far_away)
     async with session(etcd_one) as etcd:
         await etcd.put(keys.paused, Paused(actor="test", time=0.0).encode())
-        master = Master(
+        parts = build_parts(
             etcd, keys, MasterIdentity("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60)
         )
-        living = asyncio.create_task(master.run())
+        living = asyncio.create_task(parts.master.run())
         try:
-            await eventually(lambda: master.cluster_view.candidates.items.keys() == {"m1"}, "it is a candidate")
+            await eventually(lambda: parts.cluster_view.candidates.items.keys() == {"m1"}, "it is a candidate")
             candidacy = await etcd.get(keys.candidate("m1"))
             assert candidacy is not None
             await etcd.revoke(candidacy.lease)
             await etcd.delete(keys.paused)
-            await _leads(master, None)
+            await _leads(parts, None)
             assert parse_leader(await etcd.get(keys.leader)).lease != candidacy.lease
         finally:
             living.cancel()
             await asyncio.wait([living])
 
 
-async def _leads(master: Master, other_than: Leader | None) -> Leader:
+async def _leads(parts: MasterdParts, other_than: Leader | None) -> Leader:
     def serving() -> bool:
-        leader = master.leader
+        leader = parts.leadership.leader
         return leader is not None and leader is not other_than and leader.serving.is_set()
 
     await eventually(serving, "the master leads")
-    assert master.leader is not None
-    return master.leader
+    assert parts.leadership.leader is not None
+    return parts.leadership.leader
 
 
 async def test_a_term_given_up_is_not_claimed_again(
@@ -305,12 +309,12 @@ async def test_a_term_given_up_is_not_claimed_again(
 
     monkeypatch.setattr(Master, "_resign", resign)
     async with session(etcd_one) as etcd:
-        master = Master(
+        parts = build_parts(
             etcd, keys, MasterIdentity("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60)
         )
-        living = asyncio.create_task(master.run())
+        living = asyncio.create_task(parts.master.run())
         try:
-            first = await _leads(master, None)
+            first = await _leads(parts, None)
             add = CommandRequest("x1", "add", {"path": "sum"}, "t", 0)
             await first.submit([add])
             head = await etcd.get(keys.head)
@@ -318,7 +322,7 @@ async def test_a_term_given_up_is_not_claimed_again(
             await etcd.put(keys.head, head.value)  # somebody else's: this term can no longer tell what is committed
             other = replace(add, id="x2")
             assert code_of((await first.submit([other]))[0]) == "outcome_unknown"
-            second = await _leads(master, first)
+            second = await _leads(parts, first)
             assert second.fence.term > first.fence.term
             assert (await second.submit([other]))[0].result == 2
         finally:

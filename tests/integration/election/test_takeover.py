@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from masterd.assembly import build_parts
 from masterd.election import campaign as campaign_module
 from masterd.election.campaign import Campaign, MasterIdentity
 from masterd.election.suspicion import ElectionTiming
@@ -16,7 +17,7 @@ from masterd.replication import cluster_view as board_module
 from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.roles import master as master_module
-from masterd.roles.master import Master, MasterSettings
+from masterd.settings import MasterSettings
 from masterd.term.leader import Leader
 from nodestore.cluster.election import (
     EpochSeen,
@@ -209,24 +210,20 @@ async def test_a_takeover_that_landed_unheard_is_claimed_though_the_epoch_was_wr
             assert claimed.fence == won.fence
 
 
-async def test_who_gives_up_does_not_lead_while_it_pauses(
-    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_gives_up_does_not_lead_while_it_pauses(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Its heartbeats would keep the others from taking over where it could not resign, and its requests go nowhere."""
 
     class Failing(Leader):
         async def run(self) -> None:
             raise NodectlError("as asked")
 
-    monkeypatch.setattr(master_module, "Leader", Failing)
     async with session(etcd_one) as etcd:
         won = await take_over(etcd, keys, "m2")
-        master = Master(etcd, keys, _M2, ToyApp(), MasterSettings())
-        master._give_up_count = 20
-        leading = asyncio.create_task(master.become_leader(won))
-        await eventually(lambda: master._give_up_count == 21, "it has given up")
+        parts = build_parts(etcd, keys, _M2, ToyApp(), MasterSettings(give_up_retry_s=600.0), leader_type=Failing)
+        leading = asyncio.create_task(parts.master.become_leader(won))
+        await eventually(lambda: "gave up term" in (parts.health.role_problem or ""), "it has given up")
         assert not leading.done()
-        assert master.role == "standby"
+        assert parts.leadership.role == "standby"
         leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)
 
@@ -241,15 +238,15 @@ async def test_who_has_handed_over_stays_until_it_has_seen_that(
 
     monkeypatch.setattr(master_module, "hand_over_to_any", handed_over)
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
-        master = Master(etcd, keys, _M2, ToyApp(), MasterSettings())
-        master.leader = seat.leader
-        stopping = asyncio.create_task(master.stand_down("asked to stop"))
-        await eventually(lambda: len(master.cluster_view._subscribers) == 1, "it waits for the end of its term")
+        parts = build_parts(etcd, keys, _M2, ToyApp(), MasterSettings())
+        parts.leadership.leader = seat.leader
+        stopping = asyncio.create_task(parts.master.stand_down("asked to stop"))
+        await eventually(lambda: len(parts.cluster_view._subscribers) == 1, "it waits for the end of its term")
         assert not stopping.done()
-        master.leader = None
-        master.cluster_view.notify()
+        parts.leadership.leader = None
+        parts.cluster_view.notify()
         await asyncio.wait_for(stopping, 30.0)
-        assert master.cluster_view._subscribers == []
+        assert parts.cluster_view._subscribers == []
 
 
 async def test_an_event_from_before_what_was_read_is_passed_over(

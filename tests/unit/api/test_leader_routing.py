@@ -9,11 +9,12 @@ import pytest
 from aiohttp import web
 
 from masterd.api import leader_routing
-from masterd.api.leader_routing import LeaderRouter, disconnected
+from masterd.api.leader_routing import Forwarder, LeaderRouter, disconnected
+from masterd.assembly import MasterdParts, build_parts
 from masterd.election.campaign import MasterIdentity
 from masterd.replication.cluster_view import ClusterView
-from masterd.roles.master import Master, MasterSettings
 from masterd.roles.peers import HOP_HEADER
+from masterd.settings import MasterSettings
 from nodestore.cluster.election import LeaderSeen
 from nodestore.errors import NotLeader, OutcomeUnknown
 from nodestore.etcd.session import Etcd, EtcdSettings
@@ -21,6 +22,17 @@ from nodestore.schema.keys import Keys
 from nodestore.schema.models import LeaderRecord
 from tests.support.toy_app import ToyApp
 from tests.support.waiting import eventually
+
+
+def _parts(etcd: Etcd) -> MasterdParts:
+    return build_parts(etcd, Keys("c"), MasterIdentity("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
+
+
+def _router(parts: MasterdParts, forwarder: Forwarder) -> LeaderRouter:
+    return LeaderRouter(
+        parts.me, leadership=parts.leadership, health=parts.health, cluster_view=parts.cluster_view,
+        takeovers=parts.campaign, peers=forwarder,
+    )  # fmt: skip
 
 
 class _Forwarder:
@@ -63,10 +75,10 @@ def _leads(board: ClusterView, name: str, revision: int) -> None:
 async def test_what_a_deposed_leader_has_not_done_goes_to_the_next_one_whatever_it_is() -> None:
     """It says itself that nothing of it has happened: to ask the next one does it once."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
-        master = Master(etcd, Keys("c"), MasterIdentity("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
-        _leads(master.cluster_view, "m2", 7)
-        forwarder = _Forwarder(master.cluster_view)
-        answer = await LeaderRouter(master, cast(Any, forwarder)).leader_or_response(cast(Any, _Request()))
+        parts = _parts(etcd)
+        _leads(parts.cluster_view, "m2", 7)
+        forwarder = _Forwarder(parts.cluster_view)
+        answer = await _router(parts, forwarder).leader_or_response(cast(Any, _Request()))
         assert isinstance(answer, web.Response)
         assert (answer.status, forwarder.asked) == (200, 2)
 
@@ -91,17 +103,13 @@ class _Hopped(_Request):
     headers: ClassVar[dict[str, str]] = {HOP_HEADER: "1"}
 
 
-def _master(etcd: Etcd) -> Master:
-    return Master(etcd, Keys("c"), MasterIdentity("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
-
-
-async def _goes_to_the_next(master: Master, forwarder: _Dead, request: _Request) -> None:
+async def _goes_to_the_next(parts: MasterdParts, forwarder: _Dead, request: _Request) -> None:
     """m2 leads, and is gone when it is asked; m3 leads then, and answers."""
-    master.replica.problem = None
-    _leads(master.cluster_view, "m2", 7)
-    asking = asyncio.create_task(LeaderRouter(master, cast(Any, forwarder)).leader_or_response(cast(Any, request)))
+    parts.replica.problem = None
+    _leads(parts.cluster_view, "m2", 7)
+    asking = asyncio.create_task(_router(parts, forwarder).leader_or_response(cast(Any, request)))
     await eventually(lambda: forwarder.asked == 1)
-    _leads(master.cluster_view, "m3", 8)
+    _leads(parts.cluster_view, "m3", 8)
     answer = await asking
     assert isinstance(answer, web.Response)
     assert (answer.status, forwarder.asked) == (200, 2)
@@ -110,37 +118,37 @@ async def _goes_to_the_next(master: Master, forwarder: _Dead, request: _Request)
 async def test_a_request_for_a_dead_leader_waits_for_the_next_one() -> None:
     """Refusing it would have its client ask again and again, in the very moment in which every turn counts."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
-        master = _master(etcd)
-        await _goes_to_the_next(master, _Dead(master.cluster_view, "m2"), _Request())
+        parts = _parts(etcd)
+        await _goes_to_the_next(parts, _Dead(parts.cluster_view, "m2"), _Request())
 
 
 async def test_a_masterd_that_could_not_lead_itself_says_so_at_once() -> None:
     """Whoever asks should hear what is wrong with the store, rather than wait."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
-        master = _master(etcd)
-        master.replica.problem = "the journal has a gap"
-        _leads(master.cluster_view, "m2", 7)
-        forwarder = _Dead(master.cluster_view, "m2")
+        parts = _parts(etcd)
+        parts.replica.problem = "the journal has a gap"
+        _leads(parts.cluster_view, "m2", 7)
+        forwarder = _Dead(parts.cluster_view, "m2")
         with pytest.raises(NotLeader):
-            await LeaderRouter(master, cast(Any, forwarder)).leader_or_response(cast(Any, _Request()))
+            await _router(parts, forwarder).leader_or_response(cast(Any, _Request()))
         assert forwarder.asked == 1
 
 
 async def test_a_request_that_was_passed_on_waits_only_for_a_takeover_that_is_under_way() -> None:
     """Its client has seen this masterd win before it has itself; without a takeover it is refused at once."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
-        master = _master(etcd)
-        _leads(master.cluster_view, "m2", 7)
-        passing = LeaderRouter(master, cast(Any, _Dead(master.cluster_view, "m2")))
-        master.campaign.is_taking_over = True
+        parts = _parts(etcd)
+        _leads(parts.cluster_view, "m2", 7)
+        passing = _router(parts, _Dead(parts.cluster_view, "m2"))
+        parts.campaign.is_taking_over = True
         asking = asyncio.create_task(passing.leader_or_response(cast(Any, _Hopped())))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not asking.done()
-        master.leader = leader = cast(Any, _Leads())
-        master.campaign.end_attempt()
+        parts.leadership.leader = leader = cast(Any, _Leads())
+        parts.campaign.end_attempt()
         assert await asking is leader
-        master.leader = None
+        parts.leadership.leader = None
         with pytest.raises(NotLeader):
             await passing.leader_or_response(cast(Any, _Hopped()))
 
@@ -149,17 +157,15 @@ async def test_a_takeover_that_is_lost_lets_go_of_what_waited_for_it(monkeypatch
     """At once, not when its patience is over."""
     monkeypatch.setattr(leader_routing, "_TERM_BEGIN_WAIT_S", 600.0)
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
-        master = _master(etcd)
-        _leads(master.cluster_view, "m2", 7)
-        forwarder = _Dead(master.cluster_view, "nobody")
-        master.campaign.is_taking_over = True
-        asking = asyncio.create_task(
-            LeaderRouter(master, cast(Any, forwarder)).leader_or_response(cast(Any, _Request()))
-        )
+        parts = _parts(etcd)
+        _leads(parts.cluster_view, "m2", 7)
+        forwarder = _Dead(parts.cluster_view, "nobody")
+        parts.campaign.is_taking_over = True
+        asking = asyncio.create_task(_router(parts, forwarder).leader_or_response(cast(Any, _Request())))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert forwarder.asked == 0
-        master.campaign.end_attempt()
+        parts.campaign.end_attempt()
         async with asyncio.timeout(30.0):
             answer = await asking
         assert isinstance(answer, web.Response)
@@ -173,15 +179,15 @@ class _Leads:
 async def test_a_command_whose_client_has_gone_is_not_done_for_it() -> None:
     """It was held while nobody led; its client may have asked another master meanwhile, and it has no id."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
-        master = Master(etcd, Keys("c"), MasterIdentity("m1", "m1", (), 0, "n"), ToyApp(), MasterSettings())
-        master.campaign.is_taking_over = True
-        forwarder = _Forwarder(master.cluster_view)
+        parts = _parts(etcd)
+        parts.campaign.is_taking_over = True
+        forwarder = _Forwarder(parts.cluster_view)
         request = _Request()
-        finding = asyncio.create_task(LeaderRouter(master, cast(Any, forwarder)).leader_or_response(cast(Any, request)))
+        finding = asyncio.create_task(_router(parts, forwarder).leader_or_response(cast(Any, request)))
         await asyncio.sleep(0)
         request.closing = True
-        master.campaign.is_taking_over = False
-        _leads(master.cluster_view, "m2", 7)
+        parts.campaign.is_taking_over = False
+        _leads(parts.cluster_view, "m2", 7)
         with pytest.raises(NotLeader):
             await finding
         assert forwarder.asked == 0
@@ -205,12 +211,10 @@ class _WithId(_Request):
 async def test_a_command_with_an_id_that_died_with_the_leader_goes_to_the_next_one() -> None:
     """Done twice it does nothing; its client need not even know. One without an id is answered with the truth."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
-        master = _master(etcd)
-        await _goes_to_the_next(master, _Breaks(master.cluster_view, "m2"), _WithId())
+        parts = _parts(etcd)
+        await _goes_to_the_next(parts, _Breaks(parts.cluster_view, "m2"), _WithId())
         with pytest.raises(OutcomeUnknown):
-            await LeaderRouter(master, cast(Any, _Breaks(master.cluster_view, "m3"))).leader_or_response(
-                cast(Any, _Request())
-            )
+            await _router(parts, _Breaks(parts.cluster_view, "m3")).leader_or_response(cast(Any, _Request()))
 
 
 @pytest.mark.parametrize(

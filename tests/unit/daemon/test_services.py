@@ -56,5 +56,5 @@ def test_a_service_comes_back_and_is_given_time_to_stop(name: str) -> None:
     text, page = unit(name), (ROOT / "docs" / "services.md").read_text(encoding="utf-8")
     assert "Restart=always" in text
     given_s = stop_s(text, r"TimeoutStopSec=(\d+)")
-    assert given_s > 2 * master._STAND_DOWN_S
+    assert given_s > 2 * master.STAND_DOWN_S
     assert stop_s(page, r"AppStopMethodConsole (\d+)") == given_s * 1000

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from masterd import settings
 from masterd.api.fault_injection import EXIT_CODE, FREEZE_S, DrillRequest, parse_drill_request, start_drill
-from masterd.election.leader_watch import LeaderWatch
-from masterd.election.suspicion import LAN
-from masterd.replication.cluster_view import ClusterView
+from masterd.term.leader import Leader
 from nodectl.drill.marks import ProbeCommand
 from nodectl.drill.report import ClientTimes, Report, judge_promises
 from nodectl.drill.run import answer_gap
@@ -20,10 +17,11 @@ from nodectl.reports.takeover import Takeover, TakeoverStep
 from nodectl.workload.verdicts import JournalLine, Repeat
 from nodestore.cluster.election import LeaderSeen
 from nodestore.errors import Conflict, Denied, Invalid, NodectlError, Unavailable
-from nodestore.schema.keys import Keys
-from nodestore.schema.models import Answer, Candidate, Challenge, LeaderRecord, Paused, Term
+from nodestore.schema.models import Answer, Candidate, Challenge, Paused
 from tests.support.cli import InProcessNodectl
+from tests.support.fakes.leader_watch import watch
 from tests.support.fakes.masterd import fake_cluster
+from tests.support.fakes.masterd_parts import FakeMasterd
 
 # --- the master ---
 
@@ -54,47 +52,53 @@ def test_what_is_no_order_is_refused(body: dict[str, Any]) -> None:
         parse_drill_request(body)
 
 
-def master(*, allowed: bool = True, paused: Paused | None = None, others: tuple[str, ...] = ("m2",)) -> Any:
-    found = {name: Candidate(id=name, host=name, urls=(f"http://{name}",), nonce="n") for name in ("m1", *others)}
-    cluster_view = SimpleNamespace(paused=paused, candidates=SimpleNamespace(items=found))
-    leader = SimpleNamespace(fence=SimpleNamespace(term=Term(1, 7)))
-    return SimpleNamespace(
-        me=SimpleNamespace(id="m1"), cluster_view=cluster_view, drills_allowed=allowed, leader=leader
-    )
+def leading(*, paused: Paused | None = None, others: tuple[str, ...] = ("m2",)) -> tuple[FakeMasterd, Leader]:
+    """m1, which leads in term 10, with these standbys."""
+    masterd = FakeMasterd()
+    masterd.view.shown_pause = paused
+    for name in ("m1", *others):
+        candidate = Candidate(id=name, host=name, urls=(f"http://{name}",), nonce="n")
+        masterd.view.candidates.items[name] = candidate
+    return masterd, masterd.lead().role
 
 
 @pytest.mark.parametrize(
     ("how", "done"),
-    [(DrillRequest("kill"), ("end", EXIT_CODE)), (DrillRequest("freeze", 2.0, 7), ("stand still", 2.0))],
+    [(DrillRequest("kill"), ("end", EXIT_CODE)), (DrillRequest("freeze", 2.0, 10), ("stand still", 2.0))],
 )
 async def test_the_leader_answers_and_then_obeys(how: DrillRequest, done: tuple[str, float]) -> None:
     """Whoever asked knows that it was heard."""
     did: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
-    found = master()
+    masterd, leader = leading()
     answer = start_drill(
-        found, found.leader, how,
+        masterd.sources, leader, how, allowed=True,
         exit_process=lambda code: did.put_nowait(("end", code)),
         freeze_process=lambda s: did.put_nowait(("stand still", s)),
     )  # fmt: skip
     assert did.empty()
-    assert (answer["master"], answer["how"], answer["term"]) == ("m1", how.how, {"epoch": 1, "revision": 7})
+    assert (answer["master"], answer["how"], answer["term"]) == ("m1", how.how, {"epoch": 1, "revision": 10})
     async with asyncio.timeout(30.0):
         assert await did.get() == done
+    await masterd.close()
 
 
 @pytest.mark.parametrize(
-    ("found", "order", "error"),
+    ("allowed", "paused", "others", "order", "error"),
     [
-        (master(allowed=False), DrillRequest("kill"), Denied),
-        (master(), DrillRequest("kill", term=6), Conflict),
-        (master(paused=Paused(actor="ann", time=0.0)), DrillRequest("kill"), Conflict),
-        (master(others=()), DrillRequest("kill"), Unavailable),
+        (False, None, ("m2",), DrillRequest("kill"), Denied),
+        (True, None, ("m2",), DrillRequest("kill", term=6), Conflict),
+        (True, Paused(actor="ann", time=0.0), ("m2",), DrillRequest("kill"), Conflict),
+        (True, None, (), DrillRequest("kill"), Unavailable),
     ],
 )
-async def test_the_leader_refuses(found: Any, order: DrillRequest, error: type[NodectlError]) -> None:
+async def test_the_leader_refuses(
+    allowed: bool, paused: Paused | None, others: tuple[str, ...], order: DrillRequest, error: type[NodectlError]
+) -> None:
     """Where drills are off, where it is another's term, and where nobody would take over: and nothing happens."""
+    masterd, leader = leading(paused=paused, others=others)
     with pytest.raises(error):
-        start_drill(found, found.leader, order, exit_process=lambda _: pytest.fail("it obeyed"))
+        start_drill(masterd.sources, leader, order, allowed=allowed, exit_process=lambda _: pytest.fail("it obeyed"))
+    await masterd.close()
 
 
 def test_drills_are_off_unless_allowed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,20 +114,6 @@ def test_drills_are_off_unless_allowed(capsys: pytest.CaptureFixture[str]) -> No
 
 
 # --- what a standby notes of the leader before ---
-
-
-def watch(**more: Any) -> LeaderWatch:
-    """m3's watch over m1 in term 7."""
-    record = LeaderRecord(id="m1", host="pc1", urls=(), nonce="n", since=0.0)
-    cluster_view = SimpleNamespace(challenges=SimpleNamespace(items={}), answers=SimpleNamespace(items={}))
-    options: dict[str, Any] = {
-        "own_id": "m3",
-        "seen": LeaderSeen(7, record, 5),
-        "cluster_view": cast(ClusterView, cluster_view),
-    } | more
-    return LeaderWatch(
-        cast(Any, None), Keys("c"), lease=1, replica=cast(Any, None), timing=LAN, streak=0, wake=lambda: None, **options
-    )
 
 
 def test_a_challenge_that_was_answered_is_no_part_of_a_later_takeover() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,9 +17,9 @@ from masterd.upkeep.space_plan import SpaceSettings
 from nodestore.etcd.types import MemberStatus
 from nodestore.support.jsonio import loads
 from tests.support.fakes.clock import VirtualTime
+from tests.support.fakes.leader_watch import watch
+from tests.support.fakes.masterd_parts import FakeMasterd, serving
 from tests.support.fakes.members import status_response
-from tests.unit.api.test_event_streams import _leading, serving
-from tests.unit.drill.test_drill import watch
 
 _QUOTA = 100 << 20
 
@@ -94,27 +95,29 @@ def test_what_is_committed_at_rest_is_looked_at_as_soon_as_ever() -> None:
 
 async def test_heartbeats_of_all_standbys_come_by_one_timer() -> None:
     """Each hears the term, what changes in it, and the end."""
-    master = _leading()
+    masterd = FakeMasterd(timing=replace(LAN, beat_s=0.01))
+    leader = masterd.lead()
     async with (
-        serving(master) as url,
+        serving(masterd) as url,
         aiohttp.ClientSession() as session,
         session.get(url + "/v1/follow") as one,
         session.get(url + "/v1/follow") as other,
     ):
         for heard in (one, other):
             assert loads(await heard.content.readline())["stuck_s"] == 0.0
-        master.stuck_s = 0.7
+        leader.stuck_s = 0.7
         for heard in (one, other):
             while (beat := loads(await heard.content.readline()))["stuck_s"] != 0.7:
                 pass
             assert set(beat) == {"term", "index", "stuck_s"}
-        master.leader = None
+        masterd.leadership.leader = None
         for heard in (one, other):
             assert b"".join([line async for line in heard.content]).count(b"\n") <= 2
 
 
 async def test_a_heartbeat_moves_the_timer_and_wakes_nobody() -> None:
-    """Who looks is woken when one is missing, or says that the leader is stuck."""
+    """The decision loop is woken if one is missing, or if it reports that the leader is stuck."""
+    # Private: `run` opens connections, and that the loop is not woken shows nowhere else.
     found = watch()
     looking = asyncio.create_task(found._decide_loop())
     await asyncio.sleep(0)

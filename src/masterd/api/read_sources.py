@@ -1,0 +1,34 @@
+"""What the handlers of reads and streams answer from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from masterd.application.contract import Application
+from masterd.replication.cluster_view import ClusterView
+from masterd.replication.replica import Replica
+from masterd.replication.snapshots import Snapshots
+from masterd.roles.health import MasterHealth
+from masterd.roles.leadership import Leadership
+from masterd.upkeep.store_scan import StoreScan
+from nodestore.etcd.session import Etcd
+from nodestore.schema.keys import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSources:
+    """The parts of one masterd that reads use. None of them is changed by a read."""
+
+    own_id: str
+    """The name of this masterd."""
+    keys: Keys
+    etcd: Etcd
+    maintenance: Etcd
+    """The session for calls that etcd may allow only to root, such as the list of its members."""
+    cluster_view: ClusterView
+    replica: Replica
+    snapshots: Snapshots
+    application: Application
+    leadership: Leadership
+    health: MasterHealth
+    store_scan: StoreScan

@@ -1,0 +1,136 @@
+"""Builds the parts of one masterd. Each part gets exactly what it uses, so this module shows every dependency.
+
+The parts are created in order: each one gets only parts that exist already. Two edges that would form a circle go
+through an object without dependencies of its own: `Leadership`, which `Master` changes and others read, and the event
+`candidacy_changed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from masterd.api.heartbeats import Heartbeats
+from masterd.api.leader_routing import LeaderRouter
+from masterd.api.read_sources import ReadSources
+from masterd.api.routes import Api
+from masterd.application.contract import Application
+from masterd.election.campaign import Campaign, MasterIdentity, rank_of
+from masterd.election.timeline import Timeline
+from masterd.replication.cluster_view import ClusterView
+from masterd.replication.replica import Replica
+from masterd.roles.candidacy import Candidacy
+from masterd.roles.health import MasterHealth
+from masterd.roles.leadership import Leadership
+from masterd.roles.master import Master
+from masterd.roles.peers import PeerClient
+from masterd.settings import MasterSettings
+from masterd.term.leader import Leader
+from masterd.term.warm_start import WarmStart
+from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
+from masterd.upkeep.space_keeper import SpaceKeeper
+from masterd.upkeep.store_scan import StoreScan
+from nodestore.cluster.configuration import Configuration
+from nodestore.cluster.election import TakeoverWon
+from nodestore.etcd.session import Etcd
+from nodestore.schema.keys import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class MasterdParts:
+    """The parts of one masterd that others use: the daemon, the API, and tests."""
+
+    me: MasterIdentity
+    settings: MasterSettings
+    leadership: Leadership
+    cluster_view: ClusterView
+    replica: Replica
+    campaign: Campaign
+    health: MasterHealth
+    read_sources: ReadSources
+    master: Master
+
+
+def build_parts(
+    etcd: Etcd,
+    keys: Keys,
+    me: MasterIdentity,
+    application: Application,
+    settings: MasterSettings,
+    *,
+    maintenance: Etcd | None = None,
+    wall_clock: Callable[[], float] = time.time,
+    leader_type: type[Leader] = Leader,
+) -> MasterdParts:
+    """Build everything but the API. Nothing runs before `master.run` is awaited.
+
+    `maintenance` is a session with root's rights in etcd, for maintenance calls; by default it is `etcd`.
+    """
+    maintenance = maintenance or etcd
+    leadership = Leadership()
+    candidacy_changed = asyncio.Event()
+
+    # replication
+    cluster_view = ClusterView(etcd, keys)
+    replica = Replica(etcd, keys)
+
+    # upkeep
+    space_keeper = SpaceKeeper(maintenance, etcd, cluster_view, settings.space, lambda: _own_rank(me, cluster_view))
+    placement = EtcdLeaderPlacement(maintenance, settings.find_member, leadership.confirmation, candidacy_changed.set)
+    store_scan = StoreScan(etcd, keys)
+
+    # election and term
+    warm_start = WarmStart(replica, application, settings.leader.derive_timeout_s, wall_clock)
+    campaign = Campaign(etcd, keys, me, cluster_view, replica, settings.timing)
+    campaign.on_takeover_sent = warm_start.start
+
+    def new_leader(won: TakeoverWon, timeline: Timeline) -> Leader:
+        return leader_type(
+            etcd, keys, master=me.id, won=won, timeline=timeline, replica=replica, cluster_view=cluster_view,
+            application=application, space_keeper=space_keeper, warm_start=warm_start, settings=settings.leader,
+            wall_clock=wall_clock,
+        )  # fmt: skip
+
+    # roles
+    candidacy = Candidacy(
+        etcd, keys, me, candidates=cluster_view.candidates, replica=replica,
+        hosts_etcd_leader=lambda: placement.hosts_etcd_leader, changed=candidacy_changed,
+    )  # fmt: skip
+    master = Master(
+        etcd, keys, me, leadership=leadership, cluster_view=cluster_view, replica=replica, candidacy=candidacy,
+        campaign=campaign, warm_start=warm_start, new_leader=new_leader, space_keeper=space_keeper,
+        placement=placement, lease_ttl_s=settings.lease_ttl_s, give_up_retry_s=settings.give_up_retry_s,
+    )  # fmt: skip
+    health = MasterHealth(
+        etcd, maintenance, leadership=leadership, cluster_view=cluster_view, replica=replica,
+        space_keeper=space_keeper, placement=placement,
+    )  # fmt: skip
+    read_sources = ReadSources(
+        own_id=me.id, keys=keys, etcd=etcd, maintenance=maintenance, cluster_view=cluster_view, replica=replica,
+        snapshots=replica.snapshots, application=application, leadership=leadership, health=health,
+        store_scan=store_scan,
+    )  # fmt: skip
+    return MasterdParts(me, settings, leadership, cluster_view, replica, campaign, health, read_sources, master)
+
+
+def build_api(parts: MasterdParts) -> Api:
+    """Build the HTTP API of a masterd. Closing its web application also ends a running scan of the store."""
+    sources, settings = parts.read_sources, parts.settings
+    peers = PeerClient()
+    router = LeaderRouter(
+        parts.me, leadership=parts.leadership, health=parts.health, cluster_view=parts.cluster_view,
+        takeovers=parts.campaign, peers=peers,
+    )  # fmt: skip
+    return Api(
+        sources, peers=peers, router=router, takeovers=parts.campaign, drills_allowed=settings.allow_drills,
+        heartbeats=Heartbeats(parts.me.id, parts.leadership, parts.replica, settings.timing.beat_s),
+        configuration=Configuration(sources.etcd, sources.keys),
+    )  # fmt: skip
+
+
+def _own_rank(me: MasterIdentity, cluster_view: ClusterView) -> int:
+    """How many candidates rank before this masterd, not counting the last leader."""
+    last = cluster_view.last_leader.record
+    return rank_of(me.id, last.id if last else None, cluster_view.candidates.items)

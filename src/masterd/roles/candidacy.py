@@ -1,0 +1,169 @@
+"""The candidacy of this masterd: its key candidates/<id>, kept by its lease.
+
+The key shows other masterds that this one could take over, and how it ranks. It also keeps a name unique: a masterd
+waits while one of another host holds the name, and ends when another process has replaced its candidacy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from collections.abc import Callable
+from typing import NoReturn
+
+from masterd.election.campaign import MasterIdentity
+from masterd.replication.cluster_view import KeyMirror
+from masterd.replication.replica import Replica
+from nodestore import __version__
+from nodestore.errors import LeaseLost, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.etcd.lease import Lease
+from nodestore.etcd.session import Etcd, cmp_create, cmp_mod, op_get, op_put
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Candidate, decode_or_none
+from nodestore.support.logs import RateLimitedLog
+from nodestore.support.waiting import set_within
+
+log = logging.getLogger(__name__)
+
+_REFRESH_EVERY_S = 2.0
+_RETRY_S = 0.2
+
+
+class NameTaken(NodectlError):
+    """Another process took this masterd's name, so this process must end."""
+
+    code = "usurped"
+
+
+class Candidacy:
+    """Writes candidates/<id> and keeps it up to date, under one lease after another."""
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        me: MasterIdentity,
+        *,
+        candidates: KeyMirror[Candidate],
+        replica: Replica,
+        hosts_etcd_leader: Callable[[], bool],
+        changed: asyncio.Event,
+    ) -> None:
+        """`changed` is set when a value of the candidacy changed that others must see soon."""
+        self._etcd, self._key, self._me = etcd, keys.candidate(me.id), me
+        self._candidates, self._replica, self._hosts_etcd_leader = candidates, replica, hosts_etcd_leader
+        self._changed = changed
+        self._was_accepted = False
+        """Whether etcd has ever accepted this candidacy. From then on no refusal ends this process."""
+
+    def raise_if_refused(self, error: NodectlError) -> None:
+        """Raise `error` if etcd refuses this masterd at its start, as wrong credentials must be seen at once. Later
+        on every error is retried."""
+        if not self._was_accepted and not isinstance(error, Unavailable | OutcomeUnknown):
+            raise error
+
+    async def announce(self, lease: Lease) -> int:
+        """Write candidates/<id> and return its revision. Raises LeaseLost if the lease expires first.
+
+        Waits while a masterd of another host holds the name. An earlier process of the same host is overwritten.
+        """
+        limited_log, log_once = RateLimitedLog(log), RateLimitedLog(log, math.inf)
+        while True:
+            try:
+                current = await self._etcd.get(self._key)
+                holder = decode_or_none(Candidate, current)
+                if holder is not None and holder.host != self._me.host:
+                    line = f"a masterd named {holder.id} already runs on {holder.host}: waiting until it ends"
+                    log_once.log(logging.ERROR, line, about="name taken")
+                elif (revision := await self._put(lease, 0 if current is None else current.mod_revision)) is not None:
+                    self._was_accepted = True
+                    return revision
+            except LeaseLost:
+                raise
+            except NodectlError as error:
+                self.raise_if_refused(error)
+                limited_log.log(logging.WARNING, f"cannot write the candidacy yet: {error}", about=error.code)
+            if lease.left_s <= 0:
+                raise LeaseLost("it expired before the candidacy was written")
+            await asyncio.sleep(_RETRY_S)
+
+    async def keep_fresh(self, lease: Lease, revision: int) -> NoReturn:
+        """Keep the candidacy up to date. Raises NameTaken if another process took this masterd's name."""
+        unsubscribe = self._candidates.subscribe(self._on_candidate_changed)
+        try:
+            await self._refresh(lease, revision)
+        finally:
+            unsubscribe()
+
+    @property
+    def _priority(self) -> int:
+        """The priority of --priority, or else of the adopted configuration, or else 0."""
+        if self._me.priority is not None:
+            return self._me.priority
+        adopted = self._replica.state.adopted
+        ours = adopted.inventory.masters.get(self._me.id) if adopted is not None else None
+        return ours.priority if ours is not None else 0
+
+    def _candidate(self) -> Candidate:
+        return Candidate(
+            id=self._me.id, host=self._me.host, urls=self._me.urls, index=self._replica.index,
+            priority=self._priority, nonce=self._me.nonce, version=__version__, pid=os.getpid(),
+            beside_etcd_leader=self._hosts_etcd_leader(),
+        )  # fmt: skip
+
+    async def _put(self, lease: Lease, revision: int) -> int | None:
+        """Write the candidacy if its key is still at `revision` (0: absent). Returns the new revision, or None if the
+        key was at another one."""
+        compare = cmp_mod(self._key, revision) if revision else cmp_create(self._key, 0)
+        put = op_put(self._key, self._candidate().encode(), lease=lease.id)
+        result = await self._etcd.txn([compare], [put], [op_get(self._key)], repeatable=True)
+        if result.succeeded:
+            return result.revision
+        current = result.range(0).first
+        holder = decode_or_none(Candidate, current)
+        if current is not None and holder is not None and holder.nonce == self._me.nonce:
+            return current.mod_revision
+        return None
+
+    def _on_candidate_changed(self, name: str) -> None:
+        """Check the candidacy at once if another process wrote one under this masterd's name."""
+        if name == self._me.id and not self._is_own_or_absent():
+            self._changed.set()
+
+    def _is_own_or_absent(self) -> bool:
+        candidate = self._candidates.items.get(self._me.id)
+        return candidate is None or candidate.nonce == self._me.nonce
+
+    async def _refresh(self, lease: Lease, revision: int) -> NoReturn:
+        """Write the candidacy whenever one of its values changed, at most every 2 s unless `changed` is set."""
+        written: Candidate | None = None
+        while True:
+            await set_within(self._changed, _REFRESH_EVERY_S)
+            self._changed.clear()
+            new = self._candidate()
+            refused = self._etcd.refusal is not None  # then write anyway: success ends the refusal
+            if new == written and not refused and self._is_own_or_absent():
+                continue
+            try:
+                new_revision = await self._put(lease, revision)
+                if new_revision is None:
+                    revision = await self._check_not_replaced()
+                    continue
+            except (LeaseLost, NameTaken):
+                raise
+            except NodectlError as error:
+                log.debug("candidacy not refreshed: %s", error)
+                continue
+            revision, written = new_revision, new
+
+    async def _check_not_replaced(self) -> int:
+        """Called when the key is not at the revision that this process wrote. Returns its present revision, 0 if it is
+        absent. Raises NameTaken only if the key holds another process's candidacy."""
+        # An absent key means that the lease expired in etcd: the next keepalive or put raises LeaseLost.
+        current = await self._etcd.get(self._key)
+        holder = decode_or_none(Candidate, current)
+        if holder is not None and holder.nonce != self._me.nonce:
+            raise NameTaken(f"another process has taken the name {self._me.id}: this process ends")
+        return 0 if current is None else current.mod_revision

@@ -1,0 +1,63 @@
+"""The problems of this masterd, in words for operators."""
+
+from __future__ import annotations
+
+from masterd.replication.cluster_view import ClusterView
+from masterd.replication.replica import Replica
+from masterd.roles.leadership import Leadership
+from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
+from masterd.upkeep.space_keeper import SpaceKeeper
+from nodestore.etcd.session import Etcd
+
+
+class MasterHealth:
+    """Collects the problems of this masterd from its parts. Each property is None or a reason in words."""
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        maintenance: Etcd,
+        *,
+        leadership: Leadership,
+        cluster_view: ClusterView,
+        replica: Replica,
+        space_keeper: SpaceKeeper,
+        placement: EtcdLeaderPlacement,
+    ) -> None:
+        self._etcd, self._maintenance, self._leadership = etcd, maintenance, leadership
+        self._cluster_view, self._replica = cluster_view, replica
+        self._space_keeper, self._placement = space_keeper, placement
+
+    @property
+    def role_problem(self) -> str | None:
+        """Why this masterd cannot follow or lead; None if it can."""
+        # Once another masterd leads, the term that was given up is no problem any more.
+        given_up = self._leadership.give_up_reason if self._cluster_view.leader.record is None else None
+        return self._replica.problem or given_up
+
+    @property
+    def problem(self) -> str | None:
+        """The first problem of this masterd, its role, its watches or its maintenance; None if there is none."""
+        return (
+            self._etcd.refusal
+            or self.role_problem
+            or self._cluster_view.watch_error
+            or self._space_keeper.problem
+            or self._maintenance.refusal
+        )
+
+    @property
+    def problem_or_outage(self) -> str | None:
+        """`problem`, or else, on a standby, that etcd does not answer; None if there is neither."""
+        outage = self._replica.outage if self._leadership.leader is None else None
+        return self.problem or (f"etcd cannot be read: {outage}" if outage else None)
+
+    @property
+    def placement_problem(self) -> str | None:
+        """Why this PC leads both etcd and the cluster; None if it does not."""
+        return self._placement.problem
+
+    @property
+    def maintenance_refusal(self) -> str | None:
+        """Why etcd refuses maintenance calls; None if it does not."""
+        return self._maintenance.refusal

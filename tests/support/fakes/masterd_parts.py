@@ -1,0 +1,120 @@
+"""Parts of a masterd whose state a test sets, without a store behind them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import cast
+
+from aiohttp import web
+
+from masterd.application.wall import BuiltinApp
+from masterd.assembly import MasterdParts, build_api, build_parts
+from masterd.election.campaign import MasterIdentity
+from masterd.election.suspicion import LAN, ElectionTiming
+from masterd.replication.cluster_view import ClusterView
+from masterd.replication.replica import Replica
+from masterd.settings import MasterSettings
+from masterd.term.leader import Leader
+from nodestore.cluster.election import Fence
+from nodestore.errors import TimedOut
+from nodestore.etcd.session import Etcd, EtcdSettings
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Paused, Term
+
+M1 = MasterIdentity("m1", "m1", ("http://m1:1",), 0, "n1")
+KEYS = Keys("c")
+
+
+class SettableView(ClusterView):
+    """A cluster view that shows the pause and the epoch that a test sets."""
+
+    def __init__(self, etcd: Etcd) -> None:
+        super().__init__(etcd, KEYS)
+        self.shown_pause: Paused | None = None
+        self.shown_epoch: int | None = 1
+
+    @property
+    def paused(self) -> Paused | None:
+        return self.shown_pause
+
+    @property
+    def epoch(self) -> int | None:
+        return self.shown_epoch
+
+
+class SettableReplica(Replica):
+    """A replica at an index and in an epoch that a test sets. No entry ever arrives."""
+
+    def __init__(self, etcd: Etcd) -> None:
+        super().__init__(etcd, KEYS)
+        self.problem = None
+        self.state.index = 7
+        self.shown_epoch = 1
+        self.wait_error: Exception = TimedOut("no entry arrives")
+
+    @property
+    def epoch(self) -> int | None:
+        return self.shown_epoch
+
+    async def wait_for(self, index: int, timeout_s: float) -> None:
+        await asyncio.sleep(0.01)
+        raise self.wait_error
+
+
+class FakeLeader:
+    """A leader role that serves in a term and commits nothing."""
+
+    def __init__(self, revision: int = 10) -> None:
+        self.fence = Fence(Term(1, revision), 1, "nonce")
+        self.has_ended = False
+        self.stuck_s = 0.0
+        self.config_rejection: tuple[int, str] | None = None
+        self.confirm_error: Exception | None = None
+
+    @property
+    def role(self) -> Leader:
+        """This, where a leader role is expected: the code under test uses only what is defined here."""
+        return cast(Leader, self)
+
+    async def confirm_read(self) -> None:
+        if self.confirm_error is not None:
+            raise self.confirm_error
+
+
+class FakeMasterd:
+    """The parts of m1 with a settable cluster view and replica. It is a standby until `lead` is called."""
+
+    def __init__(self, *, timing: ElectionTiming = LAN) -> None:
+        etcd = Etcd(EtcdSettings(("127.0.0.1:1",)))
+        self.view, self.replica = SettableView(etcd), SettableReplica(etcd)
+        parts = build_parts(etcd, KEYS, M1, BuiltinApp(), MasterSettings(timing=timing))
+        self.sources = replace(parts.read_sources, cluster_view=self.view, replica=self.replica)
+        self.parts: MasterdParts = replace(
+            parts, cluster_view=self.view, replica=self.replica, read_sources=self.sources
+        )
+        self.leadership = parts.leadership
+
+    def lead(self) -> FakeLeader:
+        leader = FakeLeader()
+        self.leadership.leader = leader.role
+        return leader
+
+    async def close(self) -> None:
+        await self.sources.etcd.close()
+
+
+@asynccontextmanager
+async def serving(masterd: FakeMasterd) -> AsyncIterator[str]:
+    """The URL of this masterd's API, which is closed afterwards with its session."""
+    runner = web.AppRunner(build_api(masterd.parts).app, access_log=None, shutdown_timeout=0.05)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{site.port}"
+    finally:
+        await runner.cleanup()
+        await masterd.close()
