@@ -1,8 +1,8 @@
 """Holds the claim `alive/<node>`, attached to noded's lease: only the noded with the claim drives the node.
 
-The claim keeps two PCs from driving one node; it is no fence. If the lease is lost, because etcd was away for example,
-noded continues with its present desired state, grants another lease and claims again. noded stops only if it reads a
-claim with another nonce where its own was.
+The claim keeps two PCs from driving one node, but noded need not hold it all the time. If the lease is lost, for
+example because etcd was unreachable, noded continues with its present desired state, grants another lease and claims
+the node again. noded stops only if another noded has replaced its claim, which the other nonce shows.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ class NodeClaim:
         self.claim_revision: int | None = None
         """mod_revision of our claim; None while we hold none or do not know."""
         self.other_holder: str | None = None
-        """The other host that holds the claim, as text for people; None if there is none."""
+        """Description of the other host that holds the claim, for log and status; None if there is none."""
 
     async def maintain_claim(self) -> NoReturn:
-        """Claim the node and keep the claim. Raises only Superseded, in a group; retries after any other error."""
+        """Claim the node and keep the claim. Raises only Superseded, bare or in an exception group; else retries."""
         while True:
             self._lease = await self._grant_lease()
             try:
@@ -109,7 +109,8 @@ class NodeClaim:
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
-                # read first: under etcd's NOSPACE alarm reads work although no lease is granted
+                # Read before the grant: under etcd's NOSPACE alarm no lease is granted, but reads work. So a noded that
+                # gets no lease still finds out whether another host holds the claim.
                 await self._read_decision(0)
                 return await Lease.grant(self._etcd, self._ttl_s)
             except Superseded:
@@ -119,13 +120,13 @@ class NodeClaim:
             await asyncio.sleep(backoff.next_s())
 
     async def _watch(self, lease: Lease) -> None:
-        """Settle the claim at each change of the key. The event only wakes: the decision uses a linearizable read."""
+        """Claim the node again, if necessary, at each change of the key. The value is read again, linearizably."""
         async with aclosing(follow_key(self._etcd, self._key)) as changes:
             async for _ in changes:
-                await self._settle_claim(lease)
+                await self._claim_unless_held(lease)
 
-    async def _settle_claim(self, lease: Lease) -> None:
-        """Retry until the claim is ours or another host holds it."""
+    async def _claim_unless_held(self, lease: Lease) -> None:
+        """Try to claim the node, with retries, until the claim is ours or another host holds it."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
@@ -138,7 +139,7 @@ class NodeClaim:
             await asyncio.sleep(backoff.next_s())
 
     async def _try_claim(self, lease: Lease) -> bool:
-        """Claim the node if that is due. Returns whether the claim is settled."""
+        """Claim the node unless another host holds it. Returns False if another attempt is necessary."""
         revision = await self._read_decision(lease.id)
         if revision is None:
             return True
@@ -149,7 +150,7 @@ class NodeClaim:
             pid=os.getpid(),
             since=self._since,
         )
-        # repeatable: a second copy fails its compare, and the read below tells whether one of them succeeded
+        # repeatable: a second copy fails its compare, and the read below shows whether one of them succeeded
         put = op_put(self._key, mine.encode(), lease=lease.id)
         await self._etcd.txn([cmp_mod(self._key, revision)], [put], repeatable=True)
         return await self._read_decision(lease.id) is None

@@ -49,4 +49,5 @@ def _values(item: Listing | Changes) -> list[bytes | None]:
 
 
 def _closable(items: AsyncIterator[Listing | Changes]) -> AsyncGenerator[Listing | Changes, None]:
+    # `mirror` is an async generator, declared as an iterator; `aclosing` needs its aclose
     return cast("AsyncGenerator[Listing | Changes, None]", items)

@@ -25,8 +25,8 @@ _FLUSH_TIMEOUT_S = 1.0
 class StatusReporter:
     """Keeps `key` equal to the newest reported status. Drops older ones that were not yet written.
 
-    Each write compares the claim, so a noded that was replaced writes nothing. It also compares the status that we
-    last knew, so a write that etcd receives late cannot replace a newer one.
+    Each write compares the claim, so a noded that was replaced writes nothing. It also compares the revision of
+    the status that we last read or wrote, so a write that etcd receives late cannot replace a newer one.
     """
 
     def __init__(self, etcd: Etcd, key: str, alive_key: str, claim: NodeClaim) -> None:
@@ -48,7 +48,9 @@ class StatusReporter:
     def on_claim_changed(self) -> None:
         """Write the status again. To be called when the claim changes.
 
-        A status that was refused may be accepted now, and a restored store may lack the one that was written."""
+        A write that failed because we did not hold the claim may succeed now. A store that was restored from a backup
+        may lack the status that we wrote.
+        """
         self._forget_written()
         self._wake.set()
 
@@ -72,7 +74,7 @@ class StatusReporter:
             await asyncio.sleep(backoff.next_s())
 
     async def flush(self) -> None:
-        """Write the status that is still pending, if that takes at most a second."""
+        """Write the status that is still pending. Give up after a second."""
         try:
             async with asyncio.timeout(_FLUSH_TIMEOUT_S):
                 await self._write()
@@ -99,7 +101,7 @@ class StatusReporter:
             self._revision, self._written = result.revision, status
             return
         alive = result.range(0).first
-        if alive is not None and alive.mod_revision == claim:  # so the compare of the status failed: read it again
+        if alive is not None and alive.mod_revision == claim:  # so the status in etcd differs: read it again
             self._wake.set()
 
     def _log_unless_outage(self, error: NodectlError) -> None:
