@@ -34,7 +34,7 @@ ERROR_CHARS_MAX = 2_000
 _INSPECT_TIMEOUT_S = 10.0
 _SHOW_APPLYING_S = 1.0
 _STEPS_MAX = 8
-"""Steps without a pause, as a bound. The delays between attempts end such a series long before."""
+"""Maximum of steps in a row without a pause. It is not reached: the delays between attempts end a row earlier."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class AgentTiming:
 class Agent:
     """Drives one node.
 
-    report: takes each status. load: returns the driver class of a name. on_reconciled: called when `has_reconciled`
-    becomes true for another value.
+    report: called with each status. load: returns the driver class with the given name. on_reconciled: called when the
+    loop has reconciled with another value of `desired/<node>` than before.
 
     The driver lock admits one step of the loop, or one action (see `hold_driver`), at a time.
     """
@@ -104,7 +104,7 @@ class Agent:
 
     async def shut_down(self, reason: str) -> None:
         """Stop the driver because noded ends, and report that. Logs an error of the driver instead of raising it."""
-        # a cancelled apply may have started something that is not in the memory
+        # includes a driver that is not in the memory because its apply was cancelled: it may have started something
         name = self._driver[0] if self._driver is not None else self._memory.driver
         if name is not None:
             log.info("stops driver %s: %s", name, reason)
@@ -154,11 +154,11 @@ class Agent:
             raise DriverError("no driver is in effect on this node: there is nothing to restart")
         desired = target[0]
         self._memory = planner.restarting(self._memory)
-        async with self._inspect_lock:  # an inspect may still run that began during the previous action
+        async with self._inspect_lock:  # an inspect that began during the previous action may still be running
             await self._execute_task(Task(driver_name, reason, ""))
         plan = planner.plan(desired, Actual(), self._memory, time.monotonic(), backoff=self._timing.backoff)
         if plan.task is None:
-            raise DriverError(plan.error or "the desired state is that nothing runs")
+            raise DriverError(plan.error or "cannot restart: by the desired state nothing may run")
         await self._run_task(replace(plan.task, reason=reason), desired, Actual(), plan)
         if self._memory.applied is None:
             rejected = self._memory.rejected
@@ -167,7 +167,7 @@ class Agent:
     # --- the desired state ---
 
     def _desired_state(self) -> tuple[Desired | None, str] | None:
-        """Return the desired state, or None and the reason why nothing may run. None: not known yet, wait for etcd."""
+        """Return the desired state, or (None, reason) if nothing may run; None while it is not known yet."""
         claim, orders = self._claim, self._orders
         if not claim.was_held and claim.other_holder is not None:
             self._is_offline = False
@@ -177,8 +177,8 @@ class Agent:
             return orders.desired, "the node has no desired state"
         if not self._is_offline and time.monotonic() >= self._started_at + self._timing.start_wait_s:
             log.warning(
-                "cannot claim the node in etcd within %g s: continues without the claim, with the desired state if it "
-                "is readable and else with the last applied one; check etcd",
+                "cannot claim the node in etcd within %g s: drives the node without the claim, by the desired state in "
+                "etcd if it can be read, else by the last applied one; check etcd",
                 self._timing.start_wait_s,
             )
             self._is_offline = True
@@ -208,13 +208,13 @@ class Agent:
         inspect_only: inspect and report, but execute nothing.
         """
         target = self._desired_state()
-        obeys = self._orders.is_known and (self._claim.was_held or self._is_offline)
+        from_etcd = self._orders.is_known and (self._claim.was_held or self._is_offline)
         raw = self._orders.raw
         if target is None:
             left_s = self._started_at + self._timing.start_wait_s - time.monotonic()
             return min(self._timing.tick_s, left_s) if left_s > 0 else self._timing.tick_s
         desired, nothing_because = target
-        if obeys and not inspect_only:
+        if from_etcd and not inspect_only:
             self._log_order_once(desired)
         actual, settle_s = await self._inspect()
         now = time.monotonic()
@@ -235,7 +235,7 @@ class Agent:
         if plan.task is not None:
             return self._timing.tick_s
         self._persist_last_applied(desired)
-        if obeys and self._reconciled != (raw,):
+        if from_etcd and self._reconciled != (raw,):
             self._reconciled = (raw,)
             self._on_reconciled()
         wait_s = self._timing.tick_s if plan.wake_at is None else plan.wake_at - now
@@ -269,7 +269,7 @@ class Agent:
         log.info("%s%s%s", generation, verb, task.reason)
         self._reason = task.reason
         started_at = time.monotonic()
-        # most steps end sooner: a write of their status would cost more than it tells
+        # report `applying` only for a slow step: most steps end sooner, and each status is a write to etcd
         slow = asyncio.get_running_loop().call_later(
             _SHOW_APPLYING_S, self._report_status, desired, actual, Plan(None, "applying", plan.error)
         )
@@ -305,14 +305,14 @@ class Agent:
             raise DriverError(f"driver {task.driver}: {type(error).__name__}: {error}") from None
 
     def _check_exists(self, name: str, task: Task) -> None:
-        """Check that driver `name` is installed, so that a mistyped name does not stop the present driver."""
+        """Check that driver `name` can be loaded, so that a mistyped name does not stop the present driver."""
         try:
             self._load(name)
         except DriverError as error:
             raise _TaskRejected(error.message, task) from None
 
     def _driver_of(self, name: str) -> Driver:
-        """Return the instance of driver `name`, made if necessary. Raises DriverError if it is not installed."""
+        """Return the instance of driver `name`, made if necessary. Raises DriverError if it cannot be loaded."""
         if self._driver is None or self._driver[0] != name:
             self._driver = (name, self._load(name)(self._context))
         return self._driver[1]
@@ -324,17 +324,17 @@ class Agent:
         return self._orders.desired if self._orders.is_known else self._persisted
 
     def _persist_last_applied(self, desired: Desired | None) -> None:
-        """Save the applied state for a start while etcd is away. A full disk becomes a warning in the status."""
+        """Save the applied state for a start without etcd. An OSError becomes a warning in the status."""
         if desired is not None and self._memory.applied != desired.spec:
             return  # not applied yet
         if desired is None and self._claim.other_holder is not None:
-            return  # None because another host drives the node: not what etcd desires
+            return  # nothing runs because another host drives the node, not because etcd has no desired state
         try:
             self._last_applied.save(desired)
             self._persist_error = ""
             self._log_unwritable.reset()
         except OSError as error:
-            self._persist_error = f"cannot remember what it applied: {error.strerror or error}"
+            self._persist_error = f"cannot save the last applied state: {error.strerror or error}"
             self._log_unwritable.log(logging.WARNING, self._persist_error)
 
     def _report_status(self, desired: Desired | None, actual: Actual, plan: Plan) -> None:
@@ -368,7 +368,7 @@ def _bounded_state(state: Document) -> Document:
 
 
 class _TaskRejected(DriverError):
-    """The driver rejects `task`, which is not the task being executed but the one that follows it."""
+    """The task that follows the present stop cannot be executed, because its driver cannot be loaded."""
 
     def __init__(self, message: str, task: Task) -> None:
         super().__init__(message, retryable=False)

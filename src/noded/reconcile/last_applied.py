@@ -19,10 +19,10 @@ class LastAppliedStore(Protocol):
 
 
 class LastApplied:
-    """The desired state that was last applied with success, kept on disk for a start while etcd is away.
+    """The desired state that was last applied with success, kept on disk for a start without etcd.
 
-    Whatever etcd holds takes precedence, an absent key included: noded uses the file only until its first linearizable
-    read, and does not compare (epoch, term, generation) with it.
+    noded uses the file only until its first linearizable read of the key. From then on what etcd holds is in force,
+    even if the key is absent or its order, (epoch, term, generation), is lower than that of the file.
     """
 
     def __init__(self, work_dir: Path) -> None:

@@ -18,8 +18,9 @@ Order = tuple[int, int, int]
 class Orders:
     """The desired state in force.
 
-    An order, (epoch, term, generation), is obeyed if it is not lower than any order obeyed since noded started. So an
-    order of a deposed leader changes nothing. A deleted key is obeyed: nothing may run. It does not lower the bound.
+    Each value of the key carries an order, (epoch, term, generation). A value is obeyed unless its order is lower than
+    the highest order obeyed since noded started. So a write of a deposed leader changes nothing. If the key is deleted,
+    nothing may run; the highest order is kept.
     """
 
     def __init__(self, key: str) -> None:
@@ -35,7 +36,7 @@ class Orders:
         """Why the key's value is not obeyed; None if it is."""
 
     def observe(self, value: bytes | None) -> None:
-        """Take the key's present value; None if the key is absent."""
+        """Obey or ignore `value`, the key's present value; None if the key is absent."""
         self.is_known, self.raw = True, value
         if value is None:
             if self.desired is not None:
@@ -50,14 +51,14 @@ class Orders:
             log.error("%s", self.problem)
             return
         if self._highest_obeyed is not None and desired.order < self._highest_obeyed:
-            self._note_refused(desired.order, self._highest_obeyed)
+            self._ignore(desired.order, self._highest_obeyed)
             return
         self._highest_obeyed = desired.order
         self.desired, self.problem = desired, None
 
-    def _note_refused(self, order: Order, floor: Order) -> None:
+    def _ignore(self, order: Order, highest: Order) -> None:
         self.problem = (
-            f"ignores order {order_text(order)}: it has already obeyed {order_text(floor)} (epoch.term.generation)"
+            f"ignores order {order_text(order)}: it has already obeyed {order_text(highest)} (epoch.term.generation)"
         )
         self._log_once.log(logging.WARNING, self.problem, about=order)
 

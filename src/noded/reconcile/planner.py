@@ -23,7 +23,7 @@ class RetryDelays:
     most_s: float = 30.0
 
     def delay_s(self, attempts: int) -> float:
-        """Return the time from the start of one attempt to the next, after `attempts` in a row that did not last."""
+        """Return the seconds from the start of one attempt to the next. attempts: see `Attempts.count`."""
         if attempts <= 0:
             return 0.0
         return grown_s(self.first_s, self.most_s, attempts - 1)
@@ -31,7 +31,11 @@ class RetryDelays:
 
 @dataclass(frozen=True)
 class Attempts:
-    """How often in a row applying the spec with `digest` failed, when the last attempt began, and its error."""
+    """The latest attempts to apply the spec with `digest`.
+
+    count: how many in a row failed, or succeeded as a repair that has not yet lasted for the settling time. last_at:
+    when the last one began. error: the last error.
+    """
 
     digest: str = ""
     count: int = 0
@@ -51,9 +55,10 @@ class Rejected:
 class Memory:
     """What noded remembers of its own steps.
 
-    driver: the name of the driver that may have something in effect. applied: the spec that it last applied with
-    success; None if unknown, because noded has just started or an attempt failed in the middle. good: the last spec
-    ever applied with success, by an earlier noded too; it stays in effect while the driver rejects a newer one.
+    driver: the name of the driver that may have applied something, so it is stopped before another one is used.
+    applied: the spec that it last applied with success; None if unknown, because noded has just started or an attempt
+    failed in the middle. good: the last spec that was applied with success, by this noded or an earlier one; it stays
+    in effect while the driver rejects a newer one.
     """
 
     driver: str | None = None
@@ -68,7 +73,7 @@ class Task:
     """One step: apply `spec`, or (without one) stop `driver`.
 
     target: digest of the spec for which attempts are counted. failure: the error, if the step repairs a failure.
-    then: the spec of another driver that will be applied after this stop; its driver must exist before the stop.
+    then: the spec to be applied by another driver after this stop. If that driver cannot be loaded, nothing is stopped.
     """
 
     driver: str
@@ -120,7 +125,7 @@ def plan(
 
 
 _NOTHING = ""
-"""The target of a stop, in place of a digest: nothing runs."""
+"""Task.target if the desired state is that nothing runs: there is no spec, so no digest."""
 
 
 def _towards(spec: Spec, actual: Actual, memory: Memory, now: float, settle_s: float, backoff: RetryDelays) -> Plan:
@@ -198,7 +203,7 @@ def failed(memory: Memory, task: Task, started_at: float, error: str, *, retryab
 
 
 def restarting(memory: Memory) -> Memory:
-    """Return the memory for a restart that was asked for: it is due at once, whatever failed before."""
+    """Return the memory at the start of the action restart: the spec is due at once, however often it failed."""
     return replace(memory, applied=None, attempts=Attempts())
 
 

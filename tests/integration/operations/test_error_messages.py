@@ -169,7 +169,7 @@ async def test_a_full_disk_under_a_node_is_told_and_stops_nothing(
             fill(work / "ballast")
             done = await masters.command("node.set", node="n1", values={"x": 1})
             await noded.ready(masters.etcd, keys, done["index"])
-            warned = "node n1: cannot remember what it applied: No space left on device"
+            warned = "node n1: cannot save the last applied state: No space left on device"
 
             async def told(words: str = warned) -> bool:
                 return words in (await nodectl("status", "-o", "name")).out
@@ -183,7 +183,7 @@ async def test_a_full_disk_under_a_node_is_told_and_stops_nothing(
             (work / "ballast").unlink()
             last = await noded.ready(masters.etcd, keys, done["index"] + 1)
             assert json.loads((work / "shown.json").read_text()) == {"x": 1}
-            await eventually(lambda: _gone(nodectl, "n1: cannot remember"), "the warning goes")
+            await eventually(lambda: _gone(nodectl, "n1: cannot save the last applied"), "the warning goes")
             assert last.nonce == first.nonce
 
 
