@@ -14,8 +14,8 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol, TypeVar
 
-from noded.actions import decide as actions
 from noded.actions.decide import (
+    REBOOT,
     ActionKeys,
     ActionMemory,
     ActionOutcome,
@@ -26,6 +26,7 @@ from noded.actions.decide import (
     Write,
     Writer,
     decide,
+    ended,
 )
 from noded.registration.follow_key import RETRY_FIRST_S, RETRY_MAX_S, follow_key
 from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, Unavailable
@@ -125,7 +126,7 @@ class Actor:
             await asyncio.sleep(backoff.next_s())
 
     async def flush(self) -> None:
-        """Write the result of the last action, if that takes at most a second."""
+        """Write the result of the last action. Give up after a second."""
         if self._memory.ended is None:
             return
         try:
@@ -172,17 +173,18 @@ class Actor:
         return True
 
     async def _mark_started(self, read: _ReadKeys, step: Begin) -> bool:
-        """Write the mark. Returns whether it certainly is written; if that is unknown, the next read shows it."""
+        """Write the mark. Returns whether it is known to be written; if not, the next read shows it."""
         self._memory = replace(self._memory, marked=step.action)
         return await self._put_acted(read, step.acted)
 
     async def _run_action(self, action: Action, mark: ActionResult) -> None:
-        """Run the action, once for each mark: the memory has it as started before anything happens."""
+        """Run the action and record its outcome in the memory."""
+        # recorded first, so that the action is not run again for this mark, whatever happens below
         self._memory = replace(self._memory, begun=(action.epoch, action.index), running=mark, ended=None)
         try:
             outcome = await self._performer.perform(action)
         except asyncio.CancelledError:
-            if action.name != actions.REBOOT:  # the reboot ends this process, and the next noded finds its outcome
+            if action.name != REBOOT:  # the reboot ends this process, and the next noded finds its outcome
                 self._record_outcome(ActionOutcome("failed", error=_CUT_SHORT))
             raise
         if outcome is not None:
@@ -197,7 +199,7 @@ class Actor:
 
     def _record_outcome(self, outcome: ActionOutcome) -> None:
         assert self._memory.running is not None
-        result = actions.ended(self._memory.running, outcome, time.time())
+        result = ended(self._memory.running, outcome, time.time())
         self._memory = replace(self._memory, running=None, ended=result)
 
     # --- etcd ---
@@ -216,9 +218,10 @@ class Actor:
         return _ReadKeys(decoded, value, _revision(alive), _revision(epoch), _revision(view), _revision(acted))
 
     async def _put_acted(self, read: _ReadKeys, acted: Acted) -> bool:
-        """Write `acted` if the keys are as in `read`. Returns whether it certainly is written.
+        """Write `acted` if the keys are as in `read`. Returns whether it is known to be written.
 
-        Repeatable: a second copy fails its compare. So False may mean that the first copy was written.
+        The transaction may be sent twice, because a second copy fails its compare. So it may be written although this
+        returns False.
         """
         compares = [
             cmp_mod(self._alive, read.alive),

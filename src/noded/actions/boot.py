@@ -1,4 +1,4 @@
-"""Identifies the boot of the PC. A requested reboot is done when the same PC has another boot."""
+"""Identifies the present boot of the PC, so that noded can find out after its restart whether the PC has rebooted."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def _booted_at() -> float:
 
 
 def boot_record(host_id: str) -> str:
-    """Return the host and its present boot, as an action's record keeps them in `boot`."""
+    """Return "<host_id>:<boot id>", the content of `ActionResult.boot`."""
     return f"{host_id}:{boot_id()}"
 
 
-def has_rebooted(was: str, now: str) -> bool:
-    """Whether `was` and `now`, both from `boot_record`, certainly are two boots of one PC, `now` the later one."""
-    host, _, old = was.rpartition(":")
+def has_rebooted(before: str, now: str) -> bool:
+    """Whether the PC has rebooted between the boot records `before` and `now`. False if that is not certain."""
+    host, _, old = before.rpartition(":")
     host_now, _, new = now.rpartition(":")
     if host != host_now or not old or not new or (old[0] == "@") != (new[0] == "@"):
         return False

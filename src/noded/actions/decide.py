@@ -8,20 +8,21 @@ claim), `epoch`, `actions/<node>` and `acted/<node>` with one linearizable read:
 * noded dies before the mark: the action has not started, the next noded starts it. noded dies after the mark, before
   the action runs, while it runs or before its result is written: the next noded finds `started` with another nonce and
   writes `lost`; a reboot is `done` if the same PC has another boot id.
-* The answer to the mark is lost: if the mark was written, the next read shows our nonce and the index, and the action
-  runs. If it is written after that read, it and its repeat compare the same `acted`: one of them succeeds, and the next
-  read shows it.
-* The action expires meanwhile: the leader's commit changes `acted` or `actions`, or compares them, so only one of mark
-  and expiry succeeds. After the mark the action runs to its end, even if it leaves the view or the leader is deposed;
-  its result then has no reader.
+* The answer of etcd to the write of the mark is lost: if the next read shows the mark, with our nonce, the action runs.
+  If the write is still on its way at that read, noded writes the mark again. Both writes compare the same revision of
+  `acted`, so only one of them succeeds, and the read after that shows the mark.
+* The action expires before the mark is written: the leader's commit compares `acted`, which the mark changes, and
+  changes `actions`, which the mark compares. So either the action is marked or it expires. A marked action runs to its
+  end, even if the leader is deposed. If the action leaves `actions` meanwhile, its result is dropped.
 * Another host or noded claims the node while the action runs: `alive` differs, so our result is not written; the other
   one writes `lost`.
-* etcd is away when the action ends: the result stays in memory until it is written. If noded is killed first: `lost`.
-* The store was restored: an action or a view of another epoch is not started; the leader closes it. Results of another
-  epoch are dropped, the floor is kept.
+* etcd is unreachable when the action ends: the result stays in memory until it is written. If noded is killed before
+  that, the next noded writes `lost`.
+* The store was restored from a backup: an action of another epoch is not started, and the leader closes it. Results of
+  another epoch are dropped. `Acted.floor`, the highest index whose action has started, is kept.
 * `actions` or `epoch` is not readable: nothing is started or dropped until a leader has repaired it. `acted` is not
-  readable: which actions have started is unknown, so every pending one becomes `lost`, and newer indexes, which only
-  grow, are started. A key written by a newer program: nothing is started until noded is upgraded.
+  readable: which actions have started is unknown, so every pending one becomes `lost`. Actions requested later have
+  higher indexes and are started. If a newer program wrote one of the keys, nothing is started until noded is upgraded.
 * `acted` is deleted while noded runs: noded remembers the actions that it has started itself.
 * The work directory holds no part of this, so it may be deleted.
 """
@@ -39,7 +40,7 @@ RESTART, REBOOT = OWN_ACTIONS
 
 ACTED_BYTES_MAX = 1 << 20
 LOST = "noded ended while the action ran: whether it took effect is not known"
-_PASSED_OVER = "the node's record of started actions was lost: whether it took effect is not known"
+_RECORD_LOST = "the node's record of started actions was lost: whether this action took effect is not known"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to do. problem: the error that prevents work, if there is one."""
+    """No step is due. problem: the error because of which no action can start; None if there is none."""
 
     problem: str | None = None
 
@@ -130,7 +131,7 @@ Step = Wait | Write | Begin | Run
 
 
 def decide(keys: ActionKeys, memory: ActionMemory, me: Writer, now: float) -> Step:
-    """Return the next step. now: seconds since the Unix epoch, only written into records for people."""
+    """Return the next step. now: seconds since the Unix epoch, written into records but never compared."""
     epoch, view, old = keys.epoch, keys.view, keys.acted
     if not isinstance(epoch, int):
         return Wait(epoch.problem if epoch is not None else None)  # absent: no masterd has ever led
@@ -139,9 +140,9 @@ def decide(keys: ActionKeys, memory: ActionMemory, me: Writer, now: float) -> St
         return Wait(old.problem)
     base = _base(old, me.node, epoch, pending)
     for result in base.results:
-        if _landed(result, memory, me, epoch) and memory.marked is not None:
+        if _is_unused_mark(result, memory, me, epoch) and memory.marked is not None:
             return Run(memory.marked, result)
-    acted = _current(base, memory, me, epoch, pending, now)
+    acted = _updated(base, memory, me, epoch, pending, now)
     if acted != base or isinstance(old, Garbled):
         return Write(acted)
     if isinstance(view, Garbled):
@@ -174,7 +175,7 @@ def ended(result: ActionResult, outcome: ActionOutcome, now: float) -> ActionRes
 
 
 def _pending(view: Actions | Garbled | None, epoch: int) -> tuple[Action, ...] | None:
-    """Return the pending actions by index; None if unknown: then nothing is started and no result is dropped."""
+    """Return the pending actions, lowest index first. None: unknown, so nothing is started and no result dropped."""
     if view is None:
         return ()
     if isinstance(view, Garbled) or view.epoch != epoch:
@@ -183,6 +184,7 @@ def _pending(view: Actions | Garbled | None, epoch: int) -> tuple[Action, ...] |
 
 
 def _base(old: Acted | Garbled | None, node: str, epoch: int, pending: tuple[Action, ...] | None) -> Acted:
+    """Return the readable content of `acted` for this epoch, from which the next content is made."""
     if isinstance(old, Garbled):
         return Acted(node=node, epoch=epoch, floor=max((item.index for item in pending or ()), default=0))
     if old is None:
@@ -190,34 +192,36 @@ def _base(old: Acted | Garbled | None, node: str, epoch: int, pending: tuple[Act
     return old if old.epoch == epoch else old.model_copy(update={"epoch": epoch, "results": ()})
 
 
-def _landed(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int) -> bool:
+def _is_unused_mark(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int) -> bool:
     """Whether `result` is the mark that we last tried to write and whose action we have not started yet."""
-    meant = memory.marked
+    sent = memory.marked
     ours = result.state == "started" and result.nonce == me.nonce
-    return ours and meant is not None and (meant.epoch, meant.index) == (epoch, result.index) > memory.begun
+    return ours and sent is not None and (sent.epoch, sent.index) == (epoch, result.index) > memory.begun
 
 
-def _current(
+def _updated(
     base: Acted, memory: ActionMemory, me: Writer, epoch: int, pending: tuple[Action, ...] | None, now: float
 ) -> Acted:
-    """Return `base` with all outcomes known now, without the results that the leader has closed."""
+    """Return `base` with the outcomes known now, and without the results of actions that the leader has closed."""
     floor = max(base.floor, memory.floor(epoch))
-    wanted = None if pending is None else {item.index for item in pending}
+    pending_indexes = None if pending is None else {item.index for item in pending}
     results = [_settled(result, memory, me, epoch, now) for result in base.results]
     known = {result.index for result in results}
     for action in pending or ():
         if action.index <= floor and action.index not in known:
-            missing = memory.running or memory.ended
-            if missing is None or (epoch, action.index) != memory.begun:
-                gone = _started(action, replace(me, nonce="", boot=""), now)
-                missing = ended(gone, ActionOutcome("lost", error=_PASSED_OVER), now)
-            results.append(missing)
-    kept = [item for item in results if item.state == "started" or wanted is None or item.index in wanted]
+            record = memory.running or memory.ended
+            if record is None or (epoch, action.index) != memory.begun:
+                started = _started(action, replace(me, nonce="", boot=""), now)
+                record = ended(started, ActionOutcome("lost", error=_RECORD_LOST), now)
+            results.append(record)
+    kept = [
+        item for item in results if item.state == "started" or pending_indexes is None or item.index in pending_indexes
+    ]
     return _fitted(base.model_copy(update={"floor": floor, "results": tuple(kept)}))
 
 
 def _settled(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int, now: float) -> ActionResult:
-    """Return the record `result` as it is to be written now: a `started` one may have ended or be lost."""
+    """Return `result`, or if it is `started` and its action no longer runs, the record of how the action ended."""
     if result.state != "started":
         return result
     if result.nonce == me.nonce and memory.begun == (epoch, result.index):

@@ -49,7 +49,7 @@ class Performer:
         return self._agent.hold_driver(keep_inspecting=action.name != RESTART)
 
     async def perform(self, action: Action) -> ActionOutcome | None:
-        """Perform `action`, within `hold_driver`. None: the reboot command succeeded and the reboot is to follow."""
+        """Perform `action`, within `hold_driver`. Returns None if the reboot command succeeded: the PC goes down."""
         log.info("starts %s", _describe(action))
         self._agent.show_reason(_describe(action))
         try:
@@ -85,7 +85,7 @@ class Performer:
     async def _reboot(self) -> None:
         if self._reboot_command is None:
             raise DriverError("this noded cannot reboot its PC: it was started without --reboot-command")
-        # not in the work directory, which need not exist
+        # run it in the root directory, because the work directory need not exist
         finished = await command.run(
             self._reboot_command,
             cwd=Path(self._context.work_dir.anchor),
