@@ -169,8 +169,8 @@ async def test_what_cannot_be_tried_is_said() -> None:
     """A missing second spec, a class that no other process can import."""
     results = await examine(lambda context: Lamp(context), [ONE])
     assert [result.check for result in results if result.verdict == "skipped"] == [
-        "from one state to another and back",
-        "a later noded copes with what a killed one has left",
+        "specs can be changed from one to another and back",
+        "the next noded can apply the spec after noded was killed",
     ]
     assert [result.detail for result in results if result.verdict == "failed"] == []
     with pytest.raises(ValueError, match="at least one spec"):
@@ -444,9 +444,9 @@ Check = Callable[[Bench], Awaitable[None]]
         (Appends, checks.check_apply_twice, "applying again gives a different result"),
         (NeverGoesBack, checks.check_apply_others, "going to another spec and back gives a different result"),
         (StopsOnce, checks.check_stop_twice, "stop failed: is not running"),
-        (LeavesATask, checks.check_restart, "after stop there is left the task"),
-        (LeavesAThread, checks.check_restart, "after stop there is left the thread 'lamp'"),
-        (LeavesAProcessWhenCut, checks.check_cancelled_apply, "after stop there is left the process"),
+        (LeavesATask, checks.check_restart, "after stop, the driver has left the task"),
+        (LeavesAThread, checks.check_restart, "after stop, the driver has left the thread 'lamp'"),
+        (LeavesAProcessWhenCut, checks.check_cancelled_apply, "after stop, the driver has left the process"),
         (TaskFails, checks.check_restart, "a background task raised KeyError: 'lamp': that would end noded"),
         (ForgetsAFuture, checks.check_restart, "the event loop reports an error: Future exception was never retrieved"),
         (
@@ -468,8 +468,8 @@ Check = Callable[[Bench], Awaitable[None]]
         (BlinkFails, checks.check_actions, "action blink that should succeed failed: no bulb"),
         (BlinkReturnsItself, checks.check_actions, "what action blink returned is not JSON"),
         (BlinkHangs, checks.check_actions, "action blink did not end within 0.2 s"),
-        (BlinkLeavesATask, checks.check_actions, "after stop there is left the task"),
-        (BlinkLeavesAProcessWhenCut, checks.check_actions, "after stop there is left the process"),
+        (BlinkLeavesATask, checks.check_actions, "after stop, the driver has left the task"),
+        (BlinkLeavesAProcessWhenCut, checks.check_actions, "after stop, the driver has left the process"),
         (CannotLookWhileItBlinks, checks.check_actions, "inspect raised RuntimeError: busy"),
         (DoesNotEnd, checks.check_kill, "apply in a process of its own failed: it did not end within 1 s"),
     ],
@@ -491,7 +491,7 @@ def test_all_that_is_broken_is_told() -> None:
     with pytest.raises(AssertionError) as caught:
         check_driver(StopsOnce, [ONE], limits=Limits(end_s=0.5))
     lines = str(caught.value).splitlines()
-    assert "stop may be called again, and work goes on after it: stop failed: is not running" in lines
+    assert "stop can be called twice, and apply works after it: stop failed: is not running" in lines
     assert all("stop" in line for line in lines)
 
 
@@ -510,14 +510,17 @@ def test_command_line_by_class(capsys: pytest.CaptureFixture[str]) -> None:
     """A class that is not installed; and exit code 1 when a rule is broken."""
     name = f"{__name__}:AlwaysDrifts"
     assert main([name, "--settings", '{"port": 1}', "--document", '{"level": 1}', "--limit", "30"]) == 1
-    assert "FAILED   applying twice is the same as once: inspect after apply reports drift" in capsys.readouterr().out
+    assert (
+        "FAILED   applying a spec twice gives the same result as once: inspect after apply reports drift"
+        in capsys.readouterr().out
+    )
 
 
 def test_command_line_with_an_action(capsys: pytest.CaptureFixture[str]) -> None:
     """With arguments, or without."""
     given = [f"{__name__}:Blinking", "--settings", '{"port": 1}', "--document", '{"level": 1}']
     assert main([*given, "--action", 'blink={"times": 2}', "--action", "blink"]) == 0
-    assert "ok       actions end in order, and leave nothing behind" in capsys.readouterr().out
+    assert "ok       actions succeed, can be cancelled, and leave nothing behind" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*given, "--action", "blink={"])
     assert "argument --action: not JSON" in capsys.readouterr().err

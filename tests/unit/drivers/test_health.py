@@ -155,8 +155,8 @@ async def test_a_check_that_breaks_has_failed() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({}, "^driver setting health: give one of argv, tcp and http$"),
-        ({"tcp": "127.0.0.1:1", "argv": ["x"]}, "give one of"),
+        ({}, "^driver setting health: give exactly one of argv, tcp and http$"),
+        ({"tcp": "127.0.0.1:1", "argv": ["x"]}, "give exactly one of"),
         ({"tcp": "127.0.0.1"}, "health.tcp: '127.0.0.1' is not host:port"),
         ({"tcp": "127.0.0.1:99999"}, "health.tcp"),
         ({"tcp": "example.org:80"}, "health.tcp: the host must be an IP address or localhost"),

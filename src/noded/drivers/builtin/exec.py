@@ -58,8 +58,8 @@ class ExecDriver:
                 stdin=jsonio.dumps(spec.document),
             )
         finally:
-            # A process that hangs in the kernel cannot be killed: the next run raises that error. The command's
-            # child processes end with it; a program that is to keep running belongs under driver `process`.
+            # Kill what the command started: a program that is to keep running belongs under driver `process`. An error
+            # (a process hangs in the kernel) is not raised here, because the next apply raises it.
             with contextlib.suppress(DriverError):
                 await leftovers.end(self._context)
         if finished.problem is not None:

@@ -1,8 +1,8 @@
 """Driver `file`: keeps one file equal to the node's document and runs a reload command after each change.
 
 The file is replaced atomically, and restored if another process removes or changes it. After each change by noded the
-reload command is run until it succeeds once. Whether it has is kept on disk, so this also holds if noded is killed at
-any moment. If the node is removed or gets another driver, the file stays.
+reload command is run until it succeeds once. The success is recorded on disk, so the command is also run if noded was
+killed before it succeeded. If the node is removed or gets another driver, the file stays.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class FileSettings(Settings):
 
     path: Annotated[Text, Field(min_length=1)] = Field(description="absolute, or relative to noded's work directory")
     format: RenderFormat | None = Field(
-        default=None, description="json (the default) or yaml: the document; text: the template"
+        default=None,
+        description="json or yaml: the document; text: the template. Default: text with a template, else json",
     )
     template: str | None = Field(
         default=None,
@@ -89,11 +90,11 @@ class _Target:
 
 @dataclass(frozen=True)
 class _FoundFile:
-    """The actual file. content None: there is none, or (`other`) it is not a regular file."""
+    """The actual file. content None: the path does not exist, or (`is_special`) it is not a regular file."""
 
     content: bytes | None
     mode: int = 0
-    other: bool = False
+    is_special: bool = False
 
 
 class FileDriver:
@@ -106,7 +107,8 @@ class FileDriver:
         self._disk = OffLoop("the file system")
         self._target: _Target | None = None
         self._reloads = 0
-        self._reloaded = b""  # also kept on disk; in memory too, or a full disk would make every apply reload
+        # content of the file `_reloaded_path`, kept in memory too: else every apply would reload while the disk is full
+        self._reloaded = b""
 
     async def inspect(self) -> Actual:
         target = self._target
@@ -140,9 +142,8 @@ class FileDriver:
         if _drift(found, target) is None:
             return
         self._reloaded = b""
-        self._reloaded_path.unlink(
-            missing_ok=True
-        )  # deleted first, so that a kill between the two lines does not lose the reload
+        # deleted before the write: if noded is killed between the two, the next noded runs the reload command again
+        self._reloaded_path.unlink(missing_ok=True)
         kept_mode = found.mode if found.content is not None and sys.platform != "win32" else None
         atomic_files.write_atomic(target.path, target.content, kept_mode if target.mode is None else target.mode)
 
@@ -182,7 +183,7 @@ class FileDriver:
         )
 
     async def _run_reload(self, reload: ReloadSettings, target: _Target) -> None:
-        await leftovers.end(self._context)  # a command of an earlier noded that was killed
+        await leftovers.end(self._context)  # an earlier noded may have been killed while its command ran
         try:
             finished = await command.run(
                 reload.argv,
@@ -217,7 +218,7 @@ def _read_found(path: Path) -> _FoundFile:
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
-            return _FoundFile(None, other=True)
+            return _FoundFile(None, is_special=True)
         with path.open("rb") as file:
             return _FoundFile(file.read(atomic_files.FILE_BYTES_MAX + 1), stat.S_IMODE(status.st_mode) & 0o777)
     except (FileNotFoundError, NotADirectoryError):
@@ -225,7 +226,7 @@ def _read_found(path: Path) -> _FoundFile:
 
 
 def _drift(found: _FoundFile, target: _Target) -> str | None:
-    if found.other:
+    if found.is_special:
         return f"{target.path} is not a regular file"
     if found.content is None:
         return f"{target.path} is missing"

@@ -110,7 +110,7 @@ class _ProgramRun:
         code = await self.child.wait()
         if self._checks is not None:
             self._checks.cancel()
-        await asyncio.to_thread(self.output.join, _OUTPUT_WAIT_S)  # its last line is part of the error
+        await asyncio.to_thread(self.output.join, _OUTPUT_WAIT_S)  # the last line of output becomes part of the error
         self.exit_code = code
         context.wake()
 
@@ -158,7 +158,7 @@ class ProcessDriver:
             state["health"] = health.state
             if health.error:
                 state["health_error"] = health.error
-            # a restart has helped only once the program is healthy, however long it has run
+            # until the program is healthy, no earlier failure is forgotten, however long the program has run
             self.settle_s = self._settings.settle_s if health.state == "healthy" else math.inf
             if run.is_unhealthy:
                 return Actual(state, f"the program is unhealthy: {health.error}", failed=True)

@@ -1,4 +1,4 @@
-"""Tests whether a driver keeps its contract. For authors of drivers: from pytest or on the command line.
+"""Tests whether a driver keeps its contract. Authors of drivers call it from pytest or on the command line.
 
     def test_relay() -> None:
         check_driver(RelayDriver, [Spec(driver="relay", document={"on": True}), Spec(driver="relay", document={})])
@@ -69,7 +69,7 @@ async def examine(
     actions: Mapping[str, Document] | None = None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Make every check, each in a new work directory. `on_result` is called with each result as it is known.
+    """Run every check, each in a new work directory. Call `on_result` with each result at once.
 
     The other arguments are those of `check_driver`. Raises ValueError if there is no spec.
     """

@@ -28,13 +28,17 @@ T = TypeVar("T")
 
 NODE, CLUSTER = "n1", "conformance"
 _POLL_S = 0.02
-_REST_S = 0.6
+_STABLE_S = 0.6
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Time limits in seconds. call_s: of one call of the driver. inspect_s: of one call of `inspect`, as in noded.
-    block_s: how long a call may block the event loop. end_s: until everything that it ended is really gone."""
+    """Time limits in seconds.
+
+    call_s: for one call of the driver. inspect_s: for one call of `inspect`, the same as in noded. block_s: how long a
+    call may block the event loop. end_s: how long after `stop` tasks, threads and processes may still be ending, and
+    how long the state may take to become stable.
+    """
 
     call_s: float = 60.0
     inspect_s: float = 10.0
@@ -78,7 +82,7 @@ class Bench:
             async with asyncio.TaskGroup() as tasks:
                 before, wakes = Surroundings(), _WakeCounter()
                 context = self.context(wakes, tasks)
-                trial = Trial(self._made(context), wakes, self.limits)
+                trial = Trial(self._make(context), wakes, self.limits)
                 try:
                     with expect_no_loop_errors():
                         yield trial
@@ -90,7 +94,7 @@ class Bench:
         except BaseExceptionGroup as errors:
             raise _first_error(errors) from None
 
-    def _made(self, context: Context) -> Driver:
+    def _make(self, context: Context) -> Driver:
         try:
             return self.factory(context)
         except Exception as error:  # noqa: BLE001 - whatever third-party code raises is the result
@@ -98,7 +102,7 @@ class Bench:
 
 
 class Trial:
-    """One instance of the driver. Its methods call the driver's and raise Nonconformance if that breaks a limit."""
+    """Calls the methods of one instance of the driver. Raises Nonconformance if a call breaks a rule."""
 
     def __init__(self, driver: Driver, wakes: _WakeCounter, limits: Limits) -> None:
         self.wakes = wakes
@@ -171,10 +175,10 @@ class Trial:
         return actual
 
     async def stable_state(self, when: str) -> Document:
-        """Return the state once it has stayed the same for a moment; health, for example, changes after a start."""
+        """Return the state once it has not changed for _STABLE_S; health, for example, changes after a start."""
         state, since = (await self.expect_applied(when)).state, time.monotonic()
         deadline = since + self._limits.end_s
-        while time.monotonic() < min(since + _REST_S, deadline):
+        while time.monotonic() < min(since + _STABLE_S, deadline):
             await asyncio.sleep(POLL_S)
             if (now := (await self.expect_applied(when)).state) != state:
                 state, since = now, time.monotonic()
@@ -258,7 +262,7 @@ class _WakeCounter:
 
 
 def _first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error to report of a task group: the check's own, else that of a background task."""
+    """Return the error of a task group to report: a Nonconformance if there is one, else the first error."""
     first: BaseException = errors
     while isinstance(first, BaseExceptionGroup):
         ours = first.subgroup(Nonconformance)
@@ -266,5 +270,5 @@ def _first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     if isinstance(first, Nonconformance):
         return first
     if isinstance(first, DriverError):
-        return Nonconformance(f"it failed: {first.message}")
+        return Nonconformance(f"a call of the driver failed: {first.message}")
     return Nonconformance(f"a background task raised {describe_error(first)}: that would end noded")

@@ -34,7 +34,7 @@ class Skipped(Exception):
 
 
 async def check_untouched(bench: Bench) -> None:
-    """An instance that has applied nothing can be inspected and stopped, as noded does."""
+    """An instance that has applied nothing can be inspected and stopped, because noded calls both."""
     async with bench.driver() as driver:
         with contextlib.suppress(DriverError):  # allowed: inspect may fail
             await driver.inspect()
@@ -91,7 +91,7 @@ async def check_kill(bench: Bench) -> None:
     try:
         answer = await host.read_answer(started, bench.limits.call_s)
         if started.poll() is None:
-            psutil.Process(started.pid).kill()  # the process alone, which cannot clean up
+            psutil.Process(started.pid).kill()  # only this process, not its children, as when noded is killed
         if answer != host.APPLIED:
             raise Nonconformance(f"apply in a process of its own failed: {answer}")
         async with bench.driver() as driver:
@@ -118,7 +118,7 @@ async def check_cancelled_apply(bench: Bench) -> None:
 
 
 def _cancel_points(duration_s: float) -> list[Callable[[], Any]]:
-    """Return coroutine functions that return at the moments at which to cancel a call of that duration."""
+    """Return coroutine functions. Each waits until a moment at which a call of that duration is to be cancelled."""
     points: list[Callable[[], Any]] = [partial(_yield_to_loop, count) for count in _LOOP_TURNS]
     return points + [partial(asyncio.sleep, fraction * duration_s) for fraction in _FRACTIONS]
 
@@ -129,7 +129,7 @@ async def _yield_to_loop(count: int) -> None:
 
 
 async def check_refusals(bench: Bench) -> None:
-    """Wrong settings are refused with one line or applied. A refusal that is not retryable has changed nothing."""
+    """Odd settings are applied or refused by a DriverError. One that is not retryable has changed nothing."""
     settings = bench.first.settings
     odd = [{**settings, _UNKNOWN_SETTING: 1}, *_corrupted_documents(settings)]
     async with bench.driver() as driver:
@@ -165,7 +165,7 @@ async def _expect_refused_or_applied(bench: Bench, driver: Trial, spec: Spec) ->
 
 
 async def check_wakes(bench: Bench) -> None:
-    """inspect does not always call wake: each wake makes noded inspect, so it would never be idle."""
+    """Not every inspect calls wake, because each wake makes noded inspect again: noded would never be idle."""
     async with bench.driver() as driver:
         await driver.apply_and_settle(bench.first, None)
         before = driver.wakes.count
@@ -220,16 +220,16 @@ def _expect_same(before: object, after: object, what: str) -> None:
 
 CHECKS: tuple[tuple[str, Callable[[Bench], Awaitable[None]]], ...] = (
     ("inspect and stop work before anything was applied", check_untouched),
-    ("applying twice is the same as once", check_apply_twice),
-    ("from one state to another and back", check_apply_others),
-    ("stop may be called again, and work goes on after it", check_stop_twice),
-    ("a later noded applies the same", check_restart),
-    ("a later noded copes with what a killed one has left", check_kill),
-    ("an apply that is cut short leaves nothing behind", check_cancelled_apply),
-    ("settings that make no sense are refused", check_refusals),
-    ("odd documents are taken or refused", check_odd_documents),
-    ("wake is called with care", check_wakes),
-    ("actions end in order, and leave nothing behind", check_actions),
+    ("applying a spec twice gives the same result as once", check_apply_twice),
+    ("specs can be changed from one to another and back", check_apply_others),
+    ("stop can be called twice, and apply works after it", check_stop_twice),
+    ("the next noded can apply the same spec again", check_restart),
+    ("the next noded can apply the spec after noded was killed", check_kill),
+    ("a cancelled apply leaves nothing behind", check_cancelled_apply),
+    ("odd settings are applied or refused", check_refusals),
+    ("odd documents are applied or refused", check_odd_documents),
+    ("wake is not called by every inspect, and from no other thread", check_wakes),
+    ("actions succeed, can be cancelled, and leave nothing behind", check_actions),
 )
 """Each rule and its check. All of them also check that only DriverError is raised, that each call ends within its limit
 without blocking the event loop, that `inspect` reports no drift after an apply, and that `stop` leaves no task, thread

@@ -1,4 +1,4 @@
-"""Runs a driver in a child process, which the check kills. For `checks.check_kill` alone."""
+"""Runs a driver in a child process that `checks.check_kill` kills. Nothing else uses this module."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ async def start(bench: Bench) -> child_processes.Child | None:
     if path is None:
         return None
     module, attribute = path
-    order = json.dumps([module, attribute, str(bench.work_dir), bench.first.model_dump(mode="json")])
+    request = json.dumps([module, attribute, str(bench.work_dir), bench.first.model_dump(mode="json")])
     return await child_processes.spawn(
-        [sys.executable, "-m", __name__, order],
+        [sys.executable, "-m", __name__, request],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))},
         stdout=child_processes.PIPE,
         stderr=child_processes.PIPE,
@@ -61,8 +61,8 @@ def _import_path(factory: Any) -> tuple[str, str] | None:
     return (str(module), str(attribute)) if imported is factory and module != "__main__" else None
 
 
-async def _hold(order: str) -> None:
-    module, attribute, work_dir, spec = json.loads(order)
+async def _apply_and_wait(request: str) -> None:
+    module, attribute, work_dir, spec = json.loads(request)
     factory: Any = importlib.import_module(module)
     for part in attribute.split("."):
         factory = getattr(factory, part)
@@ -81,7 +81,7 @@ def _print_line(text: str) -> None:
 if __name__ == "__main__":
     child_processes.utf8_stdio()
     try:
-        asyncio.run(_hold(sys.argv[1]))
+        asyncio.run(_apply_and_wait(sys.argv[1]))
     except BaseExceptionGroup as errors:  # the parent process reports it
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):

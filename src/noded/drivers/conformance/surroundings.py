@@ -44,7 +44,7 @@ def expect_no_loop_errors() -> Iterator[None]:
 
 
 class Surroundings:
-    """The tasks, threads and child processes that existed when it was made."""
+    """The tasks, threads and child processes that existed when this object was created."""
 
     def __init__(self) -> None:
         self._tasks = asyncio.all_tasks()
@@ -52,13 +52,13 @@ class Surroundings:
         self._children = set(_children())
 
     async def wait_restored(self, context: Context, timeout_s: float) -> None:
-        """Wait until no new ones exist. Raises Nonconformance if one still does after `timeout_s` seconds."""
+        """Wait until all newer ones have ended. Raises Nonconformance if one still exists after `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
         while left := self._tasks_left() or self._threads_left() or await self._processes_left(context):
             if time.monotonic() > deadline:
                 for task in asyncio.all_tasks() - self._tasks - {asyncio.current_task()}:
                     task.cancel()  # else the driver's task group would wait for it for ever
-                raise Nonconformance(f"after stop there is left {left}")
+                raise Nonconformance(f"after stop, the driver has left {left}")
             await asyncio.sleep(POLL_S)
 
     def _tasks_left(self) -> str:

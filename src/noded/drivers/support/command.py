@@ -34,8 +34,11 @@ Argv = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1_000)]
 
 @dataclass(frozen=True)
 class FinishedCommand:
-    """The result of a command. stdout: the first STDOUT_BYTES_MAX + 1 bytes, or the last END_BYTES_KEPT bytes.
-    stderr: its end."""
+    """The result of a command.
+
+    stdout: its first STDOUT_BYTES_MAX + 1 bytes; with `end_only` its last END_BYTES_KEPT bytes. stderr: its last
+    _STDERR_BYTES_KEPT bytes.
+    """
 
     code: int
     stdout: bytes
@@ -55,7 +58,8 @@ def resolve_python(argv: Sequence[str]) -> list[str]:
 
 
 def environment(context: Context, added: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a driver's child processes: noded's, `added`, the node's name and the marker."""
+    """Return the environment of a driver's child processes: noded's, `added`, the node's name and the marker of
+    `leftovers`."""
     return {
         **os.environ,
         **added,
@@ -86,9 +90,9 @@ async def run(
 ) -> FinishedCommand:
     """Run `argv` to its end. end_only: keep only the end of its stdout.
 
-    Raises DriverError if the command cannot be started or does not end within `timeout_s` seconds. However this ends,
-    by cancellation too, the command and its session are killed. A process that has left the session still has the
-    marker, and `leftovers.end` kills it.
+    Raises DriverError if the command cannot be started or does not end within `timeout_s` seconds. At the end,
+    also after a cancellation, the command and all processes of its POSIX session are killed. A process that has left
+    that session still has the marker, so `leftovers.end` kills it.
     """
     try:
         child = await child_processes.spawn(
@@ -148,7 +152,7 @@ async def _feed(stream: asyncio.StreamWriter, content: bytes) -> bytes:
 
 
 async def _collect(stream: asyncio.StreamReader, bytes_max: int) -> bytes:
-    """Read the stream to its end. Keep bytes_max + 1 bytes, so that a longer stream can be told from a full one."""
+    """Read the stream to its end. Keep its first bytes_max + 1 bytes: the last shows that the stream is too long."""
     kept = b""
     while chunk := await stream.read(1 << 16):
         kept = (kept + chunk)[: bytes_max + 1]

@@ -70,13 +70,13 @@ class HealthSettings(Settings):
         default=30.0,
         ge=0,
         le=3_600,
-        description="seconds after the program's start in which no failure counts before it was healthy once",
+        description="seconds after the program's start in which failures do not count, until it is healthy once",
     )
 
     @model_validator(mode="after")
     def _exactly_one_check(self) -> Self:
         if [self.argv, self.tcp, self.http].count(None) != 2:
-            raise ValueError("give one of argv, tcp and http")
+            raise ValueError("give exactly one of argv, tcp and http")
         return self
 
 
@@ -99,7 +99,10 @@ class Health:
         self._failures = 0
         self.state: HealthState = "starting"
         self.error = ""
-        """The error of the first of the present failures in a row, "" if healthy. So it is stable while they go on."""
+        """Error of the first failed check since the last healthy one; "" if healthy.
+
+        Later failures do not change it, so that the status is not written again for each.
+        """
 
     @property
     def is_unhealthy(self) -> bool:
@@ -154,7 +157,8 @@ async def _connect(host: str, port: int) -> None:
 
 
 async def _get(url: str) -> str | None:
-    """Send a GET. Returns the error; None if the status is 200 to 399. An HTTP library would outweigh all of noded."""
+    """Send a GET. Returns the error; None if the status is 200 to 399."""
+    # without an HTTP library: it would be a larger dependency than noded itself
     parts = urlsplit(url)
     host, port = _address(parts.netloc if parts.port else f"{parts.netloc}:80")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -1,9 +1,9 @@
 """Finds and kills the processes that an earlier noded of the same node left running.
 
 Each program gets a marker in its environment, which its child processes inherit. The marker finds all of them, even if
-their parent has ended or the work directory was deleted. A process that merely reuses a pid has no marker and is not
-touched. Not found are processes that erased their environment or whose environment noded must not read (those of
-another user, unless noded is root).
+their parent has ended or the work directory was deleted. An unrelated process that got the pid of an ended one has
+no marker and is not killed. Two kinds of processes are not found: those that erased their environment, and those whose
+environment noded may not read (those of another user, unless noded runs as root).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def marker(context: Context) -> str:
 
 def _marker_prefix(context: Context) -> str:
     """Return the common prefix of the markers of every noded with this cluster, node and work directory."""
-    place = jsonio.digest(os.path.normcase(Path(context.work_dir).resolve()))
-    return f"{context.cluster}/{context.node}/{place}/"
+    work_dir_digest = jsonio.digest(os.path.normcase(Path(context.work_dir).resolve()))
+    return f"{context.cluster}/{context.node}/{work_dir_digest}/"
 
 
 async def end(context: Context) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ async def find(context: Context) -> list[child_processes.Identity]:
     return await asyncio.to_thread(_find_marked, _marker_prefix(context))
 
 
-def _find_marked(common: str) -> list[child_processes.Identity]:
+def _find_marked(prefix: str) -> list[child_processes.Identity]:
     own_pids = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     marked = []
     for process in psutil.process_iter():
@@ -63,7 +63,7 @@ def _find_marked(common: str) -> list[child_processes.Identity]:
             continue
         identity = child_processes.identify(process.pid)
         try:
-            ours = process.environ().get(MARKER_VARIABLE, "").startswith(common)
+            ours = process.environ().get(MARKER_VARIABLE, "").startswith(prefix)
         except (psutil.Error, OSError):  # it has ended, or we must not read it
             continue
         if ours and identity is not None:

@@ -25,7 +25,7 @@ class OffLoop:
         self._busy: asyncio.Future[None] | None = None
 
     async def run(self, call: Callable[[], T], timeout_s: float) -> T:
-        """Return or raise what `call` does. Raises DriverError if that takes longer than `timeout_s`."""
+        """Run `call`; return its result or raise its error. Raises DriverError if it takes longer than `timeout_s`."""
         await self.wait_idle(timeout_s)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()

@@ -20,7 +20,8 @@ _POLL_S = 0.02
 class OutputCopier:
     """Copies a program's output to the file `path` (None: to no file).
 
-    At `bytes_max` the file is renamed to `<path>.1` and a new one begins, so both together stay below about twice that.
+    When the file reaches `bytes_max`, it is renamed to `<path>.1` and a new one is begun. So the two together have at
+    most about 2 * `bytes_max` bytes.
     Output that cannot be written is dropped, because the program must not wait for a disk.
 
     Uses a plain pipe and a thread: with an asyncio pipe, the program's end is reported only after every process that

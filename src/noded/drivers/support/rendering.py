@@ -30,7 +30,7 @@ def render(document: Document, form: RenderFormat, template: str, bytes_max: int
     try:
         content = _text(document, form, template, bytes_max).encode()
     except UnicodeEncodeError:
-        raise CannotRender("the document has characters that UTF-8 does not have") from None
+        raise CannotRender("the document has characters that UTF-8 cannot encode") from None
     except RecursionError:
         raise CannotRender("the document is nested too deeply") from None
     if len(content) > bytes_max:
@@ -51,7 +51,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _quoted_if_need_be(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Quote what PyYAML would not: `1e5` is a number in YAML 1.2, and some Unicode line ends would be bare."""
+    """Quote text that PyYAML leaves unquoted and another reader would misread.
+
+    For example, `1e5` is a number in YAML 1.2, and some Unicode characters end a line.
+    """
     special = text[:1] in _NUMBERS_BEGIN or not _LINE_ENDS.isdisjoint(text)
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if special else None)
 
