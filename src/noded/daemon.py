@@ -25,7 +25,7 @@ class _StopRequested(Exception):
 
 
 async def run(settings: Settings) -> None:
-    """Drive the node until a stop signal. Any error stops the driver first and is then raised."""
+    """Drive the node until a stop signal or an error. Stop the driver in both cases, then raise the error."""
     stop = stop_event()
     me = NodedIdentity(settings.node, settings.host_id, secrets.token_hex(8))
     log.info("starts; cluster %s, host id %s, work directory %s", settings.cluster, me.host_id, settings.work_dir)
@@ -40,10 +40,10 @@ async def run(settings: Settings) -> None:
             boot_record=boot_record(me.host_id),
         )
         try:
-            async with asyncio.TaskGroup() as eternal:
+            async with asyncio.TaskGroup() as loops:
                 for name, loop in node.loops().items():
-                    eternal.create_task(loop, name=name)
-                eternal.create_task(_raise_at_stop(stop))
+                    loops.create_task(loop, name=name)
+                loops.create_task(_raise_at_stop(stop))
         except* _StopRequested:
             await node.shut_down("noded was asked to stop")
         except* Exception as reasons:

@@ -1,10 +1,10 @@
-"""The parts of one noded, built and connected here alone. Contains no decisions.
+"""Builds the parts of one noded and connects them. This is the only place that does, and it decides nothing else.
 
 desired/<node> -> Orders                   wakes Agent
 NodeClaim <-> alive/<node>                 a change wakes StatusReporter, Agent and Actor
 driver                                     its `Context.wake` wakes Agent
-Agent -> StatusReporter -> status/<node>   reconciled: wakes Actor
-actions/<node> -> Actor -> acted/<node>    an action runs by Performer, which holds Agent's driver
+Agent -> StatusReporter -> status/<node>   `on_reconciled` of Agent wakes Actor
+actions/<node> -> Actor -> acted/<node>    Performer runs the action and holds Agent's driver lock meanwhile
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from nodestore.schema.keys import Keys
 
 
 class Node:
-    """Drives one node as process `me`. `loops` returns its tasks, which the caller runs; `shut_down` ends its work.
+    """One noded. The caller runs the coroutines that `loops` returns, ends them, and then calls `shut_down`.
 
-    load: returns the driver class of a name. boot_record: see `noded.actions.boot.boot_record`. background: runs the
-    tasks of drivers.
+    me: identity of this process. load: returns the driver class with the given name. boot_record: see
+    `noded.actions.boot.boot_record`. background: runs the background tasks of drivers.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Node:
         self._etcd = etcd
         self._desired_key = keys.desired_of(me.node)
         context = Context(me.node, keys.cluster, settings.work_dir, me.nonce, self._wake_agent, background)
-        writer = Writer(me.node, me.nonce, boot_record, lambda was: boot.has_rebooted(was, boot_record))
+        writer = Writer(me.node, me.nonce, boot_record, lambda before: boot.has_rebooted(before, boot_record))
 
         self.orders = Orders(self._desired_key)
         self._claim = NodeClaim(etcd, alive_key, me, settings.lease_ttl_s, self._on_claim_changed)
@@ -72,7 +72,7 @@ class Node:
         self._actor = Actor(etcd, keys, writer, self._claim, performer)
 
     def loops(self) -> dict[str, Coroutine[Any, Any, Any]]:
-        """Return the coroutines to run, by name. None of them returns; an error of one is an error of the node."""
+        """Return the coroutines to run, by name. None of them returns. If one raises, the caller must end all."""
         return {
             "claim": self._claim.maintain_claim(),
             "desired": self._follow_desired(),

@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
         "work-dir",
         _directory,
         meta="DIR",
-        text="directory of this noded alone; its content may be deleted any time",
+        text="directory that only this noded uses; its content may be deleted at any time",
     )
     parser.add_option(
         "host-id",
@@ -64,14 +64,14 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
         duration_between(0, 3_600),
         default="5s",
         meta="TIME",
-        text="how long a starting noded waits for etcd before it applies its last state again (default: %(default)s)",
+        text="how long noded waits for etcd at its start, before it uses the last applied state (default: %(default)s)",
     )
     parser.add_option(
         "reboot-command",
         _argv,
         default="",
         meta="COMMAND",
-        text="program and arguments that perform the action reboot (default: none, the action fails)",
+        text="command that the action reboot runs to reboot the PC (default: none, and the action fails)",
     )
     add_common(parser)
     options = parser.parse_args(arguments)
@@ -103,7 +103,7 @@ def _directory(text: str) -> Path:
 
 
 def _argv(text: str) -> tuple[str, ...]:
-    """Split a command line as a shell does. On Windows a backslash is itself, and only double quotes count."""
+    """Split a command line as a shell does. On Windows a backslash escapes nothing, and only double quotes quote."""
     posix = os.name != "nt"
     parts = shlex.split(text) if posix else [part.strip('"') for part in shlex.split(text, posix=False)]
     if not parts or not parts[0] or "\x00" in text:
