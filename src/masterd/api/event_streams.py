@@ -78,7 +78,7 @@ async def stream_journal(sources: ReadSources, request: web.Request) -> web.Stre
     first = await _page(sources, position)
     async with open_stream(request) as response:
         await response.write(b": from %d\n" % position + (b"id: %d.%d\n\n" % (epoch, position) if epoch else b"\n"))
-        position = await _write_entries(response, epoch, first, position)
+        position = await write_entries(response, epoch, first, position)
         while True:
             try:
                 await replica.wait_for(position + 1, _KEEPALIVE_COMMENT_S)
@@ -90,11 +90,11 @@ async def stream_journal(sources: ReadSources, request: web.Request) -> web.Stre
             except TooOld as gone:
                 await response.write(_event("gone", GoneEvent(detail=str(gone))))
                 break
-            position = await _write_entries(response, epoch, entries, position)
+            position = await write_entries(response, epoch, entries, position)
     return response
 
 
-async def _write_entries(response: web.StreamResponse, epoch: int | None, entries: list[Entry], position: int) -> int:
+async def write_entries(response: web.StreamResponse, epoch: int | None, entries: list[Entry], position: int) -> int:
     """Send the commands of `entries` beyond index `position`. Returns the index reached."""
     time_slice = TimeSlice()
     for event in _command_events(epoch, entries, position):

@@ -33,7 +33,7 @@ from nodestore.etcd.types import EtcdSettings
 
 Metadata = tuple[tuple[str, str], ...]
 
-_MESSAGE_BYTES_MAX = 64 << 20  # grpc's 4 MiB default makes a large catch-up fail again at every resume
+MESSAGE_BYTES_MAX = 64 << 20  # grpc's 4 MiB default makes a large catch-up fail again at every resume
 
 
 def _is_from_closed_loop(record: logging.LogRecord) -> bool:
@@ -55,8 +55,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),  # also the time limit of a connect to a dead host
     ("grpc.max_reconnect_backoff_ms", 1_000),  # with grpc's default, a reconnect after an outage took 7.6 s
-    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.enable_retries", 0),  # a hidden retry could apply a write twice
     ("grpc.enable_http_proxy", 0),  # http_proxy in the environment must not apply to etcd
     ("grpc.use_local_subchannel_pool", 1),
@@ -166,10 +165,13 @@ _DOWNLOAD: dict[str, tuple[type[Message], type[Message]]] = {
 }
 
 
-def connect_by_grpc(settings: EtcdSettings) -> Connect:
-    """Connects to members by gRPC, the default of a session. Invalid if a certificate cannot be read."""
+def connect_by_grpc(settings: EtcdSettings, *, answer_bytes_max: int = MESSAGE_BYTES_MAX) -> Connect:
+    """Connects to members by gRPC, the default of a session. Invalid if a certificate cannot be read.
+
+    answer_bytes_max: larger answers are refused, with Fault.UNREADABLE.
+    """
     credentials = _credentials_of(settings)
-    return lambda address: GrpcConnection(address, credentials)
+    return lambda address: GrpcConnection(address, credentials, answer_bytes_max)
 
 
 def _credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
@@ -288,12 +290,18 @@ class RpcStream:
 class GrpcConnection:
     """A gRPC channel to one member. It connects at its first use, and again after every fault."""
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        answer_bytes_max: int = MESSAGE_BYTES_MAX,
+    ) -> None:
         self.address = address
+        options = (*_OPTIONS, ("grpc.max_receive_message_length", answer_bytes_max))
         if credentials is None:
-            self._channel = aio.insecure_channel(address, options=_OPTIONS)
+            self._channel = aio.insecure_channel(address, options=options)
         else:
-            self._channel = aio.secure_channel(address, credentials, options=_OPTIONS)
+            self._channel = aio.secure_channel(address, credentials, options=options)
         self._unary = {
             method: self._stub(self._channel.unary_unary, method, *kinds) for method, kinds in _UNARY.items()
         }

@@ -18,8 +18,9 @@ from nodestore.errors import (
     TooLarge,
     Unavailable,
 )
-from nodestore.etcd import maintenance, rpc
+from nodestore.etcd import maintenance
 from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.rpc import connect_by_grpc
 from nodestore.etcd.session import (
     Etcd,
     EtcdSettings,
@@ -154,11 +155,10 @@ async def test_too_large_a_request_is_too_large(etcd_one: EtcdCluster, keys: Key
         assert await etcd.get(keys.head) is None
 
 
-async def test_an_answer_too_large_for_us(etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_too_large_for_us(etcd_one: EtcdCluster, keys: Keys) -> None:
     """A read says TooLarge, a write that its outcome is unknown; a listing takes smaller pages and gets it all."""
-    small = tuple((name, 1 << 20 if "max_receive" in name else value) for name, value in rpc._OPTIONS)
-    monkeypatch.setattr(rpc, "_OPTIONS", small)
-    async with session(etcd_one) as etcd:
+    settings = EtcdSettings(etcd_one.endpoints)
+    async with Etcd(settings, connect=connect_by_grpc(settings, answer_bytes_max=1 << 20)) as etcd:
         names = [f"{keys.state}{i}" for i in range(9)]
         for name in names:
             await etcd.put(name, bytes(300_000))
