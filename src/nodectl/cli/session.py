@@ -72,8 +72,9 @@ def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]
         from nodestore.schema.keys import Keys
 
         own = EtcdSettings(
-            endpoints, settings.user, settings.password(), ca=settings.ca, cert=settings.cert, key=settings.key
-        )
+            endpoints, user=settings.user, password=settings.password(), ca=settings.ca, cert=settings.cert,
+            key=settings.key,
+        )  # fmt: skip
         async with Etcd(own) as etcd:
             return await work(etcd, Keys(cluster))
 

@@ -135,7 +135,12 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
         from nodestore.etcd.session import Etcd, EtcdSettings  # here: importing gRPC is slow, and HTTP does without
 
         settings = EtcdSettings(
-            self.endpoints.etcd, self._user, self._password, self._tls.ca, self._tls.cert, self._tls.key
+            self.endpoints.etcd,
+            user=self._user,
+            password=self._password,
+            ca=self._tls.ca,
+            cert=self._tls.cert,
+            key=self._tls.key,
         )
         self._etcd = await self._exits.enter_async_context(Etcd(settings))
         assert self._keys is not None

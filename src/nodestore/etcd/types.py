@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ class EtcdSettings:
     """
 
     endpoints: tuple[str, ...]
+    _: KW_ONLY
     user: str | None = None
     password: str | None = None
     password_file: Path | None = None

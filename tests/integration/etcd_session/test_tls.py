@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nodectl import Client
 from nodestore.errors import Unavailable
 from nodestore.etcd.lease import Lease
 from nodestore.etcd.session import Etcd, EtcdSettings
@@ -42,6 +43,15 @@ async def test_with_our_certificate(etcd_tls: EtcdCluster, authority: Authority,
         assert [kv.value for kv in listing.kvs] == [b"x"]
         await stream.aclose()
         await lease.revoke()
+
+
+async def test_a_client_with_our_certificate(etcd_tls: EtcdCluster, authority: Authority, keys: Keys) -> None:
+    """What a client does in etcd by itself goes over TLS, too."""
+    cert, key = authority.issue("client")
+    async with Client(etcd_tls.endpoints, cluster=keys.cluster, ca=authority.ca, cert=cert, key=key) as client:
+        await client.pause("maintenance")
+    async with Etcd(EtcdSettings(etcd_tls.endpoints, ca=authority.ca, cert=cert, key=key)) as etcd:
+        assert await etcd.get(keys.paused) is not None
 
 
 @pytest.mark.parametrize("wrong", ["plain", "no certificate", "another authority"])
