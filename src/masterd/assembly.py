@@ -28,6 +28,7 @@ from masterd.roles.master import Master
 from masterd.roles.peers import PeerClient
 from masterd.settings import MasterSettings
 from masterd.term.leader import Leader
+from masterd.term.parts import build_term_parts
 from masterd.term.warm_start import WarmStart
 from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
 from masterd.upkeep.space_keeper import SpaceKeeper
@@ -87,11 +88,12 @@ def build_parts(
     campaign.on_takeover_sent = warm_start.start
 
     def new_leader(won: TakeoverWon, timeline: Timeline) -> Leader:
-        return leader_type(
+        parts = build_term_parts(
             etcd, keys, master=me.id, won=won, timeline=timeline, replica=replica, cluster_view=cluster_view,
             application=application, space_keeper=space_keeper, warm_start=warm_start, settings=settings.leader,
             wall_clock=wall_clock,
         )  # fmt: skip
+        return leader_type(parts)
 
     # roles
     candidacy = Candidacy(

@@ -12,7 +12,8 @@ from tests.model.world import NOT_SENT, Batch, Bounds, Commit, Masterd, World
 
 
 def begin_commit(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`term.leader.Leader._commit_batch`, `state_machine.batch.Batch.execute`, `term.committer.Committer.commit`."""
+    """The start of a commit: `term.batch_runner.BatchRunner.run_next`, `state_machine.batch.Batch.execute` and
+    `term.committer.Committer.commit`."""
     me = world.masterds[number]
     if me.commit:
         return
@@ -73,7 +74,8 @@ def _runs(setting: Setting, me: Masterd, after: int, command: int) -> bool:
 
 
 def repeat(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`term.leader.Leader._commit_outcomes`: a batch that writes nothing, answered once the term was confirmed."""
+    """`term.batch_runner.BatchRunner._commit_outcomes`: a batch that writes nothing is answered once the
+    term is confirmed."""
     me = world.masterds[number]
     if me.commit:
         return
@@ -97,7 +99,7 @@ def _answered(world: World, batch: Batch) -> World:
 
 
 def commit_answered(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
-    """`term.journal.Journal.commit`, `_settle` and `_verdict`."""
+    """`term.journal.Journal.commit`, `_settle` and `_fate`."""
     me = world.masterds[number]
     if not me.commit:
         return

@@ -4,5 +4,5 @@ Contains the queue of commands and their group commit, the resolution of a trans
 the adoption of the configuration, node events, named snapshots, retention, and the proof that the term can still
 commit. Each object here is created when a term begins and dropped when it ends.
 May import replication, state_machine and application; election only for its timeline and upkeep for its space keeper.
-Read `leader.py` first, then `committer.py` and `journal.py`.
+`parts.py` shows how they are wired. Read `leader.py` first, then `batch_runner.py`, `committer.py` and `journal.py`.
 """

@@ -20,13 +20,36 @@ _FIRST_ANSWER_S = 2.0
 
 
 class TakeoverRecord:
-    """Completes the timeline of one takeover and writes it once."""
+    """Completes the timeline of one takeover and writes it once. serving: set while the leader serves clients."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, timeline: Timeline) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, timeline: Timeline, serving: asyncio.Event) -> None:
         self._etcd, self._keys, self._fence, self._timeline = etcd, keys, fence, timeline
+        self._serving = serving
         self._answered = asyncio.Event()
+        self._had_request = False
+        """Whether a client has sent a request in this term."""
 
-    def mark(self, phase: TakeoverPhase) -> None:
+    def note_serving(self) -> None:
+        """Record that the leader serves. A request that came earlier has waited for this."""
+        self._mark("serving")
+        if self._had_request:
+            self._mark("found")
+
+    def note_request(self) -> None:
+        """Record that a client has sent a request to this leader."""
+        if self._serving.is_set():
+            self._mark("found")
+        self._had_request = True
+
+    def note_answer(self) -> None:
+        """Record that a client has got an answer.
+
+        Answers before the leader serves do not count: a read may be answered then, but it proves no commit.
+        """
+        if self._serving.is_set():
+            self._mark("first_answer")
+
+    def _mark(self, phase: TakeoverPhase) -> None:
         """Record that this phase is reached now. Only the first call for a phase counts."""
         if phase not in self._timeline.marks:
             self._timeline.mark(phase, time.monotonic())

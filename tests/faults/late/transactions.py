@@ -20,6 +20,7 @@ from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.leader import Leader, LeaderSettings
+from masterd.term.parts import TermParts, build_term_parts
 from nodestore.cluster.election import TakeoverWon, ensure_epoch, new_leader_record, parse_leader, takeover
 from nodestore.errors import NodectlError, OutcomeUnknown
 from nodestore.etcd import maintenance
@@ -170,8 +171,9 @@ class RunningLeader:
 
     won: TakeoverWon
     leader: Leader
+    parts: TermParts
     replica: Replica
-    board: ClusterView
+    cluster_view: ClusterView
     running: asyncio.Task[None]
     errors: list[NodectlError] = field(default_factory=list)
 
@@ -211,20 +213,33 @@ async def run_leader(
 ) -> AsyncIterator[RunningLeader]:
     """A leader that writes through `etcd`. It has no watches: it learns of its end from what it writes."""
     won = won or await take_over(witness, keys, name)
-    replica, board = Replica(witness, keys), ClusterView(witness, keys)
+    replica, cluster_view = Replica(witness, keys), ClusterView(witness, keys)
     await replica.apply_takeover(won)
-    leader = Leader(
-        etcd, keys, master=name, won=won, replica=replica, cluster_view=board, application=application or ToyApp(),
-        settings=settings or LeaderSettings(), wall_clock=wall_clock,
+    parts = build_term_parts(
+        etcd, keys, master=name, won=won, replica=replica, cluster_view=cluster_view,
+        application=application or ToyApp(), settings=settings or LeaderSettings(), wall_clock=wall_clock,
     )  # fmt: skip
+    leader = Leader(parts)
     running = asyncio.create_task(leader.run(), name=f"leader {name}")
     try:
         await _serving(leader, running)
-        yield RunningLeader(won, leader, replica, board, running)
+        yield RunningLeader(won, leader, parts, replica, cluster_view, running)
     finally:
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError, NodectlError):
             await running
+
+
+@asynccontextmanager
+async def watch_cluster(term: RunningLeader) -> AsyncIterator[None]:
+    """Keep the cluster view of this leader up to date, as its masterd would."""
+    watching = asyncio.create_task(term.cluster_view.watch())
+    try:
+        await eventually(lambda: term.cluster_view.epoch is not None, "the cluster view has been read")
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def _serving(leader: Leader, running: asyncio.Task[None]) -> None:

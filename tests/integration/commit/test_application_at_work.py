@@ -61,9 +61,9 @@ async def _entries(etcd: Etcd, keys: Keys) -> list[CommandRecord]:
 
 @asynccontextmanager
 async def _watching(seat: RunningLeader) -> AsyncIterator[None]:
-    watching = asyncio.create_task(seat.board.watch())
+    watching = asyncio.create_task(seat.cluster_view.watch())
     try:
-        await eventually(lambda: seat.board.epoch is not None, "the board is read")
+        await eventually(lambda: seat.cluster_view.epoch is not None, "the board is read")
         yield
     finally:
         watching.cancel()

@@ -80,11 +80,11 @@ async def test_a_new_leader_does_not_name_its_predecessor(etcd_one: EtcdCluster,
         async with run_leader(etcd, etcd, keys, "m2") as seat:
             parts = build_parts(etcd, keys, MasterIdentity("m2", "m2", (), 0, "n"), ToyApp(), MasterSettings())
             parts.leadership.leader = seat.leader
-            sources = replace(parts.read_sources, cluster_view=seat.board)
-            seat.board._set_leader(old)
+            sources = replace(parts.read_sources, cluster_view=seat.cluster_view)
+            seat.cluster_view._set_leader(old)
             with pytest.raises(Unavailable, match="just taken over"):
                 await reads.leader(sources, cast(Any, None))
-            seat.board._set_leader(await etcd.get(keys.leader))
+            seat.cluster_view._set_leader(await etcd.get(keys.leader))
             told = await reads.leader(sources, cast(Any, None))
             assert told["id"] == "m2"
             assert told["term"]["revision"] > before.won.fence.term.revision
@@ -207,7 +207,7 @@ async def test_the_watch_may_lag_behind_the_term(
         assert ours is not None
         for revision in seen:
             kv = None if revision is None else replace(ours, mod_revision=ours.mod_revision + revision)
-            seat.board._set_leader(kv)
+            seat.cluster_view._set_leader(kv)
         outcome = None
         with suppress(LeadershipLost):
             outcome = await seat.add("x1")

@@ -349,7 +349,7 @@ async def test_from_the_command_to_the_history(etcd_one: EtcdCluster, keys: Keys
         )
         lead = Leader(node, tmp_path)
         async with run_leader(node.etcd, node.etcd, keys, application=BuiltinApp()) as seat:
-            watching = asyncio.create_task(seat.board.watch())
+            watching = asyncio.create_task(seat.cluster_view.watch())
             requests = [
                 CommandRequest(f"act-{number}", NODE_ACT, {"node": NODE, "action": "append", "args": args}, "alice", 0)
                 for number, args in enumerate(

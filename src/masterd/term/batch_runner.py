@@ -1,0 +1,171 @@
+"""Takes commands from the queue, runs them as one batch, commits it and reports the outcomes (group commit)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from masterd.application.worker import HungError, JobProgress
+from masterd.replication.replica import Replica
+from masterd.state_machine.batch import SNAPSHOT_RESTORE, Batch, CommandOutcome
+from masterd.term.command_queue import CommandQueue
+from masterd.term.committer import Committer, LeaderSettings
+from masterd.term.read_index import ReadIndex
+from masterd.term.restore import SnapshotRestorer
+from masterd.term.submissions import Submission, SubmissionGroup
+from masterd.term.takeover_record import TakeoverRecord
+from masterd.term.term_end import TermEnd
+from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown
+from nodestore.support.logs import RateLimitedLog
+
+log = logging.getLogger(__name__)
+
+_HUNG_THREADS_MAX = 4
+"""If this many handlers hang in their threads, commands whose handlers have hung before are refused unrun."""
+
+
+class BatchRunner:
+    """Commits the queued commands of one term, one batch at a time."""
+
+    def __init__(
+        self,
+        queue: CommandQueue,
+        committer: Committer,
+        read_index: ReadIndex,
+        restorer: SnapshotRestorer,
+        replica: Replica,
+        takeover_record: TakeoverRecord,
+        term_end: TermEnd,
+        settings: LeaderSettings,
+    ) -> None:
+        self._queue, self._committer, self._read_index, self._restorer = queue, committer, read_index, restorer
+        self._replica, self._takeover_record, self._term_end = replica, takeover_record, term_end
+        self._settings = settings
+        self._hung_commands: set[str] = set()
+        """Names of commands whose handlers have hung in this term."""
+        self._limited_log = RateLimitedLog(log)
+
+    async def run_next(self) -> None:
+        """Run, commit and answer the next commands of the queue; at least one must be queued.
+
+        Raises LeadershipLost, OutcomeUnknown and Garbage, which end the term. Other errors become outcomes.
+        """
+        if self._queue.first.request.name == SNAPSHOT_RESTORE:
+            await self._run_restore(self._queue.pop_first())
+            return
+        submissions = self._next_batch()
+        if not submissions:
+            return
+        try:
+            batch, outcomes = await self._committer.run_batch(
+                lambda batch, progress: _run_all(batch, progress, submissions), self._settings.handler_timeout_s,
+                inline=self._committer.may_run_inline([submission.request for submission in submissions]),
+            )  # fmt: skip
+        except HungError as error:
+            await self._refuse_hung(submissions[error.step], error)
+            return
+        for _ in outcomes:
+            self._queue.pop_first()
+        await self._commit_outcomes(batch, list(zip(submissions, outcomes, strict=False)))
+
+    def _next_batch(self) -> list[Submission]:
+        """Return the queued commands that fit into one batch.
+
+        While too many handlers hang, a command that has hung before ends the batch; if it is the first, it is refused.
+        """
+        submissions: list[Submission] = []
+        hung_count = self._committer.worker.hung_count
+        refused = self._hung_commands if hung_count >= _HUNG_THREADS_MAX else frozenset[str]()
+        known_ids = self._replica.state.ids  # a repeat does not run: it gets the first result
+        for submission in islice(self._queue, self._settings.commands_per_batch):
+            request = submission.request
+            if request.name == SNAPSHOT_RESTORE or (request.name in refused and request.id not in known_ids):
+                break
+            submissions.append(submission)
+        if not submissions:
+            submission = self._queue.pop_first()
+            submission.fail(NodectlError(
+                f"command {submission.request.name} was not run: {hung_count} handlers of this application hang, of "
+                "this command too"
+            ))  # fmt: skip
+        return submissions
+
+    async def _refuse_hung(self, submission: Submission, error: HungError) -> None:
+        """Fail a command whose handler hangs. The others of its batch stay queued and run again."""
+        name = submission.request.name
+        log.error("command %s of %s %s: it is given up", name, submission.request.actor, error)
+        self._hung_commands.add(name)
+        self._queue.remove(submission)
+        try:
+            await self._read_index.confirm()  # a deposed leader must not report a refusal
+        except NodectlError as confirm_error:
+            self._fail_all([submission], confirm_error)
+            if isinstance(confirm_error, LeadershipLost | Garbage):
+                raise
+            return
+        except BaseException:
+            submission.fail(LeadershipLost("this master was stopped before it could confirm that nothing was done"))
+            raise
+        submission.fail(NodectlError(f"command {name} {error} in the application: nothing of it was done"))
+
+    async def _run_restore(self, submission: Submission) -> None:
+        """Run and commit a restore, alone: its documents come from etcd, and its entry only names their snapshot."""
+        try:
+            batch, outcome = await self._restorer.run(submission.request)
+        except LeadershipLost as error:
+            self._fail_all([submission], error)
+            raise
+        except BaseException:
+            submission.fail(LeadershipLost("this master was stopped before it restored anything"))
+            raise
+        await self._commit_outcomes(batch, [(submission, outcome)])
+        self._restorer.release()
+
+    async def _commit_outcomes(
+        self, batch: Batch | None, outcomes: Sequence[tuple[Submission, CommandOutcome]]
+    ) -> None:
+        """Commit the batch, then report the outcomes. A batch without records needs only a confirmed term."""
+
+        def report() -> None:
+            if any(isinstance(submission.sink, SubmissionGroup) for submission, _ in outcomes):  # from a client
+                self._takeover_record.note_answer()
+            for submission, outcome in outcomes:
+                submission.resolve(outcome)
+
+        try:
+            if batch is not None and batch.records:
+                await self._committer.commit(batch, on_landed=report)
+            else:
+                await self._read_index.confirm()
+                report()
+        except NodectlError as error:
+            self._fail_all([submission for submission, _ in outcomes], error)
+            if isinstance(error, LeadershipLost | OutcomeUnknown | Garbage):
+                raise
+            self._limited_log.log(
+                logging.WARNING, f"a batch of {len(outcomes)} commands was not committed: {error}", about=error.code
+            )
+        except BaseException:
+            for submission, _ in outcomes:
+                submission.fail(OutcomeUnknown("this master was stopped during the commit: it may be committed"))
+            raise
+
+    def _fail_all(self, submissions: Iterable[Submission], error: NodectlError) -> None:
+        """Fail these commands. LeadershipLost is noted first, so that their callers go on to the next leader."""
+        if isinstance(error, LeadershipLost):
+            self._term_end.mark(error)
+        for submission in submissions:
+            submission.fail(error)
+
+
+def _run_all(batch: Batch, progress: JobProgress, submissions: Sequence[Submission]) -> list[CommandOutcome]:
+    """Run commands until the batch is full; return the outcomes of those that fit."""
+    outcomes: list[CommandOutcome] = []
+    for step, submission in enumerate(submissions):
+        progress.begin_step(step)
+        outcome = batch.execute(submission.request)
+        if outcome is None:
+            break
+        outcomes.append(outcome)
+    return outcomes

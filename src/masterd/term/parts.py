@@ -1,0 +1,111 @@
+"""The wiring of one term: creates all of its parts, and shows which part uses which."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from masterd.application.contract import Application
+from masterd.election.timeline import Timeline
+from masterd.replication.cluster_view import ClusterView
+from masterd.replication.replica import Replica
+from masterd.term.action_closing import ActionCloser
+from masterd.term.archive import SnapshotArchive
+from masterd.term.batch_runner import BatchRunner
+from masterd.term.challenge_responder import ChallengeResponder
+from masterd.term.command_queue import CommandQueue
+from masterd.term.committer import Committer, LeaderSettings
+from masterd.term.config_adoption import ConfigAdopter
+from masterd.term.node_events import NodeEvents
+from masterd.term.read_index import ReadIndex
+from masterd.term.restore import SnapshotRestorer
+from masterd.term.retention import JournalRetention
+from masterd.term.takeover_record import TakeoverRecord
+from masterd.term.term_end import TermEnd
+from masterd.term.warm_start import WarmStart
+from masterd.upkeep.space_keeper import SpaceKeeper
+from nodestore.cluster.election import TakeoverWon
+from nodestore.errors import NoSpace
+from nodestore.etcd.session import Etcd
+from nodestore.schema.keys import Keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermParts:
+    """What one term is made of: what it was given, and the objects that live as long as the term."""
+
+    master: str
+    won: TakeoverWon
+    replica: Replica
+    cluster_view: ClusterView
+    settings: LeaderSettings
+    space_keeper: SpaceKeeper | None
+    warm_start: WarmStart | None
+
+    wake: asyncio.Event
+    """Wakes the task that commits."""
+    serving: asyncio.Event
+    """Set while the leader serves clients."""
+    term_end: TermEnd
+    takeover_record: TakeoverRecord
+    read_index: ReadIndex
+    committer: Committer
+    queue: CommandQueue
+    batch_runner: BatchRunner
+    config_adopter: ConfigAdopter
+    node_events: NodeEvents
+    action_closer: ActionCloser
+    retention: JournalRetention
+    archive: SnapshotArchive
+    challenge_responder: ChallengeResponder
+
+
+def build_term_parts(
+    etcd: Etcd,
+    keys: Keys,
+    *,
+    master: str,
+    won: TakeoverWon,
+    replica: Replica,
+    cluster_view: ClusterView,
+    application: Application,
+    settings: LeaderSettings,
+    space_keeper: SpaceKeeper | None = None,
+    timeline: Timeline | None = None,
+    warm_start: WarmStart | None = None,
+    wall_clock: Callable[[], float] = time.time,
+) -> TermParts:
+    """Create the parts of the term `won`, for `Leader`. master: the id of this masterd. wall_clock: in seconds."""
+    fence, derive_s = won.fence, settings.derive_timeout_s
+
+    def space_refusal() -> NoSpace | None:
+        return None if space_keeper is None else space_keeper.refusal()
+
+    wake, serving = asyncio.Event(), asyncio.Event()
+    term_end = TermEnd(wake)
+    takeover_record = TakeoverRecord(etcd, keys, fence, timeline or Timeline(), serving)
+    queue = CommandQueue(settings.queue_max, term_end, takeover_record, space_refusal, wake)
+
+    read_index = ReadIndex(etcd, keys, fence)
+    committer = Committer(etcd, keys, won, replica, application, settings, wall_clock)
+    retention = JournalRetention(fence, replica, committer.publisher, settings.retention, wall_clock)
+    archive = SnapshotArchive(fence, retention)
+    restorer = SnapshotRestorer(archive, retention, committer, derive_s)
+    batch_runner = BatchRunner(
+        queue, committer, read_index, restorer, replica, takeover_record, term_end, settings
+    )  # fmt: skip
+
+    node_events = NodeEvents(cluster_view, application, fence.term.epoch, wake.set)
+    action_closer = ActionCloser(etcd, keys, node_events, replica, committer, derive_s, wake.set)
+    config_adopter = ConfigAdopter(etcd, keys, cluster_view, replica, committer, derive_s)
+    challenge_responder = ChallengeResponder(etcd, keys, fence, cluster_view)
+
+    return TermParts(
+        master=master, won=won, replica=replica, cluster_view=cluster_view, settings=settings,
+        space_keeper=space_keeper, warm_start=warm_start, wake=wake, serving=serving, term_end=term_end,
+        takeover_record=takeover_record, read_index=read_index, committer=committer, queue=queue,
+        batch_runner=batch_runner, config_adopter=config_adopter, node_events=node_events,
+        action_closer=action_closer, retention=retention, archive=archive, challenge_responder=challenge_responder,
+    )  # fmt: skip
