@@ -64,17 +64,19 @@ def build_parts(
     maintenance: Etcd | None = None,
     wall_clock: Callable[[], float] = time.time,
     leader_type: type[Leader] = Leader,
+    cluster_view: ClusterView | None = None,
 ) -> MasterdParts:
     """Build everything but the API. Nothing runs before `master.run` is awaited.
 
     `maintenance` is a session with root's rights in etcd, for maintenance calls; by default it is `etcd`.
+    `leader_type` and `cluster_view` replace those parts in tests.
     """
     maintenance = maintenance or etcd
     leadership = Leadership()
     candidacy_changed = asyncio.Event()
 
     # replication
-    cluster_view = ClusterView(etcd, keys)
+    cluster_view = cluster_view or ClusterView(etcd, keys)
     replica = Replica(etcd, keys)
 
     # upkeep

@@ -45,6 +45,28 @@ class RetentionSettings:
     """False only in tests: truncate up to the snapshots, even if ids of those entries must still be known."""
 
 
+def is_snapshot_due(settings: RetentionSettings, commands: int, journal_bytes: int, snapshot_bytes: int) -> bool:
+    """Whether a snapshot is due.
+
+    commands, journal_bytes: number and size of the commands since the last snapshot. snapshot_bytes: size of that one.
+    """
+    if journal_bytes < _journal_bytes_min(settings, snapshot_bytes):
+        return False
+    if commands >= settings.snapshot_every_commands:
+        return True
+    return commands > 0 and journal_bytes >= settings.snapshot_every_bytes
+
+
+def _journal_bytes_min(settings: RetentionSettings, snapshot_bytes: int) -> int:
+    """Bytes of journal before which no new snapshot is written: half the size of the last snapshot.
+
+    Without it, snapshots would become the larger part of all writes under load (200,000 ids are 20 MB).
+    """
+    if snapshot_bytes <= _SMALL_BYTES:
+        return 0
+    return min(snapshot_bytes // 2, settings.journal_bytes_max // 3)
+
+
 class JournalRetention:
     """Keeps the store bounded for one term. A failed attempt is logged and repeated at the next check."""
 
@@ -109,23 +131,9 @@ class JournalRetention:
             self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # entries read while catching up do not count
 
     def _is_snapshot_due(self) -> bool:
-        state, last = self.replica.state, self._last_index or 0
-        since = self.replica.bytes_seen - self._bytes_at_snapshot
-        if since < self._snapshot_journal_bytes_min:
-            return False
-        if state.index - last >= self._settings.snapshot_every_commands:
-            return True
-        return state.index > last and since >= self._settings.snapshot_every_bytes
-
-    @property
-    def _snapshot_journal_bytes_min(self) -> int:
-        """Bytes of journal before which no new snapshot is written: half the size of the last snapshot.
-
-        Without it, snapshots would become the larger part of all writes under load (200,000 ids are 20 MB).
-        """
-        if self._snapshot_bytes <= _SMALL_BYTES:
-            return 0
-        return min(self._snapshot_bytes // 2, self._settings.journal_bytes_max // 3)
+        commands = self.replica.state.index - (self._last_index or 0)
+        journal_bytes = self.replica.bytes_seen - self._bytes_at_snapshot
+        return is_snapshot_due(self._settings, commands, journal_bytes, self._snapshot_bytes)
 
     async def write_snapshot(self, name: str | None = None) -> str:
         """Write a snapshot of the current state; return its full name. Raises LeadershipLost if the term has ended."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from masterd.application.contract import Application
-from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.leader import Leader, LeaderSettings
@@ -29,6 +28,7 @@ from nodestore.schema.keys import Keys
 from nodestore.schema.models import ConfigRecord, Desired, Entry, Inventory, decode
 from nodestore.support.jsonio import loads
 from tests.faults.network.proxy import Mode, Proxy
+from tests.support.cluster_views import SteeredClusterView
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import ToyApp, inventory
 from tests.support.waiting import eventually
@@ -173,7 +173,7 @@ class RunningLeader:
     leader: Leader
     parts: TermParts
     replica: Replica
-    cluster_view: ClusterView
+    cluster_view: SteeredClusterView
     running: asyncio.Task[None]
     errors: list[NodectlError] = field(default_factory=list)
 
@@ -213,7 +213,7 @@ async def run_leader(
 ) -> AsyncIterator[RunningLeader]:
     """A leader that writes through `etcd`. It has no watches: it learns of its end from what it writes."""
     won = won or await take_over(witness, keys, name)
-    replica, cluster_view = Replica(witness, keys), ClusterView(witness, keys)
+    replica, cluster_view = Replica(witness, keys), SteeredClusterView(witness, keys)
     await replica.apply_takeover(won)
     parts = build_term_parts(
         etcd, keys, master=name, won=won, replica=replica, cluster_view=cluster_view,

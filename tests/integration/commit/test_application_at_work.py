@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,16 +17,16 @@ from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Acted, ActionResult, Actions, Alive, CommandRecord, Entry, Epoch, Status, decode
 from nodestore.support.jsonio import Json
-from tests.faults.late.transactions import RunningLeader, configure, run_leader, session
+from tests.faults.late.transactions import RunningLeader, configure, run_leader, session, watch_cluster
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import Put, ToyApp, inventory
 from tests.support.waiting import eventually
 
-_QUICK = LeaderSettings(handler_timeout_s=0.3)
+_SHORT_LIMIT = LeaderSettings(handler_timeout_s=0.3)
 
 
-class HardToBear(ToyApp):
-    """It hangs on demand, and counts how often each node was ready."""
+class MisbehavingApp(ToyApp):
+    """Its commands `spin` and `block` hang; it counts how often each node was ready, and fails on a failed node."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,22 +58,11 @@ async def _entries(etcd: Etcd, keys: Keys) -> list[CommandRecord]:
     return [record for kv in found for record in decode(Entry, kv.value, kv.key).commands]
 
 
-@asynccontextmanager
-async def _watching(seat: RunningLeader) -> AsyncIterator[None]:
-    watching = asyncio.create_task(seat.cluster_view.watch())
-    try:
-        await eventually(lambda: seat.cluster_view.epoch is not None, "the board is read")
-        yield
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-
-
 async def test_a_handler_that_hangs_costs_its_caller_an_error(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Those that came with it are run, in order and once; the term goes on; heartbeats are not held up."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with run_leader(etcd, etcd, keys, application=HardToBear(), settings=_QUICK) as seat:
+        async with run_leader(etcd, etcd, keys, application=MisbehavingApp(), settings=_SHORT_LIMIT) as seat:
             beats = 0
 
             async def beat() -> None:
@@ -102,8 +90,8 @@ async def test_what_keeps_hanging_is_refused_unrun(etcd_one: EtcdCluster, keys: 
     """So that threads that cannot be ended are few; other commands are not touched, and it is run again when it can."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        app = HardToBear()
-        async with run_leader(etcd, etcd, keys, application=app, settings=_QUICK) as seat:
+        app = MisbehavingApp()
+        async with run_leader(etcd, etcd, keys, application=app, settings=_SHORT_LIMIT) as seat:
             for number in range(4):
                 outcome = (await seat.submit(CommandRequest(f"b{number}", "block", {}, "t", 0)))[0]
                 assert "did not finish" in str(outcome.error)
@@ -113,7 +101,7 @@ async def test_what_keeps_hanging_is_refused_unrun(etcd_one: EtcdCluster, keys: 
             )
             assert (await seat.add("a1")).result == 1
             app.release.set()
-            await eventually(lambda: seat.leader._committer.worker.hung_count == 0, "they have returned")
+            await eventually(lambda: seat.parts.committer.worker.hung_count == 0, "they have returned")
             assert (await seat.submit(CommandRequest("b5", "block", {}, "t", 0)))[0].result is True
 
 
@@ -122,7 +110,7 @@ async def test_an_application_that_cannot_say_what_nodes_must_be_ends_the_term_w
 ) -> None:
     """Another masterd, with another version perhaps, may be able to."""
 
-    class Silent(HardToBear):
+    class Silent(MisbehavingApp):
         def desired(self, config: Any, view: Any, node: str) -> Any:
             if view.get("hang"):
                 self.release.wait(60)
@@ -130,7 +118,7 @@ async def test_an_application_that_cannot_say_what_nodes_must_be_ends_the_term_w
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         app = Silent()
-        settings = replace(_QUICK, derive_timeout_s=0.3)
+        settings = replace(_SHORT_LIMIT, derive_timeout_s=0.3)
         async with run_leader(etcd, etcd, keys, application=app, settings=settings) as seat:
             outcome = await seat.put("hang", x=1)
             assert "did not finish within 0.3 s" in str(outcome.error)
@@ -144,8 +132,8 @@ async def test_the_application_hears_of_its_nodes_and_answers_with_documents(etc
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         await etcd.put(keys.status_of("stranger"), Status(node="stranger", nonce="x", host="h", phase="ready").encode())
-        app = HardToBear()
-        async with run_leader(etcd, etcd, keys, application=app) as seat, _watching(seat):
+        app = MisbehavingApp()
+        async with run_leader(etcd, etcd, keys, application=app) as seat, watch_cluster(seat):
             await etcd.put(keys.alive_of("n1"), Alive(host_id="h", nonce="x", host="h").encode())
             await eventually(lambda: ("n1", True, None) in app.heard, "it came")
             ready = Status(node="n1", nonce="x", host="h", phase="ready")
@@ -161,8 +149,8 @@ async def test_the_application_hears_of_its_nodes_and_answers_with_documents(etc
             assert [node for node, _, _ in app.heard if node == "stranger"] == []
         record = next(record for record in await _entries(etcd, keys) if record.name == "node.changed")
         assert (record.actor, record.args["node"], record.args["phase"]) == ("n1", "n1", "ready")
-        again = HardToBear()
-        async with run_leader(etcd, etcd, keys, "m2", application=again) as seat, _watching(seat):
+        again = MisbehavingApp()
+        async with run_leader(etcd, etcd, keys, "m2", application=again) as seat, watch_cluster(seat):
             await eventually(lambda: ("n1", False, "ready") in again.heard, "the new leader tells of it")
 
 
@@ -186,7 +174,7 @@ async def test_an_action_is_shown_to_the_node_and_closed_by_its_result(etcd_one:
         async with run_leader(etcd, etcd, keys) as seat:
             index = await _act(seat, args={"times": 2})
             assert await _pending(etcd, keys) == [index]
-        async with run_leader(etcd, etcd, keys, "m2") as seat, _watching(seat):
+        async with run_leader(etcd, etcd, keys, "m2") as seat, watch_cluster(seat):
             assert await _pending(etcd, keys) == [index]
             started = ActionResult(index=index, name="blink", state="started", nonce="x")
             acted = Acted(node="n1", epoch=1, floor=index, results=(started,))

@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 async def tell(seat: RunningLeader, etcd: Etcd, keys: Keys) -> None:
     """What the leader's watch of the configuration would bring."""
     seat.cluster_view.config = await etcd.get(keys.config_current)
-    seat.cluster_view._changed()
+    seat.cluster_view.notify()
 
 
 async def adopted(seat: RunningLeader, version: int) -> None:
@@ -44,7 +44,7 @@ async def test_a_configuration_that_changes_while_it_is_adopted(etcd_one: EtcdCl
             old = await etcd.get(keys.config_current)
             await configure(etcd, keys, inventory("n1", colour="blue"), version=3)
             seat.cluster_view.config = old
-            seat.cluster_view._changed()
+            seat.cluster_view.notify()
             await adopted(seat, 3)
             names = [record.id for kv in (await etcd.range(keys.journal)).kvs
                      for record in decode(Entry, kv.value, kv.key).commands if record.config is not None]  # fmt: skip

@@ -124,7 +124,9 @@ async def test_damage_is_seen(etcd_one: EtcdCluster, keys: Keys) -> None:
         await eventually(lambda: _right(masters), "all is well", timeout_s=20.0)
         masters.running.pop("m1").kill()
         etcd = masters.etcd
-        head = decode(Head, (await masters._key(keys.head)).value, keys.head)
+        stored_head = await etcd.get(keys.head)
+        assert stored_head is not None
+        head = decode(Head, stored_head.value, keys.head)
         snapshot = keys.snapshot(next(iter(await Snapshots(etcd, keys).manifests()))) + "000000"
         for key, value, expected in [
             (keys.document("nodes/n1"), b'{"v":1,"index":2,"document":{}}', "view"),

@@ -1,10 +1,11 @@
-"""Corners of a takeover: old answers, orders that nobody obeyed in time, claims, and a leader that gives up."""
+"""Takeovers that lag or fail: late answers, switchover orders, claims of lost replies, and a leader that gives up."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,14 +14,13 @@ from masterd.assembly import build_parts
 from masterd.election import campaign as campaign_module
 from masterd.election.campaign import Campaign, MasterIdentity
 from masterd.election.suspicion import ElectionTiming
-from masterd.replication import cluster_view as board_module
+from masterd.replication import cluster_view as cluster_view_module
 from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.roles import master as master_module
 from masterd.settings import MasterSettings
 from masterd.term.leader import Leader
 from nodestore.cluster.election import (
-    EpochSeen,
     TakeoverLost,
     TakeoverWon,
     ensure_epoch,
@@ -32,8 +32,9 @@ from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import Compare, Etcd, EtcdSettings, Op, TxnResult
 from nodestore.etcd.watch import Changes, Event, Listing
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Answer, Challenge, decode
+from nodestore.schema.models import Answer, Challenge, Epoch, LeaderRecord, decode
 from tests.faults.late.transactions import run_leader, session, take_over
+from tests.support.cluster_views import SteeredClusterView
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import ToyApp
 from tests.support.waiting import eventually
@@ -58,12 +59,12 @@ async def _silent_port() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _campaigning(etcd: Etcd, keys: Keys, timing: ElectionTiming = _PATIENT) -> AsyncIterator[Campaign]:
-    """m2's campaigns, with a board that is kept up to date."""
-    board = ClusterView(etcd, keys)
-    watching = asyncio.create_task(board.watch())
+    """m2's campaigns, with a cluster view that is kept up to date."""
+    cluster_view = ClusterView(etcd, keys)
+    watching = asyncio.create_task(cluster_view.watch())
     try:
-        await eventually(lambda: board.leader_known.is_set(), "the board is read")
-        yield Campaign(etcd, keys, _M2, board, Replica(etcd, keys), timing)
+        await eventually(cluster_view.leader_known.is_set, "the cluster view has been read")
+        yield Campaign(etcd, keys, _M2, cluster_view, Replica(etcd, keys), timing)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
@@ -106,9 +107,9 @@ async def test_an_answer_to_an_older_challenge_does_not_keep_a_dead_leader_in_of
         """Once m2's first challenge is there, and before m2 knows that, so is an older answer."""
 
         async def txn_hedged(
-            self, compares: Sequence[Compare], then: Sequence[Op] = (), orelse: Sequence[Op] = (), **told: Any
+            self, compares: Sequence[Compare], then: Sequence[Op] = (), orelse: Sequence[Op] = (), **options: Any
         ) -> TxnResult:
-            result = await super().txn_hedged(compares, then, orelse, **told)
+            result = await super().txn_hedged(compares, then, orelse, **options)
             put = await self.get(keys.challenge("m2"))
             if put is not None and await self.get(keys.answer("m2")) is None:
                 term = decode(Challenge, put.value, put.key).term
@@ -128,90 +129,110 @@ async def test_an_answer_to_an_older_challenge_does_not_keep_a_dead_leader_in_of
             assert put.version > 1, "it was challenged once more"
 
 
-async def test_an_order_that_was_not_obeyed_in_time_is_forgotten(etcd_one: EtcdCluster, keys: Keys) -> None:
+async def test_an_order_that_was_not_begun_in_time_is_forgotten(etcd_one: EtcdCluster, keys: Keys) -> None:
     """The leader that gave it has gone on, and must not be deposed by it later."""
+    unsuspecting = replace(_PATIENT, connect_s=600.0)
     async with session(etcd_one) as etcd, _silent_port() as url:
         won = await _leads(etcd, keys, "m1", url)
-        async with _campaigning(etcd, keys) as campaign:
-            campaign._campaigning.set()
-            with pytest.raises(Unavailable, match="could not take over within"):
-                await campaign.take_over_from(won.fence.term.revision, "ann", 0.05)
-            lease, _ = await etcd.grant(60)
-            seen = await etcd.get(keys.leader)
-            assert await campaign._step(lease) is None
-            assert await etcd.get(keys.leader) == seen
+        cluster_view = ClusterView(etcd, keys)  # not watched yet: the campaign waits for its first listing
+        campaign = Campaign(etcd, keys, _M2, cluster_view, Replica(etcd, keys), unsuspecting)
+        lease, _ = await etcd.grant(60)
+        winning = asyncio.create_task(campaign.win(lease))
+        with pytest.raises(Unavailable, match="could not take over within"):
+            await campaign.take_over_from(won.fence.term.revision, "ann", 0.05)
+        watching = asyncio.create_task(cluster_view.watch())
+        try:
+            # If ann's order were executed now, bob's would be lost: the term that it names would be over.
+            await campaign.take_over_from(won.fence.term.revision, "bob", 30.0)
+            await winning
+            assert "bob" in (await _leader_record(etcd, keys)).why
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_an_order_to_who_does_not_campaign_is_refused_soon(
+async def _leader_record(etcd: Etcd, keys: Keys) -> LeaderRecord:
+    record = parse_leader(await etcd.get(keys.leader)).record
+    assert record is not None
+    return record
+
+
+async def test_an_order_to_a_master_that_does_not_campaign_is_refused_soon(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It pauses after a term that it had to give up, say; the leader that asks keeps commands waiting meanwhile."""
+    """It may be pausing after a term that it gave up. The leader that asks holds back commands meanwhile."""
     monkeypatch.setattr(campaign_module, "_STANDBY_WAIT_S", 0.05)
     async with session(etcd_one) as etcd, _campaigning(etcd, keys) as campaign:
         with pytest.raises(Unavailable, match="m2 is not a standby at the moment"):
             await campaign.take_over_from(7, "ann", 600.0)
 
 
-async def test_an_order_whose_takeover_landed_unheard_is_answered_once_the_term_is_taken_up(
+async def test_an_order_whose_takeover_lost_its_reply_is_answered_once_the_term_is_claimed(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever asked for a switchover that came about is not told that it did not."""
+    """A switchover that succeeded must not be reported as failed."""
 
-    async def unheard(*told: Any, **settings: Any) -> TakeoverWon | TakeoverLost:
+    async def lose_reply(*args: Any, **settings: Any) -> TakeoverWon | TakeoverLost:
         monkeypatch.undo()
-        await takeover(*told, **settings)
+        await takeover(*args, **settings)
         raise OutcomeUnknown("its reply was lost")
 
-    monkeypatch.setattr(campaign_module, "takeover", unheard)
+    monkeypatch.setattr(campaign_module, "takeover", lose_reply)
     async with _standing_by(etcd_one, keys) as (won, campaign, winning):
-        obeyed = await campaign.take_over_from(won.fence.term.revision, "ann", 10.0)
-        assert (await winning).fence == obeyed.fence
+        executed = await campaign.take_over_from(won.fence.term.revision, "ann", 10.0)
+        assert (await winning).fence == executed.fence
 
 
-async def test_an_order_whose_takeover_is_undecided_when_time_is_up_is_not_told_as_refused(
+async def test_an_order_whose_takeover_is_undecided_when_time_is_up_is_not_reported_as_refused(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may land yet: whoever took that for a refusal would order another one, and undo this."""
+    """It may still land. A caller that took this for a refusal would order another switchover, and undo this one."""
 
-    async def unheard(*_: Any, **__: Any) -> TakeoverWon | TakeoverLost:
+    async def hang(*_: Any, **__: Any) -> TakeoverWon | TakeoverLost:
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr(campaign_module, "takeover", unheard)
+    monkeypatch.setattr(campaign_module, "takeover", hang)
     async with _standing_by(etcd_one, keys) as (won, campaign, _):
         asking = asyncio.create_task(campaign.take_over_from(won.fence.term.revision, "ann", 5.0))
-        await eventually(lambda: campaign.is_taking_over, "the order is being obeyed")
+        await eventually(lambda: campaign.is_taking_over, "the order is being executed")
         with pytest.raises(OutcomeUnknown, match="and may still do so"):
             await asking
 
 
-async def test_an_order_that_cannot_be_obeyed_is_answered_at_once(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The leader that gave it keeps commands waiting meanwhile."""
+async def test_an_order_that_cannot_be_executed_is_answered_at_once(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The leader that gave it holds back commands meanwhile."""
     async with _standing_by(etcd_one, keys) as (won, campaign, _):
         with pytest.raises(Unavailable, match="did not take over"):
             await campaign.take_over_from(won.fence.term.revision - 1, "ann", 10.0)
 
 
-async def test_a_takeover_that_landed_unheard_is_claimed_though_the_epoch_was_written_anew(
-    etcd_one: EtcdCluster, keys: Keys
+async def test_a_takeover_whose_reply_was_lost_is_claimed_though_the_epoch_was_written_again(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was known of the epoch is out of date: it is read again, or nobody would ever lead."""
+    """The campaign's knowledge of the epoch is out of date. It must read it again, or no master would ever lead."""
+    landed: list[TakeoverWon | TakeoverLost] = []
+
     async with session(etcd_one) as etcd:
-        lease, _ = await etcd.grant(60)
-        me = new_leader_record(master="m2", host="m2", urls=(), nonce="mine", cause="first", why="test")
-        epoch = await ensure_epoch(etcd, keys)
-        won = await takeover(etcd, keys, me=me, lease=lease, seen=parse_leader(None), epoch=epoch, next_index=1)
-        assert isinstance(won, TakeoverWon)
+
+        async def lose_reply(*args: Any, **settings: Any) -> TakeoverWon | TakeoverLost:
+            landed.append(await takeover(*args, **settings))
+            await etcd.put(keys.epoch, Epoch(epoch=1).encode())
+            raise OutcomeUnknown("its reply was lost")
+
+        monkeypatch.setattr(campaign_module, "takeover", lose_reply)
         async with _campaigning(etcd, keys) as campaign:
-            campaign._attempts.append("mine")
-            campaign._epoch_seen = EpochSeen(1, epoch.revision - 1)
+            lease, _ = await etcd.grant(60)
             async with asyncio.timeout(30.0):
                 claimed = await campaign.win(lease)
-            assert claimed.fence == won.fence
+        (won,) = landed
+        assert isinstance(won, TakeoverWon)
+        assert (claimed.fence.term, claimed.fence.nonce) == (won.fence.term, won.fence.nonce)
+        assert claimed.fence.epoch_revision > won.fence.epoch_revision
 
 
-async def test_who_gives_up_does_not_lead_while_it_pauses(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Its heartbeats would keep the others from taking over where it could not resign, and its requests go nowhere."""
+async def test_a_master_that_gives_up_does_not_lead_while_it_pauses(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """If it could not resign, its heartbeats would keep the others from taking over, and it would serve no request."""
 
     class Failing(Leader):
         async def run(self) -> None:
@@ -228,45 +249,53 @@ async def test_who_gives_up_does_not_lead_while_it_pauses(etcd_one: EtcdCluster,
         await asyncio.gather(leading, return_exceptions=True)
 
 
-async def test_who_has_handed_over_stays_until_it_has_seen_that(
+async def test_a_master_that_has_handed_over_stays_until_its_watch_shows_the_new_leader(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests that waited in its term are passed on only then; before, the end of the process would cut them off."""
+    """Requests that waited in its term are passed on only then. An earlier end of the process would cut them off."""
+    has_handed_over = asyncio.Event()
 
     async def handed_over(*_: object) -> bool:
+        has_handed_over.set()
         return True
 
     monkeypatch.setattr(master_module, "hand_over_to_any", handed_over)
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
-        parts = build_parts(etcd, keys, _M2, ToyApp(), MasterSettings())
+        cluster_view = SteeredClusterView(etcd, keys)
+        parts = build_parts(etcd, keys, _M2, ToyApp(), MasterSettings(), cluster_view=cluster_view)
         parts.leadership.leader = seat.leader
         stopping = asyncio.create_task(parts.master.stand_down("asked to stop"))
-        await eventually(lambda: len(parts.cluster_view._subscribers) == 1, "it waits for the end of its term")
+        await asyncio.wait_for(has_handed_over.wait(), 30.0)
+        await eventually(lambda: cluster_view.subscriber_count == 1, "it waits for the end of its term")
         assert not stopping.done()
         parts.leadership.leader = None
         parts.cluster_view.notify()
         await asyncio.wait_for(stopping, 30.0)
-        assert parts.cluster_view._subscribers == []
+        assert cluster_view.subscriber_count == 0
 
 
-async def test_an_event_from_before_what_was_read_is_passed_over(
+async def test_an_event_older_than_what_was_read_is_ignored(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new leader whose watch still lags behind would take the end of the term before for that of its own."""
+    """A new leader whose watch lags would mistake the end of the previous term for the end of its own."""
     async with session(etcd_one) as etcd:
         await take_over(etcd, keys, "m2")
         read = await etcd.get(keys.leader)
         assert read is not None
         term = read.mod_revision
-        board = ClusterView(etcd, keys)
+        cluster_view = ClusterView(etcd, keys)
 
         async def late(*_: object, **__: object) -> AsyncIterator[tuple[int, Listing | Changes]]:
             for revision in (term - 1, term + 1):
                 yield 0, Changes(revision, (Event(keys.leader, None, revision, 0, 0),))
+            await asyncio.Event().wait()
 
-        monkeypatch.setattr(board_module, "mirror_all", late)
-        board.observe_leader(read)
+        monkeypatch.setattr(cluster_view_module, "mirror_all", late)
+        cluster_view.observe_leader(read)
         seen: list[int] = []
-        board.subscribe(lambda: seen.append(board.leader.revision))
-        await board._watch(asyncio.Event())
+        cluster_view.subscribe(lambda: seen.append(cluster_view.leader.revision))
+        watching = asyncio.create_task(cluster_view.watch())
+        await eventually(lambda: len(seen) > 0, "an event is applied")
+        watching.cancel()
+        await asyncio.wait([watching])
         assert seen == [0], "only the later one counts"

@@ -1,4 +1,4 @@
-"""On what ground a standby takes over, and who goes first."""
+"""For which reasons a standby takes over, and in which order standbys try."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from masterd.election import campaign as campaign_module
 from masterd.election.campaign import Campaign, MasterIdentity, rank_of, takeover_reason
 from masterd.election.leader_watch import TakeoverReason
 from masterd.election.suspicion import LAN
-from masterd.replication.cluster_view import ClusterView
+from masterd.replication.replica import Replica
 from nodestore.cluster.election import Fence, LeaderSeen, TakeoverWon, parse_leader
 from nodestore.errors import Garbage
 from nodestore.etcd.session import KV, Range
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Candidate, LeaderRecord, Term, decode
+from tests.support.cluster_views import SteeredClusterView
 
 ME = MasterIdentity("m1", "pc1", ("http://pc1:8401",), 0, "mine")
 OURS = Candidate(id="m1", host="pc1", urls=(), index=0, priority=0, nonce="mine")
@@ -50,25 +51,25 @@ GARBAGE = LeaderSeen(7, None, 5, "leader is not JSON")
         ("another name on our PC", seen("m2", "pc1"), seen("m2", "pc1"), False, None),
     ],
 )
-def test_the_ground(case: str, now: LeaderSeen, before: LeaderSeen, dead: bool, cause: str | None) -> None:
+def test_the_takeover_reason(case: str, now: LeaderSeen, before: LeaderSeen, dead: bool, cause: str | None) -> None:
     """Each with a sentence that names who is replaced, where there is somebody."""
     watched = TakeoverReason("died", f"the process of {now.record.id if now.record else '?'} died") if dead else None
-    ground = takeover_reason(now, before, ME, watched, OURS)
-    assert (ground and ground.cause) == cause, case
-    if ground is not None:
-        assert ground.why
-    if ground is not None and cause in ("expired", "died"):
+    reason = takeover_reason(now, before, ME, watched, OURS)
+    assert (reason and reason.cause) == cause, case
+    if reason is not None:
+        assert reason.why
+    if reason is not None and cause in ("expired", "died"):
         assert before.record is not None
-        assert before.record.id in ground.why
+        assert before.record.id in reason.why
 
 
-@pytest.mark.parametrize("under_our_name", [None, OURS.model_copy(update={"nonce": "later"})])
-def test_a_process_whose_name_another_has_taken_does_not_depose_that(under_our_name: Candidate | None) -> None:
-    """Each would be the other's earlier process, and they would take turns. Other grounds hold."""
+@pytest.mark.parametrize("own_candidacy", [None, OURS.model_copy(update={"nonce": "later"})])
+def test_a_process_whose_name_another_has_taken_does_not_depose_that(own_candidacy: Candidate | None) -> None:
+    """Each would be the other's earlier process, and they would take turns. Other reasons hold."""
     now = seen("m1", "pc1")
-    assert takeover_reason(now, now, ME, None, under_our_name) is None
+    assert takeover_reason(now, now, ME, None, own_candidacy) is None
     died = TakeoverReason("died", "the process of m1 died")
-    assert takeover_reason(now, now, ME, died, under_our_name) is died
+    assert takeover_reason(now, now, ME, died, own_candidacy) is died
 
 
 def candidate(name: str, index: int = 0, priority: int = 0) -> Candidate:
@@ -135,41 +136,34 @@ def test_a_leader_key_that_nobody_can_lead_by_is_vacant(value: bytes | None, lea
             decode(LeaderRecord, kv.value, kv.key)
 
 
-async def test_what_changes_during_a_look_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, not at the next routine look: that would delay a takeover."""
+async def test_a_change_during_a_step_causes_another_step_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the next routine check would delay a takeover."""
     monkeypatch.setattr(campaign_module, "_CHECK_EVERY_S", 60.0)
-    board = ClusterView(cast(Any, None), Keys("test"))
-    key = board._keys.leader
+    keys = Keys("test")
+    view = SteeredClusterView(cast(Any, None), keys)
     record = b'{"v":1,"id":"m2","host":"h","urls":[],"nonce":"%s","since":0}'
-    looks: list[LeaderSeen] = []
+    observed: list[LeaderSeen] = []
 
     class Slow(Campaign):
         async def _wait_for_rank(self, seen: LeaderSeen) -> bool:
-            """While our turn is waited for, somebody takes over, and goes again."""
-            looks.append(seen)
-            if len(looks) == 1:
-                board._set_leader(KV(key, record % b"other", 7, 7, 1, 5))
-                board._set_leader(None)
+            """While this standby waits for its turn, another one takes over and resigns."""
+            observed.append(seen)
+            if len(observed) == 1:
+                view.show_leader(KV(keys.leader, record % b"other", 7, 7, 1, 5))
+                view.show_leader(None)
                 return False
             return True
 
-        async def _attempt_takeover(self, ground: TakeoverReason, seen: LeaderSeen, lease: int) -> Any:
+        async def _attempt_takeover(self, reason: TakeoverReason, seen: LeaderSeen, lease: int) -> Any:
             return won
 
     won = TakeoverWon(Fence(Term(1, 9), 1, "mine"), None, None, None, Range(9, (), False, 0))
-    board._set_leader(None)
-    campaign = Slow(cast(Any, None), board._keys, ME, board, cast(Any, _Deaf()), LAN)
-    monkeypatch.setattr(campaign_module, "resignation_reason", _nothing_said)
+    view.show_leader(None)
+    campaign = Slow(cast(Any, None), keys, ME, view, Replica(cast(Any, None), keys), LAN)
+    monkeypatch.setattr(campaign_module, "resignation_reason", _no_resignation)
     assert await asyncio.wait_for(campaign.win(5), 30.0) is won
-    assert len(looks) == 2
+    assert len(observed) == 2
 
 
-class _Deaf:
-    """In place of a replica that never gets an entry."""
-
-    def listen(self, _: Any) -> Any:
-        return lambda: None
-
-
-async def _nothing_said(*_: Any) -> None:
+async def _no_resignation(*_: Any) -> None:
     return None

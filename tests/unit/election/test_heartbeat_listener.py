@@ -1,11 +1,13 @@
-"""A follow stream that breaks: what its end tells, and what it does not."""
+"""A heartbeat stream that breaks: when that proves that the process died, and when it does not."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -38,56 +40,72 @@ class _Leader:
         return found
 
 
-def _stream(url: str, told: list[str]) -> HeartbeatListener:
+def _stream(url: str, events: list[str]) -> HeartbeatListener:
     record = LeaderRecord(id="m1", host="m1", urls=(url,), nonce="n", since=0.0)
     return HeartbeatListener(
-        LeaderSeen(_TERM, record, 5), lambda: told.append("died"), lambda _: told.append("beat"),
-        lambda: told.append("broke"),
+        LeaderSeen(_TERM, record, 5), lambda: events.append("died"), lambda _: events.append("beat"),
+        lambda: events.append("broke"),
     )  # fmt: skip
 
 
 async def test_a_port_that_refuses_after_the_break_is_a_dead_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else needs to be asked."""
     monkeypatch.setattr(heartbeat_listener, "_REFUSAL_S", 600.0)
-    leader, told = _Leader(), list[str]()
+    leader, events = _Leader(), list[str]()
     with leader.socket:
-        running = asyncio.create_task(_stream(leader.url, told).run())
+        running = asyncio.create_task(_stream(leader.url, events).run())
         connection = await leader.beat()
-        await eventually(lambda: told == ["beat"])
+        await eventually(lambda: events == ["beat"])
         leader.socket.close()
         connection.close()
         await asyncio.wait_for(running, 30.0)
-    assert told == ["beat", "died"]
+    assert events == ["beat", "died"]
 
 
 async def test_a_port_that_says_nothing_after_the_break_is_a_reason_to_ask_etcd() -> None:
     """As on Windows, which knocks three times before it says that a port refuses."""
-    leader, told = _Leader(), list[str]()
+    leader, events = _Leader(), list[str]()
     with leader.socket, ExitStack() as full:
-        running = asyncio.create_task(_stream(leader.url, told).run())
+        running = asyncio.create_task(_stream(leader.url, events).run())
         connection = await leader.beat()
-        await eventually(lambda: told == ["beat"])
+        await eventually(lambda: events == ["beat"])
         for _ in range(4):  # what waits to be accepted fills the queue: whoever comes then is not answered at all
             waiting = full.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(leader.socket.getsockname())
         connection.close()
-        await eventually(lambda: told == ["beat", "broke"])
+        await eventually(lambda: events == ["beat", "broke"])
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+def _record_timers(monkeypatch: pytest.MonkeyPatch, delay_s: float) -> list[asyncio.TimerHandle]:
+    """The timers of this delay that the event loop starts from here on."""
+    loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
+    call_later = loop.call_later
+
+    def recording(delay: float, callback: Callable[..., object], *args: Any, **options: Any) -> asyncio.TimerHandle:
+        timer = call_later(delay, callback, *args, **options)
+        if delay == delay_s:
+            timers.append(timer)
+        return timer
+
+    monkeypatch.setattr(loop, "call_later", recording)
+    return timers
 
 
 async def test_a_stream_that_stands_again_is_no_reason_for_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection may break for reasons of its own."""
     monkeypatch.setattr(heartbeat_listener, "_REFUSAL_S", 600.0)
-    leader, told = _Leader(), list[str]()
+    timers = _record_timers(monkeypatch, 600.0)
+    leader, events = _Leader(), list[str]()
     with leader.socket:
-        stream = _stream(leader.url, told)
-        running = asyncio.create_task(stream.run())
+        running = asyncio.create_task(_stream(leader.url, events).run())
         (await leader.beat()).close()
         second = await leader.beat()
-        await eventually(lambda: told == ["beat", "beat"])
-        assert stream._break_timer is None
+        await eventually(lambda: events == ["beat", "beat"])
+        (break_timer,) = timers
+        assert break_timer.cancelled()
         second.close()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -1,38 +1,50 @@
-"""What a failed compare says about a commit: every case, and that no verdict promises too much."""
+"""What a failed compare proves about a commit, in every case, and which error `Journal.commit` raises for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
 
 from masterd.term import journal as journal_module
 from masterd.term.journal import Commit, CommitFate, CompareFailed, Journal, TermBroken
-from nodestore.cluster.election import Fence
 from nodestore.errors import Denied, Garbage, LeadershipLost, NodectlError, OutcomeUnknown, Unavailable
-from nodestore.etcd.session import KV, Compare, Etcd, Op, Range, TxnResult
-from nodestore.schema.keys import Keys
-from nodestore.schema.models import Head, Term, decode
+from nodestore.etcd.session import KV, Etcd, TxnResult
+from nodestore.schema.models import Head
+from tests.support.commit_cases import (
+    ABSENT,
+    DONE,
+    DOWN,
+    EPOCH_OTHER,
+    EPOCH_OURS,
+    FENCE,
+    KEYS,
+    LANDED,
+    MOVED,
+    OLD,
+    OPEN,
+    OTHER,
+    OURS,
+    REFUSED,
+    UNMOVED,
+    Reply,
+    ScriptedEtcd,
+    failed,
+    head,
+    kv,
+)
 
-KEYS = Keys("test")
-TERM, EPOCH, OLD = 50, 3, 60
-FENCE = Fence(Term(1, TERM), EPOCH, "nonce")
-
-
-def kv(key: str, revision: int, value: bytes = b"{}") -> KV:
-    return KV(key, value, 1, revision, 1, 0)
-
-
-def head(revision: int, nonce: str, index: int = 4) -> KV:
-    return kv(KEYS.head, revision, Head(index=index, nonce=nonce).encode())
-
-
-OURS, ABSENT, OTHER = kv(KEYS.leader, TERM), None, kv(KEYS.leader, TERM + 20)
-EPOCH_OURS, EPOCH_OTHER = kv(KEYS.epoch, EPOCH), kv(KEYS.epoch, EPOCH + 90)
-UNMOVED, LANDED, MOVED = head(OLD, "before"), head(70, "mine", 5), head(71, "theirs", 6)
 GARBAGE = kv(KEYS.head, 72, b"not json")
 GARBAGE_BEFORE = kv(KEYS.head, OLD, b"not json")
+
+FATES: dict[type[NodectlError] | None, CommitFate] = {
+    None: CommitFate.COMMITTED,
+    CompareFailed: CommitFate.NEVER,
+    LeadershipLost: CommitFate.TERM_OVER,
+    TermBroken: CommitFate.FOREIGN,
+    OutcomeUnknown: CommitFate.UNKNOWN,
+}
+"""What each end of `Journal.commit` reports; None: it returned."""
 
 
 @pytest.mark.parametrize(
@@ -64,9 +76,11 @@ GARBAGE_BEFORE = kv(KEYS.head, OLD, b"not json")
         (OTHER, EPOCH_OURS, None, CommitFate.UNKNOWN),
     ],
 )
-def test_the_verdict(leader: KV | None, epoch: KV | None, found: KV | None, expected: CommitFate) -> None:
-    """By one linearizable look at `leader`, `head` and `epoch`."""
-    assert verdict(UNMOVED, leader, found, epoch) is expected
+async def test_the_fate_of_a_commit(
+    leader: KV | None, epoch: KV | None, found: KV | None, expected: CommitFate
+) -> None:
+    """It is decided by one linearizable read of `leader`, `head` and `epoch`."""
+    assert await fate(UNMOVED, leader, found, epoch) is expected
 
 
 @pytest.mark.parametrize(
@@ -79,15 +93,23 @@ def test_the_verdict(leader: KV | None, epoch: KV | None, found: KV | None, expe
         (OTHER, MOVED, CommitFate.UNKNOWN),
     ],
 )
-def test_the_verdict_on_the_first_commit_of_a_store(leader: KV | None, found: KV | None, expected: CommitFate) -> None:
-    """Where there was no head, an absent one has not moved."""
-    assert verdict(None, leader, found, EPOCH_OURS) is expected
+async def test_the_fate_of_the_first_commit_of_a_store(
+    leader: KV | None, found: KV | None, expected: CommitFate
+) -> None:
+    """If there was no `head` before, an absent one has not moved."""
+    assert await fate(None, leader, found, EPOCH_OURS) is expected
 
 
-def verdict(before: KV | None, leader: KV | None, found: KV | None, epoch: KV | None) -> CommitFate:
-    journal = Journal(cast(Etcd, None), KEYS, FENCE, before if before is not GARBAGE_BEFORE else None)
-    commit = Commit(Head(index=5, nonce="mine"))
-    return journal._fate(commit, leader, found, epoch)
+async def fate(before: KV | None, leader: KV | None, found: KV | None, epoch: KV | None) -> CommitFate:
+    """The fate that the journal reports if a commit with the nonce "mine" fails and reads these keys."""
+    etcd = ScriptedEtcd(failed(leader, found, epoch))
+    journal = Journal(cast(Etcd, etcd), KEYS, FENCE, before)
+    raised: type[NodectlError] | None = None
+    try:
+        await journal.commit(Commit(Head(index=5, nonce="mine")))
+    except NodectlError as error:
+        raised = type(error)
+    return FATES[raised]
 
 
 def test_two_commits_never_share_a_nonce() -> None:
@@ -101,15 +123,7 @@ def test_a_journal_does_not_begin_on_garbage() -> None:
         Journal(cast(Any, None), KEYS, FENCE, GARBAGE)
 
 
-# --- what comes of a commit, by what etcd says to each attempt ------------------------------------------------------
-
-
-def found(*kvs: KV | None) -> tuple[Range, ...]:
-    return tuple(Range(90, () if kv is None else (kv,), False, 0 if kv is None else 1) for kv in kvs)
-
-
-def failed(leader: KV | None, head_now: KV | None) -> TxnResult:
-    return TxnResult(False, 90, found(leader, head_now, EPOCH_OURS))
+# --- the end of a commit, by etcd's reply to each attempt ------------------------------------------------------------
 
 
 def with_our_own_nonce(sent: list[Head]) -> TxnResult:
@@ -121,34 +135,8 @@ def with_the_first_nonce(sent: list[Head]) -> TxnResult:
     return failed(OURS, head(80, sent[0].nonce))
 
 
-DONE = TxnResult(True, 95, ())
-Said = NodectlError | TxnResult | Callable[[list[Head]], TxnResult]
-
-
-class Scripted:
-    """etcd, as far as a journal knows it: what it says to each attempt, one after another."""
-
-    def __init__(self, *said: Said) -> None:
-        self._said = list(said)
-        self.sent: list[Head] = []
-        self.head_compared: list[int] = []
-
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Op], orelse: Sequence[Op], **_: Any) -> TxnResult:
-        put = then[0].request_put
-        assert put.key == KEYS.head.encode()
-        self.sent.append(decode(Head, put.value, "head"))
-        self.head_compared.append(next(item.mod_revision for item in compares if item.key == KEYS.head.encode()))
-        said = self._said.pop(0)
-        if isinstance(said, NodectlError):
-            raise said
-        return said if isinstance(said, TxnResult) else said(self.sent)
-
-
-OPEN, DOWN, REFUSED = OutcomeUnknown("no answer"), Unavailable("nobody there"), Denied("no permission")
-
-
 @pytest.mark.parametrize(
-    ("case", "said", "expected", "head_revision"),
+    ("case", "replies", "expected", "head_revision"),
     [
         ("committed", [DONE], None, 95),
         ("surely not sent", [DOWN], Unavailable, OLD),
@@ -172,13 +160,13 @@ OPEN, DOWN, REFUSED = OutcomeUnknown("no answer"), Unavailable("nobody there"), 
 async def test_what_comes_of_a_commit(
     monkeypatch: pytest.MonkeyPatch,
     case: str,
-    said: list[Said],
+    replies: list[Reply],
     expected: type[NodectlError] | None,
     head_revision: int,
 ) -> None:
     """The error says exactly what is known; an empty commit keeps the index and has a nonce of its own."""
     monkeypatch.setattr(journal_module, "_RETRY_S", 0.0)
-    etcd = Scripted(*said)
+    etcd = ScriptedEtcd(*replies)
     journal = Journal(cast(Etcd, etcd), KEYS, FENCE, UNMOVED)
     error: NodectlError | None = None
     try:
@@ -186,9 +174,16 @@ async def test_what_comes_of_a_commit(
     except NodectlError as raised:
         error = raised
     assert type(error) is (expected or type(None)), case
-    assert not etcd._said, "every attempt was made"
+    assert not etcd.replies, "every attempt was made"
     assert set(etcd.head_compared) == {OLD}, "every attempt excludes every other"
     assert {sent.index for sent in etcd.sent} <= {4, 5}
     assert len({sent.nonce for sent in etcd.sent}) == len({sent.index for sent in etcd.sent})
     assert journal.index == (5 if expected is None else 4)
-    assert journal._head_revision == head_revision
+    assert await next_compared_head(journal, etcd) == head_revision
+
+
+async def next_compared_head(journal: Journal, etcd: ScriptedEtcd) -> int:
+    """The revision of `head` that the next commit compares."""
+    etcd.replies.append(DONE)
+    await journal.commit(Commit.moving_to(9, []))
+    return etcd.head_compared[-1]

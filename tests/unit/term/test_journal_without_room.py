@@ -1,4 +1,4 @@
-"""Commits to a full etcd: its words are the same for a write that it has applied and for one that it has refused."""
+"""Commits to a full etcd, which reports the same error for a write that it applied and for one that it refused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from masterd.term import journal as journal_module
 from masterd.term.journal import Commit, Journal, TermBroken
 from nodestore.errors import LeadershipLost, NodectlError, NoSpace, NoSpaceUnknown, OutcomeUnknown
 from nodestore.etcd.session import KV, Compare, Etcd, Op, TxnResult
-from nodestore.schema.models import Head, decode
-from tests.unit.term.test_journal_outcomes import (
+from tests.support.commit_cases import (
     DONE,
     DOWN,
     EPOCH_OURS,
@@ -26,43 +25,42 @@ from tests.unit.term.test_journal_outcomes import (
     OURS,
     REFUSED,
     UNMOVED,
-    found,
+    ScriptedEtcd,
     head,
+    ranges,
 )
 
 FULL = NoSpaceUnknown("full")
 LANDED = object()
-"""Head as the commit that was sent first has moved it."""
-Look = tuple[KV, KV | object] | NodectlError
+"""`head` as the first commit has written it."""
+Read = tuple[KV, KV | object] | NodectlError
 
 
-class Full:
-    """etcd: what it says to each attempt, and what each look at `head` shows."""
+class FullEtcd(ScriptedEtcd):
+    """Gives these replies to the commits, and shows these values when `leader`, `head` and `epoch` are read."""
 
-    def __init__(self, said: Sequence[NodectlError | TxnResult], looks: Sequence[Look]) -> None:
-        self.said, self.looks = list(said), list(looks)
-        self.sent: list[Head] = []
+    def __init__(self, replies: Sequence[NodectlError | TxnResult], reads: Sequence[Read]) -> None:
+        super().__init__(*replies)
+        self.reads = list(reads)
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Op], *_: Any, **__: Any) -> TxnResult:
+    async def txn(
+        self, compares: Sequence[Compare], then: Sequence[Op], orelse: Sequence[Op] = (), **options: Any
+    ) -> TxnResult:
         if then[0].HasField("request_range"):
-            return self._look()
-        self.sent.append(decode(Head, then[0].request_put.value, "head"))
-        said = self.said.pop(0)
-        if isinstance(said, NodectlError):
-            raise said
-        return said
+            return self._read()
+        return await super().txn(compares, then, orelse, **options)
 
-    def _look(self) -> TxnResult:
-        look = self.looks.pop(0)
-        if isinstance(look, NodectlError):
-            raise look
-        leader, moved = look
-        now = head(80, self.sent[0].nonce) if moved is LANDED else cast(KV, moved)
-        return TxnResult(True, 90, found(leader, now, EPOCH_OURS))
+    def _read(self) -> TxnResult:
+        read = self.reads.pop(0)
+        if isinstance(read, NodectlError):
+            raise read
+        leader, shown = read
+        head_now = head(80, self.sent[0].nonce) if shown is LANDED else cast(KV, shown)
+        return TxnResult(True, 90, ranges(leader, head_now, EPOCH_OURS))
 
 
 @pytest.mark.parametrize(
-    ("case", "said", "looks", "expected", "head_revision"),
+    ("case", "replies", "reads", "expected", "head_revision"),
     [
         ("refused", [FULL], [(OURS, UNMOVED)], NoSpace, OLD),
         ("it was the one that filled it", [FULL], [(OURS, LANDED)], None, 80),
@@ -78,15 +76,15 @@ class Full:
 async def test_a_commit_without_room(
     monkeypatch: pytest.MonkeyPatch,
     case: str,
-    said: list[NodectlError | TxnResult],
-    looks: list[Look],
+    replies: list[NodectlError | TxnResult],
+    reads: list[Read],
     expected: type[NodectlError] | None,
     head_revision: int,
 ) -> None:
-    """A look at `head` decides it; only an earlier copy that is still open makes it wait for room."""
+    """A read of `head` decides; the commit waits for space only if an earlier copy got no reply."""
     monkeypatch.setattr(journal_module, "_RETRY_S", 0.0)
     monkeypatch.setattr(journal_module, "_FULL_RETRY_S", 0.0)
-    etcd = Full(said, looks)
+    etcd = FullEtcd(replies, reads)
     journal = Journal(cast(Etcd, etcd), KEYS, FENCE, UNMOVED)
     error: NodectlError | None = None
     try:
@@ -94,15 +92,19 @@ async def test_a_commit_without_room(
     except NodectlError as raised:
         error = raised
     assert type(error) is (expected or type(None)), case
-    assert (etcd.said, etcd.looks) == ([], [])
+    assert (etcd.replies, etcd.reads) == ([], [])
     assert journal.index == (5 if expected is None else 4)
-    assert journal._head_revision == head_revision
+    etcd.replies.append(DONE)
+    await journal.commit(Commit.moving_to(9, []))
+    assert etcd.head_compared[-1] == head_revision, "what the next commit compares"
 
 
-async def test_waiting_for_room_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """It may take hours."""
+async def test_waiting_for_room_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The wait may take hours."""
     monkeypatch.setattr(journal_module, "_FULL_RETRY_S", 0.0)
-    etcd = Full([OPEN, *[FULL] * 500, DONE], [(OURS, UNMOVED)] * 500)
+    etcd = FullEtcd([OPEN, *[FULL] * 500, DONE], [(OURS, UNMOVED)] * 500)
     with caplog.at_level(logging.DEBUG):
         await Journal(cast(Etcd, etcd), KEYS, FENCE, UNMOVED).commit(Commit.moving_to(5, []))
     assert len([record for record in caplog.records if "until there is room" in record.getMessage()]) == 1

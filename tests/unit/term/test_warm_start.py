@@ -1,4 +1,4 @@
-"""What is derived while a takeover is on its way counts for the very state that the term begins with."""
+"""Specs that are derived while a takeover is in flight are used only for the state with which the term begins."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _line() -> Line:
     return line
 
 
-def _rehearsal(line: Line, application: ToyApp | None = None, limit_s: float = 5.0) -> WarmStart:
+def _warm_start(line: Line, application: ToyApp | None = None, limit_s: float = 5.0) -> WarmStart:
     replica = Replica(cast(Any, None), Keys("test"))
     replica.state = line.state
     return WarmStart(replica, application or ToyApp(), limit_s, time.time)
@@ -49,9 +49,9 @@ def _rehearsal(line: Line, application: ToyApp | None = None, limit_s: float = 5
 async def test_what_is_derived_ahead_is_what_the_leader_would_derive() -> None:
     """And it is known whether the state has recorded the same."""
     line = _line()
-    rehearsal = _rehearsal(line)
-    rehearsal.start()
-    found = await rehearsal.take(line.state)
+    warm_start = _warm_start(line)
+    warm_start.start()
+    found = await warm_start.take(line.state)
     assert found is not None
     assert found.matches_recorded
     assert found.spec_deriver["n1"] == line.derivation["n1"]
@@ -60,9 +60,9 @@ async def test_what_is_derived_ahead_is_what_the_leader_would_derive() -> None:
 
 async def test_another_version_of_the_application_is_seen_to_differ() -> None:
     line = _line()
-    rehearsal = _rehearsal(line, _Other())
-    rehearsal.start()
-    found = await rehearsal.take(line.state)
+    warm_start = _warm_start(line, _Other())
+    warm_start.start()
+    found = await warm_start.take(line.state)
     assert found is not None
     assert not found.matches_recorded
 
@@ -70,35 +70,35 @@ async def test_another_version_of_the_application_is_seen_to_differ() -> None:
 async def test_it_counts_for_no_other_state() -> None:
     """An entry was applied meanwhile, or the state was read anew; and nothing counts twice, as a leader changes it."""
     line = _line()
-    rehearsal = _rehearsal(line)
-    assert await rehearsal.take(line.state) is None
-    rehearsal.start()
+    warm_start = _warm_start(line)
+    assert await warm_start.take(line.state) is None
+    warm_start.start()
     await asyncio.sleep(0)
     line.one("put", "x2", 0, path="nodes/n2", document={"x": 2})
-    assert await rehearsal.take(line.state) is None
-    rehearsal.start()
-    assert await rehearsal.take(_line().state) is None
-    rehearsal.start()
-    assert await rehearsal.take(line.state) is not None
-    assert await rehearsal.take(line.state) is None
+    assert await warm_start.take(line.state) is None
+    warm_start.start()
+    assert await warm_start.take(_line().state) is None
+    warm_start.start()
+    assert await warm_start.take(line.state) is not None
+    assert await warm_start.take(line.state) is None
 
 
 async def test_an_application_that_fails_is_asked_again_by_the_leader() -> None:
     """Which says what failed, where it is told."""
     line = _line()
     line.state.documents["nodes/n1"].value["poison"] = True
-    rehearsal = _rehearsal(line)
-    rehearsal.start()
-    assert await rehearsal.take(line.state) is None
+    warm_start = _warm_start(line)
+    warm_start.start()
+    assert await warm_start.take(line.state) is None
 
 
 async def test_an_application_that_hangs_is_not_asked_twice() -> None:
     """Its time was up."""
     line = _line()
-    rehearsal = _rehearsal(line, _Hangs(), limit_s=0.1)
-    rehearsal.start()
+    warm_start = _warm_start(line, _Hangs(), limit_s=0.1)
+    warm_start.start()
     with pytest.raises(HungError):
-        await rehearsal.take(line.state)
+        await warm_start.take(line.state)
 
 
 class _SlowOnce(ToyApp):
@@ -117,25 +117,24 @@ class _SlowOnce(ToyApp):
 async def test_that_it_hung_over_another_state_is_no_reason_to_give_up() -> None:
     """The takeover was lost; a later one is of another state, which is derived as usual."""
     line, application = _line(), _SlowOnce()
-    rehearsal = _rehearsal(line, application, limit_s=0.1)
-    rehearsal.start()
-    running = rehearsal._task
-    assert running is not None
-    await asyncio.wait({running})
+    warm_start = _warm_start(line, application, limit_s=0.1)
+    warm_start.start()
+    (deriving,) = [task for task in asyncio.all_tasks() if task.get_name() == "derive all specs ahead of the term"]
+    await asyncio.wait({deriving})
     line.one("put", "x2", 0, path="nodes/n2", document={"x": 2})
-    assert await rehearsal.take(line.state) is None
+    assert await warm_start.take(line.state) is None
     application.end.set()
 
 
 async def test_what_can_come_to_nothing_is_not_waited_for() -> None:
     """The state has grown while it was derived; and a new takeover derives from the new state."""
     line, application = _line(), _SlowOnce()
-    rehearsal = _rehearsal(line, application, limit_s=20.0)
-    rehearsal.start()
+    warm_start = _warm_start(line, application, limit_s=20.0)
+    warm_start.start()
     assert await asyncio.to_thread(application.begun.wait, 20.0)
     line.one("put", "x2", 0, path="nodes/n2", document={"x": 2})
-    rehearsal.start()
-    found = await rehearsal.take(line.state)
+    warm_start.start()
+    found = await warm_start.take(line.state)
     assert found is not None
     assert found.index == line.state.index
     application.end.set()
