@@ -58,10 +58,10 @@ def code_of(outcome: CommandOutcome) -> str | None:
 
 async def commit_after_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys) -> None:
     """It lands nowhere, and its caller hears that it surely did not and never will: nothing has moved `head`."""
-    async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
-        assert (await seat.add("x1")).index == 1
+    async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as term:
+        assert (await term.add("x1")).index == 1
         s.late.hold_next()
-        call = asyncio.create_task(seat.add("x2"))
+        call = asyncio.create_task(term.add("x2"))
         await s.held()
         await take_over(s.witness, keys, "m2")
         before = await s.head()
@@ -69,15 +69,15 @@ async def commit_after_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys)
         assert code_of(await call) == "leadership_lost"
         assert await s.head() == before
         assert await s.ids() == ["x1"]
-        assert isinstance(await seat.ended(), LeadershipLost)
+        assert isinstance(await term.ended(), LeadershipLost)
 
 
 async def commit_after_its_successor_committed(cluster: EtcdCluster, keys: Keys) -> None:
     """It lands nowhere; but its own leader cannot tell any more, and says so. The repeat at the successor runs."""
-    async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
-        await seat.add("x1")
+    async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as term:
+        await term.add("x1")
         s.late.hold_next()
-        call = asyncio.create_task(seat.add("x2"))
+        call = asyncio.create_task(term.add("x2"))
         await s.held()
         async with run_leader(s.witness, s.witness, keys, "m2") as successor:
             assert (await successor.add("y")).result == 2
@@ -91,10 +91,10 @@ async def commit_after_its_successor_committed(cluster: EtcdCluster, keys: Keys)
 
 async def commit_that_landed_unheard_before_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys) -> None:
     """The reply was lost for good: unknown to its caller, known to the successor, who does not run the repeat."""
-    async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
-        await seat.add("x1")
+    async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as term:
+        await term.add("x1")
         s.late.lose_next_reply()
-        call = asyncio.create_task(seat.add("x2"))
+        call = asyncio.create_task(term.add("x2"))
         await eventually(lambda: _has(s, 2), "the commit has landed")
         async with run_leader(s.witness, s.witness, keys, "m2") as successor:
             again = await successor.add("x2")
@@ -107,45 +107,45 @@ async def commit_that_landed_unheard_before_its_leader_was_replaced(cluster: Etc
 
 async def commit_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None:
     """Its repeat finds its nonce in `head`: committed, once, and the term goes on."""
-    async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as seat:
-        await seat.add("x1")
+    async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as term:
+        await term.add("x1")
         s.late.lose_next_reply()
-        lost = await seat.add("x2")
+        lost = await term.add("x2")
         assert (lost.index, lost.result, lost.error) == (2, 2, None)
         await s.once(2)
-        assert (await seat.add("x3")).result == 3
+        assert (await term.add("x3")).result == 3
         assert await s.ids() == ["x1", "x2", "x3"]
 
 
 async def commit_whose_copy_is_late(cluster: EtcdCluster, keys: Keys) -> None:
     """The repeat was first. The late copy changes nothing, at once or after the next commit."""
-    async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as seat:
-        await seat.add("x1")
+    async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as term:
+        await term.add("x1")
         s.late.hold_next()
-        assert (await seat.add("x2")).index == 2
-        assert (await seat.add("x3")).index == 3
+        assert (await term.add("x2")).index == 2
+        assert (await term.add("x3")).index == 3
         before = await s.head()
         await s.deliver()
         assert await s.head() == before
         for index in (1, 2, 3):
             await s.once(index)
-        assert (await seat.add("x4")).result == 4
+        assert (await term.add("x4")).result == 4
 
 
 async def commit_whose_copy_lands_after_truncation(cluster: EtcdCluster, keys: Keys) -> None:
     """What was truncated does not come back."""
-    async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as seat:
-        await seat.add("x1")
+    async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as term:
+        await term.add("x1")
         s.late.hold_next()
-        await seat.add("x2")
-        await seat.add("x3")
+        await term.add("x2")
+        await term.add("x3")
         cut = await s.witness.txn(
-            seat.won.fence.compares(keys), [op_delete(keys.journal, end=keys.entry(3).encode())], repeatable=True
+            term.won.fence.compares(keys), [op_delete(keys.journal, end=keys.entry(3).encode())], repeatable=True
         )
         assert cut.succeeded
         await s.deliver()
         assert await s.ids() == ["x3"]
-        assert (await seat.add("x4")).result == 4
+        assert (await term.add("x4")).result == 4
 
 
 async def commit_given_up_after_an_open_attempt(cluster: EtcdCluster, keys: Keys) -> None:
@@ -200,11 +200,11 @@ async def takeover_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None
         assert won.head is not None
         assert won.head.mod_revision == (await s.head()).mod_revision
         assert [kv.key for kv in won.tail.kvs] == [keys.entry(2), keys.entry(3)]
-        term = await s.witness.get(keys.term("late"))
-        assert term is not None
-        assert term.version == 1
-        async with run_leader(s.late, s.witness, keys, "late", won=won) as seat:
-            assert (await seat.add("x4")).result == 4
+        record = await s.witness.get(keys.term("late"))
+        assert record is not None
+        assert record.version == 1
+        async with run_leader(s.late, s.witness, keys, "late", won=won) as term:
+            assert (await term.add("x4")).result == 4
 
 
 async def takeover_that_lands_after_it_was_won_and_resigned(cluster: EtcdCluster, keys: Keys) -> None:
@@ -306,17 +306,17 @@ async def chunk_of_a_deposed_leader(cluster: EtcdCluster, keys: Keys) -> None:
     """A late chunk changes no view, not even while the new leader has not touched them yet."""
     async with stage(cluster, keys, repeats_arrive=False) as s:
         await configure(s.witness, keys)
-        async with run_leader(s.late, s.witness, keys, settings=SMALL) as seat:
-            first = (await seat.put("nodes/n1", x=1)).index
+        async with run_leader(s.late, s.witness, keys, settings=SMALL) as term:
+            first = (await term.put("nodes/n1", x=1)).index
             await eventually(lambda: _complete(s, first), "the views are up to date")
             before = await s.view(keys.desired_of("n1"))
             hold_the_chunk(s)
-            call = asyncio.create_task(seat.put("nodes/n1", x=2))
+            call = asyncio.create_task(term.put("nodes/n1", x=2))
             await s.held()
             won = await take_over(s.witness, keys, "m2")
             await s.deliver()
             assert await s.view(keys.desired_of("n1")) == before
-            assert isinstance(await seat.ended(), LeadershipLost)
+            assert isinstance(await term.ended(), LeadershipLost)
             assert code_of(await call) is None, "the commit itself had landed"
         async with run_leader(s.witness, s.witness, keys, "m2", won=won):
             shown = await s.view(keys.desired_of("n1"))
@@ -327,12 +327,12 @@ async def chunk_whose_copy_is_late(cluster: EtcdCluster, keys: Keys) -> None:
     """In the same term, after its repeat and later commits: it does not turn a view back."""
     async with stage(cluster, keys, repeats_arrive=True) as s:
         await configure(s.witness, keys)
-        async with run_leader(s.late, s.witness, keys, settings=SMALL) as seat:
-            first = (await seat.put("nodes/n1", x=1)).index
+        async with run_leader(s.late, s.witness, keys, settings=SMALL) as term:
+            first = (await term.put("nodes/n1", x=1)).index
             await eventually(lambda: _complete(s, first), "the views are up to date")
             hold_the_chunk(s)
-            await seat.put("nodes/n1", x=2)
-            last = (await seat.put("nodes/n1", x=3)).index
+            await term.put("nodes/n1", x=2)
+            last = (await term.put("nodes/n1", x=3)).index
             await eventually(lambda: _complete(s, last), "the views are up to date")
             await s.deliver()
             assert await _shows(s, 3)

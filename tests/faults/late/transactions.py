@@ -177,13 +177,13 @@ class RunningLeader:
     running: asyncio.Task[None]
     errors: list[NodectlError] = field(default_factory=list)
 
-    async def add(self, known_as: str, path: str = "sum") -> CommandOutcome:
+    async def add(self, command_id: str, path: str = "sum") -> CommandOutcome:
         """One command that is not idempotent."""
-        return (await self.submit(CommandRequest(known_as, "add", {"path": path}, "tester", 0)))[0]
+        return (await self.submit(CommandRequest(command_id, "add", {"path": path}, "tester", 0)))[0]
 
-    async def put(self, path: str, known_as: str = "", **document: Any) -> CommandOutcome:
+    async def put(self, path: str, command_id: str = "", **document: Any) -> CommandOutcome:
         request = CommandRequest(
-            known_as or f"put-{path}-{document}", "put", {"path": path, "document": document}, "t", 0
+            command_id or f"put-{path}-{document}", "put", {"path": path, "document": document}, "t", 0
         )
         return (await self.submit(request))[0]
 

@@ -62,7 +62,7 @@ async def test_a_handler_that_hangs_costs_its_caller_an_error(etcd_one: EtcdClus
     """Those that came with it are run, in order and once; the term goes on; heartbeats are not held up."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with run_leader(etcd, etcd, keys, application=MisbehavingApp(), settings=_SHORT_LIMIT) as seat:
+        async with run_leader(etcd, etcd, keys, application=MisbehavingApp(), settings=_SHORT_LIMIT) as term:
             beats = 0
 
             async def beat() -> None:
@@ -73,14 +73,14 @@ async def test_a_handler_that_hangs_costs_its_caller_an_error(etcd_one: EtcdClus
 
             beating = asyncio.create_task(beat())
             adds = [CommandRequest(f"add-{number}", "add", {"path": "sum"}, "t", 0) for number in range(6)]
-            outcomes = await seat.submit(*adds[:3], CommandRequest("spin", "spin", {}, "ann", 0), *adds[3:])
+            outcomes = await term.submit(*adds[:3], CommandRequest("spin", "spin", {}, "ann", 0), *adds[3:])
             beating.cancel()
             assert [outcome.result for outcome in outcomes] == [1, 2, 3, None, 4, 5, 6]
             assert str(outcomes[3].error) == (
                 "command spin did not finish within 0.3 s in the application: nothing of it was done"
             )
             assert beats > 3
-            assert (await seat.add("later")).result == 7
+            assert (await term.add("later")).result == 7
             assert [record.id for record in await _entries(etcd, keys) if record.name == "add"] == [
                 *(request.id for request in adds), "later",
             ]  # fmt: skip
@@ -91,18 +91,18 @@ async def test_what_keeps_hanging_is_refused_unrun(etcd_one: EtcdCluster, keys: 
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         app = MisbehavingApp()
-        async with run_leader(etcd, etcd, keys, application=app, settings=_SHORT_LIMIT) as seat:
+        async with run_leader(etcd, etcd, keys, application=app, settings=_SHORT_LIMIT) as term:
             for number in range(4):
-                outcome = (await seat.submit(CommandRequest(f"b{number}", "block", {}, "t", 0)))[0]
+                outcome = (await term.submit(CommandRequest(f"b{number}", "block", {}, "t", 0)))[0]
                 assert "did not finish" in str(outcome.error)
-            outcome = (await seat.submit(CommandRequest("b4", "block", {}, "t", 0)))[0]
+            outcome = (await term.submit(CommandRequest("b4", "block", {}, "t", 0)))[0]
             assert str(outcome.error) == (
                 "command block was not run: 4 handlers of this application hang, of this command too"
             )
-            assert (await seat.add("a1")).result == 1
+            assert (await term.add("a1")).result == 1
             app.release.set()
-            await eventually(lambda: seat.parts.committer.worker.hung_count == 0, "they have returned")
-            assert (await seat.submit(CommandRequest("b5", "block", {}, "t", 0)))[0].result is True
+            await eventually(lambda: term.parts.committer.worker.hung_count == 0, "they have returned")
+            assert (await term.submit(CommandRequest("b5", "block", {}, "t", 0)))[0].result is True
 
 
 async def test_an_application_that_cannot_say_what_nodes_must_be_ends_the_term_with_a_reason(
@@ -119,11 +119,11 @@ async def test_an_application_that_cannot_say_what_nodes_must_be_ends_the_term_w
         await configure(etcd, keys)
         app = Silent()
         settings = replace(_SHORT_LIMIT, derive_timeout_s=0.3)
-        async with run_leader(etcd, etcd, keys, application=app, settings=settings) as seat:
-            outcome = await seat.put("hang", x=1)
+        async with run_leader(etcd, etcd, keys, application=app, settings=settings) as term:
+            outcome = await term.put("hang", x=1)
             assert "did not finish within 0.3 s" in str(outcome.error)
             await configure(etcd, keys, inventory("n1", "n2", "n3"), version=2)
-            assert (await seat.add("a1")).result == 1
+            assert (await term.add("a1")).result == 1
         app.release.set()
 
 
@@ -133,30 +133,30 @@ async def test_the_application_hears_of_its_nodes_and_answers_with_documents(etc
         await configure(etcd, keys)
         await etcd.put(keys.status_of("stranger"), Status(node="stranger", nonce="x", host="h", phase="ready").encode())
         app = MisbehavingApp()
-        async with run_leader(etcd, etcd, keys, application=app) as seat, watch_cluster(seat):
+        async with run_leader(etcd, etcd, keys, application=app) as term, watch_cluster(term):
             await etcd.put(keys.alive_of("n1"), Alive(host_id="h", nonce="x", host="h").encode())
             await eventually(lambda: ("n1", True, None) in app.heard, "it came")
             ready = Status(node="n1", nonce="x", host="h", phase="ready")
             await etcd.put(keys.status_of("n1"), ready.encode())
-            await eventually(lambda: "ready/n1" in seat.replica.state.documents, "it is counted")
+            await eventually(lambda: "ready/n1" in term.replica.state.documents, "it is counted")
             await etcd.put(keys.status_of("n1"), ready.model_copy(update={"time": 5.0}).encode())  # nothing new
             await etcd.put(keys.status_of("n2"), Status(node="n2", nonce="y", host="h", phase="failed").encode())
             await eventually(lambda: ("n2", False, "failed") in app.heard, "it is told of")
-            assert (await seat.add("a1")).result == 1
+            assert (await term.add("a1")).result == 1
             await etcd.delete(keys.alive_of("n1"))
             await eventually(lambda: ("n1", False, "ready") in app.heard, "it went")
-            await eventually(lambda: seat.replica.state.documents["ready/n1"].value == {"count": 2}, "counted again")
+            await eventually(lambda: term.replica.state.documents["ready/n1"].value == {"count": 2}, "counted again")
             assert [node for node, _, _ in app.heard if node == "stranger"] == []
         record = next(record for record in await _entries(etcd, keys) if record.name == "node.changed")
         assert (record.actor, record.args["node"], record.args["phase"]) == ("n1", "n1", "ready")
         again = MisbehavingApp()
-        async with run_leader(etcd, etcd, keys, "m2", application=again) as seat, watch_cluster(seat):
+        async with run_leader(etcd, etcd, keys, "m2", application=again) as term, watch_cluster(term):
             await eventually(lambda: ("n1", False, "ready") in again.heard, "the new leader tells of it")
 
 
-async def _act(seat: RunningLeader, **args: Any) -> int:
+async def _act(term: RunningLeader, **args: Any) -> int:
     outcome = (
-        await seat.submit(CommandRequest(f"act-{args}", NODE_ACT, {"node": "n1", "action": "blink", **args}, "ann", 0))
+        await term.submit(CommandRequest(f"act-{args}", NODE_ACT, {"node": "n1", "action": "blink", **args}, "ann", 0))
     )[0]
     assert outcome.error is None, outcome.error
     return outcome.index
@@ -171,10 +171,10 @@ async def test_an_action_is_shown_to_the_node_and_closed_by_its_result(etcd_one:
     """The history has both; a takeover in between changes nothing; the view is gone at the end."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with run_leader(etcd, etcd, keys) as seat:
-            index = await _act(seat, args={"times": 2})
+        async with run_leader(etcd, etcd, keys) as term:
+            index = await _act(term, args={"times": 2})
             assert await _pending(etcd, keys) == [index]
-        async with run_leader(etcd, etcd, keys, "m2") as seat, watch_cluster(seat):
+        async with run_leader(etcd, etcd, keys, "m2") as term, watch_cluster(term):
             assert await _pending(etcd, keys) == [index]
             started = ActionResult(index=index, name="blink", state="started", nonce="x")
             acted = Acted(node="n1", epoch=1, floor=index, results=(started,))
@@ -201,11 +201,11 @@ async def test_what_no_node_begins_expires_and_what_one_has_begun_does_not(etcd_
         await configure(etcd, keys)
         now = [0.0]
         # its board has no watches: it sees nothing of what nodes wrote
-        async with run_leader(etcd, etcd, keys, wall_clock=lambda: now[0]) as seat:
-            begun = await _act(seat, expires_s=0.2)
+        async with run_leader(etcd, etcd, keys, wall_clock=lambda: now[0]) as term:
+            begun = await _act(term, expires_s=0.2)
             mark = ActionResult(index=begun, name="blink", state="started", nonce="x")
             await etcd.put(keys.acted_of("n1"), Acted(node="n1", epoch=1, floor=begun, results=(mark,)).encode())
-            idle = await _act(seat, node="n2", expires_s=0.2)
+            idle = await _act(term, node="n2", expires_s=0.2)
             now[0] = 1.0
 
             async def expired() -> bool:
@@ -221,13 +221,13 @@ async def test_a_restored_store_asks_no_action_again(etcd_one: EtcdCluster, keys
     """Before any view is written in the new epoch, all that pends is closed as lost."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with run_leader(etcd, etcd, keys) as seat:
-            index = await _act(seat)
+        async with run_leader(etcd, etcd, keys) as term:
+            index = await _act(term)
         await etcd.delete(keys.leader)
         await etcd.put(keys.epoch, Epoch(epoch=2).encode())
-        async with run_leader(etcd, etcd, keys, "m2") as seat:
+        async with run_leader(etcd, etcd, keys, "m2") as term:
             assert await _pending(etcd, keys) == []
-            assert not seat.replica.state.actions
+            assert not term.replica.state.actions
         done = [record for record in await _entries(etcd, keys) if record.name == "action.done"]
         assert [(record.args["index"], record.result["state"]) for record in done] == [(index, "lost")]
 
@@ -236,8 +236,8 @@ async def test_every_record_names_the_configuration_in_force(etcd_one: EtcdClust
     """The adoption's own names the new one."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys, version=3)
-        async with run_leader(etcd, etcd, keys) as seat:
-            await seat.add("a1")
+        async with run_leader(etcd, etcd, keys) as term:
+            await term.add("a1")
         found = [(record.name, record.config_version) for record in await _entries(etcd, keys)]
         assert found == [("config.adopt", 3), ("add", 3)]
 
@@ -246,8 +246,8 @@ async def test_an_error_of_a_handler_is_its_caller_s(etcd_one: EtcdCluster, keys
     """It names the command, and the next one is run."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with run_leader(etcd, etcd, keys) as seat:
-            outcome = (await seat.submit(CommandRequest("f", "fail", {}, "t", 0)))[0]
+        async with run_leader(etcd, etcd, keys) as term:
+            outcome = (await term.submit(CommandRequest("f", "fail", {}, "t", 0)))[0]
             assert isinstance(outcome.error, NodectlError)
             assert "command fail failed in the application: ZeroDivisionError('as asked')" in str(outcome.error)
-            assert (await seat.add("a1")).result == 1
+            assert (await term.add("a1")).result == 1

@@ -17,8 +17,8 @@ from tests.support.etcd_cluster import EtcdCluster
 HOUR_S = 3_600.0
 
 
-async def send(seat: RunningLeader, known_as: str, after: int) -> CommandOutcome:
-    return (await seat.submit(CommandRequest(known_as, "add", {"path": "sum"}, "tester", after)))[0]
+async def send(term: RunningLeader, known_as: str, after: int) -> CommandOutcome:
+    return (await term.submit(CommandRequest(known_as, "add", {"path": "sum"}, "tester", after)))[0]
 
 
 async def test_leaders_an_hour_behind_and_an_hour_ahead(
@@ -36,16 +36,16 @@ async def test_leaders_an_hour_behind_and_an_hour_ahead(
             def clock(offset_s: float = offset_s) -> float:
                 return time.time() + offset_s
 
-            async with run_leader(etcd, etcd, keys, leader, wall_clock=clock) as seat:
+            async with run_leader(etcd, etcd, keys, leader, wall_clock=clock) as term:
                 for known_as, after in sent.items():
-                    outcome = await send(seat, known_as, after)
+                    outcome = await send(term, known_as, after)
                     assert outcome.repeated or isinstance(outcome.error, TooOld), f"{known_as} ran twice: {outcome}"
                     assert outcome.repeated or leader == "m4", f"{known_as} was forgotten too early"
                 for number in range(7):
-                    known_as, after = f"{leader}-{number}", seat.replica.index
+                    known_as, after = f"{leader}-{number}", term.replica.index
                     sent[known_as] = after
                     for repeated in (False, True):
-                        assert (await send(seat, known_as, after)).repeated == repeated
+                        assert (await send(term, known_as, after)).repeated == repeated
         entries = [decode(Entry, kv.value, kv.key) for kv in (await etcd.range(keys.journal)).kvs]
         commands = [command for entry in entries for command in entry.commands]
         times = [command.time for command in commands]

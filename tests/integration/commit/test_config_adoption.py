@@ -18,18 +18,18 @@ from tests.support.toy_app import ToyApp, inventory
 from tests.support.waiting import eventually
 
 
-async def tell(seat: RunningLeader, etcd: Etcd, keys: Keys) -> None:
+async def tell(term: RunningLeader, etcd: Etcd, keys: Keys) -> None:
     """What the leader's watch of the configuration would bring."""
-    seat.cluster_view.config = await etcd.get(keys.config_current)
-    seat.cluster_view.notify()
+    term.cluster_view.config = await etcd.get(keys.config_current)
+    term.cluster_view.notify()
 
 
-async def adopted(seat: RunningLeader, version: int) -> None:
-    await eventually(lambda: _version(seat) == version, f"version {version} is adopted")
+async def adopted(term: RunningLeader, version: int) -> None:
+    await eventually(lambda: _version(term) == version, f"version {version} is adopted")
 
 
-def _version(seat: RunningLeader) -> int | None:
-    state = seat.replica.state
+def _version(term: RunningLeader) -> int | None:
+    state = term.replica.state
     return state.adopted.record.version if state.adopted else None
 
 
@@ -38,14 +38,14 @@ async def test_a_configuration_that_changes_while_it_is_adopted(etcd_one: EtcdCl
     watch; specs are those of the newer."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with run_leader(etcd, etcd, keys) as seat:
-            await seat.put("nodes/n1", x=1)
+        async with run_leader(etcd, etcd, keys) as term:
+            await term.put("nodes/n1", x=1)
             await configure(etcd, keys, inventory("n1", colour="red"), version=2)
             old = await etcd.get(keys.config_current)
             await configure(etcd, keys, inventory("n1", colour="blue"), version=3)
-            seat.cluster_view.config = old
-            seat.cluster_view.notify()
-            await adopted(seat, 3)
+            term.cluster_view.config = old
+            term.cluster_view.notify()
+            await adopted(term, 3)
             names = [record.id for kv in (await etcd.range(keys.journal)).kvs
                      for record in decode(Entry, kv.value, kv.key).commands if record.config is not None]  # fmt: skip
             assert len(names) == 2
@@ -54,26 +54,26 @@ async def test_a_configuration_that_changes_while_it_is_adopted(etcd_one: EtcdCl
 
 async def test_an_adoption_whose_reply_is_lost(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Adopted once, by the nonce in head, and not called a rejection."""
-    async with stage(etcd_one, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as seat:
+    async with stage(etcd_one, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as term:
         await configure(s.witness, keys)
         s.late.lose_next_reply()
-        await tell(seat, s.witness, keys)
-        await adopted(seat, 1)
-        assert seat.leader.config_rejection is None
+        await tell(term, s.witness, keys)
+        await adopted(term, 1)
+        assert term.leader.config_rejection is None
         await s.once(1)
-        assert (await seat.put("nodes/n1", x=1)).index == 2
+        assert (await term.put("nodes/n1", x=1)).index == 2
 
 
 async def test_an_adoption_held_back_until_the_leader_was_replaced(etcd_one: EtcdCluster, keys: Keys) -> None:
     """It adopts nothing."""
-    async with stage(etcd_one, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
+    async with stage(etcd_one, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as term:
         await configure(s.witness, keys)
         s.late.hold_next()
-        await tell(seat, s.witness, keys)
+        await tell(term, s.witness, keys)
         await s.held()
         await take_over(s.witness, keys, "m2")
         await s.deliver()
-        assert isinstance(await seat.ended(), LeadershipLost)
+        assert isinstance(await term.ended(), LeadershipLost)
         assert await s.entries() == []
 
 
@@ -110,19 +110,19 @@ async def test_garbage_leaves_the_last_configuration_in_force(
 
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with run_leader(etcd, etcd, keys, application=Failing()) as seat:
+        async with run_leader(etcd, etcd, keys, application=Failing()) as term:
             await etcd.put(keys.config_current, garbage)
-            await tell(seat, etcd, keys)
-            await eventually(lambda: seat.leader.config_rejection is not None, "it is rejected")
-            await seat.put("nodes/n1", x=1)
-            assert _version(seat) == 1
-        async with run_leader(etcd, etcd, keys, "m2", application=Failing()) as seat:
-            assert seat.leader.config_rejection is not None
-            assert _version(seat) == 1
+            await tell(term, etcd, keys)
+            await eventually(lambda: term.leader.config_rejection is not None, "it is rejected")
+            await term.put("nodes/n1", x=1)
+            assert _version(term) == 1
+        async with run_leader(etcd, etcd, keys, "m2", application=Failing()) as term:
+            assert term.leader.config_rejection is not None
+            assert _version(term) == 1
             await configure(etcd, keys, inventory("n1", colour="blue"), version=3)
-            await tell(seat, etcd, keys)
-            await adopted(seat, 3)
-            assert seat.leader.config_rejection is None
+            await tell(term, etcd, keys)
+            await adopted(term, 3)
+            assert term.leader.config_rejection is None
             await wait_shown(etcd, keys, {"n1": {"colour": "blue", "x": 1}})
 
 
@@ -139,17 +139,17 @@ async def test_names_that_an_earlier_release_adopted(etcd_one: EtcdCluster, keys
         await etcd.put(keys.entry(1), Entry(epoch=1, term=1, nonce="old", commands=(adopting,)).encode())
         await etcd.put(keys.head, Head(index=1, nonce="old").encode())
         won = await take_over(etcd, keys, "m1", next_index=2)
-        async with run_leader(etcd, etcd, keys, won=won) as seat:
-            await tell(seat, etcd, keys)
-            await seat.put("nodes/n1", x=1)
+        async with run_leader(etcd, etcd, keys, won=won) as term:
+            await tell(term, etcd, keys)
+            await term.put("nodes/n1", x=1)
             await wait_shown(etcd, keys, {"n1": {"x": 1}})
-            assert (list(seat.replica.state.inventory.nodes), seat.leader.config_rejection) == (list(nodes), None)
+            assert (list(term.replica.state.inventory.nodes), term.leader.config_rejection) == (list(nodes), None)
             await etcd.put(keys.config_current, record.encode())
-            await tell(seat, etcd, keys)
-            await eventually(lambda: seat.leader.config_rejection is not None, "it is rejected")
-            assert seat.leader.config_rejection is not None
-            assert seat.leader.config_rejection[1].startswith("node name '../up' is not allowed: use 1 to 63 letters")
-            assert list(seat.replica.state.inventory.nodes) == list(nodes)
+            await tell(term, etcd, keys)
+            await eventually(lambda: term.leader.config_rejection is not None, "it is rejected")
+            assert term.leader.config_rejection is not None
+            assert term.leader.config_rejection[1].startswith("node name '../up' is not allowed: use 1 to 63 letters")
+            assert list(term.replica.state.inventory.nodes) == list(nodes)
             await configure(etcd, keys, inventory("n1"), version=2)
-            await tell(seat, etcd, keys)
-            await adopted(seat, 2)
+            await tell(term, etcd, keys)
+            await adopted(term, 2)

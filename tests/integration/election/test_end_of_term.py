@@ -51,14 +51,14 @@ from tests.support.waiting import eventually
 async def test_a_read_under_way_when_the_term_ends(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Its caller hears that leadership was lost; it is not cancelled, as if it had gone away itself."""
     async with stage(etcd_one, keys, repeats_arrive=False) as s:
-        async with run_leader(s.late, s.witness, keys) as seat:
-            await seat.add("x1")
+        async with run_leader(s.late, s.witness, keys) as term:
+            await term.add("x1")
             s.proxy.set(up=Mode.HOLD)
-            reads = [asyncio.create_task(seat.leader.confirm_read()) for _ in range(3)]
+            reads = [asyncio.create_task(term.leader.confirm_read()) for _ in range(3)]
             await s.held()
-            reads.append(asyncio.create_task(seat.leader.confirm_read()))
+            reads.append(asyncio.create_task(term.leader.confirm_read()))
             await asyncio.sleep(0)  # it runs up to its wait for the next read, as the one in flight began before it
-            seat.running.cancel()
+            term.running.cancel()
             done, _ = await asyncio.wait(reads, timeout=10.0)
             assert done == set(reads)
             assert {type(read.exception()) for read in reads} == {LeadershipLost}
@@ -67,26 +67,26 @@ async def test_a_read_under_way_when_the_term_ends(etcd_one: EtcdCluster, keys: 
 
 async def test_a_read_after_deposition_is_refused(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Though the old leader has heard nothing yet."""
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
-        await seat.add("x1")
-        await seat.leader.confirm_read()
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as term:
+        await term.add("x1")
+        await term.leader.confirm_read()
         await take_over(etcd, keys, "m2")
         with pytest.raises(LeadershipLost):
-            await seat.leader.confirm_read()
+            await term.leader.confirm_read()
 
 
 async def test_a_new_leader_does_not_name_its_predecessor(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Asked who leads before its own watch has seen that, it asks for a moment instead."""
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as before:
         old = await etcd.get(keys.leader)
-        async with run_leader(etcd, etcd, keys, "m2") as seat:
+        async with run_leader(etcd, etcd, keys, "m2") as term:
             parts = build_parts(etcd, keys, MasterIdentity("m2", "m2", (), 0, "n"), ToyApp(), MasterSettings())
-            parts.leadership.leader = seat.leader
-            sources = replace(parts.read_sources, cluster_view=seat.cluster_view)
-            seat.cluster_view.show_leader(old)
+            parts.leadership.leader = term.leader
+            sources = replace(parts.read_sources, cluster_view=term.cluster_view)
+            term.cluster_view.show_leader(old)
             with pytest.raises(Unavailable, match="just taken over"):
                 await reads.leader(sources, cast(Any, None))
-            seat.cluster_view.show_leader(await etcd.get(keys.leader))
+            term.cluster_view.show_leader(await etcd.get(keys.leader))
             told = await reads.leader(sources, cast(Any, None))
             assert told["id"] == "m2"
             assert told["term"]["revision"] > before.won.fence.term.revision
@@ -94,18 +94,18 @@ async def test_a_new_leader_does_not_name_its_predecessor(etcd_one: EtcdCluster,
 
 async def test_a_read_waits_for_a_commit_that_memory_does_not_know_yet(etcd_one: EtcdCluster, keys: Keys) -> None:
     """If a commit has landed and its reply is late, a read of `head` may be faster: memory may not answer yet."""
-    async with LateReplies(EtcdSettings(etcd_one.endpoints)) as etcd, run_leader(etcd, etcd, keys) as seat:
-        await seat.add("x1")
+    async with LateReplies(EtcdSettings(etcd_one.endpoints)) as etcd, run_leader(etcd, etcd, keys) as term:
+        await term.add("x1")
         etcd.reply.clear()
-        adding = asyncio.create_task(seat.add("x2"))
+        adding = asyncio.create_task(term.add("x2"))
         await asyncio.wait_for(etcd.landed.wait(), 30.0)
-        assert await seat.parts.read_index.confirm() == 2
-        read = asyncio.create_task(seat.leader.confirm_read())
-        await asyncio.wait([asyncio.create_task(seat.parts.read_index.confirm())])
+        assert await term.parts.read_index.confirm() == 2
+        read = asyncio.create_task(term.leader.confirm_read())
+        await asyncio.wait([asyncio.create_task(term.parts.read_index.confirm())])
         assert not read.done()
         etcd.reply.set()
         await asyncio.wait_for(read, 30.0)
-        assert seat.replica.index == 2
+        assert term.replica.index == 2
         assert (await adding).index == 2
 
 
@@ -130,24 +130,24 @@ class LateReplies(Etcd):
 
 async def test_a_refusal_by_a_deposed_leader_is_none(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Nothing computed by who does not lead any more leaves, refusals and repeats included."""
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
-        await seat.add("x1")
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as term:
+        await term.add("x1")
         await take_over(etcd, keys, "m2")
-        assert code_of(await seat.add("x1")) == "leadership_lost"
+        assert code_of(await term.add("x1")) == "leadership_lost"
 
 
 async def test_an_epoch_that_changes_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
     """In the middle of the views too: the leader does not go on trying for ever."""
     async with stage(etcd_one, keys, repeats_arrive=False) as s:
         await configure(s.witness, keys)
-        async with run_leader(s.late, s.witness, keys, settings=SMALL) as seat:
-            await _change_the_epoch_during_a_chunk(s, seat)
-            assert isinstance(await seat.ended(), LeadershipLost)
+        async with run_leader(s.late, s.witness, keys, settings=SMALL) as term:
+            await _change_the_epoch_during_a_chunk(s, term)
+            assert isinstance(await term.ended(), LeadershipLost)
 
 
-async def _change_the_epoch_during_a_chunk(s: Stage, seat: RunningLeader) -> None:
+async def _change_the_epoch_during_a_chunk(s: Stage, term: RunningLeader) -> None:
     hold_the_chunk(s)
-    call = asyncio.create_task(seat.put("nodes/n1", x=1))
+    call = asyncio.create_task(term.put("nodes/n1", x=1))
     await s.held()
     await s.witness.put(s.keys.epoch, Epoch(epoch=2).encode())
     await s.deliver()
@@ -156,11 +156,11 @@ async def _change_the_epoch_during_a_chunk(s: Stage, seat: RunningLeader) -> Non
 
 async def test_memory_that_is_not_where_the_journal_is_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Or the next entry would be written over one that is committed."""
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
-        await seat.add("x1")
-        seat.parts.committer.journal.index += 1
-        assert code_of(await seat.add("x2")) == "outcome_unknown"
-        await seat.ended()
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as term:
+        await term.add("x1")
+        term.parts.committer.journal.index += 1
+        assert code_of(await term.add("x2")) == "outcome_unknown"
+        await term.ended()
         found = await etcd.get(keys.entry(2))
         assert found is None
 
@@ -168,15 +168,15 @@ async def test_memory_that_is_not_where_the_journal_is_ends_the_term(etcd_one: E
 async def test_head_changed_by_a_stranger_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
     """The caller cannot be told whether its commit lies beneath; the store goes on under the next term."""
     async with session(etcd_one) as etcd:
-        async with run_leader(etcd, etcd, keys) as seat:
-            await seat.add("x1")
+        async with run_leader(etcd, etcd, keys) as term:
+            await term.add("x1")
             head = await etcd.get(keys.head)
             assert head is not None
             await etcd.put(keys.head, head.value)
-            assert code_of(await seat.add("x2")) == "outcome_unknown"
-            await seat.ended()
-        async with run_leader(etcd, etcd, keys, "m2") as seat:
-            again = await seat.add("x2")
+            assert code_of(await term.add("x2")) == "outcome_unknown"
+            await term.ended()
+        async with run_leader(etcd, etcd, keys, "m2") as term:
+            again = await term.add("x2")
             assert (again.result, again.repeated) == (2, False)
 
 
@@ -190,11 +190,11 @@ async def test_what_cannot_be_followed_after_a_commit_ends_the_term(
 
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
-        async with run_leader(etcd, etcd, keys, settings=SMALL) as seat:
+        async with run_leader(etcd, etcd, keys, settings=SMALL) as term:
             monkeypatch.setattr(Publisher, "write_views", refused)
-            outcome = await seat.put("nodes/n1", x=1)
+            outcome = await term.put("nodes/n1", x=1)
             assert (outcome.error, outcome.index) == (None, 2)
-            assert (await seat.ended()).code == "outcome_unknown"
+            assert (await term.ended()).code == "outcome_unknown"
             monkeypatch.undo()
         async with run_leader(etcd, etcd, keys, "m2", settings=SMALL):
             await wait_shown(etcd, keys, {"n1": {"x": 1}})
@@ -218,15 +218,15 @@ async def test_the_watch_may_lag_behind_the_term(
     etcd_one: EtcdCluster, keys: Keys, case: str, seen: list[int | None], ends: bool
 ) -> None:
     """What was before our term is no reason to end it."""
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as term:
         ours = await etcd.get(keys.leader)
         assert ours is not None
         for revision in seen:
             kv = None if revision is None else replace(ours, mod_revision=ours.mod_revision + revision)
-            seat.cluster_view.show_leader(kv)
+            term.cluster_view.show_leader(kv)
         outcome = None
         with suppress(LeadershipLost):
-            outcome = await seat.add("x1")
+            outcome = await term.add("x1")
         assert (outcome is None or outcome.error is not None) is ends, case
 
 

@@ -260,10 +260,10 @@ async def test_a_master_that_has_handed_over_stays_until_its_watch_shows_the_new
         return True
 
     monkeypatch.setattr(master_module, "hand_over_to_any", handed_over)
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as term:
         cluster_view = SteeredClusterView(etcd, keys)
         parts = build_parts(etcd, keys, _M2, ToyApp(), MasterSettings(), cluster_view=cluster_view)
-        parts.leadership.leader = seat.leader
+        parts.leadership.leader = term.leader
         stopping = asyncio.create_task(parts.master.stand_down("asked to stop"))
         await asyncio.wait_for(has_handed_over.wait(), 30.0)
         await eventually(lambda: cluster_view.subscriber_count == 1, "it waits for the end of its term")
