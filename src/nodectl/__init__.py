@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nodectl.client import Client, CommandOutcomeUnknown, CommandResult, Leader, State
+    from nodectl.client import BlockingClient, Client, CommandOutcomeUnknown, CommandResult, Leader, State
 
-__all__ = ["Client", "CommandOutcomeUnknown", "CommandResult", "Leader", "State"]
+__all__ = ["BlockingClient", "Client", "CommandOutcomeUnknown", "CommandResult", "Leader", "State"]
 
 
 def __getattr__(name: str) -> Any:
