@@ -59,6 +59,7 @@ class DevCluster:
     die_with_parent: the processes die with this process, however it ends; otherwise they outlive it.
     unsafe_no_fsync: etcd of a new cluster does not wait for its disk, so a crash of the PC may lose acknowledged
     commands. For tests only.
+    etcd: the path of etcd's program (None: find it, and download it if needed).
     report: receives a line for each step of `up` and `down`.
     """
 
@@ -70,6 +71,7 @@ class DevCluster:
         members: int | None = None,
         die_with_parent: bool = False,
         unsafe_no_fsync: bool = False,
+        etcd: Path | None = None,
         report: ReportLine = _ignore_line,
     ) -> None:
         self.directory = directory.absolute()
@@ -77,7 +79,7 @@ class DevCluster:
         self._inventory, self._members = inventory, members
         self._die_with_parent, self._unsafe_no_fsync, self._report = die_with_parent, unsafe_no_fsync, report
         self._children: dict[str, child_processes.Child] = {}
-        self._etcd: Path | None = None
+        self._etcd = etcd
         self._record = load(self.directory)
 
     def reload(self) -> None:

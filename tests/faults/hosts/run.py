@@ -109,7 +109,7 @@ class Run:
         self._diary.write(wrong=line)
 
     async def _whole(self) -> None:
-        names = self._names()
+        names = self.fault_names()
         with Recorder(self.directory / "history-store.jsonl") as record:
             async with (
                 Disks(self.directory, MEMBERS, slowable="slow-disk" in names, seed=self.seed) as disks,
@@ -159,7 +159,7 @@ class Run:
 
     # --- faults ---
 
-    def _names(self) -> list[str]:
+    def fault_names(self) -> list[str]:
         """The faults of this run: those that were asked for, as far as this machine can do them."""
         names = []
         for name in FAULTS:
@@ -239,7 +239,7 @@ class Run:
                 for name, pc in hosts.pcs.items():
                     for program in pc.programs() if pc.powered else ():
                         if not pc.alive(program) and (program in pc.running or not self._expected):
-                            self._found_ended(program, name, pc.log_tail(program, 1)[:200])
+                            self.found_ended(program, name, pc.log_tail(program, 1)[:200])
                             pc.start(program)
 
         task = asyncio.create_task(keep(), name="service manager")
@@ -251,7 +251,7 @@ class Run:
                 if isinstance(found, Exception):
                     self._wrong(f"what starts programs again has ended: {found!r}")
 
-    def _found_ended(self, program: str, name: str, said: str) -> None:
+    def found_ended(self, program: str, name: str, said: str) -> None:
         line = f"{program} of {name} had ended: {said}"
         self.say(f"           {line}")
         if program in PROGRAMS and program != "etcd":

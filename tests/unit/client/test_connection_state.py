@@ -33,15 +33,12 @@ async def until(client: Client, wanted: State) -> None:
 
 async def test_states_follow_the_leader() -> None:
     """connected, suspended when the leader dies, lost when that lasts, connected when there is one again."""
-    async with fake_cluster("m1", "m2") as cluster, client_of(cluster) as client:
+    async with fake_cluster("m1", "m2") as cluster, client_of(cluster, lost_after_s=2.0) as client:
         seen: list[State] = []
         client.on_state(seen.append)
         assert client.state == "suspended"
         await until(client, "connected")
-        assert client._state is not None
-        client._state.lost_after_s = 0.3
         await cluster.leading.stop()
-        client._leadership.mark_doubtful()
         with pytest.raises(Unavailable):
             await client.leader(timeout_s=0.1)
         await until(client, "lost")
@@ -82,13 +79,13 @@ async def test_states_end_when_the_client_is_closed() -> None:
 async def test_streams_end_when_the_client_is_closed(led: bool) -> None:
     """Whoever iterates hears of it rather than waits for ever, whether or not there is a leader."""
     async with fake_cluster("m1") as cluster:
+        if not led:
+            cluster.lead(None)
         client = client_of(cluster)
         async with client:
-            await until(client, "connected")
+            if led:
+                await until(client, "connected")
             streams = [client.journal(0), client.live(), client.watch_nodes()] if led else [client.journal(0)]
-            if not led:
-                cluster.lead(None)
-                client._leadership.publish(None)
             readers = [asyncio.create_task(_until_it_ends(stream)) for stream in streams]
             await asyncio.sleep(0)
         async with asyncio.timeout(WAIT_S):
@@ -127,10 +124,12 @@ async def test_an_idle_client_notices_a_new_leader() -> None:
     """Nobody asks, and still it knows."""
     async with fake_cluster("m1", "m2") as cluster, client_of(cluster) as client:
         await until(client, "connected")
+        known: asyncio.Queue[str | None] = asyncio.Queue()
+        client.on_leader(lambda leader: known.put_nowait(leader.id if leader else None))
         cluster.lead("m2")
         async with asyncio.timeout(WAIT_S):
-            while client._leadership.leader is None or client._leadership.leader.id != "m2":
-                await client._leadership.wait_changed()
+            while await known.get() != "m2":
+                pass
 
 
 async def test_reads_are_repeated_at_the_next_leader() -> None:

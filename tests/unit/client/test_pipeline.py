@@ -3,71 +3,102 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import pytest
+
+from nodectl.client.connection.errors import Broken
 from nodectl.client.connection.http import Http
 from nodectl.client.connection.leadership import Leader, Leadership
-from nodectl.client.connection.pipeline import PendingCommand, Pipeline
+from nodectl.client.connection.pipeline import Pipeline
 from nodectl.client.connection.state import ConnectionState
 from nodestore.errors import Unavailable
 from nodestore.schema.models import Term
+from nodestore.support.jsonio import loads
+
+WAIT_S = 20.0
 
 
-class NoHttp:
-    """Nobody answers."""
-
-    async def call(self, *_: Any, **__: Any) -> Any:
-        await asyncio.Event().wait()
+def leader(epoch: int, revision: int) -> Leader:
+    return Leader(f"m{revision}", "host", (f"http://m{revision}",), Term(epoch, revision))
 
 
-def leader(revision: int) -> Leader:
-    return Leader(f"m{revision}", "host", ("http://127.0.0.1:1",), Term(1, revision))
+class ScriptedHttp:
+    """Answers every request but those to `unanswered`; `before_batch` runs when the index is asked for.
+
+    The pipeline asks for the index right before it takes the first commands of an epoch from its queue.
+    """
+
+    def __init__(self) -> None:
+        self.posts: list[tuple[str, list[str]]] = []
+        self.unanswered: set[str] = set()
+        self.before_batch: Callable[[str], None] = lambda url: None
+
+    async def call(self, method: str, url: str, *, body: bytes = b"", **_: Any) -> Any:
+        host = url.split("/")[2]
+        if method == "GET":
+            self.before_batch(host)
+            await asyncio.sleep(0)
+            return {"index": 0}
+        ids = [command["id"] for command in loads(body)["commands"]]
+        self.posts.append((host, ids))
+        if host in self.unanswered:
+            raise Broken(f"{host} is gone", sent=True)
+        return {"results": [{"index": 1, "id": name} for name in ids], "index": 1}
+
+
+@asynccontextmanager
+async def running(http: ScriptedHttp, leadership: Leadership) -> AsyncIterator[Pipeline]:
+    state = ConnectionState(30.0)
+    pipeline = Pipeline(cast(Http, http), leadership, state)
+    task = asyncio.create_task(pipeline.run())
+    try:
+        async with asyncio.timeout(WAIT_S):
+            yield pipeline
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        state.close()
 
 
 async def test_a_request_superseded_before_its_first_step_leaves_nothing_behind() -> None:
-    """Its task never ran, so no `finally` of it did either: the command must wait again and the way be free."""
-    leadership, state = Leadership(), ConnectionState(30.0)
-    pipeline = Pipeline(cast(Http, NoHttp()), leadership, state)
-    leadership.publish(leader(1))
-    pending = PendingCommand("c1", 0, b"{}", asyncio.get_running_loop().create_future(), lost_leaders=["m0 (term 1.0)"])
-    pipeline._start([pending], leader(1))
-    assert pipeline._attempts
-    leadership.publish(leader(2))
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert list(pipeline._waiting) == [pending]
-    assert pipeline._may_send()
-    assert not pending.maybe_received
-    state.close()
+    """Its task never ran, so no `finally` of it did either: the command, a suspect, must be sent to the next leader.
 
+    m1 is lost under the command. m2, of another epoch, is asked for the index, and replaced before the request to it
+    has begun. So only m3 gets the command a second time.
+    """
+    http, leadership = ScriptedHttp(), Leadership()
+    http.unanswered = {"m1"}
 
-class KeptHttp(NoHttp):
-    """Keeps what was sent."""
+    def replace(host: str) -> None:
+        if host == "m2":  # two turns later: the task of the request was made in the one before
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, leadership.publish, leader(2, 3))
 
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-
-    async def call(self, *_: Any, body: bytes = b"", **__: Any) -> Any:
-        self.sent.append(body)
-        await asyncio.Event().wait()
+    http.before_batch = replace
+    async with running(http, leadership) as pipeline:
+        leadership.publish(leader(1, 1))
+        command = asyncio.create_task(pipeline.submit("c1", None, b'{"id":"c1"', WAIT_S))
+        while not http.posts:
+            await asyncio.sleep(0)
+        leadership.publish(leader(2, 2))
+        assert (await command).id == "c1"
+    assert http.posts == [("m1", ["c1"]), ("m3", ["c1"])]
 
 
 async def test_a_command_that_ran_out_of_time_before_its_request_began_is_not_sent() -> None:
     """Its caller was told that it surely was not done; the others of its request are sent."""
-    leadership, state, http = Leadership(), ConnectionState(30.0), KeptHttp()
-    pipeline = Pipeline(cast(Http, http), leadership, state)
-    leadership.publish(leader(1))
-    late, other = (PendingCommand(name, 0, b'{"id":"%s"' % name.encode(), asyncio.get_running_loop().create_future())
-                   for name in ("late", "other"))  # fmt: skip
-    pipeline._start([late, other], leader(1))
-    pipeline._expire(late, 0.3)
-    await asyncio.sleep(0)
-    assert isinstance(late.answer.exception(), Unavailable)
-    assert [b'"late"' in body for body in http.sent] == [False]
-    assert b'"other"' in http.sent[0]
-    assert other.maybe_received
-    for attempt in pipeline._attempts:
-        assert attempt.task is not None
-        attempt.task.cancel()
-    await asyncio.sleep(0)
-    state.close()
+    http, leadership = ScriptedHttp(), Leadership()
+    http.before_batch = lambda host: time.sleep(0.05)  # the time runs out in the turn in which the request is made
+    async with running(http, leadership) as pipeline:
+        late = asyncio.create_task(pipeline.submit("late", None, b'{"id":"late"', 0.03))
+        other = asyncio.create_task(pipeline.submit("other", None, b'{"id":"other"', WAIT_S))
+        await asyncio.sleep(0)
+        leadership.publish(leader(1, 1))
+        with pytest.raises(Unavailable):
+            await late
+        assert (await other).id == "other"
+    assert http.posts == [("m1", ["other"])]

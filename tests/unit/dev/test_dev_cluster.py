@@ -149,8 +149,7 @@ async def test_a_process_that_ends_before_anybody_looks_is_quoted(
     noted = cluster_record()
     noted.parts["m1"].ports = {"api": ports.free_ports(1)[0]}
     record.save(tmp_path, noted)
-    cluster = DevCluster(tmp_path)
-    cluster._etcd = tmp_path / "etcd"
+    cluster = DevCluster(tmp_path, etcd=tmp_path / "etcd")
     with pytest.raises(NodectlError, match=r"m1 \(masterd\) has ended(.|\n)*it is Monday"):
         await cluster.start("m1")
 

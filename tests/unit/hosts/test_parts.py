@@ -101,10 +101,10 @@ def test_a_disk_that_was_not_slow_is_noticed(seen: Fsyncs, complaint: str | None
     """By what etcd itself has measured: a run in which it was to be slow, and was not, fails."""
     fault = SlowDisk(HOSTS, random.Random(1), victim="h1", kind="slow")
     if complaint is None:
-        fault._check(seen)
+        fault.check_slow(seen)
     else:
         with pytest.raises(AssertionError, match=complaint):
-            fault._check(seen)
+            fault.check_slow(seen)
     assert f"{seen.count} of its WAL" in fault.told
 
 
@@ -119,7 +119,7 @@ def test_what_a_slow_disk_lacks_is_said(
     assert told.count("\n") == 1
     said: list[str] = []
     run = Run(tmp_path, 1, 1.0, ["slow-disk", "ring"], said.append)
-    assert run._names() == ["ring"]
+    assert run.fault_names() == ["ring"]
     assert "slow-disk is left out: " in said[0]
 
 
@@ -146,7 +146,7 @@ async def test_only_what_surely_did_not_run_counts_as_failed(tmp_path: Path, err
             raise error
 
     with Recorder(tmp_path / "history") as record:
-        told = await caller._command(cast(Any, Answers()), record, "c1", "c1-1", "node.set", {}, 1.0)
+        told = await caller.send(cast(Any, Answers()), record, "c1", "c1-1", "node.set", {}, 1.0)
     (call,) = calls(load(tmp_path / "history"))
     assert (told, call.end) == (end, end)
 

@@ -181,10 +181,10 @@ def hosts_of(pc: Pc) -> Hosts:
 async def test_a_pause_has_stopped_every_process(pc: Pc) -> None:
     """There are some, and all are stopped; one that goes on meanwhile is noticed at its end."""
     fault = Pause(hosts_of(pc), DICE, victim="h1", programs=("masterd",))
-    await eventually(fault._stopped, "it is stopped")
+    await eventually(fault.stopped, "it is stopped")
     await fault.end()
     await eventually(lambda: not all_stopped(pc.states("masterd")), "it goes on")
-    await eventually(fault._stopped, "it is stopped")
+    await eventually(fault.stopped, "it is stopped")
     pc.signal("masterd", signal.SIGCONT)
     await eventually(lambda: not all_stopped(pc.states("masterd")), "it goes on")
     with pytest.raises(AssertionError, match="were to be stopped until now"):
@@ -204,14 +204,14 @@ async def test_a_full_disk_counts_once_etcd_has_noticed(pc: Pc, monkeypatch: pyt
     log.parent.mkdir()
     log.write_text("no space left on device\n")
     fault = FullDisk(hosts_of(pc), DICE, victim="h1", member=pc.pid("etcd"), said=log.stat().st_size)
-    assert not await fault._noticed()
+    assert not await fault.noticed()
     with log.open("a") as file:
         file.write("write wal: no space left on device\n")
-    assert await fault._noticed()
+    assert await fault.noticed()
     fault.said = log.stat().st_size
-    assert not await fault._noticed()
+    assert not await fault.noticed()
     pc.kill("masterd")
-    assert await fault._noticed()
+    assert await fault.noticed()
 
 
 def test_what_hinders_filling_a_disk_but_room_is_told(tmp_path: Path) -> None:

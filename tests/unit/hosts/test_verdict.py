@@ -280,10 +280,7 @@ def test_how_a_client_ended_is_asked(tmp_path: Path) -> None:
 
 
 def program_of(directory: Path, code: str) -> clients.Program:
-    one = clients.Program.__new__(clients.Program)
-    one.name = "c9"
-    one._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-    return one
+    return clients.Program("c9", [sys.executable, "-c", code], directory)
 
 
 # --- readers ---------------------------------------------------------------------------------------------------------
@@ -356,7 +353,7 @@ def test_a_mistake_in_a_program_is_noticed(recorded: Recorded, line: str) -> Non
 @pytest.mark.parametrize(("program_name", "wrong"), [("masterd", 1), ("noded", 1), ("etcd", 0)])
 def test_a_program_that_ends_by_itself_is_noticed(tmp_path: Path, program_name: str, wrong: int) -> None:
     """Though it is started again at once. etcd may, when its disk is full."""
-    Run(tmp_path, 1, 1.0, say=lambda line: None)._found_ended(program_name, "h1", "why")
+    Run(tmp_path, 1, 1.0, say=lambda line: None).found_ended(program_name, "h1", "why")
     assert len(diary.read(tmp_path).wrong) == wrong
 
 
@@ -436,12 +433,12 @@ async def test_ctrl_c_leaves_a_run_time_for_its_verdict(tmp_path: Path) -> None:
         "print(flush=True)\ntime.sleep(60)"
     )
     without = (
-        "import subprocess,sys\nfrom tests.faults.hosts.lan import namespaces as ground\n"
+        "import subprocess,sys\nfrom tests.faults.hosts.lan import namespaces\n"
         f"child = [sys.executable, '-c', {within!r}]\n"
         "process = subprocess.Popen([sys.executable, '-c', "
         "'import signal,subprocess,sys; signal.signal(signal.SIGINT, signal.SIG_IGN); '"
         "'sys.exit(subprocess.run(sys.argv[1:]).returncode)', *child])\n"
-        "sys.exit(ground._waited(process))"
+        "sys.exit(namespaces.wait_for(process))"
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", without, stdout=subprocess.PIPE, cwd=namespaces.ROOT

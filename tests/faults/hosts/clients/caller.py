@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nodectl import Client, CommandOutcomeUnknown
+from nodectl import Client, CommandOutcomeUnknown, Leader
 from nodectl.client.connection.results import CommandResult
 from nodestore.errors import Invalid, NodectlError, NotFound, Refused, TooLarge, TooOld, Unavailable
 from nodestore.support import logs
@@ -96,7 +96,7 @@ async def _repeat(client: Client, record: Recorder, who: str, again: deque[Pendi
         again.append(replace(one, due=time.monotonic() + _AGAIN_S[1]))
 
 
-async def _command(
+async def send(
     client: Client, record: Recorder, who: str, known: str, name: str, args: Mapping[str, object], timeout_s: float
 ) -> str:
     """How it ended."""
@@ -140,7 +140,7 @@ async def registers(client: Client, settings: Settings, number: int, record: Rec
 async def _write(client: Client, record: Recorder, who: str, scene: str, known: str, timeout_s: float) -> None:
     call = record.invoke(who, "write", key=scene, value=known)
     args: Mapping[str, object] = {"name": scene, "nodes": {}, "description": known}
-    end = await _command(client, record, f"{who}-w", known, "scene.save", args, timeout_s)
+    end = await send(client, record, f"{who}-w", known, "scene.save", args, timeout_s)
     {"ok": record.ok, "fail": record.fail, "unknown": record.unknown}[end](call)
 
 
@@ -174,17 +174,16 @@ async def read_stream(client: Client, settings: Settings, record: Recorder) -> N
 
 
 def _record_leaders(client: Client, record: Recorder) -> None:
-    """Each leader as this client comes to know it, and the etcd member that it used then."""
-    leadership, etcd = client._leadership, client._etcd
+    """Record each change of the leader that this client knows, and the etcd member that it uses at that time."""
+    etcd = client._etcd  # private: which member a client uses is no concern of its users, but explains a slow takeover
 
-    def tell() -> None:
-        leader = leadership.leader
+    def record_leader(leader: Leader | None) -> None:
         record.seen(
             "client", "leader", id=leader.id if leader else None, term=leader.term.revision if leader else 0,
             member=etcd.endpoint if etcd else "",
         )  # fmt: skip
 
-    leadership.subscribe(tell)
+    client.on_leader(record_leader)
 
 
 async def run(settings: Settings) -> None:

@@ -25,11 +25,12 @@ _WORKS = 5
 class Program:
     """A process that ends when its standard input does."""
 
-    def __init__(self, name: str, module: str, given: Mapping[str, Any], directory: Path) -> None:
+    def __init__(self, name: str, argv: Sequence[str], directory: Path) -> None:
+        """argv: the command line. Its output goes to `<name>.log` in the directory."""
         self.name = name
         with (directory / f"{name}.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, json.dumps(given)],
+                argv,
                 cwd=namespaces.ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip  # a session of its own: Ctrl-C is for the run, which ends it in its turn
 
@@ -61,13 +62,18 @@ class Program:
         self._process.wait(_STOP_S)
 
 
+def module_command(module: str, given: Mapping[str, Any]) -> list[str]:
+    """The command line of a module of ours that takes its settings as JSON."""
+    return [sys.executable, "-m", module, json.dumps(given)]
+
+
 class Caller(Program):
     """A client process that sends commands. Only what is recent is kept in memory: a run may take hours."""
 
     def __init__(self, hosts: Hosts, directory: Path, **settings: Any) -> None:
         self.history = directory / f"history-{settings['name']}.jsonl"
         given = {"cluster": CLUSTER, "nodes": list(hosts.pcs), "history": str(self.history), **settings}
-        super().__init__(settings["name"], "tests.faults.hosts.clients.caller", given, directory)
+        super().__init__(settings["name"], module_command("tests.faults.hosts.clients.caller", given), directory)
         self.follow()
 
     def follow(self) -> None:
@@ -126,7 +132,7 @@ class Readers(Program):
         masters = {f"raw-{name}": pc.url for name, pc in hosts.pcs.items()}
         self.streams = {name: directory / f"stream-{name}.jsonl" for name in masters}
         given = {"masters": masters, "directory": str(directory)}
-        super().__init__("readers", "tests.faults.hosts.clients.raw_readers", given, directory)
+        super().__init__("readers", module_command("tests.faults.hosts.clients.raw_readers", given), directory)
 
     def silent(self, since: float) -> list[str]:
         """Those that have heard nothing since then."""

@@ -33,9 +33,9 @@ class FullDisk(Fault):
         pc = self.hosts.pcs[self.victim]
         await self.runs(pc, "etcd")
         self.member, self.said = pc.pid("etcd"), pc.log("etcd").stat().st_size
-        await eventually(self._noticed, f"etcd of {self.victim} has noticed its full disk", timeout_s=_NOTICED_S)
+        await eventually(self.noticed, f"etcd of {self.victim} has noticed its full disk", timeout_s=_NOTICED_S)
 
-    async def _noticed(self) -> bool:
+    async def noticed(self) -> bool:
         """It has ended, or says so. What room it has made itself since is taken again."""
         await asyncio.to_thread(fill, self._filler)
         pc = self.hosts.pcs[self.victim]
@@ -83,12 +83,12 @@ class SlowDisk(Fault):
     async def end(self) -> None:
         try:
             if self.before is not None:
-                self._check((await self.hosts.fsyncs(self.victim)).since(self.before))
+                self.check_slow((await self.hosts.fsyncs(self.victim)).since(self.before))
         finally:
             if self.victim:
                 self.hosts.disks[self.victim].restore_speed()
 
-    def _check(self, seen: Fsyncs) -> None:
+    def check_slow(self, seen: Fsyncs) -> None:
         """AssertionError unless etcd itself has measured that the disk was as slow as it should be."""
         self.told += f"; {seen.count} of its WAL, {seen.mean_ms:.0f} ms each by its own measure"
         low_ms = SLOW_MS[self.kind][0][0]

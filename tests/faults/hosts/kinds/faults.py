@@ -58,9 +58,9 @@ class Pause(Fault):
         self.programs = pc.programs() if self.dice.random() < 0.5 else (self.dice.choice(pc.programs()),)
         self.told = f"{' '.join(self.programs)} of {self.victim}"
         await self.runs(pc, *self.programs)
-        await eventually(self._stopped, f"{self.told} are stopped", timeout_s=_STOPPED_S)
+        await eventually(self.stopped, f"{self.told} are stopped", timeout_s=_STOPPED_S)
 
-    def _stopped(self) -> bool:
+    def stopped(self) -> bool:
         """Every process of every program; what one has started meanwhile is stopped too."""
         pc = self.hosts.pcs[self.victim]
         pc.pause(*self.programs)

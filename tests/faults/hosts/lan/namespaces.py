@@ -65,14 +65,14 @@ def inside(module: str, arguments: Sequence[str]) -> int:
         cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        return _waited(process)
+        return wait_for(process)
     except BaseException:
         process.send_signal(signal.SIGKILL)  # --kill-child: its child goes with it, and all that one has started
         process.wait()
         raise
 
 
-def _waited(process: subprocess.Popen[bytes]) -> int:
+def wait_for(process: subprocess.Popen[bytes]) -> int:
     """Its exit code. Ctrl-C is for it at first: it has some time to say what it has found."""
     try:
         return process.wait()
