@@ -1,7 +1,8 @@
 """masterd: the master program. One masterd leads the cluster; the others follow as hot standbys.
 
-Start reading at `daemon.py`, which runs the program, then `roles/master.py`. The packages are listed from top to
-bottom. Each imports only packages below its own line, and nodestore:
+Start reading at `daemon.py`, which runs the program, then `assembly.py`, which builds its parts and shows all their
+dependencies, then `roles/master.py`. The packages are listed from top to bottom. Each imports only packages below its
+own line, and nodestore:
 
     api             the HTTP API: routes, reads, event streams, and forwarding of requests to the leader
     roles           the two roles, leader and standby, and the transitions between them

@@ -22,7 +22,7 @@ from nodestore.etcd.types import host_port
 from nodestore.schema.keys import check_name
 from nodestore.support.values import Address, duration_between, format_duration, parse_address, whole_between
 
-_TIMES = {
+TIMES = {
     "beat": (0.02, 2.0, "interval between two heartbeats of the leader"),
     "missed": (0.03, 20.0, "challenge the leader after this long without a heartbeat"),
     "silence": (0.05, 30.0, "take over after this long without a heartbeat, if the challenge is unanswered"),
@@ -130,7 +130,7 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
         "timing", _profile, default="lan", meta="lan|slow",
         text="how fast a silent leader is replaced: lan (0.3 s), or slow (2 s) for PCs that are often overloaded",
     )  # fmt: skip
-    for name, (least, most, text) in _TIMES.items():
+    for name, (least, most, text) in TIMES.items():
         span = f"{format_duration(least)} to {format_duration(most)}"
         parser.add_option(
             name, duration_between(least, most), default="", meta="TIME",
@@ -197,7 +197,7 @@ def _member(chosen: argparse.Namespace, endpoints: tuple[str, ...], advertise: s
 
 def _timing(chosen: argparse.Namespace) -> ElectionTiming:
     """The profile of --timing, with the times that were given as options of their own."""
-    own = {f"{name.replace('-', '_')}_s": getattr(chosen, name.replace("-", "_")) for name in _TIMES}
+    own = {f"{name.replace('-', '_')}_s": getattr(chosen, name.replace("-", "_")) for name in TIMES}
     timing = replace(PROFILES[chosen.timing], **{field: value for field, value in own.items() if value is not None})
     if not timing.beat_s < timing.missed_s < timing.silence_s:
         raise Invalid(

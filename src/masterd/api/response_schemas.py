@@ -1,7 +1,7 @@
 """JSON Schemas of the API's requests and answers, generated from nodestore.schema.api_types for openapi.py.
 
 Fields that are always present are `required`. Answers may hold more fields. Request bodies are checked by hand in
-routes.py, as a model per command would slow down the hot route.
+request_bodies.py, as a model per command would slow down the hot route.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter, disconnected
 from masterd.api.problems import http_problem, problem_of, problem_response
 from masterd.api.read_sources import ReadSources
+from masterd.api.request_bodies import actor_of, parse_command, read_body, text_field
 from masterd.roles.handover import hand_over
 from masterd.roles.peers import PeerClient
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
@@ -28,7 +28,6 @@ from nodestore.cluster.configuration import Configuration
 from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import (
     Conflict,
-    Garbage,
     Invalid,
     LeadershipLost,
     NodectlError,
@@ -37,8 +36,8 @@ from nodestore.errors import (
     Unavailable,
 )
 from nodestore.schema import api_types
-from nodestore.schema.api_types import COMMANDS_MAX, ID_CHARS_MAX
-from nodestore.support.jsonio import dumps, loads
+from nodestore.schema.api_types import COMMANDS_MAX
+from nodestore.support.jsonio import dumps
 from nodestore.support.time_slices import dumps_in_slices
 
 log = logging.getLogger(__name__)
@@ -213,11 +212,11 @@ class Api:
         leader = await self._leader_or_response(request)
         if isinstance(leader, web.StreamResponse):
             return leader
-        body = await _body(request)
-        target = self._successor(_text(body, "to") or None)
+        body = await read_body(request)
+        target = self._successor(text_field(body, "to") or None)
         if self._cluster_view.paused is not None:
             raise Conflict("takeovers are paused: resume them first (nodectl master resume)")
-        actor = _text(body, "actor") or "somebody"  # an anonymous request, in the record of the term
+        actor = text_field(body, "actor") or "somebody"  # an anonymous request, in the record of the term
         answer = await hand_over(leader, self._replica.index, target["url"], actor, self._peers)
         switched: api_types.Switchover = {"from": self._own_id, "to": target["id"], "term": answer["term"]}
         return self._json(switched)
@@ -236,13 +235,13 @@ class Api:
 
     async def _campaign(self, request: web.Request) -> web.StreamResponse:
         """Take over the term of the leader that sent this request to its successor."""
-        body = await _body(request)
+        body = await read_body(request)
         if self._leadership.leader is not None:
             raise Conflict(f"{self._own_id} is the leader already")
         revision = body.get("revision")
         if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
             raise Invalid("revision: expected the revision of the leader's term")
-        won = await self._takeovers.take_over_from(revision, _actor(body), _TAKEOVER_ORDER_TIMEOUT_S)
+        won = await self._takeovers.take_over_from(revision, actor_of(body), _TAKEOVER_ORDER_TIMEOUT_S)
         epoch, revision = won.fence.term
         return self._json(api_types.Campaign(term={"epoch": epoch, "revision": revision}))
 
@@ -255,7 +254,7 @@ class Api:
             fault_injection.start_drill(
                 self._sources,
                 leader,
-                fault_injection.parse_drill_request(await _body(request)),
+                fault_injection.parse_drill_request(await read_body(request)),
                 allowed=self._drills_allowed,
             )
         )
@@ -263,13 +262,13 @@ class Api:
     # --- commands ---
 
     async def _commands(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
+        body = await read_body(request)
         many = body.get("commands")
         if many is not None and (not isinstance(many, list) or not 0 < len(many) <= COMMANDS_MAX):
             raise Invalid(f"commands: expected a list of 1 to {COMMANDS_MAX} commands")
         single = many is None
         requests = [
-            _command(item, "" if single else f"commands[{position}].")
+            parse_command(item, "" if single else f"commands[{position}].")
             for position, item in enumerate([body] if many is None else many)
         ]
 
@@ -307,7 +306,7 @@ class Api:
         leader = await self._leader_or_response(request)
         if isinstance(leader, web.StreamResponse):
             return leader
-        name = (await _body(request)).get("name")
+        name = (await read_body(request)).get("name")
         if not isinstance(name, str):
             raise Invalid("name: expected the snapshot's name")
         await leader.confirm_read()
@@ -326,10 +325,10 @@ class Api:
         """Write a configuration, fenced by this leader's term. The commit loop adopts it later."""
 
         async def apply(leader: Leader) -> web.StreamResponse:
-            body = await _body(request)
+            body = await read_body(request)
             version = await self._configuration.apply(
-                body.get("inventory"), source=_text(body, "source"), expect_version=body.get("expect_version"),
-                actor=_actor(body), compares=leader.fence.compares(self._sources.keys),
+                body.get("inventory"), source=text_field(body, "source"), expect_version=body.get("expect_version"),
+                actor=actor_of(body), compares=leader.fence.compares(self._sources.keys),
             )  # fmt: skip
             return self._json(api_types.ConfigVersion(version=version))
 
@@ -340,8 +339,8 @@ class Api:
         return self._json(paused.model_dump(mode="json") if paused else {}, True)
 
     async def _put_paused(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
-        paused = await self._configuration.pause(_actor(body), _text(body, "reason"))
+        body = await read_body(request)
+        paused = await self._configuration.pause(actor_of(body), text_field(body, "reason"))
         return self._json(paused.model_dump(mode="json"))
 
     async def _delete_paused(self, _: web.Request) -> web.StreamResponse:
@@ -361,47 +360,6 @@ def _is_local(request: web.Request) -> bool:
     if consistency not in ("local", "linearizable"):
         raise Invalid(f"consistency: expected local or linearizable, got {consistency!r}")
     return consistency == "local"
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    try:
-        body = loads(await request.read(), "the request body")
-    except Garbage as error:
-        raise Invalid(str(error)) from None
-    if not isinstance(body, dict):
-        raise Invalid("the request body must be a JSON object")
-    return body
-
-
-def _text(body: dict[str, Any], name: str, where: str = "") -> str:
-    """The text under `name`; empty if it is absent or null. Raises Invalid if it is something else."""
-    value = body.get(name)
-    if value is not None and not isinstance(value, str):
-        raise Invalid(f"{where}{name}: expected text")
-    return value or ""
-
-
-def _actor(body: dict[str, Any], where: str = "") -> str:
-    return _text(body, "actor", where) or "anonymous"
-
-
-def _command(item: Any, where: str) -> CommandRequest:
-    """Parse one command of a request's body. Raises Invalid. `where` is the prefix of its messages, such as
-    `commands[3].`."""
-    if not isinstance(item, dict):
-        raise Invalid(f"{where[:-1]}: expected an object")
-    name, args, command_id, after = item.get("name"), item.get("args", {}), item.get("id"), item.get("after")
-    if not isinstance(name, str) or not name:
-        raise Invalid(f"{where}name: expected the command's name")
-    if not isinstance(args, dict):
-        raise Invalid(f"{where}args: expected an object")
-    if command_id is None:
-        return CommandRequest(f"srv-{secrets.token_hex(8)}", name, args, _actor(item, where))
-    if not isinstance(command_id, str) or not 0 < len(command_id) <= ID_CHARS_MAX:
-        raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
-    if not isinstance(after, int) or isinstance(after, bool) or after < 0:
-        raise Invalid(f"{where}after: a command with an id needs the index that the client knew when it first sent it")
-    return CommandRequest(command_id, name, args, _actor(item, where), after)
 
 
 def _not_committed(id: str, error: NodectlError) -> api_types.NotCommitted:

@@ -16,6 +16,7 @@ from tests.support.fakes.masterd import FakeCluster, fake_cluster, node_view
 from tests.support.waiting import eventually
 
 WAIT_S = 20.0
+# Two tests read client._leadership: nothing public shows what a client has learnt before it sends a request.
 
 
 def client_of(etcd_one: EtcdCluster, keys: Keys) -> Client:

@@ -70,6 +70,8 @@ class FakeLeader:
     def __init__(self, revision: int = 10) -> None:
         self.fence = Fence(Term(1, revision), 1, "nonce")
         self.has_ended = False
+        self.serving = asyncio.Event()
+        self.confirmations = 0
         self.stuck_s = 0.0
         self.config_rejection: tuple[int, str] | None = None
         self.confirm_error: Exception | None = None
@@ -79,18 +81,27 @@ class FakeLeader:
         """This, where a leader role is expected: the code under test uses only what is defined here."""
         return cast(Leader, self)
 
+    async def verify_leader(self) -> None:
+        self.confirmations += 1
+
     async def confirm_read(self) -> None:
         if self.confirm_error is not None:
             raise self.confirm_error
+
+
+def offline_parts(timing: ElectionTiming = LAN) -> MasterdParts:
+    """The parts of m1, with a session to an address at which nothing listens. Close `read_sources.etcd` afterwards."""
+    etcd = Etcd(EtcdSettings(("127.0.0.1:1",)))
+    return build_parts(etcd, KEYS, M1, BuiltinApp(), MasterSettings(timing=timing))
 
 
 class FakeMasterd:
     """The parts of m1 with a settable cluster view and replica. It is a standby until `lead` is called."""
 
     def __init__(self, *, timing: ElectionTiming = LAN) -> None:
-        etcd = Etcd(EtcdSettings(("127.0.0.1:1",)))
+        parts = offline_parts(timing)
+        etcd = parts.read_sources.etcd
         self.view, self.replica = SettableView(etcd), SettableReplica(etcd)
-        parts = build_parts(etcd, KEYS, M1, BuiltinApp(), MasterSettings(timing=timing))
         self.sources = replace(parts.read_sources, cluster_view=self.view, replica=self.replica)
         self.parts: MasterdParts = replace(
             parts, cluster_view=self.view, replica=self.replica, read_sources=self.sources

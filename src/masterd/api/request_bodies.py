@@ -1,0 +1,56 @@
+"""Parsing of request bodies, by hand: a pydantic model per command would slow down the hot route."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from aiohttp import web
+
+from masterd.state_machine.batch import CommandRequest
+from nodestore.errors import Garbage, Invalid
+from nodestore.schema.api_types import ID_CHARS_MAX
+from nodestore.support.jsonio import loads
+
+
+async def read_body(request: web.Request) -> dict[str, Any]:
+    """The JSON object in the body of a request. Raises Invalid if it is none."""
+    try:
+        body = loads(await request.read(), "the request body")
+    except Garbage as error:
+        raise Invalid(str(error)) from None
+    if not isinstance(body, dict):
+        raise Invalid("the request body must be a JSON object")
+    return body
+
+
+def text_field(body: dict[str, Any], name: str, where: str = "") -> str:
+    """The text under `name`; empty if it is absent or null. Raises Invalid if it is something else."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Invalid(f"{where}{name}: expected text")
+    return value or ""
+
+
+def actor_of(body: dict[str, Any], where: str = "") -> str:
+    """The author that the request names, or `anonymous`. Raises Invalid."""
+    return text_field(body, "actor", where) or "anonymous"
+
+
+def parse_command(item: Any, where: str) -> CommandRequest:
+    """Parse one command of a request's body. Raises Invalid. `where` is the prefix of its messages, such as
+    `commands[3].`."""
+    if not isinstance(item, dict):
+        raise Invalid(f"{where[:-1]}: expected an object")
+    name, args, command_id, after = item.get("name"), item.get("args", {}), item.get("id"), item.get("after")
+    if not isinstance(name, str) or not name:
+        raise Invalid(f"{where}name: expected the command's name")
+    if not isinstance(args, dict):
+        raise Invalid(f"{where}args: expected an object")
+    if command_id is None:
+        return CommandRequest(f"srv-{secrets.token_hex(8)}", name, args, actor_of(item, where))
+    if not isinstance(command_id, str) or not 0 < len(command_id) <= ID_CHARS_MAX:
+        raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
+    if not isinstance(after, int) or isinstance(after, bool) or after < 0:
+        raise Invalid(f"{where}after: a command with an id needs the index that the client knew when it first sent it")
+    return CommandRequest(command_id, name, args, actor_of(item, where), after)
