@@ -1,4 +1,4 @@
-"""Any program of requests gets the same answers from etcd and from its fake, message by message."""
+"""Any sequence of requests gets the same responses from etcd and from the fake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.rpc import Connection, GrpcConnection, RpcFailed
-from tests.conformance.ground import TTL_MIN_S, TXN_OPS_MAX
+from tests.conformance.stores import TTL_MIN_S, TXN_OPS_MAX
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.fakes.etcd import MEMBERS, FakeEtcd
 from tests.support.profiles import cases
@@ -20,8 +20,8 @@ from tests.support.profiles import cases
 _CALL_S = 5.0
 _numbers = itertools.count(1)
 
-# Keys are a prefix of the program's own and one of these; revisions are offsets from the one that it began at; leases
-# are numbered within it. `_placed` makes requests of that.
+# In a generated program keys have no prefix, revisions are relative to its first one, and leases are numbered from 1.
+# `Place.placed` translates its requests.
 NAMES = st.sampled_from([b"a", b"b", b"b\x00", b"c", b"\xff"])
 VALUES = st.sampled_from([b"", b"1", b"2"])
 LEASES = st.sampled_from([0, 0, 0, 1, 2])
@@ -79,7 +79,7 @@ STEPS = st.one_of(
 
 
 class Place:
-    """Where a program runs in a store that has had others before it."""
+    """Prefix, first revision and lease ids of one program, in a store that earlier programs have used."""
 
     def __init__(self, number: int, revision: int) -> None:
         self.prefix, self.revision, self._lease = f"/program/{number}/".encode(), revision, number * 10
@@ -88,7 +88,7 @@ class Place:
         return number and self._lease + number
 
     def placed(self, message: Any) -> Any:
-        """A copy of the request with this place's keys, revisions and leases, at all levels."""
+        """A copy of the request with keys, revisions and leases translated, in nested messages too."""
         copied = type(message)()
         copied.CopyFrom(message)
         self._move(copied)
@@ -108,7 +108,7 @@ class Place:
 
 
 async def _answer(member: Connection, method: str, request: Message) -> str:
-    """What comes back, less what names the member and the raft term."""
+    """The response or the error, without the fields that name the member and the raft term."""
     try:
         return _text(await member.call(method, request, _CALL_S, ()))
     except RpcFailed as failed:
@@ -135,45 +135,45 @@ def _strip(message: Any) -> None:
 
 
 async def _events(member: Connection, place: Place, start: int, end: int) -> list[str]:
-    """All that a watch of the program's keys tells of those revisions, and how it ends if it does not last."""
+    """The events of a watch of the program's keys from `start` to `end`, and the reason if the watch is cancelled."""
     stream = member.open("Watch/Watch", ())
     create = pb.WatchCreateRequest(key=place.prefix, range_end=place.prefix[:-1] + b"0", start_revision=start)
-    told: list[str] = []
+    events: list[str] = []
     try:
         await stream.send(pb.WatchRequest(create_request=create), _CALL_S)
         while True:
             reply = await stream.receive(_CALL_S)
             assert reply is not None
-            told += [str(event) for event in reply.events]
+            events += [str(event) for event in reply.events]
             if reply.canceled:
-                return [*told, f"{reply.compact_revision} {reply.cancel_reason}"]
+                return [*events, f"{reply.compact_revision} {reply.cancel_reason}"]
             if reply.events and reply.events[-1].kv.mod_revision >= end:
-                return told
+                return events
     finally:
         await stream.close()
 
 
-async def _the_same(address: str, steps: list[tuple[str, Any]]) -> None:
+async def _check_same_responses(address: str, steps: list[tuple[str, Any]]) -> None:
     server = FakeEtcd(max_txn_ops=TXN_OPS_MAX, ttl_min_s=TTL_MIN_S)
     real, fake = GrpcConnection(address, None), server.connect(MEMBERS[0])
     try:
-        begun = await real.call("KV/Put", pb.PutRequest(key=b"/program"), _CALL_S, ())
-        place = Place(next(_numbers), begun.header.revision)
+        first = await real.call("KV/Put", pb.PutRequest(key=b"/program"), _CALL_S, ())
+        place = Place(next(_numbers), first.header.revision)
         server.store.revision = place.revision - 1
         await fake.call("KV/Put", pb.PutRequest(key=b"/program"), _CALL_S, ())
         for number, (method, message) in enumerate(steps):
             request = place.placed(message)
-            expected, found = [await _answer(member, method, request) for member in (real, fake)]
-            assert found == expected, f"step {number}, {method}"
+            expected, actual = [await _answer(member, method, request) for member in (real, fake)]
+            assert actual == expected, f"step {number}, {method}"
         marker = pb.PutRequest(key=place.prefix + b"~")
-        expected, found = [await _answer(member, "KV/Put", marker) for member in (real, fake)]
-        assert found == expected
+        expected, actual = [await _answer(member, "KV/Put", marker) for member in (real, fake)]
+        assert actual == expected
         end = server.store.revision
         starts = (place.revision + 1, (place.revision + end) // 2, end)
-        told = [
+        events = [
             await asyncio.gather(*(_events(member, place, start, end) for start in starts)) for member in (fake, real)
         ]
-        assert told[0] == told[1], "what watches tell of it"
+        assert events[0] == events[1], "events of the watches"
         for number in (1, 2):
             await _answer(real, "Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=place.lease(number)))
     finally:
@@ -181,11 +181,11 @@ async def _the_same(address: str, steps: list[tuple[str, Any]]) -> None:
 
 
 def test_any_program_gets_the_same_answers(etcd_undisturbed: EtcdCluster) -> None:
-    """Results, refusals and their words, revisions, leases' keys, and afterwards what a watch tells of it."""
+    """Results, errors with their texts, revisions, keys of leases and the events of a watch are equal."""
 
     @cases(60)
     @given(st.lists(STEPS, max_size=14))
     def search(steps: list[tuple[str, Any]]) -> None:
-        asyncio.run(_the_same(etcd_undisturbed.endpoints[0], steps))
+        asyncio.run(_check_same_responses(etcd_undisturbed.endpoints[0], steps))
 
     search()

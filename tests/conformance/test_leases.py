@@ -1,4 +1,4 @@
-"""Leases: what hangs on them, when they end, and what their holder hears of it."""
+"""Leases: the keys attached to them, when they expire, and how their holder learns of it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from nodestore.etcd.lease import Lease
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import cmp_mod, op_put
 from nodestore.schema.keys import Keys
-from tests.conformance.ground import TTL_MIN_S, Ground
+from tests.conformance.stores import TTL_MIN_S, StoreUnderTest
 from tests.faults.network.proxy import Mode
 from tests.support.sessions import LIVES_S, keep_lease_alive
 from tests.support.waiting import eventually
 
 
-async def test_a_revoked_lease_takes_its_keys_along(ground: Ground, keys: Keys) -> None:
-    """All in one revision, and only those that hang on it now: not what was put over since."""
-    async with ground.session() as etcd:
+async def test_a_revoked_lease_takes_its_keys_along(store: StoreUnderTest, keys: Keys) -> None:
+    """Revoking a lease deletes the keys attached to it now in one revision, and not those put without it since."""
+    async with store.session() as etcd:
         old, _ = await etcd.grant(60)
         new, _ = await etcd.grant(60)
         for name in ("mine", "moved", "freed", "again"):
@@ -32,18 +32,18 @@ async def test_a_revoked_lease_takes_its_keys_along(ground: Ground, keys: Keys) 
         assert (await etcd.lease_keys(old))[1] == (keys.state + "mine",)
         assert set((await etcd.lease_keys(new))[1]) == {keys.state + "moved", keys.state + "other"}
         await etcd.revoke(old)
-        found = await etcd.range(keys.state)
-        assert found.revision == before + 1
-        assert [(kv.key.removeprefix(keys.state), kv.lease) for kv in found.kvs] == [
+        result = await etcd.range(keys.state)
+        assert result.revision == before + 1
+        assert [(kv.key.removeprefix(keys.state), kv.lease) for kv in result.kvs] == [
             ("again", 0), ("freed", 0), ("moved", new), ("other", new),
         ]  # fmt: skip
         await etcd.revoke(new)
         assert len((await etcd.range(keys.state)).kvs) == 2
 
 
-async def test_a_put_over_a_living_key_moves_it_to_the_new_lease(ground: Ground, keys: Keys) -> None:
-    """What a takeover rests on: the old lease's end removes nothing, and the old holder's compare fails."""
-    async with ground.session() as etcd:
+async def test_a_put_over_a_living_key_moves_it_to_the_new_lease(store: StoreUnderTest, keys: Keys) -> None:
+    """After a key was put with a new lease, the end of the old lease deletes nothing and the old compare fails."""
+    async with store.session() as etcd:
         old, _ = await etcd.grant(2)
         new, _ = await etcd.grant(60)
         first = await etcd.put(keys.leader, b"old", lease=old)
@@ -55,15 +55,15 @@ async def test_a_put_over_a_living_key_moves_it_to_the_new_lease(ground: Ground,
             return (await etcd.lease_keys(old))[0] == -1
 
         await eventually(expired, "the old lease expires")
-        found = await etcd.get(keys.leader)
-        assert found is not None
-        assert (found.value, found.lease, found.mod_revision) == (b"new", new, moved.revision)
+        result = await etcd.get(keys.leader)
+        assert result is not None
+        assert (result.value, result.lease, result.mod_revision) == (b"new", new, moved.revision)
         await etcd.revoke(new)
 
 
-async def test_what_nobody_keeps_expires(ground: Ground, keys: Keys) -> None:
-    """By our clock first, and then by etcd's; keys that hang on nothing stay."""
-    async with ground.session() as etcd:
+async def test_what_nobody_keeps_expires(store: StoreUnderTest, keys: Keys) -> None:
+    """A lease without keepalives expires first by our clock and then in etcd; keys without a lease stay."""
+    async with store.session() as etcd:
         lease = await Lease.grant(etcd, 2)
         await etcd.put(keys.leader, b"me", lease=lease.id)
         await etcd.put(keys.head, b"stays")
@@ -75,12 +75,12 @@ async def test_what_nobody_keeps_expires(ground: Ground, keys: Keys) -> None:
         assert lease.left_s <= 0
         assert await etcd.get(keys.head) is not None
         assert await etcd.lease_keys(lease.id) == (-1, ())
-        await etcd.revoke(lease.id)  # what is gone is no error
+        await etcd.revoke(lease.id)  # revoking an expired lease is not an error
 
 
-async def test_what_is_kept_stays(ground: Ground, keys: Keys) -> None:
-    """Beyond its TTL; and goes at once when it is revoked."""
-    async with ground.session() as etcd:
+async def test_what_is_kept_stays(store: StoreUnderTest, keys: Keys) -> None:
+    """A lease with keepalives outlives its TTL, and its keys are deleted at once when it is revoked."""
+    async with store.session() as etcd:
         lease = await Lease.grant(etcd, LIVES_S)
         await etcd.put(keys.leader, b"me", lease=lease.id)
         async with keep_lease_alive(lease) as task:
@@ -92,9 +92,9 @@ async def test_what_is_kept_stays(ground: Ground, keys: Keys) -> None:
         assert await etcd.get(keys.leader) is None
 
 
-async def test_a_lease_revoked_by_others_is_lost_at_the_next_beat(ground: Ground) -> None:
-    """etcd says so, and that is not waited out."""
-    async with ground.session() as etcd:
+async def test_a_lease_revoked_by_others_is_lost_at_the_next_beat(store: StoreUnderTest) -> None:
+    """If a lease was revoked by another client, the next keepalive raises LeaseLost before the TTL is over."""
+    async with store.session() as etcd:
         lease = await Lease.grant(etcd, LIVES_S)
         async with keep_lease_alive(lease) as task:
             await etcd.revoke(lease.id)
@@ -103,26 +103,26 @@ async def test_a_lease_revoked_by_others_is_lost_at_the_next_beat(ground: Ground
             assert lease.left_s > 0
 
 
-async def test_a_lease_is_lost_when_nobody_answers(ground: Ground) -> None:
-    """At its TTL, counted from when the last good keepalive was sent; not a round of retries later."""
-    async with ground.way() as way:
-        lease = await Lease.grant(way.etcd, TTL_MIN_S)
+async def test_a_lease_is_lost_when_nobody_answers(store: StoreUnderTest) -> None:
+    """Without answers a lease is lost at its TTL, counted from when the last successful keepalive was sent."""
+    async with store.link() as link:
+        lease = await Lease.grant(link.etcd, TTL_MIN_S)
         async with keep_lease_alive(lease) as task:
-            way.set(up=Mode.HOLD, down=Mode.HOLD)
+            link.set(up=Mode.HOLD, down=Mode.HOLD)
             with pytest.raises(LeaseLost, match="no keepalive was answered"):
                 await task
             assert lease.left_s <= 0
 
 
-async def test_a_lease_goes_on_after_a_broken_stream(ground: Ground, keys: Keys) -> None:
-    """The next stream keeps the same lease."""
-    async with ground.way() as way, ground.session() as witness:
-        lease = await Lease.grant(way.etcd, LIVES_S)
+async def test_a_lease_goes_on_after_a_broken_stream(store: StoreUnderTest, keys: Keys) -> None:
+    """After the stream has broken, the next stream keeps the same lease alive."""
+    async with store.link() as link, store.session() as witness:
+        lease = await Lease.grant(link.etcd, LIVES_S)
         await witness.put(keys.leader, b"me", lease=lease.id)
         async with keep_lease_alive(lease) as task:
             before = lease.left_s
-            await way.cut()
-            await way.listen()
+            await link.cut()
+            await link.listen()
             await asyncio.wait((task,), timeout=1.5)
             assert not task.done()
             assert lease.left_s > before - 1.5
@@ -130,9 +130,9 @@ async def test_a_lease_goes_on_after_a_broken_stream(ground: Ground, keys: Keys)
         await lease.revoke()
 
 
-async def test_times_to_live(ground: Ground) -> None:
-    """No shorter than the least, the id that was asked for, and never two of one id; -1 says that it is gone."""
-    async with ground.session() as etcd:
+async def test_times_to_live(store: StoreUnderTest) -> None:
+    """A lease has the TTL that was asked for or the minimum, its id is unique, and -1 means that it expired."""
+    async with store.session() as etcd:
         assert (await etcd.grant(0))[1] == TTL_MIN_S
         lease, ttl_s = await etcd.grant(60)
         assert ttl_s == 60

@@ -1,4 +1,4 @@
-"""Transactions: what compares mean, in which order things happen, and that nothing happens by halves."""
+"""Transactions: the meaning of compares, the order of operations, and atomicity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nodestore.errors import NodectlError
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import WriteResult, cmp_create, cmp_mod, op_delete, op_get, op_put, op_range
 from nodestore.schema.keys import Keys, prefix_end
-from tests.conformance.ground import Ground
+from tests.conformance.stores import StoreUnderTest
 
 EQUAL, NOT_EQUAL, GREATER, LESS = pb.Compare.EQUAL, pb.Compare.NOT_EQUAL, pb.Compare.GREATER, pb.Compare.LESS
 TARGETS = {
@@ -26,9 +26,9 @@ def compare(key: str, target: str, result: Any, value: Any, end: bytes = b"") ->
     return pb.Compare(key=key.encode(), range_end=end, target=TARGETS[target], result=result, **{target: value})
 
 
-async def test_compares_of_a_key_that_is_there(ground: Ground, keys: Keys) -> None:
-    """Each target, with each relation, of what is equal, less and more."""
-    async with ground.session() as etcd:
+async def test_compares_of_a_key_that_is_there(store: StoreUnderTest, keys: Keys) -> None:
+    """Each target and each relation of a compare holds exactly for the correct values."""
+    async with store.session() as etcd:
         lease, _ = await etcd.grant(60)
         created = await etcd.put(keys.leader, b"a")
         written = await etcd.put(keys.leader, b"m", lease=lease)
@@ -44,14 +44,14 @@ async def test_compares_of_a_key_that_is_there(ground: Ground, keys: Keys) -> No
                 (higher, {EQUAL: False, NOT_EQUAL: True, GREATER: False, LESS: True}),
             ):
                 for relation, holds in expected.items():
-                    found = await etcd.txn([compare(keys.leader, target, relation, other)])
-                    assert found.succeeded == holds, (target, other, relation)
+                    result = await etcd.txn([compare(keys.leader, target, relation, other)])
+                    assert result.succeeded == holds, (target, other, relation)
         await etcd.revoke(lease)
 
 
-async def test_compares_of_an_absent_key(ground: Ground, keys: Keys) -> None:
-    """All its numbers are 0; it has no value, so that no relation to one holds, not even that of being different."""
-    async with ground.session() as etcd:
+async def test_compares_of_an_absent_key(store: StoreUnderTest, keys: Keys) -> None:
+    """All numbers of an absent key compare as 0, and no compare of its value holds, not even NOT_EQUAL."""
+    async with store.session() as etcd:
         await etcd.put(keys.head, b"x")
         await etcd.delete(keys.head)
         for key in (keys.head, keys.paused):
@@ -64,10 +64,10 @@ async def test_compares_of_an_absent_key(ground: Ground, keys: Keys) -> None:
                 assert not (await etcd.txn([compare(key, "value", relation, b"")])).succeeded
 
 
-async def test_a_compare_of_a_range_holds_for_all_its_keys(ground: Ground, keys: Keys) -> None:
-    """And, for all but the value, for one without any."""
+async def test_a_compare_of_a_range_holds_for_all_its_keys(store: StoreUnderTest, keys: Keys) -> None:
+    """A compare of a range must hold for every key; of an empty range it holds unless it compares the value."""
     end = prefix_end(keys.state)
-    async with ground.session() as etcd:
+    async with store.session() as etcd:
         assert (await etcd.txn([compare(keys.state, "version", EQUAL, 0, end)])).succeeded
         assert not (await etcd.txn([compare(keys.state, "value", NOT_EQUAL, b"x", end)])).succeeded
         await etcd.put(keys.state + "a", b"x")
@@ -76,9 +76,9 @@ async def test_a_compare_of_a_range_holds_for_all_its_keys(ground: Ground, keys:
         assert not (await etcd.txn([compare(keys.state, "mod_revision", LESS, last, end)])).succeeded
 
 
-async def test_all_compares_must_hold(ground: Ground, keys: Keys) -> None:
-    """One that fails is enough for the other branch, whose results come back then."""
-    async with ground.session() as etcd:
+async def test_all_compares_must_hold(store: StoreUnderTest, keys: Keys) -> None:
+    """If one compare fails, the other branch runs and its results are returned."""
+    async with store.session() as etcd:
         revision = await etcd.put(keys.head, b"x")
         result = await etcd.txn(
             [cmp_mod(keys.head, revision), cmp_create(keys.paused, 1)],
@@ -89,9 +89,9 @@ async def test_all_compares_must_hold(ground: Ground, keys: Keys) -> None:
         assert [kv.value for position in (0, 2) for kv in result.range(position).kvs] == [b"x", b"else"]
 
 
-async def test_one_revision_and_reads_see_what_went_before(ground: Ground, keys: Keys) -> None:
-    """All writes of a transaction have one revision; its reads come in their turn among them."""
-    async with ground.session() as etcd:
+async def test_one_revision_and_reads_see_what_went_before(store: StoreUnderTest, keys: Keys) -> None:
+    """All writes of a transaction have one revision, and a read sees the writes before it."""
+    async with store.session() as etcd:
         before = await etcd.put(keys.state + "old", b"old")
         result = await etcd.txn(
             [],
@@ -109,14 +109,14 @@ async def test_one_revision_and_reads_see_what_went_before(ground: Ground, keys:
         assert result.results[5] == WriteResult(0)
         assert [kv.key for kv in result.range(0).kvs] == [keys.state + "old"]
         assert result.range(0).revision == before
-        seen = [(kv.key, kv.create_revision, kv.mod_revision) for kv in result.range(4).kvs]
-        assert seen == [(keys.state + name, before + 1, before + 1) for name in "ab"]
+        created = [(kv.key, kv.create_revision, kv.mod_revision) for kv in result.range(4).kvs]
+        assert created == [(keys.state + name, before + 1, before + 1) for name in "ab"]
         assert result.range(4).revision == before + 1
 
 
-async def test_no_key_twice(ground: Ground, keys: Keys) -> None:
-    """A transaction may not put a key twice, nor put what it deletes; nothing of it happens. Deleting twice is well."""
-    async with ground.session() as etcd:
+async def test_no_key_twice(store: StoreUnderTest, keys: Keys) -> None:
+    """A transaction that puts a key twice, or puts and deletes it, is refused; deleting twice is allowed."""
+    async with store.session() as etcd:
         await etcd.put(keys.head, b"x")
         for ops in (
             [op_put(keys.state + "a", b""), op_put(keys.state + "a", b"")],
@@ -131,23 +131,23 @@ async def test_no_key_twice(ground: Ground, keys: Keys) -> None:
         assert twice.results == (WriteResult(1), WriteResult(0))
 
 
-async def test_transactions_within_transactions(ground: Ground, keys: Keys) -> None:
-    """Which branches run is decided before anything is written."""
+async def test_transactions_within_transactions(store: StoreUnderTest, keys: Keys) -> None:
+    """The compares of a nested transaction see the state before the outer one wrote."""
     inner = pb.TxnRequest(
         compare=[cmp_create(keys.head, 0)],
         success=[op_put(keys.paused, b"it was absent")],
         failure=[op_put(keys.paused, b"it was there")],
     )
-    async with ground.session() as etcd:
+    async with store.session() as etcd:
         outer = pb.TxnRequest(success=[op_put(keys.head, b"x"), pb.RequestOp(request_txn=inner)])
         response = await etcd.call("KV/Txn", outer)
         assert response.responses[1].response_txn.succeeded
-        found = await etcd.get(keys.paused)
-        assert found is not None
-        assert (found.value, found.mod_revision) == (b"it was absent", response.header.revision)
+        result = await etcd.get(keys.paused)
+        assert result is not None
+        assert (result.value, result.mod_revision) == (b"it was absent", response.header.revision)
 
 
-async def test_the_branch_that_does_not_run_is_not_asked(ground: Ground, keys: Keys) -> None:
-    """A lease that is gone, in the other branch, is no obstacle."""
-    async with ground.session() as etcd:
+async def test_the_branch_that_does_not_run_is_not_asked(store: StoreUnderTest, keys: Keys) -> None:
+    """An unknown lease in the branch that does not run is no error."""
+    async with store.session() as etcd:
         assert (await etcd.txn([], [op_put(keys.head, b"x")], [op_put(keys.head, b"y", lease=77)])).succeeded

@@ -1,4 +1,4 @@
-"""The application of simulated clusters: what it must have done can be told from the commands alone."""
+"""The application of simulated clusters. Its results can be computed from the commands alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Act(BaseModel):
 
 
 class SimApp:
-    """Lists that grow (so that what took effect twice, or in another order, shows), documents, and actions."""
+    """Growing lists, documents and actions. A list shows if a command took effect twice or in another order."""
 
     name = "simulated"
 
@@ -49,7 +49,7 @@ class SimApp:
         }
 
     def desired(self, config: Inventory, view: View, node: str) -> Spec | None:
-        """A node shows its own document, and how many others there are."""
+        """The spec shows the node's own document and the paths of all lists."""
         document = view.get(f"nodes/{node}")
         if document is None:
             return None
@@ -86,7 +86,7 @@ class SimApp:
 
 
 def result_by_hand(documents: dict[str, Document], name: str, args: Mapping[str, Any]) -> Json:
-    """What a command must have come to on these documents, which it changes. Written apart from the application."""
+    """The correct result of a command on these documents, which are updated. Independent of the application's code."""
     before = documents.get(args.get("path", ""))
     match name:
         case "append":

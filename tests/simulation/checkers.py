@@ -1,5 +1,4 @@
-"""All checkers on one simulated run, by their names: those that judge real hosts, on the same kind of history, and
-those of the simulation's own judge."""
+"""Applies all checkers to a simulated run: those for runs on real hosts, and those of the simulation's own judge."""
 
 from __future__ import annotations
 
@@ -17,37 +16,39 @@ from tests.faults.checkers.linearizable import ABSENT, State, frozen
 from tests.faults.checkers.watched import WatchRecorder
 from tests.simulation import judge
 from tests.simulation.app import result_by_hand
-from tests.simulation.world import Told, World
+from tests.simulation.world import ClientCommand, World
 
 SIMULATED = "simulation: "
 _ON_DOCUMENTS = ("append", "put", "delete", "read")
 
 
 def verdicts(world: World) -> dict[str, list[str]]:
-    """What each checker found wrong, once the cluster has settled; only those that found something. Those that judge
-    real hosts go by the names of what they judge; those of the simulation alone have SIMULATED before theirs."""
+    """What each checker found wrong after the cluster has settled; checkers that found nothing are absent.
+
+    The name of a checker that exists only in the simulation begins with SIMULATED.
+    """
     history = judge.history_of(world.server, world.keys)
     state = judge.fold(history)
-    hosts = history_checks.judged(recording(world), final_store.final_of(world.keys, history.keys.items()))
-    hosts.setdefault("linearizable", []).extend(linearizability(world))
+    shared = history_checks.judged(recording(world), final_store.final_of(world.keys, history.keys.items()))
+    shared.setdefault("linearizable", []).extend(linearizability(world))
     if not world.nodes:
-        hosts.pop("nodes", None)
+        shared.pop("nodes", None)
     own = {
-        "exactly once": judge.lost_or_doubled(history, world.told),
+        "exactly once": judge.lost_or_doubled(history, world.commands),
         "no gap, no fork": judge.gaps_and_forks(world.keys, history),
         "deposed leaders": judge.writes_of_the_deposed(history),
         "results": judge.wrong_results(history),
-        "reads": [*judge.wrong_reads(history, world.reads), *judge.stale_reads(world.told, world.reads)],
+        "reads": [*judge.wrong_reads(history, world.reads), *judge.stale_reads(world.commands, world.reads)],
         "views": judge.views_that_differ(world.keys, history, state),
         "replicas": judge.replicas_that_differ(world, state),
-        "programs": world.faults,
+        "programs": world.program_errors,
     }
-    found = hosts | {f"{SIMULATED}{name}": lines for name, lines in own.items()}
+    found = shared | {f"{SIMULATED}{name}": lines for name, lines in own.items()}
     return {name: lines for name, lines in found.items() if lines}
 
 
 def problems(world: World) -> list[str]:
-    """The same, a line each."""
+    """The verdicts as lines."""
     return [f"{name}: {line}" for name, lines in verdicts(world).items() for line in lines]
 
 
@@ -55,14 +56,14 @@ def problems(world: World) -> list[str]:
 
 
 def watched(world: World) -> list[Event]:
-    """The store's own log, as a watch from its beginning on shows it. For times, revisions are as good."""
+    """The store's log, as a watch from the first revision shows it. Revisions serve as times."""
     events: list[Event] = []
     now = 0.0
 
-    def seen(process: str, op: str, **fields: Any) -> None:
+    def record(process: str, op: str, **fields: Any) -> None:
         events.append(Event(now, process, "seen", None, op, fields))
 
-    watch = WatchRecorder(seen, world.keys)
+    watch = WatchRecorder(record, world.keys)
     for revision, changes in world.server.store.log:
         now = float(revision)
         for change in changes:
@@ -75,22 +76,21 @@ def watched(world: World) -> list[Event]:
 
 
 def recording(world: World) -> list[Event]:
-    """What a run on hosts would have written down of this one: the watch's events, what nodes obeyed and readers heard,
-    the clients' calls."""
+    """The history that a run on hosts would have recorded: events of the watch, the nodes, the readers and clients."""
     calls: list[Event] = []
-    for number, told in enumerate(sorted(world.told, key=lambda told: told.sent), start=1):
-        calls.append(Event(told.sent, "client", "invoke", number, "command", {"id": told.id}))
-        end, ended = _end(told)
+    for number, command in enumerate(sorted(world.commands, key=lambda command: command.sent), start=1):
+        calls.append(Event(command.sent, "client", "invoke", number, "command", {"id": command.id}))
+        end, ended = _end(command)
         if ended < math.inf:
-            calls.append(Event(ended, "client", end, number, "", {"index": told.index} if end == "ok" else {}))
+            calls.append(Event(ended, "client", end, number, "", {"index": command.index} if end == "ok" else {}))
     return [*watched(world), *world.events, *sorted(calls, key=lambda event: (event.at, event.type != "invoke"))]
 
 
-def _end(told: Told) -> tuple[End, float]:
-    if told.index and told.ended is not None:
-        return "ok", told.ended
-    if told.refused is not None and told.ended is not None:
-        return "fail", told.ended
+def _end(command: ClientCommand) -> tuple[End, float]:
+    if command.index and command.ended is not None:
+        return "ok", command.ended
+    if command.refused is not None and command.ended is not None:
+        return "fail", command.ended
     return "unknown", math.inf
 
 
@@ -98,17 +98,19 @@ def _end(told: Told) -> tuple[End, float]:
 
 
 def linearizability(world: World) -> list[str]:
-    """Of each document by itself, on what clients were told of it. Nothing, where documents were restored: that changes
-    them all."""
-    if any(told.name == SNAPSHOT_RESTORE for told in world.told):
+    """Violations of linearizability, for each document by itself.
+
+    Empty if a snapshot was restored, as a restore changes all documents.
+    """
+    if any(command.name == SNAPSHOT_RESTORE for command in world.commands):
         return []
     by_path: dict[str, list[Call]] = {}
-    for told in world.told:
-        if told.name in _ON_DOCUMENTS:
-            end, ended = _end(told)
-            result = {"result": told.result} if end == "ok" else {}
-            by_path.setdefault(told.args["path"], []).append(
-                Call("client", told.name, told.sent, ended, end, told.args, result)
+    for command in world.commands:
+        if command.name in _ON_DOCUMENTS:
+            end, ended = _end(command)
+            result = {"result": command.result} if end == "ok" else {}
+            by_path.setdefault(command.args["path"], []).append(
+                Call("client", command.name, command.sent, ended, end, command.args, result)
             )
     for path, calls in by_path.items():
         for read in world.reads:
@@ -119,7 +121,7 @@ def linearizability(world: World) -> list[str]:
 
 
 def step(state: State, call: Call) -> State | None:
-    """The document after a command of the simulated application, or a read; None: that cannot have been its result."""
+    """The document after a command of the simulated application or a read; None if its result is impossible."""
     if call.op == "read":
         return linearizable.register(state, call)
     path: str = call.fields["path"]

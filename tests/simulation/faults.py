@@ -1,4 +1,4 @@
-"""What may befall one call that a masterd makes to etcd, and the masterd with it."""
+"""Faults of one call from a masterd to etcd, and of the masterd at that call."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.faults.network.proxy import Mode
 from tests.simulation.world import Pc, World, no_fault
 from tests.support.fakes.link import FINE, LOST, REFUSED, UNHEARD, Fate
 
-_ATTEMPT_PASSED_S = 0.9  # a session's attempt is over by then, its call perhaps not
-_TAKEN_OVER_S = 3.5  # another leads by then
+_ATTEMPT_PASSED_S = 0.9  # after the timeout of a session's attempt, perhaps before that of its call
+_TAKEN_OVER_S = 3.5  # another masterd leads by then
 
 KINDS = (
     "crash before it lands",
@@ -29,7 +29,7 @@ KINDS = (
 
 
 def fate_of(kind: str, world: World, pc: Pc) -> Fate:
-    """Make it so, as far as it is about the masterd; what is to become of the call."""
+    """Apply the fault to the masterd and return the fate of the call."""
     loop = asyncio.get_running_loop()
     match kind:
         case "crash before it lands":
@@ -71,27 +71,29 @@ async def _take_over_and_forward(world: World, pc: Pc, *, commit: bool = False) 
 
 
 @dataclass
-class Strike:
-    """One fault, at the `number`th call (from 0) that a leader makes from when it is armed; `commits`: its `number`th
-    commit."""
+class CallFault:
+    """One fault at the call with this number that a leader makes, counted from 0 after `arm`.
+
+    commits: count only commits.
+    """
 
     kind: str
     number: int
     commits: bool = False
-    seen: int = 0
-    struck: str = ""
-    """The call that it befell."""
+    calls: int = 0
+    hit: str = ""
+    """The call that the fault hit."""
 
     def arm(self, world: World) -> None:
         world.fate = partial(self.fate, world)
 
     def fate(self, world: World, pc: Pc, method: str, request: Any) -> Fate:
-        if pc.leader is None or self.struck or (self.commits and not _commits(world, request)):
+        if pc.leader is None or self.hit or (self.commits and not _commits(world, request)):
             return FINE
-        self.seen += 1
-        if self.seen <= self.number:
+        self.calls += 1
+        if self.calls <= self.number:
             return FINE
-        self.struck = f"{pc.name}: {method} {request}"
+        self.hit = f"{pc.name}: {method} {request}"
         return fate_of(self.kind, world, pc)
 
 

@@ -1,7 +1,7 @@
-"""What must hold of a simulated cluster, from the store's whole history and from what clients were told.
+"""Invariants of a simulated cluster, checked on the store's whole history and on the results that clients got.
 
-Each function returns what it found wrong; `checkers` asks them all. The history is the fake store's own log, which no
-truncation or compaction shortens; a masterd that is wrong is not asked.
+Each function returns its findings; `checkers` calls all of them. The history is the fake store's log, which neither
+truncation nor compaction shortens. No masterd is asked, as it might be wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nodestore.schema.keys import Keys
 from nodestore.schema.models import Applied, CommandRecord, Entry, Head, Term, decode
 from nodestore.support.jsonio import Document, copy, loads
 from tests.simulation.app import SimApp, result_by_hand
-from tests.simulation.world import Read, Told, World
+from tests.simulation.world import ClientCommand, Read, World
 from tests.support.fakes.etcd import FakeEtcd
 from tests.support.images import decode_image
 
@@ -28,7 +28,7 @@ OWN = {CONFIG_ADOPT, CONFIG_RESPEC, SNAPSHOT_RESTORE, "action.done", "node.chang
 
 @dataclass
 class Written:
-    """An entry as it was put, and under whose leadership that was."""
+    """An entry as it was put, with the term in force at that revision."""
 
     key: str
     revision: int
@@ -38,13 +38,13 @@ class Written:
 
 @dataclass
 class History:
-    """The store from its beginning."""
+    """The contents of the store's log."""
 
     entries: list[Written] = field(default_factory=list)
     keys: dict[str, bytes] = field(default_factory=dict)
-    """As they are now."""
+    """The latest values."""
     chunks: dict[str, bytes] = field(default_factory=dict)
-    """Of all snapshots, those deleted since too."""
+    """The chunks of all snapshots, including deleted ones."""
 
     @property
     def records(self) -> list[CommandRecord]:
@@ -72,7 +72,7 @@ def history_of(server: FakeEtcd, keys: Keys) -> History:
 
 
 def gaps_and_forks(keys: Keys, history: History) -> list[str]:
-    """Indexes go up by one from 1 to head, each written once, in the order of the store's revisions."""
+    """Indexes grow by one from 1 to head, each written once, in the order of revisions."""
     indexes = [record.index for record in history.records]
     wrong = [] if indexes == list(range(1, len(indexes) + 1)) else [f"the journal's indexes are {indexes}"]
     names = [written.key for written in history.entries]
@@ -88,7 +88,7 @@ def gaps_and_forks(keys: Keys, history: History) -> list[str]:
 
 
 def writes_of_the_deposed(history: History) -> list[str]:
-    """An entry names the term that was in force when it was written."""
+    """Each entry names the term in force when it was written."""
     return [
         f"{written.key} was written by term {written.entry.term} while {written.term_in_force} was in force"
         for written in history.entries
@@ -96,8 +96,9 @@ def writes_of_the_deposed(history: History) -> list[str]:
     ]
 
 
-def lost_or_doubled(history: History, told: list[Told]) -> list[str]:
-    """Acknowledged: once, at the index and with the result that was told. Refused: never. Unknown: once or never."""
+def lost_or_doubled(history: History, commands: list[ClientCommand]) -> list[str]:
+    """An acknowledged command is in the journal once, with its index and result; a refused one never; others at most
+    once."""
     at: dict[str, list[CommandRecord]] = {}
     for record in history.records:
         at.setdefault(record.id, []).append(record)
@@ -106,7 +107,7 @@ def lost_or_doubled(history: History, told: list[Told]) -> list[str]:
         for known, records in at.items()
         if len(records) > 1
     ]
-    for command in told:
+    for command in commands:
         found = at.get(command.id, [])
         if command.index and (not found or (found[0].index, found[0].result) != (command.index, command.result)):
             wrong.append(f"{command} was acknowledged; the journal has {found}")
@@ -114,13 +115,13 @@ def lost_or_doubled(history: History, told: list[Told]) -> list[str]:
             wrong.append(f"{command} was refused; the journal has {found}")
         if any((record.name, record.args) != (command.name, command.args) for record in found):
             wrong.append(f"{command} is in the journal as {found}")
-    sent = {command.id for command in told}
-    return wrong + [f"{known} was never asked for" for known, records in at.items()
+    sent = {command.id for command in commands}
+    return wrong + [f"{known} was never sent" for known, records in at.items()
                     if known not in sent and records[0].name not in OWN]  # fmt: skip
 
 
 def fold(history: History) -> State:
-    """The journal from its beginning, by the program's own rules."""
+    """The state after the whole journal, applied by masterd's own code."""
     state = State()
     for written in history.entries:
         if written.entry.first == state.index + 1:
@@ -136,7 +137,7 @@ def image_of(history: History, name: str) -> dict[str, Document]:
 
 
 def states_by_hand(history: History) -> tuple[dict[int, dict[str, Document]], list[str]]:
-    """The documents at each index, worked out from the commands alone, and what the journal says otherwise."""
+    """The documents at each index, computed from the commands alone, and the results in the journal that differ."""
     documents: dict[str, Document] = {}
     at, wrong = {0: dict(documents)}, []
     for record in history.records:
@@ -154,7 +155,7 @@ def states_by_hand(history: History) -> tuple[dict[int, dict[str, Document]], li
 
 
 def wrong_results(history: History) -> list[str]:
-    """Each command's result is what follows from all commands before it; and so are the documents in the end."""
+    """Each result follows from the commands before it, and so do the final documents."""
     at, wrong = states_by_hand(history)
     documents = {path: doc.value for path, doc in fold(history).documents.items()}
     expected = at[max(at)]
@@ -162,7 +163,7 @@ def wrong_results(history: History) -> list[str]:
 
 
 def wrong_reads(history: History, reads: list[Read]) -> list[str]:
-    """A read shows the state as it was at an index, whole."""
+    """Each read shows the complete state at its index."""
     at, _ = states_by_hand(history)
     return [
         f"a read at index {read.index} showed {read.documents}, it must be {at.get(read.index)}"
@@ -171,18 +172,18 @@ def wrong_reads(history: History, reads: list[Read]) -> list[str]:
     ]
 
 
-def stale_reads(told: list[Told], reads: list[Read]) -> list[str]:
-    """Nothing that was acknowledged before a read was sent is missing from what it showed."""
+def stale_reads(commands: list[ClientCommand], reads: list[Read]) -> list[str]:
+    """Each read includes every command that was acknowledged before the read was sent."""
     return [
         f"a read at index {read.index} missed {command.id} of index {command.index}, acknowledged before"
         for read in reads
-        for command in told
+        for command in commands
         if command.ended is not None and command.ended < read.sent and command.index > read.index
     ]
 
 
 def views_that_differ(keys: Keys, history: History, state: State) -> list[str]:
-    """`state/`, `desired/` and `actions/` are what the journal makes them, whichever term wrote them last."""
+    """`state/`, `desired/` and `actions/` are derived from the journal, whichever term wrote them last."""
     derivation = SpecDeriver(SimApp())
     derivation.rebuild(state.inventory, Overlay(state, state.inventory, 0.0))
     wanted = all_views(keys, Term(1, 0), state, derivation)
@@ -211,7 +212,7 @@ def _termless(raw: bytes | None) -> Any:
 
 
 def replicas_that_differ(world: World, state: State) -> list[str]:
-    """What each masterd has in memory is what the journal makes, ids and all, however it came by it."""
+    """The state in each masterd's memory, including command ids, is that of the journal."""
     names = ("index", "time", "documents", "specs", "adopted", "ids", "floor", "actions")
     return [
         f"{pc.name} has another {name}: {getattr(pc.parts.replica.state, name)} instead of {getattr(state, name)}"

@@ -1,6 +1,6 @@
-"""A noded of a simulated cluster: all of its parts, on a way of its own to the store, with a driver that only notes.
+"""A noded of a simulated cluster: all of its parts, its own link to the store, and a driver that does nothing.
 
-What it obeys is written down where it counts, at the driver; what it says of itself is in the store's history.
+The orders that it obeys are recorded at the driver. The statuses that it reports are in the store's history.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TTL_S = 2
 
 
 class NotingDriver:
-    """Brings about whatever it is told, at once. `begun` hears of each beginning."""
+    """Applies every spec at once, without effect. begun: called when it begins."""
 
     settle_s = 0.0
 
@@ -61,7 +61,7 @@ class _NoDisk:
 
 
 class Node:
-    """One noded process. Begins at once."""
+    """One noded process. Starts at once."""
 
     def __init__(self, world: World, name: str) -> None:
         self._world, self.name, self._desired = world, name, world.keys.desired_of(name)
@@ -93,7 +93,7 @@ class Node:
         desired = self.orders.desired
         if desired is not None:
             epoch, term, generation = desired.order
-            self._world.seen(f"{self.name}'s driver", "obeyed", epoch=epoch, term=term, generation=generation)
+            self._world.record_event(f"{self.name}'s driver", "obeyed", epoch=epoch, term=term, generation=generation)
 
     # --- faults ---
 
@@ -104,7 +104,7 @@ class Node:
         return FINE
 
     def orders_written(self) -> list[int]:
-        """The revisions of all that it was ever told, oldest first."""
+        """The revisions of all puts of its desired state, oldest first."""
         key = self._desired.encode()
         return [
             revision
@@ -113,10 +113,12 @@ class Node:
             if event.kv.key == key and event.type == pb.Event.PUT
         ]
 
-    async def sleeps(self, versions_back: int, busy: Callable[[], Any]) -> None:
-        """It is cut off; `busy` happens meanwhile, and history is compacted. When it lists anew, the member that it
-        asks has slept for longer, and tells what was an order or more before the cut: if it has obeyed one since it
-        started, for of one that has not, nothing more is asked than to read as etcd should."""
+    async def lag_behind(self, versions_back: int, busy: Callable[[], Any]) -> None:
+        """Cut the noded off, run `busy`, compact etcd, and reconnect the noded to a member that lags behind.
+
+        The member returns the desired state that is `versions_back` versions older than the one before the cut. If the
+        noded has obeyed no order since its start, the member does not lag: a new noded relies on a linearizable read.
+        """
         self.link.cut()
         written = self.orders_written()
         await busy()
@@ -127,9 +129,9 @@ class Node:
         self.link.listen()
 
     async def end(self) -> None:
-        """kill -9."""
+        """Kill the process."""
         self._life.cancel()
         self.link.down = True
         await asyncio.wait((self._life,))
         if not self._life.cancelled() and (error := self._life.exception()) is not None:
-            self._world.faults.append(f"noded {self.name} ended by itself: {error!r}")
+            self._world.program_errors.append(f"noded {self.name} ended unexpectedly: {error!r}")

@@ -1,4 +1,4 @@
-"""A reader of the journal's event stream: masterd's own stream, without the HTTP around it, over all its reconnects."""
+"""A reader of the event stream of the journal, over all its reconnects. It calls masterd's handler without HTTP."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from nodestore.errors import NodectlError, TooOld
 if TYPE_CHECKING:
     from tests.simulation.world import Pc, World
 
-_AGAIN_S = 0.05
-_STAYS_S = (0.1, 4.0)
+_RETRY_S = 0.05
+_STAY_S = (0.1, 4.0)
 
 
 class Pipe(AbstractStreamWriter):
-    """Where a response writes to. `hears` takes each event's name, id and data."""
+    """The writer of a response. on_event: called with each event's name, id and data."""
 
-    def __init__(self, hears: Any) -> None:
-        self._hears = hears
+    def __init__(self, on_event: Any) -> None:
+        self._on_event = on_event
 
     async def write(self, chunk: bytes | bytearray | memoryview) -> None:
         lines = bytes(chunk).decode().splitlines()
         fields = dict(line.split(": ", 1) for line in lines if not line.startswith(":") and ": " in line)
         if "event" in fields:
-            self._hears(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
+            self._on_event(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
 
     async def write_eof(self, chunk: bytes = b"") -> None: ...
 
@@ -45,7 +45,7 @@ class Pipe(AbstractStreamWriter):
 
 
 class Reader:
-    """Reads from one masterd for a while, then from another, and goes on where it was. Begins at once, at index 0."""
+    """Reads from a random masterd for a while, then from another, and continues at its index. Starts at index 0."""
 
     def __init__(self, world: World, name: str, seed: int) -> None:
         self._world, self.name = world, name
@@ -59,15 +59,15 @@ class Reader:
             running = list(self._world.running.values())
             if running:
                 await self._read(self._dice.choice(running))
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)
 
     async def _read(self, pc: Pc) -> None:
-        self._world.seen(self.name, "begin", after=self.index)
+        self._world.record_event(self.name, "begin", after=self.index)
         reading = asyncio.ensure_future(self._stream(pc))
         try:
-            async with asyncio.timeout(self._dice.uniform(*_STAYS_S)):
+            async with asyncio.timeout(self._dice.uniform(*_STAY_S)):
                 while not pc.crashed and not reading.done():
-                    await asyncio.wait((reading,), timeout=_AGAIN_S)
+                    await asyncio.wait((reading,), timeout=_RETRY_S)
         except TimeoutError:
             return
         finally:
@@ -75,11 +75,11 @@ class Reader:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def _stream(self, pc: Pc) -> None:
-        def hears(name: str, number: str, data: Any) -> None:
+        def on_event(name: str, number: str, data: Any) -> None:
             if not pc.crashed:
-                self._hears(name, number, data)
+                self._on_event(name, number, data)
 
-        request = make_mocked_request("GET", f"/v1/events?after={self._after}", writer=Pipe(hears))
+        request = make_mocked_request("GET", f"/v1/events?after={self._after}", writer=Pipe(on_event))
         try:
             await stream_journal(pc.parts.read_sources, request)
         except TooOld:
@@ -87,20 +87,20 @@ class Reader:
         except NodectlError:
             return
 
-    def _hears(self, name: str, number: str, data: Any) -> None:
+    def _on_event(self, name: str, number: str, data: Any) -> None:
         if name == "gone":
             self._gone()
             return
         epoch, _, index = number.partition(".")
-        self._world.seen(self.name, "event", epoch=int(epoch), index=int(index), id=data["id"])
+        self._world.record_event(self.name, "event", epoch=int(epoch), index=int(index), id=data["id"])
         self._after, self.index = number, int(index)
 
     def _gone(self) -> None:
-        """It reads the state anew, from whoever leads, and follows from there."""
+        """Continue at the leader's index, as a client does that reads the whole state again."""
         leader = self._world.leader
         if leader is None:
             return
-        self._world.seen(self.name, "gone")
+        self._world.record_event(self.name, "gone")
         self.index = leader.parts.replica.index
         self._after = str(self.index)
 

@@ -1,8 +1,8 @@
-"""A run that a seed decides: clients, nodes and readers at work while one thing after another goes wrong.
+"""A run decided by a seed: clients, nodes and readers at work under a sequence of faults.
 
-The mix is weighted towards what the guarantees are there for: late copies of transactions, replies that are lost to
-clients that ask again, leaders that sleep and wake under a successor, winners that resign while a copy of their
-takeover is on its way, members that tell a node of an older order.
+The mix of faults is weighted towards those that the guarantees exist for: late copies of transactions, lost replies to
+clients that retry, leaders that freeze and continue under a successor, winners that resign while a copy of their
+takeover is still in flight, members that return an older desired state to a node.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from tests.faults.network.proxy import Mode
 from tests.simulation.app import NODES
 from tests.simulation.checkers import verdicts
-from tests.simulation.faults import KINDS, Strike
+from tests.simulation.faults import KINDS, CallFault
 from tests.simulation.node import Node
 from tests.simulation.reader import Reader
 from tests.simulation.world import Pc, World, no_fault
@@ -28,30 +28,30 @@ EPISODES = 10
 MASTERS = ("m1", "m2")
 _CALLS_MAX, _COMMITS_MAX = 6, 2
 _KINDS = (*KINDS, KINDS[1], KINDS[1], KINDS[-1])
-"""Those after which a client asks again for what has taken effect come oftener."""
+"""Faults after which a client repeats a command that has taken effect are more frequent."""
 _MOMENTS_S = (0.002, 0.01, 0.1, 0.5)
-_SLEEPS_S = (0.3, 1.0, 3.0, 4.0)
+_FREEZES_S = (0.3, 1.0, 3.0, 4.0)
 _SUSPECTED_S = 0.2
 _READS_S = (0.3, 0.6, 0.9, 1.2)
-"""After a leader has begun to sleep, from whoever goes on asking it."""
+"""Times of reads sent to a leader after it was frozen."""
 _SETTLED_S = 20.0
 
 
 @dataclass
 class Storm:
-    """One run. `told`: what was done, for whoever looks into it."""
+    """One run. log: the faults and their times, for analysis."""
 
     world: World
     seed: int
     dice: random.Random = field(init=False)
-    told: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
     _items: int = 0
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
 
     async def run(self) -> None:
-        """All of it, until everything is at rest. AssertionError when it does not come to rest."""
+        """Run all episodes and wait for rest. AssertionError if the cluster does not come to rest."""
         await self.begin()
         names, weights = zip(*self._episodes().items(), strict=True)
         for _ in range(EPISODES):
@@ -61,7 +61,7 @@ class Storm:
         await self.rest()
 
     async def begin(self) -> None:
-        """Everybody is there, and a leader serves."""
+        """Start masterds, nodes and a reader, and wait until a leader serves."""
         world = self.world
         await world.start(*MASTERS)
         await world.configure(len(NODES), "red")
@@ -71,15 +71,15 @@ class Storm:
 
     def _episodes(self) -> dict[Callable[[], Awaitable[None]], int]:
         return {
-            self.calm: 2, self.strike: 7, self.leader_sleeps: 2, self.cut: 1, self.crash: 1, self.switchover: 1,
-            self.stop: 1, self.winner_resigns_alone: 3, self.node_hears_of_the_past: 4, self.node_dies: 1,
-            self.configure: 1,
+            self.calm: 2, self.fault_at_a_call: 7, self.leader_freezes: 2, self.cut: 1, self.crash: 1,
+            self.switchover: 1, self.stop: 1, self.winner_resigns_alone: 3, self.node_reads_the_past: 4,
+            self.node_dies: 1, self.configure: 1,
         }  # fmt: skip
 
     # --- clients ---
 
     def _ask(self, most: int = 4) -> None:
-        """Some commands and perhaps a read, from clients of their own, side by side."""
+        """Send up to `most` commands and perhaps a read, each from a client of its own, concurrently."""
         for _ in range(self.dice.randint(1, most)):
             name, args = self._command()
             once, patience_s = self.dice.random() < 0.25, self.dice.choice((0.3, 20.0, 20.0))
@@ -106,40 +106,40 @@ class Storm:
 
     # --- what goes wrong ---
 
-    def _tell(self, line: str) -> None:
-        self.told.append(f"{asyncio.get_running_loop().time():9.3f} {line}")
+    def _note(self, line: str) -> None:
+        self.log.append(f"{asyncio.get_running_loop().time():9.3f} {line}")
 
     async def _pass(self, among: tuple[float, ...] = _MOMENTS_S) -> None:
         await asyncio.sleep(self.dice.choice(among))
 
-    async def _two(self) -> Pc:
-        """A leader, and another to follow it."""
+    async def _leader_of_two(self) -> Pc:
+        """Make sure that two masterds run and one of them serves; return the leader."""
         await self.world.start(*MASTERS)
         return await self.world.serving()
 
     async def calm(self) -> None:
-        self._tell("calm")
+        self._note("calm")
         await self._pass()
 
-    async def strike(self) -> None:
-        await self._two()
+    async def fault_at_a_call(self) -> None:
+        await self._leader_of_two()
         kind, commits = self.dice.choice(_KINDS), self.dice.random() < 0.5
         number = self.dice.randrange(_COMMITS_MAX if commits else _CALLS_MAX)
-        self._tell(f"{kind}, {'commit' if commits else 'call'} {number}")
-        strike = Strike(kind, number, commits)
-        strike.arm(self.world)
+        self._note(f"{kind}, {'commit' if commits else 'call'} {number}")
+        fault = CallFault(kind, number, commits)
+        fault.arm(self.world)
         self._ask()
         await self._pass((*_MOMENTS_S, 2.5))
-        self._tell(f"   it was {strike.struck[:60]}")
+        self._note(f"   the call was {fault.hit[:60]}")
 
-    async def leader_sleeps(self) -> None:
-        """It wakes under a successor, or not; all that it has said and will hear is held up."""
-        pc, seconds = await self._two(), self.dice.choice(_SLEEPS_S)
-        self._tell(f"{pc.name} sleeps for {seconds} s")
+    async def leader_freezes(self) -> None:
+        """Freeze the leader, perhaps until a successor leads: everything that it sends and receives is held."""
+        pc, seconds = await self._leader_of_two(), self.dice.choice(_FREEZES_S)
+        self._note(f"{pc.name} is frozen for {seconds} s")
         pc.link.set(up=Mode.HOLD, down=Mode.HOLD)
         self._ask()
         asyncio.get_running_loop().call_later(seconds, pc.link.forward)
-        if self.dice.random() < 0.5:  # on suspicion: else its lease runs out first, which it knows
+        if self.dice.random() < 0.5:  # a takeover on suspicion; otherwise its lease expires first, which it notices
             self.world.later(_SUSPECTED_S, self.world.switchover)
             for _ in range(3):
                 self.world.later(2 * _SUSPECTED_S, partial(self.world.command, *self._command()))
@@ -148,40 +148,40 @@ class Storm:
         await self._pass((0.1, 1.0, 4.0))
 
     async def cut(self) -> None:
-        pc, seconds = await self._two(), self.dice.choice(_SLEEPS_S)
-        self._tell(f"{pc.name} is cut off for {seconds} s")
+        pc, seconds = await self._leader_of_two(), self.dice.choice(_FREEZES_S)
+        self._note(f"{pc.name} is cut off for {seconds} s")
         pc.link.cut()
         asyncio.get_running_loop().call_later(seconds, lambda: None if pc.crashed else pc.link.listen())
         await self._pass()
 
     async def crash(self) -> None:
-        pc = await self._two()
+        pc = await self._leader_of_two()
         await self._pass((0.001, 0.002, 0.01))
-        self._tell(f"{pc.name} crashes")
+        self._note(f"{pc.name} crashes")
         pc.crash()
         await self._pass((0.1, 3.0))
 
     async def switchover(self) -> None:
-        await self._two()
-        self._tell("switchover")
+        await self._leader_of_two()
+        self._note("switchover")
         await self.world.switchover()
 
     async def stop(self) -> None:
-        await self._two()
-        self._tell("the leader stops in order")
+        await self._leader_of_two()
+        self._note("the leader stops in order")
         await self.world.stop_leader()
         await self._pass()
 
     async def winner_resigns_alone(self) -> None:
-        """Nobody else is there. Of its takeover, a copy that was sent to a slow member is late."""
-        leader, late_s = await self._two(), self.dice.uniform(0.05, 1.5)
+        """A single masterd wins and resigns, while a late copy of its takeover transaction is in flight."""
+        leader, late_s = await self._leader_of_two(), self.dice.uniform(0.05, 1.5)
         for pc in list(self.world.running.values()):
             if pc is not leader:
                 pc.crash()
         await self.world.stop_leader()
         self.world.fate = partial(self._late_takeover, late_s)
         name = self.dice.choice(MASTERS)
-        self._tell(f"{name} takes over, a copy is {late_s:.2f} s late; it resigns")
+        self._note(f"{name} takes over and resigns; a copy of the takeover is {late_s:.2f} s late")
         await self.world.start(name)
         await self.world.serving()
         self._ask(2)
@@ -196,50 +196,50 @@ class Storm:
             return Fate(late_s=late_s)
         return FINE
 
-    async def node_hears_of_the_past(self) -> None:
-        await self._two()
+    async def node_reads_the_past(self) -> None:
+        await self._leader_of_two()
         node, back = self.world.nodes[self.dice.choice(NODES)], self.dice.randint(1, 2)
-        self._tell(f"{node.name} is cut off, and told of {back} orders ago")
+        self._note(f"{node.name} is cut off, then reads the order before the last {back}")
 
         async def orders() -> None:
             for _ in range(2):
                 await self.world.command("put", self._order(node.name), patience_s=1.0)
 
-        await node.sleeps(back, orders)
+        await node.lag_behind(back, orders)
         await self._pass((0.1, 0.5, 1.0))
 
     async def node_dies(self) -> None:
-        """Its noded is killed, and started anew by and by."""
+        """Kill a noded and start a new one."""
         name = self.dice.choice(NODES)
-        self._tell(f"noded {name} is killed")
+        self._note(f"noded {name} is killed")
         await self.world.nodes[name].end()
         await self._pass()
         self.world.nodes[name] = Node(self.world, name)
 
     async def configure(self) -> None:
         nodes, colour = self.dice.randint(2, len(NODES)), self.dice.choice(("red", "blue"))
-        self._tell(f"{nodes} nodes, {colour}")
+        self._note(f"{nodes} nodes, {colour}")
         await self.world.configure(nodes, colour)
         await self._pass()
 
     # --- the end ---
 
     async def rest(self) -> None:
-        """No more faults: until nodes are as they should be, and readers have heard all."""
+        """End all faults; wait until all nodes have converged and readers have received all events."""
         world = self.world
         for node in world.nodes.values():
             node.link.listen()
         await world.settle()
-        await world.until(self._at_rest, "nodes are as they should be, readers have heard all", _SETTLED_S)
+        await world.until(self._at_rest, "nodes have converged, readers have received all events", _SETTLED_S)
 
     def _at_rest(self) -> bool:
         leader = self.world.leader
         if leader is None:
             return False
-        board, state = leader.parts.cluster_view, leader.parts.replica.state
+        cluster_view, state = leader.parts.cluster_view, leader.parts.replica.state
         wanted = {node: mark.generation for node, mark in state.specs.items()}
         there = all(
-            (status := board.status.items.get(node)) is not None
+            (status := cluster_view.status.items.get(node)) is not None
             and status.observed_generation == generation
             and status.phase == "ready"
             for node, generation in wanted.items()
@@ -248,17 +248,17 @@ class Storm:
 
 
 @dataclass
-class Life:
-    """What a run came to. `wrong`: by checker. `written`: all that was ever put, to tell two runs apart."""
+class RunResult:
+    """The result of a run. wrong: the findings by checker. written: every put, to compare two runs."""
 
     seed: int
     wrong: dict[str, list[str]]
-    told: list[str]
+    log: list[str]
     written: list[tuple[bytes, bytes]]
 
 
-def live(seed: int) -> Life:
-    """The run that this seed decides, and what each checker found in it."""
+def run_seed(seed: int) -> RunResult:
+    """Execute the run of this seed and apply all checkers."""
     with VirtualTime(seed) as time:
         world = World(time)
         storm = Storm(world, seed)
@@ -272,4 +272,4 @@ def live(seed: int) -> Life:
     if time.troubles:
         wrong["event loop"] = [str(trouble) for trouble in time.troubles]
     written = [(event.kv.key, event.kv.value) for _, events in world.server.store.log for event in events]
-    return Life(seed, wrong, storm.told, written)
+    return RunResult(seed, wrong, storm.log, written)

@@ -1,5 +1,4 @@
-"""Any run of a simulated cluster, whatever is asked of it and whatever breaks: its history is one that clients can
-live with, and its views are what its journal makes them."""
+"""Random runs of a simulated cluster under commands and faults: all checkers of its history and views must pass."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from nodestore.etcd import maintenance
 from tests.faults.network.proxy import Mode
 from tests.simulation.app import NODES
 from tests.simulation.checkers import problems
-from tests.simulation.faults import KINDS, Strike
+from tests.simulation.faults import KINDS, CallFault
 from tests.simulation.world import Pc, World
 from tests.support.fakes.clock import VirtualTime
 from tests.support.profiles import cases
@@ -47,7 +46,7 @@ WHO = st.sampled_from(["leader", "leader", *MASTERS])
 
 
 class AnyRun(RuleBasedStateMachine):
-    """Each rule does something, lets a moment pass and goes on: what it began meets what comes next."""
+    """Each rule starts something and lets some time pass, so that it overlaps with what the next rule starts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +68,7 @@ class AnyRun(RuleBasedStateMachine):
 
     @rule(busy=BUSY, once=st.booleans(), patience_s=PATIENCE_S, moment_s=MOMENTS_S)
     def ask(self, busy: Asked, once: bool, patience_s: float, moment_s: float) -> None:
-        """Commands from several clients at the same time; some do not ask again, some give up."""
+        """Commands arrive from several clients concurrently; some clients do not retry, some give up."""
         self._ask(busy, once=once, patience_s=patience_s)
         self._pass(moment_s)
 
@@ -100,7 +99,7 @@ class AnyRun(RuleBasedStateMachine):
 
     @rule(behind=st.integers(0, 10), busy=BUSY, moment_s=MOMENTS_S)
     def restore_an_index(self, behind: int, busy: Asked, moment_s: float) -> None:
-        known = max((told.index for told in self.world.told), default=0)
+        known = max((command.index for command in self.world.commands), default=0)
         self._later(partial(self.world.restore, index=max(1, known - behind)))
         self._ask(busy)
         self._pass(moment_s)
@@ -110,30 +109,30 @@ class AnyRun(RuleBasedStateMachine):
         self._later(partial(self.world.report, node, phase))
         self._pass(0.01)
 
-    # --- what goes wrong, and operators ---
+    # --- faults and operators ---
 
     @rule(kind=CRASHES, number=CALLS, busy=BUSY, once=st.booleans(), moment_s=MOMENTS_S)
     def crash_at_a_call(self, kind: str, number: int, busy: Asked, once: bool, moment_s: float) -> None:
-        """Whoever leads dies at a call that it makes."""
-        self._strike(kind, number, busy, once, moment_s)
+        """The leader crashes at a call to etcd."""
+        self._fault_at_call(kind, number, busy, once, moment_s)
 
     @rule(kind=LOSSES, number=CALLS, busy=BUSY, once=st.booleans(), moment_s=MOMENTS_S)
     def lose_a_call(self, kind: str, number: int, busy: Asked, once: bool, moment_s: float) -> None:
-        """A call of whoever leads, or its reply, goes astray."""
-        self._strike(kind, number, busy, once, moment_s)
+        """A call of the leader or its reply is lost."""
+        self._fault_at_call(kind, number, busy, once, moment_s)
 
     @rule(kind=DEPOSALS, number=CALLS, busy=BUSY, once=st.booleans(), moment_s=MOMENTS_S)
     def depose_at_a_call(self, kind: str, number: int, busy: Asked, once: bool, moment_s: float) -> None:
-        """Another takes over while a call of whoever leads is open."""
-        self._strike(kind, number, busy, once, moment_s)
+        """Another masterd takes over while a call of the leader is open."""
+        self._fault_at_call(kind, number, busy, once, moment_s)
 
-    def _strike(self, kind: str, number: int, busy: Asked, once: bool, moment_s: float) -> None:
-        """With a leader to strike, and another to follow it."""
+    def _fault_at_call(self, kind: str, number: int, busy: Asked, once: bool, moment_s: float) -> None:
+        """Arm a fault, with a leader that it can hit and a standby."""
         if len(self.world.running) < 2:
             self.world.run(self.world.start(*MASTERS[:2]))
         if self.world.leader is None:
             self._pass(3.0)
-        Strike(kind, number).arm(self.world)
+        CallFault(kind, number).arm(self.world)
         self._ask(busy, once=once)
         self._pass(moment_s)
 
@@ -152,7 +151,7 @@ class AnyRun(RuleBasedStateMachine):
 
     @rule(who=WHO, seconds=MOMENTS_S, up=st.booleans(), down=st.booleans(), busy=BUSY, moment_s=MOMENTS_S)
     def hold_up(self, who: str, seconds: float, up: bool, down: bool, busy: Asked, moment_s: float) -> None:
-        """One way or both, all that a masterd says and hears waits."""
+        """Everything that a masterd sends or receives, or both, is held for a while."""
         pc = self._pc(who)
         if pc is not None:
             pc.link.set(up=Mode.HOLD if up else None, down=Mode.HOLD if down else None)
@@ -165,7 +164,7 @@ class AnyRun(RuleBasedStateMachine):
 
     @rule(who=WHO, seconds=MOMENTS_S, busy=BUSY, moment_s=MOMENTS_S)
     def cut(self, who: str, seconds: float, busy: Asked, moment_s: float) -> None:
-        """A masterd's connections break, and it reaches nobody for a while."""
+        """A masterd's connections break, and it cannot reconnect for a while."""
         self._ask(busy)
         self._pass(moment_s)
         pc = self._pc(who)
@@ -185,14 +184,14 @@ class AnyRun(RuleBasedStateMachine):
 
     @rule(busy=BUSY, moment_s=MOMENTS_S)
     def stop_in_order(self, busy: Asked, moment_s: float) -> None:
-        """The leader finishes what waits and resigns; then its process ends."""
+        """The leader finishes the queued commands and resigns; then its process ends."""
         self._ask(busy)
         self._later(self.world.stop_leader)
         self._pass(moment_s)
 
     @rule(seconds=MOMENTS_S | st.none(), behind=st.integers(0, 5) | st.none())
     def pause_and_compact(self, seconds: float | None, behind: int | None) -> None:
-        """Nobody may take over by itself for a while; etcd forgets its own history."""
+        """Automatic takeovers are paused for a while, and etcd is compacted."""
         if seconds is not None:
             self._later(partial(self.world.pause, True))
             self._later(partial(self.world.pause, False), seconds)

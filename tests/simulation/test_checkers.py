@@ -1,4 +1,4 @@
-"""Each checker of a simulated run sees what it is there for: a run in which all went well is tampered with."""
+"""Each checker of a simulated run detects its kind of violation: a correct run is tampered with."""
 
 from __future__ import annotations
 
@@ -13,33 +13,19 @@ from nodestore.etcd.session import op_delete, op_put
 from nodestore.schema.models import Desired, Entry, Head, decode
 from nodestore.support.jsonio import loads
 from tests.simulation.checkers import SIMULATED, verdicts
-from tests.simulation.storm import Storm
-from tests.simulation.world import Told, World
+from tests.simulation.runs import good_run
+from tests.simulation.world import ClientCommand, World
 from tests.support.fakes.clock import VirtualTime
 
 Tamper = Callable[[World], Coroutine[Any, Any, None]]
 
 
-async def good_run(world: World) -> None:
-    """Two terms, commands on several documents, reads, nodes that have obeyed, a stream that was heard."""
-    storm = Storm(world, 0)
-    await storm.begin()
-    for number in range(3):
-        await world.command("append", {"path": "lists/0", "item": str(number)})
-        await world.command("put", {"path": "nodes/n1", "document": {"x": number}})
-        await world.read()
-        await asyncio.sleep(0.5)
-        if number == 1:
-            await world.switchover()
-    await storm.rest()
-
-
-def _last(world: World, name: str) -> Told:
-    return [told for told in world.told if told.name == name][-1]
+def _last(world: World, name: str) -> ClientCommand:
+    return [command for command in world.commands if command.name == name][-1]
 
 
 async def _entry(world: World, **changes: Any) -> None:
-    """The newest entry is put once more, otherwise."""
+    """Put the newest entry again with changed fields."""
     key = max(key for key in _keys(world) if key.startswith(world.keys.journal))
     entry = decode(Entry, (await _value(world, key)), key).model_copy(update=changes)
     await world.witness.put(key, entry.encode())
@@ -55,7 +41,7 @@ async def _value(world: World, key: str) -> bytes:
     return found.value
 
 
-# --- what is tampered with --------------------------------------------------------------------------------------------
+# --- violations --------------------------------------------------------------------------------------------
 
 
 async def a_result_that_fits_no_order(world: World) -> None:
@@ -63,13 +49,13 @@ async def a_result_that_fits_no_order(world: World) -> None:
 
 
 async def an_acknowledgement_of_nothing(world: World) -> None:
-    world.told.append(replace(_last(world, "append"), id="cmd-lost"))
+    world.commands.append(replace(_last(world, "append"), id="cmd-lost"))
 
 
 async def an_acknowledgement_against_time(world: World) -> None:
-    first = world.told[0]
+    first = world.commands[0]
     first.sent = first.ended = asyncio.get_running_loop().time()
-    world.told[1].ended, world.told[1].sent = 0.0, 0.0
+    world.commands[1].ended, world.commands[1].sent = 0.0, 0.0
     first.sent += 1.0
     first.ended = first.sent + 1.0
 
@@ -89,7 +75,7 @@ async def an_attempt_that_wins_twice(world: World) -> None:
 
 
 async def an_order_of_the_deposed(world: World) -> None:
-    """The first that n1 ever got, once more, and then what it should have again."""
+    """Put the first desired state of n1 again, and then the correct one."""
     key = world.keys.desired_of("n1")
     now, first = await _value(world, key), world.nodes["n1"].orders_written()[0]
     old = next(event.kv.value for at, events in world.server.store.log if at == first for event in events
@@ -102,12 +88,12 @@ async def an_entry_of_another_term(world: World) -> None:
     await _entry(world, term=3)
 
 
-async def an_event_that_was_not_heard(world: World) -> None:
-    heard = [event for event in world.events if event.op == "event"]
-    world.events.remove(heard[len(heard) // 2])
+async def an_event_that_was_not_received(world: World) -> None:
+    received = [event for event in world.events if event.op == "event"]
+    world.events.remove(received[len(received) // 2])
 
 
-async def an_event_that_was_heard_twice(world: World) -> None:
+async def an_event_that_was_received_twice(world: World) -> None:
     world.events.append([event for event in world.events if event.op == "event"][-1])
 
 
@@ -116,7 +102,7 @@ async def a_node_that_obeyed_an_older_order(world: World) -> None:
     world.events.append(obeyed[0])
 
 
-async def a_node_that_is_not_where_it_should_be(world: World) -> None:
+async def a_node_that_has_not_converged(world: World) -> None:
     key = world.keys.status_of("n1")
     await world.nodes["n1"].end()
     await world.witness.put(key, (await _value(world, key)).replace(b'"ready"', b'"failed"'))
@@ -146,12 +132,12 @@ async def a_replica_with_another_document(world: World) -> None:
 
 
 async def a_program_that_ended(world: World) -> None:
-    world.nodes["n1"]._life.cancel()
-    world.faults.append("noded n1 ended by itself")
+    await world.nodes["n1"].end()
+    world.program_errors.append("noded n1 ended unexpectedly")
 
 
 async def a_document_of_the_deposed(world: World) -> None:
-    """What it put before its last, once more; views name no term."""
+    """Put an older document and then the correct one; documents name no term."""
     key = f"{world.keys.state}lists/0"
     values = [
         event.kv.value for _, events in world.server.store.log for event in events if event.kv.key == key.encode()
@@ -168,7 +154,7 @@ async def an_order_that_was_withdrawn_and_put_again(world: World) -> None:
 
 
 async def a_spec_that_is_another(world: World) -> None:
-    """With the generation that it should have."""
+    """Put another spec with the correct generation."""
     key = world.keys.desired_of("n1")
     desired = decode(Desired, await _value(world, key), key)
     spec = desired.spec.model_copy(update={"document": {"x": 77}})
@@ -176,7 +162,7 @@ async def a_spec_that_is_another(world: World) -> None:
 
 
 async def a_truncation_too_far(world: World) -> None:
-    """All but the newest entry, which one snapshot at most has; what was recorded has them all."""
+    """Delete all entries but the newest, beyond what two snapshots hold; the recorded history has them all."""
     newest = max(key for key in _keys(world) if key.startswith(world.keys.journal))
     await world.witness.txn([], [op_delete(world.keys.journal, end=newest.encode())])
 
@@ -205,10 +191,10 @@ TAMPERED: list[tuple[Tamper, str]] = [
     (an_attempt_that_wins_twice, "terms grow"),
     (an_order_of_the_deposed, "deposed leaders"),
     (an_entry_of_another_term, "deposed leaders"),
-    (an_event_that_was_not_heard, "streams"),
-    (an_event_that_was_heard_twice, "streams"),
+    (an_event_that_was_not_received, "streams"),
+    (an_event_that_was_received_twice, "streams"),
     (a_node_that_obeyed_an_older_order, "nodes"),
-    (a_node_that_is_not_where_it_should_be, "nodes"),
+    (a_node_that_has_not_converged, "nodes"),
     (a_recorded_result_that_cannot_be, f"{SIMULATED}results"),
     (a_read_of_what_never_was, f"{SIMULATED}reads"),
     (a_read_of_the_past, f"{SIMULATED}reads"),
@@ -221,7 +207,7 @@ TAMPERED: list[tuple[Tamper, str]] = [
 
 @pytest.mark.parametrize(("tamper", "checker"), TAMPERED, ids=lambda item: getattr(item, "__name__", item))
 def test_a_checker_sees_what_it_is_there_for(tamper: Tamper, checker: str) -> None:
-    """Before it was tampered with, no checker finds anything in the run."""
+    """No checker finds anything in the correct run, and this one finds the violation."""
     with VirtualTime() as time:
         world = World(time)
         world.run(good_run(world))

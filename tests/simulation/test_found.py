@@ -1,4 +1,4 @@
-"""What searching has found once, each as the shortest run that shows it."""
+"""Bugs that random runs have found, each as the shortest run that reproduces it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tests.support.fakes.clock import VirtualTime
 
 
 def test_an_index_that_was_truncated_away_cannot_be_restored() -> None:
-    """Where no snapshot is as old as it: its caller is refused, and no masterd dies of it, one after another."""
+    """A restore of a truncated index, which no snapshot covers, is refused as not found and ends no masterd."""
 
     async def life(world: World) -> None:
         await world.start("m1", "m2")
         for number in range(20):
             await world.command("append", {"path": "lists/0", "item": str(number)})
             await asyncio.sleep(0.1)
-        await world.until(lambda: _truncated(world), "the journal's beginning is gone")
-        told = await world.restore(index=1)
-        assert isinstance(told.refused, NotFound), told
+        await world.until(lambda: _truncated(world), "the first entry is truncated")
+        command = await world.restore(index=1)
+        assert isinstance(command.refused, NotFound), command
         await world.settle()
 
     with VirtualTime() as time:

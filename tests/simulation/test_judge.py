@@ -1,4 +1,7 @@
-"""With a guarantee taken out of masterd, the simulation finds it: a judge that finds nothing would be none."""
+"""The simulation detects every guarantee that is removed from masterd.
+
+The guarantees have no switch, so the tests patch private functions of the modules that implement them.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from masterd.term import journal, publisher
 from masterd.term.journal import CommitFate, Journal
 from masterd.term.publisher import Publisher
 from nodestore.cluster.election import Fence
-from tests.simulation.faults import Strike
-from tests.simulation.test_crash_everywhere import run
+from tests.simulation.faults import CallFault
+from tests.simulation.runs import run_with_fault
 
 Patch = pytest.MonkeyPatch
 
@@ -28,13 +31,13 @@ def no_fence(patch: Patch) -> None:
 
 
 def unknown_counts_as_never(patch: Patch) -> None:
-    honest = Journal._fate
+    original = Journal._fate
 
-    def verdict(*args: Any) -> CommitFate:
-        found = honest(*args)
-        return CommitFate.TERM_OVER if found is CommitFate.UNKNOWN else found
+    def fate(*args: Any) -> CommitFate:
+        result = original(*args)
+        return CommitFate.TERM_OVER if result is CommitFate.UNKNOWN else result
 
-    patch.setattr(Journal, "_fate", verdict)
+    patch.setattr(Journal, "_fate", fate)
 
 
 def views_are_not_finished(patch: Patch) -> None:
@@ -71,11 +74,11 @@ CASES = {
 
 @pytest.mark.parametrize("guarantee", CASES)
 def test_without_a_guarantee_something_is_found(monkeypatch: pytest.MonkeyPatch, guarantee: str) -> None:
-    """At one of the first calls that the fault befalls."""
+    """The checkers find the violation if the fault hits one of the first twelve calls."""
     take_out, kind, sign = CASES[guarantee]
     take_out(monkeypatch)
     for number in range(12):
-        wrong = run(Strike(kind, number))
+        wrong = run_with_fault(CallFault(kind, number))
         if any(sign in line for line in wrong):
             return
-    raise AssertionError(f"without {guarantee} nothing was found")
+    raise AssertionError(f"nothing was found without {guarantee}")

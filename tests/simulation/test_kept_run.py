@@ -1,5 +1,4 @@
-"""The verdict on what is kept of a run on hosts: a small one, made from a simulated cluster in which all went well, is
-right, until one thing in its files is changed."""
+"""The verdict on the files of a run on hosts accepts a correct run, made by a simulation, and detects each change."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from tests.faults.hosts.judgement import verdict
 from tests.simulation import judge
 from tests.simulation.app import SimApp
 from tests.simulation.checkers import recording, watched
-from tests.simulation.test_checkers import good_run
+from tests.simulation.runs import good_run
 from tests.simulation.world import World
 from tests.support.fakes.clock import VirtualTime
 
@@ -27,7 +26,7 @@ STORE, CLIENT, REGISTERS = "history-store.jsonl", "history-c1.jsonl", "history-c
 
 
 class FileApp(SimApp):
-    """Its nodes show a file, as those of hosts do."""
+    """The simulated application with the `file` driver, as on hosts."""
 
     def desired(self, config: Inventory, view: View, node: str) -> Spec | None:
         spec = super().desired(config, view, node)
@@ -45,7 +44,7 @@ def line(event: Event) -> str:
 
 
 def keep(world: World, directory: Path) -> None:
-    """As a run on hosts leaves it behind."""
+    """Write the files that a run on hosts leaves."""
     of_store = watched(world)
     others = [event for event in recording(world) if event not in of_store and "driver" not in event.process]
     write(directory / STORE, map(line, of_store))
@@ -59,7 +58,7 @@ def keep(world: World, directory: Path) -> None:
     (directory / "store.jsonl").write_text("".join(final_store.line(key, value) for key, value in names.items()))
     for name in world.nodes:
         orders = [event.fields for event in world.events if event.process == f"{name}'s driver"]
-        write(directory / f"log/{name}-noded.log", (_said(name, **of) for of in orders))
+        write(directory / f"log/{name}-noded.log", (_log_line(name, **of) for of in orders))
         if f"desired/{name}" in names:
             desired = decode(Desired, names[f"desired/{name}"], name)
             write(directory / f"disk/{name}/noded/shown.json", [json.dumps(desired.spec.document)])
@@ -67,13 +66,13 @@ def keep(world: World, directory: Path) -> None:
     write(directory / "schedule.jsonl", map(json.dumps, [{"run": run}, {"ended": "complete", "at": 9.0}]))
 
 
-def _said(node: str, epoch: int, term: int, generation: int) -> str:
+def _log_line(node: str, epoch: int, term: int, generation: int) -> str:
     return f"10:00 I noded {node}: obeys order {epoch}.{term}.{generation} (epoch.term.generation)"
 
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run in which all went well."""
+    """The files of a correct run."""
     directory = tmp_path_factory.mktemp("kept")
     with VirtualTime() as time:
         world = World(time, application=FileApp)
@@ -85,7 +84,7 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(right: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be changed."""
+    """A copy of these files, to be changed."""
     for path in right.rglob("*"):
         if path.is_file():
             write(tmp_path / path.relative_to(right), path.read_text().splitlines())
@@ -97,27 +96,27 @@ def judged(directory: Path) -> list[str]:
 
 
 def test_a_run_in_which_all_went_well_is_right(right: Path) -> None:
-    """From its files alone, and again."""
+    """The verdict on the unchanged files is empty, the first time and again."""
     assert judged(right) == []
     assert judged(right) == []
 
 
-# --- what is changed --------------------------------------------------------------------------------------------------
+# --- changes --------------------------------------------------------------------------------------------------
 
 
 def change(path: Path, pattern: str, instead: Callable[[str], list[str]], which: int = -1) -> None:
-    """The last line, or another, in which this is found, becomes others."""
+    """Replace one of the lines that match `pattern`, by default the last."""
     lines = path.read_text().splitlines()
     number = [number for number, line in enumerate(lines) if re.search(pattern, line)][which]
     lines[number : number + 1] = instead(lines[number])
     write(path, lines)
 
 
-def an_entry_that_was_not_seen(run: Path) -> None:
+def an_entry_not_recorded(run: Path) -> None:
     change(run / STORE, '"op": "entry"', lambda line: [], which=3)
 
 
-def another_index_told(run: Path) -> None:
+def another_index_acknowledged(run: Path) -> None:
     change(run / CLIENT, '"type": "ok"', lambda line: [re.sub(r'"index": \d+', '"index": 1', line)])
 
 
@@ -125,12 +124,12 @@ def a_read_of_the_past(run: Path) -> None:
     change(run / REGISTERS, '"value":"two"', lambda line: [line.replace("two", "one")])
 
 
-def an_event_not_heard(run: Path) -> None:
+def an_event_not_received(run: Path) -> None:
     change(run / CLIENT, '"op": "event"', lambda line: [], which=2)
 
 
 def an_older_order_obeyed(run: Path) -> None:
-    change(run / "log/n1-noded.log", "obeys", lambda line: [line, _said("n1", 1, 2, 1)])
+    change(run / "log/n1-noded.log", "obeys", lambda line: [line, _log_line("n1", 1, 2, 1)])
 
 
 def another_file_shown(run: Path) -> None:
@@ -150,7 +149,7 @@ def another_document_in_the_view(run: Path) -> None:
 
 
 def a_document_put_back(run: Path) -> None:
-    """By a deposed leader."""
+    """Record an older document again, as by a deposed leader."""
     lines = (run / STORE).read_text().splitlines()
     old = next(json.loads(line) for line in lines if '"key": "state/lists/0"' in line)
     write(run / STORE, [*lines, json.dumps({**old, "at": 9000.0, "revision": 9000})])
@@ -178,11 +177,11 @@ def a_program_with_a_mistake(run: Path) -> None:
 
 
 TAMPERED: list[tuple[Callable[[Path], None], str]] = [
-    (an_entry_that_was_not_seen, "no gap, no fork: the journal's indexes are not 1, 2, 3"),
-    (another_index_told, "exactly once: command"),
-    (another_index_told, "real time: command"),
+    (an_entry_not_recorded, "no gap, no fork: the journal's indexes are not 1, 2, 3"),
+    (another_index_acknowledged, "exactly once: command"),
+    (another_index_acknowledged, "real time: command"),
     (a_read_of_the_past, "linearizable: r0 is not linearizable"),
-    (an_event_not_heard, "streams: reader heard index"),
+    (an_event_not_received, "streams: reader heard index"),
     (an_older_order_obeyed, "nodes, by their logs: n1 obeyed"),
     (another_file_shown, "nodes: n1 shows {'x': 77}"),
     (no_file_shown, "nodes: n1 shows nothing"),
@@ -198,7 +197,7 @@ TAMPERED: list[tuple[Callable[[Path], None], str]] = [
 
 @pytest.mark.parametrize(("tamper", "what"), TAMPERED, ids=lambda item: getattr(item, "__name__", "in"))
 def test_what_is_changed_is_found(run: Path, tamper: Callable[[Path], None], what: str) -> None:
-    """By the very function that judges runs on hosts."""
+    """The function that judges runs on hosts reports the change."""
     tamper(run)
     found = judged(run)
     assert any(what in line for line in found), found

@@ -1,5 +1,7 @@
-"""Each guarantee that the promises rest on is taken out of the programs, one at a time: among the committed seeds, runs
-must be found in which the checker that is there for it sees the violation; and with all of them in place none sees any.
+"""Each guarantee is removed from the programs, one at a time, and its checker must detect that in some of the seeds.
+
+With all guarantees in place no checker finds anything. The guarantees have no switch, so the tests patch private
+functions of the modules that implement them.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from nodestore.cluster.election import Fence
 from nodestore.etcd.session import Compare, cmp_create, cmp_mod
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Entry
-from tests.simulation.storm import live
+from tests.simulation.storm import run_seed
 
 SEEDS = range(20)
-"""Not chosen: docs/faults.md says how many of them see each violation."""
+"""Not selected by result. docs/faults.md says how many of them show each violation."""
 RIGHT = range(400) if os.environ.get("NODECTL_PROPERTIES") == "long" else SEEDS
-"""Those in which nothing may be found with everything in place."""
+"""The seeds in which nothing may be found with all guarantees in place."""
 
 Patch = pytest.MonkeyPatch
 
@@ -39,7 +41,7 @@ class _WithoutLeader(Fence):
 
 
 def commits_leader_compare(patch: Patch) -> None:
-    """A commit compares `epoch` and `head`, and not that the term is its leader's still."""
+    """A commit compares `epoch` and `head`, but not `leader`."""
     begin = Journal.__init__
 
     def init(self: Journal, etcd: Any, keys: Keys, fence: Fence, head: Any) -> None:
@@ -49,7 +51,7 @@ def commits_leader_compare(patch: Patch) -> None:
 
 
 def commits_head_compare(patch: Patch) -> None:
-    """A commit compares that it leads, and not which commit was the last."""
+    """A commit compares `leader` and `epoch`, but not `head`."""
 
     def compare(key: str, revision: int) -> Compare:
         return cmp_mod("/absent", 0) if key.endswith("/head") else cmp_mod(key, revision)
@@ -58,12 +60,12 @@ def commits_head_compare(patch: Patch) -> None:
 
 
 def deduplication(patch: Patch) -> None:
-    """An id that was seen before counts as new."""
+    """A command id is never recognised as a repeat."""
     patch.setattr(Batch, "_earlier_outcome", lambda self, request: None)
 
 
 def takeovers_nonce_compare(patch: Patch) -> None:
-    """A takeover compares `leader`, and not that its own attempt has won no term yet."""
+    """A takeover compares `leader`, but not that its own attempt has not won a term before."""
 
     def compare(key: str, revision: int) -> Compare:
         return cmp_create("/absent" if "/terms/" in key else key, revision)
@@ -72,18 +74,18 @@ def takeovers_nonce_compare(patch: Patch) -> None:
 
 
 def nodeds_order_check(patch: Patch) -> None:
-    """noded obeys whatever it reads, lower than what it has obeyed or not."""
-    take = Orders.observe
+    """noded obeys every order that it reads, also a lower one than before."""
+    original = Orders.observe
 
-    def taken(self: Orders, value: bytes | None) -> None:
+    def observe(self: Orders, value: bytes | None) -> None:
         self._highest_obeyed = None
-        take(self, value)
+        original(self, value)
 
-    patch.setattr(Orders, "observe", taken)
+    patch.setattr(Orders, "observe", observe)
 
 
 def reads_confirmation(patch: Patch) -> None:
-    """A leader answers reads from its memory, without asking etcd whether it still leads."""
+    """A leader answers reads from memory, without confirming its term in etcd."""
 
     async def confirm(self: Leader) -> None:
         self._raise_if_ended()
@@ -92,31 +94,31 @@ def reads_confirmation(patch: Patch) -> None:
 
 
 def streams_first_of_a_term(patch: Patch) -> None:
-    """A master's stream passes over the first command of each term but the first."""
-    _tell_otherwise(patch, lambda first, _: [] if first else None)
+    """The event stream omits the first command of each term except the first."""
+    _alter_events(patch, lambda first, _: [] if first else None)
 
 
 def streams_count_over_a_takeover(patch: Patch) -> None:
-    """A master's stream tells the first command of each term but the first twice."""
-    _tell_otherwise(patch, lambda first, event: [event, event] if first else None)
+    """The event stream sends the first command of each term except the first twice."""
+    _alter_events(patch, lambda first, event: [event, event] if first else None)
 
 
-def _tell_otherwise(patch: Patch, tell: Callable[[bool, bytes], list[bytes] | None]) -> None:
-    told = event_streams._command_events
+def _alter_events(patch: Patch, alter: Callable[[bool, bytes], list[bytes] | None]) -> None:
+    original = event_streams._command_events
 
-    def otherwise(epoch: int | None, entries: list[Entry], position: int) -> Iterator[bytes]:
+    def altered(epoch: int | None, entries: list[Entry], position: int) -> Iterator[bytes]:
         for entry in entries:
-            for number, event in enumerate(told(epoch, [entry], position)):
+            for number, event in enumerate(original(epoch, [entry], position)):
                 first = entry.first > position and number == 0 and _begins_term(entry)
-                yield from (event,) if (said := tell(first, event)) is None else said
+                yield from (event,) if (replacement := alter(first, event)) is None else replacement
 
-    seen: dict[int, int] = {}
+    first_indexes: dict[int, int] = {}
 
     def _begins_term(entry: Entry) -> bool:
-        begins = seen.setdefault(entry.term, entry.first) == entry.first
+        begins = first_indexes.setdefault(entry.term, entry.first) == entry.first
         return begins and entry.first > 1
 
-    patch.setattr(event_streams, "_command_events", otherwise)
+    patch.setattr(event_streams, "_command_events", altered)
 
 
 PLANTED: dict[Callable[[Patch], None], str] = {
@@ -129,25 +131,25 @@ PLANTED: dict[Callable[[Patch], None], str] = {
     streams_first_of_a_term: "streams",
     streams_count_over_a_takeover: "streams",
 }
-"""What is taken out, and the checker that must see it: one of those that judge real hosts, by itself."""
+"""Each removed guarantee, and the checker that must detect it; all of these also judge runs on real hosts."""
 
 
 @pytest.mark.parametrize("seed", RIGHT)
 def test_nothing_is_wrong_with_all_guarantees_in_place(seed: int) -> None:
-    """Whatever happens in this run, no checker finds anything."""
-    life = live(seed)
-    assert not life.wrong, "\n".join([*life.told, str(life.wrong)])
+    """No checker finds anything in the run of any seed."""
+    result = run_seed(seed)
+    assert not result.wrong, "\n".join([*result.log, str(result.wrong)])
 
 
 def test_a_seed_decides_all_of_a_run() -> None:
-    """To the last byte that is written: what a seed has shown can be looked into."""
-    assert live(SEEDS[0]).written == live(SEEDS[0]).written
+    """Two runs of one seed write the same bytes, so that a finding can be reproduced."""
+    assert run_seed(SEEDS[0]).written == run_seed(SEEDS[0]).written
 
 
 @pytest.mark.parametrize(("guarantee", "checker"), PLANTED.items(), ids=lambda item: getattr(item, "__name__", item))
 def test_a_guarantee_taken_out_is_seen(
     monkeypatch: pytest.MonkeyPatch, guarantee: Callable[[Patch], None], checker: str
 ) -> None:
-    """By its checker, in at least one of the same runs."""
+    """The checker finds the violation in the run of at least one seed."""
     guarantee(monkeypatch)
-    assert any(checker in live(seed).wrong for seed in SEEDS), f"{checker}: nothing was seen in {len(SEEDS)} runs"
+    assert any(checker in run_seed(seed).wrong for seed in SEEDS), f"{checker}: nothing was found in {len(SEEDS)} runs"

@@ -1,6 +1,6 @@
-"""A cluster within a test: real masterds on a fake etcd, in virtual time; they crash, and what they send goes astray.
+"""A simulated cluster: real masterds on a fake etcd, in virtual time. Masterds crash, and messages are lost or late.
 
-Nothing here decides what is right: `judge` does, from the store's own history and from what clients were told.
+Nothing here decides what is correct. `judge` does, from the store's history and from the results that clients got.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from tests.support.waiting import eventually
 T = TypeVar("T")
 
 AGAIN = (Unavailable, OutcomeUnknown, TimedOut)
-"""Errors after which a client asks again, with the same id. LeadershipLost is one of the first."""
+"""Errors after which a client retries with the same id. LeadershipLost is a kind of Unavailable."""
 
 _LATENCY_S = 0.0005
 _RETRY_S = 0.05
-_STRAY_S = 4.0  # what is late has landed by then
+_STRAY_S = 4.0  # every late message has arrived by then
 _PATIENCE_S = 30.0
 _SMALL = LeaderSettings(
-    max_txn_ops=6,  # room for two views beside a commit
+    max_txn_ops=6,  # a commit and two views
     retention=RetentionSettings(snapshot_every_commands=6, check_every_s=0.3, keep_ids=False, snapshot_after_s=0.3),
 )
-"""Limits so small that snapshots, truncation and views in chunks are everyday things."""
+"""Limits so small that snapshots, truncation and views in chunks occur in every run."""
 
 
 @dataclass
-class Told:
-    """One command as its client saw it. Times are those of the run; `index` and `result` once it was acknowledged."""
+class ClientCommand:
+    """A command as its client saw it. Times are seconds of the run; `index` and `result` are set once acknowledged."""
 
     id: str
     name: str
@@ -62,12 +62,12 @@ class Told:
     after: int = 0
     tries: int = 0
     open: bool = False
-    """Some attempt may have been run."""
+    """Whether the outcome of some attempt is unknown."""
 
 
 @dataclass
 class Read:
-    """A linearizable read: the index of the memory it was answered from, and what was there."""
+    """A linearizable read: the index of the state that it returned, and the documents."""
 
     sent: float
     ended: float
@@ -76,7 +76,7 @@ class Read:
 
 
 class Pc:
-    """One masterd, with a way of its own to the store."""
+    """A PC with one masterd, which has its own link to the store."""
 
     def __init__(self, world: World, name: str) -> None:
         self.name = name
@@ -96,7 +96,7 @@ class Pc:
 
     @property
     def leader(self) -> Leader | None:
-        """It, while it serves."""
+        """The leader of this masterd, while it serves."""
         leader = self.parts.leadership.leader
         return leader if leader is not None and leader.serving.is_set() and not self.crashed else None
 
@@ -106,7 +106,7 @@ class Pc:
         return self._world.fate(self, method, request)
 
     def crash(self) -> None:
-        """The process dies: what it has sent goes its way, and nothing follows. Callable from anywhere."""
+        """Kill the process: what it has sent still arrives, nothing follows. May be called from any callback."""
         if self.crashed:
             return
         self.crashed = True
@@ -121,7 +121,9 @@ class Pc:
 
     def _ended(self, life: asyncio.Task[Any]) -> None:
         if not life.cancelled() and (error := life.exception()) is not None and not self.crashed:
-            self._world.faults.append(f"{self.name} ended by itself: {''.join(traceback.format_exception(error))}")
+            self._world.program_errors.append(
+                f"{self.name} ended unexpectedly: {''.join(traceback.format_exception(error))}"
+            )
 
 
 def no_fault(pc: Pc, method: str, request: Any) -> Fate:
@@ -130,17 +132,17 @@ def no_fault(pc: Pc, method: str, request: Any) -> Fate:
 
 @dataclass
 class World:
-    """All of it. Every method that waits takes virtual time only."""
+    """The whole simulated cluster. Every method that waits uses virtual time."""
 
     time: VirtualTime
     settings: LeaderSettings = _SMALL
     keys: Keys = field(default_factory=lambda: Keys("simulated"))
     application: Callable[[], SimApp] = SimApp
     running: dict[str, Pc] = field(default_factory=dict)
-    told: list[Told] = field(default_factory=list)
+    commands: list[ClientCommand] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    """What went wrong with the programs themselves."""
+    program_errors: list[str] = field(default_factory=list)
+    """Errors of the programs themselves, such as a masterd that ended."""
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     fate: Callable[[Pc, str, Any], Fate] = no_fault
     starts: int = 0
@@ -148,11 +150,11 @@ class World:
     starts_of_nodes: int = 0
     readers: list[Reader] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    """What nodes obeyed and readers of the stream heard, as `tests.faults.checkers.history_checks` has it."""
+    """What nodes obeyed and readers received, in the format of `tests.faults.checkers.history_checks`."""
     _numbers: int = 0
     _configured: int = 0
     _asked: Pc | None = None
-    """The leader that reads are put to."""
+    """The leader that reads are sent to."""
 
     def __post_init__(self) -> None:
         self.server = FakeEtcd(max_txn_ops=max(16, self.settings.max_txn_ops))
@@ -163,7 +165,7 @@ class World:
 
     @property
     def leader(self) -> Pc | None:
-        """Whoever believes that it leads; of several the one whose term is newest."""
+        """The PC that believes that it leads; of several, the one with the newest term."""
         leading = [pc for pc in self.running.values() if pc.leader is not None]
         return max(leading, key=lambda pc: pc.leader.fence.term if pc.leader else (0, 0), default=None)
 
@@ -172,15 +174,15 @@ class World:
             if name not in self.running:
                 self.running[name] = Pc(self, name)
 
-    def seen(self, process: str, op: str, **fields: Any) -> None:
-        """Something that was seen in this moment."""
+    def record_event(self, process: str, op: str, **fields: Any) -> None:
+        """Record an observation at the present time."""
         self.events.append(Event(asyncio.get_running_loop().time(), process, "seen", None, op, fields))
 
     async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = _PATIENCE_S) -> None:
-        await eventually(condition, lambda: f"{what}; {self.faults}", timeout_s=timeout_s)
+        await eventually(condition, lambda: f"{what}; {self.program_errors}", timeout_s=timeout_s)
 
     async def serving(self) -> Pc:
-        await self.until(lambda: self.leader is not None, "somebody leads")
+        await self.until(lambda: self.leader is not None, "a leader serves")
         assert self.leader is not None
         return self.leader
 
@@ -188,43 +190,49 @@ class World:
 
     async def command(
         self, name: str, args: dict[str, Any], *, once: bool = False, patience_s: float = _PATIENCE_S
-    ) -> Told:
-        """Send a command, again after every error that leaves it open, to whoever leads, until it is acknowledged or
-        refused, or the client's patience ends. `once`: it believes an error that says that nothing has happened,
-        unless an earlier attempt is open: of that one the error says nothing."""
+    ) -> ClientCommand:
+        """Send a command to the leader, and retry after every transient error until it is acknowledged or refused.
+
+        The client gives up after `patience_s`. once: it does not retry after an error that says that nothing happened.
+        If the outcome of an earlier attempt is unknown it retries all the same: the error says nothing about that one.
+        """
         now = asyncio.get_running_loop().time
         self._numbers += 1
-        known = max((told.index for told in self.told), default=0)
-        told = Told(f"cmd-{self._numbers}", name, args, now(), after=known)
-        self.told.append(told)
+        known = max((command.index for command in self.commands), default=0)
+        command = ClientCommand(f"cmd-{self._numbers}", name, args, now(), after=known)
+        self.commands.append(command)
         deadline = now() + patience_s
         while now() < deadline:
-            outcome = await self._try(told)
+            outcome = await self._try(command)
             if outcome is None or isinstance(outcome.error, AGAIN):
-                told.open = told.open or outcome is None or isinstance(outcome.error, OutcomeUnknown | TimedOut)
-                if outcome is None or not once or told.open or not told.tries:
+                command.open = command.open or outcome is None or isinstance(outcome.error, OutcomeUnknown | TimedOut)
+                if outcome is None or not once or command.open or not command.tries:
                     await asyncio.sleep(_RETRY_S)
                     continue
-            told.ended = now()
-            told.index, told.result, told.refused = outcome.index, outcome.result, outcome.error
-            return told
-        return told
+            command.ended = now()
+            command.index, command.result, command.refused = outcome.index, outcome.result, outcome.error
+            return command
+        return command
 
-    async def _try(self, told: Told) -> CommandOutcome | None:
-        """What was answered; None: nothing, because who was asked has died."""
+    async def _try(self, command: ClientCommand) -> CommandOutcome | None:
+        """The outcome of one attempt; None if the masterd crashed before it answered."""
         pc = self.leader
         if pc is None or pc.leader is None:
-            return CommandOutcome(told.id, error=Unavailable("nobody leads"))
-        told.tries += 1
+            return CommandOutcome(command.id, error=Unavailable("there is no leader"))
+        command.tries += 1
         try:
-            (outcome,) = await pc.leader.submit([CommandRequest(told.id, told.name, told.args, "client", told.after)])
+            (outcome,) = await pc.leader.submit(
+                [CommandRequest(command.id, command.name, command.args, "client", command.after)]
+            )
         except AGAIN as error:
-            outcome = CommandOutcome(told.id, error=error)
+            outcome = CommandOutcome(command.id, error=error)
         return None if pc.crashed else outcome
 
     async def read(self) -> None:
-        """A linearizable read, from a leader that can confirm it. Whoever reads keeps to the leader that it knows while
-        that believes that it leads."""
+        """Perform a linearizable read, if the leader can confirm it.
+
+        The client stays with the leader that it knows as long as that one believes that it leads.
+        """
         now = asyncio.get_running_loop().time
         if self._asked is None or self._asked.leader is None:
             self._asked = self.leader
@@ -242,7 +250,7 @@ class World:
             self.reads.append(Read(sent, now(), state.index, documents))
 
     async def save(self, name: str) -> None:
-        """A snapshot by name, if that can be had just now."""
+        """Write a named snapshot, unless it fails."""
         pc = self.leader
         if pc is not None and pc.leader is not None:
             try:
@@ -250,11 +258,11 @@ class World:
             except NodectlError:
                 return
 
-    async def restore(self, **what: Any) -> Told:
+    async def restore(self, **what: Any) -> ClientCommand:
         return await self.command(SNAPSHOT_RESTORE, what)
 
     async def configure(self, nodes: int, colour: str) -> None:
-        """Write config/current, as nodectl does."""
+        """Write `config/current`, as nodectl does."""
         self._configured += 1
         inventory = Inventory.model_validate(
             {"nodes": {node: {} for node in NODES[:nodes]}, "defaults": {"document": {"colour": colour}}}
@@ -265,7 +273,7 @@ class World:
         await self.witness.put(self.keys.config_current, record.encode())
 
     async def switchover(self) -> None:
-        """Another masterd takes over from whoever leads, if there is one that can."""
+        """Let another masterd take over from the leader, if there is one."""
         leading = self.leader
         others = [pc for pc in self.running.values() if pc is not leading]
         if leading is None or leading.leader is None or not others:
@@ -276,7 +284,7 @@ class World:
             return
 
     def later(self, delay_s: float, what: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Do something by and by; it has been done when the cluster has settled."""
+        """Schedule `what` after `delay_s` seconds; `settle` waits for it."""
 
         async def wait() -> None:
             await asyncio.sleep(delay_s)
@@ -285,26 +293,26 @@ class World:
         self.tasks.add(asyncio.get_running_loop().create_task(wait()))
 
     async def stop_leader(self) -> None:
-        """Whoever leads is stopped in order: it finishes what waits and resigns, then its process ends."""
+        """Stop the leader in order: it finishes the queued commands and resigns, then its process ends."""
         pc = self.leader
         if pc is not None:
             await pc.master.stand_down("test")
             pc.crash()
 
     async def report(self, node: str, phase: str) -> None:
-        """A node says how it is."""
+        """Write the status of a node."""
         status = Status.model_validate({"node": node, "nonce": "n", "host": node, "phase": phase})
         await self.witness.put(self.keys.status_of(node), status.encode())
 
     async def pause(self, paused: bool) -> None:
-        """Nobody may take over by itself."""
+        """Set or clear `paused`, which forbids automatic takeovers."""
         op = op_put(self.keys.paused, b'{"v":1,"actor":"admin","time":0}') if paused else op_delete(self.keys.paused)
         await self.witness.txn([], [op])
 
     # --- the end ---
 
     async def settle(self) -> None:
-        """No more faults: everybody is started, a leader serves and has published and adopted all there is."""
+        """End all faults and wait until both masterds run, a leader serves, and all replicas are equally far."""
         self.fate = no_fault
         for pc in tuple(self.running.values()):
             pc.link.forward()
@@ -314,11 +322,11 @@ class World:
         await self.start("m1", "m2")
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=_PATIENCE_S)
-        await self.until(self._quiet, "a leader serves, and all have what it has")
+        await self.until(self._quiet, "a leader serves, and all replicas are at its index")
         last = await self.command("append", {"path": "lists/end", "item": "end"})
-        assert last.index, f"the cluster takes no commands any more: {last}"
+        assert last.index, f"the cluster accepts no commands any more: {last}"
         await asyncio.sleep(1.0)
-        await self.until(self._quiet, "a leader serves, and all have what it has")
+        await self.until(self._quiet, "a leader serves, and all replicas are at its index")
 
     def _quiet(self) -> bool:
         leader = self.leader

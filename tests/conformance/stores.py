@@ -1,4 +1,4 @@
-"""What the conformance tests stand on: a real etcd or the fake one, and a way to it that can be made to misbehave."""
+"""The stores of the conformance tests: a real etcd and the fake, each with a link that can lose and delay messages."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from tests.support.waiting import eventually
 
 ATTEMPT_S = 0.3
 PATIENT_S = 20.0
-"""For calls that are to be answered, on a busy machine, too."""
+"""Timeout of calls that must be answered, even on a busy machine."""
 
 REQUEST_BYTES_MAX = 8 << 20
 TXN_OPS_MAX = 4096
 TTL_MIN_S = 1
-"""As the real members of these tests are started."""
+"""These limits are those of the real member."""
 
 HEDGE_DELAYS_S = EtcdSettings.hedge_delays_s
 LATE_HEDGES_S = (2.0, 2.0, 2.0)
 """Delays with which the first copy of a transaction arrives before the second one is sent, on a busy machine too."""
 
 
-class Way(Protocol):
-    """One session's way to the store, through something that can lose and delay."""
+class FaultyLink(Protocol):
+    """One session's link to the store, which can lose and delay messages."""
 
     etcd: Etcd
-    """A session by this way; with `repeats_arrive` its second attempt goes straight to the store."""
+    """A session over this link. With `repeats_arrive` its second attempt bypasses the link."""
 
     def set(self, *, up: Mode | None = None, down: Mode | None = None) -> None: ...
 
     def forward(self) -> None: ...
 
     async def wait_held(self, *, up: bool = False, down: bool = False) -> None:
-        """Until something waits on the way."""
+        """Wait until something is held on the link."""
         ...
 
     async def cut(self) -> None: ...
@@ -46,23 +46,26 @@ class Way(Protocol):
     async def listen(self) -> None: ...
 
 
-class Ground(Protocol):
-    """A store of the test's own, or as good as that."""
+class StoreUnderTest(Protocol):
+    """A store that one test uses at a time."""
 
     name: str
 
     def session(self) -> Etcd:
-        """Straight to the store. Close it."""
+        """A new session without a faulty link. The caller closes it."""
         ...
 
-    def way(
+    def link(
         self,
         *,
         repeats_arrive: bool = False,
         call_timeout_s: float = 1.0,
         hedge_delays_s: tuple[float, ...] = HEDGE_DELAYS_S,
-    ) -> AbstractAsyncContextManager[Way]:
-        """`etcd` has talked to the store already. A call that is to be answered on a busy machine, too, needs more."""
+    ) -> AbstractAsyncContextManager[FaultyLink]:
+        """A faulty link whose session is connected.
+
+        Calls that must be answered on a busy machine need a longer `call_timeout_s`.
+        """
         ...
 
 
@@ -72,7 +75,7 @@ def settings(endpoints: tuple[str, ...], call_timeout_s: float, hedge_delays_s: 
     )
 
 
-class RealWay:
+class ProxiedLink:
     def __init__(self, proxy: Proxy, etcd: Etcd) -> None:
         self._proxy, self.etcd = proxy, etcd
 
@@ -93,7 +96,7 @@ class RealWay:
 
 
 class Real:
-    """A member of etcd, shared with other tests."""
+    """A real member of etcd, shared with other tests."""
 
     name = "etcd"
 
@@ -104,21 +107,21 @@ class Real:
         return Etcd(EtcdSettings((self._endpoint,), call_timeout_s=PATIENT_S))
 
     @asynccontextmanager
-    async def way(
+    async def link(
         self,
         *,
         repeats_arrive: bool = False,
         call_timeout_s: float = 1.0,
         hedge_delays_s: tuple[float, ...] = HEDGE_DELAYS_S,
-    ) -> AsyncIterator[Way]:
+    ) -> AsyncIterator[FaultyLink]:
         async with Proxy(self._endpoint) as proxy:
             endpoints = (proxy.address, self._endpoint) if repeats_arrive else (proxy.address,)
             async with Etcd(settings(endpoints, call_timeout_s, hedge_delays_s)) as etcd:
                 await etcd.get("/connected", timeout_s=PATIENT_S)
-                yield RealWay(proxy, etcd)
+                yield ProxiedLink(proxy, etcd)
 
 
-class FakeWay:
+class SimulatedLink:
     def __init__(self, link: Link, etcd: Etcd) -> None:
         self._link, self.etcd = link, etcd
 
@@ -139,7 +142,7 @@ class FakeWay:
 
 
 class Fake:
-    """The store in memory."""
+    """The fake etcd, in memory."""
 
     name = "fake"
 
@@ -152,13 +155,13 @@ class Fake:
         return Etcd(EtcdSettings(MEMBERS[:1]), connect=self._server.connect)
 
     @asynccontextmanager
-    async def way(
+    async def link(
         self,
         *,
         repeats_arrive: bool = False,
         call_timeout_s: float = 1.0,
         hedge_delays_s: tuple[float, ...] = HEDGE_DELAYS_S,
-    ) -> AsyncIterator[Way]:
+    ) -> AsyncIterator[FaultyLink]:
         link, first = Link(self._server), MEMBERS[0]
         endpoints = MEMBERS[:2] if repeats_arrive else (first,)
         async with Etcd(
@@ -166,4 +169,4 @@ class Fake:
             connect=lambda address: (link if address == first else Link(self._server)).connect(address),
         ) as etcd:
             await etcd.get("/connected", timeout_s=PATIENT_S)
-            yield FakeWay(link, etcd)
+            yield SimulatedLink(link, etcd)
