@@ -236,6 +236,6 @@ async def revision_after_held(late: Etcd, witness: Etcd, keys: Keys) -> int:
         return True
 
     await eventually(marked, "the link delivers again")
-    leader = await witness.get(keys.paused)
-    assert leader is not None
-    return leader.mod_revision
+    marker = await witness.get(keys.paused)
+    assert marker is not None
+    return marker.mod_revision

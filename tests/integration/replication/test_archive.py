@@ -1,4 +1,4 @@
-"""Snapshots by name, restoring them and any retained index, and what survives a restore."""
+"""Named snapshots, restores of them and of any retained index, and what a restore keeps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def _documents(masters: Masters, name: str) -> dict[str, object]:
 
 
 async def test_a_named_snapshot_brings_the_documents_back(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Generations go on rising, ids stay known, what was written since is gone, and automation sees it all."""
+    """A restore replaces the documents and views, while generations grow and command ids stay known."""
     async with Masters(etcd_one, keys) as masters:
         await _begin(masters)
         await masters.command("node.set", node="n1", values={"text": "before"})

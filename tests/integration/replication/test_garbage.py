@@ -1,4 +1,4 @@
-"""Garbage under our prefix: reported, passed over, and it stops nobody; only `epoch` and `head` stop commits."""
+"""Garbage under the prefix is reported and skipped; only garbage in `epoch` and `head` stops commits."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ INVENTORY = Inventory.model_validate(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_process_stays() -> Iterator[None]:
+def _discard_warm_processes() -> Iterator[None]:
     yield
     Masterd.discard_warm()
 
 
 def exact(keys: Keys) -> list[str]:
-    """The keys that there is one of, where garbage stops nobody."""
+    """The single keys in which garbage has no effect on others."""
     return [keys.paused, keys.applied, keys.config_current, keys.leader]
 
 
 def kinds(keys: Keys) -> list[str]:
-    """A name for each kind of key that there are many of, for `n1` and for things that do not exist."""
+    """One key of each kind that has many, for `n1` and for names that do not exist."""
     named = [keys.desired_of, keys.status_of, keys.alive_of, keys.actions_of, keys.acted_of]
     return [
         keys.term("x"), keys.candidate("mx"), keys.challenges + "x", keys.answers + "x", keys.journal + "x",
@@ -63,7 +63,7 @@ def kinds(keys: Keys) -> list[str]:
 
 
 async def test_each_kind_of_garbage_in_each_kind_of_key_is_found(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The scan names the key in one bounded line, whatever the key holds, and finds nothing in a store without any."""
+    """The scan reports each garbage value with its key in one bounded line, and nothing in a store without garbage."""
     unread = {keys.snapshot("y") + "000000"}  # whose owner alone reads them
     async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
         await etcd.put(keys.epoch, Epoch(epoch=1).encode())
@@ -94,25 +94,24 @@ async def cluster(etcd: EtcdCluster, keys: Keys) -> AsyncIterator[Masters]:
         yield masters
 
 
-async def _until(nodectl: Nodectl, *args: str, code: int, says: Sequence[str]) -> CommandOutput:
-    """Until the command ends so and says all this: a masterd that is slow to answer leaves some of it out."""
-    said: list[CommandOutput] = []
+async def _expect_output(nodectl: Nodectl, *args: str, code: int, says: Sequence[str]) -> CommandOutput:
+    """Expect the exit code and all of `says` in the output. Repeats the command, as a masterd may answer late."""
+    results: list[CommandOutput] = []
 
-    async def so() -> bool:
-        said[:] = [await nodectl(*args)]
-        assert said[0].code or not code, said
-        return said[0].code == code and all(text in said[0].out + said[0].err for text in says)
+    async def as_expected() -> bool:
+        results[:] = [await nodectl(*args)]
+        assert results[0].code or not code, results
+        return results[0].code == code and all(text in results[0].out + results[0].err for text in says)
 
     try:
-        await eventually(so)
+        await eventually(as_expected)
     except AssertionError:
-        raise AssertionError(f"{args} does not end with {code} and {says}: {said}") from None
-    return said[0]
+        raise AssertionError(f"{args} does not end with {code} and {says}: {results}") from None
+    return results[0]
 
 
 async def test_garbage_stops_nobody(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """Commands, nodes, a takeover, a master that starts afresh, and every command of `nodectl` go on with garbage in
-    all keys at once; `nodectl status` names it; once it is gone the store is as if it had never been there."""
+    """With garbage in all other keys every command and a takeover succeed, and status names the garbage."""
     async with cluster(etcd_one, keys) as masters, nodes.run_noded(etcd_one.endpoints, keys, "n1") as noded:
         nodectl = Nodectl(etcd_one.endpoints, keys.cluster)
         await noded.ready(masters.etcd, keys, 2)
@@ -130,10 +129,10 @@ async def test_garbage_stops_nobody(etcd_one: EtcdCluster, keys: Keys, tmp_path:
             keys.prefix + "unknown",
         ]
         says = [f"malformed key ignored: {key}: " for key in wrong]
-        status = await _until(nodectl, "status", "-o", "name", code=0, says=says)
-        told = status.out.splitlines()
-        assert all(any(line.startswith(text) for line in told) for text in says), told
-        assert all(len(line) < 500 for line in told)
+        status = await _expect_output(nodectl, "status", "-o", "name", code=0, says=says)
+        lines = status.out.splitlines()
+        assert all(any(line.startswith(text) for line in lines) for text in says), lines
+        assert all(len(line) < 500 for line in lines)
 
         masters.running["m1"].kill()
         await masters.wait_serving("m2")
@@ -178,8 +177,7 @@ async def _inventory(directory: Path) -> str:
 async def test_garbage_in_the_two_vital_keys_stops_commits_until_it_is_put_right(
     etcd_one: EtcdCluster, keys: Keys, name: str
 ) -> None:
-    """Commands and reads say so and why; status says what to write there; with that, work goes on by itself. Nobody
-    takes over again and again meanwhile: that would fill the store with terms."""
+    """Garbage in `head` or `epoch` stops commits without repeated takeovers until the value in the status is put."""
     key = keys.prefix + name
     async with cluster(etcd_one, keys) as masters:
         urls = [master.url for master in masters.running.values()]
@@ -187,17 +185,17 @@ async def test_garbage_in_the_two_vital_keys_stops_commits_until_it_is_put_right
         await masters.etcd.put(key, b"{oops")
         refused = await nodectl("node", "set", "n1", "x=1")
         assert refused.code in (5, 8), refused  # 8: the first one met the damage in the middle of its commit
-        await eventually(lambda: _held_back(masters, name), "both masters have seen it", timeout_s=20.0)
+        await eventually(lambda: _has_noticed(masters, name), "both masters have seen it", timeout_s=20.0)
         terms = len((await masters.etcd.range(keys.terms)).kvs)
         says = [
             "there is no leader: commands are not accepted",
             f"nothing can be committed: {key}: Invalid JSON",
             "is repaired",
         ]
-        status = await _until(patient, "status", "-o", "name", code=0, says=says)
+        status = await _expect_output(patient, "status", "-o", "name", code=0, says=says)
         await asyncio.gather(
-            _until(nodectl, "node", "list", code=5, says=[key]),
-            _until(nodectl, "node", "set", "n1", "x=2", code=5, says=[key]),
+            _expect_output(nodectl, "node", "list", code=5, says=[key]),
+            _expect_output(nodectl, "node", "set", "n1", "x=2", code=5, says=[key]),
         )
         right = re.search(r"is repaired.* to (\{.*?\})", status.out)
         assert right is not None, status.out
@@ -210,8 +208,8 @@ async def test_garbage_in_the_two_vital_keys_stops_commits_until_it_is_put_right
         assert await masters.problems() == []
 
 
-async def _held_back(masters: Masters, name: str) -> bool:
-    """Whether those who try have seen it: with a bad head both, one after the other; a bad epoch: at least who led."""
-    said = [master.log_tail(200) for master in masters.running.values()]
-    tried = [text for text in said if "nobody can lead" in text]
+async def _has_noticed(masters: Masters, name: str) -> bool:
+    """Whether the masterds have noticed the garbage: both for `head`, at least the former leader for `epoch`."""
+    results = [master.log_tail(200) for master in masters.running.values()]
+    tried = [text for text in results if "nobody can lead" in text]
     return len(tried) >= (2 if name == "head" else 1)

@@ -1,4 +1,4 @@
-"""Replicas beside truncation, deleted and damaged snapshots, interrupted reading, and restored backups."""
+"""Replicas under truncation, deleted and damaged snapshots, interrupted reads, and restored backups."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _SMALL_SNAPSHOTS = RetentionSettings(
 )
 
 
-async def _snapshots_and_truncation(etcd: Etcd, keys: Keys, seat: RunningLeader, count: int = 3) -> None:
-    """Commands until there were `count` snapshots and the journal was truncated."""
+async def _write_snapshots_and_truncate(etcd: Etcd, keys: Keys, seat: RunningLeader, count: int = 3) -> None:
+    """Send commands until `count` snapshots were written and the journal was truncated."""
     for number in range(count):
         for command in range(10):
             await seat.add(f"s{number}-{command}")
@@ -58,14 +58,14 @@ async def _snapshots_and_truncation(etcd: Etcd, keys: Keys, seat: RunningLeader,
 
 
 async def test_a_standby_that_lags_behind_a_truncation(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """It goes on from a snapshot, and is the same; ids that are in no entry any more are known, by a new leader too."""
+    """A replica behind a truncation loads a snapshot and has the leader's state, with ids of truncated commands."""
     async with session(etcd_one) as etcd:
         fresh, lagging = Replica(etcd, keys), Replica(etcd, keys)
         settings = LeaderSettings(retention=_SMALL_SNAPSHOTS)
         async with run_leader(etcd, etcd, keys, settings=settings) as seat:
             await seat.add("first")
             await lagging.catch_up()
-            await _snapshots_and_truncation(etcd, keys, seat)
+            await _write_snapshots_and_truncate(etcd, keys, seat)
             await seat.add("last")
             for replica in (fresh, lagging):
                 await replica.catch_up()
@@ -80,8 +80,8 @@ async def test_a_standby_that_lags_behind_a_truncation(etcd_one: EtcdCluster, ke
             assert (await seat.add("new")).result == total + 1
 
 
-class Meddled(Etcd):
-    """A session with a hook before each read of one key."""
+class HookedEtcd(Etcd):
+    """A session with a hook before each read of a single key."""
 
     def __init__(self, cluster: EtcdCluster) -> None:
         super().__init__(EtcdSettings(cluster.endpoints))
@@ -94,8 +94,7 @@ class Meddled(Etcd):
 
 
 async def test_what_is_remembered_of_a_journal_ends_where_the_state_is(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """A replica that has gone on from a snapshot does not hand out the entries from before it as all there are: who
-    follows the journal would ask for the rest for ever."""
+    """A replica that loaded a snapshot does not return entries from memory that end before its index."""
     async with session(etcd_one) as etcd:
         lagging = Replica(etcd, keys)
         async with run_leader(etcd, etcd, keys) as seat:
@@ -118,22 +117,22 @@ async def test_what_is_remembered_of_a_journal_ends_where_the_state_is(etcd_one:
 
 @pytest.mark.parametrize("left", ["an older one", "none"])
 async def test_a_snapshot_that_is_deleted_while_it_is_read(etcd_one: EtcdCluster, keys: Keys, left: str) -> None:
-    """A standby takes the next older one; where there is none it says so, and finds the new one at the next try."""
-    async with session(etcd_one) as etcd, Meddled(etcd_one) as meddled:
-        replica = Replica(meddled, keys)
+    """A replica whose snapshot is deleted during the read loads the next older one, or raises Garbage."""
+    async with session(etcd_one) as etcd, HookedEtcd(etcd_one) as hooked:
+        replica = Replica(hooked, keys)
         settings = LeaderSettings(retention=_SMALL_SNAPSHOTS)
         async with run_leader(etcd, etcd, keys, settings=settings) as seat:
-            await _snapshots_and_truncation(etcd, keys, seat)
+            await _write_snapshots_and_truncate(etcd, keys, seat)
             names = sorted(await replica.snapshots.manifests(), reverse=True)
             gone = names[:1] if left == "an older one" else names
 
             async def delete(key: str) -> None:
                 if key.startswith(keys.snapshots) and not key.endswith("manifest"):
-                    meddled.before_get = None
+                    hooked.before_get = None
                     for name in gone:
                         await etcd.delete(keys.snapshot(name), prefix=True)
 
-            meddled.before_get = delete
+            hooked.before_get = delete
             if left == "none":
                 with pytest.raises(Garbage, match="gap"):
                     await replica.catch_up()
@@ -168,13 +167,13 @@ def retention_in_term(
 
 
 async def test_fragments_and_manifests_without_chunks_count_for_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """A manifest that lands late, when its chunks were cleared away, is no snapshot, and goes at the next tidy."""
+    """Fragments, and manifests without chunks or with garbage, are no snapshots and are deleted by the next pruning."""
     async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
         await seat.add("x1")
-        housekeeping = retention_in_term(seat)
-        kept = [await housekeeping.write_snapshot()]
+        own_retention = retention_in_term(seat)
+        kept = [await own_retention.write_snapshot()]
         await seat.add("x2")
-        kept.append(await housekeeping.write_snapshot())
+        kept.append(await own_retention.write_snapshot())
         late = Manifest(index=9, nonce="late", chunks=2, size_bytes=1, sha256="", time=0, epoch=1, documents=0)
         await etcd.put(keys.snapshot(keys.snapshot_name(9, "late")) + "manifest", late.encode())
         await etcd.put(keys.snapshot(keys.snapshot_name(9, "half")) + "000000", b"{}")
@@ -182,7 +181,7 @@ async def test_fragments_and_manifests_without_chunks_count_for_nothing(etcd_one
         newest = await Snapshots(etcd, keys).read_newest()
         assert newest is not None
         assert newest.index == 2
-        await housekeeping.truncate_and_prune()
+        await own_retention.truncate_and_prune()
         left = {kv.key.removeprefix(keys.snapshots).split("/")[0] for kv in (await etcd.range(keys.snapshots)).kvs}
         assert left == set(kept)
 
@@ -190,66 +189,66 @@ async def test_fragments_and_manifests_without_chunks_count_for_nothing(etcd_one
 async def test_leaders_that_follow_one_another_quickly_do_not_fill_etcd_with_halves(
     etcd_one: EtcdCluster, keys: Keys
 ) -> None:
-    """Each begins a snapshot that is due only once its term has lasted, and clears away what others have left."""
+    """A new leader deletes the fragments of others, and writes a due snapshot only after its term has lasted."""
     async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
         for number in range(20):
             await seat.add(f"x{number}")
         for settled_s, found in ((600.0, 0), (0.0, 1)):
-            housekeeping = retention_in_term(seat, replace(_SMALL_SNAPSHOTS, snapshot_after_s=settled_s))
+            own_retention = retention_in_term(seat, replace(_SMALL_SNAPSHOTS, snapshot_after_s=settled_s))
             for number in range(20):
                 await etcd.put(keys.snapshot(keys.snapshot_name(number, "half")) + "000000", b"{}")
-            await housekeeping.check()
+            await own_retention.check()
             names = {kv.key.removeprefix(keys.snapshots).split("/")[0] for kv in (await etcd.range(keys.snapshots)).kvs}
             assert len(names) == found
 
 
 async def test_room_is_made_by_what_snapshots_there_are_before_another_one_takes_some(
-    etcd_one: EtcdCluster, keys: Keys
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A leader that does not come to the end of writing one has freed what could be freed."""
+    """Making room truncates the journal by the existing snapshots before it writes another one."""
     async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
-        housekeeping = retention_in_term(seat)
+        own_retention = retention_in_term(seat)
         for number in range(2):
             await seat.add(f"x{number}")
-            await housekeeping.write_snapshot()
+            await own_retention.write_snapshot()
 
         async def never(name: str | None = None) -> str:
             raise LeadershipLost("deposed in the middle of it")
 
-        housekeeping.write_snapshot = never  # type: ignore[method-assign]
+        monkeypatch.setattr(own_retention, "write_snapshot", never)
         with pytest.raises(LeadershipLost):
-            await housekeeping.make_room()
+            await own_retention.make_room()
         assert (await etcd.range(keys.journal)).kvs[0].key == keys.entry(2)
 
 
 async def test_damage_to_a_snapshot_stops_truncation_there(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """One that was altered does not count as one of the two; the journal keeps what it would have stood for."""
+    """A damaged snapshot does not count as one of the two verified ones, and is deleted."""
     async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
-        housekeeping = retention_in_term(seat)
+        own_retention = retention_in_term(seat)
         names = []
         for number in range(3):
             await seat.add(f"x{number}")
-            names.append(await housekeeping.write_snapshot())
+            names.append(await own_retention.write_snapshot())
         key = keys.snapshot(names[1]) + "000001"
         chunk = await etcd.get(key)
         assert chunk is not None
         await etcd.put(key, chunk.value.replace(b'"sum":2', b'"sum":3'))
         seat.replica.snapshots.verified.clear()
-        await housekeeping.truncate_and_prune()
+        await own_retention.truncate_and_prune()
         assert (await etcd.range(keys.journal)).kvs[0].key == keys.entry(2)
         assert set(await seat.replica.snapshots.manifests()) == {names[0], names[2]}
 
 
 async def test_a_deposed_leader_s_housekeeping_deletes_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Nor does it write."""
+    """The retention of a deposed leader raises LeadershipLost and neither deletes nor writes anything."""
     async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
-        housekeeping = retention_in_term(seat)
+        own_retention = retention_in_term(seat)
         for number in range(3):
             await seat.add(f"x{number}")
-            await housekeeping.write_snapshot()
+            await own_retention.write_snapshot()
         await take_over(etcd, keys, "m2")
         before = (await etcd.range(keys.journal)).kvs, (await etcd.range(keys.snapshots)).kvs
-        for work in (housekeeping.truncate_and_prune, housekeeping.write_snapshot):
+        for work in (own_retention.truncate_and_prune, own_retention.write_snapshot):
             with pytest.raises(LeadershipLost):
                 await work()
         assert ((await etcd.range(keys.journal)).kvs, (await etcd.range(keys.snapshots)).kvs) == before
@@ -257,7 +256,7 @@ async def test_a_deposed_leader_s_housekeeping_deletes_nothing(etcd_one: EtcdClu
 
 @pytest.mark.parametrize("entries", [3, 40])
 async def test_a_takeover_that_finds_more_than_it_can_carry(etcd_one: EtcdCluster, keys: Keys, entries: int) -> None:
-    """What the transaction did not bring along is read under the term already won."""
+    """Entries that the takeover transaction could not return are read afterwards."""
     async with session(etcd_one) as etcd:
         async with run_leader(etcd, etcd, keys) as seat:
             for number in range(entries):
@@ -273,7 +272,7 @@ async def test_a_takeover_that_finds_more_than_it_can_carry(etcd_one: EtcdCluste
 async def test_a_replica_goes_on_after_a_refusal(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A standby whose credentials were refused for a while says so, and has caught up when they are good again."""
+    """A replica whose credentials are refused reports it, and catches up once they are accepted."""
     async with session(etcd_one) as etcd:
         replica, catch_up = Replica(etcd, keys), Replica.catch_up
         refusals: list[str | None] = []
@@ -314,10 +313,10 @@ class Interrupted(Etcd):
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6])
 async def test_a_standby_that_wins_while_it_catches_up(etcd_one: EtcdCluster, keys: Keys, at: int) -> None:
-    """Wherever catching up was broken off, the new leader has all there is before it serves."""
+    """A leader whose catch-up was cancelled at any read has the complete state before it serves."""
     async with session(etcd_one) as etcd, Interrupted(etcd_one, at) as interrupted:
         async with run_leader(etcd, etcd, keys, settings=LeaderSettings(retention=_SMALL_SNAPSHOTS)) as seat:
-            await _snapshots_and_truncation(etcd, keys, seat)
+            await _write_snapshots_and_truncate(etcd, keys, seat)
             await seat.add("last")
             state = seat.replica.state
         replica = Replica(interrupted, keys)
@@ -329,7 +328,7 @@ async def test_a_standby_that_wins_while_it_catches_up(etcd_one: EtcdCluster, ke
 
 
 async def test_a_journal_that_ends_before_its_head_cannot_be_led(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Entries are missing that were acknowledged: nobody leads as if they had not been."""
+    """No masterd leads a journal that ends before `head`."""
     async with session(etcd_one) as etcd:
         async with run_leader(etcd, etcd, keys) as seat:
             for number in range(3):
@@ -341,7 +340,7 @@ async def test_a_journal_that_ends_before_its_head_cannot_be_led(etcd_one: EtcdC
 
 
 async def test_an_index_learnt_from_a_standby_is_not_ahead(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """A standby may show a commit whose reply its leader has not got yet; a command sent after that index runs."""
+    """A command runs even if its `after` is of a commit whose reply the leader has not yet received."""
     async with stage(etcd_one, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as seat:
         standby = Replica(s.witness, keys)
         await seat.add("x1")
@@ -362,14 +361,14 @@ async def test_an_index_learnt_from_a_standby_is_not_ahead(etcd_one: EtcdCluster
 
 
 def test_an_image_of_nothing() -> None:
-    """A snapshot of an empty state is one."""
+    """A snapshot of an empty state can be encoded and decoded."""
     image = Image.of(Replica(None, Keys("x")).state)  # type: ignore[arg-type]
     assert image.to_state().index == 0
 
 
 @pytest.mark.parametrize("how", ["following", "winning"])
 async def test_a_masterd_that_slept_through_a_restored_backup(etcd_one: EtcdCluster, keys: Keys, how: str) -> None:
-    """Its memory is of another incarnation: it is forgotten, though the indexes would fit."""
+    """A replica discards a state of another epoch, even if its indexes would fit."""
     async with session(etcd_one) as etcd:
         asleep = Replica(etcd, keys)
         async with run_leader(etcd, etcd, keys) as seat:
@@ -399,7 +398,7 @@ async def test_a_masterd_that_slept_through_a_restored_backup(etcd_one: EtcdClus
 async def test_catching_up_leaves_others_their_turns(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An hour's journal takes seconds, in which a lease is to be kept: others run while it is being read."""
+    """Other tasks run while a replica reads a long journal."""
     monkeypatch.setattr(replica_module, "TimeSlice", lambda: TimeSlice(0.0))
     seen: set[int] = set()
 
@@ -420,7 +419,7 @@ async def test_catching_up_leaves_others_their_turns(
 
 
 async def test_what_it_took_to_catch_up_makes_no_snapshot_due(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """A masterd that has read a long journal and then leads writes a snapshot when there is reason to, not at once."""
+    """The entries that a new leader read while it caught up make no snapshot due."""
     retention = RetentionSettings(snapshot_every_commands=1_000, snapshot_every_bytes=1_000, snapshot_after_s=0.0)
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         for number in range(20):
@@ -430,11 +429,11 @@ async def test_what_it_took_to_catch_up_makes_no_snapshot_due(etcd_one: EtcdClus
         replica = Replica(etcd, keys)
         await replica.catch_up()
         assert replica.bytes_seen > retention.snapshot_every_bytes
-        housekeeping = retention_in_term(seat, retention, replica)
-        await housekeeping.check()
+        own_retention = retention_in_term(seat, retention, replica)
+        await own_retention.check()
         assert len(await replica.snapshots.manifests()) == 1
         for number in range(20):
             await seat.add(f"y{number}")
         await replica.catch_up()
-        await housekeeping.check()
+        await own_retention.check()
         assert len(await replica.snapshots.manifests()) == 2

@@ -1,4 +1,4 @@
-"""Entries that restore a snapshot: it must outlive them, whatever is deleted meanwhile, or lands late."""
+"""Entries that restore a snapshot: the snapshot outlives them, whatever is deleted, and however late."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def _restore(name: str) -> CommandRequest:
 
 
 async def test_a_snapshot_that_an_entry_names_outlives_a_late_deletion(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Without it no replica could read past the entry. The deletion was given up, the snapshot was restored, and only
-    then does the deletion arrive, in the same term."""
+    """A late deletion of a snapshot has no effect after an entry has restored the snapshot."""
     async with stage(etcd_one, keys, repeats_arrive=False) as s, run_leader(s.witness, s.witness, keys) as seat:
         await seat.add("x1")
         await seat.leader.archive.save("good")
@@ -49,7 +48,7 @@ async def test_a_snapshot_that_an_entry_names_outlives_a_late_deletion(etcd_one:
 async def test_a_snapshot_deleted_while_it_is_being_restored(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Either it is gone and nothing is restored, or it is restored and stays."""
+    """A snapshot that is deleted during a restore is either not restored, or restored and kept."""
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
         await seat.add("x1")
         await seat.leader.archive.save("good")
@@ -76,7 +75,7 @@ async def test_a_snapshot_deleted_while_it_is_being_restored(
 
 
 async def test_a_restore_that_the_application_cannot_digest(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """It is refused alone; specs are those of the documents as they are."""
+    """If the application fails on a restored document, only that restore is refused and the specs stay as they are."""
 
     class Picky(ToyApp):
         picky = False

@@ -1,4 +1,4 @@
-"""What a new leader makes of the views: half done, of another epoch, of another version, or meddled with."""
+"""How a new leader completes the views: interrupted ones, of another epoch or version, or altered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.toy_app import ToyApp, inventory
 
 
 async def test_a_new_epoch_orders_every_node_anew(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """And touches no document's view. Generations stay."""
+    """In a new epoch every desired document is written again with its generation, and no document's view is."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         async with run_leader(etcd, etcd, keys) as seat:
@@ -43,7 +43,7 @@ async def test_a_new_epoch_orders_every_node_anew(etcd_one: EtcdCluster, keys: K
 
 
 async def test_orders_of_an_earlier_term_stay_in_force(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """A takeover that finishes half-done views does not order anew what is as it must be."""
+    """A takeover that completes the views does not rewrite desired documents that are correct."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         async with run_leader(etcd, etcd, keys) as seat:
@@ -67,7 +67,7 @@ async def test_orders_of_an_earlier_term_stay_in_force(etcd_one: EtcdCluster, ke
 
 @pytest.mark.parametrize("value", [b"not json", b'{"v":9}'])
 async def test_garbage_in_applied_is_put_right(etcd_one: EtcdCluster, keys: Keys, value: bytes) -> None:
-    """All views are compared then."""
+    """If `applied` is garbage, all views are compared and `applied` is repaired."""
     async with session(etcd_one) as etcd:
         async with run_leader(etcd, etcd, keys) as seat:
             await seat.put("p", x=1)
@@ -81,7 +81,7 @@ async def test_garbage_in_applied_is_put_right(etcd_one: EtcdCluster, keys: Keys
 
 
 async def test_views_are_finished_within_the_store_s_own_limits(keys: Keys) -> None:
-    """An etcd that takes few operations in a transaction can still be finished after a crash, and led."""
+    """A new leader completes the views even if etcd allows only few operations in a transaction."""
     async with EtcdCluster(1, flags=("--max-txn-ops=16",)) as cluster, session(cluster) as etcd:
         await configure(etcd, keys, inventory(*(f"n{number:02}" for number in range(30))))
         settings = LeaderSettings(max_txn_ops=16)
@@ -107,7 +107,7 @@ class Upgraded(ToyApp):
 async def test_an_upgrade_that_dies_on_the_way_leaves_no_trace_in_the_views(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch, cut: str
 ) -> None:
-    """Whichever version leads next, the nodes must be what it derives, under a generation that has grown with it."""
+    """Whichever version leads next, the nodes get its specs under a generation that has grown with them."""
 
     async def die(*_: Any) -> None:
         raise Unavailable("cut")

@@ -1,4 +1,4 @@
-"""The application's code runs apart: it may hang, raise or be given up, and the event loop goes on."""
+"""The worker runs the application's code in a thread, which may hang, raise or be abandoned."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _threads() -> int:
 
 
 async def test_it_returns_what_the_work_returns_and_raises_what_it_raises() -> None:
-    """Including an error that is nobody's business but the caller's."""
+    """The worker returns the result of a job or raises its error."""
     worker = Worker()
     assert await worker.run(lambda _: threading.current_thread().name, _LIMIT_S) == "application"
     with pytest.raises(ZeroDivisionError):
@@ -37,7 +37,7 @@ async def test_it_returns_what_the_work_returns_and_raises_what_it_raises() -> N
 
 
 async def test_a_loop_in_python_is_ended() -> None:
-    """Its thread ends too, and the next job has another."""
+    """A job that loops raises HungError, its thread ends, and the next job has a new thread."""
     worker, before = Worker(), _threads()
 
     def spin(progress: JobProgress) -> None:
@@ -55,7 +55,7 @@ async def test_a_loop_in_python_is_ended() -> None:
 
 
 async def test_what_blocks_outside_python_is_counted_until_it_returns() -> None:
-    """It cannot be ended from outside; the leader goes on without it."""
+    """A thread that blocks outside Python counts as hung until it returns, and the next job runs meanwhile."""
     worker, release = Worker(), threading.Event()
     with pytest.raises(HungError):
         await worker.run(lambda _: release.wait(30), _LIMIT_S)
@@ -67,7 +67,7 @@ async def test_what_blocks_outside_python_is_counted_until_it_returns() -> None:
 
 
 async def test_each_step_has_its_own_time() -> None:
-    """Many quick steps may take longer together than one may."""
+    """The limit applies to each step and not to the whole job."""
     worker = Worker()
 
     def steps(progress: JobProgress) -> int:
@@ -83,7 +83,7 @@ async def test_each_step_has_its_own_time() -> None:
 
 
 async def test_a_process_that_was_stopped_does_not_blame_the_application() -> None:
-    """When the timer itself is late, nothing ran meanwhile: the step gets its time anew."""
+    """If the timer is late because the process was stopped, the step gets its full time again."""
     worker, release = Worker(), threading.Event()
     running = asyncio.create_task(worker.run(lambda _: release.wait(30), _LIMIT_S))
     await asyncio.sleep(0)
@@ -95,7 +95,7 @@ async def test_a_process_that_was_stopped_does_not_blame_the_application() -> No
 
 
 async def test_a_cancelled_wait_gives_the_thread_up() -> None:
-    """The term is over; nobody waits for what hangs."""
+    """Cancelling the wait for a job abandons and ends its thread."""
     worker, begun = Worker(), threading.Event()
 
     def spin(_: JobProgress) -> None:

@@ -1,4 +1,4 @@
-"""Entries read for somebody who asks: those that hold the indexes, and hardly any more, however the journal looks."""
+"""Reading entries by index: exactly those that hold the indexes, also in a truncated or damaged journal."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ TENS = [(first, first + 9) for first in range(1, 2_000, 10)]
 async def test_the_entries_that_hold_the_indexes_are_read(
     first: int, last: int, holding: list[tuple[int, int]]
 ) -> None:
-    """And nothing else is sent, much less all that follows."""
+    """Only the entries that hold the requested indexes are requested from etcd."""
     journal = Journal(*TENS)
     assert await _read(journal, first, last) == holding
     assert journal.sent == len(holding)
@@ -82,7 +82,7 @@ async def test_the_entries_that_hold_the_indexes_are_read(
 
 
 async def test_a_truncated_journal_sends_one_entry_too_many() -> None:
-    """Whoever asks for what is gone gets the first that is kept, and sees that it is another."""
+    """If the requested indexes were truncated, the first retained entry is returned."""
     journal = Journal((5_001, 5_010), (5_011, 5_020), (5_021, 5_030))
     assert await _read(journal, 1, 100) == [(5_001, 5_010)]
     assert journal.sent == 1
@@ -90,7 +90,7 @@ async def test_a_truncated_journal_sends_one_entry_too_many() -> None:
 
 @pytest.mark.parametrize(("first", "last"), [(1, 0), (0, 1), (-5, 5), (7, 6)])
 async def test_no_indexes_are_refused(first: int, last: int) -> None:
-    """A limit that came to 0 would be none: the whole journal."""
+    """An empty range of indexes is refused, as a limit of 0 would read the whole journal."""
     journal = Journal(*TENS)
     with pytest.raises(Invalid):
         await _read(journal, first, last)
@@ -98,7 +98,7 @@ async def test_no_indexes_are_refused(first: int, last: int) -> None:
 
 
 async def test_garbage_is_told_and_passed_over() -> None:
-    """What is unreadable hides nothing that comes after it, but is looked through only so far."""
+    """An unreadable entry is returned as Garbage, and the readable ones after it are returned up to a bound."""
     journal = Journal(*TENS)
     journal.kvs[KEYS.entry(20).encode()] = b"{"
     assert await _read(journal, 5, 25) == [(1, 10), f"{20:016d}", (21, 30)]
@@ -109,7 +109,7 @@ async def test_garbage_is_told_and_passed_over() -> None:
 
 
 async def test_large_entries_are_read_a_few_at_a_time() -> None:
-    """A page that exceeds what a message may hold is asked for in parts."""
+    """A page that exceeds the size of a message is read in smaller pages."""
     journal = Journal(*[(index, index) for index in range(1, 301)], weight=7)
     assert await _read(journal, 1, 290) == [(index, index) for index in range(1, 291)]
     with pytest.raises(TooLarge):
@@ -122,7 +122,7 @@ class TooHeavy(Journal):
 
 
 async def test_unreadable_is_an_answer() -> None:
-    """With why."""
+    """An unreadable entry is returned with the reason."""
     journal: Any = Journal()
     journal.kvs[KEYS.entry(3).encode()] = b"{"
     found = [entry async for _, entry in read_entries(journal, KEYS, 1, 3)]
@@ -145,7 +145,7 @@ def _archive(journal: Journal, index: int) -> Any:
 
 
 async def test_the_image_of_an_index_takes_the_entries_up_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None after the one that holds it is sent, and others have their turn after each: heartbeats must go on."""
+    """The image of an index uses the entries up to it and yields to the event loop after each one."""
     turns = 0
 
     class Counted(TimeSlice):
@@ -163,7 +163,7 @@ async def test_the_image_of_an_index_takes_the_entries_up_to_it(monkeypatch: pyt
 
 @pytest.mark.parametrize("index", [0, 2_001, 15])
 async def test_an_index_that_is_not_kept_has_no_image(index: int) -> None:
-    """Before the first, after the last, and in what was truncated."""
+    """An index before the first entry, after the last, or truncated has no image."""
     journal = Journal(*TENS[10:])
     with pytest.raises(NotFound):
         await _archive(journal, 2_000).image_at(index)

@@ -1,4 +1,4 @@
-"""One-shot actions in the journal: asked for, pending, closed; and how each ends."""
+"""One-shot actions in the journal: requested, pending and closed, and how each one ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def act(line: Line, **args: Any) -> Any:
 
 
 def test_an_action_pends_until_it_is_closed() -> None:
-    """In the state, in a replica, and in a snapshot."""
+    """A pending action is in the state, in replicas and in snapshots until it is closed."""
     line = Line("n1", "n2")
     index = act(line, args={"times": 3}).index
     assert act(line, node="n2").index == index + 1
@@ -42,7 +42,7 @@ def test_an_action_pends_until_it_is_closed() -> None:
 
 
 def test_the_end_of_an_action_is_in_the_history_once() -> None:
-    """By the node, with what came of it; a second telling changes nothing."""
+    """The end of an action is recorded once with its result, and closing it again changes nothing."""
     line = Line("n1")
     index = act(line).index
     ending = closure_of("n1", line.state.actions["n1"][0], acted(index, "failed", error="no lamp"), epoch=1, now=0.0)
@@ -55,7 +55,7 @@ def test_the_end_of_an_action_is_in_the_history_once() -> None:
 
 
 def test_a_group_acts_in_one_command() -> None:
-    """One action a node, all with the command's index."""
+    """A command for a group requests one action for each node, all with the command's index."""
     line = Line()
     nodes: dict[str, Any] = {"n1": {}, "n2": {}, "n3": {}}
     line.adopt(Inventory.model_validate({"nodes": nodes, "groups": {"left": {"nodes": ["n1", "n2"]}}}))
@@ -79,7 +79,7 @@ def test_a_group_acts_in_one_command() -> None:
     ],
 )
 def test_what_cannot_be_asked_for(args: dict[str, Any], kind: type[Exception], says: str) -> None:
-    """It is refused in a sentence, and nothing pends."""
+    """An invalid request is refused with a message, and no action is pending."""
     line = Line("n1")
     outcome = act(line, **args)
     assert isinstance(outcome.error, kind)
@@ -88,7 +88,7 @@ def test_what_cannot_be_asked_for(args: dict[str, Any], kind: type[Exception], s
 
 
 def test_what_a_node_has_to_do_is_bounded() -> None:
-    """Within one batch too."""
+    """A node has at most 16 pending actions, within one batch too."""
     line = Line("n1")
     asked = [line.request(NODE_ACT, node="n1", action="blink") for _ in range(17)]
     outcomes = line.run(*asked)
@@ -98,7 +98,7 @@ def test_what_a_node_has_to_do_is_bounded() -> None:
 
 
 def test_a_node_that_is_removed_has_nothing_to_do() -> None:
-    """Nor when it is added again."""
+    """Removing a node ends its pending actions, also if it is added again."""
     line = Line("n1", "n2")
     act(line)
     line.adopt(inventory("n2"))
@@ -109,7 +109,7 @@ def test_a_node_that_is_removed_has_nothing_to_do() -> None:
 
 
 def test_the_view_follows() -> None:
-    """It is written with the command, and deleted with the last action's end."""
+    """The view is written with the command and deleted with the end of the last action."""
     line = Line("n1")
     batch = line.batch()
     batch.execute(line.request(NODE_ACT, node="n1", action="blink"))
@@ -133,7 +133,7 @@ def acted(index: int, state: Any, result: Any = None, error: str | None = None, 
 
 
 @pytest.mark.parametrize(
-    ("told", "now", "epoch", "expected"),
+    ("acted", "now", "epoch", "expected"),
     [
         (None, 99.0, 1, None),
         (None, 101.0, 1, ("expired", True)),
@@ -146,7 +146,7 @@ def acted(index: int, state: Any, result: Any = None, error: str | None = None, 
         (None, 50.0, 2, ("lost", False)),
     ],
 )
-def test_how_an_action_ends(told: Acted | None, now: float, epoch: int, expected: tuple[str, bool] | None) -> None:
-    """Only what nobody has begun can expire; what was begun waits for its node; a restored store asks nothing again."""
-    ending = closure_of("n1", Action(index=5, name="blink", expires=100.0), told, epoch=epoch, now=now)
+def test_how_an_action_ends(acted: Acted | None, now: float, epoch: int, expected: tuple[str, bool] | None) -> None:
+    """An action expires only if it was not begun, and one of an earlier epoch is lost."""
+    ending = closure_of("n1", Action(index=5, name="blink", expires=100.0), acted, epoch=epoch, now=now)
     assert (None if ending is None else (ending.state, ending.requires_not_started)) == expected

@@ -1,4 +1,4 @@
-"""Specs kept up with the documents they were made from: incrementally the same as from nothing."""
+"""Specs derived incrementally equal those derived from nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def view(**documents: dict[str, Any]) -> Overlay:
 
 
 def test_what_each_spec_read_is_noted() -> None:
-    """Documents, absent ones included, and listings; nothing else affects a node."""
+    """A node is affected exactly by the documents and listings that its spec read, absent ones included."""
     derivation = SpecDeriver(ToyApp())
     derivation.rebuild(
         inventory("plain", "pointing", "counting", "absent"),
@@ -36,7 +36,7 @@ def test_what_each_spec_read_is_noted() -> None:
 
 
 def test_only_changes_are_returned() -> None:
-    """By hash: a node that is the same, or that is no more and never was anything, is none."""
+    """Only nodes whose hash changed are returned."""
     derivation = SpecDeriver(ToyApp())
     first = derivation.rebuild(inventory("a", "b"), view(nodes_a={"x": 1}))
     assert set(first) == {"a"}
@@ -47,7 +47,7 @@ def test_only_changes_are_returned() -> None:
 
 
 def test_a_failing_application_is_an_error_of_ours() -> None:
-    """Never its own exception; afterwards the specs can be put right."""
+    """If the application fails, NodectlError is raised, and another rebuild restores the specs."""
     derivation = SpecDeriver(ToyApp())
     good = view(nodes_a={"x": 1}, nodes_b={"y": 1})
     before = derivation.rebuild(inventory("a", "b"), good)
@@ -60,7 +60,7 @@ def test_a_failing_application_is_an_error_of_ours() -> None:
 
 @pytest.mark.parametrize("document", [{"x": float("nan")}, {"x": object()}, {1: 2, "a": 3}])
 def test_a_spec_that_is_no_json_is_an_error_of_ours(document: dict[Any, Any]) -> None:
-    """It could not be hashed or published."""
+    """A spec that is not JSON raises NodectlError."""
 
     class Odd(ToyApp):
         def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
@@ -71,7 +71,7 @@ def test_a_spec_that_is_no_json_is_an_error_of_ours(document: dict[Any, Any]) ->
 
 
 def test_the_hash_is_of_what_is_in_it() -> None:
-    """Not of the order in which it was said; fields that an application adds count."""
+    """The hash covers all fields of a spec, including additional ones, but not their order."""
     one = Spec(driver="d", settings={"a": 1, "b": 2}, document={"x": 1})
     assert (
         DerivedSpec.of(one).hash == DerivedSpec.of(Spec(driver="d", settings={"b": 2, "a": 1}, document={"x": 1})).hash

@@ -1,5 +1,4 @@
-"""The replicated state as a state machine: whatever is done in whatever order, each image that was ever taken and the
-entries after it make the same state as all entries do."""
+"""The replicated state as a state machine: every image and the entries after it yield the state of all entries."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ COMMANDS = st.tuples(
 
 
 class Replicas(RuleBasedStateMachine):
-    """One leader; images that were taken on the way; and at each step a replica from each of them."""
+    """One leader, images taken at any time, and after each step a replica restored from each image."""
 
     images = Bundle("images")
 
@@ -54,7 +53,7 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(commands=st.lists(COMMANDS, min_size=1, max_size=4), delay_s=st.floats(-50, 5000), committed=st.booleans())
     def run_a_batch(self, commands: list[tuple[str, str, Document, str]], delay_s: float, committed: bool) -> None:
-        """Committed, or come to nothing."""
+        """Run a batch, and commit or discard it."""
         self.line.now += delay_s
         batch = self.line.batch()
         for name, path, document, known_as in commands:
@@ -66,7 +65,7 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(NODES), closing=st.booleans())
     def act_and_close(self, node: str, closing: bool) -> None:
-        """A node is to do something once; what it was to do longest is over."""
+        """Request an action of a node, or close its oldest pending one."""
         pending = self.line.state.actions.get(node, ())
         closes = {node: (pending[0].index,)} if closing and pending else {}
 
@@ -79,7 +78,7 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(nodes=st.integers(0, 3), colour=st.sampled_from(["red", "blue"]))
     def adopt(self, nodes: int, colour: str) -> None:
-        """What nodes that are no more were to do is over with that."""
+        """Adopt a configuration, which closes the pending actions of removed nodes."""
         self.line.adopt(inventory(*NODES[:nodes], colour=colour))
 
     @rule(documents=st.dictionaries(PATHS, DOCUMENTS, max_size=4))
@@ -90,13 +89,13 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(target=images, chunk_bytes=st.integers(1, 300))
     def take(self, chunk_bytes: int) -> list[bytes]:
-        """An image, as it is stored."""
+        """Encode the present state as an image."""
         chunks = list(encode_image(Image.of(self.line.state), chunk_bytes))
         self.taken.append(chunks)
         return chunks
 
     @rule(chunks=images)
-    def restore_an_image(self, chunks: list[bytes]) -> None:
+    def restore_and_check_image(self, chunks: list[bytes]) -> None:
         image = decode_image(chunks, "test")
         self.line.restore({path: doc.value for path, doc in image.documents.items()})
         assert {path: doc.value for path, doc in self.line.state.documents.items()} == {
@@ -105,21 +104,21 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(chunks=consumes(images))
     def lead_from_an_image(self, chunks: list[bytes]) -> None:
-        """A replica that came from it takes over: it goes on as the one before would have."""
+        """A replica restored from an image takes over and continues like the leader before."""
         self.line.state = self._replica(chunks)
         self.line.batch().rebuild_specs()
 
     # --- what holds ---
 
     @invariant()
-    def all_replicas_are_the_same(self) -> None:
+    def check_replicas(self) -> None:
         whole = replayed(self.line)
         assert same(whole, self.line.state)
         for chunks in self.taken:
             assert same(self._replica(chunks), whole)
 
     @invariant()
-    def specs_are_those_of_the_state(self) -> None:
+    def check_specs(self) -> None:
         for node in NODES:
             mark = self.line.state.specs.get(node)
             assert self.line.derivation[node].hash == (mark.hash if mark else "")

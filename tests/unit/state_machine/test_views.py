@@ -1,4 +1,4 @@
-"""Views: what entries change in them, all of them, the difference, and chunks that fit, in key order."""
+"""Views: the changes by entries, all views of a state, the difference, and chunks in key order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VIEWS = st.dictionaries(st.text(st.sampled_from("abä/"), max_size=6), st.binary
 
 
 def test_what_records_change() -> None:
-    """Of several writes to one key the last; nulls delete; desired documents carry this term and the generation."""
+    """Changes hold the last write of each key, deletions, and desired documents with term and generation."""
     line = Line("n1", "n2")
     batch = line.batch()
     batch.execute(line.request("put", path="nodes/n1", document={"x": 1}))
@@ -49,11 +49,11 @@ def test_what_records_change() -> None:
 
 
 def test_changes_applied_one_after_another_are_all_views() -> None:
-    """The views that commits publish are those of the whole state, as of any index."""
+    """The views that commits publish equal all views of the state at any index."""
     line = Line("n1", "n2")
     shown: dict[str, bytes] = {}
 
-    def publish(batch_changes: ViewChanges) -> None:
+    def publish_and_check(batch_changes: ViewChanges) -> None:
         for key, value in batch_changes.items():
             if value is None:
                 shown.pop(key, None)
@@ -70,15 +70,15 @@ def test_changes_applied_one_after_another_are_all_views() -> None:
         for request in requests:
             batch.execute(request)
         line.commit(batch)
-        publish(changes_of(KEYS, TERM, batch.records, batch.changed_specs))
+        publish_and_check(changes_of(KEYS, TERM, batch.records, batch.changed_specs))
     line.adopt(inventory("n1"))
     entry = decode(Entry, line.entries[-1], "entry")
-    publish(changes_of(KEYS, TERM, entry.commands, {"n2": line.derivation["n2"]}))
+    publish_and_check(changes_of(KEYS, TERM, entry.commands, {"n2": line.derivation["n2"]}))
     assert KEYS.desired_of("n2") not in shown
 
 
 def test_nothing_to_do_has_no_desired_document() -> None:
-    """That is a deletion, not a document."""
+    """A node without a spec has no desired document."""
     line = Line("n1")
     with pytest.raises(ValueError, match="no desired document"):
         desired_view(TERM, SpecMark(generation=1, hash=""), line.derivation["n1"])
@@ -86,7 +86,7 @@ def test_nothing_to_do_has_no_desired_document() -> None:
 
 @given(VIEWS, VIEWS)
 def test_the_difference_makes_one_into_the_other(wanted: dict[str, bytes], found: dict[str, bytes]) -> None:
-    """And is no larger than needed."""
+    """The difference turns one set of views into the other and holds no unnecessary change."""
     changes = difference(wanted, found)
     result = {key: value for key, value in (found | changes).items() if value is not None}
     assert result == wanted
@@ -95,7 +95,7 @@ def test_the_difference_makes_one_into_the_other(wanted: dict[str, bytes], found
 
 @given(VIEWS, st.integers(1, 5), st.integers(1, 120))
 def test_chunks_hold_everything_in_key_order(views: dict[str, bytes], ops: int, size_bytes: int) -> None:
-    """Each fits, or is a single one that is larger than the room; none is empty; the order is etcd's, by bytes."""
+    """Chunks hold all changes in byte order of the keys, and each one fits or is a single change."""
     room = TxnBudget(ops, size_bytes)
     parts = list(chunks(views, room))
     assert all(part and (fits(part, room) or len(part) == 1) for part in parts)
@@ -116,6 +116,6 @@ def test_chunks_hold_everything_in_key_order(views: dict[str, bytes], ops: int, 
     ],
 )
 def test_what_fits(changes: ViewChanges, room: TxnBudget, expected: bool) -> None:
-    """By operations and by bytes; a deletion is an operation too."""
+    """Changes fit by operations and by bytes, and a deletion counts as an operation."""
     assert fits(changes, room) is expected
     assert size_of(changes) == sum(len(key) + len(value or b"") + 16 for key, value in changes.items())

@@ -1,4 +1,4 @@
-"""The leader and etcd's leader part; and what is no longer known of the member on this PC is not said any more."""
+"""The leader and etcd's leader are kept apart, and a member that does not answer counts as not leading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from masterd.upkeep import etcd_leader_placement as separations
+from masterd.upkeep import etcd_leader_placement as placement_module
 from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
 from masterd.upkeep.local_member import LocalMember
 from nodestore.errors import NodectlError, Unavailable
@@ -52,8 +52,8 @@ class Members:
         self.leader = target
 
 
-class Running:
-    """A separation that runs, and what it said."""
+class RunningPlacement:
+    """A running placement, and the number of its change notifications."""
 
     def __init__(self, members: Members, *, leads: bool = True) -> None:
         self.members, self.leads, self.changes = members, leads, 0
@@ -81,45 +81,45 @@ class Running:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It looks, and moves, as often as it can."""
-    monkeypatch.setattr(separations, "_CHECK_EVERY_S", 0.01)
-    monkeypatch.setattr(separations, "_MOVE_AGAIN_S", 0.0)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks and moves without pauses."""
+    monkeypatch.setattr(placement_module, "_CHECK_EVERY_S", 0.01)
+    monkeypatch.setattr(placement_module, "_MOVE_AGAIN_S", 0.0)
 
 
 async def test_etcds_leadership_is_moved_away() -> None:
-    """To a member that answers and votes, whatever the URLs that etcd knows it by."""
+    """Leadership is moved to another voting member that answers, however its URLs are written."""
     members = Members()
     members.learners = {2}
-    async with Running(members) as separation:
+    async with RunningPlacement(members) as placement:
         await eventually(lambda: members.moves == [("10.0.0.1:2379", 3)], "leadership is moved to member 3")
-        await eventually(lambda: not separation.hosts_etcd_leader, "this is seen")
-        assert separation.problem is None
+        await eventually(lambda: not placement.hosts_etcd_leader, "this is seen")
+        assert placement.problem is None
 
 
 async def test_a_standby_moves_nothing() -> None:
-    """It only says that it is on the PC of etcd's leader."""
+    """A standby only reports that etcd's leader is on its PC."""
     members = Members()
-    async with Running(members, leads=False) as separation:
-        await eventually(lambda: separation.hosts_etcd_leader, "it is seen")
-        assert (members.moves, separation.problem) == ([], None)
+    async with RunningPlacement(members, leads=False) as placement:
+        await eventually(lambda: placement.hosts_etcd_leader, "it is seen")
+        assert (members.moves, placement.problem) == ([], None)
 
 
 async def test_a_member_that_died_leads_nothing() -> None:
-    """What was said of it while it lived must not rank this masterd last, nor stay in the status."""
+    """If the member stops answering, it counts as not leading and the problem is withdrawn."""
     members = Members()
     members.dead = {2, 3}
-    running = Running(members)
-    async with running as separation:
-        await eventually(lambda: separation.problem is not None, "nothing can be moved")
-        assert separation.hosts_etcd_leader
-        changes = running.changes
+    run = RunningPlacement(members)
+    async with run as placement:
+        await eventually(lambda: placement.problem is not None, "nothing can be moved")
+        assert placement.hosts_etcd_leader
+        changes = run.changes
         members.dead = {1, 2, 3}
-        await eventually(lambda: not separation.hosts_etcd_leader, "it is forgotten")
-        assert separation.problem is None
-        assert running.changes == changes + 1
+        await eventually(lambda: not placement.hosts_etcd_leader, "it is forgotten")
+        assert placement.problem is None
+        assert run.changes == changes + 1
         members.dead = {2, 3}
-        await eventually(lambda: separation.hosts_etcd_leader and separation.problem is not None, "and found again")
+        await eventually(lambda: placement.hosts_etcd_leader and placement.problem is not None, "and found again")
 
 
 @pytest.mark.parametrize(
@@ -130,21 +130,21 @@ async def test_a_member_that_died_leads_nothing() -> None:
     ],
 )
 async def test_why_nothing_is_moved_is_said(endpoints: int, says: list[str]) -> None:
-    """With what was asked, and where etcd says that its members are: the two may not fit together."""
+    """The problem names the endpoints that were tried and the addresses that etcd lists."""
     members = Members(endpoints)
     members.dead = {2, 3}
-    async with Running(members) as separation:
-        await eventually(lambda: separation.problem is not None, "nothing can be moved")
-        assert all(text in str(separation.problem) for text in says), separation.problem
+    async with RunningPlacement(members) as placement:
+        await eventually(lambda: placement.problem is not None, "nothing can be moved")
+        assert all(text in str(placement.problem) for text in says), placement.problem
 
 
 async def test_an_only_member_is_said_to_be_one() -> None:
-    """There is nowhere to move leadership to, and the death of this PC costs more than a takeover."""
+    """The problem says so if etcd has no other member."""
     members = Members(1)
     members.listed = [1]
-    async with Running(members) as separation:
-        await eventually(lambda: separation.problem is not None, "it is said")
-        assert str(separation.problem).endswith("etcd has no other member")
+    async with RunningPlacement(members) as placement:
+        await eventually(lambda: placement.problem is not None, "it is said")
+        assert str(placement.problem).endswith("etcd has no other member")
 
 
 def _finds(*answers: LocalMember) -> tuple[Callable[[], Any], list[LocalMember]]:
@@ -159,43 +159,43 @@ def _finds(*answers: LocalMember) -> tuple[Callable[[], Any], list[LocalMember]]
 async def test_a_pc_without_a_member_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And finds it when the PC has its address at last."""
-    monkeypatch.setattr(separations, "_FIND_AGAIN_S", 0.0)
+    """A PC without a member logs that once, and finds the member when it appears."""
+    monkeypatch.setattr(placement_module, "_FIND_AGAIN_S", 0.0)
     caplog.set_level("INFO")
     none = LocalMember(None, "its addresses are not among 10.0.0.1:2379")
     find, left = _finds(none, none, none, LocalMember("10.0.0.1:2379"))
     etcd: Any = Members()
-    separation = EtcdLeaderPlacement(etcd, find, lambda: None, lambda: None)
-    task = asyncio.create_task(separation.run())
-    await eventually(lambda: separation.hosts_etcd_leader, "the member is found")
+    placement = EtcdLeaderPlacement(etcd, find, lambda: None, lambda: None)
+    task = asyncio.create_task(placement.run())
+    await eventually(lambda: placement.hosts_etcd_leader, "the member is found")
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    said = [record.getMessage() for record in caplog.records if "no etcd member on this PC" in record.getMessage()]
-    assert len(said) == 1
-    assert "name it with --local-member" in said[0]
+    lines = [record.getMessage() for record in caplog.records if "no etcd member on this PC" in record.getMessage()]
+    assert len(lines) == 1
+    assert "name it with --local-member" in lines[0]
     assert len(left) == 1
 
 
 async def test_a_lost_term_is_no_reason_to_forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The member still leads etcd: it was only not confirmed that this masterd leads."""
+    """If the term cannot be confirmed nothing is moved, and the member still counts as leading."""
     members = Members()
-    asked = 0
+    confirmations = 0
 
     async def refuses() -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal confirmations
+        confirmations += 1
         raise NodectlError("the term is over")
 
     async def find() -> LocalMember:
         return LocalMember("10.0.0.1:2379")
 
     etcd: Any = members
-    separation = EtcdLeaderPlacement(etcd, find, lambda: refuses, lambda: None)
-    task = asyncio.create_task(separation.run())
-    await eventually(lambda: asked > 1, "it was asked")
+    placement = EtcdLeaderPlacement(etcd, find, lambda: refuses, lambda: None)
+    task = asyncio.create_task(placement.run())
+    await eventually(lambda: confirmations > 1, "it was asked")
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    assert separation.hosts_etcd_leader
+    assert placement.hosts_etcd_leader
     assert members.moves == []

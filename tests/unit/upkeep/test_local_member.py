@@ -1,4 +1,4 @@
-"""Which etcd member is on this PC: found however endpoints are written and ordered, and never guessed."""
+"""The etcd member on this PC is found for any spelling and order of endpoints, and never guessed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _ALL = ["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"]
     ],
 )
 async def test_the_member_on_this_pc_is_found(endpoints: list[str], advertised: str, member: str | None) -> None:
-    """By any of this PC's addresses; where two are possible, none is taken."""
+    """The member is found by any address of this PC, and none is returned if two match."""
     found = await _found(endpoints, advertised)
     if member is None or "," in member:
         assert found.member is None
@@ -66,12 +66,12 @@ async def test_the_member_on_this_pc_is_found(endpoints: list[str], advertised: 
 
 
 async def test_names_that_are_not_known_are_told() -> None:
-    """They may be why nothing matches."""
+    """The reason names the hosts that could not be resolved."""
     assert "not resolved: gone1, gone2" in (await _found(["gone2:1", "gone1:1", "pc1:1"], "pc2")).why
 
 
 async def test_a_resolver_that_hangs_holds_nobody_up() -> None:
-    """What needs no resolver is found all the same, and its thread keeps no process from ending."""
+    """A resolver that hangs delays neither the result for other endpoints nor the end of the process."""
     held = threading.Event()
 
     def hangs(name: str) -> list[str]:
@@ -89,5 +89,5 @@ async def test_a_resolver_that_hangs_holds_nobody_up() -> None:
 
 
 def test_this_machine_has_addresses() -> None:
-    """At least the loopback one, in its usual spelling."""
+    """The addresses of this machine include the loopback address in canonical form."""
     assert "127.0.0.1" in own_addresses()
