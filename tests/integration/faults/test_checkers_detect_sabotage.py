@@ -19,12 +19,8 @@ from masterd.term.publisher import Publisher
 from nodestore.errors import Garbage, NodectlError
 from nodestore.etcd.session import Compare, Etcd, TxnResult
 from nodestore.schema.keys import Keys
-from tests.faults.late import scenarios as scenarios
-from tests.integration.replication.test_restored_snapshots import (
-    test_a_snapshot_that_an_entry_names_outlives_a_late_deletion as late_deletion,
-)
+from tests.faults.late import repeats, scenarios, snapshots
 from tests.support.etcd_cluster import EtcdCluster
-from tests.unit.state_machine import test_batch
 
 Scenario = Callable[[EtcdCluster, Keys], Awaitable[None]]
 Sabotage = Callable[[pytest.MonkeyPatch], None]
@@ -94,7 +90,7 @@ CASES: list[tuple[Sabotage, Scenario]] = [
     (without_compare("head"), scenarios.commit_given_up_after_an_open_attempt),
     (without_compare("terms"), scenarios.takeover_that_lands_after_it_was_won_and_resigned),
     (without_compare("applied"), scenarios.chunk_whose_copy_is_late),
-    (without_compare("manifest"), late_deletion),
+    (without_compare("manifest"), snapshots.deletion_that_lands_after_the_restore),
     (without_deduplication, scenarios.commit_that_landed_unheard_before_its_leader_was_replaced),
     (without_moving_head_when_giving_up, scenarios.commit_given_up_after_an_open_attempt),
     (without_knowing_our_nonce_in_head, scenarios.commit_whose_reply_is_lost),
@@ -133,16 +129,16 @@ async def _clear_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "test",
+    "scenario",
     [
-        test_batch.test_a_repeat_within_a_batch_gets_the_first_result,
-        test_batch.test_a_repeat_in_a_later_batch_gets_the_first_result,
-        test_batch.test_each_id_takes_effect_once,
+        repeats.repeat_within_a_batch_gets_the_first_result,
+        repeats.repeat_in_a_later_batch_gets_the_first_result,
+        repeats.each_id_takes_effect_once,
     ],
     ids=_name,
 )
-def test_deduplication_is_noticed(monkeypatch: pytest.MonkeyPatch, test: Callable[[], None]) -> None:
-    """By the tests of exactly once."""
+def test_deduplication_is_noticed(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[], None]) -> None:
+    """Without deduplication, each scenario of repeated commands fails."""
     without_deduplication(monkeypatch)
     with pytest.raises(AssertionError):
-        test()
+        scenario()

@@ -7,42 +7,20 @@ from typing import Any
 import pytest
 
 from masterd.replication.replica import Replica
-from masterd.replication.snapshots import Snapshots
-from masterd.state_machine.batch import SNAPSHOT_RESTORE, CommandRequest
-from nodestore.errors import (
-    Conflict,
-    OutcomeUnknown,
-)
+from nodestore.errors import Conflict
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory, Spec
+from tests.faults.late import snapshots
 from tests.faults.late.scenarios import code_of
-from tests.faults.late.transactions import configure, run_leader, session, stage, wait_shown
+from tests.faults.late.snapshots import restore_request
+from tests.faults.late.transactions import configure, run_leader, session, wait_shown
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import ToyApp, same
 
 
-def _restore(name: str) -> CommandRequest:
-    return CommandRequest(f"restore-{name}", SNAPSHOT_RESTORE, {"snapshot": name}, "t", 0)
-
-
 async def test_a_snapshot_that_an_entry_names_outlives_a_late_deletion(etcd_one: EtcdCluster, keys: Keys) -> None:
     """A late deletion of a snapshot has no effect after an entry has restored the snapshot."""
-    async with stage(etcd_one, keys, repeats_arrive=False) as s, run_leader(s.witness, s.witness, keys) as seat:
-        await seat.add("x1")
-        await seat.leader.archive.save("good")
-        await seat.add("x2")
-        name, _ = await seat.replica.snapshots.find("good")
-        s.late.hold_next()
-        with pytest.raises(OutcomeUnknown):
-            await Snapshots(s.late, keys).delete(seat.won.fence, name, lambda _: False)
-        outcome = (await seat.submit(_restore("good")))[0]
-        assert outcome.error is None
-        await s.deliver()
-        fresh = Replica(s.witness, keys)
-        await fresh.catch_up()
-        assert same(fresh.state, seat.replica.state)
-        assert fresh.state.documents["sum"].value == {"sum": 1}
-        assert (await seat.add("x3")).result == 2
+    await snapshots.deletion_that_lands_after_the_restore(etcd_one, keys)
 
 
 async def test_a_snapshot_deleted_while_it_is_being_restored(
@@ -62,11 +40,11 @@ async def test_a_snapshot_deleted_while_it_is_being_restored(
             return found
 
         monkeypatch.setattr(seat.leader.archive, "prepare_restore", and_then_it_goes)
-        assert code_of((await seat.submit(_restore("good")))[0]) in ("conflict", "not_found")
+        assert code_of((await seat.submit(restore_request("good")))[0]) in ("conflict", "not_found")
         assert (await seat.add("x3")).result == 3
         monkeypatch.undo()
         await seat.leader.archive.save("third")
-        assert (await seat.submit(_restore("third")))[0].error is None
+        assert (await seat.submit(restore_request("third")))[0].error is None
         with pytest.raises(Conflict):
             await seat.leader.archive.delete("third")
         fresh = Replica(etcd, keys)
@@ -94,7 +72,7 @@ async def test_a_restore_that_the_application_cannot_digest(etcd_one: EtcdCluste
             await seat.leader.archive.save("old")
             await seat.put("nodes/n1", x=2)
             app.picky = True
-            assert code_of((await seat.submit(_restore("old")))[0]) == "failed"
+            assert code_of((await seat.submit(restore_request("old")))[0]) == "failed"
             await seat.put("nodes/n2", x=2)
             await wait_shown(etcd, keys, {"n1": {"x": 2}, "n2": {"x": 2}})
             generation = seat.replica.state.specs["n1"].generation

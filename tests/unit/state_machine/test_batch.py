@@ -17,6 +17,7 @@ from masterd.state_machine.transaction import Overlay
 from nodestore.errors import Conflict, Garbage, Invalid, NodectlError, NotFound, Refused, TooOld
 from nodestore.schema.models import Entry, Inventory, decode
 from nodestore.support.jsonio import dumps, loads
+from tests.faults.late import repeats
 from tests.support.toy_app import Line, same
 
 
@@ -27,29 +28,18 @@ def code_of(outcome: Any) -> str | None:
 # --- exactly once ---------------------------------------------------------------------------------------------------
 
 
-def test_a_repeat_within_a_batch_gets_the_first_result() -> None:
-    """It is not run again, and says so."""
-    line = Line("n1")
-    add = line.request("add", "x", 1, path="p")
-    first, again, other = line.run(add, add, line.request("add", "y", 1, path="p"))
-    assert first is not None
-    assert again is not None
-    assert other is not None
-    assert (first.result, again.result, other.result) == (1, 1, 2)
-    assert (again.index, again.repeated, first.repeated) == (first.index, True, False)
-    assert line.app.ran == ["add", "add"]
-
-
-def test_a_repeat_in_a_later_batch_gets_the_first_result() -> None:
-    """Even with other arguments, and whatever has become of the document since."""
-    line = Line("n1")
-    line.one("add", "x", 1, path="p")
-    line.one("delete", path="p")
-    again = line.one("add", "x", 1, path="elsewhere")
-    assert (again.result, again.index, again.repeated) == (1, 2, True)
-    assert line.document("p") is None
-    assert line.document("elsewhere") is None
-    assert line.app.ran == ["add"]
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        repeats.repeat_within_a_batch_gets_the_first_result,
+        repeats.repeat_in_a_later_batch_gets_the_first_result,
+        repeats.each_id_takes_effect_once,
+    ],
+    ids=lambda scenario: scenario.__name__,
+)
+def test_deduplication(scenario: Callable[[], None]) -> None:
+    """A command that is submitted again has no second effect, and returns the first result."""
+    scenario()
 
 
 def test_a_repeat_of_a_refused_command_is_run_again() -> None:
@@ -99,30 +89,6 @@ def test_after_decides_whether_an_unknown_id_may_run(after: int | None, known: b
     if expected == "too_old":
         assert isinstance(outcome.error, TooOld)
         assert isinstance(outcome.error, Conflict)
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), min_size=1, max_size=30),
-    st.integers(1, 5),
-)
-def test_each_id_takes_effect_once(sent: list[tuple[str, bool]], size: int) -> None:
-    """However often each is sent, in whatever batches, some of which are lost: one effect, one result each."""
-    line = Line()
-    results: dict[str, tuple[int, Any]] = {}
-    for start in range(0, len(sent), size):
-        batch, outcomes = line.batch(), []
-        for known_as, _ in sent[start : start + size]:
-            outcomes.append(batch.execute(CommandRequest(known_as, "add", {"path": "p"}, "t", 0)))
-        if not sent[start][1] and batch.records:
-            batch.undo_derivation()
-            continue
-        if batch.records:
-            line.commit(batch)
-        for outcome in outcomes:
-            assert outcome is not None
-            assert results.setdefault(outcome.id, (outcome.index, outcome.result)) == (outcome.index, outcome.result)
-    assert (line.document("p") or {"sum": 0})["sum"] == len(results)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
