@@ -9,7 +9,7 @@ from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.processes import child_processes
 from nodestore.schema.keys import Keys
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
-from tests.support.noded_rig import NODE, TIMEOUT_S, Rig, runs
+from tests.support.noded.noded_rig import NODE, TIMEOUT_S, Rig, runs
 
 
 async def test_least_privilege(keys: Keys, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from nodestore.schema.keys import Keys
 from nodestore.schema.models import Acted, Action, ActionResult, Actions, Desired, Entry, Epoch, Inventory, Spec, decode
 from tests.faults.late.transactions import configure, run_leader
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.noded_rig import NODE, Noded, Rig, gone, rig
+from tests.support.noded.noded_rig import NODE, Noded, Rig, gone, rig
 
 APPEND = """
 import json, os, sys, time

@@ -10,7 +10,7 @@ import pytest
 from nodestore.processes import child_processes
 from nodestore.schema.keys import Keys
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.noded_rig import NODE, rig, runs
+from tests.support.noded.noded_rig import NODE, rig, runs
 
 
 async def test_other_host_waits_and_takes_over(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from nodestore.processes import child_processes
 from nodestore.schema.keys import Keys
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.noded_rig import NODE, Noded, gone, rig, runs
+from tests.support.noded.noded_rig import NODE, Noded, gone, rig, runs
 
 
 async def test_node_converges_and_follows(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Desired, Spec
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.noded_rig import Rig, gone, rig, runs
+from tests.support.noded.noded_rig import Rig, gone, rig, runs
 
 COUNT = "import os; open('count', 'ab').write(open(os.environ['NODECTL_FILE'], 'rb').read() + b';')"
 RELOAD = {"argv": ["{python}", "-c", COUNT]}

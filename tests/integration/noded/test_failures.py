@@ -9,7 +9,7 @@ import psutil
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Desired, Spec
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.noded_rig import NODE, gone, rig, runs
+from tests.support.noded.noded_rig import NODE, gone, rig, runs
 
 
 async def test_crash_loop_is_retried_and_told(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from nodestore.schema.keys import Keys
 from nodestore.schema.models import Desired, Spec, Term
 from tests.faults.checkers import history_checks, noded_log
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.noded_rig import NODE, rig
+from tests.support.noded.noded_rig import NODE, rig
 
 OLD, NEW = 10, 20
 

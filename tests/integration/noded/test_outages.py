@@ -8,7 +8,7 @@ import psutil
 
 from nodestore.schema.keys import Keys
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.noded_rig import TIMEOUT_S, rig, runs
+from tests.support.noded.noded_rig import TIMEOUT_S, rig, runs
 from tests.support.waiting import eventually
 
 

@@ -9,7 +9,7 @@ from nodestore.etcd.watch import Listing, mirror
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Status, decode
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.noded_rig import NODE, TIMEOUT_S, rig
+from tests.support.noded.noded_rig import NODE, TIMEOUT_S, rig
 
 
 async def test_status_is_written_once_a_change(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:

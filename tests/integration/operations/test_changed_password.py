@@ -23,7 +23,7 @@ from tests.support.connection_tap import ConnectionTap
 from tests.support.etcd_auth import PASSWORD, enable_auth
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
 from tests.support.masters import Masterd, Masters
-from tests.support.noded_rig import NODE, Rig, runs
+from tests.support.noded.noded_rig import NODE, Rig, runs
 from tests.support.waiting import eventually
 from tests.support.watching import observer
 

@@ -14,10 +14,10 @@ import pytest
 
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory, Status, decode
-from tests.support import nodes
 from tests.support.cli import InProcessNodectl, Nodectl
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masterd, Masters
+from tests.support.noded import nodes
 from tests.support.waiting import eventually
 
 FILE = {"name": "file", "settings": {"path": "shown.json"}}

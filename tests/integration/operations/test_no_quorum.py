@@ -13,10 +13,10 @@ from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
-from tests.support import nodes
 from tests.support.cli import Nodectl
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masterd, Masters
+from tests.support.noded import nodes
 from tests.support.waiting import eventually
 
 INVENTORY = Inventory.model_validate(

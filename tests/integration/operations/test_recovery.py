@@ -29,7 +29,7 @@ from nodestore.schema.models import Desired, Entry, Epoch, Inventory, LeaderReco
 from tests.support.cli import CommandOutput, Nodectl
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
 from tests.support.masters import Masters
-from tests.support.nodes import Noded, run_noded
+from tests.support.noded.nodes import Noded, run_noded
 from tests.support.waiting import eventually
 
 INVENTORY = Inventory.model_validate(

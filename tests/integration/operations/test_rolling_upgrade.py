@@ -20,9 +20,9 @@ from nodestore.etcd.session import Etcd, EtcdSettings, op_delete
 from nodestore.processes import child_processes
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import LeaderRecord, Manifest, decode
-from tests.support import nodes
 from tests.support.cli import CommandOutput, Nodectl
 from tests.support.etcd_cluster import EtcdCluster, free_ports
+from tests.support.noded import nodes
 from tests.support.previous_release import Release, previous, this
 from tests.support.waiting import eventually
 

@@ -15,10 +15,10 @@ from masterd.upkeep.store_scan import StoreScan
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Epoch, Head, Inventory, decode
-from tests.support import nodes
 from tests.support.cli import CommandOutput, Nodectl
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masterd, Masters
+from tests.support.noded import nodes
 from tests.support.waiting import eventually
 
 GARBAGE = {

@@ -20,7 +20,7 @@ from noded.drivers.support import command
 from noded.drivers.support.offloop import OffLoop
 from nodestore.schema.models import Spec
 from nodestore.support import atomic_files
-from tests.support.driver_rig import driver, until
+from tests.support.noded.driver_rig import driver, until
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 

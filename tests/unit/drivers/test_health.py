@@ -19,7 +19,7 @@ from noded.drivers.contract import Actual, DriverError, parse_settings
 from noded.drivers.support.command import FinishedCommand
 from noded.drivers.support.health import Health, HealthSettings
 from nodestore.schema.models import Spec
-from tests.support.driver_rig import TIMEOUT_S, Woken, driver, until
+from tests.support.noded.driver_rig import TIMEOUT_S, Woken, driver, until
 
 
 async def no_command(argv: Sequence[str], timeout_s: float) -> FinishedCommand:

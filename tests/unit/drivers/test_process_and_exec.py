@@ -21,7 +21,7 @@ from noded.drivers.builtin.process import ProcessDriver
 from noded.drivers.contract import Actual, DriverError
 from noded.drivers.support.command import STDOUT_BYTES_MAX
 from nodestore.schema.models import Spec
-from tests.support.driver_rig import driver, until
+from tests.support.noded.driver_rig import driver, until
 
 SHOW = """
 import json, os, signal, sys, time

@@ -17,7 +17,7 @@ from noded.drivers.contract import ActionFailed, DriverError, actions_of
 from noded.drivers.support.command import END_BYTES_KEPT
 from noded.drivers.support.scripted import ActionSettings, same_but_for_actions
 from nodestore.schema.models import Spec
-from tests.support.driver_rig import driver, until
+from tests.support.noded.driver_rig import driver, until
 
 SLEEP = ["{python}", "-c", "import time; time.sleep(600)"]
 

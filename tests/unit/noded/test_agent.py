@@ -11,7 +11,7 @@ import pytest
 from noded.drivers.contract import Actual, DriverError
 from noded.reconcile import agent as agent_module
 from noded.reconcile.last_applied import LastApplied
-from tests.support.agent_rig import desired, running
+from tests.support.noded.agent_rig import desired, running
 
 
 async def test_nothing_is_done_before_the_node_is_ours_and_etcd_was_read(tmp_path: Path) -> None:

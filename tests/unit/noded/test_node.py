@@ -18,9 +18,9 @@ from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Acted, Action, Actions, Alive, Epoch, Status, Stored, decode_or_none
 from nodestore.support.tasks import run_until_first_ends
-from tests.support.agent_rig import FakeDriver, desired
 from tests.support.fakes.clock import VirtualTime
 from tests.support.fakes.etcd import SETTINGS, FakeEtcd
+from tests.support.noded.agent_rig import FakeDriver, desired
 
 KEYS = Keys("test")
 ME = NodedIdentity("n1", "host-a", "nonce")

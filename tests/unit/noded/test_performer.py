@@ -20,7 +20,7 @@ from noded.reconcile.planner import RetryDelays
 from noded.settings import parse
 from nodestore.schema.models import Action
 from nodestore.support.jsonio import Document, Json
-from tests.support.agent_rig import FakeDriver, Rig, running
+from tests.support.noded.agent_rig import FakeDriver, Rig, running
 
 
 class Lamp(FakeDriver):

@@ -1,0 +1,1 @@
+"""noded for tests: its agent, its drivers, and whole noded processes."""
