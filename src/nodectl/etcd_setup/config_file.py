@@ -36,7 +36,7 @@ class _SettingsTemplate(Template):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemberPlan:
     """What an operator chooses for one member. `members` is host by name, from `parse_members`.
 
     `data_dir` defaults to /var/lib/etcd/TOKEN, `listen` to the member's own address. `tls_dir` turns TLS on and holds

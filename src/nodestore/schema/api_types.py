@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired, final, get_args
 
 from typing_extensions import TypeAliasType, TypedDict
 
-from nodestore.schema.json_schema import Keywords, Stored, configured
+from nodestore.schema.json_schema import Keywords, StoredModel, configured
 
 INDEX_MAX = 10**16 - 1
 """The largest index: the journal's keys have sixteen digits."""
@@ -32,14 +32,14 @@ Count = Annotated[int, Keywords(minimum=0)]
 Text = Annotated[str, Keywords(minLength=1)]
 JsonObject = dict[str, Any]
 
-Cause = Annotated[str, Stored("Cause")]
-SpecMark = Annotated[JsonObject, Stored("SpecMark")]
-ActionRequest = Annotated[JsonObject, Stored("ActionRequest")]
-ConfigRecord = Annotated[JsonObject, Stored("ConfigRecord")]
-Inventory = Annotated[JsonObject, Stored("Inventory")]
-Paused = Annotated[JsonObject, Stored("Paused")]
-Status = Annotated[JsonObject, Stored("Status")]
-Alive = Annotated[JsonObject, Stored("Alive")]
+Cause = Annotated[str, StoredModel("Cause")]
+SpecMark = Annotated[JsonObject, StoredModel("SpecMark")]
+ActionRequest = Annotated[JsonObject, StoredModel("ActionRequest")]
+ConfigRecord = Annotated[JsonObject, StoredModel("ConfigRecord")]
+Inventory = Annotated[JsonObject, StoredModel("Inventory")]
+Paused = Annotated[JsonObject, StoredModel("Paused")]
+Status = Annotated[JsonObject, StoredModel("Status")]
+Alive = Annotated[JsonObject, StoredModel("Alive")]
 
 
 # --- errors and small answers ---------------------------------------------------------------------------------------

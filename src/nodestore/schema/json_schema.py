@@ -24,7 +24,7 @@ class Keywords:
         return {**handler(core), **self._keywords}
 
 
-class Stored:
+class StoredModel:
     """Gives the annotated type the schema of a name in `schema.models`: a model, or the type of one of its fields.
 
     The API passes the JSON of stored values on unchanged, so their shape is defined only by their models.

@@ -24,7 +24,7 @@ from nodectl.client import Client
 from nodectl.client.connection.results import NodeChanges
 from nodestore.errors import Conflict, NotLeader
 from nodestore.schema import api_types, models
-from nodestore.schema.json_schema import Keywords, Stored, configured
+from nodestore.schema.json_schema import Keywords, StoredModel, configured
 from nodestore.schema.models import Alive, CommandRecord, ConfigRecord, Entry, Inventory, SpecMark, Status, TermRecord
 from nodestore.support.jsonio import dumps, loads
 from tests.support.published import DOCUMENT, SCHEMAS, faults, named
@@ -265,7 +265,9 @@ def test_keywords_are_added_to_a_schema() -> None:
 
 @pytest.mark.parametrize("name", ["Paused", "Cause"])
 def test_what_is_stored_has_the_schema_of_its_model(name: str) -> None:
-    assert TypeAdapter(Annotated[Any, Stored(name)]).json_schema() == TypeAdapter(getattr(models, name)).json_schema()
+    assert (
+        TypeAdapter(Annotated[Any, StoredModel(name)]).json_schema() == TypeAdapter(getattr(models, name)).json_schema()
+    )
 
 
 @configured(extra="forbid", minProperties=1)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nodectl.__main__ import run
 from nodectl.cli.exit_codes import ExitCode
-from nodectl.etcd_setup.config_file import Plan
+from nodectl.etcd_setup.config_file import MemberPlan
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +39,7 @@ def load(text: str) -> dict[str, Any]:
 def files(count: int, tls_dir: str | None = None) -> dict[str, dict[str, Any]]:
     """The settings of every member of a cluster, by name."""
     members = addresses(count)
-    return {name: load(Plan(name, members, token="wall", tls_dir=tls_dir).render()) for name in members}
+    return {name: load(MemberPlan(name, members, token="wall", tls_dir=tls_dir).render()) for name in members}
 
 
 def initial(settings: dict[str, Any]) -> dict[str, str]:
@@ -89,23 +89,23 @@ def test_a_member_is_itself_and_knows_the_others(count: int, tls_dir: str | None
 def test_the_files_of_a_cluster_differ_in_names_and_addresses_only(count: int) -> None:
     texts = set()
     for name, address in addresses(count).items():
-        text = Plan(name, addresses(count)).render()
+        text = MemberPlan(name, addresses(count)).render()
         cluster = next(line for line in text.splitlines() if line.startswith("initial-cluster:"))
         texts.add(text.replace(cluster, "").replace(address, "ADDRESS").replace(name, "NAME"))
     assert len(texts) == 1
 
 
 def test_every_setting_has_a_comment_above_it_or_above_its_group() -> None:
-    groups = re.split(r"\n\n+", Plan("pc1", addresses(3)).render().strip())
+    groups = re.split(r"\n\n+", MemberPlan("pc1", addresses(3)).render().strip())
     assert [group for group in groups if not group.startswith(("#", "logger:"))] == []
     assert not [line for group in groups for line in group.splitlines() if line.startswith("#") and len(line) > 120]
 
 
 @pytest.mark.parametrize("name", ["pc1", "pc3"])
 def test_the_tls_part_is_valid_once_its_comments_are_taken_off(name: str) -> None:
-    text = Plan(name, addresses(3)).render()
+    text = MemberPlan(name, addresses(3)).render()
     uncommented = re.sub(r"^# ((?:client|peer)-transport-security:|  )", r"\1", text, flags=re.MULTILINE)
-    by_option = load(Plan(name, addresses(3), tls_dir="/etc/etcd/tls").render())
+    by_option = load(MemberPlan(name, addresses(3), tls_dir="/etc/etcd/tls").render())
     for side in TLS:
         assert side not in load(text)
         tls = load(uncommented)[side]
@@ -117,7 +117,7 @@ def test_the_tls_part_is_valid_once_its_comments_are_taken_off(name: str) -> Non
 
 
 def test_a_member_that_joins_says_so() -> None:
-    new, joining = Plan("pc1", addresses(3)).render(), Plan("pc1", addresses(3), existing=True).render()
+    new, joining = MemberPlan("pc1", addresses(3)).render(), MemberPlan("pc1", addresses(3), existing=True).render()
     assert load(new)["initial-cluster-state"] == "new"
     assert load(joining) == load(new) | {"initial-cluster-state": "existing"}
 
@@ -133,7 +133,7 @@ def test_a_member_that_joins_says_so() -> None:
     ],
 )
 def test_where_a_member_listens(members: dict[str, str], listen: str | None, clients: str, peers: str) -> None:
-    settings = load(Plan("pc1", members, listen=listen, client_port=4001, peer_port=4002).render())
+    settings = load(MemberPlan("pc1", members, listen=listen, client_port=4001, peer_port=4002).render())
     assert (settings["listen-client-urls"], settings["listen-peer-urls"]) == (clients, peers)
     assert settings["advertise-client-urls"] == f"http://{members['pc1']}:4001"
     assert settings["initial-advertise-peer-urls"] == f"http://{members['pc1']}:4002"
@@ -151,14 +151,14 @@ def test_where_a_member_listens(members: dict[str, str], listen: str | None, cli
     ],
 )
 def test_the_data_directory_may_be_of_another_system(given_dir: str | None, expected: str) -> None:
-    assert load(Plan("pc1", addresses(1), data_dir=given_dir).render())["data-dir"] == expected
+    assert load(MemberPlan("pc1", addresses(1), data_dir=given_dir).render())["data-dir"] == expected
 
 
 @given(name=st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,8}[A-Za-z0-9])?", fullmatch=True), folder=st.text(max_size=12))
 def test_text_stays_text_in_yaml(name: str, folder: str) -> None:
-    """A name that YAML would take for a number or a boolean, and any path that Plan accepts."""
+    """A name that YAML would take for a number or a boolean, and any path that MemberPlan accepts."""
     data_dir = f"/{folder}" if folder.isprintable() else "/srv"
-    settings = load(Plan(name, {name: "10.0.0.1"}, token=name, data_dir=data_dir).render())
+    settings = load(MemberPlan(name, {name: "10.0.0.1"}, token=name, data_dir=data_dir).render())
     assert (settings["name"], settings["initial-cluster-token"]) == (name, name)
     assert settings["data-dir"] == str(PurePosixPath(data_dir))
     assert initial(settings) == {name: "http://10.0.0.1:2380"}
@@ -167,7 +167,7 @@ def test_text_stays_text_in_yaml(name: str, folder: str) -> None:
 @pytest.mark.parametrize("name", ["true", "No", "null", "y", "n", "1", "1e3", "0x1F", "0o17", "1.5", "1_000", "12.30"])
 def test_a_name_that_yaml_may_read_as_another_type_is_quoted(name: str) -> None:
     """etcd's reader of YAML knows more numbers than Python's."""
-    assert f'\nname: "{name}"\n' in Plan(name, {name: "10.0.0.1"}).render()
+    assert f'\nname: "{name}"\n' in MemberPlan(name, {name: "10.0.0.1"}).render()
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

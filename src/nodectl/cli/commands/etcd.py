@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nodectl.etcd_setup.config_file import CLIENT_PORT, DATA_ROOT, PEER_PORT, TOKEN, Plan
+from nodectl.etcd_setup.config_file import CLIENT_PORT, DATA_ROOT, PEER_PORT, TOKEN, MemberPlan
 from nodectl.etcd_setup.members import parse_members, warnings
 from nodectl.etcd_setup.text_file import write_text
 from nodectl.terminal.output import Format, Output, OutputOption
@@ -82,7 +82,7 @@ def config(
     the file. -o json and -o yaml print the settings without comments.
     """
     members = parse_members(member)
-    plan = Plan(name, members, cluster_token, data_dir, listen, client_port, peer_port, tls_dir, existing)
+    plan = MemberPlan(name, members, cluster_token, data_dir, listen, client_port, peer_port, tls_dir, existing)
     text, out = plan.render(), Output(output)
     for warning in warnings(members):
         out.warn(warning)
