@@ -1,8 +1,8 @@
-"""masterd that keeps little, so that minutes show what otherwise takes hours: `-m tests.faults.brief_masterd ARG...`.
+"""masterd with a short retention, so that tests of minutes cover truncation: `-m tests.faults.brief_masterd ARG...`.
 
-Its journal is cut after some seconds of it and ids are known for half a minute: who was away for longer than that
-finds the journal cut (410, a replica that must load a snapshot), and repeats of old commands are too old to know. All
-masters of a cluster must be such. A program of the tests alone.
+It truncates its journal after some seconds and remembers ids for half a minute. A reader or replica that was away for
+longer finds the journal truncated (410, or a snapshot to load), and repeats of old commands are refused (TooOld). All
+masters of a cluster must run this program. For tests only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from masterd.term.retention import RetentionSettings
 _JOURNAL_BYTES = 128 << 10
 _IDS = 500
 _IDS_S = 30.0
-"""Longer than clients repeat a command by themselves, so that only a wrong clock makes those too old."""
+"""Longer than clients retry a command by themselves, so that only a wrong clock makes retries too old."""
 
 
 def keep_little() -> None:

@@ -1,9 +1,9 @@
-"""masterd that kills itself at a chosen transaction: what kill -9, or a power cut of the process, would have left.
+"""masterd that kills itself at a chosen transaction, as SIGKILL at that moment would.
 
-Started as `python -m tests.faults.cut_masterd`, it loads everything, then waits for one line of JSON on stdin:
-{"argv": [...], "cut": "commit:2:before" | null, "small": bool}. `cut` says before sending, or after the reply of, the
-n-th transaction of a class (see `class_of`) it dies. `small`: snapshots of many chunks, housekeeping without pauses,
-and a journal that is truncated as far as its snapshots allow.
+`python -m tests.faults.cut_masterd` imports everything, then waits for one line of JSON on stdin:
+{"argv": [...], "cut": "commit:2:before" | null, "small": bool}. `cut`: it dies before it sends, or after the reply of,
+the n-th transaction of a class (see `class_of`). `small`: snapshots of many chunks, retention without pauses, and a
+journal that is truncated as far as its snapshots allow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOOK_EVERY_S = 0.05
 
 
 def die() -> NoReturn:
-    """At once, with nothing cleaned up: SIGKILL, or TerminateProcess."""
+    """End this process at once, without cleanup (SIGKILL, or TerminateProcess)."""
     if sys.platform == "win32":
         ctypes.windll.kernel32.TerminateProcess(ctypes.windll.kernel32.GetCurrentProcess(), 9)
     else:
@@ -37,7 +37,7 @@ def die() -> NoReturn:
 
 
 def class_of(ops: Iterable[Op]) -> str | None:
-    """What a transaction that writes this is; None for one that only reads, or is of no interest."""
+    """Return the class of a transaction with these operations; None if it only reads, or has no class."""
     puts = {_name(op.request_put.key): op.request_put.value for op in ops if op.HasField("request_put")}
     deletes = {_name(op.request_delete_range.key) for op in ops if op.HasField("request_delete_range")}
     if "leader" in puts:
@@ -104,7 +104,7 @@ class Cut:
 
 
 def _end_with_parent() -> None:
-    """However the test run ends, nothing of it stays."""
+    """Make this process die with the test run, however that ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
@@ -114,14 +114,14 @@ def main() -> int:
     line = sys.stdin.readline()
     if not line:
         return 0  # never used
-    told = json.loads(line)
-    if told["small"]:
+    order = json.loads(line)
+    if order["small"]:
         small = partial(RetentionSettings, keep_ids=False, check_every_s=LOOK_EVERY_S)
         vars(settings)["RetentionSettings"] = small
         snapshots.encode_image.__defaults__ = (SMALL_CHUNK_BYTES,)
-    if told["cut"] is not None:
-        Cut(told["cut"]).install()
-    sys.argv[1:] = told["argv"]
+    if order["cut"] is not None:
+        Cut(order["cut"]).install()
+    sys.argv[1:] = order["argv"]
     return __main__.main()
 
 

@@ -1,4 +1,4 @@
-"""Faults as named objects, drawn by a seed, done to the processes of a cluster, and undone."""
+"""Random faults of the processes of a cluster, chosen by a seed, and undone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nodestore.errors import NodectlError
 
 @dataclass
 class Nemesis:
-    """Does one fault after another, so that what one breaks is whole, or nearly, when the next comes.
+    """Injects one fault after another, so that the effect of one is nearly over when the next begins.
 
-    `schedule` holds what was done and when: the seed gives the same faults on the same roles again, though never to
-    the microsecond.
+    `schedule` lists each fault with its time. The same seed gives the same faults on the same roles, not at exactly the
+    same times.
     """
 
     cluster: DevCluster
@@ -33,7 +33,7 @@ class Nemesis:
         self.schedule.append(f"{time.monotonic() - self.began:7.2f} s  {what}")
 
     async def run(self, duration_s: float) -> None:
-        """Faults until the time is up; then everything is started again."""
+        """Inject faults for `duration_s` seconds, then start everything again."""
         faults: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (5, self.kill_leader),
             (4, self.pause_leader),
@@ -54,7 +54,7 @@ class Nemesis:
         await self.heal()
 
     async def heal(self) -> None:
-        """Resume what sleeps, start what is dead."""
+        """Resume suspended processes, and start those that ended."""
         for name, part in self.cluster.processes.items():
             if part.running:
                 self._resume(name)
@@ -66,7 +66,7 @@ class Nemesis:
         await self._kill(await self._leader(), self.dice.uniform(0.0, 2.0))
 
     async def pause_leader(self) -> None:
-        """Past its lease: it wakes as a deposed leader that does not know."""
+        """Suspend the leader, at times beyond its lease: it then resumes deposed, without knowing it."""
         await self._pause(await self._leader(), self.dice.choice((0.3, 1.0, 3.2, 4.0)))
 
     async def kill_standby(self) -> None:
@@ -88,12 +88,12 @@ class Nemesis:
         await self._pause(self.dice.choice(self._names("etcd")), self.dice.choice((0.3, 1.5, 3.0)))
 
     async def kill_leader_and_member(self) -> None:
-        """What a PC takes along when it dies."""
+        """Kill a leader and an etcd member together, as when a PC loses its power."""
         member = self.dice.choice(self._names("etcd"))
         await asyncio.gather(self._kill(await self._leader(), 1.0), self._kill(member, 1.0))
 
     async def _leader(self) -> str:
-        """Who leads as etcd has it; anybody, when nobody does."""
+        """Return the leader according to etcd; any master, if there is none."""
         found = await self.leader()
         return found if found is not None else self.dice.choice(self._names("masterd"))
 
@@ -112,7 +112,7 @@ class Nemesis:
         try:
             self.cluster.suspend(name)
         except NodectlError:
-            return  # it is just dying or starting; the next fault finds another
+            return  # it is ending or starting at this moment
         await asyncio.sleep(paused_s)
         self._resume(name)
 

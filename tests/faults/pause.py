@@ -1,4 +1,4 @@
-"""A program that does nothing until it is ended: `python -m tests.faults.pause`."""
+"""A program that waits until a signal ends it: `python -m tests.faults.pause`."""
 
 import signal
 

@@ -1,9 +1,9 @@
-"""masterd with one of its guarantees taken out, to see that the demo notices: `sabotaged_masterd.py WHAT ARG...`.
+"""masterd without one of its guarantees, to test that the demo detects it: `sabotaged_masterd.py WHAT ARG...`.
 
-WHAT is `deduplication` (an id that was seen before counts as new) or `fence`: a leader compares nothing when it
-writes, and what would end its term sooner or later (a newer leader, a lost lease or candidacy) goes unnoticed, so that
-it is not luck whether it writes before one of those stops it. Run through NODECTL_DEV_MASTERD; a program of the
-tests alone.
+WHAT is `deduplication` (a repeated id counts as new) or `fence`: the leader's writes have no compares. The leader then
+also ignores what would end its term (a newer leader, a lost lease or candidacy), so that it certainly writes before one
+of those stops it. Run through NODECTL_DEV_MASTERD; for tests only. It replaces private methods on purpose: a guarantee
+has no switch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def take_out_fence() -> None:
         return await self._etcd.txn([], then, [], repeatable=True)
 
     async def keep(self: lease.Lease, *, patience_s: float = 0.0) -> None:
-        """Renews it now and then; that it is lost is not noticed."""
+        """Renew the lease; ignore its loss."""
         while True:
             try:
                 await type(self)._kept(self, patience_s=patience_s)  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""noded with its order check taken out, to see that the checks notice: `-m tests.faults.sabotaged_noded ARG...`.
+"""noded without its check of orders, to test that the checkers detect it: `-m tests.faults.sabotaged_noded ARG...`.
 
-It obeys whatever it is told last, a deposed leader's order too. A program of the tests alone.
+It obeys the latest order, even that of a deposed leader. For tests only. It replaces a private field on purpose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.hosts`: see `run`. A failing run is repeated by the command that it prints."""
+"""`python -m tests.faults.hosts`: see `run`. A failing run prints the command that repeats it."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def main(arguments: list[str]) -> int:
 
 
 def report(run: Run) -> int:
-    """Do it and say how it went."""
+    """Run, and print the findings. Return the exit code."""
     say = run.say
     say(f"seed {run.seed}, {run.duration_s:g} s, in {run.directory}")
     try:
         wrong = asyncio.run(run.go())
-    except Exception as error:  # noqa: BLE001 - whatever ends a run, its schedule and how to repeat it must be told
+    except Exception as error:  # noqa: BLE001 - however a run ends, its schedule and how to repeat it must be printed
         (run.directory / "traceback.txt").write_text(traceback.format_exc())
         wrong = [f"the run ended: {error!r}"[:2000]]
     report_findings(run.directory, wrong, say)
@@ -84,7 +84,7 @@ def report(run: Run) -> int:
 
 
 def report_findings(directory: Path, wrong: Sequence[str], say: Callable[[str], None]) -> bool:
-    """Whether anything is wrong."""
+    """Print and save the findings; return whether there are any."""
     (directory / "verdict.txt").write_text("\n".join(wrong) or "all is as it must be\n")
     for line in wrong[:_SHOWN]:
         say(f"WRONG: {line}"[:500])
@@ -92,7 +92,7 @@ def report_findings(directory: Path, wrong: Sequence[str], say: Callable[[str], 
 
 
 def repeat_command(seed: int, duration_s: float, only: Sequence[str]) -> str:
-    """What repeats a run."""
+    """Return the command that repeats a run."""
     chosen = f" ONLY={','.join(only)}" if only else ""
     return f"make faults SEED={seed} DURATION={format_duration(duration_s)}{chosen}"
 

@@ -1,9 +1,9 @@
-"""A run: clients at work while hosts are struck by one fault after another; then everything is judged.
+"""A run: clients send commands while one fault after another is injected into hosts; then everything is judged.
 
     python -m tests.faults.hosts [--duration 10m] [--seed N] [--only power-off,ring] [--keep DIR] [--judge DIR]
 
-Kept in the directory: schedule.jsonl (see `diary`), history-*.jsonl, stream-*.jsonl, store.jsonl, every log,
-verdict.txt. `verdict` judges them: at the end of a run, whatever has ended it, or later again.
+The directory keeps schedule.jsonl (see `diary`), history-*.jsonl, stream-*.jsonl, store.jsonl, all logs, verdict.txt.
+`verdict` judges them at the end of a run, however it ended, or again later.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _GO_ON_S = 60.0
 _LAST_S = 30.0
 _WATCHED_S = 1.0
 _SHORT = 1 / 3
-"""Of the commands: those whose clients wait for 0.3 s only."""
+"""The part of the commands whose clients wait for only 0.3 s."""
 _BRIEF = ("tests.faults.brief_masterd", "--snapshot-every", "300")
 MEMBERS = ("h1", "h2", "h3")
 HOSTS = (*MEMBERS, "h4", "h5")
@@ -52,7 +52,7 @@ HOSTS = (*MEMBERS, "h4", "h5")
 
 @dataclass
 class Struck:
-    """A fault that was done: times since the run's beginning, and how long no command was acknowledged around it."""
+    """An injected fault: its times since the begin of the run, and the longest gap between acknowledgements."""
 
     name: str
     told: str
@@ -63,7 +63,7 @@ class Struck:
 
 @dataclass
 class Run:
-    """One. `say` hears a line for each fault. `interrupted`: by Ctrl-C."""
+    """One run. `say` receives a line for each fault. `interrupted`: it was ended by Ctrl-C."""
 
     directory: Path
     seed: int
@@ -80,7 +80,7 @@ class Run:
         self.brief = random.Random(f"{self.seed}-brief").random() < 0.5
 
     async def go(self) -> list[str]:
-        """What is wrong; empty when all is as it must be. Whatever ends the run, what is recorded is judged."""
+        """Run, then judge the recordings, however the run ended. Return the findings; empty if there are none."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.interrupt)
         self._doing = asyncio.ensure_future(self._whole())
         try:
@@ -93,7 +93,7 @@ class Run:
         return await asyncio.to_thread(verdict.judge, self.directory, self.say)
 
     def interrupt(self) -> None:
-        """Ctrl-C, the first time: the second ends everything at once (`ground.inside`)."""
+        """End the run at the first Ctrl-C. A second one ends everything at once (`namespaces.inside`)."""
         if not self.interrupted and self._doing is not None:
             self.interrupted = True
             self._diary.now(ended="Ctrl-C")
@@ -129,11 +129,11 @@ class Run:
                     await self._end(started)
 
     def _clocks(self, names: Sequence[str]) -> WrongClocks | None:
-        """Only a run that has this fault pays for clocks that can be wrong."""
+        """Return the adjustable clocks if the run has that fault: they cost the other runs too much."""
         return WrongClocks(self.directory / "clocks", HOSTS, self.seed) if "clock" in names else None
 
     def _started(self, hosts: Hosts) -> Clients:
-        """One finds the leader through etcd, one by asking masters; the third reads the journal's stream."""
+        """Start the clients: c1 finds the leader through etcd, c2 through masters, c3 reads the journal's stream."""
         common = {"nodes": list(hosts.pcs), "seed": self.seed, "pause_s": 0.02, "short": _SHORT}
         urls = [pc.url for pc in hosts.pcs.values()]
         c1 = Caller(
@@ -150,7 +150,7 @@ class Run:
         return started
 
     async def _end(self, started: Clients) -> None:
-        """All clients end, those of a run that was cut short too: what they were told just then is recorded."""
+        """End all clients, also after a run that was cut short, so that their last answers are recorded."""
         if any(program.running for program in started.programs):
             await asyncio.to_thread(started.stop)
             await asyncio.sleep(_WATCHED_S)
@@ -160,7 +160,7 @@ class Run:
     # --- faults ---
 
     def fault_names(self) -> list[str]:
-        """The faults of this run: those that were asked for, as far as this machine can do them."""
+        """Return the requested faults that this machine can inject; report the others."""
         names = []
         for name in FAULTS:
             if self.only and name not in self.only:
@@ -201,7 +201,7 @@ class Run:
             await asyncio.sleep(dice.uniform(*_PAUSE_S))
 
     async def _works(self, started: Clients, what: str) -> None:
-        """Until every client gets what it asks for. AssertionError says which does not."""
+        """Wait until every client gets answers. Raises AssertionError with the names of those that do not."""
         since = time.monotonic()
         try:
             await eventually(lambda: bool(started.ended) or not started.behind(since), what, timeout_s=_GO_ON_S)
@@ -210,7 +210,7 @@ class Run:
         assert not started.ended, "; ".join(started.ended)
 
     async def _strike(self, hosts: Hosts, name: str, fault: Fault, begun: float) -> Struck:
-        """The schedule has it before it begins, whatever comes of it."""
+        """Inject one fault; the schedule records it before it begins."""
         at = time.monotonic()
         self._diary.now(begins=name, at_s=round(at - begun, 3), lasts_s=round(fault.lasts_s, 3))
         self._expected = True
@@ -230,8 +230,10 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def _kept_running(self, hosts: Hosts) -> AsyncIterator[None]:
-        """As a service manager does: what ended on a PC that has power is started again. That masterd or noded ended by
-        itself is wrong all the same; etcd may, when its disk is full."""
+        """Restart programs that ended on powered PCs until the block ends, like a service manager.
+
+        It is a finding if masterd or noded ended by itself. etcd may end, if its disk is full.
+        """
 
         async def keep() -> None:
             while True:
@@ -260,7 +262,7 @@ class Run:
     # --- the end ---
 
     async def _settle(self, hosts: Hosts, started: Clients) -> None:
-        """Everything comes into order, and what there then is, is kept."""
+        """Undo all faults, wait until the nodes have converged, and save the final content of the store."""
         hosts.lan.heal()
         await hosts.ready()
         for caller in (*started.callers, started.reader):
@@ -270,7 +272,7 @@ class Run:
             store = await store_checks.read_store(hosts.etcd, hosts.keys)
             return not store_checks.nodes_behind(store)
 
-        with contextlib.suppress(AssertionError):  # what is behind is told by the verdict
+        with contextlib.suppress(AssertionError):  # the verdict reports nodes that are behind
             await eventually(settled, "nodes", timeout_s=_SETTLE_S)
         head = (await store_checks.read_store(hosts.etcd, hosts.keys)).head.index
         await asyncio.to_thread(started.readers.stop, str(head))
@@ -280,7 +282,7 @@ class Run:
         await final_store.save_final(hosts.etcd, hosts.keys, self.directory / diary.STORE)
 
     async def _masters_differ(self, hosts: Hosts) -> list[str]:
-        """All masters come to have the same documents in memory."""
+        """Check that all masters get the same documents in memory."""
 
         async def agree() -> bool:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, NodectlError):
@@ -296,6 +298,6 @@ class Run:
 
 
 def gap(caller: Caller, since: float, until: float) -> float:
-    """The longest time without an acknowledged command in that span, in milliseconds."""
+    """Return the longest time without an acknowledged command between `since` and `until`, in milliseconds."""
     times = [at for at in caller.acknowledged(since - 1.0) if at <= until]
     return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0) * 1e3

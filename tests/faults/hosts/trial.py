@@ -1,9 +1,9 @@
-"""How long the work stands still when the master's PC loses its power: measured, with the story of each trial.
+"""The failover time when the leader's PC loses its power: measured, with the merged logs of each trial.
 
     python -m tests.faults.hosts.trial --trials 10 [--both] [--directory DIR]
 
-The gap is from the last acknowledged command to the first one acknowledged after the fault, as a client on a PC of its
-own sees it. Each trial's directory has every log from then.
+The gap is measured by a client on a PC of its own: from the last acknowledged command to the first one acknowledged
+after the fault.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from tests.faults.hosts.lan.site import Hosts, clocks
 from tests.support.waiting import eventually
 
 MODULE = "tests.faults.hosts.trial"
-_APART_S = 12.0  # takeovers on suspicion that come closer make the next one more patient
+_APART_S = 12.0  # takeovers on suspicion at shorter intervals make standbys more patient
 _STEADY = 100
 _STAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z \S+\s+(\w+) (\S+): (.*)$")
 
 
 @dataclass
 class Trial:
-    """One. Times in milliseconds since the fault."""
+    """One trial. Times in milliseconds since the fault."""
 
     victim: str
     etcd_leader: str
@@ -52,7 +52,7 @@ class Trial:
 
 
 async def power_off(hosts: Hosts, caller: Caller, victim: str, both: bool) -> Trial:
-    """One trial: `victim` leads, and loses its power; with `both`, etcd's leader is there too."""
+    """Run one trial: let `victim` lead, with `both` also etcd's leader, and cut its power."""
     await hosts.lead(victim)
     elsewhere = [name for name in hosts.site.members if name != victim]
     await hosts.lead_etcd(elsewhere[0])
@@ -91,7 +91,7 @@ async def _tell(hosts: Hosts, trial: Trial) -> None:
 
 
 def story(directory: Path, wall: float, until_s: float) -> list[str]:
-    """What all programs said from the fault on, with milliseconds since."""
+    """Merge the logs of all programs from the fault on, with milliseconds since the fault."""
     told = []
     for path in directory.glob("*.log"):
         for line in path.read_text("utf-8", "replace").splitlines()[-2000:]:

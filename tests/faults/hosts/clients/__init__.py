@@ -1,1 +1,1 @@
-"""The client processes of a run, and how the run sees them."""
+"""The client processes of a run, and their control by the run."""

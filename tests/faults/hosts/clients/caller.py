@@ -1,8 +1,8 @@
-"""The operator's PC: a client that sends commands one after another, and writes down what it is told.
+"""A client process on the operator's PC: it sends commands one after another and records the answers.
 
     python -m tests.faults.hosts.clients.caller '{"endpoints": [...], "cluster": "c", "history": "h", "name": "c1"}'
 
-It ends when its standard input does. What it knows of leaders is written down too, for the story of a slow takeover.
+It ends when its standard input ends. It also records the leaders it learns of, to explain slow takeovers.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ _LAST_S = 1.0
 _AGAIN_S = (1.0, 10.0)
 _AGAIN_MAX = 50
 _REPEATED = 0.02
-"""Of the commands that were acknowledged."""
+"""The part of the acknowledged commands that is repeated."""
 SURELY_NOT = (Unavailable, Refused, Invalid, TooLarge, NotFound)
-"""Errors after which a command has not run, under whichever of its copies. All others leave it open: `TooOld` too, as
-a copy that was sent before may have run so long ago that nobody remembers."""
+"""Errors after which no copy of a command has run. After all others the outcome is open, also after `TooOld`: an
+earlier copy may have run so long ago that its id is forgotten."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`pause_s`: between an answer and the next command. `callers`: commands under way at a time. `short`: the part of
-    commands with the short timeout, whose outcomes are then often unknown; they are repeated later, as are some others.
+    """The settings of a client process.
+
+    `pause_s`: between an answer and the next command. `callers`: number of concurrent commands. `short`: the part of
+    the commands with the short timeout. Their outcomes are often unknown; they are repeated later, like some others.
     """
 
     endpoints: list[str]
@@ -58,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PendingRepeat:
-    """A command that is to be repeated: it must get the first result. `due`: on the monotonic clock."""
+    """A command to be repeated at `due` (monotonic clock). The repeat must get the first result."""
 
     due: float
     id: str
@@ -67,7 +69,7 @@ class PendingRepeat:
 
 
 async def commands(client: Client, settings: Settings, number: int, record: Recorder) -> None:
-    """A caller: `node.set`, each with an id of its own."""
+    """Send `node.set` commands, each with an id of its own, until stopped."""
     dice = random.Random(f"{settings.seed}-{settings.name}-{number}")
     who, sent, known = f"{settings.name}-{number}", 0, None
     again: deque[PendingRepeat] = deque(maxlen=_AGAIN_MAX)
@@ -99,7 +101,7 @@ async def _repeat(client: Client, record: Recorder, who: str, again: deque[Pendi
 async def send(
     client: Client, record: Recorder, who: str, known: str, name: str, args: Mapping[str, object], timeout_s: float
 ) -> str:
-    """How it ended."""
+    """Send one command, record it, and return how it ended: `ok`, `fail` or `unknown`."""
     end, _ = await _sent(client, record, who, known, name, args, timeout_s)
     return end
 
@@ -108,7 +110,7 @@ async def _sent(
     client: Client, record: Recorder, who: str, known: str, name: str, args: Mapping[str, object], timeout_s: float,
     *, after: int | None = None, again: bool = False,
 ) -> tuple[str, CommandResult | NodectlError]:  # fmt: skip
-    """How it ended, and what was told."""
+    """Send one command and record it; return how it ended, and its result or error."""
     marks = {"again": True} if again else {}
     call = record.invoke(who, "command", id=known, timeout_s=timeout_s, **marks)
     try:
@@ -124,7 +126,7 @@ async def _sent(
 
 
 async def registers(client: Client, settings: Settings, number: int, record: Recorder) -> None:
-    """A caller that writes and reads a few documents as a whole: whether those are linearizable is judged later."""
+    """Write and read a few documents as a whole; whether these operations are linearizable is judged later."""
     dice = random.Random(f"{settings.seed}-{settings.name}-register-{number}")
     who, sent = f"{settings.name}-r{number}", 0
     while not settings.stop.is_set():
@@ -156,7 +158,7 @@ async def _read(client: Client, record: Recorder, who: str, scene: str, timeout_
 
 
 async def read_stream(client: Client, settings: Settings, record: Recorder) -> None:
-    """The journal's stream from its beginning on, until it has been told to stop and has heard the end."""
+    """Record the journal's stream from its begin on, until the client is closed."""
     who, after = f"{settings.name}-reader", 0
     while True:
         record.seen(who, "begin", after=after)
@@ -202,7 +204,7 @@ async def run(settings: Settings) -> None:
 
 
 async def _wait_reader_caught_up(client: Client, settings: Settings) -> None:
-    """What is committed by now reaches the reader, or the run's check of streams says what is missing."""
+    """Give the reader time to receive what is committed now; the check of streams finds what is missing."""
     with contextlib.suppress(NodectlError):
         await client.command("scene.save", {"name": "end", "nodes": {}}, id=f"{settings.name}-end", timeout_s=10.0)
     await asyncio.sleep(_LAST_S)

@@ -1,4 +1,4 @@
-"""The client processes of a run, as the run sees them: what they have written down so far, and how they ended."""
+"""The client processes of a run, as the run controls them: their recordings so far, and how they ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WORKS = 5
 
 
 class Program:
-    """A process that ends when its standard input does."""
+    """A process that ends when its standard input ends."""
 
     def __init__(self, name: str, argv: Sequence[str], directory: Path) -> None:
         """argv: the command line. Its output goes to `<name>.log` in the directory."""
@@ -32,11 +32,11 @@ class Program:
             self._process = subprocess.Popen(
                 argv,
                 cwd=namespaces.ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip  # a session of its own: Ctrl-C is for the run, which ends it in its turn
+            )  # fmt: skip  # a session of its own: Ctrl-C ends only the run, which then ends this process
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with how it ended; None while it runs, or when it ended as it should."""
+        """The finding about how it ended; None while it runs, or if it ended with code 0."""
         code = self._process.poll()
         return f"the client {self.name} ended with code {code}: see {self.name}.log" if code else None
 
@@ -45,7 +45,7 @@ class Program:
         return self._process.poll() is None
 
     def stop(self, last_words: str = "") -> None:
-        """Have it end, and wait for that; one that does not end is killed, which `problem` tells."""
+        """End it and wait; kill it if it does not end within 60 s, which `problem` then reports."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(last_words.encode())
@@ -77,12 +77,12 @@ class Caller(Program):
         self.follow()
 
     def follow(self) -> None:
-        """What it writes down, from the beginning on."""
+        """Follow its recording from the begin on."""
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
         self.acknowledgements: deque[float] = deque(maxlen=_TIMES_KEPT)
-        """When commands, and nothing else, were acknowledged."""
+        """When its commands were acknowledged, on the monotonic clock."""
         self.heard_at = 0.0
-        """When its reader heard the latest event of the journal's stream."""
+        """When its reader received the latest event of the journal's stream."""
         self._commands: set[int] = set()
         self._member = ""
         self._read = 0
@@ -126,7 +126,7 @@ class Caller(Program):
 
 
 class Readers(Program):
-    """The process of those that read the stream of one master each."""
+    """The process of the readers, each of which reads the stream of one master."""
 
     def __init__(self, hosts: Hosts, directory: Path) -> None:
         masters = {f"raw-{name}": pc.url for name, pc in hosts.pcs.items()}
@@ -135,7 +135,7 @@ class Readers(Program):
         super().__init__("readers", module_command("tests.faults.hosts.clients.raw_readers", given), directory)
 
     def silent(self, since: float) -> list[str]:
-        """Those that have heard nothing since then."""
+        """Return the readers without an event since then."""
         return [name for name, path in self.streams.items() if last_heard(path) <= since]
 
 
@@ -153,11 +153,11 @@ class Clients:
 
     @property
     def ended(self) -> list[str]:
-        """Those that have ended though nobody told them to."""
+        """The clients that have ended by themselves."""
         return [f"the client {one.name} has ended: see {one.name}.log" for one in self.programs if not one.running]
 
     def behind(self, since: float) -> list[str]:
-        """Those that have got nothing of what they ask for since then."""
+        """Return the clients without answers since then."""
         behind = [caller.name for caller in self.callers if len(caller.acknowledged(since)) <= _WORKS]
         self.reader.look()
         behind += [self.reader.name] if self.reader.heard_at <= since else []
@@ -169,7 +169,7 @@ class Clients:
 
 
 def last_heard(path: Path) -> float:
-    """When the latest event came, by what a reader has written down last; 0 when none did."""
+    """Return when the latest event came, by the end of a reader's recording; 0 if none did."""
     if not path.exists():
         return 0.0
     with path.open("rb") as file:

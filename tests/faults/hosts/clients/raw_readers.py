@@ -1,11 +1,11 @@
-"""Readers of the journal's stream as browsers are, one for each master, standbys included.
+"""Readers of the journal's stream that behave like browsers, one for each master, standbys included.
 
     python -m tests.faults.hosts.clients.raw_readers '{"masters": {"h1": "http://10.77.0.1:8401"}, "directory":
     "/tmp/run"}'
 
-Each stays at its master, writes down every event as it came, doubles and gaps too, in stream-<name>.jsonl, and after a
-break goes on from the last one, by Last-Event-ID or `after` in turn. When its standard input ends it goes on until it
-has heard the index that came there, for 30 s at most.
+Each stays at its master and records every event as it came, with repetitions and gaps, in stream-<name>.jsonl. After a
+broken connection it continues from the last event, by Last-Event-ID or `after` in turn. After its standard input ends,
+the process goes on until each reader has received the index given there, for at most 30 s.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SHORT = aiohttp.ClientTimeout(total=2.0)
 
 @dataclass
 class Reader:
-    """One. `position`: as the last event's id was, or the index to begin after; None: the state must be read anew."""
+    """A reader. `position`: the last event's id, or the index to begin after; None: the state must be read again."""
 
     name: str
     url: str
@@ -44,7 +44,7 @@ class Reader:
         return int((self.position or "0").rpartition(".")[2])
 
     async def read(self, session: aiohttp.ClientSession) -> None:
-        """For ever."""
+        """Read the stream until cancelled."""
         while True:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
                 if self.position is None:
@@ -82,7 +82,7 @@ class Reader:
                 return
 
     def hear(self, block: bytes) -> None:
-        """One block of the stream, as it came."""
+        """Process one block of the stream."""
         fields = dict(line.partition(b": ")[::2] for line in block.split(b"\n") if not line.startswith(b":"))
         if fields.get(b"event") == b"gone":
             self._gone()
@@ -116,7 +116,7 @@ async def run(masters: Mapping[str, str], directory: Path) -> None:
 
 
 async def _told() -> int:
-    """The index that standard input told before it ended."""
+    """Return the index that was written to standard input, once that has ended."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     return int(await reader.read() or b"0")

@@ -1,1 +1,1 @@
-"""What is recorded of a run, and the verdict on it."""
+"""The recordings of a run, and the verdict on it."""

@@ -1,5 +1,5 @@
-"""What clients must have got out of a run. A cluster that refuses everything loses nothing: that nothing is wrong with
-what it wrote proves little."""
+"""Checks of the service that clients got. A cluster that refuses everything loses nothing, so a correct store alone
+proves little."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.faults.checkers.history import Call, Event
 from tests.faults.hosts.judgement.diary import Window
 
 RECOVERY_S = 15.0
-"""For so long after a fault a refusal may still be of its making."""
+"""A refusal within this many seconds after a fault may be its consequence."""
 FLOOR_PER_S = 1.0
-"""Commands of each client that must be acknowledged, over the whole time; usually it is thirty times that."""
+"""Acknowledged commands a second that each client needs on the average; usual is thirty times that."""
 FAILS_PER_FAULT = 10
 """Commands of a client that may fail for each fault..."""
 FAILS_UNEXPLAINED = 5
@@ -35,12 +35,11 @@ def client_of(call: Call) -> str:
 
 
 class Served:
-    """How the commands of each client ended: `see` each call.
+    """Checks how the commands of each client ended; `see` each call.
 
-    A command may fail because nobody could do it: around a fault, not more than some for each, and not while others of
-    the same client get through. NoSpace needs a full disk. An outcome is unknown where no answer came, or the command
-    was too old to know (a repeat; or `brief`: ids are soon forgotten). Any other error is wrong, as every command is
-    one that the application takes.
+    A command may fail near a fault, a limited number of times, and not while later commands of the same client succeed.
+    NoSpace requires a full disk. An outcome may be unknown if no answer came, or if the command was too old (a repeat;
+    or `brief`: ids are soon forgotten). Any other error is a finding, because the application accepts every command.
     """
 
     def __init__(self, faults: Sequence[Window], *, brief: bool) -> None:
@@ -85,12 +84,13 @@ class Served:
         )
 
     def _starved(self, call: Call) -> bool:
-        """It waited for long, and commands that came later did not."""
+        """Return whether the call waited long while later commands of its client were acknowledged."""
         times = self._acknowledged[client_of(call)]
         return bisect_left(times, call.ended - _PATIENT_S) - bisect_right(times, call.invoked + 1.0) > _STARVED
 
     def wrong(self, clients: Iterable[str], lasted_s: float | None) -> list[str]:
-        """Once all was seen. lasted_s: of the run, for the floor of each client; None: nothing is asked of it."""
+        """Return the findings after all calls. lasted_s: duration of the run, for the minimum of each client (None: no
+        minimum)."""
         unexplained = FAILS_UNEXPLAINED * max(1, math.ceil((lasted_s or 0.0) / _SPAN_S))
         most = FAILS_PER_FAULT * len(self._faults) + unexplained
         found = [f"{call}, while others of its client got through" for call in self._waited if self._starved(call)]
@@ -107,8 +107,10 @@ class Served:
 
 
 def wrong_gones(gones: Iterable[Event], truncations: Sequence[tuple[float, int]]) -> list[str]:
-    """A reader may be told that the journal is no longer kept from where it asks only if that is so. truncations: when,
-    and up to which index the journal was seen to be cut."""
+    """Find readers that got 410 although the journal was not truncated behind their position.
+
+    truncations: time, and index up to which the journal was truncated.
+    """
     found = Findings()
     for event in gones:
         after = event.fields["after"]
@@ -121,7 +123,7 @@ def wrong_gones(gones: Iterable[Event], truncations: Sequence[tuple[float, int]]
 
 
 def missing_readers(expected: Iterable[str], heard: Mapping[str, int]) -> list[str]:
-    """Exactly the readers that there were to be have heard events. heard: how many, by reader."""
+    """Find expected readers without events, and unexpected ones. heard: number of events by reader."""
     wanted = set(expected)
     wrong = [f"the reader {name} has heard nothing" for name in sorted(wanted) if not heard.get(name)]
     return wrong + [f"there is a reader {name} that nobody started" for name in sorted(heard.keys() - wanted)]

@@ -1,5 +1,5 @@
-"""schedule.jsonl: what a run was and what was done in it, line by line as it came about, so that a run that was cut
-short can be judged, and any run judged again."""
+"""schedule.jsonl: the settings of a run and its faults, written line by line, so that an interrupted run can be judged,
+and any run judged again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STORE = "store.jsonl"
 
 @dataclass
 class Window:
-    """When a fault was done, on the monotonic clock; infinite: its end was not seen."""
+    """The time of a fault, on the monotonic clock. `until` is infinite if its end was not recorded."""
 
     name: str
     since: float
@@ -27,7 +27,7 @@ class Window:
 
 @dataclass
 class Diary:
-    """Of one run. clients: those that send commands; readers: of the journal's stream. storm: when faults began."""
+    """The schedule of one run. clients: those that send commands. readers: of the stream. storm: when faults began."""
 
     seed: int = 0
     duration_s: float = 0.0
@@ -46,7 +46,7 @@ class Diary:
         return self.ended == COMPLETE
 
     def add(self, line: dict[str, Any]) -> None:
-        """What one line says."""
+        """Apply one line of the file."""
         if "run" in line:
             for name, value in line["run"].items():
                 setattr(self, name, value)
@@ -65,7 +65,7 @@ class Diary:
 
 
 class Writer:
-    """Each line is on the disk's side before the call returns."""
+    """Writes the schedule. Each line is in the file before the call returns."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / _SCHEDULE
@@ -75,12 +75,12 @@ class Writer:
             file.write(json.dumps(line) + "\n")
 
     def now(self, **line: Any) -> None:
-        """With the time, by the monotonic clock."""
+        """Write a line with the time, on the monotonic clock."""
         self.write(**line, at=round(time.monotonic(), 6))
 
 
 def read(directory: Path) -> Diary:
-    """What is kept of a run; an empty one where nothing is. A last line that was cut short is passed over."""
+    """Return the schedule of a run, which may be empty. A truncated last line is skipped."""
     diary, path = Diary(), directory / _SCHEDULE
     text = path.read_text("utf-8") if path.exists() else ""
     for line in text.split("\n")[:-1]:

@@ -1,6 +1,6 @@
-"""What is recorded of a run, judged in one pass: a run of hours is larger than memory.
+"""Judges the recordings of a run in one pass, because a run of hours is larger than memory.
 
-What is held in the end, of 8 hours: each command's id with its index, and the times of each acknowledgement.
+Kept in memory until the end: each command's id with its index, and the times of acknowledgements.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.faults.hosts.judgement import client_checks, diary, shown, store_watc
 
 
 def judged(directory: Path, kept: diary.Diary, say: Callable[[str], None]) -> list[str]:
-    """What is wrong. HistoryError and OSError where it cannot be read."""
+    """Return the findings. Raises HistoryError and OSError if the recordings cannot be read."""
     served, holes = client_checks.Served(kept.faults, brief=kept.brief), []
     judge = Judge(served.see)
     watched = None if kept.complete else what_was_watched(_events(directory))
@@ -46,17 +46,17 @@ def judged(directory: Path, kept: diary.Diary, say: Callable[[str], None]) -> li
 
 
 def _events(directory: Path) -> Iterator[Event]:
-    """What the clients and the watch of the store have written down, by time."""
+    """Yield the events that the clients and the watch of the store recorded, by time."""
     return merged(lines(path) for path in sorted(directory.glob("history*.jsonl")))
 
 
 def _all_events(directory: Path) -> Iterator[Event]:
-    """And then what each reader of the stream has."""
+    """Yield the events of clients and store, then those of each reader of the stream."""
     return chain(_events(directory), *(lines(path) for path in sorted(directory.glob("stream-*.jsonl"))))
 
 
 def _by_their_logs(directory: Path, judge: Judge, final: FinalStore | None) -> list[str]:
-    """What each noded said that it obeyed: more than its status shows, which tells the latest only."""
+    """Check the orders that each noded obeyed by its log: its status shows only the latest one."""
     obedience = history_checks.Obedience()
     for path in sorted(directory.glob("log/*-noded.log")):
         for event in noded_log.obeyed(path.name.removesuffix("-noded.log"), path):
@@ -82,14 +82,17 @@ def _summary(judge: Judge, served: client_checks.Served, kept: diary.Diary) -> s
 
 @dataclass(frozen=True)
 class Watched:
-    """How far the watch of the store has seen the journal, and which terms."""
+    """How far the watch of the store has recorded the journal, and which terms."""
 
     last: int
     terms: frozenset[int]
 
     def covers(self, event: Event) -> bool:
-        """Not: acknowledgements beyond the last entry that it has seen (their calls then have no end, and may have
-        happened), what readers heard there, and what nodes obeyed of a term that it has not seen."""
+        """Return whether the event can be judged.
+
+        Not covered: acknowledgements and stream events beyond the last recorded entry (such a call counts as without
+        an end), and orders of a term that was not recorded.
+        """
         if event.op == "obeyed":
             return event.fields["term"] in self.terms
         beyond = event.type in ("ok", "seen") and event.process != "watch" and event.fields.get("index", 0) > self.last

@@ -1,4 +1,4 @@
-"""What the nodes' drivers have brought about: the file on each host's disk, against what the node must be."""
+"""Checks the effect of the nodes' drivers: the file on each host's disk, compared with the node's desired state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.faults.checkers.final_store import FinalStore
 
 
 def not_as_desired(directory: Path, final: FinalStore) -> list[str]:
-    """The file driver of each node has written the document of its desired spec. A status may say so and be wrong."""
+    """Find nodes whose file differs from the document of their desired spec, whatever their status reports."""
     wrong = []
     for node, desired in sorted(final.desired.items()):
         path = directory / "disk" / node / "noded" / str(desired.spec.settings.get("path", ""))

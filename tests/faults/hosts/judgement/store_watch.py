@@ -1,8 +1,8 @@
-"""What masters and nodes write, as etcd shows it: written down through watches that are no master's, without a hole.
+"""Records everything that masters and nodes write to etcd, through watches of the harness, without a gap.
 
-masterd compacts etcd's history at its newest revision, and a watch that is just then away from its member has lost what
-it had not seen yet. So there are two, by different members, and what either has is written down: by revision, in
-order, once. What both have lost is written down as a hole, and no run with a hole is called right.
+masterd compacts etcd's history at its newest revision, so a watch that is disconnected at that moment loses the
+revisions it has not seen. Therefore there are two watches, through different members, and the union of both is
+recorded: by revision, in order, once. What both have lost is recorded as a hole, and a run with a hole fails.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tests.faults.checkers.watched import WatchRecorder
 from tests.support.waiting import eventually
 
 _WAIT_S = 15.0
-"""For the other watch to bring what this one has lost."""
+"""How long a watch waits for the other one to deliver what it has lost."""
 _AGAIN_S = 0.2
 _CAUGHT_UP_S = 30.0
 
 
 class Union:
-    """What several watches have shown, once and in the order of the store. Each must show all from where it began."""
+    """The union of several watches: each change once, by revision. Each watch must be complete from its begin on."""
 
     def __init__(
         self,
@@ -36,15 +36,15 @@ class Union:
         hole: Callable[[int, int], None],
         deleted: Callable[[str, int], None] = lambda key, revision: None,
     ) -> None:
-        """hole: the first and the last revision of which nothing is known. deleted: a key, and the revision."""
+        """hole: called with the first and last lost revision. deleted: called with a key and the revision."""
         self._put, self._hole, self._deleted = put, hole, deleted
         self.done = 0
-        """Everything is written down up to this revision, or marked as a hole."""
+        """Up to this revision everything is recorded, or marked as a hole."""
         self.seen_to = 0
-        """There was nothing else up to this one."""
+        """Up to this revision there were no other changes."""
 
     def take(self, changes: Changes) -> None:
-        """Of one watch; a revision's changes come together."""
+        """Add changes of one watch, which delivers all changes of a revision together."""
         for event in changes.events:
             if event.mod_revision <= self.done:
                 continue
@@ -57,17 +57,17 @@ class Union:
         self.seen_to = max(self.seen_to, changes.revision)
 
     def lost(self, up_to: int) -> None:
-        """No watch can bring any more what there was up to that revision."""
+        """Mark the revisions up to `up_to` as lost by all watches."""
         if up_to > self.done:
             self._hole(self.done + 1, up_to)
             self.done = up_to
 
 
 class StoreWatch:
-    """The watches at work. `check` now and then: one that has ended tells nobody."""
+    """The running watches. Call `check` regularly: a watch that has ended does not report it."""
 
     def __init__(self, sessions: Sequence[Etcd], keys: Keys, record: Recorder, wait_s: float = _WAIT_S) -> None:
-        """wait_s: how long a watch that has lost something waits for the other to bring it."""
+        """wait_s: how long a watch that has lost revisions waits for the other one to deliver them, in seconds."""
         self._keys, self._wait_s = keys, wait_s
         watched = WatchRecorder(record.seen, keys)
         self.union = Union(watched.put, lambda *ends: _note_hole(record, *ends), watched.deleted)
@@ -93,14 +93,14 @@ class StoreWatch:
             await asyncio.sleep(_AGAIN_S)
 
     def check(self) -> None:
-        """AssertionError when a watch has ended."""
+        """Raise AssertionError if a watch has ended."""
         for task in self._tasks:
             if task.done():
                 why = "it was cancelled" if task.cancelled() else repr(task.exception())
                 raise AssertionError(f"the harness's own {task.get_name()} has ended: {why}")
 
     async def caught_up(self, etcd: Etcd) -> None:
-        """Until what is in the store now is written down. AssertionError when that does not come about."""
+        """Wait until the current content of the store is recorded. Raises AssertionError after 30 s."""
         newest = (await etcd.range(self._keys.head, limit=1)).revision
 
         def done() -> bool:
@@ -110,7 +110,7 @@ class StoreWatch:
         await eventually(done, f"the harness's own watch has come to revision {newest}", timeout_s=_CAUGHT_UP_S)
 
     async def close(self) -> None:
-        """Raises nothing: what ended a watch is `check`'s to tell."""
+        """End the watches. Raises nothing: `check` reports the error of a watch."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -121,7 +121,7 @@ def _note_hole(record: Recorder, first: int, last: int) -> None:
 
 
 def holes(events: Iterable[Event]) -> list[str]:
-    """What the watch has lost, as what is wrong with a run: nothing can be said of it."""
+    """Return the holes as findings: a run with a hole proves nothing."""
     return [
         f"the harness's own watch has lost revisions {event.fields['first']} to {event.fields['last']}, so this run "
         "proves nothing, and what is found besides may come of that"
@@ -131,7 +131,7 @@ def holes(events: Iterable[Event]) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def watching(keys: Keys, endpoints: Sequence[str], record: Recorder) -> AsyncIterator[StoreWatch]:
-    """Two, each with a session of its own that begins at another member."""
+    """Run two watches, each with its own session, which begin at different members."""
     turned = [*endpoints[1:], *endpoints[:1]]
     async with Etcd(EtcdSettings(tuple(endpoints))) as one, Etcd(EtcdSettings(tuple(turned))) as other:
         watch = StoreWatch((one, other), keys, record)

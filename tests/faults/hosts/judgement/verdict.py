@@ -1,6 +1,6 @@
-"""The verdict on a run, from what is kept of it alone: at its end, after one that was cut short, or later again.
+"""The verdict on a run, from its recordings alone: at its end, after an interrupted run, or again later.
 
-A run that was not completed is judged by what must hold at every moment; what all comes to in the end is left out.
+A run that was not completed is judged by what must hold at every moment, not by its final state.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _FAULTY = re.compile(
     r"Traceback \(most recent call last\)|never retrieved|Fatal Python error"
     r"|\((?:Type|Attribute|Key|Index|Name|Value|Assertion|Runtime|Recursion|UnboundLocal|ZeroDivision)Error: "
 )
-"""Python's own words for a mistake in a program. Our programs' logs have no tracebacks, but the error in brackets."""
+"""Python's texts for an error in a program. The logs of masterd and noded have the error in brackets, no tracebacks."""
 _LINES_SHOWN = 3
 
 
 def judge(directory: Path, say: Callable[[str], None]) -> list[str]:
-    """What is wrong; empty when all is as it must be. `say` hears what the run came to."""
+    """Return the findings; empty if there are none. `say` receives a summary of the run."""
     kept = diary.read(directory)
     if not kept.complete:
         say(f"the run ended before its time ({kept.ended}): what is recorded is judged, not what all comes to")
@@ -34,7 +34,7 @@ def judge(directory: Path, say: Callable[[str], None]) -> list[str]:
 
 
 def faulty_programs(directory: Path) -> list[str]:
-    """Logs of programs, the clients' too, in which Python tells of a mistake."""
+    """Find logs, of clients as well, that show an error in a program."""
     wrong = []
     for path in [*sorted(directory.glob("*.log")), *sorted(directory.glob("log/*.log"))]:
         with path.open(encoding="utf-8", errors="replace") as file:

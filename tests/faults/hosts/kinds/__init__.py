@@ -1,1 +1,1 @@
-"""The kinds of faults that can be done to hosts, by name."""
+"""The kinds of faults that can be injected into hosts, by name."""

@@ -1,4 +1,4 @@
-"""The fault of clocks; how they are made wrong is told in `clocks`."""
+"""The fault of wrong clocks. `clocks` explains how clocks are made wrong."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ _CLOCK_S = 20.0
 
 @dataclass
 class Clock(Fault):
-    """The clocks of our programs on one host go wrong while these run: a step of an hour, or a rate of a half or of
-    two. In half of the cases it is the leader's host; a leader whose clock runs slow may be deposed for that."""
+    """The clocks of masterd and noded on one host become wrong: a step of one hour, or a rate of 0.5 or 2.
+
+    In half of the cases it is the leader's host. A leader whose clock runs slow may be deposed because of it.
+    """
 
     victim: str = ""
     how: str = ""
@@ -42,14 +44,14 @@ class Clock(Fault):
             await self._goes_on_leading()
 
     async def _goes_on_leading(self) -> None:
-        """With the wrong clock. A step must not depose it; if something else just did, it leads again."""
+        """Make the leader go on with a wrong clock: a step must not depose it; if it was deposed, it leads again."""
         deposed = await self.hosts.leading() != self.victim
         if deposed and self.how != CLOCKS["slow"]:
             await self.hosts.lead(self.victim)
         self.told += ", the leader" if not deposed else ", the leader until then"
 
     def _fresh(self) -> bool:
-        """Both programs that run now have measured their clocks."""
+        """Return whether both running programs have measured their clocks."""
         self.before = self._clocks().last(self.victim)
         pc = self.hosts.pcs[self.victim]
         runs = {process.pid for program in clocks.PROGRAMS for process in pc.processes(program)}
@@ -72,7 +74,7 @@ class Clock(Fault):
 
 
 async def measured(wrong: WrongClocks, host: str, before: Mapping[str, Measured], how: str) -> None:
-    """Until both programs have measured that. AssertionError with what they have measured instead."""
+    """Wait until both programs have measured clock `how`. Raises AssertionError with their measurements."""
     why: list[str] = []
 
     def shown() -> bool:

@@ -1,4 +1,4 @@
-"""Faults of the network: a cable that is out, and packets that are lost between some hosts."""
+"""Faults of the network: an unplugged cable, and packets lost between some hosts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.faults.hosts.lan import probe
 
 @dataclass
 class LinkCut(Fault):
-    """A cable is out for a while; all programs on that PC go on."""
+    """A cable is unplugged for a while; all programs on that PC go on."""
 
     victim: str = ""
 
@@ -25,7 +25,7 @@ class LinkCut(Fault):
 
 @dataclass
 class Cuts(Fault):
-    """Packets between some hosts are lost. A subclass says between which."""
+    """Packets between some hosts are lost. A subclass defines the pairs."""
 
     made: list[tuple[str, str]] = field(default_factory=list)
 
@@ -44,7 +44,7 @@ class Cuts(Fault):
 
 
 class OneWay(Cuts):
-    """A host hears the others and is not heard by them, or the other way round."""
+    """A host receives from the others but cannot send to them, or the reverse."""
 
     async def pairs(self) -> list[tuple[str, str]]:
         victim, deaf = await self.somebody(), self.dice.random() < 0.5
@@ -54,7 +54,7 @@ class OneWay(Cuts):
 
 
 class Halves(Cuts):
-    """Two groups of hosts that do not see each other. The operator sees all."""
+    """Two groups of hosts that cannot reach each other. The operator's PC reaches all."""
 
     async def pairs(self) -> list[tuple[str, str]]:
         names = list(self.hosts.pcs)
@@ -66,7 +66,7 @@ class Halves(Cuts):
 
 
 class Ring(Cuts):
-    """Each host sees only its two neighbours."""
+    """Each host reaches only its two neighbours in a ring."""
 
     async def pairs(self) -> list[tuple[str, str]]:
         names = list(self.hosts.pcs)

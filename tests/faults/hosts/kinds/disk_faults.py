@@ -20,13 +20,13 @@ _NO_ROOM = b"no space left on device"
 
 @dataclass
 class FullDisk(Fault):
-    """No room is left on the disk of an etcd member, then there is some again."""
+    """The disk of an etcd member is full for a while."""
 
     victim: str = ""
     member: int | None = None
-    """Its process, before."""
+    """The pid of the member before the fault."""
     said: int = 0
-    """How long its log was then."""
+    """The size of its log before the fault, in bytes."""
 
     async def begin(self) -> None:
         self.victim = self.told = self.dice.choice(self.hosts.site.members)
@@ -36,7 +36,7 @@ class FullDisk(Fault):
         await eventually(self.noticed, f"etcd of {self.victim} has noticed its full disk", timeout_s=_NOTICED_S)
 
     async def noticed(self) -> bool:
-        """It has ended, or says so. What room it has made itself since is taken again."""
+        """Fill the disk again; return whether etcd has ended or logged that its disk is full."""
         await asyncio.to_thread(fill, self._filler)
         pc = self.hosts.pcs[self.victim]
         with pc.log("etcd").open("rb") as log:
@@ -57,14 +57,14 @@ class FullDisk(Fault):
 
     @property
     def _filler(self) -> Path:
-        slow = self.hosts.disks.get(self.victim)  # to fill it through its file system would take seconds
+        slow = self.hosts.disks.get(self.victim)  # filling it through the slow file system would take seconds
         place = self.hosts.pcs[self.victim].disk / "etcd" if slow is None else slow.under
         return place / _FILLER
 
 
 @dataclass
 class SlowDisk(Fault):
-    """The disk of an etcd member takes long until it says that something is on it: each fsync for another while."""
+    """The fsyncs of an etcd member's disk are slow, each by another random time."""
 
     victim: str = ""
     kind: str = ""
@@ -89,7 +89,7 @@ class SlowDisk(Fault):
                 self.hosts.disks[self.victim].restore_speed()
 
     def check_slow(self, seen: Fsyncs) -> None:
-        """AssertionError unless etcd itself has measured that the disk was as slow as it should be."""
+        """Raise AssertionError unless etcd's own metrics show that the disk was slow."""
         self.told += f"; {seen.count} of its WAL, {seen.mean_ms:.0f} ms each by its own measure"
         low_ms = SLOW_MS[self.kind][0][0]
         assert seen.count > 0, f"etcd of {self.victim} wrote nothing while its disk was to be slow"
@@ -101,12 +101,11 @@ SLOW_MS = {
     "slow": ((20.0, 400.0), (0.0, 5.0)),
     "dying": ((200.0, 900.0), (0.0, 20.0)),
 }
-"""How long an fsync takes longer, and a write."""
+"""The added time of an fsync and of a write, as ranges in milliseconds."""
 
 
 def fill(path: Path) -> None:
-    """Until the disk is full: it must be a small one. What is in the file already stays. OSError when anything but
-    room is missing."""
+    """Append to the file until its (small) disk is full. Raises OSError for any other error."""
     with path.open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12):
             try:

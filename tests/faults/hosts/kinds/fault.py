@@ -1,6 +1,6 @@
-"""What every fault of hosts is, and how one is done: it begins, lasts, ends, and nothing of it is left.
+"""The base class of the faults, and their procedure: begin, wait, end, and check that nothing of it remains.
 
-Each proves that it has done something: AssertionError says that it has not, and no run with one that has not is right.
+Each fault proves that it had an effect. If it had none, it raises AssertionError, and the run fails.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ _RUNS_S = 30.0
 
 
 class FaultFailed(AssertionError):
-    """A fault did not do what it should, or could not be undone; which one, of which run."""
+    """A fault had no effect or could not be undone. The message names the fault and the seed of the run."""
 
 
 @dataclass
 class Fault:
-    """`lasts_s` from its beginning to its end. `told`: what it did, for the schedule."""
+    """One fault. `lasts_s`: seconds from begin to end. `told`: its description for the schedule."""
 
     hosts: Hosts
     dice: random.Random
     lasts_s: float = 3.0
     told: str = ""
     avoid: frozenset[str] = frozenset()
-    """Hosts that another fault has struck, and that is not over."""
+    """Hosts of another fault that still lasts."""
 
     async def begin(self) -> None:
         raise NotImplementedError
 
     async def end(self) -> None:
-        """Nothing of it is left; the PCs may need a while until they are in order again."""
+        """Undo the fault. The PCs may need some time afterwards until they work again."""
 
     async def settled(self) -> None:
-        """Work goes on, and all is in order again: what can be proven only then."""
+        """Check what can be checked only after the cluster works again."""
 
     async def runs(self, pc: Pc, *programs: Program) -> None:
-        """Until they run: what has ended is started again a moment later."""
+        """Wait until the programs run; ended programs are restarted after a moment."""
         await eventually(
             lambda: all(pc.alive(program) for program in programs),
             f"{' '.join(programs)} of {pc.name} run",
@@ -54,11 +54,11 @@ class Fault:
         )
 
     async def only_cut(self, cut: Iterable[probe.Pair]) -> None:
-        """AssertionError unless exactly these hear nothing of each other."""
+        """Raise AssertionError unless exactly these pairs of hosts are cut."""
         await asyncio.to_thread(probe.check, list(self.hosts.pcs), set(cut))
 
     async def cut_power(self, pc: Pc) -> None:
-        """AssertionError when it said goodbye to anybody."""
+        """Cut the power of a PC. Raises AssertionError if it sent a FIN or RST afterwards."""
         self.hosts.capture.drain()
         pc.power_off()
         assert pc.cut_at is not None
@@ -66,12 +66,12 @@ class Fault:
         assert not goodbyes, f"{pc.name} was to lose its power, and said goodbye: {goodbyes[:3]}"
 
     def stays_silent(self, pc: Pc) -> None:
-        """AssertionError when what it had not sent when it lost its power has left it since."""
+        """Raise AssertionError if data that was unsent when the PC lost its power was sent later."""
         late = self.hosts.capture.leftovers(pc.address, pc.plugged_at)
         assert not late, f"{pc.name} had lost its power, and said goodbye when it was back: {late[:3]}"
 
     async def somebody(self) -> str:
-        """The host it falls on: that of the leader in half of the cases, of etcd's leader in a quarter, or any."""
+        """Choose the host of the fault: the leader's in half of the cases, etcd's leader's in a quarter, else any."""
         kind = self.dice.random()
         powered = [name for name, pc in self.hosts.pcs.items() if pc.powered and name not in self.avoid]
         any_host = self.dice.choice(powered)
@@ -80,13 +80,13 @@ class Fault:
 
 
 async def strike(name: str, seed: int, fault: Fault) -> None:
-    """All of it, and that nothing of it is left. FaultFailed with what it did not do."""
+    """Inject a fault, wait, undo it, and check that nothing remains. Raises FaultFailed."""
     try:
         try:
             await fault.begin()
             await asyncio.sleep(fault.lasts_s)
         except BaseException:
-            with contextlib.suppress(Exception):  # the first says more than what comes of it
+            with contextlib.suppress(Exception):  # the first error explains more than its consequences
                 await fault.end()
             raise
         await fault.end()
@@ -96,7 +96,7 @@ async def strike(name: str, seed: int, fault: Fault) -> None:
 
 
 async def settle(name: str, seed: int, fault: Fault) -> None:
-    """What can be proven only when work goes on again. FaultFailed like `strike`."""
+    """Run the checks of a fault that need a working cluster. Raises FaultFailed."""
     try:
         fault.hosts.capture.drain()
         await fault.settled()
@@ -109,7 +109,7 @@ def _failed(name: str, seed: int, fault: Fault, error: AssertionError) -> FaultF
 
 
 async def undone(hosts: Hosts) -> None:
-    """AssertionError when anything is still cut or stopped, after whichever fault."""
+    """Raise AssertionError if any connection is still cut or any process still stopped."""
     await asyncio.to_thread(probe.check, list(hosts.pcs), ())
     stopped = [
         f"process {pid} of {name}"

@@ -1,4 +1,4 @@
-"""The faults of hosts, by name, and those of a PC and of its programs."""
+"""The table of all faults by name, and the faults of a PC and of its programs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Pause(Fault):
         await eventually(self.stopped, f"{self.told} are stopped", timeout_s=_STOPPED_S)
 
     def stopped(self) -> bool:
-        """Every process of every program; what one has started meanwhile is stopped too."""
+        """Stop every process of the programs, also new children; return whether all are stopped."""
         pc = self.hosts.pcs[self.victim]
         pc.pause(*self.programs)
         return all(all_stopped(pc.states(program)) for program in self.programs)
@@ -138,8 +138,8 @@ class Wipe(Fault):
         return f"http://{self.hosts.pcs[self.victim].address}:{PEER}"
 
     async def _listed_at(self, place: str) -> pb.Member | None:
-        """As the member there lists it once it has caught up. A member that is behind would tell the new one the ID of
-        the removed one, which it would then have for ever."""
+        """Return the replaced member as the member at `place` lists it, by a linearizable request."""
+        # A member that is behind would give the new one the ID of the removed one, which it would then keep.
         request = pb.MemberListRequest(linearizable=True)
         answer = await self.hosts.etcd.call_member(place, "Cluster/MemberList", request, _LISTED_S)
         return next((member for member in answer.members if self._peer in member.peerURLs), None)
@@ -151,7 +151,7 @@ class Wipe(Fault):
 
 
 def all_stopped(states: Mapping[int, str]) -> bool:
-    """There are some, and all are stopped."""
+    """Return whether there are processes, and all of them are stopped."""
     return bool(states) and all(state == psutil.STATUS_STOPPED for state in states.values())
 
 
@@ -162,7 +162,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 UNABLE: Mapping[str, Callable[[], str | None]] = {"clock": clocks.missing, "slow-disk": slow_disk.missing}
-"""What tells why a fault cannot be done on this machine; None: it can. The others can wherever hosts can."""
+"""Functions that return why a fault is impossible on this machine, or None. The other faults are always possible."""
 
 Make = Callable[[Hosts, random.Random], Fault]
 FAULTS: Mapping[str, Make] = {

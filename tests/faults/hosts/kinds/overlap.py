@@ -1,4 +1,4 @@
-"""Two faults at once: the second falls while the first lasts."""
+"""Two overlapping faults: the second begins while the first lasts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ OVERLAP = {
     "pause": CUTS, "kill": CUTS, "clock": CUTS,
     "power-off": ("kill",), "full-disk": PROCESSES, "wipe": ("kill",),
 }  # fmt: skip
-"""What may fall while a fault lasts. Not two that cut the network, as each proves that nothing else is cut, and so with
-PCs without power; and nothing beside a slow disk, which is proven by what etcd writes. While two last, a majority of
-the members may be away: nothing is expected until both are over, and everything then."""
+"""The faults that may begin while another one lasts. Two faults that cut the network exclude each other, because each
+checks that nothing else is cut; so do cuts and PCs without power. Nothing overlaps with a slow disk, which is checked
+by what etcd writes. While two faults last, a majority of the members may be down: nothing is expected until both end,
+and everything afterwards."""
 
 
 def second(dice: random.Random, first: str, names: Sequence[str]) -> str | None:
-    """Another fault that falls while that one lasts: in a third of the cases, of those that this run has."""
+    """Choose, in a third of the cases, another fault of this run that begins while `first` lasts."""
     wanted, choice = dice.random() < _TWO_AT_ONCE, dice.random()
     fit = [name for name in OVERLAP.get(first, ()) if name in names]
     return fit[int(choice * len(fit))] if wanted and fit else None
@@ -31,8 +32,11 @@ def second(dice: random.Random, first: str, names: Sequence[str]) -> str | None:
 
 @dataclass
 class OverlappingFaults(Fault):
-    """They last until both have had their time; the second ends first: to replace the member of a PC that was wiped,
-    say, takes a majority of the others. The second spares the host of the first."""
+    """Two faults that last until both have had their time.
+
+    The second ends first, because the end of the first may need a majority of the members (a wiped PC's member is
+    replaced). The second avoids the host of the first.
+    """
 
     parts: list[Fault] = field(default_factory=list)
     apart_s: float = 1.0
@@ -53,7 +57,7 @@ class OverlappingFaults(Fault):
             self._tell()
 
     async def end(self) -> None:
-        """Each ends, though another could not; then the first reason is raised."""
+        """End each fault, even if another one fails to; then raise the first error."""
         reasons = []
         for part in reversed(self.begun):
             try:

@@ -1,5 +1,5 @@
-"""Sees each SYN, FIN and RST that crosses the LAN: the proof that a host which lost its power said goodbye to nobody,
-neither then nor when it was back.
+"""Captures each SYN, FIN and RST on the LAN: the proof that a host which lost its power closed no connection, neither
+then nor after it was back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 _ALL = 0x0003
-"""Of all protocols: those who listen to one get only what the bridge does not pass on from host to host."""
+"""All protocols: a socket for a single protocol does not get packets that the bridge forwards between hosts."""
 _IPV4 = 0x0800
 _KEPT = 50_000
 _BUFFER_BYTES = 16 << 20
@@ -37,12 +37,12 @@ _FILTER = (
 
 
 class CaptureError(AssertionError):
-    """The capture may have missed something: it proves nothing."""
+    """The capture may be incomplete, so it proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenPacket:
-    """`at`: seconds on the monotonic clock, as it crossed the LAN. `ports`: of source and target."""
+    """A captured packet. `at`: when it crossed the LAN, on the monotonic clock. `ports`: of source and target."""
 
     at: float
     source: str
@@ -52,13 +52,12 @@ class SeenPacket:
 
     @property
     def connection(self) -> frozenset[tuple[str, int]]:
-        """The same for both directions."""
+        """The connection's two ends; the same value for both directions."""
         return frozenset(((self.source, self.ports[0]), (self.target, self.ports[1])))
 
 
 class Capture:
-    """Of the beginnings and ends of connections on all interfaces of this network namespace. `drain` now and then, from
-    the event loop."""
+    """The capture on all interfaces of this network namespace. Call `drain` regularly, from the event loop."""
 
     def __init__(self) -> None:
         self._seen: deque[SeenPacket] = deque(maxlen=_KEPT)
@@ -68,12 +67,12 @@ class Capture:
         self._socket.setsockopt(
             socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(_FILTER), ctypes.addressof(self._program))
         )
-        self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)  # it has come in by another port before
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)  # it was captured when it came in
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)  # when it crossed, not when we look
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)  # the time of the packet, not of `drain`
 
     def drain(self) -> None:
-        """Take what has come since. CaptureError when there was more than the buffer holds."""
+        """Take the captured packets from the socket. Raises CaptureError if its buffer overflowed."""
         offset = time.time() - time.monotonic()
         while True:
             try:
@@ -90,13 +89,15 @@ class Capture:
             raise CaptureError(f"the capture on the bridge lost {dropped} packets: it proves nothing")
 
     def ends_of(self, source: str, since: float) -> list[SeenPacket]:
-        """FINs and RSTs that `source` (an address) has said since then."""
+        """Return the FINs and RSTs that `source` (an address) has sent since then."""
         self.drain()
         return [seen for seen in self._seen if seen.source == source and seen.at >= since and seen.kind != "SYN"]
 
     def leftovers(self, source: str, since: float) -> list[SeenPacket]:
-        """FINs that it has said since then on connections that are older: of programs that lost their power. (A kernel
-        that has just booted does answer with RST whatever comes on such a connection.)"""
+        """Return the FINs that `source` has sent since then on older connections, those of programs without power.
+
+        RSTs are allowed: a kernel that has just booted answers packets of unknown connections with RST.
+        """
         self.drain()
         return leftovers(self._seen, source, since)
 
@@ -105,7 +106,7 @@ class Capture:
 
 
 def parsed(packet: bytes, at: float) -> SeenPacket | None:
-    """An IPv4 packet of TCP; None when it is too short."""
+    """Parse an IPv4 TCP packet; return None if it is too short."""
     header = (packet[0] & 0x0F) * 4 if packet else 0
     if len(packet) < header + 14:
         return None
@@ -116,7 +117,7 @@ def parsed(packet: bytes, at: float) -> SeenPacket | None:
 
 
 def leftovers(all_seen: deque[SeenPacket] | list[SeenPacket], source: str, since: float) -> list[SeenPacket]:
-    """As `Capture.leftovers`, of these."""
+    """Return the leftovers among these packets, see `Capture.leftovers`."""
     opened: set[frozenset[tuple[str, int]]] = set()
     found = []
     for seen in all_seen:

@@ -1,12 +1,12 @@
-"""Clocks that go wrong under a running program, and the proof that they were wrong.
+"""Wrong clocks for running programs, and measurements that prove them.
 
-masterd and noded of every host run on libfaketime from their start, with a clock for each host: a file that says how
-wrong it is, which libfaketime reads again once a second. They run through this module, which writes down twice a second
-what their clocks show beside the kernel's uptime, which nobody fakes:
+masterd and noded of every host run under libfaketime from their start. Each host has a clock file with the error of its
+clock, which libfaketime reads again once a second. The programs run through this module, which records twice a second
+their clocks and the kernel's uptime, which is not faked:
 `python -m tests.faults.hosts.lan.clocks MEASURED -m PROGRAM ARG...`
 
-A step must not touch CLOCK_MONOTONIC, a rate must change it too, and libfaketime decides once for each process whether
-it touches it: so some hosts have clocks that step, and the others clocks that have a rate.
+A step must not change CLOCK_MONOTONIC, a rate must change it, and libfaketime decides once for each process whether it
+does. So the clocks of some hosts can step, and those of the others can have a wrong rate.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from typing import Literal
 LIBRARIES = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime")
 PROGRAMS: tuple[Literal["masterd", "noded"], ...] = ("masterd", "noded")
 CLOCKS = {"ahead": "+3600s", "behind": "-3600s", "slow": "+0 x0.5", "fast": "+0 x2"}
-"""In libfaketime's words."""
+"""The errors, in the format of libfaketime."""
 Kind = Literal["step", "rate"]
 RIGHT: Mapping[Kind, str] = {"step": "+0s", "rate": "+0 x1"}
 _EVERY_S = 0.5
 _OVER_S = 0.9
-"""A rate is measured over so long: the kernel's uptime has hundredths of a second."""
+"""The time over which a rate is measured: the kernel's uptime has a resolution of 0.01 s."""
 _RATE_WRONG = 0.25
 _STEP_WRONG_S = 60.0
 _MONOTONIC_WRONG_S = 5.0
@@ -40,13 +40,13 @@ _READ_BYTES = 64 << 10
 
 
 def library() -> Path | None:
-    """Where libfaketime is; None: not installed."""
+    """Return the path of libfaketime; None if it is not installed."""
     found = [Path(folder) / "libfaketimeMT.so.1" for folder in LIBRARIES]
     return next((path for path in found if path.exists()), None)
 
 
 def missing() -> str | None:
-    """Why no clock can be wrong here, and what to do; None when it can."""
+    """Return why wrong clocks are impossible on this machine, and what to do; None if they are possible."""
     return None if library() else "libfaketime is missing: on Debian, apt-get install faketime"
 
 
@@ -56,7 +56,7 @@ def kind_of(how: str) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a process's clocks showed when the PC was up for `up` seconds."""
+    """The clocks of a process when the PC was up for `up` seconds."""
 
     pid: int
     up: float
@@ -65,9 +65,10 @@ class Measured:
 
 
 def complaint(lines: Sequence[Measured], before: Measured, how: str) -> str | None:
-    """Why these measurements do not show that the clock of the running process went from right to `how`; None: they do.
+    """Return why these measurements do not show that the clock changed from right to `how`; None if they do.
 
-    `before`: the last measurement before it was told so."""
+    `before`: the last measurement before the change.
+    """
     last = lines[-1] if lines else before
     if last.pid != before.pid:
         return "the program was started anew meanwhile"
@@ -89,7 +90,7 @@ def complaint(lines: Sequence[Measured], before: Measured, how: str) -> str | No
 
 
 class WrongClocks:
-    """Of one run: a clock for each of its hosts. `seed` says which of them step, and which have a rate."""
+    """The clocks of the hosts of a run. `seed` decides which of them can step, and which can have a wrong rate."""
 
     def __init__(self, directory: Path, hosts: Sequence[str], seed: int = 0) -> None:
         self._directory = directory
@@ -103,11 +104,11 @@ class WrongClocks:
             self.mend(host)
 
     def of_kind(self, how: str) -> list[str]:
-        """The hosts whose clocks can be wrong in this way."""
+        """Return the hosts whose clocks can have this error."""
         return sorted(host for host, kind in self.kinds.items() if kind == kind_of(how))
 
     def wrapped(self, host: str) -> dict[str, list[str]]:
-        """What to run masterd and noded through."""
+        """Return the command prefixes of masterd and noded on a host."""
         steps = self.kinds[host] == "step"
         return {
             program: [
@@ -119,24 +120,24 @@ class WrongClocks:
         }  # fmt: skip
 
     def set(self, host: str, how: str) -> None:
-        """Within a second or two, for programs that run and for those that will."""
+        """Set the error of a host's clock, for running and future programs; in force within two seconds."""
         draft = self._clock(host).with_suffix(".new")
         draft.write_text(how + "\n")
-        draft.replace(self._clock(host))  # it is read at any time
+        draft.replace(self._clock(host))  # atomically: it may be read at any time
 
     def mend(self, host: str) -> None:
         self.set(host, RIGHT[self.kinds[host]])
 
     def read(self, host: str) -> dict[str, list[Measured]]:
-        """What each of its programs has measured lately, oldest first."""
+        """Return the latest measurements of each program on a host, oldest first."""
         return {program: _read(self._measured(host, program)) for program in PROGRAMS}
 
     def last(self, host: str) -> dict[str, Measured]:
-        """The newest of each program that has any."""
+        """Return the newest measurement of each program that has one."""
         return {program: lines[-1] for program, lines in self.read(host).items() if lines}
 
     def wrong(self, host: str, before: Mapping[str, Measured], how: str) -> list[str]:
-        """The complaints of both programs, see `complaint`."""
+        """Return the complaints about both programs, see `complaint`."""
         found = self.read(host)
         why = {program: complaint(found[program], before[program], how) for program in PROGRAMS}
         return [f"{program} of {host} was to have its clock at {how}: {line}" for program, line in why.items() if line]
@@ -159,14 +160,14 @@ def _read(path: Path) -> list[Measured]:
 
 
 def measure(path: Path) -> None:
-    """Write down what our clocks show, until the process ends."""
+    """Record the clocks of this process until it ends."""
     uptime = Path("/proc/uptime")
     with path.open("a", buffering=1) as file:
         while True:
             up = float(uptime.read_text().split()[0])
             shown = Measured(os.getpid(), up, round(time.time(), 3), round(time.monotonic(), 3))
             file.write(json.dumps(asdict(shown)) + "\n")
-            select.select([], [], [], _EVERY_S)  # time.sleep() waits for a moment, which libfaketime gets wrong
+            select.select([], [], [], _EVERY_S)  # time.sleep() waits for an absolute time, which libfaketime gets wrong
 
 
 if __name__ == "__main__":

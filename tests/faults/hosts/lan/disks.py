@@ -1,7 +1,7 @@
-"""The disks of etcd's members: small ones, which can be filled, and, where a run wants it, told to be slow.
+"""The disks of etcd's members: small, so that they can be filled, and slow on demand if the run has that fault.
 
-A slow disk is a tmpfs with `slow_disk` over it. That costs a member a tenth of a millisecond a write, so only runs that
-have this fault have it.
+A slow disk is a tmpfs with `slow_disk` over it. That costs a member 0.1 ms a write, so only runs with this fault have
+it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _FSYNCS = re.compile(r"^etcd_disk_wal_fsync_duration_seconds_(sum|count) (\S+)$"
 
 
 class DiskError(Exception):
-    """A slow disk did not do what it was told."""
+    """A slow disk did not obey an order, or its file system has ended."""
 
 
 @dataclass(frozen=True)
 class Fsyncs:
-    """What a member has measured of its WAL's fsyncs since it was started."""
+    """A member's metrics of its WAL's fsyncs since its start."""
 
     count: int
     sum_s: float
@@ -49,21 +49,21 @@ class Fsyncs:
 
 
 def fsyncs(metrics: str) -> Fsyncs:
-    """From the text of etcd's /metrics. KeyError when they are not in it."""
+    """Read the metrics from the text of etcd's /metrics. Raises KeyError if they are missing."""
     found = dict(_FSYNCS.findall(metrics))
     return Fsyncs(int(float(found["count"])), float(found["sum"]))
 
 
 def mount_small(path: Path) -> None:
-    """A tmpfs at `path`."""
+    """Mount a small tmpfs at `path`."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_BYTES}", "none", str(path)], check=True, timeout=_END_S)
 
 
 class Slowable:
-    """One disk: the file system over the directory `under`, seen at `path`."""
+    """One slow disk: a file system over the directory `under`, mounted at `path`."""
 
     def __init__(self, under: Path, path: Path, seed: str, log: Path, through: Sequence[str] = ()) -> None:
-        """through: what to run it through."""
+        """through: the prefix of its command line."""
         self.under, self.path = under, path
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -82,7 +82,7 @@ class Slowable:
         return self.path.is_mount()
 
     def slow(self, sync_ms: tuple[float, float], write_ms: tuple[float, float] = (0.0, 0.0)) -> None:
-        """From now on each fsync and each write takes so much longer. DiskError when it does not say so."""
+        """Delay each fsync and each write by a time of these ranges. Raises DiskError if that is not confirmed."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -99,7 +99,7 @@ class Slowable:
         self.slow((0.0, 0.0))
 
     def close(self) -> None:
-        """Unmounted, whatever state it is in; files that are still open on it fail from then on."""
+        """Unmount it in any state; files that are still open on it fail from then on."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(_END_S)

@@ -1,7 +1,7 @@
-"""Where a run takes place: network, mount and process namespaces of its own, so that nothing of it can be left over.
+"""The network, mount and process namespaces of a run, which guarantee that nothing of it remains.
 
-The first process of a process namespace takes all others along when it ends, however it ends; network namespaces,
-tmpfs and mounts that only they had go with them. So nothing has to be swept up, and nobody else's can be hit.
+When the first process of a process namespace ends, the kernel kills all others in it, and removes the network
+namespaces, tmpfs and mounts that only they used. So no cleanup is needed, and nothing else on the machine is affected.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CANNOT = 77
-"""Exit code: this machine does not let us, as the reason says."""
+"""Exit code: this machine cannot run it; the reason is printed."""
 INSIDE = "NODECTL_FAULTS_INSIDE"
 ROOT = Path(__file__).parents[4]
 NAMES = Path("/run/netns")
 _NEEDED = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "iptables": "iptables"}
 _TRY_S = 20.0
 _LAST_WORDS_S = 180.0
-# Die with the parent, however that ends; it may be gone already. A property of the process that survives exec.
+# Die with the parent, however that ends; it may have ended already. The setting survives exec.
 _TRAMPOLINE = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -34,7 +34,7 @@ _TRY = f"mkdir -p {NAMES} && mount -t tmpfs none {NAMES} && ip netns add try && 
 
 
 class CannotRun(Exception):
-    """This machine does not let us; what to do."""
+    """This machine cannot run it. The message says what to do."""
 
 
 def _unshare() -> list[str]:
@@ -42,7 +42,7 @@ def _unshare() -> list[str]:
 
 
 def check() -> None:
-    """CannotRun with the reason, in one line."""
+    """Raise CannotRun, with the reason in one line, if this machine cannot run hosts as namespaces."""
     if sys.platform != "linux":
         raise CannotRun("hosts as network namespaces need Linux")
     if os.geteuid() != 0:
@@ -56,7 +56,7 @@ def check() -> None:
 
 
 def inside(module: str, arguments: Sequence[str]) -> int:
-    """Run a module of ours in namespaces of its own, as this process; its exit code. CannotRun when there are none."""
+    """Run a module in namespaces of its own; return its exit code. Raises CannotRun."""
     check()
     environment = {**os.environ, INSIDE: "1", "PYTHONUNBUFFERED": "1"}
     trampoline = [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()), str(shutil.which("unshare"))]
@@ -67,18 +67,18 @@ def inside(module: str, arguments: Sequence[str]) -> int:
     try:
         return wait_for(process)
     except BaseException:
-        process.send_signal(signal.SIGKILL)  # --kill-child: its child goes with it, and all that one has started
+        process.send_signal(signal.SIGKILL)  # --kill-child: its child dies with it, and so all processes of the run
         process.wait()
         raise
 
 
 def wait_for(process: subprocess.Popen[bytes]) -> int:
-    """Its exit code. Ctrl-C is for it at first: it has some time to say what it has found."""
+    """Wait for the process; return its exit code. The first Ctrl-C is passed on, so that the run can still judge."""
     try:
         return process.wait()
     except KeyboardInterrupt:
         for child in _children(process.pid):
-            os.kill(child, signal.SIGINT)  # a terminal has told it, others tell us only; it heeds the first one alone
+            os.kill(child, signal.SIGINT)  # a terminal has signalled it already; it handles only the first signal
         try:
             return process.wait(_LAST_WORDS_S)
         except subprocess.TimeoutExpired:
@@ -90,13 +90,15 @@ def _children(pid: int) -> list[int]:
 
 
 def settle() -> None:
-    """Within: names of network namespaces are our own, and shared memory, which libfaketime names by process ids that
-    others have too and leaves behind when it is killed; an order to end ends us in order."""
+    """Prepare the namespaces, inside: private network namespace names and shared memory, and handlers for signals.
+
+    libfaketime names shared memory by pids, which are not unique across process namespaces, and leaves it behind.
+    """
     NAMES.mkdir(parents=True, exist_ok=True)
     for place in (NAMES, Path("/dev/shm")):
         subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], check=True)
     for ended_by in (
         signal.SIGTERM,
         signal.SIGHUP,
-    ):  # the first process of its namespace is deaf to what it has no handler for
+    ):  # the first process of a namespace ignores signals without a handler
         signal.signal(ended_by, lambda number, _: sys.exit(128 + number))

@@ -1,6 +1,6 @@
-"""The LAN: a bridge in the run's own network namespace, and a namespace for each host behind a port of it.
+"""The LAN: a bridge in the run's network namespace, and a network namespace for each host behind a port of it.
 
-The run's own namespace is on the LAN too, as `OPERATOR`: a PC that never dies.
+The run's namespace is on the LAN too, as `OPERATOR`: a PC that never fails.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def _do(*argv: str) -> None:
 
 
 def address(host: str) -> str:
-    """The IPv4 address of `h<number>`, or of the operator."""
+    """Return the IPv4 address of `h<number>`, or of the operator (`op`)."""
     return OPERATOR if host == "op" else f"10.77.0.{int(host.removeprefix('h'))}"
 
 
 def _hardware(host: str) -> str:
-    """Its network card stays the same when its network is made anew."""
+    """Return the MAC address of a host, which stays the same if its network is created again."""
     return f"02:00:0a:4d:00:{int(host.removeprefix('h')):02x}"
 
 
 class Lan:
-    """The hosts' network. Everything goes with the run's namespaces."""
+    """The hosts' network. The kernel removes it with the run's namespaces."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
         self.hosts = tuple(hosts)
@@ -57,19 +57,21 @@ class Lan:
             _do("ip", "-n", host, *words.format(address(host)).split())
 
     def replace(self, host: str) -> None:
-        """A network of its own anew, with the cable out: whatever connections the host had are gone with the old one.
-        Otherwise what killed programs had not sent yet, and their FINs, would leave once the cable is in again: a PC
-        that has lost its power sends nothing later."""
-        _do("ip", "link", "del", host)  # the other end goes with it: the old network is on no cable for ever
+        """Create a host's network again, with the cable unplugged, so that all its connections are gone.
+
+        Otherwise unsent data and FINs of killed programs would leave once the cable is plugged in again, but a PC that
+        has lost its power sends nothing later.
+        """
+        _do("ip", "link", "del", host)  # the other end is removed too: the old network stays without a cable
         _do("ip", "netns", "del", host)
         self._plug_in(host, cable=False)
 
     def enter(self, host: str) -> list[str]:
-        """What to put before a command line so that it runs on that host."""
+        """Return the prefix of a command line that is to run on that host."""
         return ["nsenter", f"--net={NAMES / host}", "--"]
 
     def unplug(self, host: str) -> None:
-        """The cable is out: nothing gets from or to the host any more, and nobody is told."""
+        """Unplug the cable: no packet reaches or leaves the host, and no connection is closed."""
         _do("ip", "link", "set", host, "down")
 
     def plug(self, host: str) -> None:
@@ -79,7 +81,7 @@ class Lan:
         return Path(f"/sys/class/net/{host}/operstate").read_text().strip() == "up"
 
     def cut(self, source: str, target: str) -> None:
-        """What `source` sends to `target` is lost; the other way round it still arrives. The operator has no cuts."""
+        """Drop packets from `source` to `target`; the other direction still works. The operator has no cuts."""
         self._rule("-A", source, target)
 
     def join(self, source: str, target: str) -> None:
@@ -91,6 +93,6 @@ class Lan:
         _do(*self.enter(target), "iptables", "-w", "10", what, *rule)
 
     def heal(self) -> None:
-        """No cuts any more."""
+        """End all cuts."""
         for host in self.hosts:
             _do(*self.enter(host), "iptables", "-w", "10", "-F", "INPUT")

@@ -25,14 +25,14 @@ PROGRAMS: tuple[Program, ...] = ("etcd", "masterd", "noded")
 CLUSTER = "hosts"
 CLIENT, PEER, METRICS, API = 2379, 2380, 2381, 8401
 _END_S = 20.0
-# Tests read etcd's own history of a whole run, which compaction by time would cut.
+# Tests read etcd's history of a whole run, which compaction by time would remove.
 _HISTORY = {"auto-compaction-mode": "revision", "auto-compaction-retention": "200000"}
-_SAYS_MORE = {"log-level": "info"}  # when it elected whom
+_SAYS_MORE = {"log-level": "info"}  # logs etcd's elections
 
 
 @dataclass(frozen=True)
 class Site:
-    """What all PCs of a run have in common."""
+    """The settings that all PCs of a run share."""
 
     directory: Path
     lan: Lan
@@ -40,10 +40,10 @@ class Site:
     members: tuple[str, ...]
     python: Sequence[str] = (sys.executable,)
     masterd: Sequence[str] = ("masterd",)
-    """Its module, and arguments that all of them get."""
+    """The module of masterd, and its additional arguments."""
 
     def endpoints(self, first: str = "") -> list[str]:
-        """The members' client addresses, beginning with that of `first`."""
+        """Return the members' client addresses, beginning with that of `first`."""
         found = [f"{address(host)}:{CLIENT}" for host in self.members]
         turn = self.members.index(first) if first in self.members else int(first[1:]) % len(found) if first else 0
         return [*found[turn:], *found[:turn]]
@@ -51,18 +51,18 @@ class Site:
 
 @dataclass
 class Pc:
-    """One host. Its name is `h<number>`; its master and its node are called the same."""
+    """One host, named `h<number>` like its master and its node."""
 
     name: str
     site: Site
     masters: tuple[str, ...] = ()
     wrapped: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What to run a program through instead, by its name."""
+    """The prefix of a program's command line, by its name; default: Python."""
     running: dict[Program, subprocess.Popen[bytes]] = field(default_factory=dict)
     powered: bool = False
     fresh_member: bool = True
     cut_at: float | None = None
-    """When the cable was surely out, on the monotonic clock, if it lost its power."""
+    """If it lost its power: when the cable was certainly unplugged, on the monotonic clock."""
     plugged_at: float = 0.0
 
     @property
@@ -90,7 +90,7 @@ class Pc:
     # --- programs ---
 
     def start(self, program: Program) -> None:
-        """Start it unless it runs; it is not up then."""
+        """Start a program unless it runs; return before it is ready."""
         if self.alive(program):
             return
         argv, env = self._command(program)
@@ -137,7 +137,7 @@ class Pc:
         )
 
     def processes(self, program: Program) -> list[psutil.Process]:
-        """It and all that it has started."""
+        """Return the program's process and its descendants."""
         process = self.running.get(program)
         if process is None or process.poll() is not None:
             return []
@@ -152,7 +152,7 @@ class Pc:
                 process.send_signal(number)
 
     def kill(self, program: Program) -> None:
-        """kill -9, with all that it has started."""
+        """Kill a program (SIGKILL) with its descendants."""
         self.signal(program, signal.SIGKILL)
         process = self.running.pop(program, None)
         if process is not None:
@@ -162,7 +162,7 @@ class Pc:
     # --- the whole PC ---
 
     def power_on(self) -> None:
-        """Power and cable are there: everything starts, as at boot."""
+        """Plug in power and cable, and start all programs, as at boot."""
         if self.cut_at is not None:
             self.site.lan.replace(self.name)
             self.cut_at = None
@@ -173,8 +173,10 @@ class Pc:
             self.start(program)
 
     def power_off(self) -> float:
-        """It is gone between two packets: first the cable, so that no dying process can say goodbye; then all else.
-        When that was, on the monotonic clock."""
+        """Cut the power: unplug the cable first, so that no dying process can send a FIN, then kill all programs.
+
+        Return the time before the cut, on the monotonic clock.
+        """
         at = time.monotonic()
         self.site.lan.unplug(self.name)
         self.cut_at = time.monotonic()
@@ -184,7 +186,7 @@ class Pc:
         return at
 
     def pause(self, *programs: Program) -> None:
-        """SIGSTOP; all of them when none is named."""
+        """Stop programs (SIGSTOP); all of them if none is named."""
         for program in programs or PROGRAMS:
             self.signal(program, signal.SIGSTOP)
 
@@ -193,7 +195,7 @@ class Pc:
             self.signal(program, signal.SIGCONT)
 
     def states(self, *programs: Program) -> dict[int, str]:
-        """Of each of their processes, in psutil's words; of all programs when none is named."""
+        """Return the state of each process of the programs (of all, if none is named) by pid, as psutil names it."""
         found: dict[int, str] = {}
         for process in [process for program in programs or PROGRAMS for process in self.processes(program)]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -205,7 +207,7 @@ class Pc:
         return None if process is None else process.pid
 
     def wipe(self) -> None:
-        """Its disk is a new one. It must be off."""
+        """Empty the disk of a PC without power."""
         places = [self.disk, self.disk / "etcd"]  # the latter may be a file system of its own
         for item in [item for place in places if place.exists() for item in place.iterdir()]:
             if item.is_file():
@@ -214,7 +216,7 @@ class Pc:
                 shutil.rmtree(item)
 
     def room_bytes(self) -> int:
-        """What can still be written to the disk of its member."""
+        """Return the free space of its member's disk in bytes."""
         found = os.statvfs(self.disk / "etcd")
         return found.f_bavail * found.f_frsize
 

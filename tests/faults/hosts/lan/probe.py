@@ -1,6 +1,6 @@
-"""Which hosts hear which: a datagram from each to each, sent and received in the hosts' own network namespaces.
+"""Tests which hosts reach which: a datagram from each to each, in the hosts' own network namespaces.
 
-What a fault says of the network is checked by this, not by the rules that it has set.
+The effect of a network fault is checked by this, not by the rules that the fault has set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.faults.hosts.lan.net import address
 
 OPERATOR = "op"
 Pair = tuple[str, str]
-"""Who sends, and who is to hear it."""
+"""Sender and receiver."""
 _PORT = 7
 _ROUND_S = 0.03
 _LAST_S = 0.02
@@ -28,13 +28,13 @@ _NEWNET = 0x40000000
 
 
 def pairs(hosts: Sequence[str]) -> set[Pair]:
-    """Each with each, and with the operator."""
+    """Return all pairs of hosts, and of hosts with the operator."""
     everyone = [*hosts, OPERATOR]
     return {(source, target) for source in everyone for target in everyone if source != target}
 
 
 def complaint(cut: Collection[Pair], heard: Collection[Pair], hosts: Sequence[str]) -> str | None:
-    """What of these is cut and should not be, or is heard and should not be; None: all is as it should be."""
+    """Return which pairs are reachable or cut against expectation; None if there are none."""
     leaks = sorted(set(cut) & set(heard))
     lost = sorted(pairs(hosts) - set(cut) - set(heard))
     if leaks:
@@ -45,14 +45,14 @@ def complaint(cut: Collection[Pair], heard: Collection[Pair], hosts: Sequence[st
 
 
 def check(hosts: Sequence[str], cut: Collection[Pair], patience_s: float = _PATIENCE_S) -> None:
-    """AssertionError unless exactly these are cut. From a thread that may be late, not from the event loop's."""
+    """Raise AssertionError unless exactly these pairs are cut. Blocks: not to be called in the event loop."""
     heard = reach(hosts, pairs(hosts) - set(cut), patience_s)
     why = complaint(cut, heard, hosts)
     assert why is None, why
 
 
 def reach(hosts: Sequence[str], awaited: Collection[Pair], patience_s: float = _PATIENCE_S) -> set[Pair]:
-    """Who was heard by whom, looked at until all that are awaited were, and then for a moment more."""
+    """Return the pairs that are reachable: test until all awaited ones are, and then for a moment more."""
     heard: set[Pair] = set()
     with contextlib.ExitStack() as stack:
         sockets = {host: stack.enter_context(_socket(host)) for host in [*hosts, OPERATOR]}
@@ -70,7 +70,7 @@ def _send(sockets: Mapping[str, socket.socket], nonce: str) -> None:
     for source, sender in sockets.items():
         for target in sockets:
             if target != source:
-                with contextlib.suppress(OSError):  # nobody there, or an earlier one did not arrive
+                with contextlib.suppress(OSError):  # no listener, or an error of an earlier datagram
                     sender.sendto(f"{nonce} {source}".encode(), (address(target), _PORT))
 
 
@@ -89,7 +89,7 @@ def _receive(sockets: Mapping[str, socket.socket], nonce: str, for_s: float) -> 
 
 @contextlib.contextmanager
 def _socket(host: str) -> Iterator[socket.socket]:
-    """One on that host: a socket stays in the network namespace in which it was made."""
+    """Open a socket on that host: a socket stays in the network namespace in which it was created."""
     with _within(host):
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     with made:
@@ -99,7 +99,7 @@ def _socket(host: str) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _within(host: str) -> Iterator[None]:
-    """This thread is on that host."""
+    """Move this thread into the host's network namespace until the block ends."""
     if host == OPERATOR:
         yield
         return

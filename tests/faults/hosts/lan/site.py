@@ -1,4 +1,4 @@
-"""All PCs of a run: brought up, configured, and asked who leads what."""
+"""All PCs of a run: their start, configuration, and leaders."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _ASK_S = 2.0
 
 
 class Hosts:
-    """`size` PCs, the first `members` of them with an etcd member. `async with`: they are up then.
+    """`size` PCs, the first `members` of them with an etcd member. `async with` starts them and waits until they work.
 
-    disks: those that can be slow, by host. clocks: those that can be wrong. masterd: the module that is run as such,
-    and arguments of its own."""
+    disks: adjustable disks by host. clocks: adjustable clocks. masterd: the module to run as masterd, and arguments.
+    """
 
     def __init__(
         self, directory: Path, *, size: int = 5, members: int = 3, disks: Mapping[str, Slowable] | None = None,
@@ -89,7 +89,7 @@ class Hosts:
         return parse_leader(await self.etcd.get(self.keys.leader))
 
     async def leading(self) -> str | None:
-        """The host of the leader, once it says that it serves; None while there is none."""
+        """Return the host of the leader, once it serves; None while there is none."""
         with contextlib.suppress(NodectlError, aiohttp.ClientError, TimeoutError, KeyError):
             seen = await self.leader()
             if seen.record is not None and (await self.ask(seen.record.id, "/v1/health"))["role"] == "leader":
@@ -97,7 +97,7 @@ class Hosts:
         return None
 
     async def etcd_leading(self) -> str | None:
-        """The host of etcd's leader, as a majority of the members says."""
+        """Return the host of etcd's leader according to a majority of the members; None without one."""
         votes: list[int] = []
         own: dict[int, str] = {}
         for name in self.site.members:
@@ -125,11 +125,11 @@ class Hosts:
         async with self._http.request(method, url, data=None if body is None else dumps(body)) as answer:
             return await answer.json()
 
-    # --- putting things where a fault wants them ---
+    # --- preparations for faults ---
 
     async def ready(self) -> None:
-        """Until every PC that has power is in order: members healthy, masters candidates, nodes driven."""
-        await eventually(self._ready, "all PCs are in order", timeout_s=_UP_S)
+        """Wait until every powered PC works: members healthy, masters candidates, nodes claimed."""
+        await eventually(self._ready, "all PCs work", timeout_s=_UP_S)
 
     async def _ready(self) -> bool:
         with contextlib.suppress(NodectlError):
@@ -144,7 +144,7 @@ class Hosts:
         return False
 
     async def lead(self, name: str) -> None:
-        """Have the master on that host lead."""
+        """Make the master on that host the leader."""
 
         async def done() -> bool:
             leading = await self.leading()
@@ -156,7 +156,7 @@ class Hosts:
         await eventually(done, f"{name} leads", timeout_s=_UP_S)
 
     async def lead_etcd(self, name: str) -> None:
-        """Have the etcd member on that host lead."""
+        """Make the etcd member on that host etcd's leader."""
 
         async def done() -> bool:
             leading = await self.etcd_leading()
@@ -170,10 +170,10 @@ class Hosts:
 
 
 def clocks() -> float:
-    """What to take from a wall clock's time to get the monotonic clock's."""
+    """Return the difference of the wall clock and the monotonic clock, in seconds."""
     return time.time() - time.monotonic()
 
 
 async def pause(seconds: float) -> None:
-    """Let time pass: what a schedule of faults is made of."""
+    """Let time pass, as part of a schedule of faults."""
     await asyncio.sleep(seconds)

@@ -1,10 +1,10 @@
-"""A disk that can be told to be slow: a file system over a directory, that waits before it does what it was asked.
+"""A disk with adjustable speed: a file system over a directory that delays its operations.
 
     python -m tests.faults.hosts.lan.slow_disk UNDER MOUNTPOINT SEED
 
-Orders are JSON lines on standard input, each answered by a line once it is in force: `{"sync_ms": [20, 400],
-"write_ms": [0, 5]}`. Each fsync, fdatasync and write then waits for a time of its own, drawn from that range. SIGTERM
-ends it and unmounts. It needs the package mfusepy, libfuse, /dev/fuse and root.
+Orders are JSON lines on standard input, such as `{"sync_ms": [20, 400], "write_ms": [0, 5]}`. Each is answered by a
+line once it is in force. Each fsync, fdatasync and write is then delayed by a random time of that range. SIGTERM ends
+the program and unmounts. It needs the package mfusepy, libfuse, /dev/fuse and root.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _AT_ONCE = (0.0, 0.0)
 
 
 def missing() -> str | None:
-    """Why there can be no slow disk here, and what to do; None when there can."""
+    """Return why a slow disk is impossible on this machine, and what to do; None if it is possible."""
     if not DEVICE.exists():
         return f"{DEVICE} is missing: the kernel has no FUSE, or this container is not given it"
     if find_spec("mfusepy") is None:
@@ -44,10 +44,10 @@ def missing() -> str | None:
 
 
 class SlowDisk:
-    """The file system. Each call comes on a thread of libfuse's; what it raises as an OSError is the answer.
+    """The file system. Threads of libfuse call its methods; an OSError that they raise is the answer.
 
-    Locks (flock, fcntl) and mapped files are the kernel's affair: what is not defined here it does by itself. A file
-    that is unlinked while it is open is kept under a hidden name by libfuse until it is closed.
+    The kernel handles locks (flock, fcntl) and mapped files, which are not defined here. libfuse keeps a file that is
+    unlinked while it is open under a hidden name until it is closed.
     """
 
     use_ns = True  # read by mfusepy
@@ -58,14 +58,14 @@ class SlowDisk:
         self._sync_ms = self._write_ms = _AT_ONCE
 
     def obey(self, order: Mapping[str, Any]) -> None:
-        """From now on: how long each fsync and each write takes longer, as ranges in milliseconds."""
+        """Set the delays of each fsync and each write, as ranges in milliseconds."""
         self._sync_ms, self._write_ms = tuple(order["sync_ms"]), tuple(order["write_ms"])
 
     def _wait(self, span_ms: tuple[float, float]) -> None:
         if span_ms[1] > 0:
             time.sleep(self._dice.uniform(*span_ms) / 1e3)
 
-    # --- what is slow ---
+    # --- delayed operations ---
 
     def write(self, path: str, data: bytes, offset: int, handle: int) -> int:
         self._wait(self._write_ms)
@@ -77,7 +77,7 @@ class SlowDisk:
 
     fsyncdir = fsync
 
-    # --- what is as fast as below ---
+    # --- operations without delay ---
 
     def getattr(self, path: str, handle: int | None = None) -> dict[str, int]:
         found = os.fstat(handle) if handle else os.lstat(self._under + path)
@@ -140,13 +140,13 @@ def _listen(disk: SlowDisk) -> None:
 
 
 def main(under: str, mountpoint: str, seed: str) -> None:
-    from mfusepy import FUSE  # fails where libfuse is missing, which `missing` is to tell
+    from mfusepy import FUSE  # here: it fails without libfuse, and `missing` must be importable then
 
     disk = SlowDisk(Path(under).resolve(), seed)
     threading.Thread(target=_listen, args=(disk,), daemon=True).start()
     try:
         FUSE(disk, mountpoint, foreground=True, fsname=NAME)
-    except RuntimeError as ended:  # libfuse's exit code: 8 after SIGTERM, which is how it is to end
+    except RuntimeError as ended:  # libfuse's exit code: 8 after SIGTERM, the regular end
         sys.exit(int(str(ended)) % 8)
 
 
