@@ -31,7 +31,7 @@ def run(args: Sequence[str]) -> int:
     except Exception as error:  # the only place that turns errors into messages
         if os.environ.get("NODECTL_DEBUG"):
             raise
-        if hasattr(error, "format_message"):  # a usage error; its class is not Typer's public interface
+        if hasattr(error, "format_message"):  # a usage error; Typer does not export its class
             return _report_usage(error)
         explained = explain(error)
         Output().problem(explained.message, explained.hint)
@@ -51,7 +51,7 @@ def _report_usage(error: Exception) -> int:
 
 
 def _end_on_closed_pipe() -> int:
-    """Redirect stdout to the null device: its reader closed the pipe, and the final flush by Python must not fail."""
+    """Redirect stdout to the null device: the pipe's reader has closed it, and Python's final flush must not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.FAILED
 
@@ -67,7 +67,7 @@ def complete() -> NoReturn:
         code = ended.code if isinstance(ended.code, int) else ExitCode.FAILED
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    os._exit(code)  # sys.exit would join the thread of a request that has timed out
+    os._exit(code)  # sys.exit would wait for the thread of a name lookup that has timed out
 
 
 def main() -> None:

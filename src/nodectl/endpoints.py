@@ -24,7 +24,7 @@ class Endpoints:
 
 
 def parse_endpoints(given: str | Iterable[str]) -> Endpoints:
-    """Parse endpoints from one or several comma-separated strings, without repeats.
+    """Parse endpoints from one or several comma-separated strings, and drop repeated ones.
 
     Raises Invalid if there is none, if one is malformed, or if both kinds are given.
     """

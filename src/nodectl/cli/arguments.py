@@ -22,19 +22,22 @@ TimeoutOption = Annotated[
     duration_option("--timeout", least_s=0.1, most_s=86_400, default_s=WAIT_S, help="Give up --wait after this time."),
 ]
 LocalOption = Annotated[
-    bool, typer.Option("--local", help="Ask any master, also without a leader. The answer may be slightly out of date.")
+    bool,
+    typer.Option(
+        "--local", help="Read from any master; this works without a leader. The answer may be slightly out of date."
+    ),
 ]
 
 
 def consistency(local: bool) -> Consistency:
-    """The consistency of reads under `--local` or without it."""
+    """The consistency of reads: `local` if `--local` is given, else `linearizable`."""
     return "local" if local else "linearizable"
 
 
 def parse_values(values: list[str], unset: list[str]) -> dict[str, Any]:
-    """Parse KEY=VALUE and KEY- into a merge patch, in which None removes a key.
+    """Parse `values` (KEY=VALUE or KEY-) and `unset` (keys) into a merge patch, in which None removes a key.
 
-    Raises Invalid if a text is neither, if a key is given twice, or if there is none at all.
+    Raises Invalid if a value has neither form, if a key is given twice, or if no key is given.
     """
     patch: dict[str, Any] = {}
     for text in values:

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from nodectl.cli.settings import Options
 
 VARIABLE = "_NODECTL_COMPLETE"
-"""Variable set by the shells' scripts: `complete_<shell>` requests words, `source_<shell>` the script itself."""
+"""Environment variable of completion. `complete_<shell>` requests words; the shell's script sets it. `source_<shell>`
+requests that script."""
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 _FLAGS = {"--install-completion", "--show-completion"}
 _ANSWER_S = 1.0
 _WORDS_MAX = 500
 _WORD = re.compile(r"[A-Za-z0-9._/-]+")
-"""Names offered to a shell. It may evaluate what it is given, so names with other characters are left out."""
+"""Pattern of the names that are offered. A shell may evaluate what it is given, so other names are left out."""
 
 Completer = Callable[[typer.Context, str], list[str]]
 Pick = Callable[[Any], Iterable[str]]
@@ -40,7 +41,7 @@ def is_completing() -> bool:
 
 
 def check_shell(args: Sequence[str]) -> None:
-    """Raise Invalid if `args` request the script of a shell that has none. The message names the alternative."""
+    """Raise Invalid, with advice, if `args` request a script and the current shell is unknown or not supported."""
     if not _FLAGS.intersection(args) or os.environ.get("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"):
         return
     import shellingham
@@ -112,7 +113,7 @@ def clusters(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _options(context: typer.Context) -> Options:
-    """Global options given on the line so far. The root command, which parses them, does not run for a completion."""
+    """The global options on the line so far, from the parser: the root command, which sets them, does not run here."""
     from nodectl.cli.settings import ClusterSettings, Options
 
     given = context.find_root().params
@@ -130,12 +131,12 @@ def _options(context: typer.Context) -> Options:
 def _query(options: Options, path: str, query: dict[str, str]) -> Any:
     """Fetch GET `path` from any master; None if it fails or takes longer than a second.
 
-    Raises NodectlError if the options name no cluster. The request runs in a thread that is abandoned when it is late:
-    a name lookup, for one, cannot be cancelled.
+    Raises NodectlError if the options name no cluster. The request runs in a thread that is abandoned after that
+    time, because a name lookup cannot be cancelled.
     """
     settings = options.resolve()
 
-    import asyncio  # late: without a cluster no client is needed
+    import asyncio  # not at the top: without a cluster, `resolve` has raised
 
     from nodectl.cli.session import client_of
 

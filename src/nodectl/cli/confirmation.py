@@ -10,8 +10,8 @@ from nodestore.errors import Invalid, Refused
 
 
 def confirm(question: str) -> None:
-    """Ask `question` on stderr. Refused if the answer is no, Invalid if there is no terminal to ask on."""
+    """Ask `question` on stderr. Raises Refused if the answer is no, Invalid if stdin is not a terminal."""
     if not sys.stdin.isatty():
-        raise Invalid("there is no terminal to ask for confirmation: give --yes to go ahead")
+        raise Invalid("this needs a confirmation, and stdin is not a terminal: give --yes to go ahead")
     if not typer.confirm(question, err=True):
         raise Refused("cancelled: nothing was done")

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def open_cluster(directory: Path) -> DevCluster:
-    """The cluster in `directory`. NotFound, with advice, if there is none."""
+    """Open the cluster in `directory`. Raises NotFound, with advice, if there is none."""
     from nodectl.dev.cluster import DevCluster
 
     cluster = DevCluster(directory, report=Output().note)

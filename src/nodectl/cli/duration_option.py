@@ -15,8 +15,7 @@ def duration_option(
 ) -> Any:
     """An option for a duration of `least_s` to `most_s` seconds. Its value is in seconds.
 
-    The help shows the bounds, and `default_s`, which is for the help alone: Typer takes the default itself from the
-    signature.
+    The help shows the bounds and `default_s`. The default itself is that of the parameter in the command's signature.
     """
     bounded = duration_between(least_s, most_s)
 

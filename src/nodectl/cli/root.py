@@ -152,7 +152,7 @@ def root(
         float,
         duration_option("--request-timeout", least_s=0.1, most_s=3_600, default_s=REQUEST_TIMEOUT_S,
                         envvar="NODECTL_REQUEST_TIMEOUT",
-                        help="Time limit of a request, changes of leader included."),
+                        help="Time limit of a request, its retries included."),
     ] = REQUEST_TIMEOUT_S,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")

@@ -28,8 +28,8 @@ def send(
 ) -> None:
     """Run `command` with a client, show its result, and add the sentence `message` for people.
 
-    `nodes` maps the result to the nodes to wait for (None: all of them), for at most `timeout_s` seconds. Without
-    `nodes` nothing is waited for.
+    If `nodes` is given, it returns for a result the names of the nodes to wait for, or None for all nodes. The wait
+    takes at most `timeout_s` seconds.
     """
     out = Output(output)
 
@@ -52,7 +52,7 @@ def as_dict(done: CommandResult) -> dict[str, Any]:
 
 
 async def wait_for_nodes(client: Client, names: list[str], timeout_s: float, out: Output) -> None:
-    """Wait until these nodes are in their desired state. TimedOut after `timeout_s` seconds.
+    """Wait until these nodes are in their desired state. Raises TimedOut after `timeout_s` seconds.
 
     Reads are linearizable, so a command that was acknowledged before this call is taken into account.
     """

@@ -1,4 +1,4 @@
-"""Runs a command against a cluster: one event loop and one client, or one etcd session, for as long as it takes."""
+"""Runs the coroutine of a command in an event loop of its own, with a client of the cluster or a session with etcd."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def options_of(context: typer.Context) -> Options:
 
 
 def client_of(settings: ClusterSettings, timeout_s: float) -> Client:
-    """A client of the cluster in `settings`, which must be resolved. `timeout_s`: of each read and command."""
+    """Create a client of the cluster in resolved `settings`. `timeout_s` limits each read and each command."""
     from nodectl.client import Client
 
     assert settings.endpoints is not None
@@ -57,7 +57,7 @@ def with_client(context: typer.Context, work: Callable[[Client], Awaitable[T]]) 
 
 
 def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]) -> T:
-    """Run `work` with a session with etcd, and return its result. Invalid if the options name masters only."""
+    """Run `work` with a session with etcd, and return its result. Raises Invalid if the options name masters only."""
     settings = options_of(context).resolve()
     assert settings.endpoints is not None
     endpoints = parse_endpoints(settings.endpoints).etcd
@@ -82,7 +82,10 @@ def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]
 
 
 async def wait_until(missing: Callable[[], Awaitable[str | None]], what: str, timeout_s: float, output: Output) -> None:
-    """Wait until `missing()` returns None, and show its text meanwhile. TimedOut, with that text, after `timeout_s`."""
+    """Wait until `missing()` returns None, and show its text meanwhile.
+
+    Raises TimedOut, with the text, after `timeout_s` seconds.
+    """
     pauses = Backoff(_PAUSE_FIRST_S, _PAUSE_MAX_S, factor=1.5)
     with output.progress(f"waiting until {what}") as show:
         await waiting.wait_until(

@@ -45,7 +45,7 @@ class ClusterSettings:
         return replace(self, **missing)
 
     def password(self) -> str | None:
-        """Read the password from `password_file`; None if that is not set. Invalid if the file is unusable."""
+        """Read the password from `password_file`; None if that is not set. Raises Invalid if the file is unusable."""
         return None if self.password_file is None else read_password(self.password_file)
 
 
@@ -59,11 +59,11 @@ class Options:
     request_timeout_s: float = REQUEST_TIMEOUT_S
 
     def cluster_names(self) -> tuple[str, ...]:
-        """Names that `--cluster-name` accepts. Invalid if the configuration file is not valid."""
+        """Names that `--cluster-name` accepts. Raises Invalid if the configuration file is not valid."""
         return _ConfigFile.read(self.config or config_path(os.environ), must_exist=False).names
 
     def resolve(self, environ: Mapping[str, str] | None = None) -> ClusterSettings:
-        """The settings in force. Invalid if no cluster is given, or if the settings contradict one another."""
+        """The settings in force. Raises Invalid if they name no cluster, or contradict one another."""
         environ = os.environ if environ is None else environ
         path = self.config or config_path(environ)
         if self.cluster_name is not None:

@@ -143,7 +143,7 @@ async def test_garbage_stops_nobody(etcd_one: EtcdCluster, keys: Keys, tmp_path:
         shown = await nodectl("config", "show")
         assert shown.code == 1
         assert keys.config_current in shown.err
-        assert "the one before stays in force" in shown.err
+        assert "the adopted version stays in force" in shown.err
         for args, expected in [
             (("history",), "config.adopt"),
             (("master", "history"), keys.terms),

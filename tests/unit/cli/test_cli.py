@@ -164,8 +164,8 @@ def test_takeover_is_paused_and_resumed(cluster: FakeCluster, nodectl: Nodectl) 
     """The reason is kept for others to see."""
     assert nodectl("master", "pause", "--reason", "new cables", "-o", "json").json()["reason"] == "new cables"
     assert "new cables" in nodectl("status").out
-    assert nodectl("master", "resume").err == "resumed\n"
-    assert nodectl("master", "resume").err == "was not paused\n"
+    assert nodectl("master", "resume").err == "automatic takeover is resumed\n"
+    assert nodectl("master", "resume").err == "automatic takeover was not paused\n"
 
 
 def test_history_is_read(cluster: FakeCluster, nodectl: Nodectl) -> None:

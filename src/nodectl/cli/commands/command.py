@@ -1,4 +1,4 @@
-"""`nodectl command`: sends any command of the application. With an id, repeats of it are not run again."""
+"""`nodectl command`: sends any command of the application. A repeat with the same id is not run again."""
 
 from __future__ import annotations
 

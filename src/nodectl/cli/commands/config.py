@@ -59,7 +59,8 @@ def show(context: typer.Context, output: OutputOption = Format.table) -> None:
         return
     if current is None and (problem := view.get("problem")):
         raise Garbage(
-            f"{problem}; the one before stays in force: apply a file again, or run `nodectl config rollback VERSION`"
+            f"{problem}; the adopted version stays in force: "
+            "apply a file again, or run `nodectl config rollback VERSION`"
         )
     if current is None:
         raise NotFound("no configuration has been applied yet: run `nodectl config apply FILE`")
@@ -128,7 +129,7 @@ def apply(
     expect_version: Annotated[
         int | None,
         typer.Option(
-            "--expect-version", min=0, metavar="N", help="Apply only if version N is the current one (0: none yet)."
+            "--expect-version", min=0, metavar="N", help="Apply only if N is the current version (0: none was applied)."
         ),
     ] = None,
     wait: AdoptionWaitOption = False,
@@ -172,13 +173,13 @@ def apply(
 
 
 async def wait_for_adoption(client: Client, version: int, timeout_s: float, out: Output) -> None:
-    """Wait until the leader has adopted `version` or a later one. Refused if the leader rejects it; TimedOut."""
+    """Wait until the leader has adopted `version` or a later one. Raises Refused if it rejects it, and TimedOut."""
 
     async def missing() -> str | None:
         view = await client.config()
         rejected, adopted = view["rejected"], view["adopted"]
         if rejected is not None and rejected["version"] == version:
-            raise Refused(f"the leader rejected version {version}: {rejected['error']}; the one before stays in force")
+            raise Refused(f"the leader rejected version {version}: {rejected['error']}; the adopted one stays in force")
         if adopted is None:
             return "no leader has adopted a configuration"
         return None if adopted["version"] >= version else f"version {adopted['version']} is still in force"
@@ -225,10 +226,10 @@ def rollback(
     out = Output(output)
 
     async def work(client: Client) -> dict[str, Any]:
-        made = await client.config_rollback(version)
+        new_version = await client.config_rollback(version)
         if wait:
-            await wait_for_adoption(client, made, timeout, out)
-        return {"version": made, "rolled_back_to": version}
+            await wait_for_adoption(client, new_version, timeout, out)
+        return {"version": new_version, "rolled_back_to": version}
 
     done = with_client(context, work)
     out.show(done, tables=list, names=lambda: [str(done["version"])])

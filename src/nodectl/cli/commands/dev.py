@@ -60,7 +60,7 @@ def up(
     place, out = _directory_of(directory), Output(output)
     cluster = DevCluster(
         place,
-        inventory=config or options_of(context).config,  # the root takes --config as its own, wherever it is written
+        inventory=config or options_of(context).config,  # the root parses --config as its own option, wherever it is
         members=members,
         unsafe_no_fsync=unsafe_no_fsync,
         report=out.note,
@@ -68,7 +68,7 @@ def up(
     with_lock(cluster, cluster.up)
     out.show(_as_dict(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
     out.note("")
-    out.note(f"nodectl {_reach(cluster)} status        shows the cluster")
+    out.note(f"nodectl {_connection_options(cluster)} status        shows the cluster")
     out.note(f"nodectl dev down{_directory_option(directory, place)}        stops it and keeps its state")
 
 
@@ -145,7 +145,7 @@ def _directory_option(directory: Path | None, place: Path) -> str:
     return f" --dir {place}" if directory is not None else ""
 
 
-def _reach(cluster: DevCluster) -> str:
+def _connection_options(cluster: DevCluster) -> str:
     return f"--endpoints {','.join(cluster.endpoints)} --cluster {cluster.cluster}"
 
 

@@ -90,19 +90,19 @@ def run_drill(
     def session(work: Callable[[Client], Awaitable[T]]) -> T:
         return with_client(context, work) if cluster is None else _in_dev(cluster, work)
 
-    async def look(client: Client) -> Preconditions:
+    async def fetch_preconditions(client: Client) -> Preconditions:
         from nodectl.drill.run import check_preconditions
 
         return await check_preconditions(client)
 
-    asked = session(look)
-    _confirm(out, how, asked, yes)
+    confirmed = session(fetch_preconditions)
+    _confirm(out, how, confirmed, yes)
 
     async def work(client: Client) -> Report:
         from nodectl.drill.run import check_preconditions, run_drill
 
         at = await check_preconditions(client)
-        if at.leader.term != asked.leader.term:
+        if at.leader.term != confirmed.leader.term:
             raise Conflict(f"{at.leader.id} took over in the meantime: nothing was done")
         return await run_drill(
             client, how.value, _make_fault(client, cluster, how, seconds, timeout), at, timeout, out.note

@@ -30,7 +30,7 @@ def config(
     member: Annotated[
         list[str],
         typer.Option(
-            "--member", metavar="NAME=ADDRESS", help="Name and address of a member. Repeat it for each of the 1 to 7."
+            "--member", metavar="NAME=ADDRESS", help="Name and address of a member. Repeat it for each member, 1 to 7."
         ),
     ],
     cluster_token: Annotated[
@@ -94,11 +94,11 @@ def config(
     _show(out, text, name if file is None else str(file), printed=file is None)
 
 
-def _show(out: Output, text: str, called: str, *, printed: bool) -> None:
+def _show(out: Output, text: str, name: str, *, printed: bool) -> None:
     """Print the file, or its settings without comments if another output format is requested."""
     if out.form is Format.table:
         out.write(text if printed else "")
         return
     import yaml
 
-    out.show(yaml.safe_load(text), tables=list, names=lambda: [called])
+    out.show(yaml.safe_load(text), tables=list, names=lambda: [name])

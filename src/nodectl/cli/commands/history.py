@@ -88,12 +88,12 @@ def history(
         _note_bounds(out, found, after is not None, full=len(entries) >= limit)
 
 
-def _note_bounds(out: Output, found: History, onward: bool, *, full: bool) -> None:
+def _note_bounds(out: Output, found: History, forward: bool, *, full: bool) -> None:
     """Say which part of the journal was not searched, or is no longer retained."""
     searched, retained = found.get("searched") if not full else None, found["first_retained"] or 1
-    if onward and searched is not None and searched < found["index"]:
+    if forward and searched is not None and searched < found["index"]:
         out.note(f"searched up to index {searched}; continue with --after {searched}")
-    elif not onward and searched is not None and searched > retained:
+    elif not forward and searched is not None and searched > retained:
         out.note(f"searched back to index {searched}; continue with --before {searched}")
     elif retained > 1:
         out.note(f"the journal is retained from index {retained} on")

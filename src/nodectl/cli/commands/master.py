@@ -144,7 +144,7 @@ def resume(context: typer.Context, output: OutputOption = Format.table) -> None:
     out = Output(output)
     out.show({"was_paused": was_paused}, tables=list)
     if output is Format.table:
-        out.note("resumed" if was_paused else "was not paused")
+        out.note("automatic takeover is resumed" if was_paused else "automatic takeover was not paused")
 
 
 @app.command("history")

@@ -153,7 +153,7 @@ def watch(
 ) -> None:
     """Follow the nodes until Ctrl-C, with one line for each change.
 
-    -o json prints one JSON object for each.
+    -o json prints one JSON object for each change.
     """
     wanted = set(nodes or [])
 

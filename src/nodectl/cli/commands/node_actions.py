@@ -37,7 +37,7 @@ ExpiresOption = Annotated[
         default_s=_EXPIRES_S,
         least_s=0.001,
         most_s=86_400,
-        help="A node that has not begun by then does not begin any more.",
+        help="A node that has not begun the action after this time never begins it.",
     ),
 ]
 ActionWaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the results.")]
@@ -112,7 +112,7 @@ def reboot(
 ) -> None:
     """Reboot the PC of a node.
 
-    noded runs the reboot command that it was configured with. This asks for confirmation first.
+    noded runs the reboot command that it was configured with. nodectl asks for confirmation first.
     """
     _check_target(node, group)
     if not yes:
@@ -134,15 +134,15 @@ def _send_action(
     limit_s = timeout if timeout is not None else expires_s + _RUN_ALLOWANCE_S
 
     async def work(client: Client) -> tuple[Any, dict[str, ActionDone]]:
-        asked = await client.node_act(action, args, node=node, group=group, expires_s=expires_s)
+        request = await client.node_act(action, args, node=node, group=group, expires_s=expires_s)
         ended: dict[str, ActionDone] = {}
         if wait:
-            await _follow(client, asked, ended, limit_s, out)
-        return asked, ended
+            await _follow(client, request, ended, limit_s, out)
+        return request, ended
 
-    asked, ended = with_client(context, work)
-    nodes = list(asked.result["nodes"])
-    _show(out, action, asked.index, nodes, ended, wait)
+    request, ended = with_client(context, work)
+    nodes = list(request.result["nodes"])
+    _show(out, action, request.index, nodes, ended, wait)
     if not wait:
         return
     if missing := [name for name in nodes if name not in ended]:
@@ -151,14 +151,14 @@ def _send_action(
         raise typer.Exit(1)
 
 
-async def _follow(client: Client, asked: Any, ended: dict[str, ActionDone], limit_s: float, out: Output) -> None:
+async def _follow(client: Client, request: Any, ended: dict[str, ActionDone], limit_s: float, out: Output) -> None:
     """Add each node's result to `ended` until all have one, or until `limit_s` is over."""
-    total = len(asked.result["nodes"])
-    what = f"waiting for {asked.result['action']}"
+    total = len(request.result["nodes"])
+    what = f"waiting for {request.result['action']}"
     with out.progress(what) as show:
         try:
             async with asyncio.timeout(limit_s):
-                async for item in client.action_results(asked):
+                async for item in client.action_results(request):
                     ended[item.node] = item
                     show(f"{what}: {len(ended)} of {total} nodes")
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""`nodectl recover`: begins a new epoch after a backup was restored. Masters must not run before that."""
+"""`nodectl recover`: begins a new epoch after a backup was restored. No masterd may run until it is done."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def recover(
 
 
 def _confirm(found: Restored, yes: bool, out: Output) -> None:
-    """If the store does not look like a correctly restored backup, ask whether to go ahead. Conflict if not."""
+    """If the store does not look like a correctly restored backup, ask whether to go ahead. Raises Conflict if not."""
     from nodectl.backup_restore.recovery import BUMP_MIN
 
     if found.bumped >= BUMP_MIN:
@@ -70,8 +70,8 @@ def _confirm(found: Restored, yes: bool, out: Output) -> None:
         f"this store does not look restored: since epoch {found.record.epoch} began, there is no gap of {BUMP_MIN:,} "
         f"between its revisions (the largest is {found.bumped:,}). If no backup was restored, there is nothing to "
         "recover. If one was, restore it again, on each member with the same `--bump-revision` of at least that number "
-        "and --mark-compacted. Otherwise revisions are used twice, and a master or a node that kept running may obey "
-        "lost orders"
+        "and --mark-compacted. Otherwise revisions are used twice, and a master or a node that kept running may act on "
+        "state that the restore removed"
     )
     if yes:
         out.warn(doubt)

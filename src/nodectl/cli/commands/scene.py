@@ -125,7 +125,7 @@ def delete(context: typer.Context, scene: SceneArgument, output: OutputOption = 
 
 
 def load_scene(path: Path) -> tuple[dict[str, dict[str, Any]], str]:
-    """Read the documents and the description from a scene file. FileError, with line numbers, if it is not valid."""
+    """Read documents and description from a scene file. Raises FileError, with line numbers, if it is not valid."""
     from nodectl.inventory.yaml_source import YamlSource
 
     source = YamlSource.read(path)

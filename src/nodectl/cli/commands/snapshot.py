@@ -101,9 +101,7 @@ def restore(
     ] = None,
     index: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="INDEX", help="Instead of a snapshot: the state after the command with this index."
-        ),
+        typer.Option(min=1, metavar="INDEX", help="Restore the state after the command with this index instead."),
     ] = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = WAIT_S,

@@ -53,7 +53,7 @@ def status(
 async def _fetch_status(
     client: Client, limit_s: float, local: bool, out: Output
 ) -> tuple[Overview | StoreStatus, Unavailable | None]:
-    """The status from the leader, else from another master, else from etcd with the error of the masters."""
+    """Fetch the status from the leader, else from another master, else from etcd together with the masters' error."""
     no_leader: Unavailable | None = None
     if not local:
         try:
@@ -84,7 +84,7 @@ def _screen(view: Overview | StoreStatus, *, answered: bool) -> list[Table]:
 
     tables = [_head(view, answered=answered), members_table(view.get("members") or [], "etcd")]
     tables.append(masters_table(view.get("masters") or [], "masters"))
-    if answered:  # their desired state is computed by masters only
+    if answered:  # only masters compute the desired state of nodes
         tables.append(nodes_table(view.get("nodes") or [], "nodes"))
     if problems := view.get("problems"):
         table = Table(("PROBLEM",))
