@@ -56,12 +56,7 @@ _VERBS = {How.kill: "Kill", How.freeze: "Freeze", How.handover: "Replace"}
 def run_drill(
     context: typer.Context,
     how: Annotated[How, typer.Option("--how", help="The fault to inject into the leader.")] = How.kill,
-    seconds: Annotated[
-        float,
-        duration_option(
-            "--seconds", least_s=0.1, most_s=FREEZE_MAX_S, default_s=_FREEZE_S, help="Length of --how freeze."
-        ),
-    ] = _FREEZE_S,
+    seconds: FreezeOption = _FREEZE_S,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     directory: Annotated[
         Path | None,
@@ -72,10 +67,7 @@ def run_drill(
             help="Directory of a `nodectl dev` cluster, whose leader gets the fault as a signal.",
         ),
     ] = None,
-    timeout: Annotated[
-        float,
-        duration_option("--timeout", least_s=1.0, most_s=600.0, default_s=WAIT_S, help="Time limit for the takeover."),
-    ] = WAIT_S,
+    timeout: TakeoverTimeoutOption = WAIT_S,
     json: JsonOption = False,
     output: OutputOption = Format.table,
 ) -> None:
