@@ -58,7 +58,7 @@ def node_state(node: NodeView) -> Cell:
     status, alive = node.get("status"), node.get("alive")
     phase = str(status["phase"]) if status else "unknown"
     if not alive:
-        return Cell("gone" if status else "never seen", "red")
+        return Cell("down" if status else "never reported", "red")
     if phase in {"failed", "retrying"}:
         return Cell(phase, "red")
     if node.get("converged"):

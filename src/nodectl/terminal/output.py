@@ -1,7 +1,7 @@
 """Writes data to stdout in the requested format, and everything else to stderr.
 
-Tables are for people: coloured and fitted to a terminal, plain and never cut in a pipe. `json` and `yaml` contain all
-fields. `name` prints one name per line.
+Tables are for people: on a terminal they are coloured and fitted to its width; in a pipe they are plain and not cut.
+`json` and `yaml` contain all fields. `name` prints one name per line.
 """
 
 from __future__ import annotations

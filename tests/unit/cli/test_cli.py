@@ -92,7 +92,7 @@ def test_nodes_are_listed_in_every_form(cluster: FakeCluster, nodectl: Nodectl) 
     cluster.nodes = {name: node_view(name) for name in ("n1", "n2")}
     cluster.nodes["n2"] |= {"converged": False, "problem": "no noded", "alive": None}
     table = nodectl("node", "list")
-    assert [line.split()[:2] for line in table.out.splitlines()] == [["NODE", "STATE"], ["n1", "ready"], ["n2", "gone"]]
+    assert [line.split()[:2] for line in table.out.splitlines()] == [["NODE", "STATE"], ["n1", "ready"], ["n2", "down"]]
     assert "no noded" in table.out
     assert "\x1b" not in table.out
     assert table.err == ""
