@@ -31,12 +31,12 @@ class InventoryFile:
 
 
 def load_inventory(path: Path) -> InventoryFile:
-    """Read the inventory at `path`. FileError, with a line for each mistake, if it is not valid."""
+    """Read the inventory at `path`. Raises FileError, with a line for each mistake, if it is not valid."""
     return check_inventory(YamlSource.read(path))
 
 
 def check_inventory(source: YamlSource) -> InventoryFile:
-    """Check the inventory in a parsed file. FileError as in load_inventory."""
+    """Check the inventory in a parsed file. Raises FileError, with a line for each mistake."""
     data = source.value
     if data is None:
         raise FileError([f"{source.name}: is empty: it needs at least `nodes:`"])
@@ -60,8 +60,8 @@ def _validate(source: YamlSource, data: dict[str, Any]) -> Inventory | None:
         problems = _pydantic_problems(error, data)
         for where, message in problems.items():
             inside_another = any(where[:length] in problems for length in range(1, len(where)))
-            repeats_ours = not where and source.problems  # the model's check of the whole inventory has no line number
-            if not inside_another and not repeats_ours:
+            is_repeated = not where and source.problems  # the model repeats our checks, without a line
+            if not inside_another and not is_repeated:
                 source.add_problem(where, message)
         return None
 
@@ -92,7 +92,7 @@ def _explain(where: YamlPath, kind: str, message: str, value: Any) -> str:
         quoted = f': write "{value}" in quotes' if isinstance(value, int | float | bool) else ""
         return f"expected text, got {_describe(value)}{quoted}"
     if kind in {"dict_type", "model_type", "model_attributes_type"}:
-        none = ": write {} if it has none" if value is None else ""
+        none = ": write {} for no fields" if value is None else ""
         return f"expected fields (key: value), got {_describe(value)}{none}"
     if kind == "tuple_type":
         return f"expected a list, got {_describe(value)}"
@@ -183,7 +183,7 @@ def _check_positions(source: YamlSource, data: dict[str, Any]) -> None:
         other = node_at.setdefault(tuple(position), name)
         if other != name:
             line = source.line(("nodes", other, "position"))
-            source.add_problem(where, f"{position} is already node {other}'s (line {line})")
+            source.add_problem(where, f"{position} is already the position of node {other} (line {line})")
 
 
 def _check_groups(source: YamlSource, data: dict[str, Any]) -> None:

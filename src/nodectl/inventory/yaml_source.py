@@ -59,7 +59,7 @@ class YamlSource:
 
     @classmethod
     def read(cls, path: Path) -> YamlSource:
-        """Read and parse the file at `path`. FileError if it cannot be read, is too large, or is not YAML."""
+        """Read and parse the file at `path`. Raises FileError if it cannot be read, is too large, or is not YAML."""
         try:
             with path.open("rb") as file:
                 raw = file.read(FILE_BYTES_MAX + 1)
@@ -127,18 +127,18 @@ class YamlSource:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.add_problem(where, "a key must be text")
                 continue
-            key = self._whole(key_node.value, where)
+            key = self._valid_text(key_node.value, where)
             inner = (*where, key)
             if key in mapping:
                 first = self.line(inner)
                 self._lines[inner] = key_node.start_mark.line + 1
-                self.add_problem(inner, f"is here twice; the first is in line {first}")
+                self.add_problem(inner, f"is given twice, first in line {first}")
                 continue
             self._lines[inner] = key_node.start_mark.line + 1
             mapping[key] = self._build(value_node, inner)
         return mapping
 
-    def _whole(self, text: str, where: YamlPath) -> str:
+    def _valid_text(self, text: str, where: YamlPath) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -147,7 +147,7 @@ class YamlSource:
         return text
 
     def _scalar(self, node: yaml.ScalarNode, where: YamlPath) -> Any:
-        text = self._whole(str(node.value), where)
+        text = self._valid_text(str(node.value), where)
         if node.tag.startswith("!"):
             self.add_problem(where, f"the tag {node.tag} is not known")
         if node.style is not None:  # quoted, or a block scalar

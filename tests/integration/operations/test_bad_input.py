@@ -24,10 +24,10 @@ INVENTORY = Inventory.model_validate({"nodes": {"n1": {}, "n2": {}}, "defaults":
 BAD_FILES = {
     "not YAML": ("nodes: [\n", ":2: not YAML: "),
     "a wrong type": ("nodes:\n  n1: {position: left}\n", ":2: nodes.n1.position: expected two whole numbers"),
-    "a node twice": ("nodes:\n  n1: {}\n  n1: {}\n", ":3: nodes.n1: is here twice; the first is in line 2"),
+    "a node twice": ("nodes:\n  n1: {}\n  n1: {}\n", ":3: nodes.n1: is given twice, first in line 2"),
     "a position twice": (
         "nodes:\n  n1: {position: [0, 0]}\n  n2: {position: [0, 0]}\n",
-        ":3: nodes.n2.position: [0, 0] is already node n1's (line 2)",
+        ":3: nodes.n2.position: [0, 0] is already the position of node n1 (line 2)",
     ),
     "a name with a slash": ("nodes:\n  a/b: {}\n", ":2: nodes.a/b: node name 'a/b' is not allowed: use 1 to 63"),
     "half a character": ('nodes:\n  n1: {document: {x: "\\ud800"}}\n', ":2: nodes.n1.document.x: holds half"),
