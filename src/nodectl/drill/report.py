@@ -116,6 +116,6 @@ def judge_promises(
     wrong_master = (
         [] if found.taken_from == old else [f"the record says that {found.taken_from} was replaced, not {old}"]
     )
-    no_times = [] if found.steps else [f"the takeover's times are {found.note}"]
+    no_times = [] if found.steps else [found.note]
     recorded.judge(f"{found.cause}, in {len(found.steps)} steps: nodectl why {found.term}", wrong_master, no_times)
     return [kept, once, fenced, goes_on, recorded]

@@ -15,7 +15,7 @@ from typing import Any
 from nodestore.errors import Garbage, Invalid, NotFound
 
 _WRITTEN_S = 10.0
-"""A leader writes the times of its takeover some two seconds after it; after this long they will not come any more."""
+"""A leader writes the times of its takeover about two seconds after it, and not later than this."""
 _QUICK_S = 3.0
 """A term that lasted less than this may have ended before its times were written."""
 _DIGITS_MAX = 18
@@ -147,10 +147,10 @@ def _note(term: Mapping[str, Any], newer: Mapping[str, Any] | None, cause: str, 
     if cause == "first":
         return "the first term: there was no leader to take over from"
     if newer is None and now - float(term["since"]) < _WRITTEN_S:
-        return "not written yet: a leader writes them some two seconds after its takeover; run this again"
+        return "the times are not written yet: a leader writes them about 2 s after its takeover; run this again"
     if newer is not None and 0 <= float(newer["since"]) - float(term["since"]) < _QUICK_S:
-        return f"not written: {newer['id']} took over before this leader could"
-    return "not written: this leader was of an earlier version, or failed to write them"
+        return f"the times were not written: {newer['id']} took over before this leader could write them"
+    return "the times were not written: this leader was of an earlier version, or failed to write them"
 
 
 def _steps(phases: Mapping[str, float], new: str, old: str | None, cause: str) -> tuple[TakeoverStep, ...]:

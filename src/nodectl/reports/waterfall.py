@@ -39,9 +39,9 @@ def _can_encode(stream: TextIO, text: str) -> bool:
 
 
 def bar(begin: float, length: float, whole: float, columns: int, signs: str) -> str:
-    """A bar of `length` that begins at `begin`, scaled so that `columns` columns are `whole`.
+    """A bar of `length` that begins at `begin`, scaled so that `whole` fills `columns` columns.
 
-    A length above zero always shows. `signs` are the characters from empty to full.
+    A bar of a length above zero is never empty. `signs` are the characters from empty to full.
     """
     if whole <= 0 or length <= 0:
         return ""

@@ -82,7 +82,7 @@ def test_who_was_replaced_is_known_even_if_the_key_was_gone() -> None:
     ("terms", "says"),
     [
         ([term(100, "m1", "first")], "the first term"),
-        ([term(100, "m1", "died", since=NOW - 1)], "not written yet"),
+        ([term(100, "m1", "died", since=NOW - 1)], "the times are not written yet"),
         ([term(101, "m2", "died", since=100.5), term(100, "m1", "died", since=100.0)], "m2 took over before"),
         ([term(100, "m1", "died")], "of an earlier version"),
     ],
