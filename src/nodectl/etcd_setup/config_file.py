@@ -1,7 +1,7 @@
 """Generates the configuration file of one etcd member from the commented template next to this module.
 
-The values come from `nodestore.etcd.member_defaults`, which also starts the members of the development cluster and of
-the tests.
+Settings that are the same for all members come from `nodestore.etcd.member_defaults`. The development cluster and the
+tests start their members with the same ones.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _YAML_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null"})
 
 
 class _SettingsTemplate(Template):
-    """Placeholders are ${name}, where the name is that of etcd's setting: hyphens are allowed in it."""
+    """A template whose placeholders ${...} are names of etcd's settings, which may contain hyphens."""
 
     idpattern = "[a-z]+(?:-[a-z]+)*"
 
 
 @dataclass(frozen=True, slots=True)
 class MemberPlan:
-    """What an operator chooses for one member. `members` is host by name, from `parse_members`.
+    """What an operator chooses for one member. `members`, from `parse_members`, maps names to hosts.
 
     `data_dir` defaults to /var/lib/etcd/TOKEN, `listen` to the member's own address. `tls_dir` turns TLS on and holds
     ca.crt, NAME.crt and NAME.key. `existing`: the member joins a running cluster.
@@ -111,7 +111,7 @@ def _with_loopback(host: str) -> list[str]:
 
 
 def _absolute(text: str, option: str) -> PurePath:
-    """Parse an absolute path of Linux or Windows, on either system, because the file may be for another PC."""
+    """Parse an absolute path of Linux or Windows. Either is valid here, because the file may be for another PC."""
     windows = PureWindowsPath(text)
     absolute = windows.drive and windows.root
     path: PurePath = PurePosixPath(windows.as_posix()) if absolute else PurePosixPath(text)
@@ -121,7 +121,7 @@ def _absolute(text: str, option: str) -> PurePath:
 
 
 def _tls(directory: PurePath, name: str, off: bool) -> dict[str, str]:
-    """Values of the template's last section. If `off`, `tls` comments its lines out."""
+    """Values of the template's last section. If `off`, the value of `tls` comments out the lines of the section."""
     return {
         "tls": "# " if off else "",
         "cert-file": _scalar(str(directory / f"{name}.crt")),

@@ -18,7 +18,7 @@ Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_members(texts: Sequence[str]) -> dict[str, str]:
-    """Parse NAME=ADDRESS items into hosts by member name, in the given order; a host is in the form that URLs use.
+    """Parse NAME=ADDRESS items into a mapping of names to hosts, in the given order and in the form that URLs use.
 
     Raises Invalid unless there are 1 to 7 members with distinct names and addresses.
     """
