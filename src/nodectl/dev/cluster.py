@@ -309,7 +309,7 @@ class DevCluster:
         return self._etcd
 
     def _report_etcd_progress(self, line: str) -> None:
-        if "not from" not in line:  # a source without etcd matters only if there is none; the error then lists them
+        if "skipped" not in line:  # skipped sources matter only if no source has an etcd; the error then lists them
             self._report(line)
 
     async def _start_all(self, names: Iterable[str]) -> None:

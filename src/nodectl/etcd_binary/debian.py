@@ -1,8 +1,8 @@
 """Gets etcd from the packages of Debian, Ubuntu and their derivatives, without root and without installing anything.
 
-apt runs with its own lists, state and cache, on the mirror that this PC already uses. It checks signatures with the
-distribution's keyring. The packages are then unpacked, not installed. The stable suites have versions that are too
-old, so newer suites of the same mirror are tried as well.
+apt runs with lists, state and cache in a temporary folder, on the mirror that this PC already uses. It checks
+signatures with the distribution's keyring. The packages are then unpacked, not installed. The stable suites have
+versions that are too old, so newer suites of the same mirror are tried as well.
 """
 
 from __future__ import annotations
@@ -163,11 +163,11 @@ def machine_sources(etc: Path = Path("/etc/apt")) -> list[PackageSource]:
     return found
 
 
-def fetch(folder: Path, acceptable: Callable[[Version], str | None], progress: Callable[[str], None]) -> Version:
+def fetch(folder: Path, reason_against: Callable[[Version], str | None], progress: Callable[[str], None]) -> Version:
     """Put etcd's programs into `folder` and return their version.
 
-    `acceptable` returns why a version is not usable, or None. Raises Unavailable if no mirror has a usable version, or
-    none can be reached.
+    `reason_against` returns why a version is not usable, or None. Raises Unavailable if no mirror has a usable version,
+    or none can be reached.
     """
     release = _os_release()
     distro = distribution(release)
@@ -187,13 +187,13 @@ def fetch(folder: Path, acceptable: Callable[[Version], str | None], progress: C
                 raise Unavailable(f"timed out after {_TOTAL_TIMEOUT_S:g} s; " + "; ".join(failures))
             progress(f"etcd: trying {uri} {suite}")
             try:
-                return _Apt(folder.parent / f"{folder.name}.apt", distro, uri, suite).fetch(folder, acceptable)
+                return _Apt(folder.parent / f"{folder.name}.apt", distro, uri, suite).fetch(folder, reason_against)
             except _MirrorUnreachable as error:
                 failures.append(f"{uri}: {error}")
                 break
             except NodectlError as error:
                 failures.append(f"{suite}: {error}")
-                progress(f"etcd: not from {suite}: {error}")
+                progress(f"etcd: skipped suite {suite}: {error}")
     raise Unavailable("; ".join(failures))
 
 
@@ -246,11 +246,11 @@ class _Apt:
             f"Signed-By: {distro.keyring}\n"
         )
 
-    def fetch(self, folder: Path, acceptable: Callable[[Version], str | None]) -> Version:
+    def fetch(self, folder: Path, reason_against: Callable[[Version], str | None]) -> Version:
         try:
             self._prepare()
             self._update()
-            version = self._choose(acceptable)
+            version = self._choose(reason_against)
             self._download()
             self._unpack(folder)
             return version
@@ -271,11 +271,11 @@ class _Apt:
             kind = _MirrorUnreachable if any(sign in output for sign in _UNREACHABLE) else Unavailable
             raise kind(_last_error(output))
 
-    def _choose(self, acceptable: Callable[[Version], str | None]) -> Version:
+    def _choose(self, reason_against: Callable[[Version], str | None]) -> Version:
         versions = available_versions(self._run("apt-cache", "madison", "etcd-server").stdout)
         if not versions:
             raise Unavailable("the suite has no package etcd-server")
-        reason = acceptable(versions[0])
+        reason = reason_against(versions[0])
         if reason is not None:
             raise Unavailable(reason)
         return versions[0]

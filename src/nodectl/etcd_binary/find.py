@@ -1,6 +1,6 @@
 """Finds an etcd server that is new enough, or downloads one. `python -m nodectl.etcd_binary.find` prints its folder.
 
-Sources, in this order: the directory in NODECTL_ETCD_DIR, and no other if it is set; PATH; the cache
+If NODECTL_ETCD_DIR is set, only that directory is used. Otherwise the sources are, in this order: PATH; the cache
 (NODECTL_CACHE_DIR); the official release, or its mirror in NODECTL_ETCD_MIRROR; the distribution's packages.
 NODECTL_ETCD_VERSION requires one version. NODECTL_ALLOW_OLD_ETCD=1 accepts any version.
 """
@@ -34,7 +34,7 @@ ReportProgress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EtcdBinary:
-    """An etcd server that runs, and the tools in its folder, if any. `source` describes where it was found."""
+    """A usable etcd program, and the tools in its folder, if any. `source` describes where it was found."""
 
     server: Path
     ctl: Path | None
@@ -105,7 +105,7 @@ class _Finder:
                 return attempt()
             except (NodectlError, OSError) as error:
                 tried.append(f"  {where}: {error}")
-                self._progress(f"etcd: not from {where}: {error}")
+                self._progress(f"etcd: skipped source {where}: {error}")
         raise Unavailable(
             "no usable etcd found. Tried:\n" + "\n".join(tried) + "\nInstall etcd 3.5.30 or newer "
             "and name its directory in NODECTL_ETCD_DIR, or name a mirror of etcd's releases in NODECTL_ETCD_MIRROR."
@@ -119,7 +119,7 @@ class _Finder:
         return reason and f"etcd {version} is too old: {reason}"
 
     def _examine(self, folder: Path, source: str) -> EtcdBinary:
-        """Run the etcd in `folder` for its version. _SourceUnusable if it is missing, broken or too old."""
+        """Run the etcd in `folder` for its version. Raises _SourceUnusable if it is missing, broken or too old."""
         folder = folder.absolute()
         server = folder / f"etcd{_EXE}"
         if not server.is_file():
@@ -189,9 +189,9 @@ class _Finder:
             shutil.rmtree(home, ignore_errors=True)
 
     def _install(self, folder: Path, name: str, source: str) -> EtcdBinary:
-        """Rename `folder` to its place in the cache, after its etcd has run once.
+        """Rename `folder` to `name` in the cache, after its etcd has printed its version.
 
-        If another process was faster, its result is used. A result that does not run is moved out of the way.
+        If another process has created that name, its etcd is used. One that does not run is moved out of the way.
         """
         self._examine(folder, source)
         target = self._cache / name

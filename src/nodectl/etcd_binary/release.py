@@ -136,7 +136,7 @@ def _error_text(error: BaseException) -> str:
 
 
 def _unpack(archive: bytes, folder: Path, *, windows: bool) -> None:
-    """Write the programs, by their file names alone. Nothing else is unpacked, whatever paths the archive contains."""
+    """Unpack the programs into `folder` itself, without their paths in the archive. Nothing else is unpacked."""
     entries = _zip_entries(archive) if windows else _tar_entries(archive)
     names = {f"{name}.exe" if windows else name for name in PROGRAMS}
     try:
