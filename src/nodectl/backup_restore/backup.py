@@ -1,4 +1,4 @@
-"""Copies etcd's database into a file for `etcdutl snapshot restore`. It gets its name once its hash is checked."""
+"""Copies etcd's database into a file for `etcdutl snapshot restore`. The file appears after a check of its hash."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from nodestore.etcd.session import Etcd
 
 _HASH_BYTES = hashlib.sha256().digest_size
-_PAGE_BYTES = 512  # the database consists of pages of at least this size; the hash follows it
+_PAGE_BYTES = 512  # the database's size is a multiple of this; the hash is appended
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A saved backup. It contains at least the commands up to `index`, of `epoch`, and etcd's `revision`."""
+    """A saved backup. It contains at least the commands up to `index` in `epoch`, and etcd's state at `revision`."""
 
     file: str
     bytes: int
@@ -95,7 +95,7 @@ async def _position(etcd: Etcd, keys: Keys, endpoint: str) -> tuple[int, int, in
 async def _download(
     etcd: Etcd, endpoint: str, write: Callable[[bytes], object], progress: Callable[[str], None]
 ) -> tuple[int, str]:
-    """Download the database; return its size and SHA-256. Garbage if the hash at its end does not match the content."""
+    """Download the database; return its size and SHA-256. Raises Garbage if the hash at its end does not match."""
     from nodestore.etcd.maintenance import download_database
 
     body, whole, tail, size = hashlib.sha256(), hashlib.sha256(), b"", 0
@@ -114,7 +114,7 @@ async def _download(
 
 
 def _publish(part: Path, file: Path) -> None:
-    """Give the copy its name, without ever replacing another file. Conflict if there is one."""
+    """Rename the copy to `file`, without replacing another file. Raises Conflict if there is one."""
     try:
         os.link(part, file)
     except OSError as error:

@@ -1,8 +1,8 @@
 """Begins a new epoch after a backup was restored, so that no program acts on state that the restore removed.
 
 Without it, a master that was paused during the restore could write under its old term, and a node would ignore the
-orders of the restored store, because it has obeyed later ones. A new epoch is greater than every term and every order
-of the old one, and every fence compares it.
+orders of the restored store, because it has obeyed later ones. Terms and orders are compared by their epoch first, so
+those of a new epoch are greater than all earlier ones; and every fence compares the epoch.
 
 This requires that no revision is used twice, which only the restore can ensure (`--bump-revision`). The bump is
 visible as a gap: no key of the cluster has a revision between those in the backup and those after the restore.
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from nodestore.etcd.session import KV, Etcd
 
 BUMP_MIN = 1_000_000_000
-"""By how much a restore must raise the revision: more than a store writes between a backup and its loss. That takes two
-days at 5,000 writes a second, and years at the rate of a wall of PCs."""
+"""By how much a restore must raise the revision: by more than the store can have written after the backup. This many
+writes take two days at 5,000 a second, and years at the rate of a wall of PCs."""
 _APART_MAX = 1_000_000
 """Members whose revisions differ by more than this were restored with different numbers."""
 _SILENCE_S = 4.0
-"""How long no candidacy must exist. A running masterd writes one sooner: it tries several times a second."""
+"""How long there must be no candidacy. A running masterd would write one within this time: it tries several times a
+second."""
 _LEASE_MAX_S = 300.0
 _SLACK_S = 5.0
 """How much longer a lease may live than its TTL: a new leader of etcd extends it."""
@@ -72,7 +73,7 @@ def widest_revision_gap(revisions: Iterable[int], epoch_revision: int, now: int)
 
 
 async def read_restored(etcd: Etcd, keys: Keys) -> Restored:
-    """Read the state of the store. NotFound if it has no such cluster; Garbage if a needed key is unreadable."""
+    """Read the state of the store. Raises NotFound if it has no such cluster, Garbage if a needed key is unreadable."""
     from nodestore.etcd.watch import list_at
 
     listed = await etcd.range(keys.prefix, keys_only=True, timeout_s=20.0)
@@ -136,7 +137,7 @@ async def check_members(etcd: Etcd) -> list[str]:
 
 
 async def wait_for_silence(etcd: Etcd, keys: Keys, show: Callable[[str], None]) -> None:
-    """Wait until there is no candidacy, and no `leader` with a lease, for some seconds. Conflict if a masterd runs.
+    """Wait until, for 4 s, there is no candidacy and no `leader` with a lease. Raises Conflict if a masterd runs.
 
     A backup contains the candidacies of its time, and their leases start anew with the restore. They are waited out. A
     key that outlives its lease, or is written again, belongs to a running masterd.
@@ -150,13 +151,13 @@ async def wait_for_silence(etcd: Etcd, keys: Keys, show: Callable[[str], None]) 
             if kv.key not in known:
                 seconds, _ = await etcd.lease_keys(kv.lease)
                 known[kv.key] = (kv.mod_revision, now + min(max(seconds, 0), _LEASE_MAX_S) + _SLACK_S)
-            revision, gone_by = known[kv.key]
-            if revision != kv.mod_revision or now > gone_by:
+            revision, expired_by = known[kv.key]
+            if revision != kv.mod_revision or now > expired_by:
                 raise Conflict(
                     f"{_describe_holder(kv, keys)} still runs: stop masterd on every PC, then run this again"
                 )
             show(
-                f"waiting up to {gone_by - now:.0f} s until the lease of {_describe_holder(kv, keys)}, "
+                f"waiting up to {expired_by - now:.0f} s until the lease of {_describe_holder(kv, keys)}, "
                 "which is in the backup, expires"
             )
         if candidacies:
@@ -183,7 +184,7 @@ def _describe_holder(kv: KV, keys: Keys) -> str:
 
 
 async def begin_epoch(etcd: Etcd, keys: Keys, found: Restored, actor: str) -> Epoch:
-    """Delete `leader` and increase the epoch, in one transaction. Conflict if the store changed after `found`."""
+    """Delete `leader` and increase the epoch, in one transaction. Raises Conflict if the store has changed."""
     from nodestore.etcd.session import cmp_mod, op_delete, op_get, op_put
     from nodestore.etcd.types import cmp_empty_range
 
