@@ -1,6 +1,7 @@
-"""Checks of the promises: acknowledged commands, journal and documents in, faults out. Pure.
+"""Checks the promises against the acknowledged commands, the journal and the documents. Pure.
 
-A fault is one sentence. A promise holds if it was tested and no fault was found.
+The checks return faults: sentences that each say how a promise was broken. A promise holds if it was tested and no
+fault was found.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def find_journal_faults(lines: Sequence[JournalLine]) -> list[str]:
         if line.term < before.term:
             faults.append(f"index {line.index} was written in term {_term(line)}, after term {_term(before)}")
     last_of = {line.key: line.index for line in lines}
-    faults += [f"the entry under {key} ends at {last}" for key, last in last_of.items() if key != last]
+    faults += [f"the entry with key {key} ends at index {last}" for key, last in last_of.items() if key != last]
     return _first_few(faults)
 
 

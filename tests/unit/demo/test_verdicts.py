@@ -55,7 +55,7 @@ def test_entries_of_several_commands_are_clean_when_they_end_where_their_key_say
         JournalLine(3, 3, "c", "x", (1, 1)),
     ]
     assert find_journal_faults(lines) == []
-    assert find_journal_faults(lines[:2]) == ["the entry under 3 ends at 2"]
+    assert find_journal_faults(lines[:2]) == ["the entry with key 3 ends at index 2"]
 
 
 @given(st.integers(1, 8))
