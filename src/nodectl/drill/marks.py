@@ -28,7 +28,7 @@ _POLL_S = 0.01
 
 @dataclass(slots=True, eq=False)
 class ProbeCommand:
-    """One command and its outcome. `acknowledged`: when, on the monotonic clock. `after`: for repeating it."""
+    """One command and its outcome. `acknowledged`: monotonic time of the answer. `after`: sent again with a repeat."""
 
     id: str
     after: int

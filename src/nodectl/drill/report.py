@@ -56,7 +56,7 @@ class Report:
     @property
     def steps(self) -> tuple[TakeoverStep, ...]:
         """The takeover's steps at the client, in order of time."""
-        # The client may find the new leader after the first answer: a master passes a waiting request on to it.
+        # The first answer may come before the client finds the new leader: a standby proxies a waiting request to it.
         times, new = self.client_times, self.takeover.master
         marks = [
             (times.last_answer_before_at, "last_answer_before", "the last answer before"),
@@ -106,16 +106,18 @@ def judge_promises(
     kept = Promise("No acknowledged command is lost")
     kept.judge(f"{len(acknowledged)} acknowledged, all in the history" if not missing else "some are missing", missing)
     once = Promise("No command takes effect twice")
-    again = sum(item.repeated and item.index == item.first for item in repeats)
-    once.judge(f"{again} of {len(repeats)} repeats recognised; of {len(lines)} commands none twice", doubled, unknown)
+    recognised = sum(item.repeated and item.index == item.first for item in repeats)
+    once.judge(
+        f"{recognised} of {len(repeats)} repeats recognised; of {len(lines)} commands none twice", doubled, unknown
+    )
     fenced = Promise("A deposed master changes nothing")
     fenced.judge(f"{len(lines)} commands in one history, no gap, terms in order", find_journal_faults(lines))
-    goes_on = Promise("The work goes on by itself")
-    goes_on.judge(f"{gap_s * 1e3:.0f} ms without an answer, no command failed", failed[:3])
+    continued = Promise("Clients continue by themselves")
+    continued.judge(f"{gap_s * 1e3:.0f} ms without an answer, no command failed", failed[:3])
     recorded = Promise("Anyone can see what happened")
     wrong_master = (
         [] if found.taken_from == old else [f"the record says that {found.taken_from} was replaced, not {old}"]
     )
     no_times = [] if found.steps else [found.note]
     recorded.judge(f"{found.cause}, in {len(found.steps)} steps: nodectl why {found.term}", wrong_master, no_times)
-    return [kept, once, fenced, goes_on, recorded]
+    return [kept, once, fenced, continued, recorded]

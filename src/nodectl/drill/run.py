@@ -18,10 +18,10 @@ from nodestore.errors import Conflict, NodectlError, NotFound, TimedOut, Unavail
 if TYPE_CHECKING:
     from nodectl.client import Client, Leader
 
-_BEFORE = 20
-_AFTERWARDS = 20
-_REPEATED = 20
-_BEGIN_S = 10.0
+_COMMANDS_BEFORE = 20
+_COMMANDS_AFTER = 20
+_REPEATS = 20
+_FIRST_ANSWERS_S = 10.0
 _RECORD_S = 6.0
 _POLL_S = 0.05
 _PAGE = 1_000
@@ -56,9 +56,9 @@ async def run_drill(
     fault: LeaderFault,
     preconditions: Preconditions,
     timeout_s: float,
-    say: Callable[[str], None],
+    report_step: Callable[[str], None],
 ) -> Report:
-    """Inject `fault` into the leader under load, and report the takeover. `say` receives a line for each step.
+    """Inject `fault` into the leader under load, and report the takeover. `report_step` receives a line for each step.
 
     Raises TimedOut if no standby took over, or no command was acknowledged, within `timeout_s` seconds.
     """
@@ -72,19 +72,19 @@ async def run_drill(
 
     client.on_leader(on_leader)
     async with ProbeCommands(client, preconditions.index, timeout_s) as marks:
-        say("sending commands that change nothing")
-        await marks.wait_acknowledged(_BEFORE, _BEGIN_S)
+        report_step("sending commands that change nothing")
+        await marks.wait_acknowledged(_COMMANDS_BEFORE, _FIRST_ANSWERS_S)
         injected_at = time.monotonic()
-        say(f"{preconditions.leader.id} {fault.description}")
+        report_step(f"{preconditions.leader.id} {fault.description}")
         await fault.inject(preconditions.leader)
         try:
             new = await _wait_for_newer(client, preconditions.leader, timeout_s)
-            say(f"{new.id} leads: {new.why}")
-            await marks.wait_acknowledged(_AFTERWARDS, timeout_s)
+            report_step(f"{new.id} leads: {new.why}")
+            await marks.wait_acknowledged(_COMMANDS_AFTER, timeout_s)
         finally:
             afterwards = await fault.revert(preconditions.leader)
-        await marks.wait_acknowledged(_AFTERWARDS, timeout_s)  # by now a leader that was frozen runs again
-    say("checking the history")
+        await marks.wait_acknowledged(_COMMANDS_AFTER, timeout_s)  # by now a leader that was frozen runs again
+    report_step("checking the history")
     takeover = await _fetch_record(client, new)
     lines = await _fetch_lines(client, preconditions.index)
     last, first = answer_gap(marks.acknowledged, {line.index: line.term for line in lines}, preconditions.leader.term)
@@ -154,7 +154,7 @@ async def _send_repeats(marks: ProbeCommands, begin: float) -> list[Repeat]:
     def distance(mark: ProbeCommand) -> float:
         return abs((mark.acknowledged or 0.0) - begin)
 
-    nearest = sorted(marks.acknowledged, key=distance)[:_REPEATED]
+    nearest = sorted(marks.acknowledged, key=distance)[:_REPEATS]
     return [Repeat(mark.id, mark.index, index, repeated, error)
             for mark, index, repeated, error in await marks.repeat(nearest)]  # fmt: skip
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LeaderFault(Protocol):
-    """A fault of the leader. `description`: what happens to the leader, as the end of a sentence about it."""
+    """A fault of the leader. `description`: the rest of a sentence that begins with the leader's name."""
 
     description: str
 
@@ -59,7 +59,7 @@ class RequestedFault:
         try:
             await self._client.drill(self._how, seconds=self._seconds, term=leader.term.revision)
         except OutcomeUnknown:
-            return  # the leader may already be dead: whether another one takes over will show it
+            return  # the leader may have died before it answered; a takeover will show it
 
     async def revert(self, leader: Leader) -> str:
         if self._how == "kill":

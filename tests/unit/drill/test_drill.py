@@ -196,7 +196,7 @@ GOOD: dict[str, Any] = {
         ({"lines": [line(1), line(2, 9), line(3, 9, "d-1")]}, "No command takes effect twice"),
         ({"repeats": [Repeat("d-1", 1, 3, False)]}, "No command takes effect twice"),
         ({"lines": [line(1, 9), line(2, 1)]}, "A deposed master changes nothing"),
-        ({"failed": ["d-3: Unavailable"]}, "The work goes on by itself"),
+        ({"failed": ["d-3: Unavailable"]}, "Clients continue by themselves"),
         ({"found": takeover(steps=(), note="not written")}, "Anyone can see what happened"),
         ({"found": takeover(taken_from="m7")}, "Anyone can see what happened"),
     ],
