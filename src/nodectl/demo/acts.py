@@ -28,7 +28,7 @@ from nodestore.errors import NodectlError, Unavailable
 _WARM_UP_S = (0.6, 1.2)
 _BURST = 40
 _REPEATED_BEFORE = 20
-_AFTERWARDS = 60
+_COMMANDS_AFTER = 60
 _WIPE_S = 5.0
 _MEMBER_DOWN_S = 1.5
 
@@ -72,17 +72,17 @@ async def kill_leader(stage: Stage) -> None:
         stage.leaders_lost += 1
         stage.say(f"the leader, {victim}, is killed (kill -9) with {len(in_flight)} commands in flight")
         successor = await stage.client.leader(timeout_s=20.0)
-        await traffic.wait_acknowledged(_AFTERWARDS)
+        await traffic.wait_acknowledged(_COMMANDS_AFTER)
     _, gap_s = gap_around(traffic.times, killed)
     stage.say(f"{successor.id} took over: {successor.why}")
     stage.say(f"clients waited {gap_s:.2f} s, from the last acknowledgement before to the first one after the kill")
     stage.promises["takeover"].judge(f"killed: {gap_s:.2f} s without answers", _failed(traffic))
-    await _report_account(stage, traffic)
+    await _narrate_outcomes(stage, traffic)
     await _send_again(stage, [command for command in (*before, *in_flight) if command.acknowledged is not None])
     await stage.cluster.start(victim)
 
 
-async def _report_account(stage: Stage, traffic: SceneLoad) -> None:
+async def _narrate_outcomes(stage: Stage, traffic: SceneLoad) -> None:
     """Narrate the outcome of the commands of one act. The promises about them are judged at the end of the demo."""
     commands = traffic.acknowledged
     lines, scenes = await stage.journal(), await stage.scenes()
@@ -117,7 +117,7 @@ async def _send_again(stage: Stage, commands: list[SentCommand]) -> None:
 
 
 def _failed(traffic: SceneLoad) -> list[str]:
-    """Find commands that failed although the client retries them for long enough."""
+    """Find commands that failed although the client retries each of them for 30 s."""
     failed = [command for command in traffic.commands if command.error]
     return [f"{len(failed)} commands failed, the first with {failed[0].error}"] if failed else []
 
@@ -141,7 +141,7 @@ async def wipe_node(stage: Stage) -> None:
     taken_s = time.monotonic() - begun
     stage.say(f"{node} is started again, without any other action: {taken_s:.2f} s later it shows the new scene:")
     stage.draw()
-    stage.promises["node"].judge(f"wiped, it shows what it missed {taken_s:.2f} s after its start")
+    stage.promises["node"].judge(f"wiped; {taken_s:.2f} s after its start it shows the current scene")
 
 
 async def _wipe(stage: Stage, node: str) -> None:
@@ -157,15 +157,15 @@ async def lose_member(stage: Stage) -> None:
     members = await stage.client.members()
     victim = next((member["name"] for member in members if member["leader"]), members[0]["name"])
     async with SceneLoad(stage.client, stage.ledger) as traffic:
-        await traffic.wait_acknowledged(_AFTERWARDS // 2)
+        await traffic.wait_acknowledged(_COMMANDS_AFTER // 2)
         killed = time.monotonic()
         await stage.cluster.kill(victim)
-        await traffic.wait_acknowledged(_AFTERWARDS)
+        await traffic.wait_acknowledged(_COMMANDS_AFTER)
         await asyncio.sleep(_MEMBER_DOWN_S)
         while_down = sum(killed < moment for moment in traffic.times)
         await stage.cluster.start(victim)
-        healthy_s = await _healthy(stage, victim)
-        await traffic.wait_acknowledged(_AFTERWARDS // 2)
+        healthy_s = await _wait_healthy(stage, victim)
+        await traffic.wait_acknowledged(_COMMANDS_AFTER // 2)
         end = time.monotonic()
     gap_s = longest_gap(traffic.times, killed, end)
     stage.say(
@@ -177,10 +177,10 @@ async def lose_member(stage: Stage) -> None:
         "its restart"
     )
     stage.promises["member"].judge(f"killed: {gap_s:.2f} s without answers; healthy after restart", _failed(traffic))
-    await _report_account(stage, traffic)
+    await _narrate_outcomes(stage, traffic)
 
 
-async def _healthy(stage: Stage, member: str) -> float:
+async def _wait_healthy(stage: Stage, member: str) -> float:
     begun = time.monotonic()
     while True:
         try:

@@ -18,10 +18,10 @@ from nodectl.workload.verdicts import JournalLine, find_journal_faults, find_los
 from nodestore.errors import NodectlError, TimedOut, from_code
 from nodestore.support.jsonio import loads
 
-_DIRECT = 6
-_REQUESTS, _COMMANDS = 6, 200
-_MIDDLE_S = (0.02, 0.05)
-_AFTERWARDS = 60  # enough that entries of the old leader would overwrite entries of the new one
+_SINGLE_REQUESTS = 6
+_BATCHES, _BATCH_COMMANDS = 6, 200
+_SUSPEND_AFTER_S = (0.02, 0.05)
+_COMMANDS_AFTER = 60  # enough that entries of the old leader would overwrite entries of the new one
 _ANSWER_S = 15.0
 _STANDBY_S = 10.0
 _REFUSED = {"unavailable", "not_leader", "leadership_lost"}  # codes that mean: the command was certainly not run
@@ -35,18 +35,18 @@ async def freeze_leader(stage: Stage) -> None:
         direct = Direct(stage, session, stage.cluster.master_urls[old.id])
         await direct.connect()
         direct.send_many()
-        await asyncio.sleep(stage.rng.uniform(*_MIDDLE_S))
+        await asyncio.sleep(stage.rng.uniform(*_SUSPEND_AFTER_S))
         frozen = time.monotonic()
         stage.cluster.suspend(old.id)
         stage.leaders_lost += 1
         try:
             direct.send_few()
             stage.say(
-                f"the leader, {old.id}, is frozen (SIGSTOP) in the middle of {_REQUESTS * _COMMANDS} commands; "
-                f"{_DIRECT} more are sent directly to its port meanwhile"
+                f"the leader, {old.id}, is frozen (SIGSTOP) in the middle of {_BATCHES * _BATCH_COMMANDS} commands; "
+                f"{_SINGLE_REQUESTS} more are sent directly to its port meanwhile"
             )
             new = await stage.client.leader(timeout_s=30.0)
-            await traffic.wait_acknowledged(_AFTERWARDS)
+            await traffic.wait_acknowledged(_COMMANDS_AFTER)
             before = await stage.journal()
         finally:
             stage.cluster.resume(old.id)
@@ -60,7 +60,7 @@ async def freeze_leader(stage: Stage) -> None:
         await direct.answers()
         still = await _still_leads(session, stage.cluster.master_urls[old.id])
         try:
-            await traffic.wait_acknowledged(_AFTERWARDS // 2, timeout_s=10.0)
+            await traffic.wait_acknowledged(_COMMANDS_AFTER // 2, timeout_s=10.0)
             stuck = []
         except TimedOut as error:
             stuck = [str(error)]
@@ -92,7 +92,7 @@ def _narrate_result(stage: Stage, old: str, direct: Direct, after: list[JournalL
         "without an answer": direct.count - len(direct.acknowledged) - len(direct.refused) - len(direct.unsure),
     }
     if faults:
-        stage.say(f"{old} WROTE AFTER ITS TERM: the faults are below the table")
+        stage.say(f"{old} WROTE AFTER ITS TERM: the table below lists the faults")
         return
     answers = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
     stage.say(f"the commands sent to {old}: {answers}; every answer was true")
@@ -119,16 +119,16 @@ class Direct:
 
     async def connect(self) -> None:
         """Open the connections in advance, so that the master has the commands as soon as it is resumed."""
-        await asyncio.gather(*(self._ask("GET", "/v1/health", None) for _ in range(_DIRECT + _REQUESTS)))
+        await asyncio.gather(*(self._ask("GET", "/v1/health", None) for _ in range(_SINGLE_REQUESTS + _BATCHES)))
 
     def send_many(self) -> None:
         """Send more commands than a leader commits at once."""
-        for _ in range(_REQUESTS):
-            self._send([self._stage.ledger.new_command("middle") for _ in range(_COMMANDS)])
+        for _ in range(_BATCHES):
+            self._send([self._stage.ledger.new_command("middle") for _ in range(_BATCH_COMMANDS)])
 
     def send_few(self) -> None:
         """Send a few requests of one command each."""
-        for _ in range(_DIRECT):
+        for _ in range(_SINGLE_REQUESTS):
             self._send([self._stage.ledger.new_command("frozen")])
 
     async def answers(self) -> None:

@@ -16,7 +16,7 @@ _FILE_WIDTH = 80
 
 
 class Narrator:
-    """Writes to one stream. Its methods raise OSError if the reader or the terminal is gone."""
+    """Writes to one stream. Its methods raise OSError if the reader or the terminal has closed it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,8 +1,7 @@
 """The demo from start to end: start a cluster, run the acts, print the table of promises, remove everything.
 
-Without `stay` nothing remains: the processes die with this one, however it ends, and the directory is removed, also
-after Ctrl-C (once or twice), SIGTERM, and the end of the terminal. Only after a failure the directory stays, for its
-logs.
+Without `stay` nothing remains. The processes die with this one, however it ends. The directory is removed, also after
+Ctrl-C (once or twice), SIGTERM, or when the terminal is closed. After a failure it is kept, for its logs.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ _UNFINISHED = ".unfinished"
 class DemoOptions:
     """The options of a run.
 
-    `stay`: leave the cluster running. `directory`: an empty one (None: a temporary one). `seed`: repeats the choices of
-    an earlier run. `acts`: keys of ACTS; the acts run in the order of ACTS.
+    `stay`: leave the cluster running. `directory`: an empty or new directory for its files (None: a temporary one).
+    `seed`: repeats the choices of an earlier run. `acts`: keys of ACTS; the acts run in the order of ACTS.
     """
 
     stay: bool = False
@@ -96,7 +95,7 @@ class DemoOutcome:
 def run(options: DemoOptions, stream: TextIO) -> DemoOutcome:
     """Run the demo and narrate it on `stream`.
 
-    Raises Ended after a signal, Invalid for an unknown act, NodectlError, and OSError if the reader is gone.
+    Raises Ended after a signal, Invalid for an unknown act, NodectlError, and OSError if `stream` was closed.
     """
     for name in options.acts:
         if name not in {act.key for act in ACTS}:
@@ -129,7 +128,7 @@ class _DemoRun:
             raise Conflict(f"{given} is not empty: give an empty directory, or none (the demo removes it at the end)")
         if given is None:
             await asyncio.to_thread(_remove_orphaned_directories)
-        there_before = given is not None and given.exists()
+        existed = given is not None and given.exists()
         directory = Path(tempfile.mkdtemp(prefix=_PREFIX)) if given is None else given.absolute()
         directory.mkdir(parents=True, exist_ok=True)
         cluster = DevCluster(directory, die_with_parent=not self._options.stay, report=self._narrator.line)
@@ -142,7 +141,7 @@ class _DemoRun:
         except BaseException as error:
             self._keep = False
             if isinstance(error, NodectlError):
-                self._explain(directory)
+                self._keep_logs(directory)
             raise
         finally:
             self._signals.begin_closing(self._narrator)
@@ -151,9 +150,9 @@ class _DemoRun:
             if self._keep or self._kept_for_its_logs:
                 (directory / _UNFINISHED).unlink(missing_ok=True)
             else:
-                await asyncio.to_thread(_remove, directory, keep_itself=there_before)
+                await asyncio.to_thread(_remove, directory, keep_itself=existed)
 
-    def _explain(self, directory: Path) -> None:
+    def _keep_logs(self, directory: Path) -> None:
         """Keep the directory after a failure, and print where the logs are."""
         self._kept_for_its_logs = True
         with contextlib.suppress(OSError):
@@ -205,7 +204,7 @@ class _DemoRun:
         elif outcome.held:
             narrator.line("to keep the cluster running and explore it: nodectl demo --stay")
         else:
-            self._explain(cluster.directory)
+            self._keep_logs(cluster.directory)
             narrator.line(f"to repeat this run: nodectl demo --seed {outcome.seed}")
 
 
@@ -218,15 +217,15 @@ async def _judge_commands(stage: Stage) -> None:
     possible = {*(command.path for command in ledger.sent), "scenes/rainbow", "scenes/sunrise"}
     lines = await stage.journal()  # from etcd, so that it can be judged without a master
     try:
-        scenes, terms, silent = await stage.scenes(), await stage.client.terms(), []
+        scenes, terms, unread = await stage.scenes(), await stage.client.terms(), []
     except NodectlError as error:
-        scenes, terms, silent = set(), [], [f"no master returned the state: {error}"]
-    held = f"{len(expected & scenes)} of them in the state" if not silent else "the state is not known"
+        scenes, terms, unread = set(), [], [f"no master returned the state: {error}"]
+    held = f"{len(expected & scenes)} of them in the state" if not unread else "the state is not known"
     promises["lost"].judge(
         f"{len(ledger.acknowledged)} acknowledged, {held}",
-        silent,
+        unread,
         find_lost(ledger.indexes, lines),
-        [] if silent else find_without_effect(expected, scenes),
+        [] if unread else find_without_effect(expected, scenes),
     )
     ids = {line.id for line in lines}
     promises["twice"].judge(
@@ -234,7 +233,7 @@ async def _judge_commands(stage: Stage) -> None:
         find_duplicates(lines),
         find_unknown_effects(possible, scenes),
     )
-    if silent:
+    if unread:
         return
     unexplained = [f"term {term.get('revision')} has no reason" for term in terms if not term.get("why")]
     missing = stage.leaders_lost + 1 - len(terms)
@@ -254,13 +253,13 @@ async def _delete_load_scenes(stage: Stage) -> None:
 
 
 def _next_steps(cluster: DevCluster) -> list[str]:
-    reach = f"nodectl --endpoints {','.join(cluster.endpoints)} --cluster {cluster.cluster}"
+    connect = f"nodectl --endpoints {','.join(cluster.endpoints)} --cluster {cluster.cluster}"
     here = f"--dir {cluster.directory}"
     return [
         "The cluster stays up. Try:",
-        f"  {reach} status",
-        f"  {reach} history",
-        f"  {reach} scene apply rainbow --wait",
+        f"  {connect} status",
+        f"  {connect} history",
+        f"  {connect} scene apply rainbow --wait",
         f"  nodectl dev status {here}",
         f"  nodectl dev kill m1 {here}        # and n5, e2...; `dev start` brings it back",
         "To stop it:",
@@ -270,7 +269,7 @@ def _next_steps(cluster: DevCluster) -> list[str]:
 
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Write the log of this process's client to `path`, with the other logs, instead of the demo's output."""
+    """Write the log of this process's client to the file `path`, not into the demo's output."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

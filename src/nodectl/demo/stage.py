@@ -31,8 +31,8 @@ def _promises() -> dict[str, Promise]:
         "twice": Promise("No command takes effect twice"),
         "deposed": Promise("A deposed master changes nothing"),
         "takeover": Promise("Another master takes over by itself"),
-        "node": Promise("A node that returns is put back"),
-        "member": Promise("The store may lose a member"),
+        "node": Promise("A node that returns converges"),
+        "member": Promise("etcd may lose a member"),
         "history": Promise("Anyone can see what happened"),
     }
 
@@ -58,7 +58,7 @@ class Stage:
     # --- the cluster's state ----------------------------------------------------------------------------------------
 
     async def journal(self) -> list[JournalLine]:
-        """Return every command in the journal, read from etcd itself, without a master. Raises Garbage."""
+        """Return every command in the journal, read from etcd itself. Raises Garbage if an entry is malformed."""
         keys = Keys(self.cluster.cluster)
         found = await list_at(self.etcd, keys.journal, end=prefix_end(keys.journal))
         lines = []

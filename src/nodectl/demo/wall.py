@@ -27,9 +27,9 @@ Grid = list[list[str | None]]
 """Node names by row and column."""
 
 
-def scene_documents(look: tuple[tuple[str, str], ...], nodes: list[str]) -> dict[str, dict[str, Any]]:
-    """Return a scene's documents for any number of nodes; the colours and texts of `look` repeat."""
-    picked = {node: look[position % len(look)] for position, node in enumerate(nodes)}
+def scene_documents(tiles: tuple[tuple[str, str], ...], nodes: list[str]) -> dict[str, dict[str, Any]]:
+    """Return a scene's documents for any number of nodes; the colours and texts of `tiles` repeat."""
+    picked = {node: tiles[position % len(tiles)] for position, node in enumerate(nodes)}
     return {node: {"colour": colour, "text": text} for node, (colour, text) in picked.items()}
 
 
