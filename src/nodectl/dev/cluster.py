@@ -41,7 +41,7 @@ _READY_TIMEOUT_S = 60.0
 _CONVERGE_TIMEOUT_S = 20.0
 _GRACE_S = 10.0
 _END_TIMEOUT_S = 10.0
-_USES: Mapping[str, tuple[str, ...]] = {"etcd": ("client", "peer"), "masterd": ("api",), "noded": ()}
+_PORT_USES: Mapping[str, tuple[str, ...]] = {"etcd": ("client", "peer"), "masterd": ("api",), "noded": ()}
 
 ReportLine = Callable[[str], None]
 
@@ -93,7 +93,7 @@ class DevCluster:
         """The content of `cluster.json`. Raises NotFound if there is no cluster in the directory."""
         if self._record is None:
             raise NotFound(
-                f"there is no cluster in {self.directory}: `nodectl dev up --dir {self.directory}` makes one"
+                f"there is no cluster in {self.directory}: `nodectl dev up --dir {self.directory}` creates one"
             )
         return self._record
 
@@ -138,7 +138,8 @@ class DevCluster:
 
         Raises NodectlError if a process ends or a port is taken, and TimedOut.
         """
-        ours = _checked(self._inventory or wall_inventory())  # first: an error in it must not leave half a cluster
+        # Checked first, because an error in it must not leave a cluster half started.
+        given = _checked(self._inventory or wall_inventory())
         self._record = self._record or self._new_record()
         self._check_same_topology()
         etcd = await self._etcd_program()
@@ -150,7 +151,7 @@ class DevCluster:
             await self._start_all(members)
             await self._wait_until("etcd is healthy", lambda: unhealthy_members(session, self.record), members)
             self._report_started(members, "healthy", started)
-            self._topology(await self._configuration(ours))
+            self._update_processes(await self._configuration(given))
             masters, nodes = list(self.record.parts_of("masterd")), list(self.record.parts_of("noded"))
             self._report(f"starting {_counted(self.record, [*masters, *nodes])}")
             await self._start_all([*masters, *nodes])
@@ -163,12 +164,12 @@ class DevCluster:
             await self._wait_converged(client, started)
 
     async def down(self, grace_s: float = _GRACE_S) -> None:
-        """Stop all processes, nodes and masters before etcd; keep the data. Kill what runs after `grace_s` seconds."""
+        """Stop all processes, nodes and masters before etcd; keep the data. Kill what still runs after `grace_s`."""
         if self._record is None:
             return
-        above = [name for name, part in self.record.parts.items() if part.program != "etcd" and part.running]
+        clients = [name for name, part in self.record.parts.items() if part.program != "etcd" and part.running]
         members = [name for name, part in self.record.parts_of("etcd").items() if part.running]
-        for names in (above, members):
+        for names in (clients, members):
             if names:
                 self._report(f"stopping {format_names(names)}")
             await asyncio.gather(*(self.stop(name, grace_s) for name in names))
@@ -188,7 +189,7 @@ class DevCluster:
         await self._start_all([name])
 
     async def stop(self, name: str, grace_s: float = _GRACE_S) -> None:
-        """Terminate a process, resuming it first; kill it and its children if it runs after `grace_s` seconds."""
+        """Resume and terminate a process; kill it and its children if they still run after `grace_s` seconds."""
         process = self._part(name).process
         if process is None or not process.alive:
             return
@@ -205,7 +206,7 @@ class DevCluster:
         process = part.process
         if process is None or process.boot != kernel_boot_id():
             return
-        if part.program != "noded" and process.alive:  # etcd and masterd have no children; finding a tree takes time
+        if part.program != "noded" and process.alive:  # they have no children: do not wait for a search
             with contextlib.suppress(psutil.Error):
                 psutil.Process(process.pid).kill()
         await asyncio.to_thread(child_processes.kill_tree, process.identity)
@@ -267,12 +268,12 @@ class DevCluster:
             if known is not None and known.program != program:
                 raise Invalid(f"two processes would be named {name}: a {known.program} and a {program}")
             if known is None:
-                uses = _USES[program]
+                uses = _PORT_USES[program]
                 ports = free_ports(len(uses), self.record.ports)
                 self.record.parts[name] = Part(program=program, ports=dict(zip(uses, ports, strict=True)))
         save(self.directory, self.record)
 
-    def _topology(self, inventory: Inventory) -> None:
+    def _update_processes(self, inventory: Inventory) -> None:
         self._add_parts("masterd", inventory.masters)
         self._add_parts("noded", inventory.nodes)
         wanted = {*self.record.parts_of("etcd"), *inventory.masters, *inventory.nodes}
@@ -281,8 +282,8 @@ class DevCluster:
                 del self.record.parts[name]
         save(self.directory, self.record)
 
-    async def _configuration(self, ours: InventoryFile) -> Inventory:
-        """Return the configuration in the store; if there is none, apply `ours` and return that."""
+    async def _configuration(self, given: InventoryFile) -> Inventory:
+        """Return the configuration in the store; if there is none, apply `given` and return that."""
         async with Etcd(EtcdSettings(self.endpoints)) as etcd:
             keys = Keys(self.cluster)
             configuration = Configuration(etcd, keys)
@@ -294,9 +295,9 @@ class DevCluster:
                         f"to change it: nodectl config apply {self._inventory}"
                     )
                 return decode(Inventory, dumps(found.inventory), keys.config_current)
-            await configuration.apply(ours.data, source=ours.source, expect_version=0, actor="nodectl dev")
+            await configuration.apply(given.data, source=given.source, expect_version=0, actor="nodectl dev")
             self._report(f"applied {self._inventory or wall_inventory()}")
-            return ours.inventory
+            return given.inventory
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -370,7 +371,7 @@ class DevCluster:
         self._report(f"{format_names(names)}: {how} after {time.monotonic() - started:.1f} s")
 
     async def _wait_converged(self, client: Client, started: float) -> None:
-        """Wait until the nodes have converged; only report one that does not: its configuration is the cause."""
+        """Wait until the nodes have converged. One that has not is only reported: its configuration is the cause."""
         troubled: dict[str, str] = {}
 
         async def check() -> str | None:

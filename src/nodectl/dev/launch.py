@@ -101,7 +101,7 @@ def _member(record: Record, name: str, places: ClusterPaths, etcd: Path) -> Laun
 
 
 def _own_first(record: Record, name: str) -> list[str]:
-    """Return the endpoints, rotated so that each process begins with another member, as on PCs with their own."""
+    """Return the endpoints, rotated so that each process begins with another member, as if each PC ran one."""
     found = endpoints(record)
     same = list(record.parts_of(record.parts[name].program))
     shift = same.index(name) % len(found)

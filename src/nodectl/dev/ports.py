@@ -16,7 +16,7 @@ from nodestore.errors import NodectlError
 HOST = "127.0.0.1"
 _FIRST, _LAST = 15_000, 32_000
 _TRIES_MAX = 10_000
-_DICE = random.SystemRandom()
+_RANDOM = random.SystemRandom()
 
 
 def ephemeral_ports() -> range:
@@ -35,7 +35,7 @@ def free_ports(count: int, taken: Iterable[int] = ()) -> list[int]:
     for _ in range(_TRIES_MAX):
         if len(found) == count:
             return found
-        port = _DICE.randrange(_FIRST, _LAST)
+        port = _RANDOM.randrange(_FIRST, _LAST)
         if port not in busy and port not in avoided and is_free(port):
             found.append(port)
             busy.add(port)

@@ -23,9 +23,9 @@ class Process(BaseModel):
 
     pid: int
     created: float
-    boot: str = Field(description="the kernel's id of the boot; empty where creation times do not depend on it")
+    boot: str = Field(description="the kernel's boot id on Linux, where creation times depend on it; else empty")
     argv: list[str]
-    env: dict[str, str] = Field(default_factory=dict, description="added to the environment of the starting process")
+    env: dict[str, str] = Field(default_factory=dict, description="variables added to the inherited environment")
 
     @property
     def identity(self) -> child_processes.Identity:

@@ -20,7 +20,7 @@ _TAIL_LINES = 12
 _TAIL_BYTES = 64 << 10
 
 Check = Callable[[], Awaitable[str | None]]
-"""Returns what is still missing, or None. Unavailable counts as missing."""
+"""Returns what is still missing, or None. If it raises Unavailable, the reason counts as missing."""
 
 
 async def wait_for_processes(
