@@ -15,7 +15,7 @@ import aiohttp
 from bench.harness.cluster import SETTLE_S, BenchCluster
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from masterd.replication.snapshots import Image, Snapshots
 from masterd.state_machine.batch import Batch, CommandRequest, encode_entry
 from masterd.state_machine.specs import SpecDeriver

@@ -1,4 +1,4 @@
-"""The contract of an application under its public name; see `masterd.application.contract`."""
+"""The contract of an application under the name that earlier releases documented; see `nodesdk`."""
 
 from masterd.application.contract import (
     Application,

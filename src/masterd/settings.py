@@ -101,7 +101,11 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
         text="standbys of higher priority take over first (default: the priority in the configuration, or 0)",
     )  # fmt: skip
     parser.add_option(
-        "app", str, default="wall", meta="NAME", text="the application: an entry point of nodectl.apps, or module:Class"
+        "app",
+        str,
+        default="scenes",
+        meta="NAME",
+        text="the application: an entry point of nodectl.apps, or module:attribute",
     )
     parser.add_option(
         "max-txn-ops", whole_between(16, 100_000), default="128", meta="N",

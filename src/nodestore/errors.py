@@ -1,163 +1,47 @@
-"""Errors, split by what the caller must do about them.
+"""The errors of `nodesdk.errors`, for the programs. Pure."""
 
-Each class carries the `code` under which it travels in a problem document and the `exit_code` of the CLI.
-"""
+from nodesdk.errors import (
+    Compacted,
+    Conflict,
+    DefinitionError,
+    Denied,
+    Garbage,
+    Invalid,
+    LeadershipLost,
+    LeaseLost,
+    NodectlError,
+    NoSpace,
+    NoSpaceUnknown,
+    NotFound,
+    NotLeader,
+    OutcomeUnknown,
+    Refused,
+    TimedOut,
+    TooLarge,
+    TooOld,
+    Unavailable,
+    from_code,
+)
 
-from __future__ import annotations
-
-from typing import ClassVar
-
-
-class NodectlError(Exception):
-    """Something failed and trying again as it is will not help."""
-
-    code: ClassVar[str] = "failed"
-    status: ClassVar[int] = 500
-    exit_code: ClassVar[int] = 1
-
-    @property
-    def message(self) -> str:
-        """One line for a person."""
-        return str(self)
-
-
-class Invalid(NodectlError):
-    """The request is malformed: change it before asking again."""
-
-    code = "invalid"
-    status = 400
-    exit_code = 2
-
-
-class Refused(NodectlError):
-    """The application will not do this in the present state; nothing has changed."""
-
-    code = "refused"
-    status = 422
-
-
-class TooLarge(NodectlError):
-    """A command or document exceeds a limit; nothing has changed."""
-
-    code = "too_large"
-    status = 413
-
-
-class NotFound(NodectlError):
-    """The thing named does not exist."""
-
-    code = "not_found"
-    status = 404
-    exit_code = 3
-
-
-class Conflict(NodectlError):
-    """Somebody else changed it first: read it again, then decide."""
-
-    code = "conflict"
-    status = 409
-    exit_code = 4
-
-
-class TooOld(Conflict):
-    """The command may have run so long ago that nobody remembers: it was not run. Look at the state, then decide."""
-
-    code = "too_old"
-    status = 410
-
-
-class Unavailable(NodectlError):
-    """Nothing has happened, because nobody could do it just now: try again later."""
-
-    code = "unavailable"
-    status = 503
-    exit_code = 5
-
-
-class NoSpace(Unavailable):
-    """etcd's database is full: it takes no puts and grants no leases until there is room."""
-
-    code = "no_space"
-    status = 507
-
-
-class NotLeader(Unavailable):
-    """This masterd does not lead, so nothing has happened; `url` is the leader's, when known."""
-
-    code = "not_leader"
-    status = 503
-
-    def __init__(self, message: str, url: str | None = None) -> None:
-        super().__init__(message)
-        self.url = url
-
-
-class LeadershipLost(NotLeader):
-    """The term ended before this began; nothing of it has happened."""
-
-    code = "leadership_lost"
-
-
-class Denied(NodectlError):
-    """etcd or a master refuses these credentials."""
-
-    code = "denied"
-    status = 403
-    exit_code = 6
-
-
-class TimedOut(NodectlError):
-    """A wait for an effect ended before the effect; what was asked for stands."""
-
-    code = "timed_out"
-    status = 504
-    exit_code = 7
-
-
-class OutcomeUnknown(NodectlError):
-    """It may or may not have taken effect, now or later: repeat it with the same id, never with a new one."""
-
-    code = "outcome_unknown"
-    status = 504
-    exit_code = 8
-
-
-class NoSpaceUnknown(OutcomeUnknown):
-    """etcd's database is full, and this write may have been the last one that got in: it has landed, or never will."""
-
-
-class Compacted(NodectlError):
-    """The revision asked for is gone from etcd: list anew, then follow from the list's revision."""
-
-    code = "compacted"
-
-    def __init__(self, revision: int) -> None:
-        super().__init__(f"etcd has compacted up to revision {revision}")
-        self.revision = revision
-
-
-class LeaseLost(NodectlError):
-    """The lease is gone, or may be by our own clock: whatever hung on it is no longer ours."""
-
-    code = "lease_lost"
-
-
-class Garbage(NodectlError):
-    """A key under our prefix holds something that is not what its name promises."""
-
-    code = "garbage"
-
-
-_BY_CODE: dict[str, type[NodectlError]] = {
-    kind.code: kind
-    for kind in (NodectlError, Invalid, Refused, TooLarge, NotFound, Conflict, TooOld, Unavailable, NoSpace, NotLeader,
-                 LeadershipLost, Denied, TimedOut, OutcomeUnknown, Compacted, LeaseLost, Garbage)
-}  # fmt: skip
-
-
-def from_code(code: str, message: str) -> NodectlError:
-    """The error that travelled as `code`; an unknown code becomes a plain NodectlError."""
-    kind = _BY_CODE.get(code, NodectlError)
-    if kind is Compacted:
-        return NodectlError(message)
-    return kind(message)
+__all__ = [
+    "Compacted",
+    "Conflict",
+    "DefinitionError",
+    "Denied",
+    "Garbage",
+    "Invalid",
+    "LeadershipLost",
+    "LeaseLost",
+    "NoSpace",
+    "NoSpaceUnknown",
+    "NodectlError",
+    "NotFound",
+    "NotLeader",
+    "OutcomeUnknown",
+    "Refused",
+    "TimedOut",
+    "TooLarge",
+    "TooOld",
+    "Unavailable",
+    "from_code",
+]

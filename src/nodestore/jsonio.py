@@ -1,4 +1,4 @@
-"""Reads and writes JSON: the public name of `nodestore.support.jsonio`."""
+"""Reading and writing JSON under the name that earlier releases documented; see `nodestore.support.jsonio`."""
 
 from nodestore.support.jsonio import Document, Json, canonical, copy, dumps, loads
 

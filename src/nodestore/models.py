@@ -1,3 +1,3 @@
-"""The models of the values in etcd: the public name of `nodestore.schema.models`."""
+"""The models under the name that earlier releases documented; see `nodesdk` and `nodestore.schema.models`."""
 
 from nodestore.schema.models import *  # noqa: F403

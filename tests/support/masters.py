@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self
 
 import aiohttp
 
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from masterd.replication.snapshots import Snapshots
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from masterd.application.contract import Command, Transaction
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from nodestore.support.jsonio import Json
 
 

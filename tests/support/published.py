@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema_rs
 
 from masterd.api import openapi
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 
 DOCUMENT = openapi.document(BuiltinApp())
 SCHEMAS: dict[str, dict[str, Any]] = DOCUMENT["components"]["schemas"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from masterd.api import openapi
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from nodestore.schema import models
 from nodestore.schema.models import MODELS, SCHEMA_VERSION, Stored
 

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import re
 
+from nodesdk.names import check_name as check_name
 from nodestore.errors import Invalid
 
 ROOT = "/nodectl"
 _INDEX_DIGITS = 16
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _PATH = re.compile(r"[^/\x00-\x1f\x7f]+(?:/[^/\x00-\x1f\x7f]+)*")
 PATH_BYTES_MAX = 512
-
-
-def check_name(kind: str, name: str) -> str:
-    """Return `name` if it may name a cluster, node, master, group or scene. Raises Invalid otherwise."""
-    if not _NAME.fullmatch(name):
-        raise Invalid(
-            f"{kind} name {name!r} is not allowed: use 1 to 63 letters, digits, '.', '_' or '-', "
-            "beginning and ending with a letter or digit"
-        )
-    return name
 
 
 def check_path(path: str) -> str:

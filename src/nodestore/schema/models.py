@@ -7,60 +7,27 @@ A model keeps unknown fields, so that an older program does not lose what a newe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from nodestore.errors import Garbage, Invalid
-from nodestore.schema.keys import check_name
+from nodesdk.models import NAMED_SECTIONS as NAMED_SECTIONS
+from nodesdk.models import SCHEMA_VERSION as SCHEMA_VERSION
+from nodesdk.models import Defaults as Defaults
+from nodesdk.models import DriverConfig as DriverConfig
+from nodesdk.models import GroupConfig as GroupConfig
+from nodesdk.models import Inventory as Inventory
+from nodesdk.models import Labels as Labels
+from nodesdk.models import MasterConfig as MasterConfig
+from nodesdk.models import Model as Model
+from nodesdk.models import NodeConfig as NodeConfig
+from nodesdk.models import Phase as Phase
+from nodesdk.models import Spec as Spec
+from nodesdk.models import Status as Status
+from nodesdk.models import Stored as Stored
+from nodestore.errors import Garbage
 
-SCHEMA_VERSION = 1
 _PROBLEM_CHARS_MAX = 300  # the location of a problem may be a name as long as the whole value
-
-
-_set_attribute = object.__setattr__  # not blocked by `frozen`
-
-
-class Model(BaseModel):
-    """A frozen model that keeps unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    _field_names: ClassVar[set[str]]
-
-    def encode(self) -> bytes:
-        return self.model_dump_json().encode()
-
-    @classmethod
-    def build_unchecked(cls, fields: dict[str, Any], extra: dict[str, Any] | None = None) -> Self:
-        """An instance with these values, without validation and defaults: all fields must be present and valid.
-
-        It does the same as `model_construct` at a tenth of its cost, because it runs for every command.
-        """
-        made = cls.__new__(cls)
-        _set_attribute(made, "__dict__", fields)
-        _set_attribute(made, "__pydantic_fields_set__", cls._field_names)
-        _set_attribute(made, "__pydantic_extra__", {} if extra is None else extra)
-        _set_attribute(made, "__pydantic_private__", None)
-        return made
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        cls._field_names = set(cls.model_fields)
-
-
-class Stored(Model):
-    """The value of a key."""
-
-    v: int = Field(default=SCHEMA_VERSION, strict=True, description="schema version (major)")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_newer(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("v"), int) and data["v"] > SCHEMA_VERSION:
-            raise ValueError(
-                f"written with schema version {data['v']}, this program reads up to {SCHEMA_VERSION}: upgrade it"
-            )
-        return data
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -338,14 +305,6 @@ class DocumentView(Stored):
 # --- nodes ----------------------------------------------------------------------------------------------------------
 
 
-class Spec(Model):
-    """The spec of a node: a driver, the driver's settings, and the document that it applies."""
-
-    driver: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-    document: dict[str, Any] = Field(default_factory=dict)
-
-
 class Desired(Stored):
     """`desired/<node>`: the desired state of a node. noded ignores one with a lower (epoch, term, generation)."""
 
@@ -415,152 +374,6 @@ class Alive(Stored):
     host: str
     pid: int = 0
     since: float = 0.0
-
-
-Phase = Literal["idle", "applying", "ready", "retrying", "failed"]
-
-
-class Status(Stored):
-    """`status/<node>`: the status of a node. Its writes compare the writer's own `alive`. The key outlives the node."""
-
-    node: str
-    nonce: str = Field(description="nonce of the noded that wrote it")
-    host: str
-    epoch: int = 0
-    term: int = 0
-    observed_generation: int = Field(default=0, description="generation of the desired state it last acted on")
-    phase: Phase
-    reason: str = Field(default="", description="the reason for its last step, one sentence")
-    actual: dict[str, Any] = Field(default_factory=dict, description="the actual state, as the driver inspected it")
-    error: str | None = None
-    warning: str | None = Field(default=None, description="another problem, which does not prevent convergence")
-    attempts: int = Field(default=0, description="consecutive failed attempts at this generation")
-    driver: str | None = None
-    time: float = 0.0
-
-    def same_but_for_time(self, other: Status | None) -> bool:
-        """Whether `other` is equal to this status apart from its time."""
-        return other is not None and self.model_copy(update={"time": other.time}) == other
-
-
-# --- configuration --------------------------------------------------------------------------------------------------
-
-Labels = dict[str, str]
-
-
-class DriverConfig(Model):
-    """The driver of a node, and the settings that the driver defines."""
-
-    name: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-
-class MasterConfig(Model):
-    """A PC that may run a masterd."""
-
-    address: str = ""
-    priority: Annotated[int, Field(ge=0, le=100)] = 0
-
-
-class NodeConfig(Model):
-    """A PC on which noded drives the application."""
-
-    address: str = ""
-    position: tuple[int, int] | None = Field(default=None, description="row and column, from 0")
-    labels: Labels = Field(default_factory=dict)
-    driver: DriverConfig | None = None
-    document: dict[str, Any] = Field(
-        default_factory=dict, description="base values, which the node's own document overrides"
-    )
-
-
-class GroupConfig(Model):
-    """A set of nodes: those that have all labels of `match`, and those named in `nodes`."""
-
-    match: Labels = Field(default_factory=dict)
-    nodes: tuple[str, ...] = ()
-    document: dict[str, Any] = Field(
-        default_factory=dict, description="base values, which the documents of its nodes override"
-    )
-
-
-class Defaults(Model):
-    """The driver and document of every node that sets none itself."""
-
-    driver: DriverConfig | None = None
-    document: dict[str, Any] = Field(default_factory=dict)
-
-
-NAMED_SECTIONS = {"masters": "master", "nodes": "node", "groups": "group"}
-"""The sections of an inventory whose keys must pass `check_name`, and what a key of each section names."""
-_NAMES_UNCHECKED = object()
-
-
-class Inventory(Stored):
-    """The configuration: PCs, groups, drivers, defaults, settings."""
-
-    masters: dict[str, MasterConfig] = Field(default_factory=dict)
-    nodes: dict[str, NodeConfig] = Field(default_factory=dict)
-    groups: dict[str, GroupConfig] = Field(default_factory=dict)
-    defaults: Defaults = Field(default_factory=Defaults)
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-    @classmethod
-    def without_name_check(cls, fields: Any) -> Self:
-        """The inventory of a configuration that is already in the journal, or is only displayed."""
-        # Earlier releases accepted any name through etcd endpoints, so old journals and snapshots may hold names like
-        # `../up`. Every replica must replay what was committed: refusing it here would stop all masters. So replay and
-        # snapshots use this method, and such a configuration stays in force until another one is adopted. Applying and
-        # adopting a configuration validate as usual and refuse such names.
-        return cls.model_validate(fields, context=_NAMES_UNCHECKED)
-
-    @model_validator(mode="after")
-    def _names_allowed(self, info: ValidationInfo) -> Self:
-        if info.context is _NAMES_UNCHECKED:
-            return self
-        for section, kind in NAMED_SECTIONS.items():
-            for name in getattr(self, section):
-                try:
-                    check_name(kind, name)
-                except Invalid as error:
-                    raise ValueError(str(error)) from None
-        return self
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        by_position: dict[tuple[int, int], str] = {}
-        for name, node in self.nodes.items():
-            if node.position is None:
-                continue
-            if node.position in by_position:
-                other = by_position[node.position]
-                raise ValueError(f"nodes {other} and {name} both have position {list(node.position)}")
-            by_position[node.position] = name
-        for group, config in self.groups.items():
-            for name in config.nodes:
-                if name not in self.nodes:
-                    raise ValueError(f"group {group} names node {name}, which is not among the nodes")
-        return self
-
-    def groups_of(self, node: str) -> tuple[str, ...]:
-        """The groups of a node, in the inventory's order; empty for an unknown node."""
-        config = self.nodes.get(node)
-        if config is None:
-            return ()
-        labels = config.labels.items()
-        return tuple(
-            name
-            for name, group in self.groups.items()
-            if node in group.nodes or (group.match and group.match.items() <= labels)
-        )
-
-    def members_of(self, group: str) -> tuple[str, ...]:
-        """The nodes of a group, in the inventory's order. `all` is every node. KeyError for an unknown group."""
-        if group == "all" and "all" not in self.groups:
-            return tuple(self.nodes)
-        if group not in self.groups:
-            raise KeyError(group)
-        return tuple(name for name in self.nodes if group in self.groups_of(name))
 
 
 MODELS: tuple[type[Stored], ...] = (

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from nodesdk.json_types import Document as Document
+from nodesdk.json_types import Json as Json
 from nodestore.errors import Garbage
-
-Json = Any
-"""A JSON value: None, bool, int, float, str, list or dict with str keys."""
-
-Document = dict[str, Any]
-"""A document: a JSON object. Once it is part of a state, it is never changed in place."""
-
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

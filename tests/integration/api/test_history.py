@@ -9,7 +9,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from masterd.api import history
 from masterd.api.read_sources import ReadSources
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from masterd.assembly import build_parts
 from masterd.settings import MasterSettings
 from nodectl import Client

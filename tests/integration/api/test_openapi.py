@@ -22,7 +22,7 @@ from schemathesis import APIOperation, GenerationMode
 from schemathesis.specs.openapi import checks
 
 from masterd.api import openapi
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
 from tests.support.etcd_cluster import EtcdCluster

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from masterd.state_machine.actions import ACTION_DONE, NODE_ACT
 from masterd.state_machine.batch import CommandRequest
 from nodestore.etcd.session import cmp_mod, op_delete, op_put

@@ -10,7 +10,7 @@ from typing import cast
 
 from aiohttp import web
 
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from masterd.assembly import MasterdParts, build_api, build_parts
 from masterd.election.campaign import MasterIdentity
 from masterd.election.suspicion import LAN, ElectionTiming

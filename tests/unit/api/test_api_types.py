@@ -18,7 +18,7 @@ from masterd.api import openapi
 from masterd.api.node_views import command_view, node_view
 from masterd.api.problems import problem_of
 from masterd.application.contract import Command
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from masterd.state_machine.state import AdoptedConfig, State, VersionedDocument
 from nodectl.client import Client
 from nodectl.client.connection.results import NodeChanges

@@ -10,7 +10,7 @@ from examples.apps.counter import CounterApp
 from examples.apps.playlist import PlaylistApp
 from masterd.api.node_views import node_view, node_views
 from masterd.application.contract import Application, HasNodeDocuments, node_document
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from masterd.state_machine.state import State, VersionedDocument
 from tests.support.toy_app import ToyApp, inventory
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from masterd.application.contract import Command
-from masterd.application.wall import BuiltinApp
+from masterd.application.scenes import BuiltinApp
 from masterd.application.worker import JobProgress
 from masterd.replication.replica import Replica
 from masterd.state_machine.batch import Batch, CommandRequest

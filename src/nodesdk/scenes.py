@@ -1,4 +1,7 @@
-"""The built-in application: documents per node, and scenes, for users who write no code."""
+"""The built-in application `scenes`: one document per node, and scenes, for users who write no code. Pure.
+
+app = App("plant", extends=scenes)   # the commands of scenes next to one's own
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from masterd.application.contract import Command, Transaction, View
-from nodestore.errors import Invalid, NotFound
-from nodestore.schema.keys import check_name
-from nodestore.schema.models import DriverConfig, Inventory, Spec
-from nodestore.support.jsonio import Document, Json
+from nodesdk.application import Command, Transaction, View
+from nodesdk.errors import Invalid, NotFound
+from nodesdk.json_types import Document, Json
+from nodesdk.models import DriverConfig, Inventory, Spec
+from nodesdk.names import check_name
 
 NODES = "nodes/"
 SCENES = "scenes/"
@@ -63,11 +66,11 @@ class SceneDelete(_Arguments):
 
 
 class BuiltinApp:
-    """Documents `nodes/<node>` and `scenes/<name>`; a node's document lies over those of its configuration."""
+    """Documents `nodes/<node>` and `scenes/<name>`. A node's document overrides those of its configuration."""
 
-    name = "wall"
+    name = "scenes"
     _bases: tuple[Inventory, dict[str, tuple[DriverConfig | None, Document]]] | None = None
-    """What one configuration says of each node, whatever its own document says."""
+    """Per node of one configuration: its driver, and the document below its own."""
 
     def commands(self) -> Mapping[str, Command]:
         return _COMMANDS
@@ -96,7 +99,7 @@ class BuiltinApp:
 
 
 def _driver(config: Inventory, node: str) -> DriverConfig | None:
-    """The node's driver; its settings lie over the default's when both name the same one."""
+    """The node's driver. If the default names the same one, the node's settings override the default's."""
     own, default = config.nodes[node].driver, config.defaults.driver
     if own is None or default is None or own.name != default.name:
         return own or default
@@ -177,3 +180,6 @@ _COMMANDS: Mapping[str, Command] = {
     "scene.apply": Command(SceneApply, _scene_apply, "apply a scene to a group"),
     "scene.delete": Command(SceneDelete, _scene_delete, "delete a scene"),
 }
+
+scenes = BuiltinApp()
+"""For `App(..., extends=scenes)`."""

@@ -1,0 +1,179 @@
+"""The public interface of nodectl for authors of applications and drivers. Typed; everything else is private.
+
+    from nodesdk import App, Transaction
+
+    app = App("counter")
+
+    @app.command
+    def add(tx: Transaction, name: str, by: int = 1) -> int: ...
+
+The packages, from top to bottom:
+
+    testing         an application in memory: commands, documents, specs, takeovers; and checks of its contract
+    conformance     checks of a driver's contract
+    helpers         helpers for drivers: commands, atomic files, calls that may block
+    scenes          the built-in application
+    app             `App`: an application from decorated functions
+    application     the contract of an application
+    driver          the contract of a driver
+    models, names, json_types, errors
+
+This is the lowest layer: nodestore and the programs import it. Of the modules here only `testing`, `conformance` and
+`helpers` import them. A name is imported when it is first used, so that programs that need only the errors start fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nodesdk.app import (
+        App,
+    )
+    from nodesdk.application import (
+        Application,
+        Command,
+        ConfigChange,
+        GivenUp,
+        HasNodeDocuments,
+        HearsConfig,
+        HearsNodes,
+        NodeSeen,
+        Transaction,
+        View,
+    )
+    from nodesdk.driver import (
+        ActionFailed,
+        Actual,
+        Context,
+        Driver,
+        DriverAction,
+        DriverError,
+        HasActions,
+        Settings,
+        parse_settings,
+    )
+    from nodesdk.errors import (
+        Conflict,
+        DefinitionError,
+        Invalid,
+        NodectlError,
+        NotFound,
+        Refused,
+        TooLarge,
+    )
+    from nodesdk.json_types import (
+        Document,
+        Json,
+    )
+    from nodesdk.models import (
+        Defaults,
+        DriverConfig,
+        GroupConfig,
+        Inventory,
+        MasterConfig,
+        Name,
+        NodeConfig,
+        Phase,
+        Spec,
+        Status,
+    )
+    from nodesdk.names import (
+        check_name,
+    )
+
+__all__ = [
+    "ActionFailed",
+    "Actual",
+    "App",
+    "Application",
+    "Command",
+    "ConfigChange",
+    "Conflict",
+    "Context",
+    "Defaults",
+    "DefinitionError",
+    "Document",
+    "Driver",
+    "DriverAction",
+    "DriverConfig",
+    "DriverError",
+    "GivenUp",
+    "GroupConfig",
+    "HasActions",
+    "HasNodeDocuments",
+    "HearsConfig",
+    "HearsNodes",
+    "Invalid",
+    "Inventory",
+    "Json",
+    "MasterConfig",
+    "Name",
+    "NodeConfig",
+    "NodeSeen",
+    "NodectlError",
+    "NotFound",
+    "Phase",
+    "Refused",
+    "Settings",
+    "Spec",
+    "Status",
+    "TooLarge",
+    "Transaction",
+    "View",
+    "check_name",
+    "parse_settings",
+]
+
+if not TYPE_CHECKING:  # so that a type checker refuses names that do not exist
+    _MODULES = {
+        "App": "app",
+        "Application": "application",
+        "Command": "application",
+        "ConfigChange": "application",
+        "GivenUp": "application",
+        "HasNodeDocuments": "application",
+        "HearsConfig": "application",
+        "HearsNodes": "application",
+        "NodeSeen": "application",
+        "Transaction": "application",
+        "View": "application",
+        "ActionFailed": "driver",
+        "Actual": "driver",
+        "Context": "driver",
+        "Driver": "driver",
+        "DriverAction": "driver",
+        "DriverError": "driver",
+        "HasActions": "driver",
+        "Settings": "driver",
+        "parse_settings": "driver",
+        "Conflict": "errors",
+        "DefinitionError": "errors",
+        "Invalid": "errors",
+        "NodectlError": "errors",
+        "NotFound": "errors",
+        "Refused": "errors",
+        "TooLarge": "errors",
+        "Document": "json_types",
+        "Json": "json_types",
+        "Defaults": "models",
+        "DriverConfig": "models",
+        "GroupConfig": "models",
+        "Inventory": "models",
+        "MasterConfig": "models",
+        "Name": "models",
+        "NodeConfig": "models",
+        "Phase": "models",
+        "Spec": "models",
+        "Status": "models",
+        "check_name": "names",
+    }
+
+    def __getattr__(name):
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

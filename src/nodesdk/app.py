@@ -1,0 +1,182 @@
+"""`App`: an application from decorated functions. Pure.
+
+    app = App("counter", version="1.0")
+
+    @app.command
+    def add(tx: Transaction, name: Name, by: int = 1) -> int:
+        "Add to a counter."
+
+The object is an `Application`: it works wherever an instance of a class with the methods of the contract works.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, overload
+
+from nodesdk.application import Application, Command, ConfigChange, NodeSeen, Transaction, View
+from nodesdk.command_models import arguments_model
+from nodesdk.errors import DefinitionError, Invalid
+from nodesdk.json_types import Json
+from nodesdk.models import Inventory, Spec
+from nodesdk.names import check_name
+
+RESERVED_PREFIXES = ("action.", "config.", "drill.", "snapshot.")
+RESERVED_NAMES = ("node.changed",)
+
+F = TypeVar("F", bound=Callable[..., Json])
+DesiredFunction = Callable[[Inventory, View, str], Spec | None]
+NodeFunction = Callable[[Transaction, str, NodeSeen], None]
+ConfigFunction = Callable[[Transaction, ConfigChange], None]
+DocumentFunction = Callable[[str], str | None]
+DF = TypeVar("DF", bound=DesiredFunction)
+NF = TypeVar("NF", bound=NodeFunction)
+CF = TypeVar("CF", bound=ConfigFunction)
+PF = TypeVar("PF", bound=DocumentFunction)
+
+
+class App:
+    """An application whose parts are decorated functions. Whatever is defined wrongly raises DefinitionError at once.
+
+    extends: an application (an instance or a class) whose commands and functions this one has too, unless it defines
+    its own. Define all parts where the module is imported: later changes are not noticed.
+    """
+
+    node_changed: NodeFunction
+    """Set only if there is a function for it: masterd reports nodes to applications that have this attribute."""
+    config_changed: ConfigFunction
+    """Set only if there is a function for it."""
+
+    def __init__(self, name: str, *, version: str = "", extends: Application | type[Application] | None = None) -> None:
+        self.name = _checked_name("application", name)
+        self.version = version
+        self._base = _made(name, extends)
+        self._own: dict[str, Command] = {}
+        self._all: Mapping[str, Command] | None = None
+        self._functions: dict[str, Callable[..., Any]] = {}
+        for optional in ("node_changed", "config_changed"):
+            if hasattr(self._base, optional):
+                setattr(self, optional, getattr(self._base, optional))
+
+    # --- commands ---
+
+    @overload
+    def command(self, function: F, /) -> F: ...
+
+    @overload
+    def command(self, name: str | None = None, /, *, quick: bool = False, help: str = "") -> Callable[[F], F]: ...
+
+    def command(self, name: Any = None, /, *, quick: bool = False, help: str = "") -> Any:
+        """Decorate the handler of a command: `@app.command`, or `@app.command("player.play", quick=True)`.
+
+        name: default `<application>.<function>`, with `-` for each `_` of the function's name. quick: see `Command`.
+        help: default the first line of the docstring. The handler's first parameter is annotated `Transaction`. The
+        other parameters are the arguments: their annotations and defaults make a pydantic model, which refuses
+        unknown arguments. The result is JSON. The function itself stays as it is.
+        """
+        if callable(name):
+            return self._add_command(name, None, quick, help)
+        return lambda function: self._add_command(function, name, quick, help)
+
+    def _add_command(self, function: F, name: str | None, quick: bool, help: str) -> F:
+        name = self._command_name(function, name)
+        model = arguments_model(name, function)
+        text = help or next(iter((model.__doc__ or "").splitlines()), "")
+        self._own[name] = Command(model, _handler(function), text, quick)
+        self._all = None
+        return function
+
+    def _command_name(self, function: Callable[..., Any], name: str | None) -> str:
+        if name is None:
+            name = f"{self.name}.{getattr(function, '__name__', '').strip('_').replace('_', '-')}"
+        _checked_name("command", name)
+        if name.startswith(RESERVED_PREFIXES) or name in RESERVED_NAMES:
+            reserved = ", ".join([*(f"{prefix}*" for prefix in RESERVED_PREFIXES), *RESERVED_NAMES])
+            raise DefinitionError(f"command {name}: the name is reserved for masterd ({reserved})")
+        if name in self._own:
+            raise DefinitionError(f"command {name} is defined twice")
+        return name
+
+    def commands(self) -> Mapping[str, Command]:
+        """All commands by name, those of the extended application included."""
+        if self._all is None:
+            self._all = {**(self._base.commands() if self._base is not None else {}), **self._own}
+        return self._all
+
+    # --- the other parts ---
+
+    @overload
+    def desired(self, function: DF, /) -> DF: ...
+
+    @overload
+    def desired(self, config: Inventory, view: View, node: str) -> Spec | None: ...
+
+    def desired(self, config: Any, view: Any = None, node: Any = None) -> Any:
+        """Decorate the function `(config, view, node) -> Spec | None`, or, called with these three, call it.
+
+        The function is pure; see `Application.desired`. Without one, the extended application's counts, or None.
+        """
+        if view is None:
+            return self._define("desired", config, ("config", "view", "node"))
+        function = self._functions.get("desired")
+        if function is None:
+            return None if self._base is None else self._base.desired(config, view, node)
+        return function(config, view, node)
+
+    @overload
+    def node_document(self, function: PF, /) -> PF: ...
+
+    @overload
+    def node_document(self, node: str) -> str | None: ...
+
+    def node_document(self, node: Any) -> Any:
+        """Decorate the function `(node) -> path | None`, or, called with a node's name, call it.
+
+        The function returns the path of the document that is shown with a node; see `HasNodeDocuments`.
+        """
+        if callable(node):
+            return self._define("node_document", node, ("node",))
+        function = self._functions.get("node_document") or getattr(self._base, "node_document", None)
+        return None if function is None else function(node)
+
+    def on_node_change(self, function: NF) -> NF:
+        """Decorate the function `(tx, node, seen)` that reacts to changes of nodes; see `HearsNodes`."""
+        self.node_changed = self._define("on_node_change", function, ("tx", "node", "seen"))
+        return function
+
+    def on_config_change(self, function: CF) -> CF:
+        """Decorate the function `(tx, change)` that reacts to changes of the configuration; see `HearsConfig`."""
+        self.config_changed = self._define("on_config_change", function, ("tx", "change"))
+        return function
+
+    def _define(self, part: str, function: F, parameters: tuple[str, ...]) -> F:
+        if part in self._functions:
+            raise DefinitionError(f"application {self.name}: {part} is defined twice")
+        try:
+            inspect.signature(function).bind(*parameters)
+        except (TypeError, ValueError):
+            wanted = ", ".join(parameters)
+            raise DefinitionError(f"application {self.name}: {part} must be a function ({wanted})") from None
+        if inspect.iscoroutinefunction(function):
+            raise DefinitionError(f"application {self.name}: {part} must not be async: it may not wait for anything")
+        self._functions[part] = function
+        return function
+
+
+def _handler(function: Callable[..., Json]) -> Callable[[Transaction, Any], Json]:
+    return lambda transaction, arguments: function(transaction, **arguments.__dict__)
+
+
+def _checked_name(kind: str, name: str) -> str:
+    try:
+        return check_name(kind, name)
+    except (Invalid, TypeError) as error:
+        raise DefinitionError(str(error)) from None
+
+
+def _made(name: str, extends: Application | type[Application] | None) -> Application | None:
+    base = extends() if isinstance(extends, type) else extends
+    if base is not None and not isinstance(base, Application):
+        raise DefinitionError(f"application {name}: extends={extends!r} is not an application")
+    return base
