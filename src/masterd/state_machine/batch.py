@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from masterd.application.contract import Application, Command, GivenUp
+from masterd.application.contract import Application, Command, ConfigChange, GivenUp, HearsConfig
 from masterd.state_machine.actions import COMMON_COMMANDS
 from masterd.state_machine.specs import DerivedSpec, SpecDeriver
 from masterd.state_machine.state import State, pending_after
@@ -168,15 +168,38 @@ class Batch:
         self.restored_documents = transaction.writes
         return CommandOutcome(request.id, record.index, result)
 
-    def adopt(self, config: ConfigRecord, revision: int) -> CommandRecord:
+    def run_config_handler(self, config: ConfigRecord) -> Overlay | None:
+        """What the application writes when this configuration is adopted: the argument `changes` of `adopt`.
+
+        None if it writes nothing, has no such handler, or raised, which is reported to `on_fault`. Raises pydantic's
+        ValidationError or NodectlError if the configuration is not an inventory.
+        """
+        if not isinstance(self.application, HearsConfig):
+            return None
+        inventory = _inventory(config)
+        transaction = Overlay(self.overlay, inventory, self.now)
+        try:
+            self.application.config_changed(transaction, ConfigChange(self.state.inventory, inventory))
+        except GivenUp:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it raises, the configuration is adopted
+            self.on_fault(CONFIG_ADOPT, error)
+            return None
+        return transaction if transaction.writes or transaction.actions else None
+
+    def adopt(self, config: ConfigRecord, revision: int, changes: Overlay | None = None) -> CommandRecord:
         """Adopt a configuration. revision: mod_revision of `config/current`.
 
-        Raises pydantic's ValidationError if it is not an inventory, NodectlError if the application fails on it. Then
-        discard the batch and call `undo_derivation`.
+        changes: writes and actions from `run_config_handler`, which become part of the same entry.
+        Raises pydantic's ValidationError if it is not an inventory, NodectlError if the application fails on it,
+        TooLarge if the changes do not fit into the entry. Then discard the batch and call `undo_derivation`.
         """
-        inventory = Inventory.model_validate(checked_copy(config.model_dump(), "configuration")["inventory"])
+        inventory = _inventory(config)
         self.overlay.config = inventory
         transaction = Overlay(self.overlay, inventory, self.now)
+        if changes is not None:
+            transaction.writes.update(changes.writes)
+            transaction.actions.update(changes.actions)
         derived = self.spec_deriver.rebuild(inventory, transaction)
         self._check_specs(derived)
         record = CommandRecord(
@@ -187,7 +210,9 @@ class Batch:
             name=CONFIG_ADOPT,
             args={"version": config.version},
             result={"version": config.version},
+            writes=transaction.writes,
             specs=self._marks(derived),
+            actions=transaction.actions,
             config_version=config.version,
             config=config,
             config_revision=revision,
@@ -197,7 +222,10 @@ class Batch:
                 if node not in inventory.nodes
             },
         )
-        self._append_record(record, encode_record(record), transaction, derived)
+        raw = encode_record(record)
+        if changes is not None and len(raw) > self.limits.entry_bytes_max:
+            raise TooLarge(f"the entry would have {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}")
+        self._append_record(record, raw, transaction, derived)
         return record
 
     def respec(self, actor: str, nonce: str) -> CommandRecord | None:
@@ -357,6 +385,10 @@ class _PendingActions(Mapping[str, tuple[Action, ...]]):
 
     def __len__(self) -> int:
         return len(self._overlay.pending)
+
+
+def _inventory(config: ConfigRecord) -> Inventory:
+    return Inventory.model_validate(checked_copy(config.model_dump(), "configuration")["inventory"])
 
 
 def encode_record(record: CommandRecord) -> bytes:

@@ -14,6 +14,7 @@ from masterd.application.worker import HungError
 from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.state_machine.batch import Batch
+from masterd.state_machine.transaction import Overlay
 from masterd.term.committer import Committer
 from masterd.term.journal import CompareFailed
 from nodestore.errors import Garbage, LeadershipLost, NodectlError, OutcomeUnknown, TooLarge, Unavailable
@@ -27,15 +28,25 @@ _RETRY_S = 0.2
 
 
 class ConfigAdopter:
-    """Adopts configurations for one term. limit_s: limit for deriving all specs."""
+    """Adopts configurations for one term. limit_s: limit for deriving all specs. handler_limit_s: limit for the
+    application's handler of the change."""
 
     def __init__(
-        self, etcd: Etcd, keys: Keys, cluster_view: ClusterView, replica: Replica, committer: Committer, limit_s: float
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        cluster_view: ClusterView,
+        replica: Replica,
+        committer: Committer,
+        limit_s: float,
+        handler_limit_s: float,
     ) -> None:
         self._etcd, self._keys, self._cluster_view, self._replica = etcd, keys, cluster_view, replica
-        self._committer, self._limit_s = committer, limit_s
+        self._committer, self._limit_s, self._handler_limit_s = committer, limit_s, handler_limit_s
         self.rejection: tuple[int, str] | None = None
         """The mod_revision of the rejected `config/current`, and the reason."""
+        self._hung_revision = 0
+        """The mod_revision of the configuration at which the application's handler hung last."""
 
     def is_due(self, config: KV | None) -> bool:
         """Whether this value of `config/current` is neither adopted nor rejected yet."""
@@ -65,9 +76,7 @@ class ConfigAdopter:
         """Commit the adoption, or reject the configuration. Raises only the errors of the commit."""
         try:
             record = decode(ConfigRecord, config.value, config.key)
-            batch, adoption_error = await self._committer.run_batch(
-                lambda batch, _: _adoption_error(batch, record, config.mod_revision), self._limit_s
-            )
+            batch, adoption_error = await self._run_with_changes(record, config.mod_revision)
         except HungError as error:
             self._reject(config, NodectlError(f"cannot derive the specs of the nodes: the application {error}"))
             return
@@ -82,6 +91,47 @@ class ConfigAdopter:
         self.rejection = None
         log.info("adopted configuration version %d as index %d", record.version, self._replica.index)
 
+    async def _run_with_changes(
+        self, record: ConfigRecord, revision: int
+    ) -> tuple[Batch, ValidationError | NodectlError | None]:
+        """A batch that adopts the configuration together with what the application writes at this change.
+
+        If that is not possible, the batch adopts the configuration alone. One entry holds both. So the writes are
+        atomic with the adoption and happen exactly once: after a takeover, either the entry is in the journal, or the
+        new leader runs the handler again.
+        """
+        changes = await self._run_handler(record, revision)
+        if changes is not None:
+            error: Exception | None
+            try:
+                batch, error = await self._run(record, revision, changes)
+            except HungError as hung:
+                error = hung
+            else:
+                if error is None:
+                    return batch, None
+                await self._committer.undo(batch)
+            log.error("configuration version %d: adopting it without the writes of the application: %s",
+                      record.version, _one_line(error))  # fmt: skip
+        return await self._run(record, revision, None)
+
+    async def _run_handler(self, record: ConfigRecord, revision: int) -> Overlay | None:
+        if revision == self._hung_revision:
+            return None  # each further try would leave one more thread behind
+        try:
+            return (await self._committer.run_batch(lambda batch, _: _changes(batch, record), self._handler_limit_s))[1]
+        except HungError as error:
+            self._hung_revision = revision
+            log.error("configuration version %d: the application's handler of the change %s", record.version, error)
+            return None
+
+    async def _run(
+        self, record: ConfigRecord, revision: int, changes: Overlay | None
+    ) -> tuple[Batch, ValidationError | NodectlError | None]:
+        return await self._committer.run_batch(
+            lambda batch, _: _adoption_error(batch, record, revision, changes), self._limit_s
+        )
+
     def _reject(self, config: KV, error: ValidationError | NodectlError) -> None:
         self.rejection = (config.mod_revision, _one_line(error))
         log.error("config/current is not adopted: %s", self.rejection[1])
@@ -95,10 +145,19 @@ class ConfigAdopter:
             await asyncio.sleep(_RETRY_S)
 
 
-def _adoption_error(batch: Batch, record: ConfigRecord, revision: int) -> ValidationError | NodectlError | None:
+def _changes(batch: Batch, record: ConfigRecord) -> Overlay | None:
+    try:
+        return batch.run_config_handler(record)
+    except (ValidationError, NodectlError):
+        return None  # it is no inventory: the adoption itself reports that
+
+
+def _adoption_error(
+    batch: Batch, record: ConfigRecord, revision: int, changes: Overlay | None
+) -> ValidationError | NodectlError | None:
     """Adopt the configuration in this batch; return why it cannot be adopted, or None."""
     try:
-        batch.adopt(record, revision)
+        batch.adopt(record, revision, changes)
     except (ValidationError, NodectlError) as error:
         return error
     return None

@@ -99,7 +99,7 @@ def build_term_parts(
 
     node_events = NodeEvents(cluster_view, application, fence.term.epoch, wake.set)
     action_closer = ActionCloser(etcd, keys, node_events, replica, committer, derive_s, wake.set)
-    config_adopter = ConfigAdopter(etcd, keys, cluster_view, replica, committer, derive_s)
+    config_adopter = ConfigAdopter(etcd, keys, cluster_view, replica, committer, derive_s, settings.handler_timeout_s)
     challenge_responder = ChallengeResponder(etcd, keys, fence, cluster_view)
 
     return TermParts(
