@@ -54,6 +54,8 @@ def _hints(command: str, function: Callable[..., Any]) -> dict[str, Any]:
 def _field(command: str, parameter: inspect.Parameter, hints: dict[str, Any]) -> Any:
     if parameter.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
         raise DefinitionError(f"command {command}: parameter {parameter.name!r} must be one that is passed by name")
+    if parameter.name.startswith("_"):
+        raise DefinitionError(f"command {command}: parameter {parameter.name!r} must not begin with an underscore")
     if parameter.name not in hints:
         raise DefinitionError(f"command {command}: parameter {parameter.name!r} has no annotation")
     if hints[parameter.name] is Transaction:

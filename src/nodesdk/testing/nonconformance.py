@@ -1,0 +1,5 @@
+"""What a check raises."""
+
+
+class Nonconformance(AssertionError):
+    """The application breaks its contract; the message says how."""
