@@ -1,7 +1,7 @@
 """A driver of one's own: keeps the names in the node's document in a hosts file, among the lines of others.
 
 The document {"hosts": {"projector": "10.0.0.50"}} makes the line `10.0.0.50 projector # nodectl n1`.
-Its one action, `find`, tells under which names an address is in the file: {"address": "10.0.0.50"}.
+Its one action, `find`, returns the names that an address has in the file: {"address": "10.0.0.50"}.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, IPvAnyAddress, TypeAdapter, ValidationError
 
-from noded.drivers import Actual, Context, DriverAction, DriverError, Settings, parse_settings
-from nodestore.models import Spec
-from nodestore.support.atomic_files import write_atomic
+from nodesdk import Actual, Context, DriverAction, DriverError, Settings, Spec, parse_settings
+from nodesdk.helpers import write_atomic
 
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")]
 HOSTS = TypeAdapter(dict[HostName, IPvAnyAddress])

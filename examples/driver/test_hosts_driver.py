@@ -1,9 +1,9 @@
-"""Run with pytest. The driver is taken on, off, cut short and killed: see noded.drivers.conformance."""
+"""Run with pytest. The driver is applied, stopped, cancelled and killed: see nodesdk.conformance."""
 
 from hosts_driver import HostsDriver
 
-from noded.drivers.conformance import check_driver
-from nodestore.models import Spec
+from nodesdk import Spec
+from nodesdk.conformance import check_driver
 
 
 def spec(**hosts: str) -> Spec:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from examples.apps.counter import CounterApp
-from examples.apps.playlist import PlaylistApp
 from masterd.api.node_views import node_view, node_views
 from masterd.application.contract import Application, HasNodeDocuments, node_document
 from masterd.application.scenes import BuiltinApp
 from masterd.state_machine.state import State, VersionedDocument
+from nodesdk import App, Command, Inventory, NodeSeen, Spec, Transaction, View
 from tests.support.toy_app import ToyApp, inventory
 
 STORED = {"nodes/n1": {"colour": "red"}, "tiles/n1": {"colour": "blue"}}
@@ -23,6 +23,26 @@ class Tiles(ToyApp):
 
     def node_document(self, node: str) -> str | None:
         return None if node == "spare" else f"tiles/{node}"
+
+
+class Silent:
+    """The required parts alone."""
+
+    name = "silent"
+
+    def commands(self) -> Mapping[str, Command]:
+        return {}
+
+    def desired(self, config: Inventory, view: View, node: str) -> Spec | None:
+        return None
+
+
+class Hearing(Silent):
+    """Another optional part."""
+
+    name = "hearing"
+
+    def node_changed(self, transaction: Transaction, node: str, seen: NodeSeen) -> None: ...
 
 
 def _state() -> State:
@@ -44,8 +64,10 @@ def _shown(application: Application, node: str) -> dict[str, Any] | None:
         pytest.param(Tiles(), "n1", {"colour": "blue"}, id="a path of its own"),
         pytest.param(Tiles(), "n2", {}, id="nothing stored there"),
         pytest.param(Tiles(), "spare", None, id="no document for this node"),
-        pytest.param(CounterApp(), "n1", None, id="no documents of nodes"),
-        pytest.param(PlaylistApp(), "n1", None, id="no documents of nodes, though it hears of nodes"),
+        pytest.param(Silent(), "n1", None, id="no documents of nodes"),
+        pytest.param(Hearing(), "n1", None, id="no documents of nodes, though it hears of nodes"),
+        pytest.param(App("app"), "n1", None, id="an App without the function"),
+        pytest.param(App("app", extends=Tiles), "n1", {"colour": "blue"}, id="an App that extends another"),
     ],
 )
 def test_a_node_is_shown_with_its_document(
@@ -61,7 +83,7 @@ def test_all_nodes_are_shown_alike() -> None:
     assert [(view["name"], view["document"]) for view in views] == [("n1", {"colour": "blue"}), ("n2", {})]
 
 
-@pytest.mark.parametrize("application", [BuiltinApp(), ToyApp(), CounterApp(), PlaylistApp()], ids=lambda app: app.name)
+@pytest.mark.parametrize("application", [BuiltinApp(), ToyApp(), Silent(), Hearing()], ids=lambda app: app.name)
 def test_the_optional_part_is_recognised(application: Application) -> None:
     """An application has the protocol exactly if it names a path."""
     assert isinstance(application, HasNodeDocuments) is (node_document(application, "n1") is not None)
