@@ -1,19 +1,21 @@
-"""What a driver is: the part of noded that knows how a node is put into its desired state.
+"""The contract of a driver: the part of noded that brings a node into its desired state.
 
-A driver is a class named by an entry point of the group `nodectl.drivers`; an inventory names it in `driver.name`:
+A driver is a class. An entry point of the group `nodectl.drivers` names it, and an inventory refers to it by
+`driver.name`:
 
     [project.entry-points."nodectl.drivers"]
     relay = "ourdrivers.relay:RelayDriver"
 
-noded makes one instance, `RelayDriver(context)`, when the node's desired state first names the driver, and another
-after it has named a different driver in between. It calls one method at a time, in the one event loop, so nothing in a
-driver needs a lock, and nothing in it may block: what blocks belongs in `asyncio.to_thread`. Every call must end within
-a time of the driver's own choosing. A call may be cancelled when noded stops; then `stop` is called.
+noded makes one instance, `RelayDriver(context)`, when the node's desired state first names the driver. It makes another
+one after the desired state has named a different driver in between. It calls one method at a time, in one event loop,
+so a driver needs no locks. No method may block: blocking calls belong in `asyncio.to_thread`. The driver bounds the
+time of every call itself. A call may be cancelled when noded stops; then `stop` is called.
 
 noded is level-triggered: it compares and plans again on every change, on every `wake`, on a tick of a few seconds, and
-after its own restart. So a driver needs no timers and no retries; it says what is, and does what it is told.
+after its own restart. So a driver needs no timers and no retries: it reports the actual state and applies what is asked
+for.
 
-A driver may also offer actions, things to be done once when an operator asks for them: see `HasActions`.
+A driver may also offer actions, which run once when an operator requests them: see `HasActions`.
 """
 
 from __future__ import annotations
@@ -31,16 +33,16 @@ from nodesdk.models import Spec
 
 GROUP = "nodectl.drivers"
 OWN_ACTIONS = ("restart", "reboot")
-"""What noded does itself, whatever the driver: it cannot be the name of a driver's action."""
+"""Actions of noded itself, for every driver. A driver's action cannot have these names."""
 ACTION_TIMEOUT_S_MAX = 3_600.0
 
 
 class DriverError(Exception):
-    """The driver could not do it. `message` is one sentence for the operator, who reads it in the node's status.
+    """The driver failed. `message` is one sentence for the operator, shown in the node's status.
 
-    retryable: the same may succeed later (a disk is full, a program is not installed yet). noded tries again with
-    growing pauses. Otherwise only another desired state can help (a setting makes no sense): then *nothing has been
-    changed*, and noded keeps the state before running.
+    retryable: a retry may succeed (a disk is full, a program is not installed yet). noded retries with growing pauses.
+    If not, only another desired state can help (a setting makes no sense). Then *nothing may have been changed*: noded
+    keeps the previous state running.
     """
 
     def __init__(self, message: str, *, retryable: bool = True) -> None:
@@ -50,7 +52,7 @@ class DriverError(Exception):
 
 
 class ActionFailed(DriverError):
-    """An action has failed, and there is more to say than the message. result: JSON, for the operator."""
+    """An action failed and has a result besides the message. result: JSON, for the operator."""
 
     def __init__(self, message: str, result: Json = None) -> None:
         super().__init__(message)
@@ -59,12 +61,12 @@ class ActionFailed(DriverError):
 
 @dataclass(frozen=True)
 class Actual:
-    """What a driver found.
+    """The actual state, as a driver found it.
 
-    state: what operators see as `status.actual`. Only what changes when something has happened: each difference is
-    written to etcd, so no uptimes or temperatures.
-    drift: how what is differs from what was applied last, one sentence; None when it does not.
-    failed: the drift is a failure of the thing driven (a crash), not something done to it from outside.
+    state: shown to operators as `status.actual`. It must differ only if something happened, because each difference is
+    written to etcd: no uptimes, no temperatures.
+    drift: how the actual state differs from what was applied last, in one sentence; None if it does not.
+    failed: the drift is a failure of the driven thing (a crash), not a change from outside.
     """
 
     state: Document = field(default_factory=dict)
@@ -74,13 +76,13 @@ class Actual:
 
 @dataclass(frozen=True)
 class Context:
-    """What a driver gets from noded.
+    """What noded gives to a driver.
 
-    work_dir: absolute; the driver makes it when it needs it. It may be wiped at any time. The directory `.noded` in it
-    is noded's own.
-    nonce: another one for each noded process.
-    wake: makes noded look (`inspect`) soon. Cheap, callable at any time from the loop's thread.
-    tasks: for a driver's background tasks. One that fails ends noded: let none fail.
+    work_dir: an absolute path. The driver creates the directory when it needs it. It may be wiped at any time. The
+    directory `.noded` in it belongs to noded.
+    nonce: unique to each noded process.
+    wake: makes noded inspect soon. Cheap; may be called at any time from the event loop's thread.
+    tasks: for background tasks of the driver. A task that fails ends noded, so no task may fail.
     """
 
     node: str
@@ -92,34 +94,36 @@ class Context:
 
 
 class Driver(Protocol):
-    """The contract. See the module's text for who calls what when."""
+    """The contract. The docstring of the module says when noded calls each method."""
 
     settle_s: float
-    """For how long what `apply` did must hold before an earlier failure counts as over, in seconds. 0: at once."""
+    """For how many seconds the applied state must hold before earlier failures are forgotten. 0: at once."""
 
     async def inspect(self) -> Actual:
-        """What is. Cheap, and without effect: it runs at every look. DriverError when it cannot be told; then noded
-        applies anew, with growing pauses."""
+        """Return the actual state. Cheap and without side effects: noded calls it often.
+
+        Raises DriverError if the state cannot be determined; then noded applies again, with growing pauses.
+        """
 
     async def apply(self, spec: Spec, previous: Spec | None) -> None:
-        """Bring about `spec`; return when it is in effect. Must give the same result however often it is called,
-        and whatever an earlier, even a killed, noded has left behind.
+        """Bring about `spec`; return when it is in effect.
 
-        previous: what this instance applied last, None when it is not known; for a driver that can do less when
-        only the document changed. It may equal `spec`: then something drifted.
+        Idempotent, whatever an earlier noded has left behind, even one that was killed.
+        previous: what this instance applied last; None if unknown. It lets a driver do less if only the document
+        changed. It equals `spec` if the state drifted.
         """
 
     async def stop(self) -> None:
-        """End what is driven, left-overs of an earlier noded included. Also called when nothing is."""
+        """Stop what is driven, leftovers of an earlier noded included. Also called if nothing is driven."""
 
 
 @dataclass(frozen=True)
 class DriverAction:
     """Something that a driver can do once.
 
-    run: gets the arguments that the operator gave, an object of its own, and returns what is to be told of it: a JSON
-    value of up to 64 KiB, or None. DriverError (`retryable` means nothing here) or ActionFailed when it has failed.
-    timeout_s: after that it is cancelled, and has failed.
+    run: gets the operator's arguments, an object that it may change, and returns the result: a JSON value of up to
+    64 KiB, or None. Raises DriverError (`retryable` has no meaning here) or ActionFailed if it failed.
+    timeout_s: after this many seconds it is cancelled and has failed.
     """
 
     run: Callable[[Document], Awaitable[Json]]
@@ -127,18 +131,21 @@ class DriverAction:
 
 
 class HasActions(Protocol):
-    """What a driver may have too.
+    """Optional part of a driver.
 
-    noded runs at most one action at a time, and neither `apply` nor `stop` while it runs; but `inspect` it may call.
-    It runs an action at most once: when noded is killed meanwhile, nobody knows how far it came, and nobody runs it
-    again. It is cancelled when noded stops, as any call; then `stop` is called. What it changes is found by `inspect`
-    as if somebody else had: what contradicts the node's desired state is put right.
+    noded runs at most one action at a time, and calls neither `apply` nor `stop` meanwhile; but it may call `inspect`.
+    It runs an action at most once: if noded is killed meanwhile, the effect is unknown and nothing runs it again.
+    An action is cancelled when noded stops, like any call; then `stop` is called. `inspect` finds what an action
+    changed like any change from outside: noded corrects what contradicts the desired state.
     """
 
     @property
     def actions(self) -> Mapping[str, DriverAction]:
-        """By name (letters, digits, '.', '_' and '-'; not one of OWN_ACTIONS). Cheap: asked for at each action, also
-        before anything was applied or after `stop`. It may depend on what was applied last."""
+        """Actions by name (letters, digits, '.', '_' and '-'; none of OWN_ACTIONS).
+
+        Cheap: read at each action, also before anything was applied and after `stop`. The result may depend on what
+        was applied last.
+        """
 
 
 DriverFactory = Callable[[Context], Driver]
@@ -146,13 +153,13 @@ S = TypeVar("S", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Base of a driver's settings: a name that is not known is a typing error, and refused."""
+    """Base of a driver's settings. Unknown names are refused, because they are typing errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def parse_settings(model: type[S], settings: dict[str, Any]) -> S:
-    """The settings in a spec as the driver's model; DriverError, not retryable, naming the first thing wrong."""
+    """The settings of a spec as the driver's model. Raises DriverError, not retryable, for the first problem."""
     try:
         return model.model_validate(settings)
     except ValidationError as error:

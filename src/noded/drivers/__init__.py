@@ -1,7 +1,7 @@
-"""Drivers under their public name. The contract and all that it says are in `noded.drivers.contract`.
+"""The contract of drivers under the name that earlier releases documented; see `nodesdk.driver`.
 
-Below it are the built-in drivers, helpers for all drivers, and the conformance test. Modules inside this package import
-`noded.drivers.contract`, not this face.
+Below are the built-in drivers, helpers for drivers, and the conformance checks. Modules inside this package import
+`noded.drivers.contract`, not this module.
 """
 
 from noded.drivers.contract import (

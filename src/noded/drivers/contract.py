@@ -43,8 +43,7 @@ __all__ = [
 
 
 def actions_of(name: str, driver: Driver) -> dict[str, DriverAction]:
-    """The actions that driver `name` offers now, none if it knows nothing of actions. DriverError when they are not
-    what `HasActions` says."""
+    """The actions that driver `name` offers now; empty if none. Raises DriverError if they break `HasActions`."""
     try:
         offered = dict(getattr(driver, "actions", {}))
     except Exception as error:  # noqa: BLE001 - a stranger's code can raise anything
@@ -59,7 +58,7 @@ def actions_of(name: str, driver: Driver) -> dict[str, DriverAction]:
 
 
 def check_action_name(name: object) -> str:
-    """`name` if it may name a driver's action; DriverError otherwise."""
+    """Return `name` if it may name a driver's action. Raises DriverError otherwise."""
     if name in OWN_ACTIONS:
         raise DriverError(f"an action cannot be named {name!r}: noded has that itself")
     try:
@@ -71,7 +70,7 @@ def check_action_name(name: object) -> str:
 
 
 def load(name: str) -> DriverFactory:
-    """The driver of that name; DriverError when none is installed or it cannot be imported."""
+    """The driver of that name. Raises DriverError if it is not installed or cannot be imported."""
     found = entry_points(group=GROUP)
     for entry in found:
         if entry.name == name:
