@@ -26,9 +26,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nodesdk.app import (
-        App,
-    )
+    from nodesdk.app import App
     from nodesdk.application import (
         Application,
         Command,
@@ -61,10 +59,7 @@ if TYPE_CHECKING:
         Refused,
         TooLarge,
     )
-    from nodesdk.json_types import (
-        Document,
-        Json,
-    )
+    from nodesdk.json_types import Document, Json
     from nodesdk.models import (
         Defaults,
         DriverConfig,
@@ -77,9 +72,7 @@ if TYPE_CHECKING:
         Spec,
         Status,
     )
-    from nodesdk.names import (
-        check_name,
-    )
+    from nodesdk.names import check_name
 
 __all__ = [
     "ActionFailed",
@@ -126,46 +119,18 @@ __all__ = [
 
 if not TYPE_CHECKING:  # so that a type checker refuses names that do not exist
     _MODULES = {
-        "App": "app",
-        "Application": "application",
-        "Command": "application",
-        "ConfigChange": "application",
-        "GivenUp": "application",
-        "HasNodeDocuments": "application",
-        "HearsConfig": "application",
-        "HearsNodes": "application",
-        "NodeSeen": "application",
-        "Transaction": "application",
-        "View": "application",
-        "ActionFailed": "driver",
-        "Actual": "driver",
-        "Context": "driver",
-        "Driver": "driver",
-        "DriverAction": "driver",
-        "DriverError": "driver",
-        "HasActions": "driver",
-        "Settings": "driver",
-        "parse_settings": "driver",
-        "Conflict": "errors",
-        "DefinitionError": "errors",
-        "Invalid": "errors",
-        "NodectlError": "errors",
-        "NotFound": "errors",
-        "Refused": "errors",
-        "TooLarge": "errors",
-        "Document": "json_types",
-        "Json": "json_types",
-        "Defaults": "models",
-        "DriverConfig": "models",
-        "GroupConfig": "models",
-        "Inventory": "models",
-        "MasterConfig": "models",
-        "Name": "models",
-        "NodeConfig": "models",
-        "Phase": "models",
-        "Spec": "models",
-        "Status": "models",
-        "check_name": "names",
+        name: module
+        for module, names in {
+            "app": "App",
+            "application": "Application Command ConfigChange GivenUp HasNodeDocuments HearsConfig HearsNodes "
+            "NodeSeen Transaction View",
+            "driver": "ActionFailed Actual Context Driver DriverAction DriverError HasActions Settings parse_settings",
+            "errors": "Conflict DefinitionError Invalid NodectlError NotFound Refused TooLarge",
+            "json_types": "Document Json",
+            "models": "Defaults DriverConfig GroupConfig Inventory MasterConfig Name NodeConfig Phase Spec Status",
+            "names": "check_name",
+        }.items()
+        for name in names.split()
     }
 
     def __getattr__(name):
