@@ -52,7 +52,7 @@ async def leading(
 ) -> AsyncIterator[RunningLeader]:
     """A leader that watches the configuration."""
     async with run_leader(etcd, witness, keys, name, **options) as seat:
-        watching = asyncio.create_task(seat.board.watch())
+        watching = asyncio.create_task(seat.cluster_view.watch())
         try:
             yield seat
         finally:
