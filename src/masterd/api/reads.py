@@ -28,16 +28,15 @@ _STATUS_WAIT_S = 0.7
 
 async def leader(sources: ReadSources, _: web.Request) -> api_types.Leader:
     """The leader and its term. Raises Unavailable if there is none."""
-    current = sources.cluster_view.leader
+    current, term = sources.cluster_view.leader, sources.leadership.term
+    if term is not None and current.revision < term.revision:
+        # The watch still shows the previous leader, or none.
+        raise Unavailable(f"{sources.own_id} has just taken over; try again in a moment")
     if current.record is None:
         raise Unavailable(
             "there is no leader at the moment"
             + (f"; {sources.own_id}: {sources.health.problem_or_outage}" if sources.health.problem_or_outage else "")
         )
-    term = sources.leadership.term
-    if term is not None and current.revision < term.revision:
-        # The watch still shows the previous leader.
-        raise Unavailable(f"{sources.own_id} has just taken over; try again in a moment")
     record = current.record
     epoch = term.epoch if term is not None else sources.cluster_view.epoch
     if epoch is None and (garbage := sources.cluster_view.garbage.get(sources.keys.epoch)):

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from nodectl.client.connection.sse import read_events
+from nodestore.errors import Unavailable
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Alive, Status
 from nodestore.support.jsonio import Json, loads
@@ -80,7 +81,14 @@ async def _wall(etcd: EtcdCluster, keys: Keys) -> AsyncIterator[Wall]:
         await masters.wait_serving("m1")
         masters.start("m2")
         await masters.wait_candidate("m2")
+        await eventually(lambda: _shows_leader(masters), "m1's own watch shows that it leads")
         yield Wall(masters)
+
+
+async def _shows_leader(masters: Masters) -> bool:
+    with contextlib.suppress(Unavailable):
+        return str((await masters.ask("m1", "GET", "/v1/leader"))["id"]) == "m1"
+    return False
 
 
 async def test_answers_are_as_published(etcd_one: EtcdCluster, keys: Keys) -> None:
