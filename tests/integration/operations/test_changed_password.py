@@ -126,7 +126,7 @@ async def test_a_session_waits_for_its_new_password(keys: Keys, tmp_path: Path) 
             async def refused() -> bool:
                 nonlocal tries
                 tries += 1
-                with pytest.raises(Unavailable, match=r"etcd refuses user plain.*write its password into"):
+                with pytest.raises(Unavailable, match=r"etcd refuses user plain.*write its current password into"):
                     await etcd.get(keys.head)
                 return tap.logins - before >= 3
 
@@ -269,7 +269,7 @@ async def test_a_master_goes_on_under_a_changed_password(keys: Keys, tmp_path: P
         await store.set_password(NEW)
         await store.break_streams()
         await shows(masters, "m1", f"m1: etcd refuses user {USER}, which it accepted before")
-        await says(masters, "m1", f"write its password into {store.file}")
+        await says(masters, "m1", f"write its current password into {store.file}")
         with pytest.raises(Unavailable):
             await masters.ask("m1", "GET", "/v1/leader?consistency=linearizable")
         store.file.write_text(f"{NEW}\n")
