@@ -64,7 +64,7 @@ class LeaderWatch:
         self.revision = seen.revision
         self._name = seen.record.id if seen.record else ""
         self._urls = seen.record.urls if seen.record else ()
-        self._listener = HeartbeatListener(seen, self._died, self._beat, self._broke)
+        self._listener = HeartbeatListener(seen, self.on_process_died, self.on_heartbeat, self._broke)
         self._suspicion = Suspicion(self._name, timing, time.monotonic(), streak)
         self._recheck = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -137,7 +137,7 @@ class LeaderWatch:
 
     # --- inputs ---
 
-    def _died(self) -> None:
+    def on_process_died(self) -> None:
         self._marks["suspected"] = time.monotonic()
         self._wake()
 
@@ -145,7 +145,7 @@ class LeaderWatch:
         self._suspicion.broke()
         self._recheck.set()
 
-    def _beat(self, stuck_s: float) -> None:
+    def on_heartbeat(self, stuck_s: float) -> None:
         self.heard_at = time.monotonic()
         self._suspicion.beat(self.heard_at, stuck_s)
         if self._timer is None or self._suspect_decision is not None or self._suspicion.stuck:

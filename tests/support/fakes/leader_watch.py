@@ -13,14 +13,18 @@ from nodestore.schema.keys import Keys
 from nodestore.schema.models import LeaderRecord
 
 
+def quiet_cluster_view() -> ClusterView:
+    """A view of a cluster in which no master has challenged the leader."""
+    return cast(ClusterView, SimpleNamespace(challenges=SimpleNamespace(items={}), answers=SimpleNamespace(items={})))
+
+
 def watch(**more: Any) -> LeaderWatch:
     """m3's watch over m1 in term 7; `more` replaces arguments of LeaderWatch."""
     record = LeaderRecord(id="m1", host="pc1", urls=(), nonce="n", since=0.0)
-    cluster_view = SimpleNamespace(challenges=SimpleNamespace(items={}), answers=SimpleNamespace(items={}))
     options: dict[str, Any] = {
         "own_id": "m3",
         "seen": LeaderSeen(7, record, 5),
-        "cluster_view": cast(ClusterView, cluster_view),
+        "cluster_view": quiet_cluster_view(),
     } | more
     return LeaderWatch(
         cast(Any, None), Keys("c"), lease=1, replica=cast(Any, None), timing=LAN, streak=0, wake=lambda: None, **options

@@ -19,7 +19,7 @@ from nodestore.cluster.election import LeaderSeen
 from nodestore.errors import Conflict, Denied, Invalid, NodectlError, Unavailable
 from nodestore.schema.models import Answer, Candidate, Challenge, Paused
 from tests.support.cli import InProcessNodectl
-from tests.support.fakes.leader_watch import watch
+from tests.support.fakes.leader_watch import quiet_cluster_view, watch
 from tests.support.fakes.masterd import fake_cluster
 from tests.support.fakes.masterd_parts import FakeMasterd
 
@@ -119,9 +119,9 @@ def test_drills_are_off_unless_allowed(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_challenge_that_was_answered_is_no_part_of_a_later_takeover() -> None:
     """The leader had hiccups, beat again, and died an hour later: its story begins with its last heartbeat."""
     found = watch()
-    found._marks["challenged"] = found.begun_at - 3600
-    found._beat(0.0)
-    found._died()
+    found._marks["challenged"] = found.begun_at - 3600  # private: a challenge of an hour ago
+    found.on_heartbeat(0.0)
+    found.on_process_died()
     timeline = found.timeline()
     assert list(timeline.phases()) == ["heard", "suspected"]
     assert min(timeline.phases().values()) == 0.0
@@ -131,21 +131,22 @@ def test_a_challenge_that_was_answered_is_no_part_of_a_later_takeover() -> None:
 def test_a_leader_that_was_never_heard_is_timed_from_when_it_was_watched() -> None:
     """Nothing is ever negative, though its first heartbeat would have been due later."""
     found = watch()
-    found._died()
+    found.on_process_died()
     assert list(found.timeline().phases()) == ["heard", "suspected"]
     assert found.timeline().marks["heard"] == found.begun_at
 
 
 def test_only_open_challenges_to_this_term_count() -> None:
     """Not those that the leader has answered, nor those to a leader before."""
-    found = watch()
-    found._cluster_view.challenges.items.update(
+    cluster_view = quiet_cluster_view()
+    found = watch(cluster_view=cluster_view)
+    cluster_view.challenges.items.update(
         m2=Challenge(term=7, nonce="open"), m4=Challenge(term=7, nonce="answered"), m5=Challenge(term=6, nonce="old"),
         m3=Challenge(term=7, nonce="mine, and over"),
     )  # fmt: skip
-    found._cluster_view.answers.items.update(m4=Answer(term=7, nonce="answered"))
+    cluster_view.answers.items.update(m4=Answer(term=7, nonce="answered"))
     assert found.timeline().suspected_by == ("m2",)
-    found._marks["challenged"] = found.begun_at + 1
+    found._marks["challenged"] = found.begun_at + 1  # private: as after a challenge of its own
     assert found.timeline().suspected_by == ("m2", "m3")
 
 

@@ -122,12 +122,12 @@ async def test_a_heartbeat_moves_the_timer_and_wakes_nobody() -> None:
     looking = asyncio.create_task(found._decide_loop())
     await asyncio.sleep(0)
     first = found._timer
-    found._beat(0.0)
+    found.on_heartbeat(0.0)
     assert first is not None
     assert first.cancelled()
     assert found._timer is not None
     assert not found._recheck.is_set()
-    found._beat(LAN.stuck_s)
+    found.on_heartbeat(LAN.stuck_s)
     assert found._recheck.is_set()
     looking.cancel()
     await asyncio.wait((looking,))
