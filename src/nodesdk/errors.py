@@ -6,7 +6,7 @@
       Refused               the application does not do this in its present state
       TooLarge              a command or document exceeds a limit
       NotFound              the named thing does not exist
-      Conflict              somebody else changed it first: read again, then decide
+      Conflict              another writer changed it first: read again, then decide
         TooOld              the command may have run so long ago that its result is forgotten
       Unavailable           nothing has happened: try again later
         NoSpace             etcd's database is full
@@ -77,7 +77,7 @@ class NotFound(NodectlError):
 
 
 class Conflict(NodectlError):
-    """Somebody else changed it first: read it again, then decide."""
+    """Another writer changed it first: read it again, then decide."""
 
     code = "conflict"
     status = 409
@@ -85,14 +85,14 @@ class Conflict(NodectlError):
 
 
 class TooOld(Conflict):
-    """The command may have run so long ago that nobody remembers: it was not run. Look at the state, then decide."""
+    """The command may have run so long ago that its result is forgotten; it was not run. Read the state, then decide."""
 
     code = "too_old"
     status = 410
 
 
 class Unavailable(NodectlError):
-    """Nothing has happened, because nobody could do it just now: try again later."""
+    """Nothing has happened, because no program could do it just now: try again later."""
 
     code = "unavailable"
     status = 503

@@ -271,7 +271,7 @@ class Campaign:
         except (Unavailable, OutcomeUnknown) as error:
             self._limited_log.log(logging.WARNING, f"takeover not possible now: {error}")
         except Garbage as error:
-            self._limited_log.log(logging.ERROR, f"nobody can lead: {error}")
+            self._limited_log.log(logging.ERROR, f"no masterd can lead: {error}")
             await asyncio.sleep(_CHECK_EVERY_S)
         except NodectlError as error:
             self._limited_log.log(logging.ERROR, f"takeover refused: {error}")

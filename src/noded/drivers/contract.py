@@ -47,7 +47,7 @@ def actions_of(name: str, driver: Driver) -> dict[str, DriverAction]:
     try:
         offered = dict(getattr(driver, "actions", {}))
     except Exception as error:  # noqa: BLE001 - a stranger's code can raise anything
-        raise DriverError(f"driver {name}: its actions cannot be told: {type(error).__name__}: {error}") from None
+        raise DriverError(f"driver {name}: its actions cannot be listed: {type(error).__name__}: {error}") from None
     for action, what in offered.items():
         check_action_name(action)
         if not isinstance(what, DriverAction) or not 0 < what.timeout_s <= ACTION_TIMEOUT_S_MAX:

@@ -211,5 +211,5 @@ async def test_garbage_in_the_two_vital_keys_stops_commits_until_it_is_put_right
 async def _has_noticed(masters: Masters, name: str) -> bool:
     """Whether the masterds have noticed the garbage: both for `head`, at least the former leader for `epoch`."""
     results = [master.log_tail(200) for master in masters.running.values()]
-    tried = [text for text in results if "nobody can lead" in text]
+    tried = [text for text in results if "no masterd can lead" in text]
     return len(tried) >= (2 if name == "head" else 1)
