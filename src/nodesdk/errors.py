@@ -85,7 +85,7 @@ class Conflict(NodectlError):
 
 
 class TooOld(Conflict):
-    """The command may have run so long ago that its result is forgotten; it was not run. Read the state, then decide."""
+    """The command may have run so long ago that its result is forgotten; it was not run. Read the state anew."""
 
     code = "too_old"
     status = 410

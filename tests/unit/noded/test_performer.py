@@ -187,7 +187,7 @@ async def test_an_action_that_there_is_not(tmp_path: Path) -> None:
         ({"a b": DriverAction(lambda args: asyncio.sleep(0))}, "action name 'a b' is not allowed"),
         ({"blink": lambda args: asyncio.sleep(0)}, "is not a DriverAction"),
         ({"blink": DriverAction(lambda args: asyncio.sleep(0), float("nan"))}, "is not a DriverAction"),
-        (3, "its actions cannot be told: TypeError"),
+        (3, "its actions cannot be listed: TypeError"),
     ],
 )
 async def test_actions_that_are_none(tmp_path: Path, offered: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
