@@ -1,4 +1,7 @@
-"""Turns node events into commands: status changes for the application, and the closing of ended or expired actions."""
+"""Closes the actions of nodes once they have ended or expired, and submits the commands for node events.
+
+`node_events.py` collects the events and builds the commands; this module queues or commits them.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,9 @@ log = logging.getLogger(__name__)
 
 _EVENTS_MAX = 64
 _EXPIRED_MAX = 3
-"""Actions that expire in one commit. Few enough that their views always fit into the commit itself: a node may begin
-an action as long as the view lists it and `acted` does not."""
+"""Largest number of expired actions that one commit closes. So few that the update of their views always fits into that
+commit. If it came later, a node could begin a closed action: it may begin one that `actions/<node>` lists and that
+`acted/<node>` does not."""
 _EXPIRE_AGAIN_S = 1.0
 
 
@@ -81,7 +85,7 @@ class ActionCloser:
 
     @property
     def has_expired_actions(self) -> bool:
-        """Whether a pending action has expired. After an attempt to close such actions, False for one second."""
+        """Whether a pending action has expired. False for one second after an attempt that closed none."""
         expiry = next_expiry_at(self._replica.state)
         return expiry is not None and expiry < self._committer.now and time.monotonic() >= self._expire_at
 
@@ -115,8 +119,8 @@ class ActionCloser:
     async def close_before_epoch(self, epoch: int) -> None:
         """Close all actions of earlier epochs.
 
-        A restored backup may hold actions that the nodes have performed since. The leader calls this before it writes
-        any view, so that no node performs them again.
+        A restored backup may hold actions that nodes have performed after the backup was made. The leader calls this
+        before it writes any view, so that no node performs them again.
         """
         every = self._node_events.closures(self._replica.state, self._committer.now, not_started=False)
         old = [ending for ending in every if ending.action.epoch < epoch]

@@ -88,12 +88,12 @@ class SnapshotArchive:
 
     async def _replay(self, state: State, index: int) -> None:
         """Apply the entries up to `index`."""
-        time_slice = TimeSlice()  # heartbeats must go out even though commits wait for this
+        time_slice = TimeSlice()  # a replay may be long: commits may wait for it, heartbeats must not
         entries = read_entries(self._replica.etcd, self._replica.keys, state.index + 1, index, _PAGE_ENTRIES)
         async with aclosing(entries):
             async for _, entry in entries:
                 if isinstance(entry, Garbage):
-                    continue  # if it matters, the next entry leaves a gap, and apply() raises
+                    continue  # if it is needed, apply() finds the gap before the next entry, and raises
                 part = tuple(command for command in entry.commands if state.index < command.index <= index)
                 if not part:
                     return  # the entry that holds `index` was truncated

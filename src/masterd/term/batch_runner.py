@@ -22,7 +22,7 @@ from nodestore.support.logs import RateLimitedLog
 log = logging.getLogger(__name__)
 
 _HUNG_THREADS_MAX = 4
-"""If this many handlers hang in their threads, commands whose handlers have hung before are refused unrun."""
+"""While this many handlers hang in their threads, commands whose handlers have hung before are refused, not run."""
 
 
 class BatchRunner:
@@ -72,7 +72,8 @@ class BatchRunner:
     def _next_batch(self) -> list[Submission]:
         """Return the queued commands that fit into one batch.
 
-        While too many handlers hang, a command that has hung before ends the batch; if it is the first, it is refused.
+        A restore ends the batch, because it is a batch of its own. While too many handlers hang, a command whose
+        handler has hung before ends the batch too; if such a command is the first, it is refused.
         """
         submissions: list[Submission] = []
         hung_count = self._committer.worker.hung_count
@@ -110,7 +111,10 @@ class BatchRunner:
         submission.fail(NodectlError(f"command {name} {error} in the application: nothing of it was done"))
 
     async def _run_restore(self, submission: Submission) -> None:
-        """Run and commit a restore, alone: its documents come from etcd, and its entry only names their snapshot."""
+        """Run and commit a restore as a batch of its own.
+
+        Unlike other commands, its documents are read from etcd, and its entry only names the snapshot that holds them.
+        """
         try:
             batch, outcome = await self._restorer.run(submission.request)
         except LeadershipLost as error:
@@ -125,7 +129,10 @@ class BatchRunner:
     async def _commit_outcomes(
         self, batch: Batch | None, outcomes: Sequence[tuple[Submission, CommandOutcome]]
     ) -> None:
-        """Commit the batch, then report the outcomes. A batch without records needs only a confirmed term."""
+        """Commit the batch, then report the outcomes.
+
+        If the batch has no records, there is nothing to commit. Then the term is confirmed before the report.
+        """
 
         def report() -> None:
             if any(isinstance(submission.sink, SubmissionGroup) for submission, _ in outcomes):  # from a client

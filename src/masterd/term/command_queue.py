@@ -66,7 +66,7 @@ class CommandQueue:
         return await group.all_resolved
 
     async def _wait_accepting(self) -> None:
-        """Wait until commands are accepted. LeadershipLost: they will not be any more in this term."""
+        """Wait until commands are accepted. LeadershipLost if a handover takes longer than 6 s, or the term is over."""
         if not self._accepting.is_set() and not await set_within(self._accepting, _HANDOVER_S):
             raise LeadershipLost("this master is handing leadership over")
         self._term_end.raise_if_ended()
@@ -128,7 +128,7 @@ class CommandQueue:
             self._idle.clear()
 
     def close(self, error: LeadershipLost) -> None:
-        """End the queue with its term: fail all queued commands, and release everyone who waits."""
+        """Fail all queued commands at the end of the term, and wake the callers of `submit` and `wait_drained`."""
         self._accepting.set()
         while self._waiting:
             self._waiting.popleft().fail(LeadershipLost(str(error)))

@@ -1,6 +1,7 @@
 """Runs and commits batches, one at a time; after each commit it updates the replica in memory and the views.
 
-The application's code runs in the worker's thread. Everything else here runs in the event loop.
+The application's code runs in the worker's thread, except for small batches of `quick` commands. These, and everything
+else here, run in the event loop.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 _SLACK_BYTES = 32 << 10  # keys, compares, head and framing of one transaction
 _INLINE_MAX = 4
-"""Batches of up to this many `quick` commands run in the event loop: on a busy machine a thread hop costs more."""
+"""Batches of up to this many `quick` commands run in the event loop: on a busy PC, switching threads takes longer."""
 _INLINE_LIMIT_S = 0.02
 _INLINE_PAUSE_S = 60.0
 """If an inline batch took longer than _INLINE_LIMIT_S, all batches run in the thread for this long."""
@@ -51,7 +52,7 @@ class LeaderSettings:
     queue_max: int = 10_000
     commands_per_batch: int = 256
     handler_timeout_s: float = 2.0
-    """Limit for one command: its handler and the specs derived after it. It stops hanging code; it is no budget."""
+    """Limit for one command: its handler and the specs derived after it. Meant to stop code that hangs."""
     derive_timeout_s: float = 20.0
     """Limit for deriving all specs: at the start of a term, at a configuration's adoption, and at a restore."""
     retention: RetentionSettings = field(default_factory=RetentionSettings)
@@ -104,9 +105,9 @@ class Committer:
     ) -> tuple[Batch, T]:
         """Run `work` on a new batch; return the batch and the result of `work`.
 
-        HungError: `work` did not end within `limit_s` seconds; the batch is dropped, and all specs were derived again.
-        Any other error comes from `work`, which must restore the specs before it raises. inline: run in the event
-        loop, without a limit.
+        HungError: a step of `work` took longer than `limit_s` seconds. The batch cannot be used, and all specs have
+        been derived again from the committed state. TermBroken: deriving them took too long as well. Any other error
+        comes from `work`, which must restore the specs before it raises. inline: run in the event loop, without limit.
         """
         batch = Batch(
             self._replica.state, self._application, self.spec_deriver, self._wall_clock(), self._settings.limits,
@@ -201,7 +202,7 @@ class Committer:
             raise TermBroken(f"index {last} is committed, but could not be applied or published: {error}") from error
 
     async def _restore_guards(self, batch: Batch) -> list[tuple[Compare, Op]]:
-        """Return the guards that keep the restored snapshots from being deleted. NotFound if one is already gone."""
+        """Return compares and writes that prevent deletion of the restored snapshots. NotFound if one was deleted."""
         names = [record.restore for record in batch.records if record.restore is not None]
         return [await self._replica.snapshots.restore_guard(name) for name in names]
 

@@ -28,8 +28,10 @@ _RETRY_S = 0.2
 
 
 class ConfigAdopter:
-    """Adopts configurations for one term. limit_s: limit for deriving all specs. handler_limit_s: limit for the
-    application's handler of the change."""
+    """Adopts configurations for one term.
+
+    limit_s: limit for deriving all specs. handler_limit_s: limit for the application's `config_changed`.
+    """
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class ConfigAdopter:
         self.rejection: tuple[int, str] | None = None
         """The mod_revision of the rejected `config/current`, and the reason."""
         self._hung_revision = 0
-        """The mod_revision of the configuration at which the application's handler hung last."""
+        """The mod_revision of the last configuration for which `config_changed` hung; 0 if it never did."""
 
     def is_due(self, config: KV | None) -> bool:
         """Whether this value of `config/current` is neither adopted nor rejected yet."""
@@ -56,7 +58,10 @@ class ConfigAdopter:
         return adopted is None or adopted.revision != config.mod_revision
 
     async def adopt(self, config: KV | None) -> None:
-        """Adopt this value, or record why it is rejected. LeadershipLost and OutcomeUnknown end the term."""
+        """Adopt this value of `config/current`, or record why it is rejected.
+
+        Raises LeadershipLost and OutcomeUnknown, which end the term. After any other failure the value stays due.
+        """
         if config is None or not self.is_due(config):
             return
         try:
@@ -94,11 +99,11 @@ class ConfigAdopter:
     async def _run_with_changes(
         self, record: ConfigRecord, revision: int
     ) -> tuple[Batch, ValidationError | NodectlError | None]:
-        """A batch that adopts the configuration together with what the application writes at this change.
+        """Run a batch that adopts the configuration, with the writes of the application's `config_changed` if possible.
 
-        If that is not possible, the batch adopts the configuration alone. One entry holds both. So the writes are
-        atomic with the adoption and happen exactly once: after a takeover, either the entry is in the journal, or the
-        new leader runs the handler again.
+        Returns the batch, and why the configuration cannot be adopted, or None. One entry holds the adoption and the
+        writes. So they are atomic, and the writes happen exactly once: after a takeover, either the entry is in the
+        journal, or the new leader runs `config_changed` again.
         """
         changes = await self._run_handler(record, revision)
         if changes is not None:
@@ -117,7 +122,7 @@ class ConfigAdopter:
 
     async def _run_handler(self, record: ConfigRecord, revision: int) -> Overlay | None:
         if revision == self._hung_revision:
-            return None  # each further try would leave one more thread behind
+            return None  # each further attempt would abandon one more thread that hangs
         try:
             return (await self._committer.run_batch(lambda batch, _: _changes(batch, record), self._handler_limit_s))[1]
         except HungError as error:
@@ -149,7 +154,7 @@ def _changes(batch: Batch, record: ConfigRecord) -> Overlay | None:
     try:
         return batch.run_config_handler(record)
     except (ValidationError, NodectlError):
-        return None  # it is no inventory: the adoption itself reports that
+        return None  # the configuration is not a valid inventory: `_adoption_error` reports that
 
 
 def _adoption_error(

@@ -1,9 +1,12 @@
 """Commits batches, one fenced transaction each, and determines the outcome of a transaction whose reply was lost.
 
-A transaction that timed out may land at any later time, and an error on its repeat proves nothing. The key `head`
-decides: if it carries the nonce of the commit, the commit landed. If a compare of the transaction fails, no copy can
-land any more, because every compare is of a mod_revision, and these only grow. Whether a copy landed before that
-depends on whether `head` has moved and the term is still ours: see `_fate`.
+A transaction is sent again until its outcome is known, so several copies of it may exist. A copy lands when etcd
+executes it and its compares succeed. A copy that timed out may land at any later time. So if a later copy is refused,
+that does not prove that nothing was committed.
+
+The key `head` decides: if it carries the nonce of the commit, the commit landed. If the compares of one copy fail, no
+copy can land after it, because all compares are of mod_revisions, and these only grow. Whether a copy landed before it
+depends on whether `head` has moved and whether the term is still ours: see `_fate`.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ class CommitFate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What to commit. `head` holds the new index, and a nonce that identifies this commit."""
+    """The content of one commit. head: the new index, with a nonce that identifies this commit."""
 
     head: Head
     ops: tuple[Op, ...] = ()
@@ -76,11 +79,13 @@ class Journal:
 
         LeadershipLost: the term is over, and nothing was committed.
         OutcomeUnknown: the term is over, and an earlier copy may have landed.
-        TermBroken: an earlier copy may have landed or may land later. The caller must give up the term, which stops it.
+        TermBroken: an earlier copy may have landed or may land later. The caller must end the term, so that the fence
+        stops that copy.
         Any other error, such as NoSpace: etcd refused the commit, nothing was committed, and the term goes on.
 
-        A refusal after an attempt without a reply proves nothing. If etcd then refuses even an empty commit for lack of
-        space, this waits for space as long as the term lasts. Cancellation leaves the outcome unknown.
+        If etcd refuses the commit after an attempt without a reply, an empty commit is sent, after which no copy can
+        land. If etcd has no space after such an attempt, this waits for space as long as the term lasts. Cancellation
+        leaves the outcome unknown.
         """
         self.open_since = time.monotonic()
         try:
@@ -131,9 +136,9 @@ class Journal:
     async def _without_room(self, commit: Commit, error: NoSpaceUnknown, sent: bool) -> int | None:
         """Read `head` after etcd reported that it is full, and return the revision if the commit has landed.
 
-        etcd gives this error both for a write that it has applied and for one that it has refused; the copy that got
-        it is decided. Raises NoSpace if nothing landed. None: `head` could not be read, or an earlier copy without a
-        reply (`sent`) may land once there is space again.
+        etcd returns this error both for a write that it has applied and for one that it has refused. In either case the
+        copy that got the error does not land later. Raises NoSpace if nothing landed. None: `head` could not be read,
+        or an earlier copy without a reply (`sent`) may land once there is space again.
         """
         try:
             looked = await self._etcd.txn(
@@ -153,6 +158,7 @@ class Journal:
         return None
 
     def _settle(self, commit: Commit, result: TxnResult) -> int:
+        """Return the revision of the commit if it landed; otherwise raise the error that corresponds to its fate."""
         leader, head, epoch = (result.range(position).first for position in range(3))
         verdict = self._fate(commit, leader, head, epoch)
         if verdict is CommitFate.COMMITTED and head is not None:
@@ -166,9 +172,10 @@ class Journal:
         raise CompareFailed("a key that this commit compares has changed: the batch was not committed")
 
     def _fate(self, commit: Commit, leader: KV | None, head: KV | None, epoch: KV | None) -> CommitFate:
-        """Decide by `leader`, `head` and `epoch`, read in the transaction whose compares failed.
+        """Return the fate of the commit. leader, head, epoch: these keys, read in one transaction.
 
-        All compares are of mod_revisions, which only grow: a compare that fails now fails for every later copy.
+        NEVER holds only if a compare of the commit has failed. Then it fails for every later copy as well, because all
+        compares are of mod_revisions, which only grow.
         """
         if head is not None and nonce_of(Head, head) == commit.head.nonce:
             return CommitFate.COMMITTED
@@ -178,10 +185,12 @@ class Journal:
         return CommitFate.TERM_OVER if unmoved else CommitFate.UNKNOWN
 
     async def _give_up(self, commit: Commit, cause: NodectlError) -> int:
-        """Stop all copies of a commit that may have landed and whose repeat etcd refused, by an empty commit.
+        """Send an empty commit, so that no copy of `commit` can land later. Return the revision if one has landed.
 
-        If the empty commit lands, it moves `head`, and no copy of the other can land. If its compare fails, the other
-        has landed. If etcd refuses the empty commit too, only the end of the term can stop a late copy: TermBroken.
+        Called if one copy got no reply and etcd refused a later one, with the error `cause`. If the empty commit lands,
+        it moves `head`; so no copy of `commit` has landed or can land, and `cause` is raised. If its compares fail,
+        the keys show the fate of `commit`. If etcd refuses it too, only the end of the term can stop a late copy:
+        TermBroken.
         """
         log.warning("commit of index %d: refused after an open attempt (%s); moving head", commit.head.index, cause)
         empty = Commit(Head(index=self.index, nonce=secrets.token_hex(8)))

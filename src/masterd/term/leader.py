@@ -3,12 +3,12 @@
 The steps of a commit, and what a crash after each of them leaves behind:
 
 1. A batch runs on an overlay. A crash loses nothing, because no caller has an answer yet.
-2. One transaction commits the entry, `head` and, if they fit, the views. After a crash the next leader has the entry,
-   and a repeat of a command gets its first result.
-3. The entry is applied to the replica in memory, and callers get their outcomes. No outcome precedes the commit. An
-   error after the commit reaches no caller; it ends the term.
-4. Views that did not fit follow in chunks before the next commit; each chunk compares `applied`. After a crash the next
-   leader finds `applied` incomplete, and finishes the views.
+2. One transaction commits the entry and `head`, and the views if they fit into it. After a crash the next leader has
+   the entry, and a repeat of a command gets its first result.
+3. Callers get their outcomes, and the entry is applied to the replica in memory. No outcome precedes the commit. An
+   error in this step or the next one is not reported to callers; it ends the term.
+4. Views that did not fit are written in chunks before the next commit. Each chunk compares and updates the key
+   `applied`, which records how far the views are written. After a crash the next leader finishes them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from nodestore.support.waiting import set_within
 log = logging.getLogger(__name__)
 
 _UPKEEP_DELAY_S = 0.1
-"""Retention and upkeep begin this long after the term, so that commands that waited for it go first."""
+"""Retention and space upkeep start this long after the term began, so that commands that waited for it run first."""
 _CATCH_UP_S = 5.0
 
 __all__ = ["Leader", "LeaderSettings"]
 
 
 class Leader:
-    """One term of leadership, made of `build_term_parts(...)`. `run` ends only by an error."""
+    """Leads for one term. parts: created by `build_term_parts`. `run` never returns; it ends by raising an error."""
 
     def __init__(self, parts: TermParts) -> None:
         self._parts = parts
@@ -74,7 +74,7 @@ class Leader:
         return await self._queue.submit(requests)
 
     async def confirm_read(self) -> None:
-        """Prepare a client's linearizable read: like `verify_leader`, and noted in the timeline of the takeover."""
+        """Do what `verify_leader` does, for a client's read, and record the read in the timeline of the takeover."""
         self._takeover_record.note_request()
         await self.verify_leader()
         self._takeover_record.note_answer()
@@ -82,7 +82,8 @@ class Leader:
     async def verify_leader(self) -> None:
         """Confirm the term, and wait until memory holds everything that was committed before this call.
 
-        Raises LeadershipLost if the term is over, Unavailable if etcd does not answer or memory lags for 5 s.
+        After this, a read from memory is linearizable. Raises LeadershipLost if the term is over, Unavailable if etcd
+        does not answer, Garbage if `head` is unreadable, TimedOut if memory has not caught up after 5 s.
         """
         self._raise_if_ended()
         started = time.monotonic()
@@ -114,8 +115,9 @@ class Leader:
     async def run(self) -> None:
         """Lead until the term ends.
 
-        Raises LeadershipLost if another leads, OutcomeUnknown if that was during a commit, TermBroken if the term must
-        be given up, Garbage if the store holds data that makes commits impossible, or etcd's refusal.
+        Raises LeadershipLost if another masterd leads, OutcomeUnknown if the term ended during a commit that may have
+        landed, TermBroken if the term must be given up, Garbage if the store holds data that makes commits impossible,
+        or the error with which etcd refused a request.
         """
         unsubscribe = self._cluster_view.subscribe(self._on_cluster_change)
         stop_listening = self._parts.node_events.start_listening()
@@ -153,7 +155,7 @@ class Leader:
         await parts.config_adopter.adopt(parts.won.config)
 
     async def _load_specs(self) -> bool:
-        """Derive all specs, or use those that were derived ahead; return whether they equal the recorded ones."""
+        """Use the specs of the warm start, or derive all now; return whether they equal those recorded in the state."""
         warm_start = self._parts.warm_start
         try:
             prepared = await warm_start.take(self._replica.state) if warm_start is not None else None
@@ -165,13 +167,14 @@ class Leader:
         return prepared.matches_recorded
 
     async def _respec(self) -> None:
-        """Commit the specs that this version of the application derives differently from the recorded ones."""
+        """Commit all specs that differ from the recorded ones, for example after an upgrade of the application."""
         nonce = self.fence.nonce
         batch, record = await self._committer.run_batch(
             lambda batch, _: batch.respec(self._parts.master, nonce), self._settings.derive_timeout_s
         )
         if record is not None:
-            # Its views are left to `finish_views`: until then `applied` must not say that all views are of its index.
+            # `finish_views` writes the views of this commit. If the commit wrote them itself, `applied` would claim
+            # that all views are complete, although the previous leader may have left some unfinished.
             await self._committer.commit(batch, publish=False)
             log.info("this program derives other specs for %s: recorded as index %d", record.result, record.index)
 
@@ -194,14 +197,14 @@ class Leader:
                 await set_within(self._wake, parts.action_closer.next_expiry_in_s)
 
     def _queue_node_events(self) -> None:
-        """Queue commands for node events before all others: they are few, and already late."""
+        """Queue the commands for node events before all others, because they are few and the events are in the past."""
         if self._parts.space_keeper is None or self._parts.space_keeper.refusal() is None:
             self._queue.prepend(self._parts.action_closer.take_submissions())
 
     def _on_cluster_change(self) -> None:
         """Wake the commit loop, as there may be a new configuration. A new leader ends the term."""
         seen, ours = self._cluster_view.leader, self.fence.term.revision
-        # The watch may still show the time before our term: an absent `leader` counts only after it has shown ours.
+        # The watch may lag behind our takeover. So an absent `leader` ends the term only after it has shown our own.
         if seen.revision > ours or (seen.revision == 0 and self._cluster_view.last_leader.revision >= ours):
             self._term_end.mark(LeadershipLost(f"{seen.record.id if seen.record else 'another master'} leads now"))
         self._wake.set()

@@ -1,4 +1,8 @@
-"""Turns changes of nodes into commands: ended actions, and status changes that the application handles."""
+"""Collects what happened on the nodes, and builds the commands for it.
+
+There are two kinds of events: a change of a node's status or presence, which the application handles, and the end of an
+action, which closes the action. `action_closing.py` submits the commands.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +84,7 @@ class NodeEvents:
         return CommandRequest(f"{NODE_CHANGED}-{secrets.token_hex(8)}", NODE_CHANGED, args, node, internal_handler=work)
 
     def requeue(self, node: str) -> None:
-        """Queue this node's state again, because its command was not committed."""
+        """Mark this node as changed again, because the command for its last change was not committed."""
         self._reported.pop(node, None)
         self._nodes[node] = None
 
@@ -89,10 +93,10 @@ class NodeEvents:
     async def refetch_closure(
         self, etcd: Etcd, keys: Keys, ending: ActionClosure
     ) -> tuple[ActionClosure, Compare] | None:
-        """Read `acted` from etcd. If the node has not begun the action, return its closure and a compare on `acted`.
+        """Read `acted/<node>` from etcd, because the watch may lag; return the closure of an action that was not begun.
 
-        The compare makes the commit fail if the node begins the action meanwhile. None: it has begun, or `acted` is
-        newer than what the watch has shown.
+        It comes with a compare on `acted/<node>`, which makes the commit fail if the node begins the action meanwhile.
+        None: the node has begun the action, or it is lost.
         """
         found = await etcd.get(keys.acted_of(ending.node))
         acted = decode_or_none(Acted, found)  # while it is unreadable, the node begins nothing
@@ -102,7 +106,11 @@ class NodeEvents:
         return again, cmp_mod(keys.acted_of(ending.node), 0 if found is None else found.mod_revision)
 
     def closures(self, state: State, now: float, *, not_started: bool) -> Iterator[ActionClosure]:
-        """Yield the ended actions: those that the nodes reported, or (`not_started`) those that expired unstarted."""
+        """Yield the closures of ended actions.
+
+        not_started: if True, of those that expired before the node began them; otherwise of those that the node has
+        ended or that are lost.
+        """
         for node, pending in state.actions.items():
             acted = self._cluster_view.acted.items.get(node)
             for action in pending:

@@ -34,7 +34,7 @@ from nodestore.schema.keys import Keys
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TermParts:
-    """What one term is made of: what it was given, and the objects that live as long as the term."""
+    """The parts of one term: first what the caller passed in, then the objects that live as long as the term."""
 
     master: str
     won: TakeoverWon
@@ -77,7 +77,10 @@ def build_term_parts(
     warm_start: WarmStart | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> TermParts:
-    """Create the parts of the term `won`, for `Leader`. master: the id of this masterd. wall_clock: in seconds."""
+    """Create the parts of the term that was won, for `Leader`.
+
+    master: the id of this masterd. timeline: that of the takeover. wall_clock: returns seconds since the Unix epoch.
+    """
     fence, derive_s = won.fence, settings.derive_timeout_s
 
     def space_refusal() -> NoSpace | None:

@@ -36,10 +36,10 @@ class Publisher:
     async def finish_views(
         self, applied_kv: KV | None, state: State, derivation: SpecDeriver, budget: TxnBudget
     ) -> None:
-        """Complete the views at the start of a term; in a new epoch, issue all orders to the nodes again.
+        """Complete the views at the start of a term. In a new epoch, rewrite all desired states and actions of nodes.
 
         If `applied` says that the views are complete, they are not read. Otherwise every view is compared with the
-        state, which is correct after any number of crashes and after a restore.
+        state. So the views become correct after any number of crashes, and after the restore of a backup.
         """
         applied = None
         if applied_kv is not None:
@@ -72,7 +72,10 @@ class Publisher:
         self._revision, self.complete_up_to = revision, index
 
     async def write_views(self, changes: ViewChanges, index: int, budget: TxnBudget) -> None:
-        """Write the views in key order, in chunks, up to `index`. Raises LeadershipLost if deposed."""
+        """Write these changes in key order, in chunks. Then the views are complete up to `index`.
+
+        Raises LeadershipLost if deposed.
+        """
         parts = list(chunks(changes, budget)) or [{}]
         base = self.complete_up_to
         for number, part in enumerate(parts, start=1):
@@ -120,7 +123,10 @@ class Publisher:
         return found
 
     def _with_valid_orders(self, found: dict[str, bytes], wanted: dict[str, bytes]) -> dict[str, bytes]:
-        """Treat orders of an earlier term of this epoch as current if they differ in nothing but the term."""
+        """Return `found`, with the wanted value for each desired state or action that differs only in its term.
+
+        So such a view is not rewritten: it stays valid in the later terms of its epoch.
+        """
         good = dict(found)
         orders = (self._keys.desired, self._keys.actions)
         for key, raw in found.items():

@@ -1,7 +1,7 @@
 """Read index: one linearizable read of `leader` and `head` confirms the term for all callers that came before it.
 
-A deposed leader learns from this read that it was deposed. So reads answered after it are linearizable, and a refusal
-is never the answer of a deposed leader.
+A deposed leader learns from this read that it was deposed. So a client's read that waits for it is linearizable, and a
+deposed leader never refuses a command because of its outdated state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ReadIndex:
         """Monotonic time at which the read in flight was sent; None if none is in flight."""
 
     async def confirm(self) -> int:
-        """Confirm that this term still leads; return the index that `head` had after this call began.
+        """Confirm that this masterd still leads; return the index of `head`, read from etcd after this call began.
 
         Raises LeadershipLost if the term is over, Unavailable if etcd did not answer in time, Garbage if `head` is
         unreadable.
@@ -88,4 +88,4 @@ class ReadIndex:
 
 def _fail(waiting: asyncio.Future[int], error: NodectlError) -> None:
     waiting.set_exception(error)
-    waiting.exception()  # marks it as retrieved: if every caller has gone, asyncio must not log it
+    waiting.exception()  # marks it as retrieved: asyncio must not log it if all callers were cancelled

@@ -20,7 +20,7 @@ class SnapshotRestorer:
         self._archive, self._retention, self._committer, self._limit_s = archive, retention, committer, limit_s
 
     async def run(self, request: CommandRequest) -> tuple[Batch | None, CommandOutcome]:
-        """Run a restore as a batch of its own; return the batch, None if the command was refused, and the outcome.
+        """Run a restore as a batch of its own; return the batch (None if the command was refused) and the outcome.
 
         The snapshot is pinned until `release` is called. Raises LeadershipLost and TermBroken.
         """
@@ -38,5 +38,5 @@ class SnapshotRestorer:
             return None, CommandOutcome(request.id, error=error)
 
     def release(self) -> None:
-        """Unpin the snapshots: a journal entry names them now, or none ever will."""
+        """Unpin all snapshots. Call this after the commit: the entry, if committed, now protects its snapshot."""
         self._retention.pinned.clear()

@@ -1,8 +1,8 @@
 """Retention: writes snapshots, truncates the journal, and deletes snapshots and histories that are no longer needed.
 
 The journal is truncated no further than the older of the two newest snapshots that were read back and hash-checked,
-and never past the views. It keeps every entry whose command ids must still be known (an hour and 10,000 commands),
-unless it exceeds its limit in bytes. A truncation is a fenced pure delete: a late copy deletes the same keys again.
+and no further than the index up to which the views are complete. It keeps every entry whose command ids must still be
+known (an hour and 10,000 commands), unless it exceeds its limit in bytes or etcd is short of space.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RetentionSettings:
     journal_bytes_max: int = 48 << 20
     check_every_s: float = 1.0
     snapshot_after_s: float = 3.0
-    """A term writes no due snapshot before this age, because a shorter term would leave an incomplete snapshot."""
+    """Age of the term before which a due snapshot is not written: a term that ends early would leave it incomplete."""
     terms_max: int = 500
     config_versions_max: int = 200
     keep_ids: bool = True
@@ -48,7 +48,8 @@ class RetentionSettings:
 def is_snapshot_due(settings: RetentionSettings, commands: int, journal_bytes: int, snapshot_bytes: int) -> bool:
     """Whether a snapshot is due.
 
-    commands, journal_bytes: number and size of the commands since the last snapshot. snapshot_bytes: size of that one.
+    commands, journal_bytes: number and size of the commands since the last snapshot. snapshot_bytes: size of the last
+    snapshot.
     """
     if journal_bytes < _journal_bytes_min(settings, snapshot_bytes):
         return False
@@ -58,9 +59,10 @@ def is_snapshot_due(settings: RetentionSettings, commands: int, journal_bytes: i
 
 
 def _journal_bytes_min(settings: RetentionSettings, snapshot_bytes: int) -> int:
-    """Bytes of journal before which no new snapshot is written: half the size of the last snapshot.
+    """Return how many bytes the journal must grow before the next snapshot: half the size of the last one.
 
-    Without it, snapshots would become the larger part of all writes under load (200,000 ids are 20 MB).
+    Without this, snapshots would be the larger part of all writes under load: with 200,000 command ids, each snapshot
+    has 20 MB. For a small snapshot it is 0; it is at most a third of the journal's limit.
     """
     if snapshot_bytes <= _SMALL_BYTES:
         return 0
@@ -105,7 +107,10 @@ class JournalRetention:
             await asyncio.sleep(self._settings.check_every_s)
 
     async def check(self) -> None:
-        """Prune what is old, then write a snapshot and truncate the journal if a snapshot is due."""
+        """If a snapshot is due, write it and truncate the journal.
+
+        The first successful call in a term also prunes the histories and deletes incomplete snapshots.
+        """
         if not self._looked:
             await self._prune_history(self.replica.keys.terms, self._settings.terms_max)
             await self._prune_history(self.replica.keys.config_history, self._settings.config_versions_max)
@@ -116,7 +121,7 @@ class JournalRetention:
             await self.truncate_and_prune()
 
     async def _inspect_snapshots(self) -> None:
-        """Delete incomplete snapshots, and determine from which snapshot the next one is counted.
+        """Delete incomplete snapshots, and find the newest complete one, since which the journal's growth is counted.
 
         Without the deletion, leaders that follow one another quickly would fill etcd with one fragment each.
         """
@@ -128,7 +133,7 @@ class JournalRetention:
             newest = next(iter(manifests.values()), None)
             self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
             beyond = sum(size for last, size in self.replica.entry_sizes if last > self._last_index)
-            self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # entries read while catching up do not count
+            self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # entries up to that snapshot do not count
 
     def _is_snapshot_due(self) -> bool:
         commands = self.replica.state.index - (self._last_index or 0)
@@ -233,7 +238,7 @@ class JournalRetention:
             await self._delete(*(op_delete(kv.key) for kv in old[start : start + _DELETES_MAX]))
 
     async def _delete(self, *ops: Op) -> None:
-        """Delete, fenced. A late copy does no harm: it deletes the same keys again, and none of them is ever reused."""
+        """Delete in a fenced transaction. Idempotent: a late copy deletes the same keys, which are never reused."""
         replica = self.replica
         result = await replica.etcd.txn(self._fence.compares(replica.keys), ops, timeout_s=10.0, repeatable=True)
         if not result.succeeded:

@@ -19,7 +19,7 @@ class OutcomeSink(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """A command that waits for its outcome. Only the first outcome counts. position: passed to the sink with it."""
+    """A command that waits for its outcome. Later outcomes are ignored. position: its position in its group, if any."""
 
     request: CommandRequest
     sink: OutcomeSink
@@ -36,7 +36,10 @@ class Submission:
 
 
 class SubmissionGroup:
-    """Collects the outcomes of the commands of one request. One future for all, because there may be hundreds."""
+    """Collects the outcomes of commands that were submitted together.
+
+    They share one future, because there may be hundreds of them.
+    """
 
     def __init__(self, commands: int) -> None:
         self.all_resolved: asyncio.Future[list[CommandOutcome]] = asyncio.get_running_loop().create_future()
@@ -51,7 +54,7 @@ class SubmissionGroup:
 
 
 class OutcomeCallback:
-    """Calls back with the outcome of one command, by call_soon: never from within the code that resolves it."""
+    """Calls `callback` with the outcome of one command, by `call_soon`: never within the code that resolves it."""
 
     def __init__(self, callback: Callable[[CommandOutcome], None]) -> None:
         self._callback = callback

@@ -30,7 +30,7 @@ class TakeoverRecord:
         """Whether a client has sent a request in this term."""
 
     def note_serving(self) -> None:
-        """Record that the leader serves. A request that came earlier has waited for this."""
+        """Record that the leader serves. If a request came earlier, `found` is now, because the request has waited."""
         self._mark("serving")
         if self._had_request:
             self._mark("found")
@@ -44,7 +44,8 @@ class TakeoverRecord:
     def note_answer(self) -> None:
         """Record that a client has got an answer.
 
-        Answers before the leader serves do not count: a read may be answered then, but it proves no commit.
+        An answer before the leader serves is not recorded. It can only be that of a read, which does not show that the
+        leader can commit.
         """
         if self._serving.is_set():
             self._mark("first_answer")

@@ -1,4 +1,4 @@
-"""Whether one term is known to be over, and why."""
+"""Records that a term is over, and why, for all parts of the term."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class TermEnd:
         """Why the term is over; None while it is not known to be over."""
 
     def mark(self, error: LeadershipLost) -> None:
-        """Note that the term is over. Only the first reason counts.
+        """Record that the term is over. Only the first reason is kept.
 
-        Called before any caller gets the error, so that callers that ask again are routed to the next leader.
+        Call this before any caller gets the error, so that its retry is routed to the next leader.
         """
         self.reason = self.reason or error
         self._wake.set()
 
     def close(self, error: LeadershipLost) -> None:
-        """Note that this leader has stopped, whatever was known before."""
+        """Record that this leader has stopped. This replaces an earlier reason."""
         self.reason = error
 
     def raise_if_ended(self) -> None:

@@ -78,8 +78,7 @@ class WarmStart:
     async def take(self, state: State) -> PreparedSpecs | None:
         """Wait for the specs and hand them over; None if there are none for this very state.
 
-        Each result is handed over once, because the leader that uses it changes it. HungError: the application did not
-        end in time.
+        Each result is handed over once, because the leader changes it. HungError: the application took too long.
         """
         if self._task is None or not self._is_started_for(state):
             self.cancel()  # its result could not be used
