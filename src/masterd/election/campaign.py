@@ -1,7 +1,7 @@
-"""Decides when a standby attempts a takeover, how long it lets standbys of better rank go first, and sends it.
+"""Decides when a standby attempts a takeover, lets standbys of better rank go first, and sends the takeover.
 
-An attempt is safe at any time, because the takeover transaction compares the observed `leader`. Everything here only
-serves a quick takeover when one is needed, and few attempts otherwise.
+An attempt is safe at any time, because the takeover transaction compares the observed `leader`. So the rules here serve
+two other aims: a quick takeover if one is needed, and few needless attempts.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def takeover_reason(
     """Return why the observed `leader` should be replaced; None if it should not.
 
     before: the last readable `leader`. watched: the reason found by the watch over the leader, if any. own_candidacy:
-    the candidacy under our name; a later process of the same name has replaced ours in it.
+    the candidacy stored under our name. If a later process has the same name, it has overwritten ours.
     """
     name = before.record.id if before.record else ""
     if seen.garbage is not None:
@@ -137,7 +137,7 @@ def rank_of(own_id: str, excluded_id: str | None, candidates: Mapping[str, Candi
 
 
 class Campaign:
-    """The campaigns of one masterd, one after another: each ends with a term won."""
+    """Runs the campaigns of one masterd, one at a time. A campaign ends when it has won a term, or is cancelled."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Campaign:
         self._etcd, self._keys, self._me = etcd, keys, me
         self._cluster_view, self._replica, self._timing = cluster_view, replica, timing
         self._attempts: deque[str] = deque(maxlen=_ATTEMPTS_KEPT)
-        """Nonces of our takeovers that may land or may have landed without our knowing."""
+        """Nonces of our takeovers that may still land, or whose reply was lost."""
         self._wake = asyncio.Event()
         self._order: SwitchoverOrder | None = None
         self._undecided: tuple[str, SwitchoverOrder] | None = None
@@ -174,16 +174,17 @@ class Campaign:
         self._cancelled_tasks = CancelledTasks()
 
     def require_store_check(self) -> None:
-        """Check journal and `head` before the next attempt, because the store holds data with which no master can lead.
+        """Make the next attempt check the journal and `head` first. Call this after the store's data ended a term.
 
-        Without the check, two masters would take over from one another for ever, and write a term each time.
+        If no masterd can lead with these data, two of them would otherwise take over from one another for ever, and
+        write a term each time.
         """
         self._needs_store_check = True
 
     async def win(self, lease: int) -> TakeoverWon:
         """Wait until there is a reason to take over, and take over; return the term won. Retries during outages.
 
-        Raises LeaseLost if etcd reports that the lease is gone.
+        Raises LeaseLost if etcd reports that the lease does not exist any more.
         """
         await self._cancelled_tasks.wait_ended()
         self.end_attempt()
@@ -196,7 +197,7 @@ class Campaign:
                 self._wake.clear()  # before the step: a change during the step causes another one
                 won = await self._step(lease)
                 if won is not None:
-                    # A term is claimed once. If it is given up and cannot be resigned, it is taken over like any other.
+                    # A term is claimed once. If we give it up and cannot resign, we take it over like any other.
                     with suppress(ValueError):
                         self._attempts.remove(won.fence.nonce)
                     return won
@@ -263,7 +264,7 @@ class Campaign:
                 if resigned_why is not None:
                     reason = TakeoverReason("resigned", f"{last.id} resigned: {resigned_why}")
             return await self._attempt_takeover(reason, seen, lease)
-        except LeaseLost:  # etcd itself reports it: no keepalive needs to find out
+        except LeaseLost:  # known from this refusal, before a keepalive fails
             raise
         except NoSpaceUnknown as error:  # if it has landed after all, our nonce in `leader` shows it
             self._limited_log.log(logging.WARNING, f"takeover not possible now: {error}")
@@ -306,7 +307,8 @@ class Campaign:
     async def _execute_order(self, order: SwitchoverOrder, lease: int) -> TakeoverWon | None:
         seen = self._cluster_view.leader
         if seen.revision != order.revision:
-            seen = LeaderSeen(order.revision, seen.record, seen.lease)  # our watch lags; the txn compares anyway
+            # Our watch lags. The takeover compares the order's revision, so it succeeds only if that term still lasts.
+            seen = LeaderSeen(order.revision, seen.record, seen.lease)
         try:
             won = await self._attempt_takeover(
                 TakeoverReason("switchover", f"switchover asked for by {order.actor}"), seen, lease
@@ -333,7 +335,7 @@ class Campaign:
             streak=streak_after(reason.cause, seen.record.streak if seen.record else 0, self._observed_for_s(seen)),
         )  # fmt: skip
         watch = self._watch_of_term(seen)
-        # After `leader` was deleted, the watch still belongs to the leader that is gone, and knows its last heartbeat.
+        # If `leader` was deleted, any watch will do: it still watches the former leader, or was given its `heard_at`.
         timed_watch = self._watch if seen.record is None else watch
         self.timeline = timed_watch.timeline() if timed_watch is not None else Timeline()
         self.timeline.mark("sent", time.monotonic())
@@ -376,13 +378,17 @@ class Campaign:
         return outcome
 
     def end_attempt(self) -> None:
-        """Note that the last takeover was lost, or that the term it won has begun or will never begin."""
+        """Reset `is_taking_over`: the last takeover was lost, or its term has begun or cannot begin any more."""
         if self.is_taking_over:
             self.is_taking_over = False
             self._cluster_view.notify()
 
     async def _claim_landed_takeover(self, seen: LeaderSeen, lease: int) -> TakeoverWon | None:
-        """Claim the term of our takeover that has landed. On an old lease it would expire: delete `leader` then."""
+        """Claim the term of our takeover that landed although its reply was lost; None if that is not possible.
+
+        If `leader` is attached to an earlier lease of ours, it would soon expire. Then delete it, so that a new
+        takeover follows.
+        """
         if seen.lease != lease:
             await self._etcd.txn([cmp_mod(self._keys.leader, seen.revision)], [op_delete(self._keys.leader)])
             return None

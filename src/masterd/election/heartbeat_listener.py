@@ -22,18 +22,19 @@ log = logging.getLogger(__name__)
 
 _CONNECT_S = 1.0
 _RETRY_S = 0.25
-_BEGIN_AFTER_S = 0.05  # the leader may not know yet that it has won, and waiting clients go first
+_BEGIN_AFTER_S = 0.05  # the leader may not have its takeover's reply yet, and should serve waiting clients first
 _REFUSAL_S = 0.05
-"""A refusal arrives within one round trip on systems that do not retry the connection."""
+"""How long a break waits for a refused reconnect before it is reported. On systems that do not retry a refused
+connection, the refusal arrives within one round trip."""
 _READ_TIMEOUT_S = 10.0  # then the stream is reopened; `Suspicion` judges the silence, not this class
 _REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ERROR_CONNECTION_REFUSED
 
 
 class HeartbeatListener:
-    """Listens to the heartbeats of one leader in one term. `is_dead` becomes True once its process certainly ended.
+    """Listens to the heartbeats of the leader of one term. `is_dead` becomes True when its process is known to be dead.
 
     on_death: called when that happens. on_heartbeat: called at each heartbeat, with the seconds for which the leader
-    has not been able to commit. on_break: called when the stream broke and its port has not refused within _REFUSAL_S.
+    has not been able to commit. on_break: called if the stream broke and no reconnect was refused for _REFUSAL_S.
     """
 
     def __init__(

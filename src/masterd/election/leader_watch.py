@@ -58,7 +58,7 @@ class LeaderWatch:
         wake: Callable[[], None],
         heard_at: float | None = None,
     ) -> None:
-        """heard_at: when the previous leader was last heard; used while there is no leader."""
+        """heard_at: monotonic time of the previous leader's last heartbeat; used while there is no leader."""
         self._etcd, self._keys, self._own_id, self._lease = etcd, keys, own_id, lease
         self._cluster_view, self._replica, self._wake = cluster_view, replica, wake
         self.revision = seen.revision
@@ -74,7 +74,10 @@ class LeaderWatch:
         self._answer_revision = 0
         self.begun_at = time.monotonic()
         self.heard_at = (self.begun_at if self._name != own_id else None) if self._name else heard_at
-        """Monotonic time of the last heartbeat; before the first one, the start of this watch."""
+        """Monotonic time of the last heartbeat; before the first one, the start of this watch.
+
+        While there is no leader, that of the previous leader's last heartbeat, if known. None if this masterd leads.
+        """
         self._marks: dict[TakeoverPhase, float] = {}
 
     def timeline(self) -> Timeline:
@@ -201,7 +204,7 @@ class LeaderWatch:
             self._timer = asyncio.get_running_loop().call_later(at - time.monotonic(), self._recheck.set)
 
     async def _challenge(self) -> None:
-        """Write a challenge, and note the revision of the present answer: only a later one can be to this challenge."""
+        """Write a challenge, and record the revision of the answer key: an answer to this challenge increases it."""
         self._nonce = secrets.token_hex(8)
         self._marks = {"challenged": time.monotonic()}
         challenge = Challenge(term=self.revision, nonce=self._nonce)
@@ -217,7 +220,7 @@ class LeaderWatch:
         self._marks["taken_by_etcd"] = time.monotonic()
         self._suspicion.challenged(time.monotonic())
         if before is not None and nonce_of(Answer, before) == self._nonce:
-            self.on_answer_found()  # the leader answered between the two copies of our challenge
+            self.on_answer_found()  # the leader answered an earlier copy of this challenge (the transaction is hedged)
 
     def _leave_leader_host(self) -> None:
         """Stop using etcd members on the leader's PC: if the PC failed, they failed with it."""

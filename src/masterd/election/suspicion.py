@@ -2,16 +2,16 @@
 
 Safety does not depend on suspicion, so it may be quick. To keep needless takeovers rare, three conditions must hold:
 
-- the heartbeat stream has been silent for several heartbeats;
-- a challenge, written to etcd at the first missed heartbeat, has not been answered through etcd;
+- the heartbeat stream has been silent for several intervals, or broke, or the leader reports that it cannot commit;
+- a challenge, written to etcd when this began, has not been answered through etcd;
 - this process itself was not delayed meanwhile.
 
 Any proof that the term can still commit (an answer, a journal entry) ends the suspicion. Otherwise two PCs that cannot
 reach each other would depose one another for ever.
 
-    calm -- a heartbeat is missed, or the leader reports that it cannot commit --> CHALLENGE
-         -- etcd has the challenge, time passes, nothing is received           --> SUSPECT
-    a heartbeat, an answer, an entry of the term, or a late timer of our own   --> calm
+    WAIT -- a heartbeat is missed, the stream broke, or the leader cannot commit    --> CHALLENGE
+         -- etcd has the challenge, and no proof is received for long enough        --> SUSPECT
+    a heartbeat of a leader that can commit, a proof, or a late timer of our own    --> WAIT
 """
 
 from __future__ import annotations
@@ -51,14 +51,16 @@ LAN = ElectionTiming()
 SLOW = ElectionTiming(
     beat_s=0.25, missed_s=0.6, silence_s=1.5, answer_s=0.6, stuck_s=2.0, late_s=0.3, connect_s=2.0, stagger_s=0.15
 )
-"""For slow disks and busy PCs: a takeover takes about two seconds, as by the lease alone, and is rarely needless."""
+"""For slow disks and busy PCs. Takeovers are rarely needless, but as slow as by a lease's expiry, about two seconds."""
 PROFILES = {"lan": LAN, "slow": SLOW}
 
 STREAK_MAX = 5
-"""Doublings of the patience: one for each consecutive takeover on suspicion from the second on, so at most 32 times."""
+"""Limit of the doublings: each takeover of a streak after the first doubles `silence_s` and `answer_s`, at most to 32
+times their values."""
 STREAK_FORGOTTEN_S = 10.0
 """A term that lasted this long ends a streak."""
 _AGAIN_MAX_S = 2.0
+"""Longest pause between a proof and the next challenge, unless `missed_s` is longer."""
 
 
 class SuspicionStep(Enum):
@@ -91,10 +93,15 @@ class Suspicion:
     _stuck_s: float = 0.0
     _wake_at: float = math.inf
     _asked: bool = False
+    """Whether a challenge is open: requested by `decide`, and not answered, failed or made needless by a heartbeat."""
     _has_it: float | None = None
+    """When etcd stored the open challenge; None if that is not known yet."""
     _again_at: float = -math.inf
+    """Time before which no new challenge is sent."""
     _proofs: int = 0
+    """Proofs in reply to challenges since the last heartbeat of a leader that can commit."""
     _broken: bool = False
+    """Whether the heartbeat stream broke. Reset by a heartbeat, by a proof, and after a delay of this process."""
 
     def __post_init__(self) -> None:
         self._heard = self.begun_at + self.timing.connect_s
@@ -139,7 +146,7 @@ class Suspicion:
         self._forget()
 
     def challenged(self, now: float) -> None:
-        """Record that etcd has our challenge. etcd answers us, so our connection does not cause the silence."""
+        """Record that etcd has stored our challenge. So our own connection to etcd works, and an answer can arrive."""
         if self._asked:
             self._has_it = now
 
@@ -157,7 +164,8 @@ class Suspicion:
         """Return the next step. The caller calls this at the last `wake_at`, and whenever something was received."""
         late_s, self._wake_at = now - self._wake_at, math.inf
         if late_s > self.timing.late_s:
-            self._heard, self._broken = max(self._heard, now), False  # a heartbeat or an answer may have arrived
+            # Heartbeats and answers may have arrived during the delay and wait unread: start again from now.
+            self._heard, self._broken = max(self._heard, now), False
             self._forget()
         verdict = self._decide(now)
         self._wake_at = verdict.wake_at
@@ -197,7 +205,10 @@ class Suspicion:
 
 
 def streak_after(cause: Cause, streak: int, held_s: float) -> int:
-    """Return the streak of a new term that began by `cause`. streak, held_s: streak and observed length of the last."""
+    """Return the streak of a new term that begins because of `cause`.
+
+    streak: that of the previous term. held_s: for how many seconds this process has observed the previous term.
+    """
     if cause not in ("silent", "stuck"):
         return 0
     return 1 if held_s >= STREAK_FORGOTTEN_S else streak + 1

@@ -1,7 +1,8 @@
 """Records when each phase of a takeover was reached, so that `nodectl why` can explain its duration. Pure.
 
-Times are monotonic seconds of the masterd that took over. `phases` counts them from the last heartbeat of the previous
-leader, so that they add up to the outage that a client sees, except for the client's own share.
+Times are monotonic seconds of the masterd that took over. `phases` counts from the first recorded phase, usually the
+last heartbeat of the previous leader (`heard`). So the time of `first_answer` is the outage that a client sees, except
+for the network delay of its answer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ TAKEOVER_PHASES: tuple[TakeoverPhase, ...] = (
     "heard", "challenged", "taken_by_etcd", "suspected", "sent", "won", "caught_up", "serving", "found",
     "first_answer",
 )  # fmt: skip
+"""The phases in order. docs/failover.md describes each."""
 
 
 @dataclass(slots=True)
