@@ -18,8 +18,10 @@ The packages, from top to bottom:
     driver          the contract of a driver
     models, names, json_types, errors
 
-This is the lowest layer: nodestore and the programs import it. Of the modules here only `testing`, `conformance` and
-`helpers` import them. A name is imported when it is first used, so that programs that need only the errors start fast.
+This is the lowest layer: nodestore and the programs import it. Only `testing`, `conformance` and `helpers` import
+nodestore and the programs in turn, because they run an author's code as the programs do.
+
+A name is imported when it is first used, so that programs that need only the errors start fast.
 """
 
 from importlib import import_module

@@ -6,7 +6,7 @@
     def add(tx: Transaction, name: Name, by: int = 1) -> int:
         "Add to a counter."
 
-The object is an `Application`: it works wherever an instance of a class with the methods of the contract works.
+An `App` keeps the contract `Application`, so it can be used like an instance of a class with these methods.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PF = TypeVar("PF", bound=DocumentFunction)
 
 
 class App:
-    """An application whose parts are decorated functions. Whatever is defined wrongly raises DefinitionError at once.
+    """An application whose parts are decorated functions. A wrong definition raises DefinitionError at once.
 
     extends: an application (an instance or a class) whose commands and functions this one has too, unless it defines
     its own. Define all parts where the module is imported: later changes are not noticed.
@@ -115,7 +115,8 @@ class App:
     def desired(self, config: Any, view: Any = None, node: Any = None) -> Any:
         """Decorate the function `(config, view, node) -> Spec | None`, or, called with these three, call it.
 
-        The function is pure; see `Application.desired`. Without one, the extended application's counts, or None.
+        The function is pure; see `Application.desired`. Without one, this calls that of the extended
+        application, or returns None if there is none.
         """
         if view is None:
             return self._define("desired", config, ("config", "view", "node"))

@@ -1,4 +1,4 @@
-"""The contract of an application: commands with handlers, and a pure function to each node's desired state. Pure.
+"""The contract of an application: commands with handlers, and a pure function for the nodes' desired state. Pure.
 
 `nodesdk.App` builds an application from decorated functions. A class with the methods of `Application` works too. An
 entry point in the group `nodectl.apps` names either.
@@ -126,7 +126,10 @@ class Application(Protocol):
     name: str
 
     def commands(self) -> Mapping[str, Command]:
-        """All commands by name. Names that begin with `config.` or `snapshot.` are reserved for masterd."""
+        """All commands by name.
+
+        Reserved for masterd: `node.changed`, and names that begin with `action.`, `config.`, `drill.` or `snapshot.`.
+        """
         ...
 
     def desired(self, config: Inventory, view: View, node: str) -> Spec | None:
@@ -146,7 +149,8 @@ class HearsNodes(Protocol):
         """Called when a node connected, disconnected or reported another status. May write and request actions.
 
         Level-triggered: of changes in quick succession only the last is reported, and every new leader reports all
-        nodes once. So compare with the documents and write only what differs: writes are a command in the history.
+        nodes once. So compare with the documents and write only what differs: each call that writes adds
+        a command to the history.
         """
         ...
 

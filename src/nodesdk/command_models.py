@@ -65,7 +65,7 @@ def _field(command: str, parameter: inspect.Parameter, hints: dict[str, Any]) ->
 
 
 def _create(command: str, doc: str | None, fields: dict[str, Any]) -> type[BaseModel]:
-    """The model. Its name in schemas is the command's in camel case, with a suffix that keeps it apart from others."""
+    """Create the model. Its name in schemas is the command's name in camel case, with the suffix `Arguments`."""
     title = "".join(word[:1].upper() + word[1:] for word in command.replace("-", ".").replace("_", ".").split("."))
     title += "Arguments"
     try:

@@ -5,7 +5,7 @@
 
     python -m nodesdk.conformance relay --settings '{"port": 3}' --document '{"on": true}'
 
-The driver really does what the specs say, many times: applied, stopped, cancelled in the middle, and killed.
+The checks really run the driver, many times: it applies the specs and is stopped, cancelled and killed in between.
 """
 
 from noded.drivers.conformance import Limits, Nonconformance, Result, check_driver, examine

@@ -6,10 +6,10 @@ A driver is a class. An entry point of the group `nodectl.drivers` names it, and
     [project.entry-points."nodectl.drivers"]
     relay = "ourdrivers.relay:RelayDriver"
 
-noded makes one instance, `RelayDriver(context)`, when the node's desired state first names the driver. It makes another
-one after the desired state has named a different driver in between. It calls one method at a time, in one event loop,
-so a driver needs no locks. No method may block: blocking calls belong in `asyncio.to_thread`. The driver bounds the
-time of every call itself. A call may be cancelled when noded stops; then `stop` is called.
+noded makes an instance, `RelayDriver(context)`, when the node's desired state first names the driver. It keeps it until
+the desired state names another driver or none, and the driver was stopped. It calls one method at a time, in one event
+loop, so a driver needs no locks. No method may block: blocking calls belong in `asyncio.to_thread`. The driver bounds
+the time of every call itself. A call may be cancelled when noded stops; then `stop` is called.
 
 noded is level-triggered: it compares and plans again on every change, on every `wake`, on a tick of a few seconds, and
 after its own restart. So a driver needs no timers and no retries: it reports the actual state and applies what is asked
@@ -41,8 +41,8 @@ class DriverError(Exception):
     """The driver failed. `message` is one sentence for the operator, shown in the node's status.
 
     retryable: a retry may succeed (a disk is full, a program is not installed yet). noded retries with growing pauses.
-    If not, only another desired state can help (a setting makes no sense). Then *nothing may have been changed*: noded
-    keeps the previous state running.
+    False: only another desired state can help, for example because a setting makes no sense. Raise it so only if
+    *nothing was changed*: noded keeps the previous state running.
     """
 
     def __init__(self, message: str, *, retryable: bool = True) -> None:
@@ -63,10 +63,10 @@ class ActionFailed(DriverError):
 class Actual:
     """The actual state, as a driver found it.
 
-    state: shown to operators as `status.actual`. It must differ only if something happened, because each difference is
-    written to etcd: no uptimes, no temperatures.
+    state: shown to operators as `status.actual`. Each difference is written to etcd, so it must hold no values that
+    change all the time, such as uptimes and temperatures.
     drift: how the actual state differs from what was applied last, in one sentence; None if it does not.
-    failed: the drift is a failure of the driven thing (a crash), not a change from outside.
+    failed: whether the drift is a failure of what is driven, such as a crash. False: it was changed from outside.
     """
 
     state: Document = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Driver(Protocol):
 
         Idempotent, whatever an earlier noded has left behind, even one that was killed.
         previous: what this instance applied last; None if unknown. It lets a driver do less if only the document
-        changed. It equals `spec` if the state drifted.
+        changed. If the applied state has drifted, it equals `spec`.
         """
 
     async def stop(self) -> None:
@@ -135,8 +135,8 @@ class HasActions(Protocol):
 
     noded runs at most one action at a time, and calls neither `apply` nor `stop` meanwhile; but it may call `inspect`.
     It runs an action at most once: if noded is killed meanwhile, the effect is unknown and nothing runs it again.
-    An action is cancelled when noded stops, like any call; then `stop` is called. `inspect` finds what an action
-    changed like any change from outside: noded corrects what contradicts the desired state.
+    An action is cancelled when noded stops, like any call; then `stop` is called. What an action changes counts as a
+    change from outside: `inspect` reports it, and noded corrects what contradicts the desired state.
     """
 
     @property

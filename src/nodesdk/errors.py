@@ -11,14 +11,14 @@
       Unavailable           nothing has happened: try again later
         NoSpace             etcd's database is full
         NotLeader           this masterd does not lead
-          LeadershipLost    the term ended before this began
+          LeadershipLost    the term ended before the request took effect
       Denied                etcd or a master refuses these credentials
       TimedOut              a wait for an effect ended before the effect
       OutcomeUnknown        it may have taken effect: repeat it with the same id
         NoSpaceUnknown      the same, because etcd's database is full
       Compacted             etcd no longer has the revision that was asked for
       LeaseLost             the lease has or may have expired
-      Garbage               a key holds something that its name does not promise
+      Garbage               a value, such as that of a key in etcd, cannot be decoded
 
 A handler of an application raises Refused, NotFound, Conflict or Invalid to refuse a command.
 Each class carries the `code` under which it travels in a problem document, and the `exit_code` of the CLI.
@@ -30,7 +30,7 @@ from typing import ClassVar
 
 
 class NodectlError(Exception):
-    """Something failed and trying again as it is will not help."""
+    """The request failed, and the same request will fail again."""
 
     code: ClassVar[str] = "failed"
     status: ClassVar[int] = 500
@@ -38,7 +38,7 @@ class NodectlError(Exception):
 
     @property
     def message(self) -> str:
-        """One line for a person."""
+        """The error in one line, for people."""
         return str(self)
 
 
@@ -85,14 +85,17 @@ class Conflict(NodectlError):
 
 
 class TooOld(Conflict):
-    """The command may have run so long ago that its result is forgotten; it was not run. Read the state anew."""
+    """The command may have run so long ago that its id is no longer remembered.
+
+    It was not run now. Read the state, then decide.
+    """
 
     code = "too_old"
     status = 410
 
 
 class Unavailable(NodectlError):
-    """Nothing has happened, because no program could do it just now: try again later."""
+    """No program could serve the request, so nothing has changed: try again later."""
 
     code = "unavailable"
     status = 503
@@ -118,7 +121,7 @@ class NotLeader(Unavailable):
 
 
 class LeadershipLost(NotLeader):
-    """The term ended before this began; nothing of it has happened."""
+    """The term ended before the request took effect; it has no effect, and will have none."""
 
     code = "leadership_lost"
 
@@ -132,7 +135,7 @@ class Denied(NodectlError):
 
 
 class TimedOut(NodectlError):
-    """A wait for an effect ended before the effect; what was asked for stands."""
+    """The wait for the effect of a request timed out. The request itself stands."""
 
     code = "timed_out"
     status = 504
@@ -140,7 +143,7 @@ class TimedOut(NodectlError):
 
 
 class OutcomeUnknown(NodectlError):
-    """It may or may not have taken effect, now or later: repeat it with the same id, never with a new one."""
+    """The request may have taken effect, or may still do so. Repeat it with the same id, never with a new one."""
 
     code = "outcome_unknown"
     status = 504
@@ -148,11 +151,14 @@ class OutcomeUnknown(NodectlError):
 
 
 class NoSpaceUnknown(OutcomeUnknown):
-    """etcd's database is full, and this write may have been the last one that got in: it has landed, or never will."""
+    """etcd's database is full, and this write may be the one that filled it.
+
+    It has already taken effect, or never will.
+    """
 
 
 class Compacted(NodectlError):
-    """The revision asked for is gone from etcd: list anew, then follow from the list's revision."""
+    """etcd has compacted the requested revision: list the keys again, then watch from the revision of that listing."""
 
     code = "compacted"
 
@@ -162,13 +168,13 @@ class Compacted(NodectlError):
 
 
 class LeaseLost(NodectlError):
-    """The lease is gone, or may be by our own clock: whatever hung on it is no longer ours."""
+    """The lease has expired, or may have by this program's clock. Its keys must be regarded as deleted."""
 
     code = "lease_lost"
 
 
 class Garbage(NodectlError):
-    """A key under our prefix holds something that is not what its name promises."""
+    """A value cannot be decoded as what it should be: that of a key in etcd, or an answer."""
 
     code = "garbage"
 

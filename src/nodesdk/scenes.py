@@ -70,7 +70,7 @@ class BuiltinApp:
 
     name = "scenes"
     _bases: tuple[Inventory, dict[str, tuple[DriverConfig | None, Document]]] | None = None
-    """Per node of one configuration: its driver, and the document below its own."""
+    """A cache for one configuration: for each node its driver, and the base values that its own document overrides."""
 
     def commands(self) -> Mapping[str, Command]:
         return _COMMANDS
@@ -182,4 +182,4 @@ _COMMANDS: Mapping[str, Command] = {
 }
 
 scenes = BuiltinApp()
-"""For `App(..., extends=scenes)`."""
+"""The instance to extend: `App(..., extends=scenes)`."""

@@ -45,7 +45,7 @@ def check_app(
     """Raises Nonconformance (an AssertionError) that lists every rule which the application breaks.
 
     scenario: runs commands, node changes and configurations on the harness that it gets; the more, the more is
-    checked. What it raises passes. quick_s: what a `quick` command may take on this machine, in seconds.
+    checked. An error that it raises is not caught. quick_s: the time limit of a `quick` command here, in seconds.
     """
     broken = [result for result in examine_app(app, scenario, inventory, quick_s=quick_s) if result.verdict == "failed"]
     if broken:
@@ -92,7 +92,7 @@ class _Watched:
         self.waiting: set[str] = set()
         self.not_json: list[str] = []
         self.faults: list[str] = []
-        # Not by __getattr__: newer versions of Python do not see such attributes when they check for a protocol.
+        # Not by __getattr__: from Python 3.12 on, isinstance with a protocol ignores what only __getattr__ provides.
         if isinstance(app, HearsNodes):
             self.node_changed = app.node_changed
         if isinstance(app, HearsConfig):
@@ -132,26 +132,29 @@ class _Watched:
 
 
 class _Steps:
-    """The journal of a scenario, gone through again one command at a time."""
+    """Replays the journal of a scenario, one command at a time."""
 
     def __init__(self, app: _Watched, records: list[CommandRecord]) -> None:
         self._app, self._records = app.app, records
 
     def _states(self) -> Iterator[tuple[State, CommandRecord]]:
-        """Each command, and the state that it left. The state goes on changing."""
+        """Yield the state after each command, with the command. It is one State object, which the next step changes."""
         state = State()
         for record in self._records:
             state.apply(Entry(epoch=1, term=1, nonce="test", commands=(record,)))
             yield state, record
 
     def _derive(self, state: State) -> Batch:
-        """All specs of a state, from nothing."""
+        """Return a batch in which all specs of the state are derived anew."""
         batch = Batch(state, self._app, SpecDeriver(self._app), state.time)
         batch.rebuild_specs()
         return batch
 
     def check_pure(self) -> Iterator[str]:
-        """The specs were recorded when each command ran, derived from what it changed. Now they are derived again."""
+        """Yield the commands after which the specs, all derived anew, differ from the recorded ones.
+
+        The recorded specs were derived incrementally when the command ran: only those that its changes affect.
+        """
         for state, record in self._states():
             before = state.inventory.model_dump()
             different = self._derive(state).differing_nodes()
@@ -168,7 +171,7 @@ class _Steps:
         return {f"it calls {call}" for call in watch.found}
 
     def slow(self, limit_s: float) -> Iterator[str]:
-        """The quick commands that take longer than that, `desired` included: the best of several runs counts."""
+        """Yield the quick commands whose fastest of five runs, `desired` included, takes longer than `limit_s`."""
         offered = self._app.commands()
         quick = {name for name, command in offered.items() if command.quick}
         state = State()

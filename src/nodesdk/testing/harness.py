@@ -26,7 +26,7 @@ _COMPARED = ("index", "time", "documents", "specs", "adopted", "ids", "floor", "
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command came to: an index and a result, or an error. index: 0 if it has none."""
+    """The outcome of a command: an index and a result, or an error. index: 0 if it has none."""
 
     index: int
     result: Json
@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PendingAction:
-    """An action that a node has still to do. index: of the command that requested it. expires: seconds since 1970."""
+    """A pending action of a node. index: of the command that requested it. expires: seconds since 1970."""
 
     index: int
     name: str
@@ -68,11 +68,14 @@ class AppHarness:
         if inventory is not None:
             self.apply_config(inventory)
 
-    # --- what happens to it ---
+    # --- commands and events ---
 
     def run(self, name: str, args: Mapping[str, Any] | None = None, /, **arguments: Any) -> Json:
-        """Run a command; its result. Raises its error: Refused, NotFound, Conflict, Invalid, TooLarge, or NodectlError
-        (with the cause) if the handler failed."""
+        """Run a command and return its result.
+
+        Raises its error: Refused, NotFound, Conflict, Invalid, TooLarge, or NodectlError (with the cause) if the
+        handler failed.
+        """
         outcome = self.send(name, {**(args or {}), **arguments})
         if outcome.error is not None:
             raise outcome.error
@@ -81,7 +84,7 @@ class AppHarness:
     def send(
         self, name: str, args: Mapping[str, Any] | None = None, /, *, id: str = "", actor: str = "test"
     ) -> Outcome:
-        """Run a command; its outcome. id: the same id again is a repeat, which gets the first result."""
+        """Run a command and return its outcome. id: the same id again is a repeat, which gets the first result."""
         request = CommandRequest(
             id or self._new_id("command"), name, checked_copy(dict(args or {}), "arguments"), actor
         )
@@ -97,8 +100,11 @@ class AppHarness:
         actual: Mapping[str, Any] | None = None,
         status: Status | None = None,
     ) -> None:
-        """Report a node, as the leader does. phase, error, actual: of a status at the node's generation; without phase
-        the node never reported one. status: a whole one instead. Raises what the application raises."""
+        """Report a node to the application, as the leader does. Raises what the application raises.
+
+        phase, error, actual: fields of its status, whose observed generation is the node's generation. Without `phase`
+        the node has not reported a status. status: a complete status instead of these fields.
+        """
         if not isinstance(self.app, HearsNodes):
             raise TypeError(f"application {self.app.name} has no function for changes of nodes")
         self._check_node(node)
@@ -116,8 +122,11 @@ class AppHarness:
         self._raise(self._execute(request).error)
 
     def apply_config(self, inventory: Inventory | Mapping[str, Any] | Iterable[str]) -> None:
-        """Bring an inventory into force. Raises Invalid if it is none, and what the application raises: masterd logs
-        an error of `on_config_change` and adopts the configuration without its writes, as the harness has done then."""
+        """Adopt an inventory as the configuration. Raises Invalid if it is not a valid inventory.
+
+        If `on_config_change` raises, the configuration is adopted without its writes. Then this raises the error, which
+        masterd only logs.
+        """
         record = self._config_record(inventory)
         self._fault = None
         changes = self._batch().run_config_handler(record)
@@ -132,7 +141,7 @@ class AppHarness:
             raise self._fault
 
     def complete_action(self, node: str, result: Json = None, *, error: str | None = None) -> None:
-        """The node has done its oldest pending action; `error`: it failed. Raises NotFound if none is pending."""
+        """Complete the oldest pending action of a node; with `error`, as failed. Raises NotFound if none is pending."""
         pending = self._state.actions.get(node, ())
         if not pending:
             raise NotFound(f"no action of node {node!r} is pending")
@@ -152,8 +161,8 @@ class AppHarness:
     def failover(self) -> None:
         """Let another master take over, which has nothing but the journal.
 
-        An application that was given as a class is made anew. Raises Nonconformance unless the state and the specs
-        are the same as before.
+        If the application was given as a class, a new instance is made. Raises Nonconformance unless the state and
+        the specs are the same as before.
         """
         state = State()
         for raw in self._entries:
@@ -169,7 +178,7 @@ class AppHarness:
         if nodes := batch.differing_nodes():
             raise Nonconformance(f"desired is not pure: a new leader derives other specs of {', '.join(nodes)}")
 
-    # --- what it is like ---
+    # --- the state ---
 
     @property
     def index(self) -> int:
@@ -197,7 +206,7 @@ class AppHarness:
         return 0 if mark is None else mark.generation
 
     def actions(self, node: str) -> tuple[PendingAction, ...]:
-        """The actions that a node has still to do, oldest first."""
+        """The pending actions of a node, oldest first."""
         return tuple(_pending(action) for action in self._state.actions.get(node, ()))
 
     @property
@@ -206,7 +215,7 @@ class AppHarness:
         records = (record for raw in self._entries for record in decode(Entry, raw, "entry").commands)
         return [record.model_dump(mode="json", exclude_defaults=True) for record in records]
 
-    # --- how ---
+    # --- internals ---
 
     def _check_node(self, node: str) -> None:
         if node not in self._state.inventory.nodes:
@@ -230,7 +239,7 @@ class AppHarness:
         return Outcome(done.index, done.result, done.repeated, done.error)
 
     def _commit(self, batch: Batch) -> None:
-        """The entry goes through its bytes, as on its way to a standby."""
+        """Append the entry of the batch and apply it as a standby does: decoded from its bytes."""
         if batch.records:
             self._entries.append(encode_entry(1, 1, "test", batch.encoded))
             self._state.apply(decode(Entry, self._entries[-1], "entry"))

@@ -1,4 +1,4 @@
-"""What a check raises."""
+"""The error that a check raises if the contract is broken."""
 
 
 class Nonconformance(AssertionError):

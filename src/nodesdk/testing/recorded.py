@@ -47,9 +47,11 @@ def replay(
 ) -> list[Difference]:
     """Run every recorded command of the application on the state that the journal had then.
 
-    journal: see `read_journal`; it begins with index 1. Found are commands that do not exist any more or are refused
-    now, and nodes whose spec cannot be derived. same: also other results, writes and specs than recorded, which an
-    application has that uses random numbers, or that was changed on purpose. Raises Invalid if it is no journal.
+    Returns the commands that no longer exist or are now refused, and the nodes whose spec cannot be derived.
+
+    journal: see `read_journal`; it begins with index 1. same: also return results, writes, actions and specs that
+    differ from the recorded ones. Pass False for an application that uses random numbers or was changed on purpose.
+    Raises Invalid if `journal` is not a complete journal.
     """
     made = app() if isinstance(app, type) else app
     records = read_journal(journal) if isinstance(journal, Path) else _sorted(journal)
@@ -70,7 +72,7 @@ def read_journal(path: Path) -> list[CommandRecord]:
 
 
 def _flat(value: Any) -> Iterator[Mapping[str, Any]]:
-    """The commands in a command, an entry, an answer of the history, or a list of such."""
+    """Yield the commands in a command, an entry, an answer of GET /v1/history, or a list of these."""
     if isinstance(value, list):
         for item in value:
             yield from _flat(item)
@@ -109,7 +111,7 @@ def _run_again(app: Application, state: State, record: CommandRecord, same: bool
     try:
         batch.rebuild_specs()
     except NodectlError:
-        return  # reported after the command before
+        return  # already reported, after the previous command
     done = batch.execute(CommandRequest(f"again-{record.id}", record.name, record.args, record.actor))
     if done is None or done.error is not None:
         yield str(done.error) if done is not None else "it does not fit into an entry"

@@ -1,4 +1,4 @@
-"""Notices calls that an application must not make: clocks, random numbers, files, network, waiting."""
+"""Records calls that an application must not make: clocks, random numbers, files, network, waiting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _IO_MODULES = frozenset({"_socket", "_posixsubprocess", "_winapi"})
 
 
 class CallWatch:
-    """A context manager; `found` afterwards holds the forbidden calls that this thread made in it, by name."""
+    """A context manager that records the forbidden calls of this thread; `found` holds the names of their functions."""
 
     def __init__(self, *kinds: str) -> None:
         self._kinds = kinds
