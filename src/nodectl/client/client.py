@@ -91,10 +91,13 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
         self._requests: Requests
         self._pipeline: Pipeline
 
-    # --- life -------------------------------------------------------------------------------------------------------
+    # --- opening and closing ----------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Open the client and start to look for the leader, without waiting for it. RuntimeError if opened before."""
+        """Open the client and start to look for the leader, without waiting for it.
+
+        Raises RuntimeError if the client was opened before.
+        """
         if self._state is not None:
             raise RuntimeError("this Client was opened before: a Client is opened once, make a new one")
         self._state = ConnectionState(self._lost_after_s)
@@ -132,7 +135,7 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
     async def _discovery(self) -> Discovery:
         if not self.endpoints.etcd:
             return HttpDiscovery(self._http, self.endpoints.masters, self._leadership)
-        from nodestore.etcd.session import Etcd, EtcdSettings  # here: importing gRPC is slow, and HTTP does without
+        from nodestore.etcd.session import Etcd, EtcdSettings  # here: gRPC is slow to import, HTTP needs none
 
         settings = EtcdSettings(
             self.endpoints.etcd,
@@ -219,8 +222,9 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
     def live(self) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """Yield the current leader, masters, pause and nodes, then their changes, without end.
 
-        Each item is (event, {event: [changed items], "gone": [names]}); the events are `leader`, `masters`, `paused`
-        and `nodes`. Events have no position. After a broken connection the complete state is sent again.
+        Each item is (event, data). `event` is `leader`, `masters`, `paused` or `nodes`; `data` is
+        {event: [changed items], "gone": [names of removed items]}. Events have no position. After a broken connection
+        the complete state is sent again.
         """
         return self._require_followers().live()
 
@@ -246,6 +250,6 @@ def default_actor() -> str:
 
 
 def _report_failure(task: asyncio.Task[None]) -> None:
-    """Log the failure of a background task: it must run until it is cancelled, so its end is a bug."""
+    """Log the error of a background task. Such a task must run until it is cancelled, so an error is a bug."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("%s failed: %r", task.get_name(), error, exc_info=error)

@@ -86,7 +86,7 @@ class BackgroundLoop:
         self._stopping.set()
 
     def _begin(self, call: _Call[Any], on_end: Callable[[], None] = lambda: None) -> None:
-        if not self._stopping.is_set():  # else its task would be left pending; `run` notices the end of the thread
+        if not self._stopping.is_set():  # else the task would stay pending; `run` notices that the thread ended
             call.begin(on_end)
 
     def _post(self, callback: Callable[[], None]) -> None:
@@ -98,7 +98,7 @@ class BackgroundLoop:
             raise LoopStopped from None
 
     def _cancel(self, call: _Call[Any]) -> None:
-        """Cancel a call, and wait for its end: what it holds must be free for the next call."""
+        """Cancel a call and wait up to 2 s for its end, so that it releases what it holds before the next call."""
         try:
             self._post(call.cancel)
         except LoopStopped:

@@ -86,7 +86,7 @@ class BlockingClient:
         self._loop: BackgroundLoop | None = None
         self._closed = False
 
-    # --- life -------------------------------------------------------------------------------------------------------
+    # --- opening and closing ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         """Start the thread, open the client, and start to look for the leader, without waiting for it."""
@@ -120,7 +120,7 @@ class BlockingClient:
             loop.stop()
 
     async def _close_client(self) -> None:
-        with contextlib.suppress(TimeoutError):  # the end of the loop then cancels what is left
+        with contextlib.suppress(TimeoutError):  # `stop` then cancels what still runs
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await self._client.close()
 
@@ -223,7 +223,7 @@ class BlockingClient:
     watch_nodes = _iterating(Client.watch_nodes)
     action_results = _iterating(Client.action_results)
 
-    # --- how they run -----------------------------------------------------------------------------------------------
+    # --- running calls ----------------------------------------------------------------------------------------------
 
     def run(self, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         """Run `call(client)` with the asynchronous client in the background thread; return its result."""

@@ -76,7 +76,7 @@ class HttpDiscovery:
 
     async def _poll_round(self, failures: int) -> bool:
         """Poll the masterds once; return whether one of them named a leader. `failures`: failed rounds in a row."""
-        # While in doubt all are asked at once, because any of them may be on a PC that is gone. A round lasts as long
+        # While in doubt all are asked at once, because any of them may be on a dead PC. A round lasts as long
         # as its slowest request, so the timeout is short. It grows with each failed round: the network may be slow.
         urls = tuple(dict.fromkeys((*self._leadership.take_hint(), *await self.urls())))
         if self._leadership.is_doubtful:
@@ -91,7 +91,7 @@ class HttpDiscovery:
         """Publish the leader that the masterd at `url` names; False if it names none or does not answer."""
         try:
             answer = await self._http.call("GET", f"{url}/v1/leader", params=_LOCAL, timeout_s=timeout_s)
-            if answer["term"]["epoch"] is None and answer["url"] != url:  # a standby need not know the epoch
+            if answer["term"]["epoch"] is None and answer["url"] != url:  # a standby that does not know the epoch
                 answer = await self._http.call("GET", f"{answer['url']}/v1/leader", params=_LOCAL, timeout_s=timeout_s)
             leader = Leader.from_wire(answer)
         except Denied as error:
@@ -228,7 +228,7 @@ class EtcdDiscovery:
             return
         term = Term(self._epoch, item.mod_revision)
         if self._leadership.newest_leader is not None and self._leadership.newest_leader.term < term:
-            # The old leader's PC may be gone, with an etcd member. The delay lets waiting commands be sent first.
+            # The old leader's PC may be dead, with an etcd member. The delay lets waiting commands be sent first.
             asyncio.get_running_loop().call_later(_DOUBT_AFTER_S, self._etcd.probe_streams)
         self._leadership.publish(
             Leader(record.id, record.host, record.urls, term, record.since, record.why, record.cause)

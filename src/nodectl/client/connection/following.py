@@ -62,7 +62,7 @@ class StreamFollower:
                 yield NodeChanges(first, loads(event.data, "event")["nodes"])
 
     async def _events(self, path: Callable[[], str]) -> AsyncGenerator[tuple[bool, ServerSentEvent], None]:
-        """Yield the events of GET `path()` at the current leader, each with whether it is its connection's first."""
+        """Yield (is first of its connection, event) from GET `path()` at the current leader; reconnect without end."""
         pauses = backoff()
         while True:
             leader = await self._leader()

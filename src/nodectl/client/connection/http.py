@@ -77,7 +77,7 @@ class Http:
         params: Mapping[str, str] | None = None,
         timeout_s: float,
     ) -> Any:
-        """Return the JSON answer. Raises Broken if none came within `timeout_s` seconds, else the error that came."""
+        """Return the JSON answer, or raise the error in it. Raises Broken if none came within `timeout_s` seconds."""
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
         try:
             async with self.session.request(

@@ -52,7 +52,7 @@ class Leadership:
 
     def __init__(self) -> None:
         self.leader: Leader | None = None
-        self.newest_leader: Leader | None = None  # kept after its key is gone
+        self.newest_leader: Leader | None = None  # of the newest term; kept after its key was deleted
         self.refusal: NodectlError | None = None  # why discovery was denied access
         self.has_answer = False  # whether discovery has published anything yet
         self.trouble = ""  # the last error of discovery, for messages

@@ -17,7 +17,7 @@ from nodestore.errors import NodectlError
 HEARTBEAT_S = 2.0
 _ANSWER_TIMEOUT_S = 2.0
 _FIRST_CHECK_DELAY_S = 0.05
-"""Delay of the first check after a change of leader: waiting commands go first, and their answers show the same."""
+"""Delay of the first check after a change of leader: waiting commands are sent first, and their answers show it too."""
 
 
 async def monitor_leader(http: Http, leadership: Leadership, state: ConnectionState) -> None:

@@ -118,7 +118,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         pending = PendingCommand(command_id, after, body, loop.create_future())
         pending.timer = loop.call_later(max(deadline - time.monotonic(), 0.0), self._expire, pending, timeout_s)
-        if len(self._waiting) > 2 * WAITING_MAX:  # drop commands whose callers gave up, behind one that still waits
+        if len(self._waiting) > 2 * WAITING_MAX:  # drop what timed out; _drop_done sees only the head
             self._waiting = deque(item for item in self._waiting if not item.answer.done())
         self._waiting.append(pending)
         self._wake.set()
@@ -240,7 +240,7 @@ class Pipeline:
         return True
 
     async def _ensure_index(self, leader: Leader) -> bool:
-        """Fetch the current index before the first command, and again after a restore, where it may have gone back.
+        """Fetch the current index before the first command, and again in a restored store, where it may be lower.
 
         Return False, after a back-off, if it cannot be fetched.
         """
@@ -279,7 +279,8 @@ class Pipeline:
     async def _send(self, attempt: _Attempt, batch: list[PendingCommand]) -> None:
         attempt.begun = True
         leader = attempt.leader
-        # Callers whose timeout ended after their command was taken from the queue were told that it was not sent.
+        # A command may have timed out since it was taken from the queue. Its caller got Unavailable, so it must not be
+        # sent any more.
         batch = [pending for pending in batch if not pending.answer.done()]
         if not batch:
             return

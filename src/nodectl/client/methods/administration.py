@@ -45,7 +45,7 @@ class AdministrationCalls(ApiCalls):
     async def config(self, *, consistency: Consistency = "linearizable") -> ConfigSummary:
         """Return the configuration: `current` is the newest one applied, `adopted` the one in force.
 
-        Without a master only `current` is known; that requires etcd endpoints. Raises Unavailable otherwise.
+        Without a master only `current` is known, and only with etcd endpoints; otherwise this raises Unavailable.
         """
         if self._etcd is None or self._keys is None or await self._has_leader():
             try:
@@ -83,7 +83,7 @@ class AdministrationCalls(ApiCalls):
         }  # fmt: skip
         try:
             answer: api_types.ConfigVersion = await self.change("PUT", "/v1/config", body)
-        except (OutcomeUnknown, Conflict) as error:  # Conflict: a repeated copy of this request may have been first
+        except (OutcomeUnknown, Conflict) as error:  # Conflict: an earlier attempt may have succeeded
             return await self._version_if_ours(body) or _raise(error)
         return answer["version"]
 

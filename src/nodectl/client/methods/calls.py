@@ -58,6 +58,6 @@ class ApiCalls(ABC):
         """Yield each command after `after`, in order, without gaps or repetitions, without end, across leaders.
 
         `after`: the `position` of an earlier command, or an index; None: from now on. A position is safer, because it
-        also detects that the store was restored from a backup. Raises TooOld in that case, and if the journal was
-        truncated behind `after`: read the state again, then follow from its index.
+        also detects that the store was restored from a backup. Raises TooOld in that case, and if entries after
+        `after` have been truncated: read the state again, then follow from its index.
         """

@@ -26,7 +26,7 @@ class SnapshotCalls(ApiCalls):
         return cast(Snapshot, await self.change("POST", "/v1/snapshots", SnapshotRequest(name=name)))
 
     async def snapshot_delete(self, name: str) -> None:
-        """Delete a snapshot. Raises Conflict while a command in the history has restored it."""
+        """Delete a snapshot. Raises Conflict while the history holds a command that restored it."""
         await self.change("DELETE", f"/v1/snapshots/{quote(name, safe='')}", {})
 
     async def snapshot_restore(
@@ -34,7 +34,7 @@ class SnapshotCalls(ApiCalls):
     ) -> CommandResult:
         """Replace all documents by those of a snapshot, or by those of the state after the command `index`.
 
-        This is an ordinary command: it has an index, and restoring the index before it undoes it. The configuration,
+        This is an ordinary command with an index. To undo it, restore the state at the index before. The configuration,
         the remembered command ids and the generations stay.
         """
         args: dict[str, Any] = {"snapshot": snapshot} if index is None else {"index": index}

@@ -55,7 +55,10 @@ class WallCalls(ApiCalls):
         )
 
     async def action_results(self, asked: CommandResult) -> AsyncIterator[ActionDone]:
-        """Yield the outcome for each node as it ends, until all have. `asked`: the result of `node_act`."""
+        """Yield the outcome on each node when the action ends there; stop after the last node.
+
+        `asked`: the result of `node_act`.
+        """
         waiting = set(asked.result["nodes"])
         if not waiting:
             return
