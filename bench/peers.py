@@ -79,7 +79,7 @@ async def _contend(argv: Sequence[str]) -> _Contender:
 
 
 async def _gaps(argv: Sequence[str], trials: int) -> list[float]:
-    """Return failover times in seconds: of two contenders the leader is killed, and a new one joins."""
+    """Kill the leader of two contenders and let a new one join, repeatedly; return the failover times in seconds."""
     gaps: list[float] = []
     leader, other = await _contend(argv), None
     try:

@@ -38,7 +38,7 @@ class Baseline:
             )
         except NodectlError as error:
             self._bench_cluster.report(str(error))
-        del self._led[:-1]  # what it was before the measurement does not count
+        del self._led[:-1]  # keep only the last check: the earlier ones precede the measurement
 
     async def _leads_etcd(self) -> bool:
         status = await maintenance.status(self.etcd, self.endpoints[0])

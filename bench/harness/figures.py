@@ -18,9 +18,10 @@ _JSON_FIELDS = ("n", "median", "p99", "max", "unit", "baseline", "ratio", "worst
 class Figure:
     """The statistics of one series of trials, in `unit`.
 
-    baseline: the median of the bare operation in the same run. ratio: median / baseline. p99 and worst: on the bad
-    side; for rates (1/s) the value that 99 % of the trials exceed, and the slowest. max: the largest value. planned:
-    the number of trials that was intended; a series with fewer was broken off. how: how it was measured, for the page.
+    baseline: the median of the bare operation in the same run. ratio: median / baseline. p99, worst: the 99th
+    percentile and the extreme on the bad side; for rates (1/s) the value that 99 % of the trials exceed, and the
+    slowest trial. max: the largest value. planned: the intended number of trials; if `n` is lower, the series was
+    broken off. how: how it was measured, for the page.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The measurements, one module a subject. Each yields trials; none prints.
+"""The measurements, one module for each subject. They return figures and print nothing.
 
 May import harness. Read `commands.py` first.
 """

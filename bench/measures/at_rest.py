@@ -47,7 +47,7 @@ async def create_documents(bench_cluster: BenchCluster) -> None:
 
 
 def memory(bench_cluster: BenchCluster) -> list[Figure]:
-    """Measure the PSS of each kind of process, and the RSS of masterd and noded, whose PSS is small as they share."""
+    """Measure the PSS of each kind of process, and the RSS of masterd and noded, which share much memory."""
     after = f"With nine nodes, {DOCUMENTS:,} documents, and the measurements of commands behind it."
     figures = []
     for program, most_mb in _MEMORY_MAX_MB.items():

@@ -46,7 +46,7 @@ class _Store:
     async def write(self, inventory: dict[str, Any]) -> None:
         """Write the whole store. Its views are marked as complete, as a new leader nearly always finds them."""
         epoch = await ensure_epoch(self._etcd, self._keys)
-        self._fence = Fence(Term(1, 0), epoch.revision, "bench")  # revision 0: nobody leads
+        self._fence = Fence(Term(1, 0), epoch.revision, "bench")  # revision 0: there is no leader
         config = ConfigRecord(version=1, actor="bench", time=0.0, inventory=inventory)
         revision = await self._etcd.put(self._keys.config_current, config.encode())
         batch = self._batch()

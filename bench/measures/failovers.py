@@ -4,8 +4,8 @@ The index of a command, and the index at which the new term begins, show which l
 answered as repeated was committed by the old leader, but acknowledged by the new one. So the measured gap is the one
 that spans the fault, even if something else was slow.
 
-Kinds of fault alternate, because a takeover on suspicion makes the next one more patient
-(masterd/election/suspicion.py), and any other takeover ends that.
+Kinds of fault alternate, because a takeover on suspicion makes the next one slower
+(masterd/election/suspicion.py), and a takeover for another cause resets that.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Acknowledged:
 class FailoverKind:
     """A kind of fault and its results.
 
-    planned: the intended number of trials. gaps: in milliseconds. worst: the new leader's record of the longest one.
+    planned: the intended number of trials. gaps: in milliseconds. worst: the steps of the longest
+    failover, which its new leader recorded.
     """
 
     name: str
@@ -143,7 +144,7 @@ class Failovers:
                 await asyncio.sleep(_BEFORE_S)
                 known = max((item.index for item in answers), default=0)
                 await kind.hurt(leader)
-                # No requests to the cluster until then: they would wait for the new leader on the same two cores.
+                # Until then send nothing else: waiting requests would take CPU time from the takeover.
                 count = len(answers)
                 await poll_until(lambda: _holds(len(answers) > count + _AFTER), "commands are acknowledged again", 0.05)
                 first = await self._first_index(leader, before.revision, known)

@@ -50,7 +50,7 @@ class _TimestampDriver:
 async def desired_to_driver(bench_cluster: BenchCluster, trials: int) -> Figure:
     """Measure from a put of `desired/<node>` until noded calls its driver. Baseline: the same put to a bare watch.
 
-    noded runs in this process (all but its program), so that one clock times both. All use the same etcd member.
+    noded runs in this process (without its command line), so that one clock times both. All use the same etcd member.
     """
     keys = Keys("bench")
     ours: list[float] = []

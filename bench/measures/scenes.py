@@ -100,7 +100,7 @@ class _ClusterCpu:
         return time.monotonic(), used
 
     async def measure_rest(self) -> None:
-        """Measure the CPU time that they use while no request is sent."""
+        """Measure the CPU time that the processes use while no request is sent."""
         await asyncio.sleep(_SETTLED_S)
         at, used = self._now()
         await asyncio.sleep(_REST_S)

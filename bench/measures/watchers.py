@@ -1,6 +1,7 @@
 """Simulated nodes: `python -m bench.measures.watchers ENDPOINTS CLUSTER NODE...`.
 
-Each watches its own `desired/<node>`, writes `status/<node>` at each change, and prints on stdout when it saw what.
+Each watches its own `desired/<node>`, writes `status/<node>` at each change, and prints on stdout which
+generation it saw, and when.
 """
 
 from __future__ import annotations
