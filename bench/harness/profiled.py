@@ -20,7 +20,7 @@ Shares = list[tuple[str, float]]
 
 _PLACES = (
     ("aiohttp", "aiohttp"), ("grpc", "grpc"), ("pydantic", "pydantic"), ("masterd/api", "masterd: api"),
-    ("masterd/to_leader", "masterd: api"), ("masterd/", "masterd: commands"), ("nodestore/etcd", "session with etcd"),
+    ("masterd/", "masterd: commands"), ("nodestore/etcd", "session with etcd"),
     ("nodestore/", "nodestore"), ("asyncio", "asyncio"), ("threading", "asyncio"), ("json", "JSON"),
 )  # fmt: skip
 _IDLE = ("select.epoll", "select.poll", "acquire", "SimpleQueue")

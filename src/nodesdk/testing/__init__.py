@@ -10,18 +10,18 @@
 The harness runs the same state machine as masterd. With pytest, the fixture `nodesdk_harness` is this class.
 """
 
-from nodesdk.testing.checks import Result, check_app, examine_app
+from nodesdk.testing.checks import AppCheckResult, check_app, examine_app
 from nodesdk.testing.harness import AppHarness, Outcome, PendingAction
-from nodesdk.testing.nonconformance import Nonconformance
+from nodesdk.testing.nonconformance import AppNonconformance
 from nodesdk.testing.recorded import Difference, check_replay, read_journal, replay
 
 __all__ = [
+    "AppCheckResult",
     "AppHarness",
+    "AppNonconformance",
     "Difference",
-    "Nonconformance",
     "Outcome",
     "PendingAction",
-    "Result",
     "check_app",
     "check_replay",
     "examine_app",

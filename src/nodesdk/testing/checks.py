@@ -15,7 +15,7 @@ from nodesdk.errors import NodectlError
 from nodesdk.json_types import Json
 from nodesdk.models import Inventory, Spec
 from nodesdk.testing.harness import AppHarness, record_of
-from nodesdk.testing.nonconformance import Nonconformance
+from nodesdk.testing.nonconformance import AppNonconformance
 from nodesdk.testing.watch import IMPURE, WAITING, CallWatch
 from nodestore.schema.models import CommandRecord, Entry
 from nodestore.support.json_rules import checked_copy
@@ -27,7 +27,7 @@ Scenario = Callable[[AppHarness], object]
 
 
 @dataclass(frozen=True)
-class Result:
+class AppCheckResult:
     """The result of one check. check: the rule, as a sentence. detail: how it is broken, "" if it holds."""
 
     check: str
@@ -42,14 +42,14 @@ def check_app(
     *,
     quick_s: float = QUICK_S,
 ) -> None:
-    """Raises Nonconformance (an AssertionError) that lists every rule which the application breaks.
+    """Raises AppNonconformance (an AssertionError) that lists every rule which the application breaks.
 
     scenario: runs commands, node changes and configurations on the harness that it gets; the more, the more is
     checked. An error that it raises is not caught. quick_s: the time limit of a `quick` command here, in seconds.
     """
     broken = [result for result in examine_app(app, scenario, inventory, quick_s=quick_s) if result.verdict == "failed"]
     if broken:
-        raise Nonconformance("\n".join(f"{result.check}: {result.detail}" for result in broken))
+        raise AppNonconformance("\n".join(f"{result.check}: {result.detail}" for result in broken))
 
 
 def examine_app(
@@ -58,7 +58,7 @@ def examine_app(
     inventory: Inventory | Mapping[str, Any] | Iterable[str] | None = None,
     *,
     quick_s: float = QUICK_S,
-) -> list[Result]:
+) -> list[AppCheckResult]:
     """Like `check_app`; returns the result of every check."""
     watched = _Watched(app() if isinstance(app, type) else app)
     harness = AppHarness(watched, inventory)
@@ -74,13 +74,13 @@ def examine_app(
         (f"quick commands end within {quick_s * 1000:g} ms", lambda: steps.slow(quick_s)),
     )
     found = [(rule, next(check(), "")) for rule, check in checks]
-    return [Result(rule, "failed" if detail else "ok", detail) for rule, detail in found]
+    return [AppCheckResult(rule, "failed" if detail else "ok", detail) for rule, detail in found]
 
 
 def _failover(harness: AppHarness) -> Iterator[str]:
     try:
         harness.failover()
-    except Nonconformance as broken:
+    except AppNonconformance as broken:
         yield str(broken)
 
 

@@ -16,7 +16,7 @@ from nodesdk.application import Application, HearsNodes, NodeSeen, Transaction
 from nodesdk.errors import Invalid, NodectlError, NotFound
 from nodesdk.json_types import Document, Json
 from nodesdk.models import Inventory, Phase, Spec, Status
-from nodesdk.testing.nonconformance import Nonconformance
+from nodesdk.testing.nonconformance import AppNonconformance
 from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Entry, decode, first_problem
 from nodestore.support.json_rules import checked_copy
 from nodestore.support.jsonio import copy
@@ -161,7 +161,7 @@ class AppHarness:
     def failover(self) -> None:
         """Let another master take over, which has nothing but the journal.
 
-        If the application was given as a class, a new instance is made. Raises Nonconformance unless the state and
+        If the application was given as a class, a new instance is made. Raises AppNonconformance unless the state and
         the specs are the same as before.
         """
         state = State()
@@ -169,14 +169,14 @@ class AppHarness:
             state.apply(decode(Entry, raw, "entry"))
         different = [name for name in _COMPARED if getattr(state, name) != getattr(self._state, name)]
         if different:
-            raise Nonconformance(f"the journal does not yield the same state: {', '.join(different)} differ")
+            raise AppNonconformance(f"the journal does not yield the same state: {', '.join(different)} differ")
         if isinstance(self._given, type):
             self.app = self._given()
         self._state, self._specs = state, SpecDeriver(self.app)
         batch = self._batch()
         batch.rebuild_specs()
         if nodes := batch.differing_nodes():
-            raise Nonconformance(f"desired is not pure: a new leader derives other specs of {', '.join(nodes)}")
+            raise AppNonconformance(f"desired is not pure: a new leader derives other specs of {', '.join(nodes)}")
 
     # --- the state ---
 

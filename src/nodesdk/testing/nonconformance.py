@@ -1,5 +1,5 @@
 """The error that a check raises if the contract is broken."""
 
 
-class Nonconformance(AssertionError):
+class AppNonconformance(AssertionError):
     """The application breaks its contract; the message says how."""

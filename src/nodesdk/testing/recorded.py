@@ -15,7 +15,7 @@ from masterd.state_machine.state import State
 from nodesdk.application import Application
 from nodesdk.errors import Invalid, NodectlError
 from nodesdk.testing.harness import record_of
-from nodesdk.testing.nonconformance import Nonconformance
+from nodesdk.testing.nonconformance import AppNonconformance
 from nodestore.schema.models import CommandRecord, Entry
 
 _OF_MASTERD = frozenset({*COMMON_COMMANDS, ACTION_DONE, CONFIG_ADOPT, CONFIG_RESPEC, "node.changed"})
@@ -36,10 +36,10 @@ class Difference:
 def check_replay(
     app: Application | type[Application], journal: Path | Iterable[Mapping[str, Any]], *, same: bool = True
 ) -> None:
-    """Raises Nonconformance that lists every difference; see `replay`."""
+    """Raises AppNonconformance that lists every difference; see `replay`."""
     differences = replay(app, journal, same=same)
     if differences:
-        raise Nonconformance("\n".join(map(str, differences)))
+        raise AppNonconformance("\n".join(map(str, differences)))
 
 
 def replay(

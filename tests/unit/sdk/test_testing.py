@@ -30,7 +30,7 @@ from nodesdk import (
 )
 from nodesdk.testing import (
     AppHarness,
-    Nonconformance,
+    AppNonconformance,
     Outcome,
     check_app,
     check_replay,
@@ -208,7 +208,7 @@ def test_state_outside_of_documents_is_found_at_a_takeover() -> None:
     """The class is made anew, as in another process."""
     harness = AppHarness(Forgetful, ["n1"])
     harness.run("forgetful.count")
-    with pytest.raises(Nonconformance, match="a new leader derives other specs of n1"):
+    with pytest.raises(AppNonconformance, match="a new leader derives other specs of n1"):
         harness.failover()
 
 
@@ -285,7 +285,7 @@ def test_each_way_of_breaking_the_contract_is_found(
     def scenario(harness: AppHarness) -> None:
         harness.send("a.go")
 
-    with pytest.raises(Nonconformance) as raised:
+    with pytest.raises(AppNonconformance) as raised:
         check_app(_app(desired, handler), scenario, ["n1"])
     assert broken in str(raised.value)
 
@@ -365,7 +365,7 @@ def test_a_new_version_that_does_something_else_is_found() -> None:
     ]
     assert found[3].startswith("lamps.blink (index 3): there is no command 'lamps.blink'")
     assert [difference.index for difference in replay(new, _journal(), same=False)] == [3, 6]
-    with pytest.raises(Nonconformance, match="this lamp is forbidden"):
+    with pytest.raises(AppNonconformance, match="this lamp is forbidden"):
         check_replay(new, _journal())
 
 
