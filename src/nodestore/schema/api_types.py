@@ -3,7 +3,7 @@
 masterd builds its answers as these types, the client reads them as these types, and the OpenAPI document is generated
 from them under the same names. An answer may hold more fields than its type: programs ignore unknown fields.
 An older masterd omits fields that were added later: a client reads those with `get`.
-Types that are alternatives in a list are `final`: then a type checker narrows them by `"problem" in item`.
+If a list holds items of two types, both are `final`, so that a type checker can narrow by `"problem" in item`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Health(TypedDict):
 
 
 class TermNumber(TypedDict):
-    """The fencing token of a leadership. `epoch` is null while this masterd does not know it."""
+    """The number of a term, which is its fencing token. `epoch` is null while this masterd does not know it."""
 
     epoch: Count | None
     revision: Count
@@ -99,14 +99,14 @@ class LeaderSummary(LiveLeader):
 
 
 class Leader(LeaderSummary):
-    """The leader, since when it leads, and why. `index`: of the replica of the masterd that answers."""
+    """The leader, and when and why it took over. `index`: the index of the replica of the masterd that answers."""
 
     nonce: str
     index: Count
 
 
 class LiveMaster(TypedDict):
-    """A candidate, without its index, which changes with every command."""
+    """A candidate without its index. The index is left out because it changes with every command."""
 
     id: str
     host: str
@@ -118,7 +118,7 @@ class LiveMaster(TypedDict):
 
 
 class MasterView(LiveMaster):
-    """A candidate. `index`: of its replica when it last reported it."""
+    """A candidate. `index`: the index of its replica, as it last reported it."""
 
     index: Count
 
@@ -151,7 +151,7 @@ class TermView(TypedDict):
 
 @final
 class UnreadableTerm(TypedDict):
-    """In place of a TermRecord that cannot be read."""
+    """Replaces a TermRecord that cannot be read."""
 
     revision: Count
     problem: str
@@ -175,20 +175,20 @@ class SwitchoverRequest(TypedDict):
 
 
 class CampaignRequest(TypedDict):
-    """Sent by a leader to a standby: take over from the term with this revision."""
+    """The leader's request that a standby take over from the term with this revision."""
 
     revision: int
     actor: str
 
 
 class Campaign(TypedDict):
-    """The takeover that was ordered is done; `term` is the new one."""
+    """The requested takeover succeeded; `term` is the term that it began."""
 
     term: TermNumber
 
 
 class Heartbeat(TypedDict):
-    """One heartbeat of the leader. `term`: the term's revision. `stuck_s`: seconds for which it has waited for etcd."""
+    """One heartbeat of the leader. `term`: its term's revision. `stuck_s`: the seconds that it has waited for etcd."""
 
     term: int
     index: int
@@ -253,7 +253,7 @@ class MemberView(TypedDict):
 
 @final
 class SilentEtcd(TypedDict):
-    """In place of the members, if etcd did not list them in time."""
+    """Replaces the members if etcd did not list them in time."""
 
     name: str
     endpoint: str
@@ -345,7 +345,7 @@ class Commands(TypedDict):
 
 
 class Outcome(TypedDict):
-    """A command was committed. `repeated`: an earlier request with this id was; `result` is its result."""
+    """A committed command. `repeated`: the request is a repeat, and `result` is the result of the first request."""
 
     id: str
     index: Count
@@ -354,7 +354,7 @@ class Outcome(TypedDict):
 
 
 class NotCommitted(TypedDict):
-    """A command of a list was not committed. `problem`: why."""
+    """A command of a list that was refused, or whose outcome is unknown. `problem`: the error."""
 
     id: str
     problem: Problem
@@ -405,7 +405,7 @@ class CommandView(TypedDict):
 
 @final
 class UnreadableCommands(TypedDict):
-    """In place of the commands of an unreadable journal entry."""
+    """Replaces the commands of a journal entry that cannot be read."""
 
     index: None
     problem: str
@@ -467,7 +467,7 @@ class Deleted(TypedDict):
 
 
 class AdoptedView(TypedDict):
-    """The version of the configuration in force, and the index that adopted it."""
+    """The version of the configuration in force, and the index of the command that adopted it."""
 
     version: Count
     index: Count
@@ -483,8 +483,8 @@ class RejectedView(TypedDict):
 class ConfigSummary(TypedDict):
     """The configuration, from the keys in etcd.
 
-    `current`: the one that was applied last. `version`: the `expect_version` for the next one. `problem`: why `current`
-    cannot be read.
+    `current`: the configuration that was applied last. `version`: the value of `expect_version` with which the next one
+    can be applied. `problem`: the reason why `current` cannot be read.
     """
 
     current: ConfigRecord | None
@@ -519,7 +519,7 @@ class ConfigVersion(TypedDict):
 
 @final
 class UnreadableConfig(TypedDict):
-    """In place of a ConfigRecord that cannot be read."""
+    """Replaces a ConfigRecord that cannot be read."""
 
     version: None
     problem: str
@@ -572,7 +572,7 @@ class MastersEvent(TypedDict):
 
 
 class PausedEvent(TypedDict):
-    """The pause, if it began or changed. `gone` holds `paused` if it ended."""
+    """The pause, if it began or changed. If it ended, `gone` holds the text `paused`."""
 
     paused: list[Paused]
     gone: list[str]

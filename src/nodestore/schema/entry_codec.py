@@ -1,8 +1,8 @@
-"""Decodes journal entries, with a fast path for entries as leaders write them.
+"""Decodes journal entries, with a fast path for the form that leaders write.
 
-Validation by the model takes most of a standby's time for a command. So an entry that has exactly the fields and types
-that a leader writes is built without validation. Every other entry is validated by the model, which accepts other
-valid forms and raises Garbage for the rest. Both paths give the same entry.
+A standby would spend most of its time for a command on validation by the model. So an entry that has exactly the
+fields and types that a leader writes is built without validation. Every other entry is validated by the model, which
+accepts other valid forms and raises Garbage for the rest. Both paths give the same entry.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def decode_fast(raw: bytes) -> Entry | None:
 
 
 def _decode_record_fast(item: Any) -> CommandRecord | None:
-    """The record in `item`, whose dictionaries become part of it; None if it has another form."""
+    """The record in `item`; None if `item` has another form. It shares and may change the dictionaries of `item`."""
     if type(item) is not dict:
         return None
     if item.keys() != _RECORD_FIELDS:  # empty fields are omitted

@@ -25,7 +25,7 @@ class Keywords:
 
 
 class StoredModel:
-    """Gives the annotated type the schema of a name in `schema.models`: a model, or the type of one of its fields.
+    """Gives the annotated type the schema of the type `name` of `schema.models`: a model, or the type of a field.
 
     The API passes the JSON of stored values on unchanged, so their shape is defined only by their models.
     """

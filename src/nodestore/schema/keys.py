@@ -14,9 +14,9 @@ PATH_BYTES_MAX = 512
 
 
 def check_path(path: str) -> str:
-    """Return `path` if it may name a document: non-empty segments joined by '/', without control characters.
+    """Return `path` if it may name a document. Raises Invalid otherwise.
 
-    Raises Invalid otherwise.
+    It consists of non-empty segments joined by '/', without control characters, and has at most 512 bytes in UTF-8.
     """
     if not _PATH.fullmatch(path) or len(path.encode("utf-8", "replace")) > PATH_BYTES_MAX:
         raise Invalid(

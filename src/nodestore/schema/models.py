@@ -1,7 +1,8 @@
 """The models of the values in etcd: frozen pydantic models, each with the schema version `v`.
 
 A model keeps unknown fields, so that an older program does not lose what a newer one wrote. It refuses a newer major
-`v`. Times are seconds since the Unix epoch by the writer's clock. They are for people; no decision depends on them.
+`v`. Times are seconds since the Unix epoch by the writer's clock. They are for people, with two exceptions, both by the
+leader's clock: they decide when a pending action expires, and when a command's id is forgotten.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from nodesdk.models import Status as Status
 from nodesdk.models import Stored as Stored
 from nodestore.errors import Garbage
 
-_PROBLEM_CHARS_MAX = 300  # the location of a problem may be a name as long as the whole value
+_PROBLEM_CHARS_MAX = 300  # a problem's location may contain a name that is as long as the whole value
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -71,7 +72,7 @@ def decode_or_none(model: type[M], found: KeyValue | None) -> M | None:
 
 
 class Term(NamedTuple):
-    """The fencing token of one leadership. Terms strictly grow, and compare as pairs."""
+    """The pair that identifies a term, its fencing token. Terms strictly grow, and compare as pairs."""
 
     epoch: int
     revision: int
@@ -191,7 +192,7 @@ def nonce_of(model: type[Head | Answer], found: KeyValue | None) -> str | None:
 
 
 class SpecMark(Model):
-    """Identifies a node's spec: `generation`, the index of the command that last changed it, and its hash."""
+    """Identifies a node's spec by its hash and `generation`, which is the index of the command that last changed it."""
 
     generation: int
     hash: str
@@ -271,8 +272,9 @@ class Entry(Stored):
 class Applied(Stored):
     """`applied`: the index up to which the views are written.
 
-    The views up to and including the key `through` are as of `index`; the views after it are as of `base`.
-    Once all views are as of `index`, `through` is null and `base` equals `index`.
+    The views are written in the order of their keys. Those up to and including the key `through` show the state at
+    `index`, and those after it the state at `base`. Once all views show the state at `index`, `through` is null and
+    `base` equals `index`.
     """
 
     index: int
@@ -319,7 +321,7 @@ class Desired(Stored):
 
 
 class Action(ActionRequest):
-    """A pending action. `index`: of the command that requested it, which requests at most one of each node."""
+    """A pending action. `index`: the index of its command, which requests at most one action of each node."""
 
     index: int = Field(ge=1)
     epoch: int = Field(default=1, description="the store's epoch when it was requested")
@@ -357,7 +359,7 @@ class Acted(Stored):
     """`acted/<node>`: the actions that the node has begun, with the results of those that are not closed yet.
 
     noded writes it before an action begins, in a transaction that compares its own `alive`, `actions/<node>` and
-    `epoch`. The key outlives the node. No action with an index up to `floor` ever begins again.
+    `epoch`. The key is kept if the node is removed. No action with an index up to `floor` begins any more.
     """
 
     node: str
