@@ -1,7 +1,7 @@
 """Hedging: sends copies of one call to several members, one after another, and returns the first answer.
 
-A member that died with its PC then costs the pause until the next copy instead of a timeout. Only for calls whose
-second copy is harmless. This module does not know the session: `session` sends the copies.
+If a member died with its PC, the call then waits only for the next copy, not for a timeout. Use it only for calls
+whose second copy is harmless. This module does not depend on the session: `session` provides the function that sends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 EXTRA_COPY_PAUSES_S = (0.1,) * 10
-"""Pauses before further copies, while no member answers."""
+"""Further pauses, in seconds, which a caller can append to its own for more copies while no member answers."""
 _COPY_MIN_S = 0.02
 """With less time left, no further copy is sent."""
 
@@ -99,7 +99,7 @@ class _Copies(Generic[T]):
         return self._sent[position].result()
 
     async def cancel_all_but(self, answered: int | None) -> None:
-        """Cancel the other copies and await their end. Does not yield if there are none, as nearly always."""
+        """Cancel the other copies and await their end. If there are none, the usual case, it does not yield."""
         others = [copy for position, copy in enumerate(self._sent) if position != answered]
         for copy in others:
             copy.cancel()

@@ -1,7 +1,7 @@
 """A lease of etcd. It counts as lost once its TTL has passed since the last answered keepalive was *sent*.
 
-If the TTL were counted from the arrival of the answer, a holder would believe in its lease longer than etcd does: by up
-to a round trip, or a pause of this process.
+If the TTL were counted from the arrival of the answer, the holder would consider its lease alive after etcd has let it
+expire, by up to a round trip or a pause of this process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 0.02
 _TRIES_PER_TTL = 4
-"""An attempt may take this fraction of the TTL, so that two more members can be tried before the lease expires."""
+"""An attempt may take the TTL divided by this, so that two more members can be tried before the lease expires."""
 
 
 def boottime_s() -> float:
@@ -59,8 +59,9 @@ class Lease:
     async def keep_alive(self, *, patience_s: float = 0.0) -> NoReturn:
         """Renew the lease until cancelled. Raises only LeaseLost, once the lease has or may have expired.
 
-        `patience_s`: for this many seconds beyond the TTL, the lease is lost only if etcd reports it expired. Only for
-        holders whose writes are fenced. It bridges outages, because etcd's new leader extends all leases.
+        `patience_s`: for how many seconds beyond the TTL it keeps trying, unless etcd reports that the lease expired.
+        This bridges outages, because a new leader of etcd extends all leases. Use it only if all writes of the holder
+        are fenced.
         """
         stream: Stream | None = None
         last, last_fault = "no attempt was made: this process was suspended", None

@@ -1,9 +1,9 @@
 """How a session logs in to etcd: which password it uses, how often it retries, and what a refusal means.
 
 If etcd refuses the first login, the configured user or password is wrong, and the program ends with that error.
-If etcd accepted the session before, then the password was changed in etcd or the user was deleted. The program must
-keep working, so such a refusal is logged and retried like an outage, until the old password is restored in etcd or the
-new one is in the file.
+If etcd refuses a session that it accepted before, the password was changed in etcd or the user was deleted. The
+program must keep running, so such a refusal is logged and retried like an outage, until the old password is restored in
+etcd or the new one is in the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Login:
         self.was_accepted = False
         """Whether etcd ever accepted this session, with these credentials or without any."""
         self.refusal: str | None = None
-        """Why etcd refuses this session, which it accepted before; None while it accepts it."""
+        """Why etcd now refuses this session, having accepted it before; None if it does not."""
         self._backoff = Backoff(_PAUSE_FIRST_S, _PAUSE_MAX_S)
         self._next_try_at = self._next_read_at = 0.0
         self._last_refusal: str | None = None
@@ -47,7 +47,10 @@ class Login:
         self._limited_log = RateLimitedLog(log, _LOG_EVERY_S)
 
     def password(self) -> str:
-        """The password in the file now. If the file holds none, as while it is being written, the one before."""
+        """The current password. If a file is configured, it is read anew.
+
+        If the file holds no password, as while it is being written, this is the previous one.
+        """
         if self._file is not None:
             with suppress(Invalid):
                 self._password = read_password(self._file)
@@ -98,12 +101,12 @@ class Login:
         return f"etcd refuses user {self._user}, which it accepted before ({why}): {file}, or restore the user in etcd"
 
     def record_token(self) -> None:
-        """Note that etcd issued a token. Whether its user may do anything is not known yet."""
+        """Note that etcd issued a token. Its user may still lack every permission."""
         self.was_accepted, self._last_refusal = True, None
 
     @property
     def awaits_success(self) -> bool:
-        """Whether `record_success` has an effect: no call has succeeded yet, or none since the last refusal."""
+        """Whether `record_success` has an effect: etcd never accepted the session, or refused it after that."""
         return not self.was_accepted or self._backoff.failures > 0
 
     def record_success(self) -> None:

@@ -1,6 +1,6 @@
 """Administration of etcd: members, leadership, space, alarms, backups. With authentication, most of it needs root.
 
-A function with an `endpoint` addresses the member there, which is one of the session's endpoints.
+A function with the parameter `endpoint` addresses the member at that endpoint, which must be one of the session's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Alarm:
 
 
 async def members(etcd: Etcd) -> tuple[Member, ...]:
-    """The members, as any one of them lists them: this works without a quorum too."""
+    """The members, as the one in use lists them from its own data: this works without a quorum too."""
     response = await etcd.call(
         "Cluster/MemberList", pb.MemberListRequest(linearizable=False), retry=RetryPolicy.FREELY, needs_leader=False
     )
@@ -59,13 +59,13 @@ async def defragment(etcd: Etcd, endpoint: str, *, timeout_s: float = 30.0) -> N
 async def compact(etcd: Etcd, revision: int, *, physical: bool = False, timeout_s: float | None = None) -> None:
     """Discard all history before `revision`. Compacted if that was done already.
 
-    `physical`: return only once the member that took the call has freed the pages. The others follow by themselves.
+    `physical`: return only once the member that took the call has freed the pages. The others free theirs later.
     """
     await etcd.call("KV/Compact", pb.CompactionRequest(revision=revision, physical=physical), timeout_s=timeout_s)
 
 
 async def alarms(etcd: Etcd) -> tuple[Alarm, ...]:
-    """All active alarms. It requires no role. Unavailable without a quorum."""
+    """All active alarms. The call requires no role. Unavailable without a quorum."""
     try:
         response = await etcd.call("Maintenance/Alarm", pb.AlarmRequest(action=pb.AlarmRequest.GET))
     except OutcomeUnknown as error:  # reading the alarms has no effect

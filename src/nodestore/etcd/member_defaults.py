@@ -80,6 +80,6 @@ class MemberConfig:
 
 
 def environment(base: Mapping[str, str]) -> dict[str, str]:
-    """`base` with the memory limits, unless it sets its own, and without the ETCD_ variables that etcd reads."""
+    """`base` without the ETCD_ variables, which etcd reads as settings. Adds the memory limits that `base` lacks."""
     kept = {name: value for name, value in base.items() if not name.startswith("ETCD_")}
     return {**MEMORY_ENVIRONMENT, **kept}

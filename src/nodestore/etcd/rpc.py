@@ -1,8 +1,8 @@
 """gRPC to one etcd member: the one module that imports grpc. `session` chooses the member and what to retry.
 
 Every failure of a call or a stream is an `RpcFailed`. Its `Fault` classifies whether the call may have taken effect.
-grpc raises CancelledError if a server or a closed channel cancels a call. This module converts it to RpcFailed, because
-a task that met it would end as if its owner had cancelled it.
+grpc raises CancelledError if a server or a closed channel cancels a call. This module converts it to RpcFailed.
+Otherwise the task that made the call would end as if its owner had cancelled it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nodestore.etcd.types import EtcdSettings
 
 Metadata = tuple[tuple[str, str], ...]
 
-MESSAGE_BYTES_MAX = 64 << 20  # grpc's 4 MiB default makes a large catch-up fail again at every resume
+MESSAGE_BYTES_MAX = 64 << 20  # with grpc's default of 4 MiB, a watch with a large backlog would fail at each resume
 
 
 def _is_from_closed_loop(record: logging.LogRecord) -> bool:
@@ -81,7 +81,8 @@ class RpcFailed(Exception):
         self.member_alive = details.startswith("etcdserver: ")  # the text comes from the member, so it is alive
 
 
-# Never proposed: the channel had no connection; or etcd refused before raft (an interceptor, a queue that is full).
+# Texts of calls that were never proposed to raft: the channel had no connection (_NOT_SENT), or etcd refused the call
+# before, in an interceptor or because a queue was full (_NOT_PROPOSED).
 _NOT_SENT = ("failed to connect", "errors resolving", "DNS resolution failed", "Name resolution", "empty address list")
 _NOT_PROPOSED = ("etcdserver: no leader", "etcdserver: too many requests", "not supported for learner")
 _BAD_TOKEN = ("auth token", "user name is empty", "revision of auth store is old")
@@ -96,7 +97,7 @@ _AMBIGUOUS = (
 
 
 def classify_status(code: StatusCode, details: str) -> Fault:
-    """The fault that a status stands for. A status that may hide an effect counts as ambiguous."""
+    """The fault for a status of gRPC. If the call may have taken effect in spite of it, that is AMBIGUOUS."""
     if any(text in details for text in _NOT_PROPOSED):
         return Fault.NOT_SENT
     if "permission denied" in details:
@@ -108,7 +109,8 @@ def classify_status(code: StatusCode, details: str) -> Fault:
     if code is StatusCode.UNAUTHENTICATED or any(text in details for text in _BAD_TOKEN):
         return Fault.TOKEN
     if code is StatusCode.RESOURCE_EXHAUSTED and "eceived message larger than max" in details:
-        return Fault.FINAL if details.startswith("grpc: ") else Fault.UNREADABLE  # "grpc: ": the server received it
+        # Go's server prefixes "grpc: ": the request was too large. Without it, this client refused a too large answer.
+        return Fault.FINAL if details.startswith("grpc: ") else Fault.UNREADABLE
     if code is StatusCode.RESOURCE_EXHAUSTED and "trying to send message larger than max" in details:
         return Fault.UNREADABLE
     return Fault.AMBIGUOUS if code in _AMBIGUOUS else Fault.FINAL
@@ -193,7 +195,7 @@ def _cancelled_by_grpc() -> bool:
 
 
 class Duplex(Protocol):
-    """A stream to a member, as the session uses it. `RpcStream` implements it, and so do fakes in tests."""
+    """What the session needs of a stream to a member. `RpcStream` implements it, and so do fakes in tests."""
 
     async def send(self, message: Message, timeout_s: float) -> None: ...
 
@@ -205,7 +207,7 @@ class Duplex(Protocol):
 
 
 class Connection(Protocol):
-    """A connection to a member, as the session uses it: `GrpcConnection`, or a fake. Every fault is RpcFailed."""
+    """What the session needs of a connection to a member: `GrpcConnection`, or a fake. Every fault is RpcFailed."""
 
     @property
     def address(self) -> str: ...
@@ -218,7 +220,7 @@ class Connection(Protocol):
 
 
 Connect = Callable[[str], Connection]
-"""Returns a connection to a member's address, which is established at its first use."""
+"""Returns a connection to the member at an address. The connection is established at its first use."""
 
 
 class RpcStream:
@@ -275,12 +277,13 @@ class RpcStream:
                 self._reading.exception()  # retrieved, or asyncio would log it as never retrieved
 
     async def _read(self) -> Any:
-        # If read() is cancelled before the server's headers arrive, it swallows the cancellation and never returns.
+        # If read() is cancelled before the server's headers arrive, it swallows the cancellation and never returns. So
+        # wait for the headers first.
         await self._call.initial_metadata()
         return await self._call.read()
 
     async def _end_status(self) -> RpcFailed:
-        """The status with which the stream ended, which a failed write to it does not contain."""
+        """The status with which the stream ended. The error of a failed write does not contain it."""
         if not self._call.done():
             self._call.cancel()
         code, details = await self._call.code(), (await self._call.details()) or ""

@@ -1,7 +1,7 @@
 """The session with etcd: chooses a member for each call, and handles deadlines, tokens and retries.
 
-Calls go to the endpoint in use until it fails, hangs or is cut off, then to the next. Every call has a deadline.
-Two errors separate what failed from what may have taken effect:
+Calls go to the endpoint in use until it fails, hangs or is partitioned, then to the next. Every call has a deadline.
+Two errors distinguish a call without effect from one that may have taken effect:
 
 - `Unavailable`: the call had no effect. It was never sent, or was refused before it was proposed to raft.
 - `OutcomeUnknown`: the write may take effect now or at any later time. The session never repeats it, unless the caller
@@ -128,7 +128,7 @@ class Etcd:
 
         `member_alive`: the member answered with a fault of its own; then its streams are not probed.
         """
-        # Streams need a probe because a member that died with its PC breaks no connection for seconds.
+        # Streams need a probe: if a member died with its PC, its connections stay open for seconds.
         if not member_alive:
             self._last_failure_at[endpoint.address] = time.monotonic()
         if self._endpoints[self._current] is endpoint and len(self._endpoints) > 1:
@@ -138,7 +138,7 @@ class Etcd:
                 stream.request_probe()
 
     def probe_streams(self) -> None:
-        """Probe all open streams. To be called when a PC, and the member on it, may be gone."""
+        """Probe all open streams. Call it if a PC, and with it a member, may be dead."""
         for stream in tuple(self._streams):
             stream.request_probe()
 
@@ -147,20 +147,20 @@ class Etcd:
         self._streams.discard(stream)
 
     def _other_endpoints(self) -> list[Connection]:
-        """The endpoints not in use, in ring order from the one in use. Recently failed ones come last, latest last."""
+        """The endpoints not in use, in ring order after it. Recently failed ones come last, in order of failure."""
         size, lately = len(self._endpoints), time.monotonic() - _RECENT_FAILURE_S
         following = [self._endpoints[(self._current + step) % size] for step in range(1, size)]
         return sorted(following, key=lambda endpoint: max(self._last_failure_at.get(endpoint.address, lately), lately))
 
     def switch_from_address(self, address: str) -> None:
-        """Leave the member at `address`, which is about to stop answering. Invalid if it is not an endpoint."""
+        """Leave the member at `address`, which will soon stop answering. Invalid if it is not an endpoint."""
         self.switch_endpoint(self._endpoint_at(address))
 
     # --- authentication ---
 
     @property
     def refusal(self) -> str | None:
-        """Why etcd refuses this session, which it accepted before; None while it accepts it."""
+        """Why etcd now refuses this session, having accepted it before; None if it does not."""
         return self._login.refusal
 
     def record_refusal(self, error: NodectlError) -> NodectlError:
@@ -223,7 +223,7 @@ class Etcd:
     ) -> Any:
         """Send one call, to as many endpoints in turn as the deadline allows.
 
-        `endpoint_offset`: the first attempt goes to the endpoint at this position behind the one in use.
+        `endpoint_offset`: the first attempt goes to the endpoint that `_ranked_endpoint` returns for this position.
         """
         self._check_open()
         budget_s = self.settings.call_timeout_s if timeout_s is None else timeout_s
@@ -266,7 +266,7 @@ class Etcd:
             if open_outcome and retry is RetryPolicy.GUARDED:
                 raise OutcomeUnknown(f"etcd: an earlier attempt may have taken effect; then: {error}") from None
             if isinstance(error, NoSpace) and retry is not RetryPolicy.FREELY:
-                # etcd applies the write that fills the database, but answers it with the same error as refused ones.
+                # etcd applies the write that fills the database, but answers with the same error as for a refused one.
                 raise NoSpaceUnknown(str(error)) from None
             raise
         if open_outcome and retry is RetryPolicy.GUARDED:
@@ -276,7 +276,7 @@ class Etcd:
     def _switch_after_failure(self, endpoint: Connection, failed: RpcFailed, retry: RetryPolicy) -> bool:
         """Prepare the next attempt; return whether the failed one may have taken effect.
 
-        Raises if there must be no other attempt: the answer is final, or the outcome is open and `retry` is NEVER.
+        Raises if no other attempt may follow: the answer is final, or the outcome is unknown and `retry` is NEVER.
         """
         if failed.fault is Fault.TOKEN and self.settings.user is None:
             raise self.record_refusal(to_nodectl_error(failed)) from None
@@ -291,14 +291,17 @@ class Etcd:
         return failed.fault is Fault.AMBIGUOUS
 
     def _ranked_endpoint(self, after: int) -> Connection:
-        """The endpoint in use (0), or the one at position `after` among the others, best first."""
+        """The endpoint at position `after` of a ranking: first the one in use, then the others, best first."""
         if not after:
             return self._endpoints[self._current]
         ranked = [self._endpoints[self._current], *self._other_endpoints()]
         return ranked[after % len(ranked)]
 
     def _endpoint_for_stream(self, secondary: bool) -> Connection:
-        """The endpoint in use, or another for a secondary stream; if possible without a stream of the other kind."""
+        """The endpoint for a new stream: the one in use; for a secondary stream another one, if there is any.
+
+        Endpoints with an open stream of the other kind are avoided if possible.
+        """
         current = self._endpoints[self._current]
         ranked = [*self._other_endpoints(), current] if secondary else [current, *self._other_endpoints()]
         taken = {stream.address for stream in self._streams if stream.is_secondary != secondary}
@@ -314,7 +317,7 @@ class Etcd:
             self._last_answering = endpoint
 
     async def get(self, key: str, *, revision: int = 0, timeout_s: float | None = None) -> KV | None:
-        """The key by a linearizable read, or as of `revision`; None if it is absent."""
+        """Read the key, linearizably or as of `revision`; None if it is absent."""
         request = pb.RangeRequest(key=key.encode(), revision=revision)
         return range_from_pb(await self._unary("KV/Range", request, RetryPolicy.FREELY, timeout_s=timeout_s)).first
 
@@ -328,7 +331,7 @@ class Etcd:
         keys_only: bool = False,
         timeout_s: float | None = None,
     ) -> Range:
-        """All keys with the prefix `start`, or from `start` up to `end`, by a linearizable read or as of `revision`.
+        """Read all keys with the prefix `start`, or from `start` up to `end`, linearizably or as of `revision`.
 
         TooLarge if the answer exceeds 64 MiB: request fewer keys.
         """
@@ -364,7 +367,7 @@ class Etcd:
         """Run one transaction. `repeatable`: the caller declares that its compares make a second copy harmless.
 
         A transaction that only reads, or is repeatable, is retried, and copies of it go to other members if the one in
-        use is slow. If a repeatable transaction did not succeed, it may be the second copy of one that did.
+        use is slow. If the compares of a repeatable transaction failed, an earlier copy of it may have taken effect.
         """
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
         reads_only = all(op.HasField("request_range") for op in (*then, *orelse))
@@ -391,21 +394,21 @@ class Etcd:
         timeout_s: float,
         hedge_s: float = 0.02,
     ) -> TxnResult:
-        """Run a transaction whose compares make a second copy harmless, with the least latency if a member died.
+        """Run a transaction whose compares make a second copy harmless, with low latency even if a member died.
 
         It goes to the member in use and, unless that answers within `hedge_s` seconds, also to the next one. While no
-        member answers, further copies follow. The first answer counts, which may be that of a later copy. Errors as
-        of `txn`.
+        member answers, further copies follow. The first answer counts, which may be that of a later copy. Raises the
+        same errors as `txn`.
         """
-        # Further copies: one that was forwarded to an etcd leader which died is lost, and the next one may reach its
-        # successor.
+        # Further copies are needed because a copy is lost if its member forwarded it to a leader of etcd that died. A
+        # later copy may reach the new leader.
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
         return await self._hedged(request, RetryPolicy.GUARDED, timeout_s, (hedge_s, *EXTRA_COPY_PAUSES_S))
 
     async def _hedged(
         self, request: Message, retry: RetryPolicy, timeout_s: float | None, pauses_s: Sequence[float]
     ) -> TxnResult:
-        """Send copies of a transaction to several members; return the first answer. `pauses_s`: between the copies."""
+        """Send copies of a transaction to several members; return the first answer. `pauses_s`: pauses between them."""
         in_use = self._endpoints[self._current]
 
         async def send(left_s: float, position: int) -> TxnResult:
@@ -423,7 +426,7 @@ class Etcd:
         )
 
     def _switch_to_answering(self, asked: Connection) -> None:
-        """Leave `asked` for the endpoint that just answered: the next one in order may be gone as well."""
+        """Leave `asked` for the endpoint that just answered: the next one in order may be dead as well."""
         if self._endpoints[self._current] is asked:
             self.switch_endpoint(asked)
             if self._last_answering is not None and self._last_answering is not asked:
@@ -438,7 +441,7 @@ class Etcd:
         return int(response.ID), int(response.TTL)
 
     async def revoke(self, lease: int, *, timeout_s: float | None = None) -> None:
-        """End a lease and delete its keys. No error if it is gone. After Unavailable it may still be revoked later."""
+        """End a lease and delete its keys. No-op if it has ended. After Unavailable it may still be revoked later."""
         try:
             await self._unary(
                 "Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=lease), RetryPolicy.FREELY, timeout_s=timeout_s
@@ -447,7 +450,7 @@ class Etcd:
             return
 
     async def lease_keys(self, lease: int) -> tuple[int, tuple[str, ...]]:
-        """The seconds until the lease expires (-1: it is gone), and the keys attached to it."""
+        """The seconds until the lease expires (-1: it has ended), and the keys attached to it."""
         request = pb.LeaseTimeToLiveRequest(ID=lease, keys=True)
         response = await self._unary("Lease/LeaseTimeToLive", request, RetryPolicy.FREELY)
         return int(response.TTL), tuple(key.decode("utf-8", "replace") for key in response.keys)
@@ -457,7 +460,7 @@ class Etcd:
     async def open_stream(self, method: str, *, secondary: bool = False) -> Stream:
         """Open a stream to the endpoint in use. `secondary`: to another endpoint than primary streams, if possible.
 
-        Denied if etcd refuses the first login. BrokenStream for any fault that may pass.
+        Denied if etcd refuses the first login. BrokenStream for any temporary fault.
         """
         self._check_open()
         try:
@@ -500,7 +503,7 @@ class Etcd:
         return endpoint
 
     async def call_member(self, address: str, method: str, request: Message, timeout_s: float) -> Any:
-        """Send a unary method to the member at `address`, one of the settings', once.
+        """Send a unary method once, to the member at `address`, which is an endpoint of the settings.
 
         Unavailable if it had no effect. OutcomeUnknown if the member did not answer in time, or died meanwhile.
         """

@@ -12,13 +12,13 @@ from nodestore.etcd.types import EtcdSettings
 
 
 class Session(Protocol):
-    """What a stream uses of the session that opened it. `nodestore.etcd.session.Etcd` implements it."""
+    """What a stream needs of the session that opened it. `nodestore.etcd.session.Etcd` implements it."""
 
     @property
     def settings(self) -> EtcdSettings: ...
 
     def switch_endpoint(self, endpoint: Connection, *, member_alive: bool = False) -> None:
-        """Switch to the next endpoint if `endpoint` is in use. member_alive: its member answered, with a fault."""
+        """Switch to the next endpoint if `endpoint` is in use. member_alive: the member itself answered the fault."""
         ...
 
     def discard_token(self, token: str | None) -> None:
@@ -39,7 +39,10 @@ class BrokenStream(Exception):
 
 
 class Stream:
-    """A bidirectional stream to one endpoint. Every fault is a BrokenStream, and the session leaves the endpoint."""
+    """A bidirectional stream to one endpoint. Every fault is a BrokenStream; the session then leaves the endpoint.
+
+    If the fault is a refused token, the session drops the token instead.
+    """
 
     def __init__(
         self, session: Session, endpoint: Connection, rpc: Duplex, token: str | None, secondary: bool = False
@@ -48,7 +51,7 @@ class Stream:
         self.is_secondary = secondary
         self.address = endpoint.address
         self.probe_requested = False
-        """Whether the member may be gone. The reader of the stream sets it to False once a message has arrived."""
+        """Whether the stream's reader must check that the member is alive. The reader clears it at each message."""
 
     async def send(self, message: Message, timeout_s: float) -> None:
         """Send one message. Only one caller may send at a time."""
@@ -58,7 +61,7 @@ class Stream:
             raise self._report_failure(failed) from None
 
     async def receive(self, timeout_s: float) -> Any | None:
-        """The next message. None if none arrived in time, or a probe was requested: receive again, or give up."""
+        """The next message. None if none arrived in time, or if a probe was requested; the caller may receive again."""
         try:
             return await self._rpc.receive(timeout_s)
         except RpcFailed as failed:
@@ -78,7 +81,7 @@ class Stream:
     def report_token_refused(self) -> None:
         """Drop the stream's token, which etcd refused in an answer.
 
-        If the session has no user: Denied if etcd never accepted it, else BrokenStream.
+        If the session has no user, it raises: Denied if etcd never accepted the session, else BrokenStream.
         """
         self._session.discard_token(self._token)
         if self._session.settings.user is None:

@@ -16,7 +16,7 @@ from nodestore.support.values import check_credentials, parse_address
 class EtcdSettings:
     """Endpoints and credentials of a session. The member on the same PC comes first in `endpoints`.
 
-    Raises Invalid if there is no endpoint, or if the parts contradict each other.
+    Raises Invalid if there is no endpoint, or if settings contradict each other.
     """
 
     endpoints: tuple[str, ...]
@@ -24,16 +24,16 @@ class EtcdSettings:
     user: str | None = None
     password: str | None = None
     password_file: Path | None = None
-    """The file that is read again at each login. `password` is its content at the start."""
+    """The file of the password, which is read again at each login. `password` is the password at the start."""
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
     call_timeout_s: float = 2.0
     attempt_timeout_s: float = 1.0
     hedge_delays_s: tuple[float, ...] = (0.15, 0.3, 0.6)
-    """Pauses after which another copy of a repeatable transaction goes to another member, each from the copy before.
+    """Pauses between the copies of a repeatable transaction, in seconds. Each copy goes to another member.
 
-    They are longer than a commit takes on a busy PC, and far shorter than the wait for a dead member.
+    Each is longer than a commit takes on a busy PC, and far shorter than the timeout of a call to a dead member.
     """
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ def _check_scheme(endpoint: str, *, tls: bool) -> None:
 
 
 def host_port(endpoint: str) -> str:
-    """`host:port` of an etcd member, without its scheme (http or https). Raises Invalid if it is neither."""
+    """The `host:port` of an endpoint, which may have the scheme http or https. Raises Invalid for any other form."""
     return str(parse_address(endpoint, schemes=("http", "https")))
 
 
@@ -95,7 +95,7 @@ class Range:
     has_more: bool
     count: int
     next_start: bytes = b""
-    """The exact start of the next page, in bytes: `kvs` replaces the bytes of a key that is not UTF-8."""
+    """The key at which the next page starts, as exact bytes. A key in `kvs` is inexact if it is not UTF-8."""
 
     @property
     def first(self) -> KV | None:
@@ -138,7 +138,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """The status of one member. `leader` is the id of the member that leads etcd; 0 if this one knows none."""
+    """The status of one member. `leader` is the id of etcd's leader; 0 if this member knows of none."""
 
     member: int
     leader: int

@@ -16,7 +16,7 @@ _REASONS: tuple[tuple[tuple[int, int, int], str], ...] = (
     ((3, 5, 28), "it can answer reads with old data after a pause"),
     ((3, 5, 30), "a transaction may attach a key to another user's lease"),
 )
-"""For 3.5: a release that fixes a defect, and what the defect does (etcd issues 13766, 15247, 20418)."""
+"""For etcd 3.5: the release that fixes a defect, and the effect of the defect (etcd issues 13766, 15247, 20418)."""
 
 _LEAST_3_6 = (3, 6, 11)
 

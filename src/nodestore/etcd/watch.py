@@ -1,10 +1,10 @@
 """Watches keys: lists at a revision, follows from it, resumes after any fault, lists again after a compaction.
 
-Two rules ensure that no event is lost, repeated or reordered. Tests that kill members during a watch found both:
+Two rules ensure that no event is lost, repeated or reordered. Tests that kill members during a watch revealed them:
 
 - Resume at the *last event's* mod_revision + 1, never at a header's revision: during a catch-up the header is ahead of
   the events.
-- Hold a batch back until its last fragment has arrived.
+- Hold the events of a fragmented response back until its last fragment has arrived.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Changes:
 
 
 async def list_at(etcd: Etcd, start: str, *, end: bytes, revision: int = 0, page: int = _PAGE_KEYS) -> Range:
-    """All keys from `start` up to `end` as of one revision (0: the current one). Compacted if that revision is gone.
+    """All keys from `start` up to `end` at one revision (0: the current one). Compacted if etcd no longer holds it.
 
     They are read in pages of at most `page` keys, fewer if the values are large.
     """
@@ -115,10 +115,11 @@ async def follow(
 
     Compacted if etcd no longer holds that revision. Denied if etcd refuses the watch.
 
-    If a stream is silent for `progress_s` seconds, its progress is requested, which is yielded as Changes without
-    events. If it is still silent `silence_s` seconds after the last message, another stream is opened. If the session
-    suspects that the stream's member is gone (see `Etcd.switch_endpoint`), it has half a second to answer.
-    `secondary`: watch through another member than the one in use. Use it with `contextlib.aclosing`.
+    If a stream is silent for `progress_s` seconds, a progress notification is requested, and yielded as Changes without
+    events. If the stream is still silent `silence_s` seconds after its last message, another stream is opened. If the
+    session suspects that the stream's member is dead (see `Etcd.switch_endpoint`), the member has half a second to
+    answer. `secondary`: watch through another member than the one in use, if possible. Use it with
+    `contextlib.aclosing`.
     """
     pace = _StreamTimeouts(progress_s, silence_s, secondary)
     async with aclosing(_follow_all(etcd, (KeyRange(start, end),), [revision], pace)) as stream:
@@ -137,7 +138,7 @@ async def mirror(
 ) -> AsyncGenerator[Listing | Changes, None]:
     """Yields a Listing, then Changes without end. After a compaction it yields another Listing.
 
-    It retries during outages. `secondary`: as of `follow`. Use it with `contextlib.aclosing`.
+    It retries during outages. `secondary`: as in `follow`. Use it with `contextlib.aclosing`.
     """
     end = key_range(key, prefix=prefix).end
     while True:
@@ -194,7 +195,7 @@ async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
 
 @dataclass(frozen=True, slots=True)
 class _StreamTimeouts:
-    """After how much silence progress is requested, when the stream is replaced, and through which member it goes."""
+    """The limits of a stream's silence, as in `follow`, and whether the stream is secondary."""
 
     progress_s: float
     silence_s: float
@@ -236,7 +237,7 @@ async def _follow_stream(
     try:
         for keys, revision in zip(key_ranges, wanted, strict=True):
             await stream.send(pb.WatchRequest(create_request=_create_request(keys, revision)), _OPEN_TIMEOUT_S)
-        positions: dict[int, int] = {}  # of the range of each watch, by the id that etcd gave the watch
+        positions: dict[int, int] = {}  # by watch id: the position of the watch's range
         fragments: list[list[Event]] = [[] for _ in key_ranges]
         opened_by = time.monotonic() + _OPEN_TIMEOUT_S
         while True:
@@ -262,8 +263,9 @@ async def _follow_stream(
 
 
 def _create_request(keys: KeyRange, wanted: int) -> Any:
-    # One revision earlier than wanted: etcd reports no progress to a watch that begins at a future revision. If nothing
-    # were written after the listing, every watch would seem to be silent. Events that come twice are dropped.
+    # Begin one revision earlier than wanted. After a listing, the wanted revision is in the future until the next
+    # write. etcd reports no progress to a watch that begins in the future, so the watch would seem to be silent.
+    # `_follow_stream` drops the events that come twice.
     return pb.WatchCreateRequest(
         key=keys.start.encode(), range_end=keys.end, start_revision=max(1, wanted - 1), progress_notify=True,
         fragment=True,
