@@ -1,7 +1,7 @@
 """Command-line options that masterd and noded share. Each can also be given in the environment.
 
-`--lease-ttl` is NODECTL_LEASE_TTL, and so on; the command line takes precedence. A wrong value ends the program with
-exit code 2 and one line that names the option.
+The variable of `--lease-ttl`, for example, is NODECTL_LEASE_TTL. The command line takes precedence. A wrong value ends
+the program with exit code 2 and one line that names the option.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def add_common(parser: Parser) -> None:
 
 
 def add_maintenance(parser: Parser) -> None:
-    """Add the options for the credentials of maintenance: to make room in etcd, move its leadership, read its sizes.
+    """Add the options for the credentials of maintenance: freeing space, moving etcd's leadership, reading sizes.
 
     If authentication is enabled in etcd, these calls require the root role.
     """
@@ -195,7 +195,7 @@ def read_option_file(option: str, path: Path) -> bytes:
 
 
 def endpoints(text: str) -> tuple[str, ...]:
-    """The endpoints in `host:port,host:port`, each with its scheme, which is checked once --ca is known."""
+    """The endpoints in `host:port,host:port`. They keep their schemes, which are checked once --ca is known."""
     given = tuple(part.strip() for part in text.split(",") if part.strip())
     EtcdSettings(tuple(host_port(part) for part in given))
     return given

@@ -39,8 +39,8 @@ def run(program: str, name: str, log_level: str, work: Coroutine[Any, Any, None]
 _GC_THRESHOLD = 10_000
 """Threshold of the first generation of Python's garbage collector.
 
-The default of 700 takes a fifth of all CPU time here: a daemon allocates mostly entries, which are kept for a while and
-have no cycles.
+With the default of 700, the collector takes a fifth of all CPU time here: a daemon allocates mostly journal entries,
+which are kept for a while and have no cycles.
 """
 
 
