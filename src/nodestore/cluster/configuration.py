@@ -1,8 +1,8 @@
-"""Applies configurations and pauses takeovers in etcd. masterd and nodectl both do it through this module.
+"""Applies configurations and pauses takeovers in etcd. masterd and nodectl share this module.
 
-Both must be possible while no master runs, so nodectl writes these keys itself if it has etcd endpoints.
-Each write is one transaction that compares what was read before. A second copy of it therefore changes nothing, and an
-unknown outcome is settled by sending the same transaction again.
+An operator must be able to do so while no master runs. So nodectl writes these keys itself if it has etcd endpoints.
+Each write is one transaction which compares that the key is unchanged since it was read. So a second copy of it changes
+nothing, and if the outcome is unknown, the same transaction is sent again to find it out.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def current_of(found: KV | None) -> Current:
 
 
 async def version_of(etcd: Etcd, keys: Keys, found: KV | None) -> int:
-    """The version of `config/current`, given as read from etcd; 0 if no configuration was ever applied.
+    """The version of `config/current`, read as `found`; 0 if no configuration was ever applied.
 
     If `config/current` is unreadable or was deleted, this is the newest version in the history, so that the next
     version is greater than all before it.
@@ -61,7 +61,7 @@ async def version_of(etcd: Etcd, keys: Keys, found: KV | None) -> int:
 
 def checked_inventory(inventory: Json) -> dict[str, Any]:
     """A copy of `inventory`. Invalid if it is not plain JSON or not a valid inventory."""
-    # Adoption checks the whole record: the inventory is one level inside it, which counts towards the nesting limit.
+    # Wrapped, because the leader's check at adoption covers the whole record: that adds one level to the nesting.
     fields: dict[str, Any] = checked_copy({"inventory": inventory}, "inventory")["inventory"]
     try:
         decode(Inventory, dumps(fields), "inventory")
@@ -92,7 +92,7 @@ class Configuration:
     ) -> int:
         """Writes `inventory` as the next version and returns that version. The leader adopts it afterwards.
 
-        `expect_version`: the version that must be current (0: none; None: any). `compares`: the fence of a leader.
+        `expect_version`: the version that must be current (0: none; None: any). `compares`: those of a leader's fence.
         Invalid if the inventory may not be applied. Conflict if another version is current. LeadershipLost if the
         fence does not hold. OutcomeUnknown if etcd does not answer in time.
         """
@@ -123,7 +123,7 @@ class Configuration:
         return Conflict(f"another version {version} was applied at the same time: check the changes, then apply again")
 
     async def paused(self) -> Paused | None:
-        """The takeover pause. None if there is none, or if it cannot be read: masters ignore such a pause."""
+        """The takeover pause. None if there is none, or if it cannot be read: masters ignore an unreadable pause."""
         found = await self._etcd.get(self._keys.paused)
         try:
             return decode(Paused, found.value, found.key) if found else None
@@ -146,7 +146,7 @@ class Configuration:
         raise Conflict("others pause and resume at the same time: try again")
 
     async def resume(self) -> bool:
-        """Ends the pause; False if there was none. Errors as of `pause`."""
+        """Ends the pause; returns False if there was none. Raises the same errors as `pause`."""
         for _ in range(_ATTEMPTS):
             found = await self._etcd.get(self._keys.paused)
             if found is None:
@@ -161,8 +161,8 @@ class Configuration:
 
         The key `evidence` holds `value` (None: is absent) if and only if it took effect.
         """
-        # A put is sent once at a time: if etcd is full, NoSpaceUnknown settles the fate of a single copy only.
-        # A delete needs no space, so several members may be asked for it at once.
+        # Copies of a put are sent one after another: if etcd is full, NoSpaceUnknown settles only one copy's outcome.
+        # A delete needs no space, so copies of it may go to several members at once.
         hedged = value is None
         unknown: OutcomeUnknown | None = None
         for _ in range(_ATTEMPTS):
@@ -179,7 +179,7 @@ class Configuration:
                     raise unknown from None
                 raise
             else:
-                # The refused copy may be the second one of a transaction that took effect: its compares fail then.
+                # The value decides: if an earlier copy took effect, the compares of this one failed.
                 return result.succeeded or _value(result.range(0).first) == value
         raise unknown or Unavailable("etcd does not answer")
 

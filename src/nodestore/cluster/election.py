@@ -1,8 +1,8 @@
-"""The election: takeover, resignation, the epoch. Each is one transaction, and none depends on a clock.
+"""The election: takeover, resignation, creation of the epoch. Each is one transaction, and none depends on a clock.
 
-A takeover overwrites `leader`, even if its lease is alive, and attaches it to the new leader's lease. Then every fenced
-write of the deposed leader fails, and the expiry of its lease deletes nothing. So a wrong suspicion costs a needless
-takeover, never data.
+A takeover overwrites `leader`, even if the old leader's lease is alive, and attaches it to the new leader's lease. Then
+every fenced write of the deposed leader fails, and the expiry of its lease does not delete `leader`. So a wrong
+suspicion costs a needless takeover, never data.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from nodestore.schema.models import Epoch, LeaderRecord, Paused, Term, TermRecor
 _RESIGN_TRIES = 5
 _REASON_TIMEOUT_S = 0.2
 TAIL_ENTRIES_MAX = 7
-"""Journal entries that a takeover reads at most. Further ones are read after it, in the new term.
+"""The maximum number of journal entries that a takeover reads. Further ones are read after it, in the new term.
 
-So few that even the largest entries (8 MiB by the shipped settings of etcd) fit into one answer.
+It is so low that even the largest entries (8 MiB by the shipped settings of etcd) fit into one answer.
 """
 
 
@@ -81,11 +81,11 @@ class TakeoverWon:
 
 @dataclass(frozen=True, slots=True)
 class TakeoverLost:
-    """The takeover did not happen: another candidate was faster, takeovers are paused, or the epoch changed.
+    """A takeover that did not happen, or whose term had ended before it was confirmed.
 
-    `leader`: the key as it is now. `garbage_revision`: mod_revision of an unreadable `paused`; a takeover that is given
-    this revision ignores that key. `challenge_answered`: only the caller's own compares failed. `is_other_epoch`: the
-    epoch is not the one that the takeover compared.
+    `leader`: the key as it is now. `paused`: whether a readable pause prevented it. `garbage_revision`: mod_revision of
+    an unreadable `paused`; pass it to the next takeover, which then ignores that key. `challenge_answered`: only the
+    compares that the caller added failed. `is_other_epoch`: the epoch is not the one that the takeover compared.
     """
 
     leader: KV | None
@@ -107,7 +107,7 @@ class LeaderSeen:
 
     @property
     def is_vacant(self) -> bool:
-        """Whether this key makes no candidate the leader: it is absent, unreadable, or attached to no lease."""
+        """Whether no candidate leads: the key is absent, unreadable, or attached to no lease."""
         return self.record is None or self.lease == 0
 
 
@@ -123,7 +123,7 @@ def parse_leader(kv: KV | None) -> LeaderSeen:
 
 
 async def ensure_epoch(etcd: Etcd, keys: Keys) -> EpochSeen:
-    """The store's epoch; a new store gets epoch 1. Garbage if the key is unreadable, which stops every commit."""
+    """The store's epoch; a new store gets epoch 1. Garbage if the key is unreadable: then nothing can be committed."""
     found = await etcd.get(keys.epoch)
     if found is None:
         result = await etcd.txn(
@@ -153,7 +153,7 @@ async def takeover(
     compares: Sequence[Compare] = (),
     paused: int = 0,
 ) -> TakeoverWon | TakeoverLost:
-    """Try to become the leader, in one transaction. `seen`: the observed `leader`; only that one is taken over from.
+    """Try to become the leader, in one transaction. It fails if `leader` has changed since it was observed as `seen`.
 
     `compares`: further conditions, such as that the leader has not answered a challenge. `paused`: mod_revision of an
     unreadable `paused` that is ignored.
@@ -161,9 +161,9 @@ async def takeover(
     OutcomeUnknown: the takeover may still take effect. A caller that later observes its own nonce in `leader` must call
     `confirm_takeover` or `resign`.
     """
-    # The reply may be lost, so the transaction is sent repeatedly. At most one copy takes effect, because all of them
-    # compare the observed revision of `leader`, and that `terms/<nonce>` is absent. Without the latter, a late copy
-    # could take effect after the first was won *and resigned*, when `leader` is absent again.
+    # The reply may be lost, so the transaction is sent repeatedly. At most one copy takes effect: each compares that
+    # `leader` has the observed revision, and that `terms/<nonce>` is absent. Without the second compare, a late copy
+    # could take effect after the term of the first copy was resigned, because `leader` is then absent again.
     record = TermRecord(
         id=me.id,
         host=me.host,
@@ -220,10 +220,10 @@ def _lost_to_pause(leader: KV | None, pause: KV) -> TakeoverLost:
 async def confirm_takeover(
     etcd: Etcd, keys: Keys, *, seen: LeaderSeen, epoch: EpochSeen, next_index: int
 ) -> TakeoverWon | TakeoverLost:
-    """Start a term whose takeover's reply was lost: `seen` holds the caller's nonce, so its mod_revision is the term.
+    """Confirm a takeover whose reply was lost. `seen` holds the caller's nonce, so its revision is the term's.
 
-    Head and journal are read in one transaction that compares that the term still lasts. ValueError if `seen` has no
-    record.
+    Reads head and journal in one fenced transaction, so that the term still lasts when they are read. ValueError if
+    `seen` has no record.
     """
     if seen.record is None:
         raise ValueError("`leader` names no leader, so there is no term to confirm")

@@ -1,4 +1,4 @@
-"""Views of etcd's members and of the masters, for the API of masterd, and for nodectl if no masterd answers."""
+"""Describes etcd's members and the masters, for the API of masterd, and for nodectl if no masterd answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nodestore.schema.api_types import LiveMaster, MasterView, MemberView
 from nodestore.schema.models import Candidate
 
 _ANSWER_TIMEOUT_S = 0.5
-"""A member that takes longer is reported as unhealthy. The limit is short: operators look when something is wrong."""
+"""A member that takes longer is reported as unhealthy. The limit is short: operators request this during faults."""
 
 
 async def member_views(etcd: Etcd) -> list[MemberView]:
@@ -27,9 +27,9 @@ async def member_views(etcd: Etcd) -> list[MemberView]:
 
 
 def counts_toward_quorum(view: Mapping[str, Any]) -> bool:
-    """Whether the member of this view counts towards the quorum: it answers and knows a leader.
+    """Whether this member counts towards the quorum: it answers and knows a leader.
 
-    A member with an alarm may count: all members report the alarm of any of them.
+    A member that reports an alarm may count, because each member reports the alarms of all members.
     """
     error = view["error"] or ""
     return bool(view["healthy"]) or (bool(view.get("version")) and "alarm:" in error and "no leader" not in error)
@@ -70,7 +70,7 @@ def master_views(candidates: Mapping[str, Candidate], leader: str | None) -> lis
 
 
 def live_masters(candidates: Mapping[str, Candidate], leader: str | None) -> list[LiveMaster]:
-    """All candidates without their indexes, which change with every command."""
+    """All candidates, sorted by id, without their indexes, because an index changes with every command."""
     return [_live_master(item, leader) for _, item in sorted(candidates.items())]
 
 
