@@ -77,7 +77,7 @@ def is_alive(identity: Identity) -> bool:
 
 
 def terminate(identity: Identity) -> None:
-    """Requests the end without waiting: SIGTERM to the process group, CTRL_BREAK on Windows. No-op if it is gone."""
+    """Requests the end without waiting: SIGTERM to the process group, CTRL_BREAK on Windows. No-op if it has ended."""
     if is_alive(identity):
         system.terminate(identity.pid)
 
@@ -85,22 +85,22 @@ def terminate(identity: Identity) -> None:
 def kill_tree(identity: Identity) -> None:
     """Kills the process and its descendants, without waiting. Never kills another process that got its pid.
 
-    If the process is gone, on POSIX this kills what is left in its session. So after a crash, call it with the identity
-    that was recorded. Processes that left the session *and* lost their parent are not found.
+    On POSIX, if the process itself has ended, this kills the rest of its session. So it also works after a crash, with
+    an identity that was recorded before. Processes that left the session *and* lost their parent are not found.
     """
-    # Pid 0 is the ancestor of all processes.
+    # Every process descends from pid 0.
     if identity.pid > 0 and system.creation_time(identity.pid) in (None, identity.created):
         system.kill_tree(identity.pid)
 
 
 def suspend(identity: Identity) -> None:
-    """Suspends the process, but not its children: SIGSTOP, NtSuspendProcess. NodectlError if it is gone."""
+    """Suspends the process, but not its children: SIGSTOP, NtSuspendProcess. NodectlError if it has ended."""
     with _same_process(identity) as process:
         process.suspend()
 
 
 def resume(identity: Identity) -> None:
-    """Resumes a suspended process. NodectlError if it is gone."""
+    """Resumes a suspended process. NodectlError if it has ended."""
     with _same_process(identity) as process:
         process.resume()
 
@@ -153,7 +153,7 @@ class Child:
         self.stderr = protocol.stderr
 
     def poll(self) -> int | None:
-        """The exit code (on POSIX, negative: the signal) once the event loop was notified of the end, else None."""
+        """The exit code once the event loop was notified of the end, else None. On POSIX, -N if signal N ended it."""
         return self._transport.get_returncode()
 
     async def wait(self) -> int:
@@ -204,9 +204,11 @@ async def spawn(
 ) -> Child:
     """Starts a program in a session (Windows: process group and job) of its own. NodectlError if it cannot run.
 
-    stdout: a Path, to which it appends; PIPE; or None, the caller's. stderr: PIPE, or None, the same as stdout. stdin:
-    PIPE, or None, empty. die_with_parent: the child is killed when this process dies in any way; on Windows with its
-    whole tree, on Linux alone (and not if its file is setuid or has capabilities). On Linux this needs the main thread.
+    stdin: PIPE, or None for an empty one. stdout: PIPE, the Path of a file to append to, or None for the caller's.
+    stderr: PIPE, or None to join it with stdout (with None for both, it is the caller's).
+
+    die_with_parent: the child is killed when this process dies in any way. On Windows its whole tree is killed. On
+    Linux only the child is, and not if its file is setuid or has capabilities; the caller must be in the main thread.
     """
     command = system.wrap_command(_resolved(argv, cwd, env), die_with_parent=die_with_parent)
     with _start_errors(argv[0]), _open_output(stdout) as out:

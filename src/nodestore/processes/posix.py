@@ -40,7 +40,7 @@ def resume_started(pid: int) -> None:
 
 
 def wrap_command(argv: Sequence[str], *, die_with_parent: bool) -> list[str]:
-    """The command line that runs `argv`. die_with_parent has an effect on Linux only: others have no death signal."""
+    """The command line that runs `argv`. die_with_parent works on Linux only: other systems lack the signal."""
     if not die_with_parent or sys.platform != "linux":
         return list(argv)
     if threading.current_thread() is not threading.main_thread():
@@ -63,7 +63,7 @@ def start_detached(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, s
 
 
 def creation_time(pid: int) -> float | None:
-    """When process `pid` began, a number that is constant while it lives. None if it is gone or a zombie.
+    """When process `pid` began: a number that is constant while it lives. None if it has ended or is a zombie.
 
     On Linux: seconds since boot. psutil's time is based on the wall clock, and changes when that is set.
     """
@@ -103,8 +103,8 @@ def terminate(pid: int) -> None:
 def kill_tree(pid: int) -> None:
     """Send SIGKILL to `pid`, its session and its descendants, until a scan finds no further process.
 
-    Works if `pid` itself is gone: the kernel does not reuse a pid while its session has members. A process with a
-    pending fatal signal cannot fork, so if a scan finds no further process, none is left.
+    Works even if `pid` itself has ended: the kernel does not reuse a pid while its session has members. A process with
+    a pending fatal signal cannot fork, so if a scan finds no further process, none is left.
     """
     killed: set[int] = set()
     for _ in range(_ROUNDS_MAX):

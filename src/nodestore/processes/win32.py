@@ -72,7 +72,7 @@ class _ExtendedLimits(ctypes.Structure):
 class Job:
     """A job object around the suspended process `pid`.
 
-    die_with_parent: Windows kills the job when its last handle is closed, which is this process's.
+    die_with_parent: Windows kills the job when its last handle is closed. Only this process has one.
     """
 
     def __init__(self, pid: int, *, die_with_parent: bool) -> None:
@@ -117,7 +117,7 @@ def _open_process(pid: int, access: int) -> Any:
 def start_options() -> dict[str, Any]:
     """Arguments for subprocess that start a child suspended, until `resume_started`.
 
-    So it cannot start a grandchild before the job contains it.
+    So the child cannot start a grandchild before it is part of the job.
     """
     return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | _CREATE_SUSPENDED}
 
@@ -150,7 +150,7 @@ def _popen(argv: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None,
 
 
 def creation_time(pid: int) -> float | None:
-    """When process `pid` began: seconds since the Unix epoch, fixed at its creation. None if it is gone."""
+    """When process `pid` began: seconds since the Unix epoch, fixed at its creation. None if it has ended."""
     try:
         process = psutil.Process(pid)
         return process.create_time() if process.is_running() else None
@@ -159,7 +159,7 @@ def creation_time(pid: int) -> float | None:
 
 
 def terminate(pid: int) -> None:
-    """Send CTRL_BREAK to the process group `pid`: through a helper process, if it has another console."""
+    """Send CTRL_BREAK to the process group `pid`. If it has another console, a helper process sends it."""
     if pid in _console_processes():
         _kernel32.GenerateConsoleCtrlEvent(1, pid)
         return
