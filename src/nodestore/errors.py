@@ -1,4 +1,4 @@
-"""The errors of `nodesdk.errors`, for the programs. Pure."""
+"""Re-exports the errors of `nodesdk.errors` for masterd, noded and nodectl. Pure."""
 
 from nodesdk.errors import (
     Compacted,

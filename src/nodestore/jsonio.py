@@ -1,4 +1,4 @@
-"""Reading and writing JSON under the name that earlier releases documented; see `nodestore.support.jsonio`."""
+"""Re-exports `nodestore.support.jsonio` under the module name that earlier releases documented."""
 
 from nodestore.support.jsonio import Document, Json, canonical, copy, dumps, loads
 

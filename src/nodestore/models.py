@@ -1,3 +1,3 @@
-"""The models under the name that earlier releases documented; see `nodesdk` and `nodestore.schema.models`."""
+"""Re-exports `nodestore.schema.models` under the module name that earlier releases documented; see also `nodesdk`."""
 
 from nodestore.schema.models import *  # noqa: F403

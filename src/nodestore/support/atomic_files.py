@@ -40,7 +40,7 @@ def write_atomic(path: Path, content: bytes, mode: int | None = None) -> None:
     _sweep(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with draft.open("xb") as file:  # x: follows no link that other users put there
+        with draft.open("xb") as file:  # "x" does not follow a link that another user created under that name
             if mode is not None:
                 draft.chmod(mode)  # before the content is written
             file.write(content)

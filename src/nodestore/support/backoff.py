@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 _EXPONENT_MAX = 64
-"""Limit of the exponent, beyond any pause in use: a larger one could overflow a float."""
+"""Limit of the exponent, so that the power does not overflow a float. Pauses reach their maximum long before."""
 
 
 def grown_s(first_s: float, most_s: float, times: int, *, factor: float = 2.0) -> float:
-    """`first_s` seconds multiplied by `factor` `times` times, at most `most_s`."""
+    """The pause `first_s` * `factor` ** `times`, at most `most_s`, in seconds."""
     return float(min(first_s * factor ** min(times, _EXPONENT_MAX), most_s))
 
 

@@ -13,7 +13,7 @@ from nodestore.errors import Invalid
 from nodestore.support.jsonio import Json
 
 DEPTH_MAX = 64
-"""Nesting levels of a document or result. The parser's limit is 200, and an entry adds some levels."""
+"""The maximum depth of a document or result. The parser's limit is 200, and an entry adds some levels."""
 _INT_BITS_MAX = 1024
 
 
@@ -25,7 +25,7 @@ def checked_copy(value: Json, what: str) -> Json:
 def bounded(value: object, levels_max: int) -> bool:
     """Whether containers are nested at most `levels_max` deep, and no integer exceeds the limit for entries.
 
-    Check foreign values with it before encoding them, because the encoder recurses into every level.
+    Check values of other programs with it before encoding them, because the encoder recurses into every level.
     """
     if isinstance(value, int):
         return value.bit_length() <= _INT_BITS_MAX

@@ -67,7 +67,7 @@ def setup_logging(program: str, name: str, level: str = "info") -> None:
 
 
 class RateLimitedLog:
-    """Logs a message only if it differs from the one before, or `every_s` seconds after it (math.inf: never again).
+    """Logs a message if it differs from the last logged one, or `every_s` seconds after that (math.inf: not again).
 
     `repeats`: the level at which suppressed messages are logged; None: they are dropped.
     """
@@ -80,7 +80,7 @@ class RateLimitedLog:
     def log(self, level: int, message: str, *, about: object = None) -> None:
         """Log `message` at `level`, unless it repeats the one before.
 
-        `about`: is compared instead of the message. Pass it if messages about the same event vary in their wording.
+        `about`: compared instead of the message. Pass it if messages about the same event vary in their wording.
         """
         now = time.monotonic()
         subject = message if about is None else about

@@ -1,7 +1,7 @@
 """Runs tasks together until the first of them ends.
 
-Where the owner continues after a failure, this module replaces asyncio.TaskGroup. If a group fails at the moment at
-which its owner is cancelled, the group raises only the failure, and the cancellation is lost. On Python 3.11 the
+If the owner continues after a failure, use this module instead of asyncio.TaskGroup. If a group fails at the moment
+its owner is cancelled, the group raises only the failure, and the cancellation is lost. On Python 3.11 the
 owner's count of cancellations also stays wrong. The observed effect was a masterd that kept running without its lease.
 """
 

@@ -1,7 +1,7 @@
 """Splits long work in the event loop into time slices, so that heartbeats and keepalives are sent in time.
 
-Standbys suspect a leader that is silent for a quarter of a second. So work that grows with the state, the journal or
-the number of nodes must yield to the event loop in between.
+Standbys suspect a leader that is silent for a quarter of a second. So work whose duration grows with the state, the
+journal or the number of nodes must yield to the event loop regularly.
 """
 
 from __future__ import annotations

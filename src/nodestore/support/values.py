@@ -34,7 +34,8 @@ class Address(NamedTuple):
 def parse_address(text: str, *, schemes: Collection[str] = (), host_optional: bool = False) -> Address:
     """The address in `host:port` or `[ipv6]:port`. Raises Invalid.
 
-    schemes: those, in lower case, that may precede it, as in `http://host:port/`. host_optional: permits `:port`.
+    schemes: the schemes, in lower case, that may precede the address, as in `http://host:port/`. host_optional: permits
+    `:port`.
     """
     scheme, separator, rest = text.rpartition("://")
     found = _ADDRESS.fullmatch(rest.rstrip("/") if schemes else rest)
@@ -130,9 +131,10 @@ def check_credentials(
     has_ca: bool = True,
     prefix: str = "--",
 ) -> None:
-    """Raise Invalid unless user and password file, and certificate and key, are given in pairs (None: not given).
+    """Raise Invalid if a user lacks a password file, a certificate lacks a key, or the reverse (None: not given).
 
-    has_ca: whether a certificate authority is given; without one, a certificate is Invalid. prefix: of option names.
+    has_ca: whether a certificate authority is given; without one, a certificate is Invalid. prefix: what precedes the
+    option names in messages.
     """
     for first, second, together in (
         ("user", "password-file", (user is None) == (password_file is None)),

@@ -32,10 +32,11 @@ async def wait_until(
     report: Callable[[str], None] = lambda _: None,
     details: Callable[[], str] = lambda: "",
 ) -> None:
-    """Repeat `check` until it returns None. Otherwise it returns what is still missing. Unavailable counts as missing.
+    """Repeat `check`, which returns what is still missing, until it returns None.
 
-    After `timeout_s` seconds: TimedOut, with `what`, what is missing, and `details()`. pauses: between checks.
-    report: called with what is missing after each check. If it raises, the wait ends with that error.
+    If `check` raises Unavailable, the text of that error is what is missing. Raises TimedOut after `timeout_s` seconds,
+    with `what`, what is missing, and `details()` in its message. pauses: the pauses between checks. report: called with
+    what is missing after each check. If it raises, the wait ends with that error.
     """
     deadline = time.monotonic() + timeout_s
     while True:
