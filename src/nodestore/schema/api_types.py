@@ -382,19 +382,19 @@ class CommandView(TypedDict):
     args: NotRequired[JsonObject]
     result: NotRequired[Any]
     writes: NotRequired[Annotated[dict[str, JsonObject | None], Keywords(description="path to document; null deletes")]]
-    specs: NotRequired[Annotated[dict[str, SpecMark | None], Keywords(description="nodes whose spec this changed")]]
+    specs: NotRequired[Annotated[dict[str, SpecMark | None], Keywords(description="by node: its new spec; null: none")]]
     actions: NotRequired[
-        Annotated[dict[str, ActionRequest], Keywords(description="the action that each node is to run once")]
+        Annotated[dict[str, ActionRequest], Keywords(description="by node: the action that it must run once")]
     ]
     closes: NotRequired[
-        Annotated[dict[str, list[int]], Keywords(description="the indexes of the actions of each node that have ended")]
+        Annotated[dict[str, list[int]], Keywords(description="by node: the indexes of its actions that have ended")]
     ]
     config_version: NotRequired[
-        Annotated[int, Keywords(description="of the configuration in force; 0: none, or not recorded")]
+        Annotated[int, Keywords(description="version of the configuration in force; 0: none or not recorded")]
     ]
     config: NotRequired[ConfigRecord | None]
     config_revision: NotRequired[
-        Annotated[int | None, Keywords(description="mod_revision of config/current as adopted")]
+        Annotated[int | None, Keywords(description="mod_revision of config/current at its adoption")]
     ]
     restore: NotRequired[
         Annotated[str | None, Keywords(description="name of the snapshot whose documents replace all others")]

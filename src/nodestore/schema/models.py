@@ -91,7 +91,7 @@ class Epoch(Stored):
     since: float = 0.0
     actor: str = Field(default="", description="who ran `nodectl recover`")
     nonce: str = Field(
-        default="", description="identifies that run, to find out whether it took effect if its answer was lost"
+        default="", description="identifies that run: shows whether it took effect if etcd's answer was lost"
     )
     bumped: int = Field(default=0, description="by how much etcd's revision was raised when the backup was restored")
     index: int = Field(default=0, description="index of the last command in the backup")
@@ -145,7 +145,7 @@ class Candidate(Stored):
     id: str
     host: str
     urls: tuple[str, ...]
-    index: int = Field(default=0, description="index of its replica when it last reported it")
+    index: int = Field(default=0, description="index of its replica, as it last reported it")
     priority: int = 0
     beside_etcd_leader: bool = Field(default=False, description="whether etcd's leader is on the same PC")
     nonce: str = Field(description="identifies the process: a restarted masterd has another one")
@@ -227,16 +227,16 @@ class CommandRecord(Model):
     args: dict[str, Any] = Field(default_factory=dict)
     result: Any = None
     writes: dict[str, dict[str, Any] | None] = Field(default_factory=dict, description="path to document; null deletes")
-    specs: dict[str, SpecMark | None] = Field(default_factory=dict, description="nodes whose spec this changed")
+    specs: dict[str, SpecMark | None] = Field(default_factory=dict, description="by node: its new spec; null: none")
     actions: dict[str, ActionRequest] = Field(
-        default_factory=dict, description="the action that each node is to run once"
+        default_factory=dict, description="by node: the action that it must run once"
     )
     closes: dict[str, tuple[int, ...]] = Field(
-        default_factory=dict, description="the indexes of the actions of each node that have ended, in any way"
+        default_factory=dict, description="by node: the indexes of its actions that have ended, in any way"
     )
-    config_version: int = Field(default=0, description="of the configuration in force; 0: none, or not recorded")
+    config_version: int = Field(default=0, description="version of the configuration in force; 0: none or not recorded")
     config: ConfigRecord | None = Field(default=None, description="the configuration adopted with this entry")
-    config_revision: int | None = Field(default=None, description="mod_revision of config/current as adopted")
+    config_revision: int | None = Field(default=None, description="mod_revision of config/current at its adoption")
     restore: str | None = Field(default=None, description="name of the snapshot whose documents replace all others")
 
 
@@ -280,7 +280,7 @@ class Applied(Stored):
     index: int
     base: int
     through: str | None = None
-    epoch: int = Field(default=1, description="the epoch whose first leader last rewrote every desired/<node>")
+    epoch: int = Field(default=1, description="the leader's epoch; in a new one, every desired/<node> is rewritten")
 
 
 class Manifest(Stored):
