@@ -1,4 +1,4 @@
-"""The contract of an application under the name that earlier releases documented; see `nodesdk`."""
+"""The former import path of the contract of an application. Kept for applications written for it; see `nodesdk`."""
 
 from masterd.application.contract import (
     Application,

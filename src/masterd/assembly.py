@@ -1,8 +1,8 @@
 """Builds the parts of one masterd. Each part gets exactly what it uses, so this module shows every dependency.
 
-The parts are created in order: each one gets only parts that exist already. Two edges that would form a circle go
-through an object without dependencies of its own: `Leadership`, which `Master` changes and others read, and the event
-`candidacy_changed`.
+Each part is built from parts that exist already. Two dependencies would be circular. Each of them goes through an
+object that depends on no other part: `Leadership`, which `Master` changes and other parts read, and the event
+`candidacy_changed`, which the placement of etcd's leader sets and `Candidacy` waits for.
 """
 
 from __future__ import annotations
@@ -135,6 +135,6 @@ def build_api(parts: MasterdParts) -> Api:
 
 
 def _own_rank(me: MasterIdentity, cluster_view: ClusterView) -> int:
-    """How many candidates rank before this masterd, not counting the last leader."""
+    """The number of candidates that rank before this masterd. The last leader is not counted."""
     last = cluster_view.last_leader.record
     return rank_of(me.id, last.id if last else None, cluster_view.candidates.items)

@@ -35,7 +35,7 @@ class _StopRequested(Exception):
 
 
 async def run(settings: Settings) -> None:
-    """Serve until a stop signal arrives; then hand over or resign, and return. Any fatal error is raised."""
+    """Run masterd until a stop signal arrives; then hand over or resign, and return. Raises every fatal error."""
     stop = stop_event()
     application = load_application(settings.application)
     keys = Keys(settings.cluster)
@@ -54,7 +54,7 @@ async def run(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _maintenance(settings: Settings, etcd: Etcd) -> AsyncIterator[Etcd]:
-    """The session for maintenance calls: a session of its own if it has other credentials, else `etcd`."""
+    """The session for maintenance calls: a separate one if its settings differ from those of `etcd`, else `etcd`."""
     if settings.maintenance == settings.etcd:
         yield etcd
         return

@@ -33,8 +33,8 @@ TIMES = {
 }
 """By option: minimum and maximum in seconds, and the help text.
 
-Below the minimum, a calm network and a healthy etcd would look faulty. Above the maximum, a failover would take too
-long to be called one.
+A value below the minimum would make standbys suspect a healthy leader on a calm network. A value above the maximum
+would make a failover too slow to be useful.
 """
 
 FindMember = Callable[[], Awaitable[LocalMember]]
@@ -42,12 +42,12 @@ FindMember = Callable[[], Awaitable[LocalMember]]
 
 @dataclass(frozen=True)
 class MasterSettings:
-    """How the parts of one masterd work: election, terms and upkeep."""
+    """The settings of masterd's parts: election, terms and upkeep. `Settings` holds them with those of the program."""
 
     lease_ttl_s: int = 2
     timing: ElectionTiming = LAN
     find_member: FindMember | None = None
-    """Finds the etcd member on this PC; None if there is none."""
+    """Function that finds the etcd member on this PC; None after `--local-member none`."""
     leader: LeaderSettings = field(default_factory=LeaderSettings)
     space: SpaceSettings = field(default_factory=SpaceSettings)
     allow_drills: bool = False
@@ -200,7 +200,7 @@ def _member(chosen: argparse.Namespace, endpoints: tuple[str, ...], advertise: s
 
 
 def _timing(chosen: argparse.Namespace) -> ElectionTiming:
-    """The profile of --timing, with the times that were given as options of their own."""
+    """The profile of --timing. An option for a single time, such as --beat, overrides the profile's value."""
     own = {f"{name.replace('-', '_')}_s": getattr(chosen, name.replace("-", "_")) for name in TIMES}
     timing = replace(PROFILES[chosen.timing], **{field: value for field, value in own.items() if value is not None})
     if not timing.beat_s < timing.missed_s < timing.silence_s:
