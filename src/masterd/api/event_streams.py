@@ -1,9 +1,9 @@
 """Server-sent events: the journal, resumable at any masterd, and the state of the cluster as it changes.
 
-The streams are separate on purpose. Events of the journal are numbered and complete: a client that sends the position
-it has reached gets every later command exactly once, from whichever masterd it asks. A position is `<epoch>.<index>`,
-as a store that was restored from a backup uses indexes again for other commands. The other streams have no positions:
-each begins with the present state.
+The journal has a stream of its own, because its events are numbered and complete: a client that sends the position
+which it has reached gets every later command exactly once, from any masterd. A position is `<epoch>.<index>`. The index
+alone is ambiguous: after a restore from a backup, the same index may identify another command. The other streams have
+no positions; each of them begins with the present state.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def _event(name: str, value: Json, number: bytes | None = None) -> bytes:
 async def open_stream(
     request: web.Request, content_type: str = "text/event-stream"
 ) -> AsyncIterator[web.StreamResponse]:
-    """Open a streaming response. An error inside the block ends the stream, as no error response can follow a response
-    that has begun; the client reconnects."""
+    """Open a streaming response. An error inside the block ends the stream, and the client reconnects: once the
+    response has begun, its status can no longer report an error."""
     response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
     await response.prepare(request)
     try:
@@ -66,9 +66,9 @@ async def open_stream(
 async def stream_journal(sources: ReadSources, request: web.Request) -> web.StreamResponse:
     """Send `event: command` for each command after a position, with its own position as `id`.
 
-    The position is `after` or the header Last-Event-ID, `<epoch>.<index>` or a bare index; by default it is the
-    present. If the journal is no longer kept from there, or the epoch changed, the request is answered with TooOld
-    (410), or a running stream ends with `event: gone`.
+    The position is read from the query's `after` or from the header Last-Event-ID: `<epoch>.<index>`, or an index
+    alone. Without one the stream begins at the present index. If the entries after the position were truncated, or the
+    epoch is another one, the request fails with TooOld (410); a stream that has begun ends with `event: gone`.
     """
     replica = sources.replica
     if replica.problem is not None:
@@ -202,7 +202,10 @@ async def _stream_changes(
 
 
 def _changes(sent: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamItems]:
-    """The events that turn `sent` into `now`, and `now`. If nothing was sent yet, each kind gets an event."""
+    """The events that report how `now` differs from `sent`, and `now` itself.
+
+    A kind of items that is not in `sent` gets an event even if it has no items.
+    """
     events = []
     for event, items in now.items():
         before = sent.get(event)

@@ -69,7 +69,7 @@ def start_drill(
     masterd was started with --allow-drills.
 
     Raises Denied if drills are not allowed, Conflict if the drill is for another term or takeovers are paused, and
-    Unavailable if there is no standby. Nothing is scheduled then.
+    Unavailable if there is no standby. In these cases nothing is scheduled.
     """
     me, term = sources.own_id, leader.fence.term
     if not allowed:

@@ -1,5 +1,7 @@
-"""Streams the leader's heartbeats to standbys. One timer and one encoded line serve all of them, as this is most of
-what an idle leader does."""
+"""Streams the leader's heartbeats to standbys.
+
+All streams share one timer and one encoded line: sending heartbeats is most of the work of an idle leader.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """GET /v1/history: commands from the journal, filtered, newest or oldest first.
 
-The journal is read from etcd in pages, so that a filter also finds old commands, up to a bound for each answer.
+The journal is read from etcd in pages until enough commands match the filter. Each answer scans a limited number of
+commands; the client continues from where it ended.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ async def _page(sources: ReadSources, first: int, last: int) -> list[HistoryItem
     items: list[HistoryItem] = []
     async for kv, entry in read_entries(sources.etcd, keys, first, last):
         if isinstance(entry, Garbage):
-            if keys.entry(first) <= kv.key <= keys.entry(last):  # else another page reports it
+            if keys.entry(first) <= kv.key <= keys.entry(last):  # else the page to which the key belongs reports it
                 items.append({"index": None, "problem": str(entry)})
             continue
         for record in entry.commands:

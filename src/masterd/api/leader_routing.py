@@ -1,8 +1,10 @@
 """Routes requests that only the leader can serve: handles them on this masterd, or forwards them to the leader.
 
 Leadership may change while a request is in progress. If a request was forwarded to a leader that dies, is frozen or is
-replaced, and the request is idempotent (a read, or commands with ids), it is sent again to the new leader. A client may
-learn that this masterd won a term before this masterd does.
+replaced, and the request is idempotent (a read, or commands with ids), it is sent again to the new leader.
+
+A takeover of this masterd may be visible in etcd before etcd's reply to it arrives here. A request that a client sends
+to this masterd because of it is not refused: it waits until the term begins.
 """
 
 from __future__ import annotations
@@ -28,16 +30,17 @@ from nodestore.support.waiting import set_within
 _ATTEMPTS_MAX = 5
 _REPLACEMENT_WAIT_S = 0.1
 _NO_LEADER_WAIT_S = 0.5
-"""How long a request is held while there is no leader. A takeover takes less, and repeated requests would slow it."""
+"""How long a request waits while there is no leader. A takeover usually takes less. The request is not refused at once,
+because clients that repeat their requests would slow the takeover down."""
 _FORWARDED_GRACE_S = 2.0
 _TERM_BEGIN_WAIT_S = 2.0
 """How long a request waits for a won term to begin, or for the outcome of this masterd's takeover attempt."""
 _ALL_WAITS_S = 4.0
-"""Limit of these waits together: less than the timeout of a masterd that forwarded the request."""
+"""Limit for the sum of these waits of one request. It is below the timeout of a masterd that forwards to this one."""
 
 
 class TakeoverAttempts(Protocol):
-    """The campaign of this masterd, as far as requests depend on it."""
+    """What the router needs to know of this masterd's campaign."""
 
     @property
     def is_taking_over(self) -> bool:
@@ -75,24 +78,24 @@ class LeaderRouter:
         return record.urls[0] if record and record.urls else None
 
     async def leader_or_response(self, request: web.Request) -> Leader | web.StreamResponse:
-        """This masterd's leader role, or the answer of the leader elsewhere.
+        """Return this masterd's leader role if it leads; else forward the request and return the leader's answer.
 
-        Raises NotLeader if there is no leader, and OutcomeUnknown if the leader was replaced while it had a request
-        that is not idempotent.
+        Raises NotLeader if there is no leader, and OutcomeUnknown if the leader was replaced before it answered a
+        request that is not idempotent.
         """
-        # If no takeover can be expected, the client should learn that at once instead of waiting.
+        # If no takeover can be expected, the request is refused at once instead of held.
         takeover_expected = self._cluster_view.paused is None and self._health.role_problem is None
         begun = time.monotonic()
         held_until, wait_until = begun + (_NO_LEADER_WAIT_S if takeover_expected else 0.0), begun + _ALL_WAITS_S
         for attempt in range(_ATTEMPTS_MAX):
             if attempt and disconnected(request):
-                break  # the client may have sent it to another masterd; without an id it would be done twice
+                break  # the client may repeat it at another masterd; a command without an id would run twice
             with self._leadership_change() as changed:
                 leader = self._leadership.leader
                 if leader is not None and not leader.has_ended:
                     return leader
                 if leader is not None or self._is_recorded_leader or self._takeovers.is_taking_over:
-                    # A client may learn of the takeover before etcd's reply to it reaches this masterd.
+                    # Wait for the term to begin: the takeover may be visible in etcd before etcd's reply arrives here.
                     await set_within(changed, min(_TERM_BEGIN_WAIT_S, wait_until - time.monotonic()))
                     continue
                 try:
@@ -107,7 +110,7 @@ class LeaderRouter:
                         raise
                     continue
                 if answer is not None and _is_not_leader(answer) and HOP_HEADER not in request.headers:
-                    # The other masterd was replaced before it began with this request.
+                    # The other masterd had been deposed before it began to serve this request.
                     replaced = await set_within(changed, _REPLACEMENT_WAIT_S)
                     if replaced or attempt + 1 < _ATTEMPTS_MAX:
                         continue
@@ -122,10 +125,10 @@ class LeaderRouter:
     async def run_on_leader(
         self, request: web.Request, act: Callable[[Leader], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Run `act` if this masterd leads, else return the answer of the leader elsewhere.
+        """Run `act` if this masterd leads; else forward the request and return the leader's answer.
 
-        If `act` raises LeadershipLost because the term ended before it had any effect, the next leader gets the
-        request.
+        LeadershipLost from `act` means that the term ended before the request had an effect. The request is then
+        routed again, to the next leader.
         """
         for attempt in range(_ATTEMPTS_MAX):
             leader = await self.leader_or_response(request)
@@ -140,7 +143,7 @@ class LeaderRouter:
 
     @property
     def _is_recorded_leader(self) -> bool:
-        """Whether the key `leader` names this masterd: its term has not begun yet, or has just ended."""
+        """Whether the key `leader` names this masterd. If it does not lead, its term is about to begin or has ended."""
         record = self._cluster_view.leader.record
         return record is not None and record.id == self._me.id and record.host == self._me.host
 

@@ -1,4 +1,4 @@
-"""What the handlers of reads and streams answer from."""
+"""The data sources of the handlers for reads and event streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nodestore.schema.keys import Keys
 
 @dataclass(frozen=True, slots=True)
 class ReadSources:
-    """The parts of one masterd that reads use. None of them is changed by a read."""
+    """The parts of masterd that reads use. A read changes none of them."""
 
     own_id: str
     """The name of this masterd."""

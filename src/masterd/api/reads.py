@@ -23,7 +23,7 @@ from nodestore.schema.models import ConfigRecord, Manifest, TermRecord, decode
 HISTORY_MAX = 1_000
 _TERMS_MAX = 1_000
 _STATUS_WAIT_S = 0.7
-"""How long a status waits for etcd: its client waits no longer than a second."""
+"""Time limit for etcd while a status is answered. It is below one second, because clients wait one second at most."""
 
 
 async def leader(sources: ReadSources, _: web.Request) -> api_types.Leader:
@@ -141,8 +141,10 @@ async def config(sources: ReadSources, _: web.Request) -> api_types.Config:
 
 
 async def _config_version(sources: ReadSources) -> int:
-    """The version with which the next `apply` must be compared. While etcd does not answer, the adopted version, as a
-    local read must not fail because of an outage."""
+    """The version that the next `apply` must expect as the current one.
+
+    If etcd does not answer, the adopted version is returned, because a local read must not fail in an outage.
+    """
     try:
         return await version_of(sources.etcd, sources.keys, sources.cluster_view.config)
     except Unavailable:
@@ -223,7 +225,7 @@ async def status(sources: ReadSources, request: web.Request) -> api_types.Overvi
 
 
 async def _members_or_error(sources: ReadSources) -> list[MemberView | SilentEtcd]:
-    """The members of etcd, or one item with the error, as the status matters most while etcd is faulty."""
+    """The members of etcd. If they cannot be listed, one item with the error: a status must work while etcd fails."""
     try:
         async with asyncio.timeout(_STATUS_WAIT_S):
             return [*await member_views(sources.maintenance)]
@@ -299,7 +301,8 @@ def query_number(request: web.Request, name: str, default: int, least: int = 0) 
 
 def parse_number(name: str, text: str, least: int = 0) -> int:
     """Parse a number of a query. Raises Invalid if it is not a whole number from `least` to the highest index."""
-    # Python raises for thousands of digits, and etcd treats a limit of 0 as no limit.
+    # The length is limited because int() raises for more than 4,300 digits. For a limit callers set `least` to 1,
+    # because etcd treats a limit of 0 as no limit.
     if not text.isascii() or not text.isdigit() or len(text) > len(str(INDEX_MAX)) or int(text) < least:
         raise Invalid(f"{name}: expected a whole number from {least} to {INDEX_MAX}, got {text[:40]!r}")
     return int(text)

@@ -14,7 +14,7 @@ from nodestore.support.jsonio import loads
 
 
 async def read_body(request: web.Request) -> dict[str, Any]:
-    """The JSON object in the body of a request. Raises Invalid if it is none."""
+    """The JSON object in the body of a request. Raises Invalid if the body is not a JSON object."""
     try:
         body = loads(await request.read(), "the request body")
     except Garbage as error:

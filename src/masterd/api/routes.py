@@ -45,14 +45,14 @@ log = logging.getLogger(__name__)
 BODY_BYTES_MAX = 16 << 20
 _COMMIT_S = 10.0
 _TAKEOVER_ORDER_TIMEOUT_S = 2.0
-"""Time limit of a takeover that the leader requests, not counting the wait for this masterd to become a standby. The
-leader waits longer than both."""
+"""Time limit of a takeover that the leader requests in a handover. The wait for this masterd to become a standby comes
+before it and is not included. The leader's own time limit is greater than the sum of both."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class TakeoverRequests(Protocol):
-    """Takes a term over at the leader's request: the campaign of this masterd."""
+    """Takes over a term at the request of its leader. Implemented by this masterd's campaign."""
 
     async def take_over_from(self, revision: int, actor: str, timeout_s: float) -> TakeoverWon: ...
 
@@ -146,7 +146,7 @@ class Api:
             return problem_response(NodectlError(f"{request.method} {request.path} failed; see this master's log"))
 
     def _headers(self, local: bool) -> dict[str, str]:
-        """Headers with this masterd's position, and for a local read the age of its state in ms."""
+        """Headers with this masterd's index, name and known term. For a local read also the age of its state in ms."""
         term, current = self._leadership.term, self._cluster_view.leader
         headers = {"Nodectl-Index": str(self._replica.index), "Nodectl-Master": self._own_id}
         if term is not None:
@@ -162,8 +162,11 @@ class Api:
         return await self._leader_router.leader_or_response(request)
 
     def _read_handler(self, read: Callable[[ReadSources, web.Request], Awaitable[Any]]) -> Handler:
-        """The handler of a read: a local one is answered at once, a linearizable one after the leader confirmed its
-        term with a request to etcd that it sent after the read arrived."""
+        """The HTTP handler that serves `read`.
+
+        A local read is answered at once. A linearizable read is served by the leader, after it has confirmed its term
+        with a request to etcd that was sent after the read had arrived.
+        """
 
         async def handle(request: web.Request) -> web.StreamResponse:
             if _is_local(request):
@@ -187,8 +190,8 @@ class Api:
         return web.Response(body=dumps(value), content_type="application/json", headers=self._headers(local))
 
     async def _json_in_slices(self, value: Any, local: bool = False) -> web.Response:
-        """A JSON response that may be long, encoded in time slices. Its index is at least the one that was read at."""
-        headers = self._headers(local)  # before the encoding, during which commands may be applied
+        """A JSON response that may be long, encoded in time slices. Its index header is that of `value` or later."""
+        headers = self._headers(local)  # before the encoding: commands applied meanwhile are not in `value`
         return web.Response(body=await dumps_in_slices(value), content_type="application/json", headers=headers)
 
     # --- leadership ---
@@ -208,7 +211,7 @@ class Api:
         return await self._heartbeats.stream(request, self._leader_router.leader_url)
 
     async def _switchover(self, request: web.Request) -> web.StreamResponse:
-        """Hand leadership over to a standby: pending commands are finished, then it takes this term over."""
+        """Hand leadership over to a standby: pending commands are finished, then the standby takes over this term."""
         leader = await self._leader_or_response(request)
         if isinstance(leader, web.StreamResponse):
             return leader
@@ -216,7 +219,7 @@ class Api:
         target = self._successor(text_field(body, "to") or None)
         if self._cluster_view.paused is not None:
             raise Conflict("takeovers are paused: resume them first (nodectl master resume)")
-        actor = text_field(body, "actor") or "somebody"  # an anonymous request, in the record of the term
+        actor = text_field(body, "actor") or "somebody"  # recorded with the new term, so never empty
         answer = await hand_over(leader, self._replica.index, target["url"], actor, self._peers)
         switched: api_types.Switchover = {"from": self._own_id, "to": target["id"], "term": answer["term"]}
         return self._json(switched)
@@ -234,7 +237,7 @@ class Api:
         raise Unavailable("there is no standby to hand over to")
 
     async def _campaign(self, request: web.Request) -> web.StreamResponse:
-        """Take over the term of the leader that sent this request to its successor."""
+        """Take over the leader's term. The leader sends this request to the standby to which it hands over."""
         body = await read_body(request)
         if self._leadership.leader is not None:
             raise Conflict(f"{self._own_id} is the leader already")
