@@ -1,7 +1,8 @@
 """The candidacy of this masterd: its key candidates/<id>, kept by its lease.
 
-The key shows other masterds that this one could take over, and how it ranks. It also keeps a name unique: a masterd
-waits while one of another host holds the name, and ends when another process has replaced its candidacy.
+The key shows other masterds that this one could take over, and how it ranks. It also ensures that a name is used only
+once: a masterd waits while a masterd on another host holds its name, and it ends if another process has replaced its
+candidacy.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class NameTaken(NodectlError):
 
 
 class Candidacy:
-    """Writes candidates/<id> and keeps it up to date, under one lease after another."""
+    """Writes candidates/<id> and keeps it up to date. Each new lease needs another call of `announce`."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Candidacy:
         hosts_etcd_leader: Callable[[], bool],
         changed: asyncio.Event,
     ) -> None:
-        """`changed` is set when a value of the candidacy changed that others must see soon."""
+        """changed: other parts set this event when a value of the candidacy has changed, to have it written at once."""
         self._etcd, self._key, self._me = etcd, keys.candidate(me.id), me
         self._candidates, self._replica, self._hosts_etcd_leader = candidates, replica, hosts_etcd_leader
         self._changed = changed
@@ -59,8 +60,10 @@ class Candidacy:
         """Whether etcd has ever accepted this candidacy. From then on no refusal ends this process."""
 
     def raise_if_refused(self, error: NodectlError) -> None:
-        """Raise `error` if etcd refuses this masterd at its start, as wrong credentials must be seen at once. Later
-        on every error is retried."""
+        """Raise `error` if it is a refusal by etcd and etcd has not accepted the candidacy yet; else return.
+
+        Wrong credentials must end the process at its start. Once it has run, the caller retries after every error.
+        """
         if not self._was_accepted and not isinstance(error, Unavailable | OutcomeUnknown):
             raise error
 
@@ -114,8 +117,11 @@ class Candidacy:
         )  # fmt: skip
 
     async def _put(self, lease: Lease, revision: int) -> int | None:
-        """Write the candidacy if its key is still at `revision` (0: absent). Returns the new revision, or None if the
-        key was at another one."""
+        """Write the candidacy if its key is still at `revision` (0: absent), and return the key's new revision.
+
+        If an earlier attempt of this process has written it already, its revision is returned. None if the key was
+        changed by another process, or deleted.
+        """
         compare = cmp_mod(self._key, revision) if revision else cmp_create(self._key, 0)
         put = op_put(self._key, self._candidate().encode(), lease=lease.id)
         result = await self._etcd.txn([compare], [put], [op_get(self._key)], repeatable=True)
@@ -143,7 +149,7 @@ class Candidacy:
             await set_within(self._changed, _REFRESH_EVERY_S)
             self._changed.clear()
             new = self._candidate()
-            refused = self._etcd.refusal is not None  # then write anyway: success ends the refusal
+            refused = self._etcd.refusal is not None  # write even without a change: success clears it
             if new == written and not refused and self._is_own_or_absent():
                 continue
             try:
@@ -159,8 +165,8 @@ class Candidacy:
             revision, written = new_revision, new
 
     async def _check_not_replaced(self) -> int:
-        """Called when the key is not at the revision that this process wrote. Returns its present revision, 0 if it is
-        absent. Raises NameTaken only if the key holds another process's candidacy."""
+        """Return the present revision of the key, 0 if it is absent. Raises NameTaken if it holds the candidacy of
+        another process. Called after the key was found at a revision that this process did not write."""
         # An absent key means that the lease expired in etcd: the next keepalive or put raises LeaseLost.
         current = await self._etcd.get(self._key)
         holder = decode_or_none(Candidate, current)

@@ -1,8 +1,10 @@
 """Planned handover of leadership to a standby: at a switchover, and when this masterd stops.
 
-1. Wait until the successor reports that its replica has caught up. What it lacks would prolong the gap in service.
+1. Wait until the successor reports that its replica has almost caught up. While it applies the rest, no command is
+   served, so the rest must be short.
 2. Stop accepting commands. Pending ones are finished, new ones wait (`Leader.close_for_handover`).
-3. Ask the successor to take this term over. Its takeover ends the term; waiting commands are forwarded to it.
+3. Request that the successor takes over this term. The takeover ends the term; waiting commands are forwarded to the
+   new leader.
 
 If this masterd dies between two steps, an ordinary takeover follows. If the successor fails, this leader continues.
 """

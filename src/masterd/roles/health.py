@@ -1,4 +1,4 @@
-"""The problems of this masterd, in words for operators."""
+"""The problems of this masterd, described for operators."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MasterHealth:
     @property
     def role_problem(self) -> str | None:
         """Why this masterd cannot follow or lead; None if it can."""
-        # Once another masterd leads, the term that was given up is no problem any more.
+        # A term that this masterd gave up is reported only until a masterd leads.
         given_up = self._leadership.give_up_reason if self._cluster_view.leader.record is None else None
         return self._replica.problem or given_up
 
@@ -54,7 +54,7 @@ class MasterHealth:
 
     @property
     def placement_problem(self) -> str | None:
-        """Why this PC leads both etcd and the cluster; None if it does not."""
+        """Why etcd's leader is still on this leader's PC; None if it is not."""
         return self._placement.problem
 
     @property

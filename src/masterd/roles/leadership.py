@@ -1,4 +1,4 @@
-"""Whether this masterd leads: the one object that `Master` changes and everything else reads."""
+"""The present role of this masterd, in one object. Only `Master` changes it; all other parts read it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Leadership:
 
     @property
     def stuck_s(self) -> float:
-        """For how many seconds this masterd has waited for etcd. Heartbeats report it, so that a standby can take over
-        if etcd answers that standby."""
+        """For how many seconds this masterd has waited for etcd. Heartbeats report it, so that a standby that can still
+        reach etcd challenges this leader."""
         waiting_s = self.leader.stuck_s if self.leader is not None else 0.0
         return max(waiting_s, self.lease.overdue_s if self.lease is not None else 0.0)
 

@@ -46,7 +46,7 @@ _LEASE_PATIENCE_S = 30.0
 """How long a leader keeps its role after its lease may have expired, while etcd does not answer. This is safe: without
 etcd none of its writes takes effect."""
 _GIVE_UP_BACKOFF_MAX_S = 30.0
-_SERVED_TERM_MIN_S = 5.0  # a term that lasted this long was served, so the back-off starts over
+_SERVED_TERM_MIN_S = 5.0  # a term that lasted this long counts as served: the back-off starts from the beginning
 
 
 class LeaderFactory(Protocol):
@@ -90,8 +90,8 @@ class Master:
     async def run(self) -> NoReturn:
         """Be a candidate and alternate between standby and leader, until cancelled.
 
-        Raises NameTaken if another process took this masterd's name, and what etcd refuses before it has accepted the
-        candidacy once.
+        Raises NameTaken if another process took this masterd's name. Raises etcd's refusal if etcd has never accepted
+        the candidacy of this process.
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._cluster_view.watch(), name="watch the cluster")
@@ -135,18 +135,19 @@ class Master:
         try:
             return await self._campaign.win(lease.id)
         finally:
-            # Once cancelled it applies nothing more; closing its stream may take a while, so it is awaited later.
+            # A cancelled task applies no further entry. It is awaited later, because closing its stream may take long.
             self._cancelled_tasks.cancel(following)
 
     async def _follow_after_delay(self) -> None:
-        """Follow the journal. A deposed leader starts later: it is up to date, and its successor's calls go first."""
+        """Follow the journal. A deposed leader waits 0.1 s first: its state is up to date, and its calls to etcd would
+        delay those of its successor."""
         if self._has_led:
             await asyncio.sleep(_FOLLOW_DELAY_S)
         self._has_led = False
         await self._replica.follow()
 
     async def become_leader(self, won: TakeoverWon) -> None:
-        """Lead until the term ends. A term that cannot be served is resigned, so that another masterd can try."""
+        """Lead until the term ends. If the term cannot be served, resign it, so that another masterd can take over."""
         begun, self._has_led = time.monotonic(), True
         try:
             timeline = self._campaign.timeline
@@ -176,10 +177,11 @@ class Master:
             self._cluster_view.notify()
 
     async def _give_up(self, won: TakeoverWon, error: NodectlError, begun: float) -> None:
-        """Resign and back off. The pause grows with each consecutive failure, as each attempt writes a term."""
+        """Resign and back off. The pause grows with each consecutive failure, because each takeover writes a record of
+        its term into etcd."""
         self._leadership.give_up_reason = f"gave up term {won.fence.term}: {error}"
         log.error("%s", self._leadership.give_up_reason)
-        self._leadership.leader = None  # ends its heartbeats during the pause; requests go to the next leader
+        self._leadership.leader = None  # before the pause: heartbeats end, and requests are forwarded to a new leader
         self._campaign.end_attempt()
         self._cluster_view.notify()
         await self._resign(won, f"cannot lead: {error}")
@@ -189,7 +191,8 @@ class Master:
         await asyncio.sleep(grown_s(self._give_up_retry_s, _GIVE_UP_BACKOFF_MAX_S, self._give_up_count))
 
     async def stand_down(self, why: str) -> None:
-        """Give up leadership at a stop: hand over to the best standby; else finish pending commands and resign."""
+        """Give up leadership when this masterd stops: hand over to the best standby that can take over. If none can,
+        finish the pending commands and resign."""
         self._stopping = True
         leader = self._leadership.leader
         if leader is None:
@@ -222,8 +225,8 @@ class Master:
         return [other.urls[0] for other in candidates if other.id != self._me.id and other.urls][:_SUCCESSORS_MAX]
 
     async def _wait_replaced(self, leader: Leader) -> None:
-        """Wait until the watch shows another leader. Requests that waited in the old term are then forwarded to it
-        before the process ends."""
+        """Wait until the watch shows another leader. So requests that waited in the old term can be forwarded to the
+        new leader before this process ends."""
         changed = asyncio.Event()
         view, own_revision = self._cluster_view, leader.fence.term.revision
         unsubscribe = view.subscribe(changed.set)

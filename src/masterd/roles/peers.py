@@ -70,7 +70,10 @@ class PeerClient:
         return await self._call("POST", url, dumps(body), timeout_s)
 
     async def get(self, url: str, timeout_s: float) -> dict[str, Any]:
-        """GET from another masterd and return its answer. Raises its error, or Unavailable if there was no answer."""
+        """GET from another masterd and return its answer.
+
+        Raises the error that its problem document names, or Unavailable if it did not answer within `timeout_s`.
+        """
         return await self._call("GET", url, None, timeout_s)
 
     async def _call(self, method: str, url: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
