@@ -1,8 +1,8 @@
-"""Keeps the leader and etcd's leader on different PCs: when one PC fails, only one of them has to be replaced.
+"""Keeps the leader and etcd's leader on different PCs, so that the failure of one PC costs only one of the two.
 
-etcd's `MoveLeader` call is not fenced and needs the root role. Therefore only the leader sends it, after it has
-confirmed its term, and at most once in ten seconds. So two masters that both believe they lead cannot move etcd's
-leadership back and forth.
+etcd's `MoveLeader` call cannot be fenced. Therefore only the leader sends it, after it has confirmed its term, and at
+most once in ten seconds. So two masterds that both believe that they lead cannot move etcd's leadership back and forth.
+The call needs etcd's root role.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _FIND_AGAIN_S = 60.0
 class EtcdLeaderPlacement:
     """Watches the etcd member on this PC, and moves etcd's leadership away from it while this masterd leads.
 
-    find: finds the etcd member on this PC; None if there is none to find. leadership_check: None while this masterd
-    does not lead; else a function that returns once the term is confirmed and raises if the term is over.
+    find: finds the etcd member on this PC; None after `--local-member none`. leadership_check: returns None while this
+    masterd does not lead, else a function that returns once the term is confirmed and raises if the term is over.
     changed: called when `hosts_etcd_leader` has changed.
     """
 
@@ -49,8 +49,8 @@ class EtcdLeaderPlacement:
     ) -> None:
         self._etcd, self._find, self._leadership_check, self._changed = maintenance, find, leadership_check, changed
         self.hosts_etcd_leader = False
-        """Whether the member on this PC leads etcd. A member that does not answer counts as not leading: it is about
-        to lose etcd's leadership. Such a PC ranks lower as a candidate."""
+        """Whether the member on this PC leads etcd. If so, this masterd ranks lower as a candidate. A member that does
+        not answer counts as not leading, because it is about to lose etcd's leadership."""
         self.problem: str | None = None
         """Why both leaders are still on this PC; None if they are not, or if the member does not answer."""
         self._moved_at = self._not_before = -math.inf
@@ -58,8 +58,8 @@ class EtcdLeaderPlacement:
         self._limited_log, self._log_once = RateLimitedLog(log, 60.0), RateLimitedLog(log, math.inf)
 
     def notify_leading(self) -> None:
-        """Start moving etcd's leadership away, if it is on this PC. Called when this masterd becomes the leader."""
-        # Not at once: right after a failure some of etcd's members may still be unreachable.
+        """Wake the check. Called when this masterd becomes the leader, as etcd's leadership may be on this PC then."""
+        # etcd's leadership is not moved before 2 s: right after a failure some members may still be unreachable.
         self._not_before = time.monotonic() + _SETTLE_S
         self._wake.set()
 
@@ -75,7 +75,8 @@ class EtcdLeaderPlacement:
             self._wake.clear()
 
     async def _wait_for_member(self) -> str:
-        """Return the endpoint of the member on this PC. Retry every 60 s; wait for ever if there is none to find."""
+        """Return the endpoint of the member on this PC. Retry every 60 s until it is found. Without `find`, never
+        return."""
         while self._find is not None:
             found = await self._find()
             if found.member is not None:
@@ -129,7 +130,8 @@ class EtcdLeaderPlacement:
 
     async def _target(self, member: str, own: int) -> Member | str:
         """Return another voting member that answers and follows the same leader, or the reason why there is none."""
-        # Endpoints are matched to members by the ids in their answers: one address may be written in many ways.
+        # The member id in a status shows which member is at an endpoint. Addresses are not compared for this, because
+        # one address may be written in many ways.
         members = await etcd_maintenance.members(self._etcd)
         voting = {item.id: item for item in members if item.id != own and not item.learner}
         if not voting:

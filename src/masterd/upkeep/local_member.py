@@ -1,7 +1,8 @@
 """Finds the etcd member on this PC: the endpoint whose address is one of this PC's own addresses.
 
-All PCs may have the same list of endpoints. Loopback addresses identify no PC, as every PC has them. If this masterd is
-itself advertised on a loopback address, one machine simulates many PCs; then the first endpoint is this masterd's own.
+All PCs may have the same list of endpoints. A loopback address does not identify a PC, because every PC has it. If this
+masterd itself advertises a loopback address, one machine simulates several PCs. In that case the first endpoint counts
+as this masterd's own member, if it has the same host.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _RESOLVE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LocalMember:
-    """The endpoint on this PC; or None, if there is none or more than one match, and the reason in `why`."""
+    """The endpoint that is on this PC. `member` is None if no endpoint or more than one matches; `why` says which."""
 
     member: str | None
     why: str = ""
@@ -50,7 +51,7 @@ async def find_local_member(
 ) -> LocalMember:
     """Find the one endpoint whose host is the `advertised` host of this masterd or an address of this PC.
 
-    A name that is not resolved within `timeout_s` seconds matches only the same name.
+    A host name that cannot be resolved within `timeout_s` seconds matches only an identical name.
     """
     endpoints = list(dict.fromkeys(host_port(endpoint) for endpoint in endpoints))
     advertised = _bare(advertised)

@@ -1,9 +1,10 @@
 """Keeps free space in etcd: reads the members' sizes, refuses commands when it must, executes what `space_plan` plans.
 
-Runs in every masterd. The leader does all of it. Standbys only read, unless the NOSPACE alarm is raised: under it no
-term can be won, so the standbys try to clear it one after another, in order of rank. Compacting, defragmenting and
-disarming need no term; they are unfenced and idempotent. Two members are never defragmented at once: no member is
-defragmented while another one answers no reads.
+It runs in every masterd. The leader does all of it. A standby only reads the sizes, except under the NOSPACE alarm.
+Under the alarm no term can be won, so the standbys try to clear it one after another, in order of rank. They may do so
+without a term, because compacting, defragmenting and disarming are unfenced and idempotent. Two members are never
+defragmented at once: before a member is defragmented, every other one must answer a read, and a member that is being
+defragmented answers none.
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ _AGAIN_DENIED_S = 60.0
 _STALE_S = 30.0
 _SAMPLES_MAX = 100
 _RANK_DELAY_S = 3.0
-"""How long a standby waits under the alarm for each masterd of a better rank; three times that if there is a leader."""
+"""How long a standby waits under the alarm for each masterd of a better rank. If there is a leader, the standby waits
+three times this in addition."""
 
 
 class JournalOwner(Protocol):
-    """What the leader offers to the space keeper: the growth of the journal, and its truncation."""
+    """The leader's journal, as the space keeper uses it: its size, its growth and its truncation."""
 
     @property
     def journal_bytes(self) -> int:
@@ -63,7 +65,8 @@ class JournalOwner(Protocol):
 
     @property
     def bytes_seen(self) -> int:
-        """Bytes of all journal entries seen by this process; never decreases. Growth makes the next check earlier."""
+        """Bytes of all journal entries that this process has applied. It never decreases. Growth makes the next check
+        earlier."""
 
     def subscribe(self, grew: Callable[[], None]) -> Callable[[], None]:
         """Call `grew` whenever `bytes_seen` has grown; return a function that ends the subscription."""
@@ -110,7 +113,8 @@ class SpaceKeeper:
         """Why no step can be executed."""
         self._refusing = False
         self._journal_samples: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=_SAMPLES_MAX)
-        """Time and `bytes_seen` at each check. The first one is old enough to be included in the members' sizes."""
+        """Time and `bytes_seen` at each recent check, oldest first. The reported sizes include all writes up to the
+        first one."""
         self._waiting_for = ""
         self._wake = asyncio.Event()
         """Ends the pause between two checks early."""
@@ -337,7 +341,7 @@ class SpaceKeeper:
         self._step_history = replace(
             self._step_history, defragmented_at={**self._step_history.defragmented_at, endpoint: started}
         )
-        self._session.switch_from_address(endpoint)  # a member answers nothing while it is defragmented
+        self._session.switch_from_address(endpoint)  # a member does not answer while it is defragmented
         log.info("%s: defragmenting %s", describe(reading), endpoint)
         try:
             await maintenance.defragment(self._etcd, endpoint, timeout_s=_DEFRAGMENT_S)

@@ -29,17 +29,20 @@ _NOSPACE = re.compile(r"memberID:(\d+) alarm:NOSPACE")
 
 @dataclass(frozen=True)
 class SpaceSettings:
-    """When space is freed and commands are refused. Fractions are of the quota, times in seconds.
+    """Thresholds and intervals for freeing space and refusing commands. Fractions are of the quota, times in seconds.
 
-    quota_bytes: the smallest --quota-backend-bytes of all members. Members from etcd 3.6 on report their own.
-    make_room_at: pages in use from which on space is freed while commands are still accepted.
+    quota_bytes: the smallest --quota-backend-bytes of all members. A quota that a member reports (etcd 3.6 and later)
+        takes precedence.
+    make_room_at: from this fraction of pages in use on, space is freed while commands are still accepted.
     compact_growth: growth of the pages in use since the last compaction that makes the next one due. A compaction must
-        not come late: it first rewrites live pages among the dropped history, and only then are pages free.
+        begin early, because it needs space itself: it rewrites pages that hold live data next to dropped history, and
+        frees pages only afterwards.
     refuse_at, resume_at: commands are refused once the pages in use reach `refuse_at`, until below `resume_at`.
-    defragment_at: size of the file from which on members with enough free pages are defragmented.
-    nearly_full_at: size of the file above which no alarm is disarmed. If at least half of that is in use, a file of
-        this size also counts as full.
-    full_at: size of the file at which the next write would raise the alarm, however many pages are free.
+    defragment_at: from this size of its file on, a member with enough free pages is defragmented.
+    nearly_full_at: the alarm is disarmed only while every file is smaller. While the pages in use are at least half of
+        this fraction, commands are already refused once a file has this size, instead of `full_at`.
+    full_at: commands are refused once a file has this size: the next write would raise the alarm, even if many pages
+        are free.
     worth_defragmenting: free pages that a member must have to be defragmented; a fifth of it under the alarm.
     worth_truncating: size of the journal from which on it is truncated early.
     """
@@ -60,7 +63,7 @@ class SpaceSettings:
     write_amplification: float = 4.0
     """Bytes written to etcd for each byte of the journal: the entry itself, and the views of what it changes."""
     lag_s: float = 2.0
-    """How far the sizes that members report lag behind: they are counted at the end of each write to disk."""
+    """Delay of the sizes that members report. etcd updates them at the end of each write to disk."""
     urgently_every_s: float = 10.0
     """In place of `defragment_every_s` under the alarm, or while commands are refused."""
     settle_s: float = 1.0
@@ -106,9 +109,10 @@ class SpaceReading:
 
     @cached_property
     def in_use_bytes(self) -> int:
-        """The smallest figure of the members that are up to date."""
-        # They all hold the same data. But what a compaction freed shows at once only on the member that executed the
-        # request; on the others it shows after the next write. Cached, as every command reads it.
+        """Bytes in use: the smallest value that an up-to-date member reports."""
+        # All members hold the same data, but their values differ after a compaction: the member that executed the
+        # request reports the freed pages at once, the others only after the next write. Cached, as every command
+        # reads it.
         return min((member.in_use_bytes for member in self.members if not member.is_behind), default=0)
 
     @cached_property
@@ -201,12 +205,14 @@ def reading_of(
 
 
 def quota_of(status: MemberStatus, settings: SpaceSettings, alarmed: bool) -> int:
-    """The member's quota: the reported one, else the configured one unless the size of the file disproves it."""
+    """The member's quota: the one that it reports. If it reports none, the configured one, unless the file is so large
+    that the real quota must be larger."""
     if status.quota_bytes:
         return status.quota_bytes
     if not alarmed and status.db_bytes > 1.25 * settings.quota_bytes + _UNCOUNTED_BYTES:
-        # A file far beyond the configured quota without an alarm: the quota is larger. Assume etcd's default, or the
-        # size of the file. A little beyond proves nothing: etcd does not count the writes of the last 100 ms.
+        # The file is far above the configured quota, but no alarm is raised: the real quota must be larger. Assume
+        # etcd's default, or the size of the file if that is larger. A file slightly above the quota is no evidence,
+        # because etcd does not count the writes of the last 100 ms.
         return max(ETCD_QUOTA_BYTES, status.db_bytes)
     return settings.quota_bytes
 
@@ -235,8 +241,8 @@ def may_fill(reading: SpaceReading, written_bytes: int, settings: SpaceSettings)
 
 
 def is_calm(reading: SpaceReading, settings: SpaceSettings) -> bool:
-    """Whether so little is in use that longer intervals suffice while the journal does not grow."""
-    # Only the leader writes much into this etcd.
+    """Whether so little is in use that the leader may check less often while its journal does not grow."""
+    # The growth of the journal is a sufficient criterion, because no program but the leader writes much into etcd.
     return (
         bool(reading.members)
         and not reading.alarmed

@@ -1,7 +1,8 @@
 """Finds malformed and unknown keys by reading every key under the prefix, on request (GET /v1/status).
 
-The rest of masterd skips garbage where it reads it. Some garbage is never read: a view of a document that no program
-reads, a key of an unknown kind, a journal entry that was overwritten after all replicas had read it.
+Other parts of masterd report and skip garbage in the keys that they read. Only a scan finds the garbage that they never
+read: in a view of a document that no program reads, in a key of an unknown kind, or in a journal entry that was
+overwritten after all replicas had read it.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class StoreScan:
     async def find_problems(self, wait_s: float = _SCAN_TIMEOUT_S) -> dict[str, str]:
         """Return what is wrong, by key: at most 50 problems, from the first 20,000 keys of each kind.
 
-        A scan is cut off after two seconds. If it takes longer than `wait_s` seconds, or if etcd does not answer, the
-        result of the scan before is returned.
+        A scan ends after two seconds at the latest. If it has not ended within `wait_s` seconds, the result of the
+        previous scan is returned. If it times out or etcd fails, its problems are added to that result.
         """
         if self._scan_task is None and (self._at is None or time.monotonic() - self._at >= self._fresh_s):
             self._scan_task = asyncio.create_task(self._scan(), name="store scan")
