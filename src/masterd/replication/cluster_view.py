@@ -116,7 +116,7 @@ class ClusterView:
         self._etcd, self._keys = etcd, keys
         self.garbage: dict[str, str] = {}
         self.watch_error: str | None = None
-        """Why etcd refuses the watch, so that everything here is outdated; else None. Not set in an outage."""
+        """Why etcd refuses the watch; all values here are outdated then. None if it does not, or in an outage."""
         self._limited_log = RateLimitedLog(log, 60.0)
         self.leader = LeaderSeen()
         self.last_leader = LeaderSeen()
@@ -177,8 +177,8 @@ class ClusterView:
             await asyncio.sleep(_RETRY_S)
 
     async def _watch(self, all_listed: asyncio.Event) -> None:
-        """Watch all keys until etcd refuses. `seen` is set once all of them were listed."""
-        # One stream for all keys: each stream has its own progress requests, to detect that it is dead.
+        """Watch all keys until etcd refuses. Sets `all_listed` once all of them have been listed."""
+        # One stream serves all keys, because each stream costs progress requests, which detect that it is dead.
         watched = self._watch_targets()
         stream = mirror_all(self._etcd, [keys for keys, _, _ in watched], progress_s=PROGRESS_S, silence_s=SILENCE_S)
         async with aclosing(stream):
@@ -213,7 +213,8 @@ class ClusterView:
         ]
 
     def _on_leader_event(self, event: Event) -> None:
-        # An older event is dropped: the watch lags behind a read, and the newer term would seem to have ended.
+        # `observe_leader` may have read a newer value before the watch delivers an older event. That event is dropped,
+        # as otherwise the newer term would seem to have ended.
         if event.mod_revision >= self._leader_seen_revision:
             self._set_leader(_kv(event))
 

@@ -1,7 +1,8 @@
 """Reads entries of the journal from etcd by index, no more than necessary, and in time slices.
 
-The key of an entry is the last index that it holds; an entry holds up to 256 commands. So the entries that hold a range
-of indexes are those whose key is in the range, and the one after them, which holds the last index.
+The key of an entry is the last index that it holds, and an entry holds up to 256 commands. So the entries that
+hold a range of indexes are those whose keys are in the range, and the first one after them: it may begin inside the
+range, although its key is beyond it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from nodestore.support.time_slices import TimeSlice
 
 _PAGE = 100
 _BEYOND_MAX = 5
-"""Keys that are read beyond the range for the entry that holds the last index: unreadable ones may precede it."""
+"""How many keys beyond the range are read at most, to find the entry that holds the last index. More than one, because
+unreadable entries may precede it."""
 _READ_S = 5.0
 
 

@@ -1,4 +1,4 @@
-"""The replica: the state in memory, kept up to date with the journal in etcd, so that a takeover loads nothing."""
+"""The replica: the state in memory. It follows the journal in etcd, so that a takeover need not load the state."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Replica:
         self.outage: str | None = None
         """Why etcd cannot be read now; None if it can."""
         self.entry_sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
-        """Last index and size in bytes of each entry seen, oldest first. Truncation is decided by them."""
+        """Last index and size in bytes of each applied entry, oldest first. Truncation is decided from them."""
         self._recent: deque[tuple[Entry, int]] = deque()
         self._recent_bytes = 0
         self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
         self.bytes_seen = 0
-        """Bytes of all entries seen by this process. Their growth makes a snapshot due."""
+        """Bytes of all entries that this process has applied. Their growth makes a snapshot due."""
         self._grew = asyncio.Condition()
         self._listeners: list[Callable[[Entry], None]] = []
 
@@ -68,7 +68,7 @@ class Replica:
     def epoch(self) -> int | None:
         """The epoch of the store that the state comes from; None while it is unknown.
 
-        In another epoch the same index means another command.
+        The same index may identify another command in another epoch.
         """
         return self._epoch
 
@@ -148,7 +148,7 @@ class Replica:
             await self._apply_new(won.tail.kvs)
         except Garbage as error:
             log.info("%s", error)
-            head = -1  # unknown: catch_up() below repairs it or raises the exact error
+            head = -1  # unknown: catch_up() below reads the journal again, or raises the exact error
         if self.state.index != head:
             await self.catch_up()
         self.up_to_date_at = time.monotonic()
@@ -170,7 +170,7 @@ class Replica:
     def recent_after(self, index: int) -> list[Entry] | None:
         """The entries after `index` up to the state's index, from memory; None if memory does not hold all of them.
 
-        That is so if they are too old, or if the state was loaded from a snapshot since.
+        Memory lacks old entries, which were dropped, and entries that were skipped because a snapshot was loaded.
         """
         if not self._recent or self._recent[0][0].first > index + 1 or self._recent[-1][0].last != self.index:
             return None
@@ -235,9 +235,9 @@ class Replica:
                 yield min(self.keys.entry_index(kv.key), decode_entry(kv.value, kv.key).last)
 
     def _enter_epoch(self, epoch: int) -> bool:
-        """Discard a state that belongs to another epoch; return whether there was one.
+        """Set the epoch. Discards the state if it belongs to another epoch; returns whether it was discarded.
 
-        That happens to a masterd that was frozen or cut off while a backup was restored.
+        The epoch changes under a masterd that was frozen or disconnected while a backup was restored.
         """
         stale = self._epoch not in (None, epoch) and self.state.index > 0
         if stale:

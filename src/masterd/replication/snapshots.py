@@ -57,7 +57,10 @@ class Image:
 
 
 def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-    """The image as JSON chunks, each decodable by itself, of about `chunk_bytes` at most; a larger item has its own."""
+    """The image as JSON chunks, each of which can be decoded alone.
+
+    A chunk has about `chunk_bytes` bytes at most, unless it holds one item that is larger.
+    """
     adopted = image.adopted
     yield dumps(
         {
@@ -234,9 +237,9 @@ class Snapshots:
     async def delete(self, fence: Fence, name: str, is_needed: Callable[[str], bool]) -> bool:
         """Delete a snapshot, or the fragment of one; return False if it is needed and was kept.
 
-        The commit of an entry that restores the snapshot rewrites its manifest (`restore_guard`). The deletion compares
-        the manifest's revision that was read before `is_needed` is called. So a deletion that was decided before such a
-        commit fails, however late it arrives.
+        A commit that restores the snapshot rewrites its manifest (`restore_guard`). The deletion compares the revision
+        of the manifest that was read before `is_needed` was called. So the deletion fails if such a commit comes after
+        that read, no matter how late the deletion reaches etcd.
         """
         prefix, manifest = self._keys.snapshot(name), self._keys.snapshot(name) + _MANIFEST
         found = await self._etcd.get(manifest)
@@ -255,7 +258,7 @@ class Snapshots:
                 raise LeadershipLost(f"term {fence.term} is over")
             if now is not None:
                 return False
-            # The manifest is gone: an earlier attempt of this transaction has deleted the snapshot.
+            # The manifest does not exist: an earlier attempt of this transaction has deleted the snapshot.
         self.verified.discard(name)
         return True
 
