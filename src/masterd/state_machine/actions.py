@@ -1,9 +1,9 @@
-"""One-shot actions on nodes: the command that requests them, and the decision how a pending one has ended. Pure.
+"""One-shot actions on nodes: the command that requests one, and the decision whether and how it has ended. Pure.
 
 A command requests an action. The action is pending, in the state and in the view `actions/<node>`, until a later
-command closes it. Before the node begins an action it writes `acted/<node>`, comparing the view. The leader closes an
-action that was not begun comparing `acted/<node>`. So an action either begins or expires, never both, even if one of
-the two is late.
+command closes it. Before the node begins an action, it writes `acted/<node>` in a transaction that compares
+`actions/<node>`. The leader lets an action expire in a transaction that compares `acted/<node>`. So an action either
+begins or expires, never both, even if one of the two transactions is late.
 """
 
 from __future__ import annotations

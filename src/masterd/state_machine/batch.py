@@ -83,9 +83,10 @@ class Batch:
     overlay: Overlay = field(init=False)
     epoch: int = 1
     restored_documents: dict[str, Document | None] = field(default_factory=dict)
-    """Documents that a restore changes. No record holds them, but the views must show them."""
+    """Documents that a restore changes. The record names only the snapshot, so the views are written from these."""
     on_fault: Callable[[str, BaseException], None] = lambda name, error: None
-    """Called with the command's name and the exception that its handler raised, unless it was a refusal."""
+    """Called with the command's name and the exception of its handler. Not called for a NodectlError, with which a
+    handler refuses a command."""
     _ids: dict[str, CommandOutcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -169,10 +170,12 @@ class Batch:
         return CommandOutcome(request.id, record.index, result)
 
     def run_config_handler(self, config: ConfigRecord) -> Overlay | None:
-        """What the application writes when this configuration is adopted: the argument `changes` of `adopt`.
+        """Run the application's handler for the adoption of this configuration. Returns what the handler writes and
+        requests, to be passed to `adopt` as `changes`.
 
-        None if it writes nothing, has no such handler, or raised, which is reported to `on_fault`. Raises pydantic's
-        ValidationError or NodectlError if the configuration is not an inventory.
+        None if the application has no such handler, or if the handler writes nothing or raises; an exception is
+        reported to `on_fault`. Raises pydantic's ValidationError or NodectlError if the configuration is not an
+        inventory.
         """
         if not isinstance(self.application, HearsConfig):
             return None
@@ -192,7 +195,7 @@ class Batch:
 
         changes: writes and actions from `run_config_handler`, which become part of the same entry.
         Raises pydantic's ValidationError if it is not an inventory, NodectlError if the application fails on it,
-        TooLarge if the changes do not fit into the entry. Then discard the batch and call `undo_derivation`.
+        TooLarge if the changes do not fit into the entry. After an error, discard the batch and call `undo_derivation`.
         """
         inventory = _inventory(config)
         self.overlay.config = inventory
@@ -327,7 +330,8 @@ class Batch:
 
     @property
     def _config_version(self) -> int:
-        """The version of the configuration in force. A batch that adopts another one holds no other command."""
+        """The version of the configuration in force before the batch. It holds for all commands of the batch, because a
+        batch that adopts a configuration contains no other command."""
         adopted = self.state.adopted
         return adopted.record.version if adopted else 0
 

@@ -1,4 +1,4 @@
-"""Derives each node's desired spec, and again when a document that it was derived from changes. Pure."""
+"""Derives the spec of each node. Derives it again when a document changes from which it was derived. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DerivedSpec:
 
     @classmethod
     def of(cls, spec: Spec) -> DerivedSpec:
-        """With the hash of the spec's content, including additional fields of the application."""
+        """`spec` with its hash and size. The hash covers its content and any additional fields of the application."""
         fields: Document = {"driver": spec.driver, "settings": spec.settings, "document": spec.document}
         if spec.model_extra:
             fields.update(spec.model_extra)
@@ -37,7 +37,7 @@ NO_SPEC = DerivedSpec(None, "")
 
 @dataclass(slots=True)
 class _ReadTracker:
-    """A view that records the paths and prefixes read through it."""
+    """Gives read access like `view`, and records the paths and prefixes that were read."""
 
     view: View
     paths_read: set[str] = field(default_factory=set)
@@ -55,9 +55,9 @@ class _ReadTracker:
 class SpecDeriver:
     """The specs of all nodes over one state, and the documents that each one was derived from.
 
-    `update` takes any view, also that of a batch in progress. If the batch is not committed, call `rebuild` with the
-    committed state. If the application fails, both raise NodectlError. The specs are correct again only after another
-    `update` of the same nodes over a view on which the application does not fail.
+    The argument `view` of `update` gives access to documents: the committed ones, or those of a batch in progress. If
+    that batch is not committed, call `rebuild` with the committed state. `update` and `rebuild` raise NodectlError if
+    the application fails. Then the specs of these nodes are not valid until an `update` of the same nodes succeeds.
     """
 
     def __init__(self, application: Application) -> None:
@@ -136,7 +136,7 @@ class SpecDeriver:
             return NO_SPEC if spec is None else DerivedSpec.of(spec)
         except (NodectlError, GivenUp):
             raise
-        except BaseException as error:  # SystemExit too: it fails the command, not the leader
+        except BaseException as error:  # SystemExit too: it must fail the command, not the leader
             raise NodectlError(
                 f"the application failed to derive the desired state of node {node}: {error!r}"
             ) from error

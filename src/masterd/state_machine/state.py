@@ -88,7 +88,7 @@ class State:
     def apply(self, entry: Entry, images: Mapping[str, Mapping[str, Document]] | None = None) -> None:
         """Apply an entry. images: the documents of each snapshot that the entry restores, by name.
 
-        Garbage if the entry does not directly follow this state; then load a snapshot instead.
+        Garbage if the entry does not directly follow this state. The caller then loads a snapshot.
         """
         if entry.first != self.index + 1:
             raise Garbage(f"the journal has a gap: entry {entry.first} to {entry.last} does not follow {self.index}")
@@ -143,7 +143,8 @@ class State:
                 self._write(path, document, index)
 
     def _forget_old_ids(self) -> None:
-        """Drop the ids that are no longer needed, by the times in the entries: every replica drops the same ones."""
+        """Drop the ids that are no longer remembered. Only times from the entries count, not the clock, so that every
+        replica drops the same ids."""
         while len(self.ids) > IDS_MIN:
             oldest = next(iter(self.ids))
             remembered = self.ids[oldest]

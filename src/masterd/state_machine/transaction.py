@@ -1,4 +1,4 @@
-"""A transaction: writes and actions over a view of the documents, later merged into it or discarded. Pure."""
+"""A transaction: collects writes and actions over the documents below it. It is merged or discarded later. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Overlay:
         self.actions: dict[str, ActionRequest] = {}
         """Actions that this transaction requests, by node."""
         self.pending: dict[str, tuple[Action, ...]] = {}
-        """Pending actions of the nodes for which a transaction merged into this one changed them."""
+        """Pending actions by node, but only of nodes whose pending actions were changed by a transaction merged into
+        this one."""
 
     def get(self, path: str) -> Document | None:
         document: Document | None = copy(self.peek(path))
@@ -68,7 +69,7 @@ class Overlay:
             self.writes.pop(path, None)
 
     def act(self, node: str, action: str, args: Json = None, *, expires_s: float = 60.0) -> None:
-        """Request an action of a node. expires_s: not begun after this many seconds.
+        """Request an action of a node. expires_s: the node does not begin the action after this many seconds.
 
         NotFound for an unknown node; Invalid for a bad name, arguments or time; Conflict if this command already
         requests an action of the node, or if the node has PENDING_MAX pending ones.

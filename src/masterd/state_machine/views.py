@@ -1,6 +1,7 @@
 """The views of the state in etcd: `state/<path>`, `desired/<node>` and `actions/<node>`. Pure.
 
-No decision depends on a view: replicas read journal and snapshots. Views are for automation, people and nodeds.
+No decision of masterd depends on a view: replicas read only the journal and snapshots. Views are read by noded, by
+automation and by people.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ViewChanges = dict[str, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class TxnBudget:
-    """Room for views in one transaction: etcd's limits, minus what the rest of the transaction takes."""
+    """How much of one transaction views may use: etcd's limits, minus the rest of the transaction."""
 
     ops: int
     size_bytes: int
@@ -50,7 +51,7 @@ def changes_of(
     derived: Mapping[str, DerivedSpec],
     pending: Mapping[str, tuple[Action, ...]] = MappingProxyType({}),
 ) -> ViewChanges:
-    """The changes of the views by these records; of several writes to one key, the last.
+    """The changes that these records make to the views. If several records write one key, the last one counts.
 
     pending: the pending actions of the nodes whose actions changed.
     """
