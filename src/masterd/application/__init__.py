@@ -1,7 +1,7 @@
 """The application that masterd runs: loading it, and the thread in which its code runs.
 
-State and commands belong to the application. Its contract is `nodesdk.application`; the built-in one is
-`nodesdk.scenes`. masterd calls it through the contract alone, and guards itself against handlers that raise or hang
-(`worker.py`).
-May import nothing of masterd. Read `contract.py` first.
+The application defines the commands and the documents. The contract of an application is `nodesdk.application`; the
+built-in application is `nodesdk.scenes`. masterd calls an application only through the contract. It protects
+itself from handlers that raise or hang (`worker.py`).
+May import no other package of masterd. Read `contract.py` first.
 """

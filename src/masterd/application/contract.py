@@ -1,6 +1,6 @@
-"""Loads the application that masterd runs, and gives masterd's packages the contract of `nodesdk.application`.
+"""Loads the application that masterd runs, and re-exports the contract of `nodesdk.application` for masterd.
 
-An application is an `App` object, an instance or a class; see `nodesdk.application`.
+An application is a `nodesdk.App`, or an instance of a class with the methods of `Application`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ def node_document(application: Application, node: str) -> str | None:
 
 
 def load_application(name: str) -> Application:
-    """The application that an installed package offers as `name` in the group `nodectl.apps`, or the one at
-    `module:attribute`. The attribute is an App, another instance, or a class. Raises Invalid if there is none."""
+    """Load an application. `name` is `module:attribute`, or an entry point of an installed package in the group
+    `nodectl.apps`. What it refers to is an application, or a class or function that returns one when it is called
+    without arguments. Raises Invalid if there is no such application."""
     if ":" in name:
         where = name
         module, _, attribute = name.partition(":")
@@ -75,7 +76,7 @@ def _load(where: str, load: Callable[[], Any]) -> Any:
 
 
 def _is_instance(found: Any) -> bool:
-    # A class has the attributes of the protocol too.
+    # isinstance() alone would also accept a class, because a class has the attributes of the protocol.
     return not isinstance(found, type) and isinstance(found, Application)
 
 

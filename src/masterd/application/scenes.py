@@ -1,4 +1,4 @@
-"""The built-in application for masterd's packages; see `nodesdk.scenes`. Pure."""
+"""Re-exports the built-in application of `nodesdk.scenes` for masterd's packages. Pure."""
 
 from nodesdk.scenes import NODES, SCENES, BuiltinApp
 

@@ -1,9 +1,10 @@
-"""Runs the application's code in a separate thread, so that code that hangs fails its caller and not the leader.
+"""Runs the application's code in a separate thread. If the code hangs, its call fails, and the leader continues.
 
 The event loop keeps running meanwhile: it sends heartbeats and renews the lease. If a step exceeds its time limit, its
 thread is abandoned, and the next job gets a new thread. An exception is raised in the abandoned thread; this ends a
 loop in Python, but not a blocking call into C. Results of an abandoned thread are discarded. Code that blocks while it
-holds the interpreter's lock stops the whole process, and nothing inside the process can help; then the lease expires.
+holds the GIL stops the whole process. No thread of the process can prevent that; the lease expires, and another masterd
+takes over.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class JobProgress:
         self.step, self.step_begun_at = 0, time.monotonic()
 
     def begin_step(self, step: int) -> None:
-        self.step_begun_at = time.monotonic()  # set before `step`: another thread reads the two
+        self.step_begun_at = time.monotonic()  # before `step`, because `Worker._check_limit` reads `step` first
         self.step = step
 
 
@@ -118,7 +119,9 @@ class Worker:
         return len(self._abandoned)
 
     async def run(self, work: Callable[[JobProgress], T], limit_s: float) -> T:
-        """Run `work` in the thread; return or raise what it does. HungError if a step takes longer than `limit_s`.
+        """Run `work` in the thread and return its result or raise its exception.
+
+        HungError if a step takes longer than `limit_s` seconds.
 
         After HungError or a cancellation `work` may still run for a while. So discard every object that it changes.
         """
@@ -146,7 +149,7 @@ class Worker:
         if job.done.done():
             return
         now = job.loop.time()
-        step, since = job.progress.step, job.progress.step_begun_at  # in the reverse order of the writes
+        step, since = job.progress.step, job.progress.step_begun_at  # `step` first: its time is set already
         left_s = limit_s if now - due > limit_s / 4 else since + limit_s - time.monotonic()
         if left_s <= 0:
             job.done.set_exception(HungError(step, limit_s))
