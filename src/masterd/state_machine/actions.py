@@ -57,7 +57,7 @@ def _members(transaction: Transaction, group: str) -> tuple[str, ...]:
 
 
 class DrillMark(BaseModel):
-    """Change nothing. The entry in the journal shows a drill that its command was committed exactly once."""
+    """Change nothing. A drill verifies in the journal that each of its commands was committed exactly once."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -32,8 +32,8 @@ class CommandRequest:
     """A command as its client requested it.
 
     after: the last index that the client knew when it first sent the command; None if the command is never repeated.
-    internal_handler: runs in place of the application's handler, for masterd's own commands. If it
-        writes, requests and closes nothing, the command is not recorded.
+    internal_handler: runs in place of the application's handler, for masterd's own commands. If such a command writes
+        no document, requests no action and closes none, it is not recorded.
     closes: indexes of pending actions, by node, that this command marks as finished.
     """
 
@@ -116,7 +116,10 @@ class Batch:
             return CommandOutcome(request.id, error=error)
 
     def _admit(self, request: CommandRequest, result: Json, transaction: Overlay) -> CommandOutcome | None:
-        """Add the writes of a handler to the batch. If it returns None or raises, the batch is unchanged."""
+        """Add the writes of a handler to the batch; return the command's outcome. None if the batch is full.
+
+        If this method returns None or raises, the batch is unchanged.
+        """
         affected = self.spec_deriver.affected(transaction.writes)
         admitted = False
         try:
@@ -194,8 +197,9 @@ class Batch:
         """Adopt a configuration. revision: mod_revision of `config/current`.
 
         changes: writes and actions from `run_config_handler`, which become part of the same entry.
-        Raises pydantic's ValidationError if it is not an inventory, NodectlError if the application fails on it,
-        TooLarge if the changes do not fit into the entry. After an error, discard the batch and call `undo_derivation`.
+        Raises pydantic's ValidationError if the configuration is not an inventory, NodectlError if the application
+        fails on it, TooLarge if the changes do not fit into the entry. After an error, discard the batch and call
+        `undo_derivation`.
         """
         inventory = _inventory(config)
         self.overlay.config = inventory

@@ -1,4 +1,4 @@
-"""Derives the spec of each node. Derives it again when a document changes from which it was derived. Pure."""
+"""Derives the spec of each node, and again after a change of a document that it was derived from. Pure."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class SpecDeriver:
 
     The argument `view` of `update` gives access to documents: the committed ones, or those of a batch in progress. If
     that batch is not committed, call `rebuild` with the committed state. `update` and `rebuild` raise NodectlError if
-    the application fails. Then the specs of these nodes are not valid until an `update` of the same nodes succeeds.
+    the application fails. Then the specs of all nodes of that call are invalid until an `update` of the same nodes
+    succeeds.
     """
 
     def __init__(self, application: Application) -> None:
@@ -76,7 +77,8 @@ class SpecDeriver:
 
     @property
     def dependencies(self) -> tuple[Mapping[str, frozenset[str]], Mapping[str, frozenset[str]]]:
-        """The nodes whose spec was derived from each path, and from each listing of a prefix."""
+        """Two mappings: by path, the nodes whose spec was derived from the document at that path; by prefix, the nodes
+        whose spec was derived from the list of paths with that prefix."""
         by_path = {path: frozenset(nodes) for path, nodes in self._by_path.items()}
         return by_path, {prefix: frozenset(nodes) for prefix, nodes in self._by_prefix.items()}
 
@@ -120,7 +122,7 @@ class SpecDeriver:
         return derived
 
     def _link(self, node: str, reads: _ReadTracker) -> None:
-        """Record what a node's spec was derived from. Returns early in the usual case that it is as before."""
+        """Record what a node's spec was derived from. Returns early if that is unchanged, which is the usual case."""
         if self._reads.get(node) == (reads.paths_read, reads.prefixes_read):
             return
         self._unlink(node)

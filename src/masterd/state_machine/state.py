@@ -56,7 +56,8 @@ class State:
     floor: int = 0
     """The ids of all commands after this index are in `ids`. A command with a lower `after` is refused as too old."""
     restores: dict[int, str] = field(default_factory=dict)
-    """Names of the snapshots that entries restore, by the entries' index. A snapshot must outlive such an entry."""
+    """Names of the snapshots that commands restore, by the commands' index. A snapshot must be kept as long as the
+    entry of such a command, because the entry holds only the snapshot's name."""
     actions: dict[str, tuple[Action, ...]] = field(default_factory=dict)
     """Pending actions by node, oldest first. Nodes without any are absent."""
     _paths: int = 0

@@ -1,4 +1,5 @@
-"""A transaction: collects writes and actions over the documents below it. It is merged or discarded later. Pure."""
+"""A transaction: reads a state, or another transaction, and collects writes and requests for actions. They are merged
+or discarded later. Pure."""
 
 from __future__ import annotations
 
