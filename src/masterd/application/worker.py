@@ -149,7 +149,7 @@ class Worker:
         if job.done.done():
             return
         now = job.loop.time()
-        step, since = job.progress.step, job.progress.step_begun_at  # `step` first: its time is set already
+        step, since = job.progress.step, job.progress.step_begun_at  # `step` first: `begin_step` sets it last
         left_s = limit_s if now - due > limit_s / 4 else since + limit_s - time.monotonic()
         if left_s <= 0:
             job.done.set_exception(HungError(step, limit_s))
@@ -166,8 +166,8 @@ class Worker:
     def _interrupt_repeatedly(self, thread: WorkerThread, loop: asyncio.AbstractEventLoop) -> None:
         """Raise GivenUp in an abandoned thread, every 0.5 s until it ends: an application may catch the exception.
 
-        An idle thread is not interrupted, because it may be outside its handler of the exception; it gets the signal
-        to end instead.
+        An idle thread is not interrupted, because it may be outside the `try` block that catches GivenUp. It gets the
+        job None instead, which ends it.
         """
         if not thread.alive:
             return  # its identifier may have been reused by another thread
