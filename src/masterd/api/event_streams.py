@@ -204,7 +204,7 @@ async def _stream_changes(
 def _changes(sent: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamItems]:
     """The events that report how `now` differs from `sent`, and `now` itself.
 
-    A kind of items that is not in `sent` gets an event even if it has no items.
+    An event whose name is not in `sent` is included even if it has no items.
     """
     events = []
     for event, items in now.items():

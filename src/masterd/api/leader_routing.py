@@ -3,8 +3,8 @@
 Leadership may change while a request is in progress. If a request was forwarded to a leader that dies, is frozen or is
 replaced, and the request is idempotent (a read, or commands with ids), it is sent again to the new leader.
 
-A takeover of this masterd may be visible in etcd before etcd's reply to it arrives here. A request that a client sends
-to this masterd because of it is not refused: it waits until the term begins.
+When this masterd takes over, a client may read in etcd that it is the leader before etcd's reply to the takeover
+arrives here. A request that such a client sends to this masterd is not refused: it waits until the term begins.
 """
 
 from __future__ import annotations

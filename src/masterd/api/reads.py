@@ -283,7 +283,7 @@ def _problems(
 
 
 def _garbage_problems(sources: ReadSources, unreadable: dict[str, str]) -> list[str]:
-    """One line for each malformed key, as the watches show it now or the most recent scan found it."""
+    """One line for each malformed key that the watches show now or that the most recent scan found."""
     vital = (sources.keys.epoch, sources.keys.head)
     return [
         f"nothing can be committed: {text}" if key in vital else f"malformed key ignored: {text}"

@@ -41,7 +41,7 @@ def _definitions(kinds: Iterable[Any]) -> dict[str, Schema]:
 
 
 def _describe_commands(command: Schema, arguments: Mapping[str, type[BaseModel]]) -> None:
-    """Add the names of the application's commands, and of the schema of each one's arguments, to `command`."""
+    """List in `command` the names of the application's commands, each with the name of its arguments' schema."""
     shapes = "; ".join(f"{name}: {model.__name__}" for name, model in sorted(arguments.items()))
     command["properties"]["name"]["examples"] = sorted(arguments)
     command["properties"]["args"]["description"] = shapes

@@ -1,8 +1,8 @@
 """The HTTP API: routes, consistency of reads, and forwarding of requests that only the leader can serve.
 
 A standby answers local reads and forwards the rest to the leader: one hop, never two (`Nodectl-Hop`).
-The hot route is POST /v1/commands. pydantic-core's JSON parser reads its body straight into requests, without a model
-per command, and its answer is encoded the same way.
+The hot route is POST /v1/commands. pydantic-core parses the JSON of its body and encodes its answer, both
+without a pydantic model per command.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ log = logging.getLogger(__name__)
 BODY_BYTES_MAX = 16 << 20
 _COMMIT_S = 10.0
 _TAKEOVER_ORDER_TIMEOUT_S = 2.0
-"""Time limit of a takeover that the leader requests in a handover. The wait for this masterd to become a standby comes
-before it and is not included. The leader's own time limit is greater than the sum of both."""
+"""Time limit of a takeover that the leader requests in a handover. If this masterd is still becoming a standby, it
+first waits until it is one; the limit does not include that wait. The leader waits for longer than both together."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -190,7 +190,8 @@ class Api:
         return web.Response(body=dumps(value), content_type="application/json", headers=self._headers(local))
 
     async def _json_in_slices(self, value: Any, local: bool = False) -> web.Response:
-        """A JSON response that may be long, encoded in time slices. Its index header is that of `value` or later."""
+        """A JSON response that may be long, encoded in time slices. Its index header may be above the index of `value`,
+        never below it."""
         headers = self._headers(local)  # before the encoding: commands applied meanwhile are not in `value`
         return web.Response(body=await dumps_in_slices(value), content_type="application/json", headers=headers)
 

@@ -117,7 +117,7 @@ def _text(value: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`DOCS` writes the files. `--check DOCS` only reports which differ, with exit code 1 if any does."""
+    """With the argument `DOCS`, write the files. With `--check DOCS`, only report which ones differ; 1 if any does."""
     *flags, folder = arguments or ["docs"]
     lines = drift(Path(folder)) if flags == ["--check"] else [f"wrote {path}" for path in write(Path(folder))]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
