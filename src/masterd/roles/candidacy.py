@@ -62,7 +62,7 @@ class Candidacy:
     def raise_if_refused(self, error: NodectlError) -> None:
         """Raise `error` if it is a refusal by etcd and etcd has not accepted the candidacy yet; else return.
 
-        Wrong credentials must end the process at its start. Once it has run, the caller retries after every error.
+        Wrong credentials must end the process at its start. After the first acceptance the caller retries every error.
         """
         if not self._was_accepted and not isinstance(error, Unavailable | OutcomeUnknown):
             raise error
@@ -149,7 +149,7 @@ class Candidacy:
             await set_within(self._changed, _REFRESH_EVERY_S)
             self._changed.clear()
             new = self._candidate()
-            refused = self._etcd.refusal is not None  # write even without a change: success clears it
+            refused = self._etcd.refusal is not None  # then write even without a change: success clears the refusal
             if new == written and not refused and self._is_own_or_absent():
                 continue
             try:
