@@ -178,7 +178,7 @@ class ClusterView:
 
     async def _watch(self, all_listed: asyncio.Event) -> None:
         """Watch all keys until etcd refuses. Sets `all_listed` once all of them have been listed."""
-        # One stream serves all keys, because each stream costs progress requests, which detect that it is dead.
+        # One stream serves all keys, because each stream needs progress requests of its own, to detect that it is dead.
         watched = self._watch_targets()
         stream = mirror_all(self._etcd, [keys for keys, _, _ in watched], progress_s=PROGRESS_S, silence_s=SILENCE_S)
         async with aclosing(stream):

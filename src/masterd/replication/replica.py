@@ -115,7 +115,7 @@ class Replica:
         self._limited_log.log(logging.ERROR, line, about=self.problem)
 
     async def check_store(self) -> None:
-        """Raise Garbage if no masterd can lead, due to `epoch`, the journal or `head`. Does not change the state."""
+        """Raise Garbage if `epoch`, the journal or `head` prevents any masterd from leading. Changes nothing."""
         listing = await self._list_rest()
         await self._read_epoch(listing.revision)
         await self._check_head(listing.revision, max([self.state.index, *self._indexes(listing.kvs)]))
