@@ -1,4 +1,4 @@
-"""The former import path of the contract of an application. Kept for applications written for it; see `nodesdk`."""
+"""The former import path of the contract of an application, kept for applications that use it. See `nodesdk`."""
 
 from masterd.application.contract import (
     Application,

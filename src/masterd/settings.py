@@ -42,7 +42,7 @@ FindMember = Callable[[], Awaitable[LocalMember]]
 
 @dataclass(frozen=True)
 class MasterSettings:
-    """The settings of masterd's parts: election, terms and upkeep. `Settings` holds them with those of the program."""
+    """The settings of masterd's parts: election, terms and upkeep. They are one part of `Settings`."""
 
     lease_ttl_s: int = 2
     timing: ElectionTiming = LAN
