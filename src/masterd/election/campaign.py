@@ -174,10 +174,10 @@ class Campaign:
         self._cancelled_tasks = CancelledTasks()
 
     def require_store_check(self) -> None:
-        """Make the next attempt check the journal and `head` first. Call this after the store's data ended a term.
+        """Make the next attempt check the journal and `head` first.
 
-        If no masterd can lead with these data, two of them would otherwise take over from one another for ever, and
-        write a term each time.
+        Call this after a term was given up, possibly because no masterd can lead with the data in the store.
+        Without the check, two masterds would then take over from one another for ever, and write a term each time.
         """
         self._needs_store_check = True
 
@@ -197,7 +197,8 @@ class Campaign:
                 self._wake.clear()  # before the step: a change during the step causes another one
                 won = await self._step(lease)
                 if won is not None:
-                    # A term is claimed once. If we give it up and cannot resign, we take it over like any other.
+                    # A term is claimed at most once. If we give it up later and cannot resign, `leader` still carries
+                    # our nonce. This term is then taken over like that of any other leader.
                     with suppress(ValueError):
                         self._attempts.remove(won.fence.nonce)
                     return won
@@ -264,7 +265,7 @@ class Campaign:
                 if resigned_why is not None:
                     reason = TakeoverReason("resigned", f"{last.id} resigned: {resigned_why}")
             return await self._attempt_takeover(reason, seen, lease)
-        except LeaseLost:  # known from this refusal, before a keepalive fails
+        except LeaseLost:  # a request that uses the lease was refused, possibly before a keepalive notices the loss
             raise
         except NoSpaceUnknown as error:  # if it has landed after all, our nonce in `leader` shows it
             self._limited_log.log(logging.WARNING, f"takeover not possible now: {error}")
@@ -335,7 +336,8 @@ class Campaign:
             streak=streak_after(reason.cause, seen.record.streak if seen.record else 0, self._observed_for_s(seen)),
         )  # fmt: skip
         watch = self._watch_of_term(seen)
-        # If `leader` was deleted, any watch will do: it still watches the former leader, or was given its `heard_at`.
+        # If `leader` was deleted, the current watch is used, whatever its term is: either it still watches the former
+        # leader, or it was created after the deletion and got the former leader's `heard_at`.
         timed_watch = self._watch if seen.record is None else watch
         self.timeline = timed_watch.timeline() if timed_watch is not None else Timeline()
         self.timeline.mark("sent", time.monotonic())

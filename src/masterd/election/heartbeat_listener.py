@@ -1,8 +1,8 @@
 """Receives the leader's heartbeats over HTTP (the follow stream), and detects at once that its process died.
 
 If the stream breaks *and* the reconnect is refused, the leader's PC is up and no process listens on the port, so the
-process is dead. A break alone proves nothing, but it is a reason to challenge the leader at once: Windows retries a
-refused connection three times, for one or two seconds, before it reports the refusal.
+process is dead. A break alone proves nothing. But the leader is then challenged without waiting for a refusal, because
+Windows retries a refused connection three times, for one or two seconds, before it reports the refusal.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _CONNECT_S = 1.0
 _RETRY_S = 0.25
 _BEGIN_AFTER_S = 0.05  # the leader may not have its takeover's reply yet, and should serve waiting clients first
 _REFUSAL_S = 0.05
-"""How long a break waits for a refused reconnect before it is reported. On systems that do not retry a refused
-connection, the refusal arrives within one round trip."""
+"""Delay between a break and the call of `on_break`. Meanwhile a refused reconnect may show that the process is dead: on
+systems that do not retry a refused connection, the refusal arrives within one round trip."""
 _READ_TIMEOUT_S = 10.0  # then the stream is reopened; `Suspicion` judges the silence, not this class
 _REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ERROR_CONNECTION_REFUSED
 
@@ -34,7 +34,8 @@ class HeartbeatListener:
     """Listens to the heartbeats of the leader of one term. `is_dead` becomes True when its process is known to be dead.
 
     on_death: called when that happens. on_heartbeat: called at each heartbeat, with the seconds for which the leader
-    has not been able to commit. on_break: called if the stream broke and no reconnect was refused for _REFUSAL_S.
+    has not been able to commit. on_break: called _REFUSAL_S after the stream broke, unless a reconnect was accepted or
+    refused before.
     """
 
     def __init__(

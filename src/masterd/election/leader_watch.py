@@ -74,17 +74,18 @@ class LeaderWatch:
         self._answer_revision = 0
         self.begun_at = time.monotonic()
         self.heard_at = (self.begun_at if self._name != own_id else None) if self._name else heard_at
-        """Monotonic time of the last heartbeat; before the first one, the start of this watch.
+        """Monotonic time of the leader's last heartbeat; before the first one, the start of this watch.
 
-        While there is no leader, that of the previous leader's last heartbeat, if known. None if this masterd leads.
+        While there is no leader: the time of the previous leader's last heartbeat, if known. None if this masterd is
+        the leader.
         """
         self._marks: dict[TakeoverPhase, float] = {}
 
     def timeline(self) -> Timeline:
         """Return the timeline from the last heartbeat to the suspicion, for the takeover that follows.
 
-        A heartbeat after a challenge makes that challenge irrelevant. A stuck leader goes on sending heartbeats, so its
-        timeline begins with the challenge.
+        Phases before the last heartbeat are left out, because that heartbeat made their challenge irrelevant. But a
+        stuck leader goes on sending heartbeats, so its timeline begins with the challenge.
         """
         stuck = (
             self._suspect_decision is not None
@@ -119,10 +120,11 @@ class LeaderWatch:
         return TakeoverReason(self._suspect_decision.cause, self._suspect_decision.why, (unanswered,))
 
     def on_answer_found(self) -> None:
-        """Record that a takeover failed because the leader wrote an answer after our challenge.
+        """Record that a transaction of ours has shown an answer that the cluster view may not show yet.
 
-        The answer may be to an earlier challenge, but it proves that the term can still commit. No takeover for this
-        suspicion can succeed any more, so a new challenge is needed.
+        The transaction is the challenge itself, or a takeover that failed because the answer key has changed. Even if
+        the answer is to an earlier challenge, it proves that the term can still commit. After a failed takeover, every
+        other one for the same suspicion would fail too, so a new challenge is needed.
         """
         self._suspicion.proof(time.monotonic())
         self._recheck_if_challenged()

@@ -51,7 +51,8 @@ LAN = ElectionTiming()
 SLOW = ElectionTiming(
     beat_s=0.25, missed_s=0.6, silence_s=1.5, answer_s=0.6, stuck_s=2.0, late_s=0.3, connect_s=2.0, stagger_s=0.15
 )
-"""For slow disks and busy PCs. Takeovers are rarely needless, but as slow as by a lease's expiry, about two seconds."""
+"""For slow disks and busy PCs. Few takeovers are needless, but a takeover takes about two seconds, as long as one that
+waits for the lease to expire."""
 PROFILES = {"lan": LAN, "slow": SLOW}
 
 STREAK_MAX = 5
@@ -126,7 +127,7 @@ class Suspicion:
             self._forget()
 
     def broke(self) -> None:
-        """Record that the heartbeat stream broke, and that it is unknown whether the process died.
+        """Record that the heartbeat stream broke, which does not show whether the leader's process died.
 
         No further heartbeat can arrive, so the leader is challenged at once.
         """
