@@ -113,8 +113,8 @@ class SpaceKeeper:
         """Why no step can be executed."""
         self._refusing = False
         self._journal_samples: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=_SAMPLES_MAX)
-        """Time and `bytes_seen` at each recent check, oldest first. The reported sizes include all writes up to the
-        first one."""
+        """Time and `bytes_seen` at each recent check, oldest first. The sizes that members report may lag by
+        `lag_s`, but they include all writes up to the first sample."""
         self._waiting_for = ""
         self._wake = asyncio.Event()
         """Ends the pause between two checks early."""

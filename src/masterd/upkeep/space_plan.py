@@ -34,16 +34,17 @@ class SpaceSettings:
     quota_bytes: the smallest --quota-backend-bytes of all members. A quota that a member reports (etcd 3.6 and later)
         takes precedence.
     make_room_at: from this fraction of pages in use on, space is freed while commands are still accepted.
-    compact_growth: growth of the pages in use since the last compaction that makes the next one due. A compaction must
-        begin early, because it needs space itself: it rewrites pages that hold live data next to dropped history, and
-        frees pages only afterwards.
+    compact_growth: once the pages in use have grown by this much since the last compaction, the next one is due. A
+        compaction must begin early, because it needs space itself: it rewrites pages that hold live data next to
+        dropped history, and frees pages only afterwards.
     refuse_at, resume_at: commands are refused once the pages in use reach `refuse_at`, until below `resume_at`.
     defragment_at: from this size of its file on, a member with enough free pages is defragmented.
-    nearly_full_at: the alarm is disarmed only while every file is smaller. While the pages in use are at least half of
-        this fraction, commands are already refused once a file has this size, instead of `full_at`.
+    nearly_full_at: the alarm is disarmed only while every file is smaller than this. It also replaces `full_at` as the
+        limit for refusing commands while the pages in use are at least half of this fraction.
     full_at: commands are refused once a file has this size: the next write would raise the alarm, even if many pages
         are free.
-    worth_defragmenting: free pages that a member must have to be defragmented; a fifth of it under the alarm.
+    worth_defragmenting: a member is defragmented only if it has at least this many free pages; under the alarm, a fifth
+        of this.
     worth_truncating: size of the journal from which on it is truncated early.
     """
 
@@ -289,9 +290,9 @@ def _may_truncate(reading: SpaceReading, history: StepHistory, now: float, setti
 def _to_defragment(
     reading: SpaceReading, urgent: bool, history: StepHistory, now: float, settings: SpaceSettings
 ) -> MemberSpace | None:
-    """The member to defragment: the fullest first, etcd's leader last, none twice within its interval.
+    """The member to defragment: the fullest first, etcd's leader last, and none again before its interval has passed.
 
-    If a member does not answer, the quorum needs every other one; so none is defragmented then, unless urgent.
+    If a member does not answer, the quorum may need every other one. So none is defragmented then, unless urgent.
     """
     if now - history.compacted_at < settings.settle_s or (reading.unanswered and not urgent):
         return None
