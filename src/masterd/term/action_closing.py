@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 _EVENTS_MAX = 64
 _EXPIRED_MAX = 3
-"""Largest number of expired actions that one commit closes. So few that the update of their views always fits into that
-commit. If it came later, a node could begin a closed action: it may begin one that `actions/<node>` lists and that
-`acted/<node>` does not."""
+"""Largest number of expired actions that one commit closes. They are so few that their removal from the views
+`actions/<node>` always fits into that commit. If a view were updated later, the node could begin an action that is
+closed already, because it may begin any action that `actions/<node>` lists and `acted/<node>` does not."""
 _EXPIRE_AGAIN_S = 1.0
 
 

@@ -60,7 +60,8 @@ class ConfigAdopter:
     async def adopt(self, config: KV | None) -> None:
         """Adopt this value of `config/current`, or record why it is rejected.
 
-        Raises LeadershipLost and OutcomeUnknown, which end the term. After any other failure the value stays due.
+        Raises LeadershipLost and OutcomeUnknown, which end the term. If the value can be neither adopted nor rejected
+        now, for example because etcd does not answer, it stays due.
         """
         if config is None or not self.is_due(config):
             return

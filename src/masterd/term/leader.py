@@ -197,14 +197,18 @@ class Leader:
                 await set_within(self._wake, parts.action_closer.next_expiry_in_s)
 
     def _queue_node_events(self) -> None:
-        """Queue the commands for node events before all others, because they are few and the events are in the past."""
+        """Queue the commands for node events before all others: they are few, and the events have happened already.
+
+        While etcd has no room for commands, the events stay collected.
+        """
         if self._parts.space_keeper is None or self._parts.space_keeper.refusal() is None:
             self._queue.prepend(self._parts.action_closer.take_submissions())
 
     def _on_cluster_change(self) -> None:
         """Wake the commit loop, as there may be a new configuration. A new leader ends the term."""
         seen, ours = self._cluster_view.leader, self.fence.term.revision
-        # The watch may lag behind our takeover. So an absent `leader` ends the term only after it has shown our own.
+        # The watch may lag behind our takeover. So an absent `leader` ends the term only if the watch has already shown
+        # our term.
         if seen.revision > ours or (seen.revision == 0 and self._cluster_view.last_leader.revision >= ours):
             self._term_end.mark(LeadershipLost(f"{seen.record.id if seen.record else 'another master'} leads now"))
         self._wake.set()

@@ -96,7 +96,7 @@ class NodeEvents:
         """Read `acted/<node>` from etcd, because the watch may lag; return the closure of an action that was not begun.
 
         It comes with a compare on `acted/<node>`, which makes the commit fail if the node begins the action meanwhile.
-        None: the node has begun the action, or it is lost.
+        None: the node has begun the action, or the action is lost (see `closures`).
         """
         found = await etcd.get(keys.acted_of(ending.node))
         acted = decode_or_none(Acted, found)  # while it is unreadable, the node begins nothing
@@ -106,10 +106,10 @@ class NodeEvents:
         return again, cmp_mod(keys.acted_of(ending.node), 0 if found is None else found.mod_revision)
 
     def closures(self, state: State, now: float, *, not_started: bool) -> Iterator[ActionClosure]:
-        """Yield the closures of ended actions.
+        """Yield the closures of ended actions of one kind.
 
-        not_started: if True, of those that expired before the node began them; otherwise of those that the node has
-        ended or that are lost.
+        not_started: if True, the actions that expired before the node began them. If False, the actions that the node
+        has ended, and the lost ones, whose result cannot be known any more.
         """
         for node, pending in state.actions.items():
             acted = self._cluster_view.acted.items.get(node)

@@ -2,7 +2,8 @@
 
 The journal is truncated no further than the older of the two newest snapshots that were read back and hash-checked,
 and no further than the index up to which the views are complete. It keeps every entry whose command ids must still be
-known (an hour and 10,000 commands), unless it exceeds its limit in bytes or etcd is short of space.
+known (those of the last hour and of the last 10,000 commands), unless it exceeds its limit in bytes or etcd is short of
+space.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from nodestore.support.logs import RateLimitedLog
 log = logging.getLogger(__name__)
 
 _SMALL_BYTES = 1 << 20
-"""Snapshots up to this size are written as soon as they are due, however little the journal has grown."""
+"""If the last snapshot is at most this large, the next one does not wait for the journal to grow by half that size."""
 _DELETES_MAX = 16  # operations in one transaction: the minimum of --max-txn-ops
 
 

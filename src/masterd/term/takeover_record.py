@@ -30,7 +30,8 @@ class TakeoverRecord:
         """Whether a client has sent a request in this term."""
 
     def note_serving(self) -> None:
-        """Record that the leader serves. If a request came earlier, `found` is now, because the request has waited."""
+        """Record that the leader serves. If a request has waited for this, record also `found` (a client has found the
+        leader) as reached now."""
         self._mark("serving")
         if self._had_request:
             self._mark("found")
