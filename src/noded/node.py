@@ -1,4 +1,4 @@
-"""Builds the parts of one noded and connects them. This is the only place that does, and it decides nothing else.
+"""Builds the parts of one noded and connects them. No other module connects parts, and this one decides nothing.
 
 desired/<node> -> Orders                   wakes Agent
 NodeClaim <-> alive/<node>                 a change wakes StatusReporter, Agent and Actor

@@ -173,7 +173,7 @@ class Actor:
         return True
 
     async def _mark_started(self, read: _ReadKeys, step: Begin) -> bool:
-        """Write the mark. Returns whether it is known to be written; if not, the next read shows it."""
+        """Write the mark. Returns whether it is known to be written; after False, the next read shows if it was."""
         self._memory = replace(self._memory, marked=step.action)
         return await self._put_acted(read, step.acted)
 
@@ -220,8 +220,8 @@ class Actor:
     async def _put_acted(self, read: _ReadKeys, acted: Acted) -> bool:
         """Write `acted` if the keys are as in `read`. Returns whether it is known to be written.
 
-        The transaction may be sent twice, because a second copy fails its compare. So it may be written although this
-        returns False.
+        The transaction may be sent more than once. That is harmless, because only one copy can pass the compares. The
+        answer may be that of a copy that failed, so False does not mean that `acted` is unchanged.
         """
         compares = [
             cmp_mod(self._alive, read.alive),

@@ -11,9 +11,10 @@ claim), `epoch`, `actions/<node>` and `acted/<node>` with one linearizable read:
 * The answer of etcd to the write of the mark is lost: if the next read shows the mark, with our nonce, the action runs.
   If the write is still on its way at that read, noded writes the mark again. Both writes compare the same revision of
   `acted`, so only one of them succeeds, and the read after that shows the mark.
-* The action expires before the mark is written: the leader's commit compares `acted`, which the mark changes, and
-  changes `actions`, which the mark compares. So either the action is marked or it expires. A marked action runs to its
-  end, even if the leader is deposed. If the action leaves `actions` meanwhile, its result is dropped.
+* The action expires before the mark is written: noded and the leader each compare the key that the other changes. The
+  mark changes `acted` and compares `actions`; the leader's commit changes `actions` and compares `acted`. So either the
+  action is marked or it expires. A marked action runs to its end, even if the leader is deposed. If the action leaves
+  `actions` meanwhile, its result is dropped.
 * Another host or noded claims the node while the action runs: `alive` differs, so our result is not written; the other
   one writes `lost`.
 * etcd is unreachable when the action ends: the result stays in memory until it is written. If noded is killed before
@@ -184,7 +185,10 @@ def _pending(view: Actions | Garbled | None, epoch: int) -> tuple[Action, ...] |
 
 
 def _base(old: Acted | Garbled | None, node: str, epoch: int, pending: tuple[Action, ...] | None) -> Acted:
-    """Return the readable content of `acted` for this epoch, from which the next content is made."""
+    """Return the record on which the next value of `acted` is based.
+
+    It is `old` without the results of another epoch. If `old` is not readable, every pending action counts as started.
+    """
     if isinstance(old, Garbled):
         return Acted(node=node, epoch=epoch, floor=max((item.index for item in pending or ()), default=0))
     if old is None:

@@ -34,7 +34,7 @@ ERROR_CHARS_MAX = 2_000
 _INSPECT_TIMEOUT_S = 10.0
 _SHOW_APPLYING_S = 1.0
 _STEPS_MAX = 8
-"""Maximum of steps in a row without a pause. It is not reached: the delays between attempts end a row earlier."""
+"""Maximum number of steps in a row without a pause. A safeguard: the delays between attempts end each row earlier."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,10 @@ class Agent:
     # --- the desired state ---
 
     def _desired_state(self) -> tuple[Desired | None, str] | None:
-        """Return the desired state, or (None, reason) if nothing may run; None while it is not known yet."""
+        """Return the desired state and a reason; None while it is not known yet whether there is one.
+
+        The desired state in the pair is None if nothing may run; the reason says why.
+        """
         claim, orders = self._claim, self._orders
         if not claim.was_held and claim.other_holder is not None:
             self._is_offline = False
@@ -368,7 +371,10 @@ def _bounded_state(state: Document) -> Document:
 
 
 class _TaskRejected(DriverError):
-    """The task that follows the present stop cannot be executed, because its driver cannot be loaded."""
+    """The driver that is to replace the present one cannot be loaded, so the present one is not stopped.
+
+    task: the task that would have applied the spec by the new driver.
+    """
 
     def __init__(self, message: str, task: Task) -> None:
         super().__init__(message, retryable=False)

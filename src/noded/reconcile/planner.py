@@ -33,8 +33,8 @@ class RetryDelays:
 class Attempts:
     """The latest attempts to apply the spec with `digest`.
 
-    count: how many in a row failed, or succeeded as a repair that has not yet lasted for the settling time. last_at:
-    when the last one began. error: the last error.
+    count: failed attempts and successful repairs since the spec last settled (see `settled`). last_at: when the last
+    attempt began. error: the last error.
     """
 
     digest: str = ""
@@ -154,7 +154,7 @@ def _when_due(task: Task, attempts: Attempts, now: float, backoff: RetryDelays) 
 
 
 def _attempts(memory: Memory, digest: str) -> Attempts:
-    """Return the attempts at this target. Another target has none, so it is tried at once."""
+    """Return the attempts at the target `digest`. A new target has had none, so it is tried at once."""
     return memory.attempts if memory.attempts.digest == digest else Attempts(digest)
 
 

@@ -88,7 +88,10 @@ class NodeClaim:
         """Description of the other host that holds the claim, for log and status; None if there is none."""
 
     async def maintain_claim(self) -> NoReturn:
-        """Claim the node and keep the claim. Raises only Superseded, bare or in an exception group; else retries."""
+        """Claim the node and keep the claim; retry after errors.
+
+        Only Superseded is raised, bare or in an exception group.
+        """
         while True:
             self._lease = await self._grant_lease()
             try:

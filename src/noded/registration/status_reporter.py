@@ -101,7 +101,7 @@ class StatusReporter:
             self._revision, self._written = result.revision, status
             return
         alive = result.range(0).first
-        if alive is not None and alive.mod_revision == claim:  # so the status in etcd differs: read it again
+        if alive is not None and alive.mod_revision == claim:  # so the status was changed: read it again
             self._wake.set()
 
     def _log_unless_outage(self, error: NodectlError) -> None:

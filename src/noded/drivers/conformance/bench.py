@@ -36,8 +36,8 @@ class Limits:
     """Time limits in seconds.
 
     call_s: for one call of the driver. inspect_s: for one call of `inspect`, the same as in noded. block_s: how long a
-    call may block the event loop. end_s: how long after `stop` tasks, threads and processes may still be ending, and
-    how long the state may take to become stable.
+    call may block the event loop. end_s: how long tasks, threads and processes may still run after `stop` has returned,
+    and how long the state may take to become stable.
     """
 
     call_s: float = 60.0

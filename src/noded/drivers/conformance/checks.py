@@ -129,7 +129,7 @@ async def _yield_to_loop(count: int) -> None:
 
 
 async def check_refusals(bench: Bench) -> None:
-    """Odd settings are applied or refused by a DriverError. One that is not retryable has changed nothing."""
+    """Odd settings are applied or refused by a DriverError. A refusal that is not retryable has changed nothing."""
     settings = bench.first.settings
     odd = [{**settings, _UNKNOWN_SETTING: 1}, *_corrupted_documents(settings)]
     async with bench.driver() as driver:
@@ -165,7 +165,7 @@ async def _expect_refused_or_applied(bench: Bench, driver: Trial, spec: Spec) ->
 
 
 async def check_wakes(bench: Bench) -> None:
-    """Not every inspect calls wake, because each wake makes noded inspect again: noded would never be idle."""
+    """Not every call of inspect may call wake: noded inspects again after each wake, so it would never be idle."""
     async with bench.driver() as driver:
         await driver.apply_and_settle(bench.first, None)
         before = driver.wakes.count

@@ -52,7 +52,10 @@ class Surroundings:
         self._children = set(_children())
 
     async def wait_restored(self, context: Context, timeout_s: float) -> None:
-        """Wait until all newer ones have ended. Raises Nonconformance if one still exists after `timeout_s` seconds."""
+        """Wait until every task, thread and process that began after this object was created has ended.
+
+        Raises Nonconformance if one still exists after `timeout_s` seconds.
+        """
         deadline = time.monotonic() + timeout_s
         while left := self._tasks_left() or self._threads_left() or await self._processes_left(context):
             if time.monotonic() > deadline:
