@@ -40,7 +40,7 @@ class App:
     """An application whose parts are decorated functions. A wrong definition raises DefinitionError at once.
 
     extends: an application (an instance or a class) whose commands and functions this one has too, unless it defines
-    its own. Define all parts where the module is imported: later changes are not noticed.
+    its own. Define all parts while its module is being imported: parts that are defined later may be ignored.
     """
 
     node_changed: NodeFunction
@@ -113,10 +113,10 @@ class App:
     def desired(self, config: Inventory, view: View, node: str) -> Spec | None: ...
 
     def desired(self, config: Any, view: Any = None, node: Any = None) -> Any:
-        """Decorate the function `(config, view, node) -> Spec | None`, or, called with these three, call it.
+        """Used as a decorator: define the function `(config, view, node) -> Spec | None`. It is pure.
 
-        The function is pure; see `Application.desired`. Without one, this calls that of the extended
-        application, or returns None if there is none.
+        Called with these three arguments: return the function's result; see `Application.desired`. If no function is
+        defined, return the result of the extended application, or None if no application is extended.
         """
         if view is None:
             return self._define("desired", config, ("config", "view", "node"))
@@ -132,7 +132,7 @@ class App:
     def node_document(self, node: str) -> str | None: ...
 
     def node_document(self, node: Any) -> Any:
-        """Decorate the function `(node) -> path | None`, or, called with a node's name, call it.
+        """Used as a decorator: define the function `(node) -> path | None`. Called with a node's name: call it.
 
         The function returns the path of the document that is shown with a node; see `HasNodeDocuments`.
         """

@@ -133,7 +133,7 @@ class Application(Protocol):
         ...
 
     def desired(self, config: Inventory, view: View, node: str) -> Spec | None:
-        """The desired spec of `node`, from the configuration and the documents alone; None for nothing to do.
+        """The desired spec of `node`, from the configuration and the documents alone; None if nothing may run.
 
         Pure: the same inputs give the same result on every PC, now and later. masterd records which documents it
         reads, and calls it again when one of them or the configuration changes.

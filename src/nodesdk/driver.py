@@ -6,10 +6,10 @@ A driver is a class. An entry point of the group `nodectl.drivers` names it, and
     [project.entry-points."nodectl.drivers"]
     relay = "ourdrivers.relay:RelayDriver"
 
-noded makes an instance, `RelayDriver(context)`, when the node's desired state first names the driver. It keeps it until
-the desired state names another driver or none, and the driver was stopped. It calls one method at a time, in one event
-loop, so a driver needs no locks. No method may block: blocking calls belong in `asyncio.to_thread`. The driver bounds
-the time of every call itself. A call may be cancelled when noded stops; then `stop` is called.
+noded makes an instance, `RelayDriver(context)`, when the node's desired state first names the driver. When the desired
+state names another driver or none, noded stops the driver and then drops the instance. It calls one method at a time,
+in one event loop, so a driver needs no locks. No method may block: blocking calls belong in `asyncio.to_thread`. The
+driver bounds the time of every call itself. A call may be cancelled when noded stops; then `stop` is called.
 
 noded is level-triggered: it compares and plans again on every change, on every `wake`, on a tick of a few seconds, and
 after its own restart. So a driver needs no timers and no retries: it reports the actual state and applies what is asked
@@ -41,8 +41,8 @@ class DriverError(Exception):
     """The driver failed. `message` is one sentence for the operator, shown in the node's status.
 
     retryable: a retry may succeed (a disk is full, a program is not installed yet). noded retries with growing pauses.
-    False: only another desired state can help, for example because a setting makes no sense. Raise it so only if
-    *nothing was changed*: noded keeps the previous state running.
+    False: only another desired state can help, for example because a setting makes no sense. Pass False only if
+    *nothing was changed*, because noded then keeps the previous state running.
     """
 
     def __init__(self, message: str, *, retryable: bool = True) -> None:
@@ -94,7 +94,7 @@ class Context:
 
 
 class Driver(Protocol):
-    """The contract. The docstring of the module says when noded calls each method."""
+    """The contract. The docstring of the module says how noded uses a driver."""
 
     settle_s: float
     """For how many seconds the applied state must hold before earlier failures are forgotten. 0: at once."""
@@ -110,7 +110,7 @@ class Driver(Protocol):
 
         Idempotent, whatever an earlier noded has left behind, even one that was killed.
         previous: what this instance applied last; None if unknown. It lets a driver do less if only the document
-        changed. If the applied state has drifted, it equals `spec`.
+        changed. When noded repairs a drift, `previous` equals `spec`.
         """
 
     async def stop(self) -> None:
@@ -143,7 +143,7 @@ class HasActions(Protocol):
     def actions(self) -> Mapping[str, DriverAction]:
         """Actions by name (letters, digits, '.', '_' and '-'; none of OWN_ACTIONS).
 
-        Cheap: read at each action, also before anything was applied and after `stop`. The result may depend on what
+        Cheap: read at each action, also before anything was applied and after `stop`. The mapping may depend on what
         was applied last.
         """
 

@@ -153,7 +153,7 @@ class OutcomeUnknown(NodectlError):
 class NoSpaceUnknown(OutcomeUnknown):
     """etcd's database is full, and this write may be the one that filled it.
 
-    It has already taken effect, or never will.
+    The write has already taken effect, or never will.
     """
 
 

@@ -44,8 +44,9 @@ def check_app(
 ) -> None:
     """Raises AppNonconformance (an AssertionError) that lists every rule which the application breaks.
 
-    scenario: runs commands, node changes and configurations on the harness that it gets; the more, the more is
-    checked. An error that it raises is not caught. quick_s: the time limit of a `quick` command here, in seconds.
+    scenario: runs commands, node changes and configurations on the harness that it gets. The more of the application
+    it runs, the more is checked. An error that it raises is not caught. quick_s: the time limit of a `quick` command in
+    this check, in seconds.
     """
     broken = [result for result in examine_app(app, scenario, inventory, quick_s=quick_s) if result.verdict == "failed"]
     if broken:
@@ -153,7 +154,7 @@ class _Steps:
     def check_pure(self) -> Iterator[str]:
         """Yield the commands after which the specs, all derived anew, differ from the recorded ones.
 
-        The recorded specs were derived incrementally when the command ran: only those that its changes affect.
+        The recorded specs were derived when the scenario ran: after each command, only those that its changes affect.
         """
         for state, record in self._states():
             before = state.inventory.model_dump()

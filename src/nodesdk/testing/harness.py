@@ -196,7 +196,7 @@ class AppHarness:
         return None if found is None else copy(found.value)
 
     def spec(self, node: str) -> Spec | None:
-        """The desired spec of a node; None for nothing to do. Raises NotFound for a node not in the inventory."""
+        """The desired spec of a node; None if nothing may run. Raises NotFound for a node not in the inventory."""
         self._check_node(node)
         return self._specs[node].spec
 

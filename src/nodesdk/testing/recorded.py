@@ -45,7 +45,7 @@ def check_replay(
 def replay(
     app: Application | type[Application], journal: Path | Iterable[Mapping[str, Any]], *, same: bool = True
 ) -> list[Difference]:
-    """Run every recorded command of the application on the state that the journal had then.
+    """Run every recorded command of the application again, on the state that the commands before it have left.
 
     Returns the commands that no longer exist or are now refused, and the nodes whose spec cannot be derived.
 
@@ -59,8 +59,11 @@ def replay(
 
 
 def read_journal(path: Path) -> list[CommandRecord]:
-    """The commands in a file, by index: what `nodectl history -o json` printed (a list, or one command a line), the
-    answer of GET /v1/history, or journal entries. Raises Invalid."""
+    """The commands in a file, sorted by index. Raises Invalid if it is not a complete journal.
+
+    The file holds the output of `nodectl history -o json` (a list, or one command a line), the answer of GET
+    /v1/history, or journal entries.
+    """
     text = path.read_text("utf-8")
     try:
         try:
