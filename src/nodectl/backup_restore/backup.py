@@ -1,4 +1,7 @@
-"""Copies etcd's database into a file for `etcdutl snapshot restore`. The file appears after a check of its hash."""
+"""Copies etcd's database into a file for `etcdutl snapshot restore`.
+
+The copy gets the file's name only after its hash was verified.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ async def _save_from(etcd: Etcd, keys: Keys, endpoint: str, file: Path, progress
 
 
 async def _position(etcd: Etcd, keys: Keys, endpoint: str) -> tuple[int, int, int]:
-    """Epoch, index and revision that the copy will contain at least.
+    """Read the epoch, index and revision of `endpoint`, before the copy: the copy contains at least this state.
 
     They are read through the same member. It answers a linearizable read only once it has applied all commits so far.
     """
@@ -126,7 +129,7 @@ def _publish(part: Path, file: Path) -> None:
 
 def _sync_directory(directory: Path) -> None:
     if os.name == "nt":
-        return  # a directory cannot be opened there; NTFS journals names
+        return  # Windows cannot open a directory for fsync, and NTFS journals the rename itself
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

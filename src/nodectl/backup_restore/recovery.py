@@ -1,8 +1,9 @@
 """Begins a new epoch after a backup was restored, so that no program acts on state that the restore removed.
 
-Without it, a master that was paused during the restore could write under its old term, and a node would ignore the
-orders of the restored store, because it has obeyed later ones. Terms and orders are compared by their epoch first, so
-those of a new epoch are greater than all earlier ones; and every fence compares the epoch.
+Without a new epoch, a master that was paused during the restore could write under its old term. And a node would ignore
+the desired state in the restored store, because it has obeyed one of a higher order (epoch, term, generation). Terms
+and orders are compared by their epoch first, so those of a new epoch are greater than all earlier ones; and every fence
+compares the epoch.
 
 This requires that no revision is used twice, which only the restore can ensure (`--bump-revision`). The bump is
 visible as a gap: no key of the cluster has a revision between those in the backup and those after the restore.
@@ -140,7 +141,7 @@ async def wait_for_silence(etcd: Etcd, keys: Keys, show: Callable[[str], None]) 
     """Wait until, for 4 s, there is no candidacy and no `leader` with a lease. Raises Conflict if a masterd runs.
 
     A backup contains the candidacies of its time, and their leases start anew with the restore. They are waited out. A
-    key that outlives its lease, or is written again, belongs to a running masterd.
+    key that still exists after its lease should have expired, or is written again, belongs to a running masterd.
     """
     known: dict[str, tuple[int, float]] = {}  # by key: its mod_revision, and when it must have expired
     quiet_since = time.monotonic()

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from nodectl.cli.settings import Options
 
 VARIABLE = "_NODECTL_COMPLETE"
-"""Environment variable of completion. `complete_<shell>` requests words; the shell's script sets it. `source_<shell>`
-requests that script."""
+"""Environment variable of completion.
+
+`source_<shell>` requests the completion script of a shell. That script sets `complete_<shell>` to request words.
+"""
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 _FLAGS = {"--install-completion", "--show-completion"}
 _ANSWER_S = 1.0
@@ -113,7 +115,10 @@ def clusters(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _options(context: typer.Context) -> Options:
-    """The global options on the line so far, from the parser: the root command, which sets them, does not run here."""
+    """The global options on the command line so far, from the parser's values.
+
+    During completion the root command does not run, so `context.obj` holds no Options.
+    """
     from nodectl.cli.settings import ClusterSettings, Options
 
     given = context.find_root().params
@@ -136,7 +141,7 @@ def _query(options: Options, path: str, query: dict[str, str]) -> Any:
     """
     settings = options.resolve()
 
-    import asyncio  # not at the top: without a cluster, `resolve` has raised
+    import asyncio  # here: not needed if `resolve` finds no cluster and raises
 
     from nodectl.cli.session import client_of
 

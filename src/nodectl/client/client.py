@@ -135,7 +135,7 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
     async def _discovery(self) -> Discovery:
         if not self.endpoints.etcd:
             return HttpDiscovery(self._http, self.endpoints.masters, self._leadership)
-        from nodestore.etcd.session import Etcd, EtcdSettings  # here: gRPC is slow to import, HTTP needs none
+        from nodestore.etcd.session import Etcd, EtcdSettings  # here: gRPC is slow to import; HTTP needs no gRPC
 
         settings = EtcdSettings(
             self.endpoints.etcd,

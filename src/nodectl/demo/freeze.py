@@ -1,7 +1,7 @@
 """The act that tests the fence: the leader is suspended, replaced, sent commands, and resumed.
 
-It is suspended in the middle of more commands than fit into a few commits. So after it is resumed it has something to
-write at once, at about the time when it learns of the new leader. Only the fence stops these writes reliably.
+It is suspended while it has more commands to run than a few commits can hold. So when it is resumed, it attempts more
+writes at once, at about the time when it learns of the new leader. Only the fence stops these writes reliably.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Direct:
         answer = await self._ask("POST", "/v1/commands", {"commands": body})
         results = answer.get("results")
         if not isinstance(results, list) or len(results) != len(commands):
-            results = [{"problem": answer} for _ in commands]  # a problem that answers all of them, or no answer
+            results = [{"problem": answer} for _ in commands]  # one problem for all of them; {}: no answer
         for command, result in zip(commands, results, strict=True):
             self._settle(command, result)
 

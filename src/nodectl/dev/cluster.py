@@ -206,7 +206,8 @@ class DevCluster:
         process = part.process
         if process is None or process.boot != kernel_boot_id():
             return
-        if part.program != "noded" and process.alive:  # they have no children: do not wait for a search
+        # etcd and masterd have no children: they are killed at once, before the search for children, which takes time.
+        if part.program != "noded" and process.alive:
             with contextlib.suppress(psutil.Error):
                 psutil.Process(process.pid).kill()
         await asyncio.to_thread(child_processes.kill_tree, process.identity)
@@ -262,7 +263,7 @@ class DevCluster:
             )
 
     def _add_parts(self, program: Program, names: Iterable[str]) -> None:
-        """Add a record with ports of its own for each name that has none."""
+        """Add a part, with ports of its own, for each name that has no part yet."""
         for name in names:
             known = self.record.parts.get(name)
             if known is not None and known.program != program:

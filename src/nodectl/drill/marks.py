@@ -28,7 +28,11 @@ _POLL_S = 0.01
 
 @dataclass(slots=True, eq=False)
 class ProbeCommand:
-    """One command and its outcome. `acknowledged`: monotonic time of the answer. `after`: sent again with a repeat."""
+    """One command and its outcome.
+
+    `after`: the `after` with which it was sent; a repeat must send the same. `acknowledged`: monotonic time of the
+    answer.
+    """
 
     id: str
     after: int

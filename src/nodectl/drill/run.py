@@ -95,7 +95,8 @@ async def run_drill(
     repeats = await _send_repeats(marks, last)
     acknowledged = {mark.id: mark.index for mark in marks.acknowledged}
     failed = [f"{mark.id}: {mark.error}" for mark in marks.sent if mark.error is not None]
-    lines = await _fetch_lines(client, preconditions.index)  # again: a repeat that ran twice must show in it
+    # Fetched again: if a repeat was run instead of recognised, the history now shows it.
+    lines = await _fetch_lines(client, preconditions.index)
     report.promises = judge_promises(
         acknowledged, failed, repeats, lines, takeover, preconditions.leader.id, report.client_times.gap_s
     )

@@ -191,7 +191,7 @@ class _Finder:
     def _install(self, folder: Path, name: str, source: str) -> EtcdBinary:
         """Rename `folder` to `name` in the cache, after its etcd has printed its version.
 
-        If another process has created that name, its etcd is used. One that does not run is moved out of the way.
+        If another process has created that folder, its etcd is used. A folder whose etcd is not usable is moved away.
         """
         self._examine(folder, source)
         target = self._cache / name

@@ -82,7 +82,9 @@ def takeovers(terms: Sequence[Mapping[str, Any]], now: float) -> list[Takeover]:
 
 
 def find_takeover(terms: Sequence[Mapping[str, Any]], wanted: str | None, now: float) -> Takeover:
-    """Find the takeover that `wanted` names: None is the newest, `-1`, `-2` the ones before it, or a term's revision or
+    """Find the takeover that `wanted` names.
+
+    `wanted`: None for the newest takeover; `-1`, `-2`, ... for those before it; or a term as `revision` or
     `epoch.revision`.
 
     Raises NotFound if there is none, Invalid if `wanted` is malformed, Garbage if the record of the term is unreadable.

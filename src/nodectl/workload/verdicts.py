@@ -16,7 +16,10 @@ _SHOWN_MAX = 3
 
 @dataclass(frozen=True, slots=True)
 class JournalLine:
-    """One command in the journal. `key`: the last index that its entry's key names; `term`: (epoch, revision)."""
+    """One command in the journal.
+
+    `key`: the index in the key of its entry, which must be that of the entry's last command. `term`: (epoch, revision).
+    """
 
     key: int
     index: int

@@ -237,7 +237,7 @@ class BlockingClient:
             raise OutcomeUnknown(f"{_CLOSED} during the call: it may or may not have had an effect") from None
 
     def iterate(self, stream: Callable[[Client], AsyncIterator[T]]) -> Generator[T, None, None]:
-        """Iterate over `stream(client)`, made of the asynchronous client, in the background thread."""
+        """Call `stream` with the asynchronous client, and iterate over its result in the background thread."""
         loop = self._require_loop()
         return _generator(loop, lambda: stream(self._client))
 

@@ -17,7 +17,8 @@ from nodestore.errors import NodectlError
 HEARTBEAT_S = 2.0
 _ANSWER_TIMEOUT_S = 2.0
 _FIRST_CHECK_DELAY_S = 0.05
-"""Delay of the first check after a change of leader: waiting commands are sent first, and their answers show it too."""
+"""Delay of the first check after a change of leader. Waiting commands are sent first; their answers also show whether
+it works."""
 
 
 async def monitor_leader(http: Http, leadership: Leadership, state: ConnectionState) -> None:

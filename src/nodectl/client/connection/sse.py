@@ -15,7 +15,7 @@ _EVENT_BYTES_MAX = 64 << 20
 
 
 class ServerSentEvent(NamedTuple):
-    """One event. `id`: the position from which to continue after it. Without `data` it carries only that."""
+    """One event. `id`: the position from which to continue after it. An event without `data` carries only its `id`."""
 
     name: str
     data: bytes

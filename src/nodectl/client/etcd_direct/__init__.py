@@ -1,4 +1,4 @@
-"""The status and the configuration as read from etcd itself, while no master may be running.
+"""The status and the configuration, read from etcd itself. Works without a running master.
 
 May import connection. Read `store_status.py` first.
 """
