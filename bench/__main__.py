@@ -32,7 +32,11 @@ def settings(trials: Trials, machine: str) -> list[str]:
 
 
 def write(bench: BenchRun, machine: str, *, quick: bool, only: bool) -> list[Path]:
-    """Write the results; return the paths. A run of some parts replaces no complete data, a quick one no page."""
+    """Write the results; return the paths.
+
+    A run of some parts does not replace the data of a complete run. The page is written only after a complete run that
+    is not quick.
+    """
     data = page.PARTIAL if only else page.DATA
     page.write_data(bench.figures, data)
     if quick or only:

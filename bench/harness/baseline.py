@@ -1,4 +1,4 @@
-"""The session for bare operations: with the etcd member that the leading masterd uses, that of its own PC.
+"""The session for bare operations. It uses the leading masterd's etcd member, which runs on that masterd's PC.
 
 A member that does not lead etcd forwards every write to the one that does, and masterd keeps etcd's leadership away
 from its PC. Bare puts to a member that leads would save a hop that the compared commands have to make.

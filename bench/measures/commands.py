@@ -1,4 +1,4 @@
-"""Commands compared with puts: one at a time, and of 64 callers of one Client.
+"""Commands compared with puts: sent one at a time, and by 64 concurrent callers of one Client.
 
 Commands and puts alternate, equally often and both after a warm-up, so that noise of the machine affects both. Each
 command changes its node's document, and so its spec.

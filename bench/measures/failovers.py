@@ -144,7 +144,7 @@ class Failovers:
                 await asyncio.sleep(_BEFORE_S)
                 known = max((item.index for item in answers), default=0)
                 await kind.hurt(leader)
-                # Until then send nothing else: waiting requests would take CPU time from the takeover.
+                # No other requests until commands are acknowledged again: they would take CPU time from the takeover.
                 count = len(answers)
                 await poll_until(lambda: _holds(len(answers) > count + _AFTER), "commands are acknowledged again", 0.05)
                 first = await self._first_index(leader, before.revision, known)

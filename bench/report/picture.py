@@ -21,7 +21,7 @@ def drawable(figure: Figure) -> bool:
 
 
 def caption(figure: Figure) -> str:
-    """Return the alternative text of the picture: of trials for times and rates, else of values."""
+    """Return the alternative text of the picture. It speaks of trials for a time or a rate, else of values."""
     if figure.unit in _TIMES:
         shown = "the part of the trials that took no longer"
     elif figure.better == "higher":
