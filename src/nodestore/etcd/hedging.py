@@ -17,7 +17,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 EXTRA_COPY_PAUSES_S = (0.1,) * 10
-"""Further pauses, in seconds, which a caller can append to its own for more copies while no member answers."""
+"""Pauses, in seconds, that a caller can append to its own, so that more copies are sent while no member answers."""
 _COPY_MIN_S = 0.02
 """With less time left, no further copy is sent."""
 

@@ -78,7 +78,8 @@ class Lease:
                     last = (
                         str(stream.report_silence()) if stream is not None else self._etcd.refusal or "no token in time"
                     )
-                except (BrokenStream, NodectlError) as fault:  # also a refusal: an operator may restore the user
+                except (BrokenStream, NodectlError) as fault:
+                    # A refusal is retried too: an operator may restore the user in etcd.
                     last = last_fault = str(fault)
                 else:
                     last_fault = None

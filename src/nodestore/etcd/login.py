@@ -106,7 +106,10 @@ class Login:
 
     @property
     def awaits_success(self) -> bool:
-        """Whether `record_success` has an effect: etcd never accepted the session, or refused it after that."""
+        """Whether `record_success` has an effect.
+
+        It has an effect until etcd first accepts the session, and after a refusal until the next success.
+        """
         return not self.was_accepted or self._backoff.failures > 0
 
     def record_success(self) -> None:

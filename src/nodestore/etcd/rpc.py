@@ -81,8 +81,8 @@ class RpcFailed(Exception):
         self.member_alive = details.startswith("etcdserver: ")  # the text comes from the member, so it is alive
 
 
-# Texts of calls that were never proposed to raft: the channel had no connection (_NOT_SENT), or etcd refused the call
-# before, in an interceptor or because a queue was full (_NOT_PROPOSED).
+# Error texts which show that a call was never proposed to raft. _NOT_SENT: the channel had no connection.
+# _NOT_PROPOSED: etcd refused the call at an earlier stage, in an interceptor or because a queue was full.
 _NOT_SENT = ("failed to connect", "errors resolving", "DNS resolution failed", "Name resolution", "empty address list")
 _NOT_PROPOSED = ("etcdserver: no leader", "etcdserver: too many requests", "not supported for learner")
 _BAD_TOKEN = ("auth token", "user name is empty", "revision of auth store is old")
@@ -97,7 +97,7 @@ _AMBIGUOUS = (
 
 
 def classify_status(code: StatusCode, details: str) -> Fault:
-    """The fault for a status of gRPC. If the call may have taken effect in spite of it, that is AMBIGUOUS."""
+    """The fault for a status of gRPC. It is AMBIGUOUS if the call may have taken effect although it failed."""
     if any(text in details for text in _NOT_PROPOSED):
         return Fault.NOT_SENT
     if "permission denied" in details:
@@ -109,7 +109,8 @@ def classify_status(code: StatusCode, details: str) -> Fault:
     if code is StatusCode.UNAUTHENTICATED or any(text in details for text in _BAD_TOKEN):
         return Fault.TOKEN
     if code is StatusCode.RESOURCE_EXHAUSTED and "eceived message larger than max" in details:
-        # Go's server prefixes "grpc: ": the request was too large. Without it, this client refused a too large answer.
+        # With the prefix "grpc: ", the member refused a request that is too large: grpc-go writes this prefix. Without
+        # it, this client refused an answer that is too large.
         return Fault.FINAL if details.startswith("grpc: ") else Fault.UNREADABLE
     if code is StatusCode.RESOURCE_EXHAUSTED and "trying to send message larger than max" in details:
         return Fault.UNREADABLE

@@ -3,7 +3,8 @@
 Calls go to the endpoint in use until it fails, hangs or is partitioned, then to the next. Every call has a deadline.
 Two errors distinguish a call without effect from one that may have taken effect:
 
-- `Unavailable`: the call had no effect. It was never sent, or was refused before it was proposed to raft.
+- `Unavailable`: the call had no effect. It was never sent, or was refused before it was proposed to raft. The
+  exceptions are a grant and a revocation of a lease: they may have taken effect, which is harmless.
 - `OutcomeUnknown`: the write may take effect now or at any later time. The session never repeats it, unless the caller
   declares that its compares make a second copy harmless (`repeatable`). A write that ended with its subclass
   `NoSpaceUnknown` has either taken effect already or never will.
@@ -126,7 +127,7 @@ class Etcd:
     def switch_endpoint(self, endpoint: Connection, *, member_alive: bool = False) -> None:
         """Switch to the next endpoint, unless a concurrent caller already left `endpoint`. Also probe its open streams.
 
-        `member_alive`: the member answered with a fault of its own; then its streams are not probed.
+        `member_alive`: the member itself reported the fault; then its streams are not probed.
         """
         # Streams need a probe: if a member died with its PC, its connections stay open for seconds.
         if not member_alive:
@@ -147,7 +148,7 @@ class Etcd:
         self._streams.discard(stream)
 
     def _other_endpoints(self) -> list[Connection]:
-        """The endpoints not in use, in ring order after it. Recently failed ones come last, in order of failure."""
+        """The endpoints after the one in use, in ring order. Recently failed ones come last, in order of failure."""
         size, lately = len(self._endpoints), time.monotonic() - _RECENT_FAILURE_S
         following = [self._endpoints[(self._current + step) % size] for step in range(1, size)]
         return sorted(following, key=lambda endpoint: max(self._last_failure_at.get(endpoint.address, lately), lately))
@@ -300,7 +301,7 @@ class Etcd:
     def _endpoint_for_stream(self, secondary: bool) -> Connection:
         """The endpoint for a new stream: the one in use; for a secondary stream another one, if there is any.
 
-        Endpoints with an open stream of the other kind are avoided if possible.
+        If possible, it is an endpoint to which no stream of the other kind (secondary or not) is open.
         """
         current = self._endpoints[self._current]
         ranked = [*self._other_endpoints(), current] if secondary else [current, *self._other_endpoints()]
@@ -367,7 +368,8 @@ class Etcd:
         """Run one transaction. `repeatable`: the caller declares that its compares make a second copy harmless.
 
         A transaction that only reads, or is repeatable, is retried, and copies of it go to other members if the one in
-        use is slow. If the compares of a repeatable transaction failed, an earlier copy of it may have taken effect.
+        use is slow. If `succeeded` is false for a repeatable transaction, an earlier copy of it may have taken effect:
+        then the compares of the copy that was answered failed.
         """
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
         reads_only = all(op.HasField("request_range") for op in (*then, *orelse))

@@ -18,7 +18,7 @@ class Session(Protocol):
     def settings(self) -> EtcdSettings: ...
 
     def switch_endpoint(self, endpoint: Connection, *, member_alive: bool = False) -> None:
-        """Switch to the next endpoint if `endpoint` is in use. member_alive: the member itself answered the fault."""
+        """Switch to the next endpoint if `endpoint` is in use. member_alive: the member itself reported the fault."""
         ...
 
     def discard_token(self, token: str | None) -> None:
@@ -79,9 +79,9 @@ class Stream:
         return BrokenStream(f"{self.address}: silent")
 
     def report_token_refused(self) -> None:
-        """Drop the stream's token, which etcd refused in an answer.
+        """Drop the stream's token, which etcd refused in a message of this stream.
 
-        If the session has no user, it raises: Denied if etcd never accepted the session, else BrokenStream.
+        If the session has no user, raise an error: Denied if etcd never accepted the session, else BrokenStream.
         """
         self._session.discard_token(self._token)
         if self._session.settings.user is None:

@@ -95,7 +95,7 @@ class Range:
     has_more: bool
     count: int
     next_start: bytes = b""
-    """The key at which the next page starts, as exact bytes. A key in `kvs` is inexact if it is not UTF-8."""
+    """The key at which the next page starts. It is in bytes, because in `kvs` a key that is not UTF-8 is inexact."""
 
     @property
     def first(self) -> KV | None:

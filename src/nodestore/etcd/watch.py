@@ -58,8 +58,8 @@ class Listing:
 class Changes:
     """The events since the previous item, complete up to `revision`. Without events: the watch is alive and idle.
 
-    Resume from the revision of an event, not from that of an item without events: some older servers report progress
-    before they have sent all events up to it.
+    To resume, use the revision of the last item that has events. Do not use that of an item without events: some older
+    servers report progress up to a revision before they have sent all events up to it.
     """
 
     revision: int
