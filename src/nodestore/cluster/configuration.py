@@ -47,7 +47,7 @@ def current_of(found: KV | None) -> Current:
 
 
 async def version_of(etcd: Etcd, keys: Keys, found: KV | None) -> int:
-    """The version of `config/current`, read as `found`; 0 if no configuration was ever applied.
+    """The version of the current configuration; 0 if none was ever applied. `found`: `config/current` as it was read.
 
     If `config/current` is unreadable or was deleted, this is the newest version in the history, so that the next
     version is greater than all before it.
@@ -61,7 +61,8 @@ async def version_of(etcd: Etcd, keys: Keys, found: KV | None) -> int:
 
 def checked_inventory(inventory: Json) -> dict[str, Any]:
     """A copy of `inventory`. Invalid if it is not plain JSON or not a valid inventory."""
-    # Wrapped, because the leader's check at adoption covers the whole record: that adds one level to the nesting.
+    # The inventory is checked within an object, because at adoption the leader checks the whole record, in which the
+    # inventory is nested one level deeper.
     fields: dict[str, Any] = checked_copy({"inventory": inventory}, "inventory")["inventory"]
     try:
         decode(Inventory, dumps(fields), "inventory")
@@ -161,8 +162,8 @@ class Configuration:
 
         The key `evidence` holds `value` (None: is absent) if and only if it took effect.
         """
-        # Copies of a put are sent one after another: if etcd is full, NoSpaceUnknown settles only one copy's outcome.
-        # A delete needs no space, so copies of it may go to several members at once.
+        # Copies of a put are sent one after another: if etcd is full, NoSpaceUnknown means that one copy has taken
+        # effect or never will, but nothing is known of other copies. A delete needs no space, so it may be hedged.
         hedged = value is None
         unknown: OutcomeUnknown | None = None
         for _ in range(_ATTEMPTS):

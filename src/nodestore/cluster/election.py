@@ -84,8 +84,9 @@ class TakeoverLost:
     """A takeover that did not happen, or whose term had ended before it was confirmed.
 
     `leader`: the key as it is now. `paused`: whether a readable pause prevented it. `garbage_revision`: mod_revision of
-    an unreadable `paused`; pass it to the next takeover, which then ignores that key. `challenge_answered`: only the
-    compares that the caller added failed. `is_other_epoch`: the epoch is not the one that the takeover compared.
+    the key `paused`, if that is unreadable. The next takeover ignores the key if it is given this revision.
+    `challenge_answered`: only the compares that the caller added failed. `is_other_epoch`: the epoch is not the one
+    that the takeover compared.
     """
 
     leader: KV | None
