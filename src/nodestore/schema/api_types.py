@@ -483,8 +483,8 @@ class RejectedView(TypedDict):
 class ConfigSummary(TypedDict):
     """The configuration, from the keys in etcd.
 
-    `current`: the configuration that was applied last. `version`: the value of `expect_version` with which the next one
-    can be applied. `problem`: the reason why `current` cannot be read.
+    `current`: the configuration that was applied last. `version`: the version that a request to apply the next one must
+    give as `expect_version`, if it gives any. `problem`: the reason why `current` cannot be read.
     """
 
     current: ConfigRecord | None

@@ -49,7 +49,10 @@ def decode_fast(raw: bytes) -> Entry | None:
 
 
 def _decode_record_fast(item: Any) -> CommandRecord | None:
-    """The record in `item`; None if `item` has another form. It shares and may change the dictionaries of `item`."""
+    """The record in `item`; None if `item` has another form.
+
+    The record shares the dictionaries of `item`. This function may change them.
+    """
     if type(item) is not dict:
         return None
     if item.keys() != _RECORD_FIELDS:  # empty fields are omitted

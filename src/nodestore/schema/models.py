@@ -1,8 +1,8 @@
 """The models of the values in etcd: frozen pydantic models, each with the schema version `v`.
 
 A model keeps unknown fields, so that an older program does not lose what a newer one wrote. It refuses a newer major
-`v`. Times are seconds since the Unix epoch by the writer's clock. They are for people, with two exceptions, both by the
-leader's clock: they decide when a pending action expires, and when a command's id is forgotten.
+`v`. Times are seconds since the Unix epoch by the writer's clock. They are for people, with two exceptions: times by
+the leader's clock decide when a pending action expires, and when a command's id is forgotten.
 """
 
 from __future__ import annotations
@@ -308,7 +308,10 @@ class DocumentView(Stored):
 
 
 class Desired(Stored):
-    """`desired/<node>`: the desired state of a node. noded ignores one with a lower (epoch, term, generation)."""
+    """`desired/<node>`: the desired state of a node.
+
+    Its order is (epoch, term, generation). noded ignores a desired state of lower order than one that it has accepted.
+    """
 
     epoch: int
     term: int
@@ -359,7 +362,8 @@ class Acted(Stored):
     """`acted/<node>`: the actions that the node has begun, with the results of those that are not closed yet.
 
     noded writes it before an action begins, in a transaction that compares its own `alive`, `actions/<node>` and
-    `epoch`. The key is kept if the node is removed. No action with an index up to `floor` begins any more.
+    `epoch`. The key is kept if the node is removed. No action with an index up to `floor` begins any more. This is not
+    the floor of command ids.
     """
 
     node: str
