@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def argument_type(convert: Callable[[str], T]) -> Callable[[str], T]:
-    """`convert` for argparse's `type`: argparse then shows the message of its ValueError or NodectlError."""
+    """Wrap `convert` for argparse's `type`, so that argparse shows the message of its ValueError or NodectlError."""
 
     def checked(text: str) -> T:
         try:

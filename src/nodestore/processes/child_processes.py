@@ -88,7 +88,7 @@ def kill_tree(identity: Identity) -> None:
     On POSIX, if the process itself has ended, this kills the rest of its session. So it also works after a crash, with
     an identity that was recorded before. Processes that left the session *and* lost their parent are not found.
     """
-    # Every process descends from pid 0.
+    # Pid 0 is excluded, because every process descends from it.
     if identity.pid > 0 and system.creation_time(identity.pid) in (None, identity.created):
         system.kill_tree(identity.pid)
 
@@ -205,10 +205,11 @@ async def spawn(
     """Starts a program in a session (Windows: process group and job) of its own. NodectlError if it cannot run.
 
     stdin: PIPE, or None for an empty one. stdout: PIPE, the Path of a file to append to, or None for the caller's.
-    stderr: PIPE, or None to join it with stdout (with None for both, it is the caller's).
+    stderr: PIPE, or None for the same target as stdout. If both are None, each is the caller's.
 
-    die_with_parent: the child is killed when this process dies in any way. On Windows its whole tree is killed. On
-    Linux only the child is, and not if its file is setuid or has capabilities; the caller must be in the main thread.
+    die_with_parent: the child is killed when this process dies in any way. On Windows its descendants are killed too,
+    on Linux only the child. On Linux it has no effect on a program that is setuid or has file capabilities, and `spawn`
+    must be called in the main thread.
     """
     command = system.wrap_command(_resolved(argv, cwd, env), die_with_parent=die_with_parent)
     with _start_errors(argv[0]), _open_output(stdout) as out:

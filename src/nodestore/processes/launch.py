@@ -26,7 +26,7 @@ def _die_with(parent: int) -> None:
 
 
 def _detach() -> None:
-    """Continue in a grandchild that leads its own session. The process in between prints its pid and ends."""
+    """Continue in a fork that leads its own session. The original process prints the pid of the fork and ends."""
     pid = os.fork()
     if pid:
         os.write(1, b"%d\n" % pid)

@@ -1,7 +1,8 @@
 """Checks that a value is plain JSON, which every replica decodes from the journal exactly as it was. Pure.
 
 A committed entry that is unreadable stops all replicas permanently. So values from an application, a driver or a client
-are checked before: only JSON's own types, finite numbers of bounded size, valid characters, bounded nesting.
+are checked before they are stored. Permitted are JSON's own types, finite numbers, integers of bounded size, valid
+characters and bounded nesting.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def dumps(value: Json) -> bytes:
 def canonical(value: Json) -> bytes:
     """The canonical form of a value: sorted keys, no spaces. Garbage if it holds an infinite number.
 
-    1e999 is decoded as an infinite number, for which JSON has no notation.
+    Such a value can come from valid JSON: the number 1e999 is decoded as infinity, for which JSON has no notation.
     """
     try:
         return _CANONICAL.encode(value).encode("utf-8", "surrogatepass")

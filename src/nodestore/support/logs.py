@@ -69,7 +69,7 @@ def setup_logging(program: str, name: str, level: str = "info") -> None:
 class RateLimitedLog:
     """Logs a message if it differs from the last logged one, or `every_s` seconds after that (math.inf: not again).
 
-    `repeats`: the level at which suppressed messages are logged; None: they are dropped.
+    `repeats`: the level at which the messages in between are logged; None: they are dropped.
     """
 
     def __init__(self, logger: logging.Logger, every_s: float = 30.0, *, repeats: int | None = None) -> None:

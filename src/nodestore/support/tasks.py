@@ -38,8 +38,8 @@ class CancelledTasks:
 async def run_until_first_ends(**coroutines: Coroutine[Any, Any, Any]) -> None:
     """Run each coroutine as a task with the given name until one ends; then cancel the others and await their end.
 
-    Raises the error of the task that ended first; of several that ended at once, that of the one named first.
-    Cancellation of the caller takes precedence over their errors.
+    Raises the error of the task that ended first. If several ended at once, raises the first of their errors, in the
+    order of the arguments. Cancellation of the caller takes precedence over these errors.
     """
     tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
     try:

@@ -34,9 +34,9 @@ async def wait_until(
 ) -> None:
     """Repeat `check`, which returns what is still missing, until it returns None.
 
-    If `check` raises Unavailable, the text of that error is what is missing. Raises TimedOut after `timeout_s` seconds,
-    with `what`, what is missing, and `details()` in its message. pauses: the pauses between checks. report: called with
-    what is missing after each check. If it raises, the wait ends with that error.
+    If `check` raises Unavailable, the text of that error is what is missing. Raises TimedOut after `timeout_s` seconds.
+    Its message contains `what`, the text of what is missing, and `details()`. pauses: the pauses between checks.
+    report: called after each check with what is missing. An error that it raises ends the wait.
     """
     deadline = time.monotonic() + timeout_s
     while True:
