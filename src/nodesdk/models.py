@@ -140,7 +140,7 @@ class GroupConfig(Model):
 
 
 class Defaults(Model):
-    """The driver and document of every node that sets none itself."""
+    """The driver of nodes that set none, and base values that groups and nodes override in their documents."""
 
     driver: DriverConfig | None = None
     document: dict[str, Any] = Field(default_factory=dict)

@@ -176,7 +176,8 @@ class Leader:
             # `finish_views` writes the views of this commit. If the commit wrote them itself, `applied` would claim
             # that all views are complete, although the previous leader may have left some unfinished.
             await self._committer.commit(batch, publish=False)
-            log.info("this program derives other specs for %s: recorded as index %d", record.result, record.index)
+            nodes = ", ".join(record.result["nodes"])
+            log.info("the specs of nodes %s differ after an upgrade: recorded as index %d", nodes, record.index)
 
     async def _commit_loop(self) -> None:
         parts = self._parts
