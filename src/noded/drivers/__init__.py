@@ -4,40 +4,4 @@ The subpackages hold the built-in drivers, helpers for drivers, and the conforma
 import `noded.drivers.contract`, not this module.
 """
 
-from noded.drivers.contract import (
-    ACTION_TIMEOUT_S_MAX,
-    GROUP,
-    OWN_ACTIONS,
-    ActionFailed,
-    Actual,
-    Context,
-    Driver,
-    DriverAction,
-    DriverError,
-    DriverFactory,
-    HasActions,
-    Settings,
-    actions_of,
-    check_action_name,
-    load,
-    parse_settings,
-)
-
-__all__ = [
-    "ACTION_TIMEOUT_S_MAX",
-    "GROUP",
-    "OWN_ACTIONS",
-    "ActionFailed",
-    "Actual",
-    "Context",
-    "Driver",
-    "DriverAction",
-    "DriverError",
-    "DriverFactory",
-    "HasActions",
-    "Settings",
-    "actions_of",
-    "check_action_name",
-    "load",
-    "parse_settings",
-]
+from noded.drivers.contract import *  # noqa: F403
