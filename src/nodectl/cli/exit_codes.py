@@ -49,7 +49,7 @@ _TABLE: tuple[tuple[type[NodectlError], ExitCode, str], ...] = (
     (Invalid, ExitCode.USAGE, ""),
     (NotFound, ExitCode.NOT_FOUND, ""),
     (Denied, ExitCode.DENIED, "check --user, --password-file and the certificates"),
-    (TimedOut, ExitCode.TIMED_OUT, "the request itself stays in force; `nodectl status` shows what is missing"),
+    (TimedOut, ExitCode.TIMED_OUT, "the request is not undone; `nodectl status` shows what is missing"),
     (OutcomeUnknown, ExitCode.OUTCOME_UNKNOWN, "check with `nodectl history` whether it took effect"),
     (NoSpace, ExitCode.UNAVAILABLE, "`nodectl status` shows how full etcd is; see docs/recovery.md"),
     (Unavailable, ExitCode.UNAVAILABLE, "check that a masterd is running and that --endpoints is right"),

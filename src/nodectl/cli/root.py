@@ -20,7 +20,7 @@ from nodectl.cli.duration_option import duration_option
 from nodectl.cli.settings import REQUEST_TIMEOUT_S, ClusterSettings, Options
 from nodestore.errors import Invalid
 
-NOUNS: dict[str, str] = {
+COMMANDS: dict[str, str] = {
     "status": "Show the whole cluster and its problems on one screen.",
     "node": "Show nodes, change their documents, run actions on them.",
     "scene": "Save and apply scenes: named sets of node documents.",
@@ -55,7 +55,7 @@ class LazyGroup(TyperGroup):
     """The group of all commands. It imports a command's module when that command is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name in NOUNS if importlib.util.find_spec(_module(name)) is not None]
+        return [name for name in COMMANDS if importlib.util.find_spec(_module(name)) is not None]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.list_commands(ctx):
@@ -74,9 +74,9 @@ class LazyGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands from NOUNS, so that help loads none of them."""
+        """List the commands from COMMANDS, so that help loads none of them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, NOUNS[name]) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:

@@ -28,8 +28,8 @@ def send(
 ) -> None:
     """Run `command` with a client, show its result, and add the sentence `message` for people.
 
-    If `nodes` is given, it returns for a result the names of the nodes to wait for, or None for all nodes. The wait
-    takes at most `timeout_s` seconds.
+    `nodes(result)` returns the names of the nodes to wait for, or None for all nodes. If `nodes` is None, there is no
+    wait. A wait takes at most `timeout_s` seconds.
     """
     out = Output(output)
 

@@ -27,7 +27,7 @@ _PAUSE_MAX_S = 0.5
 
 
 def options_of(context: typer.Context) -> Options:
-    """The global options; the defaults if the command runs without the root."""
+    """The global options; the defaults if the root command did not run."""
     found = context.find_root().obj
     return found if isinstance(found, Options) else Options()
 

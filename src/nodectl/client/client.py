@@ -23,9 +23,9 @@ from nodectl.client.connection.requests import Requests
 from nodectl.client.connection.results import CommandResult, NodeChanges
 from nodectl.client.connection.state import ConnectionState, State
 from nodectl.client.methods.administration import AdministrationCalls
+from nodectl.client.methods.application import ApplicationCalls
 from nodectl.client.methods.reads import ReadCalls
 from nodectl.client.methods.snapshots import SnapshotCalls
-from nodectl.client.methods.wall import WallCalls
 from nodectl.endpoints import parse_endpoints
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import Consistency
@@ -41,7 +41,7 @@ COMMAND_S = 30.0
 LOST_AFTER_S = 30.0
 
 
-class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
+class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
     """A client of one cluster: `async with Client(endpoints, cluster=...) as client:`.
 
     It belongs to one event loop; any number of tasks may use it.
@@ -99,7 +99,7 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
         Raises RuntimeError if the client was opened before.
         """
         if self._state is not None:
-            raise RuntimeError("this Client was opened before: a Client is opened once, make a new one")
+            raise RuntimeError("this Client was opened before and cannot be opened again: create a new one")
         self._state = ConnectionState(self._lost_after_s)
         try:
             self._http = await self._exits.enter_async_context(Http(self._tls))
@@ -217,7 +217,7 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
     # --- streams ----------------------------------------------------------------------------------------------------
 
     def journal(self, after: int | str | None = None) -> AsyncGenerator[dict[str, Any], None]:
-        return self._require_followers().journal(after)
+        return self._stream_follower().journal(after)
 
     def live(self) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """Yield the current leader, masters, pause and nodes, then their changes, without end.
@@ -226,16 +226,16 @@ class Client(ReadCalls, WallCalls, SnapshotCalls, AdministrationCalls):
         {event: [changed items], "gone": [names of removed items]}. Events have no position. After a broken connection
         the complete state is sent again.
         """
-        return self._require_followers().live()
+        return self._stream_follower().live()
 
     def watch_nodes(self) -> AsyncGenerator[NodeChanges, None]:
         """Yield all nodes, then those that change, without end and across changes of leader.
 
         After a broken connection all nodes are sent again (`complete` is then true).
         """
-        return self._require_followers().nodes()
+        return self._stream_follower().nodes()
 
-    def _require_followers(self) -> StreamFollower:
+    def _stream_follower(self) -> StreamFollower:
         state = self._require_state()
         return StreamFollower(self._http, self._requests, self._leadership, state)
 

@@ -60,7 +60,7 @@ def _validate(source: YamlSource, data: dict[str, Any]) -> Inventory | None:
         problems = _pydantic_problems(error, data)
         for where, message in problems.items():
             inside_another = any(where[:length] in problems for length in range(1, len(where)))
-            is_repeated = not where and source.problems  # the model repeats our checks, without a line
+            is_repeated = not where and source.problems  # the model finds what _check_* found, but without a line
             if not inside_another and not is_repeated:
                 source.add_problem(where, message)
         return None

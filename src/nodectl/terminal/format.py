@@ -32,7 +32,7 @@ def _scalar(value: Any) -> str:
 
 
 def local_time(seconds: float) -> str:
-    """Format seconds since the Unix epoch as local date and time; `?` if they are out of range or no number."""
+    """Format seconds since the Unix epoch as local date and time; `?` if that is not a number or out of range."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError, TypeError):  # stored values may be anything

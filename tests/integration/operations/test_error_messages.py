@@ -206,7 +206,7 @@ async def test_a_poison_command_ends_two_masters_and_no_more(etcd_one: EtcdClust
         said = await nodectl("command", "poison")
         assert said.code == 8, said
         assert "may or may not have taken effect: leaders m1 (term " in said.lines[0], said
-        assert "were lost while they had it, so it is not sent to another" in said.lines[0], said
+        assert "were lost after it was sent to them, so it is not sent to another" in said.lines[0], said
         assert "check the history before you repeat it" in said.lines[0], said
         alive = [name for name, master in masters.running.items() if master.exit_code is None]
         assert len(alive) == 1

@@ -20,7 +20,7 @@ import yaml
 from nodectl.__main__ import run
 from nodectl.cli.arguments import parse_values
 from nodectl.cli.exit_codes import ExitCode, explain
-from nodectl.cli.root import NOUNS, hoist
+from nodectl.cli.root import COMMANDS, hoist
 from nodestore import errors
 from nodestore.errors import Invalid
 from tests.support.fakes.masterd import FakeCluster, fake_cluster, node_view
@@ -511,7 +511,7 @@ def test_help_of_every_command_works(capsys: pytest.CaptureFixture[str]) -> None
     assert run(["--help"]) == 0
     listed = capsys.readouterr().out
     for noun in ("status", "node", "scene", "config", "master", "history", "etcd"):
-        assert NOUNS[noun].split()[0] in listed
+        assert COMMANDS[noun].split()[0] in listed
         assert run([noun, "--help"]) == 0
         assert "Usage:" in capsys.readouterr().out
 

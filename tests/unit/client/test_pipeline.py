@@ -65,7 +65,7 @@ async def running(http: ScriptedHttp, leadership: Leadership) -> AsyncIterator[P
 
 
 async def test_a_request_superseded_before_its_first_step_leaves_nothing_behind() -> None:
-    """Its task never ran, so no `finally` of it did either: the command, a suspect, must be sent to the next leader.
+    """Its task never ran, so no `finally` of it did either: the quarantined command must be sent to the next leader.
 
     m1 is lost under the command. m2, of another epoch, is asked for the index, and replaced before the request to it
     has begun. So only m3 gets the command a second time.

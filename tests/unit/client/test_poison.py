@@ -62,7 +62,7 @@ async def test_poison_stops_after_two_leaders_and_innocents_are_done() -> None:
 
 
 async def test_a_request_beside_the_poison_is_not_blamed() -> None:
-    """Two requests may be in flight; what was in the other one is a suspect too, and is sent alone as well."""
+    """Two requests may be in flight; what was in the other one is quarantined too, and is sent alone as well."""
     async with fake_cluster(*NAMES) as cluster, Client(cluster.urls) as client:
         await client.command("warm up")
         deaths = poisoned(cluster)

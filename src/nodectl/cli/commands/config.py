@@ -173,7 +173,10 @@ def apply(
 
 
 async def wait_for_adoption(client: Client, version: int, timeout_s: float, out: Output) -> None:
-    """Wait until the leader has adopted `version` or a later one. Raises Refused if it rejects it, and TimedOut."""
+    """Wait until the leader has adopted `version` or a later one.
+
+    Raises Refused if the leader rejects `version`, TimedOut after `timeout_s` seconds.
+    """
 
     async def missing() -> str | None:
         view = await client.config()

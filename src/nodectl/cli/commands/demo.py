@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Run a cluster on this PC, inject faults, and check its guarantees.
 
-    Exit code 1 if one of them did not hold.
+    Exit code 1 if a guarantee did not hold.
     """
     from nodectl.demo.interrupts import Ended
     from nodectl.demo.play import ACTS, DemoOptions, run

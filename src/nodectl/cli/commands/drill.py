@@ -73,8 +73,8 @@ def run_drill(
 ) -> None:
     """Kill or freeze the leader, or make it hand over, and measure what a client sees.
 
-    Meanwhile it sends commands that change nothing. It asks for confirmation first. Exit code 1 if a guarantee did not
-    hold.
+    nodectl asks for confirmation first. During the drill it sends commands that change nothing. Exit code 1 if a
+    guarantee did not hold.
     """
     out = Output(Format.json if json else output)
     cluster = _cluster(directory)

@@ -29,7 +29,7 @@ def history(
         int | None, typer.Option(min=0, metavar="INDEX", help="Only commands after this index, oldest first.")
     ] = None,
     node: Annotated[
-        str | None, typer.Option(metavar="NODE", help="Only commands that changed this node, and its actions.")
+        str | None, typer.Option(metavar="NODE", help="Only commands that changed this node or concern its actions.")
     ] = None,
     actor: Annotated[str | None, typer.Option(metavar="ACTOR", help="Only commands of this actor.")] = None,
     command: Annotated[
@@ -89,7 +89,7 @@ def history(
 
 
 def _note_bounds(out: Output, found: History, forward: bool, *, full: bool) -> None:
-    """Say which part of the journal was not searched, or is no longer retained."""
+    """Note which part of the journal was not searched, or is no longer retained."""
     searched, retained = found.get("searched") if not full else None, found["first_retained"] or 1
     if forward and searched is not None and searched < found["index"]:
         out.note(f"searched up to index {searched}; continue with --after {searched}")

@@ -33,8 +33,8 @@ def recover(
     """Begin a new epoch after a backup was restored.
 
     First stop every masterd (nodes may keep running), and restore the backup on every member's PC by `etcdutl snapshot
-    restore` with --bump-revision and --mark-compacted. docs/recovery.md describes every step. What was acknowledged
-    after the backup is lost. If this command is interrupted, run it again.
+    restore` with --bump-revision and --mark-compacted. docs/recovery.md describes every step. Everything that was
+    acknowledged after the backup was made is lost. If this command is interrupted, run it again.
     """
     from nodectl.backup_restore import recovery
     from nodectl.client.client import default_actor
@@ -61,22 +61,25 @@ def recover(
 
 
 def _confirm(found: Restored, yes: bool, out: Output) -> None:
-    """If the store does not look like a correctly restored backup, ask whether to go ahead. Raises Conflict if not."""
+    """If the store does not look like a correctly restored backup, ask whether to go ahead.
+
+    Raises Conflict if the answer is no.
+    """
     from nodectl.backup_restore.recovery import BUMP_MIN
 
     if found.bumped >= BUMP_MIN:
         return
-    doubt = (
+    warning = (
         f"this store does not look restored: since epoch {found.record.epoch} began, there is no gap of {BUMP_MIN:,} "
         f"between its revisions (the largest is {found.bumped:,}). If no backup was restored, there is nothing to "
-        "recover. If one was, restore it again, on each member with the same `--bump-revision` of at least that number "
+        f"recover. If one was, restore it again, on each member with the same `--bump-revision` of at least {BUMP_MIN} "
         "and --mark-compacted. Otherwise revisions are used twice, and a master or a node that kept running may act on "
         "state that the restore removed"
     )
     if yes:
-        out.warn(doubt)
-    elif not (sys.stdin.isatty() and typer.confirm(f"{doubt}. Begin a new epoch anyway?")):
-        raise Conflict(f"{doubt}. Nothing was changed; --yes begins a new epoch anyway")
+        out.warn(warning)
+    elif not (sys.stdin.isatty() and typer.confirm(f"{warning}. Begin a new epoch anyway?")):
+        raise Conflict(f"{warning}. Nothing was changed; --yes begins a new epoch anyway")
 
 
 def _result_data(found: Restored, epoch: int, changed: bool) -> dict[str, Any]:
@@ -103,7 +106,9 @@ def _print_result(done: dict[str, Any], out: Output) -> None:
         last = done["last"]
         of = f", {last['name']} by {last['actor']} on {local_time(last['time'])}" if last else ""
         out.note(f"epoch {done['epoch']} begins; the last command in the backup is index {done['index']}{of}")
-        out.note("what was acknowledged after that is lost; clients that depend on it get a conflict")
+        out.note(
+            "everything that was acknowledged after that command is lost; clients that depend on it get a conflict"
+        )
     if done["paused"]:
         out.warn("automatic takeover is paused, as it was when the backup was made: run `nodectl master resume`")
     out.note("now start masterd on every PC")

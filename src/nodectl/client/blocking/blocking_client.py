@@ -91,7 +91,7 @@ class BlockingClient:
     def __enter__(self) -> Self:
         """Start the thread, open the client, and start to look for the leader, without waiting for it."""
         if self._loop is not None or self._closed:
-            raise RuntimeError("this BlockingClient was opened before: it is opened once, make a new one")
+            raise RuntimeError("this BlockingClient was opened before and cannot be opened again: create a new one")
         self._loop = BackgroundLoop("nodectl client")
         self._loop.start()
         try:

@@ -11,6 +11,9 @@ _JITTER = (0.5, 1.0)
 
 
 def backoff(most_s: float = 1.0, *, first_s: float = _FIRST_S, dice: random.Random | None = None) -> Backoff:
-    """Return the pauses after consecutive failures, in seconds: at most `most_s`, each between half and full length."""
+    """Return an exponential back-off from `first_s` up to `most_s` seconds.
+
+    `dice`, the source of randomness, shortens each pause by up to half.
+    """
     uniform = random.uniform if dice is None else dice.uniform
     return Backoff(first_s, most_s, jitter=lambda: uniform(*_JITTER))

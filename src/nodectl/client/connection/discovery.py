@@ -27,17 +27,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 1.0
-_ASK_FIRST_S = 0.3
-_ASK_STEADY_S = 0.5
-_ASK_MAX_S = 1.0
+_POLL_INTERVAL_S = 1.0
+_POLL_TIMEOUT_FIRST_S = 0.3
+_POLL_TIMEOUT_STEADY_S = 0.5
+_POLL_TIMEOUT_MAX_S = 1.0
 _DOUBT_PAUSE_MAX_S = 0.25
 _READ_TIMEOUT_S = 1.0
-_WATCH_FIRST_S = 0.08
-"""The first pause while in doubt, longer than elsewhere: the watch nearly always finds the new leader within it."""
+_READ_PAUSE_FIRST_S = 0.08
+"""The first pause before the key is read while the leader is in doubt.
+
+It is longer than the first pause of other back-offs, because nearly always a watch shows the new leader within it.
+"""
 _LOCAL = {"consistency": "local"}
 _DENIED_PAUSE_S = 5.0
-_DOUBT_AFTER_S = 0.1
+_PROBE_DELAY_S = 0.1
 _KNOWN_URLS_MAX = 32
 
 
@@ -68,7 +71,7 @@ class HttpDiscovery:
                 await asyncio.sleep(pauses.next_s())
             else:
                 pauses.reset()
-                await self._leadership.wait_for_doubt(_POLL_S)
+                await self._leadership.wait_for_doubt(_POLL_INTERVAL_S)
 
     async def urls(self) -> tuple[str, ...]:
         leader = self._leadership.leader
@@ -76,18 +79,18 @@ class HttpDiscovery:
 
     async def _poll_round(self, failures: int) -> bool:
         """Poll the masterds once; return whether one of them named a leader. `failures`: failed rounds in a row."""
-        # While in doubt all are asked at once, because any of them may be on a dead PC. A round lasts as long
+        # While in doubt all are polled at once, because any of them may be on a dead PC. A round lasts as long
         # as its slowest request, so the timeout is short. It grows with each failed round: the network may be slow.
         urls = tuple(dict.fromkeys((*self._leadership.take_hint(), *await self.urls())))
         if self._leadership.is_doubtful:
-            timeout_s = min(_ASK_MAX_S, _ASK_FIRST_S * (failures + 1))
-            return any(await asyncio.gather(*(self._ask(url, timeout_s) for url in urls)))
+            timeout_s = min(_POLL_TIMEOUT_MAX_S, _POLL_TIMEOUT_FIRST_S * (failures + 1))
+            return any(await asyncio.gather(*(self._poll(url, timeout_s) for url in urls)))
         for url in urls:
-            if await self._ask(url, _ASK_STEADY_S):
+            if await self._poll(url, _POLL_TIMEOUT_STEADY_S):
                 return True
         return False
 
-    async def _ask(self, url: str, timeout_s: float) -> bool:
+    async def _poll(self, url: str, timeout_s: float) -> bool:
         """Publish the leader that the masterd at `url` names; False if it names none or does not answer."""
         try:
             answer = await self._http.call("GET", f"{url}/v1/leader", params=_LOCAL, timeout_s=timeout_s)
@@ -101,7 +104,7 @@ class HttpDiscovery:
             self._leadership.trouble = str(error)
             return False
         except (KeyError, TypeError, ValueError):
-            self._leadership.trouble = f"{url} does not answer as a masterd does"
+            self._leadership.trouble = f"the answer of {url} to GET /v1/leader is malformed: is this a masterd?"
             return False
         self._remember_urls(leader.urls)
         self._leadership.publish(leader)
@@ -118,8 +121,8 @@ class HttpDiscovery:
 class EtcdDiscovery:
     """Watches the key `leader` through two members, and reads it while the leader is in doubt.
 
-    Two members, because one may be on the leader's PC and disappear with it without closing the connection. The reads
-    also go to two members, because a member that is cut off could leave both watches waiting.
+    The watches use two members, because one may be on the leader's PC and disappear with it without closing the
+    connection. The reads also go to two members, because a member that is cut off from the others cannot answer them.
     """
 
     def __init__(self, etcd: Etcd, keys: Keys, leadership: Leadership) -> None:
@@ -127,7 +130,7 @@ class EtcdDiscovery:
         self._keys = keys
         self._leadership = leadership
         self._epoch = 0
-        self._known_revision = 0  # the revision up to which the key is known; the slower watch may lag behind it
+        self._known_revision = 0  # the key is known as of this revision; the slower watch may show an earlier one
 
     async def run(self) -> None:
         self._leadership.trouble = "etcd does not answer: too few of its members are up, or the endpoints are wrong"
@@ -147,11 +150,11 @@ class EtcdDiscovery:
 
     async def _poll_while_doubtful(self) -> NoReturn:
         """Read the key while the leader does not answer, or there is none."""
-        pauses = backoff(first_s=_WATCH_FIRST_S)
+        pauses = backoff(first_s=_READ_PAUSE_FIRST_S)
         while True:
             if not self._leadership.is_doubtful:
                 pauses.reset()
-                await self._leadership.wait_for_doubt(_POLL_S)
+                await self._leadership.wait_for_doubt(_POLL_INTERVAL_S)
                 continue
             await asyncio.sleep(pauses.next_s())
             if self._leadership.is_doubtful:
@@ -208,7 +211,10 @@ class EtcdDiscovery:
             await asyncio.sleep(pauses.next_s())
 
     def _publish_key(self, item: KV | Event | None, as_of: int) -> None:
-        """Publish the leader in `item`, the key `leader` as of revision `as_of`; ignore it if a newer one is known."""
+        """Publish the leader in `item`, which is the key `leader` as of revision `as_of`.
+
+        Ignore it if the key is already known as of a later revision.
+        """
         if as_of < self._known_revision:
             return
         self._known_revision = as_of
@@ -228,8 +234,9 @@ class EtcdDiscovery:
             return
         term = Term(self._epoch, item.mod_revision)
         if self._leadership.newest_leader is not None and self._leadership.newest_leader.term < term:
-            # The old leader's PC may be dead, with an etcd member. The delay lets waiting commands be sent first.
-            asyncio.get_running_loop().call_later(_DOUBT_AFTER_S, self._etcd.probe_streams)
+            # The old leader's PC may be dead, and with it the member of an open stream. So probe the streams, but after
+            # a delay, so that waiting commands are sent first.
+            asyncio.get_running_loop().call_later(_PROBE_DELAY_S, self._etcd.probe_streams)
         self._leadership.publish(
             Leader(record.id, record.host, record.urls, term, record.since, record.why, record.cause)
         )

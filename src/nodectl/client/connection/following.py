@@ -51,6 +51,7 @@ class StreamFollower:
 
     async def live(self) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """See Client.live."""
+        # The earlier name of /v1/cluster/watch: masterds of earlier releases serve only this one.
         async with contextlib.aclosing(self._events(lambda: "/v1/live")) as stream:
             async for _, event in stream:
                 yield event.name, loads(event.data, "event")

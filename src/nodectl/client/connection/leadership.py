@@ -48,7 +48,7 @@ class Leader:
 
 
 class Leadership:
-    """The known leader, written by discovery. Terms only grow, and listeners are notified of each term at most once."""
+    """The known leader, written by discovery. Its term only grows. Listeners are notified of each change."""
 
     def __init__(self) -> None:
         self.leader: Leader | None = None

@@ -14,7 +14,7 @@ from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.state import ConnectionState
 from nodestore.errors import NodectlError
 
-HEARTBEAT_S = 2.0
+_CHECK_INTERVAL_S = 2.0
 _ANSWER_TIMEOUT_S = 2.0
 _FIRST_CHECK_DELAY_S = 0.05
 """Delay of the first check after a change of leader. Waiting commands are sent first; their answers also show whether
@@ -35,7 +35,7 @@ async def monitor_leader(http: Http, leadership: Leadership, state: ConnectionSt
             await _wait_or_leader_change(leadership, leader, _FIRST_CHECK_DELAY_S)
             if leadership.leader != leader:
                 continue
-        before, pause_s = leader, HEARTBEAT_S
+        before, pause_s = leader, _CHECK_INTERVAL_S
         if await _check_health(http, leader, leadership):
             pauses.reset()
             leadership.clear_doubt()

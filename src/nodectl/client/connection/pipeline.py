@@ -8,7 +8,7 @@ lost under a command if a request with that command got no answer and a newer te
 resignation or switchover. The second such loss ends the command with CommandOutcomeUnknown.
 
 Commands that were only in the same request, or in flight at the same time, must not be blamed. So after its first loss
-a command is a *suspect*: it is sent alone, with nothing else of this client in flight. If that leader is lost too, no
+a command is *quarantined*: it is sent alone, with nothing else of this client in flight. If that leader is lost too, no
 other command of this client can be the cause. The price: after a leader is lost, the commands that were in flight (at
 most two requests) are sent one by one. Commands that only waited are sent together again. A request that certainly
 reached no master (connection refused) is no reason for blame.
@@ -59,7 +59,7 @@ class PendingCommand:
     is_store_full: bool = False  # the last error was that etcd has no space
 
     @property
-    def is_suspect(self) -> bool:
+    def is_quarantined(self) -> bool:
         return bool(self.lost_leaders)
 
     def encode(self) -> bytes:
@@ -87,7 +87,7 @@ class Pipeline:
         self._slots = asyncio.Semaphore(WAITING_MAX)
         self._wake = asyncio.Event()
         self._attempts: set[_Attempt] = set()
-        self._suspect_in_flight = False
+        self._quarantined_in_flight = False
         self._index: int | None = None
         self._epoch = 0
         self._pauses = backoff()
@@ -136,7 +136,7 @@ class Pipeline:
             self._fail(pending, self._unknown_error(pending, f"no answer within {timeout_s:g} s: {trouble}"))
         else:
             kind = NoSpace if pending.is_store_full else Unavailable
-            self._fail(pending, kind(f"not done within {timeout_s:g} s: {trouble}"))
+            self._fail(pending, kind(f"the command was not run within {timeout_s:g} s: {trouble}"))
 
     def _unknown_error(self, pending: PendingCommand, message: str) -> CommandOutcomeUnknown:
         text = f"command {pending.id} may or may not have taken effect: {message}"
@@ -181,9 +181,9 @@ class Pipeline:
             await set_within(self._wake, pause if may_send else None)
 
     def _may_send(self) -> bool:
-        if self._suspect_in_flight:
+        if self._quarantined_in_flight:
             return False
-        if self._waiting[0].is_suspect or self._waiting[0].unanswered_by is not None:
+        if self._waiting[0].is_quarantined or self._waiting[0].unanswered_by is not None:
             return not self._attempts
         return len(self._attempts) < IN_FLIGHT_MAX
 
@@ -193,7 +193,7 @@ class Pipeline:
             self._waiting.popleft()
 
     def _take_batch(self, leader: Leader) -> list[PendingCommand]:
-        """Take the commands of the next request off the queue: a suspect alone, else as many as fit."""
+        """Take the commands of the next request off the queue: a quarantined one alone, else as many as fit."""
         batch: list[PendingCommand] = []
         size = 0
         while self._waiting and len(batch) < BATCH_COMMANDS_MAX:
@@ -201,11 +201,11 @@ class Pipeline:
             if pending.answer.done() or self._fail_if_poison(pending, leader):
                 self._waiting.popleft()
                 continue
-            single = pending.is_suspect or pending.send_alone
+            single = pending.is_quarantined or pending.send_alone
             size += len(pending.body)
             if batch and (single or size > BATCH_BYTES_MAX):
                 break
-            if pending.is_suspect and self._attempts:
+            if pending.is_quarantined and self._attempts:
                 break
             batch.append(self._waiting.popleft())
             if single:
@@ -218,7 +218,7 @@ class Pipeline:
     def _fail_if_poison(self, pending: PendingCommand, leader: Leader) -> bool:
         """Decide whether the leader of the last unanswered attempt was lost under this command.
 
-        Return True if the command has now lost LOSSES_MAX leaders and was failed.
+        Return True if LOSSES_MAX leaders were now lost under it: the command has then failed.
         """
         before = pending.unanswered_by
         if before is None or leader.term <= before.term:
@@ -233,8 +233,8 @@ class Pipeline:
             pending,
             self._unknown_error(
                 pending,
-                f"leaders {' and '.join(pending.lost_leaders)} were lost while they had it, so it is not sent to "
-                "another one; check the history before you repeat it",
+                f"leaders {' and '.join(pending.lost_leaders)} were lost after it was sent to them, so it is not sent "
+                "to another one; check the history before you repeat it",
             ),
         )
         return True
@@ -263,7 +263,7 @@ class Pipeline:
     def _start(self, batch: list[PendingCommand], leader: Leader) -> None:
         attempt = _Attempt(leader)
         self._attempts.add(attempt)
-        self._suspect_in_flight = batch[0].is_suspect
+        self._quarantined_in_flight = batch[0].is_quarantined
         attempt.task = asyncio.create_task(self._send(attempt, batch))
         attempt.task.add_done_callback(lambda _: self._on_attempt_done(attempt, batch))
 
@@ -271,7 +271,7 @@ class Pipeline:
         """Forget an attempt that ended, and requeue its commands if it never began."""
         # Not in a `finally` of the task: a task that is cancelled before its first step never reaches that.
         self._attempts.discard(attempt)
-        self._suspect_in_flight = False
+        self._quarantined_in_flight = False
         if not attempt.begun:
             self._requeue(batch)
         self._wake.set()

@@ -62,7 +62,7 @@ class Requests:
             left_s = max(deadline - time.monotonic(), 0.05)
             if pauses.failures and not repeatable and left_s < LAST_ATTEMPT_S:
                 # An attempt now would probably end as OutcomeUnknown, which is worse for the caller.
-                raise Unavailable(self._no_leader_text(last))
+                raise Unavailable(self._not_served_text(last))
             limit_s = min(_ATTEMPT_S, left_s) if repeatable else left_s
             url = leader.urls[pauses.failures % len(leader.urls)] + path
             try:
@@ -72,7 +72,7 @@ class Requests:
             except Broken as error:
                 last = str(error)
                 if error.sent and not repeatable:
-                    raise OutcomeUnknown(f"{last}; it may or may not have been done") from None
+                    raise OutcomeUnknown(f"{last}; the request may or may not have taken effect") from None
                 self._state.mark_suspended()
                 self._leadership.mark_doubtful()
             except Unavailable as error:
@@ -105,7 +105,7 @@ class Requests:
                 raise _copy_error(self._leadership.refusal)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise Unavailable(self._no_leader_text(last))
+                raise Unavailable(self._not_served_text(last))
             await self._leadership.wait_changed(min(left_s, pauses.next_s()))
 
     async def leader(self, timeout_s: float) -> Leader:
@@ -118,7 +118,7 @@ class Requests:
                 raise _copy_error(self._leadership.refusal)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise Unavailable(self._no_leader_text(last))
+                raise Unavailable(self._not_served_text(last))
             if self._leadership.leader is not None:
                 return self._leadership.leader
             self._state.mark_suspended()
@@ -148,9 +148,9 @@ class Requests:
             slow.cancel()
             await cancel_all([request])
 
-    def _no_leader_text(self, last: str) -> str:
+    def _not_served_text(self, last: str) -> str:
         detail = last or self._leadership.trouble or "no leader was found"
-        return f"no leader could do it: {detail}"
+        return f"the request was not served: {detail}"
 
 
 def _copy_error(error: NodectlError) -> NodectlError:

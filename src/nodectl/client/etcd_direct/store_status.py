@@ -60,7 +60,7 @@ async def status_of_store(etcd: Etcd, keys: Keys) -> StoreStatus:
     except Unavailable as error:
         found.problems.append(f"etcd cannot be read, too few of its members are up: {error}")
     else:
-        found.problems.append(_why_nobody_answers(keys, found))
+        found.problems.append(_explain_no_answer(keys, found))
     if found.paused is not None:
         found.problems.append("takeovers are paused: no standby takes over by itself (nodectl master resume)")
     return {
@@ -110,7 +110,7 @@ def _decode_or_note(model: type[M], kv: KV | None, found: _StoreContents) -> M |
         return None
 
 
-def _why_nobody_answers(keys: Keys, found: _StoreContents) -> str:
+def _explain_no_answer(keys: Keys, found: _StoreContents) -> str:
     record = found.leader.record
     if record is not None:
         urls = ", ".join(record.urls) or "no URL"

@@ -94,8 +94,8 @@ class AdministrationCalls(ApiCalls):
             return None
         record = ConfigRecord.model_validate(current)
         before = record.version - 1 if body["expect_version"] is None else body["expect_version"]
-        wanted = (before + 1, self.actor, body["source"], _meaning(body["inventory"]))
-        found = (record.version, record.actor, record.source, _meaning(record.inventory))
+        wanted = (before + 1, self.actor, body["source"], _normalized(body["inventory"]))
+        found = (record.version, record.actor, record.source, _normalized(record.inventory))
         return record.version if found == wanted else None
 
     async def config_history(self, *, limit: int = 50) -> list[api_types.ConfigRecord | api_types.UnreadableConfig]:
@@ -204,8 +204,8 @@ class AdministrationCalls(ApiCalls):
         return Configuration(self._etcd, self._keys)
 
 
-def _meaning(inventory: Json) -> Inventory | Json:
-    """Return the inventory with its defaults filled in, for comparison; unchanged if it is not valid."""
+def _normalized(inventory: Json) -> Inventory | Json:
+    """Return the inventory with its defaults filled in, for a comparison; unchanged if it is not valid."""
     try:
         return Inventory.without_name_check(inventory)
     except ValidationError:

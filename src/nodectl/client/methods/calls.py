@@ -11,7 +11,11 @@ from nodestore.schema.api_types import Consistency
 
 
 class ApiCalls(ABC):
-    """A read, a change that is not repeated, a command that takes effect exactly once, and the journal."""
+    """The four basic calls.
+
+    `get` reads. `change` sends a request that is not repeated. `command` takes effect exactly once. `journal` streams
+    commands.
+    """
 
     @abstractmethod
     async def get(

@@ -35,7 +35,7 @@ class SnapshotCalls(ApiCalls):
         """Replace all documents by those of a snapshot, or by those of the state after the command `index`.
 
         This is an ordinary command with an index. To undo it, restore the state at the index before. The configuration,
-        the remembered command ids and the generations stay.
+        the remembered command ids and the generations are not restored.
         """
         args: dict[str, Any] = {"snapshot": snapshot} if index is None else {"index": index}
         return await self.command("snapshot.restore", args, timeout_s=timeout_s)

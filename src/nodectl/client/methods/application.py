@@ -1,4 +1,4 @@
-"""Methods for the commands of the built-in application (the wall) and for actions of nodes."""
+"""Methods for the commands of the built-in application (`nodesdk.scenes`) and for actions of nodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nodestore.errors import Invalid
 ACTION_DONE = "action.done"
 
 
-class WallCalls(ApiCalls):
+class ApplicationCalls(ApiCalls):
     """Each method sends one command. Errors and `timeout_s` (seconds) are those of `Client.command`."""
 
     async def node_set(self, node: str, values: Mapping[str, Any], *, timeout_s: float | None = None) -> CommandResult:
