@@ -1,9 +1,9 @@
 """Begins a new epoch after a backup was restored, so that no program acts on state that the restore removed.
 
-Without a new epoch, a master that was paused during the restore could write under its old term. And a node would ignore
-the desired state in the restored store, because it has obeyed one of a higher order (epoch, term, generation). Terms
-and orders are compared by their epoch first, so those of a new epoch are greater than all earlier ones; and every fence
-compares the epoch.
+Without a new epoch, a master that was suspended during the restore could write under its old term. And a node would
+ignore the desired state in the restored store, because it has obeyed one with a greater (epoch, term, generation).
+Terms and desired states are compared by their epoch first, so those of a new epoch are greater than all earlier ones;
+and every fence compares the epoch.
 
 This requires that no revision is used twice, which only the restore can ensure (`--bump-revision`). The bump is
 visible as a gap: no key of the cluster has a revision between those in the backup and those after the restore.
@@ -32,7 +32,7 @@ BUMP_MIN = 1_000_000_000
 """By how much a restore must raise the revision: by more than the store can have written after the backup. This many
 writes take two days at 5,000 a second, and years at the rate of a wall of PCs."""
 _APART_MAX = 1_000_000
-"""Members whose revisions differ by more than this were restored with different numbers."""
+"""Members whose revisions differ by more than this were restored with different numbers for `--bump-revision`."""
 _SILENCE_S = 4.0
 """How long there must be no candidacy. A running masterd would write one within this time: it tries several times a
 second."""

@@ -57,7 +57,7 @@ async def freeze_leader(stage: Stage) -> None:
             f"clients waited {gap_s:.2f} s; then {new.id} acknowledged {since} commands until {old.id} was resumed, "
             f"{time.monotonic() - frozen:.1f} s after it was frozen"
         )
-        await direct.answers()
+        await direct.wait_answered()
         still = await _still_leads(session, stage.cluster.master_urls[old.id])
         try:
             await traffic.wait_acknowledged(_COMMANDS_AFTER // 2, timeout_s=10.0)
@@ -95,7 +95,7 @@ def _narrate_result(stage: Stage, old: str, direct: Direct, after: list[JournalL
         stage.say(f"{old} WROTE AFTER ITS TERM: the table below lists the faults")
         return
     answers = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
-    stage.say(f"the commands sent to {old}: {answers}; every answer was true")
+    stage.say(f"the commands sent to {old}: {answers}; every answer agrees with the history")
     stage.say(f"{old} is now a standby, and nothing it tried to write after its term was committed")
     stage.say(f"the history has {len(after)} commands: no gap, no fork, no acknowledged command overwritten")
 
@@ -131,7 +131,7 @@ class Direct:
         for _ in range(_SINGLE_REQUESTS):
             self._send([self._stage.ledger.new_command("frozen")])
 
-    async def answers(self) -> None:
+    async def wait_answered(self) -> None:
         """Wait until each request is answered or its connection broke, for at most 15 s; cancel the rest."""
         await asyncio.wait(self._tasks, timeout=_ANSWER_S)
         for task in self._tasks:

@@ -125,7 +125,9 @@ class _DemoRun:
     async def _in_directory(self) -> DemoOutcome:
         given = self._options.directory
         if given is not None and given.exists() and any(given.iterdir()):
-            raise Conflict(f"{given} is not empty: give an empty directory, or none (the demo removes it at the end)")
+            raise Conflict(
+                f"{given} is not empty, and the demo removes its directory at the end: give an empty directory, or none"
+            )
         if given is None:
             await asyncio.to_thread(_remove_orphaned_directories)
         existed = given is not None and given.exists()

@@ -43,7 +43,7 @@ class ProbeCommand:
 
 
 class ProbeCommands(SteadyLoad):
-    """`async with ProbeCommands(client, known, timeout_s) as marks:` sends until the block ends.
+    """`async with ProbeCommands(client, known, timeout_s) as marks:` sends probe commands until the block ends.
 
     After the block each command has an answer or an error. `known`: an index that the journal has reached.
     """
@@ -87,7 +87,7 @@ class ProbeCommands(SteadyLoad):
                 return
             failed = next((mark.error for mark in new if mark.error is not None), None)
             if isinstance(failed, NotFound):
-                raise NotFound(f"the leader's version does not support drills: {failed}; nothing was done to it")
+                raise NotFound(f"the leader's version does not support drills: {failed}; nothing was done")
             if time.monotonic() > deadline:
                 raise TimedOut(
                     f"fewer than {count} commands were acknowledged within {timeout_s:g} s: {failed or 'no answer'}"

@@ -10,9 +10,10 @@ from typing import Any, Self
 
 
 class SteadyLoad(ABC):
-    """`async with` a load sends commands until the block ends; then every command has an answer or has failed.
+    """An asynchronous context manager that sends commands until its block ends.
 
-    If the block raises, commands without an answer are cancelled.
+    It then waits until every command has an answer or has failed. If the block raises, it cancels the commands without
+    an answer.
     """
 
     def __init__(self) -> None:

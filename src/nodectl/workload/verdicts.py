@@ -1,4 +1,4 @@
-"""Checks the promises against the acknowledged commands, the journal and the documents. Pure.
+"""Checks what the cluster promises its clients against acknowledged commands, the journal and the documents. Pure.
 
 The checks return faults: sentences that each say how a promise was broken. A promise holds if it was tested and no
 fault was found.
@@ -18,7 +18,8 @@ _SHOWN_MAX = 3
 class JournalLine:
     """One command in the journal.
 
-    `key`: the index in the key of its entry, which must be that of the entry's last command. `term`: (epoch, revision).
+    `key`: the index that the key of its entry names; it must be the index of the entry's last command. `term`: (epoch,
+    revision).
     """
 
     key: int
