@@ -1,4 +1,6 @@
-"""The session for bare operations. It uses the leading masterd's etcd member, which runs on that masterd's PC.
+"""The session for bare operations: calls of etcd itself, with which commands are compared.
+
+It uses the leading masterd's etcd member, which runs on that masterd's PC.
 
 A member that does not lead etcd forwards every write to the one that does, and masterd keeps etcd's leadership away
 from its PC. Bare puts to a member that leads would save a hop that the compared commands have to make.
@@ -51,7 +53,7 @@ class Baseline:
             await self._leads_etcd()
             leader = (await self._bench_cluster.client.leader()).id
         except NodectlError as error:
-            return f"Bare operations began at {self.endpoints[0]}; nothing is known of the end: {error}."
+            return f"Bare operations began at {self.endpoints[0]}; the state at the end is not known: {error}."
         members = self._bench_cluster.cluster.record.parts_of("etcd")
         names = {f"{part.ports['client']}": name for name, part in members.items()}
         used = [names[endpoint.rpartition(":")[2]] for endpoint in (self.endpoints[0], self.etcd.endpoint)]

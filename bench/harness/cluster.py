@@ -21,7 +21,7 @@ from nodestore.processes import child_processes
 from nodestore.support.backoff import Backoff
 from nodestore.support.waiting import wait_until
 
-SETTLE_S = 60.0
+WAIT_TIMEOUT_S = 60.0
 Action = Callable[[], Awaitable[object]]
 VALUE = b'{"node":"n1","values":{"text":"bench"}}'
 
@@ -76,7 +76,7 @@ class BenchCluster:
 
 
 async def poll_until(
-    check: Callable[[], Awaitable[bool]], what: str, pause_s: float = 0.05, *, within_s: float = SETTLE_S
+    check: Callable[[], Awaitable[bool]], what: str, pause_s: float = 0.05, *, within_s: float = WAIT_TIMEOUT_S
 ) -> None:
     """Wait until `check()` is true; an error of etcd or of a master counts as false. Raises TimedOut."""
 

@@ -44,7 +44,7 @@ class CpuPerCommand:
 
 def format_us(us: Mapping[str, float]) -> str:
     parts = ", ".join(f"{kind} {used:.0f}" for kind, used in us.items())
-    return f"CPU of one in us, everything on the same cores: {parts}; together {sum(us.values()):.0f}."
+    return f"CPU time per command in us, all processes on the same cores: {parts}; together {sum(us.values()):.0f}."
 
 
 def make_transaction(etcd: Etcd) -> Action:

@@ -27,10 +27,11 @@ _MEMORY_MAX_MB: Mapping[Program, float] = {"noded": 55.0, "masterd": 90.0, "etcd
 _CALM = (Goal("worst", "under", 1.0),)
 _OURS: tuple[Program, ...] = ("noded", "masterd")
 _PSS = (
-    "PSS: its own, and its part of what the processes of this one machine share, such as the code of Python and of its "
-    "libraries. That is divided among all of them here; alone on a PC each has more, at most its RSS."
+    "PSS: the memory of the process alone, and its share of the memory that it has in common with other processes, "
+    "such as the code of Python and of its libraries. Here all processes divide that memory among them; alone on a PC "
+    "each has more, at most its RSS."
 )
-_RSS = "RSS: all that it has in memory, with all that other processes have as well."
+_RSS = "RSS: all memory of the process, including all that it has in common with other processes."
 _FSYNCS = "etcd_disk_wal_fsync_duration_seconds_count"
 _COMMITS = "etcd_disk_backend_commit_duration_seconds_count"
 
@@ -48,7 +49,7 @@ async def create_documents(bench_cluster: BenchCluster) -> None:
 
 def memory(bench_cluster: BenchCluster) -> list[Figure]:
     """Measure the PSS of each kind of process, and the RSS of masterd and noded, which share much memory."""
-    after = f"With nine nodes, {DOCUMENTS:,} documents, and the measurements of commands behind it."
+    after = f"With nine nodes and {DOCUMENTS:,} documents, after the measurements of commands."
     figures = []
     for program, most_mb in _MEMORY_MAX_MB.items():
         sizes = [process.memory_full_info().pss / 1e6 for process in _processes(bench_cluster, program)]
@@ -94,7 +95,7 @@ async def at_rest(bench_cluster: BenchCluster, seconds: float) -> list[Figure]:
     await asyncio.sleep(seconds)
     after = await _sample(bench_cluster, every)
     took_s = after.at - before.at
-    how = f"Over {seconds:g} s in which nobody asks for anything; nine nodeds, three masterds, three members."
+    how = f"Over {seconds:g} s in which no client sends a request; nine nodeds, three masterds, three members."
 
     def cpu(processes: list[psutil.Process]) -> list[float]:
         return [(after.cpu_s[p.pid] - before.cpu_s[p.pid]) / took_s * 100 for p in processes]
@@ -146,8 +147,8 @@ async def false_takeovers(bench_cluster: BenchCluster, seconds: float) -> Figure
         bench_cluster.report(f"needless takeover by {term['id']}: {term.get('cause')}: {term.get('why')}")
     return figure(
         "needless takeovers with all cores busy", [float(len(after))], "", goals=[Goal("worst", "at most", 0.0)],
-        how=f"In {seconds / 60:.2g} minutes. One process that only computes for each core, beside the whole cluster "
-        f"with nine nodeds; some ten commands a second, {sent:,} in all, of which {failed:,} failed.",
+        how=f"In {seconds / 60:.2g} minutes. For each core there is one process that only computes, in addition to the "
+        f"whole cluster with nine nodeds; some ten commands a second, {sent:,} in all, of which {failed:,} failed.",
     )  # fmt: skip
 
 

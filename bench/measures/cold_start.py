@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from bench.harness.cluster import SETTLE_S, BenchCluster
+from bench.harness.cluster import WAIT_TIMEOUT_S, BenchCluster
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
 from masterd.application.scenes import BuiltinApp
@@ -113,7 +113,7 @@ async def cold_start(bench_cluster: BenchCluster, trials: int) -> list[Figure]:
         whole.append((answered - started) * 1e3)
     store = (
         f"A store with a snapshot of {DOCUMENTS:,} documents and {COMMANDS:,} commands in {COMMANDS // _A_BATCH:,} "
-        "entries behind it, and nobody leads:"
+        "entries after it, and without a leader:"
     )
     until = "until it leads and answers a linearizable read."
     return [
@@ -131,7 +131,7 @@ async def cold_start(bench_cluster: BenchCluster, trials: int) -> list[Figure]:
 async def _first_answer(url: str) -> float:
     """Wait for the first answer; return its time on the wall clock, as in the log."""
     timeout = aiohttp.ClientTimeout(total=5.0)
-    async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.timeout(SETTLE_S):
+    async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.timeout(WAIT_TIMEOUT_S):
         while True:
             try:
                 async with session.get(f"{url}/v1/leader") as answer:
@@ -145,5 +145,5 @@ async def _first_answer(url: str) -> float:
 def _start_time(log: Path) -> float:
     found = _BEGUN.search(log.read_text("utf-8"))
     if found is None:
-        raise NodectlError(f"{log} does not say when masterd began")
+        raise NodectlError(f"{log} has no line with the time at which masterd started")
     return datetime.fromisoformat(found[1] + "+00:00").timestamp()

@@ -58,22 +58,22 @@ async def one_command(bench_cluster: BenchCluster, baseline: Baseline, trials: i
             "transaction": make_transaction(etcd), "request": make_request(session, leader.url),
         }  # fmt: skip
         ms = await in_turns(actions, trials, _BLOCK)
-    turns = f"In turns of {_BLOCK} with the commands and the puts, from the same process."
+    turns = f"In alternating blocks of {_BLOCK} with the commands and the puts, from the same process."
     return [
         figure(
             "one command through Client", ms["command"], "ms", ms["put"], _PUT, goals=[Goal("ratio", "at most", 1.5)],
-            how="One caller, one command after the other, each acknowledged; puts likewise, in turns of "
-            f"{_BLOCK}, from the same process. No noded runs; three masterds and three members do. "
-            f"{await baseline.describe_member()} {used}",
+            how="One caller sends one command after the other, each when the last is acknowledged; puts likewise, in "
+            f"alternating blocks of {_BLOCK}, from the same process. No noded runs; three masterds and three members "
+            f"do. {await baseline.describe_member()} {used}",
         ),
         figure(
             "of it: the transaction alone", ms["transaction"], "ms", ms["put"], _PUT,
-            how="Three compares and five puts of the sizes that one command of the built-in application has, nothing "
-            f"else; by the same session as the puts. {turns}",
+            how="One transaction of three compares and five puts, with the sizes of a command of the built-in "
+            f"application, in the same session as the puts. {turns}",
         ),
         figure(
             "of it: the HTTP request alone", ms["request"], "ms", ms["put"], _PUT,
-            how=f"GET /v1/health on a connection that stays, with the same libraries. {turns}",
+            how=f"GET /v1/health on a connection that is kept open, with the same libraries. {turns}",
         ),
     ]  # fmt: skip
 
@@ -88,9 +88,9 @@ async def many_commands(bench_cluster: BenchCluster, baseline: Baseline, trials:
     found, puts = await rates(ours, bare, trials, _EACH)
     return figure(
         "commands of 64 callers of one Client", found, "1/s", puts, PUTS, goals=[Goal("ratio", "at least", 3.0)],
-        how="64 tasks share one Client, each sends its next command when the last is acknowledged; the puts have 64 in "
-        f"flight in the same way. A trial is {_EACH} of each task's, of commands and of puts; a first one does not "
-        f"count. No noded runs. {await baseline.describe_member()} {used}",
+        how="64 tasks share one Client; each sends its next command when the last is acknowledged. The puts have 64 in "
+        f"flight in the same way. In a trial each task sends {_EACH} commands, then {_EACH} puts; a first trial is a "
+        f"warm-up and is not counted. No noded runs. {await baseline.describe_member()} {used}",
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import psutil
 
-from bench.harness.cluster import SETTLE_S, BenchCluster, failure_reason, poll_until
+from bench.harness.cluster import WAIT_TIMEOUT_S, BenchCluster, failure_reason, poll_until
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal, within
 from bench.measures.commands import send_command
@@ -32,7 +32,8 @@ _AFTER = 10
 _STEADY_S = 0.3
 _PAGE = 200
 
-Hurt = Callable[[str], Awaitable[None]]
+InjectFault = Callable[[str], Awaitable[None]]
+"""Injects a fault into the master of this name."""
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class FailoverKind:
 
     name: str
     goals: tuple[Goal, ...]
-    hurt: Hurt
+    inject: InjectFault
     planned: int = 0
     gaps: list[float] = field(default_factory=list)
     errors: int = 0
@@ -64,8 +65,8 @@ class FailoverKind:
     @property
     def note(self) -> str:
         return (
-            f" Commands that failed: {self.errors}; that were sent again and got their first result: {self.repeated}."
-            f"{self.worst}"
+            f" Commands that failed: {self.errors}; commands that were sent again and got their first result: "
+            f"{self.repeated}.{self.worst}"
         )
 
 
@@ -106,7 +107,7 @@ class Failovers:
         if gap == max(kind.gaps):
             newest = find_takeover(await self._client.terms(), None, time.time())
             steps = ", ".join(f"{step.phase} {step.took_s * 1e3:.0f}" for step in newest.steps[1:])
-            kind.worst = f" The longest, {gap:.0f} ms, as its leader tells it in ms: {steps}."
+            kind.worst = f" The longest took {gap:.0f} ms. Its steps in ms, as the new leader recorded them: {steps}."
 
     async def _kill(self, leader: str) -> None:
         """Kill the process only: masterd has no children, and a search for them would keep a core busy meanwhile."""
@@ -143,7 +144,7 @@ class Failovers:
             try:
                 await asyncio.sleep(_BEFORE_S)
                 known = max((item.index for item in answers), default=0)
-                await kind.hurt(leader)
+                await kind.inject(leader)
                 # No other requests until commands are acknowledged again: they would take CPU time from the takeover.
                 count = len(answers)
                 await poll_until(lambda: _holds(len(answers) > count + _AFTER), "commands are acknowledged again", 0.05)
@@ -163,7 +164,7 @@ class Failovers:
     async def _first_index(self, leader: str, revision: int, known: int) -> int:
         """Return the first index of a term newer than that of `revision`. `known`: an index acknowledged before it."""
         after = max(0, known - 10)
-        async with asyncio.timeout(SETTLE_S):
+        async with asyncio.timeout(WAIT_TIMEOUT_S):
             while True:
                 try:
                     now = await self._client.leader()
@@ -185,14 +186,14 @@ class Failovers:
         """
         if self._cluster.is_suspended(name):
             self._cluster.resume(name)
-        hurt = self._cluster.processes[name].process
-        if hurt is not None and not hurt.alive:
+        former = self._cluster.processes[name].process
+        if former is not None and not former.alive:
             await self._cluster.kill(name)  # remove what is left of it
         await self._cluster.start(name)
         process = self._cluster.processes[name].process
         assert process is not None
 
-        async def stands_by() -> bool:
+        async def is_standby() -> bool:
             views = await self._client.masters()
             if not any(view["pid"] == process.pid and view["role"] == "standby" for view in views):
                 return False
@@ -202,7 +203,7 @@ class Failovers:
             except aiohttp.ClientError:
                 return False
 
-        await poll_until(stands_by, f"{name} stands by again")
+        await poll_until(is_standby, f"{name} is a standby again")
         await asyncio.sleep(_STEADY_S)  # it must receive heartbeats before it can notice the next death
 
     def figures(self) -> list[Figure]:

@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from bench.harness.baseline import baseline_at_leader
-from bench.harness.cluster import SETTLE_S, BenchCluster
+from bench.harness.cluster import WAIT_TIMEOUT_S, BenchCluster
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
 from noded import daemon
@@ -66,16 +66,16 @@ async def desired_to_driver(bench_cluster: BenchCluster, trials: int) -> Figure:
             for node, queue, times in (("n1", _TimestampDriver.applied_at, ours), ("bare", watched_at, bare)):
                 begun = time.perf_counter()
                 await baseline.etcd.put(keys.desired_of(node), value)
-                async with asyncio.timeout(SETTLE_S):
+                async with asyncio.timeout(WAIT_TIMEOUT_S):
                     times.append((await queue.get() - begun) * 1e3)
                 await asyncio.sleep(_CALM_S)
         member = await baseline.describe_member()
     return figure(
         "desired state to driver called", ours[1:], "ms", bare[1:], "a bare etcd watch",
         goals=[Goal("ratio", "at most", 1.5)],
-        how="From the put of `desired/<node>` to the call of the driver, noded's check of its claim and plan included; "
-        "beside it the same put until a watch of that key shows it in the same process. In turns of one; a first one "
-        f"of each does not count. noded uses the same member. {member}",
+        how="From the put of `desired/<node>` to the call of the driver, including noded's check of its claim and its "
+        "plan. The baseline is the time from the same put until a watch of the key shows it, in the same process. The "
+        f"two alternate; the first trial of each is a warm-up and is not counted. noded uses the same member. {member}",
     )  # fmt: skip
 
 

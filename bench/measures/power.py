@@ -21,9 +21,10 @@ EXIT_CANNOT_RUN = 77
 _TRIAL_S = 60.0
 _START_S = 120.0
 _HOW = (
-    "Five hosts, each a network namespace with an address of its own, three of them with an etcd member. The cable of "
-    "the master's host is out first, then all its processes are killed, so nothing says goodbye to anybody. From the "
-    "last command that was acknowledged to the first one after the fault, at a client on a host of its own. "
+    "Five hosts, each a network namespace with an address of its own, three of them with an etcd member. The host of "
+    "the leading masterd is cut off from the network first, so that no process can close a connection; then all its "
+    "processes are killed. Measured at a client on a host of its own, from the last command that was acknowledged "
+    "before the fault to the first one after it. "
 )
 
 
@@ -40,11 +41,11 @@ class PowerTrialKind:
 KINDS = (
     PowerTrialKind(
         "failover: a PC loses its power, etcd's leader is elsewhere", (), within(350.0, 700.0),
-        _HOW + "The etcd member that dies with it is not the one that leads.",
+        _HOW + "The etcd member on the failed host does not lead etcd.",
     ),
     PowerTrialKind(
         "failover: a PC loses its power, and etcd's leader with it", ("--both",), within(1_100.0, 1_800.0),
-        _HOW + "etcd has to elect a leader first, at 500 ms and more.",
+        _HOW + "The etcd member on the failed host leads etcd, so etcd elects a new leader first: 500 ms or more.",
     ),
 )  # fmt: skip
 
@@ -57,28 +58,28 @@ class PowerResult:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def measure(folder: Path, trials: int, say: Callable[[str], None]) -> PowerResult:
+def measure(folder: Path, trials: int, report: Callable[[str], None]) -> PowerResult:
     """Run `trials` trials of each kind, as far as this machine can."""
     found = PowerResult()
     for number, kind in enumerate(KINDS):
         place = folder / f"power-{number}"
-        why = _run_trial(place, trials, kind, say)
+        why = _run_trial(place, trials, kind, report)
         gaps = [float(loads(path.read_bytes())["gap_ms"]) for path in sorted(place.glob("trial-*.json"))]
         if gaps:  # trials before a failure count
             broken = f" It broke off after {len(gaps)} of {trials} trials: {why}." if why else ""
             how = kind.how + broken
             found.figures.append(figure(kind.name, gaps, "ms", goals=kind.goals, how=how, planned=trials))
         else:
-            found.missing[kind.name] = why or "no trial came to an end"
+            found.missing[kind.name] = why or "no trial was completed"
     return found
 
 
-def _run_trial(place: Path, trials: int, kind: PowerTrialKind, say: Callable[[str], None]) -> str:
+def _run_trial(place: Path, trials: int, kind: PowerTrialKind, report: Callable[[str], None]) -> str:
     """Run the trials of one kind; return the reason of a failure, "" without one."""
     argv = [sys.executable, "-m", PROGRAM, f"--trials={trials}", f"--directory={place}", *kind.options]
     place.parent.mkdir(parents=True, exist_ok=True)
     log = place.with_suffix(".log")
-    say(f"{kind.name}: {trials} trials, some 13 s each")
+    report(f"{kind.name}: {trials} trials, some 13 s each")
     with log.open("wb") as output:
         try:
             code = subprocess.run(
@@ -88,7 +89,7 @@ def _run_trial(place: Path, trials: int, kind: PowerTrialKind, say: Callable[[st
         except subprocess.TimeoutExpired:
             return f"it took longer than {_START_S + trials * _TRIAL_S:g} s"
     lines = log.read_text("utf-8", "replace").strip().splitlines() or [""]
-    say(lines[-1])
+    report(lines[-1])
     if code == EXIT_CANNOT_RUN:
         return lines[-1]
     return "" if code == 0 else f"it ended with code {code}: {lines[-1][:200]}"

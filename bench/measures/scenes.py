@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from bench.harness.cluster import SETTLE_S, BenchCluster, has_adopted, poll_until
+from bench.harness.cluster import WAIT_TIMEOUT_S, BenchCluster, has_adopted, poll_until
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
 from nodectl import Client
@@ -22,10 +22,10 @@ from nodestore.support.jsonio import loads
 _CALM_S = 0.03
 _WATCHERS = 4
 """Processes that share the simulated nodes."""
-_SETTLED_S = 2.0
+_BEFORE_REST_S = 2.0
 _REST_S = 4.0
-_NO_DEARER = Goal("ratio", "at most", 1.2)
-_FEWER = "100 nodes"
+_COST_LIMIT = Goal("ratio", "at most", 1.2)
+_BASELINE = "100 nodes"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _ClusterCpu:
 
     async def measure_rest(self) -> None:
         """Measure the CPU time that the processes use while no request is sent."""
-        await asyncio.sleep(_SETTLED_S)
+        await asyncio.sleep(_BEFORE_REST_S)
         at, used = self._now()
         await asyncio.sleep(_REST_S)
         later, now = self._now()
@@ -121,25 +121,25 @@ class _ClusterCpu:
 
 def scene_figures(hundred: SceneMeasurement, thousand: SceneMeasurement) -> list[Figure]:
     """Return the figures of both numbers of nodes, the larger compared with the smaller."""
-    before = "The 100 nodes beside it were measured right before, not in turns."
-    cpu = "CPU until all statuses are written, less what is taken at rest, divided by nodes and scenes."
+    before = "The baseline of 100 nodes was measured right before, not in alternation."
+    cpu = "CPU time until all statuses are written, less that at rest, divided by the numbers of nodes and scenes."
     figures = [
         figure("a scene to 100 watching nodes", hundred.latencies_ms, "ms", how=_how(hundred)),
         figure(
-            "a scene to 1,000 watching nodes", thousand.latencies_ms, "ms", hundred.latencies_ms, _FEWER,
+            "a scene to 1,000 watching nodes", thousand.latencies_ms, "ms", hundred.latencies_ms, _BASELINE,
             goals=[Goal("p99", "under", 2_000.0)], how=f"{_how(thousand)} {before}",
         ),
         figure(
             "a scene to 1,000 nodes, time until the last one by nodes", thousand.per_node_ms, "ms", hundred.per_node_ms,
-            _FEWER, goals=[_NO_DEARER],
-            how=f"{_how(thousand)} For each scene the time until all have it, divided by the nodes. {before}",
+            _BASELINE, goals=[_COST_LIMIT],
+            how=f"{_how(thousand)} For each scene: the time until all nodes have it, divided by their number. {before}",
         ),
     ]  # fmt: skip
     for kind, name in (("leader", "CPU of the leader"), ("members", "CPU of etcd's members")):
         figures.append(
             figure(
                 f"a scene to 1,000 nodes, {name} by nodes", [thousand.cpu_us[kind]], "us", [hundred.cpu_us[kind]],
-                _FEWER, goals=[_NO_DEARER], how=f"{_how(thousand)} {cpu} {before}",
+                _BASELINE, goals=[_COST_LIMIT], how=f"{_how(thousand)} {cpu} {before}",
             )
         )  # fmt: skip
     return figures
@@ -148,8 +148,9 @@ def scene_figures(hundred: SceneMeasurement, thousand: SceneMeasurement) -> list
 def _how(found: SceneMeasurement) -> str:
     return (
         f"One scene.apply for all {found.count:,} nodes: {len(found.per_node_ms):,} scenes, "
-        f"{len(found.latencies_ms):,} changes, for each from sending the command to the change at the node. Simulated "
-        f"by {_WATCHERS} processes on the same cores: a watch of its own and a status written for each node."
+        f"{len(found.latencies_ms):,} changes. Each change is timed from sending the command until the node's watch "
+        f"shows it. {_WATCHERS} processes on the same cores simulate the nodes; each node has a watch of its own and "
+        "writes its status."
     )
 
 
@@ -183,7 +184,7 @@ class _Watchers:
         await self._wait_for(self._reported.values, generation)
 
     async def _wait_for(self, generations: Callable[[], Collection[int]], generation: int) -> None:
-        async with asyncio.timeout(SETTLE_S):
+        async with asyncio.timeout(WAIT_TIMEOUT_S):
             while len(generations()) < self._count or min(generations()) < generation:
                 self._changed.clear()
                 await self._changed.wait()

@@ -1,4 +1,4 @@
-"""64 HTTP clients that send one command a request, compared with puts, and a profile of the leader's CPU time."""
+"""64 HTTP clients that send one command in each request, compared with puts; a profile of the leader's CPU time."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ async def single_requests(bench_cluster: BenchCluster, baseline: Baseline, trial
     ours, bare, used_us = await _rates_with_puts(leader.url, baseline, trials, psutil.Process(process.pid))
     measured = figure(
         "commands of 64 HTTP clients, one a request", ours, "1/s", bare, PUTS,
-        how="64 connections, one command a request, answered before the next is sent. A trial is "
-        f"{_EACH} of each client's, of commands and of puts; a first one does not count. A request costs the leader "
-        f"{used_us:.0f} us of CPU. {await baseline.describe_member()}",
+        how="64 connections, one command a request, answered before the next is sent. In a trial each client sends "
+        f"{_EACH} commands, then {_EACH} puts; a first trial is a warm-up and is not counted. A request costs the "
+        f"leader {used_us:.0f} us of CPU. {await baseline.describe_member()}",
     )  # fmt: skip
     return measured, _profile_note(await _profiled(bench_cluster))
 

@@ -20,24 +20,24 @@ PARTIAL = Path("build/bench-partial.json")
 PAGE = Path("docs/benchmarks.md")
 PICTURES = Path("docs/benchmarks")
 
-_COLUMNS = ("what", "n", "median", "p99", "worst", "beside", "ratio", "goal", "met")
+_COLUMNS = ("what", "n", "median", "p99", "worst", "baseline", "ratio", "goal", "met")
 _P99_FROM = 100
 _NONE = "–"
 
 _INTRODUCTION = (
     "# Benchmarks\n\n"
-    "Written by `make bench` from what it measured last; not edited by hand. Everything runs on one machine, over "
-    "loopback, etcd's three members included, and shares its cores, so absolute times are that machine's.\n\n"
-    "What can be compared is the ratio, in the rows with something in the column `beside`. Where that is a bare "
-    "operation of etcd, ours and it took turns in the same run, so that a noisy machine was noisy for both. Where it "
-    "is 100 nodes, these were measured right before the 1,000. A bare operation is one of this project's own "
-    "session with etcd, in Python, from the same process: what that session costs is in both, and does not show in "
-    "the ratio.\n\n"
-    "`n` is the number of trials, or of processes; `37 of 100`: the series broke off. `p99` and `worst` are those of "
-    "the bad side: of a rate, what 99 % of the trials surpass, and the slowest trial. Below 100 trials p99 is the "
-    "worst trial; it is shown where there is a goal for it, and judged all the same.\n\n"
-    "A figure without a goal is reported, not judged. A goal in the unit of its row that names neither median nor p99 "
-    "is one for each trial, so the worst is judged. Of a goal with an x the ratio is.\n"
+    "Written by `make bench` from its last complete run; not edited by hand. Everything runs on one machine, over "
+    "loopback, including etcd's three members, and shares its cores, so absolute times depend on that machine.\n\n"
+    "Only the ratio can be compared between machines. It is shown in the rows that have a `baseline`. If the baseline "
+    "is a bare operation of etcd, it and the measured operation alternated in the same run, so that noise of the "
+    "machine affected both. If it is 100 nodes, these were measured right before the 1,000. A bare operation is a call "
+    "by this project's own session with etcd, in Python, from the same process. Both sides include the cost of that "
+    "session, so the ratio does not show it.\n\n"
+    "`n` is the number of trials, or of processes; `37 of 100`: the series broke off. `p99` and `worst` are on the bad "
+    "side: for a rate, the value that 99 % of the trials exceed, and the slowest trial. With fewer than 100 trials p99 "
+    "equals the worst trial; it is shown only if there is a goal for it, and is judged by that goal.\n\n"
+    "A figure without a goal is reported, not judged. A goal such as `at most 1.5x` applies to the ratio. A goal in "
+    "the unit of its row that names neither median nor p99 applies to each trial, so the worst is judged.\n"
 )
 
 
@@ -49,7 +49,7 @@ def describe_machine() -> str:
 
 def table(figures: Sequence[Figure]) -> Table:
     """Return the results as a table for a terminal."""
-    shown = Table(*_COLUMNS, title="measured just now")
+    shown = Table(*_COLUMNS, title="this run")
     for item in figures:
         shown.add_row(*_cells(item))
     return shown

@@ -1,4 +1,4 @@
-"""How `make bench` measures: in turns, equally often, beside the right member; and what it says when trials fail."""
+"""How `make bench` measures: in turns, equally often, against the right member; and what it reports if trials fail."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def _text(text: str) -> str:
     return text
 
 
-# --- the member beside the leader -----------------------------------------------------------------------------------
+# --- the member of the leading master --------------------------------------------------------------------------------
 
 
 def recorded() -> Record:
@@ -104,7 +104,7 @@ def test_a_masters_member_is_the_first_it_was_told_of() -> None:
         ([False, True], "m2", 2002, "uses: it led etcd for a part of the time."),
         ([False, False], "m1", 2002, "uses: it does not lead etcd. At the end m1 led."),
         ([False, False], "m2", 2003, "does not lead etcd. Their session had to go on with e3."),
-        ([False, None], "m2", 2002, "nothing is known of the end: silent."),
+        ([False, None], "m2", 2002, "the state at the end is not known: silent."),
     ],
 )
 async def test_bare_operations_go_to_the_leading_masters_member(
