@@ -26,9 +26,9 @@ TIMES = {
     "beat": (0.02, 2.0, "interval between two heartbeats of the leader"),
     "missed": (0.03, 20.0, "challenge the leader after this long without a heartbeat"),
     "silence": (0.05, 30.0, "take over after this long without a heartbeat, if the challenge is unanswered"),
-    "answer": (0.02, 10.0, "take over only after the challenge was in etcd for this long"),
+    "answer": (0.02, 10.0, "how long a challenge must stay unanswered in etcd before the standby takes over"),
     "stuck": (0.2, 30.0, "challenge a leader that reports that it could not commit for this long"),
-    "connect": (0.1, 20.0, "how long the first heartbeat of a new leader may take"),
+    "connect": (0.1, 20.0, "the first heartbeat of a new leader is due after this long"),
     "stagger": (0.005, 1.0, "delay between the takeover attempts of one standby and the next, by rank"),
 }
 """By option: minimum and maximum in seconds, and the help text.
@@ -86,7 +86,9 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
 
 def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     parser = options.Parser(
-        "masterd", "The master program: leads the cluster, or follows as a hot standby with all state.", environ
+        "masterd",
+        "The master program: leads the cluster, or follows as a hot standby that holds the state in memory.",
+        environ,
     )
     parser.add_option("id", _master, meta="NAME", text="this masterd's name, as in the configuration")
     options.add_common(parser)
@@ -118,8 +120,8 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     )  # fmt: skip
     parser.add_option(
         "etcd-quota-bytes", whole_between(1 << 20, 1 << 40), default=SHIPPED["quota-backend-bytes"], meta="BYTES",
-        text="etcd's --quota-backend-bytes, the lowest of all members: the leader frees space before it is reached "
-        "(default: %(default)s, as in nodectl's configuration files for etcd; etcd's own default is 2147483648)",
+        text="etcd's --quota-backend-bytes, the lowest of all members. The leader frees space before it is reached. "
+        "etcd's own default is 2147483648 (default: %(default)s, as in nodectl's configuration files for etcd)",
     )  # fmt: skip
     options.add_maintenance(parser)
     parser.add_option(

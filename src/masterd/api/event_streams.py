@@ -121,8 +121,8 @@ def _check_same_epoch(now: int | None, before: int | None) -> int | None:
     """Returns `now`. Raises TooOld if both epochs are known and differ."""
     if now is not None and before is not None and now != before:
         raise TooOld(
-            f"the store was restored from a backup (epoch {now}, not {before} any more), and what was read since that "
-            "backup may not be in it; read the state anew, then follow the journal"
+            f"the store was restored from a backup: its epoch is {now}, the position is of epoch {before}. Data read "
+            "before the restore may be missing from it; read the state again, then follow the journal"
         )
     return now
 
@@ -149,7 +149,8 @@ async def _page(sources: ReadSources, position: int) -> list[Entry]:
     entries = [entry for entry in entries if entry.last <= replica.index and entry.epoch <= (replica.epoch or 0)]
     if not entries or entries[0].first > position + 1:
         raise TooOld(
-            f"the journal is no longer kept from index {position + 1} on: read the state anew, then follow the journal"
+            f"the journal was truncated: index {position + 1} is no longer in it; read the state again, then follow "
+            "the journal"
         )
     return entries
 

@@ -73,7 +73,7 @@ def start_drill(
     """
     me, term = sources.own_id, leader.fence.term
     if not allowed:
-        raise Denied(f"{me} allows no drills: its masterd was started without --allow-drills; nothing was done")
+        raise Denied(f"drills are not allowed on {me}: start its masterd with --allow-drills; nothing was done")
     if drill.term is not None and drill.term != term.revision:
         raise Conflict(f"{me} leads in term {term}, the drill is for term {drill.term}: nothing was done")
     if sources.cluster_view.paused is not None:

@@ -89,7 +89,9 @@ class LeaderRouter:
         held_until, wait_until = begun + (_NO_LEADER_WAIT_S if takeover_expected else 0.0), begun + _ALL_WAITS_S
         for attempt in range(_ATTEMPTS_MAX):
             if attempt and disconnected(request):
-                break  # the client may repeat it at another masterd; a command without an id would run twice
+                # The client may send it to another masterd. If this one sent it too, a command without an id would run
+                # twice.
+                break
             with self._leadership_change() as changed:
                 leader = self._leadership.leader
                 if leader is not None and not leader.has_ended:
@@ -143,7 +145,8 @@ class LeaderRouter:
 
     @property
     def _is_recorded_leader(self) -> bool:
-        """Whether the key `leader` names this masterd. If it does not lead, its term is about to begin or has ended."""
+        """Whether the key `leader` names this masterd. If it does while this masterd does not lead, its term is about
+        to begin or has ended."""
         record = self._cluster_view.leader.record
         return record is not None and record.id == self._me.id and record.host == self._me.host
 

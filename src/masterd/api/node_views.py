@@ -58,7 +58,7 @@ def node_problem(mark: SpecMark | None, status: Status | None, alive: Alive | No
     if status.error:
         return f"{status.phase}: {status.error}"
     if mark is not None and status.observed_generation < desired:
-        return f"at generation {status.observed_generation}, on its way to {desired}"
+        return f"at generation {status.observed_generation}, generation {desired} is desired"
     if mark is not None and status.phase != "ready":
         return f"{status.phase}: {status.reason}" if status.reason else status.phase
     return None

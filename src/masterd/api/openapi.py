@@ -118,7 +118,9 @@ def _paths() -> JsonObject:
         "/v1/nodes": _get("all nodes", "Nodes"),
         "/v1/nodes/{node}": _get("one node", "NodeView", _in_path("node")),
         "/v1/nodes/watch": _stream("all nodes, then those that change (text/event-stream)", {"nodes": "NodesEvent"}),
-        "/v1/documents": _get("documents by prefix", "Documents", _query("prefix", _TEXT, "of the documents' paths")),
+        "/v1/documents": _get(
+            "documents by prefix", "Documents", _query("prefix", _TEXT, "only documents whose paths begin with this")
+        ),
         "/v1/documents/{path}": _get("one document", "Document", _in_path("path")),
         "/v1/commands": _write(
             "post",

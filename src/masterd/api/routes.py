@@ -267,13 +267,13 @@ class Api:
 
     async def _commands(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request)
-        many = body.get("commands")
-        if many is not None and (not isinstance(many, list) or not 0 < len(many) <= COMMANDS_MAX):
+        batch_items = body.get("commands")
+        if batch_items is not None and (not isinstance(batch_items, list) or not 0 < len(batch_items) <= COMMANDS_MAX):
             raise Invalid(f"commands: expected a list of 1 to {COMMANDS_MAX} commands")
-        single = many is None
+        is_single = batch_items is None
         requests = [
-            parse_command(item, "" if single else f"commands[{position}].")
-            for position, item in enumerate([body] if many is None else many)
+            parse_command(item, "" if is_single else f"commands[{position}].")
+            for position, item in enumerate([body] if batch_items is None else batch_items)
         ]
 
         async def run(leader: Leader) -> web.StreamResponse:
@@ -281,7 +281,7 @@ class Api:
             lost = [outcome.error for outcome in outcomes if isinstance(outcome.error, LeadershipLost)]
             if len(lost) == len(outcomes):
                 raise lost[0]  # no command was run, so the router may send all of them to the next leader
-            if not single:
+            if not is_single:
                 return self._answer(self._outcomes(outcomes))
             if outcomes[0].error is not None:
                 raise outcomes[0].error
@@ -294,7 +294,9 @@ class Api:
             async with asyncio.timeout(_COMMIT_S):
                 return await leader.submit(requests)
         except TimeoutError:
-            raise OutcomeUnknown(f"not committed within {_COMMIT_S:g} s; it may still be committed") from None
+            raise OutcomeUnknown(
+                f"the command was not committed within {_COMMIT_S:g} s; it may still be committed"
+            ) from None
 
     def _outcomes(self, outcomes: list[CommandOutcome]) -> api_types.Outcomes:
         results = [_outcome(item) if item.error is None else _not_committed(item.id, item.error) for item in outcomes]

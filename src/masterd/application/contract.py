@@ -43,8 +43,8 @@ __all__ = [
 def node_document(application: Application, node: str) -> str | None:
     """Path of the document that belongs to `node`; None if the application names none."""
     # getattr: isinstance with a protocol takes about 10 us, and this runs for every node of every view.
-    ask: Callable[[str], str | None] | None = getattr(application, "node_document", None)
-    return None if ask is None else ask(node)
+    method: Callable[[str], str | None] | None = getattr(application, "node_document", None)
+    return None if method is None else method(node)
 
 
 def load_application(name: str) -> Application:
@@ -61,7 +61,7 @@ def load_application(name: str) -> Application:
             raise Invalid(f"no application {name!r} is installed; there are: {_listing(offered)}")
         where = f"{name!r} ({offered[name].value})"
         found = _load(where, offered[name].load)
-    application = found if _is_instance(found) else _make(where, found)
+    application = found if _is_instance(found) else _create(where, found)
     if not isinstance(application, Application):
         raise Invalid(f"application {where} lacks name, commands() or desired()")
     return application
@@ -80,11 +80,11 @@ def _is_instance(found: Any) -> bool:
     return not isinstance(found, type) and isinstance(found, Application)
 
 
-def _make(where: str, factory: Any) -> Any:
+def _create(where: str, factory: Any) -> Any:
     try:
         return factory()
     except Exception as error:
-        raise Invalid(f"application {where} cannot be made: {error!r}") from error
+        raise Invalid(f"application {where} cannot be created: {error!r}") from error
 
 
 def _listing(names: Iterable[str]) -> str:

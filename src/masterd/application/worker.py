@@ -1,10 +1,10 @@
 """Runs the application's code in a separate thread. If the code hangs, its call fails, and the leader continues.
 
-The event loop keeps running meanwhile: it sends heartbeats and renews the lease. If a step exceeds its time limit, its
-thread is abandoned, and the next job gets a new thread. An exception is raised in the abandoned thread; this ends a
-loop in Python, but not a blocking call into C. Results of an abandoned thread are discarded. Code that blocks while it
-holds the GIL stops the whole process. No thread of the process can prevent that; the lease expires, and another masterd
-takes over.
+The event loop keeps running meanwhile: it sends heartbeats and renews the lease. A job runs in steps, such as the
+commands of a batch. If a step exceeds its time limit, its thread is abandoned, and the next job gets a new thread. An
+exception is raised in the abandoned thread; this ends a loop in Python, but not a blocking call into C. Results of an
+abandoned thread are discarded. Code that blocks while it holds the GIL stops the whole process. No thread of the
+process can prevent that; the lease expires, and another masterd takes over.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _INTERRUPT_EVERY_S = 0.5
 
 
 class HungError(NodectlError):
-    """A step exceeded its time limit. step: the number of the step. limit_s: the limit in seconds."""
+    """A step of a job exceeded its time limit. step: the number of the step. limit_s: the limit in seconds."""
 
     def __init__(self, step: int, limit_s: float) -> None:
         super().__init__(f"did not finish within {limit_s:g} s")

@@ -151,7 +151,7 @@ class Campaign:
         self._etcd, self._keys, self._me = etcd, keys, me
         self._cluster_view, self._replica, self._timing = cluster_view, replica, timing
         self._attempts: deque[str] = deque(maxlen=_ATTEMPTS_KEPT)
-        """Nonces of our takeovers that may still land, or whose reply was lost."""
+        """Nonces of our recent takeovers. If `leader` holds one, its takeover landed, even if the reply was lost."""
         self._wake = asyncio.Event()
         self._order: SwitchoverOrder | None = None
         self._undecided: tuple[str, SwitchoverOrder] | None = None
@@ -163,6 +163,7 @@ class Campaign:
         self._epoch_seen: EpochSeen | None = None
         self._needs_store_check = False
         self._ignored_pause_revision = 0
+        """mod_revision of an unreadable key `paused`, which does not stop a takeover; 0 if there is none."""
         self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
         """An obstacle to a takeover may last for days: each is logged once."""
         self._lost = ""
@@ -268,10 +269,10 @@ class Campaign:
         except LeaseLost:  # a request that uses the lease was refused, possibly before a keepalive notices the loss
             raise
         except NoSpaceUnknown as error:  # if it has landed after all, our nonce in `leader` shows it
-            self._limited_log.log(logging.WARNING, f"takeover not possible now: {error}")
+            self._limited_log.log(logging.WARNING, f"takeover not possible now, retrying: {error}")
             await asyncio.sleep(_CHECK_EVERY_S)
         except (Unavailable, OutcomeUnknown) as error:
-            self._limited_log.log(logging.WARNING, f"takeover not possible now: {error}")
+            self._limited_log.log(logging.WARNING, f"takeover not possible now, retrying: {error}")
         except Garbage as error:
             self._limited_log.log(logging.ERROR, f"no masterd can lead: {error}")
             await asyncio.sleep(_CHECK_EVERY_S)
@@ -403,7 +404,7 @@ class Campaign:
             await asyncio.sleep(_BACK_OFF_S)
             self._wake.set()
             return None
-        log.info("an earlier takeover had landed: leading, term %s", outcome.fence.term)
+        log.info("leading, term %s: an earlier takeover landed although its reply was lost", outcome.fence.term)
         if self._undecided is not None and self._undecided[0] == outcome.fence.nonce:
             self._undecided[1].resolve(outcome)
         return outcome

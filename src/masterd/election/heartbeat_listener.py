@@ -48,6 +48,8 @@ class HeartbeatListener:
         self.revision = seen.revision
         self.is_dead = False
         self.is_connected = False
+        """Whether a heartbeat of this term was received since the last response with an error status. A break of the
+        stream does not reset it, because a refusal after the break shows that the process is dead."""
         self._urls = seen.record.urls if seen.record else ()
         self._on_death, self._on_heartbeat, self._on_break = on_death, on_heartbeat, on_break
         self._had_heartbeat = False

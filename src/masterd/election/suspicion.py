@@ -3,7 +3,7 @@
 Safety does not depend on suspicion, so it may be quick. To keep needless takeovers rare, three conditions must hold:
 
 - the heartbeat stream has been silent for several intervals, or broke, or the leader reports that it cannot commit;
-- a challenge, written to etcd when this began, has not been answered through etcd;
+- a challenge, written to etcd when the first condition began to hold, has not been answered through etcd;
 - this process itself was not delayed meanwhile.
 
 Any proof that the term can still commit (an answer, a journal entry) ends the suspicion. Otherwise two PCs that cannot
@@ -90,14 +90,14 @@ class Suspicion:
     timing: ElectionTiming
     begun_at: float
     streak: int = 0
-    _heard: float = field(init=False)
+    _heard_at: float = field(init=False)
     _stuck_s: float = 0.0
     _wake_at: float = math.inf
-    _asked: bool = False
+    _challenge_open: bool = False
     """Whether a challenge is open: requested by `decide`, and not answered, failed or made needless by a heartbeat."""
-    _has_it: float | None = None
+    _stored_at: float | None = None
     """When etcd stored the open challenge; None if that is not known yet."""
-    _again_at: float = -math.inf
+    _next_challenge_at: float = -math.inf
     """Time before which no new challenge is sent."""
     _proofs: int = 0
     """Proofs in reply to challenges since the last heartbeat of a leader that can commit."""
@@ -105,12 +105,12 @@ class Suspicion:
     """Whether the heartbeat stream broke. Reset by a heartbeat, by a proof, and after a delay of this process."""
 
     def __post_init__(self) -> None:
-        self._heard = self.begun_at + self.timing.connect_s
+        self._heard_at = self.begun_at + self.timing.connect_s
 
     @property
     def heard_at(self) -> float:
         """When the last heartbeat was received; before the first one, when it is due."""
-        return self._heard
+        return self._heard_at
 
     @property
     def stuck(self) -> bool:
@@ -121,10 +121,10 @@ class Suspicion:
 
     def beat(self, now: float, stuck_s: float = 0.0) -> None:
         """Record a heartbeat. stuck_s: for how long the leader has not been able to commit."""
-        self._heard, self._stuck_s, self._broken = max(self._heard, now), stuck_s, False
+        self._heard_at, self._stuck_s, self._broken = max(self._heard_at, now), stuck_s, False
         if not self.stuck:
             self._proofs = 0
-            self._forget()
+            self._close_challenge()
 
     def broke(self) -> None:
         """Record that the heartbeat stream broke, which does not show whether the leader's process died.
@@ -139,25 +139,25 @@ class Suspicion:
         A broken connection between two PCs alone is no reason for a takeover. So the next challenge is delayed, longer
         after each proof.
         """
-        if self._asked:
+        if self._challenge_open:
             self._proofs += 1
             missed_s = self.timing.missed_s
-            self._again_at = now + grown_s(missed_s, max(_AGAIN_MAX_S, missed_s), self._proofs)
+            self._next_challenge_at = now + grown_s(missed_s, max(_AGAIN_MAX_S, missed_s), self._proofs)
             self._broken = False
-        self._forget()
+        self._close_challenge()
 
     def challenged(self, now: float) -> None:
         """Record that etcd has stored our challenge. So our own connection to etcd works, and an answer can arrive."""
-        if self._asked:
-            self._has_it = now
+        if self._challenge_open:
+            self._stored_at = now
 
     def not_challenged(self, now: float) -> None:
         """Record that the challenge could not be written; try again later. Our connection to etcd may be the cause."""
-        self._again_at = now + self.timing.missed_s
-        self._forget()
+        self._next_challenge_at = now + self.timing.missed_s
+        self._close_challenge()
 
-    def _forget(self) -> None:
-        self._asked, self._has_it = False, None
+    def _close_challenge(self) -> None:
+        self._challenge_open, self._stored_at = False, None
 
     # --- decision ---
 
@@ -166,33 +166,34 @@ class Suspicion:
         late_s, self._wake_at = now - self._wake_at, math.inf
         if late_s > self.timing.late_s:
             # Heartbeats and answers may have arrived during the delay and wait unread: start again from now.
-            self._heard, self._broken = max(self._heard, now), False
-            self._forget()
-        verdict = self._decide(now)
-        self._wake_at = verdict.wake_at
-        return verdict
+            self._heard_at, self._broken = max(self._heard_at, now), False
+            self._close_challenge()
+        decision = self._decide(now)
+        self._wake_at = decision.wake_at
+        return decision
 
     def _decide(self, now: float) -> Decision:
-        timing, quiet_s = self.timing, now - self._heard
+        timing, quiet_s = self.timing, now - self._heard_at
         stuck = self.stuck
         at_once = stuck or self._broken
-        if now < self._heard + timing.missed_s and not at_once:
-            return Decision(SuspicionStep.WAIT, self._heard + timing.missed_s)
-        if not self._asked:
-            if now < self._again_at:
-                return Decision(SuspicionStep.WAIT, self._again_at)
-            self._asked = True
+        if now < self._heard_at + timing.missed_s and not at_once:
+            return Decision(SuspicionStep.WAIT, self._heard_at + timing.missed_s)
+        if not self._challenge_open:
+            if now < self._next_challenge_at:
+                return Decision(SuspicionStep.WAIT, self._next_challenge_at)
+            self._challenge_open = True
             return Decision(SuspicionStep.CHALLENGE)
-        if self._has_it is None:
+        if self._stored_at is None:
             return Decision(SuspicionStep.WAIT)  # until `challenged` or `not_challenged` is called
-        due = self._has_it + timing.answer_s * self._patience
+        due = self._stored_at + timing.answer_s * self._patience
         if not at_once:
-            due = max(due, self._heard + timing.silence_s * self._patience)
+            due = max(due, self._heard_at + timing.silence_s * self._patience)
         if now < due:
             return Decision(SuspicionStep.WAIT, due)
-        unanswered = f"a challenge through etcd was not answered for {now - self._has_it:.2f} s"
+        unanswered = f"a challenge through etcd was not answered for {now - self._stored_at:.2f} s"
         if stuck:
-            why = f"{self.leader} says that it has not been able to commit for {self._stuck_s:.1f} s, and {unanswered}"
+            stuck_s = f"{self._stuck_s:.1f} s"
+            why = f"{self.leader} reports that it has not been able to commit for {stuck_s}, and {unanswered}"
             return Decision(SuspicionStep.SUSPECT, cause="stuck", why=why)
         if self._broken:
             return Decision(SuspicionStep.SUSPECT, why=f"the follow stream of {self.leader} broke, and {unanswered}")

@@ -59,17 +59,20 @@ async def _wait_caught_up(index: int, url: str, http: PeerClient) -> None:
         if int(health.get("index", 0)) >= index - _LAG_MAX_COMMANDS:
             return
         if time.monotonic() > deadline:
-            raise Unavailable(f"the standby at {url} lags: it is at index {health.get('index')}, the leader at {index}")
+            raise Unavailable(
+                f"the standby at {url} has not caught up within {_CATCH_UP_S:g} s: it is at index "
+                f"{health.get('index')}, the leader at {index}"
+            )
         await asyncio.sleep(_POLL_S)
 
 
-async def hand_over_to_any(leader: Leader, index: int, urls: list[str], why: str) -> bool:
+async def hand_over_to_any(leader: Leader, index: int, urls: list[str], actor: str) -> bool:
     """Hand over to the first of the standbys at `urls` that takes over. False if none did."""
     http = PeerClient()
     try:
         for url in urls:
             try:
-                await hand_over(leader, index, url, why, http)
+                await hand_over(leader, index, url, actor, http)
             except NodectlError as error:
                 log.info("no handover to the standby at %s: %s", url, error)
             else:

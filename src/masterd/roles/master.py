@@ -197,7 +197,7 @@ class Master:
         leader = self._leadership.leader
         if leader is None:
             return
-        actor = f"{self._me.id}, which was {why}"
+        actor = f"{self._me.id} (stopping)"
         try:
             async with asyncio.timeout(STAND_DOWN_S):
                 if await hand_over_to_any(leader, self._replica.index, self._successor_urls(), actor):

@@ -33,7 +33,7 @@ class NodeAct(BaseModel):
     group: str | None = None
     action: str
     args: dict[str, Any] = Field(default_factory=dict)
-    expires_s: float = Field(default=60.0, gt=0, description="the action is not begun after this many seconds")
+    expires_s: float = Field(default=60.0, gt=0, description="seconds after which the node no longer begins the action")
 
     @model_validator(mode="after")
     def _require_one_target(self) -> Self:
@@ -57,7 +57,7 @@ def _members(transaction: Transaction, group: str) -> tuple[str, ...]:
 
 
 class DrillMark(BaseModel):
-    """Change nothing. A drill verifies in the journal that each of its commands was committed exactly once."""
+    """Change nothing. A drill sends this command, and then checks that the journal holds it exactly once."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -112,7 +112,7 @@ def closure_of(node: str, action: Action, acted: Acted | None, *, epoch: int, no
         return ActionClosure(node, action, recorded.state, recorded.result, recorded.error)
     if acted is not None and acted.epoch == epoch and acted.floor >= action.index:
         return ActionClosure(
-            node, action, "lost", error="the node has begun this action or a later one, and has no result of it"
+            node, action, "lost", error="the node has begun this action or a later one, but has no result of this one"
         )
     if action.expires < now:
         return ActionClosure(

@@ -274,8 +274,8 @@ class Batch:
             return None
         if request.after < self.state.floor:
             return CommandOutcome(request.id, error=TooOld(
-                f"command {request.id} was first sent after index {request.after}, but results are remembered only "
-                f"from index {self.state.floor} on: it may have run before and was not run again; check the state"
+                f"command {request.id} was first sent after index {request.after}, but command ids are remembered "
+                f"only from index {self.state.floor} on. It may have run before; it was not run now. Check the state"
             ))  # fmt: skip
         if request.after > self.state.index:
             return CommandOutcome(request.id, error=Conflict(

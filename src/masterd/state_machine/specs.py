@@ -1,4 +1,4 @@
-"""Derives the spec of each node, and again after a change of a document that it was derived from. Pure."""
+"""Derives the spec of each node. If a document from which it was derived changes, derives it again. Pure."""
 
 from __future__ import annotations
 

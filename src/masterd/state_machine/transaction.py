@@ -79,7 +79,8 @@ class Overlay:
             raise NotFound(f"there is no node {node!r} in the configuration")
         if node in self.actions:
             raise Conflict(
-                f"a command can request only one action of node {node!r}, and already has {self.actions[node].name!r}"
+                f"a command can request only one action of node {node!r}; this one has requested "
+                f"{self.actions[node].name!r} already"
             )
         if len(self.pending_of(node)) >= PENDING_MAX:
             raise Conflict(f"node {node!r} already has {PENDING_MAX} pending actions: wait until some have ended")

@@ -34,7 +34,7 @@ def document_view(index: int, document: Document) -> bytes:
 
 def desired_view(term: Term, mark: SpecMark, derived: DerivedSpec) -> bytes:
     if derived.spec is None:
-        raise ValueError("a node without a spec has no desired document")
+        raise ValueError("a node without a spec has no desired state")
     desired = Desired(epoch=term.epoch, term=term.revision, generation=mark.generation, spec=derived.spec)
     return dumps(desired.model_dump(mode="json"))
 

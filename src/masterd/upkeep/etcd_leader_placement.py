@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _CHECK_EVERY_S = 2.0
 _MOVE_AGAIN_S = 10.0
-_SETTLE_S = 2.0
+_FIRST_MOVE_DELAY_S = 2.0
 _STATUS_S = 1.0
 _FIND_AGAIN_S = 60.0
 
@@ -60,7 +60,7 @@ class EtcdLeaderPlacement:
     def notify_leading(self) -> None:
         """Wake the check. Called when this masterd becomes the leader, as etcd's leadership may be on this PC then."""
         # etcd's leadership is not moved before 2 s: right after a failure some members may still be unreachable.
-        self._not_before = time.monotonic() + _SETTLE_S
+        self._not_before = time.monotonic() + _FIRST_MOVE_DELAY_S
         self._wake.set()
 
     async def run(self) -> NoReturn:

@@ -58,7 +58,7 @@ async def find_local_member(
     names = {endpoint: _bare(parse_address(endpoint).host) for endpoint in endpoints}
     if _is_loopback(advertised) and names[endpoints[0]] == advertised:
         return LocalMember(endpoints[0])
-    known = await _resolved({*names.values(), advertised}, resolve or _ask_system, timeout_s)
+    known = await _resolved({*names.values(), advertised}, resolve or _resolve_by_system, timeout_s)
     ours = {item for item in (*known[advertised], *await asyncio.to_thread(local_addresses)) if not _is_loopback(item)}
     matching = [
         endpoint for endpoint, name in names.items()
@@ -70,7 +70,7 @@ async def find_local_member(
         return LocalMember(None, f"{' and '.join(matching)} are both on this PC")
     unknown = sorted(name for name in set(names.values()) if not known[name])
     unresolved = f"; not resolved: {', '.join(unknown)}" if unknown else ""
-    return LocalMember(None, f"its addresses are not among {', '.join(endpoints)}{unresolved}")
+    return LocalMember(None, f"no endpoint of {', '.join(endpoints)} is an address of this PC{unresolved}")
 
 
 async def _resolved(
@@ -112,7 +112,7 @@ async def _addresses(name: str, resolve: Callable[[str], Iterable[str]]) -> froz
     return await answer
 
 
-def _ask_system(name: str) -> list[str]:
+def _resolve_by_system(name: str) -> list[str]:
     return [str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
 
 

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 _COMPACT_S = 20.0
 _DEFRAGMENT_S = 120.0
 _AFTER_STEP_S = 0.2
-_AGAIN_DENIED_S = 60.0
+_RETRY_DENIED_S = 60.0
 _STALE_S = 30.0
 _SAMPLES_MAX = 100
 _RANK_DELAY_S = 3.0
@@ -105,7 +105,7 @@ class SpaceKeeper:
         self._on_refusal_changed: Callable[[], None] = lambda: None
         self._reading = SpaceReading()
         self._read_at = 0.0
-        self._full_since: float | None = None
+        self._alarmed_since: float | None = None
         self._step_history = StepHistory()
         self._status_denial: _Denial | None = None
         """Why the members' sizes cannot be read."""
@@ -152,7 +152,9 @@ class SpaceKeeper:
         if self._journal_owner is not None and may_fill(
             self._reading, self._journal_owner.bytes_seen - self._journal_samples[0][1], self._settings
         ):
-            return NoSpace(f"{describe(self._reading)}, and much has just been written: retry in a moment")
+            return NoSpace(
+                f"{describe(self._reading)}, and may be full after the most recent writes: retry in a moment"
+            )
         return None
 
     @property
@@ -170,8 +172,8 @@ class SpaceKeeper:
             return self._waiting_for or waiting_reason(self._reading, self._step_history, self._clock(), self._settings)
         etcdctl = f"etcdctl --endpoints={','.join(self._etcd.settings.endpoints)}"
         return (
-            f"masterd is not permitted to make room ({denial.why}): start it with --maintenance-user, or as root run "
-            f"`{etcdctl} compact REVISION`, `{etcdctl} defrag`, `{etcdctl} alarm disarm` (docs/recovery.md)"
+            f"masterd is not permitted to free space in etcd ({denial.why}): start it with --maintenance-user, or as "
+            f"root run `{etcdctl} compact REVISION`, `{etcdctl} defrag`, `{etcdctl} alarm disarm` (docs/recovery.md)"
         )
 
     # --- the loop ---
@@ -184,7 +186,7 @@ class SpaceKeeper:
                 acted = await self._check()
             except NodectlError as error:
                 self._limited_log.log(
-                    logging.WARNING, f"keeping free space in etcd failed: {error}; retrying", about=type(error)
+                    logging.WARNING, f"cannot check or free space in etcd, retrying: {error}", about=type(error)
                 )
             await self._wait_for_check(_AFTER_STEP_S if acted else self._every_s)
 
@@ -229,7 +231,7 @@ class SpaceKeeper:
             return False  # no member answers: the last reading stays in use until it is stale
         self._update_reading(reading)
         if not self._is_our_turn():
-            self._waiting_for = "another masterd is making room" if self._refusing else ""
+            self._waiting_for = "another masterd is freeing space" if self._refusing else ""
             return False
         if self._status_denial is not None or (
             self._step_denial is not None and self._clock() < self._step_denial.until
@@ -268,7 +270,7 @@ class SpaceKeeper:
         self._limited_log.log(
             logging.WARNING, f"masterd cannot keep free space in etcd, which needs etcd's root role ({why})"
         )
-        return _Denial(why, self._clock() + _AGAIN_DENIED_S)
+        return _Denial(why, self._clock() + _RETRY_DENIED_S)
 
     def _update_reading(self, reading: SpaceReading) -> None:
         now = self._clock()
@@ -278,7 +280,7 @@ class SpaceKeeper:
         )
         before, self._refusing = self._refusing, refusing
         self._reading, self._read_at = reading, now
-        self._full_since = None if not reading.alarmed else self._full_since or now
+        self._alarmed_since = None if not reading.alarmed else self._alarmed_since or now
         self._waiting_for = ""
         if refusing != before:
             log.warning(
@@ -289,15 +291,15 @@ class SpaceKeeper:
     def _is_our_turn(self) -> bool:
         if self._journal_owner is not None:
             return True
-        if self._full_since is None:
+        if self._alarmed_since is None:
             return False
         patience_s = self._rank() * _RANK_DELAY_S + (0 if self._cluster_view.leader.is_vacant else 3 * _RANK_DELAY_S)
-        return self._clock() - self._full_since >= patience_s
+        return self._clock() - self._alarmed_since >= patience_s
 
     # --- the steps ---
 
     async def _execute_step(self, step: SpaceStep, reading: SpaceReading) -> bool:
-        taken = True
+        executed = True
         try:
             match step:
                 case Compact(revision):
@@ -305,14 +307,14 @@ class SpaceKeeper:
                 case Truncate():
                     await self._truncate(reading)
                 case Defragment(endpoint):
-                    taken = await self._defragment(endpoint, reading)
+                    executed = await self._defragment(endpoint, reading)
                 case Disarm(members):
                     await self._disarm(members)
         except Denied as error:
             self._step_denial = self._denial(error)
             return False
         self._step_denial = None
-        return taken
+        return executed
 
     async def _compact(self, revision: int, reading: SpaceReading) -> None:
         self._step_history = replace(self._step_history, compacted_at=self._clock())
@@ -356,4 +358,4 @@ class SpaceKeeper:
     async def _disarm(self, members: tuple[int, ...]) -> None:
         for member in members:
             await maintenance.disarm(self._etcd, Alarm(member, "NOSPACE"))
-        log.warning("there is room in etcd again: the NOSPACE alarm is disarmed")
+        log.warning("there is free space in etcd again: the NOSPACE alarm is disarmed")

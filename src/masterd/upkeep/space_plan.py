@@ -23,7 +23,7 @@ ETCD_QUOTA_BYTES = 2 << 30
 _UNCOUNTED_BYTES = 64 << 20
 _BEHIND_REVISIONS = 1_000
 _NEVER = float("-inf")
-_BUSY = "masterd is making room"
+_FREEING = "masterd is freeing space"
 _NOSPACE = re.compile(r"memberID:(\d+) alarm:NOSPACE")
 
 
@@ -67,7 +67,7 @@ class SpaceSettings:
     """Delay of the sizes that members report. etcd updates them at the end of each write to disk."""
     urgently_every_s: float = 10.0
     """In place of `defragment_every_s` under the alarm, or while commands are refused."""
-    settle_s: float = 1.0
+    compaction_lag_s: float = 1.0
     """How long members need to free pages after a compaction."""
     check_every_s: float = 1.0
     standby_check_every_s: float = 5.0
@@ -260,7 +260,7 @@ def plan(
     crowded = reading.use_fraction >= settings.make_room_at
     grown = reading.is_leading and reading.use_fraction - history.least_use >= settings.compact_growth
     if (urgent or crowded or grown) and reading.revision > history.compacted_revision:
-        every_s = settings.settle_s if urgent else settings.compact_every_s
+        every_s = settings.compaction_lag_s if urgent else settings.compact_every_s
         if history.truncated_at > history.compacted_at or now - history.compacted_at >= every_s:
             return Compact(reading.revision)
         if urgent:
@@ -294,7 +294,7 @@ def _to_defragment(
 
     If a member does not answer, the quorum may need every other one. So none is defragmented then, unless urgent.
     """
-    if now - history.compacted_at < settings.settle_s or (reading.unanswered and not urgent):
+    if now - history.compacted_at < settings.compaction_lag_s or (reading.unanswered and not urgent):
         return None
     every_s = settings.urgently_every_s if urgent else settings.defragment_every_s
     worth = settings.worth_defragmenting / (5 if reading.alarmed else 1)
@@ -310,17 +310,17 @@ def _to_defragment(
 
 def waiting_reason(reading: SpaceReading, history: StepHistory, now: float, settings: SpaceSettings) -> str:
     """Why commands are refused while no step is due, for the error message."""
-    if now - history.compacted_at < 2 * settings.settle_s:
-        return _BUSY
+    if now - history.compacted_at < 2 * settings.compaction_lag_s:
+        return _FREEING
     if any(
         reading.free_fraction(member) >= settings.worth_defragmenting
         and now - history.defragmented_at.get(member.endpoint, _NEVER) < settings.urgently_every_s
         for member in reading.members
     ):
-        return f"{_BUSY} (no member is defragmented more often than every {settings.urgently_every_s:g} s)"
+        return f"{_FREEING} (no member is defragmented more often than every {settings.urgently_every_s:g} s)"
     return (
-        "nothing more can be freed: delete named snapshots (nodectl snapshot list) and whatever else is in this etcd, "
-        "or raise --quota-backend-bytes on every member and masterd's --etcd-quota-bytes"
+        "nothing more can be freed: delete named snapshots (nodectl snapshot list) and keys of other programs in this "
+        "etcd, or raise --quota-backend-bytes on every member and masterd's --etcd-quota-bytes"
     )
 
 

@@ -149,7 +149,7 @@ async def test_a_leader_that_cannot_commit_is_replaced_by_one_that_can(etcd_one:
         await eventually(replaced, "it is replaced", timeout_s=20.0)
         record = await _leader(masters)
         assert record.cause == "stuck"
-        assert "m1 says that it has not been able to commit for" in record.why
+        assert "m1 reports that it has not been able to commit for" in record.why
         assert not (await command)[0].get("problem")
         cable.set(up=Mode.FORWARD, down=Mode.FORWARD)
 
@@ -177,7 +177,7 @@ async def test_a_stop_hands_over(etcd_one: EtcdCluster, keys: Keys) -> None:
         assert masters.running["m1"].exit_code == 0
         record = await _leader(masters)
         assert record.cause == "switchover"
-        assert "m1, which was asked to stop" in record.why
+        assert "m1 (stopping)" in record.why
 
 
 async def test_a_switchover_is_an_error_to_nobody(etcd_one: EtcdCluster, keys: Keys) -> None:

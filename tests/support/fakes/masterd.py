@@ -372,7 +372,7 @@ class FakeMasterd:
 
     async def _drill(self, request: web.Request) -> web.Response:
         if not self.cluster.allows_drills:
-            return self.problem(403, "denied", f"{self.name} allows no drills")
+            return self.problem(403, "denied", f"drills are not allowed on {self.name}")
         how = (await request.json())["how"]
         self.silent = True
         self.cluster.lead(

@@ -80,7 +80,7 @@ async def test_a_stream_of_the_journal_ends_when_the_store_is_restored(monkeypat
         masterd.replica.shown_epoch = 2
         rest = await response.content.read()
         assert b"event: gone\n" in rest
-        assert b"epoch 2, not 1" in rest
+        assert b"its epoch is 2, the position is of epoch 1" in rest
 
 
 async def test_a_position_of_another_epoch_is_refused() -> None:

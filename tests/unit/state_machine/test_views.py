@@ -77,10 +77,10 @@ def test_changes_applied_one_after_another_are_all_views() -> None:
     assert KEYS.desired_of("n2") not in shown
 
 
-def test_nothing_to_do_has_no_desired_document() -> None:
-    """A node without a spec has no desired document."""
+def test_nothing_to_do_has_no_desired_state() -> None:
+    """A node without a spec has no desired state."""
     line = Line("n1")
-    with pytest.raises(ValueError, match="no desired document"):
+    with pytest.raises(ValueError, match="no desired state"):
         desired_view(TERM, SpecMark(generation=1, hash=""), line.derivation["n1"])
 
 

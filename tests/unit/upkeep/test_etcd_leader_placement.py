@@ -162,7 +162,7 @@ async def test_a_pc_without_a_member_says_so_once(
     """A PC without a member logs that once, and finds the member when it appears."""
     monkeypatch.setattr(placement_module, "_FIND_AGAIN_S", 0.0)
     caplog.set_level("INFO")
-    none = LocalMember(None, "its addresses are not among 10.0.0.1:2379")
+    none = LocalMember(None, "no endpoint of 10.0.0.1:2379 is an address of this PC")
     find, left = _finds(none, none, none, LocalMember("10.0.0.1:2379"))
     etcd: Any = Members()
     placement = EtcdLeaderPlacement(etcd, find, lambda: None, lambda: None)

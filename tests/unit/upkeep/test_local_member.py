@@ -60,7 +60,7 @@ async def test_the_member_on_this_pc_is_found(endpoints: list[str], advertised: 
     found = await _found(endpoints, advertised)
     if member is None or "," in member:
         assert found.member is None
-        assert all(possible in found.why for possible in (member or "addresses").split(","))
+        assert all(possible in found.why for possible in (member or "is an address of this PC").split(","))
     else:
         assert found == LocalMember(member)
 

@@ -185,7 +185,7 @@ def test_it_is_said_how_full_it_is_and_what_is_done() -> None:
     assert "NOSPACE" in describe(seen(EMPTY, alarmed="a"))
     assert "NOSPACE" in describe(seen(alarmed="a"))
     full = seen(member("a", 0.9, 0.85))
-    assert waiting_reason(full, JUST_COMPACTED, NOW, SETTINGS) == "masterd is making room"
+    assert waiting_reason(full, JUST_COMPACTED, NOW, SETTINGS) == "masterd is freeing space"
     assert "--quota-backend-bytes" in waiting_reason(full, COMPACTED, NOW, SETTINGS)
     waiting = replace(COMPACTED, defragmented_at={"b:2379": NOW - 1})
     assert "no member is defragmented more often" in waiting_reason(seen(OTHER_BIG), waiting, NOW, SETTINGS)
