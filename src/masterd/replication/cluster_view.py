@@ -1,7 +1,7 @@
 """A decoded copy of the keys outside the journal: the leader, candidates, configuration, and the nodes' statuses.
 
-Kept up to date by watches; each key is decoded once per change. Garbage in a key is reported under `problems` of the
-status and otherwise skipped.
+Kept up to date by watches; each key is decoded once per change. A key with garbage is skipped, and reported under
+`problems` of GET /v1/status.
 """
 
 from __future__ import annotations
@@ -116,13 +116,14 @@ class ClusterView:
         self._etcd, self._keys = etcd, keys
         self.garbage: dict[str, str] = {}
         self.watch_error: str | None = None
-        """Why etcd refuses the watch; all values here are outdated then. None if it does not, or in an outage."""
+        """Why etcd refuses the watch; all values here are outdated then. None if it is accepted, or in an outage."""
         self._limited_log = RateLimitedLog(log, 60.0)
         self.leader = LeaderSeen()
         self.last_leader = LeaderSeen()
         """The last readable leader: a takeover of a vacant `leader` key names it as the predecessor."""
         self.leader_known = asyncio.Event()
-        self._leader_seen_revision = 0
+        self._leader_read_revision = 0
+        """The mod_revision of the newest value of `leader` that `observe_leader` has used."""
         self.config: KV | None = None
         self._subscribers: list[Callable[[], None]] = []
         self.version = 0
@@ -215,13 +216,13 @@ class ClusterView:
     def _on_leader_event(self, event: Event) -> None:
         # `observe_leader` may have read a newer value before the watch delivers an older event. That event is dropped,
         # as otherwise the newer term would seem to have ended.
-        if event.mod_revision >= self._leader_seen_revision:
+        if event.mod_revision >= self._leader_read_revision:
             self._set_leader(_kv(event))
 
     def observe_leader(self, kv: KV | None) -> None:
         """Use a value of `leader` that was read directly, if it is newer than what the watch has delivered."""
         if kv is not None and kv.mod_revision > self.leader.revision:
-            self._leader_seen_revision = kv.mod_revision
+            self._leader_read_revision = kv.mod_revision
             self._set_leader(kv)
 
     def _set_leader(self, kv: KV | None) -> None:

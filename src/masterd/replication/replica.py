@@ -46,7 +46,7 @@ class Replica:
         self._epoch: int | None = None
         self.up_to_date_at = 0.0
         """Time, by the monotonic clock, up to which the state is known to be complete."""
-        self.problem: str | None = "has not read the journal yet"
+        self.problem: str | None = "the journal has not been read yet"
         """Why the state cannot be brought up to date; None if it can."""
         self.outage: str | None = None
         """Why etcd cannot be read now; None if it can."""
@@ -55,7 +55,7 @@ class Replica:
         self._recent: deque[tuple[Entry, int]] = deque()
         self._recent_bytes = 0
         self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
-        self.bytes_seen = 0
+        self.bytes_applied = 0
         """Bytes of all entries that this process has applied. Their growth makes a snapshot due."""
         self._grew = asyncio.Condition()
         self._listeners: list[Callable[[Entry], None]] = []
@@ -90,7 +90,9 @@ class Replica:
             async with asyncio.timeout(timeout_s), self._grew:
                 await self._grew.wait_for(lambda: self.state.index >= index)
         except TimeoutError:
-            raise TimedOut(f"this master has reached index {self.state.index}, not yet {index}") from None
+            raise TimedOut(
+                f"this masterd is at index {self.state.index}; index {index} was not reached within {timeout_s:g} s"
+            ) from None
 
     async def follow(self) -> None:
         """Apply the journal as it grows, until cancelled.
@@ -105,18 +107,18 @@ class Replica:
                 self.outage = str(error)
                 log.info("reading the journal again: %s", error)
             except NodectlError as error:
-                self._report_stuck(error)
+                self._report_problem(error)
                 await asyncio.sleep(1.0)
             await asyncio.sleep(_RETRY_S)
 
-    def _report_stuck(self, error: NodectlError) -> None:
+    def _report_problem(self, error: NodectlError) -> None:
         self.problem = str(error)
-        line = f"the replica is stuck at index {self.state.index}: {error}"
+        line = f"the replica cannot go beyond index {self.state.index}: {error}"
         self._limited_log.log(logging.ERROR, line, about=self.problem)
 
     async def check_store(self) -> None:
         """Raise Garbage if `epoch`, the journal or `head` prevents any masterd from leading. Changes nothing."""
-        listing = await self._list_rest()
+        listing = await self._list_new_entries()
         await self._read_epoch(listing.revision)
         await self._check_head(listing.revision, max([self.state.index, *self._indexes(listing.kvs)]))
 
@@ -160,7 +162,7 @@ class Replica:
         if self._epoch is None:  # the store was still empty when it was read
             self._epoch = entry.epoch
         self.entry_sizes.append((entry.last, size))
-        self.bytes_seen += size
+        self.bytes_applied += size
         self._remember(entry, size)
         for callback in tuple(self._listeners):
             callback(entry)
@@ -186,7 +188,7 @@ class Replica:
             self._recent_bytes -= self._recent.popleft()[1]
 
     async def _apply_all(self) -> int:
-        listing = await self._list_rest()
+        listing = await self._list_new_entries()
         epoch = await self._read_epoch(listing.revision)
         if epoch is not None and self._enter_epoch(epoch):
             return await self._apply_all()
@@ -197,7 +199,7 @@ class Replica:
         self._limited_log.reset()
         return listing.revision
 
-    async def _list_rest(self) -> Range:
+    async def _list_new_entries(self) -> Range:
         start, end = self.keys.entry(self.state.index + 1), prefix_end(self.keys.journal)
         return await list_at(self.etcd, start, end=end, page=_PAGE_ENTRIES)
 

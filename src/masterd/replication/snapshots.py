@@ -253,10 +253,10 @@ class Snapshots:
             repeatable=True,
         )
         if not result.succeeded:
-            now, leader, epoch = (result.range(position).first for position in range(3))
+            current, leader, epoch = (result.range(position).first for position in range(3))
             if not fence.holds(leader, epoch):
                 raise LeadershipLost(f"term {fence.term} is over")
-            if now is not None:
+            if current is not None:
                 return False
             # The manifest does not exist: an earlier attempt of this transaction has deleted the snapshot.
         self.verified.discard(name)

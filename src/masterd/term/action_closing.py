@@ -61,9 +61,9 @@ class ActionCloser:
         """Return commands for all node events since the last call, in the order in which they must be queued."""
         state = self._replica.state
         ended = self._node_events.closures(state, self._committer.now, not_started=False)
-        endings = list(islice((ending for ending in ended if ending.id not in self._closing), _EVENTS_MAX))
-        self._closing.update(ending.id for ending in endings)
-        closings = (closing_request(ending, omit_result=ending.id in self._without_result) for ending in endings)
+        closures = list(islice((closure for closure in ended if closure.id not in self._closing), _EVENTS_MAX))
+        self._closing.update(closure.id for closure in closures)
+        closings = (closing_request(closure, omit_result=closure.id in self._without_result) for closure in closures)
         requests = [*self._node_events.take_change_requests(_EVENTS_MAX, state), *closings]
         return [Submission(request, OutcomeCallback(partial(self._on_outcome, request))) for request in requests]
 
@@ -74,7 +74,7 @@ class ActionCloser:
             self._without_result.discard(request.id)
         if error is None or isinstance(error, LeadershipLost):
             return
-        log.warning("%s of node %s: %s", request.name, request.actor, error)
+        log.warning("command %s for node %s failed: %s", request.name, request.actor, error)
         if request.name == NODE_CHANGED and isinstance(error, Unavailable | OutcomeUnknown):
             self._node_events.requeue(request.actor)
         if request.name == ACTION_DONE and isinstance(error, Invalid | TooLarge):
@@ -98,16 +98,16 @@ class ActionCloser:
         return max(self._expire_at - time.monotonic(), expiry - self._committer.now, 0.01)
 
     async def expire_actions(self) -> None:
-        """Close expired actions. Each commit compares `acted`, so an action that a node has begun meanwhile is kept."""
+        """Close expired actions. The commit compares `acted/<node>`: if a node has begun one meanwhile, it fails."""
         self._expire_at = time.monotonic() + _EXPIRE_AGAIN_S
-        late = list(
+        expired = list(
             islice(self._node_events.closures(self._replica.state, self._committer.now, not_started=True), _EXPIRED_MAX)
         )
         try:
-            fetched = [await self._node_events.refetch_closure(self._etcd, self._keys, ending) for ending in late]
+            fetched = [await self._node_events.refetch_closure(self._etcd, self._keys, closure) for closure in expired]
             not_started = [found for found in fetched if found is not None]
             if not_started:
-                await self._close([ending for ending, _ in not_started], tuple(compare for _, compare in not_started))
+                await self._close([closure for closure, _ in not_started], tuple(compare for _, compare in not_started))
                 self._expire_at = 0.0  # there may be more
         except (LeadershipLost, OutcomeUnknown, Garbage):
             raise
@@ -122,15 +122,15 @@ class ActionCloser:
         A restored backup may hold actions that nodes have performed after the backup was made. The leader calls this
         before it writes any view, so that no node performs them again.
         """
-        every = self._node_events.closures(self._replica.state, self._committer.now, not_started=False)
-        old = [ending for ending in every if ending.action.epoch < epoch]
+        closures = self._node_events.closures(self._replica.state, self._committer.now, not_started=False)
+        old = [closure for closure in closures if closure.action.epoch < epoch]
         for start in range(0, len(old), _EVENTS_MAX):
             await self._close(old[start : start + _EVENTS_MAX], publish=False)
 
     async def _close(
-        self, endings: Sequence[ActionClosure], compares: tuple[Compare, ...] = (), *, publish: bool = True
+        self, closures: Sequence[ActionClosure], compares: tuple[Compare, ...] = (), *, publish: bool = True
     ) -> None:
-        requests = [closing_request(ending) for ending in endings]
+        requests = [closing_request(closure) for closure in closures]
         batch, _ = await self._committer.run_batch(
             lambda batch, _: [batch.execute(request) for request in requests], self._derive_timeout_s
         )

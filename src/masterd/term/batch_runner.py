@@ -87,15 +87,17 @@ class BatchRunner:
         if not submissions:
             submission = self._queue.pop_first()
             submission.fail(NodectlError(
-                f"command {submission.request.name} was not run: {hung_count} handlers of this application hang, of "
-                "this command too"
+                f"command {submission.request.name} was not run: {hung_count} handlers of this application hang, and "
+                "this command's handler has hung before"
             ))  # fmt: skip
         return submissions
 
     async def _refuse_hung(self, submission: Submission, error: HungError) -> None:
         """Fail a command whose handler hangs. The others of its batch stay queued and run again."""
         name = submission.request.name
-        log.error("command %s of %s %s: it is given up", name, submission.request.actor, error)
+        log.error(
+            "command %s of %s %s; it is refused, and its thread is abandoned", name, submission.request.actor, error
+        )
         self._hung_commands.add(name)
         self._queue.remove(submission)
         try:

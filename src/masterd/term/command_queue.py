@@ -68,7 +68,9 @@ class CommandQueue:
     async def _wait_accepting(self) -> None:
         """Wait until commands are accepted. LeadershipLost if a handover takes longer than 6 s, or the term is over."""
         if not self._accepting.is_set() and not await set_within(self._accepting, _HANDOVER_S):
-            raise LeadershipLost("this master is handing leadership over")
+            raise LeadershipLost(
+                f"this master is still handing leadership over after {_HANDOVER_S:g} s; send the command again"
+            )
         self._term_end.raise_if_ended()
 
     # --- for a handover ---

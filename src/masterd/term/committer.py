@@ -62,9 +62,9 @@ class LeaderSettings:
         entry_bytes_max = max(16 << 10, self.request_bytes_max - _SLACK_BYTES - (128 << 10))
         return BatchLimits(self.commands_per_batch, entry_bytes_max, self.request_bytes_max - 2 * _SLACK_BYTES)
 
-    def txn_budget(self, taken_bytes: int) -> TxnBudget:
-        """Return how much of a transaction is left for views if its entry takes `taken_bytes`."""
-        return TxnBudget(self.max_txn_ops - _FIXED_OPS, max(0, self.request_bytes_max - _SLACK_BYTES - taken_bytes))
+    def txn_budget(self, entry_bytes: int) -> TxnBudget:
+        """Return how much of a transaction is left for views if its entry has `entry_bytes` bytes."""
+        return TxnBudget(self.max_txn_ops - _FIXED_OPS, max(0, self.request_bytes_max - _SLACK_BYTES - entry_bytes))
 
 
 class Committer:
@@ -86,7 +86,7 @@ class Committer:
         self.journal = Journal(etcd, keys, won.fence, won.head)
         self.publisher = Publisher(etcd, keys, won.fence)
         self.worker = Worker()
-        self._inline_from = 0.0
+        self._inline_allowed_at = 0.0
         self._quick_commands: frozenset[str] = frozenset()
 
     @property
@@ -96,7 +96,7 @@ class Committer:
 
     def may_run_inline(self, requests: Sequence[CommandRequest]) -> bool:
         """Whether these commands may run in the event loop: they are few, and all are declared `quick`."""
-        if len(requests) > _INLINE_MAX or time.monotonic() < self._inline_from:
+        if len(requests) > _INLINE_MAX or time.monotonic() < self._inline_allowed_at:
             return False
         return all(request.name in self._quick_commands for request in requests)
 
@@ -117,7 +117,7 @@ class Committer:
             started = time.monotonic()
             result = work(batch, JobProgress())
             if (ended := time.monotonic()) > started + _INLINE_LIMIT_S:
-                self._inline_from = ended + _INLINE_PAUSE_S
+                self._inline_allowed_at = ended + _INLINE_PAUSE_S
             return batch, result
         try:
             return batch, await self.worker.run(lambda progress: work(batch, progress), limit_s)

@@ -75,7 +75,7 @@ class ConfigAdopter:
         except TooLarge as error:
             self._reject(config, error)
         except NodectlError as error:
-            log.warning("adopting configuration later: %s", error)
+            log.warning("could not adopt config/current, trying again: %s", error)
             await asyncio.sleep(_RETRY_S)
 
     async def _commit(self, config: KV) -> None:
@@ -110,7 +110,7 @@ class ConfigAdopter:
         if changes is not None:
             error: Exception | None
             try:
-                batch, error = await self._run(record, revision, changes)
+                batch, error = await self._run_adoption(record, revision, changes)
             except HungError as hung:
                 error = hung
             else:
@@ -119,19 +119,21 @@ class ConfigAdopter:
                 await self._committer.undo(batch)
             log.error("configuration version %d: adopting it without the writes of the application: %s",
                       record.version, _one_line(error))  # fmt: skip
-        return await self._run(record, revision, None)
+        return await self._run_adoption(record, revision, None)
 
     async def _run_handler(self, record: ConfigRecord, revision: int) -> Overlay | None:
         if revision == self._hung_revision:
             return None  # each further attempt would abandon one more thread that hangs
         try:
-            return (await self._committer.run_batch(lambda batch, _: _changes(batch, record), self._handler_limit_s))[1]
+            return (
+                await self._committer.run_batch(lambda batch, _: _handler_writes(batch, record), self._handler_limit_s)
+            )[1]
         except HungError as error:
             self._hung_revision = revision
-            log.error("configuration version %d: the application's handler of the change %s", record.version, error)
+            log.error("configuration version %d: the application's config_changed %s", record.version, error)
             return None
 
-    async def _run(
+    async def _run_adoption(
         self, record: ConfigRecord, revision: int, changes: Overlay | None
     ) -> tuple[Batch, ValidationError | NodectlError | None]:
         return await self._committer.run_batch(
@@ -147,11 +149,11 @@ class ConfigAdopter:
         try:
             self._cluster_view.config = await self._etcd.get(self._keys.config_current)
         except Unavailable as error:
-            log.warning("adopting configuration later: %s", error)
+            log.warning("could not adopt config/current, trying again: %s", error)
             await asyncio.sleep(_RETRY_S)
 
 
-def _changes(batch: Batch, record: ConfigRecord) -> Overlay | None:
+def _handler_writes(batch: Batch, record: ConfigRecord) -> Overlay | None:
     try:
         return batch.run_config_handler(record)
     except (ValidationError, NodectlError):

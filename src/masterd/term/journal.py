@@ -46,7 +46,7 @@ class CommitFate(Enum):
     COMMITTED = "an earlier copy landed"
     NEVER = "no copy has landed or ever will"
     TERM_OVER = "no copy has landed or ever will, and the term is over"
-    FOREIGN = "head has changed under our own term, but not by us: another program wrote it, perhaps over our commit"
+    FOREIGN = "another program changed head in our term, and an earlier copy may have landed before that"
     UNKNOWN = "the term is over, and an earlier copy may have landed before it ended"
 
 
@@ -94,28 +94,28 @@ class Journal:
             self.open_since = None
 
     async def _commit(self, commit: Commit) -> int:
-        sent = False
+        reply_lost = False
         while True:
             try:
                 result = await self._send(commit)
             except NoSpaceUnknown as error:
-                if (revision := await self._without_room(commit, error, sent)) is not None:
+                if (revision := await self._without_room(commit, error, reply_lost)) is not None:
                     return revision
             except OutcomeUnknown as error:
-                sent = True
+                reply_lost = True
                 self._limited_log.log(
                     logging.WARNING,
-                    f"commit of index {commit.head.index}: {error}; trying again",
+                    f"commit of index {commit.head.index} got no reply, trying again: {error}",
                 )
             except Unavailable as error:
-                if not sent:
+                if not reply_lost:
                     raise
                 self._limited_log.log(
                     logging.WARNING, f"commit of index {commit.head.index} still open: {error}", about=error.code
                 )
                 await asyncio.sleep(_RETRY_S)
             except NodectlError as error:
-                if not sent:
+                if not reply_lost:
                     raise
                 return await self._give_up(commit, error)
             else:
@@ -133,24 +133,24 @@ class Journal:
         orelse = [op_get(self._keys.leader), op_get(self._keys.head), op_get(self._keys.epoch)]
         return await self._etcd.txn(compares, then, orelse, timeout_s=_ATTEMPT_S, repeatable=True)
 
-    async def _without_room(self, commit: Commit, error: NoSpaceUnknown, sent: bool) -> int | None:
+    async def _without_room(self, commit: Commit, error: NoSpaceUnknown, reply_lost: bool) -> int | None:
         """Read `head` after etcd reported that it is full, and return the revision if the commit has landed.
 
         etcd returns this error both for a write that it has applied and for one that it has refused. In either case the
         copy that got the error does not land later. Raises NoSpace if nothing landed. None: `head` could not be read,
-        or an earlier copy without a reply (`sent`) may land once there is space again.
+        or an earlier copy without a reply (`reply_lost`) may land once there is space again.
         """
         try:
-            looked = await self._etcd.txn(
+            keys_read = await self._etcd.txn(
                 [], [op_get(self._keys.leader), op_get(self._keys.head), op_get(self._keys.epoch)]
             )
         except (Unavailable, OutcomeUnknown):
             await asyncio.sleep(_RETRY_S)
             return None
-        leader, head, epoch = (looked.range(position).first for position in range(3))
+        leader, head, epoch = (keys_read.range(position).first for position in range(3))
         if self._fate(commit, leader, head, epoch) is not CommitFate.NEVER:
-            return self._settle(commit, looked)
-        if not sent:
+            return self._settle(commit, keys_read)
+        if not reply_lost:
             raise NoSpace(str(error))
         line = f"commit of index {commit.head.index} stays open until there is room in etcd: {error}"
         self._limited_log.log(logging.WARNING, line)
@@ -160,14 +160,14 @@ class Journal:
     def _settle(self, commit: Commit, result: TxnResult) -> int:
         """Return the revision of the commit if it landed; otherwise raise the error that corresponds to its fate."""
         leader, head, epoch = (result.range(position).first for position in range(3))
-        verdict = self._fate(commit, leader, head, epoch)
-        if verdict is CommitFate.COMMITTED and head is not None:
+        fate = self._fate(commit, leader, head, epoch)
+        if fate is CommitFate.COMMITTED and head is not None:
             return self._advance(commit.head, head.mod_revision)
-        if verdict is CommitFate.TERM_OVER:
+        if fate is CommitFate.TERM_OVER:
             raise LeadershipLost(f"term {self.fence.term} is over: the batch was not committed")
-        if verdict is CommitFate.UNKNOWN:
+        if fate is CommitFate.UNKNOWN:
             raise OutcomeUnknown(f"term {self.fence.term} ended during the commit: the batch may have been committed")
-        if verdict is CommitFate.FOREIGN:
+        if fate is CommitFate.FOREIGN:
             raise TermBroken(f"{self._keys.head} was changed by another program: the batch may be committed or not")
         raise CompareFailed("a key that this commit compares has changed: the batch was not committed")
 
@@ -192,7 +192,10 @@ class Journal:
         the keys show the fate of `commit`. If etcd refuses it too, only the end of the term can stop a late copy:
         TermBroken.
         """
-        log.warning("commit of index %d: refused after an open attempt (%s); moving head", commit.head.index, cause)
+        log.warning(
+            "commit of index %d: etcd refused it after an attempt without a reply (%s); sending an empty commit",
+            commit.head.index, cause,
+        )  # fmt: skip
         empty = Commit(Head(index=self.index, nonce=secrets.token_hex(8)))
         while True:
             try:

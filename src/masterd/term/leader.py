@@ -59,7 +59,7 @@ class Leader:
 
     @property
     def stuck_s(self) -> float:
-        """Seconds for which the oldest open commit or read of the term has waited for etcd; 0 if none is open."""
+        """Seconds for which the oldest open commit or confirmation of the term has waited for etcd; 0 without one."""
         since = [at for at in (self._committer.journal.open_since, self._read_index.open_since) if at is not None]
         return time.monotonic() - min(since) if since else 0.0
 
@@ -198,9 +198,9 @@ class Leader:
                 await set_within(self._wake, parts.action_closer.next_expiry_in_s)
 
     def _queue_node_events(self) -> None:
-        """Queue the commands for node events before all others: they are few, and the events have happened already.
+        """Queue the commands for node events before all others: they are few, and must not wait for a long queue.
 
-        While etcd has no room for commands, the events stay collected.
+        While etcd has no room for commands, the events stay collected and are not queued.
         """
         if self._parts.space_keeper is None or self._parts.space_keeper.refusal() is None:
             self._queue.prepend(self._parts.action_closer.take_submissions())

@@ -35,15 +35,15 @@ class NodeEvents:
         self._cluster_view, self._epoch, self._wake = cluster_view, epoch, wake
         self._node_changed = application.node_changed if isinstance(application, HearsNodes) else None
         self._reported: dict[str, NodeSeen] = {}
-        self._nodes: dict[str, None] = {}
+        self._changed_nodes: dict[str, None] = {}
 
     def start_listening(self) -> Callable[[], None]:
         """Subscribe to changes of nodes, and mark all known nodes as changed; return the function that unsubscribes."""
         view = self._cluster_view
         if self._node_changed is None:
             return lambda: None
-        self._nodes = dict.fromkeys([*view.status.items, *view.alive.items])
-        unsubscribe = [view.status.subscribe(self._node), view.alive.subscribe(self._node)]
+        self._changed_nodes = dict.fromkeys([*view.status.items, *view.alive.items])
+        unsubscribe = [view.status.subscribe(self._mark_changed), view.alive.subscribe(self._mark_changed)]
 
         def stop() -> None:
             for stop_one in unsubscribe:
@@ -51,18 +51,18 @@ class NodeEvents:
 
         return stop
 
-    def _node(self, node: str) -> None:
-        self._nodes[node] = None
+    def _mark_changed(self, node: str) -> None:
+        self._changed_nodes[node] = None
         self._wake()
 
     # --- the application ---
 
-    def take_change_requests(self, most: int, state: State) -> list[CommandRequest]:
-        """Remove up to `most` changed nodes; return one command each, which calls the application's `node_changed`."""
+    def take_change_requests(self, count_max: int, state: State) -> list[CommandRequest]:
+        """Remove up to `count_max` changed nodes; return one command each, which calls the handler `node_changed`."""
         requests: list[CommandRequest] = []
-        while self._nodes and len(requests) < most:
-            node = next(iter(self._nodes))
-            del self._nodes[node]
+        while self._changed_nodes and len(requests) < count_max:
+            node = next(iter(self._changed_nodes))
+            del self._changed_nodes[node]
             seen = NodeSeen(node in self._cluster_view.alive.items, self._cluster_view.status.items.get(node))
             if node in state.inventory.nodes and not _same(seen, self._reported.get(node)):
                 self._reported[node] = seen
@@ -86,24 +86,24 @@ class NodeEvents:
     def requeue(self, node: str) -> None:
         """Mark this node as changed again, because the command for its last change was not committed."""
         self._reported.pop(node, None)
-        self._nodes[node] = None
+        self._changed_nodes[node] = None
 
     # --- actions ---
 
     async def refetch_closure(
-        self, etcd: Etcd, keys: Keys, ending: ActionClosure
+        self, etcd: Etcd, keys: Keys, closure: ActionClosure
     ) -> tuple[ActionClosure, Compare] | None:
         """Read `acted/<node>` from etcd, because the watch may lag; return the closure of an action that was not begun.
 
         It comes with a compare on `acted/<node>`, which makes the commit fail if the node begins the action meanwhile.
         None: the node has begun the action, or the action is lost (see `closures`).
         """
-        found = await etcd.get(keys.acted_of(ending.node))
+        found = await etcd.get(keys.acted_of(closure.node))
         acted = decode_or_none(Acted, found)  # while it is unreadable, the node begins nothing
-        again = closure_of(ending.node, ending.action, acted, epoch=self._epoch, now=math.inf)
-        if again is None or not again.requires_not_started:
+        refetched = closure_of(closure.node, closure.action, acted, epoch=self._epoch, now=math.inf)
+        if refetched is None or not refetched.requires_not_started:
             return None
-        return again, cmp_mod(keys.acted_of(ending.node), 0 if found is None else found.mod_revision)
+        return refetched, cmp_mod(keys.acted_of(closure.node), 0 if found is None else found.mod_revision)
 
     def closures(self, state: State, now: float, *, not_started: bool) -> Iterator[ActionClosure]:
         """Yield the closures of ended actions of one kind.
@@ -114,21 +114,21 @@ class NodeEvents:
         for node, pending in state.actions.items():
             acted = self._cluster_view.acted.items.get(node)
             for action in pending:
-                ending = closure_of(node, action, acted, epoch=self._epoch, now=now)
-                if ending is not None and ending.requires_not_started == not_started:
-                    yield ending
+                closure = closure_of(node, action, acted, epoch=self._epoch, now=now)
+                if closure is not None and closure.requires_not_started == not_started:
+                    yield closure
 
 
-def closing_request(ending: ActionClosure, *, omit_result: bool = False) -> CommandRequest:
+def closing_request(closure: ActionClosure, *, omit_result: bool = False) -> CommandRequest:
     """Return the command that closes an action.
 
     Its id is derived from the action, so that the action is closed once. omit_result: leave out the node's result,
     after the journal refused it.
     """
-    outcome: Json = {"state": ending.state, "result": _OMITTED, "error": None} if omit_result else ending.outcome
+    outcome: Json = {"state": closure.state, "result": _OMITTED, "error": None} if omit_result else closure.outcome
     return CommandRequest(
-        ending.id, ACTION_DONE, ending.args, ending.node,
-        internal_handler=lambda _: outcome, closes={ending.node: (ending.action.index,)},
+        closure.id, ACTION_DONE, closure.args, closure.node,
+        internal_handler=lambda _: outcome, closes={closure.node: (closure.action.index,)},
     )  # fmt: skip
 
 

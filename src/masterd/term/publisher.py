@@ -34,7 +34,7 @@ class Publisher:
         """Index up to which all views are complete. Truncation goes no further."""
 
     async def finish_views(
-        self, applied_kv: KV | None, state: State, derivation: SpecDeriver, budget: TxnBudget
+        self, applied_kv: KV | None, state: State, spec_deriver: SpecDeriver, budget: TxnBudget
     ) -> None:
         """Complete the views at the start of a term. In a new epoch, rewrite all desired states and actions of nodes.
 
@@ -54,10 +54,10 @@ class Publisher:
             return
         if applied is None and state.index == 0:
             return
-        wanted = all_views(self._keys, self._fence.term, state, derivation)
+        wanted = all_views(self._keys, self._fence.term, state, spec_deriver)
         found = await self._fetch_views()
-        changes = difference(wanted, self._with_valid_orders(found, wanted))
-        log.info("views: writing %d changes to reach the %d views of index %d", len(changes), len(wanted), state.index)
+        changes = difference(wanted, self._accept_earlier_terms(found, wanted))
+        log.info("writing %d changes to complete the %d views of index %d", len(changes), len(wanted), state.index)
         self.complete_up_to = applied.base if applied else 0
         await self.write_views(changes, state.index, budget)
 
@@ -81,11 +81,11 @@ class Publisher:
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             through = None if last else max(part)
-            mark = self._put_applied(index, index if last else base, through)
-            await self._put_chunk([*self._ops(part), mark], mark.request_put.value)
+            progress = self._put_applied(index, index if last else base, through)
+            await self._put_chunk([*self._ops(part), progress], progress.request_put.value)
         self.complete_up_to = index
 
-    async def _put_chunk(self, ops: list[Op], mark: bytes) -> None:
+    async def _put_chunk(self, ops: list[Op], new_applied: bytes) -> None:
         compares = [*self._fence.compares(self._keys), cmp_mod(self._keys.applied, self._revision)]
         orelse = [op_get(self._keys.applied), op_get(self._keys.leader), op_get(self._keys.epoch)]
         while True:
@@ -101,7 +101,7 @@ class Publisher:
             applied, leader, epoch = (result.range(position).first for position in range(3))
             if not self._fence.holds(leader, epoch):
                 raise LeadershipLost(f"term {self._fence.term} ended while views were being written")
-            if applied is not None and applied.value == mark and applied.mod_revision > self._revision:
+            if applied is not None and applied.value == new_applied and applied.mod_revision > self._revision:
                 self._revision = applied.mod_revision  # an earlier copy of this chunk has landed
                 return
             log.warning("%s was changed by another program; writing it again", self._keys.applied)
@@ -122,20 +122,20 @@ class Publisher:
             found.update((kv.key, kv.value) for kv in listing.kvs)
         return found
 
-    def _with_valid_orders(self, found: dict[str, bytes], wanted: dict[str, bytes]) -> dict[str, bytes]:
+    def _accept_earlier_terms(self, found: dict[str, bytes], wanted: dict[str, bytes]) -> dict[str, bytes]:
         """Return `found`, with the wanted value for each desired state or action that differs only in its term.
 
         So such a view is not rewritten: it stays valid in the later terms of its epoch.
         """
-        good = dict(found)
-        orders = (self._keys.desired, self._keys.actions)
+        accepted = dict(found)
+        prefixes = (self._keys.desired, self._keys.actions)
         for key, raw in found.items():
-            if key in wanted and key.startswith(orders) and _same_order(raw, wanted[key]):
-                good[key] = wanted[key]
-        return good
+            if key in wanted and key.startswith(prefixes) and _equal_but_for_term(raw, wanted[key]):
+                accepted[key] = wanted[key]
+        return accepted
 
 
-def _same_order(found: bytes, wanted: bytes) -> bool:
+def _equal_but_for_term(found: bytes, wanted: bytes) -> bool:
     try:
         old, new = loads(found), loads(wanted)
     except Garbage:

@@ -26,7 +26,7 @@ from nodestore.support.logs import RateLimitedLog
 log = logging.getLogger(__name__)
 
 _SMALL_BYTES = 1 << 20
-"""If the last snapshot is at most this large, the next one does not wait for the journal to grow by half that size."""
+"""If the last snapshot is at most this large, `_journal_bytes_min` requires no growth of the journal."""
 _DELETES_MAX = 16  # operations in one transaction: the minimum of --max-txn-ops
 
 
@@ -63,7 +63,7 @@ def _journal_bytes_min(settings: RetentionSettings, snapshot_bytes: int) -> int:
     """Return how many bytes the journal must grow before the next snapshot: half the size of the last one.
 
     Without this, snapshots would be the larger part of all writes under load: with 200,000 command ids, each snapshot
-    has 20 MB. For a small snapshot it is 0; it is at most a third of the journal's limit.
+    has 20 MB. Returns 0 if the last snapshot was small, and never more than a third of `journal_bytes_max`.
     """
     if snapshot_bytes <= _SMALL_BYTES:
         return 0
@@ -85,7 +85,7 @@ class JournalRetention:
         self._settings, self._wall_clock = settings, wall_clock
         self._snapshots = replica.snapshots
         self._last_index: int | None = None
-        self._looked = False
+        self._is_first_check_done = False
         self._started_at = time.monotonic()
         self.pinned: set[str] = set()
         """Snapshots that an entry being committed will name. They must not be deleted."""
@@ -112,11 +112,11 @@ class JournalRetention:
 
         The first successful call in a term also prunes the histories and deletes incomplete snapshots.
         """
-        if not self._looked:
+        if not self._is_first_check_done:
             await self._prune_history(self.replica.keys.terms, self._settings.terms_max)
             await self._prune_history(self.replica.keys.config_history, self._settings.config_versions_max)
             await self._inspect_snapshots()
-            self._looked = True
+            self._is_first_check_done = True
         if self._is_snapshot_due() and time.monotonic() - self._started_at >= self._settings.snapshot_after_s:
             await self.write_snapshot()
             await self.truncate_and_prune()
@@ -134,19 +134,19 @@ class JournalRetention:
             newest = next(iter(manifests.values()), None)
             self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
             beyond = sum(size for last, size in self.replica.entry_sizes if last > self._last_index)
-            self._bytes_at_snapshot = self.replica.bytes_seen - beyond  # entries up to that snapshot do not count
+            self._bytes_at_snapshot = self.replica.bytes_applied - beyond  # entries up to that snapshot do not count
 
     def _is_snapshot_due(self) -> bool:
         commands = self.replica.state.index - (self._last_index or 0)
-        journal_bytes = self.replica.bytes_seen - self._bytes_at_snapshot
+        journal_bytes = self.replica.bytes_applied - self._bytes_at_snapshot
         return is_snapshot_due(self._settings, commands, journal_bytes, self._snapshot_bytes)
 
     async def write_snapshot(self, name: str | None = None) -> str:
         """Write a snapshot of the current state; return its full name. Raises LeadershipLost if the term has ended."""
         async with self._snapshot_lock:
-            image, bytes_seen = Image.of(self.replica.state), self.replica.bytes_seen
+            image, bytes_applied = Image.of(self.replica.state), self.replica.bytes_applied
             written = await self._snapshots.write(self._fence, image, self._wall_clock(), name)
-        self._last_index, self._bytes_at_snapshot = image.index, bytes_seen
+        self._last_index, self._bytes_at_snapshot = image.index, bytes_applied
         self._snapshot_bytes = self._snapshots.written_bytes
         log.info("wrote and checked the snapshot of index %d (%d documents)", image.index, len(image.documents))
         return written
@@ -165,7 +165,7 @@ class JournalRetention:
 
     @property
     def bytes_seen(self) -> int:
-        return self.replica.bytes_seen
+        return self.replica.bytes_applied
 
     def subscribe(self, grew: Callable[[], None]) -> Callable[[], None]:
         return self.replica.subscribe(lambda _: grew())
@@ -211,9 +211,9 @@ class JournalRetention:
             checked.append(name)
         return checked
 
-    async def _truncate(self, snapshot_index: int, pressed: bool) -> None:
+    async def _truncate(self, snapshot_index: int, space_is_short: bool) -> None:
         state, sizes = self.replica.state, self.replica.entry_sizes
-        too_big = pressed or self.journal_bytes > self._settings.journal_bytes_max
+        too_big = space_is_short or self.journal_bytes > self._settings.journal_bytes_max
         up_to = min(snapshot_index, self._publisher.complete_up_to)
         if self._settings.keep_ids and not too_big:
             up_to = min(up_to, state.floor)
@@ -231,10 +231,10 @@ class JournalRetention:
         keys = self.replica.keys
         await self._delete(op_delete(keys.journal, end=keys.entry(up_to + 1).encode()))
 
-    async def _prune_history(self, prefix: str, most: int) -> None:
-        """Delete the oldest keys under `prefix`, so that at most `most` are left."""
+    async def _prune_history(self, prefix: str, kept_max: int) -> None:
+        """Delete the oldest keys under `prefix`, so that at most `kept_max` are left."""
         found = await self.replica.etcd.range(prefix, keys_only=True)
-        old = sorted(found.kvs, key=lambda kv: kv.create_revision)[: max(0, len(found.kvs) - most)]
+        old = sorted(found.kvs, key=lambda kv: kv.create_revision)[: max(0, len(found.kvs) - kept_max)]
         for start in range(0, len(old), _DELETES_MAX):
             await self._delete(*(op_delete(kv.key) for kv in old[start : start + _DELETES_MAX]))
 

@@ -30,8 +30,10 @@ class TakeoverRecord:
         """Whether a client has sent a request in this term."""
 
     def note_serving(self) -> None:
-        """Record that the leader serves. If a request has waited for this, record also `found` (a client has found the
-        leader) as reached now."""
+        """Record that the leader serves.
+
+        If a request has waited for this, also record that the phase `found` (a client has found the leader) is reached.
+        """
         self._mark("serving")
         if self._had_request:
             self._mark("found")
@@ -61,7 +63,7 @@ class TakeoverRecord:
     async def write_after_first_answer(self) -> None:
         """Write the timeline after the first answer, at the latest after _FIRST_ANSWER_S; then wait until cancelled."""
         if not await set_within(self._answered, _FIRST_ANSWER_S):
-            log.debug("no client has sent a request yet")
+            log.debug("no client has got an answer in the first %g s of service", _FIRST_ANSWER_S)
         try:
             await self._write()
         except NodectlError as error:

@@ -97,7 +97,8 @@ async def test_what_keeps_hanging_is_refused_unrun(etcd_one: EtcdCluster, keys: 
                 assert "did not finish" in str(outcome.error)
             outcome = (await term.submit(CommandRequest("b4", "block", {}, "t", 0)))[0]
             assert str(outcome.error) == (
-                "command block was not run: 4 handlers of this application hang, of this command too"
+                "command block was not run: 4 handlers of this application hang, and "
+                "this command's handler has hung before"
             )
             assert (await term.add("a1")).result == 1
             app.release.set()
