@@ -421,7 +421,7 @@ async def test_catching_up_leaves_others_their_turns(
 async def test_what_it_took_to_catch_up_makes_no_snapshot_due(etcd_one: EtcdCluster, keys: Keys) -> None:
     """The entries that a new leader read while it caught up make no snapshot due."""
     retention = RetentionSettings(snapshot_every_commands=1_000, snapshot_every_bytes=1_000, snapshot_after_s=0.0)
-    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as seat:
+    async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
         for number in range(20):
             await seat.add(f"x{number}")
         await seat.leader.archive.save("before")
