@@ -6,7 +6,7 @@
     def add(tx: Transaction, name: Name, by: int = 1) -> int:
         "Add to a counter."
 
-An `App` keeps the contract `Application`, so it can be used like an instance of a class with these methods.
+An `App` implements the protocol `Application`, as a class with the methods of that protocol does.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class App:
     def __init__(self, name: str, *, version: str = "", extends: Application | type[Application] | None = None) -> None:
         self.name = _checked_name("application", name)
         self.version = version
-        self._base = _made(name, extends)
+        self._base = _base_application(name, extends)
         self._own: dict[str, Command] = {}
         self._all: Mapping[str, Command] | None = None
         self._functions: dict[str, Callable[..., Any]] = {}
@@ -132,9 +132,9 @@ class App:
     def node_document(self, node: str) -> str | None: ...
 
     def node_document(self, node: Any) -> Any:
-        """Used as a decorator: define the function `(node) -> path | None`. Called with a node's name: call it.
+        """Used as a decorator: define the function `(node) -> path | None`; see `HasNodeDocuments`.
 
-        The function returns the path of the document that is shown with a node; see `HasNodeDocuments`.
+        Called with a node's name: return the function's result, the path of the document that is shown with the node.
         """
         if callable(node):
             return self._define("node_document", node, ("node",))
@@ -160,7 +160,7 @@ class App:
             wanted = ", ".join(parameters)
             raise DefinitionError(f"application {self.name}: {part} must be a function ({wanted})") from None
         if inspect.iscoroutinefunction(function):
-            raise DefinitionError(f"application {self.name}: {part} must not be async: it may not wait for anything")
+            raise DefinitionError(f"application {self.name}: {part} must not be async, because it must not wait")
         self._functions[part] = function
         return function
 
@@ -176,7 +176,7 @@ def _checked_name(kind: str, name: str) -> str:
         raise DefinitionError(str(error)) from None
 
 
-def _made(name: str, extends: Application | type[Application] | None) -> Application | None:
+def _base_application(name: str, extends: Application | type[Application] | None) -> Application | None:
     base = extends() if isinstance(extends, type) else extends
     if base is not None and not isinstance(base, Application):
         raise DefinitionError(f"application {name}: extends={extends!r} is not an application")

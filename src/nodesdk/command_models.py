@@ -29,9 +29,11 @@ def arguments_model(command: str, function: Callable[..., Any]) -> type[BaseMode
 
 
 def _parameters(command: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
-    is_of_kind = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    if any(kind(function) for kind in is_of_kind):
-        raise DefinitionError(f"command {command}: a handler must not be async or a generator: it may not wait")
+    forbidden_kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(kind(function) for kind in forbidden_kinds):
+        raise DefinitionError(
+            f"command {command}: a handler must not be async or a generator, because it must not wait"
+        )
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
@@ -53,7 +55,7 @@ def _hints(command: str, function: Callable[..., Any]) -> dict[str, Any]:
 
 def _field(command: str, parameter: inspect.Parameter, hints: dict[str, Any]) -> Any:
     if parameter.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
-        raise DefinitionError(f"command {command}: parameter {parameter.name!r} must be one that is passed by name")
+        raise DefinitionError(f"command {command}: parameter {parameter.name!r} must accept its argument by name")
     if parameter.name.startswith("_"):
         raise DefinitionError(f"command {command}: parameter {parameter.name!r} must not begin with an underscore")
     if parameter.name not in hints:
@@ -76,5 +78,5 @@ def _create(command: str, doc: str | None, fields: dict[str, Any]) -> type[BaseM
             model.model_json_schema()
     except Exception as error:  # noqa: BLE001 - pydantic raises errors of several kinds, not all its own
         why = next(iter(str(error).splitlines()), repr(error))
-        raise DefinitionError(f"command {command}: its arguments make no model: {why}") from None
+        raise DefinitionError(f"command {command}: no model can be made of its arguments: {why}") from None
     return model

@@ -21,7 +21,7 @@
       Garbage               a value, such as that of a key in etcd, cannot be decoded
 
 A handler of an application raises Refused, NotFound, Conflict or Invalid to refuse a command.
-Each class carries the `code` under which it travels in a problem document, and the `exit_code` of the CLI.
+Each class has the `code` that identifies it in a problem document, and the `exit_code` of the CLI.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Unavailable(NodectlError):
 
 
 class NoSpace(Unavailable):
-    """etcd's database is full: it takes no puts and grants no leases until there is room."""
+    """etcd's database is full: it takes no puts and grants no leases until space is freed."""
 
     code = "no_space"
     status = 507
@@ -168,13 +168,13 @@ class Compacted(NodectlError):
 
 
 class LeaseLost(NodectlError):
-    """The lease has expired, or may have by this program's clock. Its keys must be regarded as deleted."""
+    """The lease has expired or, by this program's clock, may have expired. Its keys must be regarded as deleted."""
 
     code = "lease_lost"
 
 
 class Garbage(NodectlError):
-    """A value cannot be decoded as what it should be: that of a key in etcd, or an answer."""
+    """A value, such as that of a key in etcd or an answer, cannot be decoded."""
 
     code = "garbage"
 
@@ -187,7 +187,7 @@ _BY_CODE: dict[str, type[NodectlError]] = {
 
 
 def from_code(code: str, message: str) -> NodectlError:
-    """The error that travelled as `code`; an unknown code becomes a plain NodectlError."""
+    """The error of a problem document with this `code`; for an unknown code a plain NodectlError."""
     kind = _BY_CODE.get(code, NodectlError)
     if kind is Compacted:
         return NodectlError(message)

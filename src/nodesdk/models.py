@@ -78,7 +78,10 @@ Phase = Literal["idle", "applying", "ready", "retrying", "failed"]
 
 
 class Status(Stored):
-    """`status/<node>`: the status of a node. Its writes compare the writer's own `alive`. The key outlives the node."""
+    """`status/<node>`: the status of a node. Each write compares `alive/<node>` with the claim of its writer.
+
+    The key is kept if the node is removed.
+    """
 
     node: str
     nonce: str = Field(description="nonce of the noded that wrote it")
@@ -140,7 +143,7 @@ class GroupConfig(Model):
 
 
 class Defaults(Model):
-    """The driver of nodes that set none, and base values that groups and nodes override in their documents."""
+    """The driver of every node that names none, and base values, which the documents of groups and nodes override."""
 
     driver: DriverConfig | None = None
     document: dict[str, Any] = Field(default_factory=dict)
@@ -152,7 +155,7 @@ _NAMES_UNCHECKED = object()
 
 
 class Inventory(Stored):
-    """The configuration: PCs, groups, drivers, defaults, settings."""
+    """The content of a configuration: masters, nodes, groups, defaults, settings."""
 
     masters: dict[str, MasterConfig] = Field(default_factory=dict)
     nodes: dict[str, NodeConfig] = Field(default_factory=dict)

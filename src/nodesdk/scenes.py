@@ -39,7 +39,7 @@ class NodePut(_Arguments):
 
 
 class NodeClear(_Arguments):
-    """Remove a node's document, so that only the configuration speaks."""
+    """Remove a node's document, so that only the values of the configuration apply."""
 
     node: str
 
@@ -60,13 +60,13 @@ class SceneApply(_Arguments):
 
 
 class SceneDelete(_Arguments):
-    """Delete a scene. Nodes that show it keep doing so."""
+    """Delete a scene. Nodes to which it was applied keep its documents."""
 
     name: str
 
 
 class BuiltinApp:
-    """Documents `nodes/<node>` and `scenes/<name>`. A node's document overrides those of its configuration."""
+    """The documents `nodes/<node>` and `scenes/<name>`. A node's document overrides its configuration's base values."""
 
     name = "scenes"
     _bases: tuple[Inventory, dict[str, tuple[DriverConfig | None, Document]]] | None = None

@@ -98,7 +98,10 @@ async def test_of_those_who_saw_the_same_one_wins(store: StoreUnderTest, keys: K
         leader = (await read_leader(etcd, keys)).record
         assert leader is not None
         for lost in outcomes:
-            assert isinstance(lost, TakeoverWon) or (lost.reason, lost.paused) == (f"{leader.id} was faster", False)
+            assert isinstance(lost, TakeoverWon) or (lost.reason, lost.paused) == (
+                f"{leader.id} became the leader first",
+                False,
+            )
         assert len((await etcd.range(keys.terms)).kvs) == 1
 
 

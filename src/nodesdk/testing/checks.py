@@ -68,7 +68,7 @@ def examine_app(
     checks: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
         ("handlers neither wait nor do I/O", lambda: iter(sorted(watched.waiting))),
         ("results are JSON", lambda: iter(watched.not_json)),
-        ("handlers raise nothing but refusals", lambda: iter(watched.faults)),
+        ("handlers raise only refusals", lambda: iter(watched.faults)),
         ("a new leader has the same state and specs", lambda: _failover(harness)),
         ("desired gives the same spec for the same documents", steps.check_pure),
         ("desired reads no clock, no random numbers and no files", lambda: iter(sorted(steps.impure()))),

@@ -48,7 +48,7 @@ class AppHarness:
     """An application with its state, documents and specs.
 
     app: an application, or its class. inventory: an Inventory, its content as in an inventory file, or the names of
-    nodes; it is applied at once. now: the leader's clock, which only `advance` changes.
+    nodes; it is adopted at once. now: the leader's clock, which only `advance` changes.
     """
 
     def __init__(

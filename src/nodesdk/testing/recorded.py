@@ -122,7 +122,7 @@ def _run_again(app: Application, state: State, record: CommandRecord, same: bool
         (again,) = batch.records
         for what in ("result", "writes", "actions"):
             if getattr(again, what) != getattr(record, what):
-                yield f"not the recorded {what}"
+                yield f"field {what!r} differs from the recorded one"
 
 
 def _derive_again(app: Application, state: State, same: bool) -> Iterator[str]:
@@ -133,4 +133,4 @@ def _derive_again(app: Application, state: State, same: bool) -> Iterator[str]:
         yield str(error)
         return
     if same and (nodes := batch.differing_nodes()):
-        yield f"not the recorded spec of {', '.join(nodes)}"
+        yield f"the spec of {', '.join(nodes)} differs from the recorded one"

@@ -144,7 +144,7 @@ class Configuration:
             value, unchanged = pause.encode(), cmp_mod(self._keys.paused, _revision(found))
             if await self._swap([unchanged], [op_put(self._keys.paused, value)], self._keys.paused, value):
                 return pause
-        raise Conflict("others pause and resume at the same time: try again")
+        raise Conflict("other programs changed the pause at the same time: try again")
 
     async def resume(self) -> bool:
         """Ends the pause; returns False if there was none. Raises the same errors as `pause`."""
@@ -155,15 +155,16 @@ class Configuration:
             unchanged = cmp_mod(self._keys.paused, found.mod_revision)
             if await self._swap([unchanged], [op_delete(self._keys.paused)], self._keys.paused, None):
                 return True
-        raise Conflict("others pause and resume at the same time: try again")
+        raise Conflict("other programs changed the pause at the same time: try again")
 
     async def _swap(self, compares: list[Compare], ops: list[Op], evidence: str, value: bytes | None) -> bool:
         """Sends a transaction until its outcome is known; returns whether it took effect.
 
         The key `evidence` holds `value` (None: is absent) if and only if it took effect.
         """
-        # Copies of a put are sent one after another: if etcd is full, NoSpaceUnknown means that one copy has taken
-        # effect or never will, but nothing is known of other copies. A delete needs no space, so it may be hedged.
+        # A put is not hedged: its copies are sent one after another. NoSpaceUnknown is about one copy only: that copy
+        # has taken effect or never will, but another copy that is under way could still take effect. A delete needs no
+        # space, so it may be hedged.
         hedged = value is None
         unknown: OutcomeUnknown | None = None
         for _ in range(_ATTEMPTS):

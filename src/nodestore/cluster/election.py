@@ -85,8 +85,8 @@ class TakeoverLost:
 
     `leader`: the key as it is now. `paused`: whether a readable pause prevented it. `garbage_revision`: mod_revision of
     the key `paused`, if that is unreadable. The next takeover ignores the key if it is given this revision.
-    `challenge_answered`: only the compares that the caller added failed. `is_other_epoch`: the epoch is not the one
-    that the takeover compared.
+    `challenge_answered`: the leader answered a challenge, as the failure of the caller's own compares shows.
+    `is_other_epoch`: the epoch is not the one that the takeover compared.
     """
 
     leader: KV | None
@@ -137,7 +137,9 @@ async def ensure_epoch(etcd: Etcd, keys: Keys) -> EpochSeen:
             return EpochSeen(1, result.revision)
         found = result.range(0).first
         if found is None:
-            raise Garbage(f"{keys.epoch} appears and disappears: another program writes it")
+            raise Garbage(
+                f"{keys.epoch} was created and deleted meanwhile: another program writes it; stop that program"
+            )
     return EpochSeen(decode(Epoch, found.value, keys.epoch).epoch, found.mod_revision)
 
 
@@ -205,9 +207,11 @@ async def takeover(
     if now is None or now.mod_revision != epoch.revision:
         return TakeoverLost(leader, False, "the store's epoch has changed", is_other_epoch=True)
     if found.revision == seen.revision:
-        why = f"{found.record.id if found.record else 'the leader'} has answered meanwhile"
+        why = f"{found.record.id if found.record else 'the leader'} has answered the challenge"
         return TakeoverLost(leader, False, why, challenge_answered=True)
-    return TakeoverLost(leader, False, f"{found.record.id if found.record else 'another candidate'} was faster")
+    if found.record is None:
+        return TakeoverLost(leader, False, "the key `leader` changed before the takeover")
+    return TakeoverLost(leader, False, f"{found.record.id} became the leader first")
 
 
 def _lost_to_pause(leader: KV | None, pause: KV) -> TakeoverLost:
@@ -252,7 +256,10 @@ async def resign(etcd: Etcd, keys: Keys, fence: Fence, why: str) -> bool:
         if result.succeeded or parse_leader(result.range(0).first).revision != fence.term.revision:
             return result.succeeded
         # The leader itself wrote the record meanwhile, which it does once in a term: try again.
-    raise Unavailable(f"{keys.term(fence.nonce)} changes all the time: another program writes it")
+    raise Unavailable(
+        f"{keys.term(fence.nonce)} changed during each of {_RESIGN_TRIES} attempts to resign: another program writes "
+        "it; stop that program"
+    )
 
 
 async def resignation_reason(etcd: Etcd, keys: Keys, nonce: str) -> str | None:

@@ -22,7 +22,7 @@ async def member_views(etcd: Etcd) -> list[MemberView]:
     answers = await asyncio.gather(*(_status(etcd, endpoint) for endpoint in etcd.settings.endpoints))
     by_id = {status.member: (endpoint, status) for endpoint, status, _ in answers if status is not None}
     leading = next((status.leader for _, status in by_id.values() if status.leader), 0)
-    errors = {endpoint: error or "silent" for endpoint, status, error in answers if status is None}
+    errors = {endpoint: error or "no answer" for endpoint, status, error in answers if status is None}
     return [_member_view(item, by_id, errors, leading) for item in sorted(listed, key=lambda item: item.name)]
 
 

@@ -26,11 +26,11 @@ def run(program: str, name: str, log_level: str, work: Coroutine[Any, Any, None]
         return 130
     except Exception as error:
         reason = first_error(error)
-        log.debug("ends", exc_info=True)
+        log.debug("stopped by an error", exc_info=True)
         if isinstance(reason, NodectlError):
-            log.error("ends: %s", reason)
+            log.error("stopped by an error: %s", reason)
             return reason.exit_code
-        log.error("ends: %s: %s", type(reason).__name__, reason)
+        log.error("stopped by an error: %s: %s", type(reason).__name__, reason)
         return 1
     log.info("stopped")
     return 0

@@ -64,7 +64,7 @@ class Lease:
         are fenced.
         """
         stream: Stream | None = None
-        last, last_fault = "no attempt was made: this process was suspended", None
+        last, last_fault = "no attempt was made: this process was suspended or its event loop was blocked", None
         try:
             while (left_s := self.left_s + patience_s) > 0:
                 try:
@@ -76,7 +76,9 @@ class Lease:
                     raise
                 except TimeoutError:
                     last = (
-                        str(stream.report_silence()) if stream is not None else self._etcd.refusal or "no token in time"
+                        str(stream.report_silence())
+                        if stream is not None
+                        else self._etcd.refusal or "etcd issued no token in time"
                     )
                 except (BrokenStream, NodectlError) as fault:
                     # A refusal is retried too: an operator may restore the user in etcd.

@@ -14,7 +14,7 @@ from nodestore.etcd.rpc import RpcFailed, to_nodectl_error
 from nodestore.etcd.session import Etcd
 from nodestore.etcd.types import Member, MemberStatus, RetryPolicy, status_from_pb
 
-_ALARM_TIMEOUT_S = 2.0
+_READ_TIMEOUT_S = 2.0
 _SILENCE_TIMEOUT_S = 30.0
 
 
@@ -79,7 +79,7 @@ async def disarm(etcd: Etcd, alarm: Alarm) -> None:
     await etcd.call("Maintenance/Alarm", request)
 
 
-async def answers_reads(etcd: Etcd, endpoint: str, timeout_s: float = _ALARM_TIMEOUT_S) -> bool:
+async def answers_reads(etcd: Etcd, endpoint: str, timeout_s: float = _READ_TIMEOUT_S) -> bool:
     """Whether the member at `endpoint` answers a read from its own database. It does not while it defragments.
 
     Denied if the user may not read.

@@ -73,7 +73,7 @@ class Fault(Enum):
 
 
 class RpcFailed(Exception):
-    """A call or stream to `address` failed. `code` is the name of grpc's status code, in lower case."""
+    """A call or stream to `address` failed. `code`: grpc's status code in lower case, or `silent`."""
 
     def __init__(self, address: str, code: str, details: str, fault: Fault) -> None:
         super().__init__(f"{address}: {code}: {details}")
@@ -121,11 +121,13 @@ def to_nodectl_error(failed: RpcFailed) -> NodectlError:
     """The typed error for a failure that a retry would not change."""
     details = failed.details.removeprefix("etcdserver: ")
     if failed.fault is Fault.TOKEN:
-        return Denied(f"etcd asks for a user and password: {details}")
+        return Denied(f"etcd requires a user and password (--user, --password-file): {details}")
     if "permission denied" in details or failed.code == "permission_denied" or "authentication failed" in details:
         return Denied(f"etcd refuses: {details}")
     if "database space exceeded" in details:
-        return NoSpace("etcd's database is full (NOSPACE): it takes no writes and grants no leases until there is room")
+        return NoSpace(
+            "etcd's database is full (NOSPACE): it takes no writes and grants no leases until space is freed"
+        )
     if "too large" in details or "larger than max" in details or "too many operations" in details:
         return TooLarge(f"etcd: {details}")
     if failed.code == "not_found" and "lease" in details:

@@ -3,8 +3,8 @@
 Calls go to the endpoint in use until it fails, hangs or is partitioned, then to the next. Every call has a deadline.
 Two errors distinguish a call without effect from one that may have taken effect:
 
-- `Unavailable`: the call had no effect. It was never sent, or was refused before it was proposed to raft. The
-  exceptions are a grant and a revocation of a lease: they may have taken effect, which is harmless.
+- `Unavailable`: the call had no effect. It was never sent, or was refused before it was proposed to raft. Only
+  the grant and the revocation of a lease may have taken effect nevertheless, which is harmless.
 - `OutcomeUnknown`: the write may take effect now or at any later time. The session never repeats it, unless the caller
   declares that its compares make a second copy harmless (`repeatable`). A write that ended with its subclass
   `NoSpaceUnknown` has either taken effect already or never will.
@@ -149,9 +149,13 @@ class Etcd:
 
     def _other_endpoints(self) -> list[Connection]:
         """The endpoints after the one in use, in ring order. Recently failed ones come last, in order of failure."""
-        size, lately = len(self._endpoints), time.monotonic() - _RECENT_FAILURE_S
+        size, recent_since = len(self._endpoints), time.monotonic() - _RECENT_FAILURE_S
         following = [self._endpoints[(self._current + step) % size] for step in range(1, size)]
-        return sorted(following, key=lambda endpoint: max(self._last_failure_at.get(endpoint.address, lately), lately))
+
+        def failed_at(endpoint: Connection) -> float:
+            return max(self._last_failure_at.get(endpoint.address, recent_since), recent_since)
+
+        return sorted(following, key=failed_at)
 
     def switch_from_address(self, address: str) -> None:
         """Leave the member at `address`, which will soon stop answering. Invalid if it is not an endpoint."""
@@ -265,14 +269,16 @@ class Etcd:
                     return response
         except NodectlError as error:
             if open_outcome and retry is RetryPolicy.GUARDED:
-                raise OutcomeUnknown(f"etcd: an earlier attempt may have taken effect; then: {error}") from None
+                raise OutcomeUnknown(
+                    f"etcd: an earlier attempt may have taken effect; a later one failed: {error}"
+                ) from None
             if isinstance(error, NoSpace) and retry is not RetryPolicy.FREELY:
                 # etcd applies the write that fills the database, but answers with the same error as for a refused one.
                 raise NoSpaceUnknown(str(error)) from None
             raise
         if open_outcome and retry is RetryPolicy.GUARDED:
             raise OutcomeUnknown(f"etcd: no answer within {budget_s:g} s; last error: {last}")
-        raise Unavailable(f"etcd cannot be reached within {budget_s:g} s; last error: {last}")
+        raise Unavailable(f"etcd did not carry out the call within {budget_s:g} s; last error: {last}")
 
     def _switch_after_failure(self, endpoint: Connection, failed: RpcFailed, retry: RetryPolicy) -> bool:
         """Prepare the next attempt; return whether the failed one may have taken effect.
@@ -291,12 +297,12 @@ class Etcd:
             raise OutcomeUnknown(f"etcd: {failed}") from None
         return failed.fault is Fault.AMBIGUOUS
 
-    def _ranked_endpoint(self, after: int) -> Connection:
-        """The endpoint at position `after` of a ranking: first the one in use, then the others, best first."""
-        if not after:
+    def _ranked_endpoint(self, position: int) -> Connection:
+        """The endpoint at `position` of a ranking: first the one in use, then the others, best first."""
+        if not position:
             return self._endpoints[self._current]
         ranked = [self._endpoints[self._current], *self._other_endpoints()]
-        return ranked[after % len(ranked)]
+        return ranked[position % len(ranked)]
 
     def _endpoint_for_stream(self, secondary: bool) -> Connection:
         """The endpoint for a new stream: the one in use; for a secondary stream another one, if there is any.
@@ -305,8 +311,8 @@ class Etcd:
         """
         current = self._endpoints[self._current]
         ranked = [*self._other_endpoints(), current] if secondary else [current, *self._other_endpoints()]
-        taken = {stream.address for stream in self._streams if stream.is_secondary != secondary}
-        return next((endpoint for endpoint in ranked if endpoint.address not in taken), ranked[0])
+        used = {stream.address for stream in self._streams if stream.is_secondary != secondary}
+        return next((endpoint for endpoint in ranked if endpoint.address not in used), ranked[0])
 
     def _check_open(self) -> None:
         if self._closed:
@@ -368,8 +374,8 @@ class Etcd:
         """Run one transaction. `repeatable`: the caller declares that its compares make a second copy harmless.
 
         A transaction that only reads, or is repeatable, is retried, and copies of it go to other members if the one in
-        use is slow. If `succeeded` is false for a repeatable transaction, an earlier copy of it may have taken effect:
-        then the compares of the copy that was answered failed.
+        use is slow. `succeeded` may then be false although a repeatable transaction took effect: an earlier copy
+        changed the keys, so the compares of the copy that was answered failed.
         """
         request = pb.TxnRequest(compare=compares, success=then, failure=orelse)
         reads_only = all(op.HasField("request_range") for op in (*then, *orelse))
@@ -427,11 +433,11 @@ class Etcd:
             note_answered=note_answered,
         )
 
-    def _switch_to_answering(self, asked: Connection) -> None:
-        """Leave `asked` for the endpoint that just answered: the next one in order may be dead as well."""
-        if self._endpoints[self._current] is asked:
-            self.switch_endpoint(asked)
-            if self._last_answering is not None and self._last_answering is not asked:
+    def _switch_to_answering(self, slow: Connection) -> None:
+        """Leave `slow` for the endpoint that just answered: the next one in order may be dead as well."""
+        if self._endpoints[self._current] is slow:
+            self.switch_endpoint(slow)
+            if self._last_answering is not None and self._last_answering is not slow:
                 self._current = self._endpoints.index(self._last_answering)
 
     # --- leases ---

@@ -76,7 +76,7 @@ class Stream:
     def report_silence(self) -> BrokenStream:
         """Make the session leave the endpoint, which did not answer in time; return the error to raise."""
         self._session.switch_endpoint(self._endpoint)
-        return BrokenStream(f"{self.address}: silent")
+        return BrokenStream(f"member {self.address} did not answer in time")
 
     def report_token_refused(self) -> None:
         """Drop the stream's token, which etcd refused in a message of this stream.
@@ -85,7 +85,7 @@ class Stream:
         """
         self._session.discard_token(self._token)
         if self._session.settings.user is None:
-            error = self._session.record_refusal(Denied("etcd asks for a user and password"))
+            error = self._session.record_refusal(Denied("etcd requires a user and password (--user, --password-file)"))
             raise BrokenStream(str(error)) if isinstance(error, Unavailable) else error
 
     def _report_failure(self, failed: RpcFailed) -> BrokenStream:

@@ -69,9 +69,11 @@ def host_port(endpoint: str) -> str:
 class RetryPolicy(Enum):
     """Whether a call may be sent again after a fault."""
 
-    FREELY = "a second copy is harmless: retry after any fault; the last answer counts"
-    GUARDED = "the call's compares make a second copy a no-op: retry, but the outcome of the first copy stays unknown"
-    NEVER = "a second copy could do harm: raise OutcomeUnknown at the first fault that leaves the outcome open"
+    FREELY = "a second copy is harmless: retry after any fault"
+    GUARDED = (
+        "compares make a second copy a no-op: retry; OutcomeUnknown if a copy may have had effect and none succeeds"
+    )
+    NEVER = "a second copy could do harm: OutcomeUnknown at the first fault after which the call may have had effect"
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,12 +117,12 @@ async def follow(
 
     If a stream is silent for `progress_s` seconds, a progress notification is requested, and yielded as Changes without
     events. If the stream is still silent `silence_s` seconds after its last message, another stream is opened. If the
-    session suspects that the stream's member is dead (see `Etcd.switch_endpoint`), the member has half a second to
-    answer. `secondary`: watch through another member than the one in use, if possible. Use it with
+    session requests a probe of the stream (see `Etcd.switch_endpoint`), the member has half a second to answer.
+    `secondary`: watch through another member than the one in use, if possible. Use it with
     `contextlib.aclosing`.
     """
-    pace = _StreamTimeouts(progress_s, silence_s, secondary)
-    async with aclosing(_follow_all(etcd, (KeyRange(start, end),), [revision], pace)) as stream:
+    timeouts = _StreamTimeouts(progress_s, silence_s, secondary)
+    async with aclosing(_follow_all(etcd, (KeyRange(start, end),), [revision], timeouts)) as stream:
         async for _, changes in stream:
             yield changes
 
@@ -166,15 +166,15 @@ async def mirror_all(
     ranges come again. The ranges share the stream's progress requests and its faults. A consumer that is slow to take
     an item delays all of them. Use it with `contextlib.aclosing`.
     """
-    pace = _StreamTimeouts(progress_s, silence_s, False)
+    timeouts = _StreamTimeouts(progress_s, silence_s, False)
     while True:
-        wanted: list[int] = []
+        next_revisions: list[int] = []
         for position, keys in enumerate(key_ranges):
             listing = await _list_patiently(etcd, keys.start, keys.end)
-            wanted.append(listing.revision + 1)
+            next_revisions.append(listing.revision + 1)
             yield position, Listing(listing.revision, listing.kvs)
         try:
-            async with aclosing(_follow_all(etcd, key_ranges, wanted, pace)) as stream:
+            async with aclosing(_follow_all(etcd, key_ranges, next_revisions, timeouts)) as stream:
                 async for position, changes in stream:
                     if changes.events:
                         yield position, changes
@@ -203,20 +203,20 @@ class _StreamTimeouts:
 
 
 async def _follow_all(
-    etcd: Etcd, key_ranges: Sequence[KeyRange], wanted: list[int], pace: _StreamTimeouts
+    etcd: Etcd, key_ranges: Sequence[KeyRange], next_revisions: list[int], timeouts: _StreamTimeouts
 ) -> AsyncGenerator[tuple[int, Changes], None]:
-    """Yields the changes of all ranges from the revisions `wanted` on, and resumes after every fault.
+    """Yields the changes of all ranges from the revisions `next_revisions` on, and resumes after every fault.
 
     Progress of the stream is yielded as Changes of the first range.
     """
     faults = 0
     while True:
         try:
-            async with aclosing(_follow_stream(etcd, key_ranges, wanted, pace)) as stream:
+            async with aclosing(_follow_stream(etcd, key_ranges, next_revisions, timeouts)) as stream:
                 async for position, changes in stream:
                     faults = 0
                     if changes.events:
-                        wanted[position] = changes.revision + 1
+                        next_revisions[position] = changes.revision + 1
                     yield position, changes
         except BrokenStream as fault:
             faults += 1
@@ -226,23 +226,23 @@ async def _follow_all(
             await asyncio.sleep(min(_RETRY_MAX_S, 0.05 * (faults - 1)))
 
 
-def _describe(intervals: Sequence[KeyRange]) -> str:
-    return intervals[0].start + (f" and {len(intervals) - 1} more" if len(intervals) > 1 else "")
+def _describe(key_ranges: Sequence[KeyRange]) -> str:
+    return key_ranges[0].start + (f" and {len(key_ranges) - 1} more" if len(key_ranges) > 1 else "")
 
 
 async def _follow_stream(
-    etcd: Etcd, key_ranges: Sequence[KeyRange], wanted: Sequence[int], pace: _StreamTimeouts
+    etcd: Etcd, key_ranges: Sequence[KeyRange], next_revisions: Sequence[int], timeouts: _StreamTimeouts
 ) -> AsyncGenerator[tuple[int, Changes], None]:
-    stream = await etcd.open_stream("Watch/Watch", secondary=pace.secondary)
+    stream = await etcd.open_stream("Watch/Watch", secondary=timeouts.secondary)
     try:
-        for keys, revision in zip(key_ranges, wanted, strict=True):
+        for keys, revision in zip(key_ranges, next_revisions, strict=True):
             await stream.send(pb.WatchRequest(create_request=_create_request(keys, revision)), _OPEN_TIMEOUT_S)
         positions: dict[int, int] = {}  # by watch id: the position of the watch's range
         fragments: list[list[Event]] = [[] for _ in key_ranges]
         opened_by = time.monotonic() + _OPEN_TIMEOUT_S
         while True:
             opening = len(positions) < len(key_ranges)
-            reply = await (_receive_first(stream, opened_by) if opening else _receive_next(stream, pace))
+            reply = await (_receive_first(stream, opened_by) if opening else _receive_next(stream, timeouts))
             if reply is None:
                 raise stream.report_silence()
             _raise_if_ended(reply, stream)
@@ -254,8 +254,8 @@ async def _follow_stream(
             if reply.fragment:
                 continue
             parts, fragments[position] = fragments[position], []
-            old_only = bool(parts) and parts[-1].mod_revision < wanted[position]
-            events = tuple(event for event in parts if event.mod_revision >= wanted[position])
+            old_only = bool(parts) and parts[-1].mod_revision < next_revisions[position]
+            events = tuple(event for event in parts if event.mod_revision >= next_revisions[position])
             if not old_only:
                 yield position, Changes(events[-1].mod_revision if events else reply.header.revision, events)
     finally:
@@ -280,14 +280,14 @@ async def _receive_first(stream: Stream, deadline: float) -> Any:
     return reply
 
 
-async def _receive_next(stream: Stream, pace: _StreamTimeouts) -> Any:
+async def _receive_next(stream: Stream, timeouts: _StreamTimeouts) -> Any:
     """The next reply. Requests progress while there is none; BrokenStream if etcd does not answer in time."""
     # Silence counts from the first progress request, so that a pause of this process is not mistaken for etcd's.
     requested_at: float | None = None
     while True:
-        patience_s = _PROBE_TIMEOUT_S if stream.probe_requested else pace.silence_s - pace.progress_s
+        patience_s = _PROBE_TIMEOUT_S if stream.probe_requested else timeouts.silence_s - timeouts.progress_s
         reply = await stream.receive(
-            _PROBE_TIMEOUT_S if stream.probe_requested and requested_at is not None else pace.progress_s
+            _PROBE_TIMEOUT_S if stream.probe_requested and requested_at is not None else timeouts.progress_s
         )
         if reply is not None:
             stream.probe_requested = False
@@ -297,7 +297,7 @@ async def _receive_next(stream: Stream, pace: _StreamTimeouts) -> Any:
             requested_at = now
         elif now - requested_at >= patience_s:
             raise stream.report_silence()
-        await stream.send(_ASK_PROGRESS, pace.progress_s)
+        await stream.send(_ASK_PROGRESS, timeouts.progress_s)
 
 
 def _raise_if_ended(reply: Any, stream: Stream) -> None:

@@ -397,7 +397,7 @@ class CommandView(TypedDict):
         Annotated[int | None, Keywords(description="mod_revision of config/current at its adoption")]
     ]
     restore: NotRequired[
-        Annotated[str | None, Keywords(description="name of the snapshot whose documents replace all others")]
+        Annotated[str | None, Keywords(description="name of the snapshot whose documents replace all documents")]
     ]
     epoch: int
     term: int

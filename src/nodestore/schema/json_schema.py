@@ -25,9 +25,7 @@ class Keywords:
 
 
 class StoredModel:
-    """Gives the annotated type the JSON Schema of a type in `schema.models`, whose name there is `name`.
-
-    That is a model, or a type that a model uses for a field.
+    """Gives the annotated type the JSON Schema of `schema.models.<name>`: a model, or the type of a model's field.
 
     The API passes the JSON of stored values on unchanged, so their shape is defined only by their models.
     """

@@ -129,8 +129,10 @@ class TermRecord(Stored):
     ended: str | None = Field(default=None, description="why the term ended, set by a leader that resigned")
     phases: dict[str, float] = Field(
         default_factory=dict,
-        description="seconds since the previous leader was last heard from, until: challenged, taken_by_etcd, "
-        "suspected, sent, won, caught_up, serving, found (by a client), first_answer; written once the term serves",
+        description="seconds from the first recorded phase to each: heard (the previous leader's last heartbeat), "
+        "challenged (a standby challenged that leader), taken_by_etcd (etcd stored the challenge), suspected, sent "
+        "(the takeover), won, caught_up (with the journal), serving, found (by the first client request), first_answer "
+        "(to a client); written after the first answer, or without it if none follows soon",
     )
     suspected_by: tuple[str, ...] = Field(
         default=(), description="standbys that had challenged the leader before this term"
@@ -237,7 +239,7 @@ class CommandRecord(Model):
     config_version: int = Field(default=0, description="version of the configuration in force; 0: none or not recorded")
     config: ConfigRecord | None = Field(default=None, description="the configuration adopted with this entry")
     config_revision: int | None = Field(default=None, description="mod_revision of config/current at its adoption")
-    restore: str | None = Field(default=None, description="name of the snapshot whose documents replace all others")
+    restore: str | None = Field(default=None, description="name of the snapshot whose documents replace all documents")
 
 
 def affects_node(command: Mapping[str, Any], node: str) -> bool:

@@ -57,7 +57,7 @@ def _copied(value: Json, what: str, depth: int) -> Json:
         return value
     if kind is float:
         if not math.isfinite(value):
-            raise Invalid(f"{what}: {value} is not a number that JSON knows")
+            raise Invalid(f"{what}: {value} has no JSON notation")
         return value
     if depth == 0:
         raise Invalid(f"{what}: nested more than {DEPTH_MAX} levels deep")

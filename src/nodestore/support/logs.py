@@ -67,9 +67,10 @@ def setup_logging(program: str, name: str, level: str = "info") -> None:
 
 
 class RateLimitedLog:
-    """Logs a message if it differs from the last logged one, or `every_s` seconds after that (math.inf: not again).
+    """Logs a message if it differs from the last logged one, or if that was logged at least `every_s` seconds ago.
 
-    `repeats`: the level at which the messages in between are logged; None: they are dropped.
+    `every_s` = math.inf: a repeated message is never logged again. `repeats`: the level at which the messages in
+    between are logged; None: they are dropped.
     """
 
     def __init__(self, logger: logging.Logger, every_s: float = 30.0, *, repeats: int | None = None) -> None:

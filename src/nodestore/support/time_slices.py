@@ -11,7 +11,7 @@ import time
 
 from nodestore.support.jsonio import Json, dumps
 
-TURN_S = 0.01
+SLICE_S = 0.01
 """Length of a time slice, in seconds."""
 _WHOLE_MAX = 16
 """Objects and lists with at most this many items are encoded without yielding."""
@@ -23,15 +23,15 @@ class TimeSlice:
     Call `await time_slice.yield_if_used_up()` after each step of the work. A step should take at most a millisecond.
     """
 
-    def __init__(self, turn_s: float = TURN_S) -> None:
-        self._turn_s = turn_s
-        self._ends = time.monotonic() + turn_s
+    def __init__(self, slice_s: float = SLICE_S) -> None:
+        self._slice_s = slice_s
+        self._ends = time.monotonic() + slice_s
 
     async def yield_if_used_up(self) -> None:
         """Yield to the event loop if the current time slice is used up; then start the next one."""
         if time.monotonic() > self._ends:
             await asyncio.sleep(0)
-            self._ends = time.monotonic() + self._turn_s
+            self._ends = time.monotonic() + self._slice_s
 
 
 async def dumps_in_slices(answer: Json) -> bytes:

@@ -88,7 +88,7 @@ def duration_between(least_s: float, most_s: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         duration_s = parse_duration(text)
         if not least_s <= duration_s <= most_s:
-            raise Invalid(f"{text} is not between {format_duration(least_s)} and {format_duration(most_s)}")
+            raise Invalid(f"{text!r} is not between {format_duration(least_s)} and {format_duration(most_s)}")
         return duration_s
 
     return parse
@@ -101,7 +101,7 @@ def whole_seconds_between(least_s: int, most_s: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         duration_s = bounded(text)
         if not duration_s.is_integer():
-            raise Invalid(f"{text} is not a whole number of seconds")
+            raise Invalid(f"{text!r} is not a whole number of seconds")
         return int(duration_s)
 
     return parse
@@ -116,7 +116,7 @@ def whole_between(least: int, most: int) -> Callable[[str], int]:
         except ValueError:
             raise Invalid(f"{text!r} is not a number") from None
         if not least <= value <= most:
-            raise Invalid(f"{text} is not between {least} and {most}")
+            raise Invalid(f"{text!r} is not between {least} and {most}")
         return value
 
     return parse
@@ -131,7 +131,7 @@ def check_credentials(
     has_ca: bool = True,
     prefix: str = "--",
 ) -> None:
-    """Raise Invalid if a user lacks a password file, a certificate lacks a key, or the reverse (None: not given).
+    """Raise Invalid unless user and password file are given together, and certificate and key too. None: not given.
 
     has_ca: whether a certificate authority is given; without one, a certificate is Invalid. prefix: what precedes the
     option names in messages.

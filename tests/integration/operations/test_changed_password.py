@@ -355,4 +355,4 @@ async def test_a_master_that_is_refused_at_its_start_ends(keys: Keys, tmp_path: 
             master = masters.start("m1")
             await eventually(lambda: master.exit_code is not None, "it ends", timeout_s=PATIENCE_S)
             assert master.exit_code == Denied.exit_code, master.log_tail()
-            assert "ends: etcd refuses: authentication failed" in master.log_tail()
+            assert "stopped by an error: etcd refuses: authentication failed" in master.log_tail()

@@ -438,7 +438,7 @@ def test_nobody_there_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None
         (["node", "list", "-c", "home"], "No such file"),
         (["node", "list", "-e", "h:1", "--cluster", "c", "--user", "u"], "belong together"),
         (["--request-timeout", "soon", "status"], "--request-timeout"),
-        (["--request-timeout", "2h", "status"], "2h is not between 100ms and 1h"),
+        (["--request-timeout", "2h", "status"], "'2h' is not between 100ms and 1h"),
     ],
 )
 def test_wrong_usage_is_one_clear_message(args: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:

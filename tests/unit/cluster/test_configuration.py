@@ -126,7 +126,7 @@ BAD_INVENTORIES: list[tuple[Any, str]] = [
     (None, "inventory: Input should be an object"),
     ({"settings": nested(DEPTH_MAX)}, f"inventory: nested more than {DEPTH_MAX} levels deep"),
     ({"settings": {"x": 1 << 1024}}, "inventory: a number of more than 1024 bits is not allowed"),
-    ({"settings": {"x": math.inf}}, "inventory: inf is not a number that JSON knows"),
+    ({"settings": {"x": math.inf}}, "inventory: inf has no JSON notation"),
     ({"settings": {"x": "\ud800"}}, "inventory: a text holds half of a surrogate pair"),
     ({"nodes": {1: {}}}, "inventory: a name in an object must be text, not int"),
     ({"settings": {"x": {1}}}, "inventory: a value of type set is not JSON"),

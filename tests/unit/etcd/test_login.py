@@ -111,7 +111,7 @@ def test_without_a_user() -> None:
     """Access control that is turned on later: what to do is another thing."""
     subject = login(Clock(), user=None)
     subject.record_success()
-    assert "--user" in str(subject.record_refusal(Denied("etcd asks for a user and password")))
+    assert "--user" in str(subject.record_refusal(Denied("etcd requires a user and password")))
 
 
 def test_the_options_name_the_files(tmp_path: Path) -> None:

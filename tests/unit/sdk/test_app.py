@@ -172,10 +172,10 @@ def _good(tx: Transaction) -> None: ...
         (_coroutine, "command x: a handler must not be async"),
         (_generator, "command x: a handler must not be async or a generator"),
         (_two, "command x: parameter 'other' is a second Transaction"),
-        (_args, "command x: parameter 'names' must be one that is passed by name"),
-        (_positional, "command x: parameter 'name' must be one that is passed by name"),
+        (_args, "command x: parameter 'names' must accept its argument by name"),
+        (_positional, "command x: parameter 'name' must accept its argument by name"),
         (_unknown, "command x: the annotations of its handler cannot be resolved: name 'Nothing' is not defined"),
-        (_not_json, "command x: its arguments make no model"),
+        (_not_json, "command x: no model can be made of its arguments"),
         (_underscore, "command x: parameter '_name' must not begin with an underscore"),
     ],
 )

@@ -270,7 +270,7 @@ def _unlike(made: Any) -> int:
         (lambda: 0, lambda: Path(__file__).open().close(), "handlers neither wait nor do I/O: a.go calls open"),
         (lambda: 0, lambda: {1, 2}, "results are JSON: the result of a.go"),
         (lambda: 0, lambda: float("inf"), "results are JSON: the result of a.go"),
-        (lambda: 0, lambda: [][1], "handlers raise nothing but refusals: a.go raised IndexError"),
+        (lambda: 0, lambda: [][1], "handlers raise only refusals: a.go raised IndexError"),
         (_changes, lambda: 0, "desired gives the same spec for the same documents: after config.adopt"),
         (lambda: _unlike(time.time()), lambda: 0, "no clock, no random numbers and no files: it calls time"),
         (lambda: _unlike(datetime.now()), lambda: 0, "it calls datetime.now"),
@@ -354,14 +354,14 @@ def test_a_new_version_that_does_something_else_is_found() -> None:
 
     found = [str(difference) for difference in replay(new, _journal())]
     assert found == [
-        "lamps.light (index 2): not the recorded result",
-        "lamps.light (index 2): not the recorded writes",
-        "lamps.light (index 2): not the recorded spec of n1",
+        "lamps.light (index 2): field 'result' differs from the recorded one",
+        "lamps.light (index 2): field 'writes' differs from the recorded one",
+        "lamps.light (index 2): the spec of n1 differs from the recorded one",
         found[3],
-        "lamps.blink (index 3): not the recorded spec of n1",
-        "node.changed (index 4): not the recorded spec of n1",
+        "lamps.blink (index 3): the spec of n1 differs from the recorded one",
+        "node.changed (index 4): the spec of n1 differs from the recorded one",
         "lamps.light (index 6): this lamp is forbidden",
-        "lamps.light (index 6): not the recorded spec of n3",
+        "lamps.light (index 6): the spec of n3 differs from the recorded one",
     ]
     assert found[3].startswith("lamps.blink (index 3): there is no command 'lamps.blink'")
     assert [difference.index for difference in replay(new, _journal(), same=False)] == [3, 6]

@@ -56,8 +56,8 @@ def test_the_copy_shares_nothing_that_could_change() -> None:
     [
         (1 << 1024, "a number of more than 1024 bits"),
         (-(1 << 1024), "a number of more than 1024 bits"),
-        (math.inf, "inf is not a number that JSON knows"),
-        (math.nan, "nan is not a number that JSON knows"),
+        (math.inf, "inf has no JSON notation"),
+        (math.nan, "nan has no JSON notation"),
         (nested(DEPTH_MAX + 1), "nested more than 64 levels deep"),
         ("\ud800", "half of a surrogate pair"),
         ({"\ud800": 1}, "half of a surrogate pair"),

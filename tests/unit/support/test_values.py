@@ -133,7 +133,7 @@ def test_bounds() -> None:
     parse = duration_between(0.05, 300.0)
     assert [parse(text) for text in ("50ms", "5m", "300")] == [0.05, 300.0, 300.0]
     for text in ("49ms", "0", "301", "1h"):
-        with pytest.raises(Invalid, match=f"^{text} is not between 50ms and 5m$"):
+        with pytest.raises(Invalid, match=f"^'{text}' is not between 50ms and 5m$"):
             parse(text)
 
 
@@ -143,9 +143,9 @@ def test_whole_seconds() -> None:
     found = [parse(text) for text in ("2", "2s", "2000ms", "5m")]
     assert found == [2, 2, 2, 300]
     assert all(type(value) is int for value in found)
-    with pytest.raises(Invalid, match=r"^1500ms is not a whole number of seconds$"):
+    with pytest.raises(Invalid, match=r"^'1500ms' is not a whole number of seconds$"):
         parse("1500ms")
-    with pytest.raises(Invalid, match=r"^0 is not between 1s and 5m$"):
+    with pytest.raises(Invalid, match=r"^'0' is not between 1s and 5m$"):
         parse("0")
 
 
@@ -153,7 +153,7 @@ def test_whole_numbers() -> None:
     """Within bounds."""
     parse = whole_between(0, 100)
     assert [parse(text) for text in ("0", "100")] == [0, 100]
-    with pytest.raises(Invalid, match=r"^101 is not between 0 and 100$"):
+    with pytest.raises(Invalid, match=r"^'101' is not between 0 and 100$"):
         parse("101")
     with pytest.raises(Invalid, match=r"^'1\.5' is not a number$"):
         parse("1.5")
