@@ -148,10 +148,10 @@ def decide(keys: ActionKeys, memory: ActionMemory, me: Writer, now: float) -> St
         return Write(acted)
     if isinstance(view, Garbled):
         return Wait(view.problem)
-    begins = [action for action in pending or () if action.index > acted.floor]
-    if not begins or memory.running is not None:
+    startable = [action for action in pending or () if action.index > acted.floor]
+    if not startable or memory.running is not None:
         return Wait()
-    action = begins[0]
+    action = startable[0]
     mark = _started(action, me, now)
     results = (*acted.results, mark)
     return Begin(action, acted.model_copy(update={"floor": action.index, "results": results}), mark)
@@ -209,7 +209,7 @@ def _updated(
     """Return `base` with the outcomes known now, and without the results of actions that the leader has closed."""
     floor = max(base.floor, memory.floor(epoch))
     pending_indexes = None if pending is None else {item.index for item in pending}
-    results = [_settled(result, memory, me, epoch, now) for result in base.results]
+    results = [_with_outcome(result, memory, me, epoch, now) for result in base.results]
     known = {result.index for result in results}
     for action in pending or ():
         if action.index <= floor and action.index not in known:
@@ -224,7 +224,7 @@ def _updated(
     return _fitted(base.model_copy(update={"floor": floor, "results": tuple(kept)}))
 
 
-def _settled(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int, now: float) -> ActionResult:
+def _with_outcome(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int, now: float) -> ActionResult:
     """Return `result`, or if it is `started` and its action no longer runs, the record of how the action ended."""
     if result.state != "started":
         return result

@@ -126,7 +126,7 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
     task.cancel()
     await asyncio.wait({task}, timeout=_CANCEL_S)
     if not task.done():
-        log.error("an action of the driver does not end although it was cancelled; noded cannot stop before it ends")
+        log.error("an action of the driver was cancelled but does not end; noded cannot stop until it ends")
     elif not task.cancelled() and task.exception() is not None:
         log.debug("error of a cancelled action", exc_info=task.exception())
 

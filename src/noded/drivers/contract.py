@@ -43,10 +43,10 @@ __all__ = [
 
 
 def actions_of(name: str, driver: Driver) -> dict[str, DriverAction]:
-    """The actions that driver `name` offers now; empty if none. Raises DriverError if they break `HasActions`."""
+    """Return the present actions of driver `name`; empty if none. Raises DriverError if they break `HasActions`."""
     try:
         offered = dict(getattr(driver, "actions", {}))
-    except Exception as error:  # noqa: BLE001 - a stranger's code can raise anything
+    except Exception as error:  # noqa: BLE001 - third-party code can raise anything
         raise DriverError(f"driver {name}: its actions cannot be listed: {type(error).__name__}: {error}") from None
     for action, what in offered.items():
         check_action_name(action)
@@ -60,7 +60,7 @@ def actions_of(name: str, driver: Driver) -> dict[str, DriverAction]:
 def check_action_name(name: object) -> str:
     """Return `name` if it may name a driver's action. Raises DriverError otherwise."""
     if name in OWN_ACTIONS:
-        raise DriverError(f"an action cannot be named {name!r}: noded has that itself")
+        raise DriverError(f"an action cannot be named {name!r}: noded has its own")
     try:
         if not isinstance(name, str):
             raise Invalid(f"an action cannot be named {name!r}: use text")
@@ -70,13 +70,13 @@ def check_action_name(name: object) -> str:
 
 
 def load(name: str) -> DriverFactory:
-    """The driver of that name. Raises DriverError if it is not installed or cannot be imported."""
+    """Return the driver class with that name. Raises DriverError if it is not installed or cannot be imported."""
     found = entry_points(group=GROUP)
     for entry in found:
         if entry.name == name:
             try:
                 factory: DriverFactory = entry.load()
-            except Exception as error:  # noqa: BLE001 - importing a stranger's module can raise anything
+            except Exception as error:  # noqa: BLE001 - importing third-party code can raise anything
                 raise DriverError(f"driver {name} cannot be loaded: {type(error).__name__}: {error}") from None
             return factory
     installed = ", ".join(sorted({entry.name for entry in found})) or "none"

@@ -245,7 +245,7 @@ class Agent:
         return max(0.0, min(self._timing.tick_s, wait_s))
 
     def _log_order_once(self, desired: Desired | None) -> None:
-        """Log each order of a leader once, so that later log lines can be attributed to it."""
+        """Log each order once, so that later log lines can be attributed to it."""
         if desired is not None:
             self._log_order.log(logging.INFO, f"obeys order {order_text(desired.order)} (epoch.term.generation)")
 

@@ -22,7 +22,7 @@ class LastApplied:
     """The desired state that was last applied with success, kept on disk for a start without etcd.
 
     noded uses the file only until its first linearizable read of `desired/<node>`. From then on what etcd holds is in
-    force, even if the key is absent or its order, (epoch, term, generation), is lower than that of the file.
+    force, even if the key is absent or its order is lower than that of the file.
     """
 
     def __init__(self, work_dir: Path) -> None:

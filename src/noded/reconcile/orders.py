@@ -13,12 +13,13 @@ from nodestore.support.logs import RateLimitedLog
 log = logging.getLogger(__name__)
 
 Order = tuple[int, int, int]
+"""Epoch, term and generation of a desired state."""
 
 
 class Orders:
     """The desired state in force.
 
-    Each value of the key carries an order, (epoch, term, generation). A value is obeyed unless its order is lower than
+    Each value of the key carries an order (see `Order`). A value is obeyed unless its order is lower than
     the highest order obeyed since noded started. So a write of a deposed leader changes nothing. If the key is deleted,
     nothing may run; the highest order is kept.
     """
@@ -58,7 +59,8 @@ class Orders:
 
     def _ignore(self, order: Order, highest: Order) -> None:
         self.problem = (
-            f"ignores order {order_text(order)}: it has already obeyed {order_text(highest)} (epoch.term.generation)"
+            f"order {order_text(order)} is ignored: noded has already obeyed {order_text(highest)} "
+            "(epoch.term.generation)"
         )
         self._log_once.log(logging.WARNING, self.problem, about=order)
 

@@ -2,7 +2,7 @@
 
 The claim keeps two PCs from driving one node, but noded need not hold it all the time. If the lease is lost, for
 example because etcd was unreachable, noded continues with its present desired state, grants another lease and claims
-the node again. noded stops only if another noded has replaced its claim, which the other nonce shows.
+the node again. noded stops only if another noded has replaced its claim: then the claim has another nonce.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ async def follow_key(etcd: Etcd, key: str) -> AsyncGenerator[bytes | None, None]
 
 
 def _values(item: Listing | Changes) -> list[bytes | None]:
-    """The values of the key in `item`: at most one, because only the last of several changes matters."""
+    """Return the newest value of the key in `item`, in a list of at most one: earlier changes do not matter."""
     if isinstance(item, Listing):
         return [item.kvs[0].value if item.kvs else None]
     return [item.events[-1].value] if item.events else []

@@ -83,7 +83,7 @@ async def test_lower_order_is_ignored(etcd_one: EtcdCluster, keys: Keys, tmp_pat
         noded = await node.start()
         await node.shows("one")
         await node.order("old", 8, term=8)
-        await node.says(noded, "ignores order 1.8.8")
+        await node.says(noded, "order 1.8.8 is ignored")
         status = await node.reached(lambda status: status.error, "an error")
         assert status.observed_generation == 7
         assert node.shown()["document"] == {"scene": "one"}

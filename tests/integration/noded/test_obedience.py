@@ -42,7 +42,7 @@ async def test_a_noded_that_obeys_a_deposed_leader_is_found(
         await node.ready(3)
         await node.put(order(OLD, 4))
         if module == "noded":
-            await node.says(noded, "ignores order 1.10.4: it has already obeyed 1.20.3")
+            await node.says(noded, "order 1.10.4 is ignored: noded has already obeyed 1.20.3")
         else:
             await node.ready(4)
         await node.put(last)

@@ -461,7 +461,11 @@ Check = Callable[[Bench], Awaitable[None]]
         (ChangesBeforeItRefuses, checks.check_refusals, "reports drift: somebody was at the lamp"),
         (SaysTooMuch, checks.check_refusals, "the message of a DriverError is not one line"),
         (LocksForEver, checks.check_kill, "apply of a spec that should succeed failed: the lamp is locked"),
-        (NamesItsActionBadly, checks.check_actions, "an action cannot be named 'reboot': noded has that itself"),
+        (
+            NamesItsActionBadly,
+            checks.check_actions,
+            "an action cannot be named 'reboot': noded has its own",
+        ),
         (OffersNoDriverAction, checks.check_actions, "action blink is not a DriverAction"),
         (ForgetsItsActions, checks.check_actions, "after apply there is no action blink (there is: none)"),
         (BlinkRaises, checks.check_actions, "action blink raised KeyError: 'times', not a DriverError"),

@@ -160,7 +160,10 @@ async def test_other_actions_do_not_restart_the_program(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"actions": {"restart": SLEEP}}, "an action cannot be named 'restart': noded has that itself"),
+        (
+            {"actions": {"restart": SLEEP}},
+            "an action cannot be named 'restart': noded has its own",
+        ),
         ({"actions": {"a b": SLEEP}}, "action name 'a b' is not allowed"),
         ({"actions": {"go": []}}, "driver setting actions.go"),
         ({"actions": {"go": "ls"}}, "driver setting actions.go"),

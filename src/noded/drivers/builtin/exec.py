@@ -58,8 +58,8 @@ class ExecDriver:
                 stdin=jsonio.dumps(spec.document),
             )
         finally:
-            # Kill what the command started: a program that is to keep running belongs under driver `process`. An error
-            # (a process hangs in the kernel) is not raised here, because the next apply raises it.
+            # Kill what the command started: a program that is to keep running belongs under driver `process`. If a
+            # process cannot be killed because it hangs in the kernel, the next apply raises the error.
             with contextlib.suppress(DriverError):
                 await leftovers.end(self._context)
         if finished.problem is not None:

@@ -156,7 +156,7 @@ class Trial:
             raise Nonconformance(f"after apply there is no action {name} (there is: {', '.join(offered) or 'none'})")
         return offered[name]
 
-    async def apply_and_settle(self, spec: Spec, previous: Spec | None) -> Actual:
+    async def apply_and_inspect(self, spec: Spec, previous: Spec | None) -> Actual:
         """Apply `spec` and return the actual state. Raises Nonconformance if that fails or if there is drift."""
         try:
             await self.apply(spec, previous)
@@ -201,15 +201,15 @@ class Trial:
         await self._cancel_call(f"action {name}", self._offered(name).run(copy(args)), after)
 
     async def _cancel_call(self, name: str, call: Awaitable[Any], after: Callable[[], Awaitable[None]]) -> None:
-        doing = asyncio.ensure_future(call)
+        task = asyncio.ensure_future(call)
         try:
             await after()
         finally:
-            doing.cancel()
-            await asyncio.wait({doing}, timeout=self._limits.call_s)
-        if not doing.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=self._limits.call_s)
+        if not task.done():
             raise Nonconformance(f"{name} does not end although it was cancelled")
-        error = None if doing.cancelled() else doing.exception()
+        error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, DriverError):
             raise Nonconformance(f"{name} raised {describe_error(error)} when it was cancelled")
 

@@ -39,18 +39,18 @@ async def check_untouched(bench: Bench) -> None:
         with contextlib.suppress(DriverError):  # allowed: inspect may fail
             await driver.inspect()
         await driver.stop()
-        await driver.apply_and_settle(bench.first, None)
+        await driver.apply_and_inspect(bench.first, None)
 
 
 async def check_apply_twice(bench: Bench) -> None:
     """Applying a spec again changes nothing: noded does so whenever it does not know the applied spec."""
     async with bench.driver() as driver:
-        await driver.apply_and_settle(bench.first, None)
+        await driver.apply_and_inspect(bench.first, None)
         state, real = await driver.stable_state("after apply"), bench.look()
-        await driver.apply_and_settle(bench.first, bench.first)
+        await driver.apply_and_inspect(bench.first, bench.first)
         await driver.expect_state(state, "applying again")
         _expect_same(real, bench.look(), "applying again")
-        await driver.apply_and_settle(bench.first, None)
+        await driver.apply_and_inspect(bench.first, None)
         _expect_same(real, bench.look(), "applying again without knowing what was applied")
 
 
@@ -60,10 +60,10 @@ async def check_apply_others(bench: Bench) -> None:
         raise Skipped("needs a second spec")
     async with bench.driver() as driver:
         for other in bench.others:
-            await driver.apply_and_settle(bench.first, None)
+            await driver.apply_and_inspect(bench.first, None)
             real = bench.look()
-            await driver.apply_and_settle(other, bench.first)
-            await driver.apply_and_settle(bench.first, other)
+            await driver.apply_and_inspect(other, bench.first)
+            await driver.apply_and_inspect(bench.first, other)
             _expect_same(real, bench.look(), "going to another spec and back")
 
 
@@ -71,7 +71,7 @@ async def check_stop_twice(bench: Bench) -> None:
     """stop can be called twice, and apply works after it."""
     async with bench.driver() as driver:
         for _ in range(2):
-            await driver.apply_and_settle(bench.first, None)
+            await driver.apply_and_inspect(bench.first, None)
             await driver.stop()
             await driver.stop()
 
@@ -80,7 +80,7 @@ async def check_restart(bench: Bench) -> None:
     """A second noded applies the same spec after the first one ended, as in an upgrade."""
     for _ in range(2):
         async with bench.driver() as driver:
-            await driver.apply_and_settle(bench.first, None)
+            await driver.apply_and_inspect(bench.first, None)
 
 
 async def check_kill(bench: Bench) -> None:
@@ -95,7 +95,7 @@ async def check_kill(bench: Bench) -> None:
         if answer != host.APPLIED:
             raise Nonconformance(f"apply in a process of its own failed: {answer}")
         async with bench.driver() as driver:
-            await driver.apply_and_settle(bench.first, None)
+            await driver.apply_and_inspect(bench.first, None)
     finally:
         await started.stop(0)
 
@@ -104,17 +104,17 @@ async def check_cancelled_apply(bench: Bench) -> None:
     """apply is cancelled, as by a stop of noded: at its first steps, and at fractions of its duration."""
     started_at = time.monotonic()
     async with bench.driver() as driver:
-        await driver.apply_and_settle(bench.first, None)
+        await driver.apply_and_inspect(bench.first, None)
     duration_s = time.monotonic() - started_at
     target = bench.others[0] if bench.others else bench.first
     for after in _cancel_points(duration_s):
         async with bench.driver() as driver:
             await driver.cancel_apply(bench.first, None, after)
         async with bench.driver() as driver:
-            await driver.apply_and_settle(bench.first, None)
+            await driver.apply_and_inspect(bench.first, None)
             await driver.cancel_apply(target, bench.first, after)
         async with bench.driver() as driver:
-            await driver.apply_and_settle(target, None)
+            await driver.apply_and_inspect(target, None)
 
 
 def _cancel_points(duration_s: float) -> list[Callable[[], Any]]:
@@ -133,7 +133,7 @@ async def check_refusals(bench: Bench) -> None:
     settings = bench.first.settings
     odd = [{**settings, _UNKNOWN_SETTING: 1}, *_corrupted_documents(settings)]
     async with bench.driver() as driver:
-        await driver.apply_and_settle(bench.first, None)
+        await driver.apply_and_inspect(bench.first, None)
         for wrong in odd:
             await _expect_refused_or_applied(bench, driver, bench.first.model_copy(update={"settings": wrong}))
 
@@ -141,7 +141,7 @@ async def check_refusals(bench: Bench) -> None:
 async def check_odd_documents(bench: Bench) -> None:
     """Any JSON document is applied or refused, because operators may write any."""
     async with bench.driver() as driver:
-        await driver.apply_and_settle(bench.first, None)
+        await driver.apply_and_inspect(bench.first, None)
         for document in (*_ODD_DOCUMENTS, *_corrupted_documents(bench.first.document)):
             await _expect_refused_or_applied(bench, driver, bench.first.model_copy(update={"document": document}))
 
@@ -161,13 +161,13 @@ async def _expect_refused_or_applied(bench: Bench, driver: Trial, spec: Spec) ->
             await driver.expect_state(state, refusal)
             _expect_same(real, bench.look(), refusal)
             return
-    await driver.apply_and_settle(bench.first, None)
+    await driver.apply_and_inspect(bench.first, None)
 
 
 async def check_wakes(bench: Bench) -> None:
     """Not every call of inspect may call wake: noded inspects again after each wake, so it would never be idle."""
     async with bench.driver() as driver:
-        await driver.apply_and_settle(bench.first, None)
+        await driver.apply_and_inspect(bench.first, None)
         before = driver.wakes.count
         for _ in range(_INSPECTS):
             await driver.inspect()
@@ -183,27 +183,27 @@ async def check_actions(bench: Bench) -> None:
     """Actions succeed, and are inspected and cancelled while they run; wrong arguments raise only DriverError."""
     async with bench.driver() as driver:
         offered = driver.offered()
-        await driver.apply_and_settle(bench.first, None)
+        await driver.apply_and_inspect(bench.first, None)
         offered |= driver.offered()
     if offered and not bench.actions:
         raise Skipped("needs an action to try")
     for name, args in bench.actions.items():
         async with bench.driver() as driver:
-            await driver.apply_and_settle(bench.first, None)
+            await driver.apply_and_inspect(bench.first, None)
             started_at = time.monotonic()
             try:
                 await driver.run_action(name, args)
             except DriverError as error:
                 raise Nonconformance(f"action {name} that should succeed failed: {error.message}") from None
             duration_s = time.monotonic() - started_at
-            await driver.apply_and_settle(bench.first, bench.first)
+            await driver.apply_and_inspect(bench.first, bench.first)
             for odd in (*_ODD_DOCUMENTS[:2], *_corrupted_documents(args)):
                 with contextlib.suppress(DriverError):
                     await driver.run_action(name, odd)
-            await driver.apply_and_settle(bench.first, bench.first)
+            await driver.apply_and_inspect(bench.first, bench.first)
         for after in _cancel_points(duration_s):
             async with bench.driver() as driver:
-                await driver.apply_and_settle(bench.first, None)
+                await driver.apply_and_inspect(bench.first, None)
                 await driver.cancel_action(name, args, partial(_inspect_until, driver, after))
 
 
