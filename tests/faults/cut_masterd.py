@@ -65,7 +65,7 @@ def class_of(ops: Iterable[Op]) -> str | None:
 
 
 def _name(key: bytes) -> str:
-    """The key without /nodectl/<cluster>/."""
+    """Return the key without /nodectl/<cluster>/."""
     return key.decode().split("/", 3)[-1]
 
 
@@ -113,15 +113,15 @@ def main() -> int:
     _end_with_parent()
     line = sys.stdin.readline()
     if not line:
-        return 0  # never used
-    order = json.loads(line)
-    if order["small"]:
+        return 0  # the test run has ended without using this process
+    request = json.loads(line)
+    if request["small"]:
         small = partial(RetentionSettings, keep_ids=False, check_every_s=LOOK_EVERY_S)
         vars(settings)["RetentionSettings"] = small
         snapshots.encode_image.__defaults__ = (SMALL_CHUNK_BYTES,)
-    if order["cut"] is not None:
-        Cut(order["cut"]).install()
-    sys.argv[1:] = order["argv"]
+    if request["cut"] is not None:
+        Cut(request["cut"]).install()
+    sys.argv[1:] = request["argv"]
     return __main__.main()
 
 

@@ -21,7 +21,7 @@ subjectAltName = DNS:localhost, IP:127.0.0.1
 
 
 class Authority:
-    """A certificate authority in a directory. Skips the test, with the reason, where there is no openssl."""
+    """A certificate authority in a directory. Skips the test if openssl is missing."""
 
     def __init__(self, directory: Path) -> None:
         openssl = shutil.which("openssl")

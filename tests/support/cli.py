@@ -1,4 +1,4 @@
-"""Running `nodectl` as a user does, in a process of its own, beside a test's event loop."""
+"""Running `nodectl` as a user does, in a child process, without blocking a test's event loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class CommandOutput:
-    """What one command wrote, and how it ended."""
+    """The output and the exit code of one command."""
 
     code: int
     out: str
@@ -33,13 +33,16 @@ class CommandOutput:
 
     @property
     def lines(self) -> list[str]:
-        """What it said on stderr."""
+        """The lines of stderr."""
         return self.err.splitlines()
 
 
 class InProcessNodectl:
-    """The same within this process, in a thread: some twenty times as quick, for many calls. Masters' URLs only: grpc
-    wants to be in one thread. One call at a time: what is printed meanwhile belongs to it."""
+    """Runs `nodectl` in a thread of this process: some twenty times as fast as `Nodectl`, for tests with many calls.
+
+    Takes only URLs of masters, because gRPC must be used in one thread only. Calls run one at a time, because the
+    output is captured from the streams of this process.
+    """
 
     def __init__(self, urls: Sequence[str], *, timeout_s: float = 10.0) -> None:
         self._options = ["--endpoints", ",".join(urls), "--request-timeout", f"{timeout_s:g}", "--config", os.devnull]
@@ -47,8 +50,8 @@ class InProcessNodectl:
 
     async def __call__(self, *args: str) -> CommandOutput:
         async with self._one:
-            said = await asyncio.to_thread(self._run, args)
-        return _checked(said)
+            output = await asyncio.to_thread(self._run, args)
+        return _checked(output)
 
     def _run(self, args: Sequence[str]) -> CommandOutput:
         out, err = io.StringIO(), io.StringIO()
@@ -57,14 +60,14 @@ class InProcessNodectl:
         return CommandOutput(code, out.getvalue(), err.getvalue())
 
 
-def _checked(said: CommandOutput) -> CommandOutput:
-    assert "Traceback" not in said.out + said.err, said.err[-3000:]
-    assert "internal error" not in said.err, said
-    return said
+def _checked(output: CommandOutput) -> CommandOutput:
+    assert "Traceback" not in output.out + output.err, output.err[-3000:]
+    assert "internal error" not in output.err, output
+    return output
 
 
 async def read_output(child: asyncio.subprocess.Process, timeout_s: float) -> tuple[bytes, bytes]:
-    """What it has written to stdout and stderr once it has ended; when that takes too long, it is killed."""
+    """Return stdout and stderr once the child has ended. After `timeout_s` kill it and raise TimeoutError."""
     try:
         async with asyncio.timeout(timeout_s):
             return await child.communicate()
@@ -75,7 +78,7 @@ async def read_output(child: asyncio.subprocess.Process, timeout_s: float) -> tu
 
 
 class Nodectl:
-    """`await nodectl("node", "list")` for one cluster. What every user is spared is checked for each call."""
+    """`await nodectl("node", "list")` for one cluster. Each call checks that it prints no traceback."""
 
     def __init__(
         self,

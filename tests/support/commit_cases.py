@@ -1,4 +1,4 @@
-"""The values of keys that a commit of the journal may meet, and a scripted etcd that answers its transactions."""
+"""Values of keys that a commit of the journal may find in etcd, and a scripted etcd that answers its transactions."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ Reply = NodectlError | TxnResult | Callable[[list[Head]], TxnResult]
 
 
 def ranges(*kvs: KV | None) -> tuple[Range, ...]:
-    """The results of one read for each of these keys."""
+    """The results of a transaction that reads these keys, one for each; None: the key is absent."""
     return tuple(Range(90, () if kv is None else (kv,), False, 0 if kv is None else 1) for kv in kvs)
 
 
 def failed(leader: KV | None, head_now: KV | None, epoch: KV | None = EPOCH_OURS) -> TxnResult:
-    """The result of a commit whose compares failed, with what it then read."""
+    """The result of a commit whose compares failed, with the keys that its else branch read."""
     return TxnResult(False, 90, ranges(leader, head_now, epoch))
 
 
 class ScriptedEtcd:
-    """etcd as far as a journal uses it: gives these replies to the commits, one after another."""
+    """A fake of the etcd calls that a journal makes. Answers the commits with these replies, in order."""
 
     def __init__(self, *replies: Reply) -> None:
         self.replies = list(replies)

@@ -1,4 +1,4 @@
-"""Taps the connections of a session: which logins it makes, which streams it has open, which tokens etcd accepts."""
+"""Records the logins and open streams of a session, and lets a test expire the tokens that etcd issued."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ConnectionTap:
         self._expired.update(self.tokens)
 
     def metadata(self, metadata: Metadata) -> Metadata:
-        """What to send instead of `metadata`: an expired token becomes one that no member knows."""
+        """Return `metadata`, with an expired token replaced by one that no member knows."""
         return tuple((name, "expired.1" if value in self._expired else value) for name, value in metadata)
 
 

@@ -1,4 +1,4 @@
-"""Running `nodectl dev` and `nodectl demo` as a user does, and looking for what they leave behind."""
+"""Running `nodectl dev` and `nodectl demo` as a user does, and finding the processes that they leave behind."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def nodectl(*args: str | Path, env: Mapping[str, str] | None = None) -> CompletedCommand:
-    """Runs it to its end."""
+    """Run `nodectl` to its end."""
     done = subprocess.run(
         argv(*args), env=environment(env), capture_output=True, encoding="utf-8", timeout=_TIMEOUT_S, check=False
     )
@@ -45,12 +45,12 @@ def nodectl(*args: str | Path, env: Mapping[str, str] | None = None) -> Complete
 
 
 def sabotaged(what: str) -> dict[str, str]:
-    """The environment in which masterd lacks one of its guarantees."""
+    """Return the variables with which masterd runs without the guarantee `what` (see `sabotaged_masterd`)."""
     return {"NODECTL_DEV_MASTERD": f'"{sys.executable}" "{SABOTAGED}" {what}'}
 
 
 def left_behind(directory: Path) -> list[str]:
-    """Command lines of processes that have to do with `directory`: by their arguments, or by where they run."""
+    """Return the command lines of processes with `directory` in their arguments or as their working directory."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         line = process.info["cmdline"] or []

@@ -1,4 +1,4 @@
-"""Examples out of the documents, so that what the tests run is what people read.
+"""Reads the examples in the documents, so that the tests run exactly the published text.
 
 An example is a fenced block after a line `<!-- example: NAME -->`; what it prints follows `<!-- prints: NAME -->`.
 """
@@ -14,7 +14,7 @@ _MARK = re.compile(r"^<!-- (?:example|prints): ", re.MULTILINE)
 
 
 def examples(page: str) -> dict[tuple[str, str], str]:
-    """By (`example` or `prints`, its name): the text of each marked block of docs/<page>."""
+    """Return the text of each marked block of docs/<page>, by (`example` or `prints`, NAME)."""
     text = (DOCS / page).read_text("utf-8")
     found = {(kind, name): block for kind, name, block in _BLOCK.findall(text)}
     assert len(found) == len(_MARK.findall(text)), f"{page}: a mark without a block after it, or a name used twice"

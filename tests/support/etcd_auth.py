@@ -1,4 +1,4 @@
-"""An etcd with authentication: its users, and sessions of theirs."""
+"""Enables authentication in an etcd, and opens sessions of its users."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PASSWORD = "correct horse"
 
 
 def user_session(cluster: EtcdCluster, user: str | None = "root", password: str | None = PASSWORD) -> Etcd:
-    """A session of that user; None: without a login."""
+    """Return a session that logs in as `user`; None: without a login."""
     return Etcd(EtcdSettings(cluster.endpoints, user=user, password=password))
 
 

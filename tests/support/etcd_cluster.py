@@ -1,7 +1,7 @@
-"""Real etcd clusters for tests: free loopback ports, a temporary directory, the timing we ship.
+"""Real etcd clusters for tests: free loopback ports, a temporary directory, the shipped election timing.
 
-What a cluster knows of its members' health it hears from their metrics port, not through the session under test, so
-it also works with TLS, with access control, and when the session is what is broken.
+The health of members is read from their metrics port, not through the session under test. So it also works with TLS,
+with access control, and when that session is broken.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nodestore.etcd.member_defaults import MemberConfig
 
 # Tests read etcd's own history of a whole run, which compaction by time would cut.
 _SETTINGS = {"auto-compaction-mode": "revision", "auto-compaction-retention": "20000"}
-# Below the ephemeral range: a port there may be taken by anybody's outgoing connection while its member is down.
+# Below the ephemeral range, whose ports any outgoing connection may take while their member is down.
 _PORTS = range(15_000, 32_000)
 _PREFIX = "nodectl-etcd-"
 _HEALTHY_S = 30.0
@@ -49,7 +49,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def find_etcd() -> Path:
-    """The etcd to test with: what the project itself would use, found or fetched, and checked."""
+    """Return the etcd program to test with: installed or downloaded, and checked, as the project itself does it."""
     return find.find_etcd().server
 
 
@@ -62,7 +62,7 @@ def sweep() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` ports on 127.0.0.1 that nobody listens on just now."""
+    """Return `count` ports on 127.0.0.1 at which no program listens now."""
     found: list[int] = []
     while len(found) < count:
         port = _DICE.choice(_PORTS)
@@ -114,7 +114,7 @@ class Member:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process; it is not yet healthy then."""
+        """Start the process. It is not yet healthy when it returns."""
         argv = self._argv
         if sys.platform == "linux":
             argv = [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()), *argv]
@@ -131,14 +131,14 @@ class Member:
             self._process = None
 
     def terminate(self) -> None:
-        """SIGTERM, and wait: an orderly end, in which a leader hands over."""
+        """Send SIGTERM and wait for the end. A member that leads etcd first moves its leadership."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(10)
             self._process = None
 
     def pause(self) -> None:
-        """SIGSTOP: its sockets stay open and it says nothing."""
+        """Send SIGSTOP: its sockets stay open, but it answers nothing."""
         psutil.Process(self.pid).suspend()
 
     def resume(self) -> None:
@@ -154,7 +154,7 @@ class Member:
         return '"health":"true"' in self._ask("/health").replace(" ", "")
 
     def leads(self) -> bool:
-        """Whether it says that it is etcd's leader. Blocks for up to half a second."""
+        """Whether it reports that it is etcd's leader. Blocks for up to half a second."""
         return "\netcd_server_is_leader 1" in self._ask("/metrics")
 
     def log_tail(self, lines: int = 15) -> str:
@@ -176,8 +176,8 @@ class Member:
 class EtcdCluster:
     """`size` members. `start()` blocks until all are healthy; in a coroutine use `async with`.
 
-    `advertised_peer_ports`: where the members are told to find one another, if not at their own peer ports
-    (`peer_ports`), so that a test can put proxies between them.
+    `advertised_peer_ports`: the ports at which members reach one another (default: `peer_ports`). With other ones a
+    test can put proxies between them.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class EtcdCluster:
         return self
 
     async def wait_healthy(self, *members: Member, timeout_s: float = _HEALTHY_S) -> None:
-        """Until these members (all, when none is named) answer linearizable reads."""
+        """Wait until these members (default: all) answer linearizable reads."""
         wanted = members or tuple(self.members)
         deadline = time.monotonic() + timeout_s
         while not all(await asyncio.gather(*(asyncio.to_thread(member.healthy) for member in wanted))):
@@ -240,7 +240,7 @@ class EtcdCluster:
             await asyncio.sleep(0.02)
 
     async def leader(self, timeout_s: float = _HEALTHY_S) -> Member:
-        """The member that leads, once exactly one says so. Paused members are not asked for long."""
+        """Wait until exactly one member reports that it leads etcd; return it. Paused members do not block it."""
         deadline = time.monotonic() + timeout_s
         while True:
             running = [member for member in self.members if member.running]
@@ -260,7 +260,7 @@ class EtcdCluster:
             raise TimeoutError(f"the etcd cluster did not become healthy in time:\n{logs}")
 
     def mend(self) -> None:
-        """Resume who is paused and start who is dead; they are not yet healthy then."""
+        """Resume paused members and start those that ended. They are not yet healthy when it returns."""
         for member in self.members:
             if member.running:
                 member.resume()
@@ -268,7 +268,7 @@ class EtcdCluster:
                 member.restart()
 
     def stop(self) -> None:
-        """Kill what runs and remove the directory."""
+        """Kill all members and remove the directory."""
         for member in self.members:
             member.kill()
         shutil.rmtree(self.directory, ignore_errors=True)

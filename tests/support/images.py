@@ -1,4 +1,4 @@
-"""Snapshots as tests look at them: whole, in one go."""
+"""Decodes whole snapshots for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from masterd.state_machine.state import State
 
 
 def decode_image(chunks: Iterable[bytes], where: str) -> Image:
-    """The image in these chunks. Garbage when they are none."""
+    """Decode the image in these chunks. Raises Garbage if they are not one."""
     state = State()
     for raw in chunks:
         load_chunk(state, raw, where)

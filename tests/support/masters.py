@@ -1,7 +1,7 @@
-"""Real masterd processes for tests, and what is in the store, read straight from etcd.
+"""Real masterd processes for tests, and checks of the store, which is read directly from etcd.
 
 `async with Masters(cluster, keys) as masters`: `masters.start("m1")` starts one, `masters.command(...)` sends a
-command until it is acknowledged, `masters.problems()` judges the store.
+command until it is acknowledged, `masters.problems()` checks the store.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _ROOT = Path(__file__).parents[2]
 _START_S = 60.0
 _ANSWER_S = 10.0
 _PATIENT = "--timing=slow"
-"""Who leads is up to the tests: none of them means a leader that was silent for 0.3 s because its machine was busy."""
+"""Makes standbys patient: no test expects a takeover because a busy machine silenced the leader for 0.3 s."""
 UNTIL_IT_DIES = ("--lease-ttl=60", "--missed=20", "--silence=30")
-"""Who leads does so until it dies or hands over, however busy the machine is."""
+"""A leader then leads until it dies or hands over, however busy the machine is."""
 _AGAIN = ("unavailable", "not_leader", "leadership_lost", "outcome_unknown", "timed_out", "no_space")
 
 
 class Masterd:
-    """One masterd process, loaded and waiting until `begin`."""
+    """One masterd process. It has imported its modules and waits for `begin`."""
 
     _warm: ClassVar[deque[Masterd]] = deque()
 
@@ -66,7 +66,7 @@ class Masterd:
 
     @classmethod
     def take(cls, ahead: int = 2) -> Masterd:
-        """A process that is loaded already, if there is one; `ahead` more are loaded meanwhile."""
+        """Return a waiting process, and start new ones until `ahead` are waiting."""
         taken = cls._warm.popleft() if cls._warm else cls()
         while len(cls._warm) < ahead:
             cls._warm.append(cls())
@@ -74,7 +74,7 @@ class Masterd:
 
     @classmethod
     def discard_warm(cls) -> None:
-        """At the end of a test run."""
+        """Kill the waiting processes. Call it at the end of a test run."""
         while cls._warm:
             cls._warm.popleft().kill()
 
@@ -90,7 +90,7 @@ class Masterd:
         return self.process.poll()
 
     def kill(self) -> None:
-        """kill -9, and forget it."""
+        """Kill it (SIGKILL) and delete its log."""
         self.process.kill()
         self.process.wait()
         if self.process.stdin is not None:
@@ -99,7 +99,7 @@ class Masterd:
         self.log.unlink(missing_ok=True)
 
     def terminate(self) -> None:
-        """SIGTERM; on Windows there is nothing as gentle for a process without a console: it is killed."""
+        """Send SIGTERM. Windows has no such signal for a process without a console, so there it is killed."""
         self.process.terminate()
 
     def log_tail(self, lines: int = 25) -> str:
@@ -109,15 +109,15 @@ class Masterd:
 
 @dataclass
 class History:
-    """Everything that was ever in the journal, truncated since or not, and what is there now."""
+    """All entries that were ever put into the journal, including truncated ones, and those that are retained."""
 
     puts: list[tuple[KV, Entry]] = field(default_factory=list)
     retained: list[Entry] = field(default_factory=list)
     chunks: dict[str, bytes] = field(default_factory=dict)
-    """Of all snapshots, those that were deleted since too, by what follows their prefix."""
+    """The chunks of all snapshots, including deleted ones, by key without the prefix of snapshots."""
 
     def fold(self, up_to: int) -> State:
-        """The state after index `up_to`, from all entries; those that do not follow are `_gaps_and_doubles`' affair."""
+        """Return the state after index `up_to`. Skips entries out of sequence, which `_gaps_and_doubles` reports."""
         state = State()
         for _, entry in self.puts:
             if entry.first == state.index + 1 and entry.last <= up_to:
@@ -125,7 +125,7 @@ class History:
         return state
 
     def images(self, entry: Entry) -> dict[str, dict[str, Document]]:
-        """The documents of the snapshots that the entry restores."""
+        """Return the documents of the snapshots that the entry restores."""
         names = {record.restore for record in entry.commands if record.restore is not None}
         return {name: self._documents(name) for name in names}
 
@@ -136,7 +136,7 @@ class History:
 
 
 class Masters:
-    """The masterds of one cluster name, and its commands."""
+    """The masterds of one cluster, and the commands that a test has sent to it."""
 
     def __init__(self, cluster: EtcdCluster, keys: Keys, *, arguments: Sequence[str] = (), small: bool = False,
                  user: str | None = None, password: str | None = None) -> None:  # fmt: skip
@@ -144,7 +144,7 @@ class Masters:
         self.etcd = Etcd(EtcdSettings(cluster.endpoints, user=user, password=password, call_timeout_s=_ANSWER_S))
         self.running: dict[str, Masterd] = {}
         self.acknowledged: dict[str, int] = {}
-        """Ids of commands that were acknowledged, with their indexes."""
+        """The indexes of acknowledged commands by id."""
         self._endpoints, self._arguments, self._small = cluster.endpoints, arguments, small
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_S))
         self._begun = 0
@@ -169,7 +169,7 @@ class Masters:
     # --- processes ---
 
     def start(self, name: str, *, cut: str | None = None, arguments: Sequence[str] = ()) -> Masterd:
-        """Start a masterd; it is not yet up then. `cut`: where it dies, see `cut_masterd`."""
+        """Start a masterd without waiting until it works. cut: the transaction at which it dies, see `cut_masterd`."""
         if name in self.running:
             self.running.pop(name).kill()
         port = free_ports(1)[0]
@@ -182,7 +182,7 @@ class Masters:
         return master
 
     async def wait_candidate(self, name: str) -> None:
-        """Until it stands for election."""
+        """Wait until its candidacy is in etcd."""
 
         async def announced() -> bool:
             self._check(name)
@@ -191,7 +191,7 @@ class Masters:
         await eventually(announced, f"{name} is a candidate", timeout_s=_START_S)
 
     async def wait_serving(self, name: str, timeout_s: float = _START_S) -> None:
-        """Until it leads and answers as the leader."""
+        """Wait until it answers as the leader."""
 
         async def serving() -> bool:
             self._check(name)
@@ -202,14 +202,14 @@ class Masters:
         await eventually(serving, f"{name} leads", timeout_s=timeout_s)
 
     async def wait_killed(self, name: str) -> None:
-        """Until it was killed; AssertionError when it ended in another way."""
+        """Wait until it has killed itself (see `cut_masterd`). Raises AssertionError if it ended in another way."""
         master = self.running[name]
         await eventually(lambda: master.exit_code is not None, f"{name} dies", timeout_s=_START_S)
         expected = 9 if os.name == "nt" else -9
         assert master.exit_code == expected, f"{name} ended by itself, with {master.exit_code}:\n{master.log_tail()}"
 
     async def expire(self, name: str) -> None:
-        """After it died: its term is over now, and not only when its lease has run out."""
+        """End the term of a masterd that died by revoking its lease, so that the test need not wait."""
         leader = await self.leader()
         if leader.record is not None and leader.record.id == name:
             await self.etcd.revoke(leader.lease)
@@ -221,7 +221,7 @@ class Masters:
     # --- requests ---
 
     async def _ask(self, name: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """What that masterd answers; its problem raised as the error it is; OutcomeUnknown when it is silent."""
+        """Return the answer of that masterd. Raises the error that it answers, or OutcomeUnknown without an answer."""
         try:
             async with self._session.request(
                 method, self.running[name].url + path, data=None if body is None else dumps(body)
@@ -234,11 +234,11 @@ class Masters:
             raise OutcomeUnknown(f"{name} {method} {path}: {error!r}") from None
 
     async def ask(self, name: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """One request to one masterd, not repeated."""
+        """Send one request to one masterd, without retries."""
         return await self._ask(name, method, path, body)
 
     async def commands(self, *commands: tuple[str, dict[str, Any]], via: str = "") -> list[dict[str, Any]]:
-        """Send these in one request, again and again, to whoever runs, until each is acknowledged or refused."""
+        """Send these in one request, to each running masterd in turn, until each is acknowledged or refused."""
         body: list[dict[str, Any]] = []
         for name, args in commands:
             self._sent += 1
@@ -267,7 +267,7 @@ class Masters:
         return (await self.commands((name, args)))[0]
 
     async def wait_for_snapshot(self, within: int) -> None:
-        """Until there is a complete snapshot of an index that is at most `within` behind the head."""
+        """Wait for a complete snapshot whose index is at most `within` behind head."""
 
         async def written() -> bool:
             head = decode(Head, (await self._key(self.keys.head)).value, self.keys.head).index
@@ -277,7 +277,7 @@ class Masters:
         await eventually(written, "a snapshot is written", timeout_s=_START_S)
 
     async def switchover(self, to: str) -> None:
-        """From whoever leads, until `to` leads or has ended."""
+        """Switch over from the present leader, and wait until `to` leads or has ended."""
 
         async def done() -> bool:
             leader = await self.leader()
@@ -297,14 +297,14 @@ class Masters:
         return parse_leader(await self.etcd.get(self.keys.leader))
 
     async def configure(self, inventory: Inventory, version: int = 1) -> None:
-        """Write config/current, as nodectl does where it has access to etcd."""
+        """Write config/current, as nodectl does with etcd endpoints."""
         record = ConfigRecord(
             version=version, actor="test", time=0.0, inventory=json.loads(inventory.model_dump_json())
         )
         await self.etcd.put(self.keys.config_current, record.encode())
 
     async def history(self) -> History:
-        """From etcd's own history, which no truncation of ours removes."""
+        """Read all entries and snapshots from etcd's history, which a truncation of the journal does not remove."""
         found, history = await self.etcd.range(self.keys.journal), History()
         history.retained = [decode(Entry, kv.value, kv.key) for kv in found.kvs]
         marker = await self.etcd.put(f"{self.keys.prefix}~end", b"")
@@ -322,7 +322,7 @@ class Masters:
         return history
 
     async def problems(self) -> list[str]:
-        """What is wrong with the store once all is quiet; empty when it is as it must be."""
+        """Return the findings about the store of a cluster at rest; empty if it is correct."""
         history = await self.history()
         head = decode(Head, (await self._key(self.keys.head)).value, self.keys.head)
         state = history.fold(head.index)
@@ -341,7 +341,7 @@ class Masters:
         return found
 
     def _lost(self, history: History) -> list[str]:
-        """Each acknowledged command is there once, at its index; none is there twice."""
+        """Check that each acknowledged command is in the journal at its index, and no command twice."""
         at: dict[str, list[int]] = {}
         for _, entry in history.puts:
             for record in entry.commands:
@@ -354,7 +354,7 @@ class Masters:
         ]
 
     async def _deposed(self, history: History) -> list[str]:
-        """Every entry names the term that was in force when it was written."""
+        """Check that every entry names the term that was in force when it was written."""
         found = (await self.etcd.range(self.keys.terms)).kvs
         terms = sorted(kv.create_revision for kv in found if decode(TermRecord, kv.value, kv.key))
         wrong = []
@@ -365,7 +365,7 @@ class Masters:
         return wrong
 
     async def view_problems(self, state: State, head: Head) -> list[str]:
-        """The views are what the state says, whichever term wrote them, and `applied` is complete."""
+        """Check that the views match the state, whichever term wrote them, and that `applied` is complete."""
         derivation = SpecDeriver(BuiltinApp())
         derivation.rebuild(state.inventory, Overlay(state, state.inventory, 0.0))
         wanted = all_views(self.keys, Term(1, 0), state, derivation)
@@ -380,7 +380,7 @@ class Masters:
         return wrong
 
     async def _configuration(self, state: State) -> list[str]:
-        """What is written is adopted."""
+        """Check that the applied configuration is adopted."""
         written = await self.etcd.get(self.keys.config_current)
         if written is None:
             return []
@@ -388,8 +388,10 @@ class Masters:
         return [] if adopted == written.mod_revision else ["config/current is not adopted"]
 
     async def _snapshots(self, history: History, state: State) -> list[str]:
-        """The two newest are readable and true, with the rest of the journal they are the state, and there are no
-        fragments."""
+        """Check that no snapshot is incomplete, and that the two newest are correct.
+
+        Each of the two must be the state of its index, and must yield the present state with the retained journal.
+        """
         snapshots = Snapshots(self.etcd, self.keys)
         manifests = await snapshots.manifests()
         wrong = [f"snapshot {name} is a fragment" for name in await snapshots.fragments(set(manifests))]

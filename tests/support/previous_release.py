@@ -1,7 +1,7 @@
-"""The release before this one, built from git, and how to run either's programs beside the other's.
+"""Builds the previous release from git, so that tests can run its programs together with the present ones.
 
-Its programs run on this environment's dependencies: only the wheel itself is unpacked, into a directory that comes
-before everything else on the path. Each program checks that it is the one that was meant before it does anything.
+Its programs use this environment's dependencies: only the wheel itself is unpacked, into a directory that comes first
+on the path. Each program first checks that it was imported from the intended release.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from nodectl.etcd_binary.find import cache_folder
 
 COMMIT = "8aaf4a7ae40a69aba96da3ac82156355c24e02ed"
-"""Version 0.1.0. With each release this becomes the commit of the one before."""
+"""Version 0.1.0. With each release, set this to the commit of the previous one."""
 
 _ROOT = Path(__file__).parents[2]
 _BUILD_S = 300.0
@@ -37,13 +37,13 @@ sys.exit(importlib.import_module(program + ".__main__").main())
 
 @dataclass(frozen=True)
 class Release:
-    """One of the two. `directory` holds its packages."""
+    """The present or the previous release. `directory` holds its packages."""
 
     name: str
     directory: Path
 
     def argv(self, program: str) -> list[str]:
-        """How masterd, noded or nodectl is started; its arguments follow."""
+        """Return the command that starts masterd, noded or nodectl, without arguments."""
         return [sys.executable, "-c", _START, str(self.directory), program]
 
     @property
@@ -52,13 +52,13 @@ class Release:
 
 
 def this() -> Release:
-    """What is in the working tree."""
+    """Return the release in the working tree."""
     return Release("this", _ROOT / "src")
 
 
 @cache
 def previous() -> Release:
-    """The one before, built once and kept in the user's cache. Skips the test where it cannot be had."""
+    """Return the previous release, built once and kept in the user's cache. Skips the test if it cannot be built."""
     kept = cache_folder(os.environ) / "previous" / f"{COMMIT[:12]}-py{sys.version_info.major}.{sys.version_info.minor}"
     if not kept.is_dir():
         _build(kept)

@@ -1,4 +1,4 @@
-"""What the OpenAPI document of the built-in application says of a value, judged by an independent implementation."""
+"""Validates values against the OpenAPI document of the built-in application, by an independent implementation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _CLOSED = {name: {"unevaluatedProperties": False, **schema} for name, schema in 
 
 
 def faults(schema: dict[str, Any], value: Any) -> list[str]:
-    """Where `value` is not as this schema of the document says, or holds a field that it does not describe."""
+    """Return where `value` violates this schema of the document, or has a field that the schema does not describe."""
     validator = jsonschema_rs.validator_for({**schema, "components": {"schemas": _CLOSED}})
     return [f"{'/'.join(map(str, error.instance_path))}: {error.message}" for error in validator.iter_errors(value)]
 
 
 def named(name: str) -> dict[str, Any]:
-    """A reference to the schema `name`."""
+    """Return a reference to the schema `name`."""
     return {"$ref": f"#/components/schemas/{name}"}

@@ -1,4 +1,4 @@
-"""A small application for tests, with what the built-in one lacks: refusals, faults, reads that depend on reads."""
+"""A small application for tests, with refusals, errors and dependent reads, which the built-in one lacks."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ class Result(BaseModel):
 
 
 class ToyApp:
-    """A node shows the document at `nodes/<node>`; if that has `see`, the document it points to; and how many `list/`
-    there are, if it has `count`. A document with `poison` makes `desired` fail."""
+    """A small application with a document for each node.
+
+    The spec of a node shows its document `nodes/<node>`. If that has `see`, it shows the document at that path instead;
+    if it has `count`, the number of documents under `list/`. A document with `poison` makes `desired` fail.
+    """
 
     name = "toy"
 
     def __init__(self) -> None:
         self.kept: list[Any] = []
-        """What handlers got and gave: tests change it afterwards."""
+        """The objects that handlers received and returned. Tests change them afterwards."""
         self.ran: list[str] = []
 
     def commands(self) -> Mapping[str, Command]:
@@ -128,7 +131,7 @@ class Line:
         self.commit(batch)
 
     def restore(self, image: dict[str, Document]) -> CommandOutcome:
-        """Make these the documents, as if a snapshot held them."""
+        """Commit a restore of a snapshot that holds these documents."""
         name = f"snapshot-{len(self.images)}"
         self.images[name] = image
         batch = self.batch()
@@ -137,7 +140,7 @@ class Line:
         return outcome
 
     def commit(self, batch: Batch) -> Entry:
-        """As the leader does: the entry's bytes go to the journal, its records become the state."""
+        """Commit the batch as the leader does: add its entry to the journal and apply it to the state."""
         raw = encode_entry(*TERM, "nonce", batch.encoded)
         self.entries.append(raw)
         entry = Entry.model_construct(v=1, epoch=1, term=7, nonce="nonce", commands=tuple(batch.records))
@@ -145,7 +148,7 @@ class Line:
         return decode(Entry, raw, "entry")
 
     def run(self, *requests: CommandRequest) -> list[CommandOutcome | None]:
-        """One batch; committed when it wrote anything."""
+        """Run the commands as one batch; commit it if it wrote something."""
         batch = self.batch()
         outcomes = [batch.execute(request) for request in requests]
         if batch.records:
@@ -171,7 +174,7 @@ def inventory(*nodes: str, **document: Any) -> Inventory:
 
 
 def replayed(line: Line, start: State | None = None) -> State:
-    """The fold of its journal, beyond where `start` is."""
+    """Return the state after applying the journal to `start`, from the index of `start` on."""
     state = start or State()
     for raw in line.entries:
         entry = decode(Entry, raw, "entry")
@@ -181,6 +184,6 @@ def replayed(line: Line, start: State | None = None) -> State:
 
 
 def same(one: State, other: State) -> bool:
-    """Whether two states are the same, the order in which ids will be forgotten included."""
+    """Whether two states are equal, including the order in which their ids will be forgotten."""
     names = ("index", "time", "documents", "specs", "adopted", "ids", "floor", "restores", "actions")
     return all(getattr(one, name) == getattr(other, name) for name in names) and list(one.ids) == list(other.ids)

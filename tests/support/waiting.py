@@ -15,14 +15,15 @@ async def eventually(
     *,
     timeout_s: float = 30.0,
 ) -> None:
-    """Until `condition()` holds; AssertionError that says `what` did not come about."""
+    """Wait until `condition()` holds. Raises AssertionError, which names `what`, after `timeout_s` seconds."""
     await first_true(condition, what or (lambda: inspect.getsource(condition).strip()), timeout_s=timeout_s)
 
 
 async def first_true(look: Callable[[], object], what: str | Callable[[], str], *, timeout_s: float = 30.0) -> Any:
-    """The first true result of `look()`, which may be a coroutine function; AssertionError after `timeout_s` seconds.
+    """Return the first true result of `look()`, which may be a coroutine function.
 
-    Where `what` is to show the state of things, pass a function: it is called at the end.
+    Raises AssertionError, which names `what`, after `timeout_s` seconds. If `what` is a function, it is called only
+    then, so that it can describe the state at that time.
     """
     deadline = time.monotonic() + timeout_s
     while True:

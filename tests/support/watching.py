@@ -1,4 +1,4 @@
-"""An observer of a prefix in etcd, for tests of sessions and of what happens to them."""
+"""An observer of a prefix in etcd, for tests of sessions under faults."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Observer:
 
 @asynccontextmanager
 async def observer(etcd: Etcd, prefix: str) -> AsyncIterator[Observer]:
-    """An observer that has received its listing."""
+    """Run an observer, and yield it once it has received its listing."""
     watcher = Observer(etcd, prefix)
     task = asyncio.create_task(watcher.run())
     try:

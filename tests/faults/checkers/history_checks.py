@@ -115,7 +115,11 @@ class Commands:
         """The findings after the last event."""
         lost = [f"command {known} was acknowledged and is lost" for known in self._early]
         ran = sorted(known for known in self._refused - self._maybe if known in self._ran)
-        return [*self.findings.lines, *lost, *(f"command {known} was said not to have run, and has" for known in ran)]
+        return [
+            *self.findings.lines,
+            *lost,
+            *(f"command {known} was reported as not run, but ran" for known in ran),
+        ]
 
 
 class RealTime:

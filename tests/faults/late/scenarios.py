@@ -1,6 +1,8 @@
-"""What may arrive late, and what must come of it. Plain functions, so that they can also be run with a rule taken out.
+"""Scenarios with transactions that arrive late or lose their reply.
 
-Each asserts the whole outcome: what callers were told, what is in the store, and that work goes on.
+Each asserts the complete outcome: the results of the callers, the content of the store, and the success of later
+commands.
+They are plain functions, so that tests can also run them with a rule disabled.
 """
 
 from __future__ import annotations
@@ -39,11 +41,11 @@ from tests.support.etcd_cluster import EtcdCluster
 from tests.support.waiting import eventually
 
 _WHOLE_BYTES = 600
-"""A takeover in the proxy of which so much has arrived is complete."""
+"""If the proxy holds this many bytes, it holds the whole takeover transaction."""
 
 
 async def error_of(task: asyncio.Task[object]) -> BaseException | None:
-    """With what a task ends, within a deadline."""
+    """Wait for the end of a task, for at most 10 s; return its error."""
     done, _ = await asyncio.wait([task], timeout=10.0)
     assert done, "it does not end"
     return task.exception()
@@ -57,7 +59,7 @@ def code_of(outcome: CommandOutcome) -> str | None:
 
 
 async def commit_after_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys) -> None:
-    """It lands nowhere, and its caller hears that it surely did not and never will: nothing has moved `head`."""
+    """It has no effect, and its caller gets LeadershipLost: `head` is unmoved, so it can never land."""
     async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as term:
         assert (await term.add("x1")).index == 1
         s.late.hold_next()
@@ -73,7 +75,7 @@ async def commit_after_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys)
 
 
 async def commit_after_its_successor_committed(cluster: EtcdCluster, keys: Keys) -> None:
-    """It lands nowhere; but its own leader cannot tell any more, and says so. The repeat at the successor runs."""
+    """It has no effect, but its leader cannot know that: OutcomeUnknown. The repeat at the successor runs."""
     async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as term:
         await term.add("x1")
         s.late.hold_next()
@@ -90,7 +92,7 @@ async def commit_after_its_successor_committed(cluster: EtcdCluster, keys: Keys)
 
 
 async def commit_that_landed_unheard_before_its_leader_was_replaced(cluster: EtcdCluster, keys: Keys) -> None:
-    """The reply was lost for good: unknown to its caller, known to the successor, who does not run the repeat."""
+    """Its reply is lost. The caller gets OutcomeUnknown; the successor recognises the repeat."""
     async with stage(cluster, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as term:
         await term.add("x1")
         s.late.lose_next_reply()
@@ -118,7 +120,7 @@ async def commit_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None:
 
 
 async def commit_whose_copy_is_late(cluster: EtcdCluster, keys: Keys) -> None:
-    """The repeat was first. The late copy changes nothing, at once or after the next commit."""
+    """The repeated transaction landed first. The late copy changes nothing, not even after further commits."""
     async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as term:
         await term.add("x1")
         s.late.hold_next()
@@ -133,7 +135,7 @@ async def commit_whose_copy_is_late(cluster: EtcdCluster, keys: Keys) -> None:
 
 
 async def commit_whose_copy_lands_after_truncation(cluster: EtcdCluster, keys: Keys) -> None:
-    """What was truncated does not come back."""
+    """A late copy of a commit does not restore its truncated entry."""
     async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as term:
         await term.add("x1")
         s.late.hold_next()
@@ -149,8 +151,11 @@ async def commit_whose_copy_lands_after_truncation(cluster: EtcdCluster, keys: K
 
 
 async def commit_given_up_after_an_open_attempt(cluster: EtcdCluster, keys: Keys) -> None:
-    """A copy is held, its repeat is refused for good: an empty commit moves `head`, so that the copy, which etcd
-    would take by now, is harmless; the caller has its definite error; and the term goes on."""
+    """One copy is held, and etcd refuses its repeat. The leader moves `head` by an empty commit.
+
+    So the held copy, which etcd would accept by now, has no effect. The caller gets the definite error, and the term
+    continues.
+    """
     async with stage(cluster, keys, repeats_arrive=True) as s:
         lease = secrets.randbelow(1 << 60) + 1
         journal, commit = await _refusable(s, lease)
@@ -167,7 +172,7 @@ async def commit_given_up_after_an_open_attempt(cluster: EtcdCluster, keys: Keys
 
 
 async def _refusable(s: Stage, lease: int) -> tuple[Journal, Commit]:
-    """A commit that etcd refuses while the lease is gone, and takes while it is there."""
+    """Return a journal, and a commit that etcd refuses if and only if the lease does not exist."""
     await _grant(s, lease)
     won = await take_over(s.witness, s.keys, "m1")
     journal = Journal(s.late, s.keys, won.fence, won.head)
@@ -186,7 +191,7 @@ async def _has(s: Stage, index: int) -> bool:
 
 
 async def takeover_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None:
-    """The repeat finds its own nonce: it has won, and has read head and journal anew."""
+    """The repeated takeover finds its own nonce: it has won, and it has read the current head and journal."""
     async with stage(cluster, keys, repeats_arrive=True) as s:
         async with run_leader(s.witness, s.witness, keys) as before:
             for name in ("x1", "x2", "x3"):
@@ -208,7 +213,7 @@ async def takeover_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None
 
 
 async def takeover_that_lands_after_it_was_won_and_resigned(cluster: EtcdCluster, keys: Keys) -> None:
-    """`leader` is absent again, as the late copy had observed it: `terms/<nonce>` alone stops it."""
+    """`leader` is absent again, as the late copy expects. Only its compare of `terms/<nonce>` fails."""
     async with stage(cluster, keys, repeats_arrive=True) as s:
         s.late.hold_next()
         won = await _take_over_late(s, LeaderSeen())
@@ -220,7 +225,7 @@ async def takeover_that_lands_after_it_was_won_and_resigned(cluster: EtcdCluster
 
 
 async def takeover_that_lands_after_another(cluster: EtcdCluster, keys: Keys) -> None:
-    """Somebody was faster: the late copy meets another `leader` than it had observed."""
+    """Another masterd took over first, so the compare of `leader` in the late copy fails."""
     async with stage(cluster, keys, repeats_arrive=False) as s:
         s.late.hold_next()
         task = asyncio.create_task(_take_over_late(s, LeaderSeen()))
@@ -241,7 +246,7 @@ async def _take_over_late(s: Stage, seen: LeaderSeen, next_index: int = 1) -> Ta
 
 
 async def takeover_that_lands_after_its_candidate_gave_up(cluster: EtcdCluster, keys: Keys) -> None:
-    """The campaign finds its own nonce in `leader` and takes the term up."""
+    """It lands after the candidate gave the attempt up. The campaign finds its nonce in `leader` and leads."""
     one_attempt = replace(LAN, stagger_s=600.0)  # from the second attempt on, another candidate goes first
     async with stage(cluster, keys, repeats_arrive=False) as s, _campaign(s, one_attempt) as campaign:
         lease, _ = await s.witness.grant(60)
@@ -262,8 +267,10 @@ async def takeover_that_lands_after_its_candidate_gave_up(cluster: EtcdCluster, 
 
 
 async def takeover_that_lands_on_a_lease_given_up(cluster: EtcdCluster, keys: Keys) -> None:
-    """The campaign finds its own nonce in `leader`, on an old lease that would soon take it away: it deletes that
-    and wins anew."""
+    """The campaign finds its own nonce in `leader`, but attached to an old lease that will expire.
+
+    It deletes that key and wins again.
+    """
     async with stage(cluster, keys, repeats_arrive=False) as s, _campaign(s) as campaign:
         old, _ = await s.witness.grant(60)
         s.late.hold_next()
@@ -285,7 +292,7 @@ async def takeover_that_lands_on_a_lease_given_up(cluster: EtcdCluster, keys: Ke
 
 @asynccontextmanager
 async def _campaign(s: Stage, timing: ElectionTiming = LAN) -> AsyncIterator[Campaign]:
-    """A campaign that watches etcd directly, and tries to take over by the way that can be held."""
+    """Yield a campaign that watches etcd directly and sends its takeovers through the proxy."""
     cluster_view, replica = ClusterView(s.witness, s.keys), Replica(s.witness, s.keys)
     await replica.catch_up()
     watching = asyncio.create_task(cluster_view.watch())
@@ -299,11 +306,11 @@ async def _campaign(s: Stage, timing: ElectionTiming = LAN) -> AsyncIterator[Cam
 # --- views, resignations --------------------------------------------------------------------------------------------
 
 SMALL = LeaderSettings(max_txn_ops=4)
-"""Room for one view in a transaction: what a command changes does not fit into its commit."""
+"""A transaction has room for one view only, so the views that a command changes do not fit into its commit."""
 
 
 async def chunk_of_a_deposed_leader(cluster: EtcdCluster, keys: Keys) -> None:
-    """A late chunk changes no view, not even while the new leader has not touched them yet."""
+    """A late chunk of a deposed leader changes no view, even before the new leader has written any."""
     async with stage(cluster, keys, repeats_arrive=False) as s:
         await configure(s.witness, keys)
         async with run_leader(s.late, s.witness, keys, settings=SMALL) as term:
@@ -324,7 +331,7 @@ async def chunk_of_a_deposed_leader(cluster: EtcdCluster, keys: Keys) -> None:
 
 
 async def chunk_whose_copy_is_late(cluster: EtcdCluster, keys: Keys) -> None:
-    """In the same term, after its repeat and later commits: it does not turn a view back."""
+    """A late copy of a chunk, in the same term and after later commits, does not restore an older view."""
     async with stage(cluster, keys, repeats_arrive=True) as s:
         await configure(s.witness, keys)
         async with run_leader(s.late, s.witness, keys, settings=SMALL) as term:
@@ -363,7 +370,7 @@ def hold_the_chunk(s: Stage) -> None:
 
 
 async def resignation_that_lands_after_reelection(cluster: EtcdCluster, keys: Keys) -> None:
-    """It does not delete the key of who leads now, its own former leader included."""
+    """A late resignation does not delete `leader` of a newer term, even if the same masterd leads again."""
     async with stage(cluster, keys, repeats_arrive=True) as s:
         won = await take_over(s.witness, keys, "m1")
         s.late.call_s = ANSWER_S

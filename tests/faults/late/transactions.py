@@ -1,7 +1,7 @@
-"""Transactions whose copies are held back or whose replies are lost, against a real etcd; and leaders within a test.
+"""Transactions whose copies are held back or whose replies are lost, against a real etcd.
 
-`async with stage(cluster) as s`: `s.late` is the session under test, whose next write can be held up (`hold_next`) or
-lose its reply (`lose_next_reply`); `s.witness` talks to etcd directly.
+`async with stage(cluster, keys, repeats_arrive=...) as s`: `s.late` is the session under test, whose next write can be
+held (`hold_next`) or lose its reply (`lose_next_reply`). `s.witness` is a session that connects to etcd directly.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from tests.support.toy_app import ToyApp, inventory
 from tests.support.waiting import eventually
 
 ANSWER_S = 10.0
-"""For what is to be answered, on a busy machine too."""
+"""Timeout of calls that must be answered, even on a busy machine."""
 ATTEMPT_S = 0.3
 CALL_S = 0.65
-"""After so long a transaction that writes through `LateEtcd` is given up."""
+"""Timeout of a transaction that writes through `LateEtcd`."""
 
 
 class LateEtcd(Etcd):
-    """A session through `proxy`, then, when `direct` is given, straight to etcd: there its repeats arrive."""
+    """A session whose first endpoint is the proxy. direct: a second endpoint, etcd itself, at which repeats arrive."""
 
     def __init__(self, proxy: Proxy, direct: str | None) -> None:
         endpoints = (proxy.address, direct) if direct else (proxy.address,)
@@ -49,22 +49,22 @@ class LateEtcd(Etcd):
         self._proxy = proxy
         self.call_s = CALL_S
         self.unknown = 0
-        """Transactions that ended with OutcomeUnknown."""
+        """The number of transactions that raised OutcomeUnknown."""
         self._up: Mode | None = None
         self._down: Mode | None = None
 
     async def connected(self) -> bool:
-        """Whether the proxy is in use, where both ways are open."""
+        """Switch to the proxy, and return whether a read went through it."""
         self._current = 0
         await self.get("connected")
         return self.endpoint == self._proxy.address
 
     def hold_next(self) -> None:
-        """The next transaction that writes, and all after it, wait in the proxy until it forwards again."""
+        """Hold the next transaction that writes, and all later requests, in the proxy until it forwards again."""
         self._up = Mode.HOLD
 
     def lose_next_reply(self) -> None:
-        """The next transaction that writes reaches etcd, and its reply is lost."""
+        """Drop the reply of the next transaction that writes."""
         self._down = Mode.DROP
 
     async def _txn(self, request: Any, repeat: Any, timeout_s: float | None, endpoint_offset: int) -> TxnResult:
@@ -81,7 +81,7 @@ class LateEtcd(Etcd):
 
 @dataclass
 class Stage:
-    """One scenario's players."""
+    """The sessions and the proxy of one scenario."""
 
     keys: Keys
     proxy: Proxy
@@ -89,11 +89,11 @@ class Stage:
     witness: Etcd
 
     async def held(self) -> None:
-        """Until a copy waits in the proxy."""
+        """Wait until the proxy holds a copy."""
         await self.proxy.wait_held(up_bytes=1)
 
     async def deliver(self) -> None:
-        """Let what was held arrive, and return when etcd has decided on it. Nobody else may write meanwhile."""
+        """Deliver the held bytes and wait until etcd has processed them. No other program may write meanwhile."""
         before = await self._raft_index()
         self.proxy.forward()
         await eventually(lambda: self.proxy.held_up_bytes == 0, "all held bytes are delivered")
@@ -107,16 +107,16 @@ class Stage:
         return (await maintenance.status(self.witness, self.witness.settings.endpoints[0])).raft_index
 
     async def entries(self) -> list[Entry]:
-        """The journal."""
+        """Return the entries of the journal."""
         return [decode(Entry, kv.value, kv.key) for kv in (await self.witness.range(self.keys.journal)).kvs]
 
     async def ids(self) -> list[str]:
-        """The ids of all commands in the journal but adoptions, in order."""
+        """Return the ids of all commands in the journal, in order, without adoptions of a configuration."""
         found = [record.id for entry in await self.entries() for record in entry.commands]
         return [name for name in found if not name.startswith("config.")]
 
     async def once(self, index: int) -> None:
-        """The entry of this index has been written exactly once."""
+        """Check that the entry with this index was written exactly once."""
         found = await self.witness.get(self.keys.entry(index))
         assert found is not None, f"entry {index} is missing"
         assert found.version == 1, f"entry {index} was written {found.version} times"
@@ -133,7 +133,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(cluster: EtcdCluster, keys: Keys, *, repeats_arrive: bool) -> AsyncIterator[Stage]:
-    """`repeats_arrive`: repeats of what is held or unanswered reach etcd by another way."""
+    """Yield a stage. repeats_arrive: repeats of a held or unanswered transaction reach etcd directly."""
     direct = cluster.endpoints[0]
     async with (
         Proxy(direct) as proxy,

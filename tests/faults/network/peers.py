@@ -14,7 +14,7 @@ from tests.support.etcd_cluster import EtcdCluster, Member, free_ports
 
 
 class _PeerProxy(Proxy):
-    """The way to one member's peer port, from all others."""
+    """The proxy in front of one member's peer port, for all other members."""
 
     def __init__(self, network: PeerNetwork, target: Member, target_port: int, port: int) -> None:
         super().__init__(f"127.0.0.1:{target_port}", port=port)
@@ -31,7 +31,7 @@ class _PeerProxy(Proxy):
 
 
 class PeerNetwork:
-    """`async with PeerNetwork(3) as network`: `network.cluster` is healthy then."""
+    """`async with PeerNetwork(3) as network` starts a cluster and waits until `network.cluster` is healthy."""
 
     def __init__(self, size: int) -> None:
         ports = free_ports(size)
@@ -43,7 +43,7 @@ class PeerNetwork:
         ]
 
     def owner(self, port: int) -> Member | None:
-        """Whose outgoing connection has this local port."""
+        """Return the member whose outgoing connection has this local port."""
         for member in self.cluster.members:
             if member.running:
                 connections = psutil.Process(member.pid).net_connections("tcp4")
@@ -52,7 +52,7 @@ class PeerNetwork:
         return None
 
     def isolate(self, *members: Member) -> None:
-        """Hold all that goes from and to these members, without closing a connection."""
+        """Hold all messages from and to these members, without closing a connection."""
         self.isolated |= set(members)
 
     def heal(self) -> None:

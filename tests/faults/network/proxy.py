@@ -1,9 +1,9 @@
-"""A TCP proxy that a test can make misbehave: hold bytes back, drop them, cut the cable, refuse to listen.
+"""A TCP proxy with faults on demand: it holds bytes, drops them, resets connections, or refuses new ones.
 
 Each direction has a `Mode`. HOLD keeps the bytes and delivers them, in order, when the direction forwards again,
-*even if the client has gone away meanwhile*: that is how a transaction that its sender has given up lands late.
-The upstream connection stays for that, and a client's withdrawal of a call (HTTP/2's RST_STREAM and GOAWAY) that was
-held back together with the call is left out, as if the server had already begun.
+*even if the client has closed its connection meanwhile*. So a transaction can land after its sender has given up. For
+this the connection to the server stays open, and a cancellation (HTTP/2's RST_STREAM and GOAWAY) that the client sends
+while the call is held is dropped, as if the server had already begun.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Down:
 
 
 class _Frames:
-    """Cuts what a client sends into HTTP/2 frames; what is no HTTP/2 passes as it comes."""
+    """Splits the bytes of a client into HTTP/2 frames. Passes other protocols through unchanged."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -84,16 +84,16 @@ class _Pipe:
         self._queue: deque[bytes] = deque()
         self._changed = asyncio.Event()
         self.queued_bytes = 0
-        self.ended = False  # the source has said all
+        self.ended = False  # the source has closed its side
         self.lossy = False
         self.has_held = False
 
     def poke(self) -> None:
-        """The mode may have changed."""
+        """Wake the writer, because the mode may have changed."""
         self._changed.set()
 
     def discard(self) -> None:
-        """Nobody is there to read it any more."""
+        """Drop all bytes from now on, because their receiver is gone."""
         self.lossy = True
         self._queue.clear()
         self.queued_bytes = 0
@@ -122,7 +122,7 @@ class _Pipe:
         self.poke()
 
     async def write(self) -> None:
-        """Until the source has ended and all of it has been passed on."""
+        """Pass bytes on until the source has ended and all of them are delivered."""
         while True:
             while self._queue and self._mode() is Mode.FORWARD and not self.lossy:
                 piece = self._queue.popleft()
@@ -154,7 +154,7 @@ class Connection:
         self.down.poke()
 
     async def run(self) -> None:
-        """Until either side is done with, except that a client that has gone does not end what was held for it."""
+        """Run until either side closes. If only the client has closed, its held bytes are still delivered."""
         jobs = [
             asyncio.create_task(coroutine)
             for coroutine in (self.up.read(), self.up.write(), self.down.read(), self.down.write())
@@ -169,7 +169,7 @@ class Connection:
                 if up_read in done or down_write in done:
                     if not self.up.has_held:
                         break
-                    self.down.discard()  # the client has gone, but what it sent may be on its way yet
+                    self.down.discard()  # the client has gone, but bytes of it may still be held
         finally:
             for job in jobs:
                 job.cancel()
@@ -204,20 +204,20 @@ class Proxy:
         return f"127.0.0.1:{self.port}"
 
     def mode(self, connection: Connection, direction: type) -> Mode:
-        """What holds for one direction of one connection; a subclass may tell connections apart."""
+        """Return the mode of one direction of a connection. A subclass may choose a mode for each connection."""
         return self.up if direction is Up else self.down
 
     def set(self, *, up: Mode | None = None, down: Mode | None = None) -> None:
-        """Change one direction or both, for living connections and those to come."""
+        """Set the mode of one direction or both, for present and future connections."""
         self.up, self.down = up or self.up, down or self.down
         self.poke()
 
     def stall(self) -> None:
-        """Hold both directions: the host has vanished without a word."""
+        """Hold both directions, as if the host had vanished without closing its connections."""
         self.set(up=Mode.HOLD, down=Mode.HOLD)
 
     def forward(self) -> None:
-        """Deliver what was held and go on."""
+        """Deliver the held bytes, and forward both directions from now on."""
         self.set(up=Mode.FORWARD, down=Mode.FORWARD)
 
     def poke(self) -> None:
@@ -226,16 +226,16 @@ class Proxy:
 
     @property
     def held_up_bytes(self) -> int:
-        """What clients have sent and the server has not got."""
+        """The number of bytes that clients have sent and that are not yet delivered."""
         return sum(connection.up.queued_bytes for connection in self._connections)
 
     @property
     def held_down_bytes(self) -> int:
-        """What the server has answered and the clients have not got."""
+        """The number of bytes that the server has sent and that are not yet delivered."""
         return sum(connection.down.queued_bytes for connection in self._connections)
 
     async def wait_held(self, *, up_bytes: int = 0, down_bytes: int = 0, timeout_s: float = 10.0) -> None:
-        """Until so many bytes wait in the proxy."""
+        """Wait until the proxy holds this many bytes. Raises TimeoutError."""
         deadline = time.monotonic() + timeout_s
         while self.held_up_bytes < up_bytes or self.held_down_bytes < down_bytes:
             if time.monotonic() > deadline:
@@ -243,7 +243,7 @@ class Proxy:
             await asyncio.sleep(0.005)
 
     async def cut(self) -> None:
-        """Reset all connections, lose what is held, and refuse new ones until `listen()`."""
+        """Reset all connections, drop the held bytes, and refuse new connections until `listen()`."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -253,7 +253,7 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def listen(self) -> None:
-        """Accept connections, again after `cut()`."""
+        """Accept connections; call it again after `cut()`."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,8 +1,7 @@
-"""Time that passes only when nothing else can happen: an event loop in which waiting costs nothing.
+"""Virtual time: an event loop whose clock advances to the next timer at once when no task can run.
 
-`with VirtualTime(seed) as world: world.run(coroutine)`. Everything in it runs on one thread and by one clock, and names
-that programs make up (nonces) come from the seed, so a run is the same every time. Only what needs no other process
-and no real I/O may run in it.
+`with VirtualTime(seed) as world: world.run(coroutine)`. Everything runs on one thread and by one clock, and nonces come
+from the seed, so a run is the same every time. Code that needs another process or real I/O cannot run in it.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ T = TypeVar("T")
 
 
 class Stuck(Exception):
-    """Nothing is left that could ever happen."""
+    """All tasks wait, and there is no timer: nothing can ever happen."""
 
 
 class _Selector(selectors.SelectSelector):
-    """Instead of waiting, it moves the clock on."""
+    """Advances the virtual clock instead of waiting."""
 
     def __init__(self, clock: VirtualTime) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class _Selector(selectors.SelectSelector):
 
 
 async def _at_once(worker: Worker, work: Callable[[JobProgress], T], limit_s: float) -> T:
-    """Application code in tests does not hang. Others still get their turn before and after it."""
+    """Replaces `Worker.run`: runs the work in the event loop, which application code of tests never blocks."""
     await asyncio.sleep(0)
     result = work(JobProgress())
     await asyncio.sleep(0)
@@ -59,24 +58,24 @@ async def _end_all() -> None:
 
 
 class VirtualTime:
-    """A loop and its clock, for one test. Close it (or use `with`): what still runs in it is cancelled."""
+    """An event loop and its clock, for one test. `close`, or the end of `with`, cancels the tasks that still run."""
 
     def __init__(self, seed: int = 0) -> None:
         self.now = 1000.0
         self._dice = random.Random(seed)
         self.troubles: list[dict[str, Any]] = []
-        """What the loop complained of: exceptions that nobody looked at."""
+        """The errors that the loop reported, such as exceptions that were never retrieved."""
         with self._in_force():
             self.loop = asyncio.SelectorEventLoop(_Selector(self))
             self.loop.set_exception_handler(lambda _, context: self.troubles.append(context))
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run until it is done; all other tasks go on meanwhile, and rest from then until the next run."""
+        """Run the coroutine to its end. The other tasks run meanwhile, and stand still until the next call."""
         with self._in_force():
             return self.loop.run_until_complete(coroutine)
 
     def wall_clock(self) -> float:
-        """Seconds since the Unix epoch, for programs that are handed such a clock."""
+        """Return the virtual time in seconds since the Unix epoch."""
         return 1_700_000_000.0 + self.now
 
     def close(self) -> None:

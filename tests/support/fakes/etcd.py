@@ -1,9 +1,8 @@
 """A fake etcd, in memory: `Etcd(SETTINGS, connect=FakeEtcd().connect)` is a session with it.
 
-It stands where gRPC is, so all of the session, its watches, leases and elections is the real code. Time is that of the
-running event loop's process, or of whatever clock it is given: with `tests.support.fakes.clock` leases expire at no
-cost.
-Faults on the way to it are a `Link`'s.
+It replaces gRPC only, so the session, its watches, leases and elections are the real code. The clock is
+`time.monotonic` or the given one: with `tests.support.fakes.clock` leases expire in virtual time. A `Link` injects
+faults between session and store.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ class _Lease:
 
 @dataclass
 class Watcher:
-    """One watch: what it asked for, and how far it has been told. `held`: it is behind, as after an outage."""
+    """One watch: its request, and the revision up to which its events were sent (`sent_up_to`)."""
 
     number: int
     interval: Interval
     begins: int
     fragment: bool
-    told: int
+    sent_up_to: int
 
 
 @dataclass
@@ -60,8 +59,10 @@ class WatchStream:
 
 
 class FakeEtcd:
-    """A store of three members that always agree. `request_bytes_max`, `max_txn_ops`, `ttl_min_s`: as etcd is told
-    by its flags, or reckons from them; the defaults are etcd's."""
+    """A store of three members that always agree.
+
+    request_bytes_max, max_txn_ops, ttl_min_s: the limits that etcd's flags set; the defaults are etcd's.
+    """
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class FakeEtcd:
         self.store = Store(max_txn_ops)
         self.store.committed = self._notify_watchers
         self._request_bytes_max, self._ttl_min_s = request_bytes_max, ttl_min_s
-        self._now = now or (lambda: time.monotonic())  # looked up at each call: tests have clocks of their own
+        self._now = now or (lambda: time.monotonic())  # looked up at each call, because tests replace time.monotonic
         self._leases: dict[int, _Lease] = {}
         self._lease_ids = itertools.count(0x1234_5678)
         self._streams: list[WatchStream] = []
@@ -90,22 +91,22 @@ class FakeEtcd:
             "Lease/LeaseTimeToLive": self._time_to_live,
             "Cluster/MemberList": self._member_list,
             "Maintenance/Status": self._status,
-            "Maintenance/Alarm": lambda request: pb.AlarmResponse(header=self.store.header()),  # none stands, ever
+            "Maintenance/Alarm": lambda request: pb.AlarmResponse(header=self.store.header()),  # no alarms
         }
 
     def connect(self, address: str) -> Connection:
-        """A way to it on which nothing goes wrong."""
+        """Return a connection without faults."""
         return Link(self).connect(address)
 
     def handle(self, method: str, request: Any) -> Any:
-        """What etcd answers. Refused is an answer too."""
+        """Return etcd's response to a unary call. Raises Refused for an error of etcd."""
         self.expire()
         if method not in self._unary:
             raise NotImplementedError(f"the fake store does not know {method}")
         return self._unary[method](request)
 
     def stale(self, request: Any, revision: int) -> Any:
-        """What a member that is behind answers to the read of one key: it has heard of no compaction either."""
+        """Return the response of a member that lags at `revision` to the read of one key. It knows of no compaction."""
         response = pb.RangeResponse(header=self.store.header())
         response.header.revision = revision
         for at, events in self.store.log:
@@ -134,7 +135,7 @@ class FakeEtcd:
     # --- leases ---
 
     def expire(self) -> None:
-        """Revoke what has run out: done before each request, and when the time comes."""
+        """Revoke the expired leases. Called before each request, and by a timer."""
         now = self._now()
         for lease in [lease for lease, known in self._leases.items() if known.ends <= now]:
             del self._leases[lease]
@@ -176,7 +177,7 @@ class FakeEtcd:
         )  # fmt: skip
 
     def keep_alive(self, request: Any) -> Any:
-        """The answer to one message of a LeaseKeepAlive stream."""
+        """Return the response to one message of a LeaseKeepAlive stream."""
         self.expire()
         found = self._leases.get(request.ID)
         if found is not None:
@@ -209,7 +210,7 @@ class FakeEtcd:
     # --- watches ---
 
     def open_watch(self, send: Send) -> WatchStream:
-        """`send` takes each message for the client."""
+        """Open a Watch stream. send: called with each message for the client."""
         stream = WatchStream(send)
         self._streams.append(stream)
         return stream
@@ -219,7 +220,7 @@ class FakeEtcd:
             self._streams.remove(stream)
 
     def watch(self, stream: WatchStream, request: Any) -> None:
-        """One message of a Watch stream."""
+        """Process one message of a client on a Watch stream."""
         self.expire()
         match request.WhichOneof("request_union"):
             case "create_request":
@@ -248,23 +249,23 @@ class FakeEtcd:
         self._catch_up(stream, watcher)
 
     def _catch_up(self, stream: WatchStream, watcher: Watcher) -> None:
-        """What has happened since it begins: many revisions in a message, and the header is ahead of the events."""
+        """Send the events since the watch begins, as etcd does: many revisions a message, with a newer header."""
         batch: list[Any] = []
-        for count, (_, events) in enumerate(self.store.since(watcher.told + 1), start=1):
+        for count, (_, events) in enumerate(self.store.since(watcher.sent_up_to + 1), start=1):
             batch += [event for event in events if event.kv.key in watcher.interval]
             if count % _CATCH_UP_REVISIONS == 0 and batch:
                 self._send(stream, watcher, batch)
                 batch = []
         if batch:
             self._send(stream, watcher, batch)
-        watcher.told = max(watcher.told, self.store.revision)
+        watcher.sent_up_to = max(watcher.sent_up_to, self.store.revision)
 
     def _notify_watchers(self, revision: int, events: Sequence[Any]) -> None:
         for stream in tuple(self._streams):
             for watcher in tuple(stream.watchers.values()):
-                if revision <= watcher.told:
+                if revision <= watcher.sent_up_to:
                     continue  # it begins in the future
-                watcher.told = revision
+                watcher.sent_up_to = revision
                 mine = [event for event in events if event.kv.key in watcher.interval]
                 if mine:
                     self._send(stream, watcher, mine)
@@ -289,7 +290,7 @@ class FakeEtcd:
         return parts
 
     def _progress(self, stream: WatchStream) -> None:
-        """Silence, as long as any watch of the stream begins in the future."""
+        """Answer a progress request; like etcd, not at all while a watch of the stream begins in the future."""
         revision = self.store.revision
         if stream.watchers and all(watcher.begins <= revision for watcher in stream.watchers.values()):
             stream.send(pb.WatchResponse(header=self.store.header(), watch_id=-1))

@@ -14,12 +14,12 @@ from nodestore.schema.models import LeaderRecord
 
 
 def quiet_cluster_view() -> ClusterView:
-    """A view of a cluster in which no master has challenged the leader."""
+    """Return a cluster view in which no masterd has challenged the leader."""
     return cast(ClusterView, SimpleNamespace(challenges=SimpleNamespace(items={}), answers=SimpleNamespace(items={})))
 
 
 def watch(**more: Any) -> LeaderWatch:
-    """m3's watch over m1 in term 7; `more` replaces arguments of LeaderWatch."""
+    """Return the watch of m3 over m1 in term 7; `more` replaces arguments of LeaderWatch."""
     record = LeaderRecord(id="m1", host="pc1", urls=(), nonce="n", since=0.0)
     options: dict[str, Any] = {
         "own_id": "m3",

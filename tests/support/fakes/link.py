@@ -1,7 +1,7 @@
-"""The way from one session to the fake store, and what may go wrong on it.
+"""The network between one session and the fake store, with faults.
 
-What is sent belongs to the network: it lands, or not, whatever becomes of its sender. As a whole the way can be held
-up, swallow what it carries, or be cut (`set`, `cut`); `fates` decides about single calls.
+A message that was sent arrives or not, whatever becomes of its sender. The whole link can hold messages, drop them or
+be cut (`set`, `cut`); `fates` decides about single calls.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of one call: refused before it was sent; or it arrives after `late_s`, or never, and its reply
-    comes back or is lost. `then` is called when that has come about. `as_of`: what is read is as of this revision,
-    as a member that has slept may tell it (etcd before 3.5.28)."""
+    """What happens to one call.
+
+    sent: False: refused before it is sent. arrives: whether it reaches the store, after `late_s` seconds. replied:
+    whether its reply comes back. then: called when it has reached the store or was lost. as_of: a read returns the
+    state at this revision, as a member that was suspended may do (etcd before 3.5.28); 0: the present one.
+    """
 
     sent: bool = True
     arrives: bool = True
@@ -46,19 +49,19 @@ UNHEARD = Fate(replied=False)
 
 
 class Link:
-    """One session's way. `latency_s`: of each message, in each direction."""
+    """The network of one session. latency_s: of each message, in each direction."""
 
     def __init__(self, server: FakeEtcd, *, latency_s: float = 0.0) -> None:
         self.server = server
         self.latency_s = latency_s
         self.fates: Callable[[str, Any], Fate] = lambda method, request: FINE
         self.down = False
-        """Nothing listens at the other end."""
+        """Whether connections are refused."""
         self._up_mode = self._down_mode = Mode.FORWARD
         self._held_up: deque[Callable[[], None]] = deque()
         self._held_down: deque[Callable[[], None]] = deque()
         self._calls: dict[FakeCall, None] = {}
-        """A set that keeps its order: what a cut breaks, it breaks in the same order in every run."""
+        """A set that keeps its order, so that a cut breaks the calls in the same order in every run."""
 
     def connect(self, address: str) -> Connection:
         return FakeConnection(self, address)
@@ -66,7 +69,7 @@ class Link:
     # --- faults ---
 
     def set(self, *, up: Mode | None = None, down: Mode | None = None) -> None:
-        """Change what it does from now on. What has lost something breaks once nothing is swallowed any more."""
+        """Change the modes. Calls that have lost a message break once no direction drops messages any more."""
         self._up_mode, self._down_mode = up or self._up_mode, down or self._down_mode
         for mode, held in ((self._up_mode, self._held_up), (self._down_mode, self._held_down)):
             while held and mode is Mode.FORWARD:
@@ -79,7 +82,7 @@ class Link:
         self.set(up=Mode.FORWARD, down=Mode.FORWARD)
 
     def cut(self) -> None:
-        """Break what is under way, lose what is held, and refuse what comes, until `listen`."""
+        """Break all open calls, drop held messages, and refuse connections until `listen`."""
         self.down = True
         self._held_up.clear()
         self._held_down.clear()
@@ -97,7 +100,7 @@ class Link:
     def held_down(self) -> int:
         return len(self._held_down)
 
-    # --- what it carries ---
+    # --- messages ---
 
     def opened(self, call: FakeCall) -> None:
         self._calls[call] = None
@@ -131,11 +134,11 @@ class Link:
 
 
 class FakeCall:
-    """What is under way between one end and the other."""
+    """An open call or stream."""
 
     address: str
     torn = False
-    """Something on it was swallowed: nothing that follows gets through."""
+    """Whether a message of it was dropped. Then no later one arrives either."""
 
     def broken(self, code: str, details: str) -> None:
         raise NotImplementedError
@@ -165,7 +168,8 @@ class FakeUnary(FakeCall):
         finally:
             self._link.closed(self)
             if not self._reply.cancel() and not self._reply.cancelled():
-                self._reply.exception()  # it came together with the deadline: the loop would complain
+                # an error may arrive together with the deadline; else asyncio reports that it was never retrieved
+                self._reply.exception()
 
     def _land(self, method: str, request: Message, fate: Fate) -> None:
         try:
@@ -252,7 +256,7 @@ class FakeStream(FakeCall):
         self._changed.set()
 
     def _landed(self) -> None:
-        """At the server. Messages keep their order, which timers that are due together do not."""
+        """Process the oldest message at the server: timers that are due together may fire in another order."""
         message = self._up.popleft()
         if self._error is not None:
             return
@@ -275,7 +279,7 @@ class FakeStream(FakeCall):
 
 
 class FakeConnection:
-    """One member, as a session sees it."""
+    """A session's connection to one member."""
 
     def __init__(self, link: Link, address: str) -> None:
         self.address = address
@@ -297,7 +301,7 @@ class FakeConnection:
         return FakeStream(self._link, self.address, method)
 
     async def close(self) -> None:
-        """Every call and stream by it ends."""
+        """Break all calls and streams of this connection."""
         self._closed = True
         for call in self._link.calls_to(self.address):
             call.broken("cancelled", "the channel was closed")

@@ -1,7 +1,7 @@
-"""Masterds that are only HTTP: a small cluster in one event loop, with faults on demand.
+"""Fake masterds that have only the HTTP API: a small cluster in one event loop, with faults on demand.
 
-What the masters share stands for the store: which commands have run, under which ids, who leads. Each master answers
-over a real socket, so connections break the way they do.
+The masterds share an object in place of the store: the commands that ran, their ids, the leader. Each answers over a
+real socket, so connections break as real ones do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Behaviour = Callable[["FakeMasterd", web.Request, list[dict[str, Any]]], Awaitab
 
 
 class FakeCluster:
-    """What etcd would hold, and the masters that serve it."""
+    """The shared state, in place of etcd, and the masterds that serve it."""
 
     def __init__(self) -> None:
         self.masters: dict[str, FakeMasterd] = {}
@@ -41,7 +41,7 @@ class FakeCluster:
         self.journal: list[dict[str, Any]] = []
         self.terms: list[dict[str, Any]] = []  # newest first
         self.allows_drills = True
-        self.outcomes: dict[str, dict[str, Any]] = {}  # node: what comes of its next action; absent: nothing ever
+        self.outcomes: dict[str, dict[str, Any]] = {}  # result of the next action by node; absent: it never ends
 
     def lead(self, master: str | None, cause: str = "died") -> None:
         before, self.leader = self.leader, master
@@ -62,7 +62,7 @@ class FakeCluster:
         return [master.url for master in self.masters.values()]
 
     def execute(self, command: dict[str, Any]) -> dict[str, Any]:
-        """One command, exactly once for its id."""
+        """Run one command, exactly once for its id, and return its result."""
         if command["id"] in self.results:
             return {**self.results[command["id"]], "repeated": True}
         if command["name"] in self.refuse:
@@ -78,7 +78,7 @@ class FakeCluster:
         return result
 
     def record(self, name: str, args: dict[str, Any], result: Any, actor: str, known_as: str) -> None:
-        """A command's record in the journal, with the index that is now reached."""
+        """Append a command to the journal and return its record."""
         version = (self.config["adopted"] or {}).get("version", 0)
         self.journal.append(
             {
@@ -115,7 +115,7 @@ class FakeCluster:
 
 
 class FakeMasterd:
-    """One master. `script` holds what it does with the next requests for commands, in order."""
+    """One masterd. `script`: its behaviours for the next requests with commands, in order."""
 
     def __init__(self, cluster: FakeCluster, name: str) -> None:
         self.cluster = cluster
@@ -125,7 +125,7 @@ class FakeMasterd:
         self.always: Behaviour | None = None
         self.batches: list[list[dict[str, Any]]] = []
         self.requests: list[str] = []
-        self.drop_next: set[str] = set()  # "METHOD path" whose answer is lost once, after the effect
+        self.drop_next: set[str] = set()  # "METHOD path" of requests whose answer is lost once, after they took effect
         self.silent = False
         self.break_after: int | None = None
         self._runner: web.AppRunner | None = None
@@ -171,7 +171,7 @@ class FakeMasterd:
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
 
     async def stop(self) -> None:
-        """As kill -9 does: nobody listens any more, and every connection breaks."""
+        """Stop as by SIGKILL: connections break, and new ones are refused."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
@@ -184,13 +184,15 @@ class FakeMasterd:
             if connection.transport is not None:
                 connection.transport.abort()
         await runner.cleanup()
-        for _ in range(3):  # an aborted transport closes its socket a turn later
+        for _ in range(3):  # an aborted transport closes its socket in a later iteration of the loop
             await asyncio.sleep(0)
 
     async def _stop_accepting(self) -> None:
-        """Lets connections that are just being accepted become connections. asyncio forgets, and so leaks, one whose
-        server is closed between its accept and the next turn."""
-        with contextlib.suppress(NotImplementedError):  # Windows' loop accepts in another way
+        """Stop accepting, and let the loop finish the connections that it has just accepted.
+
+        asyncio leaks a connection whose server is closed between accept and the next iteration of the loop.
+        """
+        with contextlib.suppress(NotImplementedError):  # the event loop of Windows has no readers
             asyncio.get_running_loop().remove_reader(self._listening.fileno())
         for _ in range(3):
             await asyncio.sleep(0)
@@ -202,7 +204,7 @@ class FakeMasterd:
         return web.json_response({"results": results, "index": self.cluster.index})
 
     async def hang(self) -> web.Response:
-        """No answer until this master is stopped."""
+        """Do not answer until this masterd is stopped."""
         await self._released.wait()
         return web.Response(status=503)
 
@@ -247,7 +249,7 @@ class FakeMasterd:
         if self.cluster.leader is None:
             return self.problem(503, "unavailable", "nobody leads")
         leader = self.cluster.leading
-        epoch = self.cluster.term["epoch"] if self.leads else None  # a standby need not know it
+        epoch = self.cluster.term["epoch"] if self.leads else None  # a standby may not know it
         return web.json_response(
             {
                 "id": leader.name,
@@ -307,7 +309,7 @@ class FakeMasterd:
         return web.json_response({"entries": entries, "first_retained": 1, "index": self.cluster.index, "searched": 1})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """The journal, for ever; each stream of a master with `break_after` breaks after so many commands."""
+        """Stream the journal without end. `break_after`: each stream breaks after this many commands."""
         epoch, _, text = request.query["after"].rpartition(".")
         if epoch and int(epoch) != self.cluster.term["epoch"]:
             return self.problem(410, "too_old", "the store was restored")
@@ -389,14 +391,14 @@ class FakeMasterd:
 
 
 def sever(request: web.Request) -> None:
-    """Breaks the connection: the answer is lost."""
+    """Break the connection, so that the answer is lost."""
     assert request.transport is not None
     request.transport.abort()
 
 
 @asynccontextmanager
 async def fake_cluster(*names: str) -> AsyncIterator[FakeCluster]:
-    """Masters m1, m2 (or `names`) that serve; the first leads."""
+    """Start masterds (default: m1 and m2); the first one leads."""
     cluster = FakeCluster()
     try:
         for name in names or ("m1", "m2"):
@@ -411,7 +413,7 @@ async def fake_cluster(*names: str) -> AsyncIterator[FakeCluster]:
 
 
 def node_view(name: str, **more: Any) -> dict[str, Any]:
-    """A node that does what it shall."""
+    """Return the view of a node that has converged."""
     return {
         "name": name,
         "address": "",

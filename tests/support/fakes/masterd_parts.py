@@ -78,7 +78,7 @@ class FakeLeader:
 
     @property
     def role(self) -> Leader:
-        """This, where a leader role is expected: the code under test uses only what is defined here."""
+        """This object, typed as `Leader`: the code under test uses only what is defined here."""
         return cast(Leader, self)
 
     async def verify_leader(self) -> None:

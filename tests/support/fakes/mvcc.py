@@ -1,8 +1,8 @@
 """etcd's key space in memory: revisions, transactions, history and compaction, after etcd 3.5. No time, no I/O.
 
-It speaks the messages of the wire, so that the session, watches, leases and elections under test are the real ones.
-What it does not know (filters of a watch, previous values) it refuses instead of ignoring it. That it does what etcd
-does is the business of `tests/conformance`.
+Requests and responses are etcd's protobuf messages, so the session, watches, leases and elections under test are the
+real code. Features that it lacks (filters of a watch, previous values) raise an error and are never ignored.
+`tests/conformance` checks that it behaves as etcd does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _HOLDS: dict[int, Callable[[Any, Any], bool]] = {
 
 
 class Refused(Exception):
-    """etcd's answer to what it does not do, in its own words."""
+    """An error response of etcd, with etcd's own code and text."""
 
     def __init__(self, code: StatusCode, details: str) -> None:
         super().__init__(f"{code.name}: {details}")
@@ -66,7 +66,7 @@ def no_lease() -> Refused:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Keys as a request names them: one, a range, or from one on to the end (`end` is a zero byte)."""
+    """The keys of a request: a single one, a range, or all from a key on (`end` is a zero byte)."""
 
     key: bytes
     end: bytes
@@ -78,7 +78,7 @@ class Interval:
 
 
 class Store:
-    """Keys by revision. Every method that changes something does so whole or, raising Refused, not at all."""
+    """The key space. A method that changes something does so completely, or raises Refused and changes nothing."""
 
     def __init__(self, max_txn_ops: int) -> None:
         self._max_txn_ops = max_txn_ops
@@ -86,9 +86,9 @@ class Store:
         self.compacted = 0
         """The oldest revision that can be read; 0 before the first compaction."""
         self.log: list[tuple[int, tuple[Any, ...]]] = []
-        """All events ever, by revision: compactions do not touch it, so that tests can look back."""
+        """All events by revision. A compaction does not shorten it, so that tests can read the whole history."""
         self.leases: dict[int, set[bytes]] = {}
-        """Keys by the lease that they hang on; a lease exists when it is in here."""
+        """The attached keys by lease. A lease exists if it is in this dictionary."""
         self.committed: Callable[[int, Sequence[Any]], None] = lambda revision, events: None
         self._names: list[bytes] = []
         self._versions: dict[bytes, list[Any]] = {}
@@ -132,7 +132,7 @@ class Store:
             at = bisect.bisect_right(versions, request.revision, key=lambda kv: kv.mod_revision)
             keep = versions[max(0, at - 1) :]
             if keep and not keep[0].version and keep[0].mod_revision < request.revision:
-                keep = keep[1:]  # of an older deletion nothing is left
+                keep = keep[1:]  # a compacted deletion leaves nothing
             if keep:
                 self._versions[name] = keep
             else:
@@ -141,7 +141,7 @@ class Store:
         return pb.CompactionResponse(header=self.header())
 
     def revoke(self, lease: int) -> None:
-        """End a lease; its keys go with it, in one revision."""
+        """Revoke a lease and delete its keys, in one revision."""
         if lease not in self.leases:
             raise no_lease()
         for key in sorted(self.leases[lease]):
@@ -152,7 +152,7 @@ class Store:
     # --- history ---
 
     def since(self, revision: int) -> Iterator[tuple[int, Sequence[Any]]]:
-        """The events of each revision from this one on, which must not be compacted."""
+        """Return the events of each revision from this one on, which must not be compacted."""
         yield from self.log[bisect.bisect_left(self.log, revision, key=lambda item: item[0]) :]
 
     def header(self) -> Any:
@@ -182,7 +182,7 @@ class Store:
     def _range(self, request: Any) -> Any:
         found = list(self._select(Interval(request.key, request.range_end), request.revision))
         response = pb.RangeResponse(header=self.header(), count=len(found))
-        response.header.revision += bool(self._events)  # within a transaction that has written already
+        response.header.revision += bool(self._events)  # inside a transaction that has already written
         if request.count_only:
             return response
         if request.sort_order != pb.RangeRequest.NONE or request.sort_target != _KEY_TARGET:
@@ -199,13 +199,13 @@ class Store:
         found = list(self._select(Interval(compare.key, compare.range_end)))
         if not found:
             if compare.target == pb.Compare.VALUE:
-                return False  # an absent key has no value, not even one that differs
+                return False  # no compare of an absent key's value holds, not even NOT_EQUAL
             found = [pb.KeyValue()]
         field, holds = _FIELD[compare.target], _HOLDS[compare.result]
         return all(holds(getattr(kv, field), getattr(compare, field)) for kv in found)
 
     def _path(self, request: Any) -> list[bool]:
-        """Which branch runs, of the transaction and of those within it, all decided before anything is written."""
+        """Decide which branches run, of the transaction and of nested ones, before anything is written."""
         succeeded = all(map(self._compare, request.compare))
         path = [succeeded]
         for op in request.success if succeeded else request.failure:
@@ -213,7 +213,7 @@ class Store:
                 path += self._path(op.request_txn)
         return path
 
-    # --- writing: `_commit` ends what these begin ---
+    # --- writes, each completed by `_commit` ---
 
     def _put(self, request: Any) -> None:
         before = self._at(request.key)
@@ -268,7 +268,7 @@ class Store:
         return response
 
     def _commit(self) -> Any:
-        """All that was written since the last one is one revision, if it was anything."""
+        """Make one revision of all writes since the previous commit, if there are any."""
         if self._events:
             self.revision += 1
             events, self._events = tuple(self._events), []
@@ -276,7 +276,7 @@ class Store:
             self.committed(self.revision, events)
         return self.header()
 
-    # --- what is refused before anything is written ---
+    # --- checks before anything is written ---
 
     def _check_revision(self, revision: int) -> None:
         if revision > self.revision:
@@ -342,7 +342,7 @@ def _check_op(op: Any, ops_left: int) -> None:
 
 
 def _check_doubles(branch: Sequence[Any]) -> None:
-    """No key is put twice, nor put and deleted. (Of transactions within one another etcd checks more.)"""
+    """Refuse a key that is put twice, or put and deleted. (In nested transactions etcd checks more.)"""
     deleted = [
         Interval(op.request_delete_range.key, op.request_delete_range.range_end)
         for op in branch

@@ -1,4 +1,4 @@
-"""The few etcd calls that noded's actions make, on a store in memory that fails as the test says; and a doer."""
+"""Fakes for tests of noded's actions: an in-memory store with injected faults, and a performer of actions."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ Fault = Callable[[], object] | str | None
 
 
 class Store:
-    """etcd, as far as it is needed.
+    """A fake of the etcd calls that `Actor` makes.
 
-    `faults`: for the write transactions to come, one each: "lost": it lands, its answer does not arrive; "late": it
-    lands when `land()` is called; "refused": it does not land; a call: what somebody else does just before it.
+    faults: one for each of the next write transactions. "lost": it lands, and its answer is lost. "late": it lands when
+    `land()` is called. "refused": it is not sent. A function: called just before the transaction, to act as another
+    program. None: no fault.
     """
 
     def __init__(self) -> None:
@@ -72,7 +73,7 @@ class Store:
         return result
 
     def land(self) -> list[bool]:
-        """What was under way arrives."""
+        """Let the late transactions arrive. Returns whether each one succeeded."""
         landed = [self._apply(compares, then).succeeded for compares, then in self._under_way]
         self._under_way.clear()
         return landed
@@ -96,7 +97,7 @@ class Store:
     # --- what the leader does ---
 
     def ask(self, *asked: Action, epoch: int = 1) -> None:
-        """Make this what pends."""
+        """Request these actions: write `actions/<node>`, or delete it if there are none."""
         if asked:
             self.put(ACTIONS, Actions(epoch=epoch, term=5, pending=asked))
         else:
@@ -112,7 +113,7 @@ class Store:
 
     @property
     def acted(self) -> Acted:
-        """As far as it can be read."""
+        """The value of `acted/<node>`; an empty one if it is absent or not readable."""
         try:
             return decode(Acted, self.kvs[ACTED].value, ACTED)
         except (KeyError, Garbage):
@@ -131,7 +132,7 @@ def action(index: int, name: str = "blink", epoch: int = 1, **args: Any) -> Acti
 
 
 class Doer:
-    """Counts what is done. `hold`: it waits for that. `outcome`: what comes of it; an exception is raised."""
+    """A fake `Performer` that records the actions. hold: an event that an action waits for. outcome: the result."""
 
     def __init__(self) -> None:
         self.done: list[int] = []
@@ -164,7 +165,7 @@ class Doer:
 
 
 class Noded:
-    """One noded process as far as actions go: its claim, its actor, and the loop that keeps it going."""
+    """The part of a noded process that performs actions: its claim, its actor, and the task that runs it."""
 
     def __init__(
         self, store: Store, nonce: str, doer: Doer, *, host: str = "host", boot: str = "b1", reboot_wait_s: float = 60.0
@@ -181,22 +182,22 @@ class Noded:
         self.actor.wake()
 
     def take(self) -> None:
-        """Put our claim over what is there."""
+        """Write our claim, over any other one."""
         self.claim_revision = self.store.put(ALIVE, Alive(host_id=self._host, nonce=self.nonce, host="pc"))
 
     async def kill(self) -> None:
-        """kill -9: it does nothing any more, and what it knew is gone."""
+        """End it as by SIGKILL: it does nothing more, and its memory is lost."""
         self.task.cancel()
         await asyncio.wait({self.task})
 
     async def stop(self) -> None:
-        """SIGTERM."""
+        """End it as by SIGTERM."""
         await self.kill()
         await self.actor.flush()
 
 
 def store() -> Store:
-    """One in which a master has led."""
+    """Return a store that has an epoch, because a masterd has led."""
     made = Store()
     made.put(KEYS.epoch, Epoch(epoch=1))
     return made

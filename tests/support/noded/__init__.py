@@ -1,1 +1,1 @@
-"""noded for tests: its agent, its drivers, and whole noded processes."""
+"""Runs parts of noded for tests: its agent, one driver, and whole noded processes."""

@@ -1,4 +1,4 @@
-"""noded's agent with a fake driver and without etcd."""
+"""Runs noded's agent with a fake driver and without etcd."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUICK_RETRIES = RetryDelays(0.01, 0.05)
 
 
 class FakeDriver:
-    """Counts what is asked of it, and fails as it is told to."""
+    """Records the calls. trouble: the errors of the next calls. hold: an event that each apply waits for."""
 
     settle_s = 0.0
 
@@ -50,7 +50,7 @@ class FakeDriver:
 
 
 class Rig:
-    """An agent with its surroundings; nothing of it talks to etcd."""
+    """An agent with a fake driver, and with orders and a claim that the test sets."""
 
     def __init__(self, work_dir: Path, tasks: asyncio.TaskGroup, start_wait_s: float, backoff: RetryDelays) -> None:
         self.driver = FakeDriver()
@@ -58,7 +58,7 @@ class Rig:
         self.presence = NodeClaim(cast(Etcd, None), "alive/n1", NodedIdentity("n1", "host", "nonce"), 2, lambda: None)
         self.told: list[Status] = []
         self.reconciled: list[bytes | None] = []
-        """The desired state at each time that the agent said it had reconciled."""
+        """The value of `desired/<node>` at each call of `on_reconciled`."""
         context = Context("n1", "test", work_dir, "nonce", lambda: None, tasks)
         timing = AgentTiming(tick_s=0.02, start_wait_s=start_wait_s, backoff=backoff)
         self.agent = Agent(

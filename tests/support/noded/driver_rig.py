@@ -1,4 +1,4 @@
-"""One instance of a driver, with the context that noded would give it."""
+"""Runs one instance of a driver with a context like that of noded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TIMEOUT_S = 20.0
 
 
 async def until(look: Callable[[], Any], what: str) -> Any:
-    """The first true result of `look`."""
+    """Return the first true result of `look`."""
     return await first_true(look, what, timeout_s=TIMEOUT_S)
 
 
 class Woken:
-    """Counts wakes."""
+    """The `wake` of a context: records that it was called."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()

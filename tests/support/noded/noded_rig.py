@@ -39,7 +39,7 @@ while True:
 
 
 class Noded:
-    """One noded process and what it says."""
+    """One noded process and its log."""
 
     def __init__(self, child: child_processes.Child, log: Path) -> None:
         self.child = child
@@ -54,7 +54,7 @@ class Noded:
         return self._log.read_text("utf-8") if self._log.exists() else ""
 
     async def kill(self) -> None:
-        """kill -9 of noded alone."""
+        """Kill noded (SIGKILL), but not the program that it runs."""
         os.kill(self.child.pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
         await self.child.wait()
 
@@ -64,7 +64,7 @@ class Noded:
 
 
 class Rig:
-    """A node's place in etcd, its work directory, and as many noded as a test starts for it."""
+    """One node: its keys in etcd, its work directory, and the noded processes that a test starts for it."""
 
     def __init__(self, etcd: Etcd, endpoints: tuple[str, ...], keys: Keys, directory: Path) -> None:
         self.etcd = etcd
@@ -108,7 +108,7 @@ class Rig:
         return decode(Alive, found.value, found.key) if found else None
 
     async def reached(self, wanted: Callable[[Status], object], what: str) -> Status:
-        """The first status for which `wanted` holds."""
+        """Wait for a status for which `wanted` holds; return it."""
 
         async def look() -> Status | None:
             status = await self.status()
@@ -130,7 +130,7 @@ class Rig:
         return found
 
     async def shows(self, scene: str, work: Path | None = None, but_pid: int = 0) -> int:
-        """The pid of the program, once it shows that scene (and is another process than `but_pid`)."""
+        """Wait until a running program, other than `but_pid`, shows that scene; return its pid."""
 
         async def look() -> int:
             shown = self.shown(work)
@@ -147,7 +147,7 @@ class Rig:
             raise AssertionError(f"{error}; status {await self.status()}\n{logs}") from None
 
     async def runs_another(self, pid: int, noded: Noded) -> dict[str, Any]:
-        """What the program shows once it is not the process `pid`. It does without etcd."""
+        """Wait until a process other than `pid` shows something; return that. Needs no etcd."""
 
         def look() -> dict[str, Any] | None:
             shown = self.shown()

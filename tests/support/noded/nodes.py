@@ -19,7 +19,7 @@ _CONVERGES_S = 60.0
 
 
 class Noded:
-    """One noded process: its log, and what its status says."""
+    """One noded process, its log and its status."""
 
     def __init__(self, node: str, child: child_processes.Child, log: Path, work: Path) -> None:
         self.node, self.child, self.work, self._log = node, child, work, log
@@ -29,19 +29,19 @@ class Noded:
         return self._log.read_text("utf-8", "replace")
 
     async def wait_for_log(self, words: str) -> None:
-        """Until its log does."""
+        """Wait until its log contains `words`."""
         try:
             await eventually(lambda: words in self.log, timeout_s=_CONVERGES_S)
         except AssertionError:
             raise AssertionError(f"noded {self.node} does not say {words!r}:\n{self.log}") from None
 
     async def ready(self, etcd: Etcd, keys: Keys, generation: int) -> Status:
-        """Until its status says that it is as this generation wants it, or a later one."""
+        """Wait until its status is `ready` at this generation or a later one; return the status."""
         found: list[Status] = []
 
         async def look() -> bool:
             kv = await etcd.get(keys.status_of(self.node))
-            with suppress(Garbage):  # some tests put it there
+            with suppress(Garbage):  # some tests write a malformed status
                 found[:] = [] if kv is None else [decode(Status, kv.value, kv.key)]
             return bool(found) and found[0].observed_generation >= generation and found[0].phase == "ready"
 
@@ -63,7 +63,7 @@ async def run_noded(
     env: Mapping[str, str] | None = None,
     program: Sequence[str] = (sys.executable, "-m", "noded"),
 ) -> AsyncIterator[Noded]:
-    """A noded that drives `node`, and ends with the block."""
+    """Run a noded that drives `node`; stop it at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="nodectl-noded-", ignore_cleanup_errors=True) as directory:
         place, log = work or Path(directory) / "work", Path(directory) / "log"
         argv = [*program, "--node", node, "--cluster", keys.cluster, "--host-id", host_id]

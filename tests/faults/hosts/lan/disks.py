@@ -30,7 +30,7 @@ _FSYNCS = re.compile(r"^etcd_disk_wal_fsync_duration_seconds_(sum|count) (\S+)$"
 
 
 class DiskError(Exception):
-    """A slow disk did not obey an order, or its file system has ended."""
+    """A slow disk did not confirm a setting, or its file system has ended."""
 
 
 @dataclass(frozen=True)

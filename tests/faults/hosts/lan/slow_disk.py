@@ -2,7 +2,7 @@
 
     python -m tests.faults.hosts.lan.slow_disk UNDER MOUNTPOINT SEED
 
-Orders are JSON lines on standard input, such as `{"sync_ms": [20, 400], "write_ms": [0, 5]}`. Each is answered by a
+Settings are JSON lines on standard input, such as `{"sync_ms": [20, 400], "write_ms": [0, 5]}`. Each is answered by a
 line once it is in force. Each fsync, fdatasync and write is then delayed by a random time of that range. SIGTERM ends
 the program and unmounts. It needs the package mfusepy, libfuse, /dev/fuse and root.
 """
