@@ -51,14 +51,17 @@ def _check(arguments: list[str], project: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_mypy_accepts_it_strictly(project: Path) -> None:
-    """With no configuration but --strict, and the types of the installed package."""
+def test_mypy_accepts_the_project_strictly(project: Path) -> None:
+    """mypy --strict, without a configuration file, accepts the files with the types of the installed package."""
     _check(["mypy", "--strict", f"--cache-dir={ROOT / '.mypy_cache' / 'sdk_sample'}", "."], project)
 
 
-@pytest.mark.skipif(find_spec("basedpyright") is None, reason="basedpyright is not installed")
-def test_pyright_accepts_it_strictly(project: Path) -> None:
-    """The wheel of basedpyright brings its own Node, so that nothing is downloaded; the mode is pyright's own."""
+@pytest.mark.skipif(find_spec("basedpyright") is None, reason="basedpyright has no wheel for this machine")
+def test_pyright_accepts_the_project_strictly(project: Path) -> None:
+    """pyright's own strict mode accepts the files.
+
+    basedpyright is pyright with Node.js as a wheel, so that nothing is downloaded at run time.
+    """
     (project / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
     _check(["basedpyright", "--pythonpath", sys.executable], project)
 
