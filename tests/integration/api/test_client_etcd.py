@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from nodectl import Client
+from nodectl import Client, Leader
 from nodestore.errors import Conflict, Unavailable
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
@@ -16,7 +16,6 @@ from tests.support.fakes.masterd import FakeCluster, fake_cluster, node_view
 from tests.support.waiting import eventually
 
 WAIT_S = 20.0
-# Two tests read client._leadership: nothing public shows what a client has learnt before it sends a request.
 
 
 def client_of(etcd_one: EtcdCluster, keys: Keys) -> Client:
@@ -39,9 +38,11 @@ async def lead(etcd: Etcd, keys: Keys, cluster: FakeCluster, name: str) -> None:
     await etcd.put(keys.leader, record.encode())
 
 
-async def test_a_new_leader_is_known_by_its_key(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """No masterd is asked: the old one may be silent, the watch tells."""
+async def test_the_leader_key_shows_a_new_leader(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The client watches `leader`, so it finds a new leader although the old one does not answer."""
+    leaders: list[Leader | None] = []
     async with session(etcd_one) as etcd, fake_cluster() as cluster, client_of(etcd_one, keys) as client:
+        client.on_leader(leaders.append)
         await etcd.put(keys.epoch, Epoch(epoch=3).encode())
         await lead(etcd, keys, cluster, "m1")
         await client.command("do")
@@ -52,16 +53,21 @@ async def test_a_new_leader_is_known_by_its_key(etcd_one: EtcdCluster, keys: Key
                 await asyncio.sleep(0.01)
         await lead(etcd, keys, cluster, "m2")
         assert (await waiting).index == 2
-        assert client._leadership.newest_leader is not None
-        assert client._leadership.newest_leader.term.epoch == 3
+        newest = leaders[-1]
+        assert newest is not None
+        assert (newest.id, newest.term.epoch) == ("m2", 3)
 
 
 async def test_an_absent_or_unreadable_leader_is_waited_out(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """It says why there is none."""
+    """A request waits for a leader; when its time is up, the error says that there is none."""
     async with session(etcd_one) as etcd, fake_cluster() as cluster, client_of(etcd_one, keys) as client:
-        await eventually(lambda: "there is no leader" in client._leadership.trouble, "it has looked for the leader")
-        with pytest.raises(Unavailable, match="there is no leader"):
-            await client.leader(timeout_s=0.5)
+
+        async def has_read_the_key() -> bool:
+            with pytest.raises(Unavailable) as raised:
+                await client.leader(timeout_s=0.5)
+            return "there is no leader" in str(raised.value)
+
+        await eventually(has_read_the_key, "the client reports that there is no leader")
         await etcd.put(keys.leader, b"garbage")
         waiting = asyncio.create_task(client.command("do"))
         await lead(etcd, keys, cluster, "m1")

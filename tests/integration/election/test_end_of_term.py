@@ -323,7 +323,7 @@ async def test_a_term_given_up_is_not_claimed_again(
     async def resign(self: Master, won: TakeoverWon, why: str) -> None:
         """Does not get through."""
 
-    monkeypatch.setattr(Master, "_resign", resign)
+    monkeypatch.setattr(Master, "_resign", resign)  # private: only the resignation is to be lost
     async with session(etcd_one) as etcd:
         parts = build_parts(
             etcd, keys, MasterIdentity("m1", "pc", (), 0, "process"), ToyApp(), MasterSettings(lease_ttl_s=60)

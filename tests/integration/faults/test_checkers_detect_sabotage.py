@@ -61,7 +61,7 @@ def without_knowing_our_nonce_in_head(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_looking_at_the_lease(patch: pytest.MonkeyPatch) -> None:
-    take_up = Campaign._claim_landed_takeover
+    take_up = Campaign._claim_landed_takeover  # private: the guarantee has no switch, see the module's docstring
 
     async def taken(self: Campaign, seen: Any, lease: int) -> Any:
         return await take_up(self, seen, seen.lease)

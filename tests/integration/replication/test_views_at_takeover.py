@@ -121,7 +121,7 @@ async def test_an_upgrade_that_dies_on_the_way_leaves_no_trace_in_the_views(
         generations = [(await desired(etcd, keys))["n1"][0].generation]
         with monkeypatch.context() as patch:
             kind, name = {
-                "before respec": (Leader, "_respec"),
+                "before respec": (Leader, "_respec"),  # private: the takeover is to end at exactly this step
                 "before views": (Publisher, "finish_views"),
                 "before adoption": (ConfigAdopter, "adopt"),
             }[cut]

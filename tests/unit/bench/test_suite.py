@@ -154,6 +154,8 @@ def test_it_is_said_when_the_member_leads_etcd() -> None:
     assert text == "Bare operations go to e1, the member that the leading masterd, m1, uses: it leads etcd."
 
 
+# The tests replace private functions that start masterd: the suite has no parameter for them.
+
 # --- what fails -----------------------------------------------------------------------------------------------------
 
 

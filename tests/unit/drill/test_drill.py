@@ -9,6 +9,8 @@ import pytest
 
 from masterd import settings
 from masterd.api.fault_injection import EXIT_CODE, FREEZE_S, DrillRequest, parse_drill_request, start_drill
+from masterd.election.leader_watch import LeaderWatch
+from masterd.election.timeline import Timeline
 from masterd.term.leader import Leader
 from nodectl.drill.marks import ProbeCommand
 from nodectl.drill.report import ClientTimes, Report, judge_promises
@@ -17,9 +19,12 @@ from nodectl.reports.takeover import Takeover, TakeoverStep
 from nodectl.workload.verdicts import JournalLine, Repeat
 from nodestore.cluster.election import LeaderSeen
 from nodestore.errors import Conflict, Denied, Invalid, NodectlError, Unavailable
+from nodestore.etcd.session import Etcd
 from nodestore.schema.models import Answer, Candidate, Challenge, Paused
 from tests.support.cli import InProcessNodectl
-from tests.support.fakes.leader_watch import quiet_cluster_view, watch
+from tests.support.fakes.clock import VirtualTime
+from tests.support.fakes.etcd import SETTINGS, FakeEtcd
+from tests.support.fakes.leader_watch import KEYS, quiet_cluster_view, running, watch
 from tests.support.fakes.masterd import fake_cluster
 from tests.support.fakes.masterd_parts import FakeMasterd
 
@@ -116,13 +121,28 @@ def test_drills_are_off_unless_allowed(capsys: pytest.CaptureFixture[str]) -> No
 # --- what a standby notes of the leader before ---
 
 
-def test_a_challenge_that_was_answered_is_no_part_of_a_later_takeover() -> None:
-    """The leader had hiccups, beat again, and died an hour later: its story begins with its last heartbeat."""
-    found = watch()
-    found._marks["challenged"] = found.begun_at - 3600  # private: a challenge of an hour ago
-    found.on_heartbeat(0.0)
-    found.on_process_died()
-    timeline = found.timeline()
+async def _challenge(etcd: Etcd, found: LeaderWatch) -> None:
+    """Run the watch until the missing heartbeats have made it challenge the leader."""
+    async with running(found):
+        while await etcd.get(KEYS.challenge("m3")) is None:
+            await asyncio.sleep(0.01)
+
+
+def test_a_challenge_before_the_last_heartbeat_is_not_part_of_the_timeline() -> None:
+    """A leader is challenged, sends heartbeats again, and dies an hour later: the timeline begins with the last one."""
+
+    async def die_later() -> Timeline:
+        async with Etcd(SETTINGS, connect=FakeEtcd().connect) as etcd:
+            found = watch(etcd=etcd)
+            await _challenge(etcd, found)
+            assert "challenged" in found.timeline().phases()
+        await asyncio.sleep(3600)
+        found.on_heartbeat(0.0)
+        found.on_process_died()
+        return found.timeline()
+
+    with VirtualTime() as world:
+        timeline = world.run(die_later())
     assert list(timeline.phases()) == ["heard", "suspected"]
     assert min(timeline.phases().values()) == 0.0
     assert timeline.suspected_by == ()
@@ -136,18 +156,24 @@ def test_a_leader_that_was_never_heard_is_timed_from_when_it_was_watched() -> No
     assert found.timeline().marks["heard"] == found.begun_at
 
 
-def test_only_open_challenges_to_this_term_count() -> None:
-    """Not those that the leader has answered, nor those to a leader before."""
+def test_the_timeline_names_the_masters_whose_challenge_of_this_term_is_open() -> None:
+    """Challenges that the leader has answered, and those of an earlier term, are left out."""
     cluster_view = quiet_cluster_view()
-    found = watch(cluster_view=cluster_view)
     cluster_view.challenges.items.update(
         m2=Challenge(term=7, nonce="open"), m4=Challenge(term=7, nonce="answered"), m5=Challenge(term=6, nonce="old"),
         m3=Challenge(term=7, nonce="mine, and over"),
     )  # fmt: skip
     cluster_view.answers.items.update(m4=Answer(term=7, nonce="answered"))
-    assert found.timeline().suspected_by == ("m2",)
-    found._marks["challenged"] = found.begun_at + 1  # private: as after a challenge of its own
-    assert found.timeline().suspected_by == ("m2", "m3")
+
+    async def suspected_by() -> list[tuple[str, ...]]:
+        async with Etcd(SETTINGS, connect=FakeEtcd().connect) as etcd:
+            found = watch(etcd=etcd, cluster_view=cluster_view)
+            before = found.timeline().suspected_by
+            await _challenge(etcd, found)
+            return [before, found.timeline().suspected_by]
+
+    with VirtualTime() as world:
+        assert world.run(suspected_by()) == [("m2",), ("m2", "m3")]
 
 
 def test_a_time_without_a_leader_goes_on_from_the_last_heartbeat() -> None:
