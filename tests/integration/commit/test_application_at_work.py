@@ -1,4 +1,5 @@
-"""An application that hangs, raises, hears of its nodes and has them act: the leader goes on, nothing is doubled."""
+"""Applications that hang, raise, react to changes of nodes, and request actions: the leader keeps its term, and nothing
+runs twice."""
 
 from __future__ import annotations
 
@@ -26,19 +27,22 @@ _SHORT_LIMIT = LeaderSettings(handler_timeout_s=0.3)
 
 
 class MisbehavingApp(ToyApp):
-    """Its commands `spin` and `block` hang; it counts how often each node was ready, and fails on a failed node."""
+    """Commands `spin` and `block` hang.
+
+    `node_changed` counts how often each node was ready, and raises for a failed node.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.release = threading.Event()
-        self.heard: list[tuple[str, bool, str | None]] = []
+        self.notified: list[tuple[str, bool, str | None]] = []
 
     def commands(self) -> Mapping[str, Command]:
         return {**super().commands(), "spin": Command(Put, self._spin), "block": Command(Put, self._block)}
 
     def node_changed(self, transaction: Transaction, node: str, seen: NodeSeen) -> None:
         phase = seen.status.phase if seen.status else None
-        self.heard.append((node, seen.present, phase))
+        self.notified.append((node, seen.present, phase))
         if phase == "failed":
             raise ZeroDivisionError("as asked")
         if phase == "ready":
@@ -58,8 +62,9 @@ async def _entries(etcd: Etcd, keys: Keys) -> list[CommandRecord]:
     return [record for kv in found for record in decode(Entry, kv.value, kv.key).commands]
 
 
-async def test_a_handler_that_hangs_costs_its_caller_an_error(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Those that came with it are run, in order and once; the term goes on; heartbeats are not held up."""
+async def test_a_handler_that_hangs_times_out(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The other commands of its batch are run in order and once, the term continues, and the event loop is not
+    blocked."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         async with run_leader(etcd, etcd, keys, application=MisbehavingApp(), settings=_SHORT_LIMIT) as term:
@@ -86,8 +91,11 @@ async def test_a_handler_that_hangs_costs_its_caller_an_error(etcd_one: EtcdClus
             ]  # fmt: skip
 
 
-async def test_what_keeps_hanging_is_refused_unrun(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """So that threads that cannot be ended are few; other commands are not touched, and it is run again when it can."""
+async def test_a_command_whose_handlers_hang_is_refused(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Threads cannot be ended, so a command whose handlers hang is refused.
+
+    Other commands are run. It is run again once the threads have returned.
+    """
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         app = MisbehavingApp()
@@ -102,14 +110,15 @@ async def test_what_keeps_hanging_is_refused_unrun(etcd_one: EtcdCluster, keys: 
             )
             assert (await term.add("a1")).result == 1
             app.release.set()
-            await eventually(lambda: term.parts.committer.worker.hung_count == 0, "they have returned")
+            await eventually(lambda: term.parts.committer.worker.hung_count == 0, "the handlers have returned")
             assert (await term.submit(CommandRequest("b5", "block", {}, "t", 0)))[0].result is True
 
 
-async def test_an_application_that_cannot_say_what_nodes_must_be_ends_the_term_with_a_reason(
-    etcd_one: EtcdCluster, keys: Keys
-) -> None:
-    """Another masterd, with another version perhaps, may be able to."""
+async def test_desired_that_hangs_fails_its_command(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """If `desired` hangs while a command is run, that command fails with the reason.
+
+    The term continues and adopts a configuration.
+    """
 
     class Silent(MisbehavingApp):
         def desired(self, config: Any, view: Any, node: str) -> Any:
@@ -128,31 +137,34 @@ async def test_an_application_that_cannot_say_what_nodes_must_be_ends_the_term_w
         app.release.set()
 
 
-async def test_the_application_hears_of_its_nodes_and_answers_with_documents(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Once a change, of nodes in the configuration only; one that raises harms nothing; a new leader tells anew."""
+async def test_the_application_is_notified_of_changes_of_nodes(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """`node_changed` is called once a change, for configured nodes only.
+
+    An exception has no effect. A new leader calls it again.
+    """
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         await etcd.put(keys.status_of("stranger"), Status(node="stranger", nonce="x", host="h", phase="ready").encode())
         app = MisbehavingApp()
         async with run_leader(etcd, etcd, keys, application=app) as term, watch_cluster(term):
             await etcd.put(keys.alive_of("n1"), Alive(host_id="h", nonce="x", host="h").encode())
-            await eventually(lambda: ("n1", True, None) in app.heard, "it came")
+            await eventually(lambda: ("n1", True, None) in app.notified, "the claim of n1 was notified")
             ready = Status(node="n1", nonce="x", host="h", phase="ready")
             await etcd.put(keys.status_of("n1"), ready.encode())
-            await eventually(lambda: "ready/n1" in term.replica.state.documents, "it is counted")
+            await eventually(lambda: "ready/n1" in term.replica.state.documents, "the application has counted it")
             await etcd.put(keys.status_of("n1"), ready.model_copy(update={"time": 5.0}).encode())  # nothing new
             await etcd.put(keys.status_of("n2"), Status(node="n2", nonce="y", host="h", phase="failed").encode())
-            await eventually(lambda: ("n2", False, "failed") in app.heard, "it is told of")
+            await eventually(lambda: ("n2", False, "failed") in app.notified, "the change of n2 was notified")
             assert (await term.add("a1")).result == 1
             await etcd.delete(keys.alive_of("n1"))
-            await eventually(lambda: ("n1", False, "ready") in app.heard, "it went")
+            await eventually(lambda: ("n1", False, "ready") in app.notified, "the end of the claim was notified")
             await eventually(lambda: term.replica.state.documents["ready/n1"].value == {"count": 2}, "counted again")
-            assert [node for node, _, _ in app.heard if node == "stranger"] == []
+            assert [node for node, _, _ in app.notified if node == "stranger"] == []
         record = next(record for record in await _entries(etcd, keys) if record.name == "node.changed")
         assert (record.actor, record.args["node"], record.args["phase"]) == ("n1", "n1", "ready")
         again = MisbehavingApp()
         async with run_leader(etcd, etcd, keys, "m2", application=again) as term, watch_cluster(term):
-            await eventually(lambda: ("n1", False, "ready") in again.heard, "the new leader tells of it")
+            await eventually(lambda: ("n1", False, "ready") in again.notified, "the new leader notifies it")
 
 
 async def _act(term: RunningLeader, **args: Any) -> int:
@@ -169,7 +181,8 @@ async def _pending(etcd: Etcd, keys: Keys) -> list[int]:
 
 
 async def test_an_action_is_shown_to_the_node_and_closed_by_its_result(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The history has both; a takeover in between changes nothing; the view is gone at the end."""
+    """The journal holds the request and the result, also across a takeover, and the view of pending actions is empty at
+    the end."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         async with run_leader(etcd, etcd, keys) as term:
@@ -196,12 +209,13 @@ async def test_an_action_is_shown_to_the_node_and_closed_by_its_result(etcd_one:
         assert last.result == {"state": "done", "result": {"on": 2}, "error": None}
 
 
-async def test_what_no_node_begins_expires_and_what_one_has_begun_does_not(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Whoever writes first wins: the leader compares what the node wrote, not what its watch has shown."""
+async def test_an_action_expires_unless_a_node_has_begun_it(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The first writer wins: to expire an action, the leader compares the node's key in etcd, not what its watch has
+    shown."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         now = [0.0]
-        # its board has no watches: it sees nothing of what nodes wrote
+        # This leader's cluster view has no watches, so it does not see what nodes write.
         async with run_leader(etcd, etcd, keys, wall_clock=lambda: now[0]) as term:
             begun = await _act(term, expires_s=0.2)
             mark = ActionResult(index=begun, name="blink", state="started", nonce="x")
@@ -218,8 +232,8 @@ async def test_what_no_node_begins_expires_and_what_one_has_begun_does_not(etcd_
             assert await _pending(etcd, keys) == [begun]
 
 
-async def test_a_restored_store_asks_no_action_again(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Before any view is written in the new epoch, all that pends is closed as lost."""
+async def test_pending_actions_are_lost_in_a_restored_store(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """In a new epoch every pending action is closed as lost before any view is written."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         async with run_leader(etcd, etcd, keys) as term:
@@ -234,7 +248,7 @@ async def test_a_restored_store_asks_no_action_again(etcd_one: EtcdCluster, keys
 
 
 async def test_every_record_names_the_configuration_in_force(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The adoption's own names the new one."""
+    """Each record has the version of the configuration in force; the record of an adoption has the new version."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys, version=3)
         async with run_leader(etcd, etcd, keys) as term:
@@ -243,8 +257,8 @@ async def test_every_record_names_the_configuration_in_force(etcd_one: EtcdClust
         assert found == [("config.adopt", 3), ("add", 3)]
 
 
-async def test_an_error_of_a_handler_is_its_caller_s(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """It names the command, and the next one is run."""
+async def test_an_exception_of_a_handler_is_returned_to_its_caller(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The caller's error names the command and the exception, and the next command is run."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         async with run_leader(etcd, etcd, keys) as term:

@@ -1,4 +1,5 @@
-"""Configurations that change, get lost, arrive late, or are garbage, while they are adopted."""
+"""Adoption of configurations that change meanwhile, whose write arrives late or loses its reply, or that are
+garbage."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from tests.support.toy_app import ToyApp, inventory
 from tests.support.waiting import eventually
 
 
-async def tell(term: RunningLeader, etcd: Etcd, keys: Keys) -> None:
-    """What the leader's watch of the configuration would bring."""
+async def show_config(term: RunningLeader, etcd: Etcd, keys: Keys) -> None:
+    """Pass the current configuration to the cluster view, as the leader's watch would."""
     term.cluster_view.config = await etcd.get(keys.config_current)
     term.cluster_view.notify()
 
@@ -34,8 +35,10 @@ def _version(term: RunningLeader) -> int | None:
 
 
 async def test_a_configuration_that_changes_while_it_is_adopted(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The entry of the older one does not land; the newer one is looked up and adopted, without waiting for the
-    watch; specs are those of the newer."""
+    """The entry for the older version fails.
+
+    The newer one is read and adopted at once, without waiting for the watch, and the specs are derived from it.
+    """
     async with session(etcd_one) as etcd:
         await configure(etcd, keys)
         async with run_leader(etcd, etcd, keys) as term:
@@ -53,11 +56,11 @@ async def test_a_configuration_that_changes_while_it_is_adopted(etcd_one: EtcdCl
 
 
 async def test_an_adoption_whose_reply_is_lost(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Adopted once, by the nonce in head, and not called a rejection."""
+    """The configuration is adopted once, recognised by the nonce in `head`, and not reported as rejected."""
     async with stage(etcd_one, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as term:
         await configure(s.witness, keys)
         s.late.lose_next_reply()
-        await tell(term, s.witness, keys)
+        await show_config(term, s.witness, keys)
         await adopted(term, 1)
         assert term.leader.config_rejection is None
         await s.once(1)
@@ -65,11 +68,11 @@ async def test_an_adoption_whose_reply_is_lost(etcd_one: EtcdCluster, keys: Keys
 
 
 async def test_an_adoption_held_back_until_the_leader_was_replaced(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """It adopts nothing."""
+    """The late transaction fails: the configuration is not adopted by the deposed leader."""
     async with stage(etcd_one, keys, repeats_arrive=False) as s, run_leader(s.late, s.witness, keys) as term:
         await configure(s.witness, keys)
         s.late.hold_next()
-        await tell(term, s.witness, keys)
+        await show_config(term, s.witness, keys)
         await s.held()
         await take_over(s.witness, keys, "m2")
         await s.deliver()
@@ -100,7 +103,10 @@ async def test_an_adoption_held_back_until_the_leader_was_replaced(etcd_one: Etc
 async def test_garbage_leaves_the_last_configuration_in_force(
     etcd_one: EtcdCluster, keys: Keys, garbage: bytes
 ) -> None:
-    """Reported, and the work goes on; the next good one is adopted. A new leader meets the garbage in the same way."""
+    """Garbage is reported as rejected and commands go on.
+
+    The next valid version is adopted. A new leader handles the garbage in the same way.
+    """
 
     class Failing(ToyApp):
         def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
@@ -112,7 +118,7 @@ async def test_garbage_leaves_the_last_configuration_in_force(
         await configure(etcd, keys)
         async with run_leader(etcd, etcd, keys, application=Failing()) as term:
             await etcd.put(keys.config_current, garbage)
-            await tell(term, etcd, keys)
+            await show_config(term, etcd, keys)
             await eventually(lambda: term.leader.config_rejection is not None, "it is rejected")
             await term.put("nodes/n1", x=1)
             assert _version(term) == 1
@@ -120,14 +126,17 @@ async def test_garbage_leaves_the_last_configuration_in_force(
             assert term.leader.config_rejection is not None
             assert _version(term) == 1
             await configure(etcd, keys, inventory("n1", colour="blue"), version=3)
-            await tell(term, etcd, keys)
+            await show_config(term, etcd, keys)
             await adopted(term, 3)
             assert term.leader.config_rejection is None
             await wait_shown(etcd, keys, {"n1": {"colour": "blue", "x": 1}})
 
 
 async def test_names_that_an_earlier_release_adopted(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The journal is replayed and the configuration stays in force. The same one, written anew, is refused."""
+    """A configuration with a name that is refused today stays in force when the journal is replayed.
+
+    The same one, written again, is rejected.
+    """
     nodes: dict[str, Any] = {"../up": {}, "n1": {}}
     record = ConfigRecord(version=1, actor="admin", time=0.0, inventory={"nodes": nodes})
     async with session(etcd_one) as etcd:
@@ -140,16 +149,16 @@ async def test_names_that_an_earlier_release_adopted(etcd_one: EtcdCluster, keys
         await etcd.put(keys.head, Head(index=1, nonce="old").encode())
         won = await take_over(etcd, keys, "m1", next_index=2)
         async with run_leader(etcd, etcd, keys, won=won) as term:
-            await tell(term, etcd, keys)
+            await show_config(term, etcd, keys)
             await term.put("nodes/n1", x=1)
             await wait_shown(etcd, keys, {"n1": {"x": 1}})
             assert (list(term.replica.state.inventory.nodes), term.leader.config_rejection) == (list(nodes), None)
             await etcd.put(keys.config_current, record.encode())
-            await tell(term, etcd, keys)
+            await show_config(term, etcd, keys)
             await eventually(lambda: term.leader.config_rejection is not None, "it is rejected")
             assert term.leader.config_rejection is not None
             assert term.leader.config_rejection[1].startswith("node name '../up' is not allowed: use 1 to 63 letters")
             assert list(term.replica.state.inventory.nodes) == list(nodes)
             await configure(etcd, keys, inventory("n1"), version=2)
-            await tell(term, etcd, keys)
+            await show_config(term, etcd, keys)
             await adopted(term, 2)

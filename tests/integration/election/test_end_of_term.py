@@ -1,4 +1,4 @@
-"""How a term ends: who is told what, what lags, and what is not claimed again."""
+"""The end of a term: what callers get, views that lag, and terms that must not be claimed again."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from tests.support.waiting import eventually
 
 
 async def test_a_read_under_way_when_the_term_ends(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Its caller hears that leadership was lost; it is not cancelled, as if it had gone away itself."""
+    """The read raises LeadershipLost. It is not cancelled, which would mean that its caller gave up."""
     async with stage(etcd_one, keys, repeats_arrive=False) as s:
         async with run_leader(s.late, s.witness, keys) as term:
             await term.add("x1")
@@ -66,7 +66,7 @@ async def test_a_read_under_way_when_the_term_ends(etcd_one: EtcdCluster, keys: 
 
 
 async def test_a_read_after_deposition_is_refused(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Though the old leader has heard nothing yet."""
+    """The read raises LeadershipLost, although the old leader's watch has not shown the takeover yet."""
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as term:
         await term.add("x1")
         await term.leader.confirm_read()
@@ -76,7 +76,8 @@ async def test_a_read_after_deposition_is_refused(etcd_one: EtcdCluster, keys: K
 
 
 async def test_a_new_leader_does_not_name_its_predecessor(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Asked who leads before its own watch has seen that, it asks for a moment instead."""
+    """Until its own watch shows its takeover, a new leader answers with Unavailable instead of its predecessor's
+    name."""
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as before:
         old = await etcd.get(keys.leader)
         async with run_leader(etcd, etcd, keys, "m2") as term:
@@ -87,13 +88,13 @@ async def test_a_new_leader_does_not_name_its_predecessor(etcd_one: EtcdCluster,
             with pytest.raises(Unavailable, match="just taken over"):
                 await reads.leader(sources, cast(Any, None))
             term.cluster_view.show_leader(await etcd.get(keys.leader))
-            told = await reads.leader(sources, cast(Any, None))
-            assert told["id"] == "m2"
-            assert told["term"]["revision"] > before.won.fence.term.revision
+            answer = await reads.leader(sources, cast(Any, None))
+            assert answer["id"] == "m2"
+            assert answer["term"]["revision"] > before.won.fence.term.revision
 
 
 async def test_a_read_waits_for_a_commit_that_memory_does_not_know_yet(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """If a commit has landed and its reply is late, a read of `head` may be faster: memory may not answer yet."""
+    """A read of `head` may overtake the reply of a commit. The read must then wait until memory holds that commit."""
     async with LateReplies(EtcdSettings(etcd_one.endpoints)) as etcd, run_leader(etcd, etcd, keys) as term:
         await term.add("x1")
         etcd.reply.clear()
@@ -128,8 +129,8 @@ class LateReplies(Etcd):
         return result
 
 
-async def test_a_refusal_by_a_deposed_leader_is_none(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Nothing computed by who does not lead any more leaves, refusals and repeats included."""
+async def test_a_deposed_leader_returns_no_result(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """A deposed leader returns no result that it computed, neither a refusal nor the result of a repeat."""
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as term:
         await term.add("x1")
         await take_over(etcd, keys, "m2")
@@ -137,7 +138,7 @@ async def test_a_refusal_by_a_deposed_leader_is_none(etcd_one: EtcdCluster, keys
 
 
 async def test_an_epoch_that_changes_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """In the middle of the views too: the leader does not go on trying for ever."""
+    """A change of the epoch ends the term, even while views are written: the leader does not retry for ever."""
     async with stage(etcd_one, keys, repeats_arrive=False) as s:
         await configure(s.witness, keys)
         async with run_leader(s.late, s.witness, keys, settings=SMALL) as term:
@@ -154,8 +155,11 @@ async def _change_the_epoch_during_a_chunk(s: Stage, term: RunningLeader) -> Non
     assert code_of(await call) is None
 
 
-async def test_memory_that_is_not_where_the_journal_is_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Or the next entry would be written over one that is committed."""
+async def test_a_journal_index_that_differs_from_memory_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """If the journal's index is not that of memory, the term ends.
+
+    Otherwise an entry could overwrite a committed one.
+    """
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as term:
         await term.add("x1")
         term.parts.committer.journal.index += 1
@@ -166,7 +170,7 @@ async def test_memory_that_is_not_where_the_journal_is_ends_the_term(etcd_one: E
 
 
 async def test_head_changed_by_a_stranger_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The caller cannot be told whether its commit lies beneath; the store goes on under the next term."""
+    """The outcome of the commit is unknown to its caller. The next term continues with the store as it is."""
     async with session(etcd_one) as etcd:
         async with run_leader(etcd, etcd, keys) as term:
             await term.add("x1")
@@ -180,10 +184,13 @@ async def test_head_changed_by_a_stranger_ends_the_term(etcd_one: EtcdCluster, k
             assert (again.result, again.repeated) == (2, False)
 
 
-async def test_what_cannot_be_followed_after_a_commit_ends_the_term(
+async def test_views_that_cannot_be_written_end_the_term(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its callers have their answers: it is committed. Going on would mark views as complete that are not."""
+    """The caller gets its committed outcome.
+
+    The term ends, because going on would mark incomplete views as complete.
+    """
 
     async def refused(*_: Any) -> None:
         raise NodectlError("etcd refuses this view")
@@ -203,21 +210,21 @@ async def test_what_cannot_be_followed_after_a_commit_ends_the_term(
 @pytest.mark.parametrize(
     ("case", "seen", "ends"),
     [
-        ("nothing seen yet", [None], False),
+        ("no leader shown yet", [None], False),
         ("the leader before us", [-1], False),
-        ("the leader before us, gone", [-1, None], False),
+        ("the leader before us, then deleted", [-1, None], False),
         ("ourselves", [0], False),
         ("the leader before us, then ourselves", [-1, 0], False),
-        ("ourselves, gone", [0, None], True),
+        ("ourselves, then deleted", [0, None], True),
         ("a newer one", [1], True),
         ("ourselves, then a newer one", [0, 1], True),
-        ("a newer one, gone", [1, None], True),
+        ("a newer one, then deleted", [1, None], True),
     ],
 )
 async def test_the_watch_may_lag_behind_the_term(
     etcd_one: EtcdCluster, keys: Keys, case: str, seen: list[int | None], ends: bool
 ) -> None:
-    """What was before our term is no reason to end it."""
+    """A value of `leader` from before this term does not end it."""
     async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as term:
         ours = await etcd.get(keys.leader)
         assert ours is not None
@@ -231,16 +238,18 @@ async def test_the_watch_may_lag_behind_the_term(
 
 
 def test_a_cluster_view_begins_without_a_known_leader() -> None:
-    """Before the first listing no one may conclude that there is no leader."""
-    board = ClusterView(None, Keys("x"))  # type: ignore[arg-type]
-    assert not board.leader_known.is_set()
+    """Before the first listing, `leader_known` is not set: nothing may conclude that there is no leader."""
+    view = ClusterView(None, Keys("x"))  # type: ignore[arg-type]
+    assert not view.leader_known.is_set()
 
 
-async def test_a_lease_lost_here_whose_key_lives_on(
+async def test_a_lease_that_is_lost_only_by_the_masters_own_clock(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its own clock the lease is gone, but nobody told etcd: the master finds its own old nonce in `leader`, on a
-    lease it no longer renews, and wins a new term on the new one, with nothing lost."""
+    """The master considers its lease lost while etcd still holds it.
+
+    It finds its own old nonce in `leader`, and wins a new term with a new lease. No command is lost.
+    """
     lost = asyncio.Event()
     kept = Lease.keep_alive
 
@@ -248,10 +257,10 @@ async def test_a_lease_lost_here_whose_key_lives_on(
         if lost.is_set():
             await kept(self, patience_s=patience_s)
         await lost.wait()
-        raise LeaseLost("so says our clock")
+        raise LeaseLost("by our own clock")
 
     async def revoke(self: Lease) -> None:
-        """Does not get through."""
+        """The revocation is lost."""
 
     monkeypatch.setattr(Lease, "keep_alive", keep)
     monkeypatch.setattr(Lease, "revoke", revoke)
@@ -276,10 +285,13 @@ async def test_a_lease_lost_here_whose_key_lives_on(
             await asyncio.wait([living])
 
 
-async def test_a_takeover_that_fails_for_want_of_a_lease_goes_on_with_another(
+async def test_a_takeover_without_a_valid_lease_is_repeated_with_a_new_one(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an outage etcd has ended all leases; the takeover hears it before the next keepalive or candidacy does."""
+    """After an outage etcd has ended all leases.
+
+    The takeover fails first, before a keepalive or the candidacy does; the master then gets a new lease.
+    """
 
     async def far_away(*_: Any, **__: Any) -> None:
         await asyncio.Event().wait()
@@ -318,10 +330,11 @@ async def _leads(parts: MasterdParts, other_than: Leader | None) -> Leader:
 async def test_a_term_given_up_is_not_claimed_again(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if it could not be resigned: late copies of what it wrote end with it."""
+    """A term that was given up is not claimed again, even if the resignation was lost: late copies of its writes must
+    fail."""
 
     async def resign(self: Master, won: TakeoverWon, why: str) -> None:
-        """Does not get through."""
+        """The resignation is lost."""
 
     monkeypatch.setattr(Master, "_resign", resign)  # private: only the resignation is to be lost
     async with session(etcd_one) as etcd:
@@ -335,7 +348,7 @@ async def test_a_term_given_up_is_not_claimed_again(
             await first.submit([add])
             head = await etcd.get(keys.head)
             assert head is not None
-            await etcd.put(keys.head, head.value)  # somebody else's: this term can no longer tell what is committed
+            await etcd.put(keys.head, head.value)  # a foreign write: this term no longer knows what is committed
             other = replace(add, id="x2")
             assert code_of((await first.submit([other]))[0]) == "outcome_unknown"
             second = await _leads(parts, first)

@@ -1,4 +1,5 @@
-"""A silent leader is replaced at once where it is dead or frozen, and left alone where it only cannot be heard."""
+"""Takeovers on suspicion: a dead or frozen leader is replaced soon, and one that is only unreachable for standbys is
+not."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from tests.support.masters import Masters
 from tests.support.waiting import eventually
 
 _QUIET = ("--lease-ttl=60",)
-"""The lease decides nothing within these tests."""
+"""The lease does not expire within these tests."""
 
 
 async def _leader(masters: Masters) -> LeaderRecord:
@@ -41,7 +42,7 @@ async def _three(masters: Masters) -> None:
 
 
 async def _follow(masters: Masters, *names: str) -> None:
-    """Until these have caught up, and so had the time to hear the leader."""
+    """Wait until these standbys have caught up, so that each has received heartbeats."""
     index = (await masters.command("scene.save", name="s", nodes={}))["index"]
 
     async def caught_up() -> bool:
@@ -52,7 +53,10 @@ async def _follow(masters: Masters, *names: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")
 async def test_a_frozen_leader_is_replaced_long_before_its_lease_runs_out(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The record says so; what it had not answered is repeated and done once; woken, it stands by."""
+    """`leader` records the cause.
+
+    An unanswered command is repeated and run once. The old leader, continued, becomes a standby.
+    """
     async with Masters(etcd_one, keys, arguments=_QUIET) as masters:
         await configure(masters.etcd, keys)
         await _three(masters)
@@ -76,10 +80,13 @@ async def test_a_frozen_leader_is_replaced_long_before_its_lease_runs_out(etcd_o
         assert await masters.problems() == []
 
 
-async def test_who_does_not_hear_the_leader_leaves_it_alone_while_it_answers_through_etcd(
+async def test_a_standby_without_heartbeats_does_not_depose_a_leader_that_answers_challenges(
     etcd_one: EtcdCluster, keys: Keys
 ) -> None:
-    """A cable is cut between two PCs; etcd sees both. They must not take turns."""
+    """The connection between two PCs is cut, and both reach etcd.
+
+    The standby must not depose a leader that answers its challenges.
+    """
     (port,) = free_ports(1)
     async with (
         Masters(etcd_one, keys, arguments=(*_QUIET, "--answer=10s")) as masters,
@@ -110,7 +117,7 @@ async def test_who_does_not_hear_the_leader_leaves_it_alone_while_it_answers_thr
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")
 async def test_a_pause_stops_takeovers_on_suspicion_too(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """It is suspected, and left alone until somebody resumes."""
+    """While takeovers are paused, a suspected leader is not replaced; after the resume it is."""
     async with Masters(etcd_one, keys, arguments=_QUIET) as masters:
         await configure(masters.etcd, keys)
         await _three(masters)
@@ -131,7 +138,7 @@ async def test_a_pause_stops_takeovers_on_suspicion_too(etcd_one: EtcdCluster, k
 
 
 async def test_a_leader_that_cannot_commit_is_replaced_by_one_that_can(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Its PC lives and beats, but etcd cannot be reached from there."""
+    """The leader sends heartbeats, but its PC cannot reach etcd."""
     async with Masters(etcd_one, keys, arguments=_QUIET) as masters, Proxy(etcd_one.endpoints[0]) as cable:
         await configure(masters.etcd, keys)
         masters.start("m1", arguments=(f"--endpoints={cable.address}",))
@@ -155,7 +162,7 @@ async def test_a_leader_that_cannot_commit_is_replaced_by_one_that_can(etcd_one:
 
 
 async def test_a_stop_hands_over(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """SIGTERM: another leads before this one ends, nothing that was asked of it fails."""
+    """After SIGTERM another masterd leads before the old leader's process ends, and no request fails."""
     async with Masters(etcd_one, keys, arguments=_QUIET) as masters:
         await configure(masters.etcd, keys)
         await _three(masters)
@@ -180,8 +187,8 @@ async def test_a_stop_hands_over(etcd_one: EtcdCluster, keys: Keys) -> None:
         assert "m1 (stopping)" in record.why
 
 
-async def test_a_switchover_is_an_error_to_nobody(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Requests sent to the old leader, the new one and a bystander, all without a library that repeats."""
+async def test_no_request_fails_during_a_switchover(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Requests to the old leader, the new one and another standby succeed, although the client does not retry."""
     async with Masters(etcd_one, keys, arguments=_QUIET) as masters:
         await configure(masters.etcd, keys)
         await _three(masters)
@@ -203,7 +210,7 @@ async def test_a_switchover_is_an_error_to_nobody(etcd_one: EtcdCluster, keys: K
         async def switched() -> bool:
             try:
                 await masters.ask("m1", "POST", "/v1/leader/switchover", {"actor": "ann"})
-            except Unavailable:  # who led before may not stand by yet; the leader goes on, in its term
+            except Unavailable:  # the previous leader may not be a standby yet; the leader keeps its term
                 return False
             return True
 
@@ -222,7 +229,7 @@ async def test_a_switchover_is_an_error_to_nobody(etcd_one: EtcdCluster, keys: K
 
 
 async def test_the_leader_stays_away_from_etcd_s_leader(etcd_three: EtcdCluster, keys: Keys) -> None:
-    """Its own member hands etcd's leadership on; the candidates say whose PC it is on."""
+    """masterd moves etcd's leadership away from its own PC, and its candidacy shows that."""
     async with Masters(etcd_three, keys, arguments=_QUIET) as masters:
         await configure(masters.etcd, keys)
         leader = await _etcd_leader(masters, etcd_three)
@@ -233,27 +240,27 @@ async def test_the_leader_stays_away_from_etcd_s_leader(etcd_three: EtcdCluster,
         async def moved() -> bool:
             return await _etcd_leader(masters, etcd_three) != leader
 
-        await eventually(moved, "etcd's leader is elsewhere")
+        await eventually(moved, "another member is etcd's leader")
 
-        async def said() -> bool:
+        async def shown() -> bool:
             found = await masters.etcd.get(keys.candidate("m1"))
             return found is not None and not decode(Candidate, found.value, found.key).beside_etcd_leader
 
-        await eventually(said, "m1 is not beside it any more")
+        await eventually(shown, "the candidacy of m1 shows that etcd's leader is on another PC")
 
 
-async def test_both_leaders_on_one_pc_is_said(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Where there is no other member, nothing can be moved: the status tells."""
+async def test_the_status_reports_both_leaders_on_one_pc(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """If there is no other member, etcd's leadership cannot be moved: the status reports a problem."""
     async with Masters(etcd_one, keys, arguments=_QUIET) as masters:
         await configure(masters.etcd, keys)
         masters.start("m1")
         await masters.wait_serving("m1")
 
-        async def told() -> bool:
+        async def reported() -> bool:
             problems = (await masters.ask("m1", "GET", "/v1/status"))["problems"]
             return any("leads both etcd and the cluster" in problem for problem in problems)
 
-        await eventually(told, "the status tells")
+        await eventually(reported, "the status reports the problem")
 
 
 async def _etcd_leader(masters: Masters, cluster: EtcdCluster) -> str:

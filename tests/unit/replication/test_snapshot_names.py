@@ -1,4 +1,4 @@
-"""A snapshot is found by either of its names."""
+"""A snapshot can be looked up by its full name or by the name that an operator gave it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MANIFESTS = {OLD: _manifest(10, "good"), NEW: _manifest(20, None)}
 
 
 async def _lookup(name: str) -> tuple[tuple[str, Manifest] | None, tuple[str, Manifest] | str]:
-    """What `lookup` and `find` return; of `find`, the error's text instead."""
+    """Return the results of `lookup` and `find`; in place of `find`'s NotFound, its text."""
     async with Etcd(SETTINGS, connect=FakeEtcd().connect) as etcd:
         for full, manifest in MANIFESTS.items():
             await etcd.put(f"{KEYS.snapshot(full)}manifest", manifest.encode())
@@ -39,7 +39,7 @@ async def _lookup(name: str) -> tuple[tuple[str, Manifest] | None, tuple[str, Ma
 
 @pytest.mark.parametrize(("name", "full"), [("good", OLD), (OLD, OLD), (NEW, NEW)])
 def test_a_snapshot_has_two_names(name: str, full: str) -> None:
-    """The full one, which is made of its index; and the one that a person gave it, if any."""
+    """Both names find the snapshot. The full name is made of its index and nonce; the other one is optional."""
     with VirtualTime() as world:
         expected = full, MANIFESTS[full]
         assert world.run(_lookup(name)) == (expected, expected)
@@ -47,6 +47,6 @@ def test_a_snapshot_has_two_names(name: str, full: str) -> None:
 
 @pytest.mark.parametrize("name", ["bad", "", "None", OLD[:-1]])
 def test_a_name_that_no_snapshot_has(name: str) -> None:
-    """The error says how to list those that there are."""
+    """The error names the command that lists the snapshots."""
     with VirtualTime() as world:
         assert world.run(_lookup(name)) == (None, f"there is no snapshot {name!r} (nodectl snapshot list)")

@@ -1,4 +1,4 @@
-"""A batch: each command exactly once, nothing of a refused one, nothing shared with callers."""
+"""A batch runs each command once, keeps nothing of a refused command, and shares no object with callers."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def code_of(outcome: Any) -> str | None:
     ids=lambda scenario: scenario.__name__,
 )
 def test_deduplication(scenario: Callable[[], None]) -> None:
-    """A command that is submitted again has no second effect, and returns the first result."""
+    """A repeated command has no second effect, and returns the first result."""
     scenario()
 
 
 def test_a_repeat_of_a_refused_command_is_run_again() -> None:
-    """A refusal is no result: it may be accepted now."""
+    """A refusal is not remembered: the repeat is run, and may be accepted."""
     line = Line("n1")
     assert isinstance(line.one("refuse", "x", 1).error, Refused)
     assert line.one("add", "x", 1, path="p").result == 1
 
 
-def test_what_a_batch_ran_is_forgotten_when_it_is_not_committed() -> None:
-    """Then the repeat is the first."""
+def test_commands_of_an_uncommitted_batch_are_not_remembered() -> None:
+    """A command whose batch was not committed is not known: the repeat is run as a new command."""
     line = Line("n1")
     batch = line.batch()
     batch.execute(line.request("add", "x", 1, path="p"))
@@ -74,8 +74,11 @@ def test_what_a_batch_ran_is_forgotten_when_it_is_not_committed() -> None:
     ],
 )
 def test_after_decides_whether_an_unknown_id_may_run(after: int | None, known: bool, expected: str | None) -> None:
-    """Below the floor it may have run; beyond the index the store has been restored; an id that is known needs
-    neither."""
+    """If `after` is below the floor, an unknown id is refused, because it may have run.
+
+    If `after` is beyond the index, it is a conflict, because the store was restored. A known id is answered whatever
+    its `after` is.
+    """
     line = Line()
     line.state.index, line.state.floor = 20, 10
     if known:
@@ -95,7 +98,7 @@ def test_after_decides_whether_an_unknown_id_may_run(after: int | None, known: b
 
 
 def test_only_a_fault_of_a_handler_is_reported() -> None:
-    """Refusals and unknown commands are answers to the caller, not faults of the application."""
+    """`on_fault` is called for an exception of a handler, not for a refusal or an unknown command."""
     line, faults = Line("n1"), []
     batch = line.batch()
     batch.on_fault = lambda name, error: faults.append((name, repr(error)))
@@ -119,7 +122,7 @@ def test_only_a_fault_of_a_handler_is_reported() -> None:
     ],
 )
 def test_a_refusal_leaves_no_trace(name: str, args: dict[str, Any], kind: type[NodectlError]) -> None:
-    """No index, no document, no id, no spec; the commands beside it in the batch do not notice."""
+    """A refused command leaves no index, document, id or spec, and does not affect the other commands of its batch."""
     with_it, without = Line("n1"), Line("n1")
     for line in (with_it, without):
         line.one("put", "first", path="nodes/n1", document={"see": "d"})
@@ -142,7 +145,7 @@ def test_a_refusal_leaves_no_trace(name: str, args: dict[str, Any], kind: type[N
 
 
 def test_a_batch_of_refusals_writes_nothing() -> None:
-    """There is nothing to commit."""
+    """A batch in which every command was refused has no record to commit."""
     line = Line("n1")
     batch = line.batch()
     assert batch.execute(line.request("refuse")) is not None
@@ -168,8 +171,8 @@ SURROGATE = chr(0xD800)
     ],
 )
 @pytest.mark.parametrize("name", ["put", "answer"])
-def test_what_is_not_json_is_refused(name: str, value: Any) -> None:
-    """What one replica cannot read back exactly must never be committed: it would stop all of them for good."""
+def test_values_that_are_not_json_are_refused(name: str, value: Any) -> None:
+    """Values that JSON cannot represent exactly are refused: committed, they would stop every replica for good."""
     line = Line("n1")
     args = {"document": {"value": value}, "path": "nodes/n1"} if name == "put" else {"value": value}
     outcome = line.one(name, **args)
@@ -180,8 +183,10 @@ def test_what_is_not_json_is_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("depth", [1, 50, 150, 190, 195, 199, 2_000])
 def test_what_is_committed_can_be_read_back(depth: int) -> None:
-    """A document that can be sent nested in a request may be too deep, in the entry, for the parser of every replica:
-    refused, or readable."""
+    """A deeply nested document is refused, or the entry that holds it can be parsed.
+
+    The entry adds levels of nesting to those of the request.
+    """
     value: Any = 1
     for _ in range(depth):
         value = [value]
@@ -195,7 +200,7 @@ def test_what_is_committed_can_be_read_back(depth: int) -> None:
 
 
 def test_a_tuple_is_stored_as_a_list() -> None:
-    """As every replica reads it."""
+    """A tuple is returned and stored as a list, as every replica reads it."""
     line = Line("n1")
     assert line.one("answer", value=(1, (2,))).result == [1, [2]]
     line.one("put", path="p", document={"x": (1, 2)})
@@ -205,8 +210,8 @@ def test_a_tuple_is_stored_as_a_list() -> None:
 # --- nothing is shared ----------------------------------------------------------------------------------------------
 
 
-def test_nobody_outside_can_change_the_state() -> None:
-    """Neither a handler that keeps what it got and gave, nor a caller that changes its arguments or result."""
+def test_objects_of_callers_are_not_shared_with_the_state() -> None:
+    """The state does not change if a handler or a caller changes an object that it passed or received."""
     line = Line("n1")
     args: dict[str, Any] = {"path": "nodes/n1", "document": {"x": {"y": 1}}}
     fresh = line.one("put", "id", 1, **args)
@@ -225,8 +230,8 @@ def test_nobody_outside_can_change_the_state() -> None:
     assert spec.document == {"x": {"y": 1}}
 
 
-def test_a_handler_that_goes_on_changing_what_it_put_changes_nothing() -> None:
-    """`put` takes a copy, within a batch too."""
+def test_put_copies_the_document() -> None:
+    """`put` copies the document, so a later change of the caller's object has no effect, even in the same batch."""
     line = Line("n1")
     batch = line.batch()
     batch.execute(line.request("put", path="p", document={"x": 1}))
@@ -240,7 +245,7 @@ def test_a_handler_that_goes_on_changing_what_it_put_changes_nothing() -> None:
 
 
 def test_time_never_goes_back() -> None:
-    """A leader whose clock is behind continues at the last command's time."""
+    """If the leader's clock is behind, a command gets the time of the last command."""
     line = Line(now=1000.0)
     line.one("add", path="p")
     line.now = 10.0
@@ -251,7 +256,7 @@ def test_time_never_goes_back() -> None:
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers() | st.none(), max_size=4), st.text())
 def test_an_entry_is_plain_json(document: dict[str, Any], actor: str) -> None:
-    """What is written without building the model is what the model reads, and any JSON parser too."""
+    """An entry encoded without the model is decoded by the model, and is valid JSON for any parser."""
     line = Line("n1")
     batch = line.batch()
     batch.execute(CommandRequest("x", "put", {"path": "p", "document": document}, actor, None))
@@ -268,8 +273,8 @@ def _no_constants(name: str) -> None:
     raise AssertionError(f"{name} is not JSON")
 
 
-def test_records_without_gap_follow_the_state() -> None:
-    """Indexes are consecutive over batches."""
+def test_indexes_are_consecutive() -> None:
+    """The indexes of commands are consecutive across batches."""
     line = Line("n1")
     for size in (1, 3, 2):
         line.run(*(line.request("add", path="p") for _ in range(size)))
@@ -279,7 +284,7 @@ def test_records_without_gap_follow_the_state() -> None:
 
 @pytest.mark.parametrize("mutate", [lambda state: state.index + 1, lambda state: state.index - 1])
 def test_a_batch_for_another_state_does_not_apply(mutate: Callable[[State], int]) -> None:
-    """The state refuses an entry that is not its next."""
+    """The state refuses an entry whose first index is not the next one."""
     line = Line("n1")
     line.one("add", path="p")
     batch = line.batch()

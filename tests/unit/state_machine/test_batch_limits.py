@@ -1,4 +1,4 @@
-"""A batch: all that fits, and generations that only grow."""
+"""Limits of a batch, and generations of specs, which only grow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.toy_app import Line, ToyApp, inventory
 
 
 def test_too_many_commands_wait_for_the_next_batch() -> None:
-    """They are not run; repeats and refusals take no room."""
+    """A batch that is full does not run further commands. Repeats and refusals do not count towards its limit."""
     line = Line("n1", limits=BatchLimits(commands_max=2))
     requests = [line.request("add", f"x{number}", 1, path="p") for number in range(3)]
     batch = line.batch()
@@ -36,7 +36,7 @@ def test_too_many_commands_wait_for_the_next_batch() -> None:
 
 
 def test_a_command_too_large_alone_is_refused_alone() -> None:
-    """The others of its batch go on."""
+    """A command that exceeds the size of an entry is refused; the other commands of its batch are run."""
     line = Line("n1", limits=BatchLimits(entry_bytes_max=1_000))
     first, huge, last = line.run(
         line.request("add", path="p"),
@@ -53,7 +53,7 @@ def test_a_command_too_large_alone_is_refused_alone() -> None:
 
 
 def test_commands_too_large_together_go_into_two_batches() -> None:
-    """The one that does not fit is run again in the next, as if it had not been: its specs are undone."""
+    """A command that does not fit is undone, specs included, and run again in the next batch."""
     line = Line("n1", "n2", limits=BatchLimits(entry_bytes_max=1_000))
     one = line.request("put", path="nodes/n1", document={"x": "y" * 200})
     two = line.request("put", path="nodes/n2", document={"x": "z" * 200})
@@ -71,7 +71,7 @@ def test_commands_too_large_together_go_into_two_batches() -> None:
 
 
 def test_a_command_that_does_not_fit_leaves_no_reads_behind() -> None:
-    """What a node's spec was made from is again what it was made from before, even where the spec is the same."""
+    """Undoing a command restores which documents a spec was derived from, even if the spec itself is unchanged."""
     line = Line("n1", limits=BatchLimits(entry_bytes_max=1_000))
     line.one("put", path="nodes/n1", document={"see": "a"})
     huge = line.one("put", path="nodes/n1", document={"see": "b", "x": "y" * 1_000})
@@ -82,7 +82,8 @@ def test_a_command_that_does_not_fit_leaves_no_reads_behind() -> None:
 
 
 def test_a_spec_that_could_not_be_published_is_refused() -> None:
-    """The command's own entry fits, but the node's desired document, with the configuration's part, would not."""
+    """A command is refused if a spec, which includes parts of the configuration, exceeds the limit of
+    `desired/<node>`."""
     line = Line(limits=BatchLimits(entry_bytes_max=5_000, spec_bytes_max=2_000))
     line.adopt(inventory("n1", "n2", filler="f" * 1_500))
     big, small = line.run(
@@ -102,7 +103,8 @@ def test_a_spec_that_could_not_be_published_is_refused() -> None:
 
 
 def test_a_generation_only_grows() -> None:
-    """A -> B -> A is two changes; writing the same again is none; going away and coming back is a new one."""
+    """A -> B -> A is two changes of the generation; an equal write is none; a spec that is deleted and put again gets a
+    new generation."""
     line, seen = Line("n1"), []
     for document in ({"a": 1}, {"b": 1}, {"a": 1}, {"a": 1}):
         line.one("put", path="nodes/n1", document=document)
@@ -115,8 +117,8 @@ def test_a_generation_only_grows() -> None:
     assert line.state.specs["n1"].generation == line.state.index > 4
 
 
-def test_there_and_back_within_a_batch() -> None:
-    """Each command that changes the spec has its generation; the last one stands."""
+def test_each_change_within_a_batch_has_its_generation() -> None:
+    """Each command of a batch that changes a spec has its own generation; the last one remains."""
     line = Line("n1")
     line.one("put", path="nodes/n1", document={"a": 1})
     line.run(
@@ -130,7 +132,7 @@ def test_there_and_back_within_a_batch() -> None:
 
 
 def test_a_node_that_leaves_the_configuration_has_no_spec() -> None:
-    """Its document stays, and speaks again when it returns, under a new generation."""
+    """The node's document remains. When the node returns, its spec is derived from it, with a new generation."""
     line = Line("n1", "n2")
     line.one("put", path="nodes/n2", document={"x": 1})
     line.adopt(inventory("n1"))
@@ -146,7 +148,10 @@ def test_a_node_that_leaves_the_configuration_has_no_spec() -> None:
 
 
 def test_a_restore_gives_new_generations_to_what_it_changes() -> None:
-    """There and back; what it does not change keeps its own; ids stay known, and it is itself repeatable."""
+    """A restore changes only the generations of specs that change.
+
+    Ids remain known, and the restore can be repeated.
+    """
     line = Line("n1", "n2")
     line.one("put", "first", path="nodes/n1", document={"a": 1})
     line.one("put", path="nodes/n2", document={"b": 1})
@@ -164,7 +169,10 @@ def test_a_restore_gives_new_generations_to_what_it_changes() -> None:
 
 
 def test_a_restore_that_cannot_be_published_is_refused() -> None:
-    """And leaves no trace: a document that was small enough beside another configuration, say."""
+    """A restore that would make a spec too large is refused and changes nothing.
+
+    The document may have fitted with an earlier configuration.
+    """
     line = Line("n1", limits=BatchLimits(spec_bytes_max=500))
     line.one("put", path="nodes/n1", document={"a": 1})
     before = line.derivation["n1"]
@@ -174,8 +182,8 @@ def test_a_restore_that_cannot_be_published_is_refused() -> None:
     assert not line.batch().records
 
 
-def test_indirect_reads_are_followed() -> None:
-    """A spec changes with what it points to, and with a listing that it counted."""
+def test_a_spec_changes_with_the_documents_that_it_was_derived_from() -> None:
+    """A spec changes with each document and each listing that was read to derive it."""
     line = Line("n1", "n2")
     line.one("put", path="nodes/n1", document={"see": "d"})
     line.one("put", path="nodes/n2", document={"count": True})
@@ -189,7 +197,7 @@ def test_indirect_reads_are_followed() -> None:
 
 
 def test_respec_records_what_this_program_derives() -> None:
-    """None when all agree; afterwards all agree."""
+    """`respec` returns a record if this program derives other specs than the state holds, and None otherwise."""
     line = Line("n1", "n2", "n3")
     for node in ("n1", "n2"):
         line.one("put", path=f"nodes/{node}", document={"x": 1})
@@ -224,7 +232,8 @@ def test_respec_records_what_this_program_derives() -> None:
     ],
 )
 def test_a_garbage_configuration_changes_nothing(inventory_json: dict[str, Any]) -> None:
-    """Not an inventory, or one that the application cannot digest: refused, and all is as it was after the undo."""
+    """A configuration that is no valid inventory, or that the application fails on, is refused; the undo restores
+    everything."""
     line = Line("n1")
     line.one("put", path="nodes/n1", document={"x": 1})
 

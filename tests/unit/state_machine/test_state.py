@@ -1,4 +1,5 @@
-"""The replicated state: changed by entries alone, forgetful by rule, the same from any prefix, snapshot and suffix."""
+"""The replicated state: changed only by entries, with bounded memory of ids, and equal after any snapshot and its
+suffix."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ def command(index: int, time: float = 0.0, known_as: str = "", **fields: Any) ->
     )
 
 
-def test_documents_know_the_index_that_changed_them() -> None:
-    """A write sets document and index, null deletes, and paths are listed sorted by prefix through all of it."""
+def test_a_document_has_the_index_of_its_last_change() -> None:
+    """A write sets the document and its index, null deletes it, and listings by prefix are sorted."""
     state = State()
     state.apply(entry(command(1, writes={"b/1": {"x": 1}, "b/0": {}, "a": {}})))
     assert state.paths("b/") == ["b/0", "b/1"]
@@ -42,7 +43,7 @@ def test_documents_know_the_index_that_changed_them() -> None:
 
 @pytest.mark.parametrize("first", [1, 3, 7])
 def test_an_entry_that_does_not_follow_is_refused_whole(first: int) -> None:
-    """Neither an older nor a later one changes anything."""
+    """An entry that does not begin at the next index, older or later, changes nothing."""
     state = State()
     state.apply(entry(command(1, writes={"a": {}})))
     before = Image.of(state).to_state()
@@ -52,8 +53,7 @@ def test_an_entry_that_does_not_follow_is_refused_whole(first: int) -> None:
 
 
 def test_a_restore_replaces_documents_and_nothing_else() -> None:
-    """Indexes go on, ids stay known, generations and configuration are untouched; what did not change keeps its
-    index."""
+    """A restore keeps the index, ids, generations and configuration. A document that is equal keeps its index."""
     line = Line("n1", "n2")
     for path, value in (("nodes/n1", 1), ("nodes/n2", 2), ("only-now", 3)):
         line.one("put", f"put-{path}", path=path, document={"v": value})
@@ -78,15 +78,15 @@ def test_a_restore_replaces_documents_and_nothing_else() -> None:
     assert state.restores == {state.index: "snap"}
 
 
-def test_writes_beside_a_restore_lie_over_it() -> None:
-    """The image comes first, then the record's own writes."""
+def test_writes_of_a_restore_are_applied_after_its_snapshot() -> None:
+    """The writes of a record are applied after the snapshot that the record restores."""
     state = State()
     state.apply(entry(command(1, restore="s", writes={"a": {"new": 1}, "b": None})), {"s": {"a": {}, "b": {}}})
     assert {path: doc.value for path, doc in state.documents.items()} == {"a": {"new": 1}}
 
 
-def test_a_generation_of_null_forgets_the_node() -> None:
-    """A node that is no more has no generation."""
+def test_a_spec_of_null_removes_the_generation() -> None:
+    """A spec of null removes the node's generation."""
     state = State()
     state.apply(entry(command(1, specs={"n": SpecMark(generation=1, hash="h")})))
     state.apply(entry(command(2, specs={"n": None, "never": None})))
@@ -98,16 +98,19 @@ def test_a_generation_of_null_forgets_the_node() -> None:
     [
         ("few and old: all are known", [0, 0, 9_000], 3, 0),
         ("many within the hour: all are known", [1000, 1001, 1002, 1003, 1004, 1005], 6, 0),
-        ("many, some beyond the hour: those go", [0, 1, 5_000, 5_000, 5_000, 5_000], 4, 2),
-        ("beyond the hour only down to the least number", [0, 1, 2, 9_000, 9_000], 3, 2),
-        ("a clock that stepped back forgets nobody", [9_000, 1, 2, 3, 4], 5, 0),
-        ("more than the most: the oldest go, however young", [1000 + i for i in range(10)], 8, 2),
+        ("many, some beyond the hour: those are forgotten", [0, 1, 5_000, 5_000, 5_000, 5_000], 4, 2),
+        ("beyond the hour: IDS_MIN of them are known", [0, 1, 2, 9_000, 9_000], 3, 2),
+        ("a clock that stepped back: all are known", [9_000, 1, 2, 3, 4], 5, 0),
+        ("more than IDS_MAX: the oldest are forgotten, whatever their age", [1000 + i for i in range(10)], 8, 2),
     ],
 )
 def test_ids_are_forgotten_beyond_an_hour_and_beyond_a_number(
     monkeypatch: pytest.MonkeyPatch, case: str, times: list[float], kept: int, floor: int
 ) -> None:
-    """Both must be exceeded, or the upper bound; `floor` says up to where."""
+    """An id is forgotten if it is older than the window and beyond IDS_MIN, or beyond IDS_MAX.
+
+    `floor` is the last index that is forgotten.
+    """
     monkeypatch.setattr(state_module, "IDS_MIN", 3)
     monkeypatch.setattr(state_module, "IDS_MAX", 8)
     state = State()
@@ -117,17 +120,17 @@ def test_ids_are_forgotten_beyond_an_hour_and_beyond_a_number(
     assert all(remembered.index > floor for remembered in state.ids.values())
 
 
-def test_the_shipped_bounds() -> None:
-    """At least an hour and 10,000 commands."""
+def test_the_default_bounds_of_remembered_ids() -> None:
+    """Ids are remembered for at least an hour and at least 10,000 commands."""
     assert state_module.IDS_MIN >= 10_000
     assert state_module.IDS_WINDOW_S >= 3_600
     assert state_module.IDS_MAX > state_module.IDS_MIN
 
 
 @given(st.lists(st.tuples(st.floats(0, 10_000), st.integers(1, 4), st.booleans()), max_size=60))
-def test_the_floor_is_honest(steps: list[tuple[float, int, bool]]) -> None:
-    """Every id of a command after `floor` is known with its index, whatever clocks do and however it is batched,
-    even where an id comes again after it was forgotten."""
+def test_every_id_above_the_floor_is_known(steps: list[tuple[float, int, bool]]) -> None:
+    """Every id above `floor` is known with its index, whatever clocks and batches are, even if an id is used again
+    after it was forgotten."""
     state, ran = State(), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_module, "IDS_MIN", 5)
@@ -145,7 +148,7 @@ def test_the_floor_is_honest(steps: list[tuple[float, int, bool]]) -> None:
                 if index > state.floor:
                     assert state.ids[known_as].index == index
             indexes = [remembered.index for remembered in state.ids.values()]
-            assert indexes == sorted(indexes), "the next to be forgotten is the oldest"
+            assert indexes == sorted(indexes), "the oldest id is the next one to be forgotten"
 
 
 VALUES = st.recursive(
@@ -175,8 +178,8 @@ STEPS = st.lists(
 @settings(deadline=None)
 @given(steps=STEPS, cut=st.integers(0, 12), chunk_bytes=st.integers(1, 300))
 def test_any_snapshot_and_its_suffix_are_the_whole_journal(steps: list[Any], cut: int, chunk_bytes: int) -> None:
-    """Memory of the leader, the fold of the entries' bytes, and an image of any prefix with the rest of the entries
-    are all the same state; batches that come to nothing leave no trace; and specs are those of the state."""
+    """The leader's memory, the replay of all entries, and any snapshot with the replay of its suffix are the same
+    state. Batches without a commit have no effect, and the specs are those of the state."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_module, "IDS_MIN", 4)
         line, image = Line("n1", "n2"), None
@@ -218,7 +221,7 @@ def _run(line: Line, commands: list[Any], committed: bool) -> None:
 
 
 def test_an_image_is_not_changed_by_what_comes_after_it() -> None:
-    """It may be encoded while the state goes on."""
+    """Later changes of the state do not change an image, so it can be encoded while commands run."""
     line = Line("n1")
     line.one("put", path="nodes/n1", document={"x": 1})
     image = Image.of(line.state)
@@ -229,7 +232,8 @@ def test_an_image_is_not_changed_by_what_comes_after_it() -> None:
 
 
 def test_a_name_that_may_not_be_applied_any_more_is_replayed() -> None:
-    """An earlier release adopted such a configuration: entries and snapshots with it are read, and work goes on."""
+    """A configuration with a name that is refused today, adopted by an earlier release, is still read from entries and
+    snapshots."""
     config = {"version": 1, "actor": "a", "time": 0.0, "inventory": {"nodes": {"../up": {}, "n1": {}}}}
     old = entry(command(1, config=config, config_revision=5, config_version=1))
     line = Line()
@@ -258,6 +262,6 @@ def test_a_name_that_may_not_be_applied_any_more_is_replayed() -> None:
     ],
 )
 def test_a_malformed_image_is_garbage(chunks: list[bytes]) -> None:
-    """Not a traceback."""
+    """A malformed image raises Garbage, and no other exception."""
     with pytest.raises(Garbage):
         decode_image(chunks, "test")

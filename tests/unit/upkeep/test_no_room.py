@@ -1,4 +1,4 @@
-"""A full etcd as clients, options and the log see it."""
+"""etcd without free space: what clients, options and the log show."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ KEYS = Keys("test")
 
 
 async def full(master: FakeMasterd, request: web.Request, commands: list[dict[str, Any]]) -> web.StreamResponse:
-    """Refused, as a leader does near the quota."""
+    """Refuse the request, as a leader does near the quota."""
     return master.problem(507, "no_space", "etcd's database is 83% full")
 
 
 async def test_a_command_that_found_no_room_was_not_run() -> None:
-    """It is tried until its time is up; that it may have taken effect is never said."""
+    """The client retries until its timeout, then raises NoSpace, which says that the command was not run."""
     async with fake_cluster() as cluster:
         cluster.leading.always = full
         async with Client(cluster.urls, actor="test", command_timeout_s=2.0) as client:
@@ -38,7 +38,7 @@ async def test_a_command_that_found_no_room_was_not_run() -> None:
 
 
 async def _refusal(client: Client) -> NoSpace:
-    """Unless the time was up while the leader was just being asked: then nobody knows."""
+    """Return the refusal of a command. The outcome is unknown if the timeout ends during a request: then try again."""
     for _ in range(5):
         try:
             await client.command("do")
@@ -46,11 +46,11 @@ async def _refusal(client: Client) -> NoSpace:
             return error
         except OutcomeUnknown:
             continue
-    raise AssertionError("it is never said that there was no room")
+    raise AssertionError("the client never raised NoSpace")
 
 
-async def test_room_that_comes_back_is_used() -> None:
-    """By itself: the caller only waits."""
+async def test_a_command_succeeds_once_there_is_room() -> None:
+    """The client retries by itself, so the command succeeds once there is room."""
     tries = 0
 
     async def full_twice(master: FakeMasterd, request: web.Request, commands: list[dict[str, Any]]) -> Any:
@@ -65,7 +65,10 @@ async def test_room_that_comes_back_is_used() -> None:
 
 
 class Store:
-    """etcd, full: the write is answered so whether it `lands` or not. `silent`: nothing is answered after it."""
+    """A full etcd.
+
+    Each write is answered with NoSpaceUnknown. lands: whether it is stored. silent: later reads get no answer.
+    """
 
     def __init__(self, lands: bool, silent: bool = False) -> None:
         self._lands, self._silent, self._kept, self._written = lands, silent, b"", False
@@ -82,8 +85,11 @@ class Store:
         raise NoSpaceUnknown("full")
 
 
-async def test_the_pause_that_filled_etcd_is_in_force() -> None:
-    """Whether it is, the store tells; else it surely is not."""
+async def test_the_outcome_of_a_pause_refused_for_space_is_read_from_the_store() -> None:
+    """After NoSpaceUnknown the store is read: it shows whether the pause was written.
+
+    If it cannot be read, the outcome is unknown.
+    """
     await Configuration(cast(Etcd, Store(True)), KEYS).pause("me", "")
     with pytest.raises(NoSpace):
         await Configuration(cast(Etcd, Store(False)), KEYS).pause("me", "")
@@ -93,13 +99,13 @@ async def test_the_pause_that_filled_etcd_is_in_force() -> None:
 
 
 def test_a_refused_write_is_not_mistaken_for_a_definite_refusal() -> None:
-    """Who handles Unavailable as `nothing has happened` must not get it."""
+    """NoSpaceUnknown is an OutcomeUnknown, not a NoSpace: callers must not conclude that nothing happened."""
     assert issubclass(NoSpaceUnknown, OutcomeUnknown)
     assert not issubclass(NoSpaceUnknown, NoSpace)
 
 
 def test_the_credential_for_maintenance(tmp_path: Path) -> None:
-    """Its own user, or its own certificate; without either, the same as all else."""
+    """Maintenance calls use their own user or certificate if given, and the common one otherwise."""
     password, pem = tmp_path / "password", tmp_path / "pem"
     password.write_text("secret\n")
     pem.write_text("x")
@@ -123,8 +129,10 @@ def test_the_credential_for_maintenance(tmp_path: Path) -> None:
         (["--etcd-quota-bytes=1"], "--etcd-quota-bytes"),
     ],
 )
-def test_what_does_not_fit_together(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line that names the option."""
+def test_contradictory_options_are_refused(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options that contradict one another end the program with a line that names the option."""
     with pytest.raises(SystemExit):
         parse(["--id=m1", "--cluster=wall", *arguments], {})
     assert complaint in capsys.readouterr().err
