@@ -35,7 +35,7 @@ def begin_commit(setting: Setting, world: World, number: int) -> Iterator[tuple[
 
 
 def _batches(bounds: Bounds, clients: tuple[tuple[int, int], ...]) -> Iterator[Batch]:
-    """What may wait at a leader: commands sent now, sent anew, or on their way since long ago."""
+    """Commands that may be in a leader's queue: sent now, repeated, or delayed since long ago."""
     ready = [command for command, (_, sends) in enumerate(clients) if sends]
     first = next((command for command in ready if clients[command][0] == NOT_SENT), len(clients))
     for size in range(1, bounds.batch + 1):
@@ -160,8 +160,10 @@ def _closed(me: Masterd) -> Masterd:
 
 
 def _never(world: World, commit: tuple[()] | Commit) -> World:
-    """The callers are told that no copy of it has landed or ever will. Only copies under way can make that a lie, or
-    one that has landed."""
+    """The callers are told that no copy has landed or ever will.
+
+    A copy that has landed, or is in flight, can make that false.
+    """
     if not commit or world.wrong:
         return world
     if any((command, commit.term) in zip(world.history, world.by, strict=True) for command in commit.batch):

@@ -1,4 +1,5 @@
-"""Snapshots and truncation by a leader; and what nobody decides: late copies, leases, rot, a restored backup."""
+"""Snapshots and truncation by a leader, and events that no master decides: late copies, leases, rot, a restored
+backup."""
 
 from __future__ import annotations
 

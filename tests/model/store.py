@@ -187,7 +187,7 @@ def _truncate(world: World, txn: Truncate, without: Without) -> tuple[World, boo
 
 
 def judged(world: World, kept: int) -> World:
-    """Whoever starts now must find everything that was ever committed, and every id that must still be known."""
+    """A masterd that starts now must find every committed command, and every id that must still be known."""
     if world.wrong:
         return world
     found = caught_up(world.store, (), 0, kept)

@@ -22,7 +22,7 @@ def begin_takeover(setting: Setting, world: World, number: int) -> Iterator[tupl
 
 
 def begun(setting: Setting, world: World, number: int, asked: Takeover, what: str) -> tuple[str, World]:
-    """With a nonce of its own, and the epoch as it was read ahead, or now."""
+    """The takeover has a new nonce, and the epoch as it was read ahead or is read now."""
     me = world.masterds[number]
     nonce = setting.bounds.takeovers - world.left.takeovers + 1
     epoch = abs(me.prepared) or world.store.epoch
@@ -116,7 +116,7 @@ def _of_epoch(setting: Setting, me: Masterd, epoch: int) -> tuple[Batch, int]:
 
 
 def _leads(world: World, me: Masterd) -> World:
-    """Who leads has everything in memory that was committed before its term."""
+    """A leader has in memory all that was committed before its term."""
     if me.role != LEADING or world.wrong or me.term != world.newest[1] or me.log == world.history:
         return world
     return world._replace(wrong=f"a leader's memory holds {me.log}, not {world.history}")

@@ -144,7 +144,10 @@ def test_every_rule_is_judged() -> None:
 
 
 def test_what_the_model_names_is_in_the_code() -> None:
-    """Each step and each rule names a function of masterd: one that has gone must be looked for, and followed."""
+    """Each step and each rule names an existing function of masterd.
+
+    If one was renamed or removed, the model must follow.
+    """
     texts = [inspect.getdoc(item) or "" for module in _MODULES for item in vars(module).values()]
     named = [name for text in texts for name in re.findall(r"`([a-z_]+(?:\.\w+)+)`", text)]
     named += [name for where in RULES.values() if where != "nodectl recover" for name in where.split(", ")]
@@ -172,7 +175,7 @@ def _is_module(name: str) -> bool:
 
 
 def test_a_search_that_is_given_up_says_so() -> None:
-    """It proves nothing."""
+    """A search that is given up proves nothing."""
     found = explore(SCOPES["commits"], worlds_max=100)
     assert found.cut
     assert "given up" in str(found)

@@ -1,4 +1,4 @@
-"""The tests that a user has: for the application, and for the driver."""
+"""A user's tests of the application and the driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An application of a user: it imports nodesdk alone, and mypy and pyright check it strictly."""
+"""A user's application. It imports only nodesdk, and mypy and pyright check it in strict mode."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def water(tx: Transaction, plant: Name, litres: Litres = 0.5, window: Window = W
 
 @app.command("plant.pump")
 def pump(tx: Transaction, node: str, seconds: int = 5) -> None:
-    """Have a node pump."""
+    """Let a node pump for some seconds."""
     if node not in tx.config.nodes:
         raise NotFound(f"there is no node {node!r}")
     tx.act(node, "pump", {"seconds": seconds}, expires_s=30)
@@ -56,7 +56,7 @@ def pump(tx: Transaction, node: str, seconds: int = 5) -> None:
 
 @app.command()
 def names(tx: Transaction) -> Json:
-    """All plants."""
+    """Return all plants."""
     return [path.removeprefix("plants/") for path in tx.paths("plants/")]
 
 

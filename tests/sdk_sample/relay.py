@@ -1,4 +1,4 @@
-"""A driver of a user: it imports nodesdk alone."""
+"""A user's driver. It imports only nodesdk."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class RelayDriver:
 
 
 def as_driver(context: Context) -> Driver:
-    """What a type checker says of the class: it is a driver."""
+    """Return the class as a Driver, so that type checkers verify it."""
     return RelayDriver(context)
 
 

@@ -108,7 +108,7 @@ async def commit_that_landed_unheard_before_its_leader_was_replaced(cluster: Etc
 
 
 async def commit_whose_reply_is_lost(cluster: EtcdCluster, keys: Keys) -> None:
-    """Its repeat finds its nonce in `head`: committed, once, and the term goes on."""
+    """The repeat finds its nonce in `head`: the commit landed once, and the term continues."""
     async with stage(cluster, keys, repeats_arrive=True) as s, run_leader(s.late, s.witness, keys) as term:
         await term.add("x1")
         s.late.lose_next_reply()

@@ -146,14 +146,14 @@ async def stage(cluster: EtcdCluster, keys: Keys, *, repeats_arrive: bool) -> As
 
 
 async def configure(etcd: Etcd, keys: Keys, config: Inventory | None = None, version: int = 1) -> int:
-    """Write config/current; its revision."""
+    """Write config/current; return its revision."""
     content = (config or inventory("n1", "n2")).model_dump(mode="json")
     record = ConfigRecord(version=version, actor="admin", time=0.0, inventory=content)
     return await etcd.put(keys.config_current, record.encode())
 
 
 async def take_over(etcd: Etcd, keys: Keys, name: str, next_index: int = 1) -> TakeoverWon:
-    """Win a term from whoever leads."""
+    """Win a term from the current leader."""
     lease, _ = await etcd.grant(60)
     seen = parse_leader(await etcd.get(keys.leader))
     me = new_leader_record(master=name, host=name, urls=(), nonce=secrets.token_hex(8), cause="first", why="test")

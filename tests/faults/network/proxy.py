@@ -33,11 +33,11 @@ class Mode(Enum):
 
 
 class Up:
-    """Client to server."""
+    """Direction from client to server."""
 
 
 class Down:
-    """Server to client."""
+    """Direction from server to client."""
 
 
 class _Frames:
@@ -165,7 +165,7 @@ class Connection:
             while down_read in pending or self.down.queued_bytes:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 if up_write in done and up_write.exception() is not None:
-                    break  # the server has gone, or bytes to it were lost
+                    break  # the server closed, or bytes to it were lost
                 if up_read in done or down_write in done:
                     if not self.up.has_held:
                         break

@@ -75,7 +75,7 @@ async def test_an_absent_or_unreadable_leader_is_waited_out(etcd_one: EtcdCluste
 
 
 async def test_local_reads_ask_candidates(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Without a leader, whoever could be one is asked."""
+    """Without a leader, local reads are sent to the candidates."""
     async with session(etcd_one) as etcd, fake_cluster("m1") as cluster, client_of(etcd_one, keys) as client:
         cluster.nodes["n1"] = node_view("n1")
         candidate = Candidate(id="m1", host="pc", urls=(cluster.masters["m1"].url,), nonce="x")
@@ -85,7 +85,7 @@ async def test_local_reads_ask_candidates(etcd_one: EtcdCluster, keys: Keys) -> 
 
 
 async def test_configuration_is_written_without_a_master(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Each version once, with its history; who expects another is told."""
+    """Each version is written once, with its history. Another expected version is a conflict."""
     async with session(etcd_one) as etcd, client_of(etcd_one, keys) as client:
         found = await client.config()
         assert (found["current"], found["adopted"], found["rejected"]) == (None, None, None)
@@ -102,7 +102,7 @@ async def test_configuration_is_written_without_a_master(etcd_one: EtcdCluster, 
 
 
 async def test_versions_never_go_back(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Not over garbage, nor after somebody deleted the key: the history says what was the newest."""
+    """Neither over garbage, nor after the key was deleted: the history has the newest version."""
     async with session(etcd_one) as etcd, client_of(etcd_one, keys) as client:
         for number in range(2):
             await client.config_apply({"nodes": {f"n{number}": {}}})
@@ -113,7 +113,7 @@ async def test_versions_never_go_back(etcd_one: EtcdCluster, keys: Keys) -> None
 
 
 async def test_two_who_apply_at_once_do_not_overwrite_each_other(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """One wins, the other hears of it."""
+    """One succeeds, the other gets a conflict."""
     async with client_of(etcd_one, keys) as client:
         await client.config_apply({"nodes": {}})
         outcomes = await asyncio.gather(

@@ -73,7 +73,7 @@ async def _two(masters: Masters) -> None:
 
 
 async def test_a_reader_resumes_at_another_master_after_the_first_died(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """What it heard before and after makes 1, 2, 3, ... without a gap or a repeat."""
+    """The events before and after the failover are 1, 2, 3, ... without a gap or a repeat."""
     async with Masters(etcd_one, keys) as masters:
         await _two(masters)
         async with reading(f"{masters.running['m1'].url}/v1/events?after=0") as first:

@@ -1,4 +1,4 @@
-"""Following the journal through the client and the command line: complete and in order, whoever dies meanwhile."""
+"""Following the journal with the client and the command line: complete and in order, also across failovers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAIT_S = 30.0
 
 
 class Heard:
-    """Commands as a follower told them."""
+    """Commands that a follower received."""
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ class Heard:
 
 @asynccontextmanager
 async def journal_of(client: Client, after: int | str | None) -> AsyncIterator[Heard]:
-    """What this client's journal tells, meanwhile."""
+    """Collect what `client.journal` yields, in a background task."""
     heard = Heard()
 
     async def listen() -> None:
@@ -57,7 +57,7 @@ async def journal_of(client: Client, after: int | str | None) -> AsyncIterator[H
 
 @asynccontextmanager
 async def followed_by_nodectl(endpoints: tuple[str, ...], keys: Keys) -> AsyncIterator[Heard]:
-    """What `nodectl history --follow` writes, meanwhile."""
+    """Collect what `nodectl history --follow` writes, in a background task."""
     heard = Heard()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NODECTL_")}
     child = await asyncio.create_subprocess_exec(
@@ -130,7 +130,10 @@ async def test_followers_miss_nothing_when_the_leader_is_killed(etcd_one: EtcdCl
 
 
 async def test_a_position_of_a_store_that_was_restored_is_refused(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Its index may be another command's by now, so the client must read the state anew; a bare index cannot tell."""
+    """Its index may be that of another command, so the client must read the state again.
+
+    A bare index cannot show this.
+    """
     async with Masters(etcd_one, keys) as masters, Client(etcd_one.endpoints, cluster=keys.cluster) as client:
         await masters.configure(INVENTORY)
         await _start(masters, "m1")

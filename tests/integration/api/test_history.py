@@ -1,4 +1,4 @@
-"""The history's filters: they find what they look for however much has happened since, and say how far they looked."""
+"""Filters of the history: they find matching commands however old, and report how far they searched."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_filters_look_back_as_far_as_needed(etcd_one: EtcdCluster, keys: K
 async def test_a_search_says_how_far_it_looked(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is bounded, whatever is asked for; `searched` is where to go on."""
+    """A search is bounded; `searched` is the index to continue from."""
     monkeypatch.setattr(history, "_PAGE", 10)
     monkeypatch.setattr(history, "_SCANNED_MAX", 40)
     async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
@@ -76,7 +76,7 @@ async def test_a_search_says_how_far_it_looked(
 
 
 async def test_before_the_first_command_there_is_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Who pages back until nothing comes ends there, and the journal is not read for it."""
+    """Paging back ends at the first command, and the journal is not read for it."""
     asked_for: list[int] = []
 
     class Counting(Etcd):

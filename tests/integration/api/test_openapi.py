@@ -58,7 +58,7 @@ WALL = {"nodes": {"n1": {"position": [0, 0]}, "n2": {}}, "groups": {"top": {"nod
 
 @pytest.fixture(scope="module")
 def masters(etcd_one: EtcdCluster) -> Iterator[Masters]:
-    """A leader and a standby, in a loop of a thread of its own: Schemathesis waits for its answers."""
+    """A leader and a standby, on their own thread, because Schemathesis blocks until it has an answer."""
     started: Future[tuple[Masters, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
@@ -115,7 +115,7 @@ def _judges(method: str, mode: GenerationMode) -> list[Any]:
 @pytest.mark.parametrize("name", ["m1", "m2"])
 @pytest.mark.parametrize(("method", "path", "mode"), ANSWERED)
 def test_answers_are_as_published(masters: Masters, name: str, method: str, path: str, mode: GenerationMode) -> None:
-    """No request ends in an internal error, what is malformed is refused, and every answer is as the document says."""
+    """No request causes an internal error, malformed requests are refused, and every answer matches the document."""
     master = masters.running[name]
     operation, judges = _operation(master, method, path), _judges(method, mode)
 
@@ -134,7 +134,7 @@ def test_answers_are_as_published(masters: Masters, name: str, method: str, path
 @pytest.mark.parametrize("name", ["m1", "m2"])
 @pytest.mark.parametrize("path", STREAMS)
 def test_streams_begin_as_published(masters: Masters, name: str, path: str) -> None:
-    """Events, or a refusal that says why; closing one harms nobody."""
+    """A stream begins with events, or is refused with a reason. Closing it has no other effect."""
     master, declared = masters.running[name], DOCUMENT["paths"][path]["get"]["responses"]
 
     @seed(SEED)
@@ -178,7 +178,7 @@ CANNOT_BE = [
 def test_what_cannot_be_is_refused(
     masters: Masters, name: str, method: str, path: str, body: bytes | None, headers: dict[str, str], status: int
 ) -> None:
-    """What no generator of ours thinks of: one problem document with the status that HTTP gives."""
+    """Requests that the generator does not make: each gets one problem document with the status of HTTP."""
     answer = requests.request(method, masters.running[name].url + path, data=body, headers=headers, timeout=ANSWER_S)
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert (answer.status_code, answer.json()["status"]) == (status, status), answer.text

@@ -1,4 +1,4 @@
-"""Every answer and every event of a masterd that has something to show is as its OpenAPI document says, and no more."""
+"""Every answer and event of a masterd with content matches the OpenAPI document, and has no other field."""
 
 from __future__ import annotations
 

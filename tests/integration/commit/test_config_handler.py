@@ -123,7 +123,7 @@ def _spin() -> None:
 async def test_a_handler_that_raises_or_hangs_does_not_keep_a_configuration_back(
     etcd_one: EtcdCluster, keys: Keys, caplog: pytest.LogCaptureFixture, hook: Callable[[], object], logged: str
 ) -> None:
-    """It is adopted without its writes, the error is logged, and the leader goes on."""
+    """The configuration is adopted without the handler's writes, the error is logged, and the term continues."""
     async with session(etcd_one) as etcd:
         await configure(etcd, keys, inventory("n1"))
         async with leading(etcd, etcd, keys, application=counting(hook), settings=_QUICK) as seat:
@@ -137,7 +137,7 @@ async def test_a_handler_that_raises_or_hangs_does_not_keep_a_configuration_back
 async def test_writes_that_do_not_fit_into_the_entry_are_left_out(
     etcd_one: EtcdCluster, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The configuration comes first; the log says why its writes are missing."""
+    """The configuration is adopted without them, and the log names the reason."""
     app = App("large")
 
     @app.on_config_change

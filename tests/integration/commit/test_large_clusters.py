@@ -1,4 +1,4 @@
-"""Hundreds of nodes and thousands of documents on an etcd with its own limits: 128 operations and 1.5 MiB a request."""
+"""Hundreds of nodes and thousands of documents on an etcd with default limits: 128 operations and 1.5 MiB a request."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ async def _closings(etcd: Etcd, keys: Keys) -> list[CommandRecord]:
 
 
 class Refill:
-    """Keeps a command in the queue whenever the leader looks, until the term ends: each outcome queues the next one."""
+    """Keeps a command in the queue until the term ends: each outcome submits the next one."""
 
     def __init__(self, queue: CommandQueue) -> None:
         self._queue, self._numbers = queue, itertools.count()
@@ -115,7 +115,7 @@ async def test_an_action_expires_while_commands_always_wait(etcd_one: EtcdCluste
 
 
 async def test_a_result_that_the_journal_refuses_is_omitted(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Otherwise the action would stay pending for ever, and the leader would try to close it again and again."""
+    """Otherwise the action would stay pending, and the leader would try to close it again and again."""
     nested: Json = None
     for _ in range(100):
         nested = [nested]
@@ -202,7 +202,7 @@ async def test_a_repeat_gets_its_result_though_handlers_of_its_name_hang(etcd_on
 async def test_a_hanging_command_is_answered_when_the_master_stops_before_the_refusal_is_confirmed(
     etcd_one: EtcdCluster, keys: Keys
 ) -> None:
-    """Its caller gets LeadershipLost, and can repeat it elsewhere."""
+    """Its caller gets LeadershipLost, and can send it to another leader."""
     app = BlockingApp()
     async with stage(etcd_one, keys, repeats_arrive=False) as s:
         await configure(s.witness, keys)
@@ -236,7 +236,7 @@ async def test_a_failed_handover_does_not_accept_commands_that_another_holds_bac
 
 
 async def test_draining_ends_with_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """If the term ends during a handover, in the middle of a batch, whoever waits for the end of it hears of that."""
+    """If the term ends during a handover, within a batch, the wait for that batch raises an error."""
     app = BlockingApp()
     async with (
         session(etcd_one) as etcd,

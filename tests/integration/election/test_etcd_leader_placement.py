@@ -10,7 +10,7 @@ from tests.support.waiting import eventually
 
 
 async def test_the_leader_moves_etcds_leadership_to_another_member(etcd_three: EtcdCluster, keys: Keys) -> None:
-    """Whose endpoint was given as a URL; the masterd then says nothing of it any more."""
+    """Its endpoint is given as a URL. Afterwards masterd reports no problem."""
     async with Masters(etcd_three, keys) as masters:
 
         async def leading() -> str | None:
@@ -34,4 +34,4 @@ async def test_the_leader_moves_etcds_leadership_to_another_member(etcd_three: E
             status = await masters.ask("m1", "GET", "/v1/status")
             return not [problem for problem in status["problems"] if "leads both" in problem]
 
-        await eventually(silent, "m1 says nothing of it")  # where etcd's answer was lost, after its next look
+        await eventually(silent, "m1 says nothing of it")  # if etcd's answer was lost: after the next check

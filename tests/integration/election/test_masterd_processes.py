@@ -60,8 +60,10 @@ POISON = {
 
 
 async def test_poison_commands_stop_nobody(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Each is refused with a problem document, or done; the leader goes on, and a standby that reads the journal from
-    the beginning comes to the same state and can lead."""
+    """Each is run, or refused with a problem document.
+
+    The term continues, and a standby that replays the journal has the same state and can lead.
+    """
     async with one(etcd_one, keys) as masters, aiohttp.ClientSession() as session:
         for name, body in POISON.items():
             async with session.post(masters.running["m1"].url + "/v1/commands", data=io.BytesIO(body)) as answer:
@@ -98,7 +100,7 @@ async def test_a_restart_within_its_own_lease(etcd_one: EtcdCluster, keys: Keys)
 
 
 async def test_a_second_process_of_the_same_name_ends_the_first(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Started by mistake on the same PC: one of them stays, and says why the other went."""
+    """Two processes with one name on one PC: one remains, and the log of the other says why it ended."""
     async with one(etcd_one, keys) as masters:
         first = masters.running.pop("m1")
         try:
@@ -158,7 +160,7 @@ async def _right(masters: Masters) -> bool:
 
 
 async def test_a_candidacy_that_vanished_is_put_again(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Its lease may have run out in etcd before we know: that nobody has our name is no reason to end."""
+    """The lease may expire in etcd before masterd notices. A missing candidacy is no reason to end."""
     async with Masters(etcd_one, keys) as masters:
         await masters.configure(INVENTORY)
         masters.start("m1")

@@ -100,8 +100,10 @@ async def _leads(etcd: Etcd, keys: Keys, name: str, url: str) -> TakeoverWon:
 async def test_an_answer_to_an_older_challenge_does_not_keep_a_dead_leader_in_office(
     etcd_one: EtcdCluster, keys: Keys
 ) -> None:
-    """It lands after the newest challenge was put, so the takeover finds that something was answered: the leader is
-    challenged anew, and replaced when that stays unanswered."""
+    """The answer lands after the newest challenge, so the takeover fails.
+
+    The leader is challenged again, and replaced when that challenge is not answered.
+    """
 
     class Answered(Etcd):
         """Once m2's first challenge is there, and before m2 knows that, so is an older answer."""
@@ -130,7 +132,7 @@ async def test_an_answer_to_an_older_challenge_does_not_keep_a_dead_leader_in_of
 
 
 async def test_an_order_that_was_not_begun_in_time_is_forgotten(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The leader that gave it has gone on, and must not be deposed by it later."""
+    """The leader that sent the order continues, and must not be deposed by it later."""
     unsuspecting = replace(_PATIENT, connect_s=600.0)
     async with session(etcd_one) as etcd, _silent_port() as url:
         won = await _leads(etcd, keys, "m1", url)
@@ -160,7 +162,10 @@ async def _leader_record(etcd: Etcd, keys: Keys) -> LeaderRecord:
 async def test_an_order_to_a_master_that_does_not_campaign_is_refused_soon(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be pausing after a term that it gave up. The leader that asks holds back commands meanwhile."""
+    """The master may pause after a term that it gave up.
+
+    The leader that sends the order holds back commands until the answer.
+    """
     monkeypatch.setattr(campaign_module, "_STANDBY_WAIT_S", 0.05)
     async with session(etcd_one) as etcd, _campaigning(etcd, keys) as campaign:
         with pytest.raises(Unavailable, match="m2 is not a standby at the moment"):
@@ -201,7 +206,7 @@ async def test_an_order_whose_takeover_is_undecided_when_time_is_up_is_not_repor
 
 
 async def test_an_order_that_cannot_be_executed_is_answered_at_once(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """The leader that gave it holds back commands meanwhile."""
+    """The leader that sent the order holds back commands until the answer."""
     async with _standing_by(etcd_one, keys) as (won, campaign, _):
         with pytest.raises(Unavailable, match="did not take over"):
             await campaign.take_over_from(won.fence.term.revision - 1, "ann", 10.0)
@@ -277,7 +282,7 @@ async def test_a_master_that_has_handed_over_stays_until_its_watch_shows_the_new
 async def test_an_event_older_than_what_was_read_is_ignored(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new leader whose watch lags would mistake the end of the previous term for the end of its own."""
+    """Otherwise a new leader whose watch lags would take the end of the previous term for the end of its own."""
     async with session(etcd_one) as etcd:
         await take_over(etcd, keys, "m2")
         read = await etcd.get(keys.leader)

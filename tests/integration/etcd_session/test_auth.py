@@ -1,4 +1,4 @@
-"""Access control: tokens die with a member's restart and with any change of users, and nobody notices."""
+"""Access control: tokens are lost with a member's restart and with any change of users, without an error to callers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def etcd_auth() -> Iterator[EtcdCluster]:
 
 @pytest.fixture
 def restartable(etcd_auth: EtcdCluster) -> Iterator[EtcdCluster]:
-    """Its members may be killed."""
+    """A cluster whose members may be killed."""
     yield etcd_auth
     etcd_auth.mend()
     asyncio.run(etcd_auth.wait_healthy())
@@ -72,7 +72,7 @@ async def test_a_change_of_users_does_not_show(etcd_auth: EtcdCluster, keys: Key
 
 
 async def test_a_member_that_restarts_has_forgotten_the_token(restartable: EtcdCluster, keys: Keys) -> None:
-    """Reads, writes, a watch and a lease go on over restarts of every member; each write lands once."""
+    """Reads, writes, a watch and a lease continue across restarts of every member; each write lands once."""
     async with user_session(restartable) as etcd, observer(etcd, keys.state) as seen:
         lease = await Lease.grant(etcd, 5)
         keeping = asyncio.create_task(lease.keep_alive())
@@ -121,7 +121,7 @@ async def test_a_token_that_has_expired(etcd_auth: EtcdCluster, keys: Keys) -> N
 
 
 async def test_a_watch_opened_with_an_expired_token(etcd_auth: EtcdCluster, keys: Keys) -> None:
-    """It "succeeds" and then says in an answer that it is canceled; the session gets a token and opens it again."""
+    """etcd accepts the watch and then cancels it in an answer. The session logs in again and reopens it."""
     async with tapped(etcd_auth) as (etcd, tap):
         revision = await etcd.put(keys.head, b"x")
         tap.expire_tokens()
@@ -132,7 +132,7 @@ async def test_a_watch_opened_with_an_expired_token(etcd_auth: EtcdCluster, keys
 
 
 async def test_wrong_passwords_and_strangers_are_denied(etcd_auth: EtcdCluster, keys: Keys) -> None:
-    """At once, as Denied, for calls, watches and transactions; a watch does not go on trying."""
+    """Calls, watches and transactions raise Denied at once; a watch does not retry."""
     for user, password in (("root", "wrong"), ("no one", PASSWORD), ("stranger", PASSWORD), (None, None)):
         async with user_session(etcd_auth, user, password) as etcd:
             with pytest.raises(Denied):
@@ -144,7 +144,7 @@ async def test_wrong_passwords_and_strangers_are_denied(etcd_auth: EtcdCluster, 
 
 
 async def test_a_watch_that_may_not_be_is_denied(etcd_auth: EtcdCluster, keys: Keys) -> None:
-    """Also where the listing was allowed and the watch alone is not (a permission that was taken away meanwhile)."""
+    """The watch is denied also if its listing was permitted, as when the permission was revoked in between."""
     for user, password in (("stranger", PASSWORD), (None, None)):
         async with user_session(etcd_auth, user, password) as etcd:
             with pytest.raises(Denied):
@@ -161,7 +161,7 @@ async def test_credentials_where_none_are_asked_for(keys: Keys) -> None:
 
 
 async def test_a_lease_whose_user_is_gone_is_lost_with_the_reason(keys: Keys) -> None:
-    """Not a silent stop: the error names what etcd said."""
+    """LeaseLost is raised with the text of etcd."""
     async with EtcdCluster(1) as cluster:
         await enable_auth(cluster)
         async with user_session(cluster) as admin, user_session(cluster, "stranger") as etcd:

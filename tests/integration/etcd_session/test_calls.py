@@ -62,7 +62,7 @@ async def test_put_get_delete(etcd_one: EtcdCluster, keys: Keys) -> None:
 
 
 async def test_range_sees_the_prefix_and_nothing_else(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Keys come in order, with a limit says `more`, and neighbours of the prefix are left out."""
+    """Keys are sorted, a limit sets `more`, and keys outside the prefix are left out."""
     async with session(etcd_one) as etcd:
         names = [f"{keys.state}{name}" for name in ("a", "b/ü", "c")]
         for name in (*names, keys.prefix + "statf", keys.prefix + "state"):
@@ -76,7 +76,7 @@ async def test_range_sees_the_prefix_and_nothing_else(etcd_one: EtcdCluster, key
 
 
 async def test_txn_returns_one_result_for_each_operation(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Reads in a transaction see its own writes, at its own revision."""
+    """Reads in a transaction see its writes, at its revision."""
     async with session(etcd_one) as etcd:
         await etcd.put(keys.state + "old", b"x")
         result = await etcd.txn(
@@ -133,7 +133,7 @@ async def test_a_put_on_a_lease_that_is_gone_is_lease_lost(etcd_one: EtcdCluster
 
 
 async def test_what_is_compacted_says_so(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """A read as of a revision that is gone, and a second compaction of the same, are Compacted."""
+    """A read at a compacted revision, and a second compaction of it, raise Compacted."""
     async with session(etcd_one) as etcd:
         first = await etcd.put(keys.head, b"1")
         last = await etcd.put(keys.head, b"2")
@@ -156,7 +156,7 @@ async def test_too_large_a_request_is_too_large(etcd_one: EtcdCluster, keys: Key
 
 
 async def test_an_answer_too_large_for_us(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """A read says TooLarge, a write that its outcome is unknown; a listing takes smaller pages and gets it all."""
+    """A read raises TooLarge. The outcome of a write is unknown. A listing uses smaller pages and is complete."""
     settings = EtcdSettings(etcd_one.endpoints)
     async with Etcd(settings, connect=connect_by_grpc(settings, answer_bytes_max=1 << 20)) as etcd:
         names = [f"{keys.state}{i}" for i in range(9)]
@@ -172,7 +172,7 @@ async def test_an_answer_too_large_for_us(etcd_one: EtcdCluster, keys: Keys) -> 
 
 
 async def test_a_listing_passes_keys_that_are_no_text(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Somebody's binary keys under the prefix neither hide others nor hold the listing up."""
+    """Binary keys of other programs under the prefix neither hide other keys nor stop the listing."""
     async with session(etcd_one) as etcd:
         raw = keys.state.encode()
         for name in (b"\x80", b"a", b"\xff\x00", b"\xff\xff", b"z"):
@@ -197,8 +197,8 @@ async def test_a_listing_is_of_one_revision(etcd_one: EtcdCluster, keys: Keys) -
         assert [kv.value for kv in listing.kvs] == [b"as it was"] * 8
 
 
-async def test_nobody_listens_is_unavailable(keys: Keys) -> None:
-    """Refused connections prove that nothing was sent, so even a plain put may say that nothing has happened."""
+async def test_a_refused_connection_is_unavailable(keys: Keys) -> None:
+    """A refused connection proves that nothing was sent, so even a plain put raises Unavailable."""
     endpoints = tuple(f"127.0.0.1:{port}" for port in free_ports(3))
     async with Etcd(EtcdSettings(endpoints, call_timeout_s=0.3)) as etcd:
         with pytest.raises(Unavailable):
@@ -223,7 +223,7 @@ async def test_a_put_passes_over_ports_that_refuse(etcd_one: EtcdCluster, keys: 
 
 
 async def test_what_is_no_etcd_is_passed_over(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """A name that nobody knows, and a port where a web server listens, before the endpoint that works."""
+    """An unknown host name and the port of a web server precede the endpoint that works."""
     async with await asyncio.start_server(_web_server, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         endpoints = ("nobody.invalid:2379", f"127.0.0.1:{port}", *etcd_one.endpoints)
@@ -249,7 +249,7 @@ async def test_a_web_proxy_in_the_environment_is_not_for_the_store(
 
 
 async def test_cluster_calls(etcd_three: EtcdCluster) -> None:
-    """Members, and what each says of itself; an address that is none of ours is refused."""
+    """The members and their statuses are returned; an address outside the cluster is refused."""
     async with session(etcd_three) as etcd:
         members = await maintenance.members(etcd)
         assert {member.name for member in members} == {"m1", "m2", "m3"}

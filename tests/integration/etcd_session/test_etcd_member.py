@@ -93,7 +93,7 @@ async def test_the_generated_command_line_runs_a_member(tmp_path: Path) -> None:
 
 
 def generate(folder: Path, name: str, *options: str) -> Path:
-    """The file that `nodectl etcd config` writes for a member, which keeps its data beside it."""
+    """Write a member's file with `nodectl etcd config`; its data is stored next to it."""
     file = folder / f"{name}.yaml"
     places = ["--data-dir", str(folder / name), "--file", str(file)]
     assert run(["etcd", "config", "--name", name, *places, *options]) == 0

@@ -104,7 +104,8 @@ async def test_kill_of_the_leader_in_use(broken_three: EtcdCluster, keys: Keys) 
 
 
 async def test_pause_of_the_member_in_use(broken_three: EtcdCluster, keys: Keys) -> None:
-    """A member that hangs with its sockets open: a call leaves it within its deadline, and nobody comes back."""
+    """A member hangs with its sockets open: a call leaves it within the deadline, and later calls do not use it
+    again."""
     victim = await follower(broken_three)
     async with session(broken_three, victim) as etcd, traffic(etcd, keys) as work:
         victim.pause()
@@ -150,13 +151,13 @@ async def test_move_leader_under_traffic(etcd_three: EtcdCluster, keys: Keys) ->
 
 
 async def test_outage_and_return_of_all(broken_three: EtcdCluster, keys: Keys) -> None:
-    """While nobody is there calls say Unavailable; when they return, calls work again without being told."""
+    """Without members calls raise Unavailable. When the members return, calls succeed again without any action."""
     async with session(broken_three) as etcd:
         await etcd.put(keys.head, b"x")
         for member in broken_three.members:
             member.kill()
 
-        async def surely_not() -> bool:  # a channel may need a moment to see that nobody listens
+        async def surely_not() -> bool:  # a channel may need a moment to detect the refused connection
             return isinstance(await error_of(etcd.put(keys.head, b"y", timeout_s=0.5)), Unavailable)
 
         await eventually(surely_not)
@@ -171,7 +172,10 @@ async def test_outage_and_return_of_all(broken_three: EtcdCluster, keys: Keys) -
 
 
 async def test_without_a_quorum_nothing_is_claimed(broken_three: EtcdCluster, keys: Keys) -> None:
-    """The member that is left knows soon that it has no leader: then writes are surely not done, and reads not old."""
+    """The last member soon reports that it has no leader.
+
+    From then on writes certainly do not happen, and reads return nothing old.
+    """
     first, *others = broken_three.members
     async with session(broken_three, first) as etcd:
         await etcd.put(keys.head, b"x")

@@ -1,4 +1,4 @@
-"""One transaction sent to two members: a member that is gone costs next to nothing, and a second copy does nothing."""
+"""Hedged transactions, sent to two members: a dead member adds little delay, and the second copy has no effect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.etcd_cluster import EtcdCluster
 
 
 async def test_a_member_that_is_gone_costs_no_timeout(etcd_three: EtcdCluster, keys: Keys) -> None:
-    """The other's answer counts long before the first one's time is over, and the session goes on with that one."""
+    """The second member answers long before the timeout of the first, and the session continues with it."""
     first, second, _ = etcd_three.endpoints
     async with Proxy(first) as cable, Etcd(EtcdSettings((cable.address, second), attempt_timeout_s=20.0)) as etcd:
         await etcd.get(keys.head)
@@ -28,7 +28,10 @@ async def test_a_member_that_is_gone_costs_no_timeout(etcd_three: EtcdCluster, k
 
 
 async def test_the_second_copy_says_what_the_first_has_done(etcd_three: EtcdCluster, keys: Keys) -> None:
-    """The first copy lands and its reply is lost: the second one's compares fail, and it tells what is there."""
+    """The first copy lands and its reply is lost.
+
+    The compares of the second copy fail, and its reads show the first one's effect.
+    """
     first, second, _ = etcd_three.endpoints
     async with Proxy(first) as cable, Etcd(EtcdSettings((cable.address, second), attempt_timeout_s=20.0)) as etcd:
         await etcd.get(keys.head)
@@ -41,8 +44,8 @@ async def test_the_second_copy_says_what_the_first_has_done(etcd_three: EtcdClus
         assert (found.value, found.version) == (b"mine", 1)
 
 
-async def test_nobody_answers(etcd_three: EtcdCluster, keys: Keys) -> None:
-    """It may have landed, and the error says so."""
+async def test_no_member_answers(etcd_three: EtcdCluster, keys: Keys) -> None:
+    """The transaction may have landed, so the outcome is unknown."""
     first, second, _ = etcd_three.endpoints
     async with (
         Proxy(first) as one,

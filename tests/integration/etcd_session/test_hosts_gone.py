@@ -1,4 +1,5 @@
-"""Members that go without a word, as with their PC: what hung on them goes on elsewhere, long before it is missed."""
+"""Members that vanish without closing connections, as with a dead PC: calls, watches and leases move to other members
+in time."""
 
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ async def moved_on(tap: ConnectionTap, address: str) -> None:
 
 
 async def test_a_client_that_doubts_its_leader_looks_for_another(etcd_three: EtcdCluster, keys: Keys) -> None:
-    """Both members that its watches hang on are gone; a third knows the new leader."""
+    """Both members used by the client's watches are dead; a third one has the new leader."""
     first, second, third = etcd_three.endpoints
     async with Etcd(EtcdSettings((third,))) as direct, Proxy(first) as one, Proxy(second) as two:
         await direct.put(keys.epoch, Epoch(epoch=1).encode())
@@ -136,7 +137,7 @@ async def test_old_news_of_the_slower_watch_change_nothing(keys: Keys) -> None:
 
 
 async def test_a_watch_leaves_a_member_that_another_call_found_dead(etcd_three: EtcdCluster, keys: Keys) -> None:
-    """It is asked for a sign of life at once, and not only when its own silence has lasted."""
+    """The watch probes its member at once, and does not wait for its own idle timeout."""
     first, second, _ = etcd_three.endpoints
     async with AsyncExitStack() as stack:
         cable = await stack.enter_async_context(Proxy(first))
@@ -163,7 +164,8 @@ async def test_a_watch_leaves_a_member_that_another_call_found_dead(etcd_three: 
 
 
 async def test_what_may_be_repeated_is_sent_to_another_member_in_time(etcd_three: EtcdCluster, keys: Keys) -> None:
-    """A member that is gone costs a commit a fraction of its deadline; and the session goes on with who answered."""
+    """A dead member costs a commit only a fraction of its deadline, and the session continues with the member that
+    answered."""
     first, second, third = etcd_three.endpoints
     async with (
         Proxy(first) as one,
@@ -186,7 +188,7 @@ async def test_what_may_be_repeated_is_sent_to_another_member_in_time(etcd_three
 async def test_an_endpoint_that_failed_is_the_last_to_be_tried_again() -> None:
     """Of those not in use, first the one whose last fault is longest ago."""
     async with Etcd(EtcdSettings(("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"))) as etcd:
-        etcd.switch_from_address("127.0.0.1:2")  # known to be gone, though not in use
+        etcd.switch_from_address("127.0.0.1:2")  # known to be dead, though not in use
         assert etcd.endpoint == "127.0.0.1:1"
         etcd.switch_from_address("127.0.0.1:1")
         assert etcd.endpoint == "127.0.0.1:3"

@@ -78,7 +78,8 @@ async def test_a_grant_that_nobody_answers(etcd_one: EtcdCluster) -> None:
 @pytest.mark.parametrize("fault", ["kill", "pause"])
 @pytest.mark.parametrize("victim", ["leader", "follower"])
 async def test_it_survives_the_member_in_use(broken_three: EtcdCluster, keys: Keys, fault: str, victim: str) -> None:
-    """Killed or hung, leading or not: the lease goes on with another member, within its TTL."""
+    """Whether the member is killed or hung, leading or not, the lease is renewed through another member within its
+    TTL."""
     leader = await broken_three.leader()
     member = leader if victim == "leader" else next(m for m in broken_three.members if m is not leader)
     rest = [other.endpoint for other in broken_three.members if other is not member]

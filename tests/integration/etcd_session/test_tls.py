@@ -58,7 +58,7 @@ async def test_a_client_with_our_certificate(etcd_tls: EtcdCluster, authority: A
 async def test_without_it_nothing_is_sent(
     etcd_tls: EtcdCluster, authority: Authority, keys: Keys, tmp_path: Path, wrong: str
 ) -> None:
-    """Plain TCP to a TLS port, no certificate of ours, and a member of an authority that we do not trust."""
+    """Refused are plain TCP to a TLS port, a client without a certificate, and a member whose CA is not trusted."""
     match wrong:
         case "plain":
             settings = EtcdSettings(etcd_tls.endpoints, call_timeout_s=0.5)

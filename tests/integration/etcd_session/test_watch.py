@@ -155,7 +155,7 @@ async def test_a_reader_that_stops_reading_stops_nobody_else(etcd_one: EtcdClust
 
 
 async def test_compaction_under_a_cut_off_watch_is_a_new_listing(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """What was missed and compacted away comes as a whole new state, and changes go on from there."""
+    """After a compaction of missed changes the watch delivers a complete new listing, and then further changes."""
     direct = etcd_one.endpoints[0]
     async with (
         Proxy(direct) as proxy,
@@ -178,7 +178,7 @@ async def test_compaction_under_a_cut_off_watch_is_a_new_listing(etcd_one: EtcdC
 
 
 async def test_follow_says_that_it_is_compacted(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Who follows from a revision that is gone learns which one is the oldest."""
+    """`follow` from a compacted revision raises an error with the oldest revision."""
     async with session(*etcd_one.endpoints) as etcd:
         first = await etcd.put(keys.head, b"1")
         last = await etcd.put(keys.head, b"2")
@@ -250,7 +250,7 @@ async def _read(stream: AsyncIterator[Listing | Changes]) -> None:
 
 
 async def test_closing_the_session_under_a_watch_ends_it_with_an_error(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Not with CancelledError, which would look as if its owner had wanted it, and not never."""
+    """It raises an error at once. CancelledError would mean that its owner had cancelled it."""
     etcd = session(*etcd_one.endpoints)
     stream = mirror(etcd, keys.state)
     await anext(stream)
@@ -265,7 +265,7 @@ async def test_closing_the_session_under_a_watch_ends_it_with_an_error(etcd_one:
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])
 async def test_the_member_that_feeds_it_dies(broken_three: EtcdCluster, keys: Keys, fault: str) -> None:
-    """The watch goes on with another member behind the last event."""
+    """The watch continues at another member after the last event."""
     victim = (await broken_three.leader()) if fault == "kill" else broken_three.members[0]
     others = [member.endpoint for member in broken_three.members if member is not victim]
     async with (

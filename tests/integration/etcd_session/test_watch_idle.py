@@ -17,7 +17,10 @@ from tests.support.etcd_cluster import EtcdCluster
 async def test_watch_of_an_idle_store_shows_that_it_is_alive(
     etcd_one: EtcdCluster, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """etcd gives no progress to a watch that begins after its newest revision; ours must not take that for silence."""
+    """etcd sends no progress to a watch that begins after its newest revision.
+
+    The session must not take that for a dead member.
+    """
     caplog.set_level(logging.DEBUG, logger="nodestore.etcd.watch")
     signs = 0
     async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:

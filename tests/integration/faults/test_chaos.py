@@ -46,7 +46,7 @@ class Record:
 
 
 async def caller(client: Client, number: int, record: Record, dice: random.Random) -> None:
-    """One command after another, each with an id of its own, as long as the faults go on."""
+    """Send one command after another, each with its own id, as long as the faults last."""
     sent = 0
     while not record.stop:
         sent += 1

@@ -1,6 +1,6 @@
-"""Each rule that the promises rest on is taken out, and the tests named here must notice.
+"""The tests of late copies detect every rule that is removed from masterd.
 
-A scenario that passes without the rule that it is there for proves nothing.
+A scenario that passes without its rule proves nothing. The rules have no switch, so private functions are patched.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def without_knowing_our_nonce_in_head(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_looking_at_the_lease(patch: pytest.MonkeyPatch) -> None:
-    take_up = Campaign._claim_landed_takeover  # private: the guarantee has no switch, see the module's docstring
+    take_up = Campaign._claim_landed_takeover
 
     async def taken(self: Campaign, seen: Any, lease: int) -> Any:
         return await take_up(self, seen, seen.lease)
@@ -82,7 +82,7 @@ CASES: list[tuple[Sabotage, Scenario]] = [
     (without_compare("leader"), scenarios.commit_after_its_leader_was_replaced),
     (without_compare("leader"), scenarios.chunk_of_a_deposed_leader),
     (without_compare("leader"), scenarios.takeover_that_lands_after_another),
-    # it compares the record of its own term too, which is enough: nobody else writes that
+    # it also compares the record of its own term, which is enough: no other term writes it
     (without_compare("leader", "terms"), scenarios.resignation_that_lands_after_reelection),
     (without_compare("head"), scenarios.commit_whose_reply_is_lost),
     (without_compare("head"), scenarios.commit_whose_copy_is_late),
@@ -107,13 +107,13 @@ def _name(case: Any) -> str:
 async def test_the_scenario_notices(
     etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch, sabotage: Sabotage, scenario: Scenario
 ) -> None:
-    """It fails by an assertion of its own, in three runs at the latest: on a busy machine a copy that is to be late may
-    come before another."""
+    """The scenario fails with its own assertion in at least one of three runs: on a busy machine the copy that should
+    be late may be early."""
     sabotage(monkeypatch)
     for run in range(_RUNS):
         try:
             await asyncio.wait_for(scenario(etcd_one, Keys(f"{keys.cluster}-{run}")), 30.0)
-        except (AssertionError, Garbage):  # a replica that can read no further says so itself
+        except (AssertionError, Garbage):  # a replica that can read no further raises Garbage
             await _clear_up()
             return
         await _clear_up()

@@ -72,13 +72,13 @@ async def restore(masters: Masters) -> None:
 
 
 async def another_configuration(masters: Masters) -> None:
-    """Written as nodectl does; adopted by whoever leads."""
+    """Write a configuration as nodectl does; the leader adopts it."""
     await masters.configure(inventory("blue"), version=2)
     await commands(masters, 1)
 
 
 async def configuration_by_http(masters: Masters) -> None:
-    """Through the leader."""
+    """Apply a configuration through the leader."""
     with contextlib.suppress(NodectlError):
         body = {"inventory": inventory("green").model_dump(mode="json"), "source": "", "actor": "test"}
         await masters.ask("m2", "PUT", "/v1/config", body)
@@ -96,7 +96,7 @@ async def resume(masters: Masters) -> None:
 
 
 async def stop(masters: Masters) -> None:
-    """While takeovers are paused it can hand over to nobody: it resigns."""
+    """Stop the leader. It resigns, because no standby may take over while takeovers are paused."""
     await masters.wait_serving("m2")
     await masters.ask("m2", "PUT", "/v1/paused", {"actor": "test", "reason": "work on the racks"})
 

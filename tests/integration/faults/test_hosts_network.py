@@ -1,4 +1,5 @@
-"""The network of hosts that fail, in namespaces of its own: what is cut, and what a dead PC still says."""
+"""The network of the host harness, in its own namespaces: which connections are cut, and what a host without power
+still sends."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ sys.stdin.read()
 
 
 def in_namespaces(scene: Callable[[], None]) -> None:
-    """Play it there; what it asserts is told here."""
+    """Run the scenario in namespaces; its assertions are reported here."""
     try:
         namespaces.check()
     except namespaces.CannotRun as reason:
@@ -75,7 +76,10 @@ def cuts() -> None:
 
 
 def test_a_pc_that_lost_its_power_says_nothing_when_it_is_back() -> None:
-    """The capture sees what killed programs had not said yet, where their network stays; it has gone with them here."""
+    """If the network remained, the kernel would send data of killed programs later.
+
+    Here the network is removed with the host.
+    """
     in_namespaces(last_words)
 
 
@@ -86,7 +90,7 @@ def last_words() -> None:
 
 
 def power_failure(lan: Lan, capture: Capture, meanwhile: Callable[[], None]) -> bool:
-    """Whether h1 said after it that a connection from before has ended."""
+    """Return whether h1 sent packets of an earlier connection after its power failure."""
     listens = f"import socket; made = socket.create_server(('{address('h2')}', {_PORT})); print('up', flush=True); "
     listens += "one = made.accept(); import time; time.sleep(100)"
     with running(lan, "h2", listens) as server, running(lan, "h1", _TALKS) as client:
@@ -96,7 +100,7 @@ def power_failure(lan: Lan, capture: Capture, meanwhile: Callable[[], None]) -> 
         meanwhile()
         since = time.monotonic()
         lan.plug("h1")
-        until = since + 4.0  # the kernel says it again after 0.2, 0.4, 0.8 and 1.6 s
+        until = since + 4.0  # the kernel retransmits after 0.2, 0.4, 0.8 and 1.6 s
         found: list[object] = []
         while not found and time.monotonic() < until:
             probe.reach(["h1", "h2"], ())
@@ -106,7 +110,7 @@ def power_failure(lan: Lan, capture: Capture, meanwhile: Callable[[], None]) -> 
 
 
 class running:  # noqa: N801 - read as a word
-    """A Python program on a host, once it has said something."""
+    """Run a Python program on a host; return once it has printed a line."""
 
     def __init__(self, lan: Lan, host: str, code: str) -> None:
         self._process = subprocess.Popen(

@@ -33,5 +33,5 @@ SCENARIOS: list[Scenario] = [
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_late(etcd_one: EtcdCluster, keys: Keys, scenario: Scenario) -> None:
-    """Each scenario says what must come of it."""
+    """Each scenario asserts its outcome."""
     await scenario(etcd_one, keys)

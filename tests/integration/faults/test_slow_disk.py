@@ -1,4 +1,4 @@
-"""The file system that can be told to be slow: it must be able to do all that etcd does with its files."""
+"""The slow file system: it supports all that etcd does with its files, and delays each fsync as requested."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PAGE = 4096
 
 @asynccontextmanager
 async def mounted(directory: Path) -> AsyncIterator[tuple[Slowable, Path]]:
-    """In a mount namespace of its own; where it is seen from here."""
+    """Mount it in a separate mount namespace; return where its files are seen from outside."""
     why = slow_disk.missing() or ("it needs root" if os.geteuid() != 0 else None)
     if why or shutil.which("unshare") is None:
         pytest.skip(why or "unshare is missing: on Debian, apt-get install util-linux")
@@ -86,7 +86,7 @@ def _as_etcd_does(path: Path) -> None:
 
 
 async def test_it_is_slow_when_it_is_told(tmp_path: Path) -> None:
-    """Each fsync then waits for no less than the range says; several wait side by side."""
+    """Each fsync takes at least the lower bound of the range; several wait at the same time."""
     async with mounted(tmp_path) as (disk, path):
         handle = os.open(path / "file", os.O_RDWR | os.O_CREAT, 0o600)
         disk.slow(SLOW_MS)
@@ -101,7 +101,7 @@ async def test_it_is_slow_when_it_is_told(tmp_path: Path) -> None:
 
 
 async def test_it_is_gone_when_it_is_closed(tmp_path: Path) -> None:
-    """Also with a file still open on it; to tell it something then is an error that says so."""
+    """It is unmounted even with an open file, whose calls then fail. A later change of the delay raises an error."""
     async with mounted(tmp_path) as (disk, path):
         handle = os.open(path / "file", os.O_RDWR | os.O_CREAT, 0o600)
     assert not psutil.pid_exists(disk.pid)

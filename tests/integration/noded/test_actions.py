@@ -58,7 +58,7 @@ class Leader:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     def append(self, index: int, *, held: bool = False, **more: Any) -> Action:
-        """Append its index to the file; held: and go on until `go` is there."""
+        """Append the action's index to the file. held: continue only when `go` exists."""
         args = {"log": str(self.log), "n": index, **({"until": str(self.go)} if held else {}), **more}
         return Action(index=index, name="append", args=args, epoch=1, actor="alice")
 
@@ -103,7 +103,7 @@ async def leader(cluster: EtcdCluster, keys: Keys, directory: Path, driver: str 
 
 @pytest.mark.parametrize("driver", ["process", "exec"])
 async def test_once_and_told(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path, driver: str) -> None:
-    """It is run once, what it said is its result, and nothing comes of the same view again, nor of a restart."""
+    """The action is run once and its return value is the result. The same view, or a restart, does not run it again."""
     async with leader(etcd_one, keys, tmp_path, driver) as lead:
         await lead.ask(lead.append(7), lead.append(8, fail="no lamp"))
         first = await lead.node.start()
@@ -123,7 +123,7 @@ async def test_once_and_told(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path, 
 
 
 async def test_killed_between_mark_and_result(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """kill -9 while it runs: it goes with noded, is not run again by the next one, and is said to be lost."""
+    """After kill -9 the action ends with noded. The next noded does not run it again, and reports it as lost."""
     async with leader(etcd_one, keys, tmp_path) as lead:
         await lead.ask(lead.append(7, held=True), lead.append(8))
         first = await lead.node.start()
@@ -179,7 +179,10 @@ async def test_work_directory_wiped_between(etcd_one: EtcdCluster, keys: Keys, t
 
 
 async def test_another_host_takes_the_node_while_it_runs(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """The first is paused until its lease is over, the second says `lost`; the first writes nothing, and ends."""
+    """The first noded is paused until its lease has expired, and the second writes `lost`.
+
+    The first then writes nothing, and ends.
+    """
     async with leader(etcd_one, keys, tmp_path) as lead:
         await lead.ask(lead.append(7, held=True))
         first = await lead.node.start()
@@ -236,7 +239,7 @@ async def test_status_and_claim_go_on_while_it_runs(etcd_one: EtcdCluster, keys:
 
 
 async def test_asked_to_stop_while_it_runs(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """SIGTERM: the action is ended, and its result says so."""
+    """SIGTERM cancels the action, and its result says so."""
     async with leader(etcd_one, keys, tmp_path) as lead:
         await lead.ask(lead.append(7, held=True))
         first = await lead.node.start()

@@ -73,7 +73,7 @@ async def test_paused_past_its_lease_it_finds_itself_replaced(
 
 
 async def test_damage_to_its_keys_is_put_right(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """A deleted or garbled claim is put again; the status of nobody is replaced with the next change."""
+    """A deleted or garbled claim is written again; a garbled status is replaced at the next change."""
     async with rig(etcd_one, keys, tmp_path) as node:
         await node.order("one", 1)
         await node.start()

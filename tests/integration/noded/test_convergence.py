@@ -19,7 +19,7 @@ from tests.support.noded.noded_rig import NODE, Noded, gone, rig, runs
 
 
 async def test_node_converges_and_follows(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """A node comes up in its desired state, follows its changes, and says what it did and why."""
+    """A node converges, follows changes, and reports what it did and why."""
     async with rig(etcd_one, keys, tmp_path) as node:
         await node.order("one", 1)
         await node.start()
@@ -38,7 +38,7 @@ async def test_node_converges_and_follows(etcd_one: EtcdCluster, keys: Keys, tmp
 
 
 async def test_node_waits_for_its_first_orders(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """A node nobody has told anything is idle, and begins when it is told."""
+    """A node without a spec is idle, and applies its first spec."""
     async with rig(etcd_one, keys, tmp_path) as node:
         await node.start()
         await node.reached(lambda status: status.phase == "idle", "idle")
@@ -47,7 +47,7 @@ async def test_node_waits_for_its_first_orders(etcd_one: EtcdCluster, keys: Keys
 
 
 async def test_asked_to_stop_it_leaves_nothing(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """SIGTERM: the program ends, the claim goes at once, the last status says so, and the exit code is 0."""
+    """SIGTERM ends the program and deletes the claim; the last status shows the stop, and the exit code is 0."""
     async with rig(etcd_one, keys, tmp_path) as node:
         await node.order("one", 1)
         noded = await node.start("--lease-ttl", "60")
@@ -106,7 +106,7 @@ async def test_work_directory_wiped_while_it_is_dead(etcd_one: EtcdCluster, keys
 
 
 async def test_document_file_altered(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """Somebody's change of the document file is undone at the next tick, without a restart."""
+    """A change of the document file is undone at the next tick, without a restart."""
     async with rig(etcd_one, keys, tmp_path) as node:
         await node.order("one", 1)
         await node.start()

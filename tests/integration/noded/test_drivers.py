@@ -1,4 +1,4 @@
-"""noded as a process of its own with driver `file`, and with a program that is asked for its health."""
+"""noded as a process with driver `file`, and with a program whose health is checked."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_template_that_does_not_fit(etcd_one: EtcdCluster, keys: Keys, tmp
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a file in the way of a directory is another error there")
 async def test_what_cannot_be_written_is_tried_again(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """noded says why in a sentence, and does it as soon as it can."""
+    """noded reports the reason in a sentence, and writes as soon as it can."""
     blocked = tmp_path / "etc"
     blocked.write_bytes(b"not a directory")
     async with rig(etcd_one, keys, tmp_path) as node:
@@ -124,7 +124,8 @@ async def test_what_cannot_be_written_is_tried_again(etcd_one: EtcdCluster, keys
 
 
 async def test_unhealthy_program_is_restarted(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """A program that runs and does not do its work: told, restarted with pauses, told again once it is well."""
+    """A program that runs but fails its checks is reported, restarted with pauses, and reported again once it is
+    healthy."""
     health = {"argv": ["{python}", "-c", ASK], "every_s": 0.2, "timeout_s": 20, "failures": 2, "start_s": 1}
     async with rig(etcd_one, keys, tmp_path) as node:
         await node.order("one", 1, code=PICTURE, health=health, grace_s=0)

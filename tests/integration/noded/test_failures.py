@@ -40,7 +40,10 @@ async def test_crash_is_repaired_at_once(etcd_one: EtcdCluster, keys: Keys, tmp_
 
 
 async def test_refused_settings_leave_the_work_running(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """Settings or a driver that cannot be are told as failed; what ran goes on, also across a crash of it."""
+    """Invalid settings or an unknown driver are reported as failed.
+
+    The running program continues, also after a crash.
+    """
     async with rig(etcd_one, keys, tmp_path) as node:
         await node.order("one", 1)
         await node.start()

@@ -1,4 +1,4 @@
-"""What a noded says that it obeyed, judged: a right one, and one whose order check was taken out."""
+"""Checks of the specs that a noded reports as applied: of a correct one, and of one without its check of terms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def judged(log: Path, last: Desired) -> list[str]:
 async def test_a_noded_that_obeys_a_deposed_leader_is_found(
     etcd_one: EtcdCluster, keys: Keys, tmp_path: Path, module: str
 ) -> None:
-    """By its own log, over a restart too; where its order check is in its place nothing is found."""
+    """Its log shows it, also across a restart. With its check in place nothing is found."""
     last = order(NEW, 5)
     async with rig(etcd_one, keys, tmp_path) as node:
         await node.put(order(OLD, 1))
@@ -52,7 +52,7 @@ async def test_a_noded_that_obeys_a_deposed_leader_is_found(
 
 
 async def test_what_does_not_change_the_spec_is_said_too(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """A new term that says the same again is an order of its own, and said once."""
+    """The same spec in a new term is reported again, once."""
     same = [order(OLD, 1), order(NEW, 1)]
     async with rig(etcd_one, keys, tmp_path) as node:
         await node.put(same[0])

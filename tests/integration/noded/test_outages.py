@@ -13,7 +13,8 @@ from tests.support.waiting import eventually
 
 
 async def test_without_etcd_the_work_goes_on(keys: Keys, tmp_path: Path) -> None:
-    """etcd is down past the lease: the program runs on, is restarted when it crashes, and all is told afterwards."""
+    """etcd is down for longer than the lease: the program continues, is restarted after a crash, and all is reported
+    afterwards."""
     cluster = EtcdCluster(1)
     try:
         cluster.spawn()
@@ -40,7 +41,10 @@ async def test_without_etcd_the_work_goes_on(keys: Keys, tmp_path: Path) -> None
 
 
 async def test_started_without_etcd_it_does_what_it_did_last(keys: Keys, tmp_path: Path) -> None:
-    """A PC that boots during an outage comes up as it was; what etcd says afterwards wins, however old."""
+    """A PC that boots during an outage applies its last spec.
+
+    Afterwards the spec in etcd is applied, however old it is.
+    """
     cluster = EtcdCluster(1)
     try:
         cluster.spawn()

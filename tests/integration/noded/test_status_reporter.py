@@ -78,7 +78,7 @@ async def rig(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[Rig]:
 
 
 async def test_without_a_claim_nothing_is_written(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """A status waits until the node is ours, and then only the newest is written."""
+    """A status waits for the claim; then only the newest one is written."""
     async with rig(etcd_one, keys) as made:
         made.reporter.report(status(1))
         made.reporter.report(status(2))
@@ -99,7 +99,7 @@ async def test_with_a_claim_that_was_put_over_nothing_is_written(etcd_one: EtcdC
 
 
 async def test_a_lost_answer_is_not_written_twice(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """After a write whose answer was lost it looks first; what did not go out is sent again."""
+    """After a lost answer the key is read first. A status that was not written is written again."""
     async with rig(etcd_one, keys) as made:
         await made.claim()
         made.etcd.faults = ["not sent", "answer lost"]

@@ -50,7 +50,7 @@ def _no_process_stays() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def etcdctl() -> Path:
-    """The etcdctl beside the etcd that is tested with."""
+    """The etcdctl of the etcd under test."""
     found = find.find_etcd().ctl
     if found is None:
         pytest.skip("there is no etcdctl beside etcd")
@@ -139,7 +139,7 @@ def _prints(name: str, keys: Keys) -> str:
 
 @needs_a_shell
 async def test_etcdctl_gets_what_the_page_shows(etcdctl: Path, etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Documents, what a node must be, how it is, who leads: all as JSON."""
+    """Documents, specs, statuses and the leader, all as JSON."""
     async with _red(etcd_one, keys) as masters:
         await masters.etcd.put(keys.status_of("n1"), Status(node="n1", nonce="x", host="pc", phase="ready").encode())
         environ = _shell(etcdctl, etcd_one, keys)
@@ -172,7 +172,7 @@ async def test_etcdctl_watches_as_the_page_says(etcdctl: Path, etcd_one: EtcdClu
 
 
 async def _until_watched(masters: Masters, watcher: Watcher, keys: Keys) -> None:
-    """Change a key beneath `state/` that is no document until the watcher tells of it: from then on it hears all."""
+    """Change a key below `state/` until the watcher reports it: from then on it misses nothing."""
     heard = asyncio.create_task(watcher.line(lambda line: True if line.endswith("~begun") else None))
     try:
         while not heard.done():
@@ -209,7 +209,7 @@ async def _watch_wall(cluster: EtcdCluster, keys: Keys, folder: Path) -> AsyncIt
 
 
 def _told(event: str, key: str) -> Callable[[str], Any]:
-    """The line of that event."""
+    """Return a function that returns the content of a line if it reports this event and key, and None otherwise."""
 
     def wanted(line: str) -> Any:
         told = json.loads(line)
@@ -220,7 +220,7 @@ def _told(event: str, key: str) -> Callable[[str], Any]:
 
 @needs_etcd3
 async def test_etcd3_watches_as_the_page_says(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
-    """All that is there, then each change: of a document, of a node, of its noded, of who leads."""
+    """The script prints all keys, then each change: of a document, a status, a claim, and the leader."""
     async with _red(etcd_one, keys) as masters, _watch_wall(etcd_one, keys, tmp_path) as watcher:
         there = await watcher.line(_told("there", f"{keys.state}nodes/n1"))
         assert there["value"]["document"] == {"colour": "red"}
@@ -252,7 +252,7 @@ async def test_etcd3_watches_as_the_page_says(etcd_one: EtcdCluster, keys: Keys,
 @needs_etcd3
 @pytest.mark.parametrize("how", ["kill", "pause"])
 async def test_the_script_ends_with_its_member(how: str, tmp_path: Path) -> None:
-    """So that whoever starts it starts it again: also when the member is only silent, and always in one line."""
+    """The script ends with one line, also when its member only hangs, so that a supervisor can restart it."""
     async with EtcdCluster(1) as cluster:
         keys = Keys("wall")
         async with Masters(cluster, keys) as masters:

@@ -164,7 +164,7 @@ async def test_both_ways_refuse_the_same_configurations(etcd_one: EtcdCluster, k
 
 
 async def test_a_cluster_name_with_a_slash_starts_nothing(tmp_path: Path) -> None:
-    """It would lie in another cluster's keys. Each program says so in one line and ends with code 2."""
+    """Its keys would lie among those of another cluster. Each program reports this in one line and ends with code 2."""
     nodectl = Nodectl(["127.0.0.1:1"], "a/b")
     masterd = [sys.executable, "-m", "masterd", "--id", "m1", "--cluster", "a/b"]
     noded = [sys.executable, "-m", "noded", "--node", "n1", "--cluster", "a/b", "--work-dir", str(tmp_path)]

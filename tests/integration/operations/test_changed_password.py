@@ -43,7 +43,7 @@ def _no_process_stays() -> Iterator[None]:
 
 
 async def ctl(cluster: EtcdCluster, *command: str, says: str = "") -> None:
-    """What root tells etcd."""
+    """Run etcdctl as root."""
     argv = [str(find_etcd().with_name("etcdctl")), f"--endpoints={cluster.endpoints[0]}", f"--user=root:{PASSWORD}"]
     argv += ["--dial-timeout=20s", "--command-timeout=20s", *command]
     done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, input=says.encode(), check=False)
@@ -51,7 +51,7 @@ async def ctl(cluster: EtcdCluster, *command: str, says: str = "") -> None:
 
 
 class Guarded:
-    """An etcd of one member with access control, and a user of ours that may do with our keys what it likes."""
+    """An etcd of one member with access control, and a user with all rights on our keys."""
 
     def __init__(self, cluster: EtcdCluster, keys: Keys, directory: Path) -> None:
         self.cluster, self.keys = cluster, keys
@@ -106,8 +106,11 @@ async def guarded(keys: Keys, directory: Path) -> AsyncIterator[Guarded]:
 
 
 async def test_a_session_waits_for_its_new_password(keys: Keys, tmp_path: Path) -> None:
-    """Refused at the start is Denied; refused later on is Unavailable, asked again ever more rarely, until the new
-    password is in the file; watch and calls go on by themselves."""
+    """A refusal at the start raises Denied.
+
+    A later one raises Unavailable, and the login is retried with growing pauses until the file has the new password.
+    Watches and calls then continue.
+    """
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(guarded(keys, tmp_path))
         etcd, tap = store.tapped_session(store.file)
@@ -143,7 +146,10 @@ async def test_a_session_waits_for_its_new_password(keys: Keys, tmp_path: Path) 
 
 
 async def test_a_session_waits_for_its_old_password(keys: Keys, tmp_path: Path) -> None:
-    """Without a file it is what an operator sets again in etcd; a lease is lost meanwhile, and not by a refusal."""
+    """Without a password file, the operator restores the old password in etcd.
+
+    The lease expires meanwhile; a refusal alone does not lose it.
+    """
     async with guarded(keys, tmp_path) as store, store.session() as etcd:
         lease = await Lease.grant(etcd, 8)
         keeping = asyncio.create_task(lease.keep_alive())
@@ -172,7 +178,7 @@ async def test_access_control_that_is_turned_on_later(keys: Keys) -> None:
 
 
 async def works(call: Awaitable[Any]) -> bool:
-    """Whether etcd does it now."""
+    """Return whether etcd accepts the call now."""
     try:
         await call
     except Unavailable:
@@ -185,7 +191,8 @@ async def works(call: Awaitable[Any]) -> bool:
 
 @pytest.mark.parametrize("mended", ["in the file", "in etcd"])
 async def test_a_node_goes_on_under_a_changed_password(keys: Keys, tmp_path: Path, mended: str) -> None:
-    """What is driven lives on, also when the claim has run out; noded says why, and obeys again once it can log in."""
+    """The program continues even after the claim has expired. noded reports the reason, and applies specs again once it
+    can log in."""
     async with guarded(keys, tmp_path) as store, Etcd(root(store)) as etcd:
         node = Rig(etcd, store.cluster.endpoints, keys, tmp_path)
         try:
@@ -263,8 +270,10 @@ async def says(masters: Masters, name: str, words: str, timeout_s: float = PATIE
 
 
 async def test_a_master_goes_on_under_a_changed_password(keys: Keys, tmp_path: Path) -> None:
-    """It refuses commands and says why, in its log and to whoever asks for the state of things; with the new password
-    in the file it takes commands again, by the same process."""
+    """masterd refuses commands and reports the reason in its log and its status.
+
+    With the new password in the file, the same process accepts commands again.
+    """
     async with guarded(keys, tmp_path) as store, playing(store) as masters:
         await store.set_password(NEW)
         await store.break_streams()
@@ -301,8 +310,10 @@ async def test_a_master_whose_lease_runs_out_while_it_is_refused(keys: Keys, tmp
 
 
 async def test_a_leader_that_alone_is_refused_is_replaced(keys: Keys, tmp_path: Path) -> None:
-    """Its streams may last, and with them its lease and its heartbeats: it says that it cannot commit, and a standby
-    that can takes over."""
+    """Its streams, lease and heartbeats may continue.
+
+    Its heartbeats report that it cannot commit, and a standby takes over.
+    """
     async with guarded(keys, tmp_path) as store, playing(store) as masters:
         await store.add("other")
         (tmp_path / "other").write_text(OLD)
@@ -318,7 +329,7 @@ async def test_a_leader_that_alone_is_refused_is_replaced(keys: Keys, tmp_path: 
 
 
 async def test_the_password_of_the_maintenance_user_alone(keys: Keys, tmp_path: Path) -> None:
-    """Commands go on; that nobody sees how etcd is shows, and is not taken for an etcd that is ill."""
+    """Commands continue. The status shows that etcd's state cannot be read, and does not report etcd as unhealthy."""
     async with guarded(keys, tmp_path) as store:
         await store.add("keeper")
         await store.ctl("user", "grant-role", "keeper", "root")
@@ -340,7 +351,7 @@ async def test_the_password_of_the_maintenance_user_alone(keys: Keys, tmp_path: 
 
 
 async def healthy(masters: Masters) -> bool:
-    """Whether nothing is said about etcd."""
+    """Return whether the status reports no problem of etcd."""
     view = await masters.ask("m1", "GET", "/v1/status?consistency=local")
     return all(member["healthy"] for member in view["members"]) and not any(
         "etcd" in problem for problem in view["problems"]
@@ -348,7 +359,7 @@ async def healthy(masters: Masters) -> bool:
 
 
 async def test_a_master_that_is_refused_at_its_start_ends(keys: Keys, tmp_path: Path) -> None:
-    """With one line, and the exit code for that: somebody is there to read it."""
+    """It ends with one line and the exit code for a refusal, because an operator starts it."""
     async with guarded(keys, tmp_path) as store:
         store.file.write_text("wrong\n")
         async with Masters(store.cluster, keys, arguments=store.options, user="root", password=PASSWORD) as masters:

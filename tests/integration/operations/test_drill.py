@@ -1,4 +1,4 @@
-"""`nodectl drill` on real masters, and what `nodectl why` then tells: each kind of end, timed and recorded."""
+"""`nodectl drill` on real masters, and the report of `nodectl why`: each kind of end is timed and recorded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def _three(masters: Masters) -> None:
 
 
 def _well_told(takeover: dict[str, Any], cause: str, old: str) -> None:
-    """Who, why, and steps that ascend and add up to the whole."""
+    """Assert that the report has the leader, the reason, and ascending steps that add up to the whole."""
     assert (takeover["cause"], takeover["taken_from"]) == (cause, old)
     at, took = [[step[name] for step in takeover["steps"]] for name in ("at_s", "took_s")]
     assert at == sorted(at)
@@ -102,7 +102,7 @@ async def test_a_master_that_was_not_told_to_allow_drills_obeys_none(etcd_one: E
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")
 async def test_a_lease_that_ran_out_is_timed_from_the_last_heartbeat(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Not from when the key was gone, which is what the standby reacts to."""
+    """The time does not begin with the deletion of the key, which the standby reacts to."""
     async with Masters(etcd_one, keys, arguments=UNTIL_IT_DIES) as masters:
         await _three(masters)
         old = masters.running["m1"].process.pid

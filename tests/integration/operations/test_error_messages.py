@@ -147,7 +147,7 @@ def small_disk(at: Path) -> Iterator[Path]:
 
 
 def fill(ballast: Path) -> None:
-    """To the last byte."""
+    """Fill the file system to the last byte."""
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while file.write(b"x" * 512):
             pass
@@ -157,8 +157,10 @@ def fill(ballast: Path) -> None:
 async def test_a_full_disk_under_a_node_is_told_and_stops_nothing(
     etcd_one: EtcdCluster, keys: Keys, tmp_path: Path
 ) -> None:
-    """What needs no room is still done, and the status warns; what needs some is tried again, and says that the disk is
-    full; with room again all is right, without a restart."""
+    """What needs no space is still done, and the status warns.
+
+    What needs space is retried and reports the full disk. With free space all is done without a restart.
+    """
     inventory = {"nodes": {"n1": {"driver": {"name": "exec", "settings": {"argv": ["{python}", "-c", "0"]}}}}}
     with small_disk(tmp_path / "disk") as work:
         async with one(etcd_one, keys) as masters, nodes.run_noded(etcd_one.endpoints, keys, "n1", work=work) as noded:

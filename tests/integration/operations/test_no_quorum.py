@@ -1,4 +1,4 @@
-"""Most of etcd is gone: everybody is told so, in time; what runs goes on; and when etcd returns, so does everything."""
+"""etcd without a quorum: callers get errors in time, running programs continue, and all recovers with the quorum."""
 
 from __future__ import annotations
 
@@ -40,8 +40,11 @@ async def _leaderless(etcd: Etcd, endpoint: str) -> bool:
 async def test_without_a_quorum_everybody_is_told_and_afterwards_all_goes_on(
     broken_three: EtcdCluster, keys: Keys
 ) -> None:
-    """Reads and commands end with code 5 and one line meanwhile; status and local reads answer; noded keeps its last
-    state. With the quorum, commands, masters and nodes go on, none of them started anew."""
+    """Reads and commands end with code 5 and one line.
+
+    `status` and local reads succeed, and noded keeps its last state. With the quorum, commands, masters and nodes
+    continue without a restart.
+    """
     async with (
         Masters(broken_three, keys) as masters,
         nodes.run_noded(broken_three.endpoints, keys, "n1") as noded,

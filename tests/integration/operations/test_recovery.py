@@ -45,7 +45,7 @@ PATIENCE_S = 60.0
 
 
 def bump() -> list[str]:
-    """As docs/recovery.md says: greater with each restore."""
+    """The revision bump as docs/recovery.md computes it: greater with each restore."""
     return [f"--bump-revision={time.time_ns() // 1_000_000}", "--mark-compacted"]
 
 
@@ -140,7 +140,7 @@ class Disaster:
         self.masters.running["m2"].kill()
 
     async def recover(self) -> None:
-        """A new epoch begins, nobody leads in it; a second recovery has nothing to do."""
+        """Begin a new epoch, in which no master leads yet; a second `recover` changes nothing."""
         output = await self.nodectl("recover", "-o", "json")
         assert (output.code, output.json["epoch"], output.json["index"]) == (0, 2, self.saved), output
         assert output.json["last"]["name"] == "node.set"
@@ -180,7 +180,7 @@ class Disaster:
         assert new == self.saved + 1
 
         async def caught_up() -> bool:
-            with suppress(NotFound):  # it has forgotten, and not read anew yet
+            with suppress(NotFound):  # it has dropped its state, and has not read it again yet
                 found = await self.masters.ask("m1", "GET", "/v1/documents/nodes/n1?consistency=local")
                 return bool(found["document"]["text"] == "new")
             return False
@@ -204,8 +204,11 @@ class Disaster:
 
 
 async def test_everything_is_lost_but_a_backup(keys: Keys, tmp_path: Path) -> None:
-    """Three members are restored. A master that was paused meanwhile, and a node that kept running, obey the new
-    leader. What was acknowledged after the backup is lost, and a client that knew of it gets a conflict."""
+    """Three members are restored.
+
+    A master that was paused and a node that kept running follow the new leader. Commands after the backup are lost, and
+    a client that knows of them gets a conflict.
+    """
     async with (
         EtcdCluster(3) as cluster,
         Masters(cluster, keys) as masters,
@@ -239,7 +242,7 @@ async def obeyed(etcd: Etcd, keys: Keys, epoch: int) -> bool:
 
 
 async def test_a_store_that_was_not_restored_or_not_as_it_must_be(keys: Keys, tmp_path: Path) -> None:
-    """It is said what is missing, and nothing changes unless one insists."""
+    """The error names what is missing, and nothing changes unless the check is overridden."""
     file = tmp_path / "wall.db"
     async with EtcdCluster(1) as cluster, Masters(cluster, keys) as masters:
         nodectl = Nodectl(cluster.endpoints, keys.cluster)
@@ -269,7 +272,7 @@ async def test_a_store_that_was_not_restored_or_not_as_it_must_be(keys: Keys, tm
 
 
 async def test_members_that_were_restored_differently(keys: Keys, tmp_path: Path) -> None:
-    """They would serve different data, and nobody would notice."""
+    """Such members would serve different data without any error."""
     file = tmp_path / "wall.db"
     async with EtcdCluster(3) as three, EtcdCluster(1) as other, Masters(three, keys) as masters:
         masters.start("m1")

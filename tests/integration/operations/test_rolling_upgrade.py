@@ -129,7 +129,7 @@ class Mixed:
         )
 
     async def forget_the_journal(self) -> None:
-        """As a truncation up to the newest snapshot would: who starts now must load that."""
+        """Delete entries as a truncation up to the newest snapshot does: a new masterd must load that snapshot."""
         manifests = [kv for kv in (await self.etcd.range(self.keys.snapshots)).kvs if kv.key.endswith("/manifest")]
         newest = max(decode(Manifest, kv.value, kv.key).index for kv in manifests)
         await self.etcd.txn([], [op_delete(self.keys.journal, end=self.keys.entry(newest + 1).encode())])

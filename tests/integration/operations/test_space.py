@@ -85,7 +85,7 @@ async def problems_of(masters: Masters, name: str) -> str:
 
 
 async def test_commands_that_write_much_for_long(keys: Keys) -> None:
-    """More than the quota passes through; room is made meanwhile, and all commands are acknowledged."""
+    """More than the quota is written in total; masterd makes room, and all commands are acknowledged."""
     async with small() as cluster, playing(cluster, keys) as masters:
         for number in range(110):  # each: its entry, with arguments and document, and the document's view
             await save_scene(masters, number)
@@ -95,7 +95,10 @@ async def test_commands_that_write_much_for_long(keys: Keys) -> None:
 
 
 async def test_living_data_near_the_quota(keys: Keys) -> None:
-    """Commands are refused with the reason, reads go on, `status` tells; once there is room, all goes on by itself."""
+    """Commands are refused with the reason, reads continue, and `status` reports it.
+
+    Once there is room, commands continue.
+    """
     async with small() as cluster, playing(cluster, keys) as masters:
         for number in range(int(0.83 * QUOTA / (VALUE + 1_000))):
             await masters.etcd.put(f"/foreign/{number}", bytes(VALUE))
@@ -167,7 +170,10 @@ async def test_the_alarm_while_nobody_leads(keys: Keys) -> None:
 
 @pytest.mark.timeout(300)
 async def test_the_alarm_without_the_rights_to_mend_it(keys: Keys, tmp_path: Path) -> None:
-    """A masterd without them says exactly why not and what to run; reads go on; one that has them mends it."""
+    """A masterd without the rights reports the reason and the command to run, and reads continue.
+
+    A masterd with the rights clears the alarm.
+    """
     password = tmp_path / "password"
     password.write_text(PASSWORD)
     async with small() as cluster:
@@ -234,7 +240,10 @@ async def test_the_write_that_fills_the_database_is_not_denied_to_have_happened(
 
 
 async def test_commands_across_the_alarm_are_told_the_truth(keys: Keys) -> None:
-    """Under one term: what was refused is not in the journal, what is there was acknowledged, and then all goes on."""
+    """Within one term, refused commands are not in the journal, and those in it were acknowledged.
+
+    Afterwards commands continue.
+    """
     async with small() as cluster, session(cluster) as etcd, run_leader(etcd, etcd, keys) as seat:
         for number in range(int(0.5 * QUOTA / VALUE)):
             await etcd.put(f"/foreign/{number}", bytes(VALUE))
@@ -264,5 +273,5 @@ async def mend(etcd: Etcd) -> None:
 
 
 def test_the_words_of_the_alarm_are_known() -> None:
-    """They are in every member's status; the tests above show that a real etcd still says them so."""
+    """The text is in every member's status; the tests above show that a real etcd still uses it."""
     assert space_plan._NOSPACE.findall("memberID:4709832236602806941 alarm:NOSPACE ") == ["4709832236602806941"]

@@ -27,7 +27,7 @@ async def test_a_cluster_without_masterd_is_told_apart(etcd_one: EtcdCluster, ke
 
 
 async def test_what_masters_left_in_etcd_is_shown(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Leader, candidates and pause; what cannot be read is told and passed over."""
+    """Leader, candidates and pause are shown; a key that cannot be read is reported and skipped."""
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
         await etcd.put(keys.leader, LeaderRecord(id="m1", host="pc1", urls=(url,), nonce="x", since=1.0).encode())
@@ -49,7 +49,7 @@ async def test_what_masters_left_in_etcd_is_shown(etcd_one: EtcdCluster, keys: K
 
 
 async def test_without_etcd_it_is_one_line(keys: Keys) -> None:
-    """Nobody answers anywhere: nothing is shown, and the address is named."""
+    """Without any answer nothing is shown, and the error names the address."""
     address = f"127.0.0.1:{free_ports(1)[0]}"
     said = await Nodectl([address], keys.cluster, timeout_s=_WAIT_S)("status")
     assert said.code == ExitCode.UNAVAILABLE

@@ -144,7 +144,7 @@ async def test_a_snapshot_that_is_deleted_while_it_is_read(etcd_one: EtcdCluster
 
 @asynccontextmanager
 async def run_leader_after_inspection(etcd: Etcd, keys: Keys) -> AsyncIterator[RunningLeader]:
-    """A leader whose own retention has already deleted the fragments of snapshots, and so leaves the test's alone."""
+    """Run a leader whose retention has already deleted incomplete snapshots, so that it does not delete the test's."""
     fragment = keys.snapshot(keys.snapshot_name(1, "fragment")) + "000000"
     await etcd.put(fragment, b"{}")
 

@@ -45,7 +45,7 @@ def _contents(operation: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_bodies_and_answers_are_named_after_their_types(method: str, path: str) -> None:
-    """No route has a schema of its own, and no stream events that are not described."""
+    """Every route refers to a named schema, and every stream to described events."""
     for content in _contents(DOCUMENT["paths"][path][method]):
         schema = content["schema"]
         for one in content.get("x-event-data", {}).values() or schema.get("anyOf", [schema]):
@@ -161,7 +161,7 @@ def test_the_types_load_quickly() -> None:
 
 
 def _valid(name: str, value: Any) -> bool:
-    """Whether `value`, as it is sent, is as the schema says, with no field that the schema does not know."""
+    """Return whether `value`, encoded as JSON, matches the schema and has no unknown field."""
     return faults(named(name), loads(dumps(value))) == []
 
 
@@ -278,7 +278,7 @@ class Marked(TypedDict):
 
 
 def test_a_typed_dict_is_configured() -> None:
-    """Its decorator adds keywords, and says whether it may hold unknown fields."""
+    """The decorator adds keywords to the schema, and decides whether unknown fields are allowed."""
     schema = TypeAdapter(Marked).json_schema()
     assert (schema["minProperties"], schema["additionalProperties"]) == (1, False)
     with pytest.raises(ValidationError):

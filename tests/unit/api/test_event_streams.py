@@ -43,7 +43,8 @@ async def test_a_reader_that_goes_away_is_no_error(
 
 
 async def test_a_fault_of_the_master_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    """A connection of its own is reset, while the client is still connected."""
+    """If a connection of masterd itself is reset while the client is connected, the answer is 500 and the error is
+    logged."""
     masterd = FakeMasterd()
     masterd.lead().confirm_error = ConnectionResetError()
     async with serving(masterd) as url, aiohttp.ClientSession() as session, session.get(url + "/v1/nodes") as response:
@@ -52,7 +53,7 @@ async def test_a_fault_of_the_master_is_an_error(caplog: pytest.LogCaptureFixtur
 
 
 async def test_a_stream_that_fails_ends(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """An answer that has begun is not followed by another one; why it ended is in the log if it is a fault of ours."""
+    """After the headers were sent, the stream just ends: no second response is sent. An error of masterd is logged."""
     monkeypatch.setattr(event_streams, "_KEEPALIVE_COMMENT_S", 0.01)
     for error, told in ((Unavailable("etcd is away"), []), (RuntimeError("oops"), ["GET /v1/events failed"])):
         masterd = _leading()
@@ -68,7 +69,7 @@ async def test_a_stream_that_fails_ends(monkeypatch: pytest.MonkeyPatch, caplog:
 
 
 async def test_a_stream_of_the_journal_ends_when_the_store_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its reader is told to read anew: what it has read may not be in the store any more."""
+    """The reader gets an event to read everything again, because the store may not hold what it has read."""
     monkeypatch.setattr(event_streams, "_KEEPALIVE_COMMENT_S", 0.01)
     masterd = _leading()
     async with (

@@ -73,7 +73,7 @@ def _leads(board: ClusterView, name: str, revision: int) -> None:
 
 
 async def test_what_a_deposed_leader_has_not_done_goes_to_the_next_one_whatever_it_is() -> None:
-    """It says itself that nothing of it has happened: to ask the next one does it once."""
+    """The error shows that nothing happened, so a request without an id can be sent to the next leader as well."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
         parts = _parts(etcd)
         _leads(parts.cluster_view, "m2", 7)
@@ -104,7 +104,7 @@ class _Hopped(_Request):
 
 
 async def _goes_to_the_next(parts: MasterdParts, forwarder: _Dead, request: _Request) -> None:
-    """m2 leads, and is gone when it is asked; m3 leads then, and answers."""
+    """m2 leads and does not answer any more; then m3 leads and answers."""
     parts.replica.problem = None
     _leads(parts.cluster_view, "m2", 7)
     asking = asyncio.create_task(_router(parts, forwarder).leader_or_response(cast(Any, request)))
@@ -123,7 +123,7 @@ async def test_a_request_for_a_dead_leader_waits_for_the_next_one() -> None:
 
 
 async def test_a_masterd_that_could_not_lead_itself_says_so_at_once() -> None:
-    """Whoever asks should hear what is wrong with the store, rather than wait."""
+    """The request is refused at once with the problem of the store, and is not held until a leader appears."""
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
         parts = _parts(etcd)
         parts.replica.problem = "the journal has a gap"
@@ -177,7 +177,10 @@ class _Leads:
 
 
 async def test_a_command_whose_client_has_gone_is_not_done_for_it() -> None:
-    """It was held while nobody led; its client may have asked another master meanwhile, and it has no id."""
+    """The command has no id and was held without a leader.
+
+    Its client closed the connection and may have repeated it elsewhere.
+    """
     async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
         parts = _parts(etcd)
         parts.campaign.is_taking_over = True

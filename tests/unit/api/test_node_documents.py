@@ -1,4 +1,4 @@
-"""The application says which document belongs to a node; the view of the node shows that document."""
+"""The application names the document of a node, and the view of the node shows that document."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NODES = inventory("n1", "n2")
 
 
 class Tiles(ToyApp):
-    """Keeps the documents of its nodes at a path of its own; `spare` has none."""
+    """Keeps the documents of its nodes under its own path; node `spare` has none."""
 
     def node_document(self, node: str) -> str | None:
         return None if node == "spare" else f"tiles/{node}"
 
 
 class Silent:
-    """The required parts alone."""
+    """An application with the required methods only."""
 
     name = "silent"
 
@@ -38,7 +38,7 @@ class Silent:
 
 
 class Hearing(Silent):
-    """Another optional part."""
+    """An application with another optional method."""
 
     name = "hearing"
 
@@ -78,7 +78,7 @@ def test_a_node_is_shown_with_its_document(
 
 
 def test_all_nodes_are_shown_alike() -> None:
-    """The list has for each node what its own view has."""
+    """The list of nodes and the view of one node have the same content."""
     views = node_views(NODES, _state(), {}, {}, Tiles())
     assert [(view["name"], view["document"]) for view in views] == [("n1", {"colour": "blue"}), ("n2", {})]
 

@@ -1,4 +1,4 @@
-"""The published schemas are those of the models, and say what the models accept."""
+"""The published schemas agree with the models, and accept what the models accept."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_the_files_are_what_the_models_say() -> None:
-    """Who changes a model runs `make schemas`; the lines name each file and say so."""
+    """The published files are up to date. If not, the message names each file and `make schemas`."""
     assert schema_files.drift(DOCS) == []
 
 
 def test_drift_is_seen_and_mended(tmp_path: Path) -> None:
-    """A changed, a missing and a surplus file each give one line that says what to do; writing them mends it."""
+    """A changed, a missing and a surplus file each give one line with the remedy; writing the files removes all
+    differences."""
     docs = tmp_path / "docs"
     shutil.copytree(DOCS, docs)
     (docs / "schemas" / "Desired.json").write_text("{}\n", "utf-8")

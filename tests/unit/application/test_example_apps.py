@@ -1,4 +1,4 @@
-"""The example applications do what their texts say."""
+"""The example applications behave as their texts describe."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_examples_keep_the_contract() -> None:
 
 
 def test_an_application_is_found_by_its_place() -> None:
-    """What is none is refused."""
+    """An application is loaded by module or file and attribute; anything that is no application is refused."""
     assert load_application("examples.apps.counter:app").name == "counter"
     for wrong in ("nothing.here:App", "examples.apps.counter:Nothing", "examples.apps.counter:add", "none"):
         with pytest.raises(Invalid):

@@ -55,7 +55,7 @@ async def test_a_loop_in_python_is_ended() -> None:
 
 
 async def test_what_blocks_outside_python_is_counted_until_it_returns() -> None:
-    """A thread that blocks outside Python counts as hung until it returns, and the next job runs meanwhile."""
+    """A thread blocked outside Python counts as hung until it returns; the next job runs at the same time."""
     worker, release = Worker(), threading.Event()
     with pytest.raises(HungError):
         await worker.run(lambda _: release.wait(30), _LIMIT_S)

@@ -1,4 +1,4 @@
-"""The layout that a newcomer relies on: small folders, packages that say what they are for, one meaning for a name."""
+"""Rules of the layout: small packages with a docstring, and no module name with two meanings."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_every_module_that_calls_itself_pure_is_under_contract() -> None:
 
 @pytest.mark.parametrize("module", [module for module in MODULES if _is_listed(module)])
 def test_a_pure_module_calls_nothing_that_does_io(module: str) -> None:
-    """Neither files nor the terminal."""
+    """A pure module calls no function that accesses files or the terminal."""
     assert _impure_calls(MODULES[module].read_text("utf-8")) == []
 
 
@@ -78,7 +78,7 @@ def test_a_pure_module_calls_nothing_that_does_io(module: str) -> None:
     ],
 )
 def test_the_check_finds_io(source: str, calls: list[str]) -> None:
-    """Each kind of violation, planted."""
+    """The check reports each kind of violation."""
     assert _impure_calls(source) == calls
 
 

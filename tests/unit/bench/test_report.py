@@ -1,4 +1,4 @@
-"""What `make bench` says of its trials: figures, pictures, page."""
+"""The report of `make bench`: figures, pictures and page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_p99_of_rates_is_on_the_slow_side_too() -> None:
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
-    """Also of one trial."""
+    """A percentile is one of the measured values, even of a single trial."""
     assert percentile([7.0], 0.99) == 7.0
     with pytest.raises(ValueError, match="nothing was measured"):
         figure("none", [], "ms")
@@ -55,7 +55,7 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     ],
 )
 def test_a_goal_is_met_or_not(goals: list[Goal], met: bool | None, text: str) -> None:
-    """By the number that it is about: median 2, p99 and worst 9, beside 4."""
+    """A goal is compared with the number that it names: median 2, p99 and worst 9, bare operation 4."""
     found = figure("times", [1.0, 2.0, 9.0], "ms", [4.0], "bare", goals=goals)
     assert (found.met, found.goal) == (met, text)
 
@@ -138,7 +138,7 @@ def test_page_and_data_hold_every_figure(written: Path) -> None:
 
 
 def test_data_of_rates_hold_their_true_maximum(written: Path) -> None:
-    """What is bad is beside it."""
+    """The maximum of a rate is its best value; its worst value and p99 are the low ones."""
     report.write_data([figure("rates", [10.0, 99.0, 50.0], "1/s")], report.PARTIAL)
     data = loads(report.PARTIAL.read_bytes())["rates"]
     assert (data["max"], data["worst"], data["p99"], data["better"]) == (99.0, 10.0, 10.0, "higher")
@@ -149,7 +149,7 @@ def test_data_of_rates_hold_their_true_maximum(written: Path) -> None:
     [(99, [], "–"), (100, [], "99"), (99, [Goal("median", "at most", 1.0)], "–"), (99, within(1.0, 200.0), "99")],
 )
 def test_p99_of_few_trials_is_shown_only_where_it_is_judged(n: int, goals: list[Goal], shown: str) -> None:
-    """It is the worst of them then, which has a column of its own."""
+    """With few trials the p99 is the worst value, which has its own column."""
     found = report.table([figure("times", [float(number) for number in range(1, n + 1)], "ms", goals=goals)])
     columns = {str(column.header): list(column.cells) for column in found.columns}
     assert columns["p99"] == [shown]
@@ -157,7 +157,7 @@ def test_p99_of_few_trials_is_shown_only_where_it_is_judged(n: int, goals: list[
 
 
 def test_a_series_that_broke_off_shows_in_its_row() -> None:
-    """Its number says how many there should have been; a whole one has just its number."""
+    """An incomplete series shows the planned number of trials; a complete one shows just its number."""
     found = report.table([figure("half", [1.0] * 37, "ms", planned=100), figure("whole", [1.0] * 5, "ms", planned=5)])
     assert list(found.columns[1].cells) == ["37 of 100", "5"]
 
@@ -180,7 +180,7 @@ def test_only_a_full_run_writes_the_page(written: Path, quick: bool, only: bool,
 
 
 def test_the_load_is_that_before_the_run(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run's own is no news."""
+    """The load average is measured before the run, so that the run itself does not count."""
     asked: list[str] = []
 
     def machine() -> str:
@@ -212,7 +212,10 @@ def test_the_load_is_that_before_the_run(written: Path, monkeypatch: pytest.Monk
 def test_power_is_measured_as_far_as_the_machine_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, missing: str, measured: int
 ) -> None:
-    """What it could not do is told with the reason; what was measured before it broke off counts, and says so."""
+    """What cannot be measured is reported with the reason.
+
+    Values measured before a failure count, and are marked as incomplete.
+    """
     (tmp_path / "trial.py").write_text(
         "import sys, pathlib\n"
         "place = pathlib.Path(next(word[12:] for word in sys.argv if word.startswith('--directory=')))\n"

@@ -110,7 +110,7 @@ def test_a_masters_member_is_the_first_it_was_told_of() -> None:
 async def test_bare_operations_go_to_the_leading_masters_member(
     monkeypatch: pytest.MonkeyPatch, led: list[bool | None], leader: str, used: int, ending: str
 ) -> None:
-    """It is said which one that is, and whether it led etcd while it was measured."""
+    """The row names the member, and whether it was etcd's leader during the measurement."""
     record = recorded()
     found = launch.launch_command(record, "m2", launch.ClusterPaths(Path("/nowhere")), Path("etcd"), {})
     processes = {"m2": SimpleNamespace(process=SimpleNamespace(argv=found.argv))}
@@ -149,7 +149,7 @@ async def test_bare_operations_go_to_the_leading_masters_member(
 
 
 def test_it_is_said_when_the_member_leads_etcd() -> None:
-    """All the time, that is."""
+    """The row says so only if the member was etcd's leader all the time."""
     text = describe(("e1", "e1"), ("m1", "m1"), [True, True])
     assert text == "Bare operations go to e1, the member that the leading masterd, m1, uses: it leads etcd."
 
@@ -160,7 +160,10 @@ def test_it_is_said_when_the_member_leads_etcd() -> None:
 
 
 async def test_failovers_that_break_off_say_so_in_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was measured before is not lost, it says of how many it is; a kind that was not reached is missing."""
+    """Values measured before the failure are kept with the planned number.
+
+    A kind without a trial is listed as missing.
+    """
 
     async def once(self: failovers.Failovers, kind: failovers.FailoverKind) -> None:
         if len(kind.gaps) == 2:
@@ -177,7 +180,7 @@ async def test_failovers_that_break_off_say_so_in_their_rows(monkeypatch: pytest
 
 
 async def test_failovers_that_end_well_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is said of breaking off."""
+    """Complete series are not marked as incomplete."""
 
     async def once(self: failovers.Failovers, kind: failovers.FailoverKind) -> None:
         kind.gaps.append(20.0)
@@ -192,7 +195,7 @@ async def test_failovers_that_end_well_are_whole(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be it a task of it that failed; its reason is told."""
+    """The failure of one measurement, or of a task in it, is reported with its reason, and the others run."""
 
     class Cluster:
         endpoints = ("127.0.0.1:1",)
@@ -225,13 +228,13 @@ async def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path, monkeyp
 
 
 def test_the_reason_of_a_group_is_that_of_the_first() -> None:
-    """However deep; what says nothing is named."""
+    """The reason is the text of the first nested exception, or its type if it has no text."""
     assert harness.failure_reason(ExceptionGroup("", [ExceptionGroup("", [NodectlError("why")])])) == "why"
     assert harness.failure_reason(TimeoutError()) == "TimeoutError"
 
 
 async def test_commands_that_fail_while_all_is_busy_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And told; the name of the row is the same however long it takes."""
+    """Failed commands are counted and reported. The name of the row does not depend on the duration."""
     children: list[str] = []
 
     async def spawn(*_: object, **__: object) -> Any:
@@ -265,7 +268,7 @@ async def test_commands_that_fail_while_all_is_busy_are_counted(monkeypatch: pyt
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PSS is Linux's")
 def test_memory_is_told_divided_and_whole() -> None:
-    """What is shared is divided in one row, which says so, and counted in full in another, which has no goal."""
+    """One row divides shared memory among the processes. Another counts it fully for each process, and has no goal."""
     process = SimpleNamespace(pid=os.getpid())
     record = SimpleNamespace(parts_of=lambda program: {f"{program}1": SimpleNamespace(process=process)})
     found = {item.name: item for item in at_rest.memory(faked(cluster=SimpleNamespace(record=record)))}
@@ -317,7 +320,7 @@ async def test_a_cold_start_is_told_with_and_without_imports(tmp_path: Path, mon
 
 
 def test_what_a_node_costs_is_judged_beside_fewer_nodes() -> None:
-    """Time and CPU of 1,000 by their number, beside those of 100; that the whole takes longer is no dearer node."""
+    """Time and CPU per node with 1,000 nodes are compared with those of 100 nodes, not the totals."""
     few = scenes.SceneMeasurement(100, [10.0, 20.0] * 100, [0.2, 0.2], {"leader": 300.0, "members": 500.0})
     many = scenes.SceneMeasurement(1_000, [100.0, 200.0] * 500, [0.2], {"leader": 150.0, "members": 600.0})
     found = {item.name: item for item in scenes.scene_figures(few, many)}

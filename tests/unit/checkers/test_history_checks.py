@@ -171,7 +171,8 @@ def test_nothing_is_wrong_where_all_went_well() -> None:
 )
 @pytest.mark.parametrize("early", [False, True])
 def test_a_command_that_is_not_as_told_is_found(told: list[Event], what: str, early: bool) -> None:
-    """Lost, elsewhere, run although refused, or told in two ways; whichever is recorded first."""
+    """A command is reported if it is lost, has another index, was run although refused, or has two results, in any
+    order of the records."""
     found = wrong(*told, *JOURNAL) if early else wrong(*JOURNAL, *told)
     assert any(what in line for line in found), found
 
@@ -186,13 +187,13 @@ def test_a_repeat_that_was_told_another_result_is_found() -> None:
 
 @pytest.mark.parametrize("end", ["unknown", "ok"])
 def test_a_command_that_failed_once_and_was_repeated_is_right(end: End) -> None:
-    """A failed attempt says nothing of another attempt with the same id."""
+    """A failed attempt proves nothing about another attempt with the same id."""
     assert wrong(*JOURNAL, *command("a", 0, 1, end="fail"), *command("a", 2, 3, 1, end=end)) == []
     assert wrong(*JOURNAL, *command("a", 0, 1, 1, end=end), *command("a", 2, 3, end="fail")) == []
 
 
 def test_a_command_that_ran_twice_is_found() -> None:
-    """Whatever its callers were told."""
+    """A command that ran twice is reported, whatever results its callers got."""
     assert "command a took effect at 1 and at 4" in wrong(*JOURNAL, *entry(22, 20, (4, "a")))
 
 
@@ -245,7 +246,7 @@ def test_terms_that_do_not_grow_are_found(terms: list[Event], what: str) -> None
 
 
 def test_a_term_of_a_later_epoch_is_greater_whatever_its_revision() -> None:
-    """The epoch comes first."""
+    """Terms are ordered by epoch first."""
     assert "terms grow" not in judged([term(20, "one"), term(10, "two", epoch=2)], None)
 
 
@@ -280,7 +281,8 @@ NEWER = entry(22, 20, (4, "d"), writes={"doc": {"x": 2}})
     ],
 )
 def test_a_write_that_cannot_be_the_leaders_is_found(late: list[Event], what: str) -> None:
-    """By who led just then, or by what the journal makes of it at that revision."""
+    """A write is compared with the leader at its revision, and with the state that the journal gives at that
+    revision."""
     assert wrong(*JOURNAL, *NEWER) == []
     found = wrong(*JOURNAL, *NEWER, *late)
     assert any(what in line for line in found), found
@@ -322,7 +324,7 @@ def test_a_stream_that_is_broken_is_found(told: list[Event], what: str, early: b
 
 
 def test_a_reader_that_was_told_to_read_anew_may_begin_elsewhere() -> None:
-    """Behind the retained journal it is said so; that is no gap."""
+    """A reader behind the retained journal is told to read everything again, so the jump is no gap."""
     told = [begin(0), heard(1, "a"), saw("s1", "gone"), begin(2), heard(3, "c")]
     assert judged([*JOURNAL, *told, *calls(), *OBEYED], final()) == {}
 
@@ -342,7 +344,8 @@ def test_a_reader_that_was_told_to_read_anew_may_begin_elsewhere() -> None:
     ],
 )
 def test_a_node_that_disobeyed_is_found(orders: list[Event], what: str) -> None:
-    """A lower term, a lower generation, a lower epoch, a term that never was, or an end elsewhere."""
+    """A node is reported if it applied a lower epoch, term or generation, a term that never existed, or a spec that is
+    not the last one."""
     assert what in wrong(*JOURNAL, *orders, at_end=final())
 
 
@@ -456,7 +459,7 @@ def test_a_store_that_has_lost_something_is_found(change: Any, what: str) -> Non
 
 
 def test_a_store_is_kept_as_it_was(tmp_path: Path) -> None:
-    """A key a line."""
+    """The final store is recorded with one line for each key."""
     made, path = FinalStore(), tmp_path / "store.jsonl"
     values = {"head": Head(index=3, nonce="é").encode(), "state/doc": b'{"index": 2, "document": {"x": 1}}'}
     path.write_text("".join(final_store.line(key, value) for key, value in values.items()))
@@ -495,7 +498,8 @@ def test_an_entry_is_recorded_as_a_watch_shows_it(tmp_path: Path) -> None:
 
 
 def test_a_term_is_recorded_each_time_it_is_won(tmp_path: Path) -> None:
-    """By the put of `leader`: one attempt that wins twice writes over its own record, which is no news of a new key."""
+    """Terms are taken from puts of `leader`: an attempt that wins twice overwrites its own record, which creates no
+    key."""
 
     def term_of(nonce: str, ended: str | None = None) -> TermRecord:
         return TermRecord(id="m", host="h", nonce=nonce, epoch=1, since=0.0, ended=ended)
@@ -512,7 +516,7 @@ def test_a_term_is_recorded_each_time_it_is_won(tmp_path: Path) -> None:
 
 
 def test_what_a_node_says_it_obeys_is_recorded(tmp_path: Path) -> None:
-    """From its status; one that obeys nothing says nothing of it."""
+    """The spec that a node applies is taken from its status; a status without one is not recorded."""
     status = Status(node="n1", nonce="x", host="h", epoch=1, term=20, observed_generation=3, phase="ready")
     idle = Status(node="n1", nonce="x", host="h", phase="idle")
     (event,) = record(tmp_path / "history", put(KEYS.status_of("n1"), idle, 5), put(KEYS.status_of("n1"), status, 6))
@@ -542,7 +546,7 @@ def test_what_is_not_a_leaders_is_not_judged(tmp_path: Path) -> None:
 
 
 def test_an_entry_that_lacks_something_is_named() -> None:
-    """A judge that does not get what it needs says so."""
+    """An event with a missing field raises an error that names it."""
     with pytest.raises(HistoryError, match=r"entry of watch at 0\.0 lacks key, value, create_revision"):
         judged([saw("watch", "entry", mod_revision=1)], None)
 

@@ -94,13 +94,13 @@ WRONG: dict[str, list[Call]] = {
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_right_history_is_accepted(name: str) -> None:
-    """Some order explains it."""
+    """A history that some order of the calls explains is accepted."""
     assert check(RIGHT[name]).kind == "linearizable"
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_history_is_rejected(name: str) -> None:
-    """No order explains it."""
+    """A history that no order of the calls explains is rejected."""
     assert check(WRONG[name]).kind == "violated"
 
 
@@ -123,7 +123,10 @@ def test_each_document_is_judged_by_itself() -> None:
 
 
 def test_too_much_overlap_is_given_up_and_said() -> None:
-    """It is no verdict on the document, and counts as wrong: a run of which nothing is known has not gone well."""
+    """A search that is too large is given up.
+
+    This is reported and counts as a failure, because the document was not checked.
+    """
     many = [add(0, 100, 0, "unknown") for _ in range(40)]
     verdicts = judge([*many, add(1, 2, 20)], tries_max=1_000)
     assert verdicts["n1"].kind == "gave up"
@@ -266,8 +269,11 @@ def test_a_fed_history_of_a_register_gets_the_same_verdict(seed: int, change: bo
 
 
 def of_a_correct_register(dice: random.Random, length: int, clients: int = 4) -> list[Call]:
-    """Each call happens at one moment between its ends; replies get lost, and some calls never happen. Each write
-    writes a value of its own."""
+    """A history of a correct register.
+
+    Each call takes effect at one moment between its ends, some replies are lost, and some calls never happen. Each
+    write has its own value.
+    """
     history: list[Call] = []
     free = [0.0] * clients
     moments = sorted(dice.uniform(0, length) for _ in range(length))
@@ -289,7 +295,7 @@ def of_a_correct_register(dice: random.Random, length: int, clients: int = 4) ->
 
 
 def stale(history: list[Call], dice: random.Random) -> list[Call] | None:
-    """A read gives a value that was surely overwritten before it began."""
+    """A read returns a value that was overwritten before the read began."""
     found = [
         (number, old.fields["value"])
         for number, look in enumerate(history)
@@ -300,7 +306,7 @@ def stale(history: list[Call], dice: random.Random) -> list[Call] | None:
 
 
 def invented(history: list[Call], dice: random.Random) -> list[Call] | None:
-    """A read gives what nobody ever wrote."""
+    """A read returns a value that was never written."""
     found = [number for number, item in enumerate(history) if item.op == "read"]
     return _with_read(history, dice.choice(found), "invented") if found else None
 

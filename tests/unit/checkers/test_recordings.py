@@ -1,4 +1,4 @@
-"""Recordings: what is written is what is read, and what is no recording is said to be none."""
+"""Recordings of histories: what is written is read back, and a file that is no recording is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def recorder(path: Path, step: float = 1.0) -> Recorder:
 
 
 def test_calls_come_back_with_their_ends(tmp_path: Path) -> None:
-    """An invocation and its end make a call; one without an end is as unknown as one that was said to be."""
+    """An invocation and its end form a call.
+
+    A call without an end is unknown, as one whose end is recorded as unknown.
+    """
     path = tmp_path / "history"
     with recorder(path) as record:
         first = record.invoke("c1", "write", key="a", value=1)
@@ -38,7 +41,7 @@ def test_calls_come_back_with_their_ends(tmp_path: Path) -> None:
 
 
 def test_what_is_seen_is_no_call(tmp_path: Path) -> None:
-    """It is a moment of its own."""
+    """An observation is read back with its own time, and is not a call."""
     path = tmp_path / "history"
     with recorder(path) as record:
         record.seen("n1", "obeyed", epoch=1, term=5, generation=3)

@@ -102,7 +102,7 @@ def test_a_view_that_is_behind_is_found() -> None:
 
 
 def test_an_order_with_another_spec_is_found() -> None:
-    """Its generation alone does not say that it is the right one."""
+    """The spec is compared too, not only its generation."""
     other = Desired(epoch=1, term=20, generation=3, spec=Spec(driver="d", document={"x": 1}))
     assert store_checks.views_that_differ(replace(good(), desired={"n1": other})) == ["desired/n1 differs"]
 

@@ -31,7 +31,7 @@ WAIT_S = 30.0
 
 @pytest.fixture
 def cluster() -> Iterator[FakeCluster]:
-    """Two masters, served from a thread, because each command of the CLI has a loop of its own."""
+    """Two fake masters, served from a thread, because each command of the CLI runs its own event loop."""
     started: Future[FakeCluster] = Future()
     ended: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
@@ -61,7 +61,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Ran:
-    """What a command did."""
+    """Result of a command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -131,7 +131,7 @@ def test_setting_values_merges_them(cluster: FakeCluster, nodectl: Nodectl) -> N
     ],
 )
 def test_values_are_json_or_text(values: list[str], unset: list[str], expected: dict[str, Any]) -> None:
-    """What is not JSON is text, so that nobody has to quote for two languages."""
+    """A value that is not JSON is a string, so that no double quoting is needed."""
     assert parse_values(values, unset) == expected
 
 
@@ -143,7 +143,7 @@ def test_values_that_make_no_sense_are_refused(values: list[str]) -> None:
 
 
 def test_leader_as_json(cluster: FakeCluster, nodectl: Nodectl) -> None:
-    """What scripts look for."""
+    """`-o json` prints the leader for scripts."""
     found = nodectl("master", "leader", "-o", "json").json()
     assert found["id"] == "m1"
     assert found["url"] == cluster.masters["m1"].url
@@ -169,7 +169,7 @@ def test_takeover_is_paused_and_resumed(cluster: FakeCluster, nodectl: Nodectl) 
 
 
 def test_history_is_read(cluster: FakeCluster, nodectl: Nodectl) -> None:
-    """Who did what, newest first."""
+    """The history shows actor and command, newest first."""
     cluster.nodes["n1"] = node_view("n1")
     nodectl("node", "set", "n1", "a=1")
     nodectl("node", "set", "n1", "a=2")
@@ -196,7 +196,7 @@ def test_history_says_which_configuration_was_in_force(cluster: FakeCluster, nod
 
 
 def test_an_action_is_followed_until_every_node_has_done_it(cluster: FakeCluster, nodectl: Nodectl) -> None:
-    """One line a node, whatever breaks meanwhile; its arguments are JSON or text."""
+    """One line is printed for each node, also across a lost connection. Arguments are JSON or text."""
     for name in ("n1", "n2"):
         cluster.nodes[name] = node_view(name)
         cluster.outcomes[name] = {"state": "done", "result": {"took": 2}, "error": None}
@@ -213,7 +213,7 @@ def test_an_action_is_followed_until_every_node_has_done_it(cluster: FakeCluster
 
 
 def test_an_action_that_is_not_done_everywhere_fails(cluster: FakeCluster, nodectl: Nodectl) -> None:
-    """Exit code 1, with what each node said."""
+    """The exit code is 1, and the result of each node is printed."""
     cluster.nodes = {name: node_view(name) for name in ("n1", "n2")}
     cluster.outcomes["n1"] = {"state": "done", "result": None, "error": None}
     cluster.outcomes["n2"] = {"state": "failed", "result": None, "error": "no such action"}
@@ -224,8 +224,8 @@ def test_an_action_that_is_not_done_everywhere_fails(cluster: FakeCluster, nodec
     ]  # fmt: skip
 
 
-def test_an_action_that_nothing_comes_of_times_out(cluster: FakeCluster, nodectl: Nodectl) -> None:
-    """Exit code 7, naming who is missing; what is known is shown all the same."""
+def test_an_action_without_a_result_times_out(cluster: FakeCluster, nodectl: Nodectl) -> None:
+    """The exit code is 7. The nodes without a result are named, and the known results are printed."""
     cluster.nodes = {name: node_view(name) for name in ("n1", "n2")}
     cluster.outcomes["n1"] = {"state": "done", "result": None, "error": None}
     ran = nodectl("node", "restart", "--group", "all", "--timeout", "3")
@@ -239,7 +239,7 @@ def test_an_action_that_nothing_comes_of_times_out(cluster: FakeCluster, nodectl
 
 
 def test_a_reboot_is_asked_for_twice(cluster: FakeCluster, nodectl: Nodectl, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody can be asked, --yes is needed; who says no has rebooted nothing."""
+    """Without a terminal, --yes is required. If the question is answered with no, nothing is rebooted."""
     cluster.nodes["n1"] = node_view("n1")
     cluster.outcomes["n1"] = {"state": "done", "result": None, "error": None}
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
@@ -266,10 +266,8 @@ def test_a_reboot_is_asked_for_twice(cluster: FakeCluster, nodectl: Nodectl, mon
         (["reboot", "n1", "-g", "all", "--yes"], "either a node or --group"),
     ],
 )
-def test_actions_that_make_no_sense_are_not_sent(
-    args: list[str], complaint: str, cluster: FakeCluster, nodectl: Nodectl
-) -> None:
-    """One line says what is expected."""
+def test_invalid_actions_are_not_sent(args: list[str], complaint: str, cluster: FakeCluster, nodectl: Nodectl) -> None:
+    """Invalid arguments end with one line that names what is expected."""
     ran = nodectl("node", *args)
     assert ran.code == ExitCode.USAGE
     assert complaint in ran.err
@@ -305,7 +303,7 @@ def test_status_says_what_is_wrong(cluster: FakeCluster, nodectl: Nodectl) -> No
 
 
 def test_status_without_a_leader_is_what_another_master_knows(cluster: FakeCluster, nodectl: Nodectl) -> None:
-    """The screen is wanted most when nobody leads."""
+    """Without a leader, `status` shows what another master knows."""
     cluster.lead(None)
     ran = nodectl("status")
     assert ran.code == 0
@@ -337,7 +335,7 @@ def test_a_configuration_is_checked_compared_and_applied(
 
 
 def test_a_configuration_changed_meanwhile_is_a_conflict(cluster: FakeCluster, nodectl: Nodectl) -> None:
-    """Nothing is written over."""
+    """If the configuration has changed since it was read, nothing is overwritten."""
     nodectl("config", "apply", str(WALL))
     ran = nodectl("config", "apply", str(WALL), "--expect-version", "7")
     assert ran.code == ExitCode.CONFLICT
@@ -345,7 +343,7 @@ def test_a_configuration_changed_meanwhile_is_a_conflict(cluster: FakeCluster, n
 
 
 def test_a_rejected_configuration_fails_the_wait(cluster: FakeCluster, nodectl: Nodectl) -> None:
-    """With the leader's reason."""
+    """The wait ends with the leader's reason."""
     cluster.adopts = False
     cluster.config["rejected"] = {"version": 1, "error": "no such driver"}
     ran = nodectl("config", "apply", str(WALL), "--wait")
@@ -377,7 +375,7 @@ def test_wait_ends_when_the_node_has_done_it(cluster: FakeCluster, nodectl: Node
 
 
 def test_wait_times_out_and_says_what_is_missing(cluster: FakeCluster, nodectl: Nodectl) -> None:
-    """What was asked for stands, and the code says that only the wait is over."""
+    """The change remains. The exit code shows that only the wait has timed out."""
     cluster.nodes["n1"] = node_view("n1", converged=False, problem="no noded is connected")
     ran = nodectl("node", "set", "n1", "a=1", "--wait", "--timeout", "0.2")
     assert ran.code == ExitCode.TIMED_OUT
@@ -406,7 +404,7 @@ def test_every_error_has_its_documented_code() -> None:
 def test_refusals_end_with_their_code(
     cluster: FakeCluster, nodectl: Nodectl, status: int, code: str, expected: int
 ) -> None:
-    """One line says why."""
+    """Each refusal ends with its exit code and one line with the reason."""
     cluster.nodes["n1"] = node_view("n1")
     cluster.refuse["node.set"] = (status, code, "because of this")
     ran = nodectl("node", "set", "n1", "a=1")
@@ -451,7 +449,7 @@ def test_wrong_usage_is_one_clear_message(args: list[str], complaint: str, capsy
 
 
 def test_internal_errors_show_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """They say what they are and how to see more."""
+    """An internal error prints its type and how to get the traceback."""
     import nodectl.inventory.file
 
     def broken(path: Path) -> None:
@@ -467,7 +465,7 @@ def test_internal_errors_show_no_traceback(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a shell expects it."""
+    """Ctrl-C ends the command with the exit code that shells expect."""
     import nodectl.inventory.file
 
     def interrupted(path: Path) -> None:
@@ -479,8 +477,8 @@ def test_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell's pipe")
-def test_a_reader_that_has_enough_is_no_error() -> None:
-    """`nodectl ... | head` says nothing."""
+def test_a_closed_pipe_is_no_error() -> None:
+    """`nodectl ... | head` ends without an error message."""
     script = f'"{sys.executable}" -m nodectl --help | true; echo "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=WAIT_S, check=True)
     assert done.stderr == ""
@@ -526,5 +524,5 @@ def test_help_of_every_command_works(capsys: pytest.CaptureFixture[str]) -> None
     ],
 )
 def test_global_options_may_stand_anywhere(args: list[str], expected: list[str]) -> None:
-    """As people write them."""
+    """Global options are accepted before and after the command."""
     assert hoist(args) == expected

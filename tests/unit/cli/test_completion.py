@@ -1,4 +1,4 @@
-"""Completion: the script of each shell, the words it is told, and that nothing but words ever reaches the shell."""
+"""Completion: the script of each shell, the words that nodectl offers, and that the shell never evaluates them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def _run(argv: list[str], home: Path, environ: Mapping[str, str] = {}) -> 
 
 
 async def _tab(line: str, home: Path, shell: str = "bash", environ: Mapping[str, str] = {}) -> Ran:
-    """What nodectl tells that shell when Tab is pressed at the end of `line`."""
+    """Return what nodectl offers this shell when Tab is pressed at the end of `line`."""
     words = line.split(" ")
     told = {
         "_NODECTL_COMPLETE": f"complete_{shell}",
@@ -99,7 +99,10 @@ async def test_every_shell_has_its_script(shell: str, tmp_path: Path) -> None:
     ],
 )
 async def test_scripts_are_installed(shell: str, file: str, tmp_path: Path) -> None:
-    """Where each shell looks for them; of PowerShell, which is asked for its profile, there is a likeness."""
+    """Each script is installed where its shell reads it.
+
+    PowerShell, which is asked for its profile, is replaced by a fake.
+    """
     if shell == "powershell":
         if sys.platform == "win32":
             pytest.skip("it would change the profile of whoever runs this")
@@ -224,7 +227,7 @@ async def test_names_come_from_any_master(line: str, expected: list[str], tmp_pa
 
 
 async def test_the_environment_names_the_cluster_too(tmp_path: Path) -> None:
-    """As for every command."""
+    """Completion reads the cluster from the environment, as every command does."""
     async with _wall() as (_, endpoints):
         ran = await _tab("nodectl node show n", tmp_path, environ={"NODECTL_ENDPOINTS": endpoints})
     assert (ran.code, ran.words, ran.err) == (0, ["n1", "n2"], "")

@@ -119,7 +119,7 @@ def help_of(program: Callable[[list[str]], object], capsys: pytest.CaptureFixtur
 
 
 def complaint(call: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
-    """What is said of wrong options; "" when they are right."""
+    """Return the error for these options; empty if they are valid."""
     try:
         call()
     except SystemExit:

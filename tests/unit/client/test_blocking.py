@@ -1,4 +1,5 @@
-"""`BlockingClient`: the same methods as `Client`, in a thread of its own, interrupted and closed at any moment."""
+"""`BlockingClient`: the methods of `Client` as blocking calls on its own thread, interrupted and closed at any
+moment."""
 
 from __future__ import annotations
 
@@ -271,7 +272,7 @@ def loop() -> Iterator[BackgroundLoop]:
 
 
 def test_an_interrupt_cancels_the_call(loop: BackgroundLoop) -> None:
-    """Ctrl-C in the main thread; what the call did is undone by its `finally` before the exception goes on."""
+    """Ctrl-C in the main thread cancels the call, and its `finally` blocks run before KeyboardInterrupt is raised."""
     ended = threading.Event()
 
     async def work() -> None:

@@ -41,7 +41,7 @@ async def never_answer(master: FakeMasterd, request: web.Request, commands: list
 
 
 async def test_a_command_returns_its_index_and_result() -> None:
-    """The plain case."""
+    """A command returns its index and its result."""
     async with fake_cluster() as cluster, client_of(cluster) as client:
         first = await client.command("do", {"n": 1})
         second = await client.command("do", {"n": 2})
@@ -52,7 +52,7 @@ async def test_a_command_returns_its_index_and_result() -> None:
 
 
 async def test_waiting_commands_travel_together() -> None:
-    """Many callers share few requests, and each gets its own result."""
+    """Concurrent commands share requests, and each caller gets its own result."""
     async with fake_cluster() as cluster, client_of(cluster) as client:
         results = await asyncio.gather(*(client.command("do", {"n": n}) for n in range(600)))
         assert len({result.index for result in results}) == 600
@@ -133,7 +133,7 @@ async def test_a_silent_leader_is_left_when_another_leads() -> None:
 
 
 async def test_a_standby_names_the_leader_and_the_client_goes_there() -> None:
-    """Endpoints may be any masters; one that no longer leads says who does."""
+    """Any masters can be endpoints: one that does not lead names the leader, and the client sends the command there."""
     async with fake_cluster() as cluster:
         async with Client(cluster.masters["m2"].url, command_timeout_s=TIMEOUT_S) as client:
             await client.command("do")
@@ -147,8 +147,8 @@ async def test_a_standby_names_the_leader_and_the_client_goes_there() -> None:
     ("status", "code", "kind"),
     [(422, "refused", Refused), (404, "not_found", NotFound), (400, "invalid", Invalid), (500, "failed", NodectlError)],
 )
-async def test_a_refusal_reaches_its_caller_and_nobody_else(status: int, code: str, kind: type[NodectlError]) -> None:
-    """It is typed, it is not repeated, and the commands beside it run."""
+async def test_a_refusal_is_raised_for_its_command_only(status: int, code: str, kind: type[NodectlError]) -> None:
+    """A refusal is raised as its type and not retried; the other commands of the request are run."""
     async with fake_cluster() as cluster, client_of(cluster) as client:
         cluster.refuse["bad"] = (status, code, "because")
         outcomes = await asyncio.gather(
@@ -179,7 +179,7 @@ async def test_a_request_refused_as_a_whole_is_taken_apart() -> None:
 
 
 async def test_unavailable_answers_are_waited_out() -> None:
-    """A leader that cannot commit just now says so; the command is done when it can."""
+    """While the leader answers that it cannot commit, the client retries until the command is committed."""
 
     async def not_now(master: FakeMasterd, request: web.Request, commands: list[dict[str, Any]]) -> web.StreamResponse:
         return master.problem(503, "unavailable", "etcd elects")
@@ -197,8 +197,8 @@ async def test_unavailable_answers_are_waited_out() -> None:
         assert len(cluster.leading.batches) == 4
 
 
-async def test_at_the_deadline_a_command_that_reached_nobody_is_unavailable() -> None:
-    """Nothing has happened, and the message says whom it could not reach."""
+async def test_a_command_that_was_never_sent_is_unavailable_at_the_deadline() -> None:
+    """A command that was never sent raises Unavailable, which names the unreachable endpoints."""
     async with fake_cluster("m1") as cluster:
         url = cluster.leading.url
         await cluster.leading.stop()
@@ -231,7 +231,7 @@ async def test_after_alone_is_refused() -> None:
 
 
 async def test_arguments_that_are_not_json_are_refused_at_once() -> None:
-    """Nothing is sent."""
+    """Arguments that are not JSON are refused without a request."""
     async with fake_cluster("m1") as cluster, client_of(cluster) as client:
         with pytest.raises(Invalid, match="JSON"):
             await client.command("do", {"what": object()})

@@ -1,4 +1,4 @@
-"""What the client says of its connection, and reads that outlive masters."""
+"""The connection state that the client reports, and reads that continue across failovers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_states_end_when_the_client_is_closed() -> None:
 
 @pytest.mark.parametrize("led", [True, False])
 async def test_streams_end_when_the_client_is_closed(led: bool) -> None:
-    """Whoever iterates hears of it rather than waits for ever, whether or not there is a leader."""
+    """An iteration raises an error when the client is closed, with or without a leader, and does not wait for ever."""
     async with fake_cluster("m1") as cluster:
         if not led:
             cluster.lead(None)
@@ -121,7 +121,7 @@ async def _read_all(client: Client) -> list[State]:
 
 
 async def test_an_idle_client_notices_a_new_leader() -> None:
-    """Nobody asks, and still it knows."""
+    """The client notices a new leader without a request."""
     async with fake_cluster("m1", "m2") as cluster, client_of(cluster) as client:
         await until(client, "connected")
         known: asyncio.Queue[str | None] = asyncio.Queue()
@@ -158,7 +158,7 @@ async def test_local_reads_need_no_leader() -> None:
 
 
 async def test_what_does_not_exist_is_not_found() -> None:
-    """The first refusal counts."""
+    """NotFound is raised from the first answer, without a retry."""
     async with fake_cluster("m1") as cluster, client_of(cluster) as client:
         with pytest.raises(NotFound, match="n9"):
             await client.node("n9")
@@ -177,7 +177,7 @@ async def test_nodes_are_watched_through_broken_streams() -> None:
 
 
 async def test_configuration_is_applied_by_compare_and_swap() -> None:
-    """Who expects another version is told; a lost answer is looked up, not sent again."""
+    """Another expected version is a conflict. After a lost answer the configuration is read, and not sent again."""
     async with fake_cluster("m1") as cluster, client_of(cluster) as client:
         assert await client.config_apply({"nodes": {}}, expect_version=0) == 1
         cluster.leading.drop_next.add("PUT /v1/config")
@@ -201,7 +201,7 @@ async def test_a_switchover_whose_answer_is_lost_is_not_repeated() -> None:
 
 
 async def test_pause_and_resume() -> None:
-    """Both may be repeated."""
+    """Pause and resume are idempotent."""
     async with fake_cluster("m1") as cluster, client_of(cluster) as client:
         cluster.leading.drop_next.add("PUT /v1/paused")
         await client.pause("maintenance")
@@ -217,7 +217,7 @@ def leader(name: str, revision: int, epoch: int = 1) -> Leader:
 
 
 async def test_leadership_never_goes_back() -> None:
-    """An older term is ignored, whoever tells it; a newer epoch is newer."""
+    """An older term is ignored, whatever its source; a term of a newer epoch is newer."""
     leadership = Leadership()
     leadership.publish(leader("m2", 20))
     leadership.publish(leader("m1", 10))

@@ -90,7 +90,7 @@ async def test_a_request_superseded_before_its_first_step_leaves_nothing_behind(
 
 
 async def test_a_command_that_ran_out_of_time_before_its_request_began_is_not_sent() -> None:
-    """Its caller was told that it surely was not done; the others of its request are sent."""
+    """Its caller got an error that says it was not run, so only the other commands of the request are sent."""
     http, leadership = ScriptedHttp(), Leadership()
     http.before_batch = lambda host: time.sleep(0.05)  # the time runs out in the turn in which the request is made
     async with running(http, leadership) as pipeline:

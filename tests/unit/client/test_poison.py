@@ -23,7 +23,10 @@ def next_leads(cluster: FakeCluster, cause: str) -> None:
 
 
 def poisoned(cluster: FakeCluster) -> list[list[str]]:
-    """From now on a leader that gets a command named `poison` dies. The list says what each had that died."""
+    """Make each leader die that receives a command named `poison`.
+
+    The list gets the names of each fatal request's commands.
+    """
     deaths: list[list[str]] = []
 
     async def behaviour(
@@ -74,7 +77,7 @@ async def test_a_request_beside_the_poison_is_not_blamed() -> None:
 
 
 async def test_a_leader_that_resigned_is_no_loss() -> None:
-    """Switching over while a command is in flight blames nobody, however often it happens."""
+    """A switchover while a command is in flight does not count as a leader lost by the command."""
     async with fake_cluster(*NAMES) as cluster, Client(cluster.urls) as client:
         resignations = 0
 

@@ -52,7 +52,7 @@ class Store:
             yield Configuration(etcd, KEYS), witness
 
     def broken(self, *, arrives: bool, meanwhile: Interference | None = None) -> Fate:
-        """The connection breaks under the call: after it landed, or before. `meanwhile` happens just then."""
+        """The connection breaks during the call, after or before its effect. `meanwhile` runs at that moment."""
 
         def cut() -> None:
             if meanwhile is not None:
@@ -63,7 +63,7 @@ class Store:
         return Fate(arrives=arrives, replied=False, then=cut)
 
     def writes(self, key: str, value: bytes) -> Interference:
-        """Somebody else writes this key."""
+        """Return a function that writes this key, as another client."""
 
         def put() -> None:
             self.server.handle("KV/Put", pb.PutRequest(key=key.encode(), value=value))
@@ -100,7 +100,7 @@ async def test_a_configuration_is_written_as_it_was_given() -> None:
 
 
 async def test_another_version_is_a_conflict() -> None:
-    """Nothing is written."""
+    """If the current version is not the expected one, nothing is written."""
     async with Store().opened() as (configuration, etcd):
         await apply(configuration)
         with pytest.raises(Conflict, match="the configuration is at version 1, not 7"):
@@ -135,7 +135,7 @@ BAD_INVENTORIES: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("inventory", "says"), BAD_INVENTORIES, ids=[says[:50] for _, says in BAD_INVENTORIES])
 async def test_a_bad_inventory_is_invalid(inventory: Any, says: str) -> None:
-    """It says what is wrong, and nothing is written."""
+    """The error names the problem, and nothing is written."""
     async with Store().opened() as (configuration, etcd):
         error = await error_of(configuration.apply(inventory, source="", expect_version=None, actor="ann"))
         assert (type(error), str(error)) == (Invalid, says)
@@ -155,7 +155,7 @@ async def test_what_goes_with_an_inventory_is_checked_too(more: dict[str, Any]) 
 
 @pytest.mark.parametrize("levels", range(DEPTH_MAX - 5, DEPTH_MAX + 3))
 def test_what_may_be_applied_may_be_adopted(levels: int) -> None:
-    """Both count the levels of nesting alike."""
+    """`apply` and adoption have the same limit of nesting."""
     inventory = {"settings": nested(levels)}
     line = Line()
 
@@ -174,7 +174,8 @@ def _is_invalid(call: Callable[[], Any]) -> bool:
 
 
 async def test_the_version_after_what_cannot_be_read() -> None:
-    """Newer than all in the history; `current` says that it is garbage."""
+    """If the current configuration is garbage, `current` raises Garbage, and the next version is above all in the
+    history."""
     async with Store().opened() as (configuration, etcd):
         for _ in range(2):
             await apply(configuration)
@@ -195,7 +196,7 @@ async def test_the_version_after_what_cannot_be_read() -> None:
 
 
 async def test_a_fence_that_does_not_hold() -> None:
-    """Nothing is written, and the error says that the term is over, not that somebody applied another."""
+    """Nothing is written. The error says that the term is over, not that another configuration was applied."""
     async with Store().opened() as (configuration, etcd):
         term = await etcd.put(KEYS.leader, b"m1")
         assert await apply(configuration, compares=[cmp_mod(KEYS.leader, term)]) == 1
@@ -277,7 +278,10 @@ async def test_a_lost_reply_is_settled(faults: int, arrives: bool) -> None:
     [("lost", "lost", OutcomeUnknown), ("lost", "refused", OutcomeUnknown), ("refused", "refused", Unavailable)],
 )
 def test_an_outcome_that_stays_unknown(first: str, later: str, kind: type[NodectlError]) -> None:
-    """It is unknown although later copies were surely not sent. Unavailable only if no copy was sent."""
+    """The outcome is unknown if any copy was sent, even if later copies were not.
+
+    Unavailable is raised only if no copy was sent.
+    """
 
     async def run() -> None:
         store = Store()
@@ -292,7 +296,7 @@ def test_an_outcome_that_stays_unknown(first: str, later: str, kind: type[Nodect
 
 @pytest.mark.parametrize("arrives", [True, False])
 async def test_another_who_applies_while_the_outcome_is_unknown(arrives: bool) -> None:
-    """The history tells whether ours was applied before it."""
+    """The history shows whether our configuration was applied before the other one."""
     store = Store()
     async with store.opened() as (configuration, _):
         meanwhile = store.writes(KEYS.config_current, other_record(2 if arrives else 1))

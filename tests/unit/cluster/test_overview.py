@@ -1,4 +1,4 @@
-"""What a member's own words say about it."""
+"""Problems of an etcd member, from its own status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ALARMED = {"healthy": False, "version": "3.5.30", "error": "memberID:1 alarm:NO
     ("view", "counts"),
     [
         (_WELL, True),
-        (_ALARMED, True),  # it takes no writes, but has its say
+        (_ALARMED, True),  # it accepts no writes, but it reports its status
         (_ALARMED | {"error": "memberID:1 alarm:NOSPACE ; etcdserver: no leader"}, False),
         (_ALARMED | {"error": "etcdserver: no leader"}, False),
         (_ALARMED | {"version": None, "error": "no answer within 1 s"}, False),

@@ -15,7 +15,7 @@ _NEEDED = ["--id=m1", "--cluster=c"]
 
 @pytest.mark.parametrize("text", ["0.3", "0.3s", "300ms", "300 ms", ".3"])
 def test_times_have_units(text: str) -> None:
-    """Seconds, where none is given."""
+    """A time without a unit is in seconds."""
     assert parse([*_NEEDED, f"--silence={text}"], {}).master_settings.timing.silence_s == 0.3
     assert parse(_NEEDED, {"NODECTL_SILENCE": text}).master_settings.timing.silence_s == 0.3
 
@@ -37,7 +37,7 @@ def test_where_it_listens(text: str, listen: tuple[str, int], advertise: str) ->
 
 
 def test_every_time_can_be_set() -> None:
-    """And what is not set is as the profile says."""
+    """Each time has an option; the others keep the values of the profile."""
     texts = {"beat": "50ms", "missed": "90ms", "silence": "1.5", "answer": "0.2s", "stuck": "1", "connect": "2s"}
     timing = parse([*_NEEDED, *(f"--{name}={text}" for name, text in texts.items())], {}).master_settings.timing
     assert (timing.beat_s, timing.missed_s, timing.silence_s) == (0.05, 0.09, 1.5)
@@ -47,7 +47,7 @@ def test_every_time_can_be_set() -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_profiles_keep_the_limits(profile: str) -> None:
-    """Or nobody could write down what is in force."""
+    """The profiles are within the limits of the options, so that their values can be given as options."""
     timing = parse([*_NEEDED, "--timing", profile], {}).master_settings.timing
     options = [f"--{name.removesuffix('_s')}={time_s}s" for name, time_s in asdict(timing).items() if name != "late_s"]
     assert parse([*_NEEDED, "--timing", profile, *options], {}).master_settings.timing == timing
@@ -86,12 +86,12 @@ def test_nonsense_is_refused(arguments: list[str], says: str, capsys: pytest.Cap
 
 
 def test_a_long_silence_goes_with_a_long_lease() -> None:
-    """Then it decides something."""
+    """A silence limit longer than the default lease is accepted with a longer lease, because it then has an effect."""
     assert parse([*_NEEDED, "--silence=20s", "--lease-ttl=60s"], {}).master_settings.timing.silence_s == 20.0
 
 
 async def test_the_local_member_may_be_told_in_any_spelling() -> None:
-    """And `none` looks for none."""
+    """The address of the local member is accepted in each spelling; `none` means no local member."""
     for text in ("http://10.0.0.2:2379/", "10.0.0.2:2379"):
         seek = parse([*_NEEDED, "--endpoints=http://10.0.0.1:2379,10.0.0.2:2379", f"--local-member={text}"], {})
         assert seek.master_settings.find_member is not None

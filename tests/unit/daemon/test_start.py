@@ -45,7 +45,7 @@ def written(stream: io.TextIOWrapper) -> str:
 
 
 def test_line_format(root: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time in UTC, level, who, message; in UTF-8 even where the pipe was cp1252."""
+    """A line has the UTC time, level, logger and message, in UTF-8 even if the encoding of the pipe was cp1252."""
     lines = started(monkeypatch, "noded", "n1", "info")
     logging.getLogger("noded.reconcile.agent").info("scene %s ✓", "Küche")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO  noded n1: scene Küche ✓\n", written(lines))

@@ -288,7 +288,7 @@ def test_half_a_tile_is_no_tile(tmp_path: Path) -> None:
 
 
 def test_demo_leaves_an_ignored_signal_ignored() -> None:
-    """nohup nodectl demo --stay."""
+    """A signal that is ignored at the start stays ignored, as with `nohup nodectl demo --stay`."""
     from nodectl.demo.interrupts import Signals
 
     if not hasattr(signal, "SIGHUP"):

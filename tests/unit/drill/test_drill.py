@@ -1,4 +1,4 @@
-"""Drills: who may, who obeys, and what is made of what was seen."""
+"""Drills: when the leader accepts one, what it does, and the report."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_order_is_read(body: dict[str, Any], order: DrillRequest) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_order_is_refused(body: dict[str, Any]) -> None:
-    """A freeze is bounded, whoever asks."""
+    """Invalid requests are refused; the duration of a freeze is limited."""
     with pytest.raises(Invalid):
         parse_drill_request(body)
 
@@ -72,7 +72,7 @@ def leading(*, paused: Paused | None = None, others: tuple[str, ...] = ("m2",)) 
     [(DrillRequest("kill"), ("end", EXIT_CODE)), (DrillRequest("freeze", 2.0, 10), ("stand still", 2.0))],
 )
 async def test_the_leader_answers_and_then_obeys(how: DrillRequest, done: tuple[str, float]) -> None:
-    """Whoever asked knows that it was heard."""
+    """The leader sends its answer before the fault begins."""
     did: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
     masterd, leader = leading()
     answer = start_drill(
@@ -99,7 +99,8 @@ async def test_the_leader_answers_and_then_obeys(how: DrillRequest, done: tuple[
 async def test_the_leader_refuses(
     allowed: bool, paused: Paused | None, others: tuple[str, ...], order: DrillRequest, error: type[NodectlError]
 ) -> None:
-    """Where drills are off, where it is another's term, and where nobody would take over: and nothing happens."""
+    """The leader refuses if drills are off, the request names another term, takeovers are paused, or no standby could
+    take over. Nothing happens."""
     masterd, leader = leading(paused=paused, others=others)
     with pytest.raises(error):
         start_drill(masterd.sources, leader, order, allowed=allowed, exit_process=lambda _: pytest.fail("it obeyed"))
@@ -177,7 +178,10 @@ def test_the_timeline_names_the_masters_whose_challenge_of_this_term_is_open() -
 
 
 def test_a_time_without_a_leader_goes_on_from_the_last_heartbeat() -> None:
-    """A lease that ran out: the gap began long before that was seen. One's own term tells nothing of it."""
+    """If the lease expired, the timeline begins with the last heartbeat of the previous leader.
+
+    A watch over one's own term records none.
+    """
     assert watch(seen=LeaderSeen(), heard_at=5.0).timeline().marks == {"heard": 5.0}
     assert watch(seen=LeaderSeen()).timeline().marks == {}
     assert watch(own_id="m1", heard_at=5.0).timeline().marks == {}
@@ -229,7 +233,7 @@ GOOD: dict[str, Any] = {
     ],
 )
 def test_each_promise_can_be_found_broken(wrong: dict[str, Any], broken: str | None) -> None:
-    """And only that one."""
+    """Each violation is reported, and no other one."""
     found = judge_promises(**(GOOD | wrong))
     assert [promise.text for promise in found if not promise.held] == ([broken] if broken else [])
 
@@ -260,7 +264,7 @@ async def test_a_drill_is_told(how: str, cause: str) -> None:
 
 
 async def test_a_drill_is_shown() -> None:
-    """Three tables, and progress beside them."""
+    """The report has three tables; the progress is printed meanwhile."""
     async with fake_cluster() as cluster:
         said = await InProcessNodectl(cluster.urls, timeout_s=20.0)("drill", "--yes", "--how", "handover")
         assert said.code == 0, said
@@ -271,7 +275,7 @@ async def test_a_drill_is_shown() -> None:
 
 
 async def test_a_drill_asks_first() -> None:
-    """Where nobody can be asked, it does nothing."""
+    """Without a terminal to confirm on, nothing happens."""
     async with fake_cluster() as cluster:
         said = await InProcessNodectl(cluster.urls)("drill")
         assert (said.code, cluster.leader, cluster.executed) == (2, "m1", [])
@@ -302,7 +306,7 @@ async def test_a_drill_that_is_not_allowed_says_what_to_do() -> None:
 
 
 async def test_a_leader_of_an_earlier_version_knows_no_drills() -> None:
-    """It is left alone."""
+    """The drill ends with an error before anything happens to the leader."""
     async with fake_cluster() as cluster:
         cluster.refuse["drill.mark"] = (404, "not_found", "there is no command 'drill.mark'")
         said = await InProcessNodectl(cluster.urls)("drill", "--yes")

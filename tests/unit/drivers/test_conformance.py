@@ -60,7 +60,7 @@ def test_process() -> None:
 
 @long
 def test_exec() -> None:
-    """With a command that says what it got."""
+    """The `exec` driver passes with a command that prints its input."""
     settings = {"argv": ECHO["echo"], "actions": ECHO}
     check_driver(ExecDriver, [spec(settings, scene="one"), spec(settings, scene="two")], actions={"echo": {"n": 1}})
 
@@ -155,7 +155,7 @@ def test_a_good_driver_with_actions_passes() -> None:
 
 
 async def test_actions_that_are_not_tried() -> None:
-    """That is said; a driver without any has nothing to try."""
+    """Actions that are not tried are reported; a driver without actions has none."""
     verdicts = {result.detail: result.verdict for result in await examine(Blinking, [ONE])}
     assert verdicts["needs an action to try"] == "skipped"
 
@@ -479,7 +479,7 @@ Check = Callable[[Bench], Awaitable[None]]
     ],
 )
 async def test_each_way_of_breaking_it_is_found(broken: Any, check: Check, says: str, tmp_path: Path) -> None:
-    """The finding says what it is; and the check itself ends in order."""
+    """The finding describes the violation, and the check itself ends properly."""
     call_s = 1.0 if broken is DoesNotEnd else 60.0
     limits = Limits(call_s=call_s, block_s=1.0 if broken is Blocks else 60.0, end_s=0.5)
     with pytest.raises(Nonconformance) as found:
@@ -521,7 +521,7 @@ def test_command_line_by_class(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_command_line_with_an_action(capsys: pytest.CaptureFixture[str]) -> None:
-    """With arguments, or without."""
+    """An action can be given with or without arguments."""
     given = [f"{__name__}:Blinking", "--settings", '{"port": 1}', "--document", '{"level": 1}']
     assert main([*given, "--action", 'blink={"times": 2}', "--action", "blink"]) == 0
     assert "ok       actions succeed, can be cancelled, and leave nothing behind" in capsys.readouterr().out
@@ -545,7 +545,7 @@ def test_command_line_without_a_driver(capsys: pytest.CaptureFixture[str], argum
 
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_command_line_with_bad_json(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    """The option is named."""
+    """The error names the option."""
     with pytest.raises(SystemExit) as ended:
         main(["file", "--settings", text])
     assert ended.value.code == 2

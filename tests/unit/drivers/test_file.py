@@ -128,7 +128,7 @@ def _pipe(path: Path) -> None:
     ],
 )
 async def test_drift_is_told_and_put_right(tmp_path: Path, change: Callable[[Path], None], says: str) -> None:
-    """Whatever somebody made of the file, it is put right, and the program is told again."""
+    """Any change of the file is reported as drift and corrected, and the reload command is run again."""
     path = tmp_path / "shown.conf"
     async with driver(FileDriver, tmp_path) as (file, _):
         wanted = template("${scene}", scene="one")
@@ -211,7 +211,10 @@ class Cut(Exception):
 async def test_a_kill_at_any_moment_loses_no_reload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, told: bytes
 ) -> None:
-    """Cut after each step; the next noded goes on. Once too often is allowed, once too little is not."""
+    """noded is cut after each step, and the next one continues.
+
+    The reload may run once too often, but must not be lost.
+    """
     one, two = template("${scene}", scene="one"), template("${scene}", scene="two")
     write = atomic_files.write_atomic
 
@@ -241,7 +244,7 @@ async def test_a_kill_at_any_moment_loses_no_reload(
 async def test_a_disk_too_full_for_the_note_does_not_reload_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error is told at each attempt; the command is run once."""
+    """The error is reported at each attempt, and the command is run once."""
     write = atomic_files.write_atomic
 
     def full(path: Path, content: bytes, mode: int | None = None) -> None:
@@ -260,7 +263,7 @@ async def test_a_disk_too_full_for_the_note_does_not_reload_for_ever(
 
 
 async def test_reload_is_ended_after_its_time_and_when_cancelled(tmp_path: Path) -> None:
-    """It holds nothing up for ever and outlives nobody."""
+    """The command delays nothing beyond its timeout, and leaves no process behind."""
     code = "import time; open('began', 'w').close(); time.sleep(600)"
     async with driver(FileDriver, tmp_path) as (file, _):
         with pytest.raises(DriverError, match=r"did not end within 0.5 s"):
@@ -310,7 +313,7 @@ async def test_a_disk_that_refuses_is_tried_again(
 
 
 async def test_a_directory_in_its_place(tmp_path: Path) -> None:
-    """It is not removed: somebody's files may be in it."""
+    """A directory at the path of the file is not removed, because it may contain other files."""
     (tmp_path / "shown.conf").mkdir()
     async with driver(FileDriver, tmp_path) as (file, _):
         with pytest.raises(DriverError, match=r"cannot write .*shown\.conf: ") as caught:
@@ -336,7 +339,7 @@ async def test_a_disk_that_does_not_answer_holds_nothing_up(tmp_path: Path) -> N
 
 
 async def test_what_a_call_raises_is_raised(tmp_path: Path) -> None:
-    """Also when nobody waited for the one before: that one's error is dropped."""
+    """A call raises its own error. The error of an earlier call that was not awaited is dropped."""
     disk = OffLoop("disk")
     with pytest.raises(FileNotFoundError):
         await disk.run((tmp_path / "nothing").read_bytes, 10)
@@ -350,7 +353,7 @@ async def test_what_a_call_raises_is_raised(tmp_path: Path) -> None:
 @POSIX
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
 async def test_not_permitted(tmp_path: Path) -> None:
-    """With the system's own refusal."""
+    """The error has the text of the operating system."""
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
     async with driver(FileDriver, tmp_path / "work") as (file, _):

@@ -73,7 +73,7 @@ def test_the_error_stays_while_it_is_unhealthy() -> None:
 
 @asynccontextmanager
 async def answering(answer: bytes | None) -> AsyncIterator[int]:
-    """A server's port. answer: sent to whatever is asked, then it closes; None: it never says anything."""
+    """Serve a port. answer: sent to any request before the connection is closed; None: nothing is ever sent."""
     asked: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -131,14 +131,14 @@ async def first_result(made: Health) -> str:
     ],
 )
 async def test_http(answer: bytes | None, found: str) -> None:
-    """2xx and 3xx are healthy; anything else is said as it is."""
+    """Status 2xx and 3xx are healthy; any other answer is reported unchanged."""
     async with answering(answer) as port:
         made, _ = health(http=f"http://localhost:{port}/health?deep=1", timeout_s=0.3 if answer is None else TIMEOUT_S)
         assert await first_result(made) == found
 
 
 async def test_tcp() -> None:
-    """Whoever accepts is healthy."""
+    """A port that accepts a connection is healthy."""
     async with answering(None) as port:
         made, _ = health(tcp=f"127.0.0.1:{port}", timeout_s=TIMEOUT_S)
         assert await first_result(made) == ""
@@ -147,7 +147,7 @@ async def test_tcp() -> None:
 
 
 async def test_a_check_that_breaks_has_failed() -> None:
-    """It does not end noded."""
+    """An exception in a check is a failed check, and does not end noded."""
     made, _ = health(argv=["x"])
     assert await first_result(made) == "the check failed: AssertionError: no command is to be run"
 
@@ -207,7 +207,10 @@ async def looked(process: ProcessDriver, woken: Woken, state: str, *, drift: boo
 
 
 async def test_process_is_restarted_when_it_is_unhealthy(tmp_path: Path) -> None:
-    """The status says so, then it is drift; the restart gives a new program, and health settles it."""
+    """The status reports the failed checks, then drift.
+
+    The restart starts a new program, and its first good check ends the drift.
+    """
     async with driver(ProcessDriver, tmp_path) as (process, woken):
         (tmp_path / "well").touch()
         spec = program()
@@ -272,7 +275,7 @@ def _own_threads() -> int:
 
 
 async def test_a_program_that_ends_is_asked_no_more(tmp_path: Path) -> None:
-    """Its end is what is told, not that the checks fail."""
+    """The end of the program is reported, not the checks that fail because of it."""
     async with driver(ProcessDriver, tmp_path) as (process, woken):
         (tmp_path / "well").touch()
         await process.apply(program("import sys; sys.exit('gone')"), None)

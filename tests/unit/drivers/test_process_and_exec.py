@@ -90,7 +90,7 @@ async def test_process_reloads_a_changed_document(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 async def test_process_signals_a_reload(tmp_path: Path) -> None:
-    """With reload_signal the program is told that its document changed."""
+    """With reload_signal the program gets that signal when its document changes."""
     async with driver(ProcessDriver, tmp_path) as (process, _):
         one, two = (program(SHOW, document={"scene": name}, reload_signal="SIGHUP") for name in ("one", "two"))
         await process.apply(one, None)
@@ -101,7 +101,7 @@ async def test_process_signals_a_reload(tmp_path: Path) -> None:
 
 
 async def test_process_restarts_when_told_to(tmp_path: Path) -> None:
-    """With on_change restart, and whenever its settings change, the program starts anew."""
+    """With `on_change: restart`, and whenever its settings change, the program is restarted."""
     async with driver(ProcessDriver, tmp_path) as (process, _):
         one, two = (program(SHOW, document={"scene": name}, on_change="restart", grace_s=0) for name in ("one", "two"))
         await process.apply(one, None)
@@ -157,7 +157,7 @@ def _runs(pid: int) -> bool:
 
 @pytest.mark.parametrize("change", ["missing", "altered"])
 async def test_process_puts_its_document_right(tmp_path: Path, change: str) -> None:
-    """A document file that somebody removed or altered is drift, and is put right without a restart."""
+    """A removed or altered document file is drift, and is written again without a restart."""
     async with driver(ProcessDriver, tmp_path) as (process, _):
         spec = program(SHOW, document={"scene": "one"})
         await process.apply(spec, None)
@@ -177,7 +177,8 @@ async def test_process_puts_its_document_right(tmp_path: Path, change: str) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a directory in use cannot be removed")
 async def test_process_restarts_in_a_new_work_directory(tmp_path: Path) -> None:
-    """A program whose working directory was wiped would write into nothing: it starts anew in the new one."""
+    """If the work directory was deleted, the program is restarted in a new one, because it would write into the deleted
+    one."""
     work = tmp_path / "w"
     async with driver(ProcessDriver, work) as (process, _):
         spec = program(SHOW, document={"scene": "one"}, grace_s=0)
@@ -231,7 +232,7 @@ async def test_process_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     ],
 )
 async def test_process_refuses_settings_that_make_no_sense(tmp_path: Path, settings: Any, says: str) -> None:
-    """They are named, are not tried again, and what runs goes on."""
+    """Invalid settings are named and not retried; the running program continues."""
     async with driver(ProcessDriver, tmp_path) as (process, _):
         good = program(SHOW, document={"scene": "one"})
         await process.apply(good, None)
@@ -250,7 +251,7 @@ async def test_process_that_is_not_there_is_tried_again(tmp_path: Path) -> None:
 
 
 async def test_output_is_bounded(tmp_path: Path) -> None:
-    """A program that says too much fills no disk."""
+    """The output of a program cannot fill the disk."""
     code = "import sys\nfor n in range(3000): print('x' * 99)\nprint('the end'); sys.exit(1)"
     async with driver(ProcessDriver, tmp_path) as (process, woken):
         await process.apply(program(code, log_bytes_max=50_000), None)
@@ -305,7 +306,7 @@ async def test_left_overs_of_a_killed_noded_are_ended(tmp_path: Path, wiped: boo
 
 
 async def test_other_nodes_are_left_alone(tmp_path: Path) -> None:
-    """The left-overs that are ended are this node's, of this work directory, and nobody else's."""
+    """Only left-over processes of this node and this work directory are ended."""
     async with driver(ProcessDriver, tmp_path / "a") as (one, _), driver(ProcessDriver, tmp_path / "b") as (two, _):
         await one.apply(program(SHOW), None)
         await two.apply(program(SHOW), None)
@@ -347,7 +348,7 @@ async def test_exec_failures_are_one_line(tmp_path: Path, code: str, says: str) 
 
 
 async def test_exec_may_print_nothing_and_read_nothing(tmp_path: Path) -> None:
-    """A command that ignores a large document and says nothing has succeeded."""
+    """A command that does not read its large document and prints nothing has succeeded."""
     async with driver(ExecDriver, tmp_path) as (command, _):
         await command.apply(program("", driver="exec", document={"blob": "x" * 2_000_000}), None)
         assert await command.inspect() == Actual({})

@@ -55,7 +55,7 @@ def test_templates(template: str, text: str) -> None:
     ],
 )
 def test_templates_that_do_not_fit(template: str, says: str) -> None:
-    """The error names the place."""
+    """The error names the place in the template."""
     with pytest.raises(CannotRender, match=says):
         fill_template(template, DOCUMENT, 1_000)
 

@@ -69,7 +69,7 @@ async def test_what_it_gets_and_gives(tmp_path: Path, kind: Any) -> None:
 
 @BOTH
 async def test_there_are_none_before_apply_and_after_stop(tmp_path: Path, kind: Any) -> None:
-    """They are what the settings say that are in effect."""
+    """The actions are those of the settings in force."""
     async with driver(kind, tmp_path) as (made, _):
         assert actions_of("any", made) == {}
         await made.apply(spec(kind, TELL), None)
@@ -83,7 +83,7 @@ async def test_there_are_none_before_apply_and_after_stop(tmp_path: Path, kind: 
 
 @BOTH
 async def test_a_failure_is_its_last_line_and_all_it_said(tmp_path: Path, kind: Any) -> None:
-    """Any exit code but 0."""
+    """Any exit code other than 0 is a failure; its result has the whole output."""
     code = "import sys; print('trying'); sys.stderr.write('first\\nno lamp\\n'); sys.exit(3)"
     async with driver(kind, tmp_path) as (made, _):
         await made.apply(spec(kind, code), None)
@@ -112,7 +112,7 @@ async def test_only_the_end_of_much_output(tmp_path: Path) -> None:
 
 @BOTH
 async def test_it_is_ended_in_time(tmp_path: Path, kind: Any) -> None:
-    """With all it has started; the program goes on."""
+    """At its timeout the action is ended with all its child processes; the program continues."""
     code = LINGER.replace("print(child.pid)", "open('pid', 'w').write(str(child.pid)); child.wait()")
     code = code.replace("start_new_session", "close_fds")
     async with driver(kind, tmp_path) as (made, _):
@@ -171,7 +171,7 @@ async def test_other_actions_do_not_restart_the_program(tmp_path: Path) -> None:
     ],
 )
 async def test_settings_that_make_no_sense(tmp_path: Path, kind: Any, settings: Any, says: str) -> None:
-    """Refused, as any other."""
+    """Invalid settings of actions are refused, as any other."""
     async with driver(kind, tmp_path) as (made, _):
         with pytest.raises(DriverError) as caught:
             await made.apply(spec(kind, TELL, **settings), None)

@@ -52,7 +52,7 @@ GARBAGE = LeaderSeen(7, None, 5, "leader is not JSON")
     ],
 )
 def test_the_takeover_reason(case: str, now: LeaderSeen, before: LeaderSeen, dead: bool, cause: str | None) -> None:
-    """Each with a sentence that names who is replaced, where there is somebody."""
+    """Each reason has a sentence that names the replaced leader, if there is one."""
     watched = TakeoverReason("died", f"the process of {now.record.id if now.record else '?'} died") if dead else None
     reason = takeover_reason(now, before, ME, watched, OURS)
     assert (reason and reason.cause) == cause, case
@@ -100,7 +100,7 @@ def candidate(name: str, index: int = 0, priority: int = 0) -> Candidate:
     ],
 )
 def test_the_rank(case: str, candidates: list[Candidate], gone: str | None, ranks: dict[str, int]) -> None:
-    """How many go first."""
+    """The rank is the number of candidates that go first."""
     by_id = {item.id: item for item in candidates}
     assert {name: rank_of(name, gone, by_id) for name in ranks} == ranks, case
 

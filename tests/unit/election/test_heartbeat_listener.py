@@ -29,7 +29,7 @@ class _Leader:
         self.socket.setblocking(False)
 
     async def beat(self) -> socket.socket:
-        """Accept, answer, and beat once."""
+        """Accept a connection, answer, and send one heartbeat."""
         loop = asyncio.get_running_loop()
         found, _ = await loop.sock_accept(self.socket)
         found.setblocking(False)
@@ -63,13 +63,13 @@ async def test_a_port_that_refuses_after_the_break_is_a_dead_process(monkeypatch
 
 
 async def test_a_port_that_says_nothing_after_the_break_is_a_reason_to_ask_etcd() -> None:
-    """As on Windows, which knocks three times before it says that a port refuses."""
+    """Windows, for example, retries a refused connection three times before it reports the refusal."""
     leader, events = _Leader(), list[str]()
     with leader.socket, ExitStack() as full:
         running = asyncio.create_task(_stream(leader.url, events).run())
         connection = await leader.beat()
         await eventually(lambda: events == ["beat"])
-        for _ in range(4):  # what waits to be accepted fills the queue: whoever comes then is not answered at all
+        for _ in range(4):  # connections that are not accepted fill the backlog, so a further one gets no answer
             waiting = full.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(leader.socket.getsockname())
@@ -95,7 +95,7 @@ def _record_timers(monkeypatch: pytest.MonkeyPatch, delay_s: float) -> list[asyn
 
 
 async def test_a_stream_that_stands_again_is_no_reason_for_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection may break for reasons of its own."""
+    """A connection may break for other reasons than a dead process."""
     monkeypatch.setattr(heartbeat_listener, "_REFUSAL_S", 600.0)
     timers = _record_timers(monkeypatch, 600.0)
     leader, events = _Leader(), list[str]()

@@ -25,14 +25,14 @@ BEGUN = 100.0
 
 
 def followed(timing: ElectionTiming = LAN, streak: int = 0) -> tuple[Suspicion, float]:
-    """A suspicion that has just heard a beat, and when that was."""
+    """Return a suspicion that has just received a heartbeat, and the time of that."""
     suspicion, now = Suspicion("m1", timing, BEGUN, streak), BEGUN + 10.0
     suspicion.beat(now)
     return suspicion, now
 
 
 def until(suspicion: Suspicion, now: float, step: SuspicionStep) -> tuple[Decision, float]:
-    """Look whenever it asks to, until it says `step`."""
+    """Decide at each `wake_at` until the decision is `step`."""
     for _ in range(20):
         verdict = suspicion.decide(now)
         if verdict.step is step:
@@ -58,7 +58,7 @@ def test_a_silent_leader_is_challenged_then_suspected(timing: ElectionTiming) ->
 
 @pytest.mark.parametrize("timing", PROFILES.values(), ids=PROFILES)
 def test_a_leader_whose_stream_broke_is_challenged_at_once(timing: ElectionTiming) -> None:
-    """Windows does not say at once that a port refuses. No beat is waited for, only the answer to the challenge."""
+    """Windows reports a refused port late. So only the answer to the challenge is awaited, and no further heartbeat."""
     suspicion, heard = followed(timing)
     suspicion.broke()
     _, asked = until(suspicion, heard + 0.001, SuspicionStep.CHALLENGE)
@@ -85,8 +85,8 @@ def test_a_sign_of_life_after_its_stream_broke_calms(sign: str) -> None:
     assert suspicion.decide(now).step is not SuspicionStep.SUSPECT
 
 
-def test_beats_keep_it_calm() -> None:
-    """For ever."""
+def test_heartbeats_prevent_a_suspicion() -> None:
+    """As long as heartbeats arrive, nothing is suspected."""
     suspicion, now = followed()
     for _ in range(100):
         now += LAN.beat_s
@@ -94,8 +94,8 @@ def test_beats_keep_it_calm() -> None:
         suspicion.beat(now)
 
 
-def test_a_challenge_that_etcd_does_not_take_leads_nowhere() -> None:
-    """Who cannot write could not lead either; it is tried again."""
+def test_a_challenge_that_etcd_has_not_stored_causes_no_suspicion() -> None:
+    """A standby that cannot write to etcd could not lead either. It tries again later."""
     suspicion, now = followed()
     _, now = until(suspicion, now, SuspicionStep.CHALLENGE)
     assert suspicion.decide(now + 5.0) == Decision(SuspicionStep.WAIT)
@@ -192,7 +192,7 @@ def test_what_counts_as_a_streak(cause: str, streak: int, held_s: float, after: 
 
 @given(st.lists(st.sampled_from(["beat", "proof", "challenged", "not_challenged", "wait", "stuck"]), max_size=40))
 def test_nothing_is_suspected_without_a_challenge_that_etcd_took_after_the_last_sign_of_life(events: list[str]) -> None:
-    """Whatever happens in whatever order."""
+    """This holds for any order of inputs."""
     suspicion, now, taken, asked = Suspicion("m1", SLOW, BEGUN), BEGUN, False, False
     for event in events:
         now += 0.2

@@ -1,4 +1,4 @@
-"""What a lost lease tells of the tries to keep it."""
+"""The error of a lost lease describes the failed attempts to renew it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_last_try_without_an_answer_does_not_hide_what_etcd_said() -> None:
 
 
 def test_what_was_said_all_the_while_is_told_once() -> None:
-    """As is silence."""
+    """Equal errors are reported once, and so are attempts without an answer."""
     assert _lost(_Etcd(refusals=10**6)) == "no keepalive was answered within 2 s: permission denied"
     assert _lost(_Etcd(refusals=0)) == "no keepalive was answered within 2 s: etcd issued no token in time"
     assert _lost(_Etcd(refusals=0), ttl_s=-1.0).endswith(

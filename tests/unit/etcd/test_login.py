@@ -15,7 +15,7 @@ NO = Denied("etcd refuses: authentication failed, invalid user ID or password")
 
 
 class Clock:
-    """Stands still unless told otherwise."""
+    """A clock that advances only when the test advances it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -39,7 +39,7 @@ def may_ask(subject: Login) -> bool:
 
 
 def test_a_refusal_at_the_start_is_final() -> None:
-    """It is raised as it came, and again to all who ask too early; nothing is there to be told later."""
+    """The refusal is raised unchanged, also to callers during the pause, and no later result is expected."""
     subject = login(Clock())
     assert subject.record_refusal(NO) is NO
     with pytest.raises(Denied, match="authentication failed"):
@@ -48,7 +48,7 @@ def test_a_refusal_at_the_start_is_final() -> None:
 
 
 def test_a_refusal_later_on_can_be_waited_out() -> None:
-    """It says who is refused, why and what to do, until etcd has done something for us again."""
+    """The error names the user, the reason and the remedy until etcd accepts a request again."""
     subject = login(Clock(), file=Path("/etc/secret"))
     subject.record_token()
     subject.record_success()
@@ -85,7 +85,10 @@ def test_it_is_asked_ever_more_rarely() -> None:
 
 
 def test_another_password_in_the_file_is_tried_soon(tmp_path: Path) -> None:
-    """Within half a second, however long the pause; a file that is gone, empty or half written counts for nothing."""
+    """A new password is tried within half a second, however long the pause is.
+
+    A missing, empty or partly written file is ignored.
+    """
     file, clock = tmp_path / "password", Clock()
     file.write_text("first\n")
     subject = login(clock, file=file)

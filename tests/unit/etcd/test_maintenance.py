@@ -1,4 +1,4 @@
-"""Administration of etcd, on the store in memory and on members that answer as these tests say."""
+"""Administration of etcd, with the store in memory and with scripted members."""
 
 from __future__ import annotations
 

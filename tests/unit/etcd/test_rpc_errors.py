@@ -1,4 +1,4 @@
-"""What a failed call says about whether the thing asked for has happened: the texts of grpc and etcd, sorted."""
+"""Classification of failed calls, from the texts of grpc and etcd: whether the request may have had an effect."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ ERRORS = [
 
 @pytest.mark.parametrize(("code", "details", "fault"), SORTED)
 def test_faults_are_sorted(code: Code, details: str, fault: Fault) -> None:
-    """Above all: only what surely never reached raft may count as not having happened."""
+    """Only errors of requests that never reached raft count as without effect."""
     assert classify_status(code, details) is fault
 
 
 @pytest.mark.parametrize("code", [code for code in Code if code is not Code.OK])
 def test_an_unknown_text_is_never_taken_for_harmless(code: Code) -> None:
-    """A failure that nobody has seen before does not read as "nothing has happened", unless its code says so."""
+    """An unknown error counts as without effect only if its code implies that."""
     if code is not Code.UNIMPLEMENTED:
         assert classify_status(code, "what a later etcd may say") is not Fault.NOT_SENT
 

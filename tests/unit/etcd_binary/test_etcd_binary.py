@@ -358,7 +358,7 @@ def test_the_named_directory_comes_first(machine: Machine) -> None:
 def test_a_named_directory_that_will_not_do_is_an_error_at_once(
     machine: Machine, content: bytes | None, reason: str
 ) -> None:
-    """It was named on purpose: to go on with another etcd would surprise."""
+    """A directory that was named explicitly is not replaced by another etcd."""
     install(machine.folder / "bin", script("3.5.33"))
     machine.set(NODECTL_ETCD_DIR=install(machine.folder / "named", content) if content else machine.folder / "empty")
     with pytest.raises(Unavailable, match=reason):

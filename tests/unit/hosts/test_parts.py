@@ -59,7 +59,7 @@ async def test_a_seed_repeats_a_fault() -> None:
 
 
 def test_addresses() -> None:
-    """Each host has its own, and the operator one that no host has."""
+    """Each host has its own address, and the operator has one that no host has."""
     assert [address("h1"), address("h5"), address("op")] == ["10.77.0.1", "10.77.0.5", "10.77.0.254"]
 
 
@@ -123,7 +123,7 @@ def test_what_a_slow_disk_lacks_is_said(
     assert "slow-disk is left out: " in said[0]
 
 
-# --- what a client is told -------------------------------------------------------------------------------------------
+# --- answers to a client ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_run_that_found_something_says_how_to_repeat_it(tmp_path: Path) -> Non
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="bash is missing")
 @pytest.mark.parametrize(("given", "told"), [({}, "true"), ({"CI": "mine"}, "mine")])
 def test_the_check_of_a_change_says_that_it_is_one(tmp_path: Path, given: dict[str, str], told: str) -> None:
-    """Whoever runs it: the mix of faults depends on it."""
+    """`.ci/run` sets CI for every program that it starts, because the mix of faults depends on it."""
     for name in ("make", "iptables", "faketime", "fusermount3"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho "$CI" >> {tmp_path}/told\n')
         (tmp_path / name).chmod(0o755)

@@ -1,4 +1,4 @@
-"""What proves that a fault of hosts did something: each proof must be able to say that it did not."""
+"""Proofs that a fault of a host had its effect: each proof must also detect that it had none."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BEFORE = Measured(7, 100.0, 5000.0, 100.0)
 
 
 def shown(step_s: float, rate: float, *, jump_s: float = 0.0, pid: int = 7) -> list[Measured]:
-    """Four measurements after BEFORE."""
+    """Return four measurements after BEFORE."""
     return [
         Measured(pid, 100.0 + passed, 5000.0 + step_s + passed * rate, 100.0 + jump_s + passed * rate)
         for passed in (0.5, 1.0, 1.5, 2.0)
@@ -85,7 +85,7 @@ def test_some_hosts_have_clocks_that_step_and_others_clocks_with_a_rate(tmp_path
 @pytest.mark.skipif(clocks.missing() is not None, reason=str(clocks.missing()))
 @pytest.mark.parametrize("how", sorted(clocks.CLOCKS.values()))
 async def test_a_clock_goes_wrong_and_right_again_under_a_running_program(tmp_path: Path, how: str) -> None:
-    """The same process measures both, and its monotonic clock goes on without a jump."""
+    """One process measures before, during and after; its monotonic clock does not jump."""
     wrong = WrongClocks(tmp_path, ["h1", "h2"])
     (host,) = wrong.of_kind(how)
     programs = [
@@ -157,7 +157,7 @@ def test_what_was_left_of_a_dead_pc_is_told_from_what_it_says_anew() -> None:
 def test_a_cut_that_cuts_too_little_or_too_much_is_noticed(
     cut: set[probe.Pair], lost: set[probe.Pair], why: str | None
 ) -> None:
-    """By who heard whom."""
+    """The proof compares which hosts received messages from which."""
     hosts = ["h1", "h2"]
     assert probe.complaint(cut, probe.pairs(hosts) - lost, hosts) == why
 
@@ -179,7 +179,7 @@ def hosts_of(pc: Pc) -> Hosts:
 
 
 async def test_a_pause_has_stopped_every_process(pc: Pc) -> None:
-    """There are some, and all are stopped; one that goes on meanwhile is noticed at its end."""
+    """There are processes and all are stopped. One that runs during the pause is detected at its end."""
     fault = Pause(hosts_of(pc), DICE, victim="h1", programs=("masterd",))
     await eventually(fault.stopped, "it is stopped")
     await fault.end()
@@ -197,7 +197,7 @@ def test_nothing_is_not_stopped() -> None:
 
 
 async def test_a_full_disk_counts_once_etcd_has_noticed(pc: Pc, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says so after that, or it ends."""
+    """The fault counts once etcd has reported the full disk or ended."""
     monkeypatch.setattr(disk_faults, "fill", lambda path: None)
     pc.running["etcd"] = pc.running["masterd"]
     log = pc.log("etcd")
@@ -220,11 +220,11 @@ def test_what_hinders_filling_a_disk_but_room_is_told(tmp_path: Path) -> None:
         fill(tmp_path / "missing" / "filler")
 
 
-# --- what a failed fault says ----------------------------------------------------------------------------------------
+# --- report of a failed fault ----------------------------------------------------------------------------------------
 
 
 class Broken(Fault):
-    """Fails where it is told to."""
+    """A fault that fails at the given step."""
 
     where = ""
 
@@ -271,7 +271,7 @@ KEYS = Keys("hosts")
 
 
 def change(revision: int) -> Changes:
-    """`revision` of a status, which the watch does not tell, under a key of its own."""
+    """Return a status at `revision` under its own key, which the watch did not deliver."""
     return Changes(revision, (Event(KEYS.prefix + f"other/{revision}", b"{}", revision, revision, 0),))
 
 
@@ -349,7 +349,7 @@ async def test_a_compaction_that_one_watch_survives_leaves_no_hole(
 
 
 async def test_a_compaction_of_what_nobody_saw_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run goes on, and no run with a hole is right."""
+    """The watch continues after the compaction, but a run with a gap is not a success."""
 
     async def follow(session: Any, _: str, *, end: bytes, revision: int) -> AsyncIterator[Changes]:
         if revision < 5:
@@ -362,7 +362,7 @@ async def test_a_compaction_of_what_nobody_saw_is_told(tmp_path: Path, monkeypat
 
 
 async def test_a_watch_that_has_ended_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what ended it."""
+    """The finding names what ended the watch."""
 
     async def follow(session: Any, _: str, *, end: bytes, revision: int) -> AsyncIterator[Changes]:
         yield change(1)

@@ -1,5 +1,5 @@
-"""What is asked of a run beside what the store and the journal show: on a recorded run, made here, and then tampered
-with, one thing at a time."""
+"""Checks of a run, besides those of the store and the journal: a recorded run is made here, and then altered in one
+place at a time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Recorded:
         """Up to where the journal is truncated, in the middle."""
 
     def write(self) -> list[str]:
-        """The verdict."""
+        """Write the verdict."""
         clock = lambda: self.now  # noqa: E731
         names = ("history-store", "history-c1", "history-c2", "history-c3", "stream-raw-h1")
         store, c1, c2, c3, raw = [Recorder(self.directory / f"{name}.jsonl", clock) for name in names]
@@ -121,7 +121,7 @@ def only(wrong: list[str], *words: str) -> None:
 
 
 def test_a_run_in_which_all_went_well(recorded: Recorded) -> None:
-    """Nothing is wrong with it."""
+    """A correct run has no findings."""
     assert recorded.write() == []
 
 
@@ -129,7 +129,7 @@ def test_a_run_in_which_all_went_well(recorded: Recorded) -> None:
 
 
 def test_a_client_that_got_nothing_done_is_noticed(recorded: Recorded) -> None:
-    """A floor for each: that the other goes on hides nothing."""
+    """Each client has its own minimum: the success of another one does not hide its failure."""
     recorded.commands = [f"c1-0-{number}" for number in range(1, 61)]
     only(recorded.write(), "c2 has 0 acknowledged commands", "no fewer than 21")
 
@@ -148,7 +148,7 @@ def test_a_cluster_that_refuses_too_much_is_noticed(recorded: Recorded) -> None:
 
 
 def test_some_refusals_around_a_fault_are_no_harm(recorded: Recorded) -> None:
-    """Nobody could do it just then."""
+    """Refusals during a fault are expected, because no request could succeed then."""
     recorded.before = lambda record: fails(record, "Unavailable", client_checks.FAILS_PER_FAULT)
     assert recorded.write() == []
 
@@ -214,7 +214,7 @@ def test_a_command_that_starves_is_noticed(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_outcome_has_a_reason(recorded: Recorded, kind: str, again: bool, fine: bool) -> None:
-    """No answer, or a repeat that was too old; an error of another kind is a fault of ours."""
+    """The reason is a missing answer or a repeat that was too old; any other error is a bug."""
 
     def unknown(record: Recorder) -> None:
         call = record.invoke("c1-0", "command", id="c1-0-x", **({"again": True} if again else {}))
@@ -227,7 +227,7 @@ def test_an_unknown_outcome_has_a_reason(recorded: Recorded, kind: str, again: b
 
 @pytest.mark.parametrize(("index", "fine"), [(29, True), (30, False)])
 def test_a_repeat_gets_the_first_result(recorded: Recorded, index: int, fine: bool) -> None:
-    """Later, under the same id."""
+    """The command is repeated later with the same id."""
 
     def repeat(record: Recorder) -> None:
         call = record.invoke("c1-0", "command", id=recorded.commands[28], again=True)
@@ -260,7 +260,7 @@ def caller_of(directory: Path) -> clients.Caller:
 
 
 def test_a_caller_keeps_what_is_recent_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run may take hours."""
+    """A caller keeps only recent results, because a run may take hours."""
     monkeypatch.setattr(clients, "EVENTS_KEPT", 10)
     one = caller_of(tmp_path)
     with Recorder(one.history) as record:
@@ -272,7 +272,7 @@ def test_a_caller_keeps_what_is_recent_only(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_how_a_client_ended_is_asked(tmp_path: Path) -> None:
-    """Any exit code but 0 is wrong, and so is one that ends before it is told to."""
+    """An exit code other than 0 is a finding, and so is a client that ends before it is stopped."""
     made = [program_of(tmp_path, code) for code in ("import sys; sys.stdin.read()", "raise SystemExit(3)")]
     for one in made:
         one.stop()
@@ -293,7 +293,7 @@ def test_a_reader_that_heard_nothing_is_noticed(recorded: Recorded) -> None:
 
 
 def test_a_reader_that_nobody_started_is_noticed(recorded: Recorded) -> None:
-    """Exactly those."""
+    """The readers must be exactly the expected ones."""
     recorded.readers.remove("raw-h1")
     only(recorded.write(), "raw-h1", "nobody started")
 
@@ -317,7 +317,10 @@ def test_a_410_that_is_not_so_is_noticed(recorded: Recorded, cut: int, after: in
 
 
 def test_a_reader_writes_down_what_comes_as_it_comes(tmp_path: Path) -> None:
-    """Twice, if it comes twice; and goes on from the last one, unless it is told that this is gone."""
+    """The reader records an event twice if it receives it twice.
+
+    It continues after the last one, unless it gets the answer that this one is gone.
+    """
     with Recorder(tmp_path / "s") as record:
         reader = raw_readers.Reader("raw-h1", "http://none", record)
         for block in (b": from 0\nid: 1.0", b'id: 1.1\nevent: command\ndata: {"id":"a"}', b": still here"):
@@ -344,7 +347,7 @@ def test_a_reader_writes_down_what_comes_as_it_comes(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_in_a_program_is_noticed(recorded: Recorded, line: str) -> None:
-    """Whoever wrote it: a master, a node, a client."""
+    """An unexpected error in the log of any program is a finding."""
     (recorded.directory / "log").mkdir()
     (recorded.directory / "log" / "h1-masterd.log").write_text(f"fine\n{line}\n")
     only(recorded.write(), "h1-masterd.log, line 2")
@@ -362,7 +365,7 @@ def test_a_program_that_ends_by_itself_is_noticed(tmp_path: Path, program_name: 
 
 @pytest.mark.parametrize("how", [None, "Ctrl-C", "an error"])
 def test_a_run_that_was_cut_short_is_judged(recorded: Recorded, how: str | None) -> None:
-    """What the watch has not seen any more is nobody's fault, nor is what did not come about."""
+    """Missing records after the end of the watch are not a finding, nor are steps that did not take place."""
     recorded.ended, recorded.lost = how, 50
     recorded.readers.append("raw-h2")
     assert recorded.write() == []
@@ -396,7 +399,7 @@ def test_a_fault_is_in_the_schedule_before_it_begins(tmp_path: Path) -> None:
 
 
 class Breaks(Run):
-    """Its storm ends, or goes on until somebody ends it."""
+    """A run that raises `error`, or else is interrupted by SIGINT."""
 
     error: Exception | None = None
 
@@ -412,7 +415,7 @@ class Breaks(Run):
 def test_whatever_ends_a_run_it_is_judged_and_says_how_to_repeat_it(
     recorded: Recorded, error: Exception | None
 ) -> None:
-    """Ctrl-C, or a fault that could not be done: both the end and what was found are told."""
+    """After Ctrl-C or a failed fault, both the reason of the end and the findings are reported."""
     recorded.ended, recorded.stream = None, [1, 2, 2]
     recorded.write()
     said: list[str] = []

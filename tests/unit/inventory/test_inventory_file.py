@@ -1,4 +1,4 @@
-"""Inventory files: what is wrong is said with its line, all at once, and with what to do."""
+"""Inventory files: every problem is reported at once, with its line and the remedy."""
 # ruff: noqa: E501 -- tables of cases, one a line
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def test_the_example_is_valid() -> None:
     ],
 )  # fmt: skip
 def test_each_mistake_is_named_with_its_line(text: str, expected: str) -> None:
-    """One line for one mistake."""
+    """Each problem gives one message with its line."""
     assert problems(text) == (f"wall.yaml:{expected}",)
 
 
 def test_all_mistakes_are_named_at_once_in_the_order_of_lines() -> None:
-    """Nobody wants to find them one by one."""
+    """All problems of a file are reported together."""
     found = problems("masters:\n  m1: {adress: x}\nnodes:\n  n1: {position: left}\n  n2: {label: {}}")
     assert [line.split(":")[1] for line in found] == ["2", "4", "5"]
 
@@ -122,7 +122,7 @@ def test_bombs_are_refused() -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """A sentence, not a traceback."""
+    """The error is a sentence, not a traceback."""
     with pytest.raises(FileError, match="No such file"):
         load_inventory(tmp_path / "nope.yaml")
     with pytest.raises(FileError, match=str(tmp_path)):
@@ -142,7 +142,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_windows_line_ends_and_byte_order_mark_are_fine(tmp_path: Path) -> None:
-    """As Notepad writes them."""
+    """A file as Notepad writes it is accepted."""
     path = tmp_path / "wall.yaml"
     path.write_bytes(b"\xef\xbb\xbfnodes:\r\n  n1: {}\r\n")
     assert list(load_inventory(path).inventory.nodes) == ["n1"]

@@ -1,4 +1,4 @@
-"""One-shot actions between noded and etcd: who can die between which two lines, and what is late."""
+"""One-shot actions between noded and etcd: processes that die between any two steps, and writes that arrive late."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Rig:
         return self.store.result(index)
 
     async def idle(self) -> None:
-        """Until the actors have looked once more and have done all they want to."""
+        """Wait until the actors have read the view again and have nothing left to do."""
         reads = self.store.reads
         self.wake()
         await eventually(lambda: self.store.reads > reads and not self.doer.busy, "the actor to look")
@@ -139,11 +139,11 @@ async def test_what_fails_is_told_as_it_is() -> None:
         assert (found.error, found.result) == ("no lamp", {"exit_code": 3})
 
 
-# --- who dies when ---------------------------------------------------------------------------------------------------
+# --- kills at each step ----------------------------------------------------------------------------------------------
 
 
 async def test_killed_before_the_mark_the_next_begins_it() -> None:
-    """Nobody has begun it."""
+    """Without the mark `started` the action has not begun, so the next noded begins it."""
     async with rig() as at:
         at.store.ask(action(7))
         at.store.faults = ["refused"] * 1000
@@ -157,7 +157,7 @@ async def test_killed_before_the_mark_the_next_begins_it() -> None:
 
 
 async def test_killed_while_it_runs_it_is_lost() -> None:
-    """The next one does not do it again, and says so; the later ones are done."""
+    """The next noded reports it as lost and does not run it again. Later actions are run."""
     async with rig() as at:
         at.store.ask(action(7), action(8))
         at.doer.hold = asyncio.Event()
@@ -174,7 +174,10 @@ async def test_killed_while_it_runs_it_is_lost() -> None:
 
 
 async def test_a_mark_that_lands_after_its_writer_died_is_lost() -> None:
-    """The late mark compares the claim that is gone; where it still is, the next noded finds it."""
+    """A late mark fails if the claim that it compares is gone.
+
+    If the claim still exists, the next noded finds the mark.
+    """
     async with rig() as at:
         at.store.ask(action(7))
         at.store.faults = ["late", *["refused"] * 1000]
@@ -232,7 +235,7 @@ async def test_asked_to_stop_after_another_has_the_node_it_writes_nothing() -> N
 
 
 async def test_asked_to_stop_while_another_comes_it_writes_nothing() -> None:
-    """Though the other one has not looked yet."""
+    """It writes nothing, even if the other noded has not read the key yet."""
     async with rig() as at:
         at.store.ask(action(7))
         at.doer.hold = asyncio.Event()
@@ -258,7 +261,7 @@ async def test_a_mark_without_an_answer(fault: str) -> None:
 
 
 async def test_a_mark_that_lands_before_its_repeat() -> None:
-    """The repeat fails its compare; the next read shows that it is ours, and it is begun once."""
+    """The repeat fails its compare. The next read shows that the mark is ours, and the action is begun once."""
     async with rig() as at:
         at.store.ask(action(7))
         at.store.faults = ["late", at.store.land]
@@ -308,7 +311,7 @@ async def test_etcd_away_while_it_runs() -> None:
         assert at.doer.done == [7]
 
 
-# --- the leader, meanwhile -------------------------------------------------------------------------------------------
+# --- concurrent leader writes ----------------------------------------------------------------------------------------
 
 
 async def test_expired_just_before_the_mark() -> None:
@@ -324,7 +327,7 @@ async def test_expired_just_before_the_mark() -> None:
 
 
 async def test_the_view_grows_just_before_the_mark() -> None:
-    """It is looked at again, and both are done."""
+    """The view is read again, and both actions are run."""
     async with rig() as at:
         at.store.ask(action(7))
         at.store.faults = [lambda: at.store.ask(action(7), action(8))]
@@ -334,7 +337,7 @@ async def test_the_view_grows_just_before_the_mark() -> None:
 
 
 async def test_the_view_shrinks_while_it_runs() -> None:
-    """Nobody waits for the result any more: it is forgotten at once. The floor stays."""
+    """The leader does not need the result any more, so it is removed at once. The floor remains."""
     async with rig() as at:
         at.store.ask(action(7))
         at.doer.hold = asyncio.Event()
@@ -350,7 +353,7 @@ async def test_the_view_shrinks_while_it_runs() -> None:
 
 
 async def test_replaced_by_another_host_while_it_runs() -> None:
-    """The other one writes `lost`; ours does not land, and does not spin."""
+    """The other noded writes `lost`. Our write fails, and is not repeated in a loop."""
     async with rig() as at:
         at.store.ask(action(7))
         at.doer.hold = asyncio.Event()
@@ -381,7 +384,7 @@ async def test_a_restored_store_runs_nothing_old() -> None:
         await at.reaches(9, "done")
         assert at.doer.done == [9]
         assert at.store.acted.epoch == 2
-        assert at.store.state(7) == "absent"  # the leader says what became of it
+        assert at.store.state(7) == "absent"  # the leader writes the outcome
 
 
 async def test_restored_just_before_the_mark() -> None:
@@ -423,7 +426,7 @@ async def test_results_of_another_incarnation_are_dropped() -> None:
 
 
 async def test_an_action_that_a_restored_store_no_longer_knows() -> None:
-    """It ends in another epoch than it began: nobody is told, nothing is mistaken."""
+    """The action ends in another epoch than it began in: its result is not written."""
     async with rig() as at:
         at.store.ask(action(7))
         at.doer.hold = asyncio.Event()
@@ -453,7 +456,7 @@ async def test_without_an_epoch_nothing_begins(caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.parametrize("key", [KEYS.epoch, ACTIONS])
 async def test_garbage_is_waited_out(key: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is begun or forgotten until the key is right again; it is said once."""
+    """Nothing is begun or removed until the key is valid again. The problem is logged once."""
     async with rig() as at:
         at.store.ask(action(7))
         at.start()
@@ -487,7 +490,7 @@ async def test_a_garbage_record_runs_nothing_again() -> None:
 
 
 async def test_a_garbage_record_and_a_garbage_view() -> None:
-    """How far the record went cannot be told: it is left as it is until the view is right."""
+    """The floor of the record is unknown, so the record is not changed until the view is valid."""
     async with rig() as at:
         at.store.put(ACTED, b"{]")
         at.store.put(ACTIONS, b"{]")
@@ -500,7 +503,7 @@ async def test_a_garbage_record_and_a_garbage_view() -> None:
 
 
 async def test_a_garbage_record_and_the_view_of_another_incarnation() -> None:
-    """A leader of this one has yet to say what pends."""
+    """A leader of the current epoch must first write the pending actions."""
     async with rig() as at:
         at.store.put(ACTED, b"{]")
         at.store.put(KEYS.epoch, Epoch(epoch=2))
@@ -579,7 +582,7 @@ async def test_results_that_are_too_large_together(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_reboot_is_done_when_the_pc_has_another_boot_id() -> None:
-    """The next noded says so; SIGTERM of the one that the reboot ends leaves it open."""
+    """The next noded writes the result; SIGTERM during the reboot leaves the action open."""
     async with rig() as at:
         at.doer.outcome = None
         at.store.ask(action(7, "reboot"), action(8))
@@ -598,7 +601,7 @@ async def test_a_reboot_is_done_when_the_pc_has_another_boot_id() -> None:
 
 
 async def test_a_reboot_is_lost_when_only_noded_restarted() -> None:
-    """The boot id is the same: nobody knows whether the PC will go down yet."""
+    """With the same boot id it is unknown whether the PC will still reboot."""
     async with rig() as at:
         at.doer.outcome = None
         at.store.ask(action(7, "reboot"))
@@ -652,7 +655,7 @@ async def test_nothing_else_begins_before_the_reboot() -> None:
 
 
 def test_what_runs_is_not_forgotten() -> None:
-    """Though nobody waits for it any more: its end is written first."""
+    """The action is not pending any more, but its end is written before it is removed."""
     running = ActionResult(index=7, name="reboot", state="started", nonce="mine")
     seen = ActionKeys(1, None, Acted(node=NODE, epoch=1, floor=7, results=(running,)))
     me = Writer(NODE, "mine", "b1", lambda was: False)

@@ -1,4 +1,4 @@
-"""noded's loop, with a driver that does as the test says."""
+"""noded's reconcile loop with a scripted driver."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_while_another_host_has_the_node_nothing_is_driven(tmp_path: Path)
 
 
 async def test_offline_start_gives_way_to_etcd(tmp_path: Path) -> None:
-    """What etcd says wins over the file, be it lower or a deletion."""
+    """etcd's value replaces that of the file, even if its generation is lower or the key is deleted."""
     LastApplied(tmp_path).save(desired("one", generation=9))
     async with running(tmp_path, held=False, start_wait_s=0.0) as rig:
         await rig.until(lambda: "apply one" in rig.driver.calls, "the offline start")
@@ -51,7 +51,7 @@ async def test_offline_start_gives_way_to_etcd(tmp_path: Path) -> None:
 
 
 async def test_without_a_claim_but_with_orders_it_begins_after_a_while(tmp_path: Path) -> None:
-    """etcd is full, so no lease is granted: the PC works all the same, by what etcd says now."""
+    """A full etcd grants no lease, so there is no claim. After a while noded applies the spec that etcd holds."""
     LastApplied(tmp_path).save(desired("old"))
     async with running(tmp_path, held=False, start_wait_s=0.05) as rig:
         rig.order("new", 2)
@@ -60,7 +60,7 @@ async def test_without_a_claim_but_with_orders_it_begins_after_a_while(tmp_path:
 
 
 async def test_what_a_driver_raises_is_a_failure_like_any_other(tmp_path: Path) -> None:
-    """A stranger's driver cannot end noded; it is asked again."""
+    """Any exception of a driver is a failure that is retried, and does not end noded."""
     async with running(tmp_path) as rig:
         rig.driver.trouble = [DriverError("disk full"), RuntimeError("bug"), DriverError("disk full")]
         rig.order("one")
@@ -98,7 +98,7 @@ async def test_an_unknown_driver_does_not_stop_the_known_one(tmp_path: Path) -> 
 
 
 async def test_drift_is_found_by_the_tick(tmp_path: Path) -> None:
-    """Nobody says anything, and it is put right."""
+    """Drift is detected at the next tick and corrected, without a notification."""
     async with running(tmp_path) as rig:
         rig.order("one")
         await rig.ready(1)
@@ -118,7 +118,7 @@ async def test_a_state_that_cannot_be_shown_is_left_out(tmp_path: Path, state: A
 
 
 async def test_a_slow_apply_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only an apply that takes long is worth a status of its own."""
+    """Only an apply that takes long is reported with its own status."""
     monkeypatch.setattr(agent_module, "_SHOW_APPLYING_S", 0.01)
     async with running(tmp_path) as rig:
         rig.driver.hold = asyncio.Event()

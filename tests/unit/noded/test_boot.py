@@ -18,7 +18,7 @@ from nodestore.support.boot import kernel_boot_id
         ("pc:aaaa", "pc:aaaa", False),
         ("pc:@1000", "pc:@2000", True),
         ("pc:@1000", "pc:@1030", False),  # the clock was put right
-        ("pc:@2000", "pc:@1000", False),  # the clock went back: nobody boots in the past
+        ("pc:@2000", "pc:@1000", False),  # the clock went back: no boot is earlier than the last one
         ("other:aaaa", "pc:bbbb", False),
         ("a:b:aaaa", "a:b:bbbb", True),  # a host id may hold anything
         ("pc:", "pc:bbbb", False),
@@ -29,7 +29,7 @@ from nodestore.support.boot import kernel_boot_id
     ],
 )
 def test_only_what_is_sure_counts(was: str, now: str, verdict: bool) -> None:
-    """One PC, two boot ids of one kind, the later one surely another."""
+    """A reboot counts only if the PC is the same, both boot ids are of one kind, and the later one differs."""
     assert boot.has_rebooted(was, now) is verdict
 
 

@@ -34,5 +34,8 @@ def claim(host_id: str, nonce: str, lease: int = 7) -> KV:
     ],
 )
 def test_who_has_the_node(found: KV | None, held: bool, verdict: ClaimDecision) -> None:
-    """Same host: put over; other host: wait; once ours, any other nonce ends us."""
+    """A claim of the same host is overwritten, one of another host is waited for.
+
+    Once the claim is ours, any other nonce ends this noded.
+    """
     assert decide_claim(found, ME, 7, was_held=held) is verdict

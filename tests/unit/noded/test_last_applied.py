@@ -38,7 +38,7 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, content: bytes) -> No
 
 
 def test_the_same_is_not_written_again(tmp_path: Path) -> None:
-    """Flash wears out."""
+    """An equal value is not written again, because flash memory wears out."""
     last = LastApplied(tmp_path)
     last.save(DESIRED)
     before = (tmp_path / ".noded" / "applied.json").stat().st_ino

@@ -80,7 +80,7 @@ def test_a_deletion_is_obeyed_but_forgets_no_order() -> None:
     ],
 )
 def test_garbage_leaves_the_last_one_in_force(garbage: bytes) -> None:
-    """What cannot be read is reported, and what was obeyed before goes on."""
+    """A value that cannot be read is reported, and the last valid one stays in force."""
     orders = Orders("key")
     orders.observe(order(1, 5, 9, scene="first"))
     before = orders.desired

@@ -1,4 +1,4 @@
-"""Actions on a driver: what a stranger's code may do, and what goes on meanwhile."""
+"""Actions on a driver: any behaviour of third-party code, and the reconcile loop during an action."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.noded.agent_rig import FakeDriver, Rig, running
 
 
 class Lamp(FakeDriver):
-    """A driver whose one action does as the test says."""
+    """A driver with one action, which the test defines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ async def failure(at: Bench, name: str = "blink") -> str:
 
 
 async def test_what_it_returns_is_the_result(tmp_path: Path) -> None:
-    """It gets the arguments, and the status says what was done."""
+    """The action gets the arguments, and its return value is the result."""
     async with bench(tmp_path) as at:
         at.lamp.result = {"times": 3}
         assert await at.act(times=3) == ActionOutcome("done", {"times": 3})
@@ -103,7 +103,7 @@ async def test_what_it_returns_is_the_result(tmp_path: Path) -> None:
     ],
 )
 async def test_what_it_raises_is_a_failure(tmp_path: Path, raised: BaseException, says: str) -> None:
-    """One line, and noded goes on."""
+    """The failure is one line, and noded continues."""
     async with bench(tmp_path) as at:
         at.lamp.raises = raised
         assert await failure(at) == says
@@ -112,14 +112,14 @@ async def test_what_it_raises_is_a_failure(tmp_path: Path, raised: BaseException
 
 
 async def test_a_failure_with_a_result(tmp_path: Path) -> None:
-    """Both are told."""
+    """Both the failure and the result are reported."""
     async with bench(tmp_path) as at:
         at.lamp.raises = ActionFailed("no bulb", {"volts": 0})
         assert await at.act() == ActionOutcome("failed", {"volts": 0}, "no bulb")
 
 
 async def test_one_that_hangs_is_cut_off(tmp_path: Path) -> None:
-    """After its own time; then the work goes on."""
+    """An action that exceeds its timeout is cancelled, and noded continues."""
     async with bench(tmp_path) as at:
         at.lamp.hang, at.lamp.timeout_s = asyncio.Event(), 0.05
         assert await failure(at) == "it did not end within 0.05 s and was cancelled"
@@ -128,7 +128,7 @@ async def test_one_that_hangs_is_cut_off(tmp_path: Path) -> None:
 
 
 async def test_one_that_does_not_end_though_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is given up: noded does not wait for it for ever."""
+    """An action that ignores the cancellation is abandoned: noded does not wait for it for ever."""
     monkeypatch.setattr(performer_module, "_CANCEL_S", 0.05)
     async with bench(tmp_path) as at:
         release = asyncio.Event()
@@ -168,7 +168,7 @@ async def test_a_result_that_cannot_be_told_is_left_out(tmp_path: Path, result: 
 
 
 async def test_an_action_that_there_is_not(tmp_path: Path) -> None:
-    """It says which there are; a driver without any is fine."""
+    """The error lists the driver's actions; a driver without actions is valid."""
     async with bench(tmp_path) as at:
         expected = "driver fake has no action wink (this node has: restart, reboot, blink)"
         assert await failure(at, "wink") == expected
@@ -191,7 +191,7 @@ async def test_an_action_that_there_is_not(tmp_path: Path) -> None:
     ],
 )
 async def test_actions_that_are_none(tmp_path: Path, offered: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that breaks the contract is told so."""
+    """The error says how the driver violates the contract."""
     monkeypatch.setattr(Lamp, "actions", offered)
     async with bench(tmp_path) as at:
         assert says in await failure(at)
@@ -208,11 +208,11 @@ async def test_before_anything_is_driven(tmp_path: Path) -> None:
         assert "there is nothing to restart" in await failure(at, "restart")
 
 
-# --- meanwhile -------------------------------------------------------------------------------------------------------
+# --- during an action ------------------------------------------------------------------------------------------------
 
 
 async def test_no_apply_while_it_runs_but_looks(tmp_path: Path) -> None:
-    """A new desired state waits; the status goes on, and shows what has failed meanwhile."""
+    """A new spec waits. The status is still updated, and shows failures during the action."""
     async with bench(tmp_path) as at:
         at.lamp.hang = asyncio.Event()
         acting = asyncio.create_task(at.act())
@@ -245,7 +245,7 @@ async def test_it_waits_for_an_apply(tmp_path: Path) -> None:
 
 
 async def test_rest_is_known_by_the_value_that_was_dealt_with(tmp_path: Path) -> None:
-    """And told once for each; a failed attempt is one, too."""
+    """Each value is reported once when it was handled; a failed attempt counts too."""
     async with bench(tmp_path) as at:
         at.rig.reconciled.clear()
         assert at.performer.has_reconciled(at.rig.orders.raw)
@@ -285,7 +285,7 @@ async def test_restart_stops_and_applies_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("calls", [["stop"], ["stop", "apply one"]])
 async def test_a_restart_that_fails_half_way(tmp_path: Path, calls: list[str]) -> None:
-    """The result says so, and the loop puts the node right."""
+    """The result reports the failure, and the loop reconciles the node."""
     async with bench(tmp_path) as at:
         trouble = iter([None] * (len(calls) - 1) + ["it hangs"])
         doing = at.lamp.apply, at.lamp.stop
@@ -335,13 +335,13 @@ def script(code: str) -> tuple[str, ...]:
 
 
 async def test_without_a_reboot_command_nothing_reboots(tmp_path: Path) -> None:
-    """There is no default."""
+    """There is no default reboot command."""
     async with bench(tmp_path) as at:
         assert "--reboot-command" in await failure(at, "reboot")
 
 
 async def test_the_reboot_command_is_run(tmp_path: Path) -> None:
-    """Though the work directory is gone; its success is not yet the reboot."""
+    """The command is run even without the work directory. Its success does not prove the reboot."""
     path = tmp_path / "rebooted"
     async with bench(tmp_path / "gone", script(f"open({str(path)!r}, 'a').write('once')")) as at:
         assert await at.act("reboot") is None

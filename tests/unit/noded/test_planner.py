@@ -126,7 +126,7 @@ def test_a_new_order_for_the_same_spec_does_nothing() -> None:
 
 
 def test_waiting_tells_when_to_look_again() -> None:
-    """What is not due yet says when it will be."""
+    """A plan that waits has the time of the next step."""
     made = plan(desired(ONE), CRASHED, tried(RUNNING, 3, 0.5), NOW)
     assert made.task is None
     assert made.wake_at == pytest.approx(NOW - 0.5 + 2.0)
@@ -192,7 +192,7 @@ def test_any_history_converges(history: list[tuple[Spec | None, Actual, str]], l
             return made.wake_at is None
         task = made.task
         now += 0.01
-        if outcome == "cut":  # a fresh noded, with nothing but what the file says
+        if outcome == "cut":  # a new noded that knows only the file
             memory = Memory(driver=memory.driver or task.driver, good=memory.good)
         elif outcome == "ok":
             memory = planner.succeeded(memory, task, now)

@@ -71,7 +71,7 @@ def test_we_are_alive_and_a_later_owner_of_our_pid_would_not_be_us() -> None:
 
 
 def test_a_recycled_pid_is_left_alone(doomed: list[child_processes.Identity], tmp_path: Path) -> None:
-    """Whoever noted the old identity can do nothing to the process that has the number now."""
+    """An identity that was recorded earlier does not match another process with the same pid."""
     now = child_processes.spawn_detached(python(IDLE), log=tmp_path / "log")
     doomed.append(now)
     before = replace(now, created=now.created - 1)
@@ -183,7 +183,7 @@ def test_stopping_takes_the_grandchildren_along() -> None:
         assert all(child_processes.is_alive(member) for member in family)
         child.kill_tree()
         await child.wait()
-        assert await line(child) == ""  # nobody holds the pipe any more
+        assert await line(child) == ""  # no process holds the pipe any more
         return family
 
     for member in asyncio.run(scenario()):
@@ -192,7 +192,7 @@ def test_stopping_takes_the_grandchildren_along() -> None:
 
 @POSIX
 def test_what_a_dead_child_left_behind_in_its_session_is_found_by_its_identity() -> None:
-    """As noded does after a crash: the identity it noted is enough, though the process is long gone."""
+    """As noded does after a crash: the recorded identity is enough, although the process itself has ended."""
     code = "import subprocess as s, sys\nprint(s.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)"
 
     async def scenario() -> child_processes.Identity:
@@ -202,7 +202,7 @@ def test_what_a_dead_child_left_behind_in_its_session_is_found_by_its_identity()
         assert not child_processes.is_alive(child.identity)
         assert child_processes.is_alive(orphan)
         child_processes.kill_tree(child.identity)
-        assert await line(child) == ""  # the pipe is closed: the orphan is gone
+        assert await line(child) == ""  # the pipe is closed: the orphan has ended
         return orphan
 
     orphan = asyncio.run(scenario())

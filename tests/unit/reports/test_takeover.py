@@ -1,4 +1,4 @@
-"""Takeovers as people read them: which one is meant, where its time went, and how that looks."""
+"""The report of a takeover: how one is selected, its phases, and its layout."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TERMS = [
     [(None, 400), ("-0", 400), ("-1", 300), ("-2", 200), ("300", 300), ("1.300", 300), ("100", 100)],
 )
 def test_a_takeover_is_named_by_its_place_or_its_term(wanted: str | None, revision: int) -> None:
-    """The newest unless said; the first term is no takeover, but can be asked for."""
+    """The newest takeover is the default. The first term is no takeover, but can be selected."""
     assert find_takeover(TERMS, wanted, NOW).revision == revision
 
 
@@ -60,7 +60,7 @@ def test_a_takeover_is_named_by_its_place_or_its_term(wanted: str | None, revisi
     ],
 )
 def test_what_is_not_there_is_said(wanted: str, error: type[NodectlError], says: str) -> None:
-    """In one line."""
+    """A missing takeover is reported in one line."""
     with pytest.raises(error, match=says):
         find_takeover(TERMS, wanted, NOW)
 
@@ -74,7 +74,7 @@ def test_nobody_has_taken_over_yet() -> None:
 
 
 def test_who_was_replaced_is_known_even_if_the_key_was_gone() -> None:
-    """Then it is who led before."""
+    """If `leader` was deleted, the report names the leader of the term before."""
     assert [item.taken_from for item in takeovers(TERMS, NOW)] == ["m3", "m2", "m1"]
 
 

@@ -124,7 +124,7 @@ def test_an_earlier_process_of_the_same_host_is_overwritten() -> None:
 
 
 def test_a_name_that_another_host_holds_is_waited_for() -> None:
-    """One line in the log names the host; the candidacy is written once the other one is gone."""
+    """The log names the other host once. The candidacy is written when the other one is deleted."""
 
     async def run() -> None:
         async with bench() as b:

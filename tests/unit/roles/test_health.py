@@ -47,7 +47,7 @@ def _outage(parts: MasterdParts) -> None:
 
 
 def _outage_of_a_leader(parts: MasterdParts) -> None:
-    """Heartbeats report it: see `stuck_s`."""
+    """The leader's heartbeats report an outage by `stuck_s`."""
     _outage(parts)
     parts.leadership.leader = FakeLeader().role
 

@@ -1,4 +1,4 @@
-"""What one masterd tells of another that it asked for something."""
+"""Errors of a request from one masterd to another."""
 
 from __future__ import annotations
 

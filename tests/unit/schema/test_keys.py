@@ -54,7 +54,7 @@ def test_entries_sort_by_index(indexes: list[int]) -> None:
     "name", ["", "12", "000000000000001x", "00000000000000001", "٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠١", "-000000000000001"]
 )
 def test_what_is_no_entry_is_refused(name: str) -> None:
-    """A stray key under journal/ is told from an entry."""
+    """A foreign key under journal/ is not taken for an entry."""
     with pytest.raises(ValueError, match="names no journal entry"):
         KEYS.entry_index(KEYS.journal + name)
 

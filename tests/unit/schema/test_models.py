@@ -1,4 +1,4 @@
-"""What the keys hold: it reads back as it was written, keeps what it does not know, and says clearly what is wrong."""
+"""The models of the keys: they round-trip, keep unknown fields, and report what is invalid."""
 
 from __future__ import annotations
 
@@ -197,7 +197,10 @@ def test_an_inventory_that_was_committed_is_read_whatever_its_names() -> None:
 
 
 def test_members_of_a_group() -> None:
-    """By labels, by name, in the inventory's order; `all` is everybody; an empty match matches nobody."""
+    """Members are selected by labels or names, in the inventory's order.
+
+    `all` selects every node, an empty match none.
+    """
     inventory = Inventory.model_validate(
         {
             "nodes": {

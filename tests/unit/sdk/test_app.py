@@ -259,7 +259,7 @@ def test_an_extended_application_keeps_its_commands_documents_and_specs() -> Non
 
 
 def test_own_parts_win_over_those_of_the_base() -> None:
-    """Commands, desired, and node_document alike; the base stays as it is."""
+    """Commands, `desired` and `node_document` override those of the base, which is not changed."""
     app = plant()
 
     @app.command("node.set")

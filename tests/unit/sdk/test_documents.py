@@ -17,7 +17,7 @@ def _run(*names: str) -> dict[str, Any]:
 
 
 def test_the_first_lines_are_an_application() -> None:
-    """Ten lines, which count."""
+    """The first example, ten lines, is a complete application."""
     assert len(examples("applications.md")["example", "counter"].strip().splitlines()) == 10
     harness = AppHarness(_run("counter")["app"])
     assert [harness.run("counter.add", name="visitors", by=by) for by in (1, 5)] == [1, 6]

@@ -32,7 +32,7 @@ def _imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_users_import_nodesdk_alone(path: Path) -> None:
-    """Everything else is private."""
+    """No file imports a private package."""
     assert "nodesdk" in _imported(path)
     assert not _imported(path) & PRIVATE
 
@@ -68,7 +68,7 @@ def test_pyright_accepts_the_project_strictly(project: Path) -> None:
 
 @pytest.mark.parametrize("check", ["check_plant", "check_contract"])
 def test_it_works(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own tests pass."""
+    """The project's own tests pass."""
     monkeypatch.syspath_prepend(str(SAMPLE))
     getattr(importlib.import_module("checks"), check)()
 

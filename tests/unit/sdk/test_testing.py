@@ -103,7 +103,7 @@ def test_commands_give_results_or_raise_their_errors() -> None:
 
 
 def test_a_repeat_gets_the_first_result() -> None:
-    """It is not run again."""
+    """A repeated command is not run again."""
     harness = AppHarness(lamps(), ["n1"])
     first = harness.send("lamps.light", {"node": "n1", "level": 1}, id="one")
     harness.advance(60)
@@ -170,7 +170,7 @@ def test_actions_are_pending_until_they_are_done() -> None:
 
 
 def test_after_a_takeover_everything_is_as_before() -> None:
-    """Documents, generations, ids; and the work goes on."""
+    """Documents, generations and ids are kept, and commands continue."""
     harness = AppHarness(lamps(), ["n1"])
     harness.send("lamps.light", {"node": "n1", "level": 1}, id="one")
     before = harness.documents, harness.spec("n1"), harness.generation("n1"), harness.index
@@ -181,7 +181,7 @@ def test_after_a_takeover_everything_is_as_before() -> None:
 
 
 class Forgetful:
-    """The class form, with state of its own: a new leader does not have it."""
+    """An application in class form with its own state, which a new leader does not have."""
 
     name = "forgetful"
 
@@ -205,7 +205,7 @@ class Forgetful:
 
 
 def test_state_outside_of_documents_is_found_at_a_takeover() -> None:
-    """The class is made anew, as in another process."""
+    """The class is instantiated again, as in another process."""
     harness = AppHarness(Forgetful, ["n1"])
     harness.run("forgetful.count")
     with pytest.raises(AppNonconformance, match="a new leader derives other specs of n1"):
@@ -225,7 +225,7 @@ def _use_lamps(harness: AppHarness) -> None:
 
 
 def test_a_good_application_keeps_every_rule() -> None:
-    """Refusals are no faults."""
+    """Refusals are not violations."""
     check_app(lamps(), _use_lamps, ["n1", "n2"], quick_s=1.0)
 
 
@@ -280,7 +280,7 @@ def _unlike(made: Any) -> int:
 def test_each_way_of_breaking_the_contract_is_found(
     desired: Callable[[], Any], handler: Callable[[], Any], broken: str
 ) -> None:
-    """Planted one at a time."""
+    """Each violation is planted alone and reported."""
 
     def scenario(harness: AppHarness) -> None:
         harness.send("a.go")
@@ -291,7 +291,7 @@ def test_each_way_of_breaking_the_contract_is_found(
 
 
 def test_a_quick_command_that_is_not_is_found() -> None:
-    """All other rules hold."""
+    """A command declared quick that takes too long is reported; the other rules hold."""
     results = examine_app(_app(lambda: 0, lambda: 0), lambda harness: harness.run("a.slow") or harness.run("a.go"))
     assert [result.check for result in results if result.verdict == "failed"] == ["quick commands end within 2 ms"]
 
@@ -329,7 +329,7 @@ def test_a_journal_is_read_in_each_of_its_shapes(tmp_path: Path, shape: str) -> 
     "text", ["no JSON", '[{"index": 1}]', '[{"index":2,"id":"a","actor":"a","time":0,"name":"x"}]']
 )
 def test_what_is_no_whole_journal_is_refused(tmp_path: Path, text: str) -> None:
-    """In one line."""
+    """An incomplete journal is refused with one line."""
     file = tmp_path / "journal"
     file.write_text(text)
     with pytest.raises(Invalid, match="journal"):
@@ -337,7 +337,7 @@ def test_what_is_no_whole_journal_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_new_version_that_does_something_else_is_found() -> None:
-    """A command that is gone, one that is refused, other results and writes, and other specs."""
+    """The replay reports a command that is missing or refused, other results or writes, and other specs."""
     new = App("lamps")
 
     @new.command

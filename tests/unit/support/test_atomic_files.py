@@ -39,7 +39,7 @@ def test_drafts_of_the_killed_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links")
 def test_a_draft_follows_no_link(tmp_path: Path) -> None:
-    """A link that somebody put where the draft will be does not make noded write elsewhere."""
+    """If the draft's path is a symbolic link, its target is not written."""
     other = tmp_path / "other"
     other.write_bytes(b"theirs")
     (tmp_path / f".a.{os.getpid()}.new").symlink_to(other)
@@ -57,7 +57,7 @@ def test_a_read_is_bounded(tmp_path: Path, surplus: int, expected: int | None) -
 
 
 def test_an_absent_file_has_no_content(tmp_path: Path) -> None:
-    """Absent and unreadable files are treated alike."""
+    """Absent and unreadable files have no content."""
     assert read_bounded(tmp_path / "gone") is None
     assert read_bounded(tmp_path) is None
 

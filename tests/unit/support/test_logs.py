@@ -66,7 +66,7 @@ def test_a_repeated_message_is_logged_once_in_a_while(
 
 
 def test_repeats_may_go_to_another_level(written: Written) -> None:
-    """Nothing is lost then; a message that differs has its own level again."""
+    """Repeats are logged at another level, so none is lost. A different message has the first level again."""
     limited = RateLimitedLog(LOGGER, math.inf, repeats=logging.DEBUG)
     for text in ("one", "one", "two", "one"):
         limited.log(logging.ERROR, text)
@@ -84,6 +84,6 @@ def test_after_a_reset_the_same_message_is_logged_again(written: Written) -> Non
 
 
 def test_a_message_is_no_format(written: Written) -> None:
-    """It may quote anything."""
+    """A percent sign in a message is not interpreted."""
     RateLimitedLog(LOGGER).log(logging.INFO, "50 %s of %(all)s, 100%")
     assert written() == [("INFO", "50 %s of %(all)s, 100%")]

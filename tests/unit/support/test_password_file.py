@@ -31,7 +31,10 @@ SECRET = "sé cret ✓"
     ],
 )
 def test_the_first_line_is_the_password(raw: bytes) -> None:
-    """In UTF-8, with a byte order mark or not, or as Notepad and PowerShell write it; what follows is not looked at."""
+    """The file may be UTF-8, with or without a byte order mark, or as Notepad and PowerShell write it.
+
+    Only the first line is used.
+    """
     assert parse_password(raw) == SECRET
 
 
@@ -47,7 +50,7 @@ def test_the_first_line_is_the_password(raw: bytes) -> None:
     ],
 )
 def test_only_a_line_end_ends_it(raw: bytes, password: str) -> None:
-    """Blanks belong to it."""
+    """Blanks are part of the password."""
     assert parse_password(raw) == password
 
 
@@ -68,7 +71,7 @@ def test_only_a_line_end_ends_it(raw: bytes, password: str) -> None:
     ],
 )
 def test_what_is_no_password(raw: bytes, says: str, tmp_path: Path) -> None:
-    """One line names the file."""
+    """The error is one line that names the file."""
     file = tmp_path / "password"
     file.write_bytes(raw)
     with pytest.raises(Invalid) as caught:
@@ -86,7 +89,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file without an end")
 def test_no_more_than_needed_is_read() -> None:
-    """A file without an end is refused, not read for ever."""
+    """A file without an end is refused instead of being read for ever."""
     with pytest.raises(Invalid, match="/dev/zero: the first line is longer"):
         read_password(Path("/dev/zero"))
 

@@ -1,4 +1,4 @@
-"""`together`: the first end ends all, and a cancellation is never lost. `Retired`: ends that nobody waits for."""
+"""Tasks that end together without losing a cancellation, and cancelled tasks that are awaited later."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_the_owner_can_go_on_after_a_failure() -> None:
 
 
 async def test_who_retires_a_task_need_not_wait_for_its_end() -> None:
-    """It is told to end at once; `gone` waits for what it still tidies up, and no failure of that matters."""
+    """The task is cancelled at once. A later call waits for its cleanup, and ignores its failure."""
     tidy, ended = asyncio.Event(), asyncio.Event()
 
     async def works() -> None:

@@ -20,7 +20,7 @@ _MANY = {f"d{number}": {"index": number, "document": {"text": "ä" * number}} fo
 
 
 async def _turns_of_others(work: Awaitable[Any]) -> int:
-    """How often somebody else ran while `work` did."""
+    """Return how often another task ran during `work`."""
     turns = 0
 
     async def other() -> None:
@@ -54,7 +54,7 @@ async def test_a_long_turn_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _let_each_step_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look at the clock is one second after the one before."""
+    """Each read of the clock returns one second more than the one before."""
     clock = itertools.count()
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
 
@@ -69,7 +69,7 @@ def _let_each_step_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )  # fmt: skip
 async def test_an_answer_is_written_as_in_one_go(answer: Any) -> None:
-    """Byte by byte."""
+    """The encoding in slices gives the same bytes as the encoding at once."""
     assert await dumps_in_slices(answer) == dumps(answer)
 
 
@@ -80,8 +80,8 @@ async def test_a_long_answer_is_written_in_turns(items: Any, monkeypatch: pytest
     assert await _turns_of_others(dumps_in_slices({"items": items})) >= len(items)
 
 
-async def test_whoever_reads_events_late_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page of the journal is told in turns, each command once."""
+async def test_a_late_reader_of_events_does_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of the journal is encoded in time slices, each command once."""
     _let_each_step_take_long(monkeypatch)
     commands = tuple(
         CommandRecord(index=index, id=f"c{index}", actor="a", time=0.0, name="do") for index in range(1, 101)

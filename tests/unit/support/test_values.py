@@ -49,7 +49,7 @@ def test_addresses(text: str, address: Address) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_address(text: str) -> None:
-    """One text says so, and shows both kinds."""
+    """One message explains the error and shows both formats."""
     message = f"{text!r} is not host:port, such as 10.0.0.11:2379 or [::1]:2379"
     with pytest.raises(Invalid, match=f"^{re.escape(message)}$"):
         parse_address(text)
@@ -96,7 +96,7 @@ def test_durations(text: str, duration_s: float) -> None:
     ["", "s", "ms", ".", "soon", "nan", "inf", "-1", "+1", "1e3", "1,5", "1d", "1M", "1 min", "1h30m", "٣s", "9" * 10],
 )
 def test_what_is_no_duration(text: str) -> None:
-    """One text says so, and shows each unit."""
+    """One message explains the error and shows each unit."""
     message = f"{text!r} is not a time such as 0.3, 300ms, 5s, 5m or 1h"
     with pytest.raises(Invalid, match=f"^{re.escape(message)}$"):
         parse_duration(text)
@@ -138,7 +138,7 @@ def test_bounds() -> None:
 
 
 def test_whole_seconds() -> None:
-    """Where etcd knows no others."""
+    """Times that etcd stores are whole seconds."""
     parse = whole_seconds_between(1, 300)
     found = [parse(text) for text in ("2", "2s", "2000ms", "5m")]
     assert found == [2, 2, 2, 300]
@@ -150,7 +150,7 @@ def test_whole_seconds() -> None:
 
 
 def test_whole_numbers() -> None:
-    """Within bounds."""
+    """A whole number must be within its bounds."""
     parse = whole_between(0, 100)
     assert [parse(text) for text in ("0", "100")] == [0, 100]
     with pytest.raises(Invalid, match=r"^'101' is not between 0 and 100$"):
@@ -175,7 +175,7 @@ def test_whole_numbers() -> None:
     ],
 )
 def test_what_belongs_together(given: dict[str, str], says: str) -> None:
-    """The options are named."""
+    """The error names both options."""
     with pytest.raises(Invalid, match=f"^{says}"):
         check_credentials(**given)  # type: ignore[arg-type]
 

@@ -30,7 +30,7 @@ from tests.support.fakes.clock import VirtualTime
 def test_an_event_is_waited_for_until_the_timeout(
     set_after_s: float, timeout_s: float | None, expected: bool, waits_s: float
 ) -> None:
-    """The result says whether the event is set; the wait ends when it is, or when the time is up."""
+    """The wait ends when the event is set or the timeout is over; the result says which."""
 
     async def wait() -> bool:
         event = asyncio.Event()
@@ -65,7 +65,7 @@ def test_a_cancelled_wait_is_cancelled() -> None:
 
 
 class Check:
-    """Answers one thing after another, the last one for ever, and notes when it was asked."""
+    """Returns one result after another, then the last one repeatedly, and records when it was called."""
 
     def __init__(self, world: VirtualTime, *answers: str | Exception | None) -> None:
         self._world, self._answers, self._begun = world, list(answers), world.now
@@ -93,7 +93,7 @@ def test_a_condition_is_checked_until_nothing_is_missing() -> None:
     [(0.0, [0.0]), (0.5, [0.0, 0.4, 0.5]), (1.0, [0.0, 0.4, 0.8, 1.0])],
 )
 def test_a_condition_that_is_late_is_checked_once_more_at_the_deadline(timeout_s: float, asked_s: list[float]) -> None:
-    """Then TimedOut says what was waited for, what is missing, and more."""
+    """If that check fails too, TimedOut names what was waited for and what is missing."""
     with VirtualTime() as world:
         check = Check(world, "n1")
         expected = f"waited {timeout_s:g} s until it is there: n1 (its log is empty)"
@@ -115,7 +115,7 @@ def test_another_error_ends_the_wait() -> None:
 
 
 def test_a_report_may_end_the_wait() -> None:
-    """Whoever waits for a process need not wait once that has ended."""
+    """For example, a wait for a process ends when that process has ended."""
 
     def ended(_: str) -> None:
         raise ValueError("m1 has ended")

@@ -48,7 +48,7 @@ def _requests(name: str, count: int) -> list[CommandRequest]:
 
 
 async def test_only_few_that_all_promise_are_quick() -> None:
-    """One that does not promise, one too many, or one that nobody offers, and all take the usual way."""
+    """A batch is run inline only if it is small and every command in it is known and declared quick."""
     committer = await _committer(_Quick())
     assert committer.may_run_inline(_requests("add", 1))
     assert committer.may_run_inline(_requests("add", 4))

@@ -50,7 +50,7 @@ FATES: dict[type[NodectlError] | None, CommitFate] = {
 @pytest.mark.parametrize(
     ("leader", "epoch", "found", "expected"),
     [
-        # An earlier copy landed: head carries our nonce, whoever leads now.
+        # An earlier copy landed: head has our nonce, whichever term leads now.
         (OURS, EPOCH_OURS, LANDED, CommitFate.COMMITTED),
         (OTHER, EPOCH_OURS, LANDED, CommitFate.COMMITTED),
         (ABSENT, EPOCH_OURS, LANDED, CommitFate.COMMITTED),
@@ -59,7 +59,7 @@ FATES: dict[type[NodectlError] | None, CommitFate] = {
         # The term is ours and head is where it was: only a compare of the commit's own can have failed.
         (OURS, EPOCH_OURS, UNMOVED, CommitFate.NEVER),
         (OURS, EPOCH_OURS, GARBAGE_BEFORE, CommitFate.NEVER),
-        # The term is ours and head moved without our nonce: nobody else may do that.
+        # The term is ours and head moved without our nonce: no other writer is allowed.
         (OURS, EPOCH_OURS, MOVED, CommitFate.FOREIGN),
         (OURS, EPOCH_OURS, GARBAGE, CommitFate.FOREIGN),
         (OURS, EPOCH_OURS, None, CommitFate.FOREIGN),
@@ -68,7 +68,7 @@ FATES: dict[type[NodectlError] | None, CommitFate] = {
         (ABSENT, EPOCH_OURS, UNMOVED, CommitFate.TERM_OVER),
         (OURS, EPOCH_OTHER, UNMOVED, CommitFate.TERM_OVER),
         (OURS, None, UNMOVED, CommitFate.TERM_OVER),
-        # The term is over and head moved: ours may be beneath what others committed.
+        # The term is over and head moved: our commit may be below those of later terms.
         (OTHER, EPOCH_OURS, MOVED, CommitFate.UNKNOWN),
         (ABSENT, EPOCH_OURS, MOVED, CommitFate.UNKNOWN),
         (OTHER, EPOCH_OTHER, MOVED, CommitFate.UNKNOWN),
@@ -164,7 +164,7 @@ async def test_what_comes_of_a_commit(
     expected: type[NodectlError] | None,
     head_revision: int,
 ) -> None:
-    """The error says exactly what is known; an empty commit keeps the index and has a nonce of its own."""
+    """The error says exactly what is known. An empty commit keeps the index and has its own nonce."""
     monkeypatch.setattr(journal_module, "_RETRY_S", 0.0)
     etcd = ScriptedEtcd(*replies)
     journal = Journal(cast(Etcd, etcd), KEYS, FENCE, UNMOVED)

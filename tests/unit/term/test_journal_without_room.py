@@ -102,7 +102,7 @@ async def test_a_commit_without_room(
 async def test_waiting_for_room_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The wait may take hours."""
+    """The wait may take hours, so it is logged once."""
     monkeypatch.setattr(journal_module, "_FULL_RETRY_S", 0.0)
     etcd = FullEtcd([OPEN, *[FULL] * 500, DONE], [(OURS, UNMOVED)] * 500)
     with caplog.at_level(logging.DEBUG):

@@ -1,4 +1,4 @@
-"""Confirming the term: who waits for it always hears how it ended."""
+"""Confirmation of the term for reads: every waiter gets its outcome."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nodestore.schema.models import Term
 
 
 class SilentEtcd:
-    """Never answers."""
+    """An etcd that never answers."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -25,7 +25,7 @@ class SilentEtcd:
 
 
 async def test_a_close_that_is_cancelled_leaves_nobody_waiting() -> None:
-    """Neither who waits for the look that is under way, nor who came later and waits for the next one."""
+    """Waiters of the read in flight and of the next one are all released."""
     etcd = SilentEtcd()
     confirmation = ReadIndex(cast(Etcd, etcd), Keys("test"), Fence(Term(1, 10), 5, "nonce"))
     first = asyncio.create_task(confirmation.confirm())

@@ -18,7 +18,7 @@ from tests.support.toy_app import Line, ToyApp
 
 
 class _Hangs(ToyApp):
-    """Never says what a node must be."""
+    """An application whose `desired` never returns."""
 
     def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
         del config, view, node
@@ -68,7 +68,10 @@ async def test_another_version_of_the_application_is_seen_to_differ() -> None:
 
 
 async def test_it_counts_for_no_other_state() -> None:
-    """An entry was applied meanwhile, or the state was read anew; and nothing counts twice, as a leader changes it."""
+    """Prepared specs are dropped if an entry was applied or the state was read again.
+
+    They are used once, because a leader changes them.
+    """
     line = _line()
     warm_start = _warm_start(line)
     assert await warm_start.take(line.state) is None
@@ -84,7 +87,7 @@ async def test_it_counts_for_no_other_state() -> None:
 
 
 async def test_an_application_that_fails_is_asked_again_by_the_leader() -> None:
-    """Which says what failed, where it is told."""
+    """The leader derives the specs again and reports the failure."""
     line = _line()
     line.state.documents["nodes/n1"].value["poison"] = True
     warm_start = _warm_start(line)
@@ -93,7 +96,7 @@ async def test_an_application_that_fails_is_asked_again_by_the_leader() -> None:
 
 
 async def test_an_application_that_hangs_is_not_asked_twice() -> None:
-    """Its time was up."""
+    """The leader does not derive the specs again after a timeout."""
     line = _line()
     warm_start = _warm_start(line, _Hangs(), limit_s=0.1)
     warm_start.start()

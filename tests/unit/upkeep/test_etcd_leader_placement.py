@@ -82,7 +82,7 @@ class RunningPlacement:
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checks and moves without pauses."""
+    """Remove the pauses between checks and between moves."""
     monkeypatch.setattr(placement_module, "_CHECK_EVERY_S", 0.01)
     monkeypatch.setattr(placement_module, "_MOVE_AGAIN_S", 0.0)
 
@@ -139,7 +139,7 @@ async def test_why_nothing_is_moved_is_said(endpoints: int, says: list[str]) -> 
 
 
 async def test_an_only_member_is_said_to_be_one() -> None:
-    """The problem says so if etcd has no other member."""
+    """The problem says that etcd has no other member."""
     members = Members(1)
     members.listed = [1]
     async with RunningPlacement(members) as placement:
