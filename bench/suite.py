@@ -66,7 +66,7 @@ class BenchRun:
         cluster = DevCluster(folder / "cluster", die_with_parent=True, report=self.report)
         try:
             await cluster.up()
-            async with cluster.client() as client, Etcd(EtcdSettings(cluster.endpoints)) as etcd:
+            async with cluster.client() as client, Etcd(EtcdSettings(endpoints=cluster.endpoints)) as etcd:
                 self._bench_cluster = BenchCluster(cluster, client, etcd, folder, self.report)
                 for part in parts:
                     begun = time.monotonic()

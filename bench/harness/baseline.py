@@ -85,7 +85,7 @@ async def baseline_at_leader(bench_cluster: BenchCluster) -> AsyncIterator[Basel
     master = (await bench_cluster.client.leader()).id
     process = bench_cluster.cluster.processes[master].process
     assert process is not None
-    async with Etcd(EtcdSettings(endpoints_of(process.argv))) as etcd:
+    async with Etcd(EtcdSettings(endpoints=endpoints_of(process.argv))) as etcd:
         baseline = Baseline(bench_cluster, etcd, master)
         await baseline.wait_not_leading()
         yield baseline

@@ -82,7 +82,16 @@ async def desired_to_driver(bench_cluster: BenchCluster, trials: int) -> Figure:
 @asynccontextmanager
 async def _noded(keys: Keys, endpoints: tuple[str, ...], work_dir: Path) -> AsyncIterator[None]:
     _TimestampDriver.applied_at = asyncio.Queue()
-    settings = Settings("n1", keys.cluster, EtcdSettings(endpoints), work_dir, "bench", 2, AgentTiming(), "warning")
+    settings = Settings(
+        node="n1",
+        cluster=keys.cluster,
+        etcd=EtcdSettings(endpoints=endpoints),
+        work_dir=work_dir,
+        host_id="bench",
+        lease_ttl_s=2,
+        timing=AgentTiming(),
+        log_level="warning",
+    )
     real, contract.load = contract.load, lambda name: _TimestampDriver
     running = asyncio.create_task(daemon.run(settings))
     try:

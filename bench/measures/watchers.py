@@ -57,7 +57,7 @@ def _print_line(what: Json) -> None:
 
 
 async def _main(endpoints: str, cluster: str, nodes: list[str]) -> None:
-    async with Etcd(EtcdSettings(tuple(endpoints.split(",")))) as etcd, asyncio.TaskGroup() as tasks:
+    async with Etcd(EtcdSettings(endpoints=tuple(endpoints.split(",")))) as etcd, asyncio.TaskGroup() as tasks:
         gate = asyncio.Semaphore(_LISTING_AT_ONCE)
         for node in nodes:
             tasks.create_task(_node(etcd, Keys(cluster), node, gate))

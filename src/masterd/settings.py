@@ -40,7 +40,7 @@ would make a failover too slow to be useful.
 FindMember = Callable[[], Awaitable[LocalMember]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MasterSettings:
     """The settings of masterd's parts: election, terms and upkeep. They are one part of `Settings`."""
 
@@ -56,7 +56,7 @@ class MasterSettings:
     """Pause after the first term that could not be served. It doubles with each consecutive failure, up to 30 s."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of one masterd."""
 

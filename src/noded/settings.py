@@ -20,7 +20,7 @@ from nodestore.support.values import duration_between
 HOST_ID_CHARS_MAX = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The validated settings of one noded."""
 

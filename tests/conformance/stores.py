@@ -71,7 +71,7 @@ class StoreUnderTest(Protocol):
 
 def settings(endpoints: tuple[str, ...], call_timeout_s: float, hedge_delays_s: tuple[float, ...]) -> EtcdSettings:
     return EtcdSettings(
-        endpoints, call_timeout_s=call_timeout_s, attempt_timeout_s=ATTEMPT_S, hedge_delays_s=hedge_delays_s
+        endpoints=endpoints, call_timeout_s=call_timeout_s, attempt_timeout_s=ATTEMPT_S, hedge_delays_s=hedge_delays_s
     )
 
 
@@ -104,7 +104,7 @@ class Real:
         self._endpoint = cluster.endpoints[0]
 
     def session(self) -> Etcd:
-        return Etcd(EtcdSettings((self._endpoint,), call_timeout_s=PATIENT_S))
+        return Etcd(EtcdSettings(endpoints=(self._endpoint,), call_timeout_s=PATIENT_S))
 
     @asynccontextmanager
     async def link(
@@ -152,7 +152,7 @@ class Fake:
         )  # fmt: skip
 
     def session(self) -> Etcd:
-        return Etcd(EtcdSettings(MEMBERS[:1]), connect=self._server.connect)
+        return Etcd(EtcdSettings(endpoints=MEMBERS[:1]), connect=self._server.connect)
 
     @asynccontextmanager
     async def link(

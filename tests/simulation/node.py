@@ -73,10 +73,10 @@ class Node:
         self._life = asyncio.get_running_loop().create_task(self._live(), name=f"noded {name}")
 
     async def _live(self) -> None:
-        to_etcd = EtcdSettings(MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25)
+        to_etcd = EtcdSettings(endpoints=MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25)
         settings = Settings(
-            self.name, self._world.keys.cluster, to_etcd, work_dir=Path("/nowhere"), host_id=self.name,
-            lease_ttl_s=_TTL_S, timing=AgentTiming(), log_level="INFO",
+            node=self.name, cluster=self._world.keys.cluster, etcd=to_etcd, work_dir=Path("/nowhere"),
+            host_id=self.name, lease_ttl_s=_TTL_S, timing=AgentTiming(), log_level="INFO",
         )  # fmt: skip
         me = NodedIdentity(self.name, self.name, self._nonce)
         async with Etcd(to_etcd, connect=self.link.connect) as etcd, asyncio.TaskGroup() as background:

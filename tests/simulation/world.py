@@ -82,7 +82,9 @@ class Pc:
         self.name = name
         self.link = Link(world.server, latency_s=_LATENCY_S)
         self.link.fates = self._fate
-        self.etcd = Etcd(EtcdSettings(MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25), connect=self.link.connect)
+        self.etcd = Etcd(
+            EtcdSettings(endpoints=MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25), connect=self.link.connect
+        )
         world.starts += 1
         self.parts = build_parts(
             self.etcd, world.keys, MasterIdentity(name, name, (), 0, f"{name}-{world.starts}"), world.application(),
@@ -158,7 +160,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.server = FakeEtcd(max_txn_ops=max(16, self.settings.max_txn_ops))
-        self.witness = Etcd(EtcdSettings(MEMBERS[:1]), connect=self.server.connect)
+        self.witness = Etcd(EtcdSettings(endpoints=MEMBERS[:1]), connect=self.server.connect)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.time.run(coroutine)

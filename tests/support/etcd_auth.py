@@ -12,7 +12,7 @@ PASSWORD = "correct horse"
 
 def user_session(cluster: EtcdCluster, user: str | None = "root", password: str | None = PASSWORD) -> Etcd:
     """Return a session that logs in as `user`; None: without a login."""
-    return Etcd(EtcdSettings(cluster.endpoints, user=user, password=password))
+    return Etcd(EtcdSettings(endpoints=cluster.endpoints, user=user, password=password))
 
 
 async def enable_auth(cluster: EtcdCluster) -> None:

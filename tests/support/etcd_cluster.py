@@ -76,7 +76,7 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tls:
     """Certificate files of the members' client port; with `client_auth`, clients must show one of the same CA."""
 

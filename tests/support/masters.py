@@ -141,7 +141,9 @@ class Masters:
     def __init__(self, cluster: EtcdCluster, keys: Keys, *, arguments: Sequence[str] = (), small: bool = False,
                  user: str | None = None, password: str | None = None) -> None:  # fmt: skip
         self.keys = keys
-        self.etcd = Etcd(EtcdSettings(cluster.endpoints, user=user, password=password, call_timeout_s=_ANSWER_S))
+        self.etcd = Etcd(
+            EtcdSettings(endpoints=cluster.endpoints, user=user, password=password, call_timeout_s=_ANSWER_S)
+        )
         self.running: dict[str, Masterd] = {}
         self.acknowledged: dict[str, int] = {}
         """The indexes of acknowledged commands by id."""

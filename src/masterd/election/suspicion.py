@@ -24,7 +24,7 @@ from nodestore.schema.models import Cause
 from nodestore.support.backoff import grown_s
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ElectionTiming:
     """Timing of the election, in seconds. The leader and all standbys should use the same values."""
 

@@ -43,7 +43,7 @@ _INLINE_PAUSE_S = 60.0
 _FIXED_OPS = 4  # head, entry, applied, and the manifest of a restored snapshot
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LeaderSettings:
     """Limits of a leader. max_txn_ops and request_bytes_max must not exceed the limits of any etcd member."""
 

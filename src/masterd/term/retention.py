@@ -30,7 +30,7 @@ _SMALL_BYTES = 1 << 20
 _DELETES_MAX = 16  # operations in one transaction: the minimum of --max-txn-ops
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RetentionSettings:
     """When a snapshot is due and how much of the journal is kept."""
 

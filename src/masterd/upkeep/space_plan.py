@@ -27,7 +27,7 @@ _FREEING = "masterd is freeing space"
 _NOSPACE = re.compile(r"memberID:(\d+) alarm:NOSPACE")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SpaceSettings:
     """Thresholds and intervals for freeing space and refusing commands. Fractions are of the quota, times in seconds.
 

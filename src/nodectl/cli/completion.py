@@ -127,10 +127,10 @@ def _options(context: typer.Context) -> Options:
         return Path(given[name]) if given.get(name) else None
 
     cluster = ClusterSettings(
-        given.get("endpoints"), given.get("cluster"), given.get("user"), path("password_file"), path("ca"),
-        path("cert"), path("key"),
+        endpoints=given.get("endpoints"), cluster=given.get("cluster"), user=given.get("user"),
+        password_file=path("password_file"), ca=path("ca"), cert=path("cert"), key=path("key"),
     )  # fmt: skip
-    return Options(cluster, given.get("cluster_name"), path("config"))
+    return Options(given=cluster, cluster_name=given.get("cluster_name"), config=path("config"))
 
 
 def _query(options: Options, path: str, query: dict[str, str]) -> Any:

@@ -159,5 +159,10 @@ def root(
     ] = False,
 ) -> None:  # fmt: skip
     context.obj = Options(
-        ClusterSettings(endpoints, cluster, user, password_file, ca, cert, key), cluster_name, config, request_timeout
+        given=ClusterSettings(
+            endpoints=endpoints, cluster=cluster, user=user, password_file=password_file, ca=ca, cert=cert, key=key
+        ),
+        cluster_name=cluster_name,
+        config=config,
+        request_timeout_s=request_timeout,
     )

@@ -72,7 +72,7 @@ def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]
         from nodestore.schema.keys import Keys
 
         own = EtcdSettings(
-            endpoints, user=settings.user, password=settings.password(), ca=settings.ca, cert=settings.cert,
+            endpoints=endpoints, user=settings.user, password=settings.password(), ca=settings.ca, cert=settings.cert,
             key=settings.key,
         )  # fmt: skip
         async with Etcd(own) as etcd:

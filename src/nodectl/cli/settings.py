@@ -27,7 +27,7 @@ REQUEST_TIMEOUT_S = 10.0
 LOCAL_ETCD = "127.0.0.1:2379"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSettings:
     """Endpoints of a cluster, and credentials. Paths are absolute or relative to the working directory."""
 
@@ -49,7 +49,7 @@ class ClusterSettings:
         return None if self.password_file is None else read_password(self.password_file)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The global options as given. They are resolved and checked when a command needs a cluster."""
 

@@ -77,7 +77,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         self.actor = actor or default_actor()
         self._keys = Keys(cluster) if cluster is not None else None
         self._user, self._password = user, password
-        self._tls = Tls(ca, cert, key)
+        self._tls = Tls(ca=ca, cert=cert, key=key)
         self._read_timeout_s, self._command_timeout_s = read_timeout_s, command_timeout_s
         self._lost_after_s = lost_after_s
         self._nonce = secrets.token_hex(8)
@@ -138,7 +138,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         from nodestore.etcd.session import Etcd, EtcdSettings  # here: gRPC is slow to import; HTTP needs no gRPC
 
         settings = EtcdSettings(
-            self.endpoints.etcd,
+            endpoints=self.endpoints.etcd,
             user=self._user,
             password=self._password,
             ca=self._tls.ca,

@@ -50,7 +50,7 @@ _PREFIX = "nodectl-demo-"
 _UNFINISHED = ".unfinished"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DemoOptions:
     """The options of a run.
 
@@ -167,7 +167,7 @@ class _DemoRun:
         narrator.title(f"nodectl demo: a whole cluster on this PC, under load and faults (seed {self._seed})")
         narrator.line(f"the cluster's files are in {cluster.directory}")
         await cluster.up()
-        settings = EtcdSettings(cluster.endpoints)
+        settings = EtcdSettings(endpoints=cluster.endpoints)
         async with cluster.client(actor="demo", command_timeout_s=20.0) as client, Etcd(settings) as etcd:
             stage = Stage(
                 cluster, client, etcd, narrator, random.Random(self._seed), Ledger(f"demo-{secrets.token_hex(4)}")

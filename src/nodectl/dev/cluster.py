@@ -285,7 +285,7 @@ class DevCluster:
 
     async def _configuration(self, given: InventoryFile) -> Inventory:
         """Return the configuration in the store; if there is none, apply `given` and return that."""
-        async with Etcd(EtcdSettings(self.endpoints)) as etcd:
+        async with Etcd(EtcdSettings(endpoints=self.endpoints)) as etcd:
             keys = Keys(self.cluster)
             configuration = Configuration(etcd, keys)
             found = await configuration.current()

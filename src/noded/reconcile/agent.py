@@ -37,7 +37,7 @@ _STEPS_MAX = 8
 """Maximum number of steps in a row without a pause. A safeguard: the delays between attempts end each row earlier."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AgentTiming:
     """tick_s: interval of the periodic comparison. start_wait_s: how long the agent waits for etcd after its start,
     before it applies the last applied state again. backoff: delays between attempts."""

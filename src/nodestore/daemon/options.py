@@ -197,7 +197,7 @@ def read_option_file(option: str, path: Path) -> bytes:
 def endpoints(text: str) -> tuple[str, ...]:
     """The endpoints in `host:port,host:port`. They keep their schemes, which are checked once --ca is known."""
     given = tuple(part.strip() for part in text.split(",") if part.strip())
-    EtcdSettings(tuple(host_port(part) for part in given))
+    EtcdSettings(endpoints=tuple(host_port(part) for part in given))
     return given
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.support.values import check_credentials, parse_address
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EtcdSettings:
     """Endpoints and credentials of a session. The member on the same PC comes first in `endpoints`.
 
@@ -20,7 +20,6 @@ class EtcdSettings:
     """
 
     endpoints: tuple[str, ...]
-    _: KW_ONLY
     user: str | None = None
     password: str | None = None
     password_file: Path | None = None

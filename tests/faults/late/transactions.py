@@ -45,7 +45,7 @@ class LateEtcd(Etcd):
 
     def __init__(self, proxy: Proxy, direct: str | None) -> None:
         endpoints = (proxy.address, direct) if direct else (proxy.address,)
-        super().__init__(EtcdSettings(endpoints, call_timeout_s=ANSWER_S, attempt_timeout_s=ATTEMPT_S))
+        super().__init__(EtcdSettings(endpoints=endpoints, call_timeout_s=ANSWER_S, attempt_timeout_s=ATTEMPT_S))
         self._proxy = proxy
         self.call_s = CALL_S
         self.unknown = 0
@@ -137,7 +137,7 @@ async def stage(cluster: EtcdCluster, keys: Keys, *, repeats_arrive: bool) -> As
     direct = cluster.endpoints[0]
     async with (
         Proxy(direct) as proxy,
-        Etcd(EtcdSettings((direct,), call_timeout_s=ANSWER_S)) as witness,
+        Etcd(EtcdSettings(endpoints=(direct,), call_timeout_s=ANSWER_S)) as witness,
         LateEtcd(proxy, direct if repeats_arrive else None) as late,
     ):
         await ensure_epoch(witness, keys)
@@ -252,7 +252,7 @@ async def _serving(leader: Leader, running: asyncio.Task[None]) -> None:
 
 
 def session(cluster: EtcdCluster) -> Etcd:
-    return Etcd(EtcdSettings(cluster.endpoints, call_timeout_s=ANSWER_S))
+    return Etcd(EtcdSettings(endpoints=cluster.endpoints, call_timeout_s=ANSWER_S))
 
 
 async def desired(etcd: Etcd, keys: Keys, revision: int = 0) -> dict[str, tuple[Desired, KV]]:

@@ -29,7 +29,7 @@ def client_of(etcd_one: EtcdCluster, keys: Keys) -> Client:
 
 
 def session(etcd_one: EtcdCluster) -> Etcd:
-    return Etcd(EtcdSettings((etcd_one.members[0].endpoint,), call_timeout_s=WAIT_S))
+    return Etcd(EtcdSettings(endpoints=(etcd_one.members[0].endpoint,), call_timeout_s=WAIT_S))
 
 
 async def lead(etcd: Etcd, keys: Keys, cluster: FakeCluster, name: str) -> None:

@@ -61,7 +61,7 @@ async def test_a_search_says_how_far_it_looked(
     """A search is bounded; `searched` is the index to continue from."""
     monkeypatch.setattr(history, "_PAGE", 10)
     monkeypatch.setattr(history, "_SCANNED_MAX", 40)
-    async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
+    async with Etcd(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd:
         for index in range(1, 101):
             command = CommandRecord(index=index, id=f"c{index}", actor="test", time=0.0, name="do")
             entry = Entry(epoch=1, term=1, nonce="x", commands=(command,))
@@ -84,7 +84,7 @@ async def test_before_the_first_command_there_is_nothing(etcd_one: EtcdCluster, 
             asked_for.append(limit)
             return await super().range(*args, limit=limit, **more)
 
-    async with Counting(EtcdSettings(etcd_one.endpoints)) as etcd:
+    async with Counting(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd:
         for index in range(1, 21):
             command = CommandRecord(index=index, id=f"c{index}", actor="test", time=0.0, name="do")
             await etcd.put(keys.entry(index), Entry(epoch=1, term=1, nonce="x", commands=(command,)).encode())

@@ -154,7 +154,10 @@ async def test_a_closing_is_queued_once_however_long_an_adoption_goes_first(
 ) -> None:
     """While a configuration cannot be adopted, the queue must not grow."""
     monkeypatch.setattr(config_adoption, "_RETRY_S", 0.0)
-    async with session(etcd_one) as etcd, RefusesAdoptions(EtcdSettings(etcd_one.endpoints), keys) as refusing:
+    async with (
+        session(etcd_one) as etcd,
+        RefusesAdoptions(EtcdSettings(endpoints=etcd_one.endpoints), keys) as refusing,
+    ):
         await configure(etcd, keys)
         async with run_leader(refusing, etcd, keys) as term, watch_cluster(term):
             index = await _act(term)

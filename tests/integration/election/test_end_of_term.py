@@ -95,7 +95,7 @@ async def test_a_new_leader_does_not_name_its_predecessor(etcd_one: EtcdCluster,
 
 async def test_a_read_waits_for_a_commit_that_memory_does_not_know_yet(etcd_one: EtcdCluster, keys: Keys) -> None:
     """A read of `head` may overtake the reply of a commit. The read must then wait until memory holds that commit."""
-    async with LateReplies(EtcdSettings(etcd_one.endpoints)) as etcd, run_leader(etcd, etcd, keys) as term:
+    async with LateReplies(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd, run_leader(etcd, etcd, keys) as term:
         await term.add("x1")
         etcd.reply.clear()
         adding = asyncio.create_task(term.add("x2"))

@@ -118,7 +118,7 @@ async def test_an_answer_to_an_older_challenge_does_not_keep_a_dead_leader_in_of
                 await self.put(keys.answer("m2"), Answer(term=term, nonce="older").encode())
             return result
 
-    async with Answered(EtcdSettings(etcd_one.endpoints)) as etcd, _silent_port() as url:
+    async with Answered(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd, _silent_port() as url:
         won = await _leads(etcd, keys, "m1", url)
         async with _campaigning(etcd, keys) as campaign:
             lease, _ = await etcd.grant(60)

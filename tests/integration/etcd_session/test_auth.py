@@ -42,7 +42,7 @@ def restartable(etcd_auth: EtcdCluster) -> Iterator[EtcdCluster]:
 @asynccontextmanager
 async def tapped(cluster: EtcdCluster) -> AsyncIterator[tuple[Etcd, ConnectionTap]]:
     """A session of root, and the tap of its connections."""
-    settings = EtcdSettings(cluster.endpoints, user="root", password=PASSWORD)
+    settings = EtcdSettings(endpoints=cluster.endpoints, user="root", password=PASSWORD)
     tap = ConnectionTap(settings)
     async with Etcd(settings, connect=tap.connect) as etcd:
         yield etcd, tap

@@ -41,7 +41,7 @@ from tests.support.waiting import eventually
 
 
 def session(cluster: EtcdCluster) -> Etcd:
-    return Etcd(EtcdSettings(cluster.endpoints))
+    return Etcd(EtcdSettings(endpoints=cluster.endpoints))
 
 
 async def test_put_get_delete(etcd_one: EtcdCluster, keys: Keys) -> None:
@@ -157,7 +157,7 @@ async def test_too_large_a_request_is_too_large(etcd_one: EtcdCluster, keys: Key
 
 async def test_an_answer_too_large_for_us(etcd_one: EtcdCluster, keys: Keys) -> None:
     """A read raises TooLarge. The outcome of a write is unknown. A listing uses smaller pages and is complete."""
-    settings = EtcdSettings(etcd_one.endpoints)
+    settings = EtcdSettings(endpoints=etcd_one.endpoints)
     async with Etcd(settings, connect=connect_by_grpc(settings, answer_bytes_max=1 << 20)) as etcd:
         names = [f"{keys.state}{i}" for i in range(9)]
         for name in names:
@@ -190,7 +190,7 @@ async def test_a_listing_is_of_one_revision(etcd_one: EtcdCluster, keys: Keys) -
             await self.put(keys.state + "5", b"meddled")
             return found
 
-    async with Meddled(EtcdSettings(etcd_one.endpoints)) as etcd:
+    async with Meddled(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd:
         for i in range(8):
             await etcd.put(f"{keys.state}{i}", b"as it was")
         listing = await list_at(etcd, keys.state, end=prefix_end(keys.state), page=2)
@@ -200,7 +200,7 @@ async def test_a_listing_is_of_one_revision(etcd_one: EtcdCluster, keys: Keys) -
 async def test_a_refused_connection_is_unavailable(keys: Keys) -> None:
     """A refused connection proves that nothing was sent, so even a plain put raises Unavailable."""
     endpoints = tuple(f"127.0.0.1:{port}" for port in free_ports(3))
-    async with Etcd(EtcdSettings(endpoints, call_timeout_s=0.3)) as etcd:
+    async with Etcd(EtcdSettings(endpoints=endpoints, call_timeout_s=0.3)) as etcd:
         with pytest.raises(Unavailable):
             await etcd.put(keys.head, b"x")
         with pytest.raises(Unavailable):
@@ -214,7 +214,7 @@ async def test_a_refused_connection_is_unavailable(keys: Keys) -> None:
 async def test_a_put_passes_over_ports_that_refuse(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Two dead endpoints before the living one cost no error, not even to a write that must not be repeated."""
     endpoints = (*(f"127.0.0.1:{port}" for port in free_ports(2)), *etcd_one.endpoints)
-    async with Etcd(EtcdSettings(endpoints)) as etcd:
+    async with Etcd(EtcdSettings(endpoints=endpoints)) as etcd:
         await etcd.put(keys.head, b"x")
         assert etcd.endpoint == etcd_one.endpoints[0]
         found = await etcd.get(keys.head)
@@ -227,7 +227,7 @@ async def test_what_is_no_etcd_is_passed_over(etcd_one: EtcdCluster, keys: Keys)
     async with await asyncio.start_server(_web_server, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         endpoints = ("nobody.invalid:2379", f"127.0.0.1:{port}", *etcd_one.endpoints)
-        async with Etcd(EtcdSettings(endpoints, call_timeout_s=5.0)) as etcd:
+        async with Etcd(EtcdSettings(endpoints=endpoints, call_timeout_s=5.0)) as etcd:
             await etcd.put(keys.head, b"x")
             assert etcd.endpoint == etcd_one.endpoints[0]
 
@@ -307,19 +307,19 @@ async def test_a_closed_session_says_so(etcd_one: EtcdCluster, keys: Keys) -> No
 def test_an_endpoint_must_be_host_and_port(wrong: str) -> None:
     """What is no address is refused before anything connects."""
     with pytest.raises(Invalid):
-        EtcdSettings((wrong,))
+        EtcdSettings(endpoints=(wrong,))
 
 
 def test_settings_that_do_not_fit_together() -> None:
     """No endpoints; a certificate without its key or without an authority; a file that is not there."""
     for settings in (
-        lambda: EtcdSettings(()),
-        lambda: EtcdSettings(("h:1",), cert=Path("c"), key=Path("k")),
-        lambda: EtcdSettings(("h:1",), ca=Path("ca"), cert=Path("c")),
-        lambda: Etcd(EtcdSettings(("h:1",), ca=Path("/nowhere/ca.pem"))),
-        lambda: EtcdSettings(("https://h:1",)),
-        lambda: EtcdSettings(("http://h:1",), ca=Path("ca")),
+        lambda: EtcdSettings(endpoints=()),
+        lambda: EtcdSettings(endpoints=("h:1",), cert=Path("c"), key=Path("k")),
+        lambda: EtcdSettings(endpoints=("h:1",), ca=Path("ca"), cert=Path("c")),
+        lambda: Etcd(EtcdSettings(endpoints=("h:1",), ca=Path("/nowhere/ca.pem"))),
+        lambda: EtcdSettings(endpoints=("https://h:1",)),
+        lambda: EtcdSettings(endpoints=("http://h:1",), ca=Path("ca")),
     ):
         with pytest.raises(Invalid):
             settings()
-    assert EtcdSettings(("http://h:1/", "h:1", "h:2")).endpoints == ("h:1", "h:2")
+    assert EtcdSettings(endpoints=("http://h:1/", "h:1", "h:2")).endpoints == ("h:1", "h:2")

@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 def session(cluster: EtcdCluster, first: Member | None = None) -> Etcd:
     """A session that uses `first` until it fails."""
     rest = [member.endpoint for member in cluster.members if member is not first]
-    return Etcd(EtcdSettings((first.endpoint, *rest) if first else tuple(rest)))
+    return Etcd(EtcdSettings(endpoints=(first.endpoint, *rest) if first else tuple(rest)))
 
 
 class Traffic:

@@ -16,7 +16,10 @@ from tests.support.etcd_cluster import EtcdCluster
 async def test_a_member_that_is_gone_costs_no_timeout(etcd_three: EtcdCluster, keys: Keys) -> None:
     """The second member answers long before the timeout of the first, and the session continues with it."""
     first, second, _ = etcd_three.endpoints
-    async with Proxy(first) as cable, Etcd(EtcdSettings((cable.address, second), attempt_timeout_s=20.0)) as etcd:
+    async with (
+        Proxy(first) as cable,
+        Etcd(EtcdSettings(endpoints=(cable.address, second), attempt_timeout_s=20.0)) as etcd,
+    ):
         await etcd.get(keys.head)
         cable.set(up=Mode.HOLD, down=Mode.HOLD)
         begun = time.monotonic()
@@ -33,7 +36,10 @@ async def test_the_second_copy_says_what_the_first_has_done(etcd_three: EtcdClus
     The compares of the second copy fail, and its reads show the first one's effect.
     """
     first, second, _ = etcd_three.endpoints
-    async with Proxy(first) as cable, Etcd(EtcdSettings((cable.address, second), attempt_timeout_s=20.0)) as etcd:
+    async with (
+        Proxy(first) as cable,
+        Etcd(EtcdSettings(endpoints=(cable.address, second), attempt_timeout_s=20.0)) as etcd,
+    ):
         await etcd.get(keys.head)
         cable.set(down=Mode.HOLD)
         put, get = op_put(keys.head, b"mine"), op_get(keys.head)
@@ -50,7 +56,7 @@ async def test_no_member_answers(etcd_three: EtcdCluster, keys: Keys) -> None:
     async with (
         Proxy(first) as one,
         Proxy(second) as two,
-        Etcd(EtcdSettings((one.address, two.address), attempt_timeout_s=0.2)) as etcd,
+        Etcd(EtcdSettings(endpoints=(one.address, two.address), attempt_timeout_s=0.2)) as etcd,
     ):
         await etcd.get(keys.head)
         for cable in (one, two):
@@ -64,6 +70,6 @@ async def test_no_member_answers(etcd_three: EtcdCluster, keys: Keys) -> None:
 
 async def test_a_refusal_is_a_refusal(etcd_one: EtcdCluster, keys: Keys) -> None:
     """With one member there is one copy, and its error is the error."""
-    async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
+    async with Etcd(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd:
         with pytest.raises(NodectlError, match="lease"):
             await etcd.txn_hedged([], [op_put(keys.head, b"1", lease=12345)], timeout_s=5.0)

@@ -61,10 +61,10 @@ async def test_a_client_hears_of_a_new_leader_by_either_of_two_members(etcd_thre
     """Whichever member goes without a word, the next leader is known long before that member's silence is noticed;
     and the member after it may go as well, once."""
     first, second, third = etcd_three.endpoints
-    async with Etcd(EtcdSettings((third,))) as direct, Proxy(first) as one, Proxy(second) as two:
+    async with Etcd(EtcdSettings(endpoints=(third,))) as direct, Proxy(first) as one, Proxy(second) as two:
         await direct.put(keys.epoch, Epoch(epoch=1).encode())
         await put_leader(direct, keys, "m1")
-        settings = EtcdSettings((one.address, two.address, third))
+        settings = EtcdSettings(endpoints=(one.address, two.address, third))
         tap = ConnectionTap(settings)
         async with Discovering(keys, settings, tap.connect) as client:
             await client.knows("m1")
@@ -89,10 +89,10 @@ async def moved_on(tap: ConnectionTap, address: str) -> None:
 async def test_a_client_that_doubts_its_leader_looks_for_another(etcd_three: EtcdCluster, keys: Keys) -> None:
     """Both members used by the client's watches are dead; a third one has the new leader."""
     first, second, third = etcd_three.endpoints
-    async with Etcd(EtcdSettings((third,))) as direct, Proxy(first) as one, Proxy(second) as two:
+    async with Etcd(EtcdSettings(endpoints=(third,))) as direct, Proxy(first) as one, Proxy(second) as two:
         await direct.put(keys.epoch, Epoch(epoch=1).encode())
         await put_leader(direct, keys, "m1")
-        settings = EtcdSettings((one.address, two.address, third))
+        settings = EtcdSettings(endpoints=(one.address, two.address, third))
         async with Discovering(keys, settings, connect_by_grpc(settings)) as client:
             await client.knows("m1")
             for cable in (one, two):
@@ -110,7 +110,7 @@ async def test_old_news_of_the_slower_watch_change_nothing(keys: Keys) -> None:
     """The slower watch reports that there was no leader, after the faster one has reported the next leader."""
     server = FakeEtcd()
     fast, slow = Link(server), Link(server)
-    settings = EtcdSettings(MEMBERS[:2])
+    settings = EtcdSettings(endpoints=MEMBERS[:2])
     ways = dict(zip(MEMBERS, (fast, slow), strict=False))
     async with (
         Etcd(SETTINGS, connect=server.connect) as direct,
@@ -141,7 +141,7 @@ async def test_a_watch_leaves_a_member_that_another_call_found_dead(etcd_three: 
     first, second, _ = etcd_three.endpoints
     async with AsyncExitStack() as stack:
         cable = await stack.enter_async_context(Proxy(first))
-        settings = EtcdSettings((cable.address, second))
+        settings = EtcdSettings(endpoints=(cable.address, second))
         tap = ConnectionTap(settings)
         etcd = await stack.enter_async_context(Etcd(settings, connect=tap.connect))
         stream = mirror(etcd, keys.state, progress_s=_LONG_S, silence_s=2 * _LONG_S)
@@ -170,7 +170,7 @@ async def test_what_may_be_repeated_is_sent_to_another_member_in_time(etcd_three
     async with (
         Proxy(first) as one,
         Proxy(second) as two,
-        Etcd(EtcdSettings((one.address, two.address, third), attempt_timeout_s=_LONG_S)) as etcd,
+        Etcd(EtcdSettings(endpoints=(one.address, two.address, third), attempt_timeout_s=_LONG_S)) as etcd,
     ):
         await etcd.get(keys.head)
         for cable in (one, two):
@@ -187,7 +187,7 @@ async def test_what_may_be_repeated_is_sent_to_another_member_in_time(etcd_three
 
 async def test_an_endpoint_that_failed_is_the_last_to_be_tried_again() -> None:
     """Of those not in use, first the one whose last fault is longest ago."""
-    async with Etcd(EtcdSettings(("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"))) as etcd:
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"))) as etcd:
         etcd.switch_from_address("127.0.0.1:2")  # known to be dead, though not in use
         assert etcd.endpoint == "127.0.0.1:1"
         etcd.switch_from_address("127.0.0.1:1")

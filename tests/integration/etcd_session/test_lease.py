@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 
 
 def session(*endpoints: str, call_timeout_s: float = 2.0) -> Etcd:
-    return Etcd(EtcdSettings(endpoints, call_timeout_s=call_timeout_s))
+    return Etcd(EtcdSettings(endpoints=endpoints, call_timeout_s=call_timeout_s))
 
 
 async def outlives(task: asyncio.Task[None], lease: Lease, times: float) -> None:

@@ -26,14 +26,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def etcd_tls(authority: Authority) -> Iterator[EtcdCluster]:
     """One member that wants a client certificate."""
     cert, key = authority.issue("member")
-    with EtcdCluster(1, tls=Tls(authority.ca, cert, key, client_auth=True)) as cluster:
+    with EtcdCluster(1, tls=Tls(ca=authority.ca, cert=cert, key=key, client_auth=True)) as cluster:
         yield cluster
 
 
 async def test_with_our_certificate(etcd_tls: EtcdCluster, authority: Authority, keys: Keys) -> None:
     """Calls, a watch and a lease, all over TLS."""
     cert, key = authority.issue("client")
-    settings = EtcdSettings(etcd_tls.endpoints, ca=authority.ca, cert=cert, key=key)
+    settings = EtcdSettings(endpoints=etcd_tls.endpoints, ca=authority.ca, cert=cert, key=key)
     async with Etcd(settings) as etcd:
         lease = await Lease.grant(etcd, 5)
         await etcd.put(keys.leader, b"x", lease=lease.id)
@@ -50,7 +50,7 @@ async def test_a_client_with_our_certificate(etcd_tls: EtcdCluster, authority: A
     cert, key = authority.issue("client")
     async with Client(etcd_tls.endpoints, cluster=keys.cluster, ca=authority.ca, cert=cert, key=key) as client:
         await client.pause("maintenance")
-    async with Etcd(EtcdSettings(etcd_tls.endpoints, ca=authority.ca, cert=cert, key=key)) as etcd:
+    async with Etcd(EtcdSettings(endpoints=etcd_tls.endpoints, ca=authority.ca, cert=cert, key=key)) as etcd:
         assert await etcd.get(keys.paused) is not None
 
 
@@ -61,13 +61,13 @@ async def test_without_it_nothing_is_sent(
     """Refused are plain TCP to a TLS port, a client without a certificate, and a member whose CA is not trusted."""
     match wrong:
         case "plain":
-            settings = EtcdSettings(etcd_tls.endpoints, call_timeout_s=0.5)
+            settings = EtcdSettings(endpoints=etcd_tls.endpoints, call_timeout_s=0.5)
         case "no certificate":
-            settings = EtcdSettings(etcd_tls.endpoints, ca=authority.ca, call_timeout_s=0.5)
+            settings = EtcdSettings(endpoints=etcd_tls.endpoints, ca=authority.ca, call_timeout_s=0.5)
         case _:
             other = Authority(tmp_path / "other")
             cert, key = other.issue("client")
-            settings = EtcdSettings(etcd_tls.endpoints, ca=other.ca, cert=cert, key=key, call_timeout_s=0.5)
+            settings = EtcdSettings(endpoints=etcd_tls.endpoints, ca=other.ca, cert=cert, key=key, call_timeout_s=0.5)
     async with Etcd(settings) as etcd:
         with pytest.raises(Unavailable):
             await etcd.get(keys.head)

@@ -20,7 +20,7 @@ from tests.support.watching import observer
 
 
 def session(*endpoints: str) -> Etcd:
-    return Etcd(EtcdSettings(endpoints, call_timeout_s=10.0, attempt_timeout_s=0.5))
+    return Etcd(EtcdSettings(endpoints=endpoints, call_timeout_s=10.0, attempt_timeout_s=0.5))
 
 
 def starting_at(cluster: EtcdCluster, first: Member) -> Etcd:

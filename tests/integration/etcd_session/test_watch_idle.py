@@ -23,7 +23,7 @@ async def test_watch_of_an_idle_store_shows_that_it_is_alive(
     """
     caplog.set_level(logging.DEBUG, logger="nodestore.etcd.watch")
     signs = 0
-    async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
+    async with Etcd(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd:
         await etcd.put(keys.leader, b"x")
         async with (
             asyncio.timeout(20),

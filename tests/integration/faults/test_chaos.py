@@ -73,7 +73,7 @@ async def test_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     cluster = DevCluster(tmp_path / "chaos", die_with_parent=True)
     try:
         await cluster.up()
-        async with Etcd(EtcdSettings(cluster.endpoints)) as etcd:
+        async with Etcd(EtcdSettings(endpoints=cluster.endpoints)) as etcd:
             nemesis = Nemesis(cluster, dice, lambda: _leader(etcd, Keys(cluster.cluster)))
             try:
                 await _storm(cluster, nemesis, record, _SECONDS, seed)

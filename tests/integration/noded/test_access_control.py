@@ -21,7 +21,7 @@ async def test_least_privilege(keys: Keys, tmp_path: Path) -> None:
         await cluster.wait_healthy()
         await _restrict(cluster, keys)
         (tmp_path / "password").write_text("pw\n")
-        root = EtcdSettings(cluster.endpoints, user="root", password="root")
+        root = EtcdSettings(endpoints=cluster.endpoints, user="root", password="root")
         async with Etcd(root) as etcd:
             node = Rig(etcd, cluster.endpoints, keys, tmp_path)
             try:

@@ -68,7 +68,7 @@ class Rig:
 
 @asynccontextmanager
 async def rig(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[Rig]:
-    async with Lossy(EtcdSettings(cluster.endpoints)) as etcd, asyncio.TaskGroup() as tasks:
+    async with Lossy(EtcdSettings(endpoints=cluster.endpoints)) as etcd, asyncio.TaskGroup() as tasks:
         made = Rig(etcd, keys)
         writing = tasks.create_task(made.reporter.write_statuses())
         try:

@@ -73,7 +73,7 @@ class Guarded:
 
     def _settings(self, password: str, file: Path | None) -> EtcdSettings:
         return EtcdSettings(
-            self.cluster.endpoints, user=USER, password=password, password_file=file, call_timeout_s=CALL_S
+            endpoints=self.cluster.endpoints, user=USER, password=password, password_file=file, call_timeout_s=CALL_S
         )
 
     async def ctl(self, *command: str, says: str = "") -> None:
@@ -163,7 +163,10 @@ async def test_a_session_waits_for_its_old_password(keys: Keys, tmp_path: Path) 
 
 async def test_access_control_that_is_turned_on_later(keys: Keys) -> None:
     """A session without a user is refused then; what it has done so far makes that something to wait out."""
-    async with EtcdCluster(1) as cluster, Etcd(EtcdSettings(cluster.endpoints, call_timeout_s=CALL_S)) as etcd:
+    async with (
+        EtcdCluster(1) as cluster,
+        Etcd(EtcdSettings(endpoints=cluster.endpoints, call_timeout_s=CALL_S)) as etcd,
+    ):
         await etcd.put(keys.head, b"1")
         async with observer(etcd, keys.head) as seen:
             await enable_auth(cluster)
@@ -219,7 +222,7 @@ async def test_a_node_goes_on_under_a_changed_password(keys: Keys, tmp_path: Pat
 
 
 def root(store: Guarded) -> EtcdSettings:
-    return EtcdSettings(store.cluster.endpoints, user="root", password=PASSWORD, call_timeout_s=CALL_S)
+    return EtcdSettings(endpoints=store.cluster.endpoints, user="root", password=PASSWORD, call_timeout_s=CALL_S)
 
 
 async def test_a_node_that_is_refused_at_its_start_waits(keys: Keys, tmp_path: Path) -> None:

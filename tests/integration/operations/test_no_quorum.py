@@ -48,7 +48,7 @@ async def test_without_a_quorum_everybody_is_told_and_afterwards_all_goes_on(
     async with (
         Masters(broken_three, keys) as masters,
         nodes.run_noded(broken_three.endpoints, keys, "n1") as noded,
-        Etcd(EtcdSettings(broken_three.endpoints[:1])) as last,
+        Etcd(EtcdSettings(endpoints=broken_three.endpoints[:1])) as last,
     ):
         await masters.configure(INVENTORY)
         masters.start("m1")

@@ -304,7 +304,7 @@ async def test_a_backup_is_whole_or_not_there(
             yield blob if not first else bytes([blob[0] ^ 1]) + blob[1:]
             first = False
 
-    async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
+    async with Etcd(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd:
         await etcd.put(keys.epoch, Epoch(epoch=1).encode())
         with monkeypatch.context() as patch:
             patch.setattr(maintenance, "download_database", damaged)

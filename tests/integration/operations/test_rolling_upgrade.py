@@ -138,7 +138,7 @@ class Mixed:
 @asynccontextmanager
 async def mixed(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[Mixed]:
     async with AsyncExitStack() as stack:
-        etcd = await stack.enter_async_context(Etcd(EtcdSettings(cluster.endpoints)))
+        etcd = await stack.enter_async_context(Etcd(EtcdSettings(endpoints=cluster.endpoints)))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nodectl-mixed-")))
         made = Mixed(etcd, cluster.endpoints, keys, directory, session)

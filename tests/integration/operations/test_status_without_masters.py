@@ -29,7 +29,7 @@ async def test_a_cluster_without_masterd_is_told_apart(etcd_one: EtcdCluster, ke
 async def test_what_masters_left_in_etcd_is_shown(etcd_one: EtcdCluster, keys: Keys) -> None:
     """Leader, candidates and pause are shown; a key that cannot be read is reported and skipped."""
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
-    async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
+    async with Etcd(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd:
         await etcd.put(keys.leader, LeaderRecord(id="m1", host="pc1", urls=(url,), nonce="x", since=1.0).encode())
         await etcd.put(keys.candidate("m1"), Candidate(id="m1", host="pc1", urls=(url,), nonce="x").encode())
         await etcd.put(keys.candidate("m2"), Candidate(id="m2", host="pc2", urls=(), nonce="y").encode())

@@ -65,7 +65,7 @@ def kinds(keys: Keys) -> list[str]:
 async def test_each_kind_of_garbage_in_each_kind_of_key_is_found(etcd_one: EtcdCluster, keys: Keys) -> None:
     """The scan reports each garbage value with its key in one bounded line, and nothing in a store without garbage."""
     unread = {keys.snapshot("y") + "000000"}  # whose owner alone reads them
-    async with Etcd(EtcdSettings(etcd_one.endpoints)) as etcd:
+    async with Etcd(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd:
         await etcd.put(keys.epoch, Epoch(epoch=1).encode())
         assert await StoreScan(etcd, keys).find_problems() == {}
         for kind, value in GARBAGE.items():

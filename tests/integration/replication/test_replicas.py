@@ -84,7 +84,7 @@ class HookedEtcd(Etcd):
     """A session with a hook before each read of a single key."""
 
     def __init__(self, cluster: EtcdCluster) -> None:
-        super().__init__(EtcdSettings(cluster.endpoints))
+        super().__init__(EtcdSettings(endpoints=cluster.endpoints))
         self.before_get: Any = None
 
     async def get(self, key: str, **more: Any) -> KV | None:
@@ -298,7 +298,7 @@ class Interrupted(Etcd):
     """A session whose owner is cancelled at the n-th read of a range."""
 
     def __init__(self, cluster: EtcdCluster, at: int) -> None:
-        super().__init__(EtcdSettings(cluster.endpoints))
+        super().__init__(EtcdSettings(endpoints=cluster.endpoints))
         self.left = at
 
     async def range(self, *arguments: Any, **more: Any) -> Range:

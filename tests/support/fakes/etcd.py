@@ -23,7 +23,7 @@ from tests.support.fakes.link import Link
 from tests.support.fakes.mvcc import Interval, Refused, Store
 
 MEMBERS = ("fake-1:2379", "fake-2:2379", "fake-3:2379")
-SETTINGS = EtcdSettings(MEMBERS)
+SETTINGS = EtcdSettings(endpoints=MEMBERS)
 
 _TRANSPORT_SLACK_BYTES = 512 << 10
 _CATCH_UP_REVISIONS = 1000

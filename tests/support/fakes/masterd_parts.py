@@ -91,7 +91,7 @@ class FakeLeader:
 
 def offline_parts(timing: ElectionTiming = LAN) -> MasterdParts:
     """The parts of m1, with a session to an address at which nothing listens. Close `read_sources.etcd` afterwards."""
-    etcd = Etcd(EtcdSettings(("127.0.0.1:1",)))
+    etcd = Etcd(EtcdSettings(endpoints=("127.0.0.1:1",)))
     return build_parts(etcd, KEYS, M1, BuiltinApp(), MasterSettings(timing=timing))
 
 

@@ -172,7 +172,7 @@ def runs(pid: int) -> bool:
 
 @asynccontextmanager
 async def rig(cluster: EtcdCluster, keys: Keys, directory: Path) -> AsyncIterator[Rig]:
-    async with Etcd(EtcdSettings(cluster.endpoints)) as etcd:
+    async with Etcd(EtcdSettings(endpoints=cluster.endpoints)) as etcd:
         made = Rig(etcd, cluster.endpoints, keys, directory)
         try:
             yield made

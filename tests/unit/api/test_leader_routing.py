@@ -74,7 +74,7 @@ def _leads(board: ClusterView, name: str, revision: int) -> None:
 
 async def test_what_a_deposed_leader_has_not_done_goes_to_the_next_one_whatever_it_is() -> None:
     """The error shows that nothing happened, so a request without an id can be sent to the next leader as well."""
-    async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1",))) as etcd:
         parts = _parts(etcd)
         _leads(parts.cluster_view, "m2", 7)
         forwarder = _Forwarder(parts.cluster_view)
@@ -117,14 +117,14 @@ async def _goes_to_the_next(parts: MasterdParts, forwarder: _Dead, request: _Req
 
 async def test_a_request_for_a_dead_leader_waits_for_the_next_one() -> None:
     """Refusing it would have its client ask again and again, in the very moment in which every turn counts."""
-    async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1",))) as etcd:
         parts = _parts(etcd)
         await _goes_to_the_next(parts, _Dead(parts.cluster_view, "m2"), _Request())
 
 
 async def test_a_masterd_that_could_not_lead_itself_says_so_at_once() -> None:
     """The request is refused at once with the problem of the store, and is not held until a leader appears."""
-    async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1",))) as etcd:
         parts = _parts(etcd)
         parts.replica.problem = "the journal has a gap"
         _leads(parts.cluster_view, "m2", 7)
@@ -136,7 +136,7 @@ async def test_a_masterd_that_could_not_lead_itself_says_so_at_once() -> None:
 
 async def test_a_request_that_was_passed_on_waits_only_for_a_takeover_that_is_under_way() -> None:
     """Its client has seen this masterd win before it has itself; without a takeover it is refused at once."""
-    async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1",))) as etcd:
         parts = _parts(etcd)
         _leads(parts.cluster_view, "m2", 7)
         passing = _router(parts, _Dead(parts.cluster_view, "m2"))
@@ -156,7 +156,7 @@ async def test_a_request_that_was_passed_on_waits_only_for_a_takeover_that_is_un
 async def test_a_takeover_that_is_lost_lets_go_of_what_waited_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, not when its patience is over."""
     monkeypatch.setattr(leader_routing, "_TERM_BEGIN_WAIT_S", 600.0)
-    async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1",))) as etcd:
         parts = _parts(etcd)
         _leads(parts.cluster_view, "m2", 7)
         forwarder = _Dead(parts.cluster_view, "nobody")
@@ -181,7 +181,7 @@ async def test_a_command_whose_client_has_gone_is_not_done_for_it() -> None:
 
     Its client closed the connection and may have repeated it elsewhere.
     """
-    async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1",))) as etcd:
         parts = _parts(etcd)
         parts.campaign.is_taking_over = True
         forwarder = _Forwarder(parts.cluster_view)
@@ -213,7 +213,7 @@ class _WithId(_Request):
 
 async def test_a_command_with_an_id_that_died_with_the_leader_goes_to_the_next_one() -> None:
     """Done twice it does nothing; its client need not even know. One without an id is answered with the truth."""
-    async with Etcd(EtcdSettings(("127.0.0.1:1",))) as etcd:
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1",))) as etcd:
         parts = _parts(etcd)
         await _goes_to_the_next(parts, _Breaks(parts.cluster_view, "m2"), _WithId())
         with pytest.raises(OutcomeUnknown):

@@ -66,3 +66,32 @@ def test_a_class_name_has_one_meaning() -> None:
                 places[node.name].append(str(path.relative_to(ROOT)))
     shared = {name: paths for name, paths in places.items() if len(paths) > 1 and name not in _SAME_NAME}
     assert shared == {}
+
+
+_RECORDS = ("Settings", "Timing", "Options", "Tls")
+"""Ends of the names of classes that hold settings. Their fields have similar types, and some are secrets."""
+
+
+def test_settings_are_never_passed_by_position() -> None:
+    """A field that is added to a record would shift the values: a file of certificates became a password."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} passes settings to {ast.unparse(node.func)} by position"
+        for top in ("src", "tests", "bench", "examples")
+        for path in sorted((ROOT / top).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2].endswith(_RECORDS)
+    ]
+    assert wrong == []
+
+
+def test_dataclasses_of_settings_are_keyword_only() -> None:
+    found = [
+        (f"{path.relative_to(ROOT)}:{node.name}", "kw_only=True" in ast.unparse(decorator))
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name.endswith(_RECORDS)
+        for decorator in node.decorator_list
+        if "dataclass" in ast.unparse(decorator)
+    ]
+    assert len(found) > 5
+    assert [name for name, keyword_only in found if not keyword_only] == []

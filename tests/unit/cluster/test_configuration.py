@@ -44,7 +44,7 @@ class Store:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[tuple[Configuration, Etcd]]:
         """What is tested, through the link, and a session on which nothing goes wrong."""
-        one = EtcdSettings(MEMBERS[:1])
+        one = EtcdSettings(endpoints=MEMBERS[:1])
         async with (
             Etcd(one, connect=self.link.connect) as etcd,
             Etcd(one, connect=self.server.connect) as witness,

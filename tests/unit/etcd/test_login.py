@@ -25,7 +25,7 @@ class Clock:
 
 
 def login(clock: Clock, *, user: str | None = "u", file: Path | None = None) -> Login:
-    settings = EtcdSettings(("a:1",), user=user, password="first", password_file=file)
+    settings = EtcdSettings(endpoints=("a:1",), user=user, password="first", password_file=file)
     return Login(settings, clock)
 
 

@@ -35,7 +35,8 @@ class Running:
         self.etcd = etcd
         self.driver = FakeDriver()
         settings = Settings(
-            "n1", KEYS.cluster, SETTINGS, work_dir, "host-a", 60, AgentTiming(HOUR_S, HOUR_S), "INFO"
+            node="n1", cluster=KEYS.cluster, etcd=SETTINGS, work_dir=work_dir, host_id="host-a", lease_ttl_s=60,
+            timing=AgentTiming(tick_s=HOUR_S, start_wait_s=HOUR_S), log_level="INFO",
         )  # fmt: skip
         self.node = Node(
             settings, ME, etcd, background,

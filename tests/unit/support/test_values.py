@@ -68,7 +68,7 @@ def test_what_an_address_may_also_have() -> None:
 def test_all_who_take_addresses_say_the_same() -> None:
     """etcd's endpoints, whether masterd or nodectl reads them."""
     assert host_port("http://[::1]:02379/") == "[::1]:2379"
-    assert EtcdSettings(("[::1]:1", "http://[::1]:1")).endpoints == ("[::1]:1",)
+    assert EtcdSettings(endpoints=("[::1]:1", "http://[::1]:1")).endpoints == ("[::1]:1",)
     assert parse_endpoints("etcd://[::1]:1,h:2").etcd == ("[::1]:1", "h:2")
     for refuse in (host_port, parse_endpoints):
         with pytest.raises(Invalid, match=r"'::1:2379' is not host:port, such as 10\.0\.0\.11:2379 or \[::1\]:2379"):
@@ -191,6 +191,6 @@ def test_what_fits_together() -> None:
 def test_the_session_checks_its_certificate() -> None:
     """Also where no option was parsed, as in the client library."""
     with pytest.raises(Invalid, match="--cert needs --ca"):
-        EtcdSettings(("h:1",), cert="c", key="k")  # type: ignore[arg-type]
+        EtcdSettings(endpoints=("h:1",), cert="c", key="k")  # type: ignore[arg-type]
     with pytest.raises(Invalid, match="--cert and --key belong together"):
-        EtcdSettings(("h:1",), ca="a", cert="c")  # type: ignore[arg-type]
+        EtcdSettings(endpoints=("h:1",), ca="a", cert="c")  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def demo(
     out = Output(output)
     story = sys.stdout if output is Format.table else sys.stderr  # then stdout carries the data
     try:
-        outcome = run(DemoOptions(stay, directory, seed, chosen), story)
+        outcome = run(DemoOptions(stay=stay, directory=directory, seed=seed, acts=chosen), story)
     except Ended as ended:
         out.note(
             f"interrupted by {ended}; everything was stopped and removed" if not stay else f"interrupted by {ended}"

@@ -21,7 +21,7 @@ CONNECT_S = 1.0
 _JSON = {"Content-Type": "application/json"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
     """TLS files in PEM format. Without `ca` the system's certificate authorities are trusted."""
 

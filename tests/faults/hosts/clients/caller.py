@@ -34,7 +34,7 @@ SURELY_NOT = (Unavailable, Refused, Invalid, TooLarge, NotFound)
 earlier copy may have run so long ago that its id is forgotten."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of a client process.
 

@@ -133,7 +133,10 @@ def holes(events: Iterable[Event]) -> list[str]:
 async def watching(keys: Keys, endpoints: Sequence[str], record: Recorder) -> AsyncIterator[StoreWatch]:
     """Run two watches, each with its own session, which begin at different members."""
     turned = [*endpoints[1:], *endpoints[:1]]
-    async with Etcd(EtcdSettings(tuple(endpoints))) as one, Etcd(EtcdSettings(tuple(turned))) as other:
+    async with (
+        Etcd(EtcdSettings(endpoints=tuple(endpoints))) as one,
+        Etcd(EtcdSettings(endpoints=tuple(turned))) as other,
+    ):
         watch = StoreWatch((one, other), keys, record)
         try:
             yield watch

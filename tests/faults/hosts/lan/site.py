@@ -50,7 +50,7 @@ class Hosts:
         wrapped = {name: {} if clocks is None else clocks.wrapped(name) for name in names}
         self.pcs = {name: Pc(name, self.site, wrapped=wrapped[name]) for name in names}
         self.keys = Keys(CLUSTER)
-        self.etcd = Etcd(EtcdSettings(tuple(self.site.endpoints())))
+        self.etcd = Etcd(EtcdSettings(endpoints=tuple(self.site.endpoints())))
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ASK_S))
 
     async def __aenter__(self) -> Self:
