@@ -39,7 +39,7 @@ def client_of(settings: ClusterSettings, timeout_s: float) -> Client:
     assert settings.endpoints is not None
     return Client(
         settings.endpoints, cluster=settings.cluster, user=settings.user, password=settings.password(),
-        ca=settings.ca, cert=settings.cert, key=settings.key,
+        password_file=settings.password_file, ca=settings.ca, cert=settings.cert, key=settings.key,
         read_timeout_s=timeout_s, command_timeout_s=timeout_s,
     )  # fmt: skip
 
@@ -72,8 +72,8 @@ def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]
         from nodestore.schema.keys import Keys
 
         own = EtcdSettings(
-            endpoints=endpoints, user=settings.user, password=settings.password(), ca=settings.ca, cert=settings.cert,
-            key=settings.key,
+            endpoints=endpoints, user=settings.user, password=settings.password(),
+            password_file=settings.password_file, ca=settings.ca, cert=settings.cert, key=settings.key,
         )  # fmt: skip
         async with Etcd(own) as etcd:
             return await work(etcd, Keys(cluster))

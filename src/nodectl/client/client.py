@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nodectl.client.connection.discovery import Discovery, EtcdDiscovery, HttpDiscovery
 from nodectl.client.connection.following import StreamFollower
-from nodectl.client.connection.http import Http, Tls, cancel_all, encode_body
+from nodectl.client.connection.http import Http, cancel_all, encode_body
 from nodectl.client.connection.leadership import Leadership
 from nodectl.client.connection.monitor import monitor_leader
 from nodectl.client.connection.pipeline import Pipeline
@@ -30,6 +30,8 @@ from nodectl.endpoints import parse_endpoints
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import Consistency
 from nodestore.schema.keys import Keys
+from nodestore.support.password_file import read_password
+from nodestore.support.tls_files import TlsFiles
 
 if TYPE_CHECKING:
     from nodestore.etcd.session import Etcd
@@ -47,7 +49,8 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
     It belongs to one event loop; any number of tasks may use it.
 
     `endpoints`: `host:port` of etcd members (`cluster` is then required), or `http://host:port` of masterds.
-    `user`, `password`: the credentials for etcd. `ca`, `cert`, `key`: PEM files, for etcd and for https masters.
+    `user`, `password`: the credentials for etcd. `password_file`: its first line is the password at each login.
+    `ca`, `cert`, `key`: PEM files, for etcd and for https masters; changed files are read again within seconds.
     `actor`: the author of commands in the history (default: user@host).
     `read_timeout_s`, `command_timeout_s`: seconds, for calls without a `timeout_s` of their own.
     `lost_after_s`: after how many seconds in state `suspended` the state becomes `lost`.
@@ -62,6 +65,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         cluster: str | None = None,
         user: str | None = None,
         password: str | None = None,
+        password_file: Path | None = None,
         ca: Path | None = None,
         cert: Path | None = None,
         key: Path | None = None,
@@ -76,8 +80,8 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         self.cluster = cluster
         self.actor = actor or default_actor()
         self._keys = Keys(cluster) if cluster is not None else None
-        self._user, self._password = user, password
-        self._tls = Tls(ca=ca, cert=cert, key=key)
+        self._user, self._password, self._password_file = user, password, password_file
+        self._tls = TlsFiles(ca=ca, cert=cert, key=key)
         self._read_timeout_s, self._command_timeout_s = read_timeout_s, command_timeout_s
         self._lost_after_s = lost_after_s
         self._nonce = secrets.token_hex(8)
@@ -140,7 +144,8 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         settings = EtcdSettings(
             endpoints=self.endpoints.etcd,
             user=self._user,
-            password=self._password,
+            password=self._password or (read_password(self._password_file) if self._password_file else None),
+            password_file=self._password_file,
             ca=self._tls.ca,
             cert=self._tls.cert,
             key=self._tls.key,

@@ -56,6 +56,10 @@ class Login:
                 self._password = read_password(self._file)
         return self._password
 
+    def retry_at_once(self) -> None:
+        """End the pause before the next login, which reads the password file again."""
+        self._next_try_at = 0.0
+
     def raise_if_too_early(self) -> None:
         """Raise the last refusal again while the back-off lasts, unless the password in the file has changed.
 

@@ -21,7 +21,6 @@ from grpc import StatusCode, aio
 from nodestore.errors import (
     Compacted,
     Denied,
-    Invalid,
     LeaseLost,
     NodectlError,
     NoSpace,
@@ -30,6 +29,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.types import EtcdSettings
+from nodestore.support.tls_files import TlsContents, TlsFiles
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -46,6 +46,9 @@ def _is_from_closed_loop(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("asyncio").addFilter(lambda record: not _is_from_closed_loop(record))
+
+_FORMER_CHANNEL_S = 600.0
+"""How long calls may continue on a channel after the certificates were renewed. A backup may take minutes."""
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 10_000),  # the server refuses pings that are less than 5 s apart
@@ -170,25 +173,18 @@ _DOWNLOAD: dict[str, tuple[type[Message], type[Message]]] = {
 }
 
 
+def tls_files_of(settings: EtcdSettings) -> TlsFiles:
+    """The TLS files of a session with these settings."""
+    return TlsFiles(ca=settings.ca, cert=settings.cert, key=settings.key)
+
+
 def connect_by_grpc(settings: EtcdSettings, *, answer_bytes_max: int = MESSAGE_BYTES_MAX) -> Connect:
     """Connects to members by gRPC, the default of a session. Invalid if a certificate cannot be read.
 
     answer_bytes_max: larger answers are refused, with Fault.UNREADABLE.
     """
-    credentials = _credentials_of(settings)
-    return lambda address: GrpcConnection(address, credentials, answer_bytes_max)
-
-
-def _credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
-    """TLS credentials; None for plain TCP. Invalid if a file cannot be read."""
-    if settings.ca is None:
-        return None
-    try:
-        key = settings.key.read_bytes() if settings.key else None
-        cert = settings.cert.read_bytes() if settings.cert else None
-        return grpc.ssl_channel_credentials(settings.ca.read_bytes(), key, cert)
-    except OSError as error:
-        raise Invalid(f"cannot read {error.filename}: {error.strerror or error}") from None
+    contents = tls_files_of(settings).read() if settings.ca is not None else None
+    return lambda address: GrpcConnection(address, contents, answer_bytes_max)
 
 
 def _cancelled_by_grpc() -> bool:
@@ -294,20 +290,30 @@ class RpcStream:
 
 
 class GrpcConnection:
-    """A gRPC channel to one member. It connects at its first use, and again after every fault."""
+    """A gRPC channel to one member. It connects at its first use, and again after every fault.
 
-    def __init__(
-        self,
-        address: str,
-        credentials: grpc.ChannelCredentials | None,
-        answer_bytes_max: int = MESSAGE_BYTES_MAX,
-    ) -> None:
+    `tls`: the certificates; None for plain TCP.
+    """
+
+    def __init__(self, address: str, tls: TlsContents | None, answer_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
         self.address = address
-        options = (*_OPTIONS, ("grpc.max_receive_message_length", answer_bytes_max))
-        if credentials is None:
-            self._channel = aio.insecure_channel(address, options=options)
+        self._options = (*_OPTIONS, ("grpc.max_receive_message_length", answer_bytes_max))
+        self._former: set[asyncio.Task[None]] = set()
+        self._open_channel(tls)
+
+    def renew(self, tls: TlsContents) -> None:
+        """Use these certificates from now on. Calls in progress end on the former channel; streams must be reopened."""
+        closing = asyncio.create_task(self._channel.close(_FORMER_CHANNEL_S), name=f"former channel to {self.address}")
+        self._former.add(closing)
+        closing.add_done_callback(self._former.discard)
+        self._open_channel(tls)
+
+    def _open_channel(self, tls: TlsContents | None) -> None:
+        if tls is None:
+            self._channel = aio.insecure_channel(self.address, options=self._options)
         else:
-            self._channel = aio.secure_channel(address, credentials, options=options)
+            credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
+            self._channel = aio.secure_channel(self.address, credentials, options=self._options)
         self._unary = {
             method: self._stub(self._channel.unary_unary, method, *kinds) for method, kinds in _UNARY.items()
         }
@@ -348,5 +354,8 @@ class GrpcConnection:
         return RpcStream(self.address, self._download[method](request, metadata=metadata))
 
     async def close(self) -> None:
+        for closing in (former := tuple(self._former)):
+            closing.cancel()
+        await asyncio.gather(*former, return_exceptions=True)
         with suppress(aio.UsageError):  # it was closed before
             await self._channel.close()

@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from google.protobuf.message import Message
 
@@ -32,6 +32,7 @@ from nodestore.errors import (
     TooLarge,
     Unavailable,
 )
+from nodestore.etcd.certificates import CertificateWatch
 from nodestore.etcd.hedging import EXTRA_COPY_PAUSES_S, first_answer
 from nodestore.etcd.login import Login
 from nodestore.etcd.pb import etcd_pb2 as pb
@@ -44,6 +45,7 @@ from nodestore.etcd.rpc import (
     RpcFailed,
     RpcStream,
     connect_by_grpc,
+    tls_files_of,
     to_nodectl_error,
 )
 from nodestore.etcd.stream import BrokenStream, Stream
@@ -72,6 +74,8 @@ from nodestore.etcd.types import (
     result_from_pb,
 )
 from nodestore.schema.keys import prefix_end
+from nodestore.support.tasks import log_failure
+from nodestore.support.tls_files import CertificateEnd, TlsContents
 
 __all__ = [
     "KV", "BrokenStream", "Compare", "Etcd", "EtcdSettings", "Member", "MemberStatus", "Op", "Range", "Stream",
@@ -95,6 +99,8 @@ class Etcd:
 
     def __init__(self, settings: EtcdSettings, *, connect: Connect | None = None) -> None:
         self.settings = settings
+        self._certificates = CertificateWatch(tls_files_of(settings), self._renew_connections) if settings.ca else None
+        self._certificate_check: asyncio.Task[NoReturn] | None = None
         connect = connect or connect_by_grpc(settings)
         self._endpoints = [connect(address) for address in settings.endpoints]
         self._current = 0
@@ -107,6 +113,9 @@ class Etcd:
         self._login_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
+        if self._certificates is not None:
+            self._certificate_check = asyncio.create_task(self._certificates.run(), name="certificates of etcd")
+            self._certificate_check.add_done_callback(log_failure)
         return self
 
     async def __aexit__(
@@ -117,7 +126,29 @@ class Etcd:
     async def close(self) -> None:
         """End all calls and streams. Later calls raise NodectlError."""
         self._closed = True
+        if self._certificate_check is not None:
+            self._certificate_check.cancel()
+            await asyncio.wait((self._certificate_check,))
         await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
+
+    def reread_files(self) -> None:
+        """Read the certificates and, at the next call that needs it, the password again, although no file changed."""
+        self._login.retry_at_once()
+        if self._certificates is not None:
+            self._certificates.check(reread=True)
+
+    @property
+    def certificate_end(self) -> CertificateEnd | None:
+        """The certificate of this session that ends first; None without TLS."""
+        return self._certificates.first_end if self._certificates is not None else None
+
+    def _renew_connections(self, contents: TlsContents) -> None:
+        """Replace the channels, so that every member is reached with the renewed certificates from now on."""
+        for endpoint in self._endpoints:
+            if isinstance(endpoint, GrpcConnection):
+                endpoint.renew(contents)
+        for stream in tuple(self._streams):
+            stream.request_reopening()
 
     @property
     def endpoint(self) -> str:
@@ -276,6 +307,8 @@ class Etcd:
                 # etcd applies the write that fills the database, but answers with the same error as for a refused one.
                 raise NoSpaceUnknown(str(error)) from None
             raise
+        if self._certificates is not None:
+            last += self._certificates.hint(last)
         if open_outcome and retry is RetryPolicy.GUARDED:
             raise OutcomeUnknown(f"etcd: no answer within {budget_s:g} s; last error: {last}")
         raise Unavailable(f"etcd did not carry out the call within {budget_s:g} s; last error: {last}")

@@ -50,11 +50,13 @@ class Stream:
         self._session, self._endpoint, self._rpc, self._token = session, endpoint, rpc, token
         self.is_secondary = secondary
         self.address = endpoint.address
+        self._must_reopen = False
         self.probe_requested = False
         """Whether the stream's reader must check that the member is alive. The reader clears it at each message."""
 
     async def send(self, message: Message, timeout_s: float) -> None:
         """Send one message. Only one caller may send at a time."""
+        self._raise_if_outdated()
         try:
             await self._rpc.send(message, timeout_s)
         except RpcFailed as failed:
@@ -62,10 +64,23 @@ class Stream:
 
     async def receive(self, timeout_s: float) -> Any | None:
         """The next message. None if none arrived in time, or if a probe was requested; the caller may receive again."""
+        self._raise_if_outdated()
         try:
-            return await self._rpc.receive(timeout_s)
+            message = await self._rpc.receive(timeout_s)
         except RpcFailed as failed:
             raise self._report_failure(failed) from None
+        if message is None:
+            self._raise_if_outdated()
+        return message
+
+    def request_reopening(self) -> None:
+        """Make the stream's user open another one: the connection has been replaced. That is no fault of the member."""
+        self._must_reopen = True
+        self._rpc.wake_reader()
+
+    def _raise_if_outdated(self) -> None:
+        if self._must_reopen:
+            raise BrokenStream(f"{self.address}: the connection was replaced by one with renewed certificates")
 
     def request_probe(self) -> None:
         """Wake the reader of the stream, so that it checks whether the member still answers."""

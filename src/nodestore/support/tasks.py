@@ -8,8 +8,17 @@ owner's count of cancellations also stays wrong. The observed effect was a maste
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def log_failure(task: asyncio.Task[Any]) -> None:
+    """Log the error that ended a task. A callback for `add_done_callback` of tasks that nothing awaits."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("task %s ended: %s: %s", task.get_name(), type(error).__name__, error, exc_info=error)
 
 
 class CancelledTasks:

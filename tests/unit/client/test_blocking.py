@@ -199,7 +199,7 @@ def test_attributes_are_those_of_the_client() -> None:
 
 def test_a_client_that_cannot_be_opened_leaves_no_thread(tmp_path: Any) -> None:
     before = threading.active_count()
-    with pytest.raises(Invalid, match="TLS files"):
+    with pytest.raises(Invalid, match="TLS file"):
         BlockingClient("https://127.0.0.1:1", ca=tmp_path / "none.pem").__enter__()
     assert threading.active_count() == before
 

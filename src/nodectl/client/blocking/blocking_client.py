@@ -71,6 +71,7 @@ class BlockingClient:
         cluster: str | None = None,
         user: str | None = None,
         password: str | None = None,
+        password_file: Path | None = None,
         ca: Path | None = None,
         cert: Path | None = None,
         key: Path | None = None,
@@ -80,8 +81,9 @@ class BlockingClient:
         lost_after_s: float = LOST_AFTER_S,
     ) -> None:
         self._client = Client(
-            endpoints, cluster=cluster, user=user, password=password, ca=ca, cert=cert, key=key, actor=actor,
-            read_timeout_s=read_timeout_s, command_timeout_s=command_timeout_s, lost_after_s=lost_after_s,
+            endpoints, cluster=cluster, user=user, password=password, password_file=password_file, ca=ca, cert=cert,
+            key=key, actor=actor, read_timeout_s=read_timeout_s, command_timeout_s=command_timeout_s,
+            lost_after_s=lost_after_s,
         )  # fmt: skip
         self._loop: BackgroundLoop | None = None
         self._closed = False

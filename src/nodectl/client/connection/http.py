@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,42 +16,35 @@ from nodectl.client.connection.errors import Broken
 from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotLeader, from_code
 from nodestore.support.json_rules import finite
 from nodestore.support.jsonio import dumps, loads
+from nodestore.support.tls_files import TlsFiles
+
+log = logging.getLogger(__name__)
 
 CONNECT_S = 1.0
+DNS_CACHE_S = 1
+_FILES_CHECK_S = 1.0
 _JSON = {"Content-Type": "application/json"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """TLS files in PEM format. Without `ca` the system's certificate authorities are trusted."""
-
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-
-    def context(self) -> ssl.SSLContext | None:
-        """Return the SSL context; None (aiohttp's default) if nothing is set. Raises Invalid for an unusable file."""
-        if self.ca is None and self.cert is None:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
-            if self.cert is not None:
-                context.load_cert_chain(str(self.cert), str(self.key) if self.key else None)
-        except (OSError, ssl.SSLError) as error:
-            raise Invalid(f"TLS files (ca {self.ca}, cert {self.cert}, key {self.key}): {error}") from None
-        return context
-
-
 class Http:
-    """The connections of one client."""
+    """The connections of one client. Without `tls.ca` the system's certificate authorities are trusted."""
 
-    def __init__(self, tls: Tls) -> None:
+    def __init__(self, tls: TlsFiles) -> None:
         self._tls = tls
+        self._context: ssl.SSLContext | None = None
+        self._signature: tuple[object, ...] = ()
+        self._next_check_at = 0.0
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        context = self._tls.context()
-        connector = aiohttp.TCPConnector(limit=64, ssl=context if context is not None else True)
+        """Open the session. Raises Invalid if a TLS file cannot be used."""
+        if self._tls.ca is not None or self._tls.cert is not None:
+            self._signature = self._tls.signature()
+            self._context = self._tls.context()
+        # A name is resolved anew for nearly every connection: the address of a PC may change.
+        connector = aiohttp.TCPConnector(
+            limit=64, ttl_dns_cache=DNS_CACHE_S, ssl=self._context if self._context is not None else True
+        )
         self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
         return self
 
@@ -66,7 +59,23 @@ class Http:
     def session(self) -> aiohttp.ClientSession:
         if self._session is None:
             raise RuntimeError("the client is not open: use `async with Client(...)`")
+        self._renew_certificates()
         return self._session
+
+    def _renew_certificates(self) -> None:
+        """Use renewed certificates for new connections. Files that cannot be used, as while written, change nothing."""
+        if self._context is None or (now := time.monotonic()) < self._next_check_at:
+            return
+        self._next_check_at = now + _FILES_CHECK_S
+        signature = self._tls.signature()
+        if signature == self._signature:
+            return
+        try:
+            self._tls.load_into(self._context)
+        except Invalid as error:
+            log.debug("the former certificates stay in use: %s", error)
+            return
+        self._signature = signature
 
     async def call(
         self,

@@ -1,0 +1,97 @@
+"""Keeps a session's certificates current: reads changed files, and reports certificates that end soon."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from nodestore.errors import Invalid
+from nodestore.support.logs import RateLimitedLog
+from nodestore.support.tls_files import CertificateEnd, TlsContents, TlsFiles, end_warning
+
+log = logging.getLogger(__name__)
+
+_CHECK_EVERY_S = 1.0
+_WARN_EVERY_S = 86_400.0
+_ENDED_EVERY_S = 60.0
+
+
+class CertificateWatch:
+    """Checks the TLS files of one session. `renew` is called with their contents once they have changed.
+
+    Files that cannot be used, as while they are being written, change nothing: the former contents stay in use.
+    """
+
+    def __init__(
+        self, files: TlsFiles, renew: Callable[[TlsContents], None], clock: Callable[[], float] = time.time
+    ) -> None:
+        """Read the files. Raises Invalid if they cannot be used."""
+        self._files, self._renew, self._clock = files, renew, clock
+        self._signature = files.signature()
+        self._contents = files.read()
+        self._unusable_log = RateLimitedLog(log, _ENDED_EVERY_S)
+        self._ends_soon_log = RateLimitedLog(log, _WARN_EVERY_S)
+        self._ended_log = RateLimitedLog(log, _ENDED_EVERY_S)
+        self._was_unusable = False
+
+    async def run(self) -> NoReturn:
+        """Check the files every second."""
+        while True:
+            self.check()
+            await asyncio.sleep(_CHECK_EVERY_S)
+
+    @property
+    def first_end(self) -> CertificateEnd | None:
+        """The certificate in use that ends first; None if no file holds one."""
+        return self._contents.ends[0] if self._contents.ends else None
+
+    @property
+    def warning(self) -> str | None:
+        """That a certificate in use has ended, or ends within 14 days; None if none does."""
+        return end_warning(self.first_end, self._clock())
+
+    def hint(self, fault: str) -> str:
+        """What to add to the description of `fault`, the reason why a member was not reached; "" if nothing.
+
+        It names the session's certificate if that has ended, or if the fault concerns a certificate.
+        """
+        end = self.first_end
+        if end is None:
+            return ""
+        concerns = any(word in fault.lower() for word in ("certificate", "ssl", "tls"))
+        return f" ({self.warning or end})" if concerns or end.time <= self._clock() else ""
+
+    def check(self, *, reread: bool = False) -> None:
+        """Read the files if they have changed, and log certificates that end soon. `reread`: read them in any case."""
+        signature = self._files.signature()
+        if reread or signature != self._signature:
+            self._read(signature)
+        warning, end = self.warning, self.first_end
+        if warning is None or end is None:
+            self._ends_soon_log.reset()
+            self._ended_log.reset()
+        elif end.time > self._clock():
+            self._ends_soon_log.log(logging.WARNING, warning, about=end)
+        else:
+            self._ended_log.log(logging.ERROR, warning, about=end)
+
+    def _read(self, signature: tuple[object, ...]) -> None:
+        try:
+            contents = self._files.read()
+        except Invalid as error:
+            # A renewal writes one file after another: log only if the files are unusable twice in a row.
+            if self._was_unusable:
+                self._unusable_log.log(logging.ERROR, f"{error}; the former certificates stay in use")
+            self._was_unusable = True
+            return
+        self._was_unusable = False
+        self._unusable_log.reset()
+        self._signature = signature
+        if contents == self._contents:
+            return
+        self._contents = contents
+        log.info("uses renewed certificates: %s", "; ".join(map(str, contents.ends)) or self._files)
+        self._renew(contents)

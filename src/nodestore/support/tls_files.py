@@ -1,0 +1,186 @@
+"""The TLS files of a program: reads them, checks that they belong together, and finds out when certificates end."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nodestore.errors import Invalid
+
+_DAY_S = 86_400.0
+WARN_BEFORE_S = 14 * _DAY_S
+
+_PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
+_FIELDS_BEFORE_VALIDITY = 3  # serial number, signature algorithm, issuer
+_MORE_LENGTH_BYTES = 0x80
+_CENTURY_LIMIT = 50  # RFC 5280: a UTCTime with a year from 50 on is in the 20th century
+
+
+@dataclass(frozen=True, order=True)
+class CertificateEnd:
+    """When a certificate of a file ends, as seconds since 1970."""
+
+    time: float
+    path: Path
+
+    def __str__(self) -> str:
+        return f"certificate {self.path} ends at {format_time(self.time)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsContents:
+    """The contents of TLS files that belong together. `ends`: the end of each file's certificates, the earliest first.
+
+    Of a certificate file, the first certificate of the chain to end counts. Of a file of authorities, the last one
+    counts, because an authority that ended may stay in the file.
+    """
+
+    ca: bytes | None
+    cert: bytes | None
+    key: bytes | None
+    ends: tuple[CertificateEnd, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsFiles:
+    """Paths of TLS files in PEM format, each None if it is not used."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.ca, self.cert, self.key) if path is not None)
+
+    def signature(self) -> tuple[object, ...]:
+        """A value that differs once one of the files has been written or replaced. A missing file has one too."""
+        return tuple(_signature(path) for path in self.paths)
+
+    def read(self) -> TlsContents:
+        """Read all files. Raises Invalid if one cannot be used, or if the key does not belong to the certificate."""
+        before = self.signature()
+        ca, cert, key = (None if path is None else _read(path) for path in (self.ca, self.cert, self.key))
+        self.context()
+        if self.signature() != before:
+            raise Invalid(f"TLS files {self}: they are being written")
+        ends = []
+        if self.ca is not None and ca is not None:
+            ends.append(CertificateEnd(max(_ends(self.ca, ca)), self.ca))
+        if self.cert is not None and cert is not None:
+            ends.append(CertificateEnd(min(_ends(self.cert, cert)), self.cert))
+        return TlsContents(ca=ca, cert=cert, key=key, ends=tuple(sorted(ends)))
+
+    def context(self) -> ssl.SSLContext:
+        """An SSL context for a client. Without `ca` it trusts the system's authorities. Raises Invalid."""
+        try:
+            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+        except (OSError, ssl.SSLError) as error:
+            raise Invalid(f"TLS file {self.ca} cannot be used as certificate authority: {error}") from None
+        self.load_into(context)
+        return context
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Use these files for new connections of `context`. Authorities that it trusts already stay trusted."""
+        try:
+            if self.ca is not None:
+                context.load_verify_locations(self.ca)
+            if self.cert is not None:
+                # Without a function for the password, OpenSSL would ask for it on the terminal.
+                context.load_cert_chain(self.cert, self.key, password=lambda: "")
+        except (OSError, ssl.SSLError) as error:
+            raise Invalid(f"TLS files {self} cannot be used: {error}") from None
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.paths))
+
+
+def end_warning(end: CertificateEnd | None, now: float) -> str | None:
+    """That the certificate has ended, or ends within 14 days of `now`; None if it does not."""
+    if end is None or end.time - now > WARN_BEFORE_S:
+        return None
+    return f"certificate {end.path} {describe_end(end.time, now)}: renew it; a changed file is read within seconds"
+
+
+def describe_end(time_s: float, now: float) -> str:
+    """`ends at ... (in 3 days)`, or `ended at ...`."""
+    if time_s <= now:
+        return f"ended at {format_time(time_s)}"
+    days = int((time_s - now) // _DAY_S)
+    return f"ends at {format_time(time_s)} (in {days} days)" if days else f"ends at {format_time(time_s)}"
+
+
+def format_time(time_s: float) -> str:
+    """The time in UTC, such as 2026-01-01T12:00:00Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time_s))
+
+
+def certificate_end(der: bytes) -> float:
+    """When an X.509 certificate in DER ends (`notAfter`), as seconds since 1970. Raises Invalid if it is malformed."""
+    try:
+        return _not_after(der)
+    except (IndexError, ValueError, StopIteration):
+        raise Invalid("malformed certificate") from None
+
+
+def _not_after(der: bytes) -> float:
+    certificate = next(_elements(der))[1]
+    fields = [item for item in _elements(next(_elements(certificate))[1]) if item[0] != _VERSION]
+    tag, validity = fields[_FIELDS_BEFORE_VALIDITY]
+    if tag != _SEQUENCE:
+        raise ValueError("no validity")
+    (_, (kind, raw)) = _elements(validity)
+    text = raw.decode("ascii")
+    if kind == _UTC_TIME:
+        text = ("19" if int(text[:2]) >= _CENTURY_LIMIT else "20") + text
+    elif kind != _GENERALIZED_TIME:
+        raise ValueError("no time")
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
+
+
+def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The elements of a constructed value in DER: the tag and the content of each."""
+    at = 0
+    while at < len(data):
+        tag, length, at = data[at], data[at + 1], at + 2
+        if length >= _MORE_LENGTH_BYTES:
+            count = length - _MORE_LENGTH_BYTES
+            length, at = int.from_bytes(data[at : at + count], "big"), at + count
+        if at + length > len(data):
+            raise ValueError("truncated")
+        yield tag, data[at : at + length]
+        at += length
+
+
+def _ends(path: Path, pem: bytes) -> list[float]:
+    blocks = _PEM_CERTIFICATE.findall(pem)
+    if not blocks:
+        raise Invalid(f"TLS file {path} contains no certificate in PEM format")
+    try:
+        return [certificate_end(ssl.PEM_cert_to_DER_cert(block.decode("ascii"))) for block in blocks]
+    except ValueError:
+        raise Invalid(f"TLS file {path} contains a malformed certificate") from None
+    except Invalid as error:
+        raise Invalid(f"TLS file {path}: {error}") from None
+
+
+def _signature(path: Path) -> object:
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Invalid(f"cannot read TLS file {path}: {error.strerror or error}") from None
