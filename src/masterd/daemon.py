@@ -17,7 +17,8 @@ from masterd.assembly import build_api, build_parts
 from masterd.election.campaign import MasterIdentity
 from masterd.roles.master import Master
 from masterd.settings import Settings
-from nodestore.daemon.signals import stop_event
+from nodestore.daemon.reread import reread_on_request
+from nodestore.daemon.signals import SignalEvents, handle_signals
 from nodestore.errors import Invalid, NodectlError, Unavailable
 from nodestore.etcd import maintenance as etcd_maintenance
 from nodestore.etcd.session import Etcd
@@ -36,7 +37,7 @@ class _StopRequested(Exception):
 
 async def run(settings: Settings) -> None:
     """Run masterd until a stop signal arrives; then hand over or resign, and return. Raises every fatal error."""
-    stop = stop_event()
+    requests = handle_signals()
     application = load_application(settings.application)
     keys = Keys(settings.cluster)
     me = MasterIdentity(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
@@ -47,7 +48,7 @@ async def run(settings: Settings) -> None:
         await runner.setup()
         try:
             await _listen(runner, settings)
-            await _run_until_stopped(parts.master, maintenance, stop)
+            await _run_until_stopped(parts.master, etcd, maintenance, requests, settings)
         finally:
             await runner.cleanup()
 
@@ -62,12 +63,17 @@ async def _maintenance(settings: Settings, etcd: Etcd) -> AsyncIterator[Etcd]:
         yield own
 
 
-async def _run_until_stopped(master: Master, etcd: Etcd, stop: asyncio.Event) -> None:
+async def _run_until_stopped(
+    master: Master, etcd: Etcd, maintenance: Etcd, requests: SignalEvents, settings: Settings
+) -> None:
+    sessions = (etcd,) if maintenance is etcd else (etcd, maintenance)
+    reread = reread_on_request(requests.reread, sessions, settings.log_level, settings.log_level_file)
     try:
         async with asyncio.TaskGroup() as eternal:
-            eternal.create_task(_watch_versions(etcd), name="versions")
+            eternal.create_task(_watch_versions(maintenance), name="versions")
             eternal.create_task(master.run(), name="master")
-            eternal.create_task(_stop_on_request(stop, master), name="stop")
+            eternal.create_task(_stop_on_request(requests.stop, master), name="stop")
+            eternal.create_task(reread, name="reread")
     except* _StopRequested:
         log.info("stopping: a stop signal arrived")
 

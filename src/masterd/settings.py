@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from masterd.election.suspicion import LAN, PROFILES, ElectionTiming
@@ -69,6 +70,7 @@ class Settings:
     priority: int | None
     application: str
     log_level: str
+    log_level_file: Path | None = None
     master_settings: MasterSettings
     maintenance: EtcdSettings
     """Endpoints and credentials for maintenance calls, which etcd allows only to root."""
@@ -172,7 +174,8 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         advertise=advertise.rstrip("/"),
         priority=chosen.priority,
         application=chosen.app,
-        log_level=chosen.log_level,
+        log_level=options.read_log_level(chosen.log_level_file, chosen.log_level),
+        log_level_file=chosen.log_level_file,
         master_settings=MasterSettings(
             lease_ttl_s=chosen.lease_ttl,
             timing=_timing(chosen),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from noded import daemon, settings
-from nodestore.daemon import program
-from nodestore.processes import child_processes
+from nodestore.daemon.early_stop import end_quietly_on_signals
 
 
 def main() -> int:
     """Run noded; return its exit code: 0 after a stop signal, 4 if another noded claimed the node, 1 after an error."""
+    end_quietly_on_signals()
+    from noded import daemon, settings  # here: these imports take a while, and a stop may arrive meanwhile
+    from nodestore.daemon import program
+    from nodestore.processes import child_processes
+
     child_processes.utf8_stdio()
     chosen = settings.parse()
     return program.run("noded", chosen.node, chosen.log_level, daemon.run(chosen))

@@ -14,7 +14,8 @@ from noded.reconcile.last_applied import LastApplied
 from noded.registration.claim import NodedIdentity
 from noded.settings import Settings
 from nodestore.daemon.program import first_error
-from nodestore.daemon.signals import stop_event
+from nodestore.daemon.reread import reread_on_request
+from nodestore.daemon.signals import handle_signals
 from nodestore.etcd.session import Etcd
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class _StopRequested(Exception):
 
 async def run(settings: Settings) -> None:
     """Drive the node until a stop signal or an error. Stop the driver in both cases, then raise the error."""
-    stop = stop_event()
+    requests = handle_signals()
     me = NodedIdentity(settings.node, settings.host_id, secrets.token_hex(8))
     log.info("starts; cluster %s, host id %s, work directory %s", settings.cluster, me.host_id, settings.work_dir)
     async with Etcd(settings.etcd) as etcd, asyncio.TaskGroup() as background:
@@ -43,7 +44,10 @@ async def run(settings: Settings) -> None:
             async with asyncio.TaskGroup() as loops:
                 for name, loop in node.loops().items():
                     loops.create_task(loop, name=name)
-                loops.create_task(_raise_at_stop(stop))
+                loops.create_task(_raise_at_stop(requests.stop))
+                loops.create_task(
+                    reread_on_request(requests.reread, (etcd,), settings.log_level, settings.log_level_file)
+                )
         except* _StopRequested:
             await node.shut_down("noded was asked to stop")
         except* Exception as reasons:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noded.reconcile.agent import AgentTiming
-from nodestore.daemon.options import Parser, add_common, etcd_settings
+from nodestore.daemon.options import Parser, add_common, etcd_settings, read_log_level
 from nodestore.errors import Invalid
 from nodestore.etcd.session import EtcdSettings
 from nodestore.schema.keys import check_name
@@ -33,6 +33,7 @@ class Settings:
     timing: AgentTiming
     log_level: str
     reboot_command: tuple[str, ...] | None = None
+    log_level_file: Path | None = None
 
 
 def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -85,7 +86,8 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
             lease_ttl_s=options.lease_ttl,
             timing=AgentTiming(tick_s=options.tick, start_wait_s=options.start_wait),
             reboot_command=options.reboot_command,
-            log_level=options.log_level,
+            log_level=read_log_level(options.log_level_file, options.log_level),
+            log_level_file=options.log_level_file,
         )
     except Invalid as error:
         parser.error(error.message)

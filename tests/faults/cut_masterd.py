@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+import masterd.daemon  # noqa: F401 - loaded while this process waits
 from masterd import __main__, settings
 from masterd.replication import snapshots
 from masterd.term.retention import RetentionSettings

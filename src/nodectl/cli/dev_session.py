@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import typer
+
 from nodectl.terminal.output import Output
 
 if TYPE_CHECKING:
@@ -25,12 +27,23 @@ def open_cluster(directory: Path) -> DevCluster:
 
 
 def with_lock(cluster: DevCluster, work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work` while no other command changes the cluster, and return its result."""
+    """Run `work` while no other command changes the cluster, and return its result.
+
+    A signal cancels `work`, which then cleans up: Ctrl-C, SIGTERM, or SIGHUP because the terminal was closed. The exit
+    code is then 128 + the signal's number.
+    """
+    from nodectl.demo.interrupts import Signals
     from nodectl.dev.lock import locked
 
+    signals = Signals()
+
     async def run() -> T:
-        return await work()
+        with signals.handle_signals():
+            return await work()
 
     with locked(cluster.directory):
         cluster.reload()  # it may have changed before the lock was taken
-        return asyncio.run(run())
+        try:
+            return asyncio.run(run())
+        except asyncio.CancelledError:
+            raise typer.Exit(128 + (signals.first or 0)) from None

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from nodestore import __version__
 from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd.session import EtcdSettings
 from nodestore.etcd.types import host_port
@@ -24,6 +25,7 @@ from nodestore.support.values import check_credentials, whole_seconds_between
 
 T = TypeVar("T")
 
+_LEVEL_CHARS_MAX = 100
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
 
 
@@ -39,6 +41,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,  # an abbreviation may become ambiguous with the next release
         )
         self._environ = os.environ if environ is None else environ
+        self.add_argument("--version", action="version", version=f"{program} {__version__}", help="show the version")
 
     def add_option(
         self, name: str, convert: Callable[[str], T], *, default: T | str | None = None, meta: str, text: str
@@ -116,6 +119,13 @@ def add_common(parser: Parser) -> None:
     parser.add_option(
         "log-level", _parse_level, default="info", meta="LEVEL", text=f"one of {', '.join(logs.LEVELS)} (default: info)"
     )
+    parser.add_option(
+        "log-level-file",
+        Path,
+        default="",
+        meta="FILE",
+        text="file that holds a level, which takes precedence over --log-level; read at the start and at each SIGHUP",
+    )
 
 
 def add_maintenance(parser: Parser) -> None:
@@ -192,6 +202,21 @@ def read_option_file(option: str, path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise Invalid(f"{option}: cannot read {path}: {error.strerror or error}") from None
+
+
+def read_log_level(file: Path | None, default: str) -> str:
+    """The level in `file`; `default` if there is no file, or none is named. Raises Invalid if it holds no level."""
+    if file is None:
+        return default
+    try:
+        text = file.read_text("utf-8", "replace")[:_LEVEL_CHARS_MAX].strip().lower()
+    except FileNotFoundError:
+        return default
+    except OSError as error:
+        raise Invalid(f"--log-level-file: cannot read {file}: {error.strerror or error}") from None
+    if text not in logs.LEVELS:
+        raise Invalid(f"--log-level-file: {file} holds {text!r}, which is not one of {', '.join(logs.LEVELS)}")
+    return text
 
 
 def endpoints(text: str) -> tuple[str, ...]:

@@ -23,12 +23,11 @@ _SHORT = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 
 
 class LineFormatter(logging.Formatter):
-    """Formats an event as one line. `traces`: whether tracebacks are included, escaped, in that line."""
+    """Formats an event as one line. At level debug that line includes the traceback, escaped."""
 
-    def __init__(self, program: str, name: str, *, traces: bool) -> None:
+    def __init__(self, program: str, name: str) -> None:
         super().__init__()
         self._prefix = f"{program} {name}" if name else program
-        self._traces = traces
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = int(record.created)
@@ -36,7 +35,7 @@ class LineFormatter(logging.Formatter):
         level = _SHORT.get(record.levelname, record.levelname)
         message = record.getMessage()
         if record.exc_info and record.exc_info[0] is not None:
-            if self._traces:
+            if logging.getLogger().isEnabledFor(logging.DEBUG):
                 message = f"{message}\n{self.formatException(record.exc_info)}"
             else:
                 message = f"{message} ({record.exc_info[0].__name__}: {record.exc_info[1]})"
@@ -58,9 +57,14 @@ def setup_logging(program: str, name: str, level: str = "info") -> None:
     if reconfigure is not None:  # a pipe on Windows is cp1252 and would refuse most of Unicode
         reconfigure(encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter(program, name, traces=level == "debug"))
+    handler.setFormatter(LineFormatter(program, name))
+    logging.getLogger().handlers[:] = [handler]
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Write events of `level` and above from now on. Tracebacks are written at level debug only."""
     root = logging.getLogger()
-    root.handlers[:] = [handler]
     root.setLevel(LEVELS[level])
     for noisy in ("asyncio", "grpc", "aiohttp"):
         logging.getLogger(noisy).setLevel(max(LEVELS[level], logging.WARNING))

@@ -156,8 +156,9 @@ def test_a_scheme_that_agrees_with_the_authority_is_left_out(tmp_path: Path) -> 
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 WAITS = (
-    "import asyncio\nfrom nodestore.daemon.signals import stop_event\n"
-    "async def main():\n    stop = stop_event(); print('ready', flush=True); await stop.wait(); print('asked')\n"
+    "import asyncio\nfrom nodestore.daemon.signals import handle_signals\n"
+    "async def main():\n    stop = handle_signals().stop; print('ready', flush=True)\n"
+    "    await stop.wait(); print('asked')\n"
     "asyncio.run(main())"
 )
 
