@@ -101,6 +101,7 @@ def build_parts(
     candidacy = Candidacy(
         etcd, keys, me, candidates=cluster_view.candidates, replica=replica,
         hosts_etcd_leader=lambda: placement.hosts_etcd_leader, changed=candidacy_changed,
+        warning=lambda: etcd.certificate_warning or maintenance.certificate_warning,
     )  # fmt: skip
     master = Master(
         etcd, keys, me, leadership=leadership, cluster_view=cluster_view, replica=replica, candidacy=candidacy,

@@ -28,6 +28,7 @@ from noded.registration.status_reporter import StatusReporter
 from noded.settings import Settings
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
+from nodestore.schema.models import Status
 
 
 class Node:
@@ -62,7 +63,7 @@ class Node:
             context,
             self.orders,
             self._claim,
-            self._reporter.report,
+            self._report,
             load,
             settings.timing,
             last_applied,
@@ -88,6 +89,11 @@ class Node:
         await self._agent.shut_down(reason)
         await self._reporter.flush()
         await self._claim.release_claim()
+
+    def _report(self, status: Status) -> None:
+        """Report `status`, with a certificate that ends soon unless the agent itself warns of something."""
+        warning = status.warning or self._etcd.certificate_warning
+        self._reporter.report(status.model_copy(update={"warning": warning}))
 
     # --- what wakes what ---
 

@@ -16,6 +16,7 @@ from masterd.election.campaign import by_rank
 from nodestore.cluster.configuration import current_of, version_of
 from nodestore.cluster.overview import counts_toward_quorum, master_views, member_views
 from nodestore.errors import Garbage, Invalid, NotFound, Unavailable
+from nodestore.etcd.member_certificates import member_certificate_warnings
 from nodestore.schema import api_types
 from nodestore.schema.api_types import INDEX_MAX, MasterView, MemberView, NodeView, SilentEtcd
 from nodestore.schema.models import ConfigRecord, Manifest, TermRecord, decode
@@ -207,8 +208,10 @@ async def status(sources: ReadSources, request: web.Request) -> api_types.Overvi
     """The state of the whole cluster, with all its problems."""
     paused = sources.cluster_view.paused
     node_list = _node_views(sources)
-    member_list, unreadable = await asyncio.gather(
-        _members_or_error(sources), sources.store_scan.find_problems(_STATUS_WAIT_S)
+    member_list, unreadable, certificates = await asyncio.gather(
+        _members_or_error(sources),
+        sources.store_scan.find_problems(_STATUS_WAIT_S),
+        member_certificate_warnings(sources.maintenance.settings),
     )
     master_list = (await masters(sources, request))["masters"]
     return {
@@ -220,7 +223,11 @@ async def status(sources: ReadSources, request: web.Request) -> api_types.Overvi
         "config": await config(sources, request),
         "paused": None if paused is None else paused.model_dump(mode="json"),
         "index": sources.replica.index,
-        "problems": [*_problems(sources, node_list, member_list, master_list), *_garbage_problems(sources, unreadable)],
+        "problems": [
+            *_problems(sources, node_list, member_list, master_list),
+            *certificates,
+            *_garbage_problems(sources, unreadable),
+        ],
     }
 
 
@@ -263,6 +270,11 @@ def _problems(
     expected = sources.replica.state.inventory.masters
     present = {item["id"] for item in master_list}
     problems += [f"master {name}: down" for name in expected if name not in present]
+    problems += [
+        f"master {name}: {candidate.warning}"
+        for name, candidate in sorted(sources.cluster_view.candidates.items.items())
+        if candidate.warning
+    ]
     problems += [f"node {view['name']}: {view['problem']}" for view in node_list if view["problem"] is not None]
     warnings = ((view["name"], view["status"]["warning"]) for view in node_list if view["status"])
     problems += [f"node {name}: {warning}" for name, warning in warnings if warning]

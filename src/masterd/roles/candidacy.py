@@ -51,11 +51,12 @@ class Candidacy:
         replica: Replica,
         hosts_etcd_leader: Callable[[], bool],
         changed: asyncio.Event,
+        warning: Callable[[], str | None] = lambda: None,
     ) -> None:
         """changed: other parts set this event when a value of the candidacy has changed, to have it written at once."""
         self._etcd, self._key, self._me = etcd, keys.candidate(me.id), me
         self._candidates, self._replica, self._hosts_etcd_leader = candidates, replica, hosts_etcd_leader
-        self._changed = changed
+        self._changed, self._warning = changed, warning
         self._was_accepted = False
         """Whether etcd has ever accepted this candidacy. From then on no refusal ends this process."""
 
@@ -113,7 +114,7 @@ class Candidacy:
         return Candidate(
             id=self._me.id, host=self._me.host, urls=self._me.urls, index=self._replica.index,
             priority=self._priority, nonce=self._me.nonce, version=__version__, pid=os.getpid(),
-            beside_etcd_leader=self._hosts_etcd_leader(),
+            beside_etcd_leader=self._hosts_etcd_leader(), warning=self._warning(),
         )  # fmt: skip
 
     async def _put(self, lease: Lease, revision: int) -> int | None:

@@ -75,7 +75,7 @@ from nodestore.etcd.types import (
 )
 from nodestore.schema.keys import prefix_end
 from nodestore.support.tasks import log_failure
-from nodestore.support.tls_files import CertificateEnd, TlsContents
+from nodestore.support.tls_files import TlsContents
 
 __all__ = [
     "KV", "BrokenStream", "Compare", "Etcd", "EtcdSettings", "Member", "MemberStatus", "Op", "Range", "Stream",
@@ -138,9 +138,9 @@ class Etcd:
             self._certificates.check(reread=True)
 
     @property
-    def certificate_end(self) -> CertificateEnd | None:
-        """The certificate of this session that ends first; None without TLS."""
-        return self._certificates.first_end if self._certificates is not None else None
+    def certificate_warning(self) -> str | None:
+        """That a certificate of this session has ended, or ends within 14 days; None if none does."""
+        return self._certificates.warning if self._certificates is not None else None
 
     def _renew_connections(self, contents: TlsContents) -> None:
         """Replace the channels, so that every member is reached with the renewed certificates from now on."""

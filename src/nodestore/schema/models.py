@@ -153,6 +153,7 @@ class Candidate(Stored):
     nonce: str = Field(description="identifies the process: a restarted masterd has another one")
     version: str = ""
     pid: int = 0
+    warning: str | None = Field(default=None, description="what will stop it later, such as a certificate that ends")
 
 
 class Challenge(Stored):

@@ -15,7 +15,7 @@ from pathlib import Path
 from nodestore.errors import Invalid
 
 _DAY_S = 86_400.0
-WARN_BEFORE_S = 14 * _DAY_S
+_WARN_BEFORE_S = 14 * _DAY_S
 
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
@@ -105,9 +105,14 @@ class TlsFiles:
 
 def end_warning(end: CertificateEnd | None, now: float) -> str | None:
     """That the certificate has ended, or ends within 14 days of `now`; None if it does not."""
-    if end is None or end.time - now > WARN_BEFORE_S:
+    if end is None or not ends_soon(end.time, now):
         return None
     return f"certificate {end.path} {describe_end(end.time, now)}: renew it; a changed file is read within seconds"
+
+
+def ends_soon(time_s: float, now: float) -> bool:
+    """Whether a certificate that ends at `time_s` has ended, or ends within 14 days of `now`."""
+    return time_s - now <= _WARN_BEFORE_S
 
 
 def describe_end(time_s: float, now: float) -> str:

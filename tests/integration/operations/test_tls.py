@@ -139,6 +139,11 @@ async def test_every_program_reaches_etcd_with_a_client_certificate(programs: Pr
         return bool(await programs.observed_generation() >= index)
 
     await eventually(applied, "noded has applied the document", timeout_s=PATIENCE_S)
+    async with programs.client() as client:
+        problems = "\n".join((await client.get("/v1/status"))["problems"])
+    assert f"master m1: certificate {programs.directory / 'masterd'}.pem ends at " in problems
+    assert f"node n1: certificate {programs.directory / 'noded'}.pem ends at " in problems
+    assert f"etcd member at {programs.endpoints}: its certificate ends at " in problems
 
 
 async def test_certificates_of_seconds_are_renewed_under_load(programs: Programs, etcd_tls: EtcdCluster) -> None:

@@ -11,6 +11,7 @@ from nodestore.cluster.configuration import current_of, version_of
 from nodestore.cluster.election import LeaderSeen, parse_leader
 from nodestore.cluster.overview import master_views, member_views
 from nodestore.errors import Garbage, Unavailable
+from nodestore.etcd.member_certificates import member_certificate_warnings
 from nodestore.etcd.session import KV, Etcd
 from nodestore.schema import models
 from nodestore.schema.api_types import ConfigSummary, LeaderSummary, MasterView, MemberView, NodeView, Paused
@@ -61,6 +62,7 @@ async def status_of_store(etcd: Etcd, keys: Keys) -> StoreStatus:
         found.problems.append(f"etcd cannot be read, too few of its members are up: {error}")
     else:
         found.problems.append(_explain_no_answer(keys, found))
+    found.problems += await member_certificate_warnings(etcd.settings)
     if found.paused is not None:
         found.problems.append("takeovers are paused: no standby takes over by itself (nodectl master resume)")
     return {
@@ -96,7 +98,9 @@ async def _read(etcd: Etcd, keys: Keys, found: _StoreContents) -> None:
         _decode_or_note(Candidate, kv, found) for kv in (await etcd.range(keys.candidates, limit=_CANDIDATES_MAX)).kvs
     )
     leading = found.leader.record.id if found.leader.record else None
-    found.masters = master_views({item.id: item for item in listed if item is not None}, leading)
+    candidates = {item.id: item for item in listed if item is not None}
+    found.masters = master_views(candidates, leading)
+    found.problems += [f"master {name}: {item.warning}" for name, item in sorted(candidates.items()) if item.warning]
     paused = _decode_or_note(models.Paused, await etcd.get(keys.paused), found)
     found.paused = None if paused is None else paused.model_dump(mode="json")
     found.config = await config_view(etcd, keys)
