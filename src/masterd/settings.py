@@ -155,8 +155,7 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
 def _settings(chosen: argparse.Namespace) -> Settings:
     listen: Address = chosen.listen
     advertise = chosen.advertise or f"http://{listen._replace(host=_reachable(listen.host))}"
-    if not advertise.startswith(("http://", "https://")):
-        raise Invalid(f"--advertise: {advertise!r} is not a URL such as http://10.0.0.1:8401")
+    _check_advertised(advertise)
     etcd = options.etcd_settings(chosen)
     space = SpaceSettings(quota_bytes=chosen.etcd_quota_bytes)
     leader = LeaderSettings(
@@ -226,6 +225,16 @@ def _profile(text: str) -> str:
     if text not in PROFILES:
         raise ValueError(f"{text!r} is not one of: {', '.join(PROFILES)}")
     return text
+
+
+def _check_advertised(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as an IPv6 address without brackets
+        valid = False
+    if not valid:
+        raise Invalid(f"--advertise: {url!r} is not a URL such as http://10.0.0.1:8401 or http://[fd00::1]:8401")
 
 
 def _reachable(host: str) -> str:

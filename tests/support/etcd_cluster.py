@@ -188,29 +188,31 @@ class EtcdCluster:
         tls: Tls | None = None,
         advertised_peer_ports: Sequence[int] | None = None,
         binary: Path | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         etcd = binary or find_etcd()
         self.directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         ports = free_ports(3 * size)
         clients, self.peer_ports, metrics = ports[:size], ports[size : 2 * size], ports[2 * size :]
-        seen = [f"http://127.0.0.1:{port}" for port in advertised_peer_ports or self.peer_ports]
+        address = f"[{host}]" if ":" in host else host
+        seen = [f"http://{address}:{port}" for port in advertised_peer_ports or self.peer_ports]
         scheme = "https" if tls else "http"
         settings = {**_SETTINGS, **(tls.settings() if tls else {}), **dict(map(_setting, flags))}
         self.members: list[Member] = []
         for i in range(size):
-            metrics_url = f"http://127.0.0.1:{metrics[i]}"
+            metrics_url = f"http://{address}:{metrics[i]}"
             config = MemberConfig(
                 name=f"m{i + 1}",
                 data_dir=self.directory / f"m{i + 1}",
-                client_url=f"{scheme}://127.0.0.1:{clients[i]}",
-                peer_url=f"http://127.0.0.1:{self.peer_ports[i]}",
+                client_url=f"{scheme}://{address}:{clients[i]}",
+                peer_url=f"http://{address}:{self.peer_ports[i]}",
                 advertised_peer_url=seen[i],
                 initial_cluster={f"m{number + 1}": url for number, url in enumerate(seen)},
                 cluster_token=self.directory.name,
                 settings={"listen-metrics-urls": metrics_url, **settings},
             )
             argv = config.command(etcd)
-            self.members.append(Member(config.name, self.directory, argv, f"127.0.0.1:{clients[i]}", metrics_url))
+            self.members.append(Member(config.name, self.directory, argv, f"{address}:{clients[i]}", metrics_url))
 
     @property
     def endpoints(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from nodestore.cluster.election import LeaderSeen
 
 log = logging.getLogger(__name__)
 
+_RESOLVE_S = 1.0
 _CONNECT_S = 1.0
 _RETRY_S = 0.25
 _BEGIN_AFTER_S = 0.05  # the leader may not have its takeover's reply yet, and should serve waiting clients first
@@ -61,7 +62,9 @@ class HeartbeatListener:
         if not self._urls:
             return
         await asyncio.sleep(_BEGIN_AFTER_S)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_READ_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=_RESOLVE_S + _CONNECT_S, sock_connect=_CONNECT_S, sock_read=_READ_TIMEOUT_S
+        )
         try:
             await self._follow(timeout)
         finally:
@@ -74,7 +77,8 @@ class HeartbeatListener:
             self._break_timer = None
 
     async def _follow(self, timeout: aiohttp.ClientTimeout) -> None:
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        connector = aiohttp.TCPConnector(ttl_dns_cache=1)  # the default of 10 s keeps an address that has changed
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             while not self.is_dead:
                 try:
                     await self._listen(session)

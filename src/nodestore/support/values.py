@@ -34,6 +34,8 @@ class Address(NamedTuple):
 def parse_address(text: str, *, schemes: Collection[str] = (), host_optional: bool = False) -> Address:
     """The address in `host:port` or `[ipv6]:port`. Raises Invalid.
 
+    An IPv6 address is returned in its canonical form, so that equal addresses are equal texts.
+
     schemes: the schemes, in lower case, that may precede the address, as in `http://host:port/`. host_optional: permits
     `:port`.
     """
@@ -42,7 +44,8 @@ def parse_address(text: str, *, schemes: Collection[str] = (), host_optional: bo
     known = not separator or scheme.lower() in schemes
     if found is None or not known or not _is_address(found, host_optional):
         raise Invalid(f"{text!r} is not host:port, such as 10.0.0.11:2379 or [::1]:2379")
-    return Address(found["ipv6"] or found["host"], int(found["port"]))
+    host = found["host"] if found["ipv6"] is None else str(ipaddress.IPv6Address(found["ipv6"]))
+    return Address(host, int(found["port"]))
 
 
 def _is_address(found: re.Match[str], host_optional: bool) -> bool:

@@ -97,3 +97,13 @@ async def test_the_local_member_may_be_told_in_any_spelling() -> None:
         assert seek.master_settings.find_member is not None
         assert (await seek.master_settings.find_member()).member == "10.0.0.2:2379"
     assert parse([*_NEEDED, "--local-member=none"], {}).master_settings.find_member is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://fd00::1:8401", "10.0.0.1:8401", "http://:8401", "http://[fd00::1", "http://h:0"]
+)
+def test_what_cannot_be_advertised(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other programs could not connect to it: among others, an IPv6 address needs brackets."""
+    with pytest.raises(SystemExit):
+        parse(["--id", "m1", "--cluster", "wall", "--advertise", url], {})
+    assert "--advertise" in capsys.readouterr().err

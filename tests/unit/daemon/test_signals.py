@@ -27,13 +27,13 @@ PATIENCE_S = 20.0
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP and no pseudo-terminals")
 
 WAITS = """
-import asyncio, sys
+import asyncio, os, sys
 from nodestore.daemon.signals import handle_signals
 
 async def main():
     events = handle_signals()
     done = open(sys.argv[1], "ab", buffering=0)
-    print("ready", flush=True)
+    os.write(1, b"ready" + os.linesep.encode())
     while not events.stop.is_set():
         await asyncio.wait([asyncio.create_task(e.wait()) for e in (events.stop, events.reread)],
                            return_when=asyncio.FIRST_COMPLETED)
@@ -79,13 +79,16 @@ async def test_a_closed_terminal_stops_the_process_in_order(tmp_path: Path) -> N
     """The terminal is real: closing its other end makes the kernel send SIGHUP."""
     import pty
 
-    done = tmp_path / "done"
+    done, errors = tmp_path / "done", tmp_path / "errors"
     pid, terminal = pty.fork()
     if pid == 0:
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
         os.execv(sys.executable, [sys.executable, "-c", WAITS, str(done)])
-    assert b"ready" in await asyncio.to_thread(os.read, terminal, 100)
+    shown = b""
+    while not shown.endswith(b"\n"):  # until all of the line is there, or its write would fail
+        shown += await asyncio.to_thread(os.read, terminal, 100)
     os.close(terminal)
-    assert await asyncio.to_thread(os.waitpid, pid, 0) == (pid, 0)
+    assert await asyncio.to_thread(os.waitpid, pid, 0) == (pid, 0), errors.read_text()
     assert done.read_text() == "stopped"
 
 

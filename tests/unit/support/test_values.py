@@ -41,6 +41,11 @@ def test_addresses(text: str, address: Address) -> None:
     assert str(address) == text
 
 
+def test_equal_ipv6_addresses_are_equal_texts() -> None:
+    """Programs compare endpoints as texts."""
+    assert str(parse_address("[FD00:0:0::01]:1")) == str(parse_address("[fd00::1]:1")) == "[fd00::1]:1"
+
+
 @pytest.mark.parametrize(
     "text",
     [

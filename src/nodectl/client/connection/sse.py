@@ -24,7 +24,7 @@ class ServerSentEvent(NamedTuple):
 
 async def read_events(session: aiohttp.ClientSession, url: str) -> AsyncGenerator[ServerSentEvent, None]:
     """Yield events. Raises Broken if the stream ends or is silent for 6 s, or the typed error if it is refused."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=1.0, sock_read=SILENCE_S)
+    timeout = aiohttp.ClientTimeout(total=None, connect=SILENCE_S, sock_connect=1.0, sock_read=SILENCE_S)
     try:
         async with session.get(url, headers={"Accept": "text/event-stream"}, timeout=timeout) as response:
             if response.status != 200:
