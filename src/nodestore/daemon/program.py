@@ -8,6 +8,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from nodestore.daemon.loop_errors import LoopErrors
 from nodestore.errors import NodectlError
 from nodestore.support import logs
 
@@ -21,7 +22,7 @@ def run(program: str, name: str, log_level: str, work: Coroutine[Any, Any, None]
     log = logging.getLogger(program)
     _reduce_garbage_collection()
     try:
-        asyncio.run(work)
+        asyncio.run(_with_loop_errors(work))
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -34,6 +35,11 @@ def run(program: str, name: str, log_level: str, work: Coroutine[Any, Any, None]
         return 1
     log.info("stopped")
     return 0
+
+
+async def _with_loop_errors(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.get_running_loop().set_exception_handler(LoopErrors())
+    await work
 
 
 _GC_THRESHOLD = 10_000
