@@ -11,8 +11,8 @@ import pytest
 
 from noded.reconcile.last_applied import LastApplied
 from nodestore.schema.models import Desired
+from tests.faults.hosts.lan.systemd_pc import SystemdPc
 from tests.support.etcd_cluster import find_etcd
-from tests.support.systemd_pc import SystemdPc
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
