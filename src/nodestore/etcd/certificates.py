@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from nodestore.errors import Invalid
@@ -15,6 +15,8 @@ from nodestore.support.tls_files import CertificateEnd, TlsContents, TlsFiles, e
 log = logging.getLogger(__name__)
 
 _CHECK_EVERY_S = 1.0
+_MEMBERS_EVERY_S = 60.0
+_CONCERNS_TLS = ("certificate", "handshake", "ssl", "tls", "tsi_")
 _WARN_EVERY_S = 86_400.0
 _ENDED_EVERY_S = 60.0
 
@@ -26,10 +28,18 @@ class CertificateWatch:
     """
 
     def __init__(
-        self, files: TlsFiles, renew: Callable[[TlsContents], None], clock: Callable[[], float] = time.time
+        self,
+        files: TlsFiles,
+        renew: Callable[[TlsContents], None],
+        warnings_of_members: Callable[[], Awaitable[list[str]]],
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Read the files. Raises Invalid if they cannot be used."""
-        self._files, self._renew, self._clock = files, renew, clock
+        """Read the files. Raises Invalid if they cannot be used.
+
+        warnings_of_members: returns a line for each member whose certificate ends soon. They are logged.
+        """
+        self._files, self._renew, self._warnings_of_members, self._clock = files, renew, warnings_of_members, clock
+        self._member_logs: dict[str, RateLimitedLog] = {}
         self._signature = files.signature()
         self._contents = files.read()
         self._unusable_log = RateLimitedLog(log, _ENDED_EVERY_S)
@@ -38,10 +48,23 @@ class CertificateWatch:
         self._was_unusable = False
 
     async def run(self) -> NoReturn:
-        """Check the files every second."""
+        """Check the files every second, and the members' certificates every minute, the first time after a minute."""
+        next_members_at = time.monotonic() + _MEMBERS_EVERY_S
         while True:
             self.check()
             await asyncio.sleep(_CHECK_EVERY_S)
+            if time.monotonic() >= next_members_at:
+                next_members_at = time.monotonic() + _MEMBERS_EVERY_S
+                await self.check_members()
+
+    async def check_members(self) -> None:
+        """Log members whose certificates end soon, each once a day."""
+        warnings = await self._warnings_of_members()
+        self._member_logs = {
+            line: self._member_logs.get(line) or RateLimitedLog(log, _WARN_EVERY_S) for line in warnings
+        }
+        for line, limited in self._member_logs.items():
+            limited.log(logging.WARNING, line)
 
     @property
     def first_end(self) -> CertificateEnd | None:
@@ -59,10 +82,13 @@ class CertificateWatch:
         It names the session's certificate if that has ended, or if the fault concerns a certificate.
         """
         end = self.first_end
-        if end is None:
+        if end is not None and end.time <= self._clock():
+            return f" ({self.warning})"
+        if not any(word in fault.lower() for word in _CONCERNS_TLS):
             return ""
-        concerns = any(word in fault.lower() for word in ("certificate", "ssl", "tls"))
-        return f" ({self.warning or end})" if concerns or end.time <= self._clock() else ""
+        if self._contents.cert is None:
+            return " (no client certificate is given, and the member may require one: --cert and --key)"
+        return f" (own {end})"
 
     def check(self, *, reread: bool = False) -> None:
         """Read the files if they have changed, and log certificates that end soon. `reread`: read them in any case."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from typing import Any, Protocol
 
-import grpc
 from google.protobuf.message import Message
-from grpc import StatusCode, aio
 
 from nodestore.errors import (
     Compacted,
@@ -30,6 +29,17 @@ from nodestore.errors import (
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.types import EtcdSettings
 from nodestore.support.tls_files import TlsContents, TlsFiles
+
+# While it is imported, grpc reads how much it writes to stderr by itself: by default three lines for each refused
+# handshake. This module reports the error. Programs that this one starts must not inherit the variable.
+_is_quiet = "GRPC_VERBOSITY" not in os.environ
+if _is_quiet:
+    os.environ["GRPC_VERBOSITY"] = "NONE"
+import grpc  # noqa: E402
+from grpc import StatusCode, aio  # noqa: E402
+
+if _is_quiet:
+    del os.environ["GRPC_VERBOSITY"]
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -35,6 +35,7 @@ from nodestore.errors import (
 from nodestore.etcd.certificates import CertificateWatch
 from nodestore.etcd.hedging import EXTRA_COPY_PAUSES_S, first_answer
 from nodestore.etcd.login import Login
+from nodestore.etcd.member_certificates import member_certificate_warnings
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.rpc import (
     Connect,
@@ -99,7 +100,13 @@ class Etcd:
 
     def __init__(self, settings: EtcdSettings, *, connect: Connect | None = None) -> None:
         self.settings = settings
-        self._certificates = CertificateWatch(tls_files_of(settings), self._renew_connections) if settings.ca else None
+        self._certificates = (
+            CertificateWatch(
+                tls_files_of(settings), self._renew_connections, lambda: member_certificate_warnings(settings)
+            )
+            if settings.ca
+            else None
+        )
         self._certificate_check: asyncio.Task[NoReturn] | None = None
         connect = connect or connect_by_grpc(settings)
         self._endpoints = [connect(address) for address in settings.endpoints]

@@ -120,7 +120,8 @@ def describe_end(time_s: float, now: float) -> str:
     if time_s <= now:
         return f"ended at {format_time(time_s)}"
     days = int((time_s - now) // _DAY_S)
-    return f"ends at {format_time(time_s)} (in {days} days)" if days else f"ends at {format_time(time_s)}"
+    left = f" (in {days} day{'s' if days > 1 else ''})" if days else ""
+    return f"ends at {format_time(time_s)}{left}"
 
 
 def format_time(time_s: float) -> str:

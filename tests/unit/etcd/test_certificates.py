@@ -30,9 +30,13 @@ class Renewal:
         self.renewed: list[TlsContents] = []
         self.issue("first")
         files = TlsFiles(ca=authority.ca, cert=self.cert, key=self.key)
-        self.watch = CertificateWatch(files, self.renewed.append, lambda: self.now)
+        self.of_members: list[str] = []
+        self.watch = CertificateWatch(files, self.renewed.append, self._warnings_of_members, lambda: self.now)
         assert self.watch.first_end is not None
         self.now = self.watch.first_end.time - self.seconds
+
+    async def _warnings_of_members(self) -> list[str]:
+        return self.of_members
 
     def issue(self, name: str, *, cert: bool = True, key: bool = True) -> None:
         made = self.authority.issue(name, seconds=self.seconds)
@@ -112,3 +116,25 @@ def test_a_fault_names_the_certificate_if_it_may_be_the_cause(renewal: Renewal) 
     assert str(renewal.cert) in renewal.watch.hint("Ssl handshake failed: CERTIFICATE_VERIFY_FAILED")
     renewal.now += renewal.seconds + 1
     assert "ended at" in renewal.watch.hint("connection reset")
+
+
+def test_a_fault_says_that_there_is_no_client_certificate(authority: Authority) -> None:
+    """etcd ends such a connection without a reason."""
+
+    async def none() -> list[str]:
+        return []
+
+    watch = CertificateWatch(TlsFiles(ca=authority.ca), lambda _: None, none)
+    assert "no client certificate is given" in watch.hint("Unwrap failed (TSI_DATA_CORRUPTED)")
+
+
+async def test_the_certificates_of_members_are_logged_once_a_day(
+    renewal: Renewal, caplog: pytest.LogCaptureFixture
+) -> None:
+    renewal.of_members = ["m1 ends", "m2 ends"]
+    for _ in range(3):
+        await renewal.watch.check_members()
+    assert caplog.messages == ["m1 ends", "m2 ends"]
+    renewal.of_members = ["m1 ended"]
+    await renewal.watch.check_members()
+    assert caplog.messages == ["m1 ends", "m2 ends", "m1 ended"]
