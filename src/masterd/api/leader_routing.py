@@ -1,7 +1,9 @@
 """Routes requests that only the leader can serve: handles them on this masterd, or forwards them to the leader.
 
 Leadership may change while a request is in progress. If a request was forwarded to a leader that dies, is frozen or is
-replaced, and the request is idempotent (a read, or commands with ids), it is sent again to the new leader.
+replaced, and the request is idempotent (a read, or commands with ids), it is sent again to the new leader. If the new
+leader then refuses a command as too old, the first leader may have run it: the answer is OutcomeUnknown, because a
+client takes a refusal of its first attempt as a proof that the command has not run.
 
 When this masterd takes over, a client may read in etcd that it is the leader before etcd's reply to the takeover
 arrives here. A request that such a client sends to this masterd is not refused: it waits until the term begins.
@@ -23,7 +25,7 @@ from masterd.roles.health import MasterHealth
 from masterd.roles.leadership import Leadership
 from masterd.roles.peers import HOP_HEADER
 from masterd.term.leader import Leader
-from nodestore.errors import Garbage, LeadershipLost, NotLeader, OutcomeUnknown, Unavailable
+from nodestore.errors import Garbage, LeadershipLost, NotLeader, OutcomeUnknown, TooOld, Unavailable
 from nodestore.support.jsonio import loads
 from nodestore.support.waiting import set_within
 
@@ -35,6 +37,8 @@ because clients that repeat their requests would slow the takeover down."""
 _FORWARDED_GRACE_S = 2.0
 _TERM_BEGIN_WAIT_S = 2.0
 """How long a request waits for a won term to begin, or for the outcome of this masterd's takeover attempt."""
+_MAY_HAVE_RUN = "may have run"
+"""Set in a request that was sent to a leader which did not answer."""
 _ALL_WAITS_S = 4.0
 """Limit for the sum of these waits of one request. It is below the timeout of a masterd that forwards to this one."""
 
@@ -110,6 +114,7 @@ class LeaderRouter:
                     wait_s = min(_NO_LEADER_WAIT_S, wait_until - time.monotonic()) if takeover_expected else 0.0
                     if not await _is_repeatable(request) or not await set_within(changed, wait_s):
                         raise
+                    request[_MAY_HAVE_RUN] = True
                     continue
                 if answer is not None and _is_not_leader(answer) and HOP_HEADER not in request.headers:
                     # The other masterd had been deposed before it began to serve this request.
@@ -122,6 +127,7 @@ class LeaderRouter:
                 raise OutcomeUnknown(
                     "the leader was replaced before it answered: the request may or may not have taken effect"
                 )
+            request[_MAY_HAVE_RUN] = True
         raise NotLeader("leadership is changing; try again in a moment", self.leader_url)
 
     async def run_on_leader(
@@ -135,9 +141,13 @@ class LeaderRouter:
         for attempt in range(_ATTEMPTS_MAX):
             leader = await self.leader_or_response(request)
             if isinstance(leader, web.StreamResponse):
-                return leader
+                return _checked(request, leader)
             try:
-                return await act(leader)
+                return _checked(request, await act(leader))
+            except TooOld as error:
+                if request.get(_MAY_HAVE_RUN):
+                    raise _unknown(str(error)) from None
+                raise
             except LeadershipLost:
                 if not leader.has_ended or attempt + 1 == _ATTEMPTS_MAX or disconnected(request):
                     raise
@@ -188,6 +198,18 @@ class LeaderRouter:
             yield changed
         finally:
             unsubscribe()
+
+
+def _checked(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+    """Return the answer. OutcomeUnknown if it calls a command too old that an earlier leader may have run."""
+    body = answer.body if isinstance(answer, web.Response) else None
+    if request.get(_MAY_HAVE_RUN) and isinstance(body, bytes) and f'"code":"{TooOld.code}"'.encode() in body:
+        raise _unknown("the new leader no longer knows the results of that time")
+    return answer
+
+
+def _unknown(why: str) -> OutcomeUnknown:
+    return OutcomeUnknown(f"the leader was replaced before it answered, so the request may have taken effect: {why}")
 
 
 def _is_not_leader(answer: web.StreamResponse) -> bool:

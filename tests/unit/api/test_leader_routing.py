@@ -49,13 +49,14 @@ class _Forwarder:
         return web.Response(body=b'{"code":"leadership_lost"}', status=503)
 
 
-class _Request:
+class _Request(dict[str, Any]):
     """A command without an id: not to be done twice."""
 
     method, path = "POST", "/v1/commands"
     headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self) -> None:
+        super().__init__()
         self.transport = self
         self.closing = False
 
@@ -218,6 +219,38 @@ async def test_a_command_with_an_id_that_died_with_the_leader_goes_to_the_next_o
         await _goes_to_the_next(parts, _Breaks(parts.cluster_view, "m2"), _WithId())
         with pytest.raises(OutcomeUnknown):
             await _router(parts, _Breaks(parts.cluster_view, "m3")).leader_or_response(cast(Any, _Request()))
+
+
+class _CallsTooOld(_Breaks):
+    """The next leader refuses the command, whose id it no longer knows."""
+
+    async def forward(self, request: Any, url: str | None, *rest: Any) -> web.StreamResponse:
+        await super().forward(request, url, *rest)
+        return web.Response(body=b'{"results":[{"id":"x","problem":{"code":"too_old"}}]}')
+
+
+@pytest.mark.parametrize("died", [False, True])
+async def test_a_command_that_a_dead_leader_may_have_run_is_never_called_too_old(died: bool) -> None:
+    """Its client would take a refusal of the only attempt that it made as a proof that the command has not run."""
+
+    async def act(_: Any) -> web.StreamResponse:
+        raise AssertionError("this masterd does not lead")
+
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1",))) as etcd:
+        parts = _parts(etcd)
+        parts.replica.problem = None
+        _leads(parts.cluster_view, "m2" if died else "m3", 7)
+        forwarder = _CallsTooOld(parts.cluster_view, "m2")
+        asking = asyncio.create_task(_router(parts, forwarder).run_on_leader(cast(Any, _WithId()), act))
+        if not died:
+            answer = await asking
+            assert isinstance(answer, web.Response)
+            assert answer.status == 200
+            return
+        await eventually(lambda: forwarder.asked == 1)
+        _leads(parts.cluster_view, "m3", 8)
+        with pytest.raises(OutcomeUnknown, match="no longer knows"):
+            await asking
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from nodectl.client.connection.http import Http
 from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.pipeline import Pipeline
 from nodectl.client.connection.state import ConnectionState
-from nodestore.errors import Unavailable
+from nodestore.errors import TooOld, Unavailable
 from nodestore.schema.models import Term
 from nodestore.support.jsonio import loads
 
@@ -36,18 +36,27 @@ class ScriptedHttp:
         self.posts: list[tuple[str, list[str]]] = []
         self.unanswered: set[str] = set()
         self.before_batch: Callable[[str], None] = lambda url: None
+        self.index = 0
+        self.afters: list[int] = []
+        self.floor = 0
+        """Commands whose `after` is below it are refused as too old."""
 
     async def call(self, method: str, url: str, *, body: bytes = b"", **_: Any) -> Any:
         host = url.split("/")[2]
         if method == "GET":
             self.before_batch(host)
             await asyncio.sleep(0)
-            return {"index": 0}
-        ids = [command["id"] for command in loads(body)["commands"]]
+            return {"index": self.index}
+        commands = loads(body)["commands"]
+        ids = [command["id"] for command in commands]
+        self.afters += [command["after"] for command in commands]
         self.posts.append((host, ids))
         if host in self.unanswered:
             raise Broken(f"{host} is gone", sent=True)
-        return {"results": [{"index": 1, "id": name} for name in ids], "index": 1}
+        too_old = {"problem": {"code": "too_old", "detail": "too old"}}
+        results = [{"index": 1, "id": name} if after >= self.floor else too_old for name, after in
+                   zip(ids, self.afters[-len(ids) :], strict=True)]  # fmt: skip
+        return {"results": results, "index": max(1, self.index)}
 
 
 @asynccontextmanager
@@ -102,3 +111,57 @@ async def test_a_command_that_ran_out_of_time_before_its_request_began_is_not_se
             await late
         assert (await other).id == "other"
     assert http.posts == [("m1", ["other"])]
+
+
+async def test_the_index_of_a_first_attempt_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that was idle fetches the index again: results of its last one's time may be forgotten."""
+    http, leadership = ScriptedHttp(), Leadership()
+    leadership.publish(leader(1, 10))
+    async with running(http, leadership) as pipeline:
+        await pipeline.submit("a", None, b'{"id":"a"', WAIT_S)
+        http.index = http.floor = 500
+        monkeypatch.setattr("nodectl.client.connection.pipeline._INDEX_AGE_MAX_S", -1.0)
+        await pipeline.submit("b", None, b'{"id":"b"', WAIT_S)
+    assert http.afters == [0, 500]
+
+
+async def test_a_first_attempt_that_is_too_old_is_sent_again_with_a_new_index() -> None:
+    """The only attempt was refused, so nothing has run. Its caller does not notice."""
+    http, leadership = ScriptedHttp(), Leadership()
+    leadership.publish(leader(1, 10))
+    async with running(http, leadership) as pipeline:
+        await pipeline.submit("a", None, b'{"id":"a"', WAIT_S)
+        http.index = http.floor = 500
+        result = await pipeline.submit("b", None, b'{"id":"b"', WAIT_S)
+    assert (result.id, http.afters) == ("b", [0, 1, 500])
+
+
+async def test_what_may_have_run_keeps_its_index_and_is_refused() -> None:
+    """After an attempt without an answer, or with an `after` of its caller, too old is the answer."""
+    http, leadership = ScriptedHttp(), Leadership()
+    http.floor = 500
+    leadership.publish(leader(1, 10))
+    async with running(http, leadership) as pipeline:
+        with pytest.raises(TooOld):
+            await pipeline.submit("a", 3, b'{"id":"a"', WAIT_S)
+        http.unanswered.add("m10")
+        waiting = asyncio.create_task(pipeline.submit("b", None, b'{"id":"b"', WAIT_S))
+        while len(http.posts) < 2:
+            await asyncio.sleep(0.001)
+        http.index = 500
+        http.unanswered.clear()
+        with pytest.raises(TooOld):
+            await waiting
+    assert set(http.afters) <= {0, 1, 3}
+    assert len(http.afters) == 3
+
+
+async def test_a_leader_that_refuses_a_fresh_index_is_asked_no_third_time() -> None:
+    """Its answer then reaches the caller: no endless loop."""
+    http, leadership = ScriptedHttp(), Leadership()
+    http.floor = 500
+    leadership.publish(leader(1, 10))
+    async with running(http, leadership) as pipeline:
+        with pytest.raises(TooOld):
+            await pipeline.submit("a", None, b'{"id":"a"', WAIT_S)
+    assert len(http.afters) == 2

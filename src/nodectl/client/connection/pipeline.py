@@ -3,6 +3,11 @@
 **Exactly once.** A command keeps its id and its `after` over all attempts. `after` is the index known when the command
 was first sent. A leader that no longer remembers ids that far back refuses the command instead of running it twice.
 
+Results are forgotten by bytes, under load within minutes. So the index for a first attempt is at most a second old: an
+older one is fetched again. If the leader refuses even so the very first attempt as too old, then no attempt can have
+taken effect, and the command is sent again with a new `after`. A leader or standby that may have passed the request on
+before it answers never calls it too old (`masterd/api/leader_routing.py`).
+
 **Poison.** A command that kills every leader that runs it must not kill one master after another. A leader counts as
 lost under a command if a request with that command got no answer and a newer term then began, other than by
 resignation or switchover. The second such loss ends the command with CommandOutcomeUnknown.
@@ -30,7 +35,17 @@ from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.requests import SLOW_S, LeaderSuperseded
 from nodectl.client.connection.results import CommandResult
 from nodectl.client.connection.state import ConnectionState
-from nodestore.errors import Garbage, Invalid, NodectlError, NoSpace, NotLeader, OutcomeUnknown, TooLarge, Unavailable
+from nodestore.errors import (
+    Garbage,
+    Invalid,
+    NodectlError,
+    NoSpace,
+    NotLeader,
+    OutcomeUnknown,
+    TooLarge,
+    TooOld,
+    Unavailable,
+)
 from nodestore.schema.models import Term
 from nodestore.support.waiting import set_within
 
@@ -40,6 +55,7 @@ IN_FLIGHT_MAX = 2
 WAITING_MAX = 4096
 LOSSES_MAX = 2
 _ATTEMPT_S = 5.0
+_INDEX_AGE_MAX_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -47,12 +63,14 @@ class PendingCommand:
     """A command that has no answer yet."""
 
     id: str
-    after: int | None
+    after: int | None  # None until it is first sent, unless its caller gave one
     body: bytes  # the JSON object without `after` and without the closing brace
     answer: asyncio.Future[CommandResult]
     timer: asyncio.TimerHandle | None = None
+    is_after_given: bool = False
     maybe_received: bool = False
     send_alone: bool = False
+    resent: bool = False  # with a new `after`, because its first attempt was refused as too old
     unanswered_by: Leader | None = None  # the leader that did not answer the last attempt
     lost_leaders: list[str] = field(default_factory=list)  # leaders lost under this command
     trouble: str = ""  # the last error, for messages
@@ -89,6 +107,7 @@ class Pipeline:
         self._attempts: set[_Attempt] = set()
         self._quarantined_in_flight = False
         self._index: int | None = None
+        self._index_at = 0.0
         self._epoch = 0
         self._pauses = backoff()
         self._not_before = 0.0
@@ -116,7 +135,7 @@ class Pipeline:
         else:
             await self._slots.acquire()
         loop = asyncio.get_running_loop()
-        pending = PendingCommand(command_id, after, body, loop.create_future())
+        pending = PendingCommand(command_id, after, body, loop.create_future(), is_after_given=after is not None)
         pending.timer = loop.call_later(max(deadline - time.monotonic(), 0.0), self._expire, pending, timeout_s)
         if len(self._waiting) > 2 * WAITING_MAX:  # drop what timed out; _drop_done sees only the head
             self._waiting = deque(item for item in self._waiting if not item.answer.done())
@@ -240,23 +259,36 @@ class Pipeline:
         return True
 
     async def _ensure_index(self, leader: Leader) -> bool:
-        """Fetch the current index before the first command, and again in a restored store, where it may be lower.
+        """Fetch the current index unless it is known, is fresh and belongs to this epoch.
 
-        Return False, after a back-off, if it cannot be fetched.
+        In a restored store it may be lower. Return False, after a back-off, if it cannot be fetched.
         """
-        if self._index is not None and leader.term.epoch == self._epoch:
+        asked_at = time.monotonic()
+        is_fresh = asked_at - self._index_at <= _INDEX_AGE_MAX_S or not self._needs_index
+        if self._index is not None and leader.term.epoch == self._epoch and is_fresh:
             return True
         try:
             answer = await self._http.call(
                 "GET", f"{leader.url}/v1/leader", params={"consistency": "local"}, timeout_s=1.0
             )
-            self._index, self._epoch = int(answer["index"]), leader.term.epoch
+            self._note_index(int(answer["index"]), leader, asked_at)
         except (Broken, NodectlError, KeyError, TypeError, ValueError) as error:
             for pending in self._waiting:
                 pending.trouble = str(error)
             self._back_off(leader, error)
             return False
         return True
+
+    @property
+    def _needs_index(self) -> bool:
+        """Whether a command waits that has no `after` yet."""
+        return any(pending.after is None for pending in self._waiting)
+
+    def _note_index(self, index: int, leader: Leader, asked_at: float) -> None:
+        """Note an index that a leader reported. asked_at: when it was asked, by the monotonic clock."""
+        before = self._index if self._index is not None and leader.term.epoch == self._epoch else 0
+        self._index, self._epoch = max(before, index), leader.term.epoch
+        self._index_at = max(self._index_at, asked_at) if before else asked_at
 
     # --- one request ------------------------------------------------------------------------------------------------
 
@@ -288,11 +320,12 @@ class Pipeline:
         received_before = [pending.maybe_received for pending in batch]
         for pending in batch:
             pending.maybe_received = True
+        sent_at = time.monotonic()
         url = leader.urls[self._pauses.failures % len(leader.urls)] + "/v1/commands"
         slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.mark_doubtful)
         try:
             answer = await self._http.call("POST", url, body=body, timeout_s=_ATTEMPT_S)
-            self._handle_answer(batch, answer, leader, received_before)
+            self._handle_answer(batch, answer, leader, received_before, sent_at)
         except asyncio.CancelledError:
             if not attempt.superseded:
                 self._requeue(batch)  # `run`, which cancels this task, fails them
@@ -308,7 +341,12 @@ class Pipeline:
             slow.cancel()
 
     def _handle_answer(
-        self, batch: list[PendingCommand], answer: Any, leader: Leader, received_before: list[bool]
+        self,
+        batch: list[PendingCommand],
+        answer: Any,
+        leader: Leader,
+        received_before: list[bool],
+        sent_at: float,
     ) -> None:
         try:
             results, index = answer["results"], int(answer["index"])
@@ -318,7 +356,7 @@ class Pipeline:
         except (KeyError, TypeError, ValueError) as error:
             raise Garbage(f"{leader.url} sent a malformed answer to commands: {error!r}") from None
         if leader.term.epoch == self._epoch:
-            self._index = max(self._index or 0, index)
+            self._note_index(index, leader, sent_at)
         self._reset_backoff()
         again = [
             pending
@@ -344,6 +382,11 @@ class Pipeline:
                 pending.maybe_received = received_before
             if isinstance(outcome, NotLeader):
                 self._leadership.mark_doubtful(outcome.url)
+            return False
+        if isinstance(outcome, TooOld) and not received_before and not pending.is_after_given and not pending.resent:
+            # This was its first attempt, and it did not run. Once only: a leader that refuses a fresh index is wrong.
+            pending.after, pending.maybe_received, pending.resent = None, False, True
+            self._index_at = -_INDEX_AGE_MAX_S  # not fresh: fetch it again
             return False
         self._fail(pending, outcome)
         return True
