@@ -15,6 +15,7 @@ from masterd.term.committer import LeaderSettings
 from masterd.term.retention import RetentionSettings
 from masterd.upkeep.local_member import LocalMember, find_local_member
 from masterd.upkeep.space_plan import SpaceSettings
+from masterd.upkeep.store_budget import StoreBudget
 from nodestore.daemon import options
 from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS as SHIPPED
@@ -163,6 +164,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         request_bytes_max=chosen.max_request_bytes,
         handler_timeout_s=chosen.handler_timeout,
         retention=RetentionSettings(snapshot_every_commands=chosen.snapshot_every),
+        budget=StoreBudget.of_quota(chosen.etcd_quota_bytes),
     )
     return Settings(
         cluster=chosen.cluster,

@@ -8,6 +8,8 @@
       NotFound              the named thing does not exist
       Conflict              another writer changed it first: read again, then decide
         TooOld              the command may have run so long ago that its result is forgotten
+        IdReused            the command's id belongs to another command: choose another id
+      ResultForgotten       the command took effect earlier, but its result is no longer kept
       Unavailable           nothing has happened: try again later
         NoSpace             etcd's database is full
         NotLeader           this masterd does not lead
@@ -91,6 +93,25 @@ class TooOld(Conflict):
     """
 
     code = "too_old"
+    status = 410
+
+
+class IdReused(Conflict):
+    """The id belongs to an earlier command with another name or other arguments.
+
+    The command was not run. Send it with an id of its own.
+    """
+
+    code = "id_reused"
+
+
+class ResultForgotten(NodectlError):
+    """The command took effect when it was first sent, but its result is no longer kept.
+
+    It was not run again. `message` names its index.
+    """
+
+    code = "result_forgotten"
     status = 410
 
 
@@ -181,8 +202,9 @@ class Garbage(NodectlError):
 
 _BY_CODE: dict[str, type[NodectlError]] = {
     kind.code: kind
-    for kind in (NodectlError, Invalid, Refused, TooLarge, NotFound, Conflict, TooOld, Unavailable, NoSpace, NotLeader,
-                 LeadershipLost, Denied, TimedOut, OutcomeUnknown, Compacted, LeaseLost, Garbage)
+    for kind in (NodectlError, Invalid, Refused, TooLarge, NotFound, Conflict, TooOld, IdReused, ResultForgotten,
+                 Unavailable, NoSpace, NotLeader, LeadershipLost, Denied, TimedOut, OutcomeUnknown, Compacted,
+                 LeaseLost, Garbage)
 }  # fmt: skip
 
 

@@ -30,7 +30,8 @@ RULES = {
     "commit compares leader": "cluster.election.Fence.compares",
     "commit compares epoch": "cluster.election.Fence.compares",
     "commit compares head": "term.journal.Journal._send",
-    "housekeeping compares leader": "term.retention.JournalRetention._delete, replication.snapshots.Snapshots._fenced",
+    "housekeeping compares leader": "term.retention.JournalRetention._delete, replication.snapshots.Snapshots._fenced, "
+    "replication.snapshots.Snapshots._put_manifest",
     "resignation compares leader": "cluster.election.resign",
     "deduplication": "state_machine.batch.Batch._earlier_outcome",
     "a command below the floor is refused": "state_machine.batch.Batch._earlier_outcome",

@@ -88,7 +88,7 @@ class Pc:
         world.starts += 1
         self.parts = build_parts(
             self.etcd, world.keys, MasterIdentity(name, name, (), 0, f"{name}-{world.starts}"), world.application(),
-            MasterSettings(leader=world.settings), wall_clock=world.time.wall_clock,
+            MasterSettings(leader=world.settings, lease_ttl_s=world.lease_ttl_s), wall_clock=world.time.wall_clock,
         )  # fmt: skip
         self.master = self.parts.master
         self.crashed = False
@@ -138,6 +138,7 @@ class World:
 
     time: VirtualTime
     settings: LeaderSettings = _SMALL
+    lease_ttl_s: int = MasterSettings.lease_ttl_s
     keys: Keys = field(default_factory=lambda: Keys("simulated"))
     application: Callable[[], SimApp] = SimApp
     running: dict[str, Pc] = field(default_factory=dict)

@@ -127,14 +127,16 @@ class Replica:
 
         Garbage if the journal has a gap that no snapshot covers.
         """
-        for attempt in (1, 2):
+        for attempt in (1, 2, 3):
             try:
                 return await self._apply_all()
             except Garbage as gap:
-                if attempt == 2:
+                if attempt == 3:
                     raise
                 log.debug("%s; reading a snapshot", gap)
-                image = await self.snapshots.read_newest(self.state.index + 1)
+                # One without command ids only if no other one helps: with it, repeats are refused.
+                image = await self.snapshots.read_newest(self.state.index + 1, with_ids=attempt == 1)
+                image = image or await self.snapshots.read_newest(self.state.index + 1)
                 if image is None:
                     raise
                 self.state = image.to_state()

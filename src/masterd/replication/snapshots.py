@@ -1,7 +1,14 @@
-"""Snapshots: the whole state with its command ids, in chunks under `snapshots/<index>-<nonce>/`, the manifest last.
+"""Snapshots: the whole state in chunks under `snapshots/<index>-<nonce>/`, the manifest last.
 
 Every write is fenced, so a deposed leader cannot complete a snapshot. Chunks without a manifest are not a snapshot. A
 snapshot counts as verified once it was read back and its hash checked; truncation requires two verified ones.
+
+The manifest is written in a transaction that compares the first chunk. So once the chunks are deleted, no late copy of
+that transaction can bring back a snapshot that was given up or deleted.
+
+A snapshot that a replica may load as its state holds the command ids too. One that is kept under a name, or for a
+restore, holds none (`Manifest.has_ids`): its floor is its index, so that a replica that must load it nevertheless
+refuses repeats and runs none of them twice.
 """
 
 from __future__ import annotations
@@ -10,14 +17,15 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
-from masterd.state_machine.state import AdoptedConfig, RememberedResult, State, VersionedDocument
+from masterd.state_machine.remembered import RememberedResult, size_of
+from masterd.state_machine.state import AdoptedConfig, State, VersionedDocument, document_size
 from nodestore.cluster.election import Fence
 from nodestore.errors import Garbage, LeadershipLost, NotFound
-from nodestore.etcd.session import Compare, Etcd, Op, cmp_mod, op_delete, op_get, op_put
+from nodestore.etcd.session import Compare, Etcd, Op, cmp_create, cmp_mod, op_delete, op_get, op_put
 from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.models import Action, ConfigRecord, Inventory, Manifest, SpecMark, decode
 from nodestore.support.jsonio import Document, dumps, loads
@@ -41,6 +49,7 @@ class Image:
     restores: dict[int, str]
     adopted: AdoptedConfig | None
     actions: dict[str, tuple[Action, ...]]
+    has_ids: bool = True
 
     @classmethod
     def of(cls, state: State) -> Image:
@@ -49,10 +58,20 @@ class Image:
             dict(state.restores), state.adopted, dict(state.actions),
         )  # fmt: skip
 
+    def without_ids(self) -> Image:
+        """This image without command ids: all of them count as forgotten."""
+        return replace(self, ids={}, floor=self.index, has_ids=False)
+
+    @property
+    def documents_bytes(self) -> int:
+        """Size of its documents in a snapshot, at most."""
+        return sum(document.size for document in self.documents.values())
+
     def to_state(self) -> State:
         return State(
             index=self.index, time=self.time, documents=self.documents, specs=self.specs, adopted=self.adopted,
-            ids=self.ids, floor=self.floor, restores=self.restores, actions=self.actions,
+            ids=self.ids, ids_bytes=sum(known.size for known in self.ids.values()), floor=self.floor,
+            documents_bytes=self.documents_bytes, restores=self.restores, actions=self.actions,
         )  # fmt: skip
 
 
@@ -75,10 +94,15 @@ def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes
     specs = ((node, [mark.generation, mark.hash]) for node, mark in image.specs.items())
     documents = ((path, [doc.index, doc.value]) for path, doc in image.documents.items())
     ids = ((name, [known.index, known.time, known.result]) for name, known in image.ids.items())
+    # Parts of their own, not in `ids`: old versions read `ids` in exactly this form, and skip parts they do not know.
+    digests = ((name, known.digest) for name, known in image.ids.items() if known.digest is not None)
+    by_index = ((name, 1) for name, known in image.ids.items() if known.by_index)
     actions = ((node, [action.model_dump(mode="json") for action in todo]) for node, todo in image.actions.items())
     yield from _parts("specs", specs, chunk_bytes)
     yield from _parts("documents", documents, chunk_bytes)
     yield from _parts("ids", ids, chunk_bytes)
+    yield from _parts("digests", digests, chunk_bytes)
+    yield from _parts("by_index", by_index, chunk_bytes)
     yield from _parts("actions", actions, chunk_bytes)
 
 
@@ -119,10 +143,19 @@ def _fill(state: State, data: dict[str, Any]) -> None:
                 state.specs[node] = SpecMark(generation=generation, hash=digest)
         case "documents":
             for path, (index, value) in data["items"].items():
-                state.documents[path] = VersionedDocument(index, value)
+                state.documents[path] = VersionedDocument(index, value, document_size(path, value))
+                state.documents_bytes += state.documents[path].size
         case "ids":
             for name, (index, time, result) in data["items"].items():
-                state.ids[name] = RememberedResult(index, time, result)
+                state.remember(name, RememberedResult(index, time, result, size=size_of(name, len(dumps(result)))))
+        case "digests":
+            for name, digest in data["items"].items():
+                state.ids[name] = replace(state.ids[name], digest=digest)
+        case "by_index":
+            for name in data["items"]:
+                known = state.ids[name]
+                state.ids_bytes -= known.size - size_of(name, 0)
+                state.ids[name] = replace(known, by_index=True, size=size_of(name, 0))
         case "actions":
             for node, pending in data["items"].items():
                 state.actions[node] = tuple(Action.model_validate(action) for action in pending)
@@ -140,10 +173,9 @@ class Snapshots:
 
     async def manifests(self) -> dict[str, Manifest]:
         """The manifests of all complete snapshots by name, newest first. Unreadable ones are logged and skipped."""
-        found = await self._etcd.range(self._keys.snapshots, keys_only=True, timeout_s=10.0)
-        names = [kv.key.removeprefix(self._keys.snapshots).partition("/") for kv in found.kvs]
+        _, complete = await self._names()
         manifests = {}
-        for name in sorted({name for name, _, rest in names if rest == _MANIFEST}, reverse=True):
+        for name in sorted(complete, reverse=True):
             key = self._keys.snapshot(name) + _MANIFEST
             kv = await self._etcd.get(key)
             if kv is None:
@@ -191,11 +223,16 @@ class Snapshots:
             await asyncio.sleep(0)  # a snapshot may be large; the event loop must keep leases and heartbeats going
         return Image.of(state)
 
-    async def read_newest(self, at_least: int = 0) -> Image | None:
-        """The image of the newest readable snapshot with an index of `at_least` or more; None if there is none."""
+    async def read_newest(self, at_least: int = 0, *, with_ids: bool = False) -> Image | None:
+        """The image of the newest readable snapshot with an index of `at_least` or more; None if there is none.
+
+        with_ids: only of one that holds command ids.
+        """
         for name, manifest in (await self.manifests()).items():
             if manifest.index < at_least:
                 return None
+            if with_ids and not manifest.has_ids:
+                continue
             try:
                 return await self.read(name, manifest)
             except Garbage as error:
@@ -227,26 +264,40 @@ class Snapshots:
             await asyncio.sleep(0)
         manifest = Manifest(
             index=image.index, nonce=nonce, chunks=number, size_bytes=size, sha256=hasher.hexdigest(), time=now,
-            epoch=fence.term.epoch, documents=len(image.documents), name=name,
+            epoch=fence.term.epoch, documents=len(image.documents), name=name, has_ids=image.has_ids,
         )  # fmt: skip
-        await self._fenced(fence, op_put(self._keys.snapshot(snapshot) + _MANIFEST, manifest.encode()))
+        await self._put_manifest(fence, snapshot, manifest)
         await self.verify(snapshot, manifest)
         self.written_bytes = size
         return snapshot
 
     async def delete(self, fence: Fence, name: str, is_needed: Callable[[str], bool]) -> bool:
-        """Delete a snapshot, or the fragment of one; return False if it is needed and was kept.
+        """Delete a snapshot; return False if it is needed and was kept.
 
         A commit that restores the snapshot rewrites its manifest (`restore_guard`). The deletion compares the revision
         of the manifest that was read before `is_needed` was called. So the deletion fails if such a commit comes after
         that read, no matter how late the deletion reaches etcd.
         """
-        prefix, manifest = self._keys.snapshot(name), self._keys.snapshot(name) + _MANIFEST
-        found = await self._etcd.get(manifest)
+        found = await self._etcd.get(self._keys.snapshot(name) + _MANIFEST)
         if is_needed(name):
             return False
+        return await self._delete_if(fence, name, 0 if found is None else found.mod_revision)
+
+    async def delete_fragment(self, fence: Fence, name: str) -> bool:
+        """Delete an incomplete snapshot; return False if its manifest has landed meanwhile, so that it is complete.
+
+        Afterwards the snapshot cannot become complete any more: see `_put_manifest`.
+        """
+        return await self._delete_if(fence, name, 0)
+
+    async def _delete_if(self, fence: Fence, name: str, manifest_revision: int) -> bool:
+        """Delete a snapshot if its manifest has this mod_revision (0: is absent); return False if it has another one.
+
+        LeadershipLost if the term is over.
+        """
+        prefix, manifest = self._keys.snapshot(name), self._keys.snapshot(name) + _MANIFEST
         result = await self._etcd.txn(
-            [*fence.compares(self._keys), cmp_mod(manifest, 0 if found is None else found.mod_revision)],
+            [*fence.compares(self._keys), cmp_mod(manifest, manifest_revision)],
             [op_delete(prefix, end=prefix_end(prefix))],
             [op_get(manifest), op_get(self._keys.leader), op_get(self._keys.epoch)],
             timeout_s=10.0,
@@ -273,21 +324,48 @@ class Snapshots:
             raise NotFound(f"snapshot {name} has just been deleted")
         return cmp_mod(key, found.mod_revision), op_put(key, found.value)
 
-    async def fragments(self, complete: set[str]) -> list[str]:
-        """Names with chunks but without a manifest: snapshots that a former leader left half written.
-
-        complete: the names of the complete snapshots.
-        """
-        found = await self._etcd.range(self._keys.snapshots, keys_only=True, timeout_s=10.0)
-        names = {kv.key.removeprefix(self._keys.snapshots).partition("/")[0] for kv in found.kvs}
+    async def fragments(self) -> list[str]:
+        """Names with chunks but without a manifest: snapshots whose write was not completed."""
+        names, complete = await self._names()
         return sorted(names - complete)
 
-    async def _fenced(self, fence: Fence, *ops: Op) -> None:
+    async def _names(self) -> tuple[set[str], set[str]]:
+        """The names of all snapshots, and of those that have a manifest, readable or not."""
+        found = await self._etcd.range(self._keys.snapshots, keys_only=True, timeout_s=10.0)
+        parts = [kv.key.removeprefix(self._keys.snapshots).partition("/") for kv in found.kvs]
+        return {name for name, _, _ in parts}, {name for name, _, rest in parts if rest == _MANIFEST}
+
+    async def unreadable(self, readable: Collection[str]) -> list[str]:
+        """Names of the snapshots whose manifest exists, but is not among the `readable` ones."""
+        _, complete = await self._names()
+        return sorted(complete - set(readable))
+
+    async def _fenced(self, fence: Fence, op: Op) -> None:
         # Repeatable: a late copy writes the same bytes under a name that only this attempt uses. At worst it leaves a
         # fragment, which is deleted later.
-        result = await self._etcd.txn(fence.compares(self._keys), ops, timeout_s=10.0, repeatable=True)
+        result = await self._etcd.txn(fence.compares(self._keys), [op], timeout_s=10.0, repeatable=True)
         if not result.succeeded:
             raise LeadershipLost(f"term {fence.term} is over")
+
+    async def _put_manifest(self, fence: Fence, snapshot: str, manifest: Manifest) -> None:
+        """Complete a snapshot. Garbage if its chunks were deleted meanwhile.
+
+        Several copies of this transaction may land, all with the same bytes, but none after the chunks were deleted.
+        """
+        chunk = await self._etcd.get(self._chunk(snapshot, 0))
+        if chunk is None:
+            raise Garbage(f"snapshot {snapshot} was deleted while it was written")
+        result = await self._etcd.txn(
+            [*fence.compares(self._keys), cmp_create(chunk.key, chunk.create_revision)],
+            [op_put(self._keys.snapshot(snapshot) + _MANIFEST, manifest.encode())],
+            [op_get(self._keys.leader), op_get(self._keys.epoch)],
+            timeout_s=10.0,
+            repeatable=True,
+        )
+        if not result.succeeded:
+            if not fence.holds(*(result.range(position).first for position in range(2))):
+                raise LeadershipLost(f"term {fence.term} is over")
+            raise Garbage(f"snapshot {snapshot} was deleted while it was written")
 
     def _chunk(self, name: str, number: int) -> str:
         return f"{self._keys.snapshot(name)}{number:06d}"

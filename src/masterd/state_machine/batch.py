@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from masterd.application.contract import Application, Command, ConfigChange, GivenUp, HearsConfig
 from masterd.state_machine.actions import COMMON_COMMANDS
+from masterd.state_machine.remembered import check_same_request, request_digest
 from masterd.state_machine.specs import DerivedSpec, SpecDeriver
-from masterd.state_machine.state import State, pending_after
+from masterd.state_machine.state import State, document_size, pending_after
 from masterd.state_machine.transaction import Overlay
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
 from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Inventory, SpecMark
@@ -24,6 +25,7 @@ from nodestore.support.jsonio import Document, Json, copy, dumps
 
 CONFIG_ADOPT = "config.adopt"
 CONFIG_RESPEC = "config.respec"
+RESULTS_FORGET = "results.forget"
 SNAPSHOT_RESTORE = "snapshot.restore"
 
 
@@ -48,13 +50,18 @@ class CommandRequest:
 
 @dataclass(frozen=True, slots=True)
 class CommandOutcome:
-    """The outcome of a command: an index and a result, or an error. repeated: an earlier attempt had this outcome."""
+    """The outcome of a command: an index and a result, or an error.
+
+    repeated: an earlier attempt had this outcome. result_in_journal: the result is not here; the caller reads it from
+    the journal's entry with this index.
+    """
 
     id: str
     index: int = 0
     result: Json = None
     repeated: bool = False
     error: NodectlError | None = None
+    result_in_journal: bool = False
 
 
 @dataclass(slots=True)
@@ -65,6 +72,8 @@ class BatchLimits:
     entry_bytes_max: int = 1 << 20
     spec_bytes_max: int = 1 << 20
     """Limit for each node's spec: `desired/<node>` must fit into one transaction."""
+    state_bytes_max: int = 8 << 20
+    """Limit for all documents and specs together. What makes them smaller is accepted above it too."""
 
 
 @dataclass(slots=True)
@@ -87,11 +96,13 @@ class Batch:
     on_fault: Callable[[str, BaseException], None] = lambda name, error: None
     """Called with the command's name and the exception of its handler. Not called for a NodectlError, with which a
     handler refuses a command."""
-    _ids: dict[str, CommandOutcome] = field(default_factory=dict)
+    _ids: dict[str, tuple[CommandOutcome, CommandRecord]] = field(default_factory=dict)
+    _documents_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.now = max(self.now, self.state.time)
         self.overlay = Overlay(self.state, self.state.inventory, self.now)
+        self._documents_bytes = self.state.documents_bytes
 
     @property
     def next_index(self) -> int:
@@ -99,7 +110,10 @@ class Batch:
 
     def execute(self, request: CommandRequest) -> CommandOutcome | None:
         """Run one command; return its outcome, valid once the batch is committed. None if the batch is full."""
-        known = self._earlier_outcome(request)
+        try:
+            known = self._earlier_outcome(request)
+        except NodectlError as error:
+            return CommandOutcome(request.id, error=error)
         if known is not None:
             return known
         if len(self.records) >= self.limits.commands_max:
@@ -122,9 +136,11 @@ class Batch:
         """
         affected = self.spec_deriver.affected(transaction.writes)
         admitted = False
+        specs_bytes = self.spec_deriver.total_bytes
         try:
             derived = self.spec_deriver.update(self.overlay.config, transaction, affected)
             self._check_specs(derived)
+            growth = self._check_state_size(request.name, transaction, specs_bytes)
             record = self._record(request, result, transaction, derived)
             raw = encode_record(record)
             if len(raw) > self.limits.entry_bytes_max:
@@ -137,8 +153,8 @@ class Batch:
         finally:
             if not admitted:
                 self.spec_deriver.update(self.overlay.config, self.overlay, affected)
-        self._append_record(record, raw, transaction, derived)
-        self._ids[request.id] = CommandOutcome(request.id, record.index, result)
+        self._append_record(record, raw, transaction, derived, growth)
+        self._ids[request.id] = CommandOutcome(request.id, record.index, result), record
         return CommandOutcome(request.id, record.index, copy(result))
 
     def restore(self, request: CommandRequest, snapshot: str, image: Mapping[str, Document]) -> CommandOutcome:
@@ -157,9 +173,11 @@ class Batch:
             if before is None or before.value != document:
                 transaction.writes[path] = document
         affected = self.spec_deriver.affected(transaction.writes)
+        specs_bytes = self.spec_deriver.total_bytes
         try:
             derived = self.spec_deriver.update(self.overlay.config, transaction, affected)
             self._check_specs(derived)
+            growth = self._check_state_size(request.name, transaction, specs_bytes)
         except NodectlError:
             self.spec_deriver.update(self.overlay.config, self.overlay, affected)
             raise
@@ -168,7 +186,7 @@ class Batch:
             index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name,
             args=args, result=result, specs=self._marks(derived), restore=snapshot, config_version=self._config_version,
         )  # fmt: skip
-        self._append_record(record, encode_record(record), transaction, derived)
+        self._append_record(record, encode_record(record), transaction, derived, growth)
         self.restored_documents = transaction.writes
         return CommandOutcome(request.id, record.index, result)
 
@@ -207,8 +225,10 @@ class Batch:
         if changes is not None:
             transaction.writes.update(changes.writes)
             transaction.actions.update(changes.actions)
+        specs_bytes = self.spec_deriver.total_bytes
         derived = self.spec_deriver.rebuild(inventory, transaction)
         self._check_specs(derived)
+        growth = self._check_state_size(CONFIG_ADOPT, transaction, specs_bytes)
         record = CommandRecord(
             index=self.next_index,
             id=f"{CONFIG_ADOPT}-{revision}",
@@ -232,7 +252,7 @@ class Batch:
         raw = encode_record(record)
         if changes is not None and len(raw) > self.limits.entry_bytes_max:
             raise TooLarge(f"the entry would have {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}")
-        self._append_record(record, raw, transaction, derived)
+        self._append_record(record, raw, transaction, derived, growth)
         return record
 
     def respec(self, actor: str, nonce: str) -> CommandRecord | None:
@@ -253,6 +273,15 @@ class Batch:
         )
         return record
 
+    def forget(self, actor: str, nonce: str) -> CommandRecord:
+        """Record a command that changes nothing. Its entry carries a new floor, so it makes replicas forget results."""
+        record = CommandRecord(
+            index=self.next_index, id=f"{RESULTS_FORGET}-{nonce}", actor=actor, time=self.now, name=RESULTS_FORGET,
+            args={}, config_version=self._config_version,
+        )  # fmt: skip
+        self._append_record(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), {})
+        return record
+
     def differing_nodes(self) -> list[str]:
         """The nodes whose derived spec differs from the recorded one, sorted."""
         nodes = {*self.spec_deriver.nodes, *self.state.specs}
@@ -263,13 +292,20 @@ class Batch:
         return mark.hash if mark else ""
 
     def _earlier_outcome(self, request: CommandRequest) -> CommandOutcome | None:
-        """The first outcome of this id, or an error if it is unknown whether there was one; None for a new command."""
-        earlier = self._ids.get(request.id)
-        if earlier is not None:
+        """The first outcome of this id, or an error if it is unknown whether there was one; None for a new command.
+
+        Raises IdReused if the id belongs to another command.
+        """
+        if request.id in self._ids:
+            earlier, record = self._ids[request.id]
+            _check_same(request, request_digest(record.name, record.args), earlier.index)
             return CommandOutcome(request.id, earlier.index, copy(earlier.result), repeated=True)
         remembered = self.state.ids.get(request.id)
         if remembered is not None:
-            return CommandOutcome(request.id, remembered.index, copy(remembered.result), repeated=True)
+            _check_same(request, remembered.digest, remembered.index)
+            return CommandOutcome(
+                request.id, remembered.index, copy(remembered.result), True, result_in_journal=remembered.by_index
+            )
         if request.after is None:
             return None
         if request.after < self.state.floor:
@@ -347,6 +383,37 @@ class Batch:
                     f"the limit is {self.limits.spec_bytes_max}"
                 )
 
+    def _check_state_size(self, name: str, transaction: Overlay, specs_bytes_before: int) -> int:
+        """Return by how many bytes these writes make the documents larger. TooLarge if the state exceeds its limit.
+
+        The specs must have been derived from the transaction already. specs_bytes_before: their total size before.
+        """
+        growth = self._growth(transaction)
+        before = self._documents_bytes + specs_bytes_before
+        after = self._documents_bytes + growth + self.spec_deriver.total_bytes
+        if after > max(before, self.limits.state_bytes_max):
+            raise TooLarge(
+                f"{name} would make the state {after} bytes large (all documents, and the desired states of all "
+                f"nodes); the limit is {self.limits.state_bytes_max}, a 32nd of etcd's quota: delete documents, or "
+                "raise --quota-backend-bytes of every etcd member and --etcd-quota-bytes of every masterd"
+            )
+        return growth
+
+    def _growth(self, transaction: Overlay) -> int:
+        """By how many bytes the transaction's writes make the documents larger; negative if smaller."""
+        growth = 0
+        for path, document in transaction.writes.items():
+            growth += document_size(path, document) if document is not None else 0
+            growth -= self._size_before(path)
+        return growth
+
+    def _size_before(self, path: str) -> int:
+        if path not in self.overlay.writes:
+            committed = self.state.documents.get(path)
+            return 0 if committed is None else committed.size
+        document = self.overlay.writes[path]
+        return 0 if document is None else document_size(path, document)
+
     def _marks(self, derived: Mapping[str, DerivedSpec]) -> dict[str, SpecMark | None]:
         index = self.next_index
         return {
@@ -355,11 +422,17 @@ class Batch:
         }
 
     def _append_record(
-        self, record: CommandRecord, raw: bytes, transaction: Overlay, derived: Mapping[str, DerivedSpec]
+        self,
+        record: CommandRecord,
+        raw: bytes,
+        transaction: Overlay,
+        derived: Mapping[str, DerivedSpec],
+        growth: int = 0,
     ) -> None:
         self.records.append(record)
         self.encoded.append(raw)
         self.entry_bytes += len(raw)
+        self._documents_bytes += growth
         self.overlay.writes.update(transaction.writes)
         if record.actions or record.closes:
             self.overlay.pending.update(pending_after(record, self.epoch, _PendingActions(self.overlay)))
@@ -428,7 +501,15 @@ def encode_record(record: CommandRecord) -> bytes:
     return dumps(fields)
 
 
-def encode_entry(epoch: int, term: int, nonce: str, encoded: Sequence[bytes]) -> bytes:
+def _check_same(request: CommandRequest, first: str | None, index: int) -> None:
+    args = checked_copy(request.args, "arguments")  # as they are in the journal: a tuple became a list
+    check_same_request(request.id, first, request.name, args, index)
+
+
+def encode_entry(epoch: int, term: int, nonce: str, encoded: Sequence[bytes], floor: int | None = None) -> bytes:
     """The journal entry (`models.Entry`) with these encoded records, as JSON."""
-    opening = dumps({"v": 1, "epoch": epoch, "term": term, "nonce": nonce})[:-1]
+    fields: dict[str, Any] = {"v": 1, "epoch": epoch, "term": term, "nonce": nonce}
+    if floor is not None:
+        fields["floor"] = floor
+    opening = dumps(fields)[:-1]
     return opening + b',"commands":[' + b",".join(encoded) + b"]}"

@@ -67,6 +67,8 @@ class SpecDeriver:
         self._reads: dict[str, tuple[Collection[str], Collection[str]]] = {}
         self._by_path: dict[str, set[str]] = {}
         self._by_prefix: dict[str, set[str]] = {}
+        self.total_bytes = 0
+        """Sum of the sizes of all specs."""
 
     def __getitem__(self, node: str) -> DerivedSpec:
         return self._derived.get(node, NO_SPEC)
@@ -109,7 +111,7 @@ class SpecDeriver:
     def _derive(self, inventory: Inventory, view: View, node: str) -> DerivedSpec:
         if node not in inventory.nodes:
             self._unlink(node)
-            self._derived.pop(node, None)
+            self.total_bytes -= self._derived.pop(node, NO_SPEC).size_bytes
             return NO_SPEC
         reads = _ReadTracker(view)
         try:
@@ -117,6 +119,7 @@ class SpecDeriver:
         except NodectlError:
             self._unlink(node)
             raise
+        self.total_bytes += derived.size_bytes - self[node].size_bytes
         self._derived[node] = derived
         self._link(node, reads)
         return derived

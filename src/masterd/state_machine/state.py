@@ -6,31 +6,30 @@ import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from masterd.state_machine.remembered import RememberedResult
 from nodestore.errors import Garbage
 from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Entry, Inventory, SpecMark
-from nodestore.support.jsonio import Document, Json
+from nodestore.support.jsonio import Document, dumps
 
 IDS_MIN = 10_000
 IDS_WINDOW_S = 3_600.0
 IDS_MAX = 200_000
-"""Results are remembered for one hour and for the last 10,000 commands, but never more than 200,000."""
+"""Results are remembered for one hour and for the last 10,000 commands, but never more than 200,000. The leader's limit
+in bytes comes before all of these."""
+_DOCUMENT_FRAMING_BYTES = 64
+"""Upper bound of what a snapshot or a view adds to the path and the value of a document."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionedDocument:
-    """A document and the index of the command that last changed it. The value is never changed in place."""
+    """A document and the index of the command that last changed it. The value is never changed in place.
+
+    size: its bytes in a snapshot or in a view, at most; see `document_size`.
+    """
 
     index: int
     value: Document
-
-
-@dataclass(frozen=True, slots=True)
-class RememberedResult:
-    """The result of a committed command, remembered by its id to answer repeats."""
-
-    index: int
-    time: float
-    result: Json
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,10 @@ class State:
     specs: dict[str, SpecMark] = field(default_factory=dict)
     adopted: AdoptedConfig | None = None
     ids: dict[str, RememberedResult] = field(default_factory=dict)
+    ids_bytes: int = 0
+    """Sum of the sizes of all remembered results."""
+    documents_bytes: int = 0
+    """Sum of the sizes of all documents."""
     floor: int = 0
     """The ids of all commands after this index are in `ids`. A command with a lower `after` is refused as too old."""
     restores: dict[int, str] = field(default_factory=dict)
@@ -95,7 +98,9 @@ class State:
             raise Garbage(f"the journal has a gap: entry {entry.first} to {entry.last} does not follow {self.index}")
         for record in entry.commands:
             self._apply(record, images or {}, entry.epoch)
-        self._forget_old_ids()
+        # The leader decides what is forgotten, so that replicas of different versions and settings agree. Only for an
+        # entry of a version that wrote no floor, each replica decides by the rule of that version.
+        self._forget(self._floor_by_age(len(self.ids)) if entry.floor is None else entry.floor)
 
     def _apply(self, record: CommandRecord, images: Mapping[str, Mapping[str, Document]], epoch: int) -> None:
         if record.restore is not None:
@@ -113,8 +118,7 @@ class State:
         if record.config is not None:
             inventory = Inventory.without_name_check(record.config.inventory)
             self.adopted = AdoptedConfig(record.config, record.config_revision or 0, record.index, inventory)
-        self.ids.pop(record.id, None)  # moved to the end: `ids` is in order of index, oldest first
-        self.ids[record.id] = RememberedResult(record.index, record.time, record.result)
+        self.remember(record.id, RememberedResult.of(record))
         self.index = record.index
         self.time = max(self.time, record.time)
 
@@ -126,13 +130,13 @@ class State:
                 self.actions.pop(node, None)
 
     def _write(self, path: str, document: Document | None, index: int) -> None:
-        if document is None:
-            if self.documents.pop(path, None) is not None:
-                self._paths += 1
-            return
-        new = path not in self.documents
-        self.documents[path] = VersionedDocument(index, document)
-        if new:
+        before = self.documents.pop(path, None) if document is None else self.documents.get(path)
+        if document is not None:
+            self.documents[path] = VersionedDocument(index, document, document_size(path, document))
+            self.documents_bytes += self.documents[path].size
+        if before is not None:
+            self.documents_bytes -= before.size
+        if (before is None) != (document is None):
             self._paths += 1
 
     def _replace_documents(self, image: Mapping[str, Document], index: int) -> None:
@@ -143,16 +147,52 @@ class State:
             if before is None or before.value != document:
                 self._write(path, document, index)
 
-    def _forget_old_ids(self) -> None:
-        """Drop the ids that are no longer remembered. Only times from the entries count, not the clock, so that every
-        replica drops the same ids."""
-        while len(self.ids) > IDS_MIN:
+    # --- remembered results ---
+
+    def remember(self, command_id: str, remembered: RememberedResult) -> None:
+        """Remember a result as the newest one: `ids` is in order of index, oldest first."""
+        before = self.ids.pop(command_id, None)
+        self.ids[command_id] = remembered
+        self.ids_bytes += remembered.size - (before.size if before is not None else 0)
+
+    def floor_within(self, ids_bytes_max: int) -> int:
+        """The floor for the leader's next entry: forgets what is too old, then the oldest above this many bytes.
+
+        It is at most the index of this state, so the commands of that entry itself are always remembered. They may
+        exceed the limit until the entry after it.
+        """
+        floor, size = self._floor_by_age(len(self.ids)), self.ids_bytes
+        for remembered in self.ids.values():
+            if remembered.index > floor and size <= ids_bytes_max:
+                break
+            size -= remembered.size
+            floor = max(floor, remembered.index)
+        return floor
+
+    def _floor_by_age(self, count: int) -> int:
+        """The floor by age and number. Only times from the entries count, not the clock, so that every replica that
+        replays an entry of an old version forgets the same ids."""
+        floor = self.floor
+        for remembered in self.ids.values():
+            if count <= IDS_MIN or (remembered.time > self.time - IDS_WINDOW_S and count <= IDS_MAX):
+                break
+            count -= 1
+            floor = max(floor, remembered.index)
+        return floor
+
+    def _forget(self, floor: int) -> None:
+        """Forget the ids of all commands up to `floor`."""
+        self.floor = max(self.floor, floor)
+        while self.ids:
             oldest = next(iter(self.ids))
-            remembered = self.ids[oldest]
-            if remembered.time > self.time - IDS_WINDOW_S and len(self.ids) <= IDS_MAX:
+            if self.ids[oldest].index > self.floor:
                 return
-            del self.ids[oldest]
-            self.floor = max(self.floor, remembered.index)
+            self.ids_bytes -= self.ids.pop(oldest).size
+
+
+def document_size(path: str, document: Document) -> int:
+    """Upper bound of the bytes that a document takes in a snapshot or in a view, its path included."""
+    return len(dumps(path)) + len(dumps(document)) + _DOCUMENT_FRAMING_BYTES
 
 
 def pending_after(

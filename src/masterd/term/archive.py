@@ -33,12 +33,11 @@ class SnapshotArchive:
         self._snapshots = retention.replica.snapshots
 
     async def save(self, name: str) -> Manifest:
-        """Write the current state as a snapshot that is kept until it is deleted. Conflict if the name is taken."""
-        check_name("snapshot", name)
-        if await self._snapshots.lookup(name) is not None:
-            raise Conflict(f"a snapshot named {name!r} exists already: delete it first, or choose another name")
-        written = await self._retention.write_snapshot(name)
-        return (await self._snapshots.manifests())[written]
+        """Write the current documents as a snapshot that is kept until it is deleted.
+
+        Conflict if the name is taken or there are too many; TooLarge if they take too many bytes.
+        """
+        return await self._retention.write_named(check_name("snapshot", name))
 
     async def delete(self, name: str) -> None:
         """Delete a named snapshot. Conflict if a retained journal entry restores it, because replicas still need it."""

@@ -23,6 +23,7 @@ from masterd.term.journal import Commit, Journal, TermBroken
 from masterd.term.publisher import Publisher
 from masterd.term.retention import RetentionSettings
 from masterd.term.warm_start import PreparedSpecs, derive_all
+from masterd.upkeep.store_budget import StoreBudget
 from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import LeadershipLost, NodectlError
 from nodestore.etcd.session import Compare, Etcd, Op, op_put
@@ -56,11 +57,15 @@ class LeaderSettings:
     derive_timeout_s: float = 20.0
     """Limit for deriving all specs: at the start of a term, at a configuration's adoption, and at a restore."""
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    budget: StoreBudget = field(default_factory=StoreBudget)
 
     @property
     def limits(self) -> BatchLimits:
         entry_bytes_max = max(16 << 10, self.request_bytes_max - _SLACK_BYTES - (128 << 10))
-        return BatchLimits(self.commands_per_batch, entry_bytes_max, self.request_bytes_max - 2 * _SLACK_BYTES)
+        return BatchLimits(
+            self.commands_per_batch, entry_bytes_max, self.request_bytes_max - 2 * _SLACK_BYTES,
+            self.budget.state_bytes_max,
+        )  # fmt: skip
 
     def txn_budget(self, entry_bytes: int) -> TxnBudget:
         """Return how much of a transaction is left for views if its entry has `entry_bytes` bytes."""
@@ -86,6 +91,8 @@ class Committer:
         self.journal = Journal(etcd, keys, won.fence, won.head)
         self.publisher = Publisher(etcd, keys, won.fence)
         self.worker = Worker()
+        self.ids_bytes_max = settings.budget.ids_bytes_max
+        """Limit for remembered results. Lower while etcd is short of space; see `term/results/forgetter.py`."""
         self._inline_allowed_at = 0.0
         self._quick_commands: frozenset[str] = frozenset()
 
@@ -169,7 +176,8 @@ class Committer:
         if last - len(batch.records) != self.journal.index:
             raise TermBroken(f"memory is at index {last - len(batch.records)}, the journal at {self.journal.index}")
         term = self._fence.term
-        raw = encode_entry(term.epoch, term.revision, nonce, batch.encoded)
+        floor = self._replica.state.floor_within(self.ids_bytes_max)
+        raw = encode_entry(term.epoch, term.revision, nonce, batch.encoded, floor)
         changes = changes_of(self._keys, term, batch.records, batch.changed_specs, batch.pending)
         time_slice = TimeSlice()
         for path, document in batch.restored_documents.items():
@@ -189,7 +197,7 @@ class Committer:
         if views:
             self.publisher.note_published(last, revision)
         entry = Entry.model_construct(
-            v=1, epoch=term.epoch, term=term.revision, nonce=nonce, commands=tuple(batch.records)
+            v=1, epoch=term.epoch, term=term.revision, nonce=nonce, commands=tuple(batch.records), floor=floor
         )
         try:
             await self._replica.apply(entry, len(raw))

@@ -71,7 +71,7 @@ class Leader:
         Raises LeadershipLost, Unavailable or NoSpace if no command was run. After an OutcomeUnknown outcome, repeat the
         command with the same id.
         """
-        return await self._queue.submit(requests)
+        return await self._parts.result_recall.complete(await self._queue.submit(requests))
 
     async def confirm_read(self) -> None:
         """Do what `verify_leader` does, for a client's read, and record the read in the timeline of the takeover."""
@@ -190,12 +190,15 @@ class Leader:
                 await parts.config_adopter.adopt(self._cluster_view.config)
             elif parts.action_closer.has_expired_actions:  # before the queue, which may never be empty
                 await parts.action_closer.expire_actions()
+            elif parts.result_forgetter.check():
+                await parts.result_forgetter.forget()
             elif self._queue:
                 await parts.batch_runner.run_next()
             else:
                 self._queue.set_idle(True)
                 self._wake.clear()
-                await set_within(self._wake, parts.action_closer.next_expiry_in_s)
+                due = (parts.action_closer.next_expiry_in_s, parts.result_forgetter.next_check_in_s)
+                await set_within(self._wake, min((at for at in due if at is not None), default=None))
 
     def _queue_node_events(self) -> None:
         """Queue the commands for node events before all others: they are few, and must not wait for a long queue.

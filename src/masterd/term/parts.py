@@ -21,6 +21,8 @@ from masterd.term.config_adoption import ConfigAdopter
 from masterd.term.node_events import NodeEvents
 from masterd.term.read_index import ReadIndex
 from masterd.term.restore import SnapshotRestorer
+from masterd.term.results.forgetter import ResultForgetter
+from masterd.term.results.recall import ResultRecall
 from masterd.term.retention import JournalRetention
 from masterd.term.takeover_record import TakeoverRecord
 from masterd.term.term_end import TermEnd
@@ -59,6 +61,8 @@ class TermParts:
     action_closer: ActionCloser
     retention: JournalRetention
     archive: SnapshotArchive
+    result_forgetter: ResultForgetter
+    result_recall: ResultRecall
     challenge_responder: ChallengeResponder
 
 
@@ -93,8 +97,14 @@ def build_term_parts(
 
     read_index = ReadIndex(etcd, keys, fence)
     committer = Committer(etcd, keys, won, replica, application, settings, wall_clock)
-    retention = JournalRetention(fence, replica, committer.publisher, settings.retention, wall_clock)
+    retention = JournalRetention(
+        fence, replica, committer.publisher, settings.retention, wall_clock, budget=settings.budget
+    )  # fmt: skip
     archive = SnapshotArchive(fence, retention)
+    result_forgetter = ResultForgetter(
+        master, settings.budget.ids_bytes_max, replica, committer, retention,
+        lambda: space_keeper is not None and space_keeper.is_refusing,
+    )  # fmt: skip
     restorer = SnapshotRestorer(archive, retention, committer, derive_s)
     batch_runner = BatchRunner(
         queue, committer, read_index, restorer, replica, takeover_record, term_end, settings
@@ -110,5 +120,6 @@ def build_term_parts(
         space_keeper=space_keeper, warm_start=warm_start, wake=wake, serving=serving, term_end=term_end,
         takeover_record=takeover_record, read_index=read_index, committer=committer, queue=queue,
         batch_runner=batch_runner, config_adopter=config_adopter, node_events=node_events,
-        action_closer=action_closer, retention=retention, archive=archive, challenge_responder=challenge_responder,
+        action_closer=action_closer, retention=retention, archive=archive, result_forgetter=result_forgetter,
+        result_recall=ResultRecall(etcd, keys), challenge_responder=challenge_responder,
     )  # fmt: skip

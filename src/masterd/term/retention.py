@@ -2,24 +2,29 @@
 
 The journal is truncated no further than the older of the two newest snapshots that were read back and hash-checked,
 and no further than the index up to which the views are complete. It keeps every entry whose command ids must still be
-known (those of the last hour and of the last 10,000 commands), unless it exceeds its limit in bytes or etcd is short of
-space.
+known, which are those above the floor, unless it exceeds its limit in bytes or etcd is short of space.
+
+Only the leader writes and deletes snapshots, one at a time. So a snapshot without a manifest is one that a former
+leader, or a failed attempt of this one, has left: it is deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from masterd.replication.replica import Replica
 from masterd.replication.snapshots import Image
 from masterd.term.publisher import Publisher
+from masterd.upkeep.store_budget import StoreBudget
 from nodestore.cluster.election import Fence
-from nodestore.errors import Garbage, LeadershipLost, NodectlError, NoSpaceUnknown
+from nodestore.errors import Conflict, Garbage, LeadershipLost, NodectlError, NoSpaceUnknown, TooLarge
 from nodestore.etcd.session import Op, op_delete
+from nodestore.schema.keys import prefix_end
 from nodestore.schema.models import Manifest
 from nodestore.support.logs import RateLimitedLog
 
@@ -27,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _SMALL_BYTES = 1 << 20
 """If the last snapshot is at most this large, `_journal_bytes_min` requires no growth of the journal."""
+_FRAGMENTS_EVERY_S = 60.0
+"""A late copy of a chunk may land after its snapshot was deleted, so fragments are looked for again and again."""
 _DELETES_MAX = 16  # operations in one transaction: the minimum of --max-txn-ops
 
 
@@ -37,6 +44,7 @@ class RetentionSettings:
     snapshot_every_commands: int = 5_000
     snapshot_every_bytes: int = 8 << 20
     journal_bytes_max: int = 48 << 20
+    """The store's budget may set a lower limit, and so it may for `snapshot_every_bytes`."""
     check_every_s: float = 1.0
     snapshot_after_s: float = 3.0
     """Age of the term before which a due snapshot is not written: a term that ends early would leave it incomplete."""
@@ -80,9 +88,16 @@ class JournalRetention:
         publisher: Publisher,
         settings: RetentionSettings,
         wall_clock: Callable[[], float],
+        *,
+        budget: StoreBudget | None = None,
     ) -> None:
         self._fence, self.replica, self._publisher = fence, replica, publisher
-        self._settings, self._wall_clock = settings, wall_clock
+        self._wall_clock, self._budget = wall_clock, budget or StoreBudget()
+        self._settings = replace(
+            settings,
+            journal_bytes_max=min(settings.journal_bytes_max, self._budget.journal_bytes_max),
+            snapshot_every_bytes=min(settings.snapshot_every_bytes, self._budget.snapshot_every_bytes_max),
+        )
         self._snapshots = replica.snapshots
         self._last_index: int | None = None
         self._is_first_check_done = False
@@ -91,6 +106,9 @@ class JournalRetention:
         """Snapshots that an entry being committed will name. They must not be deleted."""
         self._snapshot_lock = asyncio.Lock()
         """Held while snapshots are written or deleted, so that an unfinished snapshot is not deleted as a fragment."""
+        self._look_for_fragments_at = 0.0
+        """Monotonic time from which on fragments are looked for. An attempt that fails sets it to 0."""
+        self._requested_snapshots = 0
         self._bytes_at_snapshot = 0
         self._snapshot_bytes = 0
         self._truncated_index = 0
@@ -117,9 +135,18 @@ class JournalRetention:
             await self._prune_history(self.replica.keys.config_history, self._settings.config_versions_max)
             await self._inspect_snapshots()
             self._is_first_check_done = True
-        if self._is_snapshot_due() and time.monotonic() - self._started_at >= self._settings.snapshot_after_s:
+        if time.monotonic() >= self._look_for_fragments_at:
+            async with self._snapshot_lock:
+                await self._delete_fragments()
+        due = self._requested_snapshots > 0 or self._is_snapshot_due()
+        if due and time.monotonic() - self._started_at >= self._settings.snapshot_after_s:
             await self.write_snapshot()
+            self._requested_snapshots = max(0, self._requested_snapshots - 1)
             await self.truncate_and_prune()
+
+    def request_snapshots(self) -> None:
+        """Make two snapshots due, which replace the two newest ones. Call this when the state became much smaller."""
+        self._requested_snapshots = 2
 
     async def _inspect_snapshots(self) -> None:
         """Delete incomplete snapshots, and find the newest complete one, since which the journal's growth is counted.
@@ -127,36 +154,100 @@ class JournalRetention:
         Without the deletion, leaders that follow one another quickly would fill etcd with one fragment each.
         """
         async with self._snapshot_lock:
-            manifests = await self._snapshots.manifests()
-            for name in await self._snapshots.fragments(set(manifests)):
-                await self._delete_snapshot(name)
+            manifests = await self._delete_fragments()
+        await self._forget_truncated_entries()
         if self._last_index is None:  # else a snapshot was requested and written before the first check
-            newest = next(iter(manifests.values()), None)
+            newest = next((manifest for manifest in manifests.values() if manifest.has_ids), None)
             self._last_index, self._snapshot_bytes = (newest.index, newest.size_bytes) if newest else (0, 0)
             beyond = sum(size for last, size in self.replica.entry_sizes if last > self._last_index)
             self._bytes_at_snapshot = self.replica.bytes_applied - beyond  # entries up to that snapshot do not count
+
+    async def _forget_truncated_entries(self) -> None:
+        """Drop the sizes of entries that former leaders truncated: a standby does not see that.
+
+        Otherwise the journal would seem too large, and would be truncated further than its ids allow.
+        """
+        keys, sizes = self.replica.keys, self.replica.entry_sizes
+        found = await self.replica.etcd.range(keys.journal, end=prefix_end(keys.journal), limit=1, keys_only=True)
+        with contextlib.suppress(IndexError, ValueError):  # an empty journal; a key that names no entry
+            oldest = keys.entry_index(found.kvs[0].key)
+            while sizes and sizes[0][0] < oldest:
+                sizes.popleft()
 
     def _is_snapshot_due(self) -> bool:
         commands = self.replica.state.index - (self._last_index or 0)
         journal_bytes = self.replica.bytes_applied - self._bytes_at_snapshot
         return is_snapshot_due(self._settings, commands, journal_bytes, self._snapshot_bytes)
 
-    async def write_snapshot(self, name: str | None = None) -> str:
+    async def write_snapshot(self) -> str:
         """Write a snapshot of the current state; return its full name. Raises LeadershipLost if the term has ended."""
         async with self._snapshot_lock:
             image, bytes_applied = Image.of(self.replica.state), self.replica.bytes_applied
-            written = await self._snapshots.write(self._fence, image, self._wall_clock(), name)
+            written = await self._write(image)
         self._last_index, self._bytes_at_snapshot = image.index, bytes_applied
         self._snapshot_bytes = self._snapshots.written_bytes
         log.info("wrote and checked the snapshot of index %d (%d documents)", image.index, len(image.documents))
         return written
 
-    async def write_pinned(self, image: Image) -> str:
-        """Write an image that a journal entry will restore, and pin it; return its full name."""
+    async def write_named(self, name: str) -> Manifest:
+        """Write the documents of the current state as a snapshot with this name; return its manifest.
+
+        Conflict if the name is taken or there are too many named snapshots; TooLarge if they take too many bytes.
+        """
+        # What makes a name unique: nothing but this method, under this lock, writes named snapshots in this term, and
+        # the fence stops those of earlier terms. An earlier attempt whose manifest may still land is decided first: its
+        # chunks are deleted in a transaction that fails if the manifest exists, and without them it never lands.
         async with self._snapshot_lock:
-            written = await self._snapshots.write(self._fence, image, self._wall_clock())
+            manifests = await self._delete_fragments()
+            named = [manifest.name for manifest in manifests.values() if manifest.name is not None]
+            if name in named or name in manifests:
+                raise Conflict(f"a snapshot named {name!r} exists already: delete it first, or choose another name")
+            if len(named) >= self._budget.named_max:
+                raise Conflict(f"there are {len(named)} named snapshots, which is the limit: delete one first")
+            image = Image.of(self.replica.state).without_ids()
+            self._check_kept_bytes(manifests, image)
+            written = await self._write(image, name)
+            return (await self._snapshots.manifests())[written]
+
+    async def write_pinned(self, image: Image) -> str:
+        """Write an image that a journal entry will restore, and pin it; return its full name.
+
+        TooLarge if the snapshots that are kept would take too many bytes.
+        """
+        async with self._snapshot_lock:
+            image = image.without_ids()
+            self._check_kept_bytes(await self._snapshots.manifests(), image)
+            written = await self._write(image)
             self.pinned.add(written)
         return written
+
+    def _check_kept_bytes(self, manifests: Mapping[str, Manifest], image: Image) -> None:
+        kept = sum(
+            manifest.size_bytes
+            for name, manifest in manifests.items()
+            if manifest.name is not None or self.is_needed(name)
+        )
+        if kept + image.documents_bytes > self._budget.kept_bytes_max:
+            raise TooLarge(
+                f"snapshots that are kept take {kept} bytes, this one would take {image.documents_bytes} more, and the "
+                f"limit is {self._budget.kept_bytes_max}, an eighth of etcd's quota: delete named snapshots (nodectl "
+                "snapshot list); one that a restore used is deleted once the journal is truncated"
+            )
+
+    async def _write(self, image: Image, name: str | None = None) -> str:
+        """Write a snapshot. If that fails or is cancelled, what was written of it is deleted at the next check."""
+        look_at, self._look_for_fragments_at = self._look_for_fragments_at, 0.0
+        written = await self._snapshots.write(self._fence, image, self._wall_clock(), name)
+        self._look_for_fragments_at = look_at
+        return written
+
+    async def _delete_fragments(self) -> dict[str, Manifest]:
+        """Delete incomplete snapshots; return the manifests of all complete ones. The lock must be held."""
+        for name in await self._snapshots.fragments():
+            await self._snapshots.delete_fragment(self._fence, name)
+            log.info("deleted the incomplete snapshot %s", name)
+        self._look_for_fragments_at = time.monotonic() + _FRAGMENTS_EVERY_S
+        return await self._snapshots.manifests()
 
     @property
     def journal_bytes(self) -> int:
@@ -190,7 +281,7 @@ class JournalRetention:
         space_is_short: truncate entries even if their command ids must still be known; the snapshots hold the ids too.
         """
         async with self._snapshot_lock:
-            manifests = await self._snapshots.manifests()
+            manifests = await self._delete_fragments()
             checked = await self._two_verified(manifests)
             if len(checked) < 2:
                 return
@@ -202,6 +293,8 @@ class JournalRetention:
         for name, manifest in manifests.items():
             if len(checked) == 2:
                 break
+            if not manifest.has_ids:
+                continue
             try:
                 if name not in self._snapshots.verified:
                     await self._snapshots.verify(name, manifest)
@@ -248,7 +341,7 @@ class JournalRetention:
     async def _delete_snapshots(self, manifests: dict[str, Manifest], keep: set[str]) -> None:
         keep |= {name for name, manifest in manifests.items() if manifest.name is not None}
         superfluous = [name for name in manifests if name not in keep]
-        for name in [*superfluous, *await self._snapshots.fragments(set(manifests))]:
+        for name in [*superfluous, *await self._snapshots.unreadable(manifests)]:
             await self._delete_snapshot(name)
 
     async def _delete_snapshot(self, name: str) -> None:

@@ -143,6 +143,11 @@ class SpaceKeeper:
         if self._journal_owner is not None and self._journal_owner.bytes_seen >= self._wake_at_bytes:
             self._wake.set()
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether commands are refused because etcd is nearly full, as of the last reading."""
+        return self._refusing and self._clock() - self._read_at <= _STALE_S
+
     def refusal(self) -> NoSpace | None:
         """The error with which commands must be refused now; None if they are accepted."""
         if self._clock() - self._read_at > _STALE_S:

@@ -8,11 +8,13 @@ from enum import IntEnum
 from nodestore.errors import (
     Conflict,
     Denied,
+    IdReused,
     Invalid,
     NodectlError,
     NoSpace,
     NotFound,
     OutcomeUnknown,
+    ResultForgotten,
     TimedOut,
     TooOld,
     Unavailable,
@@ -45,6 +47,8 @@ class Explanation:
 
 _TABLE: tuple[tuple[type[NodectlError], ExitCode, str], ...] = (
     (TooOld, ExitCode.CONFLICT, "check with `nodectl history` what has happened since, then decide"),
+    (IdReused, ExitCode.CONFLICT, "send the command with an id of its own, or without --id"),
+    (ResultForgotten, ExitCode.FAILED, "the command is done; `nodectl history` shows what is kept of it"),
     (Conflict, ExitCode.CONFLICT, "check the current state, then repeat the command if it is still wanted"),
     (Invalid, ExitCode.USAGE, ""),
     (NotFound, ExitCode.NOT_FOUND, ""),

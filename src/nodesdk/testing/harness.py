@@ -236,7 +236,13 @@ class AppHarness:
         done = batch.execute(request)
         assert done is not None, "an empty batch has room for one command"
         self._commit(batch)
-        return Outcome(done.index, done.result, done.repeated, done.error)
+        result = self._result_at(done.index) if done.result_in_journal else done.result
+        return Outcome(done.index, result, done.repeated, done.error)
+
+    def _result_at(self, index: int) -> Json:
+        """The result of a command, from the journal: large ones are not part of the state."""
+        entries = (decode(Entry, raw, "entry") for raw in self._entries)
+        return next(record.result for entry in entries for record in entry.commands if record.index == index)
 
     def _commit(self, batch: Batch) -> None:
         """Append the entry of the batch and apply it as a standby does: decoded from its bytes."""

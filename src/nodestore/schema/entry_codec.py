@@ -30,7 +30,10 @@ def decode_fast(raw: bytes) -> Entry | None:
         value = from_json(raw, allow_inf_nan=False)
     except ValueError:
         return None
-    if type(value) is not dict or value.keys() != _ENTRY_FIELDS:
+    if type(value) is not dict or value.keys() - {"floor"} != _ENTRY_FIELDS:
+        return None
+    floor = value.setdefault("floor", None)
+    if floor is not None and (type(floor) is not int or floor < 0):
         return None
     commands = value["commands"]
     numbers = type(value["v"]) is int and type(value["epoch"]) is int and type(value["term"]) is int

@@ -255,6 +255,12 @@ class Entry(Stored):
     term: int = Field(description="revision of its writer's term")
     nonce: str
     commands: tuple[CommandRecord, ...] = Field(min_length=1)
+    floor: int | None = Field(
+        default=None,
+        ge=0,
+        description="command ids up to this index are no longer remembered from this entry on; null in entries of old "
+        "versions: each replica then forgets by age and number",
+    )
 
     @model_validator(mode="after")
     def _indexes_without_gap(self) -> Self:
@@ -298,6 +304,7 @@ class Manifest(Stored):
     epoch: int
     documents: int
     name: str | None = Field(default=None, description="a snapshot with a name is kept until it is deleted")
+    has_ids: bool = Field(default=True, description="whether it holds the ids of commands; named ones hold none")
 
 
 class DocumentView(Stored):

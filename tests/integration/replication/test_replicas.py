@@ -137,7 +137,7 @@ async def test_a_snapshot_that_is_deleted_while_it_is_read(etcd_one: EtcdCluster
                 with pytest.raises(Garbage, match="gap"):
                     await replica.catch_up()
                 assert replica.index == 0
-                await seat.leader.archive.save("new")
+                await retention_in_term(seat).write_snapshot()
             await replica.catch_up()
             assert same(replica.state, seat.replica.state)
 
@@ -424,7 +424,7 @@ async def test_what_it_took_to_catch_up_makes_no_snapshot_due(etcd_one: EtcdClus
     async with session(etcd_one) as etcd, run_leader_after_inspection(etcd, keys) as seat:
         for number in range(20):
             await seat.add(f"x{number}")
-        await seat.leader.archive.save("before")
+        await retention_in_term(seat).write_snapshot()
         await seat.add("beyond")
         replica = Replica(etcd, keys)
         await replica.catch_up()

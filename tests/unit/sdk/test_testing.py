@@ -103,12 +103,13 @@ def test_commands_give_results_or_raise_their_errors() -> None:
 
 
 def test_a_repeat_gets_the_first_result() -> None:
-    """A repeated command is not run again."""
+    """A repeated command is not run again. With other arguments it is no repeat, and is refused."""
     harness = AppHarness(lamps(), ["n1"])
     first = harness.send("lamps.light", {"node": "n1", "level": 1}, id="one")
     harness.advance(60)
-    again = harness.send("lamps.light", {"node": "n1", "level": 2}, id="one")
+    again = harness.send("lamps.light", {"node": "n1", "level": 1}, id="one")
     assert (first, again) == (Outcome(2, 1, False, None), Outcome(2, 1, True, None))
+    assert isinstance(harness.send("lamps.light", {"node": "n1", "level": 2}, id="one").error, Conflict)
     assert harness.send("lamps.light", {"node": "n1", "level": 101}).error is not None
     harness.run("lamps.light", node="n1", level=3)
     assert harness.document("lamps/n1") == {"level": 3, "since": 1_000_000_060.0}

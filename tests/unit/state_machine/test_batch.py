@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masterd.state_machine.batch import CommandRequest, encode_entry
-from masterd.state_machine.state import RememberedResult, State
+from masterd.state_machine.remembered import RememberedResult
+from masterd.state_machine.state import State
 from masterd.state_machine.transaction import Overlay
 from nodestore.errors import Conflict, Garbage, Invalid, NodectlError, NotFound, Refused, TooOld
 from nodestore.schema.models import Entry, Inventory, decode
@@ -226,7 +227,8 @@ def test_objects_of_callers_are_not_shared_with_the_state() -> None:
     assert found is not None
     found["x"]["y"] = "changed"
     assert (dumps([doc.value for doc in line.state.documents.values()]), dumps(line.state.ids["id"].result)) == before
-    assert line.one("put", "id", 1).result == {"path": "nodes/n1", "document": {"x": {"y": 1}}}
+    repeat = line.one("put", "id", 1, path="nodes/n1", document={"x": {"y": 1}})
+    assert repeat.result == {"path": "nodes/n1", "document": {"x": {"y": 1}}}
     assert spec.document == {"x": {"y": 1}}
 
 

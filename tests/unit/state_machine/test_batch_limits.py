@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -162,9 +163,10 @@ def test_a_restore_gives_new_generations_to_what_it_changes() -> None:
     assert outcome.result == {"snapshot": "snapshot-0", "documents": 2, "changed": 1}
     assert line.state.specs["n1"].generation == outcome.index > before["n1"].generation
     assert line.state.specs["n2"] == before["n2"]
-    assert line.one("put", "first", path="nodes/n1", document={"a": 9}).repeated
+    assert line.one("put", "first", path="nodes/n1", document={"a": 1}).repeated
     assert line.document("nodes/n1") == {"a": 1}
-    again = line.batch().restore(CommandRequest(outcome.id, "snapshot.restore", {}, "t", 0), "other", {})
+    repeat = CommandRequest(outcome.id, "snapshot.restore", {"snapshot": "snapshot-0"}, "t", 0)
+    again = line.batch().restore(repeat, "other", {})
     assert (again.index, again.repeated) == (outcome.index, True)
 
 
@@ -255,3 +257,58 @@ def test_a_garbage_configuration_changes_nothing(inventory_json: dict[str, Any])
     assert line.derivation["n1"].hash == mark.hash
     line.one("put", path="nodes/n1", document={"x": 2})
     assert line.state.specs["n1"].generation == line.state.index
+
+
+# --- the size of the state ------------------------------------------------------------------------------------------
+
+
+def test_a_state_that_would_be_too_large_is_refused_with_the_figure() -> None:
+    """Documents and specs count. What makes the state smaller is accepted above the limit too."""
+    line = Line("n1", limits=BatchLimits(state_bytes_max=3_000))
+    assert line.one("put", path="p", document={"x": "y" * 1_000}).error is None
+    refused = line.one("put", path="q", document={"x": "y" * 2_000})
+    assert isinstance(refused.error, TooLarge)
+    assert re.search(r"put would make the state 31\d\d bytes large .* the limit is 3000", str(refused.error))
+    assert line.document("q") is None
+    refused = line.one("put", path="nodes/n1", document={"x": "y" * 900})  # and as much again in the spec
+    assert isinstance(refused.error, TooLarge)
+    assert line.derivation["n1"].spec is None
+    line.limits = BatchLimits(state_bytes_max=500)
+    assert isinstance(line.one("put", path="q", document={}).error, TooLarge)
+    assert line.one("put", path="p", document={"x": "y" * 900}).error is None
+    assert line.one("delete", path="p").error is None
+    assert line.one("put", path="q", document={}).error is None
+    assert line.state.documents_bytes == sum(document.size for document in line.state.documents.values())
+
+
+def test_the_commands_of_one_batch_are_counted_together() -> None:
+    line = Line(limits=BatchLimits(state_bytes_max=3_000))
+    outcomes = line.run(
+        line.request("put", path="a", document={"x": "y" * 1_400}),
+        line.request("put", path="a", document={"x": "y" * 1_500}),
+        line.request("put", path="b", document={"x": "y" * 1_400}),
+        line.request("delete", path="a"),
+        line.request("put", path="b", document={"x": "y" * 1_400}),
+    )
+    assert [outcome is not None and outcome.error is None for outcome in outcomes] == [True, True, False, True, True]
+
+
+def test_a_restore_and_a_configuration_are_counted_too() -> None:
+    """A configuration that cannot be adopted for its size is rejected, and the last one stays in force."""
+    line = Line("n1", limits=BatchLimits(state_bytes_max=3_000))
+    with pytest.raises(TooLarge, match="the limit is 3000"):
+        line.batch().restore(line.request("snapshot.restore"), "s", {"p": {"x": "y" * 4_000}})
+    line.one("put", path="nodes/n1", document={"a": 1})
+    with pytest.raises(TooLarge, match=r"config\.adopt would make the state"):
+        line.adopt(inventory("n1", text="y" * 4_000))
+
+
+def test_the_size_of_all_specs_is_kept() -> None:
+    """Over changes, failures of the application, and nodes that leave."""
+    line = Line("n1", "n2")
+    for document in ({"a": "x" * 50}, {"poison": 1}, {"a": "x"}):
+        line.one("put", path="nodes/n1", document=document)
+        line.one("put", path="nodes/n2", document=document)
+        assert line.derivation.total_bytes == sum(line.derivation[node].size_bytes for node in line.derivation.nodes)
+    line.adopt(inventory("n2"))
+    assert line.derivation.total_bytes == line.derivation["n2"].size_bytes > 0
