@@ -94,7 +94,7 @@ class Status(Stored):
     actual: dict[str, Any] = Field(default_factory=dict, description="the actual state, as the driver inspected it")
     error: str | None = None
     warning: str | None = Field(default=None, description="another problem, which does not prevent convergence")
-    attempts: int = Field(default=0, description="consecutive failed attempts at this generation")
+    attempts: int = Field(default=0, description="failed attempts and repairs since the state last settled")
     driver: str | None = None
     time: float = 0.0
 

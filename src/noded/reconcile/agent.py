@@ -33,6 +33,8 @@ ACTUAL_BYTES_MAX = 64 << 10
 ERROR_CHARS_MAX = 2_000
 _INSPECT_TIMEOUT_S = 10.0
 _SHOW_APPLYING_S = 1.0
+_SETTLE_WAIT_S = 90.0
+"""How long the action restart waits until what it started counts as ready. Meanwhile nothing else is applied."""
 _STEPS_MAX = 8
 """Maximum number of steps in a row without a pause. A safeguard: the delays between attempts end each row earlier."""
 
@@ -145,7 +147,7 @@ class Agent:
         self.wake()
 
     async def restart(self, reason: str) -> None:
-        """Stop the driver and apply the spec again. Call it within `hold_driver`.
+        """Stop the driver, apply the spec again and wait until it has settled. Call it within `hold_driver`.
 
         Raises DriverError if that fails; the loop then retries.
         """
@@ -162,7 +164,25 @@ class Agent:
         await self._run_task(replace(plan.task, reason=reason), desired, Actual(), plan)
         if self._memory.applied is None:
             rejected = self._memory.rejected
-            raise DriverError(self._memory.attempts.error or (rejected.error if rejected else "nothing was applied"))
+            raise DriverError((rejected and rejected.error) or self._memory.attempts.error or "nothing was applied")
+        await self._wait_settled(desired)
+
+    async def _wait_settled(self, desired: Desired) -> None:
+        """Wait until what was started counts as ready. Raises DriverError if it fails, or takes too long."""
+        deadline = time.monotonic() + _SETTLE_WAIT_S
+        while True:
+            self._wake.clear()
+            actual, settle_s = await self._inspect()
+            if actual.drift is not None:
+                raise DriverError(actual.drift)
+            now = time.monotonic()
+            plan = planner.plan(desired, actual, self._memory, now, settle_s=settle_s, backoff=self._timing.backoff)
+            self._report_status(desired, actual, plan)
+            if actual.unsettled_s <= 0:
+                return
+            if now >= deadline:
+                raise DriverError(f"not ready {_SETTLE_WAIT_S:g} s after the restart: {actual.waits_for}")
+            await set_within(self._wake, min(actual.unsettled_s, self._timing.tick_s, deadline - now))
 
     # --- the desired state ---
 
@@ -351,7 +371,7 @@ class Agent:
                 term=desired.term if desired else 0,
                 observed_generation=desired.generation if desired else 0,
                 phase="failed" if plan.error is None and self._orders.problem else plan.phase,
-                reason=self._reason,
+                reason=f"{self._reason}; {plan.note}" if plan.note and self._reason else self._reason or plan.note,
                 actual=_bounded_state(actual.state),
                 error=error[:ERROR_CHARS_MAX] if error else None,
                 warning=self._persist_error or None,

@@ -30,8 +30,8 @@ else:
     from nodestore.processes import posix as system
 
 __all__ = [
-    "PIPE", "Child", "Completed", "EndedAtOnce", "Identity", "identify", "is_alive", "kill_tree",
-    "resume", "run", "spawn", "spawn_detached", "suspend", "terminate", "utf8_stdio",
+    "PIPE", "Child", "Completed", "EndedAtOnce", "Identity", "check_program", "handles_signal", "identify", "is_alive",
+    "kill_tree", "resume", "run", "spawn", "spawn_detached", "suspend", "terminate", "utf8_stdio",
 ]  # fmt: skip
 
 _REAP_TIMEOUT_S = 10.0
@@ -242,6 +242,18 @@ def spawn_detached(
     if identity is None:
         raise EndedAtOnce(f"{argv[0]} ended at once: see {log}")
     return identity
+
+
+def check_program(
+    argv: Sequence[str | os.PathLike[str]], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> None:
+    """Raises NodectlError if there is no program that `spawn` would start."""
+    _resolved(argv, cwd, env)
+
+
+def handles_signal(pid: int, number: int) -> bool | None:
+    """Whether the signal would not end process `pid`, because it handles or ignores it. None if that is unknown."""
+    return system.handles_signal(pid, number)
 
 
 def run(

@@ -91,6 +91,24 @@ def parse_stat(text: str) -> tuple[str, int]:
     return fields[0], int(fields[19])
 
 
+def handles_signal(pid: int, number: int) -> bool | None:
+    """Whether process `pid` handles or ignores the signal. None if unknown: only Linux shows it, in proc(5)."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return signal_is_handled(Path(f"/proc/{pid}/status").read_text(errors="replace"), number)
+    except (OSError, ValueError):
+        return None
+
+
+def signal_is_handled(status: str, number: int) -> bool:
+    """Whether the masks SigIgn or SigCgt of a /proc/<pid>/status text have the signal. ValueError if one is missing."""
+    masks = {name: value for name, _, value in (line.partition(":") for line in status.splitlines())}
+    if not {"SigIgn", "SigCgt"} <= masks.keys():
+        raise ValueError("no signal masks")
+    return bool((int(masks["SigIgn"], 16) | int(masks["SigCgt"], 16)) >> (number - 1) & 1)
+
+
 def terminate(pid: int) -> None:
     """Send SIGTERM to the process group that `pid` leads, or to `pid` alone if it leads none."""
     with contextlib.suppress(ProcessLookupError):

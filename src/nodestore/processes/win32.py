@@ -158,6 +158,10 @@ def creation_time(pid: int) -> float | None:
         return None
 
 
+def handles_signal(pid: int, number: int) -> bool | None:
+    return None  # there are no such signals
+
+
 def terminate(pid: int) -> None:
     """Send CTRL_BREAK to the process group `pid`. If it has another console, a helper process sends it."""
     if pid in _console_processes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -62,10 +63,17 @@ def _sweep(path: Path) -> None:
                 draft.unlink()
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting: a plain open of a named pipe blocks until it has a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def read_bounded(path: Path) -> bytes | None:
-    """The file's content. None if it is absent, unreadable, or larger than FILE_BYTES_MAX."""
+    """The file's content. None if it is absent, unreadable, no regular file, or larger than FILE_BYTES_MAX."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
             content = file.read(FILE_BYTES_MAX + 1)
     except OSError:
         return None

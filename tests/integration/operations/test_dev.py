@@ -25,7 +25,7 @@ nodes:
   n1: { position: [0, 0] }
   n2: { position: [0, 1] }
 defaults:
-  driver: { name: process, settings: { argv: ["{python}", -m, nodectl.dev.tile] } }
+  driver: { name: process, settings: { argv: ["{python}", -m, nodectl.dev.tile], settle_s: 0.5 } }
   document: { text: hello }
 """
 

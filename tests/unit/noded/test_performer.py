@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,6 +17,7 @@ from noded.actions import performer as performer_module
 from noded.actions.decide import ActionOutcome
 from noded.actions.performer import Performer
 from noded.drivers.contract import ActionFailed, Actual, Context, DriverAction, DriverError
+from noded.reconcile import agent as agent_module
 from noded.reconcile.planner import RetryDelays
 from noded.settings import parse
 from nodestore.schema.models import Action
@@ -325,6 +327,38 @@ async def test_restart_in_a_row_of_failures(tmp_path: Path) -> None:
         at.lamp.trouble = []
         assert await at.act("restart") == ActionOutcome("done")
         await rig.ready(1)
+
+
+async def test_restart_is_done_only_when_it_has_settled(tmp_path: Path) -> None:
+    """What was started must last: the action is not done before, and the status shows what it waits for."""
+    async with bench(tmp_path) as at:
+        at.lamp.found = Actual({"on": True}, unsettled_s=600.0, waits_for="it warms up")
+        acting = asyncio.ensure_future(at.act("restart"))
+        await at.rig.until(lambda: "it warms up" in at.rig.told[-1].reason, "the status")
+        assert at.rig.told[-1].phase == "applying"
+        assert not acting.done()
+        at.lamp.found = Actual({"on": True})
+        at.rig.agent.wake()
+        assert await acting == ActionOutcome("done")
+
+
+async def test_a_restart_of_what_ends_at_once_fails(tmp_path: Path) -> None:
+    """The action's error is that of the program."""
+    async with bench(tmp_path) as at:
+        at.lamp.found = Actual({"on": True}, unsettled_s=600.0)
+        acting = asyncio.ensure_future(at.act("restart"))
+        await at.rig.until(lambda: at.lamp.calls.count("apply one") == 2, "the restart")
+        at.lamp.found = Actual({"on": False}, "the program exited with code 1", failed=True)
+        at.rig.agent.wake()
+        assert await acting == ActionOutcome("failed", error="the program exited with code 1")
+
+
+async def test_a_restart_that_does_not_settle_in_time_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait is bounded, because nothing else is applied meanwhile."""
+    monkeypatch.setattr(agent_module, "_SETTLE_WAIT_S", 0.05)
+    async with bench(tmp_path) as at:
+        at.lamp.found = Actual({"on": True}, unsettled_s=math.inf, waits_for="no health check has succeeded")
+        assert "no health check has succeeded" in await failure(at, "restart")
 
 
 # --- reboot ----------------------------------------------------------------------------------------------------------

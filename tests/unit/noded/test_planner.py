@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -215,3 +216,83 @@ def test_any_history_converges(history: list[tuple[Spec | None, Actual, str]], l
             break
     assert effect == {last.driver: last}
     assert now - began <= 31.0 + 1.0 + 1.0
+
+
+# --- settling and streams of changes ---------------------------------------------------------------------------------
+
+
+def test_what_was_just_started_is_not_ready() -> None:
+    """A state that must still last is not `ready`; the plan says what has to happen and when to plan again."""
+    started = Actual(unsettled_s=4.0, waits_for="the program must run for 10 s")
+    made = plan(desired(ONE), started, RUNNING, NOW)
+    assert (made.task, made.phase, made.wake_at) == (None, "applying", NOW + 4.0)
+    assert made.note == "the program must run for 10 s"
+    assert plan(desired(ONE), Actual(), RUNNING, NOW).phase == "ready"
+
+
+def test_after_a_failure_what_was_just_started_is_retrying() -> None:
+    """The earlier error stays visible until the state has settled."""
+    made = plan(desired(ONE), Actual(unsettled_s=4.0), tried(RUNNING, 1, 6.0), NOW, settle_s=10.0)
+    assert (made.phase, made.error) == ("retrying", "boom")
+
+
+def test_failures_are_not_forgotten_before_the_state_has_settled() -> None:
+    """A state that must still last resets nothing, although the last failure was long ago."""
+    memory = tried(RUNNING, 3, 60.0)
+    assert planner.settled(memory, Actual(unsettled_s=1.0), NOW, 10.0) == memory
+    assert planner.settled(memory, Actual(), NOW, 10.0).attempts.count == 0
+
+
+def run_stream(every_s: float, for_s: float, lives_s: float) -> tuple[list[float], set[str]]:
+    """Change the document every `every_s`; what is applied ends after `lives_s`. Returns the starts and the phases."""
+    memory, now, generation, dies_at = RUNNING, 0.0, 0, 0.0
+    starts: list[float] = []
+    phases: set[str] = set()
+    while now < for_s:
+        generation = int(now / every_s)
+        actual = CRASHED if now >= dies_at else Actual(unsettled_s=10.0)
+        memory = planner.settled(memory, actual, now, 10.0)
+        made = plan(desired(spec(scene=generation)), actual, memory, now, settle_s=10.0)
+        if made.task is None:
+            phases.add(made.phase)
+        else:
+            if actual.drift is not None:
+                starts.append(now)
+                dies_at = now + lives_s
+            memory = planner.succeeded(memory, made.task, now)
+        now += 0.01
+    return starts, phases
+
+
+@pytest.mark.parametrize("lives_s", [0.02, 2.0])
+def test_a_stream_of_changes_neither_voids_the_pauses_nor_keeps_the_program_down(lives_s: float) -> None:
+    """The starts of a program that always ends become rare, whatever changes meanwhile; but they go on."""
+    starts, phases = run_stream(0.05, 120.0, lives_s)
+    assert len(starts) <= 16
+    pauses = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert max(pauses) <= 30.1 + lives_s
+    assert "ready" not in phases
+    assert starts[-1] > 60.0
+
+
+def test_the_first_change_after_failures_is_tried_at_once() -> None:
+    """An operator's remedy does not wait for the pause; the remedy of the remedy waits half a second."""
+    failing = tried(replace(RUNNING, applied=None), 7, 0.1)
+    first = plan(desired(TWO), Actual(), failing, NOW).task
+    assert first is not None
+    memory = planner.failed(failing, first, NOW, "boom", retryable=True)
+    assert plan(desired(spec(scene="three")), Actual(), memory, NOW + 0.4).task is None
+    assert plan(desired(spec(scene="three")), Actual(), memory, NOW + 0.5).task is not None
+
+
+def test_a_rejected_spec_does_not_void_the_pauses() -> None:
+    """What runs and fails keeps its pauses, although a spec was rejected meanwhile."""
+    memory = planner.failed(
+        tried(RUNNING, 5, 1.0), Task("process", "", digest_of(TWO), TWO), NOW, "no", retryable=False
+    )
+    assert plan(desired(TWO), CRASHED, memory, NOW).task is None
+
+
+def test_a_stop_does_not_wait_for_the_pauses() -> None:
+    """A node that is removed while its program fails is stopped at once."""
+    assert plan(None, CRASHED, tried(RUNNING, 9, 0.1), NOW).task is not None

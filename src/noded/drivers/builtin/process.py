@@ -12,9 +12,11 @@ With the setting `health`, the program is also checked periodically and restarte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,6 +35,9 @@ from nodestore.support import atomic_files, jsonio
 
 _OUTPUT_WAIT_S = 0.2
 _GRACE_S = 5.0
+_SIGNAL_POLL_S = 0.1
+_HANDLER_WAIT_S = 1.0
+"""For how long after its start a program may lack a handler for the reload signal, whatever `settle_s` is."""
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
 
@@ -50,7 +55,7 @@ class ProcessSettings(scripted.ActionSettings):
         default=10.0,
         ge=0,
         le=3_600,
-        description="seconds that the program must run until earlier failures are forgotten",
+        description="seconds that the program must run until it counts as ready and earlier failures are forgotten",
     )
     document_file: FileName = Field(
         default="document.json", description="file with the document, in noded's work directory"
@@ -60,7 +65,8 @@ class ProcessSettings(scripted.ActionSettings):
         description="reload: the program reads its document file again by itself; restart: it is restarted",
     )
     reload_signal: Literal["SIGHUP", "SIGUSR1", "SIGUSR2"] | None = Field(
-        default=None, description="POSIX only: sent when the document has changed"
+        default=None,
+        description="POSIX only: sent when the document has changed, as soon as the program has a handler for it",
     )
     log_file: FileName | None = Field(
         default="program.log", description="file with the program's output, in noded's work directory"
@@ -79,6 +85,10 @@ class _ProgramRun:
         self.output = output
         self.health = health
         self.exit_code: int | None = None
+        self.reload_signal: int | None = None
+        """The signal to be sent once the program can handle it; None if none is due."""
+        self._started_at = time.monotonic()
+        self._reloads: asyncio.Task[None] | None = None
         self._checks: asyncio.Task[None] | None = None
         self._cwd = cwd
         self._cwd_id = _identity(cwd)
@@ -93,6 +103,22 @@ class _ProgramRun:
         """Whether the program runs and its health checks failed too often."""
         return self.exit_code is None and self.health is not None and self.health.is_unhealthy
 
+    def settling(self, settle_s: float) -> tuple[float, str]:
+        """For how many more seconds the program must run until it counts as ready, and what has to happen until then.
+
+        With health checks, the first one that succeeds decides.
+        """
+        if self.health is not None:
+            return (0.0, "") if self.health.has_passed else (math.inf, "no health check has succeeded since its start")
+        if self.reload_signal is not None:
+            return math.inf, f"the program has no handler for {_signal_name(self.reload_signal)} yet"
+        left_s = max(0.0, settle_s - self.age_s)
+        return left_s, f"the program counts as ready once it has run for {settle_s:g} s" if left_s else ""
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._started_at
+
     def start_watching(self, context: Context) -> None:
         """Start the background tasks that wait for the program's end and check its health."""
         context.tasks.create_task(self._watch(context))
@@ -100,19 +126,62 @@ class _ProgramRun:
             self._checks = context.tasks.create_task(self.health.check_forever())
 
     async def end_checks(self) -> None:
-        """Stop the health checks; cancel the one that is running."""
-        if self._checks is not None:
-            self._checks.cancel()
-            await asyncio.wait({self._checks})
+        """Stop the health checks, the one that is running included, and send no signal any more."""
+        tasks = {task for task in (self._checks, self._reloads) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def request_reload(self, signal_number: int, context: Context, settle_s: float) -> None:
+        """Send the signal as soon as the program can handle it: before that, it would kill the program."""
+        self.reload_signal = signal_number
+        if not self._send_reload(settle_s) and (self._reloads is None or self._reloads.done()):
+            self._reloads = context.tasks.create_task(self._keep_trying_to_reload(context, settle_s))
+
+    async def _keep_trying_to_reload(self, context: Context, settle_s: float) -> None:
+        while not self._send_reload(settle_s):
+            await asyncio.sleep(_SIGNAL_POLL_S)
+        context.wake()
+
+    def _send_reload(self, settle_s: float) -> bool:
+        """Send the signal that is due, unless it would kill the program. Returns whether none is due any more."""
+        number = self.reload_signal
+        if number is None or self.exit_code is not None or not child_processes.is_alive(self.child.identity):
+            return True  # a program that has ended reads its document when it is started again
+        handles = child_processes.handles_signal(self.child.pid, number)
+        if not (self.age_s >= settle_s if handles is None else handles):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.child.pid, number)
+        self.reload_signal = None
+        return True
+
+    def has_no_handler(self, settle_s: float) -> bool:
+        """Whether a signal is due that the program still cannot handle, although it has settled."""
+        return self.reload_signal is not None and self.age_s >= max(settle_s, _HANDLER_WAIT_S)
 
     async def _watch(self, context: Context) -> None:
         """Wait for the program's end, record its exit code and wake noded."""
         code = await self.child.wait()
-        if self._checks is not None:
-            self._checks.cancel()
+        for task in (self._checks, self._reloads):
+            if task is not None:
+                task.cancel()
         await asyncio.to_thread(self.output.join, _OUTPUT_WAIT_S)  # the last line of output becomes part of the error
         self.exit_code = code
         context.wake()
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name
+
+
+def _runs_alike(one: ProcessSettings, other: ProcessSettings | None) -> bool:
+    """Whether a program that was started with `other` need not be restarted for `one`."""
+    changes = {"grace_s": 0.0, "settle_s": 0.0}
+    return other is not None and scripted.same_but_for_actions(
+        one.model_copy(update=changes), other.model_copy(update=changes)
+    )
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:
@@ -162,7 +231,12 @@ class ProcessDriver:
             self.settle_s = self._settings.settle_s if health.state == "healthy" else math.inf
             if run.is_unhealthy:
                 return Actual(state, f"the program is unhealthy: {health.error}", failed=True)
-        return Actual(state, self._drift(run, self._settings))
+        if run.reload_signal is not None and run.has_no_handler(self._settings.settle_s):
+            name = _signal_name(run.reload_signal)
+            return Actual(state, f"the program has no handler for {name}, which would end it: not sent", failed=True)
+        unsettled_s, waits_for = run.settling(self._settings.settle_s)
+        drift = self._drift(run, self._settings)
+        return Actual(state, drift, unsettled_s=unsettled_s, waits_for=waits_for)
 
     def _drift(self, run: _ProgramRun, settings: ProcessSettings) -> str | None:
         if run.has_lost_cwd:
@@ -186,26 +260,47 @@ class ProcessDriver:
             and run.exit_code is None
             and not run.is_unhealthy
             and not run.has_lost_cwd
-            and scripted.same_but_for_actions(settings, self._settings)
+            and not run.has_no_handler(settings.settle_s)
+            and _runs_alike(settings, self._settings)
             and not (changed and settings.on_change == "restart")
         )
+        await self._prepare(settings, document)
         if not keep:
             await self._end()
         self._settings, self._document, self._document_hash = settings, document, jsonio.digest(spec.document)
         self.settle_s = settings.settle_s
-        try:
-            atomic_files.write_atomic(self._path(settings), document)
-        except OSError as error:
-            raise DriverError(f"cannot write {settings.document_file}: {error.strerror or error}") from None
         if not keep:
             await self._start(settings)
-        elif (
-            changed
-            and settings.reload_signal is not None
-            and run is not None
-            and child_processes.is_alive(run.child.identity)
-        ):
-            os.kill(run.child.pid, getattr(signal, settings.reload_signal))
+        elif changed and settings.reload_signal is not None and run is not None:
+            run.request_reload(getattr(signal, settings.reload_signal), self._context, settings.settle_s)
+
+    async def _prepare(self, settings: ProcessSettings, document: bytes) -> None:
+        """Do all that the start needs and that may fail, before anything is stopped. Writes only what differs.
+
+        So a full or read-only disk neither keeps a program down whose document is there, nor ends one that runs.
+        """
+        path = self._path(settings)
+        if atomic_files.read_bounded(path) != document:
+            try:
+                atomic_files.write_atomic(path, document)
+            except OSError as error:
+                await self._start_with_previous_document()
+                raise DriverError(f"cannot write {settings.document_file}: {error.strerror or error}") from None
+        cwd = command.make_directory(self._context, settings.cwd)
+        environment = command.environment(self._context, self._added_environment(settings))
+        try:
+            child_processes.check_program(command.resolve_python(settings.argv), cwd=cwd, env=environment)
+        except NodectlError as error:
+            raise DriverError(str(error)) from None
+
+    async def _start_with_previous_document(self) -> None:
+        """If the program has ended and the document that it last had is still there, start it again with that."""
+        before, run = self._settings, self._run
+        if before is None or run is None or run.exit_code is None:
+            return
+        if atomic_files.read_bounded(self._path(before)) == self._document:
+            await self._end()
+            await self._start(before)
 
     async def stop(self) -> None:
         await self._end()

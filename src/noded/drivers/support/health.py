@@ -98,6 +98,8 @@ class Health:
         self._started = time.monotonic()
         self._failures = 0
         self.state: HealthState = "starting"
+        self.has_passed = False
+        """Whether a check of this run has succeeded."""
         self.error = ""
         """Error of the first failed check since the last healthy one; "" if healthy.
 
@@ -120,7 +122,7 @@ class Health:
         """Record the result of a check made `age_s` after the program's start. problem: the error, None if healthy."""
         before = (self.state, self.is_unhealthy)
         if problem is None:
-            self.state, self.error, self._failures = "healthy", "", 0
+            self.state, self.error, self._failures, self.has_passed = "healthy", "", 0, True
         elif self.state != "starting" or age_s >= self._settings.start_s:
             if self._failures == 0:
                 self.error = one_line(problem, LINE_CHARS_MAX)
