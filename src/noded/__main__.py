@@ -13,10 +13,11 @@ def main() -> int:
     from noded import daemon, settings  # here: these imports take a while, and a stop may arrive meanwhile
     from nodestore.daemon import program
     from nodestore.processes import child_processes
+    from nodestore.processes.first_process import run_reaping_orphans
 
     child_processes.utf8_stdio()
     chosen = settings.parse()
-    return program.run("noded", chosen.node, chosen.log_level, daemon.run(chosen))
+    return run_reaping_orphans(lambda: program.run("noded", chosen.node, chosen.log_level, daemon.run(chosen)))
 
 
 if __name__ == "__main__":

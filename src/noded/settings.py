@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shlex
 import sys
 import uuid
@@ -104,13 +104,47 @@ def _directory(text: str) -> Path:
     return path
 
 
-def _argv(text: str) -> tuple[str, ...]:
-    """Split a command line as a shell does. On Windows a backslash escapes nothing, and only double quotes quote."""
-    posix = os.name != "nt"
-    parts = shlex.split(text) if posix else [part.strip('"') for part in shlex.split(text, posix=False)]
+def _argv(text: str, platform: str = sys.platform) -> tuple[str, ...]:
+    """Split a command line as a shell does, on Windows as its programs do."""
+    parts = split_as_windows(text) if platform == "win32" else shlex.split(text)
     if not parts or not parts[0] or "\x00" in text:
         raise ValueError(f"{text!r} does not name a program")
     return tuple(parts)
+
+
+def split_as_windows(text: str) -> list[str]:
+    """Split a command line as the C runtime of Windows does (CommandLineToArgvW).
+
+    Double quotes quote, also in the middle of an argument. A backslash escapes nothing, except that 2n of them before a
+    quote are n, and 2n+1 of them are n and a quote that is text.
+    """
+    parts: list[str] = []
+    part: list[str] | None = None
+    quoted = False
+    for backslashes, char in _WINDOWS_TOKEN.findall(text):
+        if char in (" ", "\t") and not backslashes and not quoted:
+            if part is not None:
+                parts.append("".join(part))
+            part = None
+            continue
+        part = [] if part is None else part
+        if char == '"':
+            part.append("\\" * (len(backslashes) // 2))
+            if len(backslashes) % 2:
+                part.append('"')
+            else:
+                quoted = not quoted
+        elif char in (" ", "\t") and not quoted:
+            parts.append("".join([*part, backslashes]))
+            part = None
+        else:
+            part += [backslashes, char]
+    if part is not None:
+        parts.append("".join(part))
+    return parts
+
+
+_WINDOWS_TOKEN = re.compile(r"(\\*)([^\\]|$)", re.DOTALL)
 
 
 def _host_id(text: str) -> str:

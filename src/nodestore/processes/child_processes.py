@@ -17,7 +17,7 @@ from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
@@ -211,13 +211,18 @@ async def spawn(
     on Linux only the child. On Linux it has no effect on a program that is setuid or has file capabilities, and `spawn`
     must be called in the main thread.
     """
-    command = system.wrap_command(_resolved(argv, cwd, env), die_with_parent=die_with_parent)
-    with _start_errors(argv[0]), _open_output(stdout) as out:
+    resolved = _resolved(argv, cwd, env)
+    with (
+        _start_errors(argv[0]),
+        _open_output(stdout) as out,
+        system.launcher(resolved, env, die_with_parent=die_with_parent) as (command, environment, more),
+    ):
+        options: dict[str, Any] = {**system.start_options(), **more}
         transport, protocol = await asyncio.get_running_loop().subprocess_exec(
-            _Protocol, *command, cwd=cwd, env=None if env is None else dict(env),
+            _Protocol, *command, cwd=cwd, env=None if environment is None else dict(environment),
             stdin=DEVNULL if stdin is None else stdin, stdout=out,
             stderr=STDOUT if stderr is None and stdout is not None else stderr,
-            **system.start_options(),
+            **options,
         )  # fmt: skip
         try:
             child = Child(transport, protocol, system.Job(transport.get_pid(), die_with_parent=die_with_parent))

@@ -1,13 +1,17 @@
 """A script that runs between a parent and the program that it starts, on POSIX. It imports nothing of this project.
 
-    launch.py die PARENT_PID PROGRAM ARG...    the program is killed when the process PARENT_PID dies
-    launch.py detach PROGRAM ARG...            the program is not a child of the caller; its pid is printed
+    launch.py die FD PARENT_PID PROGRAM ARG...    the program is killed when the process PARENT_PID dies
+    launch.py detach FD PROGRAM ARG...            the program is not a child of the caller; its pid is printed
+
+The open file FD holds the program's environment: NAME=VALUE, each ended by a zero byte. It is not the environment of
+this script, because a variable such as LD_LIBRARY_PATH could break the Python that runs it.
 
 A `preexec_fn` would run in a forked copy of a program with threads (gRPC's), where a lock may stay held forever. This
 script is a fresh process with one thread. If the program cannot run: exit code 127, and a line on stderr.
 """
 
 import os
+import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
@@ -35,15 +39,34 @@ def _detach() -> None:
     os.dup2(2, 1)  # stdout was the pipe for the pid, stderr is the log
 
 
+def _read_environment(descriptor: int) -> dict[bytes, bytes]:
+    with os.fdopen(descriptor, "rb") as file:
+        pairs = (item.partition(b"=") for item in file.read().split(b"\0") if item)
+        return {name: value for name, _, value in pairs}
+
+
+def _reset_signals() -> None:
+    """Give the program the default action of every signal, and no blocked ones.
+
+    Ignored signals survive execve: Python ignores SIGPIPE and SIGXFSZ, `nohup` SIGHUP, and a program that inherits that
+    may never end, such as one that writes to a closed pipe.
+    """
+    for number in signal.valid_signals():
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def main(arguments: list[str]) -> None:
-    if arguments[0] == "die":
-        _die_with(int(arguments[1]))
-        program = arguments[2:]
+    mode, descriptor, *program = arguments
+    environment = _read_environment(int(descriptor))
+    if mode == "die":
+        _die_with(int(program.pop(0)))
     else:
         _detach()
-        program = arguments[1:]
+    _reset_signals()
     try:
-        os.execvp(program[0], program)
+        os.execve(program[0], program, environment)
     except OSError as error:
         os.write(2, f"cannot run {program[0]}: {error.strerror}\n".encode())
         os._exit(127)

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +40,52 @@ def resume_started(pid: int) -> None:
     """Does nothing: only on Windows is a child started suspended."""
 
 
-def wrap_command(argv: Sequence[str], *, die_with_parent: bool) -> list[str]:
-    """The command line that runs `argv`. die_with_parent works on Linux only: other systems lack the signal."""
+@contextlib.contextmanager
+def launcher(
+    argv: Sequence[str], env: Mapping[str, str] | None, *, die_with_parent: bool
+) -> Iterator[tuple[list[str], Mapping[str, str] | None, dict[str, Any]]]:
+    """Yields the command line that runs `argv`, its environment, and further arguments for subprocess.
+
+    die_with_parent works on Linux only: other systems lack the signal.
+    """
     if not die_with_parent or sys.platform != "linux":
-        return list(argv)
+        yield list(argv), env, {}
+        return
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
             "die_with_parent needs the main thread: the kernel kills the child when the thread that started it ends"
         )
-    return [sys.executable, "-I", "-S", _LAUNCH, "die", str(os.getpid()), *argv]
+    with _environment_file(env) as descriptor:
+        command = [sys.executable, "-I", "-S", _LAUNCH, "die", str(descriptor), str(os.getpid()), *argv]
+        yield command, None, {"pass_fds": (descriptor,)}
 
 
 def start_detached(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None, log: Any) -> int:
     """Starts `argv` detached from this process, so that it leaves no zombie; returns its pid. OSError if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", _LAUNCH, "detach", *argv],
-        cwd=cwd, env=None if env is None else dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-        timeout=_DETACH_TIMEOUT_S, check=False,
-    )  # fmt: skip
+    with _environment_file(env) as descriptor:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", _LAUNCH, "detach", str(descriptor), *argv],
+            cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+            timeout=_DETACH_TIMEOUT_S, check=False, pass_fds=(descriptor,),
+        )  # fmt: skip
     if done.returncode != 0 or not done.stdout.strip().isdigit():
         raise OSError(f"the launcher failed with exit code {done.returncode}")
     return int(done.stdout)
+
+
+@contextlib.contextmanager
+def _environment_file(env: Mapping[str, str] | None) -> Iterator[int]:
+    """Yields the descriptor of a file with the environment, for `launch.py`. In memory on Linux: a disk may be full."""
+    pairs = os.environ if env is None else env
+    content = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in pairs.items())
+    with contextlib.ExitStack() as stack:
+        if sys.platform == "linux":
+            file = stack.enter_context(os.fdopen(os.memfd_create("environment"), "w+b"))
+        else:
+            file = stack.enter_context(tempfile.TemporaryFile())
+        file.write(content)
+        file.seek(0)
+        yield file.fileno()
 
 
 def creation_time(pid: int) -> float | None:

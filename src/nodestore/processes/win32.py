@@ -127,8 +127,9 @@ def resume_started(pid: int) -> None:
         _ntdll.NtResumeProcess(process)
 
 
-def wrap_command(argv: Sequence[str], *, die_with_parent: bool) -> list[str]:
-    return list(argv)  # the job object implements die_with_parent
+@contextlib.contextmanager
+def launcher(argv: Sequence[str], env: Mapping[str, str] | None, *, die_with_parent: bool) -> Any:
+    yield list(argv), env, {}  # the job object implements die_with_parent
 
 
 def start_detached(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None, log: Any) -> int:

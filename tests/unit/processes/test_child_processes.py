@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -309,3 +312,114 @@ def test_a_character_the_console_lacks_is_no_error() -> None:
     done = child_processes.run(python(code), timeout_s=WAIT_S, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "✓?"
+
+
+# --- what a started program inherits ---------------------------------------------------------------------------------
+
+LOOP = "(while :; do echo x; done) | head -n 1; echo ended"
+
+
+@POSIX
+@pytest.mark.parametrize("die_with_parent", [False, True])
+async def test_a_program_begins_with_default_signals(die_with_parent: bool) -> None:
+    """Python ignores SIGPIPE and SIGXFSZ; a program that inherited that would not end with its reader."""
+    child = await child_processes.spawn(
+        ["sh", "-c", LOOP], stdout=child_processes.PIPE, die_with_parent=die_with_parent
+    )
+    try:
+        assert [await line(child), await line(child)] == ["x", "ended"]
+    finally:
+        await child.stop(0)
+
+
+@LINUX
+async def test_a_program_inherits_no_ignored_or_blocked_signal(tmp_path: Path) -> None:
+    """Not even those that the starting process itself inherited, such as SIGHUP from nohup."""
+    code = (
+        "import asyncio, signal\nfrom pathlib import Path\nfrom nodestore.processes import child_processes\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
+        "async def main():\n"
+        "    argv = ['grep', '-E', 'Sig(Ign|Blk)', '/proc/self/status']\n"
+        "    await (await child_processes.spawn(argv, stdout=Path('found'), die_with_parent=True)).wait()\n"
+        "asyncio.run(main())\n"
+    )
+    child = await child_processes.spawn(python(code), cwd=tmp_path)
+    assert await child.wait() == 0
+    masks = [int(text.split()[1], 16) for text in (tmp_path / "found").read_text().splitlines()]
+    assert masks == [0, 0]
+
+
+@LINUX
+@pytest.mark.parametrize("detached", [False, True])
+async def test_the_environment_is_the_programs_alone(tmp_path: Path, detached: bool) -> None:
+    """A variable that breaks the Python that starts the program reaches the program all the same, unchanged."""
+    (tmp_path / "libc.so.6").write_bytes(b"no library")
+    environment = {"LD_LIBRARY_PATH": str(tmp_path), "TEXT": "a=b\nü", "PATH": os.environ["PATH"]}
+    busybox = [sys.executable, "-c", "print(1)"]
+    probe = await child_processes.spawn(busybox, env=environment, stdout=tmp_path / "probe", die_with_parent=True)
+    assert await probe.wait() != 0
+    assert b"python" in (tmp_path / "probe").read_bytes()  # the program itself fails, not what started it
+    assert b"launch" not in (tmp_path / "probe").read_bytes()
+    environment["LD_LIBRARY_PATH"] = "/nowhere"
+    code = "import os; print(dict(os.environ))"
+    log = tmp_path / "log"
+    if detached:
+        with contextlib.suppress(child_processes.EndedAtOnce):
+            child_processes.spawn_detached(python(code), env=environment, log=log)
+    else:
+        await (await child_processes.spawn(python(code), env=environment, stdout=log, die_with_parent=True)).wait()
+    until(lambda: log.exists() and log.read_bytes().endswith(b"}\n"))
+    found = ast.literal_eval(log.read_text())
+    assert {name: found[name] for name in environment} == environment
+    assert set(found) - set(environment) <= {"LC_CTYPE"}  # CPython adds it
+
+
+ORPHANS = """
+import ctypes, os, signal, sys, time
+from nodestore.processes import first_process
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what process 1 is in a container
+
+def work():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os._exit(0)  # an orphan, once its parent has ended
+        os._exit(0)
+    os.wait()
+    print("works", flush=True)
+    time.sleep(600)
+
+sys.exit(first_process.run_in_fork(work))
+"""
+
+
+@LINUX
+async def test_the_first_process_reaps_orphans_and_passes_signals_on() -> None:
+    """No zombie stays, SIGTERM reaches the worker, and its exit code is that of the whole."""
+    child = await child_processes.spawn(python(ORPHANS), stdout=child_processes.PIPE)
+    try:
+        assert await line(child) == "works"
+        first = psutil.Process(child.pid)
+        until(lambda: len(first.children()) == 1)  # the worker: the orphan was reaped
+        os.kill(child.pid, signal.SIGTERM)
+        async with asyncio.timeout(WAIT_S):
+            assert await child.wait() == 7
+    finally:
+        await child.stop(0)
+
+
+@LINUX
+@pytest.mark.skipif(os.geteuid() != 0, reason="a process namespace needs root")
+async def test_noded_as_process_1_leaves_no_zombies() -> None:
+    """In a namespace of its own, the module sees that it is process 1."""
+    code = "import os, sys\nfrom nodestore.processes import first_process\n"
+    code += "sys.exit(first_process.run_reaping_orphans(lambda: print(os.getpid(), flush=True) or 5))"
+    argv = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *python(code)]
+    child = await child_processes.spawn(argv, stdout=child_processes.PIPE)
+    try:
+        assert await line(child) == "2"
+        async with asyncio.timeout(WAIT_S):
+            assert await child.wait() == 5
+    finally:
+        await child.stop(0)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from noded.drivers.contract import Actual, Context, DriverAction, DriverError, parse_settings
 from noded.drivers.support import command, leftovers, scripted
-from noded.drivers.support.command import STDOUT_BYTES_MAX, Argv, EnvironmentName, Text
+from noded.drivers.support.command import ENVIRONMENT_TEXT, STDOUT_BYTES_MAX, Argv, Environment, Text
 from nodestore.errors import Garbage
 from nodestore.schema.models import Spec
 from nodestore.support import jsonio
@@ -25,7 +25,7 @@ class ExecSettings(scripted.ActionSettings):
     """The driver's settings in an inventory."""
 
     argv: Argv = Field(description='command and arguments; "{python}" is the Python noded runs on')
-    env: dict[EnvironmentName, Text] = Field(default_factory=dict, description="added to noded's own environment")
+    env: Environment = Field(default_factory=dict, description=ENVIRONMENT_TEXT)
     cwd: Text = Field(default=".", description="working directory, relative to noded's work directory")
     timeout_s: float = Field(
         default=60.0, gt=0, le=3_600, description="time limit; then the command and all processes it started are killed"

@@ -13,25 +13,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from noded.drivers.contract import Actual, Context, DriverAction, DriverError, parse_settings
 from noded.drivers.support import command, leftovers, scripted
-from noded.drivers.support.command import Argv, EnvironmentName, Text
+from noded.drivers.support.command import ENVIRONMENT_TEXT, Argv, Environment, Text
 from noded.drivers.support.health import Health, HealthSettings
-from noded.drivers.support.output import OutputCopier, describe_exit_code
+from noded.drivers.support.output import LogFile, OutputCopier, describe_exit_code
 from nodestore.errors import NodectlError
 from nodestore.processes import child_processes
 from nodestore.schema.models import Spec
 from nodestore.support import atomic_files, jsonio
+from nodestore.support.logs import RateLimitedLog
+
+log = logging.getLogger(__name__)
 
 _OUTPUT_WAIT_S = 0.2
 _GRACE_S = 5.0
@@ -46,7 +50,7 @@ class ProcessSettings(scripted.ActionSettings):
     """The driver's settings in an inventory."""
 
     argv: Argv = Field(description='program and arguments; "{python}" is the Python noded runs on')
-    env: dict[EnvironmentName, Text] = Field(default_factory=dict, description="added to noded's own environment")
+    env: Environment = Field(default_factory=dict, description=ENVIRONMENT_TEXT)
     cwd: Text = Field(default=".", description="working directory, relative to noded's work directory")
     grace_s: float = Field(
         default=_GRACE_S, ge=0, le=300, description="seconds from the stop signal until the program is killed"
@@ -75,6 +79,14 @@ class ProcessSettings(scripted.ActionSettings):
         default=1 << 20, ge=4_096, le=1 << 30, description="size at which the file is renamed to <name>.1"
     )
     health: HealthSettings | None = Field(default=None, description="periodic check of the program")
+
+    @model_validator(mode="after")
+    def _files_differ(self) -> Self:
+        if self.log_file is not None:
+            logs = {self.log_file.casefold(), f"{self.log_file}.1".casefold()}
+            if self.document_file.casefold() in logs:
+                raise ValueError(f"document_file cannot be {self.document_file}: the program's output is put there")
+        return self
 
 
 class _ProgramRun:
@@ -204,8 +216,11 @@ class ProcessDriver:
         self._run: _ProgramRun | None = None
         self._starts = 0
         self._exit_code: int | None = None
+        self._log: LogFile | None = None
+        self._log_dropped = RateLimitedLog(log, 600.0)
 
     async def inspect(self) -> Actual:
+        self._report_dropped_output()
         run = self._run
         if run is None or self._settings is None:
             return Actual({"running": False})
@@ -305,6 +320,9 @@ class ProcessDriver:
     async def stop(self) -> None:
         await self._end()
         self._settings = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     @property
     def actions(self) -> Mapping[str, DriverAction]:
@@ -326,8 +344,7 @@ class ProcessDriver:
         await leftovers.end(self._context)
 
     async def _start(self, settings: ProcessSettings) -> None:
-        log = None if settings.log_file is None else self._context.work_dir / settings.log_file
-        output = OutputCopier(log, settings.log_bytes_max)
+        output = OutputCopier(self._log_file(settings))
         cwd = command.make_directory(self._context, settings.cwd)
         environment = command.environment(self._context, self._added_environment(settings))
         try:
@@ -344,6 +361,23 @@ class ProcessDriver:
         self._run = _ProgramRun(child, output, cwd, self._health(settings, cwd, environment))
         self._run.start_watching(self._context)
 
+    def _log_file(self, settings: ProcessSettings) -> LogFile | None:
+        """Return the log file of the settings: the present one if it is the same."""
+        path = None if settings.log_file is None else self._context.work_dir / settings.log_file
+        if self._log is not None and self._log.path != path:
+            self._log.close()
+            self._log = None
+        if path is not None and self._log is None:
+            self._log = LogFile(path, settings.log_bytes_max)
+        if self._log is not None:
+            self._log.bytes_max = settings.log_bytes_max
+        return self._log
+
+    def _report_dropped_output(self) -> None:
+        if self._log is not None and self._log.dropped_bytes:
+            line = f"{self._log.path} takes no data: output of the program is dropped"
+            self._log_dropped.log(logging.WARNING, line)
+
     def _health(self, settings: ProcessSettings, cwd: Path, environment: dict[str, str]) -> Health | None:
         if settings.health is None:
             return None
@@ -353,7 +387,7 @@ class ProcessDriver:
 
         return Health(settings.health, run, self._context.wake)
 
-    def _added_environment(self, settings: ProcessSettings) -> dict[str, str]:
+    def _added_environment(self, settings: ProcessSettings) -> dict[str, str | None]:
         """The variables added to noded's own environment."""
         return {**settings.env, "NODECTL_DOCUMENT": str(self._path(settings))}
 

@@ -29,6 +29,8 @@ _CLOSE_WAIT_S = 1.0
 
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=32_000)]
 EnvironmentName = Annotated[str, Field(pattern=r"^[^\x00=]+$", max_length=1_000)]
+Environment = dict[EnvironmentName, Text | None]
+ENVIRONMENT_TEXT = "added to noded's own environment; null removes a variable of that"
 Argv = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1_000)]
 
 
@@ -57,15 +59,12 @@ def resolve_python(argv: Sequence[str]) -> list[str]:
     return [sys.executable if part == "{python}" else part for part in argv]
 
 
-def environment(context: Context, added: Mapping[str, str]) -> dict[str, str]:
+def environment(context: Context, added: Mapping[str, str | None]) -> dict[str, str]:
     """Return the environment of a driver's child processes: noded's, `added`, the node's name and the marker of
-    `leftovers`."""
-    return {
-        **os.environ,
-        **added,
-        "NODECTL_NODE": context.node,
-        leftovers.MARKER_VARIABLE: leftovers.marker(context),
-    }
+    `leftovers`. A variable that `added` maps to None is left out."""
+    own = {"NODECTL_NODE": context.node, leftovers.MARKER_VARIABLE: leftovers.marker(context)}
+    merged: dict[str, str | None] = {**os.environ, **added, **own}
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def make_directory(context: Context, cwd: str) -> Path:

@@ -1,11 +1,23 @@
-"""Copies a program's output into a log file of bounded size, and keeps its last line for error messages."""
+"""Copies a program's output into a log file of bounded size, and keeps its last line for error messages.
+
+A file can take no data for hours, such as one on a network share that hangs, or a named pipe without a reader. That
+must not stop the program. So one thread reads the pipe and never waits for the file, and another one writes what a
+bounded buffer holds.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import codecs
+import functools
+import io
 import os
 import signal
+import stat
+import sys
 import threading
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from nodestore.processes.child_processes import Child
@@ -14,23 +26,107 @@ from nodestore.support.logs import one_line
 
 LINE_CHARS_MAX = 300
 _CHUNK_BYTES = 1 << 16
+BUFFER_BYTES_MAX = 1 << 20
+"""How much output waits for a file that takes no data; more is dropped."""
 _POLL_S = 0.02
+_NTSTATUS_MIN = 0x80000000
+_NTSTATUS = {
+    0xC0000005: "access violation",
+    0xC0000017: "out of memory",
+    0xC000001D: "illegal instruction",
+    0xC0000094: "integer division by zero",
+    0xC00000FD: "stack overflow",
+    0xC0000135: "a DLL was not found",
+    0xC0000139: "an entry point was not found in a DLL",
+    0xC000013A: "ended by Ctrl-C",
+    0xC0000142: "a DLL could not be initialised",
+    0xC0000374: "heap corruption",
+    0xC0000409: "stack buffer overrun",
+}
+
+
+class LogFile:
+    """Appends output to the file `path`, on a thread of its own. `write` never blocks; it drops what has no room.
+
+    When the file reaches `bytes_max`, it is renamed to `<path>.1` and a new one is begun. So the two together have at
+    most about 2 * `bytes_max` bytes. Once the file takes data again, a line in it says how much was dropped.
+
+    One serves all runs of a program, so a file that hangs costs one thread, however often the program starts.
+    """
+
+    def __init__(self, path: Path, bytes_max: int) -> None:
+        self.path = path
+        self.bytes_max = bytes_max
+        self.dropped_bytes = 0
+        """How much was dropped since the last line in the file that said so."""
+        self._chunks: deque[bytes] = deque()
+        self._buffered_bytes = 0
+        self._changed = threading.Condition()
+        self._is_closed = False
+        threading.Thread(target=self._write_forever, name="program log", daemon=True).start()
+
+    def write(self, chunk: bytes) -> None:
+        """Append `chunk` soon, or drop it if too much is waiting already."""
+        with self._changed:
+            if self._buffered_bytes + len(chunk) > BUFFER_BYTES_MAX:
+                self.dropped_bytes += len(chunk)
+                return
+            if self.dropped_bytes:
+                chunk = b"\n[noded dropped %d bytes of output here]\n" % self.dropped_bytes + chunk
+                self.dropped_bytes = 0
+            self._chunks.append(chunk)
+            self._buffered_bytes += len(chunk)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread once it has written what is waiting. Does not wait for that."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+
+    def _write_forever(self) -> None:
+        while (chunk := self._next_chunk()) is not None:
+            is_written = self._append(chunk)
+            with self._changed:
+                self._buffered_bytes -= len(chunk)
+                if not is_written:
+                    self.dropped_bytes += len(chunk)
+
+    def _next_chunk(self) -> bytes | None:
+        """Wait for output. None once the file is closed and everything is written."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._chunks or self._is_closed)
+            return self._chunks.popleft() if self._chunks else None
+
+    def _append(self, content: bytes) -> bool:
+        # opened for each chunk, because the work directory may be deleted in between
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as file:
+                _write_all(file, content)
+                full = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.tell() >= self.bytes_max
+            if full:
+                replace_file(self.path, self.path.with_name(self.path.name + ".1"))
+        except OSError:
+            return False
+        return True
+
+
+def _write_all(file: io.RawIOBase, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 class OutputCopier:
-    """Copies a program's output to the file `path` (None: to no file).
-
-    When the file reaches `bytes_max`, it is renamed to `<path>.1` and a new one is begun. So the two together have at
-    most about 2 * `bytes_max` bytes.
-    Output that cannot be written is dropped, because the program must not wait for a disk.
+    """Copies the output of one run of a program to `target` (None: to no file), and keeps its end.
 
     Uses a plain pipe and a thread: with an asyncio pipe, the program's end is reported only after every process that
     inherited the pipe has ended.
     """
 
-    def __init__(self, path: Path | None, bytes_max: int) -> None:
-        self._path = path
-        self._bytes_max = bytes_max
+    def __init__(self, target: LogFile | None) -> None:
+        self._target = target
         self._tail = b""
         self._thread: threading.Thread | None = None
 
@@ -42,7 +138,7 @@ class OutputCopier:
         return theirs
 
     def join(self, timeout_s: float) -> None:
-        """Block until all output is copied, or for `timeout_s` seconds."""
+        """Block until all output is read, or for `timeout_s` seconds."""
         if self._thread is not None:
             self._thread.join(timeout_s)
 
@@ -50,34 +146,70 @@ class OutputCopier:
         with open(pipe, "rb", buffering=0) as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 self._tail = (self._tail + chunk)[-4 * LINE_CHARS_MAX :]
-                if self._path is not None:
-                    self._write(self._path, chunk)
-
-    def _write(self, path: Path, chunk: bytes) -> None:
-        # opened for each chunk, because the work directory may be deleted in between
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                file.write(chunk)
-                full = file.tell() >= self._bytes_max
-            if full:
-                replace_file(path, path.with_name(path.name + ".1"))
-        except OSError:
-            return
+                if self._target is not None:
+                    self._target.write(chunk)
 
     @property
     def last_line(self) -> str:
         return last_line(self._tail)
 
 
+def decode_output(raw: bytes, code_pages: Sequence[str] | None = None) -> str:
+    """Decode what a program printed. Every line ends with a newline, however the program ends its lines.
+
+    code_pages: in which programs of this system print if not in UTF-8 (None: ask the system). On Windows a program
+    prints in the OEM code page or in the ANSI one, and nothing says in which; the more letters a page yields, the more
+    likely it is. `raw` may begin in the middle of a character.
+    """
+    return _decoded(raw, _code_pages() if code_pages is None else code_pages).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded(raw: bytes, code_pages: Sequence[str]) -> str:
+    begin = 0
+    while begin < min(3, len(raw)) and raw[begin] & 0xC0 == 0x80:  # the rest of a character whose begin was cut off
+        begin += 1
+    try:
+        return raw[begin:].decode()
+    except UnicodeDecodeError:
+        candidates = [raw.decode(page, "replace") for page in code_pages]
+    return min(candidates, key=_strangeness) if candidates else raw.decode("utf-8", "replace")
+
+
+def _strangeness(text: str) -> int:
+    """How many characters of `text` are neither ASCII nor letters."""
+    return sum(not (char.isascii() or char.isalpha()) for char in text)
+
+
+@functools.cache
+def _code_pages() -> tuple[str, ...]:
+    if sys.platform != "win32":
+        return ()
+    import ctypes
+
+    kernel = ctypes.windll.kernel32
+    pages = (f"cp{number}" for number in (kernel.GetOEMCP(), kernel.GetACP()))
+    return tuple(page for page in pages if _is_known(page))
+
+
+def _is_known(page: str) -> bool:
+    try:
+        codecs.lookup(page)
+    except LookupError:
+        return False
+    return True
+
+
 def last_line(raw: bytes) -> str:
     """Return the last line of `raw` that is not blank, shortened for an error message; "" if there is none."""
-    lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line for line in decode_output(raw).splitlines() if line.strip()]
     return one_line(lines[-1].strip(), LINE_CHARS_MAX) if lines else ""
 
 
 def describe_exit_code(code: int) -> str:
-    """Describe an exit code for people; a negative one is a signal."""
+    """Describe an exit code for people; a negative one is a signal, a very large one an exception of Windows."""
+    if code >= _NTSTATUS_MIN:
+        name = _NTSTATUS.get(code)
+        return f"exited with code 0x{code:08X}" + (f" ({name})" if name else "")
     if code >= 0:
         return f"exited with code {code}"
     try:

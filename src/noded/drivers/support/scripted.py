@@ -19,6 +19,7 @@ from noded.drivers.contract import (
 )
 from noded.drivers.support import command
 from noded.drivers.support.command import Argv, FinishedCommand
+from noded.drivers.support.output import decode_output
 from nodestore.support import jsonio
 from nodestore.support.jsonio import Document, Json
 
@@ -51,9 +52,9 @@ class ActionSettings(Settings):
 
 
 def configured_actions(
-    settings: ActionSettings | None, context: Context, cwd: str, environment: Mapping[str, str]
+    settings: ActionSettings | None, context: Context, cwd: str, environment: Mapping[str, str | None]
 ) -> dict[str, DriverAction]:
-    """Return the actions of the settings, by name. environment: variables added to noded's own."""
+    """Return the actions of the settings, by name. environment: see `command.environment`."""
     if settings is None:
         return {}
     return {
@@ -63,7 +64,7 @@ def configured_actions(
 
 
 def _action(
-    name: str, argv: Argv, timeout_s: float, context: Context, cwd: str, environment: Mapping[str, str]
+    name: str, argv: Argv, timeout_s: float, context: Context, cwd: str, environment: Mapping[str, str | None]
 ) -> DriverAction:
     async def run(args: Document) -> Json:
         finished = await command.run(
@@ -85,7 +86,7 @@ def _action(
 def _action_result(finished: FinishedCommand) -> Document:
     """Return the exit code and the end of stdout and stderr, without control characters."""
     streams = {"output": finished.stdout, "errors": finished.stderr}
-    shown = {name: _UNSHOWABLE.sub("\ufffd", raw.decode("utf-8", "replace")) for name, raw in streams.items() if raw}
+    shown = {name: _UNSHOWABLE.sub("\ufffd", decode_output(raw)) for name, raw in streams.items() if raw}
     return {"exit_code": finished.code, **shown}
 
 
