@@ -12,11 +12,13 @@ from noded.drivers import contract
 from noded.node import Node
 from noded.reconcile.last_applied import LastApplied
 from noded.registration.claim import NodedIdentity
+from noded.registration.work_dir_lock import locked
 from noded.settings import Settings
 from nodestore.daemon.program import first_error
 from nodestore.daemon.reread import reread_on_request
 from nodestore.daemon.signals import handle_signals
 from nodestore.etcd.session import Etcd
+from nodestore.support.boot import kernel_boot_id
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +30,9 @@ class _StopRequested(Exception):
 async def run(settings: Settings) -> None:
     """Drive the node until a stop signal or an error. Stop the driver in both cases, then raise the error."""
     requests = handle_signals()
-    me = NodedIdentity(settings.node, settings.host_id, secrets.token_hex(8))
+    me = NodedIdentity(settings.node, settings.host_id, secrets.token_hex(8), kernel_boot_id())
     log.info("starts; cluster %s, host id %s, work directory %s", settings.cluster, me.host_id, settings.work_dir)
-    async with Etcd(settings.etcd) as etcd, asyncio.TaskGroup() as background:
+    async with locked(settings.work_dir), Etcd(settings.etcd) as etcd, asyncio.TaskGroup() as background:
         node = Node(
             settings,
             me,

@@ -252,6 +252,8 @@ class Agent:
             backoff=self._timing.backoff,
         )
         if plan.task is not None and not inspect_only:
+            if not await self._claim.may_act():
+                return self._timing.tick_s  # the claim's loop ends noded
             await self._run_task(plan.task, desired, actual, plan)
             return None
         self._report_status(desired, actual, plan)
@@ -374,7 +376,7 @@ class Agent:
                 reason=f"{self._reason}; {plan.note}" if plan.note and self._reason else self._reason or plan.note,
                 actual=_bounded_state(actual.state),
                 error=error[:ERROR_CHARS_MAX] if error else None,
-                warning=self._persist_error or None,
+                warning=self._persist_error or self._claim.warning,
                 attempts=self._memory.attempts.count,
                 driver=desired.spec.driver if desired else None,
             )

@@ -23,11 +23,17 @@ from noded.registration.follow_key import RETRY_FIRST_S, RETRY_MAX_S, follow_key
 from nodestore.errors import Conflict, Garbage, LeaseLost, NodectlError
 from nodestore.etcd.lease import Lease
 from nodestore.etcd.session import KV, Etcd, cmp_mod, op_put
-from nodestore.schema.models import Alive, decode
+from nodestore.schema.models import Alive, decode, decode_or_none
 from nodestore.support.backoff import Backoff
 from nodestore.support.logs import RateLimitedLog
 
 log = logging.getLogger(__name__)
+
+REPLACED_MANY = 3
+"""From how many replaced claims in a row on it is reported, and the next noded waits."""
+_JUST_STARTED_S = 600.0
+_REPLACE_PAUSE_MAX_S = 60.0
+_MAY_ACT_TIMEOUT_S = 0.5
 
 
 class Superseded(Conflict):
@@ -36,11 +42,12 @@ class Superseded(Conflict):
 
 @dataclass(frozen=True)
 class NodedIdentity:
-    """Identity of this noded. `host_id` identifies the machine, `nonce` this process."""
+    """Identity of this noded: `host_id` identifies the machine, `boot` its present boot, `nonce` this process."""
 
     node: str
     host_id: str
     nonce: str
+    boot: str = ""
 
 
 class ClaimDecision(Enum):
@@ -64,8 +71,25 @@ def decide_claim(current: KV | None, me: NodedIdentity, lease: int, *, was_held:
         return ClaimDecision.OURS if current.lease == lease else ClaimDecision.CLAIM
     if was_held:
         return ClaimDecision.SUPERSEDED
-    abandoned = current.lease == 0  # without a lease it would never expire
-    return ClaimDecision.CLAIM if abandoned or alive.host_id == me.host_id else ClaimDecision.WAIT
+    if current.lease == 0:  # without a lease it would never expire
+        return ClaimDecision.CLAIM
+    return ClaimDecision.WAIT if _is_of_another_machine(alive, me) else ClaimDecision.CLAIM
+
+
+def _is_of_another_machine(alive: Alive, me: NodedIdentity) -> bool:
+    """Whether the claim is another machine's. Two PCs that were cloned from one image differ in their boot alone.
+
+    After a reboot, a machine takes its own earlier claim for that of another one, and waits until that has expired.
+    """
+    return alive.host_id != me.host_id or ("" not in (alive.boot, me.boot) and alive.boot != me.boot)
+
+
+def pause_before_replacing_s(replaced: int) -> float:
+    """Return how long to wait before a claim that is still held is replaced: two nodeds may replace each other.
+
+    replaced: see `Alive.replaced`. The service manager starts each anew when the other one has replaced it.
+    """
+    return 0.0 if replaced < REPLACED_MANY else min(_REPLACE_PAUSE_MAX_S, 2.0 ** (replaced - REPLACED_MANY + 1))
 
 
 class NodeClaim:
@@ -79,6 +103,8 @@ class NodeClaim:
         self._on_change = on_change
         self._lease: Lease | None = None
         self._since = time.time()
+        self._replaced = 0
+        self._has_paused = False
         self._log_once = RateLimitedLog(log, math.inf)
         self.was_held = False
         """Whether this process has ever held the claim."""
@@ -102,6 +128,32 @@ class NodeClaim:
                 why = lost.exceptions[0]
                 log.warning("lease lost (%s): continues with the present desired state and claims the node again", why)
             self._set_claim(None, self.other_holder)
+
+    @property
+    def warning(self) -> str | None:
+        """That nodeds replace one another all the time, for the status; None if they do not."""
+        if self._replaced < REPLACED_MANY:
+            return None
+        return (
+            f"{self._replaced} nodeds in a row took this node's claim from one that had just started: "
+            f"start only one noded as {self._me.node}, and give each PC its own --host-id"
+        )
+
+    async def may_act(self) -> bool:
+        """Whether no other noded has replaced our claim, as far as etcd tells within half a second.
+
+        Read only if the lease may have expired: this process may have been frozen, and another one may drive the node.
+        Without an answer noded goes on, because an outage of etcd must not stop the node.
+        """
+        lease = self._lease
+        if not self.was_held or lease is None or lease.left_s > 0:
+            return True
+        try:
+            async with asyncio.timeout(_MAY_ACT_TIMEOUT_S):
+                current = await self._etcd.get(self._key)
+        except (NodectlError, TimeoutError):
+            return True
+        return decide_claim(current, self._me, lease.id, was_held=True) is not ClaimDecision.SUPERSEDED
 
     async def release_claim(self) -> None:
         """Revoke the lease, so that the claim ends before its TTL. Best effort, in bounded time."""
@@ -143,10 +195,13 @@ class NodeClaim:
 
     async def _try_claim(self, lease: Lease) -> bool:
         """Claim the node unless another host holds it. Returns False if another attempt is necessary."""
+        await self._pause_if_flapping()
         revision = await self._read_decision(lease.id)
         if revision is None:
             return True
         mine = Alive(
+            boot=self._me.boot,
+            replaced=self._replaced,
             host_id=self._me.host_id,
             nonce=self._me.nonce,
             host=socket.gethostname(),
@@ -158,6 +213,25 @@ class NodeClaim:
         await self._etcd.txn([cmp_mod(self._key, revision)], [put], repeatable=True)
         return await self._read_decision(lease.id) is None
 
+    async def _pause_if_flapping(self) -> None:
+        """Count the claim that we are about to replace; wait if the last ones were replaced soon after their start."""
+        if self.was_held:
+            return
+        current = await self._etcd.get(self._key)
+        held = decode_or_none(Alive, current)
+        replaces = decide_claim(current, self._me, 0, was_held=False) is ClaimDecision.CLAIM
+        if held is None or held.nonce == self._me.nonce or not replaces:
+            self._replaced = 0
+            return
+        self._replaced = held.replaced + 1 if abs(time.time() - held.since) < _JUST_STARTED_S else 0
+        pause_s = pause_before_replacing_s(held.replaced)
+        if pause_s and not self._has_paused:
+            self._has_paused = True
+            line = f"waits {pause_s:g} s before it replaces the claim of pid {held.pid} on {held.host}"
+            log.warning("%s: %d nodeds in a row did so", line, held.replaced)
+            self._set_claim(None, f"{held.host} (pid {held.pid})")
+            await asyncio.sleep(pause_s)
+
     async def _read_decision(self, lease: int) -> int | None:
         """Read the claim and decide. Returns the mod_revision to replace (0: absent) if we are to claim, else None."""
         current = await self._etcd.get(self._key)
@@ -167,7 +241,10 @@ class NodeClaim:
         if decision is ClaimDecision.WAIT:
             holder = _describe_holder(current)
             line = f"waits and drives nothing: {holder} holds the claim on node {self._me.node}"
-            self._log_once.log(logging.WARNING, f"{line}; to use this noded, stop that one")
+            alive = decode_or_none(Alive, current)
+            same_id = alive is not None and alive.host_id == self._me.host_id
+            hint = " (it has the same host id: unless it is this PC before its reboot, give each PC its own --host-id)"
+            self._log_once.log(logging.WARNING, f"{line}{hint if same_id else ''}; to use this noded, stop that one")
             self._set_claim(None, holder)
             return None
         if decision is ClaimDecision.CLAIM:

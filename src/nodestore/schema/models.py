@@ -390,6 +390,10 @@ class Alive(Stored):
     host: str
     pid: int = 0
     since: float = 0.0
+    boot: str = Field(default="", description="the kernel's id of this boot; empty if there is none")
+    replaced: int = Field(
+        default=0, description="how many nodeds in a row took the claim from one that had just begun and still held it"
+    )
 
 
 MODELS: tuple[type[Stored], ...] = (

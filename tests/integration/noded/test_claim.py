@@ -42,13 +42,48 @@ async def test_same_host_puts_over_and_the_older_one_ends(etcd_one: EtcdCluster,
         first = await node.start("--lease-ttl", "60")
         await node.shows("one")
         old = await node.ready(1)
-        await node.start("--lease-ttl", "60")
+        other = tmp_path / "other"
+        await node.start("--lease-ttl", "60", work=other)
         assert await first.ended() == 4
         assert "another noded has taken over node n1" in first.log
         assert "Traceback" not in first.log
-        await node.shows("one", but_pid=old.actual["pid"])
+        await node.shows("one", work=other, but_pid=old.actual["pid"])
         await node.reached(lambda now: now.phase == "ready" and now.nonce != old.nonce, "the new noded")
         assert not runs(old.actual["pid"])
+
+
+async def test_a_second_noded_in_one_work_directory_refuses(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
+    """It names the directory, and the first one goes on undisturbed."""
+    async with rig(etcd_one, keys, tmp_path) as node:
+        await node.order("one", 1)
+        await node.start()
+        pid = await node.shows("one")
+        second = await node.start()
+        assert await second.ended() == 4
+        assert f"another noded uses the work directory {node.work}" in second.log
+        assert runs(pid)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP")
+async def test_a_replaced_noded_that_wakes_leaves_its_successors_program(
+    etcd_one: EtcdCluster, keys: Keys, tmp_path: Path
+) -> None:
+    """One host, two work directories: the first noded is frozen, the second takes over, the first wakes and ends."""
+    async with rig(etcd_one, keys, tmp_path) as node:
+        await node.order("one", 1)
+        first = await node.start()
+        pid = await node.shows("one")
+        old = await node.ready(1)
+        child_processes.suspend(first.child.identity)
+        other = tmp_path / "other"
+        await node.start(work=other)
+        successors = await node.shows("one", work=other)
+        new = await node.reached(lambda now: now.nonce != old.nonce and now.phase == "ready", "the successor")
+        child_processes.resume(first.child.identity)
+        assert await first.ended() == 4
+        assert not runs(pid)
+        assert runs(successors)
+        assert (await node.ready(1)).actual == new.actual
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP")

@@ -77,6 +77,18 @@ async def test_process_gets_arguments_environment_and_document(tmp_path: Path) -
     assert not psutil.pid_exists(seen["pid"])
 
 
+async def test_an_inherited_variable_can_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A null in `env` leaves a variable of noded's out, for programs and commands alike."""
+    monkeypatch.setenv("EXTRA", "noded's")
+    async with driver(ProcessDriver, tmp_path) as (process, _):
+        await process.apply(program(SHOW, env={"EXTRA": None}, document={"scene": "one"}), None)
+        assert (await until(shows(tmp_path, "one"), "the program"))["extra"] is None
+    async with driver(ExecDriver, tmp_path) as (command, _):
+        code = "import json, os; print(json.dumps({'extra': os.environ.get('EXTRA')}))"
+        await command.apply(program(code, driver="exec", env={"EXTRA": None}), None)
+        assert (await command.inspect()).state == {"extra": None}
+
+
 async def test_process_reloads_a_changed_document(tmp_path: Path) -> None:
     """By default a change of the document replaces the file and leaves the program running."""
     async with driver(ProcessDriver, tmp_path) as (process, _):
@@ -229,6 +241,8 @@ async def test_process_that_does_not_listen_is_killed(tmp_path: Path) -> None:
         ({"argv": ["x"], "document_file": "../../etc/passwd"}, "document_file"),
         ({"argv": ["x"], "document_file": ".noded"}, "document_file"),
         ({"argv": ["x"], "env": {"A=B": "c"}}, "env"),
+        ({"argv": ["x"], "document_file": "Program.log"}, "document_file"),
+        ({"argv": ["x"], "document_file": "log.1", "log_file": "log"}, "document_file"),
     ],
 )
 async def test_process_refuses_settings_that_make_no_sense(tmp_path: Path, settings: Any, says: str) -> None:
@@ -270,25 +284,27 @@ LEAVE = (
 )
 
 
+HOST = (  # a noded with one program: work directory and code are its arguments
+    "import asyncio, sys\nfrom pathlib import Path\n"
+    "from noded.drivers.contract import Context\nfrom noded.drivers.builtin.process import ProcessDriver\n"
+    "from nodestore.schema.models import Spec\n"
+    "async def main():\n"
+    "    async with asyncio.TaskGroup() as tasks:\n"
+    "        d = ProcessDriver(Context('n1', 'test', Path(sys.argv[1]), 'older', lambda: None, tasks))\n"
+    "        await d.apply(Spec(driver='process', settings={'argv': ['{python}', '-c', sys.argv[2]]}), None)\n"
+    "        print((await d.inspect()).state['pid'], flush=True)\n"
+    "        await asyncio.sleep(600)\n"
+    "asyncio.run(main())\n"
+)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="how the kernel ends the program is Linux's")
 @pytest.mark.parametrize("wiped", [False, True])
 async def test_left_overs_of_a_killed_noded_are_ended(tmp_path: Path, wiped: bool) -> None:
     """kill -9 of noded: the kernel ends the program, the next noded what it had started, wiped directory or not."""
-    host = (
-        "import asyncio, sys\nfrom pathlib import Path\n"
-        "from noded.drivers.contract import Context\nfrom noded.drivers.builtin.process import ProcessDriver\n"
-        "from nodestore.schema.models import Spec\n"
-        "async def main():\n"
-        "    async with asyncio.TaskGroup() as tasks:\n"
-        "        d = ProcessDriver(Context('n1', 'test', Path(sys.argv[1]), 'older', lambda: None, tasks))\n"
-        "        await d.apply(Spec(driver='process', settings={'argv': ['{python}', '-c', sys.argv[2]]}), None)\n"
-        "        print((await d.inspect()).state['pid'], flush=True)\n"
-        "        await asyncio.sleep(600)\n"
-        "asyncio.run(main())\n"
-    )
     work = tmp_path / "w"
     noded = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", host, str(work), LEAVE, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", HOST, str(work), LEAVE, stdout=asyncio.subprocess.PIPE
     )
     assert noded.stdout is not None
     program_pid = int(await noded.stdout.readline())
@@ -303,6 +319,24 @@ async def test_left_overs_of_a_killed_noded_are_ended(tmp_path: Path, wiped: boo
         await process.apply(program(SHOW, document={"scene": "one"}), None)
         assert not _runs(left)
         assert (await process.inspect()).state["running"] is True
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+async def test_the_programs_of_a_noded_that_still_runs_are_not_ended(tmp_path: Path) -> None:
+    """A noded that was replaced while it was frozen, and wakes, ends its own programs and not its successor's."""
+    host = HOST.replace("'older'", "'successor'")
+    successor = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", host, str(tmp_path), SHOW, stdout=asyncio.subprocess.PIPE
+    )
+    assert successor.stdout is not None
+    try:
+        theirs = int(await successor.stdout.readline())
+        async with driver(ProcessDriver, tmp_path, nonce="replaced") as (process, _):
+            await process.apply(program(SHOW), None)
+        assert _runs(theirs)
+    finally:
+        successor.kill()
+        await successor.wait()
 
 
 async def test_other_nodes_are_left_alone(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Finds and kills the processes that an earlier noded of the same node left running.
+"""Finds and kills the processes that this noded started, or that an earlier noded of the same node left running.
+
+Never those of another noded that still runs: it may be the successor of this one, if this one was replaced while it was
+frozen.
 
 Each program gets a marker in its environment, which its child processes inherit. The marker finds all of them, even if
 their parent has ended or the work directory was deleted. An unrelated process that got the pid of an ended one has
@@ -24,8 +27,12 @@ _KILL_TIMEOUT_S = 5.0
 
 
 def marker(context: Context) -> str:
-    """Return the value of MARKER_VARIABLE for the processes that this noded starts."""
-    return _marker_prefix(context) + context.nonce
+    """Return the value of MARKER_VARIABLE for the processes that this noded starts.
+
+    It ends with the nonce and the identity of this noded: another noded that still runs may have started a process.
+    """
+    me = child_processes.identify(os.getpid())
+    return f"{_marker_prefix(context)}{context.nonce}/" + (f"{me.pid}:{me.created!r}" if me else "")
 
 
 def _marker_prefix(context: Context) -> str:
@@ -35,7 +42,7 @@ def _marker_prefix(context: Context) -> str:
 
 
 async def end(context: Context) -> tuple[int, ...]:
-    """Kill all processes with this node's marker and wait until they have ended. Returns their pids.
+    """Kill the processes that `find` returns and wait until they have ended. Returns their pids.
 
     Raises DriverError if one does not end: it hangs in the kernel and still holds its devices and files.
     """
@@ -51,7 +58,7 @@ async def end(context: Context) -> tuple[int, ...]:
 
 
 async def find(context: Context) -> list[child_processes.Identity]:
-    """Return all running processes with this node's marker."""
+    """Return all running processes with this node's marker, except those of another noded that still runs."""
     return await asyncio.to_thread(_find_marked, _marker_prefix(context))
 
 
@@ -63,9 +70,19 @@ def _find_marked(prefix: str) -> list[child_processes.Identity]:
             continue
         identity = child_processes.identify(process.pid)
         try:
-            ours = process.environ().get(MARKER_VARIABLE, "").startswith(prefix)
+            value = process.environ().get(MARKER_VARIABLE, "")
         except (psutil.Error, OSError):  # it has ended, or we must not read it
             continue
-        if ours and identity is not None:
+        if value.startswith(prefix) and identity is not None and not _is_of_another(value.removeprefix(prefix)):
             marked.append(identity)
     return marked
+
+
+def _is_of_another(suffix: str) -> bool:
+    """Whether another noded started the process and still runs. suffix: the marker after its prefix."""
+    pid, _, created = suffix.partition("/")[2].partition(":")
+    try:
+        owner = child_processes.Identity(int(pid), float(created))
+    except ValueError:  # an earlier release wrote no owner
+        return False
+    return owner.pid != os.getpid() and child_processes.is_alive(owner)
