@@ -32,16 +32,19 @@ def replace_file(source: Path, target: Path) -> None:
         time.sleep(0.01)
 
 
-def write_atomic(path: Path, content: bytes, mode: int | None = None) -> None:
+def write_atomic(path: Path, content: bytes, mode: int | None = None, *, owner: tuple[int, int] | None = None) -> None:
     """Write a file atomically and durably: after a power cut too, it holds the old content or the new one.
 
-    mode: the permissions of the new file; None: those of the umask. OSError if it fails.
+    mode: the permissions of the new file; None: those of the umask. owner: its user and group id, POSIX only; -1 for
+    that of this process. OSError if it fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with draft.open("xb") as file:  # "x" does not follow a link that another user created under that name
+            if owner is not None:
+                os.chown(draft, *owner)  # first, because it clears the bits for setuid and setgid
             if mode is not None:
                 draft.chmod(mode)  # before the content is written
             file.write(content)

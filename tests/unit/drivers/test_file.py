@@ -131,7 +131,7 @@ async def test_drift_is_told_and_put_right(tmp_path: Path, change: Callable[[Pat
     """Any change of the file is reported as drift and corrected, and the reload command is run again."""
     path = tmp_path / "shown.conf"
     async with driver(FileDriver, tmp_path) as (file, _):
-        wanted = template("${scene}", scene="one")
+        wanted = spec({"scene": "one"}, template="${scene}", reload=reload(), symlink="replace")
         await file.apply(wanted, None)
         change(path)
         assert (await file.inspect()).drift == f"{path} {says}"
@@ -140,6 +140,73 @@ async def test_drift_is_told_and_put_right(tmp_path: Path, change: Callable[[Pat
         actual = await file.inspect()
         assert (actual.drift, actual.state["reloads"]) == (None, 2)
         assert (tmp_path / "count").read_bytes() == b"one;one;"
+
+
+@POSIX
+async def test_the_target_of_a_link_is_the_file(tmp_path: Path) -> None:
+    """A configuration file that is kept elsewhere stays a link, also a link to a file that does not exist yet."""
+    path, target = tmp_path / "shown.conf", tmp_path / "real" / "show.conf"
+    path.symlink_to("real/show.conf")
+    async with driver(FileDriver, tmp_path) as (file, _):
+        wanted = template("${scene}", scene="one")
+        await file.apply(wanted, None)
+        assert (path.is_symlink(), target.is_symlink(), target.read_bytes()) == (True, False, b"one")
+        target.write_bytes(b"mine")
+        assert (await file.inspect()).drift == f"{path} was altered"
+        await file.apply(wanted, wanted)
+        assert (path.is_symlink(), target.read_bytes()) == (True, b"one")
+        assert (await file.inspect()).drift is None
+        path.unlink()
+        path.symlink_to(path.name)
+        with pytest.raises(DriverError, match="symbolic links"):
+            await file.apply(wanted, wanted)
+        (tmp_path / ".noded").mkdir(exist_ok=True)
+        path.unlink()
+        path.symlink_to(".noded/applied.json")
+        with pytest.raises(DriverError, match="is reserved for noded"):
+            await file.apply(wanted, wanted)
+
+
+@POSIX
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root gives files to other users")
+async def test_owner_and_group(tmp_path: Path) -> None:
+    """They are set by name or id and restored; without the settings, those that the file has are kept."""
+    path = tmp_path / "shown.conf"
+
+    def ids() -> tuple[int, int]:
+        return path.stat().st_uid, path.stat().st_gid
+
+    async with driver(FileDriver, tmp_path) as (file, _):
+        wanted = spec({"a": 1}, owner="nobody", group=4242, mode="0640")
+        await file.apply(wanted, None)
+        nobody = ids()[0]
+        assert (nobody != 0, ids()[1], path.stat().st_mode & 0o777) == (True, 4242, 0o640)
+        os.chown(path, 0, 0)
+        assert (await file.inspect()).drift == f"the owner of {path} is 0, not {nobody}"
+        await file.apply(wanted, wanted)
+        await file.apply(spec({"a": 2}), wanted)
+        assert (ids(), path.stat().st_mode & 0o777) == ((nobody, 4242), 0o640)
+        assert (await file.inspect()).drift is None
+        with pytest.raises(DriverError, match="driver setting group: there is no 'no such group' on this PC") as caught:
+            await file.apply(spec({"a": 3}, group="no such group"), None)
+        assert caught.value.retryable
+
+
+@POSIX
+async def test_an_owner_that_cannot_be_kept_keeps_no_file_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A noded that is not root may write the file but not give it away; an owner that is asked for is an error."""
+
+    def refuse(_path: Path, uid: int, gid: int) -> None:
+        if (uid, gid) != (-1, -1):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async with driver(FileDriver, tmp_path) as (file, _):
+        await file.apply(spec({"a": 1}), None)
+        monkeypatch.setattr(os, "chown", refuse)
+        await file.apply(spec({"a": 2}), None)
+        assert json.loads((tmp_path / "shown.conf").read_bytes()) == {"a": 2}
+        with pytest.raises(DriverError, match="permission denied"):
+            await file.apply(spec({"a": 3}, owner=12345), None)
 
 
 @POSIX

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,9 @@ _REASONS = {
     errno.EPERM: "permission denied",
     errno.EISDIR: "it is a directory",
 }
+
+
+Account = Annotated[Text, Field(min_length=1, max_length=100)] | Annotated[int, Field(ge=0, le=2**31)]
 
 
 class ReloadSettings(Settings):
@@ -68,6 +71,16 @@ class FileSettings(Settings):
     mode: str | None = Field(
         default=None, pattern=r"^0?[0-7]{3}$", description="POSIX only: the file's mode in octal, quoted: '0640'"
     )
+    owner: Account | None = Field(
+        default=None, description="POSIX only: user name or id that owns the file. Default: as it is"
+    )
+    group: Account | None = Field(
+        default=None, description="POSIX only: group name or id of the file. Default: as it is"
+    )
+    symlink: Literal["follow", "replace"] = Field(
+        default="follow",
+        description="if `path` is a symbolic link. follow: its target is the file; replace: the link is replaced",
+    )
     reload: ReloadSettings | None = Field(default=None, description="run when the file has changed")
 
     @model_validator(mode="after")
@@ -81,11 +94,24 @@ class FileSettings(Settings):
 
 @dataclass(frozen=True)
 class _Target:
-    """The desired file. mode None: any mode."""
+    """The desired file. mode, uid and gid None: any. path is the configured path, which may be a symbolic link."""
 
     path: Path
     content: bytes
     mode: int | None
+    uid: int | None = None
+    gid: int | None = None
+    follows_link: bool = True
+
+    @property
+    def file(self) -> Path:
+        """The file itself: the end of the links, if they are followed. It need not exist. Raises OSError."""
+        if not (self.follows_link and self.path.is_symlink()):
+            return self.path
+        try:
+            return self.path.resolve()
+        except RuntimeError:  # of Python 3.11 and 3.12, for links that form a circle
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
 
 
 @dataclass(frozen=True)
@@ -94,6 +120,8 @@ class _FoundFile:
 
     content: bytes | None
     mode: int = 0
+    uid: int = 0
+    gid: int = 0
     is_special: bool = False
 
 
@@ -114,7 +142,7 @@ class FileDriver:
         target = self._target
         if target is None:
             return Actual()
-        found = await self._on_disk(lambda: _read_found(target.path), _READ_TIMEOUT_S, f"cannot read {target.path}")
+        found = await self._on_disk(lambda: _read_found(target.file), _READ_TIMEOUT_S, f"cannot read {target.path}")
         state: jsonio.Document = {"path": str(target.path), "present": found.content is not None}
         if found.content is not None:
             state |= {"bytes": len(found.content), "hash": _hash(found.content)}
@@ -138,14 +166,20 @@ class FileDriver:
     # --- the file ---
 
     def _write(self, target: _Target) -> None:
-        found = _read_found(target.path)
+        file = target.file
+        _check_not_reserved(file, self._context.work_dir, str(target.path))
+        found = _read_found(file)
         if _drift(found, target) is None:
             return
         self._reloaded = b""
         # deleted before the write: if noded is killed between the two, the next noded runs the reload command again
         self._reloaded_path.unlink(missing_ok=True)
-        kept_mode = found.mode if found.content is not None and sys.platform != "win32" else None
-        atomic_files.write_atomic(target.path, target.content, kept_mode if target.mode is None else target.mode)
+        if sys.platform == "win32":
+            atomic_files.write_atomic(file, target.content)
+            return
+        kept_mode = found.mode if found.content is not None else None
+        mode = kept_mode if target.mode is None else target.mode
+        _write_with_owner(file, target, found, mode)
 
     async def _on_disk(self, call: Callable[[], T], timeout_s: float, failure: str) -> T:
         try:
@@ -198,19 +232,62 @@ class FileDriver:
             raise DriverError(finished.problem)
 
 
-def _target(settings: FileSettings, spec: Spec, work_dir: Path) -> _Target:
-    """Return the desired file. Raises DriverError, not retryable, if the settings or the document do not allow one."""
-    path = Path(os.path.normpath(work_dir / settings.path))
+def _write_with_owner(file: Path, target: _Target, found: _FoundFile, mode: int | None) -> None:
+    """Write the file with the owner and group of the settings, else with those that it has.
+
+    Those that it has are kept if the system permits that: only root may give a file to another user.
+    """
+    found_ids = (found.uid, found.gid) if found.content is not None else (-1, -1)
+    wanted = (-1 if target.uid is None else target.uid, -1 if target.gid is None else target.gid)
+    both = tuple(kept if ours == -1 else ours for ours, kept in zip(wanted, found_ids, strict=True))
+    try:
+        atomic_files.write_atomic(file, target.content, mode, owner=(both[0], both[1]))
+    except PermissionError:
+        if both == wanted:
+            raise
+        atomic_files.write_atomic(file, target.content, mode, owner=wanted)
+
+
+def _check_not_reserved(path: Path, work_dir: Path, shown: str) -> None:
     if os.path.normcase(work_dir / _OWN_DIRECTORY) in map(os.path.normcase, (path, *path.parents)):
-        raise DriverError(f"driver setting path: {settings.path} is reserved for noded", retryable=False)
-    if settings.mode is not None and sys.platform == "win32":
-        raise DriverError("driver setting mode: Windows has no file modes", retryable=False)
+        raise DriverError(f"driver setting path: {shown} is reserved for noded", retryable=False)
+
+
+def _account_id(kind: str, account: str | int | None) -> int | None:
+    """Return the id of a user (kind "owner") or group. Raises DriverError; retryable if it may be created later."""
+    if account is None or isinstance(account, int):
+        return account
+    if sys.platform == "win32":
+        return None
+    import grp
+    import pwd
+
+    try:
+        return pwd.getpwnam(account).pw_uid if kind == "owner" else grp.getgrnam(account).gr_gid
+    except KeyError:
+        raise DriverError(f"driver setting {kind}: there is no {account!r} on this PC") from None
+
+
+def _target(settings: FileSettings, spec: Spec, work_dir: Path) -> _Target:
+    """Return the desired file. Raises DriverError, mostly not retryable, if settings or document do not allow one."""
+    path = Path(os.path.normpath(work_dir / settings.path))
+    _check_not_reserved(path, work_dir, settings.path)
+    for name in ("mode", "owner", "group"):
+        if getattr(settings, name) is not None and sys.platform == "win32":
+            raise DriverError(f"driver setting {name}: Windows has no file {name}s", retryable=False)
     form: RenderFormat = settings.format or ("json" if settings.template is None else "text")
     try:
         content = render(spec.document, form, settings.template or "", atomic_files.FILE_BYTES_MAX)
     except CannotRender as error:
         raise DriverError(f"cannot make {path.name}: {error}", retryable=False) from None
-    return _Target(path, content, None if settings.mode is None else int(settings.mode, 8))
+    return _Target(
+        path,
+        content,
+        None if settings.mode is None else int(settings.mode, 8),
+        _account_id("owner", settings.owner),
+        _account_id("group", settings.group),
+        settings.symlink == "follow",
+    )
 
 
 def _read_found(path: Path) -> _FoundFile:
@@ -220,7 +297,8 @@ def _read_found(path: Path) -> _FoundFile:
         if not stat.S_ISREG(status.st_mode):
             return _FoundFile(None, is_special=True)
         with path.open("rb") as file:
-            return _FoundFile(file.read(atomic_files.FILE_BYTES_MAX + 1), stat.S_IMODE(status.st_mode) & 0o777)
+            content = file.read(atomic_files.FILE_BYTES_MAX + 1)
+        return _FoundFile(content, stat.S_IMODE(status.st_mode) & 0o777, status.st_uid, status.st_gid)
     except (FileNotFoundError, NotADirectoryError):
         return _FoundFile(None)
 
@@ -234,6 +312,9 @@ def _drift(found: _FoundFile, target: _Target) -> str | None:
         return f"{target.path} was altered"
     if target.mode is not None and found.mode != target.mode:
         return f"the mode of {target.path} is {found.mode:04o}, not {target.mode:04o}"
+    for kind, actual, wanted in (("owner", found.uid, target.uid), ("group", found.gid, target.gid)):
+        if wanted is not None and actual != wanted:
+            return f"the {kind} of {target.path} is {actual}, not {wanted}"
     return None
 
 
