@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from nodectl.cli.arguments import WAIT_S
 from nodectl.cli.session import wait_until, with_client
 from nodectl.terminal.output import Format, Output
+from nodestore.errors import Refused
 
 if TYPE_CHECKING:
     from nodectl.client import Client, CommandResult
@@ -52,8 +53,9 @@ def as_dict(done: CommandResult) -> dict[str, Any]:
 
 
 async def wait_for_nodes(client: Client, names: list[str], timeout_s: float, out: Output) -> None:
-    """Wait until these nodes are in their desired state. Raises TimedOut after `timeout_s` seconds.
+    """Wait until these nodes are in their desired state.
 
+    Raises TimedOut after `timeout_s` seconds, and Refused as soon as a node reports that it cannot reach that state.
     Reads are linearizable, so a command that was acknowledged before this call is taken into account.
     """
     if not names:
@@ -61,11 +63,23 @@ async def wait_for_nodes(client: Client, names: list[str], timeout_s: float, out
 
     async def missing() -> str | None:
         views = {view["name"]: view for view in await client.nodes() if view["name"] in names}
+        failures = [f"node {name} cannot reach its desired state: {error}" for name, error in _failures(views)]
+        if failures:
+            raise Refused("; ".join(failures))
         lacking = [_missing_text(views.get(name), name) for name in names]
         return "; ".join(text for text in lacking if text) or None
 
     subject = f"node {names[0]} is" if len(names) == 1 else f"{len(names)} nodes are"
     await wait_until(missing, f"{subject} in the desired state", timeout_s, out)
+
+
+def _failures(views: Mapping[str, NodeView]) -> Iterator[tuple[str, str]]:
+    """Yield the names and errors of the nodes that report phase `failed` for the generation that is desired."""
+    for name, view in views.items():
+        status, desired = view.get("status") or {}, view.get("desired")
+        generation = desired["generation"] if desired else 0
+        if status.get("phase") == "failed" and status.get("observed_generation", 0) >= generation:
+            yield name, str(status.get("error") or "it does not say why")
 
 
 def _missing_text(view: NodeView | None, name: str) -> str:

@@ -71,7 +71,7 @@ class Output:
     ) -> None:
         """Write `data` in the requested format. `tables` and `names` are called only if that format needs them."""
         if self.form is Format.json:
-            self.write(as_json(data))
+            self.write(as_json(data, ascii_only=needs_ascii(self.stdout)))
         elif self.form is Format.yaml:
             self.write(as_yaml(data))
         elif self.form is Format.name:
@@ -195,11 +195,16 @@ def display_width(text: str) -> int:
     return cell_len(text)
 
 
-def as_json(data: Any) -> str:
-    """Format `data` as indented JSON. Characters outside ASCII are not escaped."""
+def as_json(data: Any, *, ascii_only: bool = False) -> str:
+    """Format `data` as indented JSON. ascii_only: characters outside ASCII are escaped."""
     import json
 
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(data, indent=2, ensure_ascii=ascii_only) + "\n"
+
+
+def needs_ascii(stream: TextIO, platform: str = sys.platform) -> bool:
+    """Whether JSON for `stream` must be ASCII: the reader of a pipe on Windows may expect any code page."""
+    return platform == "win32" and not stream.isatty()
 
 
 def as_yaml(data: Any) -> str:

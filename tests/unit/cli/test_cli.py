@@ -383,6 +383,33 @@ def test_wait_times_out_and_says_what_is_missing(cluster: FakeCluster, nodectl: 
     assert cluster.nodes["n1"]["document"] == {"a": 1}
 
 
+def test_wait_ends_at_once_with_the_error_of_a_node_that_failed(cluster: FakeCluster, nodectl: Nodectl) -> None:
+    """It names the node, and does not use up the time; the failure of an earlier generation does not count."""
+    cluster.nodes["n1"] = node_view("n1", converged=False, problem="failed: no driver named x is installed")
+    status = {"phase": "failed", "error": "no driver named x is installed", "observed_generation": 6}
+    cluster.nodes["n1"].update(desired={"generation": 7, "hash": ""}, status=status)
+    ran = nodectl("node", "set", "n1", "a=1", "--wait", "--timeout", "0.2")
+    assert ran.code == ExitCode.TIMED_OUT
+    status["observed_generation"] = 7
+    ran = nodectl("node", "set", "n1", "a=1", "--wait", "--timeout", "10m")
+    assert ran.code == ExitCode.FAILED
+    assert "node n1 cannot reach its desired state: no driver named x is installed" in ran.err
+
+
+def test_a_configuration_is_waited_for_on_the_nodes_too(cluster: FakeCluster, nodectl: Nodectl) -> None:
+    """An adopted version is not yet in effect; the time that is left is that of both waits."""
+    cluster.nodes["n2"] = node_view("n2", converged=False, problem="applying: the program starts")
+    cluster.nodes["n3"] = node_view("n3", converged=False, problem="no noded has ever reported", alive=None)
+    ran = nodectl("config", "apply", str(WALL), "--wait", "--timeout", "0.3")
+    assert ran.code == ExitCode.TIMED_OUT
+    assert "n2: applying: the program starts" in ran.err
+    assert "warning: not waited for, because no noded is connected: n3" in ran.err
+    cluster.nodes["n2"].update(status={"phase": "failed", "error": "no argv", "observed_generation": 1})
+    ran = nodectl("config", "rollback", "1", "--wait", "--timeout", "10m")
+    assert ran.code == ExitCode.FAILED
+    assert "node n2 cannot reach its desired state: no argv" in ran.err
+
+
 # --- errors and exit codes --------------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from rich.cells import cell_len
 
 from nodectl.terminal.format import inline, members_table
-from nodectl.terminal.output import Table, escape_misleading, plain_table
+from nodectl.terminal.output import Table, as_json, escape_misleading, needs_ascii, plain_table
 from nodestore.schema.api_types import MemberView, SilentEtcd
 
 
@@ -50,3 +52,14 @@ def test_members_are_listed_by_name_or_id() -> None:
     assert [row.split() for row in rows] == [
         ["8e9e", "healthy", "10.0.0.11:2379", "3.5.30", "2", "KiB"], ["?", "down", "0", "KiB", "too", "late"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("platform", "terminal", "ascii_only"), [("win32", False, True), ("win32", True, False), ("linux", False, False)]
+)
+def test_json_in_a_pipe_of_windows_is_ascii(platform: str, terminal: bool, ascii_only: bool) -> None:
+    """Its reader may expect any code page; escapes mean the same in each."""
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal  # type: ignore[method-assign]
+    assert needs_ascii(stream, platform) is ascii_only
+    assert as_json({"scene": "Küche"}, ascii_only=ascii_only).isascii() is ascii_only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nodectl.cli.arguments import WAIT_S, TimeoutOption
+from nodectl.cli.sending import wait_for_nodes
 from nodectl.cli.session import wait_until, with_client
 from nodectl.terminal.output import Format, Output, OutputOption, Table
 from nodestore.errors import Conflict, Garbage, NotFound, Refused
@@ -21,7 +23,13 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Check, compare and apply the inventory."
 )
 
-AdoptionWaitOption = Annotated[bool, typer.Option("--wait", help="Wait until the leader has adopted the version.")]
+AdoptionWaitOption = Annotated[
+    bool,
+    typer.Option(
+        "--wait",
+        help="Wait until the leader has adopted the version, and the connected nodes are in their desired state.",
+    ),
+]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Inventory file in YAML.")]
 
 
@@ -165,11 +173,25 @@ def apply(
             version = await client.config_apply(loaded.data, source=loaded.source, expect_version=version)
             out.note(f"version {version} applied")
         if wait and not dry_run:
-            await wait_for_adoption(client, version, timeout, out)
+            await _wait_for_effect(client, version, timeout, out)
         return {"version": version, "changes": changes, "applied": not dry_run}
 
     result = with_client(context, work)
     out.show(result, tables=list, names=lambda: [str(result["version"])])
+
+
+async def _wait_for_effect(client: Client, version: int, timeout_s: float, out: Output) -> None:
+    """Wait until `version` is adopted and the nodes are in their desired state, for `timeout_s` seconds together.
+
+    A node without a connected noded is not waited for: an inventory may name PCs that are off or not yet installed.
+    """
+    deadline = time.monotonic() + timeout_s
+    await wait_for_adoption(client, version, timeout_s, out)
+    views = await client.nodes()
+    if absent := [view["name"] for view in views if view["alive"] is None]:
+        out.warn(f"not waited for, because no noded is connected: {', '.join(absent)}")
+    connected = [view["name"] for view in views if view["alive"] is not None]
+    await wait_for_nodes(client, connected, max(0.0, deadline - time.monotonic()), out)
 
 
 async def wait_for_adoption(client: Client, version: int, timeout_s: float, out: Output) -> None:
@@ -231,7 +253,7 @@ def rollback(
     async def work(client: Client) -> dict[str, Any]:
         new_version = await client.config_rollback(version)
         if wait:
-            await wait_for_adoption(client, new_version, timeout, out)
+            await _wait_for_effect(client, new_version, timeout, out)
         return {"version": new_version, "rolled_back_to": version}
 
     done = with_client(context, work)

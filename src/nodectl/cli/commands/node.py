@@ -20,7 +20,7 @@ from nodectl.cli.arguments import (
 from nodectl.cli.commands import node_actions
 from nodectl.cli.sending import send
 from nodectl.cli.session import with_client
-from nodectl.terminal.output import Format, Output, OutputOption, Table
+from nodectl.terminal.output import Format, Output, OutputOption, Table, needs_ascii
 
 if TYPE_CHECKING:
     from nodectl.client import Client
@@ -173,7 +173,7 @@ def _watch_line(form: Format, view: NodeView) -> None:
 
     out = Output(form)
     if form is Format.json:
-        out.write(json.dumps(view, ensure_ascii=False) + "\n")
+        out.write(json.dumps(view, ensure_ascii=needs_ascii(out.stdout)) + "\n")
     elif form is Format.yaml:
         out.write("---\n")
         out.show(view, tables=list)
