@@ -80,7 +80,7 @@ Phase = Literal["idle", "applying", "ready", "retrying", "failed"]
 class Status(Stored):
     """`status/<node>`: the status of a node. Each write compares `alive/<node>` with the claim of its writer.
 
-    The key is kept if the node is removed.
+    The leader deletes the key an hour after the node has left the inventory.
     """
 
     node: str

@@ -131,6 +131,7 @@ class Leader:
                 commit=self._commit_loop(),
                 retention=self._run_retention(),
                 challenges=self._parts.challenge_responder.run(),
+                removed_nodes=self._parts.removed_nodes.run(),
                 record=self._takeover_record.write_after_first_answer(),
             )
         finally:

@@ -27,6 +27,7 @@ from masterd.term.retention import JournalRetention
 from masterd.term.takeover_record import TakeoverRecord
 from masterd.term.term_end import TermEnd
 from masterd.term.warm_start import WarmStart
+from masterd.upkeep.removed_nodes import RemovedNodes
 from masterd.upkeep.space_keeper import SpaceKeeper
 from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import NoSpace
@@ -64,6 +65,7 @@ class TermParts:
     result_forgetter: ResultForgetter
     result_recall: ResultRecall
     challenge_responder: ChallengeResponder
+    removed_nodes: RemovedNodes
 
 
 def build_term_parts(
@@ -122,4 +124,5 @@ def build_term_parts(
         batch_runner=batch_runner, config_adopter=config_adopter, node_events=node_events,
         action_closer=action_closer, retention=retention, archive=archive, result_forgetter=result_forgetter,
         result_recall=ResultRecall(etcd, keys), challenge_responder=challenge_responder,
+        removed_nodes=RemovedNodes(etcd, keys, fence, replica, cluster_view),
     )  # fmt: skip
