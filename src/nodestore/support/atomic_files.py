@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import stat
+import sys
 import time
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def write_atomic(path: Path, content: bytes, mode: int | None = None, *, owner: 
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with draft.open("xb") as file:  # "x" does not follow a link that another user created under that name
-            if owner is not None:
+            if owner is not None and sys.platform != "win32":
                 os.chown(draft, *owner)  # first, because it clears the bits for setuid and setgid
             if mode is not None:
                 draft.chmod(mode)  # before the content is written

@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from nodestore.support.log_pipe import unblocking
+
 LEVELS: Mapping[str, int] = MappingProxyType(
     {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 )
@@ -56,7 +58,7 @@ def setup_logging(program: str, name: str, level: str = "info") -> None:
     reconfigure = getattr(sys.stderr, "reconfigure", None)
     if reconfigure is not None:  # a pipe on Windows is cp1252 and would refuse most of Unicode
         reconfigure(encoding="utf-8", errors="backslashreplace")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(unblocking(sys.stderr))
     handler.setFormatter(LineFormatter(program, name))
     logging.getLogger().handlers[:] = [handler]
     set_level(level)
