@@ -122,6 +122,8 @@ def split_as_windows(text: str) -> list[str]:
     part: list[str] | None = None
     quoted = False
     for backslashes, char in _WINDOWS_TOKEN.findall(text):
+        if not backslashes + char:  # the end
+            continue
         if char in (" ", "\t") and not backslashes and not quoted:
             if part is not None:
                 parts.append("".join(part))

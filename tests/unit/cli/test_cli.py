@@ -405,7 +405,7 @@ def test_a_configuration_is_waited_for_on_the_nodes_too(cluster: FakeCluster, no
     assert "n2: applying: the program starts" in ran.err
     assert "warning: not waited for, because no noded is connected: n3" in ran.err
     cluster.nodes["n2"].update(status={"phase": "failed", "error": "no argv", "observed_generation": 1})
-    ran = nodectl("config", "rollback", "1", "--wait", "--timeout", "10m")
+    ran = nodectl("config", "apply", str(WALL), "--wait", "--timeout", "10m")
     assert ran.code == ExitCode.FAILED
     assert "node n2 cannot reach its desired state: no argv" in ran.err
 

@@ -120,10 +120,10 @@ class _ProgramRun:
 
         With health checks, the first one that succeeds decides.
         """
-        if self.health is not None:
-            return (0.0, "") if self.health.has_passed else (math.inf, "no health check has succeeded since its start")
         if self.reload_signal is not None:
             return math.inf, f"the program has no handler for {_signal_name(self.reload_signal)} yet"
+        if self.health is not None:
+            return (0.0, "") if self.health.has_passed else (math.inf, "no health check has succeeded since its start")
         left_s = max(0.0, settle_s - self.age_s)
         return left_s, f"the program counts as ready once it has run for {settle_s:g} s" if left_s else ""
 
