@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 ACTUAL_BYTES_MAX = 64 << 10
 ERROR_CHARS_MAX = 2_000
+_NOTE_CHARS_MAX = 300
 _INSPECT_TIMEOUT_S = 10.0
 _SHOW_APPLYING_S = 1.0
 _SETTLE_WAIT_S = 90.0
@@ -277,7 +278,10 @@ class Agent:
         name, driver = self._driver
         try:
             async with self._inspect_lock, asyncio.timeout(_INSPECT_TIMEOUT_S):
-                return await driver.inspect(), driver.settle_s
+                found = await driver.inspect()
+                if not found.unsettled_s >= 0:  # drivers are third-party code
+                    raise DriverError(f"its unsettled_s is {found.unsettled_s!r}, not a number of seconds")
+                return found, driver.settle_s
         except DriverError as error:
             drift = error.message
         except TimeoutError:
@@ -373,7 +377,7 @@ class Agent:
                 term=desired.term if desired else 0,
                 observed_generation=desired.generation if desired else 0,
                 phase="failed" if plan.error is None and self._orders.problem else plan.phase,
-                reason=f"{self._reason}; {plan.note}" if plan.note and self._reason else self._reason or plan.note,
+                reason="; ".join(part for part in (self._reason, one_line(plan.note, _NOTE_CHARS_MAX)) if part),
                 actual=_bounded_state(actual.state),
                 error=error[:ERROR_CHARS_MAX] if error else None,
                 warning=self._persist_error or self._claim.warning,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,30 @@ async def test_a_state_that_cannot_be_shown_is_left_out(tmp_path: Path, state: A
         status = await rig.ready(1)
         assert "omitted" in status.actual
         assert len(status.encode()) < 2_000
+
+
+@pytest.mark.parametrize("unsettled_s", [math.nan, -1.0, "soon", None])
+async def test_a_settling_time_that_is_no_time_is_an_error(tmp_path: Path, unsettled_s: Any) -> None:
+    """A driver of the user's own cannot end noded with it."""
+    async with running(tmp_path) as rig:
+        rig.driver.found = Actual({}, unsettled_s=unsettled_s)
+        rig.order("one")
+        await rig.until(lambda: rig.told and rig.told[-1].error, "the error")
+        assert str(rig.told[-1].error).startswith("driver fake cannot inspect the node: ")
+        rig.driver.found = Actual({})
+        await rig.ready(1)
+
+
+async def test_a_state_that_must_still_last_is_shown_and_then_ready(tmp_path: Path) -> None:
+    """The status names what the node waits for, in one line of bounded length."""
+    async with running(tmp_path) as rig:
+        rig.driver.found = Actual({}, unsettled_s=math.inf, waits_for="warms up\n" + "x" * 1_000)
+        rig.order("one")
+        await rig.until(lambda: rig.told and rig.told[-1].phase == "applying", "the phase")
+        assert "warms up\\n" in rig.told[-1].reason
+        assert len(rig.told[-1].reason) < 400
+        rig.driver.found = Actual({})
+        await rig.ready(1)
 
 
 async def test_a_slow_apply_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

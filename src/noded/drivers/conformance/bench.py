@@ -118,9 +118,9 @@ class Trial:
             dumps(actual.state)
         except ValueError as error:
             raise Nonconformance(f"the state that inspect returned is not JSON: {error}") from None
-        settle_s = self._driver.settle_s
-        if not isinstance(settle_s, int | float) or math.isnan(settle_s) or settle_s < 0:
-            raise Nonconformance(f"settle_s is {settle_s!r}, not a number of seconds")
+        for name, seconds in (("settle_s", self._driver.settle_s), ("unsettled_s", actual.unsettled_s)):
+            if not isinstance(seconds, int | float) or math.isnan(seconds) or seconds < 0:
+                raise Nonconformance(f"{name} is {seconds!r}, not a number of seconds")
         return actual
 
     async def apply(self, spec: Spec, previous: Spec | None) -> None:
