@@ -211,6 +211,11 @@ class SettlesNever(Lamp):
     settle_s = float("nan")
 
 
+class SettlesInNoTime(Lamp):
+    async def inspect(self) -> Actual:
+        return Actual(unsettled_s=float("nan"))
+
+
 class CountsInItsState(Lamp):
     count = 0
 
@@ -436,6 +441,7 @@ Check = Callable[[Bench], Awaitable[None]]
         (ReturnsNothing, checks.check_untouched, "inspect returned None, not an Actual"),
         (StateIsNotJson, checks.check_untouched, "the state that inspect returned is not JSON"),
         (SettlesNever, checks.check_untouched, "settle_s is nan"),
+        (SettlesInNoTime, checks.check_untouched, "unsettled_s is nan"),
         (
             CountsInItsState,
             checks.check_apply_twice,

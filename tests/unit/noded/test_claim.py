@@ -93,7 +93,7 @@ class OneKey:
         return None if self.alive is None else KV(key, self.alive.encode(), 1, 2, 1, 7)
 
     async def txn(self, _compares: Any, then: Any, **_: Any) -> None:
-        self.alive = Alive.model_validate_json(then[0].value)
+        self.alive = Alive.model_validate_json(then[0].request_put.value)
 
 
 def node_claim(store: OneKey) -> NodeClaim:
@@ -114,7 +114,7 @@ async def test_a_noded_that_was_replaced_while_it_was_frozen_does_not_act() -> N
     assert await claim_.may_act()
     claim_.was_held = True
     lease = OldLease()
-    claim_._lease = cast(Lease, lease)
+    claim_._lease = cast(Lease, lease)  # private: only a frozen process would have an expired lease here
     assert not await claim_.may_act()
     store.is_away = True
     assert await claim_.may_act()  # an outage stops no node
@@ -136,7 +136,7 @@ async def test_replacements_in_a_row_are_counted_shown_and_slowed_down(monkeypat
         held = Alive(host_id="this-host", nonce="theirs", host="pc", replaced=before, since=time.time() - since)
         store = OneKey(held)
         claim_ = node_claim(store)
-        assert await claim_._try_claim(cast(Lease, OldLease()))
+        assert await claim_._try_claim(cast(Lease, OldLease()))  # private: one attempt, without the watch around it
         assert store.alive is not None
         assert (store.alive.nonce, store.alive.replaced, slept) == ("mine", count, pauses)
         assert (claim_.warning is not None) == (count >= REPLACED_MANY)

@@ -43,7 +43,7 @@ def test_a_reader_that_takes_nothing_delays_no_line(pipe: tuple[int, int]) -> No
     log.addHandler(logging.StreamHandler(stream))
     for number in range(36_000):
         log.info("line %06d of an hour", number)
-    assert stream._buffered_bytes <= log_pipe._BUFFER_BYTES_MAX
+    assert stream._buffered_bytes <= log_pipe._BUFFER_BYTES_MAX  # private: nothing public shows that it is bounded
     lines = read_all(reader)
     log.info("again")
     lines += read_all(reader)
