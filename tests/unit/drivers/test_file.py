@@ -285,10 +285,10 @@ async def test_a_kill_at_any_moment_loses_no_reload(
     one, two = template("${scene}", scene="one"), template("${scene}", scene="two")
     write = atomic_files.write_atomic
 
-    def cut_write(path: Path, content: bytes, mode: int | None = None) -> None:
+    def cut_write(path: Path, content: bytes, mode: int | None = None, **more: Any) -> None:
         if (path.name == "reloaded") == (before != "the write"):
             raise Cut
-        write(path, content, mode)
+        write(path, content, mode, **more)
 
     async def cut_run(*_: Any, **__: Any) -> None:
         raise Cut
@@ -314,10 +314,10 @@ async def test_a_disk_too_full_for_the_note_does_not_reload_for_ever(
     """The error is reported at each attempt, and the command is run once."""
     write = atomic_files.write_atomic
 
-    def full(path: Path, content: bytes, mode: int | None = None) -> None:
+    def full(path: Path, content: bytes, mode: int | None = None, **more: Any) -> None:
         if path.name == "reloaded":
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, content, mode)
+        write(path, content, mode, **more)
 
     async with driver(FileDriver, tmp_path) as (file, _):
         with monkeypatch.context() as patch:
