@@ -1,6 +1,6 @@
 """Writes log lines to a pipe or a socket without ever waiting for its reader.
 
-A service manager that hangs, or a `| less` that nobody scrolls, takes no data. A daemon that waited for it would stop
+A service manager that hangs, or a pager that waits for a key, takes no data. A daemon that waited for it would stop
 working. So lines wait in a bounded buffer; more are dropped, and a line says how many once there is room again.
 """
 
