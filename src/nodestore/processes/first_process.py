@@ -1,7 +1,7 @@
 """What process 1 of a container must do, apart from its own work: reap the processes whose parent has ended.
 
-The kernel makes process 1 the parent of every orphan. One that no process waits for stays a zombie. So process 1 starts a
-fork that does the work, passes signals on to it, waits for every child, and ends with the exit code of the fork.
+The kernel makes process 1 the parent of every orphan. One that no process waits for stays a zombie. So process 1 starts
+a fork that does the work, passes signals on to it, waits for every child, and ends with the exit code of the fork.
 """
 
 from __future__ import annotations
