@@ -244,7 +244,7 @@ def test_a_parent_that_died_before_the_launcher_asked_the_kernel_is_noticed() ->
     launcher = Path(child_processes.__file__).with_name("launch.py")
     somebody_else = str(os.getppid())
     done = child_processes.run(
-        [sys.executable, launcher, "die", somebody_else, sys.executable, "-c", "print('ran')"], timeout_s=WAIT_S
+        [sys.executable, launcher, "die", "0", somebody_else, sys.executable, "-c", "print('ran')"], timeout_s=WAIT_S
     )
     assert (done.returncode, done.stdout) == (0, "")
 
