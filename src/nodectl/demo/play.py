@@ -238,12 +238,14 @@ async def _judge_commands(stage: Stage) -> None:
     if unread:
         return
     unexplained = [f"term {term.get('revision')} has no reason" for term in terms if not term.get("why")]
+    anonymous = [f"command {line.id} has no actor" for line in lines if not line.actor]
     missing = stage.leaders_lost + 1 - len(terms)
     promises["history"].judge(
-        f"{len(terms)} terms with their reasons, {len(lines)} commands with their actors",
+        f"{len(terms) - len(unexplained)} of {len(terms)} terms with their reasons, "
+        f"{len(lines) - len(anonymous)} of {len(lines)} commands with their actors",
         unexplained,
         [f"{missing} terms are missing"] if missing > 0 else [],
-        [f"command {line.id} has no actor" for line in lines if not line.actor],
+        anonymous,
         find_journal_faults(lines),
     )
 

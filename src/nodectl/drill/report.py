@@ -97,23 +97,30 @@ def judge_promises(
     acknowledged: dict[str, int], failed: Sequence[str], repeats: Sequence[Repeat], lines: Sequence[JournalLine],
     found: Takeover, old: str, gap_s: float,
 ) -> list[Promise]:  # fmt: skip
-    """Check each promise against the measurements.
+    """Check each promise against the measurements. What is said to be measured holds also if a promise is broken.
 
     `acknowledged`: index by command id. `failed`: commands without a result, each with the reason. `lines`: the
     complete history since before the first probe command.
     """
-    missing, doubled, unknown = find_lost(acknowledged, lines), find_duplicates(lines), find_unrecognised(repeats)
+    lost, doubled, unknown = find_lost(acknowledged, lines), find_duplicates(lines), find_unrecognised(repeats)
     kept = Promise("No acknowledged command is lost")
-    kept.judge(f"{len(acknowledged)} acknowledged, all in the history" if not missing else "some are missing", missing)
+    there = len(acknowledged.items() & {(line.id, line.index) for line in lines})
+    kept.judge(f"{len(acknowledged)} acknowledged, {_all(there, len(acknowledged))} in the history", lost)
     once = Promise("No command takes effect twice")
     recognised = sum(item.repeated and item.index == item.first for item in repeats)
+    repeated = len(lines) - len({line.id for line in lines})
     once.judge(
-        f"{recognised} of {len(repeats)} repeats recognised; of {len(lines)} commands none twice", doubled, unknown
-    )
+        f"{recognised} of {len(repeats)} repeats recognised; of {len(lines)} commands {repeated or 'none'} twice",
+        doubled, unknown,
+    )  # fmt: skip
     fenced = Promise("A deposed master changes nothing")
-    fenced.judge(f"{len(lines)} commands in one history, no gap, terms in order", find_journal_faults(lines))
+    disorder = find_journal_faults(lines)
+    order = "not in order" if disorder else "no gap, terms in order"
+    fenced.judge(f"{len(lines)} commands in one history, {order}", disorder)
     continued = Promise("Clients continue by themselves")
-    continued.judge(f"{gap_s * 1e3:.0f} ms without an answer, no command failed", failed[:3])
+    count = len(failed) or "no"
+    commands = "command" if len(failed) < 2 else "commands"
+    continued.judge(f"{gap_s * 1e3:.0f} ms without an answer, {count} {commands} failed", failed[:3])
     recorded = Promise("Anyone can see what happened")
     wrong_master = (
         [] if found.taken_from == old else [f"the record says that {found.taken_from} was replaced, not {old}"]
@@ -121,3 +128,7 @@ def judge_promises(
     no_times = [] if found.steps else [found.note]
     recorded.judge(f"{found.cause}, in {len(found.steps)} steps: nodectl why {found.term}", wrong_master, no_times)
     return [kept, once, fenced, continued, recorded]
+
+
+def _all(count: int, of: int) -> str:
+    return "all" if count == of else f"{count} of them"

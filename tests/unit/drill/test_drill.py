@@ -220,22 +220,50 @@ GOOD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("wrong", "broken"),
+    ("wrong", "broken", "measured"),
     [
-        ({}, None),
-        ({"lines": [line(1)]}, "No acknowledged command is lost"),
-        ({"lines": [line(1), line(2, 9), line(3, 9, "d-1")]}, "No command takes effect twice"),
-        ({"repeats": [Repeat("d-1", 1, 3, False)]}, "No command takes effect twice"),
-        ({"lines": [line(1, 9), line(2, 1)]}, "A deposed master changes nothing"),
-        ({"failed": ["d-3: Unavailable"]}, "Clients continue by themselves"),
-        ({"found": takeover(steps=(), note="not written")}, "Anyone can see what happened"),
-        ({"found": takeover(taken_from="m7")}, "Anyone can see what happened"),
+        ({}, None, ""),
+        ({"lines": [line(1)]}, "No acknowledged command is lost", "2 acknowledged, 1 of them in the history"),
+        (
+            {"lines": [line(1), line(2, 9), line(3, 9, "d-1")]}, "No command takes effect twice",
+            "1 of 1 repeats recognised; of 3 commands 1 twice",
+        ),
+        (
+            {"repeats": [Repeat("d-1", 1, 3, False)]}, "No command takes effect twice",
+            "0 of 1 repeats recognised; of 2 commands none twice",
+        ),
+        (
+            {"lines": [line(1, 9), line(2, 1)]}, "A deposed master changes nothing",
+            "2 commands in one history, not in order",
+        ),
+        (
+            {"failed": ["d-3: Unavailable"]}, "Clients continue by themselves",
+            "100 ms without an answer, 1 command failed",
+        ),
+        (
+            {"found": takeover(steps=(), note="not written")}, "Anyone can see what happened",
+            "died, in 0 steps: nodectl why 1.9",
+        ),
+        (
+            {"found": takeover(taken_from="m7")}, "Anyone can see what happened",
+            "died, in 1 steps: nodectl why 1.9",
+        ),
     ],
-)
-def test_each_promise_can_be_found_broken(wrong: dict[str, Any], broken: str | None) -> None:
-    """Each violation is reported, and no other one."""
+)  # fmt: skip
+def test_each_promise_can_be_found_broken(wrong: dict[str, Any], broken: str | None, measured: str) -> None:
+    """Each violation is reported, and no other one; what is said to be measured is then true as well."""
     found = judge_promises(**(GOOD | wrong))
-    assert [promise.text for promise in found if not promise.held] == ([broken] if broken else [])
+    assert [(item.text, item.measured) for item in found if not item.held] == ([(broken, measured)] if broken else [])
+
+
+def test_what_is_measured_is_said_when_all_is_well() -> None:
+    assert [promise.measured for promise in judge_promises(**GOOD)] == [
+        "2 acknowledged, all in the history",
+        "1 of 1 repeats recognised; of 2 commands none twice",
+        "2 commands in one history, no gap, terms in order",
+        "100 ms without an answer, no command failed",
+        "died, in 1 steps: nodectl why 1.9",
+    ]
 
 
 def test_the_client_s_part_is_in_the_order_in_which_it_came() -> None:
