@@ -11,11 +11,11 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from nodectl.client.connection.discovery import Discovery, EtcdDiscovery, HttpDiscovery
 from nodectl.client.connection.following import StreamFollower
-from nodectl.client.connection.http import Http, cancel_all, encode_body
+from nodectl.client.connection.http import Http, as_object, cancel_all, encode_body
 from nodectl.client.connection.leadership import Leadership
 from nodectl.client.connection.monitor import monitor_leader
 from nodectl.client.connection.pipeline import Pipeline
@@ -41,6 +41,20 @@ log = logging.getLogger(__name__)
 READ_S = 10.0
 COMMAND_S = 30.0
 LOST_AFTER_S = 30.0
+
+
+class _NotOpen:
+    """Stands for each part of a client that is not open yet: any use of it raises RuntimeError."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise _not_open()
+
+
+def _not_open() -> RuntimeError:
+    return RuntimeError("the client is not open: use `async with Client(...) as client:`")
+
+
+_NOT_OPEN = _NotOpen()
 
 
 class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
@@ -91,9 +105,9 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         self._tasks: list[asyncio.Task[None]] = []
         self._state: ConnectionState | None = None
         self._etcd: Etcd | None = None
-        self._http: Http
-        self._requests: Requests
-        self._pipeline: Pipeline
+        self._http = cast(Http, _NOT_OPEN)
+        self._requests = cast(Requests, _NOT_OPEN)
+        self._pipeline = cast(Pipeline, _NOT_OPEN)
 
     # --- opening and closing ----------------------------------------------------------------------------------------
 
@@ -176,7 +190,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
 
     def _require_state(self) -> ConnectionState:
         if self._state is None:
-            raise RuntimeError("the client is not open: use `async with Client(...)`")
+            raise _not_open()
         return self._state
 
     # --- the basic calls, on which all other methods are built -------------------------------------------------------
@@ -192,10 +206,11 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
     ) -> CommandResult:
         if after is not None and id is None:
             raise Invalid("`after` is for repeating a command: pass the `id` of that command as well")
+        arguments = {} if args is None else as_object(args, "args")
         if id is None:
             self._commands += 1
             id = f"{self._nonce}-{self._commands}"
-        body = encode_body({"name": name, "args": args if args is not None else {}, "id": id, "actor": self.actor})
+        body = encode_body({"name": name, "args": arguments, "id": id, "actor": self.actor})
         limit_s = self._command_timeout_s if timeout_s is None else timeout_s
         return await self._pipeline.submit(id, after, body[:-1], limit_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import ssl
 import time
@@ -15,7 +16,7 @@ import aiohttp
 from nodectl.client.connection.errors import Broken
 from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotLeader, from_code
 from nodestore.support.json_rules import finite
-from nodestore.support.jsonio import dumps, loads
+from nodestore.support.jsonio import loads
 from nodestore.support.tls_files import TlsFiles
 
 log = logging.getLogger(__name__)
@@ -150,16 +151,51 @@ def _base(url: str) -> str:
 
 
 def encode_body(value: Any) -> bytes:
-    """Return the JSON body of a request. Raises Invalid if `value` is not representable as JSON."""
+    """Return the JSON body of a request.
+
+    Raises Invalid if `value` is not representable as JSON. A date, a Decimal or bytes are not: the caller decides
+    whether they become text or a number.
+    """
     try:
-        body = dumps(value)
-    except (ValueError, TypeError) as error:  # pydantic_core's serialization error is a ValueError
-        if "surrogates not allowed" in str(error):
-            raise Invalid("a string contains half of a surrogate pair, which is not a character") from None
-        raise Invalid(f"not representable as JSON: {error}") from None
-    if (b"Infinity" in body or b"NaN" in body) and not finite(value):  # finite() is slow: search for the words first
-        raise Invalid("a number is infinite or NaN (1e999 is too large and becomes infinite): JSON has no such numbers")
-    return body
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise Invalid("a string contains half of a surrogate pair, which is not a character") from None
+    except TypeError:
+        raise Invalid(_find_stranger(value, "") or "not representable as JSON") from None
+    except RecursionError:
+        raise Invalid("not representable as JSON: nested too deeply") from None
+    except ValueError as error:
+        if "Circular" in str(error):
+            raise Invalid("not representable as JSON: a value contains itself") from None
+        if finite(value):
+            raise Invalid(f"not representable as JSON: {error}") from None
+        raise Invalid(
+            "a number is infinite or NaN (1e999 is too large and becomes infinite): JSON has no such numbers"
+        ) from None
+
+
+def _find_stranger(value: Any, where: str) -> str | None:
+    """A sentence about the first value or key whose type JSON does not have."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str | int | float | None):
+                return f"{where or 'the object'}: a key of type {type(key).__name__} is not text"
+            if found := _find_stranger(item, f"{where}.{key}" if where else str(key)):
+                return found
+        return None
+    if isinstance(value, list | tuple):
+        texts = (_find_stranger(item, f"{where}[{position}]") for position, item in enumerate(value))
+        return next((text for text in texts if text), None)
+    if value is None or isinstance(value, str | int | float):
+        return None
+    return f"{where}: {value!r:.60} is of type {type(value).__name__}, which JSON does not have: pass a number or text"
+
+
+def as_object(value: Any, what: str) -> dict[str, Any]:
+    """`value` as a dict. Raises Invalid, which names `what`, unless it is a mapping."""
+    if not isinstance(value, Mapping):
+        raise Invalid(f"{what}: expected a mapping of names to values, got {value!r:.60}")
+    return dict(value)
 
 
 async def cancel_all(tasks: list[asyncio.Task[Any]]) -> None:

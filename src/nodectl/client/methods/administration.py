@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pydantic import ValidationError
 
-from nodectl.client.connection.http import encode_body
+from nodectl.client.connection.http import as_object, encode_body
 from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.requests import Requests
 from nodectl.client.methods.calls import ApiCalls
@@ -75,11 +75,11 @@ class AdministrationCalls(ApiCalls):
         current (0: there is none yet; None: do not check). Raises Invalid for an inventory that is not valid. The
         leader adopts the configuration afterwards: see `config()["adopted"]`.
         """
-        store = self._store()
+        fields, store = as_object(inventory, "inventory"), self._store()
         if store is not None:
-            return await store.apply(dict(inventory), source=source, expect_version=expect_version, actor=self.actor)
+            return await store.apply(fields, source=source, expect_version=expect_version, actor=self.actor)
         body: api_types.ConfigRequest = {
-            "inventory": dict(inventory), "source": source, "expect_version": expect_version, "actor": self.actor,
+            "inventory": fields, "source": source, "expect_version": expect_version, "actor": self.actor,
         }  # fmt: skip
         try:
             answer: api_types.ConfigVersion = await self.change("PUT", "/v1/config", body)

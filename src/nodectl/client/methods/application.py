@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from nodectl.client.connection.http import as_object
 from nodectl.client.connection.results import ActionDone, CommandResult
 from nodectl.client.methods.calls import ApiCalls
 from nodestore.errors import Invalid
@@ -18,13 +19,17 @@ class ApplicationCalls(ApiCalls):
 
     async def node_set(self, node: str, values: Mapping[str, Any], *, timeout_s: float | None = None) -> CommandResult:
         """Merge `values` into the node's document; the value None removes a key."""
-        return await self.command("node.set", {"node": node, "values": dict(values)}, timeout_s=timeout_s)
+        return await self.command(
+            "node.set", {"node": node, "values": as_object(values, "values")}, timeout_s=timeout_s
+        )
 
     async def node_put(
         self, node: str, document: Mapping[str, Any], *, timeout_s: float | None = None
     ) -> CommandResult:
         """Replace the node's document."""
-        return await self.command("node.put", {"node": node, "document": dict(document)}, timeout_s=timeout_s)
+        return await self.command(
+            "node.put", {"node": node, "document": as_object(document, "document")}, timeout_s=timeout_s
+        )
 
     async def node_clear(self, node: str, *, timeout_s: float | None = None) -> CommandResult:
         """Remove the node's document; the values from the configuration and the groups remain."""
@@ -48,7 +53,8 @@ class ApplicationCalls(ApiCalls):
         """
         if (node is None) == (group is None):
             raise Invalid("an action is for one node or for one group: pass either `node` or `group`")
-        wanted: dict[str, Any] = {"action": action, "args": dict(args or {}), "node": node, "group": group}
+        arguments = {} if args is None else as_object(args, "args")
+        wanted: dict[str, Any] = {"action": action, "args": arguments, "node": node, "group": group}
         wanted["expires_s"] = expires_s
         return await self.command(
             "node.act", {name: value for name, value in wanted.items() if value is not None}, timeout_s=timeout_s
@@ -84,7 +90,8 @@ class ApplicationCalls(ApiCalls):
         """Save a scene from `nodes` (node name to document), or from the nodes' current documents."""
         args: dict[str, Any] = {"name": name, "description": description}
         if nodes is not None:
-            args["nodes"] = {node: dict(document) for node, document in nodes.items()}
+            wanted = as_object(nodes, "nodes")
+            args["nodes"] = {node: as_object(document, f"nodes.{node}") for node, document in wanted.items()}
         return await self.command("scene.save", args, timeout_s=timeout_s)
 
     async def scene_apply(self, name: str, *, group: str = "all", timeout_s: float | None = None) -> CommandResult:
