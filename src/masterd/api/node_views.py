@@ -37,6 +37,7 @@ def node_view(
         "alive": None if living is None else living.model_dump(mode="json"),
         "converged": problem is None,
         "problem": problem,
+        "spec": None,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from masterd.api.response_schemas import ref, schemas
 from masterd.application.contract import Application
 from nodestore import __version__
+from nodestore.schema import api_types
 from nodestore.schema.api_types import INDEX_MAX, Consistency
 
 JsonObject = dict[str, Any]
@@ -32,6 +33,20 @@ def document(application: Application) -> JsonObject:
         "paths": paths,
         "components": {"schemas": schemas(_referenced(paths), arguments)},
     }
+
+
+def command_list(application: Application) -> api_types.CommandList:
+    """The commands of `application`, with the schemas of their arguments."""
+    commands: list[api_types.CommandInfo] = [
+        {
+            "name": name,
+            "help": command.help or next(iter((command.arguments.__doc__ or "").strip().splitlines()), ""),
+            "quick": command.quick,
+            "arguments": command.arguments.model_json_schema(),
+        }
+        for name, command in sorted(application.commands().items())
+    ]
+    return {"application": application.name, "commands": commands}
 
 
 def _referenced(paths: JsonObject) -> list[str]:
@@ -108,6 +123,8 @@ _CLUSTER_EVENTS = {
 _EVENT = {**_TEXT, "pattern": r"^([0-9]{1,16}\.)?[0-9]{1,16}$"}
 _LIMIT = _query("limit", {**_INDEX, "minimum": 1}, "maximum number of items; an answer holds at most 1,000")
 
+_SPEC = _query("spec", {"type": "boolean", "default": False}, "whether to add what the node must be, secrets masked")
+
 
 def _paths() -> JsonObject:
     return {
@@ -115,19 +132,22 @@ def _paths() -> JsonObject:
         "/v1/leader": _get("the leader", "Leader"),
         "/v1/masters": _get("all candidates", "Masters"),
         "/v1/members": _get("the members of etcd", "Members"),
-        "/v1/nodes": _get("all nodes", "Nodes"),
-        "/v1/nodes/{node}": _get("one node", "NodeView", _in_path("node")),
+        "/v1/nodes": _get("all nodes", "Nodes", _SPEC),
+        "/v1/nodes/{node}": _get("one node", "NodeView", _in_path("node"), _SPEC),
         "/v1/nodes/watch": _stream("all nodes, then those that change (text/event-stream)", {"nodes": "NodesEvent"}),
         "/v1/documents": _get(
             "documents by prefix", "Documents", _query("prefix", _TEXT, "only documents whose paths begin with this")
         ),
         "/v1/documents/{path}": _get("one document", "Document", _in_path("path")),
-        "/v1/commands": _write(
-            "post",
-            "run one command, or a list of up to 256",
-            {"anyOf": [ref("Command"), ref("Commands")]},
-            {"anyOf": [ref("Outcome"), ref("Outcomes")]},
-        ),
+        "/v1/commands": {
+            **_local("the commands that this masterd's application has", "CommandList"),
+            **_write(
+                "post",
+                "run one command, or a list of up to 256",
+                {"anyOf": [ref("Command"), ref("Commands")]},
+                {"anyOf": [ref("Outcome"), ref("Outcomes")]},
+            ),
+        },
         "/v1/history": _get(
             "commands from the journal: newest first, or with `after` oldest first beyond that index",
             "History",
@@ -137,6 +157,7 @@ def _paths() -> JsonObject:
             _query("node", _TEXT, "only commands that changed this node's spec, or concern one of its actions"),
             _query("actor", _TEXT, "only commands of this actor"),
             _query("command", _TEXT, "only commands of this name"),
+            _query("since", {"type": "number", "minimum": 0}, "only commands from this time on, by the Unix epoch"),
         ),
         "/v1/terms": _get("the terms: which masterd led, since when and why; newest first", "Terms"),
         "/v1/events": _stream(

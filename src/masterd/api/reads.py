@@ -10,6 +10,7 @@ from typing import cast
 
 from aiohttp import web
 
+from masterd.api.node_specs import add_specs
 from masterd.api.node_views import node_view, node_views
 from masterd.api.read_sources import ReadSources
 from masterd.election.campaign import by_rank
@@ -90,9 +91,12 @@ def _node_views(sources: ReadSources) -> list[NodeView]:
     return node_views(state.inventory, state, view.status.items, view.alive.items, sources.application)
 
 
-async def nodes(sources: ReadSources, _: web.Request) -> api_types.Nodes:
+async def nodes(sources: ReadSources, request: web.Request) -> api_types.Nodes:
     """All configured nodes."""
-    return {"nodes": _node_views(sources), "index": sources.replica.index}
+    index, views = sources.replica.index, _node_views(sources)
+    if wants_specs(request):
+        await add_specs(sources, views)
+    return {"nodes": views, "index": index}
 
 
 async def node(sources: ReadSources, request: web.Request) -> NodeView:
@@ -100,7 +104,18 @@ async def node(sources: ReadSources, request: web.Request) -> NodeView:
     name, view, state = request.match_info["node"], sources.cluster_view, sources.replica.state
     if name not in state.inventory.nodes:
         raise NotFound(f"there is no node {name!r} in the configuration")
-    return node_view(name, state.inventory, state, view.status.items, view.alive.items, sources.application)
+    found = node_view(name, state.inventory, state, view.status.items, view.alive.items, sources.application)
+    if wants_specs(request):
+        await add_specs(sources, [found])
+    return found
+
+
+def wants_specs(request: web.Request) -> bool:
+    """Whether the query asks for what the nodes must be. Raises Invalid if it is neither true nor false."""
+    text = request.query.get("spec", "false")
+    if text not in ("true", "false"):
+        raise Invalid(f"spec: expected true or false, got {text[:40]!r}")
+    return text == "true"
 
 
 async def documents(sources: ReadSources, request: web.Request) -> api_types.Documents:

@@ -76,6 +76,7 @@ class Api:
         self._own_id, self._leadership, self._health = sources.own_id, sources.leadership, sources.health
         self._cluster_view, self._replica = sources.cluster_view, sources.replica
         self._openapi_document: dict[str, Any] | None = None
+        self._described_commands: api_types.CommandList | None = None
         self.app = web.Application(middlewares=[self._errors_to_problems], client_max_size=BODY_BYTES_MAX)
         add = self.app.router.add_route
         for method, path, handler in self._routes():
@@ -96,6 +97,7 @@ class Api:
             ("GET", "/v1/nodes/{node}", self._read_handler(reads.node)),
             ("GET", "/v1/documents", self._read_handler(reads.documents)),
             ("GET", "/v1/documents/{path:.+}", self._read_handler(reads.document)),
+            ("GET", "/v1/commands", self._command_list),
             ("POST", "/v1/commands", self._commands),
             ("GET", "/v1/history", self._read_handler(history.history)),
             ("GET", "/v1/terms", self._read_handler(reads.terms)),
@@ -352,6 +354,12 @@ class Api:
     async def _delete_paused(self, _: web.Request) -> web.StreamResponse:
         await self._configuration.resume()
         return self._json({})
+
+    async def _command_list(self, _: web.Request) -> web.StreamResponse:
+        """The commands of this masterd's application, described once."""
+        if self._described_commands is None:
+            self._described_commands = await asyncio.to_thread(openapi.command_list, self._sources.application)
+        return self._json(self._described_commands, True)
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
         """The OpenAPI document, generated once."""

@@ -278,8 +278,20 @@ class DesiredMark(TypedDict):
     hash: str
 
 
+class NodeSpec(TypedDict):
+    """What a node must be: the driver, its effective settings, and the effective document, with secrets masked."""
+
+    driver: str
+    settings: JsonObject
+    document: JsonObject
+
+
 class NodeView(TypedDict):
-    """One node: its configuration, desired state and status, and whether it has converged."""
+    """One node: its configuration, desired state and status, and whether it has converged.
+
+    `spec` is null unless the request has `spec=true`. It is null too if the node has nothing to run, or if etcd did not
+    answer in time.
+    """
 
     name: str
     address: str
@@ -293,6 +305,7 @@ class NodeView(TypedDict):
     alive: Alive | None
     converged: bool
     problem: str | None
+    spec: NodeSpec | None
 
 
 class Nodes(TypedDict):
@@ -342,6 +355,22 @@ class Commands(TypedDict):
     """Several commands in one request."""
 
     commands: Annotated[list[Command], Keywords(minItems=1, maxItems=COMMANDS_MAX)]
+
+
+class CommandInfo(TypedDict):
+    """A command that the application has. `arguments`: the JSON Schema of its arguments."""
+
+    name: str
+    help: str
+    quick: bool
+    arguments: JsonObject
+
+
+class CommandList(TypedDict):
+    """The commands that the application of the masterd that answers has, by name."""
+
+    application: str
+    commands: list[CommandInfo]
 
 
 class Outcome(TypedDict):
@@ -412,12 +441,13 @@ class UnreadableCommands(TypedDict):
 
 
 class History(TypedDict):
-    """Commands of the journal. `searched`: the last index that was examined."""
+    """Commands of the journal. `searched`: the last index that was examined. `ended`: nothing beyond it can match."""
 
     entries: list[CommandView | UnreadableCommands]
     first_retained: Count | None
     index: Count
     searched: Count | None
+    ended: bool
 
 
 # --- snapshots ------------------------------------------------------------------------------------------------------

@@ -16,11 +16,14 @@ PATH_BYTES_MAX = 512
 def check_path(path: str) -> str:
     """Return `path` if it may name a document. Raises Invalid otherwise.
 
-    It consists of non-empty segments joined by '/', without control characters, and has at most 512 bytes in UTF-8.
+    It consists of non-empty segments joined by '/', none of them `.` or `..`, without control characters, and has at
+    most 512 bytes in UTF-8.
     """
-    if not _PATH.fullmatch(path) or len(path.encode("utf-8", "replace")) > PATH_BYTES_MAX:
+    has_dots = any(segment in (".", "..") for segment in path.split("/"))  # no URL can name such a document
+    if has_dots or not _PATH.fullmatch(path) or len(path.encode("utf-8", "replace")) > PATH_BYTES_MAX:
         raise Invalid(
-            f"document path {path!r} is not allowed: use segments joined by '/', at most {PATH_BYTES_MAX} bytes"
+            f"document path {path!r} is not allowed: use segments joined by '/', none of them '.' or '..', at most "
+            f"{PATH_BYTES_MAX} bytes"
         )
     return path
 

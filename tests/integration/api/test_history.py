@@ -13,6 +13,7 @@ from masterd.application.scenes import BuiltinApp
 from masterd.assembly import build_parts
 from masterd.settings import MasterSettings
 from nodectl import Client
+from nodestore.errors import Invalid
 from nodestore.etcd.session import Etcd, EtcdSettings, Range
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import CommandRecord, Entry, Inventory
@@ -73,6 +74,53 @@ async def test_a_search_says_how_far_it_looked(
         assert found["searched"] == 21
         assert (await asked(sources, "actor=nobody&after=0"))["searched"] == 40
         assert (await asked(sources, "limit=3"))["searched"] == 98
+
+
+async def test_a_search_ends_in_time_and_goes_on(
+    etcd_one: EtcdCluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow search is answered before the client searches for another leader; `ended` says that nothing is left."""
+    monkeypatch.setattr(history, "_PAGE", 10)
+    monkeypatch.setattr(history, "_SCAN_S", 0.0)
+    async with Etcd(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd:
+        await _write_commands(etcd, keys, 30)
+        sources = _sources(etcd, keys, index=30)
+        for query, way in (
+            ("actor=nobody", ("before", [21, 11, 1])),
+            ("actor=nobody&after=0", ("after", [10, 20, 30])),
+        ):
+            field, expected = way
+            found = await asked(sources, query)
+            seen = [found["searched"]]
+            while not found["ended"] and len(seen) < 9:
+                found = await asked(sources, f"actor=nobody&{field}={seen[-1]}")
+                seen.append(found["searched"])
+            assert seen == expected
+        assert not (await asked(sources, "limit=10"))["ended"]
+        assert (await asked(sources, "limit=10&before=11"))["ended"]
+        assert not (await asked(sources, "limit=9&before=11"))["ended"]
+
+
+async def test_the_history_since_a_time(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """From either end; the search ends at the first command that is too old."""
+    async with Etcd(EtcdSettings(endpoints=etcd_one.endpoints)) as etcd:
+        await _write_commands(etcd, keys, 20)
+        sources = _sources(etcd, keys, index=20)
+        for query, expected in (("", [20, 19, 18]), ("&after=0", [18, 19, 20]), ("&before=20", [19, 18])):
+            found = await asked(sources, f"since=18.0{query}")
+            assert [entry["index"] for entry in found["entries"]] == expected
+            assert found["ended"]
+        assert (await asked(sources, "since=21"))["entries"] == []
+        for wrong in ("soon", "-1", "nan", "inf"):
+            with pytest.raises(Invalid, match="since"):
+                await asked(sources, f"since={wrong}")
+
+
+async def _write_commands(etcd: Etcd, keys: Keys, count: int) -> None:
+    """Entries of one command each, the time of which is its index."""
+    for index in range(1, count + 1):
+        command = CommandRecord(index=index, id=f"c{index}", actor="test", time=float(index), name="do")
+        await etcd.put(keys.entry(index), Entry(epoch=1, term=1, nonce="x", commands=(command,)).encode())
 
 
 async def test_before_the_first_command_there_is_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:

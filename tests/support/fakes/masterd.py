@@ -17,6 +17,9 @@ from typing import Any
 
 from aiohttp import web
 
+from masterd.api import openapi
+from masterd.application.scenes import BuiltinApp
+
 Behaviour = Callable[["FakeMasterd", web.Request, list[dict[str, Any]]], Awaitable[web.StreamResponse]]
 
 
@@ -35,6 +38,8 @@ class FakeCluster:
         self.nodes: dict[str, dict[str, Any]] = {}
         self.documents: dict[str, dict[str, Any]] = {}
         self.config: dict[str, Any] = {"current": None, "adopted": None, "rejected": None}
+        self.versions: list[dict[str, Any]] = []  # of the configuration, newest first
+        self.searched_in_parts = 0  # how many commands one answer of the history covers; 0: all
         self.adopts = True
         self.paused: dict[str, Any] = {}
         self.problems: list[str] = []
@@ -153,6 +158,7 @@ class FakeMasterd:
                 web.get("/v1/status", self._status),
                 web.get("/v1/config", self._config),
                 web.put("/v1/config", self._put_config),
+                web.get("/v1/config/history", self._config_history),
                 web.get("/v1/paused", self._paused),
                 web.put("/v1/paused", self._put_paused),
                 web.delete("/v1/paused", self._delete_paused),
@@ -160,6 +166,7 @@ class FakeMasterd:
                 web.post("/v1/drill", self._drill),
                 web.post("/v1/leader/switchover", self._switchover),
                 web.post("/v1/commands", self._commands),
+                web.get("/v1/commands", self._command_list),
             ]
         )
         self._runner = web.AppRunner(app, shutdown_timeout=0.05)
@@ -241,6 +248,9 @@ class FakeMasterd:
             return await behaviour(self, request, commands)
         return await self.answer(commands)
 
+    async def _command_list(self, request: web.Request) -> web.Response:
+        return web.json_response(openapi.command_list(BuiltinApp()))
+
     async def _health(self, request: web.Request) -> web.Response:
         role = "leader" if self.leads else "standby"
         return web.json_response({"id": self.name, "role": role, "index": self.cluster.index})
@@ -301,12 +311,20 @@ class FakeMasterd:
     async def _history(self, request: web.Request) -> web.Response:
         wanted = {field: request.query[key] for key, field in (("actor", "actor"), ("command", "name"))
                   if key in request.query}  # fmt: skip
+        backward = "after" not in request.query
+        before = int(request.query.get("before", self.cluster.index + 1))
+        part = self.cluster.searched_in_parts or self.cluster.index
+        first, last = max(1, before - part), before - 1
+        if not backward:
+            first = int(request.query["after"]) + 1
+            last = min(self.cluster.index, first + part - 1)
         entries = [
-            told for told in reversed(self.cluster.journal) if all(told[field] == it for field, it in wanted.items())
-        ]
-        if "after" in request.query:
-            entries = [told for told in reversed(entries) if told["index"] > int(request.query["after"])]
-        return web.json_response({"entries": entries, "first_retained": 1, "index": self.cluster.index, "searched": 1})
+            told for told in self.cluster.journal
+            if first <= told["index"] <= last and all(told[field] == it for field, it in wanted.items())
+        ]  # fmt: skip
+        found = {"entries": entries[::-1] if backward else entries, "first_retained": 1, "index": self.cluster.index}
+        ended = first == 1 if backward else last == self.cluster.index
+        return web.json_response({**found, "searched": first if backward else last, "ended": ended})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Stream the journal without end. `break_after`: each stream breaks after this many commands."""
@@ -346,6 +364,9 @@ class FakeMasterd:
     async def _config(self, request: web.Request) -> web.Response:
         return web.json_response(self.cluster.config)
 
+    async def _config_history(self, request: web.Request) -> web.Response:
+        return web.json_response({"versions": self.cluster.versions})
+
     async def _put_config(self, request: web.Request) -> web.Response:
         body = await request.json()
         current = self.cluster.config["current"]
@@ -354,6 +375,7 @@ class FakeMasterd:
             return self.problem(409, "conflict", f"version {version} is current")
         record = {"version": version + 1, "actor": body["actor"], "time": 0.0}
         self.cluster.config["current"] = {**record, "inventory": body["inventory"], "source": body["source"]}
+        self.cluster.versions.insert(0, self.cluster.config["current"])
         if self.cluster.adopts:
             self.cluster.config["adopted"] = {"version": version + 1, "index": self.cluster.index}
         return web.json_response({"version": version + 1})

@@ -75,16 +75,34 @@ def test_names_that_are_not(name: str) -> None:
         Keys(name)
 
 
-@pytest.mark.parametrize("path", ["a", "nodes/n1", "scenes/Straße 1", "a/b/c", "日本/語", "a" * PATH_BYTES_MAX])
+@pytest.mark.parametrize(
+    "path", ["a", "nodes/n1", "scenes/Straße 1", "a/b/c", "a/..b/c.", "日本/語", "a" * PATH_BYTES_MAX]
+)
 def test_paths_that_are_allowed(path: str) -> None:
     assert check_path(path) == path
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/", "/a", "a/", "a//b", "a\n", "a\x7f", "\0", "a" * (PATH_BYTES_MAX + 1), "é" * 257]
+    "path",
+    [
+        "",
+        "/",
+        "/a",
+        "a/",
+        "a//b",
+        "a\n",
+        "a\x7f",
+        "\0",
+        "a" * (PATH_BYTES_MAX + 1),
+        "é" * 257,
+        "..",
+        "a/../b",
+        "./a",
+        "a/.",
+    ],
 )
 def test_paths_that_are_not(path: str) -> None:
-    """Empty segments, control characters, and more bytes (not characters) than the limit."""
+    """Empty segments, `.` and `..`, control characters, and more bytes (not characters) than the limit."""
     with pytest.raises(Invalid, match="document path"):
         check_path(path)
 

@@ -188,6 +188,7 @@ class BlockingClient:
     members = _blocking(Client.members)
     nodes = _blocking(Client.nodes)
     node = _blocking(Client.node)
+    commands = _blocking(Client.commands)
     documents = _blocking(Client.documents)
     document = _blocking(Client.document)
     history = _blocking(Client.history)

@@ -7,7 +7,9 @@ from urllib.parse import quote
 
 from nodectl.client.connection.leadership import Leader
 from nodectl.client.methods.calls import ApiCalls
+from nodestore.errors import Invalid
 from nodestore.schema.api_types import (
+    CommandInfo,
     Consistency,
     Document,
     DocumentView,
@@ -19,6 +21,8 @@ from nodestore.schema.api_types import (
     TermView,
     UnreadableTerm,
 )
+
+_SPECS = {"spec": "true"}
 
 
 class ReadCalls(ApiCalls):
@@ -37,15 +41,24 @@ class ReadCalls(ApiCalls):
         return cast(list[MemberView], (await self.get("/v1/members", consistency=consistency))["members"])
 
     async def nodes(
-        self, *, consistency: Consistency = "linearizable", timeout_s: float | None = None
+        self, *, consistency: Consistency = "linearizable", timeout_s: float | None = None, specs: bool = False
     ) -> list[NodeView]:
-        """Return all nodes of the adopted configuration."""
-        found = await self.get("/v1/nodes", consistency=consistency, timeout_s=timeout_s)
+        """Return all nodes of the adopted configuration.
+
+        `specs`: with a `spec`, which is what the node must be: driver, effective settings and effective document, with
+        secrets masked.
+        """
+        found = await self.get("/v1/nodes", _SPECS if specs else None, consistency=consistency, timeout_s=timeout_s)
         return cast(list[NodeView], found["nodes"])
 
-    async def node(self, name: str, *, consistency: Consistency = "linearizable") -> NodeView:
-        """Return one node. Raises NotFound if the adopted configuration has no such node."""
-        return cast(NodeView, await self.get(f"/v1/nodes/{_segment(name)}", consistency=consistency))
+    async def node(self, name: str, *, consistency: Consistency = "linearizable", specs: bool = False) -> NodeView:
+        """Return one node; `specs` as for `nodes`. Raises NotFound if the adopted configuration has no such node."""
+        path = f"/v1/nodes/{path_segment(name)}"
+        return cast(NodeView, await self.get(path, _SPECS if specs else None, consistency=consistency))
+
+    async def commands(self) -> list[CommandInfo]:
+        """Return the commands that the application of any masterd has, with the JSON Schemas of their arguments."""
+        return cast(list[CommandInfo], (await self.get("/v1/commands", consistency="local"))["commands"])
 
     async def documents(
         self, prefix: str = "", *, consistency: Consistency = "linearizable"
@@ -56,7 +69,7 @@ class ReadCalls(ApiCalls):
 
     async def document(self, path: str, *, consistency: Consistency = "linearizable") -> Document:
         """Return one document. Raises NotFound if there is none at `path`."""
-        escaped = "/".join(_segment(part) for part in path.split("/"))
+        escaped = "/".join(path_segment(part) for part in path.split("/"))
         return cast(Document, await self.get(f"/v1/documents/{escaped}", consistency=consistency))
 
     async def history(
@@ -68,14 +81,20 @@ class ReadCalls(ApiCalls):
         node: str | None = None,
         actor: str | None = None,
         command: str | None = None,
+        since: float | None = None,
         consistency: Consistency = "linearizable",
     ) -> History:
         """Return at most `limit` commands, newest first; with `after` (an index), oldest first from there on.
 
         `before`: only commands below this index. `node`: only commands that changed this node or concern its actions.
-        `actor`: only those of this author. `command`: only those of this name.
+        `actor`: only those of this author. `command`: only those of this name. `since`: only those from this time on,
+        in seconds since the Unix epoch. An answer covers a limited part of the journal: unless it is `ended`, continue
+        with `before` or `after` set to its `searched`.
         """
-        query = {"limit": limit, "before": before, "after": after, "node": node, "actor": actor, "command": command}
+        query: dict[str, str | int | None] = {
+            "limit": limit, "before": before, "after": after, "node": node, "actor": actor, "command": command,
+            "since": None if since is None else repr(float(since)),
+        }  # fmt: skip
         return cast(History, await self.get("/v1/history", query, consistency=consistency))
 
     async def terms(self, *, consistency: Consistency = "linearizable") -> list[TermView | UnreadableTerm]:
@@ -88,5 +107,8 @@ class ReadCalls(ApiCalls):
         return cast(Overview, await self.get("/v1/status", consistency=consistency, timeout_s=timeout_s))
 
 
-def _segment(text: str) -> str:
+def path_segment(text: str) -> str:
+    """`text` as one segment of a URL. Raises Invalid for an empty one, `.` and `..`, which would name another path."""
+    if text in ("", ".", ".."):
+        raise Invalid(f"{text!r} cannot be part of a name or path: it is empty, '.' or '..'")
     return quote(text, safe="")

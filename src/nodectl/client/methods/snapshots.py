@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Any, cast
-from urllib.parse import quote
 
 from nodectl.client.connection.results import CommandResult
 from nodectl.client.methods.calls import ApiCalls
+from nodectl.client.methods.reads import path_segment
 from nodestore.schema.api_types import Snapshot, SnapshotContent, SnapshotRequest
 
 
@@ -19,7 +19,7 @@ class SnapshotCalls(ApiCalls):
 
     async def snapshot(self, name: str) -> SnapshotContent:
         """Return one snapshot with its `documents`. Raises NotFound."""
-        return cast(SnapshotContent, await self.get(f"/v1/snapshots/{quote(name, safe='')}", timeout_s=30.0))
+        return cast(SnapshotContent, await self.get(f"/v1/snapshots/{path_segment(name)}", timeout_s=30.0))
 
     async def snapshot_save(self, name: str) -> Snapshot:
         """Save the current state under a name. Raises Conflict if the name is taken."""
@@ -27,7 +27,7 @@ class SnapshotCalls(ApiCalls):
 
     async def snapshot_delete(self, name: str) -> None:
         """Delete a snapshot. Raises Conflict while the history holds a command that restored it."""
-        await self.change("DELETE", f"/v1/snapshots/{quote(name, safe='')}", {})
+        await self.change("DELETE", f"/v1/snapshots/{path_segment(name)}", {})
 
     async def snapshot_restore(
         self, snapshot: str | None = None, *, index: int | None = None, timeout_s: float | None = None
