@@ -14,20 +14,30 @@ from nodectl.cli.exit_codes import ExitCode, explain
 
 def run(args: Sequence[str]) -> int:
     """Run `nodectl ARGS...` and return its exit code."""
+    from nodectl.terminal.output import DELIVERY
+
+    DELIVERY.reset()
+    return _delivered(_run(args))
+
+
+def _run(args: Sequence[str]) -> int:
     import typer
 
     from nodectl.cli.root import app
-    from nodectl.terminal.output import Output
+    from nodectl.terminal.output import DELIVERY, Output, OutputLost
 
     try:
         command = typer.main.get_command(app)
         outcome = command.main(args=list(args), prog_name="nodectl", standalone_mode=False)
-        sys.stdout.flush()
         return outcome if isinstance(outcome, int) else ExitCode.OK
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        return _end_on_closed_pipe()
+    except OutputLost as error:
+        DELIVERY.lost = error.reason
+        return ExitCode.FAILED
+    except BrokenPipeError as error:
+        DELIVERY.lost = error
+        return ExitCode.FAILED
     except Exception as error:  # the only place that turns errors into messages
         if os.environ.get("NODECTL_DEBUG"):
             raise
@@ -36,6 +46,28 @@ def run(args: Sequence[str]) -> int:
         explained = explain(error)
         Output().problem(explained.message, explained.hint)
         return explained.code
+
+
+def _delivered(code: int) -> int:
+    """Flush stdout. The exit code stays if the command has changed something; else lost data is a failure."""
+    from nodectl.terminal.output import DELIVERY, Output
+
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        DELIVERY.lost = DELIVERY.lost or error
+    if DELIVERY.lost is None:
+        return code
+    _discard_stdout()
+    if text := DELIVERY.explain_loss():
+        Output().warn(text)
+    return code if DELIVERY.has_effect or code != ExitCode.OK else ExitCode.FAILED
+
+
+def _discard_stdout() -> None:
+    """Redirect stdout to the null device: it cannot be written, and Python's final flush must not fail."""
+    with contextlib.suppress(OSError, ValueError):  # a test's stdout has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report_usage(error: Exception) -> int:
@@ -48,12 +80,6 @@ def _report_usage(error: Exception) -> int:
     elif message:
         Output().note(message)
     return ExitCode.USAGE
-
-
-def _end_on_closed_pipe() -> int:
-    """Redirect stdout to the null device: the pipe's reader has closed it, and Python's final flush must not fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.FAILED
 
 
 def complete() -> NoReturn:
@@ -70,7 +96,24 @@ def complete() -> NoReturn:
     os._exit(code)  # sys.exit would wait for the thread of a name lookup that has timed out
 
 
+def _open_missing_streams() -> None:
+    """Open the null device for each standard stream that the caller has closed (`nodectl ... >&-`).
+
+    Python sets such a stream to None. Its descriptor would be given to the next file or connection that is opened.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened != number:
+            os.dup2(opened, number)
+            os.close(opened)
+        stream = os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False)
+        setattr(sys, name, stream)
+
+
 def main() -> None:
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(

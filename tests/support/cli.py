@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,20 @@ class CommandOutput:
     def lines(self) -> list[str]:
         """The lines of stderr."""
         return self.err.splitlines()
+
+
+class Ran:
+    """What a command did that ran in the test's own process."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+CallNodectl = Callable[..., Ran]
+"""`nodectl("node", "list")`: the fixture of the tests of the command line."""
 
 
 class InProcessNodectl:

@@ -30,6 +30,8 @@ SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 _FLAGS = {"--install-completion", "--show-completion"}
 _ANSWER_S = 1.0
 _WORDS_MAX = 500
+_HELP_CHARS_MAX = 200
+_UNSAFE = re.compile(r"[^A-Za-z0-9 ._=-]")
 _WORD = re.compile(r"[A-Za-z0-9._/-]+")
 """Pattern of the names that are offered. A shell may evaluate what it is given, so other names are left out."""
 
@@ -96,6 +98,23 @@ def _of_snapshots(answer: Any) -> Iterable[str]:
 
 def _of_masters(answer: Any) -> Iterable[str]:
     return (master["id"] for master in answer["masters"])
+
+
+def commands(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Complete the names of the application's commands. Shells that show a help text show their arguments."""
+    try:
+        answer = _query(_options(context), "/v1/commands", {})
+        arguments = {item["name"]: _described(item["arguments"]) for item in answer["commands"]}
+        return [(name, arguments[name]) for name in _matching(arguments, incomplete)]
+    except (NodectlError, LookupError, TypeError, AttributeError):
+        return []
+
+
+def _described(schema: Any) -> str:
+    """The arguments of a command, without any character that a shell may evaluate."""
+    from nodectl.terminal.schemas import describe_arguments
+
+    return _UNSAFE.sub("", describe_arguments(schema))[:_HELP_CHARS_MAX]
 
 
 nodes = _completer("/v1/nodes", _of_nodes)

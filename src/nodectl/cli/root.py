@@ -24,7 +24,7 @@ COMMANDS: dict[str, str] = {
     "status": "Show the whole cluster and its problems on one screen.",
     "node": "Show nodes, change their documents, run actions on them.",
     "scene": "Save and apply scenes: named sets of node documents.",
-    "config": "Check, compare and apply the inventory.",
+    "config": "Check, compare, edit and apply the inventory.",
     "master": "Show masters; switch over; pause and resume automatic takeover.",
     "state": "Read the documents of the application.",
     "command": "Send a command to the application.",
@@ -45,6 +45,9 @@ _HOISTED = {
     "--endpoints", "-e", "--cluster", "--cluster-name", "-c", "--config", "--user", "--password-file", "--ca",
     "--cert", "--key", "--request-timeout",
 }  # fmt: skip
+_OUTPUT = {"-o", "--output"}
+_GROUPS = {"node", "scene", "config", "master", "state", "snapshot", "etcd", "dev"}
+"""Commands that have commands of their own, so that `nodectl node help` can only mean `nodectl node --help`."""
 
 
 def _module(command: str) -> str:
@@ -81,7 +84,41 @@ class LazyGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
             completion.check_shell(args)
-        return super().parse_args(ctx, hoist(args))
+        return super().parse_args(ctx, hoist(args if ctx.resilient_parsing else as_typed(args)))
+
+
+def as_typed(args: list[str]) -> list[str]:
+    """Bring what operators type into the form that the parser knows.
+
+    `help` and `help COMMAND...` become `--help`, `version` becomes `--version`. `-o FORMAT` before the command is
+    moved behind it.
+    """
+    given, moved = list(args), []
+    position = 0
+    while position < len(given) and given[position].startswith("-") and given[position] != "--":
+        count = _output_words(given[position:])
+        if count:
+            moved += given[position : position + count]
+            del given[position : position + count]
+        else:
+            position += 2 if given[position] in _HOISTED else 1
+    command = given[position : position + 1]
+    if command == ["version"]:
+        return [*given[:position], "--version"]
+    if command == ["help"]:
+        return [*given[:position], *given[position + 1 :], "--help"]
+    if command and command[0] in _GROUPS and given[position + 1 : position + 2] == ["help"]:
+        return [*given[: position + 1], *given[position + 2 :], "--help"]
+    end = given.index("--") if "--" in given else len(given)
+    return [*given[:end], *moved, *given[end:]]
+
+
+def _output_words(args: list[str]) -> int:
+    """Of how many words the output option at the front of `args` consists; 0 if there is none, or without a format."""
+    word = args[0]
+    if word in _OUTPUT:
+        return 2 if len(args) > 1 else 0
+    return 1 if word.startswith("--output=") or (word.startswith("-o") and len(word) > 2) else 0
 
 
 def hoist(args: list[str]) -> list[str]:

@@ -36,6 +36,7 @@ def send(
 
     async def work(client: Client) -> dict[str, Any]:
         done = await command(client)
+        out.took_effect()
         if nodes is not None:
             wanted = nodes(done)
             names = [view["name"] for view in await client.nodes()] if wanted is None else wanted

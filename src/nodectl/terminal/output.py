@@ -6,6 +6,8 @@ Tables are for people: on a terminal they are coloured and fitted to its width; 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import sys
@@ -16,6 +18,8 @@ from enum import StrEnum
 from typing import Annotated, Any, TextIO
 
 import typer
+
+from nodectl.terminal.cursor import cursor_restored
 
 
 class Format(StrEnum):
@@ -38,16 +42,67 @@ class Cell:
     style: str = ""
 
 
+_SENTENCES = {
+    "ACTOR", "ADDRESS", "ARGUMENTS", "DESCRIPTION", "DOCUMENT", "ENDPOINT", "ERROR", "MEASURED", "NAMES", "PATH",
+    "PROBLEM", "PROMISE", "RESULT", "TAKEOVER", "URL", "VALUE", "WHY",
+}  # fmt: skip
+"""Columns whose cells a terminal may wrap. The cells of other columns stay on one line."""
+_SENTENCE_WIDTH_MIN = 20
+
+
 @dataclass(slots=True)
 class Table:
-    """A table for people. Cells are text, or Cells with a style."""
+    """A table for people. Cells are text, or Cells with a style.
+
+    optional: columns that a narrow terminal leaves out, the least important first.
+    """
 
     columns: Sequence[str]
     rows: list[Sequence[str | Cell]] = field(default_factory=list)
     title: str = ""
+    optional: Sequence[str] = ()
 
     def add(self, *cells: str | Cell) -> None:
         self.rows.append(cells)
+
+
+class OutputLost(Exception):
+    """Data cannot be written to stdout, and the command has changed nothing: it ends with exit code 1."""
+
+    def __init__(self, reason: OSError | ValueError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What became of the command of this process, and of its data.
+
+    has_effect: it has changed something. Then its exit code says so, even if its data is lost. lost: why it is lost.
+    """
+
+    has_effect: bool = False
+    lost: OSError | ValueError | None = None
+
+    def reset(self) -> None:
+        self.has_effect, self.lost = False, None
+
+    def mark_lost(self, reason: OSError | ValueError) -> None:
+        """Data was not written. Raises OutputLost unless the command has changed something."""
+        if not self.has_effect:
+            raise OutputLost(reason) from None
+        self.lost = self.lost or reason
+
+    def explain_loss(self) -> str:
+        """One line for stderr; empty if no line is needed, because the reader has closed the pipe."""
+        if self.lost is None or getattr(self.lost, "errno", None) == errno.EPIPE:
+            return ""
+        reason = getattr(self.lost, "strerror", None) or self.lost
+        done = "; the command itself was carried out" if self.has_effect else ""
+        return f"the output cannot be written: {reason}{done}"
+
+
+DELIVERY = Delivery()
 
 
 class Output:
@@ -59,6 +114,10 @@ class Output:
         self.form = form
         self.stdout = stdout or sys.stdout
         self.stderr = stderr or sys.stderr
+
+    def took_effect(self) -> None:
+        """Note that the command has changed something. From now on lost output does not change its exit code."""
+        DELIVERY.has_effect = True
 
     # --- data -------------------------------------------------------------------------------------------------------
 
@@ -80,7 +139,22 @@ class Output:
             self._tables(tables())
 
     def write(self, text: str) -> None:
-        self.stdout.write(text)
+        """Write data. Raises OutputLost if that fails, unless the command has changed something."""
+        with self._delivered():
+            self.stdout.write(text)
+
+    def write_line(self, text: str) -> None:
+        """Write one line of a stream, and flush it. Raises OutputLost as `write` does."""
+        with self._delivered():
+            self.stdout.write(f"{text}\n")
+            self.stdout.flush()
+
+    @contextmanager
+    def _delivered(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # ValueError: stdout is closed
+            DELIVERY.mark_lost(error)
 
     def _tables(self, tables: Sequence[Table]) -> None:
         coloured = is_terminal(self.stdout)
@@ -88,7 +162,8 @@ class Output:
             if position:
                 self.write("\n")
             if coloured:
-                self._rich_table(table)
+                with self._delivered():
+                    self._rich_table(table)
             else:
                 self.write(plain_table(table))
 
@@ -97,15 +172,17 @@ class Output:
         from rich.table import Table as RichTable
         from rich.text import Text
 
+        console = Console(file=self.stdout)
+        table, wrapped = fitted(table, console.width)
         shown = RichTable(
             box=None, header_style="bold", title=table.title or None, title_justify="left", pad_edge=False
         )
         for column in table.columns:
-            shown.add_column(column, overflow="fold")
+            shown.add_column(column, overflow="fold", no_wrap=not wrapped(column))
         for row in table.rows:
             cells = (cell if isinstance(cell, Cell) else Cell(cell) for cell in row)
             shown.add_row(*(Text(escape_misleading(cell.text), style=cell.style) for cell in cells))
-        Console(file=self.stdout).print(shown)
+        console.print(shown)
 
     def diff(self, lines: Sequence[str]) -> None:
         """Write a unified diff, coloured on a terminal."""
@@ -117,8 +194,9 @@ class Output:
 
         console = Console(file=self.stdout)
         styles = {"+": "green", "-": "red", "@": "cyan"}
-        for line in lines:
-            console.print(Text(line, style=styles.get(line[:1], "")), soft_wrap=True)
+        with self._delivered():
+            for line in lines:
+                console.print(Text(line, style=styles.get(line[:1], "")), soft_wrap=True)
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
@@ -136,14 +214,16 @@ class Output:
             self._message(f"  {hint}", "")
 
     def _message(self, text: str, style: str, label: str = "") -> None:
+        """Write a message. If stderr cannot be written, it is lost: that decides nothing."""
         text = "\n".join(escape_misleading(line) for line in text.split("\n"))
-        if style and is_terminal(self.stderr) and not os.environ.get("NO_COLOR"):
-            from rich.console import Console
-            from rich.text import Text
+        with contextlib.suppress(OSError, ValueError):
+            if style and is_terminal(self.stderr) and not os.environ.get("NO_COLOR"):
+                from rich.console import Console
+                from rich.text import Text
 
-            Console(file=self.stderr).print(Text.assemble((label, style), text), soft_wrap=True)
-        else:
-            self.stderr.write(f"{label}{text}\n")
+                Console(file=self.stderr).print(Text.assemble((label, style), text), soft_wrap=True)
+            else:
+                self.stderr.write(f"{label}{text}\n")
 
     @contextmanager
     def progress(self, text: str) -> Iterator[Callable[[str], None]]:
@@ -154,8 +234,34 @@ class Output:
             return
         from rich.console import Console
 
-        with Console(file=self.stderr).status(text) as status:
-            yield lambda new: status.update(new)
+        console = Console(file=self.stderr)
+        with cursor_restored(self.stderr), console.status(escape_misleading(text)) as status:
+            yield lambda new: status.update(escape_misleading(new))
+
+
+def fitted(table: Table, width: int) -> tuple[Table, Callable[[str], bool]]:
+    """The table without the optional columns for which `width` has no room, and whether a column's cells may wrap."""
+    left_out: set[str] = set()
+    for column in (*table.optional, None):
+        if _width_min(table, left_out) <= width:
+            shown = [at for at, name in enumerate(table.columns) if name not in left_out]
+            rows: list[Sequence[str | Cell]] = [[row[at] for at in shown] for row in table.rows]
+            return Table([table.columns[at] for at in shown], rows, table.title), _SENTENCES.__contains__
+        if column is not None:
+            left_out.add(column)
+    return table, lambda _: True
+
+
+def _width_min(table: Table, left_out: set[str]) -> int:
+    """The least width in columns of a terminal, two spaces between columns included."""
+    total = 0
+    for at, name in enumerate(table.columns):
+        if name in left_out:
+            continue
+        texts = [name, *(cell.text if isinstance(cell, Cell) else cell for cell in (row[at] for row in table.rows))]
+        widest = max(display_width(escape_misleading(text)) for text in texts)
+        total += 2 + (min(widest, _SENTENCE_WIDTH_MIN) if name in _SENTENCES else widest)
+    return max(0, total - 2)
 
 
 def is_terminal(stream: TextIO) -> bool:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-import json
-import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -23,71 +18,17 @@ from nodectl.cli.exit_codes import ExitCode, explain
 from nodectl.cli.root import COMMANDS, hoist
 from nodestore import errors
 from nodestore.errors import Invalid
-from tests.support.fakes.masterd import FakeCluster, fake_cluster, node_view
+from tests.support.cli import CallNodectl
+from tests.support.fakes.masterd import FakeCluster, node_view
 
 WALL = Path(__file__).parents[3] / "examples" / "wall" / "wall.yaml"
 WAIT_S = 30.0
 
 
-@pytest.fixture
-def cluster() -> Iterator[FakeCluster]:
-    """Two fake masters, served from a thread, because each command of the CLI runs its own event loop."""
-    started: Future[FakeCluster] = Future()
-    ended: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-
-    async def serve() -> None:
-        async with fake_cluster() as found:
-            over = asyncio.Event()
-            ended.set_result((asyncio.get_running_loop(), over))
-            started.set_result(found)
-            await over.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    try:
-        yield started.result(WAIT_S)
-    finally:
-        loop, over = ended.result(WAIT_S)
-        loop.call_soon_threadsafe(over.set)
-        thread.join(WAIT_S)
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in list(os.environ):
-        if name.startswith("NODECTL_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("NODECTL_CONFIG", str(tmp_path / "config.yaml"))
-
-
-class Ran:
-    """Result of a command."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def nodectl(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    def call(*args: str) -> Ran:
-        code = run(["--endpoints", ",".join(cluster.urls), "--request-timeout", "10", *args])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return Ran(code, out, err)
-
-    return call
-
-
-Nodectl = Callable[..., Ran]
-
-
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
-def test_nodes_are_listed_in_every_form(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_nodes_are_listed_in_every_form(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """Data alone on stdout, the same in all forms."""
     cluster.nodes = {name: node_view(name) for name in ("n1", "n2")}
     cluster.nodes["n2"] |= {"converged": False, "problem": "no noded", "alive": None}
@@ -102,7 +43,7 @@ def test_nodes_are_listed_in_every_form(cluster: FakeCluster, nodectl: Nodectl) 
     assert nodectl("node", "list", "-g", "none", "-o", "name").out == ""
 
 
-def test_a_node_is_shown(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_a_node_is_shown(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """All that is known of it."""
     cluster.nodes["n1"] = node_view("n1", position=[0, 2], document={"colour": "red"})
     ran = nodectl("node", "show", "n1")
@@ -110,7 +51,7 @@ def test_a_node_is_shown(cluster: FakeCluster, nodectl: Nodectl) -> None:
     assert "colour=red" in ran.out
 
 
-def test_setting_values_merges_them(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_setting_values_merges_them(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """People get a sentence on stderr, programs the result on stdout."""
     cluster.nodes["n1"] = node_view("n1", document={"old": 1, "keep": True})
     ran = nodectl("node", "set", "n1", "colour=red", "size=5", "text=", "old-", "-o", "json")
@@ -142,7 +83,7 @@ def test_values_that_make_no_sense_are_refused(values: list[str]) -> None:
         parse_values(values, [])
 
 
-def test_leader_as_json(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_leader_as_json(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """`-o json` prints the leader for scripts."""
     found = nodectl("master", "leader", "-o", "json").json()
     assert found["id"] == "m1"
@@ -152,7 +93,7 @@ def test_leader_as_json(cluster: FakeCluster, nodectl: Nodectl) -> None:
     assert nodectl("master", "leader").out.splitlines()[0].split() == ["LEADER", "TERM", "HOST", "URL", "SINCE", "WHY"]
 
 
-def test_masters_switch_over(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_masters_switch_over(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """With --wait until the new one answers."""
     ran = nodectl("master", "switchover", "m2", "--wait", "-o", "json")
     assert (ran.code, ran.json()["to"]) == (0, "m2")
@@ -160,7 +101,7 @@ def test_masters_switch_over(cluster: FakeCluster, nodectl: Nodectl) -> None:
     assert nodectl("master", "switchover", "m9").code == ExitCode.NOT_FOUND
 
 
-def test_takeover_is_paused_and_resumed(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_takeover_is_paused_and_resumed(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """The reason is kept for others to see."""
     assert nodectl("master", "pause", "--reason", "new cables", "-o", "json").json()["reason"] == "new cables"
     assert "new cables" in nodectl("status").out
@@ -168,7 +109,7 @@ def test_takeover_is_paused_and_resumed(cluster: FakeCluster, nodectl: Nodectl) 
     assert nodectl("master", "resume").err == "automatic takeover was not paused\n"
 
 
-def test_history_is_read(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_history_is_read(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """The history shows actor and command, newest first."""
     cluster.nodes["n1"] = node_view("n1")
     nodectl("node", "set", "n1", "a=1")
@@ -179,7 +120,7 @@ def test_history_is_read(cluster: FakeCluster, nodectl: Nodectl) -> None:
     assert nodectl("history", "-o", "name").out == "2\n1\n"
 
 
-def test_history_says_which_configuration_was_in_force(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_history_says_which_configuration_was_in_force(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """`v3`; nothing where none was. In JSON as a number."""
     cluster.nodes["n1"] = node_view("n1")
     nodectl("node", "set", "n1", "a=1")
@@ -195,7 +136,7 @@ def test_history_says_which_configuration_was_in_force(cluster: FakeCluster, nod
 # --- actions ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_action_is_followed_until_every_node_has_done_it(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_an_action_is_followed_until_every_node_has_done_it(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """One line is printed for each node, also across a lost connection. Arguments are JSON or text."""
     for name in ("n1", "n2"):
         cluster.nodes[name] = node_view(name)
@@ -212,7 +153,7 @@ def test_an_action_is_followed_until_every_node_has_done_it(cluster: FakeCluster
     }  # fmt: skip
 
 
-def test_an_action_that_is_not_done_everywhere_fails(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_an_action_that_is_not_done_everywhere_fails(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """The exit code is 1, and the result of each node is printed."""
     cluster.nodes = {name: node_view(name) for name in ("n1", "n2")}
     cluster.outcomes["n1"] = {"state": "done", "result": None, "error": None}
@@ -224,7 +165,7 @@ def test_an_action_that_is_not_done_everywhere_fails(cluster: FakeCluster, nodec
     ]  # fmt: skip
 
 
-def test_an_action_without_a_result_times_out(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_an_action_without_a_result_times_out(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """The exit code is 7. The nodes without a result are named, and the known results are printed."""
     cluster.nodes = {name: node_view(name) for name in ("n1", "n2")}
     cluster.outcomes["n1"] = {"state": "done", "result": None, "error": None}
@@ -238,7 +179,9 @@ def test_an_action_without_a_result_times_out(cluster: FakeCluster, nodectl: Nod
     assert "restart requested (index 3)" in ran.err
 
 
-def test_a_reboot_is_asked_for_twice(cluster: FakeCluster, nodectl: Nodectl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reboot_is_asked_for_twice(
+    cluster: FakeCluster, nodectl: CallNodectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a terminal, --yes is required. If the question is answered with no, nothing is rebooted."""
     cluster.nodes["n1"] = node_view("n1")
     cluster.outcomes["n1"] = {"state": "done", "result": None, "error": None}
@@ -266,7 +209,9 @@ def test_a_reboot_is_asked_for_twice(cluster: FakeCluster, nodectl: Nodectl, mon
         (["reboot", "n1", "-g", "all", "--yes"], "either a node or --group"),
     ],
 )
-def test_invalid_actions_are_not_sent(args: list[str], complaint: str, cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_invalid_actions_are_not_sent(
+    args: list[str], complaint: str, cluster: FakeCluster, nodectl: CallNodectl
+) -> None:
     """Invalid arguments end with one line that names what is expected."""
     ran = nodectl("node", *args)
     assert ran.code == ExitCode.USAGE
@@ -274,7 +219,7 @@ def test_invalid_actions_are_not_sent(args: list[str], complaint: str, cluster: 
     assert cluster.executed == []
 
 
-def test_scenes(cluster: FakeCluster, nodectl: Nodectl, tmp_path: Path) -> None:
+def test_scenes(cluster: FakeCluster, nodectl: CallNodectl, tmp_path: Path) -> None:
     """Saved from a file, listed, shown in the file's own form, applied, deleted."""
     cluster.nodes["n1"] = node_view("n1")
     scene = WALL.parent / "scenes" / "sunrise.yaml"
@@ -293,7 +238,7 @@ def test_scenes(cluster: FakeCluster, nodectl: Nodectl, tmp_path: Path) -> None:
     assert f"{bad}:3: node: this field is not known; did you mean 'nodes'?" in ran.err
 
 
-def test_status_says_what_is_wrong(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_status_says_what_is_wrong(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """And with --check the exit code does too."""
     assert nodectl("status", "--check").err == "no problems\n"
     cluster.problems = ["master m3: down"]
@@ -302,7 +247,7 @@ def test_status_says_what_is_wrong(cluster: FakeCluster, nodectl: Nodectl) -> No
     assert nodectl("status", "-o", "name").out == "master m3: down\n"
 
 
-def test_status_without_a_leader_is_what_another_master_knows(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_status_without_a_leader_is_what_another_master_knows(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """Without a leader, `status` shows what another master knows."""
     cluster.lead(None)
     ran = nodectl("status")
@@ -315,7 +260,7 @@ def test_status_without_a_leader_is_what_another_master_knows(cluster: FakeClust
 
 
 def test_a_configuration_is_checked_compared_and_applied(
-    cluster: FakeCluster, nodectl: Nodectl, tmp_path: Path
+    cluster: FakeCluster, nodectl: CallNodectl, tmp_path: Path
 ) -> None:
     """Once applied there is no difference, and applying it again changes nothing."""
     assert nodectl("config", "validate", str(WALL)).code == 0
@@ -334,7 +279,7 @@ def test_a_configuration_is_checked_compared_and_applied(
     assert cluster.config["current"]["version"] == 1
 
 
-def test_a_configuration_changed_meanwhile_is_a_conflict(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_a_configuration_changed_meanwhile_is_a_conflict(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """If the configuration has changed since it was read, nothing is overwritten."""
     nodectl("config", "apply", str(WALL))
     ran = nodectl("config", "apply", str(WALL), "--expect-version", "7")
@@ -342,7 +287,7 @@ def test_a_configuration_changed_meanwhile_is_a_conflict(cluster: FakeCluster, n
     assert "version 1 is current, not 7" in ran.err
 
 
-def test_a_rejected_configuration_fails_the_wait(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_a_rejected_configuration_fails_the_wait(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """The wait ends with the leader's reason."""
     cluster.adopts = False
     cluster.config["rejected"] = {"version": 1, "error": "no such driver"}
@@ -350,7 +295,9 @@ def test_a_rejected_configuration_fails_the_wait(cluster: FakeCluster, nodectl: 
     assert (ran.code, "no such driver" in ran.err) == (ExitCode.FAILED, True)
 
 
-def test_a_bad_file_is_refused_before_anything_is_sent(cluster: FakeCluster, nodectl: Nodectl, tmp_path: Path) -> None:
+def test_a_bad_file_is_refused_before_anything_is_sent(
+    cluster: FakeCluster, nodectl: CallNodectl, tmp_path: Path
+) -> None:
     """With the line, on stderr, and nothing on stdout."""
     bad = tmp_path / "wall.yaml"
     bad.write_text("nodes:\n  n3: {position: left}\n")
@@ -365,7 +312,7 @@ def test_a_bad_file_is_refused_before_anything_is_sent(cluster: FakeCluster, nod
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 
-def test_wait_ends_when_the_node_has_done_it(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_wait_ends_when_the_node_has_done_it(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """The effect may take a while."""
     cluster.nodes["n1"] = node_view("n1", converged=False, problem="applying")
     timer = threading.Timer(0.2, lambda: cluster.nodes["n1"].update(converged=True))
@@ -374,7 +321,7 @@ def test_wait_ends_when_the_node_has_done_it(cluster: FakeCluster, nodectl: Node
     timer.join()
 
 
-def test_wait_times_out_and_says_what_is_missing(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_wait_times_out_and_says_what_is_missing(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """The change remains. The exit code shows that only the wait has timed out."""
     cluster.nodes["n1"] = node_view("n1", converged=False, problem="no noded is connected")
     ran = nodectl("node", "set", "n1", "a=1", "--wait", "--timeout", "0.2")
@@ -383,7 +330,7 @@ def test_wait_times_out_and_says_what_is_missing(cluster: FakeCluster, nodectl: 
     assert cluster.nodes["n1"]["document"] == {"a": 1}
 
 
-def test_wait_ends_at_once_with_the_error_of_a_node_that_failed(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_wait_ends_at_once_with_the_error_of_a_node_that_failed(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """It names the node, and does not use up the time; the failure of an earlier generation does not count."""
     cluster.nodes["n1"] = node_view("n1", converged=False, problem="failed: no driver named x is installed")
     status = {"phase": "failed", "error": "no driver named x is installed", "observed_generation": 6}
@@ -396,7 +343,7 @@ def test_wait_ends_at_once_with_the_error_of_a_node_that_failed(cluster: FakeClu
     assert "node n1 cannot reach its desired state: no driver named x is installed" in ran.err
 
 
-def test_a_configuration_is_waited_for_on_the_nodes_too(cluster: FakeCluster, nodectl: Nodectl) -> None:
+def test_a_configuration_is_waited_for_on_the_nodes_too(cluster: FakeCluster, nodectl: CallNodectl) -> None:
     """An adopted version is not yet in effect; the time that is left is that of both waits."""
     cluster.nodes["n2"] = node_view("n2", converged=False, problem="applying: the program starts")
     cluster.nodes["n3"] = node_view("n3", converged=False, problem="no noded has ever reported", alive=None)
@@ -429,7 +376,7 @@ def test_every_error_has_its_documented_code() -> None:
     [(404, "not_found", 3), (409, "conflict", 4), (403, "denied", 6), (422, "refused", 1), (400, "invalid", 2)],
 )
 def test_refusals_end_with_their_code(
-    cluster: FakeCluster, nodectl: Nodectl, status: int, code: str, expected: int
+    cluster: FakeCluster, nodectl: CallNodectl, status: int, code: str, expected: int
 ) -> None:
     """Each refusal ends with its exit code and one line with the reason."""
     cluster.nodes["n1"] = node_view("n1")

@@ -39,6 +39,7 @@ def backup(
             return asdict(await save_backup(etcd, keys, file, show))
 
     saved = with_etcd(context, work)
+    out.took_effect()
     out.show(saved, tables=list, names=lambda: [str(file)])
     if output is Format.table:
         out.note(

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nodectl.cli import completion
+from nodectl.cli.arguments import parse_json_object
 from nodectl.cli.sending import as_dict
 from nodectl.cli.session import with_client
-from nodectl.terminal.output import Format, Output, OutputOption, as_json
+from nodectl.terminal.output import Format, Output, OutputOption, Table, as_json
 from nodestore.errors import Invalid
 
 if TYPE_CHECKING:
     from nodectl.client import Client
+    from nodestore.schema.api_types import CommandInfo
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -23,8 +26,22 @@ _ID = re.compile(r"(?P<id>[A-Za-z0-9._-]+)@(?P<after>\d+)")
 @app.command()
 def command(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the command, such as node.set.")],
-    args: Annotated[str, typer.Argument(metavar="JSON", help="Arguments of the command, a JSON object.")] = "{}",
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Name of the command, such as node.set.", autocompletion=completion.commands
+        ),
+    ] = None,
+    args: Annotated[
+        str,
+        typer.Argument(
+            metavar="JSON",
+            help="Arguments of the command, a JSON object; @FILE reads it from FILE, - from stdin.",
+        ),
+    ] = "{}",
+    list_all: Annotated[
+        bool, typer.Option("--list", "-l", help="List the commands of the application with their arguments.")
+    ] = False,
     command_id: Annotated[
         str | None,
         typer.Option(
@@ -35,16 +52,16 @@ def command(
     ] = None,
     output: OutputOption = Format.table,
 ) -> None:
-    """Send a command to the application and print its result."""
-    from nodestore.errors import Garbage
-    from nodestore.support.jsonio import loads
+    """Send a command to the application and print its result.
 
-    try:
-        arguments = loads(args, "the arguments")
-    except Garbage as error:
-        raise Invalid(str(error)) from None
-    if not isinstance(arguments, dict):
-        raise Invalid(f'the arguments must be a JSON object such as \'{{"node": "n1"}}\', not {args}')
+    --list shows the commands that the application has.
+    """
+    if list_all:
+        _list(context, output)
+        return
+    if name is None:
+        raise Invalid("give the NAME of a command, or --list")
+    arguments = parse_json_object(args, "the arguments")
     known, after = _parse(command_id)
 
     async def work(client: Client) -> Any:
@@ -52,6 +69,7 @@ def command(
 
     out = Output(output)
     done = with_client(context, work)
+    out.took_effect()
     if output is Format.table:
         out.write(as_json(done["result"]))
         out.note(
@@ -60,6 +78,25 @@ def command(
         )
         return
     out.show(done, tables=list, names=lambda: [str(done["index"])])
+
+
+def _list(context: typer.Context, output: Format) -> None:
+    """Show the commands; arguments in brackets may be omitted."""
+
+    async def work(client: Client) -> list[CommandInfo]:
+        return await client.commands()
+
+    found = with_client(context, work)
+
+    def tables() -> list[Table]:
+        from nodectl.terminal.schemas import describe_arguments
+
+        table = Table(("COMMAND", "ARGUMENTS", "DESCRIPTION"))
+        for item in found:
+            table.add(item["name"], describe_arguments(item["arguments"]), item["help"])
+        return [table]
+
+    Output(output).show(found, tables=tables, names=lambda: [item["name"] for item in found])
 
 
 def _parse(text: str | None) -> tuple[str | None, int | None]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from nodectl.cli.session import with_client
+from nodectl.terminal.output import Output
 
 if TYPE_CHECKING:
     from nodectl.client import Client
@@ -27,4 +28,4 @@ def command_id(context: typer.Context) -> None:
         index = int((await client.get("/v1/leader"))["index"])
         return f"cli-{secrets.token_hex(8)}@{index}"
 
-    typer.echo(with_client(context, work))
+    Output().write_line(with_client(context, work))

@@ -66,6 +66,7 @@ def up(
         report=out.note,
     )
     with_lock(cluster, cluster.up)
+    out.took_effect()
     out.show(_as_dict(cluster), tables=lambda: [_table(cluster)], names=lambda: list(cluster.processes))
     out.note("")
     out.note(f"nodectl {_connection_options(cluster)} status        shows the cluster")

@@ -105,6 +105,7 @@ def run_drill(
     except Denied as error:
         out.problem(str(error), "start the leader's masterd with --allow-drills, or use --how handover")
         raise typer.Exit(ExitCode.DENIED) from None
+    out.took_effect()
     out.show(report.data(), tables=lambda: _tables(out, report), names=lambda: [report.takeover.term])
     if out.form is Format.table:
         out.note(report.afterwards)

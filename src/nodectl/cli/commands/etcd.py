@@ -88,6 +88,7 @@ def config(
         out.warn(warning)
     if file is not None:
         changed = write_text(file, text, force=force)
+        out.took_effect()
         out.note(f"{file} written: member {name} of {len(members)}" if changed else f"{file} is up to date")
     elif force:
         raise Invalid("--force needs --file")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+import contextlib
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nodectl.cli.arguments import LocalOption, consistency
+from nodectl.cli.arguments import LocalOption, consistency, parse_moment
+from nodectl.cli.known_names import check_nodes
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
 
 if TYPE_CHECKING:
     from nodectl.client import Client
-    from nodestore.schema.api_types import History
+    from nodestore.schema.api_types import Consistency, History
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -35,6 +37,10 @@ def history(
     command: Annotated[
         str | None, typer.Option("--command", metavar="NAME", help="Only commands of this name, such as node.set.")
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="Only commands since this time: 15m, 2h, 3d, 02:30, 2026-11-30T02:30."),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow new commands until Ctrl-C, also through changes of leader.")
     ] = False,
@@ -43,22 +49,19 @@ def history(
 ) -> None:
     """Show the commands that were run: which, by whom and when.
 
-    The newest comes first; with --follow the oldest.
+    The newest comes first; with --follow the oldest. With a filter, all of the retained journal is searched.
     """
+    wanted = _Filter(node, actor, command, None if since is None else parse_moment(since, time.time()))
+    out = Output(output)
     if follow:
-        _follow(context, after, _Filter(node, actor, command), output)
+        _follow(context, after, wanted, out)
         return
 
     async def work(client: Client) -> History:
-        return await client.history(
-            limit=limit,
-            before=before,
-            after=after,
-            node=node,
-            actor=actor,
-            command=command,
-            consistency=consistency(local),
-        )
+        found = await _search(client, wanted, limit, before, after, consistency(local), out)
+        if node is not None and not found["entries"]:  # the journal may hold commands of a node that was removed
+            check_nodes([node], await client.nodes(consistency=consistency(local)))
+        return found
 
     found = with_client(context, work)
     entries = found["entries"]
@@ -66,7 +69,7 @@ def history(
     def tables() -> list[Table]:
         from nodectl.terminal.format import inline, local_time
 
-        table = Table(("INDEX", "TIME", "ACTOR", "COMMAND", "ARGUMENTS", "CONFIG", "TERM"))
+        table = Table(("INDEX", "TIME", "ACTOR", "COMMAND", "ARGUMENTS", "CONFIG", "TERM"), optional=("TERM", "CONFIG"))
         for entry in entries:
             if "problem" in entry:
                 table.add("?", "", "", "", Cell(entry["problem"], "red"), "", "")
@@ -82,21 +85,42 @@ def history(
             )
         return [table]
 
-    out = Output(output)
     out.show(found, tables=tables, names=lambda: [str(entry["index"]) for entry in entries])
-    if output is Format.table:
-        _note_bounds(out, found, after is not None, full=len(entries) >= limit)
+    if output is Format.table and found["first_retained"] and found["first_retained"] > 1 and len(entries) < limit:
+        out.note(f"the journal is retained from index {found['first_retained']} on")
 
 
-def _note_bounds(out: Output, found: History, forward: bool, *, full: bool) -> None:
-    """Note which part of the journal was not searched, or is no longer retained."""
-    searched, retained = found.get("searched") if not full else None, found["first_retained"] or 1
-    if forward and searched is not None and searched < found["index"]:
-        out.note(f"searched up to index {searched}; continue with --after {searched}")
-    elif not forward and searched is not None and searched > retained:
-        out.note(f"searched back to index {searched}; continue with --before {searched}")
-    elif retained > 1:
-        out.note(f"the journal is retained from index {retained} on")
+async def _search(
+    client: Client, wanted: _Filter, limit: int, before: int | None, after: int | None, how: Consistency, out: Output
+) -> History:
+    """Fetch commands until there are `limit` of them or nothing is left: one answer covers a part of the journal."""
+    entries: list[Any] = []
+    with contextlib.ExitStack() as stack:
+        show: Callable[[str], None] | None = None
+        while True:
+            page = await client.history(
+                limit=limit - len(entries), before=before, after=after, node=wanted.node, actor=wanted.actor,
+                command=wanted.command, since=wanted.since, consistency=how,
+            )  # fmt: skip
+            # An earlier masterd does not know `since` and `ended`.
+            new = [entry for entry in page["entries"] if "problem" in entry or entry["time"] >= (wanted.since or 0)]
+            entries += new
+            if len(entries) >= limit or len(new) < len(page["entries"]) or _is_searched(page, before, after):
+                return {**page, "entries": entries}
+            if after is not None:
+                after = page["searched"]
+            else:
+                before = page["searched"]
+            show = show or stack.enter_context(out.progress("searching the history"))
+            show(f"searching the history: index {page['searched']}, {len(entries)} commands found")
+
+
+def _is_searched(page: History, before: int | None, after: int | None) -> bool:
+    """Whether nothing is left to search beyond this answer."""
+    searched = page["searched"]
+    if page.get("ended") or searched is None or searched in (before, after):
+        return True
+    return searched >= page["index"] if after is not None else searched <= (page["first_retained"] or 1)
 
 
 def _config(entry: Mapping[str, Any]) -> str:
@@ -107,11 +131,12 @@ def _config(entry: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Filter:
-    """Which commands `--follow` shows. None matches any."""
+    """Which commands are shown. None matches any. since: seconds since the Unix epoch."""
 
     node: str | None
     actor: str | None
     command: str | None
+    since: float | None = None
 
     def matches(self, command: Mapping[str, Any]) -> bool:
         from nodestore.schema.models import affects_node
@@ -119,24 +144,27 @@ class _Filter:
         return (
             (self.actor is None or command["actor"] == self.actor)
             and (self.command is None or command["name"] == self.command)
+            and (self.since is None or command["time"] >= self.since)
             and (self.node is None or affects_node(command, self.node))
         )
 
 
-def _follow(context: typer.Context, after: int | None, wanted: _Filter, output: Format) -> None:
+def _follow(context: typer.Context, after: int | None, wanted: _Filter, out: Output) -> None:
     """Print each new command on one line: text for people, or a JSON object for scripts."""
 
     async def work(client: Client) -> None:
+        if wanted.node is not None:
+            check_nodes([wanted.node], await client.nodes(consistency="local"))
         async for command in client.journal(after):
             if wanted.matches(command):
-                sys.stdout.write(_line(command, output) + "\n")
-                sys.stdout.flush()
+                out.write_line(_line(command, out.form))
 
     with_client(context, work)
 
 
 def _line(command: Mapping[str, Any], output: Format) -> str:
     from nodectl.terminal.format import inline, local_time
+    from nodectl.terminal.output import escape_misleading
     from nodestore.support.jsonio import dumps
 
     if output is Format.name:
@@ -150,4 +178,5 @@ def _line(command: Mapping[str, Any], output: Format) -> str:
         command["name"],
         _config(command),
     )
-    return "  ".join((*(field for field in fields if field), inline(command.get("args") or {})))
+    shown = (escape_misleading(field) for field in fields if field)
+    return "  ".join((*shown, inline(command.get("args") or {})))

@@ -93,6 +93,7 @@ def switchover(
     async def work(client: Client) -> dict[str, Any]:
         before = await client.leader()
         result = dict(await client.switchover(to, timeout_s=timeout))
+        out.took_effect()
 
         async def missing() -> str | None:
             now = await client.leader()
@@ -121,11 +122,13 @@ def pause(
     If the leader dies or stops while it is paused, no master leads until `nodectl master resume`.
     """
 
+    out = Output(output)
+
     async def work(client: Client) -> Any:
         await client.pause(reason)
+        out.took_effect()
         return await client.paused()
 
-    out = Output(output)
     out.show(with_client(context, work) or {}, tables=list)
     if output is Format.table:
         out.note("automatic takeover is paused until `nodectl master resume`")
@@ -135,13 +138,15 @@ def pause(
 def resume(context: typer.Context, output: OutputOption = Format.table) -> None:
     """Resume automatic takeover."""
 
+    out = Output(output)
+
     async def work(client: Client) -> bool:
         was = await client.paused() is not None
         await client.resume()
+        out.took_effect()
         return was
 
     was_paused = with_client(context, work)
-    out = Output(output)
     out.show({"was_paused": was_paused}, tables=list)
     if output is Format.table:
         out.note("automatic takeover is resumed" if was_paused else "automatic takeover was not paused")

@@ -12,12 +12,14 @@ from nodectl.cli.arguments import (
     WAIT_S,
     LocalOption,
     NodeArgument,
+    TextValuesOption,
     TimeoutOption,
     WaitOption,
     consistency,
     parse_values,
 )
 from nodectl.cli.commands import node_actions
+from nodectl.cli.known_names import check_group, check_nodes
 from nodectl.cli.sending import send
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Format, Output, OutputOption, Table, needs_ascii
@@ -49,12 +51,13 @@ def list_nodes(
     """List the nodes and their state."""
 
     async def work(client: Client) -> list[NodeView]:
-        return await client.nodes(consistency=consistency(local))
+        nodes = await client.nodes(consistency=consistency(local), specs=True)
+        if group is None:
+            return nodes
+        await check_group(client, group, nodes, consistency(local))
+        return [node for node in nodes if group == "all" or group in node["groups"]]
 
-    nodes = with_client(context, work)
-    if group not in (None, "all"):
-        nodes = [node for node in nodes if group in node["groups"]]
-    show_nodes(Output(output), nodes)
+    show_nodes(Output(output), with_client(context, work))
 
 
 def show_nodes(out: Output, nodes: list[NodeView]) -> None:
@@ -70,7 +73,7 @@ def show(
     """Show the details of a node."""
 
     async def work(client: Client) -> NodeView:
-        return await client.node(node, consistency=consistency(local))
+        return await client.node(node, consistency=consistency(local), specs=True)
 
     view = with_client(context, work)
     Output(output).show(view, tables=lambda: [_details(view)], names=lambda: [view["name"]])
@@ -92,6 +95,10 @@ def _details(view: NodeView) -> Table:
     table.add("labels", inline(view.get("labels", {}), 200))
     table.add("driver", view.get("driver") or "")
     table.add("own document", inline(view.get("document") or {}, 400))
+    spec = view.get("spec")
+    if spec is not None:
+        table.add("document", inline(spec["document"], 400))
+        table.add("settings", inline(spec["settings"], 400))
     if desired:
         table.add("generation", f"{desired['generation']}, observed {status.get('observed_generation', 'none')}")
     table.add("actual", inline(status.get("actual") or {}, 400))
@@ -112,13 +119,14 @@ def set_values(
             metavar="KEY=VALUE", help="VALUE is JSON; if it is not valid JSON, it is text. KEY- removes KEY."
         ),
     ] = None,
+    text: TextValuesOption = None,
     unset: Annotated[list[str] | None, typer.Option("--unset", metavar="KEY", help="Remove KEY.")] = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
     """Set and remove values of a node's document. Other values stay."""
-    changes = parse_values(values or [], unset or [])
+    changes = parse_values(values or [], unset or [], text or [])
     waited = (lambda _: [node]) if wait else None
     send(
         context, output, lambda client: client.node_set(node, changes), f"{node} changed",
@@ -155,30 +163,31 @@ def watch(
 
     -o json prints one JSON object for each change.
     """
-    wanted = set(nodes or [])
+    wanted, out = set(nodes or []), Output(output)
 
     async def work(client: Client) -> None:
+        if wanted:
+            check_nodes(sorted(wanted), await client.nodes(consistency="local"))
         async for changes in client.watch_nodes():
             for view in changes.nodes:
                 if not wanted or view["name"] in wanted:
-                    _watch_line(output, view)
+                    _watch_line(out, view)
 
     with_client(context, work)
 
 
-def _watch_line(form: Format, view: NodeView) -> None:
+def _watch_line(out: Output, view: NodeView) -> None:
     import time
 
     from nodectl.terminal.format import inline, node_state
+    from nodectl.terminal.output import as_yaml, escape_misleading
 
-    out = Output(form)
-    if form is Format.json:
-        out.write(json.dumps(view, ensure_ascii=needs_ascii(out.stdout)) + "\n")
-    elif form is Format.yaml:
-        out.write("---\n")
-        out.show(view, tables=list)
-    elif form is Format.name:
-        out.write(view["name"] + "\n")
+    if out.form is Format.json:
+        out.write_line(json.dumps(view, ensure_ascii=needs_ascii(out.stdout)))
+    elif out.form is Format.yaml:
+        out.write_line("---\n" + as_yaml(view).removesuffix("\n"))
+    elif out.form is Format.name:
+        out.write_line(view["name"])
     else:
         desired = view.get("desired")
         fields = (
@@ -187,10 +196,9 @@ def _watch_line(form: Format, view: NodeView) -> None:
             node_state(view).text.ljust(10),
             f"generation {desired['generation']}" if desired else "no desired state",
             inline((view.get("status") or {}).get("actual") or {}, 80),
-            view.get("problem") or "",
+            escape_misleading(view.get("problem") or ""),
         )
-        out.write("  ".join(fields).rstrip() + "\n")
-    out.stdout.flush()
+        out.write_line("  ".join(fields).rstrip())
 
 
 app.command("act")(node_actions.act)

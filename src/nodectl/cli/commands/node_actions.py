@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nodectl.cli import completion
-from nodectl.cli.arguments import parse_values
+from nodectl.cli.arguments import TextValuesOption, parse_values
 from nodectl.cli.confirmation import confirm
 from nodectl.cli.duration_option import duration_option
 from nodectl.cli.session import with_client
@@ -71,6 +71,7 @@ def act(
             help="Argument of the action. VALUE is JSON; if it is not valid JSON, it is text.",
         ),
     ] = None,
+    text: TextValuesOption = None,
     expires: ExpiresOption = _EXPIRES_S,
     wait: ActionWaitOption = True,
     timeout: ActionTimeoutOption = None,
@@ -83,7 +84,7 @@ def act(
     if len(words) != (2 if group is None else 1):
         raise Invalid("give NODE ACTION, or --group GROUP ACTION")
     node = words[0] if group is None else None
-    args = parse_values(arg, []) if arg else {}
+    args = parse_values(arg or [], [], text or []) if arg or text else {}
     _send_action(context, words[-1], args, node, group, expires, wait, timeout, output)
 
 
@@ -135,6 +136,7 @@ def _send_action(
 
     async def work(client: Client) -> tuple[Any, dict[str, ActionDone]]:
         request = await client.node_act(action, args, node=node, group=group, expires_s=expires_s)
+        out.took_effect()
         ended: dict[str, ActionDone] = {}
         if wait:
             await _follow(client, request, ended, limit_s, out)

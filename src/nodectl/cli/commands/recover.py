@@ -52,6 +52,7 @@ def recover(
             await recovery.wait_for_silence(etcd, keys, show)
         found = await recovery.read_restored(etcd, keys)
         begun = await recovery.begin_epoch(etcd, keys, found, default_actor())
+        out.took_effect()
         return _result_data(found, begun.epoch, True)
 
     done = with_etcd(context, work)

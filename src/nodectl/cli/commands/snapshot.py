@@ -66,6 +66,7 @@ def save(context: typer.Context, name: SnapshotNameArgument, output: OutputOptio
 
     done = with_client(context, work)
     out = Output(output)
+    out.took_effect()
     if output is Format.table:
         out.note(f"{name} saved: {done['documents']} documents, as of index {done['index']}")
         return

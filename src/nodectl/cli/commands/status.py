@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _LEADER_S = 3.0
+_NODES_SHOWN_MAX = 50
+_PROBLEMS_SHOWN_MAX = 30
 
 
 @app.command()
@@ -29,6 +31,8 @@ def status(
     output: OutputOption = Format.table,
 ) -> None:
     """Show the etcd members, the masters, the nodes, and all problems.
+
+    Of more than 50 nodes it shows how many are in each state; `nodectl node list` lists them.
 
     If no leader answers, it shows what another master knows. If no master answers, it shows what etcd holds, and exits
     with code 5.
@@ -80,18 +84,27 @@ async def _status_from_etcd(client: Client, reason: Unavailable) -> StoreStatus:
 
 
 def _screen(view: Overview | StoreStatus, *, answered: bool) -> list[Table]:
-    from nodectl.terminal.format import masters_table, members_table, nodes_table
+    from nodectl.terminal.format import grouped_problems, masters_table, members_table, nodes_summary, nodes_table
 
-    tables = [_head(view, answered=answered), members_table(view.get("members") or [], "etcd")]
+    tables = [_head(view, answered=answered), members_table(view.get("members") or [], "etcd", errors=False)]
     tables.append(masters_table(view.get("masters") or [], "masters"))
     if answered:  # only masters compute the desired state of nodes
-        tables.append(nodes_table(view.get("nodes") or [], "nodes"))
-    if problems := view.get("problems"):
-        table = Table(("PROBLEM",))
-        for problem in problems:
-            table.add(Cell(problem, "red"))
-        tables.append(table)
+        nodes = view.get("nodes") or []
+        many = len(nodes) > _NODES_SHOWN_MAX
+        tables.append(nodes_summary(nodes, "nodes") if many else nodes_table(nodes, "nodes", problems=False))
+    if problems := grouped_problems(view.get("problems") or []):
+        tables.append(_problems(problems))
     return tables
+
+
+def _problems(problems: list[str]) -> Table:
+    """One row for each problem, up to a limit. The other tables do not repeat them."""
+    table = Table(("PROBLEM",))
+    for problem in problems[:_PROBLEMS_SHOWN_MAX]:
+        table.add(Cell(problem, "red"))
+    if len(problems) > _PROBLEMS_SHOWN_MAX:
+        table.add(f"and {len(problems) - _PROBLEMS_SHOWN_MAX} more: `nodectl status -o name` lists all")
+    return table
 
 
 def _head(view: Overview | StoreStatus, *, answered: bool) -> Table:
