@@ -153,6 +153,15 @@ class HasActions(Protocol):
         """
 
 
+class HasSettings(Protocol):
+    """Optional part of a driver: its class has the model of its settings.
+
+    `nodectl config validate` and `apply` check an inventory with it, on PCs where the driver is installed.
+    """
+
+    settings_model: type[BaseModel]
+
+
 DriverFactory = Callable[[Context], Driver]
 S = TypeVar("S", bound=BaseModel)
 

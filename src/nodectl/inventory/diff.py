@@ -42,6 +42,22 @@ def summary_lines(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
     return lines + [f"change {name}" for name in others if old.get(name) != new.get(name)]
 
 
+def removed_nodes(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
+    """The nodes that are in `old` only."""
+    before, after = _nodes(old or {}), _nodes(new)
+    return [name for name in before if name not in after]
+
+
+def removes_many(old: dict[str, Any] | None, new: dict[str, Any]) -> bool:
+    """Whether the change removes all nodes, or more than a third of them."""
+    return 3 * len(removed_nodes(old, new)) > len(_nodes(old or {}))
+
+
+def _nodes(inventory: dict[str, Any]) -> dict[str, Any]:
+    nodes = inventory.get("nodes")
+    return nodes if isinstance(nodes, dict) else {}
+
+
 def _verb(before: bool, after: bool, same: bool) -> str:
     if not before:
         return "add"

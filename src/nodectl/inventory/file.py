@@ -15,27 +15,39 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from nodectl.inventory.basis import Basis, split_basis
+from nodectl.inventory.drivers import check_drivers
 from nodectl.inventory.yaml_source import FileError, YamlPath, YamlSource
 from nodestore.errors import Invalid
 from nodestore.schema.keys import check_name
 from nodestore.schema.models import NAMED_SECTIONS, Inventory
+from nodestore.support.json_rules import checked_copy
 
 
 @dataclass(frozen=True, slots=True)
 class InventoryFile:
-    """A valid inventory: `data` as parsed, `inventory` as a model, `source` as the text of the file."""
+    """A valid inventory: `data` as parsed, `inventory` as a model, `source` as the text of the file.
+
+    basis: the version that the file says it was made from; `source` does not contain that line.
+    """
 
     data: dict[str, Any]
     inventory: Inventory
     source: str
+    name: str = ""
+    basis: Basis | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def load_inventory(path: Path) -> InventoryFile:
-    """Read the inventory at `path`. Raises FileError, with a line for each mistake, if it is not valid."""
-    return check_inventory(YamlSource.read(path))
+def load_inventory(path: Path, *, drivers: bool = True) -> InventoryFile:
+    """Read the inventory at `path`, or stdin if it is `-`.
+
+    Raises FileError, with a line for each mistake, if it is not valid. drivers: also check the settings of drivers.
+    """
+    return check_inventory(YamlSource.read(path), drivers=drivers)
 
 
-def check_inventory(source: YamlSource) -> InventoryFile:
+def check_inventory(source: YamlSource, *, drivers: bool = True) -> InventoryFile:
     """Check the inventory in a parsed file. Raises FileError, with a line for each mistake."""
     data = source.value
     if data is None:
@@ -47,9 +59,29 @@ def check_inventory(source: YamlSource) -> InventoryFile:
     _check_positions(source, data)
     _check_groups(source, data)
     inventory = _validate(source, data)
+    warnings = check_drivers(source, data) if drivers else []
+    basis, text = _basis(source)
     source.raise_problems()
     assert inventory is not None
-    return InventoryFile(data, inventory, source.text)
+    _check_leader_rules(source, data)
+    return InventoryFile(data, inventory, text, source.name, basis, tuple(warnings))
+
+
+def _basis(source: YamlSource) -> tuple[Basis | None, str]:
+    try:
+        return split_basis(source.text)
+    except ValueError as error:
+        what = "the comment which says on which version the file is based is damaged: correct or remove it"
+        source.add_problem((), what, line=int(error.args[0]))
+        return None, source.text
+
+
+def _check_leader_rules(source: YamlSource, data: dict[str, Any]) -> None:
+    """Raise FileError for what the leader would refuse to adopt, such as a number of more than 1,024 bits."""
+    try:
+        checked_copy({"inventory": data}, "the inventory")  # one level deeper, as in the record that the leader adopts
+    except Invalid as error:
+        raise FileError([f"{source.name}: {error}"]) from None
 
 
 def _validate(source: YamlSource, data: dict[str, Any]) -> Inventory | None:

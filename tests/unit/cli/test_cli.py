@@ -269,7 +269,9 @@ def test_a_configuration_is_checked_compared_and_applied(
     assert "add node n9" in ran.err
     assert nodectl("config", "diff", str(WALL), "--check").err.endswith("no differences\n")
     assert "nothing to do: version 1 is the same" in nodectl("config", "apply", str(WALL)).err
-    assert nodectl("config", "show").out == WALL.read_text()
+    basis, _, shown = nodectl("config", "show").out.partition("\n")
+    assert basis.startswith("# nodectl: based on version 1 (")
+    assert shown == WALL.read_text()
     changed = tmp_path / "wall.yaml"
     changed.write_text(WALL.read_text().replace("10.0.0.19", "10.0.0.99"))
     ran = nodectl("config", "diff", str(changed), "--check")
@@ -426,7 +428,7 @@ def test_internal_errors_show_no_traceback(monkeypatch: pytest.MonkeyPatch, caps
     """An internal error prints its type and how to get the traceback."""
     import nodectl.inventory.file
 
-    def broken(path: Path) -> None:
+    def broken(path: Path, **_: Any) -> None:
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(nodectl.inventory.file, "load_inventory", broken)
@@ -442,7 +444,7 @@ def test_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     """Ctrl-C ends the command with the exit code that shells expect."""
     import nodectl.inventory.file
 
-    def interrupted(path: Path) -> None:
+    def interrupted(path: Path, **_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(nodectl.inventory.file, "load_inventory", interrupted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,74 +9,102 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nodectl.cli.arguments import WAIT_S, TimeoutOption
-from nodectl.cli.sending import wait_for_nodes
-from nodectl.cli.session import wait_until, with_client
+from nodectl.cli.commands import config_apply
+from nodectl.cli.commands.config_apply import AdoptionWaitOption, FileArgument, SkipDriversOption, YesOption
+from nodectl.cli.session import with_client
 from nodectl.terminal.output import Format, Output, OutputOption, Table
-from nodestore.errors import Conflict, Garbage, NotFound, Refused
+from nodestore.errors import NotFound
 
 if TYPE_CHECKING:
     from nodectl.client import Client
     from nodestore.schema.api_types import ConfigRecord, ConfigSummary, UnreadableConfig
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Check, compare and apply the inventory."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Check, compare, edit and apply the inventory.",
 )
 
-AdoptionWaitOption = Annotated[
-    bool,
-    typer.Option(
-        "--wait",
-        help="Wait until the leader has adopted the version, and the connected nodes are in their desired state.",
-    ),
-]
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Inventory file in YAML.")]
+_HISTORY_MAX = 1_000
 
 
 @app.command("validate")
-def validate(file: FileArgument, output: OutputOption = Format.table) -> None:
+def validate(file: FileArgument, skip_drivers: SkipDriversOption = False, output: OutputOption = Format.table) -> None:
     """Check an inventory file and list its mistakes by line.
 
-    This needs no cluster.
+    This needs no cluster. The settings of drivers are checked if the drivers are installed on this PC.
     """
     from nodectl.inventory.file import load_inventory
 
-    loaded = load_inventory(file)
+    loaded = load_inventory(file, drivers=not skip_drivers)
     out = Output(output)
+    for warning in loaded.warnings:
+        out.warn(warning)
     counts = {name: len(getattr(loaded.inventory, name)) for name in ("masters", "nodes", "groups")}
-    out.show({"valid": True, **counts}, tables=list, names=lambda: [str(file)])
+    data = {"valid": True, **counts, "warnings": list(loaded.warnings)}
+    out.show(data, tables=list, names=lambda: [str(file)])
     if output is Format.table:
-        out.note(f"{file} is valid: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+        out.note(f"{loaded.name} is valid: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 @app.command("show")
-def show(context: typer.Context, output: OutputOption = Format.table) -> None:
+def show(
+    context: typer.Context,
+    version: Annotated[
+        int | None, typer.Option("--version", min=1, metavar="N", help="Show this version instead of the current one.")
+    ] = None,
+    output: OutputOption = Format.table,
+) -> None:
     """Show the configuration that was applied last, comments included.
 
+    Its first line names the version, so that `nodectl config apply` refuses a file that was made from an older one.
     -o json also shows which version is in force, and why a version was rejected.
     """
     out = Output(output)
-
-    async def work(client: Client) -> ConfigSummary:
-        return await client.config()
-
-    view = with_client(context, work)
+    if version is not None:
+        _show_version(out, _find_version(with_client(context, _fetch_history), version))
+        return
+    view = with_client(context, _fetch)
     current = view["current"]
     if output is not Format.table:
         out.show(view, tables=list, names=lambda: [str(current["version"])] if current else [])
         return
-    if current is None and (problem := view.get("problem")):
-        raise Garbage(
-            f"{problem}; the adopted version stays in force: "
-            "apply a file again, or run `nodectl config rollback VERSION`"
-        )
-    if current is None:
-        raise NotFound("no configuration has been applied yet: run `nodectl config apply FILE`")
-    from nodectl.terminal.format import local_time
-    from nodectl.terminal.output import as_yaml
-
-    out.note(f"version {current['version']}, applied by {current['actor']} on {local_time(current['time'])}")
+    text = config_apply.current_text(view)
+    assert current is not None
+    _note_version(out, current)
     _print_adoption(out, view)
-    out.write(current.get("source") or as_yaml(current["inventory"]))
+    out.write(text)
+
+
+def _show_version(out: Output, record: ConfigRecord) -> None:
+    if out.form is not Format.table:
+        out.show(record, tables=list, names=lambda: [str(record["version"])])
+        return
+    _note_version(out, record)
+    out.write(config_apply.text_of(record))
+
+
+def _note_version(out: Output, record: ConfigRecord) -> None:
+    from nodectl.terminal.format import local_time
+
+    out.note(f"version {record['version']}, applied by {record['actor']} on {local_time(record['time'])}")
+
+
+async def _fetch(client: Client) -> ConfigSummary:
+    return await client.config()
+
+
+async def _fetch_history(client: Client) -> list[ConfigRecord | UnreadableConfig]:
+    return await client.config_history(limit=_HISTORY_MAX)
+
+
+def _find_version(records: Sequence[ConfigRecord | UnreadableConfig], version: int) -> ConfigRecord:
+    """The record of a version. Raises NotFound."""
+    for record in records:
+        if record.get("version") == version and "problem" not in record:
+            return dict(record)
+    raise NotFound(f"there is no configuration version {version}: see `nodectl config history`")
 
 
 def _print_adoption(out: Output, view: ConfigSummary) -> None:
@@ -93,30 +120,35 @@ def _print_adoption(out: Output, view: ConfigSummary) -> None:
 @app.command("diff")
 def diff(
     context: typer.Context,
-    file: FileArgument,
+    new: Annotated[str, typer.Argument(metavar="FILE|VERSION", help="A file (- is stdin), or a version such as 7.")],
+    newer: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE|VERSION", help="Compare the first one with this one (default: the current version with it)."
+        ),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with code 1 if there are differences.")] = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Show what applying a file would change.
+    """Show what applying a file, or an earlier version, would change; or how two of them differ.
 
     Comments and the order of keys are ignored.
     """
     from nodectl.inventory.diff import diff_lines, summary_lines
-    from nodectl.inventory.file import load_inventory
 
-    loaded = load_inventory(file)
     out = Output(output)
-
-    async def work(client: Client) -> ConfigSummary:
-        return await client.config()
-
-    view = with_client(context, work)
-    current = view["current"]
-    old = current["inventory"] if current else None
-    lines = diff_lines(old, loaded.data, old_name=_version_name(current), new_name=str(file))
-    changes = summary_lines(old, loaded.data)
+    if newer is None:
+        after = _side(context, new)
+        view = with_client(context, _fetch)
+        current = view["current"]
+        before = (current["inventory"], f"version {current['version']}") if current else (None, "(nothing)")
+        if output is Format.table and current:
+            _print_adoption(out, view)
+    else:
+        before, after = _side(context, new), _side(context, newer)
+    lines = diff_lines(before[0], after[0], old_name=before[1], new_name=after[1])
+    changes = summary_lines(before[0], after[0])
     if output is Format.table:
-        _print_adoption(out, view) if current else None
         out.diff(lines)
         out.note(f"{len(changes)} changes" if lines else "no differences")
     else:
@@ -125,91 +157,18 @@ def diff(
         raise typer.Exit(1)
 
 
-def _version_name(current: dict[str, Any] | None) -> str:
-    return f"version {current['version']}" if current else "(nothing)"
-
-
-@app.command("apply")
-def apply(
-    context: typer.Context,
-    file: FileArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
-    expect_version: Annotated[
-        int | None,
-        typer.Option(
-            "--expect-version", min=0, metavar="N", help="Apply only if N is the current version (0: none was applied)."
-        ),
-    ] = None,
-    wait: AdoptionWaitOption = False,
-    timeout: TimeoutOption = WAIT_S,
-    output: OutputOption = Format.table,
-) -> None:
-    """Check an inventory file, show the changes, and apply it.
-
-    If another version was applied in the meantime, nothing is changed: exit code 4.
-    """
-    from nodectl.inventory.diff import diff_lines, summary_lines
+def _side(context: typer.Context, text: str) -> tuple[dict[str, Any], str]:
+    """The inventory that an argument of `diff` names, and how to call it."""
+    if text.isascii() and text.isdigit():
+        return _find_version(with_client(context, _fetch_history), int(text))["inventory"], f"version {text}"
     from nodectl.inventory.file import load_inventory
 
-    loaded = load_inventory(file)
-    out = Output(output)
-
-    async def work(client: Client) -> dict[str, Any]:
-        view = await client.config()
-        current = view["current"]
-        version = current["version"] if current else view.get("version", 0)
-        if problem := view.get("problem"):
-            out.warn(f"this replaces the last version, which is unreadable: {problem}")
-        if expect_version is not None and version != expect_version:
-            raise Conflict(f"version {version} is current, not {expect_version}: check `nodectl config diff {file}`")
-        old = current["inventory"] if current else None
-        changes = summary_lines(old, loaded.data)
-        same = current is not None and not diff_lines(old, loaded.data, old_name="", new_name="")
-        for change in changes:
-            out.note(f"  {change}")
-        if dry_run or (same and current is not None and current.get("source") == loaded.source):
-            out.note("--dry-run: nothing was changed" if dry_run else f"nothing to do: version {version} is the same")
-        else:
-            version = await client.config_apply(loaded.data, source=loaded.source, expect_version=version)
-            out.note(f"version {version} applied")
-        if wait and not dry_run:
-            await _wait_for_effect(client, version, timeout, out)
-        return {"version": version, "changes": changes, "applied": not dry_run}
-
-    result = with_client(context, work)
-    out.show(result, tables=list, names=lambda: [str(result["version"])])
+    loaded = load_inventory(Path(text), drivers=False)
+    return loaded.data, loaded.name
 
 
-async def _wait_for_effect(client: Client, version: int, timeout_s: float, out: Output) -> None:
-    """Wait until `version` is adopted and the nodes are in their desired state, for `timeout_s` seconds together.
-
-    A node without a connected noded is not waited for: an inventory may name PCs that are off or not yet installed.
-    """
-    deadline = time.monotonic() + timeout_s
-    await wait_for_adoption(client, version, timeout_s, out)
-    views = await client.nodes()
-    if absent := [view["name"] for view in views if view["alive"] is None]:
-        out.warn(f"not waited for, because no noded is connected: {', '.join(absent)}")
-    connected = [view["name"] for view in views if view["alive"] is not None]
-    await wait_for_nodes(client, connected, max(0.0, deadline - time.monotonic()), out)
-
-
-async def wait_for_adoption(client: Client, version: int, timeout_s: float, out: Output) -> None:
-    """Wait until the leader has adopted `version` or a later one.
-
-    Raises Refused if the leader rejects `version`, TimedOut after `timeout_s` seconds.
-    """
-
-    async def missing() -> str | None:
-        view = await client.config()
-        rejected, adopted = view["rejected"], view["adopted"]
-        if rejected is not None and rejected["version"] == version:
-            raise Refused(f"the leader rejected version {version}: {rejected['error']}; the adopted one stays in force")
-        if adopted is None:
-            return "no leader has adopted a configuration"
-        return None if adopted["version"] >= version else f"version {adopted['version']} is still in force"
-
-    await wait_until(missing, f"version {version} is adopted", timeout_s, out)
+app.command("apply")(config_apply.apply)
+app.command("edit")(config_apply.edit)
 
 
 @app.command("history")
@@ -243,17 +202,26 @@ def rollback(
     version: Annotated[
         int, typer.Argument(min=1, metavar="VERSION", help="A version that `nodectl config history` lists.")
     ],
+    yes: YesOption = False,
     wait: AdoptionWaitOption = False,
     timeout: TimeoutOption = WAIT_S,
     output: OutputOption = Format.table,
 ) -> None:
-    """Apply an earlier version again, as a new version."""
+    """Apply an earlier version again, as a new version.
+
+    nodectl asks for confirmation if this removes more than a third of the nodes.
+    """
     out = Output(output)
+    if not yes:
+        current = with_client(context, _fetch)["current"]
+        record = _find_version(with_client(context, _fetch_history), version)
+        config_apply.confirm_removal(current["inventory"] if current else None, record["inventory"], yes)
 
     async def work(client: Client) -> dict[str, Any]:
         new_version = await client.config_rollback(version)
+        out.took_effect()
         if wait:
-            await _wait_for_effect(client, new_version, timeout, out)
+            await config_apply.wait_for_effect(client, new_version, timeout, out)
         return {"version": new_version, "rolled_back_to": version}
 
     done = with_client(context, work)

@@ -36,6 +36,7 @@ class ExecDriver:
     """The driver `exec`. While a command runs, a newer desired state waits, for `timeout_s` at most."""
 
     settle_s = 0.0
+    settings_model = ExecSettings
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -129,6 +129,7 @@ class FileDriver:
     """The driver `file`. While a reload command runs, a newer desired state waits, for its `timeout_s` at most."""
 
     settle_s = 0.0
+    settings_model = FileSettings
 
     def __init__(self, context: Context) -> None:
         self._context = context

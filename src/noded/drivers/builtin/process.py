@@ -207,6 +207,8 @@ def _identity(directory: Path) -> tuple[int, int] | None:
 class ProcessDriver:
     """The driver `process`."""
 
+    settings_model = ProcessSettings
+
     def __init__(self, context: Context) -> None:
         self.settle_s = 0.0
         self._context = context
