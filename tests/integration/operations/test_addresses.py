@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 60.0
-INVENTORY = "nodes: {n1: {}}\ndefaults: {driver: {name: exec, settings: {apply: {posix: ['true']}}}}\n"
+INVENTORY = "nodes: {n1: {}}\ndefaults: {driver: {name: exec, settings: {argv: ['true']}}}\n"
 WITHIN_S = 6.0
 """A second between two resolutions, a connect, and what a busy machine adds. It was 24 to 30 s."""
 

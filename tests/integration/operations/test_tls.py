@@ -27,7 +27,7 @@ RENEW_EVERY_S = 2.5
 PATIENCE_S = 60.0
 INVENTORY = """
 nodes: {n1: {}}
-defaults: {driver: {name: exec, settings: {apply: {posix: ["true"]}}}}
+defaults: {driver: {name: exec, settings: {argv: ["true"]}}}
 """
 
 
