@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
@@ -16,8 +17,8 @@ from pydantic import BaseModel
 
 from nodestore.cluster.election import LeaderSeen, parse_leader
 from nodestore.errors import Garbage, NodectlError
-from nodestore.etcd.session import KV, Etcd
-from nodestore.etcd.watch import Event, KeyRange, Listing, key_range, mirror_all
+from nodestore.etcd.session import KV, Etcd, op_range
+from nodestore.etcd.watch import Changes, Event, KeyRange, Listing, ProgressRequests, key_range, mirror_all
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import (
     Acted,
@@ -32,6 +33,7 @@ from nodestore.schema.models import (
     decode,
 )
 from nodestore.support.logs import RateLimitedLog
+from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,11 @@ M = TypeVar("M", bound=BaseModel)
 PROGRESS_S = 1.0
 SILENCE_S = 3.0
 _RETRY_S = 1.0
+_WATCH_WAIT_S = 0.25
+"""How long a linearizable read waits for the watch. Then the keys are read directly: the member may be frozen."""
+_ASK_AGAIN_S = 0.02
+"""Pause before progress is requested again: the watched member may be behind the one that confirmed the term."""
+_DIRECT_READ_S = 2.0
 
 
 class KeyMirror(Generic[M]):
@@ -110,7 +117,11 @@ def _kv(event: Event) -> KV | None:
 
 
 class ClusterView:
-    """Mirrors the keys outside the journal. `version` grows with every change."""
+    """Mirrors the keys outside the journal. `version` grows with every change.
+
+    Each range of keys has a revision up to which it is known to be complete. `bring_up_to` raises all of them, so that
+    a read of this view is linearizable.
+    """
 
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
         self._etcd, self._keys = etcd, keys
@@ -135,6 +146,14 @@ class ClusterView:
         self.answers = KeyMirror(keys.answers, Answer, self.garbage, self._changed)
         self._paused = KeyMirror(keys.paused, Paused, self.garbage, self._changed)
         self._epoch = KeyMirror(keys.epoch, Epoch, self.garbage, self._changed)
+        self._targets = self._watch_targets()
+        self._complete_up_to = [0] * len(self._targets)
+        """By range: its values are complete up to this revision; 0 before its first listing."""
+        self._read_directly_at = [0] * len(self._targets)
+        """By range: the revision of its last direct read. Older events that the watch delivers later are dropped."""
+        self._progress = ProgressRequests()
+        self._advanced = asyncio.Event()
+        self._direct_read = asyncio.Lock()
 
     @property
     def paused(self) -> Paused | None:
@@ -145,6 +164,38 @@ class ClusterView:
         """The epoch of the store; None while it is unknown or unreadable."""
         epoch = self._epoch.items.get("")
         return None if epoch is None else epoch.epoch
+
+    @property
+    def revision(self) -> int:
+        """The revision of etcd up to which all values here are complete; 0 until all keys were listed once."""
+        return min(self._complete_up_to)
+
+    async def bring_up_to(self, revision: int) -> None:
+        """Return once all values here are complete up to `revision`.
+
+        Waits for the watch for a quarter of a second; then reads the keys directly, from several members if necessary.
+        Raises Unavailable if etcd does not answer.
+        """
+        give_up_at = time.monotonic() + _WATCH_WAIT_S
+        while self.revision < revision:
+            if (left_s := give_up_at - time.monotonic()) <= 0:
+                await self._read_directly(revision)
+                return
+            self._advanced.clear()
+            self._progress.request()
+            await set_within(self._advanced, min(left_s, _ASK_AGAIN_S))
+
+    async def _read_directly(self, revision: int) -> None:
+        """Read all keys in one transaction. Concurrent callers share it, if it was sent late enough for them."""
+        async with self._direct_read:
+            if self.revision >= revision:
+                return
+            reads = [op_range(keys.start, end=keys.end) for keys, _, _ in self._targets]
+            found = await self._etcd.txn([], reads, timeout_s=_DIRECT_READ_S)
+            for position, (_, listed, _) in enumerate(self._targets):
+                if self._complete_up_to[position] < found.revision:  # else the watch has shown newer values meanwhile
+                    listed(found.range(position).kvs)
+                    self._read_directly_at[position] = self._complete_up_to[position] = found.revision
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` at every change; return a function that unsubscribes it."""
@@ -180,19 +231,32 @@ class ClusterView:
     async def _watch(self, all_listed: asyncio.Event) -> None:
         """Watch all keys until etcd refuses. Sets `all_listed` once all of them have been listed."""
         # One stream serves all keys, because each stream needs progress requests of its own, to detect that it is dead.
-        watched = self._watch_targets()
-        stream = mirror_all(self._etcd, [keys for keys, _, _ in watched], progress_s=PROGRESS_S, silence_s=SILENCE_S)
+        stream = mirror_all(
+            self._etcd, [keys for keys, _, _ in self._targets], progress_s=PROGRESS_S, silence_s=SILENCE_S,
+            progress=self._progress,
+        )  # fmt: skip
         async with aclosing(stream):
             async for position, item in stream:
-                _, listed, changed = watched[position]
                 if isinstance(item, Listing):
-                    listed(item.kvs)
-                    if position + 1 == len(watched):
+                    self._on_listing(position, item)
+                    if position + 1 == len(self._targets):
                         all_listed.set()
                         self.watch_error = None
-                    continue
-                for event in item.events:
-                    changed(event)
+                else:
+                    self._on_changes(position, item)
+                self._advanced.set()
+
+    def _on_listing(self, position: int, listing: Listing) -> None:
+        # It may be older than a direct read. Then the watch delivers the difference again, and must not drop it.
+        self._targets[position][1](listing.kvs)
+        self._complete_up_to[position], self._read_directly_at[position] = listing.revision, 0
+
+    def _on_changes(self, position: int, changes: Changes) -> None:
+        for event in changes.events:
+            if event.mod_revision > self._read_directly_at[position]:
+                self._targets[position][2](event)
+        for each in range(len(self._targets)) if changes.whole_stream else (position,):
+            self._complete_up_to[each] = max(self._complete_up_to[each], changes.revision)
 
     def _watch_targets(self) -> list[_Watched]:
         """The watched ranges, `leader` first, each with its handlers for a listing and for an event."""

@@ -25,6 +25,8 @@ class ReadIndex:
         self._runner: asyncio.Task[None] | None = None
         self.open_since: float | None = None
         """Monotonic time at which the read in flight was sent; None if none is in flight."""
+        self.revision = 0
+        """etcd's revision at the newest confirmation. Everything written before that confirmation is not above it."""
 
     async def confirm(self) -> int:
         """Confirm that this masterd still leads; return the index of `head`, read from etcd after this call began.
@@ -63,6 +65,7 @@ class ReadIndex:
         )
         if not result.succeeded:
             raise LeadershipLost(f"term {self._fence.term} is over")
+        self.revision = max(self.revision, result.revision)
         head = result.range(0).first
         if head is None:
             return 0

@@ -88,6 +88,10 @@ class Stream:
             self.probe_requested = True
             self._rpc.wake_reader()
 
+    def request_progress(self) -> None:
+        """Wake the reader of the stream, so that it sends a progress request."""
+        self._rpc.wake_reader()
+
     def report_silence(self) -> BrokenStream:
         """Make the session leave the endpoint, which did not answer in time; return the error to raise."""
         self._session.switch_endpoint(self._endpoint)

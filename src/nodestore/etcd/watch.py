@@ -64,6 +64,24 @@ class Changes:
 
     revision: int
     events: tuple[Event, ...]
+    whole_stream: bool = False
+    """Whether this is the answer to a progress request: then all ranges of the stream are complete up to `revision`."""
+
+
+class ProgressRequests:
+    """Lets the consumer of a watch request progress at once, instead of after some silence."""
+
+    def __init__(self) -> None:
+        self._stream: Stream | None = None
+
+    def request(self) -> None:
+        """Ask etcd how far the watch is. The answer arrives as Changes without events; none if the stream breaks."""
+        if self._stream is not None:
+            self._stream.request_progress()
+
+    def attach(self, stream: Stream | None) -> None:
+        """Send further requests through `stream`. For the watch."""
+        self._stream = stream
 
 
 async def list_at(etcd: Etcd, start: str, *, end: bytes, revision: int = 0, page: int = _PAGE_KEYS) -> Range:
@@ -158,15 +176,20 @@ async def mirror(
 
 
 async def mirror_all(
-    etcd: Etcd, key_ranges: Sequence[KeyRange], *, progress_s: float = PROGRESS_S, silence_s: float = SILENCE_S
+    etcd: Etcd,
+    key_ranges: Sequence[KeyRange],
+    *,
+    progress_s: float = PROGRESS_S,
+    silence_s: float = SILENCE_S,
+    progress: ProgressRequests | None = None,
 ) -> AsyncGenerator[tuple[int, Listing | Changes], None]:
     """Mirrors several key ranges through one stream. Yields each item with the position of its range in `key_ranges`.
 
-    A Listing of each range comes first, then Changes, which always have events. After a compaction the Listings of all
-    ranges come again. The ranges share the stream's progress requests and its faults. A consumer that is slow to take
-    an item delays all of them. Use it with `contextlib.aclosing`.
+    A Listing of each range comes first, then Changes. Changes without events are yielded only if `progress` is given.
+    After a compaction the Listings of all ranges come again. The ranges share the stream's progress requests and its
+    faults. A consumer that is slow to take an item delays all of them. Use it with `contextlib.aclosing`.
     """
-    timeouts = _StreamTimeouts(progress_s, silence_s, False)
+    timeouts = _StreamTimeouts(progress_s, silence_s, False, progress)
     while True:
         next_revisions: list[int] = []
         for position, keys in enumerate(key_ranges):
@@ -176,7 +199,7 @@ async def mirror_all(
         try:
             async with aclosing(_follow_all(etcd, key_ranges, next_revisions, timeouts)) as stream:
                 async for position, changes in stream:
-                    if changes.events:
+                    if changes.events or progress is not None:
                         yield position, changes
         except Compacted as gone:
             log.info("watch of %s: %s; listing all keys again", _describe(key_ranges), gone)
@@ -195,11 +218,12 @@ async def _list_patiently(etcd: Etcd, key: str, end: bytes) -> Range:
 
 @dataclass(frozen=True, slots=True)
 class _StreamTimeouts:
-    """The limits of a stream's silence, as in `follow`, and whether the stream is secondary."""
+    """The limits of a stream's silence, as in `follow`, whether the stream is secondary, and who requests progress."""
 
     progress_s: float
     silence_s: float
     secondary: bool
+    progress: ProgressRequests | None = None
 
 
 async def _follow_all(
@@ -239,6 +263,8 @@ async def _follow_stream(
             await stream.send(pb.WatchRequest(create_request=_create_request(keys, revision)), _OPEN_TIMEOUT_S)
         positions: dict[int, int] = {}  # by watch id: the position of the watch's range
         fragments: list[list[Event]] = [[] for _ in key_ranges]
+        if timeouts.progress is not None:
+            timeouts.progress.attach(stream)
         opened_by = time.monotonic() + _OPEN_TIMEOUT_S
         while True:
             opening = len(positions) < len(key_ranges)
@@ -257,8 +283,14 @@ async def _follow_stream(
             old_only = bool(parts) and parts[-1].mod_revision < next_revisions[position]
             events = tuple(event for event in parts if event.mod_revision >= next_revisions[position])
             if not old_only:
-                yield position, Changes(events[-1].mod_revision if events else reply.header.revision, events)
+                whole_stream = reply.watch_id == _ALL_WATCHES
+                yield (
+                    position,
+                    Changes(events[-1].mod_revision if events else reply.header.revision, events, whole_stream),
+                )
     finally:
+        if timeouts.progress is not None:
+            timeouts.progress.attach(None)
         await stream.close()
 
 
