@@ -11,6 +11,7 @@
         IdReused            the command's id belongs to another command: choose another id
       ResultForgotten       the command took effect earlier, but its result is no longer kept
       Unavailable           nothing has happened: try again later
+        Overloaded          the same: this masterd has too much to do, and says when to try again
         NoSpace             etcd's database is full
         NotLeader           this masterd does not lead
           LeadershipLost    the term ended before the request took effect
@@ -121,6 +122,19 @@ class Unavailable(NodectlError):
     code = "unavailable"
     status = 503
     exit_code = 5
+    retry_after_s: float | None = None
+    """How long to wait before the next attempt, if the master says so."""
+
+
+class Overloaded(Unavailable):
+    """This master has too much to do, so nothing has happened: try again after `retry_after_s`.
+
+    Its code is that of Unavailable, which older clients know.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class NoSpace(Unavailable):

@@ -376,10 +376,12 @@ class Etcd:
         revision: int = 0,
         limit: int = 0,
         keys_only: bool = False,
+        serializable: bool = False,
         timeout_s: float | None = None,
     ) -> Range:
         """Read all keys with the prefix `start`, or from `start` up to `end`, linearizably or as of `revision`.
 
+        serializable: any member answers from its own data, which may be outdated; this works without a quorum.
         TooLarge if the answer exceeds 64 MiB: request fewer keys.
         """
         request = pb.RangeRequest(
@@ -388,8 +390,13 @@ class Etcd:
             revision=revision,
             limit=limit,
             keys_only=keys_only,
+            serializable=serializable,
         )
-        return range_from_pb(await self._unary("KV/Range", request, RetryPolicy.FREELY, timeout_s=timeout_s))
+        return range_from_pb(
+            await self._unary(
+                "KV/Range", request, RetryPolicy.FREELY, timeout_s=timeout_s, needs_leader=not serializable
+            )
+        )
 
     async def put(self, key: str, value: bytes, *, lease: int = 0, timeout_s: float | None = None) -> int:
         """Write the key; return the revision of the write."""
@@ -410,8 +417,11 @@ class Etcd:
         *,
         timeout_s: float | None = None,
         repeatable: bool = False,
+        hedge_patience: float = 1.0,
     ) -> TxnResult:
         """Run one transaction. `repeatable`: the caller declares that its compares make a second copy harmless.
+
+        hedge_patience: the pauses before further copies are this many times as long as usual.
 
         A transaction that only reads, or is repeatable, is retried, and copies of it go to other members if the one in
         use is slow. `succeeded` may then be false although a repeatable transaction took effect: an earlier copy
@@ -421,8 +431,9 @@ class Etcd:
         reads_only = all(op.HasField("request_range") for op in (*then, *orelse))
         if not (reads_only or repeatable):
             return await self._txn(request, RetryPolicy.NEVER, timeout_s, 0)
+        pauses_s = [pause_s * hedge_patience for pause_s in self.settings.hedge_delays_s]
         return await self._hedged(
-            request, RetryPolicy.FREELY if reads_only else RetryPolicy.GUARDED, timeout_s, self.settings.hedge_delays_s
+            request, RetryPolicy.FREELY if reads_only else RetryPolicy.GUARDED, timeout_s, pauses_s
         )
 
     async def _txn(

@@ -130,6 +130,7 @@ class EtcdDiscovery:
         self._keys = keys
         self._leadership = leadership
         self._epoch = 0
+        self._candidate_urls: dict[str, None] = {}  # of the last candidates that were read
         self._known_revision = 0  # the key is known as of this revision; the slower watch may show an earlier one
 
     async def run(self) -> None:
@@ -173,14 +174,27 @@ class EtcdDiscovery:
                 self._publish_key(found.range(0).first, found.revision)
 
     async def urls(self) -> tuple[str, ...]:
-        """Return the leader's URLs, then those of all candidates. Raises Unavailable if etcd does not answer."""
+        """Return the leader's URLs, then those of all candidates.
+
+        Any one member answers: local reads must work without a quorum. If none does, the URLs that were read before
+        are returned. Raises Unavailable if there are none.
+        """
         leader = self._leadership.leader
         found = dict.fromkeys(leader.urls if leader else ())
-        listing = await self._etcd.range(self._keys.candidates, limit=_KNOWN_URLS_MAX)
+        try:
+            listing = await self._etcd.range(
+                self._keys.candidates, limit=_KNOWN_URLS_MAX, serializable=True, timeout_s=_READ_TIMEOUT_S
+            )
+        except Unavailable:
+            found |= self._candidate_urls
+            if not found:
+                raise
+            return tuple(found)
+        self._candidate_urls.clear()
         for kv in listing.kvs:
             with contextlib.suppress(Garbage):  # one unreadable candidate must not hide the others
-                found.update(dict.fromkeys(decode(Candidate, kv.value, kv.key).urls))
-        return tuple(found)
+                self._candidate_urls.update(dict.fromkeys(decode(Candidate, kv.value, kv.key).urls))
+        return tuple(found | self._candidate_urls)
 
     async def _follow_leader_key(self, secondary: bool) -> None:
         from nodestore.etcd.watch import Listing, mirror

@@ -14,7 +14,7 @@ from typing import Any, Self
 import aiohttp
 
 from nodectl.client.connection.errors import Broken
-from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotLeader, from_code
+from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotLeader, Unavailable, from_code
 from nodestore.support.json_rules import finite
 from nodestore.support.jsonio import loads
 from nodestore.support.tls_files import TlsFiles
@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 CONNECT_S = 1.0
 DNS_CACHE_S = 1
 _FILES_CHECK_S = 1.0
+RETRY_AFTER_MAX_S = 30.0
 _JSON = {"Content-Type": "application/json"}
+_TIMEOUT_HEADER = "Nodectl-Timeout-Ms"
+"""Tells the master how long this attempt waits: it drops, unrun, what it cannot serve in that time."""
 
 
 class Http:
@@ -95,7 +98,7 @@ class Http:
                 url,
                 data=body,
                 params=params,
-                headers=_JSON if body is not None else None,
+                headers={_TIMEOUT_HEADER: str(max(1, round(timeout_s * 1000))), **(_JSON if body is not None else {})},
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
@@ -143,6 +146,8 @@ def from_problem(document: Mapping[str, Any]) -> NodectlError:
     error = from_code(str(document["code"]), str(message))
     if isinstance(error, NotLeader):
         error.url = document.get("leader_url")
+    elif isinstance(error, Unavailable) and isinstance(wait_s := document.get("retry_after_s"), int | float):
+        error.retry_after_s = min(float(wait_s), RETRY_AFTER_MAX_S)
     return error
 
 

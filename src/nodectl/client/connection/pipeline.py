@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodectl.client.connection.backoff import backoff
+from nodectl.client.connection.backoff import backoff, requested_pause_s
 from nodectl.client.connection.errors import Broken, CommandOutcomeUnknown
 from nodectl.client.connection.http import Http, from_problem
 from nodectl.client.connection.leadership import Leader, Leadership
@@ -365,7 +365,8 @@ class Pipeline:
         ]
         self._requeue(again)
         if again:
-            self._back_off(leader, None)
+            asked = [outcome for outcome in outcomes if isinstance(outcome, Unavailable) and outcome.retry_after_s]
+            self._back_off(leader, max(asked, key=requested_pause_s, default=None))
 
     def _settle(
         self, pending: PendingCommand, leader: Leader, outcome: CommandResult | NodectlError, received_before: bool
@@ -439,8 +440,9 @@ class Pipeline:
 
     def _back_off(self, leader: Leader, error: Exception | None) -> None:
         self._last_tried_term = leader.term
-        self._not_before = time.monotonic() + self._pauses.next_s()
-        if error is not None:
+        requested_s = requested_pause_s(error)
+        self._not_before = time.monotonic() + max(self._pauses.next_s(), requested_s)
+        if error is not None and not requested_s:  # a leader that is overloaded still leads
             self._leadership.mark_doubtful(error.url if isinstance(error, NotLeader) else None)
 
     def _leader_changed(self) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
-from nodectl.client.connection.backoff import backoff
+from nodectl.client.connection.backoff import backoff, requested_pause_s
 from nodectl.client.connection.discovery import Discovery
 from nodectl.client.connection.errors import Broken
 from nodectl.client.connection.http import Http, cancel_all
@@ -64,6 +64,7 @@ class Requests:
                 # An attempt now would probably end as OutcomeUnknown, which is worse for the caller.
                 raise Unavailable(self._not_served_text(last))
             limit_s = min(_ATTEMPT_S, left_s) if repeatable else left_s
+            requested_s = 0.0
             url = leader.urls[pauses.failures % len(leader.urls)] + path
             try:
                 answer = await self._call_until_superseded(
@@ -77,12 +78,14 @@ class Requests:
                 self._leadership.mark_doubtful()
             except Unavailable as error:
                 last = f"master {leader.id}: {error}"
-                self._leadership.mark_doubtful(error.url if isinstance(error, NotLeader) else None)
+                requested_s = requested_pause_s(error)
+                if not requested_s:  # a leader that is overloaded still leads
+                    self._leadership.mark_doubtful(error.url if isinstance(error, NotLeader) else None)
             else:
                 self._state.mark_connected()
                 self._leadership.clear_doubt()
                 return answer
-            await self._pause(leader, pauses.next_s(), deadline)
+            await self._pause(leader, max(pauses.next_s(), requested_s), deadline)
 
     async def to_any(self, path: str, *, params: Mapping[str, str], timeout_s: float) -> Any:
         """Return the first answer of any masterd, asked one after another, the leader first.
@@ -97,7 +100,7 @@ class Requests:
                     limit_s = min(1.0, max(deadline - time.monotonic(), 0.05))
                     try:
                         return await self._http.call("GET", url + path, params=params, timeout_s=limit_s)
-                    except Broken as error:
+                    except (Broken, Unavailable) as error:  # a master that cannot answer now; another one may
                         last = str(error)
             except Unavailable as error:
                 last = str(error)
