@@ -11,7 +11,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+from masterd.api.admission import Admission, AdmissionLimits, caller_of
+from masterd.api.connection_guard import ConnectionGuard
 from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter
 from masterd.api.read_sources import ReadSources
@@ -120,18 +123,35 @@ def build_parts(
     return MasterdParts(me, settings, leadership, cluster_view, replica, campaign, health, read_sources, master)
 
 
-def build_api(parts: MasterdParts) -> Api:
-    """Build the HTTP API of a masterd. Closing its web application also ends a running scan of the store."""
+def build_api(parts: MasterdParts, limits: AdmissionLimits | None = None) -> Api:
+    """Build the HTTP API of a masterd. Closing its web application also ends a running scan of the store.
+
+    limits: of what clients may make it hold; by default a body may be as large as an entry of the journal.
+    """
     sources, settings = parts.read_sources, parts.settings
     peers = PeerClient()
     router = LeaderRouter(
         parts.me, leadership=parts.leadership, health=parts.health, cluster_view=parts.cluster_view,
         takeovers=parts.campaign, peers=peers,
     )  # fmt: skip
+    limits = limits or AdmissionLimits(body_bytes_max=settings.leader.limits.entry_bytes_max)
     return Api(
         sources, peers=peers, router=router, takeovers=parts.campaign, drills_allowed=settings.allow_drills,
         heartbeats=Heartbeats(parts.me.id, parts.leadership, parts.replica, settings.timing.beat_s),
-        configuration=Configuration(sources.etcd, sources.keys),
+        configuration=Configuration(sources.etcd, sources.keys), admission=Admission(limits),
+    )  # fmt: skip
+
+
+def build_guard(parts: MasterdParts, api: Api) -> ConnectionGuard:
+    """Build the guard of the connections of `api`. It knows other masterds by the addresses in their candidacies."""
+    candidates = parts.cluster_view.candidates
+
+    def master_addresses() -> frozenset[str]:
+        urls = (url for candidate in candidates.items.values() for url in candidate.urls)
+        return frozenset(host for url in urls if (host := urlsplit(url).hostname) is not None)
+
+    return ConnectionGuard(
+        api.admission, lambda address: caller_of(address, master_addresses()), api.commands_refused
     )  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from typing import NoReturn
 
 from aiohttp import web
 
+from masterd.api.connection_guard import GuardedRunner
 from masterd.application.contract import load_application
-from masterd.assembly import build_api, build_parts
+from masterd.assembly import build_api, build_guard, build_parts
 from masterd.election.campaign import MasterIdentity
 from masterd.roles.master import Master
 from masterd.settings import Settings
@@ -44,7 +45,8 @@ async def run(settings: Settings) -> None:
     log.info("starting: pid %d, cluster %s, API at %s", os.getpid(), settings.cluster, settings.advertise)
     async with Etcd(settings.etcd) as etcd, _maintenance(settings, etcd) as maintenance:
         parts = build_parts(etcd, keys, me, application, settings.master_settings, maintenance=maintenance)
-        runner = web.AppRunner(build_api(parts).app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        api = build_api(parts)
+        runner = GuardedRunner(api.app, build_guard(parts, api), shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         try:
             await _listen(runner, settings)

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 _KEEPALIVE_COMMENT = b": still here\n\n"
 _KEEPALIVE_COMMENT_S = 2.0
 _COALESCE_S = 0.1
+_BEHIND_S = 2.0
+"""How long a stream waits for a position that this masterd has not reached."""
 _PAGE_ENTRIES = 32
 _DIGITS_MAX = 16
 
@@ -74,6 +76,7 @@ async def stream_journal(sources: ReadSources, request: web.Request) -> web.Stre
     if replica.problem is not None:
         raise Unavailable(f"{sources.own_id} does not follow the journal: {replica.problem}")
     position = _position(sources, request)
+    await _check_reached(sources, position)
     epoch = replica.epoch
     first = await _page(sources, position)
     async with open_stream(request) as response:
@@ -101,6 +104,24 @@ async def write_entries(response: web.StreamResponse, epoch: int | None, entries
         await response.write(event)
         await time_slice.yield_if_used_up()
     return max(position, entries[-1].last if entries else 0)
+
+
+async def _check_reached(sources: ReadSources, position: int) -> None:
+    """Raise an error if the journal does not reach `position`: a stream from there would be silent for ever.
+
+    A standby may be a little behind the masterd at which the client got the position, so this waits for a moment.
+    """
+    replica = sources.replica
+    if position <= replica.index:
+        return
+    try:
+        await replica.wait_for(position, _BEHIND_S)
+    except TimedOut as behind:
+        if sources.leadership.leader is None and replica.age_s > _BEHIND_S:
+            raise Unavailable(f"{sources.own_id} does not follow the journal at present: {behind}") from None
+        raise Invalid(
+            f"after: index {position} is beyond the end of the journal, which is at {replica.index}"
+        ) from None
 
 
 def _position(sources: ReadSources, request: web.Request) -> int:

@@ -19,14 +19,14 @@ from typing import Protocol
 
 from aiohttp import web
 
+from masterd.api.body_reader import parse_body
 from masterd.election.campaign import MasterIdentity
 from masterd.replication.cluster_view import ClusterView
 from masterd.roles.health import MasterHealth
 from masterd.roles.leadership import Leadership
 from masterd.roles.peers import HOP_HEADER
 from masterd.term.leader import Leader
-from nodestore.errors import Garbage, LeadershipLost, NotLeader, OutcomeUnknown, TooOld, Unavailable
-from nodestore.support.jsonio import loads
+from nodestore.errors import LeadershipLost, NodectlError, NotLeader, OutcomeUnknown, TooOld, Unavailable
 from nodestore.support.waiting import set_within
 
 _ATTEMPTS_MAX = 5
@@ -231,8 +231,8 @@ async def _is_repeatable(request: web.Request) -> bool:
     if request.path != "/v1/commands":
         return False
     try:
-        body = loads(await request.read())
-    except Garbage:
+        body = await parse_body(request)
+    except NodectlError:
         return False
     commands = body.get("commands", [body]) if isinstance(body, dict) else []
     return isinstance(commands, list) and all(isinstance(item, dict) and item.get("id") for item in commands)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from http import HTTPStatus
+
 from aiohttp import web
 
-from nodestore.errors import Invalid, NodectlError, NotFound, NotLeader, TooLarge
+from nodestore.errors import Invalid, NodectlError, NotFound, NotLeader, TooLarge, Unavailable
 from nodestore.schema.api_types import Problem
 from nodestore.support.jsonio import dumps
 
@@ -24,15 +27,37 @@ def problem_of(error: NodectlError, leader_url: str | None = None) -> Problem:
     url = error.url if isinstance(error, NotLeader) and error.url else leader_url
     if url:
         problem["leader_url"] = url
+    if isinstance(error, Unavailable) and error.retry_after_s is not None:
+        problem["retry_after_s"] = error.retry_after_s
     return problem
 
 
-def problem_response(error: NodectlError, leader_url: str | None = None) -> web.Response:
-    """The response that reports `error`; `leader_url` is the URL of the leader, if it is known."""
-    headers = {"Retry-After": "1"} if error.status == 503 else None
-    return web.Response(
-        body=dumps(problem_of(error, leader_url)), status=error.status, content_type=CONTENT_TYPE, headers=headers
+def problem_response(error: NodectlError, leader_url: str | None = None, *, status: int | None = None) -> web.Response:
+    """The response that reports `error`; `leader_url` is the URL of the leader, if it is known. status: instead of the
+    error's own."""
+    problem = problem_of(error, leader_url)
+    problem["status"] = status or error.status
+    headers = {"Retry-After": _retry_after(error)} if error.status == 503 else None
+    return web.Response(body=dumps(problem), status=problem["status"], content_type=CONTENT_TYPE, headers=headers)
+
+
+def closing_answer(error: NodectlError, status: int | None = None) -> bytes:
+    """The bytes of an answer that reports `error` and ends the connection, for a request that was not parsed."""
+    problem = problem_of(error)
+    problem["status"] = status or error.status
+    body = dumps(problem)
+    retry = f"Retry-After: {_retry_after(error)}\r\n" if error.status == 503 else ""
+    head = (
+        f"HTTP/1.1 {problem['status']} {HTTPStatus(problem['status']).phrase}\r\nContent-Type: {CONTENT_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\n{retry}Connection: close\r\n\r\n"
     )
+    return head.encode() + body
+
+
+def _retry_after(error: NodectlError) -> str:
+    """The header Retry-After, which holds whole seconds."""
+    retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
+    return str(max(1, math.ceil(retry_after_s or 1.0)))
 
 
 def http_problem(request: web.Request, error: web.HTTPException) -> web.Response:

@@ -65,12 +65,18 @@ def _leader_id(sources: ReadSources) -> str | None:
 
 
 async def masters(sources: ReadSources, _: web.Request) -> api_types.Masters:
-    """All candidates."""
+    """All candidates. Raises Unavailable if they have not been read yet."""
+    if not sources.cluster_view.revision:
+        raise Unavailable(f"{sources.own_id} has not read the candidates yet; try again in a moment")
+    return {"masters": _master_views(sources)}
+
+
+def _master_views(sources: ReadSources) -> list[MasterView]:
     views = master_views(sources.cluster_view.candidates.items, _leader_id(sources))
     for view in views:
         if view["id"] == sources.own_id:
             view["index"] = sources.replica.index
-    return {"masters": views}
+    return views
 
 
 def standbys(sources: ReadSources) -> list[MasterView]:
@@ -228,7 +234,7 @@ async def status(sources: ReadSources, request: web.Request) -> api_types.Overvi
         sources.store_scan.find_problems(_STATUS_WAIT_S),
         member_certificate_warnings(sources.maintenance.settings),
     )
-    master_list = (await masters(sources, request))["masters"]
+    master_list = _master_views(sources)
     return {
         "cluster": sources.keys.cluster,
         "leader": await _leader_or_none(sources, request),

@@ -5,23 +5,9 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from aiohttp import web
-
 from masterd.state_machine.batch import CommandRequest
-from nodestore.errors import Garbage, Invalid
+from nodestore.errors import Invalid
 from nodestore.schema.api_types import ID_CHARS_MAX
-from nodestore.support.jsonio import loads
-
-
-async def read_body(request: web.Request) -> dict[str, Any]:
-    """The JSON object in the body of a request. Raises Invalid if the body is not a JSON object."""
-    try:
-        body = loads(await request.read(), "the request body")
-    except Garbage as error:
-        raise Invalid(str(error)) from None
-    if not isinstance(body, dict):
-        raise Invalid("the request body must be a JSON object")
-    return body
 
 
 def text_field(body: dict[str, Any], name: str, where: str = "") -> str:

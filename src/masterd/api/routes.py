@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import HttpVersion10, StreamReader, web
 
 from masterd.api import event_streams, fault_injection, history, openapi, reads
+from masterd.api.admission import Admission
+from masterd.api.body_reader import deadline_of, raise_if_too_late, read_body, receive_body, release, set_deadline
+from masterd.api.connection_guard import GuardedConnection
 from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter, disconnected
 from masterd.api.problems import http_problem, problem_of, problem_response
 from masterd.api.read_sources import ReadSources
-from masterd.api.request_bodies import actor_of, parse_command, read_body, text_field
+from masterd.api.request_bodies import actor_of, parse_command, text_field
 from masterd.roles.handover import hand_over
 from masterd.roles.peers import PeerClient
-from masterd.state_machine.batch import CommandOutcome, CommandRequest
+from masterd.state_machine.batch import CommandOutcome
 from masterd.term.leader import Leader
 from nodestore.cluster.configuration import Configuration
 from nodestore.cluster.election import TakeoverWon
@@ -32,7 +36,6 @@ from nodestore.errors import (
     LeadershipLost,
     NodectlError,
     NotFound,
-    OutcomeUnknown,
     Unavailable,
 )
 from nodestore.schema import api_types
@@ -42,8 +45,9 @@ from nodestore.support.time_slices import dumps_in_slices
 
 log = logging.getLogger(__name__)
 
-BODY_BYTES_MAX = 16 << 20
 _COMMIT_S = 10.0
+_ANSWER_S = 30.0
+"""The longest time for which a request says that its sender waits."""
 _TAKEOVER_ORDER_TIMEOUT_S = 2.0
 """Time limit of a takeover that the leader requests in a handover. If this masterd is still becoming a standby, it
 first waits until it is one; the limit does not include that wait. The leader waits for longer than both together."""
@@ -69,6 +73,7 @@ class Api:
         heartbeats: Heartbeats,
         takeovers: TakeoverRequests,
         configuration: Configuration,
+        admission: Admission,
         drills_allowed: bool,
     ) -> None:
         self._sources, self._peers, self._leader_router, self._heartbeats = sources, peers, router, heartbeats
@@ -77,38 +82,42 @@ class Api:
         self._cluster_view, self._replica = sources.cluster_view, sources.replica
         self._openapi_document: dict[str, Any] | None = None
         self._described_commands: api_types.CommandList | None = None
-        self.app = web.Application(middlewares=[self._errors_to_problems], client_max_size=BODY_BYTES_MAX)
+        self.admission = admission
+        self.app = web.Application(
+            middlewares=[self._note_progress, self._errors_to_problems, self._admit],
+            client_max_size=admission.limits.body_bytes_max,
+        )
         add = self.app.router.add_route
         for method, path, handler in self._routes():
-            add(method, path, handler)
+            add(method, path, handler, expect_handler=_expect_later)
         self.app.on_cleanup.append(self._close)
 
     def _routes(self) -> list[tuple[str, str, Handler]]:
         return [
             ("GET", "/v1/health", self._get_health),
             ("GET", "/v1/leader", self._get_leader),
-            ("GET", "/v1/masters", self._read_handler(reads.masters)),
-            ("GET", "/v1/members", self._read_handler(reads.members)),
-            ("GET", "/v1/nodes", self._read_handler(reads.nodes)),
+            ("GET", "/v1/masters", self._read_handler(reads.masters, uses_view=True, from_state=False)),
+            ("GET", "/v1/members", self._read_handler(reads.members, from_state=False)),
+            ("GET", "/v1/nodes", self._read_handler(reads.nodes, uses_view=True)),
             ("GET", "/v1/nodes/watch", self._stream_handler(event_streams.stream_nodes)),
             ("GET", "/v1/events", self._stream_handler(event_streams.stream_journal)),
             ("GET", "/v1/cluster/watch", self._stream_handler(event_streams.stream_cluster)),
             ("GET", "/v1/live", self._stream_handler(event_streams.stream_cluster)),  # its name for old clients
-            ("GET", "/v1/nodes/{node}", self._read_handler(reads.node)),
+            ("GET", "/v1/nodes/{node}", self._read_handler(reads.node, uses_view=True)),
             ("GET", "/v1/documents", self._read_handler(reads.documents)),
             ("GET", "/v1/documents/{path:.+}", self._read_handler(reads.document)),
             ("GET", "/v1/commands", self._command_list),
             ("POST", "/v1/commands", self._commands),
             ("GET", "/v1/history", self._read_handler(history.history)),
-            ("GET", "/v1/terms", self._read_handler(reads.terms)),
-            ("GET", "/v1/snapshots", self._read_handler(reads.snapshots)),
-            ("GET", "/v1/snapshots/{name}", self._read_handler(reads.snapshot)),
+            ("GET", "/v1/terms", self._read_handler(reads.terms, from_state=False)),
+            ("GET", "/v1/snapshots", self._read_handler(reads.snapshots, from_state=False)),
+            ("GET", "/v1/snapshots/{name}", self._read_handler(reads.snapshot, from_state=False)),
             ("POST", "/v1/snapshots", self._save_snapshot),
             ("DELETE", "/v1/snapshots/{name}", self._delete_snapshot),
-            ("GET", "/v1/config/history", self._read_handler(reads.config_history)),
-            ("GET", "/v1/config", self._read_handler(reads.config)),
+            ("GET", "/v1/config/history", self._read_handler(reads.config_history, from_state=False)),
+            ("GET", "/v1/config", self._read_handler(reads.config, uses_view=True)),
             ("PUT", "/v1/config", self._put_config),
-            ("GET", "/v1/status", self._read_handler(reads.status)),
+            ("GET", "/v1/status", self._read_handler(reads.status, uses_view=True, from_state=False)),
             ("POST", "/v1/leader/switchover", self._switchover),
             ("POST", "/v1/campaign", self._campaign),
             ("POST", "/v1/drill", self._drill),
@@ -124,6 +133,40 @@ class Api:
         await self._sources.store_scan.close()
 
     # --- every request ---
+
+    @web.middleware
+    async def _note_progress(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Note when a request begins and ends. If its body was not read, the connection ends with it."""
+        connection = request.protocol
+        if isinstance(connection, GuardedConnection):
+            connection.request_begun()
+        try:
+            response = await handler(request)
+            if _unread(request) is not None:
+                response.force_close()
+            return response
+        finally:
+            release(request, self.admission)
+            if isinstance(connection, GuardedConnection):
+                connection.request_ended(_unread(request))
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse what this masterd has no time or memory for, before the body is received; then receive it."""
+        if request.version < HttpVersion10:
+            raise Invalid(f"HTTP/{request.version.major}.{request.version.minor} is too old: use HTTP/1.1")
+        set_deadline(request, _ANSWER_S)
+        if request.path == "/v1/commands" and (refusal := self.commands_refused()) is not None:
+            raise refusal
+        if request.body_exists:
+            await receive_body(request, self.admission)
+        raise_if_too_late(request)
+        return await handler(request)
+
+    def commands_refused(self) -> NodectlError | None:
+        """Why this masterd, as the leader, can accept no command now; None if it can, or if it does not lead."""
+        leader = self._leadership.leader
+        return None if leader is None or leader.has_ended else leader.overload
 
     @web.middleware
     async def _errors_to_problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -163,19 +206,29 @@ class Api:
         """This masterd's leader role, or the answer of the leader elsewhere."""
         return await self._leader_router.leader_or_response(request)
 
-    def _read_handler(self, read: Callable[[ReadSources, web.Request], Awaitable[Any]]) -> Handler:
+    def _read_handler(
+        self,
+        read: Callable[[ReadSources, web.Request], Awaitable[Any]],
+        *,
+        uses_view: bool = False,
+        from_state: bool = True,
+    ) -> Handler:
         """The HTTP handler that serves `read`.
 
         A local read is answered at once. A linearizable read is served by the leader, after it has confirmed its term
-        with a request to etcd that was sent after the read had arrived.
+        with a request to etcd that was sent after the read had arrived. uses_view: the answer also holds values of the
+        cluster view; then that must have reached the revision of the confirmation as well. from_state: the answer
+        holds values of the replica, so a replica that has never been complete answers no local read.
         """
 
         async def handle(request: web.Request) -> web.StreamResponse:
             if _is_local(request):
+                if from_state:
+                    self._replica.raise_if_unread()
                 return await self._json_in_slices(await read(self._sources, request), True)
 
             async def confirm_and_read(leader: Leader) -> web.StreamResponse:
-                await leader.confirm_read()
+                await leader.confirm_read(include_view=uses_view)
                 return await self._json_in_slices(await read(self._sources, request))
 
             return await self._leader_router.run_on_leader(request, confirm_and_read)
@@ -207,7 +260,7 @@ class Api:
         return self._json(health, True)
 
     async def _get_leader(self, request: web.Request) -> web.StreamResponse:
-        return await self._read_handler(reads.leader)(request)
+        return await self._read_handler(reads.leader, uses_view=True, from_state=False)(request)
 
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """Heartbeats of this leader's term, for standbys."""
@@ -279,7 +332,10 @@ class Api:
         ]
 
         async def run(leader: Leader) -> web.StreamResponse:
-            outcomes = await self._submit(leader, requests)
+            outcomes = await leader.submit(
+                requests, deadline=min(deadline_of(request), time.monotonic() + _COMMIT_S),
+                is_wanted=lambda: not disconnected(request),
+            )  # fmt: skip
             lost = [outcome.error for outcome in outcomes if isinstance(outcome.error, LeadershipLost)]
             if len(lost) == len(outcomes):
                 raise lost[0]  # no command was run, so the router may send all of them to the next leader
@@ -290,15 +346,6 @@ class Api:
             return self._answer(_outcome(outcomes[0]))
 
         return await self._leader_router.run_on_leader(request, run)
-
-    async def _submit(self, leader: Leader, requests: list[CommandRequest]) -> list[CommandOutcome]:
-        try:
-            async with asyncio.timeout(_COMMIT_S):
-                return await leader.submit(requests)
-        except TimeoutError:
-            raise OutcomeUnknown(
-                f"the command was not committed within {_COMMIT_S:g} s; it may still be committed"
-            ) from None
 
     def _outcomes(self, outcomes: list[CommandOutcome]) -> api_types.Outcomes:
         results = [_outcome(item) if item.error is None else _not_committed(item.id, item.error) for item in outcomes]
@@ -342,9 +389,12 @@ class Api:
 
         return await self._leader_router.run_on_leader(request, apply)
 
-    async def _get_paused(self, _: web.Request) -> web.StreamResponse:
-        paused = self._cluster_view.paused
-        return self._json(paused.model_dump(mode="json") if paused else {}, True)
+    async def _get_paused(self, request: web.Request) -> web.StreamResponse:
+        """The pause, from memory or by a linearizable read of etcd. It needs no leader: a pause may be why there is
+        none."""
+        local = _is_local(request)
+        paused = self._cluster_view.paused if local else await self._configuration.paused()
+        return self._json(paused.model_dump(mode="json") if paused else {}, local)
 
     async def _put_paused(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request)
@@ -367,6 +417,15 @@ class Api:
             # In a thread: on a slow PC it takes longer than standbys wait for a heartbeat.
             self._openapi_document = await asyncio.to_thread(openapi.document, self._sources.application)
         return self._json(self._openapi_document, True)
+
+
+def _unread(request: web.Request) -> StreamReader | None:
+    """The body, if the client has not sent all of it or this masterd has not read it."""
+    return request.content if request.body_exists and not request.content.is_eof() else None
+
+
+async def _expect_later(_: web.Request) -> None:
+    """Do not ask for the body yet: `receive_body` does, once it is admitted."""
 
 
 def _is_local(request: web.Request) -> bool:

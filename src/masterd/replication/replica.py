@@ -74,8 +74,19 @@ class Replica:
 
     @property
     def age_s(self) -> float:
-        """Seconds since the state was last known to be complete."""
+        """Seconds since the state was last known to be complete. Of no meaning before `has_read`."""
         return time.monotonic() - self.up_to_date_at
+
+    @property
+    def has_read(self) -> bool:
+        """Whether the state was complete at some time since this program started."""
+        return self.up_to_date_at > 0
+
+    def raise_if_unread(self) -> None:
+        """Raise Unavailable if the journal has never been read to its end: the state is empty, or of long ago."""
+        if not self.has_read:
+            reading = f"it is reading it, and is at index {self.index}" if self.index else self.problem or self.outage
+            raise Unavailable(f"this masterd has not read the journal yet: {self.outage or reading}")
 
     def subscribe(self, callback: Callable[[Entry], None]) -> Callable[[], None]:
         """Call `callback` with each applied entry; return a function that unsubscribes it."""
@@ -190,13 +201,14 @@ class Replica:
             self._recent_bytes -= self._recent.popleft()[1]
 
     async def _apply_all(self) -> int:
+        begun = time.monotonic()  # applying may take long: the state is complete as of the listing, not of its end
         listing = await self._list_new_entries()
         epoch = await self._read_epoch(listing.revision)
         if epoch is not None and self._enter_epoch(epoch):
             return await self._apply_all()
         await self._apply_new(listing.kvs)
         await self._check_head(listing.revision, self.state.index)
-        self.up_to_date_at = time.monotonic()
+        self.up_to_date_at = max(self.up_to_date_at, begun)
         self.problem, self.outage = None, None
         self._limited_log.reset()
         return listing.revision
@@ -267,12 +279,13 @@ class Replica:
         )
         async with aclosing(stream):
             async for changes in stream:
+                received = time.monotonic()
                 await self._apply_new(
                     KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
                     for event in changes.events
                     if event.value is not None
                 )
-                self.up_to_date_at = time.monotonic()
+                self.up_to_date_at = max(self.up_to_date_at, received)
 
     async def _apply_new(self, kvs: Iterable[KV]) -> None:
         """Apply the entries that are new among these; skip unreadable keys."""

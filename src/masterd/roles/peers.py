@@ -13,6 +13,10 @@ from nodestore.errors import Garbage, NodectlError, NotLeader, OutcomeUnknown, U
 from nodestore.support.jsonio import dumps, loads
 
 HOP_HEADER = "Nodectl-Hop"
+TIMEOUT_HEADER = "Nodectl-Timeout-Ms"
+"""How long the sender waits for the answer. A duration, because the clocks of two PCs differ."""
+_CONNECTIONS_MAX = 48
+"""To each masterd: below what it accepts from one address."""
 _TIMEOUT_S = 12.0
 _CONNECT_S = 1.0
 _PASSED_BACK = ("Content-Type", "Retry-After", "Nodectl-Index", "Nodectl-Master", "Nodectl-Term")
@@ -27,7 +31,8 @@ class PeerClient:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=_CONNECT_S)
-            connector = aiohttp.TCPConnector(ttl_dns_cache=1)  # the default of 10 s keeps an address that has changed
+            # The default of 10 s for DNS keeps an address that has changed.
+            connector = aiohttp.TCPConnector(limit=0, limit_per_host=_CONNECTIONS_MAX, ttl_dns_cache=1)
             self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
         return self._session
 
@@ -51,6 +56,8 @@ class PeerClient:
             raise NotLeader(f"there is no leader at the moment{why}")
         body = await request.read()
         headers = {HOP_HEADER: "1", "Content-Type": request.headers.get("Content-Type", "application/json")}
+        if TIMEOUT_HEADER in request.headers:
+            headers[TIMEOUT_HEADER] = request.headers[TIMEOUT_HEADER]
         try:
             async with self._open().request(
                 request.method, url + request.path_qs, data=body or None, headers=headers

@@ -74,6 +74,8 @@ class BatchLimits:
     """Limit for each node's spec: `desired/<node>` must fit into one transaction."""
     state_bytes_max: int = 8 << 20
     """Limit for all documents and specs together. What makes them smaller is accepted above it too."""
+    batch_bytes_max: int | None = None
+    """Limit for the commands of a batch together; None: `entry_bytes_max`. One command may exceed it, alone."""
 
 
 @dataclass(slots=True)
@@ -147,7 +149,8 @@ class Batch:
                 raise TooLarge(
                     f"command {request.name} would write {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}"
                 )
-            if self.records and self.entry_bytes + len(raw) > self.limits.entry_bytes_max:
+            batch_bytes_max = self.limits.batch_bytes_max or self.limits.entry_bytes_max
+            if self.records and self.entry_bytes + len(raw) > batch_bytes_max:
                 return None
             admitted = True
         finally:

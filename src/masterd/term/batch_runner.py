@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 from masterd.application.worker import HungError, JobProgress
 from masterd.replication.replica import Replica
@@ -52,25 +52,41 @@ class BatchRunner:
         Raises LeadershipLost, OutcomeUnknown and Garbage, which end the term. Other errors become outcomes.
         """
         if self._queue.first.request.name == SNAPSHOT_RESTORE:
-            await self._run_restore(self._queue.pop_first())
+            submission = self._queue.pop_first()
+            submission.is_running = True
+            await self._run_restore(submission)
             return
-        submissions = self._next_batch()
+        submissions = self._take_batch()
         if not submissions:
             return
+        outcomes: list[CommandOutcome] = []
+        begun = time.monotonic()
         try:
             batch, outcomes = await self._committer.run_batch(
                 lambda batch, progress: _run_all(batch, progress, submissions), self._settings.handler_timeout_s,
                 inline=self._committer.may_run_inline([submission.request for submission in submissions]),
             )  # fmt: skip
         except HungError as error:
+            self._put_back(submissions)
             await self._refuse_hung(submissions[error.step], error)
             return
-        for _ in outcomes:
-            self._queue.pop_first()
+        except BaseException:
+            self._put_back(submissions)
+            raise
+        self._committer.pace.note_run(len(outcomes), time.monotonic() - begun)
+        was_full = bool(self._queue) or len(outcomes) < len(submissions)
+        self._put_back(submissions[len(outcomes) :])
         await self._commit_outcomes(batch, list(zip(submissions, outcomes, strict=False)))
+        self._committer.pace.note_batch(len(outcomes), time.monotonic() - begun, was_full)
 
-    def _next_batch(self) -> list[Submission]:
-        """Return the queued commands that fit into one batch.
+    def _put_back(self, submissions: Sequence[Submission]) -> None:
+        """Queue commands again, before all others, which were taken but not run."""
+        for submission in submissions:
+            submission.is_running = False
+        self._queue.prepend(submissions)
+
+    def _take_batch(self) -> list[Submission]:
+        """Remove and return the queued commands that fit into one batch. Those that no caller waits for are dropped.
 
         A restore ends the batch, because it is a batch of its own. While too many handlers hang, a command whose
         handler has hung before ends the batch too; if such a command is the first, it is refused.
@@ -79,12 +95,17 @@ class BatchRunner:
         hung_count = self._committer.worker.hung_count
         refused = self._hung_commands if hung_count >= _HUNG_THREADS_MAX else frozenset[str]()
         known_ids = self._replica.state.ids  # a repeat does not run: it gets the first result
-        for submission in islice(self._queue, self._settings.commands_per_batch):
-            request = submission.request
+        now, limit = time.monotonic(), self._committer.pace.commands
+        while self._queue and len(submissions) < limit:
+            submission, request = self._queue.first, self._queue.first.request
+            if submission.is_over(now):
+                self._queue.pop_first().give_up()
+                continue
             if request.name == SNAPSHOT_RESTORE or (request.name in refused and request.id not in known_ids):
                 break
-            submissions.append(submission)
-        if not submissions:
+            submission.is_running = True
+            submissions.append(self._queue.pop_first())
+        if not submissions and self._queue and self._queue.first.request.name != SNAPSHOT_RESTORE:
             submission = self._queue.pop_first()
             submission.fail(NodectlError(
                 f"command {submission.request.name} was not run: {hung_count} handlers of this application hang, and "

@@ -7,24 +7,31 @@ commits them; all others wait for the outcomes.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
+from masterd.term.pacing.batch_pace import BatchPace
 from masterd.term.submissions import Submission, SubmissionGroup
 from masterd.term.takeover_record import TakeoverRecord
 from masterd.term.term_end import TermEnd
-from nodestore.errors import LeadershipLost, NoSpace, Unavailable
+from nodestore.errors import LeadershipLost, NoSpace, Overloaded
 from nodestore.support.waiting import set_within
 
 _HANDOVER_S = 6.0
+_WAIT_MAX_S = 2.0
+"""Commands are refused if they would wait longer: clients wait 5 s for an answer, and would send them again."""
+_RETRY_S = 1.0
 
 
 class CommandQueue:
     """Commands that wait to be committed, in order.
 
     commands_max: admission limit for commands of clients. space_refusal: returns why etcd has no room for commands, or
-    None. wake: set when commands were added.
+    None. wake: set when commands were added. pace: how fast commands are committed; a new command is refused if it
+    would wait for too long.
     """
 
     def __init__(
@@ -34,7 +41,9 @@ class CommandQueue:
         takeover_record: TakeoverRecord,
         space_refusal: Callable[[], NoSpace | None],
         wake: asyncio.Event,
+        pace: BatchPace | None = None,
     ) -> None:
+        self._pace = pace
         self._commands_max, self._term_end, self._takeover_record = commands_max, term_end, takeover_record
         self._space_refusal, self._wake = space_refusal, wake
         self._waiting: deque[Submission] = deque()
@@ -51,18 +60,44 @@ class CommandQueue:
 
     # --- for clients ---
 
-    async def submit(self, requests: Sequence[CommandRequest]) -> list[CommandOutcome]:
+    @property
+    def overload(self) -> Overloaded | None:
+        """Why no command of a client can be queued now; None if one can."""
+        queued = len(self._waiting)
+        wait_s = 0.0 if self._pace is None else self._pace.wait_s(queued)
+        if queued >= self._commands_max or wait_s > _WAIT_MAX_S:
+            return Overloaded(f"{queued} commands are queued already; try again in a moment", max(wait_s, _RETRY_S))
+        return None
+
+    async def submit(
+        self,
+        requests: Sequence[CommandRequest],
+        *,
+        deadline: float = math.inf,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> list[CommandOutcome]:
         """Queue commands in this order; return their outcomes once committed. See `Leader.submit`."""
         await self._wait_accepting()
         if (refusal := self._space_refusal()) is not None:
             raise refusal
+        if (overload := self.overload) is not None:
+            raise overload
         if len(self._waiting) + len(requests) > self._commands_max:
-            raise Unavailable(f"{len(self._waiting)} commands are queued already; try again in a moment")
+            raise Overloaded(f"{len(self._waiting)} commands are queued already; try again in a moment", _RETRY_S)
         if not requests:
             return []
         self._takeover_record.note_request()
         group = SubmissionGroup(len(requests))
-        self.append([Submission(request, group, position) for position, request in enumerate(requests)])
+        submissions = [
+            Submission(request, group, position, deadline=deadline, is_wanted=is_wanted)
+            for position, request in enumerate(requests)
+        ]
+        self.append(submissions)
+        # Not `wait_for`, which would cancel the future that the others of the group wait for.
+        left_s = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        await asyncio.wait([group.all_resolved], timeout=left_s)
+        for submission in submissions:
+            submission.give_up()
         return await group.all_resolved
 
     async def _wait_accepting(self) -> None:

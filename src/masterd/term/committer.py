@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from masterd.application.contract import Application
@@ -20,6 +20,8 @@ from masterd.state_machine.batch import Batch, BatchLimits, CommandRequest, enco
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.views import TxnBudget, changes_of, document_view
 from masterd.term.journal import Commit, Journal, TermBroken
+from masterd.term.pacing.batch_pace import BatchPace
+from masterd.term.pacing.log_turnover import LogTurnover
 from masterd.term.publisher import Publisher
 from masterd.term.retention import RetentionSettings
 from masterd.term.warm_start import PreparedSpecs, derive_all
@@ -90,9 +92,11 @@ class Committer:
         self.spec_deriver = SpecDeriver(application)
         self.journal = Journal(etcd, keys, won.fence, won.head)
         self.publisher = Publisher(etcd, keys, won.fence)
+        self._log_turnover = LogTurnover(etcd, keys)
         self.worker = Worker()
         self.ids_bytes_max = settings.budget.ids_bytes_max
         """Limit for remembered results. Lower while etcd is short of space; see `term/results/forgetter.py`."""
+        self.pace = BatchPace(settings.commands_per_batch, settings.limits.entry_bytes_max)
         self._inline_allowed_at = 0.0
         self._quick_commands: frozenset[str] = frozenset()
 
@@ -117,7 +121,7 @@ class Committer:
         comes from `work`, which must restore the specs before it raises. inline: run in the event loop, without limit.
         """
         batch = Batch(
-            self._replica.state, self._application, self.spec_deriver, self._wall_clock(), self._settings.limits,
+            self._replica.state, self._application, self.spec_deriver, self._wall_clock(), self._limits,
             epoch=self._fence.term.epoch, on_fault=_log_fault,
         )  # fmt: skip
         if inline:
@@ -131,6 +135,11 @@ class Committer:
         except HungError:
             await self.rebuild_specs()
             raise
+
+    @property
+    def _limits(self) -> BatchLimits:
+        """The limits of the next batch."""
+        return replace(self._settings.limits, commands_max=self.pace.commands, batch_bytes_max=self.pace.bytes)
 
     def use_prepared_specs(self, prepared: PreparedSpecs) -> None:
         """Use specs that were derived from the committed state before the term was won."""
@@ -188,7 +197,12 @@ class Committer:
             guards = await self._restore_guards(batch)
             ops = [op_put(self._keys.entry(last), raw), *(op for _, op in guards), *views]
             compares = (*compares, *(compare for compare, _ in guards))
+            size = sum(op.ByteSize() for op in ops)
+            await self._log_turnover.catch_up()
+            begun = time.monotonic()
             revision = await self.journal.commit(Commit.moving_to(last, ops, compares))
+            self.pace.note_commit(size, time.monotonic() - begun)
+            self._log_turnover.note_commit(len(batch.records), size, revision)
         except NodectlError:
             await self.undo(batch)
             raise

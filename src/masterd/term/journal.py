@@ -31,12 +31,16 @@ from nodestore.errors import (
 from nodestore.etcd.session import KV, Compare, Etcd, Op, TxnResult, cmp_mod, op_get, op_put
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Head, decode, nonce_of
+from nodestore.support.backoff import Backoff
 from nodestore.support.logs import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
-_ATTEMPT_S = 2.0
-_RETRY_S = 0.05
+_ATTEMPT_S, _ATTEMPT_MAX_S = 2.0, 8.0
+"""Time limit of the first attempt, and of the later ones: each gets twice as long, as etcd may be overloaded."""
+_RETRY_S, _RETRY_MAX_S = 0.05, 0.5
+_HEDGE_BYTES = 128 << 10
+"""With each so many bytes, copies to other members are sent later: they cost etcd as much as the first one."""
 _FULL_RETRY_S = 0.5
 
 
@@ -72,6 +76,7 @@ class Journal:
         self.index = 0 if head is None else decode(Head, head.value, keys.head).index
         self.open_since: float | None = None
         """Monotonic time at which the open commit began; None if no commit is open."""
+        self._attempt_s = _ATTEMPT_S
         self._limited_log = RateLimitedLog(log, 10.0)
 
     async def commit(self, commit: Commit) -> int:
@@ -87,14 +92,14 @@ class Journal:
         land. If etcd has no space after such an attempt, this waits for space as long as the term lasts. Cancellation
         leaves the outcome unknown.
         """
-        self.open_since = time.monotonic()
+        self.open_since, self._attempt_s = time.monotonic(), _ATTEMPT_S
         try:
             return await self._commit(commit)
         finally:
             self.open_since = None
 
     async def _commit(self, commit: Commit) -> int:
-        reply_lost = False
+        reply_lost, pauses = False, Backoff(_RETRY_S, _RETRY_MAX_S)
         while True:
             try:
                 result = await self._send(commit)
@@ -107,13 +112,15 @@ class Journal:
                     logging.WARNING,
                     f"commit of index {commit.head.index} got no reply, trying again: {error}",
                 )
+                self._attempt_s = min(2 * self._attempt_s, _ATTEMPT_MAX_S)
+                await asyncio.sleep(pauses.next_s())
             except Unavailable as error:
                 if not reply_lost:
                     raise
                 self._limited_log.log(
                     logging.WARNING, f"commit of index {commit.head.index} still open: {error}", about=error.code
                 )
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(pauses.next_s())
             except NodectlError as error:
                 if not reply_lost:
                     raise
@@ -131,7 +138,10 @@ class Journal:
         ]
         then = [op_put(self._keys.head, commit.head.encode()), *commit.ops]
         orelse = [op_get(self._keys.leader), op_get(self._keys.head), op_get(self._keys.epoch)]
-        return await self._etcd.txn(compares, then, orelse, timeout_s=_ATTEMPT_S, repeatable=True)
+        patience = 1.0 + sum(op.ByteSize() for op in commit.ops) / _HEDGE_BYTES
+        return await self._etcd.txn(
+            compares, then, orelse, timeout_s=self._attempt_s, repeatable=True, hedge_patience=patience
+        )
 
     async def _without_room(self, commit: Commit, error: NoSpaceUnknown, reply_lost: bool) -> int | None:
         """Read `head` after etcd reported that it is full, and return the revision if the commit has landed.

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from masterd.application.worker import HungError
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.committer import LeaderSettings
 from masterd.term.journal import TermBroken
 from masterd.term.parts import TermParts
-from nodestore.errors import LeadershipLost
+from nodestore.errors import LeadershipLost, NodectlError
 from nodestore.support.tasks import run_until_first_ends
 from nodestore.support.waiting import set_within
 
@@ -65,18 +66,37 @@ class Leader:
 
     # --- for callers ---
 
-    async def submit(self, requests: Sequence[CommandRequest]) -> list[CommandOutcome]:
+    @property
+    def overload(self) -> NodectlError | None:
+        """Why no command can be accepted now; None if one can."""
+        return self._queue.overload
+
+    async def submit(
+        self,
+        requests: Sequence[CommandRequest],
+        *,
+        deadline: float = math.inf,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> list[CommandOutcome]:
         """Run commands in this order; return their outcomes once committed. An outcome holds its command's error.
 
+        deadline: until when the caller waits, by the monotonic clock. is_wanted: returns False once it is gone. A
+        command that does not run until then is not run at all: its error is Unavailable.
         Raises LeadershipLost, Unavailable or NoSpace if no command was run. After an OutcomeUnknown outcome, repeat the
         command with the same id.
         """
-        return await self._parts.result_recall.complete(await self._queue.submit(requests))
+        outcomes = await self._queue.submit(requests, deadline=deadline, is_wanted=is_wanted)
+        return await self._parts.result_recall.complete(outcomes)
 
-    async def confirm_read(self) -> None:
-        """Do what `verify_leader` does, for a client's read, and record the read in the timeline of the takeover."""
+    async def confirm_read(self, *, include_view: bool = False) -> None:
+        """Do what `verify_leader` does, for a client's read, and record the read in the timeline of the takeover.
+
+        include_view: the read also uses the cluster view, so that must hold everything written before this call too.
+        """
         self._takeover_record.note_request()
         await self.verify_leader()
+        if include_view:
+            await self._cluster_view.bring_up_to(self._read_index.revision)
         self._takeover_record.note_answer()
 
     async def verify_leader(self) -> None:

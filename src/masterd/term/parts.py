@@ -95,10 +95,10 @@ def build_term_parts(
     wake, serving = asyncio.Event(), asyncio.Event()
     term_end = TermEnd(wake)
     takeover_record = TakeoverRecord(etcd, keys, fence, timeline or Timeline(), serving)
-    queue = CommandQueue(settings.queue_max, term_end, takeover_record, space_refusal, wake)
 
     read_index = ReadIndex(etcd, keys, fence)
     committer = Committer(etcd, keys, won, replica, application, settings, wall_clock)
+    queue = CommandQueue(settings.queue_max, term_end, takeover_record, space_refusal, wake, committer.pace)
     retention = JournalRetention(
         fence, replica, committer.publisher, settings.retention, wall_clock, budget=settings.budget
     )  # fmt: skip

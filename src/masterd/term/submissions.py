@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
-from nodestore.errors import NodectlError
+from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 
 
 class OutcomeSink(Protocol):
@@ -19,12 +20,19 @@ class OutcomeSink(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """A command that waits for its outcome. Later outcomes are ignored. position: its position in its group, if any."""
+    """A command that waits for its outcome. Later outcomes are ignored. position: its position in its group, if any.
+
+    deadline: until when its sender waits, by the monotonic clock. is_wanted: returns False once the sender is gone.
+    """
 
     request: CommandRequest
     sink: OutcomeSink
     position: int = 0
     is_resolved: bool = False
+    deadline: float = math.inf
+    is_wanted: Callable[[], bool] = lambda: True
+    is_running: bool = False
+    """Whether it is in the batch that runs or is being committed. Otherwise it has no effect, and need not get one."""
 
     def resolve(self, outcome: CommandOutcome) -> None:
         if not self.is_resolved:
@@ -33,6 +41,19 @@ class Submission:
 
     def fail(self, error: NodectlError) -> None:
         self.resolve(CommandOutcome(self.request.id, error=error))
+
+    def is_over(self, now: float) -> bool:
+        """Whether no caller waits for the outcome any more, so that the command need not be run."""
+        return self.is_resolved or now >= self.deadline or not self.is_wanted()
+
+    def give_up(self) -> None:
+        """End the wait for the outcome, if there is none yet. A command that does not run yet will not be run."""
+        if self.is_resolved:
+            return
+        if self.is_running:
+            self.fail(OutcomeUnknown("the command was not committed in time; it may still be committed"))
+        else:
+            self.fail(Unavailable("the command was not run in time, and will not be: too many wait before it"))
 
 
 class SubmissionGroup:

@@ -54,6 +54,7 @@ class Problem(TypedDict):
     detail: str
     code: str
     leader_url: NotRequired[str]
+    retry_after_s: NotRequired[float]
 
 
 @configured(extra="forbid")

@@ -10,8 +10,10 @@ from typing import cast
 
 from aiohttp import web
 
+from masterd.api.admission import AdmissionLimits
+from masterd.api.connection_guard import GuardedRunner
 from masterd.application.scenes import BuiltinApp
-from masterd.assembly import MasterdParts, build_api, build_parts
+from masterd.assembly import MasterdParts, build_api, build_guard, build_parts
 from masterd.election.campaign import MasterIdentity
 from masterd.election.suspicion import LAN, ElectionTiming
 from masterd.replication.cluster_view import ClusterView
@@ -19,7 +21,7 @@ from masterd.replication.replica import Replica
 from masterd.settings import MasterSettings
 from masterd.term.leader import Leader
 from nodestore.cluster.election import Fence
-from nodestore.errors import TimedOut
+from nodestore.errors import NodectlError, TimedOut
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Paused, Term
@@ -44,6 +46,10 @@ class SettableView(ClusterView):
     def epoch(self) -> int | None:
         return self.shown_epoch
 
+    @property
+    def revision(self) -> int:
+        return 1
+
 
 class SettableReplica(Replica):
     """A replica at an index and in an epoch that a test sets. No entry ever arrives."""
@@ -51,6 +57,7 @@ class SettableReplica(Replica):
     def __init__(self, etcd: Etcd) -> None:
         super().__init__(etcd, KEYS)
         self.problem = None
+        self.up_to_date_at = 1.0
         self.state.index = 7
         self.shown_epoch = 1
         self.wait_error: Exception = TimedOut("no entry arrives")
@@ -75,6 +82,7 @@ class FakeLeader:
         self.stuck_s = 0.0
         self.config_rejection: tuple[int, str] | None = None
         self.confirm_error: Exception | None = None
+        self.overload: NodectlError | None = None
 
     @property
     def role(self) -> Leader:
@@ -84,7 +92,7 @@ class FakeLeader:
     async def verify_leader(self) -> None:
         self.confirmations += 1
 
-    async def confirm_read(self) -> None:
+    async def confirm_read(self, *, include_view: bool = False) -> None:
         if self.confirm_error is not None:
             raise self.confirm_error
 
@@ -118,9 +126,10 @@ class FakeMasterd:
 
 
 @asynccontextmanager
-async def serving(masterd: FakeMasterd) -> AsyncIterator[str]:
+async def serving(masterd: FakeMasterd, limits: AdmissionLimits | None = None) -> AsyncIterator[str]:
     """The URL of this masterd's API, which is closed afterwards with its session."""
-    runner = web.AppRunner(build_api(masterd.parts).app, access_log=None, shutdown_timeout=0.05)
+    api = build_api(masterd.parts, limits)
+    runner = GuardedRunner(api.app, build_guard(masterd.parts, api), shutdown_timeout=0.05)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -49,7 +49,7 @@ class _Forwarder:
         return web.Response(body=b'{"code":"leadership_lost"}', status=503)
 
 
-class _Request(dict[str, Any]):
+class _Request(dict[Any, Any]):
     """A command without an id: not to be done twice."""
 
     method, path = "POST", "/v1/commands"

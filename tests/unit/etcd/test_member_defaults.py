@@ -29,7 +29,7 @@ def test_a_member_is_told_where_it_and_the_others_are() -> None:
         "--election-timeout=500",
         "--max-txn-ops=4096",
         "--max-request-bytes=8388608",
-        "--snapshot-count=5000",
+        "--snapshot-count=1000",
         "--quota-backend-bytes=268435456",
     ):
         assert flag in command

@@ -10,11 +10,12 @@ import pytest
 from masterd.election.timeline import Timeline
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.command_queue import CommandQueue
+from masterd.term.pacing.batch_pace import BatchPace
 from masterd.term.submissions import OutcomeCallback, Submission
 from masterd.term.takeover_record import TakeoverRecord
 from masterd.term.term_end import TermEnd
 from nodestore.cluster.election import Fence
-from nodestore.errors import LeadershipLost, NodectlError, NoSpace, Unavailable
+from nodestore.errors import LeadershipLost, NodectlError, NoSpace, OutcomeUnknown, Overloaded, Unavailable
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Term
 
@@ -22,13 +23,13 @@ from nodestore.schema.models import Term
 class Fixture:
     """A queue for up to three commands, without a leader that takes them out."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: BatchPace | None = None) -> None:
         self.wake = asyncio.Event()
         self.end = TermEnd(self.wake)
         self.refusal: NoSpace | None = None
         fence = Fence(Term(1, 7), 1, "nonce")
         record = TakeoverRecord(cast(Any, None), Keys("test"), fence, Timeline(), asyncio.Event())
-        self.queue = CommandQueue(3, self.end, record, lambda: self.refusal, self.wake)
+        self.queue = CommandQueue(3, self.end, record, lambda: self.refusal, self.wake, pace)
 
     def ids(self) -> list[str]:
         return [submission.request.id for submission in self.queue]
@@ -118,3 +119,49 @@ async def test_the_end_of_the_term_answers_every_caller() -> None:
         await draining
     with pytest.raises(LeadershipLost, match="m2 leads now"):
         await fixture.queue.submit([_request("c")])
+
+
+# --- senders that no longer wait ---
+
+
+async def test_a_command_that_did_not_run_in_time_certainly_never_runs() -> None:
+    """Its sender learns that nothing happened. One that runs already may still be committed."""
+    fixture = Fixture()
+    now = asyncio.get_running_loop().time()
+    submitting = asyncio.create_task(fixture.queue.submit([_request(item) for item in ("a", "b")], deadline=now + 0.05))
+    await asyncio.sleep(0)
+    running = fixture.queue.pop_first()
+    running.is_running = True
+    outcomes = await submitting
+    assert [type(outcome.error) for outcome in outcomes] == [OutcomeUnknown, Unavailable]
+    assert fixture.queue.first.is_over(now), "the leader drops it"
+    running.resolve(CommandOutcome("a", index=1))
+    assert (await submitting)[0].index == 0, "too late to be an answer"
+
+
+async def test_a_command_whose_sender_is_gone_need_not_run() -> None:
+    fixture, connected = Fixture(), True
+    submitting = asyncio.create_task(fixture.queue.submit([_request("a")], is_wanted=lambda: connected))
+    await asyncio.sleep(0)
+    assert not fixture.queue.first.is_over(0.0)
+    connected = False
+    assert fixture.queue.first.is_over(0.0)
+    fixture.queue.pop_first().give_up()
+    assert isinstance((await submitting)[0].error, Unavailable)
+
+
+async def test_a_command_that_would_wait_too_long_is_refused_with_the_time_to_wait() -> None:
+    """Its sender would give up first, and send it again."""
+    pace = BatchPace(256, 1 << 20)
+    fixture = Fixture(pace)
+    await fixture.submit("a")
+    assert fixture.queue.overload is None
+    for _ in range(100):
+        pace.note_batch(1, 4.0, was_full=True)
+    overload = fixture.queue.overload
+    assert overload is not None
+    assert overload.retry_after_s == pytest.approx(4.0)
+    with pytest.raises(Overloaded):
+        await fixture.queue.submit([_request("b")])
+    fixture.queue.pop_first()
+    assert fixture.queue.overload is None, "an empty queue always takes a command"
