@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.harness.baseline import baseline_at_leader
 from bench.harness.cluster import BenchCluster, failure_reason
 from bench.harness.figures import Figure
-from bench.measures import at_rest, cold_start, commands, nodes, power, scenes, singles
+from bench.measures import at_rest, cold_start, commands, nodes, overload, power, scenes, singles
 from bench.measures.failovers import Failovers
 from nodectl.dev.cluster import DevCluster
 from nodestore.errors import NodectlError
@@ -37,11 +37,12 @@ class Trials:
     busy_s: float = 600.0
     rest_s: float = 120.0
     power: int = 20
+    overload_s: float = 20.0
 
 
 QUICK = Trials(
     commands=200, rates=3, desired=100, killed=6, paused=4, handed=15, cold=3, scenes=2, busy_s=20.0, rest_s=15.0,
-    power=2,
+    power=2, overload_s=6.0,
 )  # fmt: skip
 
 
@@ -115,6 +116,12 @@ class BenchRun:
     async def busy(self) -> None:
         self.figures.append(await at_rest.false_takeovers(self.bench_cluster, self.trials.busy_s))
 
+    async def overload(self) -> None:
+        async with self.bench_cluster.without_nodes():
+            figures, notes = await overload.overload(self.bench_cluster, self.trials.overload_s)
+        self.figures += figures
+        self.notes += notes
+
     async def many(self) -> None:
         trials = self.trials.scenes
         hundred = await scenes.measure_scene(self.bench_cluster, 100, 10 * trials)  # as many changes as with 1,000
@@ -124,7 +131,8 @@ class BenchRun:
 
 PARTS: dict[str, Callable[[BenchRun], Awaitable[None]]] = {
     "commands": BenchRun.commands, "memory": BenchRun.memory, "rest": BenchRun.rest, "nodes": BenchRun.nodes,
-    "failovers": BenchRun.failovers, "busy": BenchRun.busy, "cold": BenchRun.cold, "many": BenchRun.many,
+    "failovers": BenchRun.failovers, "busy": BenchRun.busy, "cold": BenchRun.cold,
+    "overload": BenchRun.overload, "many": BenchRun.many,
 }  # fmt: skip
 """In the order of the run: memory after some work, rest before the faults, the large stores last."""
 
