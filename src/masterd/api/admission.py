@@ -115,9 +115,10 @@ def parse_cost(separators: int, escapes: int) -> int:
 
 def caller_of(address: str, masters: frozenset[str]) -> Caller:
     """What is known of a caller by its address. masters: the addresses of other masterds."""
+    address = address.removeprefix("::ffff:")  # IPv4, as a socket for both kinds of addresses shows it
     if address in masters:
         return Caller.MASTER
-    if address in ("", "::1") or address.startswith(("127.", "::ffff:127.")):  # "": a socket without an address
+    if address in ("", "::1") or address.startswith("127."):  # "": a socket without an address
         return Caller.LOOPBACK
     return Caller.STRANGER
 

@@ -24,6 +24,8 @@ from nodestore.schema.models import ConfigRecord, Manifest, TermRecord, decode
 
 HISTORY_MAX = 1_000
 _TERMS_MAX = 1_000
+_OLD_S = 10.0
+"""A standby whose state was not known to be complete for this long reports so in a status."""
 _STATUS_WAIT_S = 0.7
 """Time limit for etcd while a status is answered. It is below one second, because clients wait one second at most."""
 
@@ -308,6 +310,8 @@ def _problems(
         problems.append("takeovers are paused: no standby takes over by itself (nodectl master resume)")
     if sources.health.problem_or_outage is not None:
         problems.append(f"master {sources.own_id}: {sources.health.problem_or_outage}")
+    elif sources.leadership.leader is None and sources.replica.age_s > _OLD_S:
+        problems.append(f"master {sources.own_id}: its state is {sources.replica.age_s:.0f} s old")
     if sources.health.placement_problem is not None:
         problems.append(f"master {sources.own_id}: {sources.health.placement_problem}")
     if len(present) < 2:

@@ -27,6 +27,7 @@ LIMITS = AdmissionLimits(
     [
         ("127.0.0.1", Caller.LOOPBACK), ("127.9.9.9", Caller.LOOPBACK), ("::1", Caller.LOOPBACK),
         ("::ffff:127.0.0.1", Caller.LOOPBACK), ("", Caller.LOOPBACK), ("10.0.0.7", Caller.MASTER),
+        ("::ffff:10.0.0.7", Caller.MASTER),
         ("10.0.0.70", Caller.STRANGER), ("fe80::1", Caller.STRANGER),
     ],
 )  # fmt: skip
