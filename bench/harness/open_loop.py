@@ -6,13 +6,15 @@ Clients that wait for their answers slow down with the master, and so hide what 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
+from urllib.parse import urlsplit
 
-import aiohttp
-
-from nodestore.support.jsonio import dumps
+from nodestore.support.jsonio import dumps, loads
 
 COMMANDS_A_REQUEST = 16
 WAIT_S = 5.0
@@ -20,6 +22,12 @@ WAIT_S = 5.0
 _TICK_S = 0.01
 _OUTSTANDING_MAX = 360
 """Requests in flight. The limit is that of the generator, which must not fail before the master does."""
+
+_HEAD = (
+    f"POST /v1/commands HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    f"Nodectl-Timeout-Ms: {round(WAIT_S * 1000)}\r\nContent-Length: %d\r\n\r\n"
+).encode()
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 MakeCommand = Callable[[int], dict[str, object]]
 """Returns the command of a number, as in the body of a request."""
@@ -50,22 +58,20 @@ async def offer(
     url: str, make_command: MakeCommand, rate: float, seconds: float, *, a_request: int = COMMANDS_A_REQUEST
 ) -> LoadResult:
     """Offer `rate` commands a second for `seconds` seconds to the leader at `url`; wait for the last answers."""
-    result, number = LoadResult(seconds), 0
-    async with _session() as session, asyncio.TaskGroup() as requests:
-        running: set[asyncio.Task[None]] = set()
+    result, number, senders = LoadResult(seconds), 0, _Senders(url)
+    async with asyncio.TaskGroup() as requests:
         began = time.monotonic()
         while (elapsed_s := time.monotonic() - began) < seconds:
             while number < elapsed_s * rate:
                 commands = [make_command(number + position) for position in range(a_request)]
                 number += a_request
                 result.offered += a_request
-                if len(running) >= _OUTSTANDING_MAX:
+                if senders.in_flight >= _OUTSTANDING_MAX:
                     result.unsent += a_request
-                    continue
-                task = requests.create_task(_send(session, url, commands, result))
-                running.add(task)
-                task.add_done_callback(running.discard)
+                else:
+                    requests.create_task(senders.send(commands, result))
             await asyncio.sleep(_TICK_S)
+    senders.close()
     return result
 
 
@@ -73,47 +79,119 @@ async def saturate(
     url: str, make_command: MakeCommand, callers: int, seconds: float, *, a_request: int = COMMANDS_A_REQUEST
 ) -> LoadResult:
     """Send as many commands as the leader at `url` takes from callers that wait for their answers."""
-    result, ends, numbers = LoadResult(seconds), time.monotonic() + seconds, iter(range(1 << 60))
+    result, ends, numbers, senders = LoadResult(seconds), time.monotonic() + seconds, itertools.count(), _Senders(url)
 
-    async def caller(session: aiohttp.ClientSession) -> None:
+    async def caller() -> None:
         while time.monotonic() < ends:
             commands = [make_command(next(numbers)) for _ in range(a_request)]
             result.offered += a_request
-            await _send(session, url, commands, result)
+            await senders.send(commands, result)
 
-    async with _session() as session, asyncio.TaskGroup() as tasks:
+    async with asyncio.TaskGroup() as tasks:
         for _ in range(callers):
-            tasks.create_task(caller(session))
+            tasks.create_task(caller())
+    senders.close()
     return result
 
 
-def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=WAIT_S),
-        headers={"Content-Type": "application/json", "Nodectl-Timeout-Ms": str(round(WAIT_S * 1000))},
-    )  # fmt: skip
+class _Senders:
+    """Connections to one master, each used by one request at a time, and kept until the master closes it.
 
+    It speaks HTTP itself: a library would use more of the cores than the master that it overloads.
+    """
 
-async def _send(
-    session: aiohttp.ClientSession, url: str, commands: list[dict[str, object]], result: LoadResult
-) -> None:
-    began = time.monotonic()
-    try:
-        async with session.post(f"{url}/v1/commands", data=dumps({"commands": commands})) as answer:
-            if answer.status == 503:
-                result.refused += len(commands)
-                result.without_retry_after += len(commands) if "Retry-After" not in answer.headers else 0
-                return
-            outcomes = (await answer.json())["results"] if answer.status == 200 else []
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        result.failed += len(commands)
-        return
-    for outcome in outcomes:
-        if "problem" not in outcome:
-            result.served += 1
-        elif outcome["problem"]["status"] == 503:
-            result.refused += 1
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = str(parts.hostname), parts.port or 80
+        self._idle: list[_Connection] = []
+        self.in_flight = 0
+
+    async def send(self, commands: list[dict[str, object]], result: LoadResult) -> None:
+        """Send one request, and count what becomes of it."""
+        began, body = time.monotonic(), dumps({"commands": commands})
+        self.in_flight += 1
+        try:
+            async with asyncio.timeout(WAIT_S):
+                connection = await self._connection()
+                head, answer = await connection.exchange(_HEAD % len(body) + body)
+        except (TimeoutError, OSError):
+            result.failed += len(commands)
+            return
+        finally:
+            self.in_flight -= 1
+        _count(head, answer, len(commands), result, time.monotonic() - began)
+        if b"connection: close" in head.lower():
+            connection.close()
         else:
-            result.failed += 1
-    result.failed += len(commands) - len(outcomes)
-    result.latencies_s.append(time.monotonic() - began)
+            self._idle.append(connection)
+
+    async def _connection(self) -> _Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+        loop = asyncio.get_running_loop()
+        return (await loop.create_connection(_Connection, self._host, self._port))[1]
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.close()
+
+
+def _count(head: bytes, answer: bytes, commands: int, result: LoadResult, took_s: float) -> None:
+    if head.startswith(b"HTTP/1.1 503"):
+        result.refused += commands
+        result.without_retry_after += 0 if b"retry-after" in head.lower() else commands
+        return
+    outcomes = loads(answer)["results"] if head.startswith(b"HTTP/1.1 200") else []
+    problems = [outcome["problem"]["status"] for outcome in outcomes if "problem" in outcome]
+    result.served += len(outcomes) - len(problems)
+    result.refused += problems.count(503)
+    result.failed += commands - len(outcomes) + len(problems) - problems.count(503)
+    result.latencies_s.append(took_s)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, which sends a request and returns the headers and body of its answer."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._answer: asyncio.Future[tuple[bytes, bytes]] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    async def exchange(self, request: bytes) -> tuple[bytes, bytes]:
+        """Send these bytes; return the headers and the body of the answer. Raises OSError if there is none."""
+        self._answer, self._received = asyncio.get_running_loop().create_future(), b""
+        if self._transport is None:
+            raise ConnectionResetError("the connection was closed")
+        self._transport.write(request)
+        try:
+            return await self._answer
+        except asyncio.CancelledError:
+            self.close()
+            raise
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end or self._answer is None or self._answer.done():
+            return
+        length = _LENGTH.search(head)
+        if length is not None and len(body) >= int(length[1]):
+            self._answer.set_result((head, body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionResetError("the connection was closed"))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()

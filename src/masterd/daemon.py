@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
-from aiohttp import web
-
 from masterd.api.connection_guard import GuardedRunner
 from masterd.application.contract import load_application
 from masterd.assembly import build_api, build_guard, build_parts
@@ -86,9 +84,9 @@ async def _stop_on_request(stop: asyncio.Event, master: Master) -> NoReturn:
     raise _StopRequested
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> None:
+async def _listen(runner: GuardedRunner, settings: Settings) -> None:
     try:
-        await web.TCPSite(runner, *settings.listen).start()
+        await runner.listen(*settings.listen)
     except OSError as error:
         raise Invalid(
             f"--listen {settings.listen}: {error.strerror or error}; is another masterd running on this PC?"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import StreamReader, web
 
@@ -22,6 +23,7 @@ from nodestore.support.logs import RateLimitedLog
 log = logging.getLogger(__name__)
 
 _CHECK_EVERY_S = 0.5
+_ACCEPTED_A_TURN, _BACKLOG = 4, 128
 _COMMANDS = b"POST /v1/commands"
 
 
@@ -38,18 +40,26 @@ class ConnectionGuard:
         commands_refused: Callable[[], NodectlError | None],
     ) -> None:
         self.admission, self.caller_of, self.commands_refused = admission, caller_of, commands_refused
-        self._open: set[GuardedConnection] = set()
+        self._open: set[FirstBytes] = set()
         self._timer: asyncio.TimerHandle | None = None
         self.limited_log = RateLimitedLog(log, 60.0)
 
-    def add(self, connection: GuardedConnection) -> None:
+    def add(self, connection: FirstBytes) -> None:
         """Watch the time limits of this connection until `remove`."""
         self._open.add(connection)
         if self._timer is None:
             self._schedule()
 
-    def remove(self, connection: GuardedConnection) -> None:
+    def remove(self, connection: FirstBytes) -> None:
         self._open.discard(connection)
+
+    def close(self) -> None:
+        """Close all connections at the end of the server, also those on which no request was begun."""
+        for connection in tuple(self._open):
+            if connection.pipe is not None:
+                connection.pipe.close()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_CHECK_EVERY_S, self._check)
@@ -63,58 +73,98 @@ class ConnectionGuard:
             self._schedule()
 
 
+class FirstBytes(asyncio.Protocol):
+    """A connection until its first bytes arrive. Then it is refused, or becomes a GuardedConnection.
+
+    It costs little, and a refusal parses nothing: so refusing many requests leaves time for the others.
+    """
+
+    def __init__(self, guard: ConnectionGuard, make: Callable[[FirstBytes], GuardedConnection]) -> None:
+        self.guard, self._make, self._address, self._is_admitted = guard, make, "", False
+        self.clock = ConnectionClock(guard.admission.limits, time.monotonic())
+        self.pipe: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.pipe = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if isinstance(peer, tuple) else ""
+        refusal = self.guard.admission.connect(self._address, self.guard.caller_of(self._address))
+        if refusal is not None:
+            self.guard.limited_log.log(logging.WARNING, f"refusing connections: {refusal}", about="connections")
+            end_with(self.pipe, Overloaded(refusal, 1.0))
+            return
+        self._is_admitted = True
+        self.guard.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.pipe is None or self.pipe.is_closing():
+            return
+        if data.startswith(_COMMANDS) and (refusal := self.guard.commands_refused()) is not None:
+            end_with(self.pipe, refusal)
+            return
+        connection = self._make(self)
+        self.pipe.set_protocol(connection)
+        connection.connection_made(self.pipe)
+        connection.data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Note that the connection has ended."""
+        self.pipe = None
+        if self._is_admitted:
+            self._is_admitted = False
+            self.guard.admission.disconnect(self._address)
+            self.guard.remove(self)
+
+    def end_if_expired(self, now: float) -> None:
+        """Close the connection if it exceeds a time limit; answer first, if a request was begun."""
+        if self.pipe is None or (reason := self.clock.expired(self.pipe.get_write_buffer_size(), now)) is None:
+            return
+        log.debug("closing the connection from %s: %s", self._address, reason)
+        if self.clock.phase is ConnectionPhase.HEADERS and not self.pipe.is_closing():
+            seconds = self.guard.admission.limits.receive_s
+            end_with(self.pipe, Invalid(f"the headers were not complete within {seconds:g} s"), 408)
+        elif self.clock.phase is ConnectionPhase.IDLE and not self.pipe.is_closing():
+            self.pipe.close()
+        else:
+            self.pipe.abort()
+
+
+def end_with(transport: asyncio.Transport, error: NodectlError, status: int | None = None) -> None:
+    """Write an answer that reports `error`, and close the connection."""
+    transport.write(closing_answer(error, status))
+    transport.close()
+
+
 class GuardedConnection(web.RequestHandler):
     """A connection of the HTTP server that the guard admitted, or refused."""
 
-    __slots__ = ("_address", "_clock", "_guard", "_is_admitted", "_is_fresh", "_pipe", "_unread")
+    __slots__ = ("_clock", "_first", "_guard", "_pipe", "_unread")
 
-    def __init__(self, server: web.Server, guard: ConnectionGuard, **options: Any) -> None:
+    def __init__(self, server: web.Server, first: FirstBytes, **options: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
-        self._guard, self._is_admitted, self._address = guard, False, ""
-        self._clock = ConnectionClock(guard.admission.limits, time.monotonic())
-        self._pipe: asyncio.Transport | None = None
-        self._is_fresh = True
-        """Whether no request was begun yet, so that an answer written here cannot be taken for that of another one."""
+        self._first, self._guard, self._clock, self._pipe = first, first.guard, first.clock, first.pipe
         self._unread: StreamReader | None = None
 
     # --- what the event loop calls ---
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        peer = transport.get_extra_info("peername")
-        self._address, self._pipe = str(peer[0]) if isinstance(peer, tuple) else "", transport
-        refusal = self._guard.admission.connect(self._address, self._guard.caller_of(self._address))
-        if refusal is not None:
-            self._guard.limited_log.log(logging.WARNING, f"refusing connections: {refusal}", about="connections")
-            self._end_with(transport, Overloaded(refusal, 1.0))
-            return
-        self._is_admitted = True
-        self._guard.add(self)
-        super().connection_made(transport)
-
     def data_received(self, data: bytes) -> None:
-        if not self._is_admitted or self._pipe is None or self._pipe.is_closing():
+        if self._pipe is None or self._pipe.is_closing():
             return
-        # The cheapest refusal, so that refusing many requests leaves time for the others: nothing is parsed.
-        if self._is_fresh and data.startswith(_COMMANDS) and (refusal := self._guard.commands_refused()) is not None:
-            self._end_with(self._pipe, refusal)
-            return
-        self._is_fresh = False
         if not self._clock.received(data, time.monotonic()):
             head_max = self._guard.admission.limits.head_bytes_max
-            self._end_with(self._pipe, TooLarge(f"the headers of the request exceed {head_max} bytes"), 431)
+            end_with(self._pipe, TooLarge(f"the headers of the request exceed {head_max} bytes"), 431)
             return
         super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._is_admitted:
-            self._is_admitted = False
-            self._guard.admission.disconnect(self._address)
-            self._guard.remove(self)
-            if self._unread is not None:  # it is being read and discarded
-                self._unread.feed_eof()
-            super().connection_lost(exc)
+        self._first.forget()
         self._pipe = None
+        if self._unread is not None:  # it is being read and discarded
+            self._unread.feed_eof()
+        super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         if self._pipe is not None:
@@ -135,28 +185,6 @@ class GuardedConnection(web.RequestHandler):
         """Note that the answer is ready. unread: the body, if it was not read to its end; the connection then ends."""
         self._unread = unread
         self._clock.request_ended(unread is not None, time.monotonic())
-
-    # --- ending it ---
-
-    def end_if_expired(self, now: float) -> None:
-        """Close the connection if it exceeds a time limit; answer first, if a request was begun."""
-        if self._pipe is None:
-            return
-        reason = self._clock.expired(self._pipe.get_write_buffer_size(), now)
-        if reason is None:
-            return
-        log.debug("closing the connection from %s: %s", self._address, reason)
-        if self._clock.phase is ConnectionPhase.HEADERS and not self._pipe.is_closing():
-            seconds = self._guard.admission.limits.receive_s
-            self._end_with(self._pipe, Invalid(f"the headers were not complete within {seconds:g} s"), 408)
-        elif self._clock.phase is ConnectionPhase.IDLE and not self._pipe.is_closing():
-            self._pipe.close()
-        else:
-            self._pipe.abort()
-
-    def _end_with(self, transport: asyncio.Transport, error: NodectlError, status: int | None = None) -> None:
-        transport.write(closing_answer(error, status))
-        transport.close()
 
     def handle_error(
         self,
@@ -181,14 +209,14 @@ class GuardedConnection(web.RequestHandler):
 
 
 class GuardedServer(web.Server):
-    """Makes a GuardedConnection for each connection."""
+    """Makes the protocol of each connection."""
 
     def __init__(self, plain: web.Server, guard: ConnectionGuard, **options: Any) -> None:
         super().__init__(plain.request_handler, request_factory=plain.request_factory)
         self._guard, self._options = guard, options
 
-    def __call__(self) -> web.RequestHandler:
-        return GuardedConnection(self, self._guard, **self._options)
+    def __call__(self) -> Any:  # a FirstBytes, from which a RequestHandler is made later
+        return FirstBytes(self._guard, lambda first: GuardedConnection(self, first, **self._options))
 
 
 class GuardedRunner(web.AppRunner):
@@ -207,3 +235,18 @@ class GuardedRunner(web.AppRunner):
             await super()._make_server(), self._guard, access_log=None, auto_decompress=False,
             lingering_time=limits.linger_s, keepalive_timeout=limits.idle_s,
         )  # fmt: skip
+
+    async def cleanup(self) -> None:
+        await super().cleanup()
+        self._guard.close()
+
+    async def listen(self, host: str, port: int) -> None:
+        """Accept connections at this address, a few in each turn of the event loop. Raises OSError."""
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, _, _, _, address in dict.fromkeys(found):
+            listener = socket.create_server(address, family=family)
+            # asyncio accepts as many connections in a turn as its backlog says: a flood of them would hold up commits.
+            await web.SockSite(self, listener, backlog=_ACCEPTED_A_TURN).start()
+            listener.listen(_BACKLOG)
