@@ -12,7 +12,7 @@ from bench.measures.overload import make_commands
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.masters import UNTIL_IT_DIES, Masters
+from tests.support.masters import Masters
 
 INVENTORY = Inventory.model_validate({"nodes": {f"n{number}": {} for number in range(1, 10)}})
 _SECONDS = 6.0
@@ -28,7 +28,7 @@ async def test_five_times_the_load_does_not_stop_a_leader(keys: Keys) -> None:
         await masters.configure(INVENTORY)
         master = masters.start("m1")
         await masters.wait_serving("m1")
-        masters.start("m2", arguments=UNTIL_IT_DIES[1:])
+        masters.start("m2")
         await masters.wait_candidate("m2")
         await saturate(master.url, make_commands("warm"), _CALLERS, 2.0)
         best = await saturate(master.url, make_commands(secrets.token_hex(4)), _CALLERS, _SECONDS)

@@ -154,7 +154,7 @@ async def test_a_command_that_would_wait_too_long_is_refused_with_the_time_to_wa
     """Its sender would give up first, and send it again."""
     pace = BatchPace(256, 1 << 20)
     fixture = Fixture(pace)
-    await fixture.submit("a")
+    submitting = await fixture.submit("a")
     assert fixture.queue.overload is None
     for _ in range(100):
         pace.note_batch(1, 4.0, was_full=True)
@@ -163,5 +163,6 @@ async def test_a_command_that_would_wait_too_long_is_refused_with_the_time_to_wa
     assert overload.retry_after_s == pytest.approx(4.0)
     with pytest.raises(Overloaded):
         await fixture.queue.submit([_request("b")])
-    fixture.queue.pop_first()
+    fixture.queue.pop_first().resolve(CommandOutcome("a", index=1))
     assert fixture.queue.overload is None, "an empty queue always takes a command"
+    assert (await submitting)[0].index == 1
