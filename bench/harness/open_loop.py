@@ -63,13 +63,14 @@ async def offer(
         began = time.monotonic()
         while (elapsed_s := time.monotonic() - began) < seconds:
             while number < elapsed_s * rate:
-                commands = [make_command(number + position) for position in range(a_request)]
-                number += a_request
+                first, number = number, number + a_request
                 result.offered += a_request
                 if senders.in_flight >= _OUTSTANDING_MAX:
                     result.unsent += a_request
-                else:
-                    requests.create_task(senders.send(commands, result))
+                    continue
+                commands = [make_command(first + position) for position in range(a_request)]
+                senders.in_flight += 1
+                requests.create_task(senders.send(commands, result))
             await asyncio.sleep(_TICK_S)
     senders.close()
     return result
@@ -85,6 +86,7 @@ async def saturate(
         while time.monotonic() < ends:
             commands = [make_command(next(numbers)) for _ in range(a_request)]
             result.offered += a_request
+            senders.in_flight += 1
             await senders.send(commands, result)
 
     async with asyncio.TaskGroup() as tasks:
@@ -105,11 +107,11 @@ class _Senders:
         self._host, self._port = str(parts.hostname), parts.port or 80
         self._idle: list[_Connection] = []
         self.in_flight = 0
+        """Requests that were given to `send` and have not ended. The caller counts them up, before the task begins."""
 
     async def send(self, commands: list[dict[str, object]], result: LoadResult) -> None:
         """Send one request, and count what becomes of it."""
         began, body = time.monotonic(), dumps({"commands": commands})
-        self.in_flight += 1
         try:
             async with asyncio.timeout(WAIT_S):
                 connection = await self._connection()
