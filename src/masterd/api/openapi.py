@@ -163,7 +163,11 @@ def _paths() -> JsonObject:
         "/v1/events": _stream(
             "the commands of the journal as they are committed (text/event-stream)",
             {"command": "CommandView", "gone": "GoneEvent"},
-            _query("after", _EVENT, "the id of the last event that the client has, or an index"),
+            _query(
+                "after",
+                _EVENT,
+                "the id of the last event that the client has, or an index of the journal",
+            ),
         ),
         "/v1/cluster/watch": _stream(
             "the leader, the masterds, the pause and the nodes, then each that changes (text/event-stream)",
