@@ -37,7 +37,7 @@ because clients that repeat their requests would slow the takeover down."""
 _FORWARDED_GRACE_S = 2.0
 _TERM_BEGIN_WAIT_S = 2.0
 """How long a request waits for a won term to begin, or for the outcome of this masterd's takeover attempt."""
-_MAY_HAVE_RUN = "may have run"
+_MAY_HAVE_RUN = web.RequestKey("may_have_run", bool)
 """Set in a request that was sent to a leader which did not answer."""
 _ALL_WAITS_S = 4.0
 """Limit for the sum of these waits of one request. It is below the timeout of a masterd that forwards to this one."""
