@@ -88,7 +88,14 @@ async def members(sources: ReadSources, _: web.Request) -> api_types.Members:
 
 def _node_views(sources: ReadSources) -> list[NodeView]:
     view, state = sources.cluster_view, sources.replica.state
-    return node_views(state.inventory, state, view.status.items, view.alive.items, sources.application)
+    return node_views(
+        state.inventory,
+        state,
+        view.status.items,
+        view.alive.items,
+        sources.application,
+        sources.leadership.spec_failures,
+    )
 
 
 async def nodes(sources: ReadSources, request: web.Request) -> api_types.Nodes:
@@ -104,7 +111,15 @@ async def node(sources: ReadSources, request: web.Request) -> NodeView:
     name, view, state = request.match_info["node"], sources.cluster_view, sources.replica.state
     if name not in state.inventory.nodes:
         raise NotFound(f"there is no node {name!r} in the configuration")
-    found = node_view(name, state.inventory, state, view.status.items, view.alive.items, sources.application)
+    found = node_view(
+        name,
+        state.inventory,
+        state,
+        view.status.items,
+        view.alive.items,
+        sources.application,
+        sources.leadership.spec_failures,
+    )
     if wants_specs(request):
         await add_specs(sources, [found])
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from masterd.term.leader import Leader
 from nodestore.etcd.lease import Lease
@@ -34,6 +34,11 @@ class Leadership:
     def config_rejection(self) -> tuple[int, str] | None:
         """mod_revision of config/current and why this leader does not adopt it; None if it does, or on a standby."""
         return None if self.leader is None else self.leader.config_rejection
+
+    @property
+    def spec_failures(self) -> Mapping[str, str]:
+        """By node: why this leader cannot derive its spec; empty on a standby."""
+        return {} if self.leader is None else self.leader.spec_failures
 
     @property
     def stuck_s(self) -> float:

@@ -152,7 +152,7 @@ class Batch:
             admitted = True
         finally:
             if not admitted:
-                self.spec_deriver.update(self.overlay.config, self.overlay, affected)
+                self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
         self._append_record(record, raw, transaction, derived, growth)
         self._ids[request.id] = CommandOutcome(request.id, record.index, result), record
         return CommandOutcome(request.id, record.index, copy(result))
@@ -179,7 +179,7 @@ class Batch:
             self._check_specs(derived)
             growth = self._check_state_size(request.name, transaction, specs_bytes)
         except NodectlError:
-            self.spec_deriver.update(self.overlay.config, self.overlay, affected)
+            self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
             raise
         result = {"snapshot": snapshot, "documents": len(image), "changed": len(transaction.writes)}
         record = CommandRecord(
@@ -258,9 +258,9 @@ class Batch:
     def respec(self, actor: str, nonce: str) -> CommandRecord | None:
         """Record the specs of all nodes whose derived spec differs from the recorded one; None if all are equal.
 
-        They differ after an upgrade of the application, for example.
+        They differ after an upgrade of the application, for example. A node whose spec cannot be derived is left out.
         """
-        self.spec_deriver.rebuild(self.overlay.config, self.overlay)
+        self.spec_deriver.rebuild(self.overlay.config, self.overlay, tolerant=True)
         derived = {node: self.spec_deriver[node] for node in self.differing_nodes()}
         if not derived:
             return None
@@ -283,8 +283,8 @@ class Batch:
         return record
 
     def differing_nodes(self) -> list[str]:
-        """The nodes whose derived spec differs from the recorded one, sorted."""
-        nodes = {*self.spec_deriver.nodes, *self.state.specs}
+        """The nodes whose derived spec differs from the recorded one, sorted. Without those in `failed`."""
+        nodes = {*self.spec_deriver.nodes, *self.state.specs} - self.spec_deriver.failed.keys()
         return sorted(node for node in nodes if self._recorded(node) != self.spec_deriver[node].hash)
 
     def _recorded(self, node: str) -> str:
@@ -443,13 +443,17 @@ class Batch:
         """The pending actions after this batch, of the nodes whose actions it changed."""
         return self.overlay.pending
 
-    def rebuild_specs(self) -> None:
-        """Derive the specs of all nodes from the overlay, and record which documents each one reads."""
-        self.spec_deriver.rebuild(self.overlay.config, self.overlay)
+    def rebuild_specs(self, *, tolerant: bool = False) -> None:
+        """Derive the specs of all nodes from the overlay, and record which documents each one reads.
+
+        tolerant: see SpecDeriver.
+        """
+        self.spec_deriver.rebuild(self.overlay.config, self.overlay, tolerant=tolerant)
 
     def undo_derivation(self) -> None:
         """Derive all specs from the committed state again, after this batch was not committed."""
-        self.spec_deriver.rebuild(self.state.inventory, Overlay(self.state, self.state.inventory, self.now))
+        committed = Overlay(self.state, self.state.inventory, self.now)
+        self.spec_deriver.rebuild(self.state.inventory, committed, tolerant=True)
 
 
 class _PendingActions(Mapping[str, tuple[Action, ...]]):

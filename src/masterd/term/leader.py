@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from masterd.application.worker import HungError
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
@@ -51,6 +51,11 @@ class Leader:
     def config_rejection(self) -> tuple[int, str] | None:
         """The mod_revision of `config/current` and why it was rejected; None if it was not."""
         return self._parts.config_adopter.rejection
+
+    @property
+    def spec_failures(self) -> Mapping[str, str]:
+        """By node: why its spec cannot be derived. Such a node keeps its last order."""
+        return self._committer.spec_deriver.failed
 
     @property
     def has_ended(self) -> bool:
