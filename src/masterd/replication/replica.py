@@ -32,6 +32,8 @@ _SIZES_MAX = 100_000
 _RECENT_MAX = 512
 _RECENT_BYTES_MAX = 2 << 20
 """Limits of the entries kept in memory for clients that follow the journal over HTTP. Older ones are read from etcd."""
+NOT_READ = "the journal has not been read yet"
+"""The problem of a replica that has just been created."""
 PROGRESS_S = 1.0
 SILENCE_S = 3.0
 
@@ -46,7 +48,7 @@ class Replica:
         self._epoch: int | None = None
         self.up_to_date_at = 0.0
         """Time, by the monotonic clock, up to which the state is known to be complete."""
-        self.problem: str | None = "the journal has not been read yet"
+        self.problem: str | None = NOT_READ
         """Why the state cannot be brought up to date; None if it can."""
         self.outage: str | None = None
         """Why etcd cannot be read now; None if it can."""

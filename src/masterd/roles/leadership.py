@@ -20,6 +20,10 @@ class Leadership:
         """The lease of the candidacy and, in a term, of the key `leader`; None before etcd has granted one."""
         self.give_up_reason: str | None = None
         """Why the most recent term was given up; None once another term has begun."""
+        self.given_up_at: float | None = None
+        """When the most recent term was given up, by the monotonic clock."""
+        self.given_up_term: Term | None = None
+        """The term that was given up last."""
 
     @property
     def role(self) -> Role:

@@ -26,6 +26,7 @@ from nodestore.support.jsonio import Document, Json, copy, dumps
 CONFIG_ADOPT = "config.adopt"
 CONFIG_RESPEC = "config.respec"
 RESULTS_FORGET = "results.forget"
+CONFIG_APPLICATION = "config.application"
 SNAPSHOT_RESTORE = "snapshot.restore"
 
 
@@ -282,6 +283,17 @@ class Batch:
         self._append_record(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), {})
         return record
 
+    def record_application(self, name: str, actor: str, nonce: str) -> CommandRecord:
+        """Record that the application `name` leads. The record changes nothing else; the entry that holds it carries
+        the name."""
+        args: dict[str, Any] = {"name": name, "replaces": self.state.application}
+        record = CommandRecord(
+            index=self.next_index, id=f"{CONFIG_APPLICATION}-{nonce}", actor=actor, time=self.now,
+            name=CONFIG_APPLICATION, args=args, result={"name": name}, config_version=self._config_version,
+        )  # fmt: skip
+        self._append_record(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), {})
+        return record
+
     def differing_nodes(self) -> list[str]:
         """The nodes whose derived spec differs from the recorded one, sorted. Without those in `failed`."""
         nodes = {*self.spec_deriver.nodes, *self.state.specs} - self.spec_deriver.failed.keys()
@@ -510,10 +522,19 @@ def _check_same(request: CommandRequest, first: str | None, index: int) -> None:
     check_same_request(request.id, first, request.name, args, index)
 
 
-def encode_entry(epoch: int, term: int, nonce: str, encoded: Sequence[bytes], floor: int | None = None) -> bytes:
-    """The journal entry (`models.Entry`) with these encoded records, as JSON."""
+def encode_entry(
+    epoch: int,
+    term: int,
+    nonce: str,
+    encoded: Sequence[bytes],
+    floor: int | None = None,
+    application: str | None = None,
+) -> bytes:
+    """The journal entry with these encoded records, as JSON. floor, application: see `models.Entry`."""
     fields: dict[str, Any] = {"v": 1, "epoch": epoch, "term": term, "nonce": nonce}
     if floor is not None:
         fields["floor"] = floor
+    if application is not None:
+        fields["application"] = application
     opening = dumps(fields)[:-1]
     return opening + b',"commands":[' + b",".join(encoded) + b"]}"
