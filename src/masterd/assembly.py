@@ -20,6 +20,7 @@ from masterd.application.contract import Application
 from masterd.application.identity import ApplicationIdentity
 from masterd.election.campaign import Campaign, MasterIdentity, rank_of
 from masterd.election.timeline import Timeline
+from masterd.replication.claim_changes import ClaimChanges
 from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import NOT_READ, Replica
 from masterd.roles.candidacy import Candidacy
@@ -82,6 +83,7 @@ def build_parts(
     # replication
     cluster_view = cluster_view or ClusterView(etcd, keys)
     replica = Replica(etcd, keys)
+    claim_changes = ClaimChanges(cluster_view.alive)
 
     # upkeep
     space_keeper = SpaceKeeper(maintenance, etcd, cluster_view, settings.space, lambda: _own_rank(me, cluster_view))
@@ -133,7 +135,7 @@ def build_parts(
     read_sources = ReadSources(
         own_id=me.id, keys=keys, etcd=etcd, maintenance=maintenance, cluster_view=cluster_view, replica=replica,
         snapshots=replica.snapshots, application=application, leadership=leadership, health=health,
-        store_scan=store_scan,
+        store_scan=store_scan, claim_changes=claim_changes,
     )  # fmt: skip
     return MasterdParts(me, settings, leadership, cluster_view, replica, campaign, health, read_sources, master)
 

@@ -6,13 +6,16 @@ The caller ensures consistency: for a linearizable read it confirms the term bef
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import cast
 
 from aiohttp import web
 
+from masterd.api import cluster_problems
 from masterd.api.node_specs import add_specs
 from masterd.api.node_views import node_view, node_views
 from masterd.api.read_sources import ReadSources
+from masterd.application.identity import application_in_force
 from masterd.election.campaign import by_rank
 from nodestore.cluster.configuration import current_of, version_of
 from nodestore.cluster.overview import counts_toward_quorum, master_views, member_views
@@ -37,7 +40,7 @@ async def leader(sources: ReadSources, _: web.Request) -> api_types.Leader:
     if current.record is None:
         raise Unavailable(
             "there is no leader at the moment"
-            + (f"; {sources.own_id}: {sources.health.problem_or_outage}" if sources.health.problem_or_outage else "")
+            + (f"; {sources.own_id}: {reason}" if (reason := sources.health.no_leader_reason) is not None else "")
         )
     record = current.record
     epoch = term.epoch if term is not None else sources.cluster_view.epoch
@@ -71,6 +74,29 @@ async def masters(sources: ReadSources, _: web.Request) -> api_types.Masters:
         if view["id"] == sources.own_id:
             view["index"] = sources.replica.index
     return {"masters": views}
+
+
+async def application(sources: ReadSources, _: web.Request) -> api_types.Application:
+    """The application that may lead, and what each masterd runs and has rehearsed."""
+    view, recorded = sources.cluster_view, sources.replica.state.application
+    leading = _leader_id(sources)
+    return {
+        "recorded": recorded,
+        "order": None if view.application_order is None else view.application_order.model_dump(mode="json"),
+        "in_force": application_in_force(recorded, view.application_order),
+        "masters": [
+            {
+                "id": item.id,
+                "role": "leader" if item.id == leading else "standby",
+                "application": item.application,
+                "application_version": item.application_version,
+                "commands_hash": item.commands_hash,
+                "unfit": item.unfit,
+                "rehearsal": None if item.rehearsal is None else item.rehearsal.model_dump(mode="json"),
+            }
+            for _, item in sorted(view.candidates.items.items())
+        ],
+    }
 
 
 def standbys(sources: ReadSources) -> list[MasterView]:
@@ -319,9 +345,25 @@ def _problems(
         problems.append(f"master {sources.own_id}: {sources.health.problem_or_outage}")
     if sources.health.placement_problem is not None:
         problems.append(f"master {sources.own_id}: {sources.health.placement_problem}")
-    if len(present) < 2:
-        problems.append("no standby: if the leader dies, no masterd can take over")
-    return problems
+    return problems + _problems_of_others(sources)
+
+
+def _problems_of_others(sources: ReadSources) -> list[str]:
+    """Problems that other programs publish, and those that show only in how often something changes."""
+    view, state, leading = sources.cluster_view, sources.replica.state, _leader_id(sources)
+    candidates = view.candidates.items
+    problems = cluster_problems.master_problems(sources.own_id, candidates, leading)
+    problems += cluster_problems.application_problems(
+        state.application, view.application_order, candidates.values(), leading
+    )
+    problems += cluster_problems.noded_problems(
+        state.inventory.nodes, view.alive.items, sources.claim_changes.frequent()
+    )
+    single = (
+        cluster_problems.leadership_problem(view.terms.items.values(), time.time()),
+        cluster_problems.standby_problem(candidates, leading),
+    )
+    return problems + [problem for problem in single if problem is not None]
 
 
 def _garbage_problems(sources: ReadSources, unreadable: dict[str, str]) -> list[str]:

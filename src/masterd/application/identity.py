@@ -56,5 +56,5 @@ def refusal_to_lead(own: str, recorded: str | None, order: ApplicationOrder | No
         return None
     return (
         f"it runs application {own!r}, but the cluster's is {wanted!r}: "
-        f"start it with --app for {wanted!r}, or run `nodectl app adopt {own}`"
+        f"start it with application {wanted!r} (--app), or run `nodectl app adopt {own}`"
     )

@@ -30,6 +30,7 @@ from nodestore.schema.models import (
     Epoch,
     Paused,
     Status,
+    TermRecord,
     decode,
 )
 from nodestore.support.logs import RateLimitedLog
@@ -135,6 +136,7 @@ class ClusterView:
         self.challenges = KeyMirror(keys.challenges, Challenge, self.garbage, self._changed)
         self.answers = KeyMirror(keys.answers, Answer, self.garbage, self._changed)
         self._paused = KeyMirror(keys.paused, Paused, self.garbage, self._changed)
+        self.terms = KeyMirror(keys.terms, TermRecord, self.garbage, self._changed)
         self._application = KeyMirror(keys.application, ApplicationOrder, self.garbage, self._changed)
         self._epoch = KeyMirror(keys.epoch, Epoch, self.garbage, self._changed)
 
@@ -207,6 +209,7 @@ class ClusterView:
         items: list[tuple[KeyRange, KeyMirror[Any]]] = [
             (key_range(keys.paused, prefix=False), self._paused), (key_range(keys.epoch, prefix=False), self._epoch),
             (key_range(keys.application, prefix=False), self._application),
+            (key_range(keys.terms), self.terms),
             (key_range(keys.candidates), self.candidates), (key_range(keys.status), self.status),
             (key_range(keys.alive), self.alive), (key_range(keys.acted), self.acted),
             (key_range(keys.challenges), self.challenges), (key_range(keys.answers), self.answers),

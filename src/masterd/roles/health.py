@@ -56,6 +56,13 @@ class MasterHealth:
         return self.problem or (f"etcd cannot be read: {outage}" if outage else None)
 
     @property
+    def no_leader_reason(self) -> str | None:
+        """Why there may be no leader, as far as this masterd knows: a pause, or its own problem; None if neither."""
+        paused = self._cluster_view.paused
+        reasons = (None if paused is None else paused.text, self.problem_or_outage)
+        return "; ".join(reason for reason in reasons if reason is not None) or None
+
+    @property
     def placement_problem(self) -> str | None:
         """Why etcd's leader is still on this leader's PC; None if it is not."""
         return self._placement.problem

@@ -211,6 +211,12 @@ class Paused(Stored):
     time: float
     reason: str = ""
 
+    @property
+    def text(self) -> str:
+        """The pause and its remedy, for messages."""
+        why = f" ({self.reason})" if self.reason else ""
+        return f"takeovers are paused by {self.actor}{why}: end the pause with `nodectl master resume`"
+
 
 # --- journal --------------------------------------------------------------------------------------------------------
 
