@@ -48,6 +48,8 @@ class Replica:
         self._epoch: int | None = None
         self.up_to_date_at = 0.0
         """Time, by the monotonic clock, up to which the state is known to be complete."""
+        self._announced = (0, 0)
+        """Revision of a term, and the highest index that its leader has announced in a heartbeat."""
         self.problem: str | None = NOT_READ
         """Why the state cannot be brought up to date; None if it can."""
         self.outage: str | None = None
@@ -83,6 +85,20 @@ class Replica:
         """Call `callback` with each applied entry; return a function that unsubscribes it."""
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback)
+
+    def note_leader_index(self, term: int, index: int) -> None:
+        """Record that the leader of this term has announced `index` in a heartbeat.
+
+        The member that serves our watch may lag, and answers at regular intervals all the same. Its answers do not
+        show that our state is complete while the leader has announced a later index.
+        """
+        if term >= self._announced[0]:
+            self._announced = term, index
+
+    def _note_complete(self) -> None:
+        """Record that the state is complete as of now, unless the leader has announced a later index."""
+        if self.state.index >= self._announced[1]:
+            self.up_to_date_at = time.monotonic()
 
     async def wait_for(self, index: int, timeout_s: float) -> None:
         """Wait until the state has reached `index`. TimedOut after `timeout_s` seconds."""
@@ -255,6 +271,8 @@ class Replica:
             self._recent.clear()
             self._recent_bytes = 0
             self.snapshots.verified.clear()
+        if stale:
+            self._announced = 0, 0
         self._epoch = epoch
         return stale
 
@@ -274,7 +292,7 @@ class Replica:
                     for event in changes.events
                     if event.value is not None
                 )
-                self.up_to_date_at = time.monotonic()
+                self._note_complete()
 
     async def _apply_new(self, kvs: Iterable[KV]) -> None:
         """Apply the entries that are new among these; skip unreadable keys."""
