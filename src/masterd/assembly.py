@@ -20,15 +20,20 @@ from masterd.api.leader_routing import LeaderRouter
 from masterd.api.read_sources import ReadSources
 from masterd.api.routes import Api
 from masterd.application.contract import Application
+from masterd.application.identity import ApplicationIdentity
 from masterd.election.campaign import Campaign, MasterIdentity, rank_of
 from masterd.election.timeline import Timeline
+from masterd.replication.claim_changes import ClaimChanges
 from masterd.replication.cluster_view import ClusterView
-from masterd.replication.replica import Replica
+from masterd.replication.replica import NOT_READ, Replica
 from masterd.roles.candidacy import Candidacy
+from masterd.roles.fitness import MasterFitness
 from masterd.roles.health import MasterHealth
 from masterd.roles.leadership import Leadership
 from masterd.roles.master import Master
 from masterd.roles.peers import PeerClient
+from masterd.roles.rehearsal import Rehearsal
+from masterd.roles.self_report import SelfReport
 from masterd.settings import MasterSettings
 from masterd.term.leader import Leader
 from masterd.term.parts import build_term_parts
@@ -81,6 +86,7 @@ def build_parts(
     # replication
     cluster_view = cluster_view or ClusterView(etcd, keys)
     replica = Replica(etcd, keys)
+    claim_changes = ClaimChanges(cluster_view.alive)
 
     # upkeep
     space_keeper = SpaceKeeper(maintenance, etcd, cluster_view, settings.space, lambda: _own_rank(me, cluster_view))
@@ -89,7 +95,12 @@ def build_parts(
 
     # election and term
     warm_start = WarmStart(replica, application, settings.leader.derive_timeout_s, wall_clock)
-    campaign = Campaign(etcd, keys, me, cluster_view, replica, settings.timing)
+    identity = ApplicationIdentity.of(application)
+    rehearsal = Rehearsal(replica, application, leadership, settings.leader.derive_timeout_s)
+    fitness = MasterFitness(
+        identity.name, leadership=leadership, cluster_view=cluster_view, replica=replica, rehearsal=rehearsal
+    )
+    campaign = Campaign(etcd, keys, me, cluster_view, replica, settings.timing, fitness)
     campaign.on_takeover_sent = warm_start.start
 
     def new_leader(won: TakeoverWon, timeline: Timeline) -> Leader:
@@ -101,24 +112,33 @@ def build_parts(
         return leader_type(parts)
 
     # roles
+    health = MasterHealth(
+        etcd, maintenance, leadership=leadership, cluster_view=cluster_view, replica=replica,
+        space_keeper=space_keeper, placement=placement, fitness=fitness,
+    )  # fmt: skip
+
+    def self_report() -> SelfReport:
+        if leadership.leader is not None:  # its state is complete, and what it can derive is known in earnest
+            return SelfReport(identity, 0.0, health.problem, fitness.barred, None)
+        is_starting = replica.problem == NOT_READ and fitness.unfit is None
+        age_s, problem = (0.0, None) if is_starting else (replica.age_s, health.problem)
+        return SelfReport(identity, age_s, problem, fitness.unfit, rehearsal.report)
+
     candidacy = Candidacy(
         etcd, keys, me, candidates=cluster_view.candidates, replica=replica,
-        hosts_etcd_leader=lambda: placement.hosts_etcd_leader, changed=candidacy_changed,
+        hosts_etcd_leader=lambda: placement.hosts_etcd_leader, self_report=self_report, changed=candidacy_changed,
         warning=lambda: etcd.certificate_warning or maintenance.certificate_warning,
     )  # fmt: skip
     master = Master(
         etcd, keys, me, leadership=leadership, cluster_view=cluster_view, replica=replica, candidacy=candidacy,
-        campaign=campaign, warm_start=warm_start, new_leader=new_leader, space_keeper=space_keeper,
-        placement=placement, lease_ttl_s=settings.lease_ttl_s, give_up_retry_s=settings.give_up_retry_s,
-    )  # fmt: skip
-    health = MasterHealth(
-        etcd, maintenance, leadership=leadership, cluster_view=cluster_view, replica=replica,
-        space_keeper=space_keeper, placement=placement,
+        campaign=campaign, fitness=fitness, rehearsal=rehearsal, warm_start=warm_start, new_leader=new_leader,
+        space_keeper=space_keeper, placement=placement, lease_ttl_s=settings.lease_ttl_s,
+        give_up_retry_s=settings.give_up_retry_s,
     )  # fmt: skip
     read_sources = ReadSources(
         own_id=me.id, keys=keys, etcd=etcd, maintenance=maintenance, cluster_view=cluster_view, replica=replica,
         snapshots=replica.snapshots, application=application, leadership=leadership, health=health,
-        store_scan=store_scan,
+        store_scan=store_scan, claim_changes=claim_changes,
     )  # fmt: skip
     return MasterdParts(me, settings, leadership, cluster_view, replica, campaign, health, read_sources, master)
 

@@ -13,6 +13,7 @@ from tests.support.fakes.link import FINE, LOST, REFUSED, UNHEARD, Fate
 
 _ATTEMPT_PASSED_S = 0.9  # after the timeout of a session's attempt, perhaps before that of its call
 _TAKEN_OVER_S = 3.5  # another masterd leads by then
+_SERVES_S = 1.0  # another masterd that has taken over serves by then, or has lost its term
 
 KINDS = (
     "crash before it lands",
@@ -64,7 +65,10 @@ def fate_of(kind: str, world: World, pc: Pc) -> Fate:
 
 async def _take_over_and_forward(world: World, pc: Pc, *, commit: bool = False) -> None:
     await world.switchover()
-    if commit:
+    deadline = asyncio.get_running_loop().time() + _SERVES_S
+    while commit and world.leader is pc and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.001)
+    if commit and world.leader is not pc:  # a command to this masterd would wait until it hears of etcd again
         await world.command("append", {"path": "lists/0", "item": "under the next leader"}, patience_s=1.0)
     world.fate = no_fault
     pc.link.forward()

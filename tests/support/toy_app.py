@@ -141,9 +141,12 @@ class Line:
 
     def commit(self, batch: Batch) -> Entry:
         """Commit the batch as the leader does: add its entry to the journal and apply it to the state."""
-        raw = encode_entry(*TERM, "nonce", batch.encoded)
+        application = self.app.name if self.state.application is None else None
+        raw = encode_entry(*TERM, "nonce", batch.encoded, application=application)
         self.entries.append(raw)
-        entry = Entry.model_construct(v=1, epoch=1, term=7, nonce="nonce", commands=tuple(batch.records))
+        entry = Entry.model_construct(
+            v=1, epoch=1, term=7, nonce="nonce", commands=tuple(batch.records), application=application
+        )
         self.state.apply(entry, self.images)
         return decode(Entry, raw, "entry")
 
@@ -185,5 +188,5 @@ def replayed(line: Line, start: State | None = None) -> State:
 
 def same(one: State, other: State) -> bool:
     """Whether two states are equal, including the order in which their ids will be forgotten."""
-    names = ("index", "time", "documents", "specs", "adopted", "ids", "floor", "restores", "actions")
+    names = ("index", "time", "documents", "specs", "adopted", "ids", "floor", "restores", "actions", "application")
     return all(getattr(one, name) == getattr(other, name) for name in names) and list(one.ids) == list(other.ids)

@@ -240,7 +240,14 @@ def _changes(sent: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamIt
 
 def _node_items(sources: ReadSources) -> StreamItems:
     view, state = sources.cluster_view, sources.replica.state
-    nodes = node_views(state.inventory, state, view.status.items, view.alive.items, sources.application)
+    nodes = node_views(
+        state.inventory,
+        state,
+        view.status.items,
+        view.alive.items,
+        sources.application,
+        sources.leadership.spec_failures,
+    )
     return {"nodes": {node["name"]: node for node in nodes}}
 
 

@@ -163,7 +163,7 @@ class LeaderRouter:
     async def _forward(self, request: web.Request, changed: asyncio.Event) -> web.StreamResponse | None:
         """The leader's answer; None if it stopped being the leader before it answered."""
         forwarding = asyncio.create_task(
-            self._peers.forward(request, self.leader_url, self._me.id, self._health.problem_or_outage)
+            self._peers.forward(request, self.leader_url, self._me.id, self._health.no_leader_reason)
         )
         waiting = asyncio.create_task(changed.wait())
         try:

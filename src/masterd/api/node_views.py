@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 from masterd.application.contract import Application, node_document
@@ -18,12 +19,15 @@ def node_view(
     statuses: Mapping[str, Status],
     alive: Mapping[str, Alive],
     application: Application,
+    failures: Mapping[str, str] = MappingProxyType({}),
 ) -> NodeView:
-    """The view of one configured node."""
+    """The view of one configured node. failures: by node, why the leader cannot derive its spec."""
     config = inventory.nodes[name]
     mark, status, living = state.specs.get(name), statuses.get(name), alive.get(name)
     driver = config.driver or inventory.defaults.driver
     problem = node_problem(mark, status, living)
+    if problem is None and name in failures:
+        problem = f"keeps its last order: {failures[name]}"
     return {
         "name": name,
         "address": config.address,
@@ -71,9 +75,10 @@ def node_views(
     statuses: Mapping[str, Status],
     alive: Mapping[str, Alive],
     application: Application,
+    failures: Mapping[str, str] = MappingProxyType({}),
 ) -> list[NodeView]:
     """The views of all configured nodes, in the inventory's order."""
-    return [node_view(name, inventory, state, statuses, alive, application) for name in inventory.nodes]
+    return [node_view(name, inventory, state, statuses, alive, application, failures) for name in inventory.nodes]
 
 
 def command_view(record: CommandRecord, entry: Entry) -> CommandView:

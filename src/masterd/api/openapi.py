@@ -197,6 +197,15 @@ def _paths() -> JsonObject:
             ref("DrillRequest"),
             ref("Drill"),
         ),
+        "/v1/application": {
+            **_get("the application that may lead, and what each masterd runs", "Application"),
+            **_write(
+                "put",
+                "adopt an application: only masterds that run it take over",
+                ref("AdoptRequest"),
+                ref("ApplicationOrder"),
+            ),
+        },
         "/v1/paused": {
             **_local("whether takeovers are paused: an empty object if they are not", "PausedOrNot"),
             **_write("put", "pause takeovers", ref("PauseRequest"), ref("Paused")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from masterd.application.contract import Application
+from masterd.replication.claim_changes import ClaimChanges
 from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.replication.snapshots import Snapshots
@@ -32,3 +33,4 @@ class ReadSources:
     leadership: Leadership
     health: MasterHealth
     store_scan: StoreScan
+    claim_changes: ClaimChanges

@@ -6,13 +6,16 @@ The caller ensures consistency: for a linearizable read it confirms the term bef
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import cast
 
 from aiohttp import web
 
+from masterd.api import cluster_problems
 from masterd.api.node_specs import add_specs
 from masterd.api.node_views import node_view, node_views
 from masterd.api.read_sources import ReadSources
+from masterd.application.identity import application_in_force
 from masterd.election.campaign import by_rank
 from nodestore.cluster.configuration import current_of, version_of
 from nodestore.cluster.overview import counts_toward_quorum, master_views, member_views
@@ -39,7 +42,7 @@ async def leader(sources: ReadSources, _: web.Request) -> api_types.Leader:
     if current.record is None:
         raise Unavailable(
             "there is no leader at the moment"
-            + (f"; {sources.own_id}: {sources.health.problem_or_outage}" if sources.health.problem_or_outage else "")
+            + (f"; {sources.own_id}: {reason}" if (reason := sources.health.no_leader_reason) is not None else "")
         )
     record = current.record
     epoch = term.epoch if term is not None else sources.cluster_view.epoch
@@ -81,6 +84,29 @@ def _master_views(sources: ReadSources) -> list[MasterView]:
     return views
 
 
+async def application(sources: ReadSources, _: web.Request) -> api_types.Application:
+    """The application that may lead, and what each masterd runs and has rehearsed."""
+    view, recorded = sources.cluster_view, sources.replica.state.application
+    leading = _leader_id(sources)
+    return {
+        "recorded": recorded,
+        "order": None if view.application_order is None else view.application_order.model_dump(mode="json"),
+        "in_force": application_in_force(recorded, view.application_order),
+        "masters": [
+            {
+                "id": item.id,
+                "role": "leader" if item.id == leading else "standby",
+                "application": item.application,
+                "application_version": item.application_version,
+                "commands_hash": item.commands_hash,
+                "unfit": item.unfit,
+                "rehearsal": None if item.rehearsal is None else item.rehearsal.model_dump(mode="json"),
+            }
+            for _, item in sorted(view.candidates.items.items())
+        ],
+    }
+
+
 def standbys(sources: ReadSources) -> list[MasterView]:
     """The other candidates, in order of rank: the first one takes over first."""
     views = master_views(sources.cluster_view.candidates.items, _leader_id(sources))
@@ -96,7 +122,14 @@ async def members(sources: ReadSources, _: web.Request) -> api_types.Members:
 
 def _node_views(sources: ReadSources) -> list[NodeView]:
     view, state = sources.cluster_view, sources.replica.state
-    return node_views(state.inventory, state, view.status.items, view.alive.items, sources.application)
+    return node_views(
+        state.inventory,
+        state,
+        view.status.items,
+        view.alive.items,
+        sources.application,
+        sources.leadership.spec_failures,
+    )
 
 
 async def nodes(sources: ReadSources, request: web.Request) -> api_types.Nodes:
@@ -112,7 +145,15 @@ async def node(sources: ReadSources, request: web.Request) -> NodeView:
     name, view, state = request.match_info["node"], sources.cluster_view, sources.replica.state
     if name not in state.inventory.nodes:
         raise NotFound(f"there is no node {name!r} in the configuration")
-    found = node_view(name, state.inventory, state, view.status.items, view.alive.items, sources.application)
+    found = node_view(
+        name,
+        state.inventory,
+        state,
+        view.status.items,
+        view.alive.items,
+        sources.application,
+        sources.leadership.spec_failures,
+    )
     if wants_specs(request):
         await add_specs(sources, [found])
     return found
@@ -314,9 +355,25 @@ def _problems(
         problems.append(f"master {sources.own_id}: its state is {sources.replica.age_s:.0f} s old")
     if sources.health.placement_problem is not None:
         problems.append(f"master {sources.own_id}: {sources.health.placement_problem}")
-    if len(present) < 2:
-        problems.append("no standby: if the leader dies, no masterd can take over")
-    return problems
+    return problems + _problems_of_others(sources)
+
+
+def _problems_of_others(sources: ReadSources) -> list[str]:
+    """Problems that other programs publish, and those that show only in how often something changes."""
+    view, state, leading = sources.cluster_view, sources.replica.state, _leader_id(sources)
+    candidates = view.candidates.items
+    problems = cluster_problems.master_problems(sources.own_id, candidates, leading)
+    problems += cluster_problems.application_problems(
+        state.application, view.application_order, candidates.values(), leading
+    )
+    problems += cluster_problems.noded_problems(
+        state.inventory.nodes, view.alive.items, sources.claim_changes.frequent()
+    )
+    single = (
+        cluster_problems.leadership_problem(view.terms.items.values(), time.time()),
+        cluster_problems.standby_problem(candidates, leading),
+    )
+    return problems + [problem for problem in single if problem is not None]
 
 
 def _garbage_problems(sources: ReadSources, unreadable: dict[str, str]) -> list[str]:

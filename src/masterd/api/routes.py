@@ -36,10 +36,13 @@ from nodestore.errors import (
     LeadershipLost,
     NodectlError,
     NotFound,
+    NotLeader,
+    OutcomeUnknown,
     Unavailable,
 )
 from nodestore.schema import api_types
 from nodestore.schema.api_types import COMMANDS_MAX
+from nodestore.schema.models import Term
 from nodestore.support.jsonio import dumps
 from nodestore.support.time_slices import dumps_in_slices
 
@@ -51,6 +54,10 @@ _ANSWER_S = 30.0
 _TAKEOVER_ORDER_TIMEOUT_S = 2.0
 """Time limit of a takeover that the leader requests in a handover. If this masterd is still becoming a standby, it
 first waits until it is one; the limit does not include that wait. The leader waits for longer than both together."""
+
+_SERVE_S = 5.0
+"""How long the answer to a switchover waits until the new leader serves. Until then it may still give the term up."""
+_SERVE_POLL_S = 0.005
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -121,6 +128,8 @@ class Api:
             ("POST", "/v1/leader/switchover", self._switchover),
             ("POST", "/v1/campaign", self._campaign),
             ("POST", "/v1/drill", self._drill),
+            ("GET", "/v1/application", self._read_handler(reads.application)),
+            ("PUT", "/v1/application", self._put_application),
             ("GET", "/v1/paused", self._get_paused),
             ("PUT", "/v1/paused", self._put_paused),
             ("DELETE", "/v1/paused", self._delete_paused),
@@ -286,8 +295,14 @@ class Api:
         if wanted is not None and wanted == self._own_id:
             raise Conflict(f"{wanted} is the leader already")
         for view in views:
-            if wanted in (None, view["id"]):
+            unfit = view.get("unfit")
+            if wanted == view["id"] and unfit is not None:
+                raise Conflict(f"standby {wanted} is not fit to lead: {unfit}")
+            if wanted in (None, view["id"]) and unfit is None:
                 return view
+        if wanted is None and views:
+            reasons = "; ".join(f"{view['id']}: {view.get('unfit')}" for view in views)
+            raise Unavailable(f"no standby is fit to lead: {reasons}")
         if wanted is not None:
             raise NotFound(f"there is no standby {wanted!r}; there are: {', '.join(v['id'] for v in views) or 'none'}")
         raise Unavailable("there is no standby to hand over to")
@@ -301,8 +316,26 @@ class Api:
         if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
             raise Invalid("revision: expected the revision of the leader's term")
         won = await self._takeovers.take_over_from(revision, actor_of(body), _TAKEOVER_ORDER_TIMEOUT_S)
+        await self._wait_serving(won.fence.term)
         epoch, revision = won.fence.term
         return self._json(api_types.Campaign(term={"epoch": epoch, "revision": revision}))
+
+    async def _wait_serving(self, term: Term) -> None:
+        """Wait until this masterd serves in `term`, which it has won.
+
+        Raises Unavailable if it gave the term up or was deposed, and OutcomeUnknown after 5 s: it may serve later.
+        """
+        deadline = time.monotonic() + _SERVE_S
+        while time.monotonic() < deadline:
+            leader = self._leadership.leader
+            if leader is not None and leader.fence.term == term and leader.serving.is_set():
+                return
+            if self._leadership.given_up_term == term:
+                raise Unavailable(f"{self._own_id} took over and could not lead: {self._leadership.give_up_reason}")
+            if self._cluster_view.leader.revision > term.revision:
+                raise Unavailable(f"{self._own_id} took over and was replaced before it served")
+            await asyncio.sleep(_SERVE_POLL_S)
+        raise OutcomeUnknown(f"{self._own_id} took over, and does not serve after {_SERVE_S:g} s: see `nodectl status`")
 
     async def _drill(self, request: web.Request) -> web.StreamResponse:
         """Kill or freeze this leader, if drills are allowed."""
@@ -410,6 +443,31 @@ class Api:
         if self._described_commands is None:
             self._described_commands = await asyncio.to_thread(openapi.command_list, self._sources.application)
         return self._json(self._described_commands, True)
+
+    async def _put_application(self, request: web.Request) -> web.StreamResponse:
+        """Order that another application may lead. Any masterd does this if there is no leader, because with another
+        application than the recorded one there can be none."""
+        try:
+            leader = await self._leader_or_response(request)
+        except NotLeader:
+            log.info("adopting an application without a leader")
+        else:
+            if isinstance(leader, web.StreamResponse):
+                return leader
+            await leader.confirm_read()
+        body = await read_body(request)
+        name = text_field(body, "name")
+        running = {item.application for item in self._cluster_view.candidates.items.values() if item.application}
+        if name not in running:
+            raise Conflict(
+                f"no running masterd has application {name!r}, so it could not lead; "
+                f"there are: {', '.join(sorted(running)) or 'none'}"
+            )
+        if self._replica.problem is not None:
+            raise Unavailable(f"{self._own_id} does not know the recorded application: {self._replica.problem}")
+        recorded = self._replica.state.application
+        order = await self._configuration.adopt_application(name, recorded, actor_of(body))
+        return self._json(order.model_dump(mode="json"))
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
         """The OpenAPI document, generated once."""

@@ -29,6 +29,7 @@ KEYS: Mapping[str, type[Stored]] = {
     "terms/<nonce>": models.TermRecord,
     "candidates/<master>": models.Candidate,
     "paused": models.Paused,
+    "application": models.ApplicationOrder,
     "challenges/<master>": models.Challenge,
     "answers/<master>": models.Answer,
     "head": models.Head,

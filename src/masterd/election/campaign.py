@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from masterd.election.fitness import UNFIT_WAIT_S, Fitness, FixedFitness, has_fitter
 from masterd.election.leader_watch import LeaderWatch, TakeoverReason
 from masterd.election.suspicion import ElectionTiming, streak_after
 from masterd.election.timeline import Timeline
@@ -32,7 +33,7 @@ from nodestore.cluster.election import (
     resignation_reason,
     takeover,
 )
-from nodestore.errors import Garbage, LeaseLost, NodectlError, NoSpaceUnknown, OutcomeUnknown, Unavailable
+from nodestore.errors import Conflict, Garbage, LeaseLost, NodectlError, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import Etcd, cmp_mod, op_delete
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Candidate
@@ -114,7 +115,7 @@ def takeover_reason(
 
 
 def by_rank(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Sort candidates by rank: caught up first, then not on the PC of etcd's leader, then priority, then name.
+    """Sort candidates by rank: fit and caught up first, then not on the PC of etcd's leader, priority, name.
 
     Candidates publish their index every two seconds, so a candidate that is less than _CAUGHT_UP_COMMANDS behind the
     best one counts as caught up. Every winner reads the journal up to `head` anyway.
@@ -122,9 +123,9 @@ def by_rank(candidates: Iterable[Candidate]) -> list[Candidate]:
     ranked = list(candidates)
     best = max((candidate.index for candidate in ranked), default=0)
 
-    def rank(candidate: Candidate) -> tuple[bool, bool, int, str]:
+    def rank(candidate: Candidate) -> tuple[bool, bool, bool, int, str]:
         behind = candidate.index < best - _CAUGHT_UP_COMMANDS
-        return behind, candidate.beside_etcd_leader, -candidate.priority, candidate.id
+        return candidate.unfit is not None, behind, candidate.beside_etcd_leader, -candidate.priority, candidate.id
 
     return sorted(ranked, key=rank)
 
@@ -147,8 +148,9 @@ class Campaign:
         cluster_view: ClusterView,
         replica: Replica,
         timing: ElectionTiming,
+        fitness: Fitness = FixedFitness(),
     ) -> None:
-        self._etcd, self._keys, self._me = etcd, keys, me
+        self._etcd, self._keys, self._me, self._fitness = etcd, keys, me, fitness
         self._cluster_view, self._replica, self._timing = cluster_view, replica, timing
         self._attempts: deque[str] = deque(maxlen=_ATTEMPTS_KEPT)
         """Nonces of our recent takeovers. If `leader` holds one, its takeover landed, even if the reply was lost."""
@@ -255,6 +257,9 @@ class Campaign:
             if self._cluster_view.paused is not None:
                 return None
             reason = self._takeover_reason()
+            if reason is not None and (barred := self._fitness.barred) is not None:
+                self._limited_log.log(logging.ERROR, f"does not take over: {barred}")
+                return None
             if reason is None or not await self._wait_for_rank(seen):
                 return None
             if self._needs_store_check:
@@ -296,10 +301,16 @@ class Campaign:
         return self._watch if self._watch is not None and self._watch.revision == seen.revision else None
 
     async def _wait_for_rank(self, seen: LeaderSeen) -> bool:
-        """Wait for our turn; return False if `leader` changed meanwhile or the reason no longer holds."""
+        """Wait for our turn; return False if `leader` changed meanwhile or the reason no longer holds.
+
+        If this masterd is unfit, it also waits for the fitter candidates, and takes over if none of them has led then.
+        """
         replaced_id = self._cluster_view.last_leader.record.id if self._cluster_view.last_leader.record else None
-        rank = rank_of(self._me.id, replaced_id, self._cluster_view.candidates.items)
-        deadline = time.monotonic() + rank * self._timing.stagger_s
+        candidates = self._cluster_view.candidates.items
+        wait_s = rank_of(self._me.id, replaced_id, candidates) * self._timing.stagger_s
+        if self._fitness.unfit is not None and has_fitter(self._me.id, replaced_id, candidates.values()):
+            wait_s += UNFIT_WAIT_S
+        deadline = time.monotonic() + wait_s
         while (left_s := deadline - time.monotonic()) > 0:
             if self._cluster_view.leader != seen:
                 return False
@@ -308,6 +319,9 @@ class Campaign:
 
     async def _execute_order(self, order: SwitchoverOrder, lease: int) -> TakeoverWon | None:
         seen = self._cluster_view.leader
+        if (unfit := self._fitness.unfit) is not None:
+            order.fail(Conflict(f"{self._me.id} is not fit to lead: {unfit}"))
+            return None
         if seen.revision != order.revision:
             # Our watch lags. The takeover compares the order's revision, so it succeeds only if that term still lasts.
             seen = LeaderSeen(order.revision, seen.record, seen.lease)

@@ -45,6 +45,7 @@ class HeartbeatListener:
         on_death: Callable[[], None],
         on_heartbeat: Callable[[float], None] = lambda _: None,
         on_break: Callable[[], None] = lambda: None,
+        on_index: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.revision = seen.revision
         self.is_dead = False
@@ -53,6 +54,7 @@ class HeartbeatListener:
         stream does not reset it, because a refusal after the break shows that the process is dead."""
         self._urls = seen.record.urls if seen.record else ()
         self._on_death, self._on_heartbeat, self._on_break = on_death, on_heartbeat, on_break
+        self._on_index = on_index
         self._had_heartbeat = False
         """Whether a heartbeat was received since the last reconnect."""
         self._break_timer: asyncio.TimerHandle | None = None
@@ -108,6 +110,7 @@ class HeartbeatListener:
                     if heartbeat.get("term") == self.revision:
                         self.is_connected = self._had_heartbeat = True
                         self._on_heartbeat(float(heartbeat.get("stuck_s", 0.0)))
+                        self._on_index(int(heartbeat.get("index", 0)))
         # The stream ended properly: the term is over, or the process was stopped. The reconnect shows which.
 
 

@@ -64,7 +64,7 @@ class LeaderWatch:
         self.revision = seen.revision
         self._name = seen.record.id if seen.record else ""
         self._urls = seen.record.urls if seen.record else ()
-        self._listener = HeartbeatListener(seen, self.on_process_died, self.on_heartbeat, self._broke)
+        self._listener = HeartbeatListener(seen, self.on_process_died, self.on_heartbeat, self._broke, self._note_index)
         self._suspicion = Suspicion(self._name, timing, time.monotonic(), streak)
         self._recheck = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -157,6 +157,9 @@ class LeaderWatch:
             self._recheck.set()
         else:  # the normal case, ten times a second: it must not wake `_decide_loop`
             self._schedule_recheck(self._suspicion.decide(self.heard_at).wake_at)
+
+    def _note_index(self, index: int) -> None:
+        self._replica.note_leader_index(self.revision, index)
 
     def _on_answer(self, master: str) -> None:
         answer = self._cluster_view.answers.items.get(self._own_id) if master == self._own_id else None

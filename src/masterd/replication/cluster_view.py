@@ -24,12 +24,14 @@ from nodestore.schema.models import (
     Acted,
     Alive,
     Answer,
+    ApplicationOrder,
     Candidate,
     Challenge,
     ConfigRecord,
     Epoch,
     Paused,
     Status,
+    TermRecord,
     decode,
 )
 from nodestore.support.logs import RateLimitedLog
@@ -145,6 +147,8 @@ class ClusterView:
         self.challenges = KeyMirror(keys.challenges, Challenge, self.garbage, self._changed)
         self.answers = KeyMirror(keys.answers, Answer, self.garbage, self._changed)
         self._paused = KeyMirror(keys.paused, Paused, self.garbage, self._changed)
+        self.terms = KeyMirror(keys.terms, TermRecord, self.garbage, self._changed)
+        self._application = KeyMirror(keys.application, ApplicationOrder, self.garbage, self._changed)
         self._epoch = KeyMirror(keys.epoch, Epoch, self.garbage, self._changed)
         self._targets = self._watch_targets()
         self._complete_up_to = [0] * len(self._targets)
@@ -164,6 +168,11 @@ class ClusterView:
         """The epoch of the store; None while it is unknown or unreadable."""
         epoch = self._epoch.items.get("")
         return None if epoch is None else epoch.epoch
+
+    @property
+    def application_order(self) -> ApplicationOrder | None:
+        """The operator's order that another application may lead; None if there is none."""
+        return self._application.items.get("")
 
     @property
     def revision(self) -> int:
@@ -263,6 +272,8 @@ class ClusterView:
         keys = self._keys
         items: list[tuple[KeyRange, KeyMirror[Any]]] = [
             (key_range(keys.paused, prefix=False), self._paused), (key_range(keys.epoch, prefix=False), self._epoch),
+            (key_range(keys.application, prefix=False), self._application),
+            (key_range(keys.terms), self.terms),
             (key_range(keys.candidates), self.candidates), (key_range(keys.status), self.status),
             (key_range(keys.alive), self.alive), (key_range(keys.acted), self.acted),
             (key_range(keys.challenges), self.challenges), (key_range(keys.answers), self.answers),

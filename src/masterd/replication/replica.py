@@ -32,6 +32,8 @@ _SIZES_MAX = 100_000
 _RECENT_MAX = 512
 _RECENT_BYTES_MAX = 2 << 20
 """Limits of the entries kept in memory for clients that follow the journal over HTTP. Older ones are read from etcd."""
+NOT_READ = "the journal has not been read yet"
+"""The problem of a replica that has just been created."""
 PROGRESS_S = 1.0
 SILENCE_S = 3.0
 
@@ -46,7 +48,9 @@ class Replica:
         self._epoch: int | None = None
         self.up_to_date_at = 0.0
         """Time, by the monotonic clock, up to which the state is known to be complete."""
-        self.problem: str | None = "the journal has not been read yet"
+        self._announced = (0, 0)
+        """Revision of a term, and the highest index that its leader has announced in a heartbeat."""
+        self.problem: str | None = NOT_READ
         """Why the state cannot be brought up to date; None if it can."""
         self.outage: str | None = None
         """Why etcd cannot be read now; None if it can."""
@@ -92,6 +96,20 @@ class Replica:
         """Call `callback` with each applied entry; return a function that unsubscribes it."""
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback)
+
+    def note_leader_index(self, term: int, index: int) -> None:
+        """Record that the leader of this term has announced `index` in a heartbeat.
+
+        The member that serves our watch may lag, and answers at regular intervals all the same. Its answers do not
+        show that our state is complete while the leader has announced a later index.
+        """
+        if term >= self._announced[0]:
+            self._announced = term, index
+
+    def _note_complete(self, at: float) -> None:
+        """Record that the state is complete as of `at`, unless the leader has announced a later index."""
+        if self.state.index >= self._announced[1]:
+            self.up_to_date_at = max(self.up_to_date_at, at)
 
     async def wait_for(self, index: int, timeout_s: float) -> None:
         """Wait until the state has reached `index`. TimedOut after `timeout_s` seconds."""
@@ -265,6 +283,8 @@ class Replica:
             self._recent.clear()
             self._recent_bytes = 0
             self.snapshots.verified.clear()
+        if stale:
+            self._announced = 0, 0
         self._epoch = epoch
         return stale
 
@@ -285,7 +305,7 @@ class Replica:
                     for event in changes.events
                     if event.value is not None
                 )
-                self.up_to_date_at = max(self.up_to_date_at, received)
+                self._note_complete(received)
 
     async def _apply_new(self, kvs: Iterable[KV]) -> None:
         """Apply the entries that are new among these; skip unreadable keys."""

@@ -49,13 +49,14 @@ class Image:
     restores: dict[int, str]
     adopted: AdoptedConfig | None
     actions: dict[str, tuple[Action, ...]]
+    application: str | None = None
     has_ids: bool = True
 
     @classmethod
     def of(cls, state: State) -> Image:
         return cls(
             state.index, state.time, state.floor, dict(state.documents), dict(state.specs), dict(state.ids),
-            dict(state.restores), state.adopted, dict(state.actions),
+            dict(state.restores), state.adopted, dict(state.actions), state.application,
         )  # fmt: skip
 
     def without_ids(self) -> Image:
@@ -72,6 +73,7 @@ class Image:
             index=self.index, time=self.time, documents=self.documents, specs=self.specs, adopted=self.adopted,
             ids=self.ids, ids_bytes=sum(known.size for known in self.ids.values()), floor=self.floor,
             documents_bytes=self.documents_bytes, restores=self.restores, actions=self.actions,
+            application=self.application,
         )  # fmt: skip
 
 
@@ -88,6 +90,7 @@ def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes
             "config": None if adopted is None else adopted.record.model_dump(mode="json"),
             "config_revision": adopted.revision if adopted else 0,
             "config_index": adopted.index if adopted else 0,
+            "application": image.application,
         }
     )  # fmt: skip
     # Generators, so that each chunk is encoded when it is requested: the caller yields to the event loop in between.
@@ -134,6 +137,7 @@ def _fill(state: State, data: dict[str, Any]) -> None:
         case "state":
             state.index, state.time, state.floor = data["index"], data["time"], data["floor"]
             state.restores = {int(index): name for index, name in data["restores"].items()}
+            state.application = data.get("application")  # absent in snapshots of older releases
             if data["config"] is not None:
                 record = ConfigRecord.model_validate(data["config"])
                 inventory = Inventory.without_name_check(record.inventory)

@@ -17,6 +17,7 @@ from typing import NoReturn
 from masterd.election.campaign import MasterIdentity
 from masterd.replication.cluster_view import KeyMirror
 from masterd.replication.replica import Replica
+from masterd.roles.self_report import SelfReport
 from nodestore import __version__
 from nodestore.errors import LeaseLost, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.lease import Lease
@@ -50,13 +51,15 @@ class Candidacy:
         candidates: KeyMirror[Candidate],
         replica: Replica,
         hosts_etcd_leader: Callable[[], bool],
+        self_report: Callable[[], SelfReport],
         changed: asyncio.Event,
         warning: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """changed: other parts set this event when a value of the candidacy has changed, to have it written at once."""
+        """self_report: returns what this masterd publishes about its own condition. changed: other parts set this event
+        when a value of the candidacy has changed, to have it written at once."""
         self._etcd, self._key, self._me = etcd, keys.candidate(me.id), me
         self._candidates, self._replica, self._hosts_etcd_leader = candidates, replica, hosts_etcd_leader
-        self._changed, self._warning = changed, warning
+        self._self_report, self._changed, self._warning = self_report, changed, warning
         self._was_accepted = False
         """Whether etcd has ever accepted this candidacy. From then on no refusal ends this process."""
 
@@ -114,7 +117,7 @@ class Candidacy:
         return Candidate(
             id=self._me.id, host=self._me.host, urls=self._me.urls, index=self._replica.index,
             priority=self._priority, nonce=self._me.nonce, version=__version__, pid=os.getpid(),
-            beside_etcd_leader=self._hosts_etcd_leader(), warning=self._warning(),
+            beside_etcd_leader=self._hosts_etcd_leader(), warning=self._warning(), **self._self_report().fields(),
         )  # fmt: skip
 
     async def _put(self, lease: Lease, revision: int) -> int | None:

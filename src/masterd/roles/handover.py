@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _CATCH_UP_S = 5.0
 _DRAIN_S = 3.0
 _TAKE_OVER_S = 3.0
+_SERVED_S = 8.0
+"""Time limit of the successor's takeover until it serves. A masterd of an earlier release answers when it has won."""
 _LAG_MAX_COMMANDS = 200
 _POLL_S = 0.02
 
@@ -42,7 +44,7 @@ async def hand_over(leader: Leader, index: int, url: str, actor: str, http: Peer
         async with asyncio.timeout(_DRAIN_S):
             await leader.wait_drained()
         request: CampaignRequest = {"revision": leader.fence.term.revision, "actor": actor}
-        return cast(Campaign, await http.post(f"{url}/v1/campaign", request, _TAKE_OVER_S))
+        return cast(Campaign, await http.post(f"{url}/v1/campaign", request, _SERVED_S))
     except TimeoutError:
         leader.reopen()
         raise Unavailable(f"pending commands were not finished within {_DRAIN_S:g} s; this leader continues") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from masterd.election.fitness import Fitness
 from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.roles.leadership import Leadership
@@ -23,17 +24,19 @@ class MasterHealth:
         replica: Replica,
         space_keeper: SpaceKeeper,
         placement: EtcdLeaderPlacement,
+        fitness: Fitness,
     ) -> None:
         self._etcd, self._maintenance, self._leadership = etcd, maintenance, leadership
         self._cluster_view, self._replica = cluster_view, replica
-        self._space_keeper, self._placement = space_keeper, placement
+        self._space_keeper, self._placement, self._fitness = space_keeper, placement, fitness
 
     @property
     def role_problem(self) -> str | None:
         """Why this masterd cannot follow or lead; None if it can."""
         # A term that this masterd gave up is reported only until a masterd leads.
         given_up = self._leadership.give_up_reason if self._cluster_view.leader.record is None else None
-        return self._replica.problem or given_up
+        barred = self._fitness.barred if self._leadership.leader is None else None
+        return self._replica.problem or barred or given_up
 
     @property
     def problem(self) -> str | None:
@@ -51,6 +54,13 @@ class MasterHealth:
         """`problem`, or else, on a standby, that etcd does not answer; None if there is neither."""
         outage = self._replica.outage if self._leadership.leader is None else None
         return self.problem or (f"etcd cannot be read: {outage}" if outage else None)
+
+    @property
+    def no_leader_reason(self) -> str | None:
+        """Why there may be no leader, as far as this masterd knows: a pause, or its own problem; None if neither."""
+        paused = self._cluster_view.paused
+        reasons = (None if paused is None else paused.text, self.problem_or_outage)
+        return "; ".join(reason for reason in reasons if reason is not None) or None
 
     @property
     def placement_problem(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from masterd.term.leader import Leader
 from nodestore.etcd.lease import Lease
@@ -20,6 +20,10 @@ class Leadership:
         """The lease of the candidacy and, in a term, of the key `leader`; None before etcd has granted one."""
         self.give_up_reason: str | None = None
         """Why the most recent term was given up; None once another term has begun."""
+        self.given_up_at: float | None = None
+        """When the most recent term was given up, by the monotonic clock."""
+        self.given_up_term: Term | None = None
+        """The term that was given up last."""
 
     @property
     def role(self) -> Role:
@@ -34,6 +38,11 @@ class Leadership:
     def config_rejection(self) -> tuple[int, str] | None:
         """mod_revision of config/current and why this leader does not adopt it; None if it does, or on a standby."""
         return None if self.leader is None else self.leader.config_rejection
+
+    @property
+    def spec_failures(self) -> Mapping[str, str]:
+        """By node: why this leader cannot derive its spec; empty on a standby."""
+        return {} if self.leader is None else self.leader.spec_failures
 
     @property
     def stuck_s(self) -> float:

@@ -15,12 +15,14 @@ import time
 from typing import NoReturn, Protocol
 
 from masterd.election.campaign import Campaign, MasterIdentity, by_rank
+from masterd.election.fitness import Fitness
 from masterd.election.timeline import Timeline
 from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.roles.candidacy import Candidacy
 from masterd.roles.handover import hand_over_to_any
 from masterd.roles.leadership import Leadership
+from masterd.roles.rehearsal import Rehearsal
 from masterd.term.journal import TermBroken
 from masterd.term.leader import Leader
 from masterd.term.warm_start import WarmStart
@@ -69,6 +71,8 @@ class Master:
         replica: Replica,
         candidacy: Candidacy,
         campaign: Campaign,
+        fitness: Fitness,
+        rehearsal: Rehearsal,
         warm_start: WarmStart,
         new_leader: LeaderFactory,
         space_keeper: SpaceKeeper,
@@ -80,6 +84,7 @@ class Master:
         self._etcd, self._keys, self._me = etcd, keys, me
         self._leadership, self._cluster_view, self._replica = leadership, cluster_view, replica
         self._candidacy, self._campaign, self._warm_start = candidacy, campaign, warm_start
+        self._fitness, self._rehearsal = fitness, rehearsal
         self._new_leader, self._space_keeper, self._placement = new_leader, space_keeper, placement
         self._lease_ttl_s, self._give_up_retry_s = lease_ttl_s, give_up_retry_s
         self._cancelled_tasks = CancelledTasks()
@@ -97,6 +102,7 @@ class Master:
             tasks.create_task(self._cluster_view.watch(), name="watch the cluster")
             tasks.create_task(self._space_keeper.run(), name="keep space")
             tasks.create_task(self._placement.run(), name="place etcd's leader")
+            tasks.create_task(self._rehearsal.run(), name="rehearse a takeover")
             while True:
                 self._leadership.lease = lease = await self._grant()
                 try:
@@ -152,6 +158,8 @@ class Master:
         try:
             timeline = self._campaign.timeline
             await self._replica.apply_takeover(won)
+            if (barred := self._fitness.barred) is not None:  # the recorded application is known for certain only now
+                raise NodectlError(barred)
             timeline.mark("caught_up", time.monotonic())
             self._leadership.leader = leader = self._new_leader(won, timeline)
             log.info(
@@ -180,6 +188,7 @@ class Master:
         """Resign and back off. The pause grows with each consecutive failure, because each takeover writes a record of
         its term into etcd."""
         self._leadership.give_up_reason = f"gave up term {won.fence.term}: {error}"
+        self._leadership.given_up_at, self._leadership.given_up_term = time.monotonic(), won.fence.term
         log.error("%s", self._leadership.give_up_reason)
         self._leadership.leader = None  # before the pause: heartbeats end, and requests are forwarded to a new leader
         self._campaign.end_attempt()
@@ -218,11 +227,12 @@ class Master:
             log.warning("cannot resign (%s): leadership ends when the lease expires", error)
 
     def _successor_urls(self) -> list[str]:
-        """URLs of the best standbys, in order of rank; none while takeovers are paused."""
+        """URLs of the best fit standbys, in order of rank; none while takeovers are paused."""
         if self._cluster_view.paused is not None:
             return []
         candidates = by_rank(self._cluster_view.candidates.items.values())
-        return [other.urls[0] for other in candidates if other.id != self._me.id and other.urls][:_SUCCESSORS_MAX]
+        fit = [other for other in candidates if other.id != self._me.id and other.urls and other.unfit is None]
+        return [other.urls[0] for other in fit][:_SUCCESSORS_MAX]
 
     async def _wait_replaced(self, leader: Leader) -> None:
         """Wait until the watch shows another leader. So requests that waited in the old term can be forwarded to the

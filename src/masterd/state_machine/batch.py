@@ -26,6 +26,7 @@ from nodestore.support.jsonio import Document, Json, copy, dumps
 CONFIG_ADOPT = "config.adopt"
 CONFIG_RESPEC = "config.respec"
 RESULTS_FORGET = "results.forget"
+CONFIG_APPLICATION = "config.application"
 SNAPSHOT_RESTORE = "snapshot.restore"
 
 
@@ -155,7 +156,7 @@ class Batch:
             admitted = True
         finally:
             if not admitted:
-                self.spec_deriver.update(self.overlay.config, self.overlay, affected)
+                self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
         self._append_record(record, raw, transaction, derived, growth)
         self._ids[request.id] = CommandOutcome(request.id, record.index, result), record
         return CommandOutcome(request.id, record.index, copy(result))
@@ -182,7 +183,7 @@ class Batch:
             self._check_specs(derived)
             growth = self._check_state_size(request.name, transaction, specs_bytes)
         except NodectlError:
-            self.spec_deriver.update(self.overlay.config, self.overlay, affected)
+            self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
             raise
         result = {"snapshot": snapshot, "documents": len(image), "changed": len(transaction.writes)}
         record = CommandRecord(
@@ -261,9 +262,9 @@ class Batch:
     def respec(self, actor: str, nonce: str) -> CommandRecord | None:
         """Record the specs of all nodes whose derived spec differs from the recorded one; None if all are equal.
 
-        They differ after an upgrade of the application, for example.
+        They differ after an upgrade of the application, for example. A node whose spec cannot be derived is left out.
         """
-        self.spec_deriver.rebuild(self.overlay.config, self.overlay)
+        self.spec_deriver.rebuild(self.overlay.config, self.overlay, tolerant=True)
         derived = {node: self.spec_deriver[node] for node in self.differing_nodes()}
         if not derived:
             return None
@@ -285,9 +286,20 @@ class Batch:
         self._append_record(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), {})
         return record
 
+    def record_application(self, name: str, actor: str, nonce: str) -> CommandRecord:
+        """Record that the application `name` leads. The record changes nothing else; the entry that holds it carries
+        the name."""
+        args: dict[str, Any] = {"name": name, "replaces": self.state.application}
+        record = CommandRecord(
+            index=self.next_index, id=f"{CONFIG_APPLICATION}-{nonce}", actor=actor, time=self.now,
+            name=CONFIG_APPLICATION, args=args, result={"name": name}, config_version=self._config_version,
+        )  # fmt: skip
+        self._append_record(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), {})
+        return record
+
     def differing_nodes(self) -> list[str]:
-        """The nodes whose derived spec differs from the recorded one, sorted."""
-        nodes = {*self.spec_deriver.nodes, *self.state.specs}
+        """The nodes whose derived spec differs from the recorded one, sorted. Without those in `failed`."""
+        nodes = {*self.spec_deriver.nodes, *self.state.specs} - self.spec_deriver.failed.keys()
         return sorted(node for node in nodes if self._recorded(node) != self.spec_deriver[node].hash)
 
     def _recorded(self, node: str) -> str:
@@ -446,13 +458,17 @@ class Batch:
         """The pending actions after this batch, of the nodes whose actions it changed."""
         return self.overlay.pending
 
-    def rebuild_specs(self) -> None:
-        """Derive the specs of all nodes from the overlay, and record which documents each one reads."""
-        self.spec_deriver.rebuild(self.overlay.config, self.overlay)
+    def rebuild_specs(self, *, tolerant: bool = False) -> None:
+        """Derive the specs of all nodes from the overlay, and record which documents each one reads.
+
+        tolerant: see SpecDeriver.
+        """
+        self.spec_deriver.rebuild(self.overlay.config, self.overlay, tolerant=tolerant)
 
     def undo_derivation(self) -> None:
         """Derive all specs from the committed state again, after this batch was not committed."""
-        self.spec_deriver.rebuild(self.state.inventory, Overlay(self.state, self.state.inventory, self.now))
+        committed = Overlay(self.state, self.state.inventory, self.now)
+        self.spec_deriver.rebuild(self.state.inventory, committed, tolerant=True)
 
 
 class _PendingActions(Mapping[str, tuple[Action, ...]]):
@@ -509,10 +525,19 @@ def _check_same(request: CommandRequest, first: str | None, index: int) -> None:
     check_same_request(request.id, first, request.name, args, index)
 
 
-def encode_entry(epoch: int, term: int, nonce: str, encoded: Sequence[bytes], floor: int | None = None) -> bytes:
-    """The journal entry (`models.Entry`) with these encoded records, as JSON."""
+def encode_entry(
+    epoch: int,
+    term: int,
+    nonce: str,
+    encoded: Sequence[bytes],
+    floor: int | None = None,
+    application: str | None = None,
+) -> bytes:
+    """The journal entry with these encoded records, as JSON. floor, application: see `models.Entry`."""
     fields: dict[str, Any] = {"v": 1, "epoch": epoch, "term": term, "nonce": nonce}
     if floor is not None:
         fields["floor"] = floor
+    if application is not None:
+        fields["application"] = application
     opening = dumps(fields)[:-1]
     return opening + b',"commands":[' + b",".join(encoded) + b"]}"

@@ -59,10 +59,15 @@ class SpecDeriver:
     that batch is not committed, call `rebuild` with the committed state. `update` and `rebuild` raise NodectlError if
     the application fails. Then the specs of all nodes of that call are invalid until an `update` of the same nodes
     succeeds.
+
+    tolerant: a node for which the application fails is recorded in `failed` instead, and keeps the spec that was
+    recorded last. From then on no command is refused because of this node, until its spec can be derived again.
     """
 
     def __init__(self, application: Application) -> None:
         self._application = application
+        self.failed: dict[str, str] = {}
+        """By node: why its spec cannot be derived. Such a node keeps its last order."""
         self._derived: dict[str, DerivedSpec] = {}
         self._reads: dict[str, tuple[Collection[str], Collection[str]]] = {}
         self._by_path: dict[str, set[str]] = {}
@@ -94,19 +99,28 @@ class SpecDeriver:
                     nodes |= readers
         return sorted(nodes)
 
-    def update(self, inventory: Inventory, view: View, nodes: Iterable[str]) -> dict[str, DerivedSpec]:
+    def update(
+        self, inventory: Inventory, view: View, nodes: Iterable[str], *, tolerant: bool = False
+    ) -> dict[str, DerivedSpec]:
         """Derive these nodes again; return those whose hash changed, with NO_SPEC for a node that was removed."""
         changed = {}
         for node in nodes:
             before = self._derived.get(node, NO_SPEC)
-            after = self._derive(inventory, view, node)
-            if after.hash != before.hash:
+            try:
+                after = self._derive(inventory, view, node)
+            except NodectlError as error:
+                if not tolerant and node not in self.failed:
+                    raise
+                self.failed[node] = str(error)
+                continue
+            had_failed = self.failed.pop(node, None) is not None
+            if after.hash != before.hash or had_failed:  # what is recorded for a node that had failed is not known here
                 changed[node] = after
         return changed
 
-    def rebuild(self, inventory: Inventory, view: View) -> dict[str, DerivedSpec]:
+    def rebuild(self, inventory: Inventory, view: View, *, tolerant: bool = False) -> dict[str, DerivedSpec]:
         """Derive every node again; return those whose hash changed."""
-        return self.update(inventory, view, sorted({*inventory.nodes, *self._derived}))
+        return self.update(inventory, view, sorted({*inventory.nodes, *self._derived, *self.failed}), tolerant=tolerant)
 
     def _derive(self, inventory: Inventory, view: View, node: str) -> DerivedSpec:
         if node not in inventory.nodes:
@@ -117,7 +131,7 @@ class SpecDeriver:
         try:
             derived = self._call_application(inventory, reads, node)
         except NodectlError:
-            self._unlink(node)
+            self._link(node, reads)  # so that a command that mends one of these documents derives the node again
             raise
         self.total_bytes += derived.size_bytes - self[node].size_bytes
         self._derived[node] = derived

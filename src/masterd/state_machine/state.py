@@ -63,6 +63,8 @@ class State:
     entry of such a command, because the entry holds only the snapshot's name."""
     actions: dict[str, tuple[Action, ...]] = field(default_factory=dict)
     """Pending actions by node, oldest first. Nodes without any are absent."""
+    application: str | None = None
+    """Name of the application that led when the last entry was committed; None in journals of older releases."""
     _paths: int = 0
     """Version of the set of paths: grows after each document that is added or removed."""
     _sorted: tuple[int, list[str]] = (-1, [])
@@ -98,6 +100,8 @@ class State:
             raise Garbage(f"the journal has a gap: entry {entry.first} to {entry.last} does not follow {self.index}")
         for record in entry.commands:
             self._apply(record, images or {}, entry.epoch)
+        if entry.application is not None:
+            self.application = entry.application
         # The leader decides what is forgotten, so that replicas of different versions and settings agree. Only for an
         # entry of a version that wrote no floor, each replica decides by the rule of that version.
         self._forget(self._floor_by_age(len(self.ids)) if entry.floor is None else entry.floor)

@@ -12,8 +12,9 @@ from types import MappingProxyType
 
 from masterd.state_machine.specs import DerivedSpec, SpecDeriver
 from masterd.state_machine.state import State
+from nodestore.errors import Garbage
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Action, Actions, CommandRecord, Desired, SpecMark, Term
+from nodestore.schema.models import Action, Actions, CommandRecord, Desired, SpecMark, Term, decode
 from nodestore.support.jsonio import Document, dumps
 
 ViewChanges = dict[str, bytes | None]
@@ -71,14 +72,40 @@ def changes_of(
 
 
 def all_views(keys: Keys, term: Term, state: State, derivation: SpecDeriver) -> dict[str, bytes]:
-    """All views of the state."""
+    """All views of the state, without the desired states of nodes whose spec cannot be derived."""
     views = {keys.document(path): document_view(doc.index, doc.value) for path, doc in state.documents.items()}
     for node, mark in state.specs.items():
-        if derivation[node].spec is not None:
+        if derivation[node].spec is not None and node not in derivation.failed:
             views[keys.desired_of(node)] = desired_view(term, mark, derivation[node])
     for node, actions in state.actions.items():
         views[keys.actions_of(node)] = actions_view(term, actions)
     return views
+
+
+def kept_orders(
+    keys: Keys, term: Term, state: State, derivation: SpecDeriver, found: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """The present desired states of nodes whose spec cannot be derived. One of an earlier epoch is moved to this one.
+
+    An unreadable one is left as it is: it cannot be derived again.
+    """
+    kept: dict[str, bytes] = {}
+    for node in derivation.failed.keys() & state.specs.keys():
+        key = keys.desired_of(node)
+        if key in found:
+            kept[key] = _in_epoch(term, found[key], key)
+    return kept
+
+
+def _in_epoch(term: Term, raw: bytes, key: str) -> bytes:
+    try:
+        order = decode(Desired, raw, key)
+    except Garbage:
+        return raw
+    if order.epoch == term.epoch:
+        return raw
+    moved = order.model_copy(update={"epoch": term.epoch, "term": term.revision})
+    return dumps(moved.model_dump(mode="json"))
 
 
 def difference(wanted: Mapping[str, bytes], found: Mapping[str, bytes]) -> ViewChanges:

@@ -105,6 +105,12 @@ class Committer:
         """The wall clock in seconds, but never earlier than the last committed time."""
         return max(self._wall_clock(), self._replica.state.time)
 
+    @property
+    def application_to_record(self) -> str | None:
+        """The name of this leader's application, if the journal does not record it yet: the next entry carries it."""
+        name = self._application.name
+        return None if name == self._replica.state.application else name
+
     def may_run_inline(self, requests: Sequence[CommandRequest]) -> bool:
         """Whether these commands may run in the event loop: they are few, and all are declared `quick`."""
         if len(requests) > _INLINE_MAX or time.monotonic() < self._inline_allowed_at:
@@ -186,7 +192,8 @@ class Committer:
             raise TermBroken(f"memory is at index {last - len(batch.records)}, the journal at {self.journal.index}")
         term = self._fence.term
         floor = self._replica.state.floor_within(self.ids_bytes_max)
-        raw = encode_entry(term.epoch, term.revision, nonce, batch.encoded, floor)
+        application = self.application_to_record
+        raw = encode_entry(term.epoch, term.revision, nonce, batch.encoded, floor, application)
         changes = changes_of(self._keys, term, batch.records, batch.changed_specs, batch.pending)
         time_slice = TimeSlice()
         for path, document in batch.restored_documents.items():
@@ -211,7 +218,13 @@ class Committer:
         if views:
             self.publisher.note_published(last, revision)
         entry = Entry.model_construct(
-            v=1, epoch=term.epoch, term=term.revision, nonce=nonce, commands=tuple(batch.records), floor=floor
+            v=1,
+            epoch=term.epoch,
+            term=term.revision,
+            nonce=nonce,
+            commands=tuple(batch.records),
+            floor=floor,
+            application=application,
         )
         try:
             await self._replica.apply(entry, len(raw))

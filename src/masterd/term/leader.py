@@ -17,7 +17,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from masterd.application.worker import HungError
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
@@ -25,6 +25,7 @@ from masterd.term.committer import LeaderSettings
 from masterd.term.journal import TermBroken
 from masterd.term.parts import TermParts
 from nodestore.errors import LeadershipLost, NodectlError
+from nodestore.etcd.session import cmp_mod
 from nodestore.support.tasks import run_until_first_ends
 from nodestore.support.waiting import set_within
 
@@ -52,6 +53,11 @@ class Leader:
     def config_rejection(self) -> tuple[int, str] | None:
         """The mod_revision of `config/current` and why it was rejected; None if it was not."""
         return self._parts.config_adopter.rejection
+
+    @property
+    def spec_failures(self) -> Mapping[str, str]:
+        """By node: why its spec cannot be derived. Such a node keeps its last order."""
+        return self._committer.spec_deriver.failed
 
     @property
     def has_ended(self) -> bool:
@@ -167,6 +173,7 @@ class Leader:
     async def _prepare(self) -> None:
         """Bring specs, actions, views and configuration up to date, before the first command is run."""
         parts = self._parts
+        await self._record_application()
         if not await self._load_specs():
             await self._respec()
         await parts.action_closer.close_before_epoch(self.fence.term.epoch)
@@ -174,6 +181,24 @@ class Leader:
             parts.won.applied, self._replica.state, self._committer.spec_deriver, self._settings.txn_budget(0)
         )
         await parts.config_adopter.adopt(parts.won.config)
+
+    async def _record_application(self) -> None:
+        """Record this application at once if the journal names none, or one that an operator has replaced.
+
+        Later entries would record it too, but an idle leader may die before it commits one. Then a masterd with any
+        application could take over. In an empty journal there is nothing to protect yet.
+        """
+        name = self._committer.application_to_record
+        if name is None or self._replica.state.index == 0:
+            return
+        order = await self._parts.etcd.get(self._parts.keys.application)
+        batch, _ = await self._committer.run_batch(
+            lambda batch, _: batch.record_application(name, self._parts.master, self.fence.nonce),
+            self._settings.derive_timeout_s,
+        )
+        # The compare makes a later order of an operator win: this commit fails, and the term is given up.
+        unchanged = cmp_mod(self._parts.keys.application, order.mod_revision if order is not None else 0)
+        await self._committer.commit(batch, (unchanged,), publish=False)
 
     async def _load_specs(self) -> bool:
         """Use the specs of the warm start, or derive all now; return whether they equal those recorded in the state."""

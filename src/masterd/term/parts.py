@@ -39,6 +39,8 @@ from nodestore.schema.keys import Keys
 class TermParts:
     """The parts of one term: first what the caller passed in, then the objects that live as long as the term."""
 
+    etcd: Etcd
+    keys: Keys
     master: str
     won: TakeoverWon
     replica: Replica
@@ -118,7 +120,7 @@ def build_term_parts(
     challenge_responder = ChallengeResponder(etcd, keys, fence, cluster_view)
 
     return TermParts(
-        master=master, won=won, replica=replica, cluster_view=cluster_view, settings=settings,
+        etcd=etcd, keys=keys, master=master, won=won, replica=replica, cluster_view=cluster_view, settings=settings,
         space_keeper=space_keeper, warm_start=warm_start, wake=wake, serving=serving, term_end=term_end,
         takeover_record=takeover_record, read_index=read_index, committer=committer, queue=queue,
         batch_runner=batch_runner, config_adopter=config_adopter, node_events=node_events,

@@ -7,7 +7,7 @@ import logging
 
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
-from masterd.state_machine.views import TxnBudget, ViewChanges, all_views, chunks, difference, fits
+from masterd.state_machine.views import TxnBudget, ViewChanges, all_views, chunks, difference, fits, kept_orders
 from nodestore.cluster.election import Fence
 from nodestore.errors import Garbage, LeadershipLost, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import KV, Etcd, Op, cmp_mod, op_delete, op_get, op_put
@@ -56,6 +56,7 @@ class Publisher:
             return
         wanted = all_views(self._keys, self._fence.term, state, spec_deriver)
         found = await self._fetch_views()
+        wanted.update(kept_orders(self._keys, self._fence.term, state, spec_deriver, found))
         changes = difference(wanted, self._accept_earlier_terms(found, wanted))
         log.info("writing %d changes to complete the %d views of index %d", len(changes), len(wanted), state.index)
         self.complete_up_to = applied.base if applied else 0

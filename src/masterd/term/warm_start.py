@@ -34,8 +34,11 @@ class PreparedSpecs:
 
 
 def derive_all(batch: Batch, application: Application) -> tuple[frozenset[str], bool]:
-    """Derive all specs; return the names of the `quick` commands, and whether the specs equal the recorded ones."""
-    batch.rebuild_specs()
+    """Derive all specs; return the names of the `quick` commands, and whether the specs equal the recorded ones.
+
+    A node whose spec cannot be derived does not count: it keeps its last order and must not stop a leader.
+    """
+    batch.rebuild_specs(tolerant=True)
     quick = frozenset(name for name, command in application.commands().items() if command.quick)
     return quick, not batch.differing_nodes()
 

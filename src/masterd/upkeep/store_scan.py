@@ -20,6 +20,7 @@ from nodestore.schema.models import (
     Actions,
     Alive,
     Answer,
+    ApplicationOrder,
     Applied,
     Candidate,
     Challenge,
@@ -57,7 +58,8 @@ class StoreScan:
         self._problems: dict[str, str] = {}
         self._scan_task: asyncio.Task[None] | None = None
         self._models: Mapping[str, type[Stored]] = {
-            keys.epoch: Epoch, keys.head: Head, keys.leader: LeaderRecord, keys.paused: Paused, keys.applied: Applied,
+            keys.epoch: Epoch, keys.application: ApplicationOrder,
+            keys.head: Head, keys.leader: LeaderRecord, keys.paused: Paused, keys.applied: Applied,
             keys.config_current: ConfigRecord, keys.candidates: Candidate, keys.terms: TermRecord,
             keys.config_history: ConfigRecord, keys.status: Status, keys.alive: Alive, keys.desired: Desired,
             keys.actions: Actions, keys.acted: Acted, keys.challenges: Challenge, keys.answers: Answer,

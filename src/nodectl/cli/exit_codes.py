@@ -67,7 +67,9 @@ def explain(error: BaseException) -> Explanation:
     if isinstance(error, NodectlError):
         for kind, code, hint in _TABLE:
             if isinstance(error, kind):
-                return Explanation(code, error.message or kind.__name__, hint)
+                message = error.message or kind.__name__
+                names_remedy = kind is Unavailable and "`nodectl " in message  # a pause, for example: masterds do run
+                return Explanation(code, message, "" if names_remedy else hint)
     if isinstance(error, KeyboardInterrupt):
         return Explanation(ExitCode.INTERRUPTED, "")
     if isinstance(error, OSError):

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "scene": "Save and apply scenes: named sets of node documents.",
     "config": "Check, compare, edit and apply the inventory.",
     "master": "Show masters; switch over; pause and resume automatic takeover.",
+    "app": "Check which application the masters run; adopt another one.",
     "state": "Read the documents of the application.",
     "command": "Send a command to the application.",
     "command-id": "Print a command id, with which a script can safely repeat a command.",

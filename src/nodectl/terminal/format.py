@@ -145,11 +145,14 @@ def grouped_problems(problems: Sequence[str]) -> list[str]:
 
 def masters_table(masters: Sequence[MasterView], title: str = "") -> Table:
     table = Table(
-        ("MASTER", "ROLE", "HOST", "URL", "INDEX", "PRIORITY", "VERSION"), title=title,
-        optional=("PRIORITY", "VERSION", "HOST"),
+        ("MASTER", "ROLE", "HOST", "URL", "INDEX", "PRIORITY", "VERSION", "APPLICATION"), title=title,
+        optional=("PRIORITY", "VERSION", "HOST", "APPLICATION"),
     )  # fmt: skip
     for master in masters:
         role = Cell(master["role"], "bold green" if master["role"] == "leader" else "")
+        if master.get("unfit"):
+            role = Cell(f"{master['role']}, unfit", "red")
+        application = f"{master.get('application', '')} {master.get('application_version', '')}".strip()
         table.add(
             master["id"],
             role,
@@ -158,6 +161,7 @@ def masters_table(masters: Sequence[MasterView], title: str = "") -> Table:
             str(master.get("index", "")),
             str(master.get("priority", "")),
             master.get("version", ""),
+            application,
         )
     return table
 

@@ -25,7 +25,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd.session import KV, Compare, Etcd, Op, cmp_mod, op_delete, op_get, op_put
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import ConfigRecord, Inventory, Paused, decode
+from nodestore.schema.models import ApplicationOrder, ConfigRecord, Inventory, Paused, decode
 from nodestore.support.json_rules import checked_copy
 from nodestore.support.jsonio import Json, dumps
 
@@ -159,6 +159,21 @@ class Configuration:
             if await self._swap([unchanged], [op_put(self._keys.paused, value)], self._keys.paused, value):
                 return pause
         raise Conflict("other programs changed the pause at the same time: try again")
+
+    async def adopt_application(self, name: str, replaces: str | None, actor: str) -> ApplicationOrder:
+        """Orders that the application `name` may lead in place of `replaces`, the one that the journal records.
+
+        Replaces an earlier order. Raises the same errors as `pause`.
+        """
+        name, actor = checked_copy(name, "name"), checked_copy(actor, "actor")
+        key = self._keys.application
+        for _ in range(_ATTEMPTS):
+            found = await self._etcd.get(key)
+            order = ApplicationOrder(name=name, replaces=replaces, actor=actor, time=time.time())
+            value = order.encode()
+            if await self._swap([cmp_mod(key, _revision(found))], [op_put(key, value)], key, value):
+                return order
+        raise Conflict("other programs changed the adopted application at the same time: try again")
 
     async def resume(self) -> bool:
         """Ends the pause; returns False if there was none. Raises the same errors as `pause`."""

@@ -54,7 +54,7 @@ def _member_view(
         endpoint = addresses[0] if addresses else ""
     return {
         "id": f"{item.id:x}",
-        "name": item.name,
+        "name": item.name or _peer_address(item),
         "endpoint": endpoint,
         "healthy": status is not None and not status.errors and status.leader != 0,
         "leader": item.id == leading,
@@ -64,9 +64,17 @@ def _member_view(
     }
 
 
+def _peer_address(item: Member) -> str:
+    """What identifies a member that was added but has never started: it has no name yet."""
+    return item.peer_urls[0] if item.peer_urls else f"{item.id:x}"
+
+
 def master_views(candidates: Mapping[str, Candidate], leader: str | None) -> list[MasterView]:
     """All candidates, the leader included, sorted by id."""
-    return [{**_live_master(item, leader), "index": item.index} for _, item in sorted(candidates.items())]
+    return [
+        {**_live_master(item, leader), "index": item.index, "age_s": item.age_s, "problem": item.problem}
+        for _, item in sorted(candidates.items())
+    ]
 
 
 def live_masters(candidates: Mapping[str, Candidate], leader: str | None) -> list[LiveMaster]:
@@ -83,4 +91,7 @@ def _live_master(candidate: Candidate, leader: str | None) -> LiveMaster:
         "priority": candidate.priority,
         "version": candidate.version,
         "pid": candidate.pid,
+        "application": candidate.application,
+        "application_version": candidate.application_version,
+        "unfit": candidate.unfit,
     }

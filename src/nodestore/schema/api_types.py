@@ -39,6 +39,8 @@ ConfigRecord = Annotated[JsonObject, StoredModel("ConfigRecord")]
 Inventory = Annotated[JsonObject, StoredModel("Inventory")]
 Paused = Annotated[JsonObject, StoredModel("Paused")]
 Status = Annotated[JsonObject, StoredModel("Status")]
+ApplicationOrder = Annotated[JsonObject, StoredModel("ApplicationOrder")]
+RehearsalReport = Annotated[JsonObject, StoredModel("RehearsalReport")]
 Alive = Annotated[JsonObject, StoredModel("Alive")]
 
 
@@ -116,12 +118,17 @@ class LiveMaster(TypedDict):
     priority: Count
     version: str
     pid: Count
+    application: NotRequired[Annotated[str, Keywords(description="empty if an older masterd runs there")]]
+    application_version: NotRequired[str]
+    unfit: NotRequired[Annotated[str | None, Keywords(description="why it should not lead; null if it is fit")]]
 
 
 class MasterView(LiveMaster):
     """A candidate. `index`: the index of its replica, as it last reported it."""
 
     index: Count
+    age_s: NotRequired[Annotated[float, Keywords(description="age of its state in seconds; 0 if below 5 s")]]
+    problem: NotRequired[str | None]
 
 
 class Masters(TypedDict):
@@ -162,6 +169,35 @@ class Terms(TypedDict):
     """All terms, the newest first."""
 
     terms: list[TermView | UnreadableTerm]
+
+
+class MasterApplication(TypedDict):
+    """The application of one masterd, and what its last rehearsal of a takeover has found; null if there is none."""
+
+    id: str
+    role: Role
+    application: str
+    application_version: str
+    commands_hash: str
+    unfit: str | None
+    rehearsal: RehearsalReport | None
+
+
+class Application(TypedDict):
+    """The application that the journal records, an operator's order to adopt another one, which of them counts, and
+    what each masterd runs. `order` and `in_force` are null if there is none."""
+
+    recorded: str | None
+    order: ApplicationOrder | None
+    in_force: str | None
+    masters: list[MasterApplication]
+
+
+class AdoptRequest(TypedDict):
+    """Adopt the application `name`: from then on only masterds that run it take over."""
+
+    name: Text
+    actor: NotRequired[str | None]
 
 
 Switchover = TypedDict("Switchover", {"from": str, "to": str, "term": TermNumber})

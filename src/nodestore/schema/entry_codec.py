@@ -48,6 +48,7 @@ def decode_fast(raw: bytes) -> Entry | None:
     if not records:
         return None
     value["commands"] = tuple(records)
+    value["application"] = None
     return Entry.build_unchecked(value)
 
 

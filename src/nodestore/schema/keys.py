@@ -50,6 +50,7 @@ class Keys:
         self.terms = root + "terms/"
         self.candidates = root + "candidates/"
         self.paused = root + "paused"
+        self.application = root + "application"
         self.challenges = root + "challenges/"
         self.answers = root + "answers/"
         self.head = root + "head"

@@ -141,6 +141,31 @@ class TermRecord(Stored):
     taken_term: int | None = Field(default=None, description="revision of that leader's term")
 
 
+class RehearsalReport(Model):
+    """What a standby found when it derived the specs of all nodes with its own application, without effect."""
+
+    index: int = Field(default=0, description="index of the state from which it derived them")
+    nodes: int = Field(default=0, description="number of nodes")
+    failed: dict[str, str] = Field(
+        default_factory=dict, description="by node, at most 20 of them: why its spec cannot be derived"
+    )
+    failed_count: int = 0
+    differing: tuple[str, ...] = Field(
+        default=(), description="nodes that would get another spec if this masterd led, at most 50 of them"
+    )
+    differing_count: int = 0
+
+
+class ApplicationOrder(Stored):
+    """`application`: an operator's order that another application may lead. It counts while the journal records the
+    application `replaces`; the first leader of the new one records itself there."""
+
+    name: str
+    replaces: str | None = None
+    actor: str = ""
+    time: float = 0.0
+
+
 class Candidate(Stored):
     """`candidates/<id>`: the candidacy of a masterd; attached to its lease."""
 
@@ -154,6 +179,15 @@ class Candidate(Stored):
     version: str = ""
     pid: int = 0
     warning: str | None = Field(default=None, description="what will stop it later, such as a certificate that ends")
+    application: str = Field(default="", description="name of its application; empty if an older masterd wrote it")
+    application_version: str = ""
+    commands_hash: str = Field(default="", description="hash of the names and argument schemas of all commands")
+    age_s: float = Field(default=0.0, description="age of its state in seconds; 0 if it is less than 5 s")
+    problem: str | None = Field(default=None, description="the first problem of this masterd, for the status")
+    unfit: str | None = Field(
+        default=None, description="why it must not be relied on as a standby: it takes over last, if at all"
+    )
+    rehearsal: RehearsalReport | None = None
 
 
 class Challenge(Stored):
@@ -176,6 +210,12 @@ class Paused(Stored):
     actor: str
     time: float
     reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """The pause and its remedy, for messages."""
+        why = f" ({self.reason})" if self.reason else ""
+        return f"takeovers are paused by {self.actor}{why}: end the pause with `nodectl master resume`"
 
 
 # --- journal --------------------------------------------------------------------------------------------------------
@@ -260,6 +300,10 @@ class Entry(Stored):
         ge=0,
         description="command ids up to this index are no longer remembered from this entry on; null in entries of old "
         "versions: each replica then forgets by age and number",
+    )
+    application: str | None = Field(
+        default=None,
+        description="name of the leader's application, if the journal did not record it before",
     )
 
     @model_validator(mode="after")
@@ -398,6 +442,6 @@ class Alive(Stored):
 
 MODELS: tuple[type[Stored], ...] = (
     Epoch, LeaderRecord, TermRecord, Candidate, Challenge, Answer, Paused, Head, Entry, Applied, Manifest, DocumentView,
-    Desired, Alive, Status, Actions, Acted, ConfigRecord, Inventory,
+    Desired, Alive, Status, Actions, Acted, ConfigRecord, Inventory, ApplicationOrder,
 )  # fmt: skip
 """The models of all keys' values, which are published as JSON Schemas."""

@@ -238,7 +238,8 @@ class Upgrade:
             await cluster.post(before, "/v1/leader/switchover", to=name)
             await cluster.leads(name)
             await cluster.knows(name, self.command_id, self.repeated)
-        assert done(await self.new_cli("node", "set", "n1", "end=false", "-o", "json")) == last + 1
+        records = 1  # m3 has recorded its application, because the snapshot of the old release names none
+        assert done(await self.new_cli("node", "set", "n1", "end=false", "-o", "json")) == last + records + 1
 
 
 @asynccontextmanager

@@ -136,3 +136,39 @@ async def test_an_upgrade_that_dies_on_the_way_leaves_no_trace_in_the_views(
                 assert wanted.generation == seat.replica.state.specs["n1"].generation >= generations[-1]
                 generations.append(wanted.generation)
         assert generations[1] < generations[2] < generations[3]
+
+
+class _FailsOnN1(ToyApp):
+    """A version that cannot derive the spec of n1."""
+
+    def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
+        if node == "n1" and "mended" not in (view.get("nodes/n1") or {}):
+            raise ZeroDivisionError("n1")
+        return super().desired(config, view, node)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+async def test_a_node_whose_spec_cannot_be_derived_keeps_its_order_and_stops_no_leader(
+    etcd_one: EtcdCluster, keys: Keys, epoch: int
+) -> None:
+    """Commands go on, those that concern that node too; the command that mends its document gives it an order."""
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with run_leader(etcd, etcd, keys) as seat:
+            await seat.put("nodes/n1", x=1)
+            await seat.put("nodes/n2", x=2)
+        before = (await desired(etcd, keys))["n1"][0]
+        await etcd.delete(keys.leader)
+        await etcd.put(keys.epoch, Epoch(epoch=epoch).encode())
+        await etcd.delete(keys.applied)  # every view is compared with the state
+        async with run_leader(etcd, etcd, keys, "m2", application=_FailsOnN1()) as seat:
+            assert list(seat.leader.spec_failures) == ["n1"]
+            kept = (await desired(etcd, keys))["n1"][0]
+            assert (kept.epoch, kept.generation, kept.spec) == (epoch, before.generation, before.spec)
+            assert (await seat.put("nodes/n2", x=3)).error is None
+            assert (await seat.put("nodes/n1", x=4)).error is None
+            assert (await desired(etcd, keys))["n1"][0] == kept
+            outcome = await seat.put("nodes/n1", mended=True)
+            mended = (await desired(etcd, keys))["n1"][0]
+            assert (mended.generation, mended.spec.document) == (outcome.index, {"mended": True})
+            assert seat.leader.spec_failures == {}

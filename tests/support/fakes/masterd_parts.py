@@ -81,6 +81,7 @@ class FakeLeader:
         self.confirmations = 0
         self.stuck_s = 0.0
         self.config_rejection: tuple[int, str] | None = None
+        self.spec_failures: dict[str, str] = {}
         self.confirm_error: Exception | None = None
         self.overload: NodectlError | None = None
 

@@ -94,6 +94,12 @@ def candidate(name: str, index: int = 0, priority: int = 0) -> Candidate:
             None,
             {"m3": 0, "m1": 1, "m2": 2},
         ),
+        (
+            "unfit last",
+            [candidate("m1", 50_000, 9).model_copy(update={"unfit": "stuck"}), candidate("m2")],
+            None,
+            {"m2": 0, "m1": 1},
+        ),
         ("who is gone does not count", [candidate("m1", 50_000), candidate("m2", 5)], "m1", {"m2": 0, "m1": 1}),
         ("who is not announced goes last", [candidate("m1"), candidate("m2")], None, {"m1": 0, "m2": 1, "m9": 2}),
         ("nobody is announced", [], "m1", {"m1": 0, "m2": 0}),

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from masterd.application.identity import ApplicationIdentity
 from masterd.election.campaign import MasterIdentity
 from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
 from masterd.roles.candidacy import Candidacy, NameTaken
+from masterd.roles.self_report import SelfReport
 from masterd.state_machine.state import AdoptedConfig
 from nodestore.errors import Denied, LeaseLost, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.lease import Lease
@@ -26,6 +28,7 @@ from tests.support.fakes.etcd import SETTINGS, FakeEtcd
 KEYS = Keys("test")
 ME = MasterIdentity("m1", "pc1", ("http://pc1:1",), None, "mine")
 TTL_S = 10
+REPORT = SelfReport(ApplicationIdentity("toy", "1.0", "hash"), 0.0, None, None, None)
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Bench:
     changed: asyncio.Event
     candidacy: Candidacy
     hosts_etcd_leader: bool = False
+    self_report: SelfReport = REPORT
 
     async def lease(self) -> Lease:
         return await Lease.grant(self.etcd, TTL_S)
@@ -59,7 +63,7 @@ async def bench(me: MasterIdentity = ME) -> AsyncIterator[Bench]:
         made: Bench
         candidacy = Candidacy(
             etcd, KEYS, me, candidates=view.candidates, replica=replica,
-            hosts_etcd_leader=lambda: made.hosts_etcd_leader, changed=changed,
+            hosts_etcd_leader=lambda: made.hosts_etcd_leader, self_report=lambda: made.self_report, changed=changed,
         )  # fmt: skip
         made = Bench(etcd, replica, changed, candidacy)
         yield made

@@ -58,6 +58,25 @@ def test_a_failing_application_is_an_error_of_ours() -> None:
     assert derivation.affected(["nodes/b"]) == ["b"]
 
 
+def test_a_tolerant_rebuild_leaves_out_the_nodes_that_fail() -> None:
+    """A node that fails is reported and refuses no later update; once it can be derived again, it counts as changed."""
+    derivation, poisoned = SpecDeriver(ToyApp()), view(nodes_a={"x": 1}, nodes_b={"poison": 1})
+    assert set(derivation.rebuild(inventory("a", "b"), poisoned, tolerant=True)) == {"a"}
+    assert "node b" in derivation.failed["b"]
+    assert derivation.affected(["nodes/b"]) == ["b"]
+    assert derivation.update(inventory("a", "b"), poisoned, ["b"]) == {}
+    assert set(derivation.update(inventory("a", "b"), view(nodes_a={"x": 1}, nodes_b={"y": 1}), ["b"])) == {"b"}
+    assert derivation.failed == {}
+
+
+def test_a_node_that_failed_and_left_the_inventory_is_reported_as_removed() -> None:
+    """Otherwise its last order would stay in etcd."""
+    derivation, poisoned = SpecDeriver(ToyApp()), view(nodes_b={"poison": 1})
+    derivation.rebuild(inventory("b"), poisoned, tolerant=True)
+    assert derivation.rebuild(inventory(), poisoned) == {"b": NO_SPEC}
+    assert derivation.failed == {}
+
+
 @pytest.mark.parametrize("document", [{"x": float("nan")}, {"x": object()}, {1: 2, "a": 3}])
 def test_a_spec_that_is_no_json_is_an_error_of_ours(document: dict[Any, Any]) -> None:
     """A spec that is not JSON raises NodectlError."""

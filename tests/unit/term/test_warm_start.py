@@ -86,13 +86,16 @@ async def test_it_counts_for_no_other_state() -> None:
     assert await warm_start.take(line.state) is None
 
 
-async def test_an_application_that_fails_is_asked_again_by_the_leader() -> None:
-    """The leader derives the specs again and reports the failure."""
+async def test_a_node_whose_spec_cannot_be_derived_is_left_out() -> None:
+    """The other nodes' specs are used, and the failure is reported with them."""
     line = _line()
     line.state.documents["nodes/n1"].value["poison"] = True
     warm_start = _warm_start(line)
     warm_start.start()
-    assert await warm_start.take(line.state) is None
+    found = await warm_start.take(line.state)
+    assert found is not None
+    assert list(found.spec_deriver.failed) == ["n1"]
+    assert found.matches_recorded
 
 
 async def test_an_application_that_hangs_is_not_asked_twice() -> None:

@@ -96,8 +96,8 @@ def switchover(
         out.took_effect()
 
         async def missing() -> str | None:
-            now = await client.leader()
-            return None if now.term > before.term else f"{now.id} still leads"
+            now, wanted = await client.leader(), result.get("to")
+            return None if now.term > before.term and wanted in (None, now.id) else f"{now.id} leads"
 
         if wait:
             await wait_until(missing, f"{result.get('to') or 'another master'} leads", timeout, out)

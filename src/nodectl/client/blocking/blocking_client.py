@@ -186,6 +186,7 @@ class BlockingClient:
     leader = _blocking(Client.leader)
     masters = _blocking(Client.masters)
     members = _blocking(Client.members)
+    application = _blocking(Client.application)
     nodes = _blocking(Client.nodes)
     node = _blocking(Client.node)
     commands = _blocking(Client.commands)
@@ -217,6 +218,7 @@ class BlockingClient:
     switchover = _blocking(Client.switchover)
     drill = _blocking(Client.drill)
     paused = _blocking(Client.paused)
+    adopt_application = _blocking(Client.adopt_application)
     pause = _blocking(Client.pause)
     resume = _blocking(Client.resume)
 

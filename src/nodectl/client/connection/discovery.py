@@ -18,7 +18,7 @@ from nodectl.client.connection.http import Http
 from nodectl.client.connection.leadership import Leader, Leadership
 from nodestore.errors import Denied, Garbage, NodectlError, Unavailable
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Candidate, Epoch, LeaderRecord, Term, decode
+from nodestore.schema.models import Candidate, Epoch, LeaderRecord, Paused, Term, decode, decode_or_none
 from nodestore.support.tasks import run_until_first_ends
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ _LOCAL = {"consistency": "local"}
 _DENIED_PAUSE_S = 5.0
 _PROBE_DELAY_S = 0.1
 _KNOWN_URLS_MAX = 32
+_EXPLAIN_AFTER = 4
+"""After so many attempts without a leader the reason is read too: a takeover usually takes less."""
 
 
 class Discovery(Protocol):
@@ -160,6 +162,8 @@ class EtcdDiscovery:
             await asyncio.sleep(pauses.next_s())
             if self._leadership.is_doubtful:
                 await self._read_leader()
+            if self._leadership.leader is None and pauses.failures >= _EXPLAIN_AFTER:
+                await self._explain_absence()
 
     async def _read_leader(self) -> None:
         from nodestore.etcd.session import op_get
@@ -172,6 +176,25 @@ class EtcdDiscovery:
             epoch = found.range(1).first
             if epoch is not None and decode(Epoch, epoch.value, epoch.key).epoch == self._epoch:
                 self._publish_key(found.range(0).first, found.revision)
+
+    async def _explain_absence(self) -> None:
+        """Find out why there is no leader: a pause, or candidates that may not lead."""
+        from nodestore.etcd.session import op_get, op_range
+        from nodestore.schema.keys import prefix_end
+
+        with contextlib.suppress(NodectlError):  # the watches report errors
+            candidates = op_range(self._keys.candidates, prefix_end(self._keys.candidates), limit=_KNOWN_URLS_MAX)
+            found = await self._etcd.txn([], [op_get(self._keys.leader), op_get(self._keys.paused), candidates])
+            if found.range(0).first is not None:
+                return
+            paused = decode_or_none(Paused, found.range(1).first)
+            listed = [decode_or_none(Candidate, kv) for kv in found.range(2).kvs]
+            unfit = [f"{item.id}: {item.unfit}" for item in listed if item is not None and item.unfit is not None]
+            reasons = [paused.text] if paused is not None else unfit
+            if not reasons and not listed:
+                reasons = ["no masterd runs"]
+            if reasons:
+                self._leadership.trouble = f"there is no leader: {'; '.join(reasons)}"
 
     async def urls(self) -> tuple[str, ...]:
         """Return the leader's URLs, then those of all candidates.

@@ -87,8 +87,16 @@ class Requests:
                 return answer
             await self._pause(leader, max(pauses.next_s(), requested_s), deadline)
 
-    async def to_any(self, path: str, *, params: Mapping[str, str], timeout_s: float) -> Any:
-        """Return the first answer of any masterd, asked one after another, the leader first.
+    async def to_any(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+        timeout_s: float,
+    ) -> Any:
+        """Return the first answer of any masterd, asked one after another, the leader first. The request is repeated.
 
         Raises Unavailable if none answered within `timeout_s` seconds.
         """
@@ -99,7 +107,7 @@ class Requests:
                 for url in await self._discovery.urls():
                     limit_s = min(1.0, max(deadline - time.monotonic(), 0.05))
                     try:
-                        return await self._http.call("GET", url + path, params=params, timeout_s=limit_s)
+                        return await self._http.call(method, url + path, body=body, params=params, timeout_s=limit_s)
                     except (Broken, Unavailable) as error:  # a master that cannot answer now; another one may
                         last = str(error)
             except Unavailable as error:

@@ -159,6 +159,19 @@ class AdministrationCalls(ApiCalls):
         """
         self._leadership.subscribe(lambda: callback(self._leadership.leader))
 
+    async def adopt_application(self, name: str) -> api_types.ApplicationOrder:
+        """Order that only masterds with the application `name` take over; the present leader goes on. Idempotent.
+
+        Any masterd can serve this. Raises Conflict if no running masterd has this application.
+        """
+        body: api_types.AdoptRequest = {"name": name, "actor": self.actor}
+        return cast(
+            api_types.ApplicationOrder,
+            await self._requests.to_any(
+                "/v1/application", method="PUT", body=encode_body(body), timeout_s=self._read_timeout_s
+            ),
+        )
+
     async def paused(self) -> api_types.Paused | None:
         """Return the pause of automatic takeovers (`actor`, `reason`, `time`); None if they are not paused."""
         store = self._store()

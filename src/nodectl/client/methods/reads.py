@@ -9,6 +9,7 @@ from nodectl.client.connection.leadership import Leader
 from nodectl.client.methods.calls import ApiCalls
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import (
+    Application,
     CommandInfo,
     Consistency,
     Document,
@@ -35,6 +36,13 @@ class ReadCalls(ApiCalls):
     async def masters(self, *, consistency: Consistency = "linearizable") -> list[MasterView]:
         """Return the leader and the standbys."""
         return cast(list[MasterView], (await self.get("/v1/masters", consistency=consistency))["masters"])
+
+    async def application(self, *, consistency: Consistency = "local") -> Application:
+        """Return the application that may lead, and what each masterd runs and has rehearsed.
+
+        By default any masterd answers, because with another application than the recorded one there is no leader.
+        """
+        return cast(Application, await self.get("/v1/application", consistency=consistency))
 
     async def members(self, *, consistency: Consistency = "linearizable") -> list[MemberView]:
         """Return the members of the etcd cluster."""

@@ -1,0 +1,116 @@
+"""Problems of masters and nodes that no single program can see, or that each master publishes in its candidacy. Pure.
+
+Each function returns lines for operators.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from masterd.application.identity import application_in_force
+from nodestore.schema.models import Alive, ApplicationOrder, Candidate, TermRecord
+
+_WINDOW_S = 3600.0
+_TERMS_MIN = 8
+"""So many terms without an order within one hour are reported. A PC that fails and returns causes two or three."""
+_STALE_S = 10.0
+
+
+def master_problems(own_id: str, candidates: Mapping[str, Candidate], leader: str | None) -> list[str]:
+    """What the other masters publish about themselves. One line a master: its most important problem."""
+    lines = []
+    for name, item in sorted(candidates.items()):
+        if name == own_id:
+            continue
+        if item.unfit is not None:
+            role = "leads, but should not" if name == leader else "is not fit to lead"
+            lines.append(f"master {name} {role}: {item.unfit}")
+        elif item.problem is not None:
+            lines.append(f"master {name}: {item.problem}")
+        elif item.age_s >= _STALE_S:
+            lines.append(f"master {name}: its state is {item.age_s:.0f} s old")
+    return lines
+
+
+def standby_problem(candidates: Mapping[str, Candidate], leader: str | None) -> str | None:
+    """Whether the loss of the leader would leave no fit masterd; None if there is a fit standby."""
+    if len(candidates) < 2:
+        return "no standby: if the leader dies, no masterd can take over"
+    if any(name != leader and item.unfit is None for name, item in candidates.items()):
+        return None
+    return "no standby is fit to lead: if the leader dies, an unfit one takes over later, or none"
+
+
+def application_problems(
+    recorded: str | None, order: ApplicationOrder | None, candidates: Iterable[Candidate], leader: str | None
+) -> list[str]:
+    """An adoption that is not carried out yet, and commands that differ between masters."""
+    in_force, listed = application_in_force(recorded, order), list(candidates)
+    problems = []
+    if in_force != recorded and order is not None:
+        problems.append(
+            f"application {in_force!r} was adopted by {order.actor}, but does not lead yet: "
+            "hand over with `nodectl master switchover`, or start a masterd with it"
+        )
+    leading = next((item for item in listed if item.id == leader), None)
+    if leading is None or not leading.commands_hash:
+        return problems
+    other = [
+        item.id
+        for item in listed
+        if item.application == leading.application and item.commands_hash not in ("", leading.commands_hash)
+    ]
+    if other:
+        problems.append(
+            f"masters {', '.join(sorted(other))} run a version of application {leading.application!r} with other "
+            f"commands than the leader {leading.id} (nodectl app check)"
+        )
+    return problems
+
+
+def leadership_problem(terms: Iterable[TermRecord], now: float) -> str | None:
+    """Whether leadership changes too often without an order; None if it does not. now: seconds since the Unix epoch."""
+    recent = [term for term in terms if now - _WINDOW_S <= term.since <= now + _WINDOW_S and _is_unplanned(term)]
+    if len(recent) < _TERMS_MIN:
+        return None
+    led = ", ".join(f"{name} {count} times" for name, count in Counter(term.id for term in recent).most_common(3))
+    causes = Counter(term.cause for term in recent)
+    why = ", ".join(f"{cause} {count}" for cause, count in causes.most_common())
+    suspected = causes["silent"] + causes["stuck"]
+    advice = (
+        "the PCs or the network are overloaded: start all masterds with --timing slow"
+        if 2 * suspected >= len(recent)
+        else "see the logs of these masterds"
+    )
+    return (
+        f"leadership changed {len(recent)} times within an hour without an order (led: {led}; causes: {why}); {advice} "
+        "(nodectl why)"
+    )
+
+
+def _is_unplanned(term: TermRecord) -> bool:
+    if term.cause == "resigned":  # a masterd that was stopped resigned in order
+        return "cannot lead" in term.why
+    return term.cause not in ("first", "switchover")
+
+
+def noded_problems(
+    configured: Collection[str], alive: Mapping[str, Alive], changes: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Nodeds of nodes that are not configured, and nodes whose noded changes again and again.
+
+    changes: by node, the hosts of the nodeds that have claimed it recently, if there were too many.
+    """
+    problems = [
+        f"node {name} is not in the configuration, but a noded on {claim.host} claims it: add it, or stop that noded"
+        for name, claim in sorted(alive.items())
+        if name not in configured
+    ]
+    for name, hosts in sorted(changes.items()):
+        where = ", ".join(sorted(set(hosts)))
+        problems.append(
+            f"node {name}: {len(hosts)} nodeds have claimed it within 5 minutes (on {where}): if two nodeds use this "
+            "name, stop one; if noded is restarted again and again, see its log"
+        )
+    return problems
