@@ -132,7 +132,7 @@ class Overloaded(Unavailable):
     Its code is that of Unavailable, which older clients know.
     """
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

@@ -47,7 +47,7 @@ class Explanation:
 
 _TABLE: tuple[tuple[type[NodectlError], ExitCode, str], ...] = (
     (TooOld, ExitCode.CONFLICT, "check with `nodectl history` what has happened since, then decide"),
-    (IdReused, ExitCode.CONFLICT, "send the command with an id of its own, or without --id"),
+    (IdReused, ExitCode.CONFLICT, "send the command with an id of its own, or without --command-id"),
     (ResultForgotten, ExitCode.FAILED, "the command is done; `nodectl history` shows what is kept of it"),
     (Conflict, ExitCode.CONFLICT, "check the current state, then repeat the command if it is still wanted"),
     (Invalid, ExitCode.USAGE, ""),

@@ -47,7 +47,7 @@ _HOISTED = {
     "--cert", "--key", "--request-timeout",
 }  # fmt: skip
 _OUTPUT = {"-o", "--output"}
-_GROUPS = {"node", "scene", "config", "master", "state", "snapshot", "etcd", "dev"}
+_GROUPS = {"node", "scene", "config", "master", "app", "state", "snapshot", "etcd", "dev"}
 """Commands that have commands of their own, so that `nodectl node help` can only mean `nodectl node --help`."""
 
 

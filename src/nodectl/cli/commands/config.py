@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nodectl.cli import config_apply
 from nodectl.cli.arguments import WAIT_S, TimeoutOption
-from nodectl.cli.commands import config_apply
-from nodectl.cli.commands.config_apply import AdoptionWaitOption, FileArgument, SkipDriversOption, YesOption
+from nodectl.cli.config_apply import AdoptionWaitOption, FileArgument, SkipDriversOption, YesOption
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Format, Output, OutputOption, Table
 from nodestore.errors import NotFound
