@@ -27,6 +27,7 @@ from masterd.roles.leadership import Leadership
 from masterd.roles.peers import HOP_HEADER
 from masterd.term.leader import Leader
 from nodestore.errors import LeadershipLost, NodectlError, NotLeader, OutcomeUnknown, TooOld, Unavailable
+from nodestore.support.tasks import owned_task
 from nodestore.support.waiting import set_within
 
 _ATTEMPTS_MAX = 5
@@ -162,10 +163,10 @@ class LeaderRouter:
 
     async def _forward(self, request: web.Request, changed: asyncio.Event) -> web.StreamResponse | None:
         """The leader's answer; None if it stopped being the leader before it answered."""
-        forwarding = asyncio.create_task(
+        forwarding = owned_task(
             self._peers.forward(request, self.leader_url, self._me.id, self._health.no_leader_reason)
         )
-        waiting = asyncio.create_task(changed.wait())
+        waiting = owned_task(changed.wait())
         try:
             await asyncio.wait({forwarding, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if not forwarding.done() and not await _is_repeatable(request):

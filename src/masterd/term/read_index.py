@@ -14,6 +14,7 @@ from nodestore.errors import Garbage, LeadershipLost, NodectlError
 from nodestore.etcd.session import Etcd, op_get
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Head, decode
+from nodestore.support.tasks import background_task
 
 
 class ReadIndex:
@@ -38,7 +39,7 @@ class ReadIndex:
             self._next = asyncio.get_running_loop().create_future()
         waiting = self._next
         if self._runner is None or self._runner.done():
-            self._runner = asyncio.create_task(self._run(), name="confirm the term")
+            self._runner = background_task(self._run(), name="confirm the term")
         return await asyncio.shield(waiting)
 
     async def _run(self) -> None:

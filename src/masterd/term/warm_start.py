@@ -16,6 +16,7 @@ from masterd.replication.replica import Replica
 from masterd.state_machine.batch import Batch
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
+from nodestore.support.tasks import owned_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class WarmStart:
         if self._task is None or self._task.done() or not self._is_started_for(self._replica.state):
             self.cancel()
             self._started_for = self._replica.state, self._replica.index
-            self._task = asyncio.create_task(self._derive(), name="derive all specs ahead of the term")
+            self._task = owned_task(self._derive(), name="derive all specs ahead of the term")
             self._task.add_done_callback(_consume_error)
 
     def cancel(self) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import psutil
 
 from nodestore.etcd.types import host_port
+from nodestore.support.tasks import owned_task
 from nodestore.support.values import parse_address
 
 _RESOLVE_S = 1.0
@@ -78,7 +79,7 @@ async def _resolved(
 ) -> dict[str, frozenset[str]]:
     """The addresses of each name; empty for a name that is not resolved within `timeout_s`."""
     names = sorted(names)
-    lookups = [asyncio.ensure_future(_addresses(name, resolve)) for name in names]
+    lookups = [owned_task(_addresses(name, resolve)) for name in names]
     try:
         await asyncio.wait(lookups, timeout=timeout_s)
         return {

@@ -37,6 +37,7 @@ from nodestore.schema.models import (
     TermRecord,
     decode,
 )
+from nodestore.support.tasks import background_task
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class StoreScan:
         previous scan is returned. If it times out or etcd fails, its problems are added to that result.
         """
         if self._scan_task is None and (self._at is None or time.monotonic() - self._at >= self._fresh_s):
-            self._scan_task = asyncio.create_task(self._scan(), name="store scan")
+            self._scan_task = background_task(self._scan(), name="store scan")
         if self._scan_task is not None:
             await asyncio.wait({self._scan_task}, timeout=wait_s)
         return self._problems

@@ -17,6 +17,7 @@ from nodectl.demo.traffic import COMMAND, SceneLoad, SentCommand
 from nodectl.workload.verdicts import JournalLine, find_journal_faults, find_lost, find_overwritten, gap_around
 from nodestore.errors import NodectlError, TimedOut, from_code
 from nodestore.support.jsonio import loads
+from nodestore.support.tasks import background_task
 
 _SINGLE_REQUESTS = 6
 _BATCHES, _BATCH_COMMANDS = 6, 200
@@ -140,7 +141,7 @@ class Direct:
 
     def _send(self, commands: list[SentCommand]) -> None:
         self.count += len(commands)
-        self._tasks.append(asyncio.create_task(self._request(commands)))
+        self._tasks.append(background_task(self._request(commands), name="request while frozen"))
 
     async def _request(self, commands: list[SentCommand]) -> None:
         body = [

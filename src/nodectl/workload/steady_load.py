@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
+from nodestore.support.tasks import background_task
+
 
 class SteadyLoad(ABC):
     """An asynchronous context manager that sends commands until its block ends.
@@ -30,12 +32,12 @@ class SteadyLoad(ABC):
 
     def _start_sending(self, sending: Coroutine[Any, Any, None], name: str) -> None:
         """Send one command in a task of its own, which the end of the block awaits."""
-        task = asyncio.create_task(sending, name=name)
+        task = background_task(sending, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def __aenter__(self) -> Self:
-        self._ticker = asyncio.create_task(self._send_loop(), name=type(self).__name__)
+        self._ticker = background_task(self._send_loop(), name=type(self).__name__)
         return self
 
     async def __aexit__(

@@ -20,6 +20,7 @@ from nodestore.support.json_rules import bounded
 from nodestore.support.jsonio import Json
 from nodestore.support.jsonio import copy as json_copy
 from nodestore.support.logs import one_line
+from nodestore.support.tasks import owned_task
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _describe(action: Action) -> str:
 
 async def _with_timeout(call: Awaitable[T], timeout_s: float) -> T:
     """Return the result of `call`. Raises DriverError after `timeout_s`, or if `call` was cancelled elsewhere."""
-    task = asyncio.ensure_future(call)
+    task = owned_task(call)
     try:
         await asyncio.wait({task}, timeout=timeout_s)
         if not task.done():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from nodestore.errors import NodectlError, OutcomeUnknown
+from nodestore.support.tasks import owned_task
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -68,7 +69,7 @@ class _Copies(Generic[T]):
         left_s = self._deadline - time.monotonic()
         if self._sent and (left_s <= _COPY_MIN_S or len(self._sent) > len(self._pauses_s)):
             return
-        copy = asyncio.create_task(self._send(max(left_s, _COPY_MIN_S), len(self._sent)))
+        copy = owned_task(self._send(max(left_s, _COPY_MIN_S), len(self._sent)))
         self._sent.append(copy)
         self._pending.add(copy)
 

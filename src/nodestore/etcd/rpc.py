@@ -28,6 +28,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.types import EtcdSettings
+from nodestore.support.tasks import background_task, owned_task
 from nodestore.support.tls_files import TlsContents, TlsFiles
 
 # While it is imported, grpc reads how much it writes to stderr by itself: by default three lines for each refused
@@ -264,7 +265,7 @@ class RpcStream:
     async def receive(self, timeout_s: float) -> Any | None:
         """The next message. None if none arrived in time, or after `wake_reader`; then the read stays pending."""
         if self._reading is None:
-            self._reading = asyncio.ensure_future(self._read())
+            self._reading = owned_task(self._read())
         reading = self._reading
         await asyncio.wait((reading, self._wake_requested), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if self._wake_requested.done():
@@ -318,7 +319,7 @@ class GrpcConnection:
 
     def renew(self, tls: TlsContents) -> None:
         """Use these certificates from now on. Calls in progress end on the former channel; streams must be reopened."""
-        closing = asyncio.create_task(self._channel.close(_FORMER_CHANNEL_S), name=f"former channel to {self.address}")
+        closing = background_task(self._channel.close(_FORMER_CHANNEL_S), name=f"former channel to {self.address}")
         self._former.add(closing)
         closing.add_done_callback(self._former.discard)
         self._open_channel(tls)

@@ -75,7 +75,7 @@ from nodestore.etcd.types import (
     result_from_pb,
 )
 from nodestore.schema.keys import prefix_end
-from nodestore.support.tasks import log_failure
+from nodestore.support.tasks import background_task
 from nodestore.support.tls_files import TlsContents
 
 __all__ = [
@@ -121,8 +121,9 @@ class Etcd:
 
     async def __aenter__(self) -> Self:
         if self._certificates is not None:
-            self._certificate_check = asyncio.create_task(self._certificates.run(), name="certificates of etcd")
-            self._certificate_check.add_done_callback(log_failure)
+            self._certificate_check = background_task(
+                self._certificates.run(), name="certificates of etcd", eternal=True
+            )
         return self
 
     async def __aexit__(

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from nodestore.support.tasks import CancelledTasks, run_until_first_ends
+from nodestore.support.tasks import CancelledTasks, background_task, owned_task, run_until_first_ends
 
 
 async def _for_ever() -> None:
@@ -91,3 +91,36 @@ async def test_who_retires_a_task_need_not_wait_for_its_end() -> None:
     await gone
     assert ended.is_set()
     await retired.wait_ended()
+
+
+async def test_a_background_task_that_fails_is_logged_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    ended = asyncio.Event()
+    task = background_task(_fails(), name="the failing one", on_end=ended.set)
+    await asyncio.wait({task})
+    await asyncio.sleep(0)
+    assert "the failing one" in caplog.text
+    assert ended.is_set()
+
+
+async def test_the_end_of_an_eternal_task_is_logged_even_without_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    task = background_task(asyncio.sleep(0), name="the watch", eternal=True)
+    await task
+    await asyncio.sleep(0)
+    assert "the watch" in caplog.text
+
+
+async def test_a_cancelled_background_task_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    task = background_task(_for_ever(), name="the watch", eternal=True)
+    task.cancel()
+    await asyncio.wait({task})
+    await asyncio.sleep(0)
+    assert caplog.text == ""
+
+
+async def test_a_task_that_had_failed_before_it_was_retired_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    retired, task = CancelledTasks(), owned_task(_fails(), name="the failing one")
+    await asyncio.wait({task})
+    retired.cancel(task)
+    await retired.wait_ended()
+    await asyncio.sleep(0)
+    assert "the failing one" in caplog.text

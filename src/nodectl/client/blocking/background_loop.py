@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from nodestore.support.tasks import owned_task
+
 T = TypeVar("T")
 
 _POLL_S = 0.2
@@ -115,7 +117,7 @@ class _Call(Generic[T]):
         self.ended = threading.Event()
 
     def begin(self, on_end: Callable[[], None]) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._work())
+        self._task = owned_task(self._work())
         self._task.add_done_callback(lambda _: on_end())
         self._task.add_done_callback(lambda _: self.ended.set())
 

@@ -47,6 +47,7 @@ from nodestore.errors import (
     Unavailable,
 )
 from nodestore.schema.models import Term
+from nodestore.support.tasks import background_task
 from nodestore.support.waiting import set_within
 
 BATCH_COMMANDS_MAX = 256
@@ -296,7 +297,7 @@ class Pipeline:
         attempt = _Attempt(leader)
         self._attempts.add(attempt)
         self._quarantined_in_flight = batch[0].is_quarantined
-        attempt.task = asyncio.create_task(self._send(attempt, batch))
+        attempt.task = background_task(self._send(attempt, batch), name="send commands")
         attempt.task.add_done_callback(lambda _: self._on_attempt_done(attempt, batch))
 
     def _on_attempt_done(self, attempt: _Attempt, batch: list[PendingCommand]) -> None:

@@ -14,6 +14,7 @@ from nodectl.client.connection.http import Http, cancel_all
 from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.state import ConnectionState
 from nodestore.errors import NodectlError, NotLeader, OutcomeUnknown, Unavailable
+from nodestore.support.tasks import owned_task
 
 T = TypeVar("T")
 
@@ -142,11 +143,11 @@ class Requests:
             await self._leadership.wait_changed(left_s)
 
     async def _call_until_superseded(self, leader: Leader, call: Awaitable[T]) -> T:
-        request = asyncio.ensure_future(call)
+        request = owned_task(call)
         slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.mark_doubtful)
         try:
             while not request.done():
-                change = asyncio.ensure_future(self._leadership.wait_changed())
+                change = owned_task(self._leadership.wait_changed())
                 try:
                     await asyncio.wait({request, change}, return_when=asyncio.FIRST_COMPLETED)
                 finally:  # this task may be cancelled here

@@ -23,6 +23,7 @@ from noded.drivers.conformance.surroundings import (
 from noded.drivers.contract import Actual, Context, Driver, DriverAction, DriverError, DriverFactory, actions_of
 from nodestore.schema.models import Spec
 from nodestore.support.jsonio import Document, copy, dumps
+from nodestore.support.tasks import owned_task
 
 T = TypeVar("T")
 
@@ -201,7 +202,7 @@ class Trial:
         await self._cancel_call(f"action {name}", self._offered(name).run(copy(args)), after)
 
     async def _cancel_call(self, name: str, call: Awaitable[Any], after: Callable[[], Awaitable[None]]) -> None:
-        task = asyncio.ensure_future(call)
+        task = owned_task(call)
         try:
             await after()
         finally:
@@ -221,7 +222,7 @@ class Trial:
             return  # the first error is the one to report
 
     async def _call(self, name: str, call: Awaitable[T], limit_s: float) -> T:
-        task = asyncio.ensure_future(call)
+        task = owned_task(call)
         started_at = time.monotonic()
         blocked_s = 0.0
         try:

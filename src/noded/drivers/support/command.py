@@ -21,6 +21,7 @@ from noded.drivers.support import leftovers
 from noded.drivers.support.output import describe_exit_code, last_line, wait_exit_code
 from nodestore.errors import NodectlError
 from nodestore.processes import child_processes
+from nodestore.support.tasks import owned_task
 
 STDOUT_BYTES_MAX = 64 << 10
 END_BYTES_KEPT = 8 << 10
@@ -122,11 +123,11 @@ async def _communicate(child: child_processes.Child, stdin: bytes, end_only: boo
     assert child.stdout is not None
     assert child.stderr is not None
     transfers = [
-        asyncio.ensure_future(_feed(child.stdin, stdin)),
-        asyncio.ensure_future(
+        owned_task(_feed(child.stdin, stdin)),
+        owned_task(
             _collect_end(child.stdout, END_BYTES_KEPT) if end_only else _collect(child.stdout, STDOUT_BYTES_MAX)
         ),
-        asyncio.ensure_future(_collect_end(child.stderr, _STDERR_BYTES_KEPT)),
+        owned_task(_collect_end(child.stderr, _STDERR_BYTES_KEPT)),
     ]
     _feeding, stdout, stderr = transfers
     try:
