@@ -18,7 +18,7 @@ from aiohttp import web
 from masterd.api.admission import BYTES_PER_VALUE, VALUES_MAX, Admission, parse_cost
 from masterd.roles.peers import TIMEOUT_HEADER
 from nodestore.errors import Garbage, Invalid, Overloaded, TooLarge, Unavailable
-from nodestore.support.jsonio import Json, loads
+from nodestore.support.jsonio import Json, duplicate_key, loads
 from nodestore.support.time_slices import TimeSlice
 
 _SMALL_BYTES = 8 << 10
@@ -90,7 +90,10 @@ def release(request: web.Request, admission: Admission) -> None:
 
 
 async def parse_body(request: web.Request) -> Json:
-    """The JSON value of the body, parsed once. Garbage if it is none, TooLarge if it holds too many values."""
+    """The JSON value of the body, parsed once. Garbage if it is none, or has a name twice in one object.
+
+    TooLarge if it holds too many values.
+    """
     state = _state_of(request)
     if not state.is_parsed:
         raw = await request.read()
@@ -103,7 +106,10 @@ async def parse_body(request: web.Request) -> Json:
                 )
             if state.admission is not None:
                 reserve(request, state.admission, cost * BYTES_PER_VALUE)
-        state.body, state.is_parsed = loads(raw, "the request body"), True
+        body = loads(raw, "the request body")
+        if (name := duplicate_key(raw, body)) is not None:  # the parser keeps the last one, other parsers the first
+            raise Garbage(f"the request body holds {name[:40]!r} twice in one object")
+        state.body, state.is_parsed = body, True
     return state.body
 
 

@@ -20,6 +20,7 @@ from masterd.api.reads import standbys
 from masterd.term.leader import Leader
 from nodestore.errors import Conflict, Denied, Invalid, Unavailable
 from nodestore.schema.api_types import DRILLS, FREEZE_MAX_S, Drill, DrillKind
+from nodestore.schema.limits import ACTOR_BYTES_MAX, check_text
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def parse_drill_request(body: Mapping[str, Any]) -> DrillRequest:
         raise Invalid("term: expected the revision of a term")
     if actor is not None and not isinstance(actor, str):
         raise Invalid("actor: expected text")
+    check_text(actor or "", "actor", ACTOR_BYTES_MAX)
     return DrillRequest(how, FREEZE_S if seconds is None else float(seconds), term, actor or "anonymous")
 
 

@@ -8,19 +8,24 @@ from typing import Any
 from masterd.state_machine.batch import CommandRequest
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import ID_CHARS_MAX
+from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_NAME_BYTES_MAX, TEXT_BYTES_MAX, check_text
 
 
-def text_field(body: dict[str, Any], name: str, where: str = "") -> str:
-    """The text under `name`; empty if it is absent or null. Raises Invalid if it is something else."""
+def text_field(body: dict[str, Any], name: str, where: str = "", bytes_max: int | None = TEXT_BYTES_MAX) -> str:
+    """The text under `name`; empty if it is absent or null. Raises Invalid if it is something else, or longer.
+
+    bytes_max: None for a text that only the limit of the body restricts.
+    """
     value = body.get(name)
     if value is not None and not isinstance(value, str):
         raise Invalid(f"{where}{name}: expected text")
-    return value or ""
+    text = value or ""
+    return text if bytes_max is None else check_text(text, f"{where}{name}", bytes_max)
 
 
 def actor_of(body: dict[str, Any], where: str = "") -> str:
     """The author that the request names, or `anonymous`. Raises Invalid."""
-    return text_field(body, "actor", where) or "anonymous"
+    return text_field(body, "actor", where, ACTOR_BYTES_MAX) or "anonymous"
 
 
 def parse_command(item: Any, where: str) -> CommandRequest:
@@ -31,6 +36,7 @@ def parse_command(item: Any, where: str) -> CommandRequest:
     name, args, command_id, after = item.get("name"), item.get("args", {}), item.get("id"), item.get("after")
     if not isinstance(name, str) or not name:
         raise Invalid(f"{where}name: expected the command's name")
+    check_text(name, f"{where}name", COMMAND_NAME_BYTES_MAX)
     if not isinstance(args, dict):
         raise Invalid(f"{where}args: expected an object")
     if command_id is None:

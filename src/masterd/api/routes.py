@@ -415,7 +415,8 @@ class Api:
         async def apply(leader: Leader) -> web.StreamResponse:
             body = await read_body(request)
             version = await self._configuration.apply(
-                body.get("inventory"), source=text_field(body, "source"), expect_version=body.get("expect_version"),
+                body.get("inventory"), source=text_field(body, "source", bytes_max=None),
+                expect_version=body.get("expect_version"),
                 actor=actor_of(body), compares=leader.fence.compares(self._sources.keys),
             )  # fmt: skip
             return self._json(api_types.ConfigVersion(version=version))

@@ -38,7 +38,7 @@ from nodestore.etcd.session import Etcd, cmp_mod, op_delete
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Candidate
 from nodestore.support.logs import RateLimitedLog
-from nodestore.support.tasks import CancelledTasks
+from nodestore.support.tasks import CancelledTasks, background_task
 from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
@@ -192,12 +192,16 @@ class Campaign:
         await self._cancelled_tasks.wait_ended()
         self.end_attempt()
         unsubscribe = self._cluster_view.subscribe(self._wake.set)
-        reading_epoch = asyncio.create_task(self._read_epoch_ahead(), name="read the epoch")
-        watching = asyncio.create_task(self._watch_leaders(lease), name="watch the leaders")
+        reading_epoch = background_task(self._read_epoch_ahead(), name="read the epoch")
+        watching = background_task(
+            self._watch_leaders(lease), name="watch the leaders", eternal=True, on_end=self._wake.set
+        )
         self._campaigning.set()
         try:
             while True:
                 self._wake.clear()  # before the step: a change during the step causes another one
+                if watching.done():  # without the watch, no dead leader would ever be noticed: end this process
+                    watching.result()
                 won = await self._step(lease)
                 if won is not None:
                     # A term is claimed at most once. If we give it up later and cannot resign, `leader` still carries
@@ -262,7 +266,7 @@ class Campaign:
                 return None
             if reason is None or not await self._wait_for_rank(seen):
                 return None
-            if self._needs_store_check:
+            if self._needs_store_check or self._replica.stuck is not None:
                 await self._replica.check_store()
                 self._needs_store_check = False
             if reason.cause == "expired" and self._cluster_view.last_leader.record is not None:
@@ -450,12 +454,16 @@ class Campaign:
                 replica=self._replica, timing=self._timing, streak=streak, wake=self._wake.set,
                 heard_at=last_heartbeat_at,
             )  # fmt: skip
-            running = asyncio.create_task(watch.run(), name=f"watch over the leader of term {seen.revision}")
             changed = asyncio.Event()
+            running = background_task(
+                watch.run(), name=f"watch over the leader of term {seen.revision}", on_end=changed.set
+            )
             unsubscribe = self._cluster_view.subscribe(changed.set)
             try:
                 while self._cluster_view.leader.revision == seen.revision:
                     await changed.wait()
+                    if running.done():
+                        running.result()
                     changed.clear()
                 last_heartbeat_at = watch.heard_at
             finally:

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 
 from masterd.replication.snapshots import Snapshots
-from masterd.state_machine.state import State
+from masterd.state_machine.state import JournalGap, State
 from nodestore.cluster.election import TakeoverWon
-from nodestore.errors import Compacted, Garbage, NodectlError, OutcomeUnknown, TimedOut, Unavailable
+from nodestore.errors import Compacted, Garbage, NodectlError, NotFound, OutcomeUnknown, TimedOut, Unavailable
 from nodestore.etcd.session import KV, Etcd, Range
 from nodestore.etcd.watch import follow, list_at
 from nodestore.schema.entry_codec import decode_entry
 from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.models import Entry, Epoch, Head, decode
+from nodestore.support.backoff import Backoff
 from nodestore.support.jsonio import Document
 from nodestore.support.logs import RateLimitedLog
 from nodestore.support.time_slices import TimeSlice
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _PAGE_ENTRIES = 32
 _RETRY_S = 0.2
+_PROBLEM_RETRY_S, _PROBLEM_RETRY_MAX_S = 1.0, 10.0
 _SIZES_MAX = 100_000
 _RECENT_MAX = 512
 _RECENT_BYTES_MAX = 2 << 20
@@ -36,6 +38,10 @@ NOT_READ = "the journal has not been read yet"
 """The problem of a replica that has just been created."""
 PROGRESS_S = 1.0
 SILENCE_S = 3.0
+
+
+class UnusableEntry(Garbage):
+    """A committed journal entry cannot be decoded or applied."""
 
 
 class Replica:
@@ -52,6 +58,11 @@ class Replica:
         """Revision of a term, and the highest index that its leader has announced in a heartbeat."""
         self.problem: str | None = NOT_READ
         """Why the state cannot be brought up to date; None if it can."""
+        self.stuck: str | None = None
+        """Why the state cannot go beyond an entry of the journal; None if no entry is in the way. While it is set, this
+        masterd cannot lead."""
+        self._unusable: dict[int, str] = {}
+        """Journal keys after the state's index that cannot be applied, by the index in their name: the reasons."""
         self.outage: str | None = None
         """Why etcd cannot be read now; None if it can."""
         self.entry_sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
@@ -126,18 +137,24 @@ class Replica:
     async def follow(self) -> None:
         """Apply the journal as it grows, until cancelled.
 
-        Outages, compactions, truncations, garbage and refusals of etcd are retried.
+        Outages, compactions, truncations, garbage, refusals of etcd and errors of this program are retried.
         """
+        pauses = Backoff(_PROBLEM_RETRY_S, _PROBLEM_RETRY_MAX_S)
         while True:
             try:
                 revision = await self.catch_up()
+                pauses.reset()
                 await self._follow_from(revision + 1)
             except (Unavailable, OutcomeUnknown, Compacted) as error:
                 self.outage = str(error)
                 log.info("reading the journal again: %s", error)
             except NodectlError as error:
                 self._report_problem(error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(pauses.next_s())
+            except Exception as error:  # an error of this program: a replica that silently stops would be worse
+                log.exception("the replica failed at index %d", self.state.index)
+                self._report_problem(NodectlError(f"internal error, see this master's log: {error!r}"))
+                await asyncio.sleep(pauses.next_s())
             await asyncio.sleep(_RETRY_S)
 
     def _report_problem(self, error: NodectlError) -> None:
@@ -146,7 +163,9 @@ class Replica:
         self._limited_log.log(logging.ERROR, line, about=self.problem)
 
     async def check_store(self) -> None:
-        """Raise Garbage if `epoch`, the journal or `head` prevents any masterd from leading. Changes nothing."""
+        """Raise Garbage if `epoch`, the journal or `head` prevents this masterd from leading. Changes nothing."""
+        if self.stuck is not None:  # `follow` clears it once the entry can be applied, or a snapshot covers it
+            raise Garbage(self.stuck)
         listing = await self._list_new_entries()
         await self._read_epoch(listing.revision)
         await self._check_head(listing.revision, max([self.state.index, *self._indexes(listing.kvs)]))
@@ -160,6 +179,7 @@ class Replica:
             try:
                 return await self._apply_all()
             except Garbage as gap:
+                self.stuck = str(gap) if isinstance(gap, UnusableEntry) else None
                 if attempt == 3:
                     raise
                 log.debug("%s; reading a snapshot", gap)
@@ -190,6 +210,8 @@ class Replica:
     async def apply(self, entry: Entry, size: int) -> None:
         """Apply a committed entry, call the subscribers, and wake those that wait for its index. size: in bytes."""
         self.state.apply(entry, await self._images(entry))
+        if self._unusable:
+            self._unusable = {index: why for index, why in self._unusable.items() if index > entry.last}
         if self._epoch is None:  # the store was still empty when it was read
             self._epoch = entry.epoch
         self.entry_sizes.append((entry.last, size))
@@ -224,10 +246,11 @@ class Replica:
         epoch = await self._read_epoch(listing.revision)
         if epoch is not None and self._enter_epoch(epoch):
             return await self._apply_all()
+        self._unusable.clear()
         await self._apply_new(listing.kvs)
         await self._check_head(listing.revision, self.state.index)
         self.up_to_date_at = max(self.up_to_date_at, begun)
-        self.problem, self.outage = None, None
+        self.problem, self.outage, self.stuck = None, None, None
         self._limited_log.reset()
         return listing.revision
 
@@ -255,6 +278,7 @@ class Replica:
                 f"so set it to {right}"
             ) from None
         if end < head:
+            self._raise_if_unusable(head)
             raise Garbage(f"the journal has a gap: it ends at {end}, head is at {head}")
         if end > head:
             raise Garbage(
@@ -305,23 +329,69 @@ class Replica:
                     for event in changes.events
                     if event.value is not None
                 )
+                if any(event.value is None for event in changes.events):
+                    self._unusable = {}  # perhaps the key was deleted: if it was not, the next entry shows a gap
+                if self._unusable:
+                    await self._check_unusable()
                 self._note_complete(received)
 
+    async def _check_unusable(self) -> None:
+        """Raise Garbage if a journal key that cannot be applied has been committed: only `head` shows that."""
+        kv = await self.etcd.get(self.keys.head)
+        if kv is not None:
+            self._raise_if_unusable(decode(Head, kv.value, self.keys.head).index)
+
+    def _raise_if_unusable(self, head: int) -> None:
+        """Raise Garbage if the state cannot reach `head` because of a journal key that cannot be applied."""
+        if self.state.index < head and self._unusable:
+            raise UnusableEntry(self._unusable[min(self._unusable)])
+
+    @property
+    def stray_entry(self) -> str | None:
+        """Why a journal key after the state's index cannot be applied, although it is not committed; None without one.
+
+        It prevents nothing: the next commit either replaces the key or goes past it.
+        """
+        if self.stuck is not None or not self._unusable:
+            return None
+        index = min(self._unusable)
+        return f"{self.keys.entry(index)} is no commit, because head is below it; delete this key"
+
     async def _apply_new(self, kvs: Iterable[KV]) -> None:
-        """Apply the entries that are new among these; skip unreadable keys."""
+        """Apply the entries that are new among these. A key that cannot be applied is noted in `_unusable`.
+
+        Such a key is not skipped: an entry after it is applied only if it directly follows the state, which shows that
+        the unusable key is not a part of the journal. Otherwise this raises Garbage with the reason.
+        """
         time_slice = TimeSlice()  # an hour's journal takes seconds to apply
         for kv in kvs:
             await time_slice.yield_if_used_up()
             try:
                 last = self.keys.entry_index(kv.key)
-                if last <= self.state.index:
-                    continue
-                entry = decode_entry(kv.value, kv.key)
-            except (ValueError, Garbage) as error:
+            except ValueError as error:
                 log.warning("skipping a journal key: %s", error)
                 continue
-            await self.apply(entry, len(kv.value))
+            if last <= self.state.index:
+                continue
+            try:
+                await self.apply(decode_entry(kv.value, kv.key), len(kv.value))
+            except JournalGap:
+                self._raise_if_unusable(last)
+                raise
+            except Garbage as error:
+                self._note_unusable(last, kv.key, error)
+
+    def _note_unusable(self, index: int, key: str, error: Garbage) -> None:
+        why = str(error).removeprefix(f"{key}: ")
+        self._unusable[index] = (
+            f"{key} cannot be applied: {why}; if a newer masterd wrote it, start that version here; otherwise see "
+            '"An entry that cannot be applied" in docs/recovery.md'
+        )
+        log.warning("%s", self._unusable[index])
 
     async def _images(self, entry: Entry) -> dict[str, dict[str, Document]]:
         names = {record.restore for record in entry.commands if record.restore is not None}
-        return {name: await self.snapshots.read_documents(name) for name in names}
+        try:
+            return {name: await self.snapshots.read_documents(name) for name in names}
+        except NotFound as error:
+            raise Garbage(f"it restores a snapshot that is gone: {error}") from None

@@ -128,7 +128,7 @@ def load_chunk(state: State, raw: bytes, where: str) -> None:
     """Add the content of one chunk to `state`. Garbage if it is malformed."""
     try:
         _fill(state, loads(raw, where))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Garbage(f"snapshot {where} is malformed: {error!r}") from None
 
 

@@ -41,12 +41,14 @@ class MasterHealth:
     @property
     def problem(self) -> str | None:
         """The first problem of this masterd, its role, its watches or its maintenance; None if there is none."""
+        leader = self._leadership.leader
         return (
             self._etcd.refusal
             or self.role_problem
             or self._cluster_view.watch_error
             or self._space_keeper.problem
             or self._maintenance.refusal
+            or (leader.view_problem if leader is not None else self._replica.stray_entry)
         )
 
     @property

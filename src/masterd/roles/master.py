@@ -35,7 +35,7 @@ from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
 from nodestore.support.backoff import grown_s
 from nodestore.support.logs import RateLimitedLog
-from nodestore.support.tasks import CancelledTasks, run_until_first_ends
+from nodestore.support.tasks import CancelledTasks, background_task, run_until_first_ends
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Master:
             await asyncio.Event().wait()
         await self._cancelled_tasks.wait_ended()
         log.info("standby at index %d", self._replica.index)
-        following = asyncio.create_task(self._follow_after_delay(), name="follow the journal")
+        following = background_task(self._follow_after_delay(), name="follow the journal", eternal=True)
         try:
             return await self._campaign.win(lease.id)
         finally:
@@ -266,7 +266,9 @@ class Master:
                     self._candidacy.raise_if_refused(error)
                     limited_log.log(logging.WARNING, f"etcd grants no lease yet: {error}", about=error.code)
                 if following is None:
-                    following = asyncio.create_task(self._replica.follow(), name="follow the journal without a lease")
+                    following = background_task(
+                        self._replica.follow(), name="follow the journal without a lease", eternal=True
+                    )
                 await asyncio.sleep(_RETRY_S)
         finally:
             if following is not None:

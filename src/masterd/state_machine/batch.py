@@ -6,7 +6,7 @@ not committed, they are discarded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,13 @@ from masterd.application.contract import Application, Command, ConfigChange, Giv
 from masterd.state_machine.actions import COMMON_COMMANDS
 from masterd.state_machine.remembered import check_same_request, request_digest
 from masterd.state_machine.specs import DerivedSpec, SpecDeriver
-from masterd.state_machine.state import State, document_size, pending_after
+from masterd.state_machine.state import State, document_size, needs_preparation, pending_after, prepare_record
 from masterd.state_machine.transaction import Overlay
+from masterd.state_machine.views import actions_view
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
-from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Inventory, SpecMark
+from nodestore.schema.entry_codec import decode_record
+from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_NAME_BYTES_MAX, check_text, shortened
+from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Inventory, SpecMark, Term
 from nodestore.support.json_rules import checked_copy
 from nodestore.support.jsonio import Document, Json, copy, dumps
 
@@ -28,6 +31,8 @@ CONFIG_RESPEC = "config.respec"
 RESULTS_FORGET = "results.forget"
 CONFIG_APPLICATION = "config.application"
 SNAPSHOT_RESTORE = "snapshot.restore"
+_ANY_TERM = Term((1 << 63) - 1, (1 << 63) - 1)
+"""The longest term, to compute the size of views."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,7 @@ class Batch:
             return None
         transaction = Overlay(self.overlay, self.overlay.config, self.now)
         try:
+            _check_texts(request)
             result = self._handle(request, transaction)
             if request.internal_handler is not None and not (
                 transaction.writes or transaction.actions or request.closes
@@ -145,7 +151,7 @@ class Batch:
             self._check_specs(derived)
             growth = self._check_state_size(request.name, transaction, specs_bytes)
             record = self._record(request, result, transaction, derived)
-            raw = encode_record(record)
+            record, raw = self._encode(record)
             if len(raw) > self.limits.entry_bytes_max:
                 raise TooLarge(
                     f"command {request.name} would write {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}"
@@ -158,8 +164,8 @@ class Batch:
             if not admitted:
                 self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
         self._append_record(record, raw, transaction, derived, growth)
-        self._ids[request.id] = CommandOutcome(request.id, record.index, result), record
-        return CommandOutcome(request.id, record.index, copy(result))
+        self._ids[request.id] = CommandOutcome(request.id, record.index, record.result), record
+        return CommandOutcome(request.id, record.index, result)
 
     def restore(self, request: CommandRequest, snapshot: str, image: Mapping[str, Document]) -> CommandOutcome:
         """Replace all documents by those of a snapshot, in a record that only names the snapshot.
@@ -169,6 +175,7 @@ class Batch:
         known = self._earlier_outcome(request)
         if known is not None:
             return known
+        _check_texts(request)
         args = checked_copy(dict(request.args), "arguments")
         transaction = Overlay(self.overlay, self.overlay.config, self.now)
         transaction.writes = {path: None for path in self.state.documents if path not in image}
@@ -178,19 +185,20 @@ class Batch:
                 transaction.writes[path] = document
         affected = self.spec_deriver.affected(transaction.writes)
         specs_bytes = self.spec_deriver.total_bytes
+        result = {"snapshot": snapshot, "documents": len(image), "changed": len(transaction.writes)}
         try:
             derived = self.spec_deriver.update(self.overlay.config, transaction, affected)
             self._check_specs(derived)
             growth = self._check_state_size(request.name, transaction, specs_bytes)
+            record = CommandRecord(
+                index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name, args=args,
+                result=result, specs=self._marks(derived), restore=snapshot, config_version=self._config_version,
+            )  # fmt: skip
+            record, raw = self._encode(record)
         except NodectlError:
             self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
             raise
-        result = {"snapshot": snapshot, "documents": len(image), "changed": len(transaction.writes)}
-        record = CommandRecord(
-            index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name,
-            args=args, result=result, specs=self._marks(derived), restore=snapshot, config_version=self._config_version,
-        )  # fmt: skip
-        self._append_record(record, encode_record(record), transaction, derived, growth)
+        self._append_record(record, raw, transaction, derived, growth)
         self.restored_documents = transaction.writes
         return CommandOutcome(request.id, record.index, result)
 
@@ -236,7 +244,7 @@ class Batch:
         record = CommandRecord(
             index=self.next_index,
             id=f"{CONFIG_ADOPT}-{revision}",
-            actor=config.actor,
+            actor=shortened(config.actor, ACTOR_BYTES_MAX),
             time=self.now,
             name=CONFIG_ADOPT,
             args={"version": config.version},
@@ -253,7 +261,7 @@ class Batch:
                 if node not in inventory.nodes
             },
         )
-        raw = encode_record(record)
+        record, raw = self._encode(record)
         if changes is not None and len(raw) > self.limits.entry_bytes_max:
             raise TooLarge(f"the entry would have {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}")
         self._append_record(record, raw, transaction, derived, growth)
@@ -272,9 +280,8 @@ class Batch:
             index=self.next_index, id=f"{CONFIG_RESPEC}-{nonce}", actor=actor, time=self.now, name=CONFIG_RESPEC,
             args={}, result={"nodes": sorted(derived)}, specs=self._marks(derived), config_version=self._config_version,
         )  # fmt: skip
-        self._append_record(
-            record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), derived
-        )
+        record, raw = self._encode(record)
+        self._append_record(record, raw, Overlay(self.overlay, self.overlay.config, self.now), derived)
         return record
 
     def forget(self, actor: str, nonce: str) -> CommandRecord:
@@ -436,6 +443,44 @@ class Batch:
             for node, item in derived.items()
         }
 
+    def _encode(self, record: CommandRecord) -> tuple[CommandRecord, bytes]:
+        """The record as every replica will read it, and as JSON. Invalid if a replica could not read or apply it.
+
+        This takes the replicas' own path. An entry that fails on it would stop every standby and, after a takeover,
+        every masterd; here it fails only its own command.
+        """
+        try:
+            raw = encode_record(record)
+            read_back = decode_record(raw, f"index {record.index}, command {record.name}")
+            if needs_preparation(read_back):
+                images: dict[str, dict[str, Document]] = {read_back.restore: {}} if read_back.restore else {}
+                prepared = prepare_record(read_back, images, self.epoch, _PendingActions(self.overlay))
+                self._check_action_views(prepared.pending, read_back.actions)
+        except NodectlError as error:
+            if isinstance(error, TooLarge):
+                raise
+            raise Invalid(
+                f"command {record.name} was not run, because no replica could apply its entry: {error}"
+            ) from error
+        except Exception as error:
+            raise Invalid(
+                f"command {record.name} was not run, because no replica could apply its journal entry: {error}"
+            ) from error
+        return read_back, raw
+
+    def _check_action_views(self, pending: Mapping[str, tuple[Action, ...]], requested: Iterable[str]) -> None:
+        """TooLarge if a view `actions/<node>` would not fit into a transaction.
+
+        A command that only closes actions makes the view smaller, so it is never refused.
+        """
+        for node in requested:
+            size = len(actions_view(_ANY_TERM, pending[node]))
+            if size > self.limits.spec_bytes_max:
+                raise TooLarge(
+                    f"the pending actions of node {node} would have {size} bytes; the limit is "
+                    f"{self.limits.spec_bytes_max}: wait until some have ended"
+                )
+
     def _append_record(
         self,
         record: CommandRecord,
@@ -469,6 +514,13 @@ class Batch:
         """Derive all specs from the committed state again, after this batch was not committed."""
         committed = Overlay(self.state, self.state.inventory, self.now)
         self.spec_deriver.rebuild(self.state.inventory, committed, tolerant=True)
+
+
+def _check_texts(request: CommandRequest) -> None:
+    """Invalid if a text of the request is longer than its limit. Also for commands that masterd submits itself."""
+    check_text(request.id, "the command's id", COMMAND_ID_BYTES_MAX)
+    check_text(request.name, "the command's name", COMMAND_NAME_BYTES_MAX)
+    check_text(request.actor, "actor", ACTOR_BYTES_MAX)
 
 
 class _PendingActions(Mapping[str, tuple[Action, ...]]):

@@ -6,9 +6,19 @@ import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydantic import ValidationError
+
 from masterd.state_machine.remembered import RememberedResult
 from nodestore.errors import Garbage
-from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Entry, Inventory, SpecMark
+from nodestore.schema.models import (
+    Action,
+    CommandRecord,
+    ConfigRecord,
+    Entry,
+    Inventory,
+    SpecMark,
+    first_problem,
+)
 from nodestore.support.jsonio import Document, dumps
 
 IDS_MIN = 10_000
@@ -94,21 +104,24 @@ class State:
     def apply(self, entry: Entry, images: Mapping[str, Mapping[str, Document]] | None = None) -> None:
         """Apply an entry. images: the documents of each snapshot that the entry restores, by name.
 
-        Garbage if the entry does not directly follow this state. The caller then loads a snapshot.
+        JournalGap if the entry does not directly follow this state: the caller then loads a snapshot. Garbage if the
+        entry cannot be applied. After an error the state is unchanged.
         """
         if entry.first != self.index + 1:
-            raise Garbage(f"the journal has a gap: entry {entry.first} to {entry.last} does not follow {self.index}")
+            raise JournalGap(f"the journal has a gap: entry {entry.first} to {entry.last} does not follow {self.index}")
+        # Everything that can fail is done first, because a state that holds half of an entry would be wrong for ever.
+        prepared = prepare_entry(entry, images or {}, self.actions)
         for record in entry.commands:
-            self._apply(record, images or {}, entry.epoch)
+            self._apply(record, prepared.get(record.index, _NOTHING_PREPARED))
         if entry.application is not None:
             self.application = entry.application
         # The leader decides what is forgotten, so that replicas of different versions and settings agree. Only for an
         # entry of a version that wrote no floor, each replica decides by the rule of that version.
         self._forget(self._floor_by_age(len(self.ids)) if entry.floor is None else entry.floor)
 
-    def _apply(self, record: CommandRecord, images: Mapping[str, Mapping[str, Document]], epoch: int) -> None:
+    def _apply(self, record: CommandRecord, prepared: PreparedRecord) -> None:
         if record.restore is not None:
-            self._replace_documents(images[record.restore], record.index)
+            self._replace_documents(prepared.image, record.index)
             self.restores[record.index] = record.restore
         for path, document in record.writes.items():
             self._write(path, document, record.index)
@@ -117,11 +130,11 @@ class State:
                 self.specs.pop(node, None)
             else:
                 self.specs[node] = mark
-        if record.actions or record.closes:
-            self._set_pending(pending_after(record, epoch, self.actions))
+        self._set_pending(prepared.pending)
         if record.config is not None:
-            inventory = Inventory.without_name_check(record.config.inventory)
-            self.adopted = AdoptedConfig(record.config, record.config_revision or 0, record.index, inventory)
+            self.adopted = AdoptedConfig(
+                record.config, record.config_revision or 0, record.index, prepared.inventory or Inventory()
+            )
         self.remember(record.id, RememberedResult.of(record))
         self.index = record.index
         self.time = max(self.time, record.time)
@@ -197,6 +210,64 @@ class State:
 def document_size(path: str, document: Document) -> int:
     """Upper bound of the bytes that a document takes in a snapshot or in a view, its path included."""
     return len(dumps(path)) + len(dumps(document)) + _DOCUMENT_FRAMING_BYTES
+
+
+class JournalGap(Garbage):
+    """An entry does not directly follow the state."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRecord:
+    """What applying a record needs beyond the record: computed first, because computing it can fail."""
+
+    pending: Mapping[str, tuple[Action, ...]] = field(default_factory=dict)
+    """The pending actions after the record, of the nodes whose actions it changes."""
+    inventory: Inventory | None = None
+    """The inventory that the record adopts."""
+    image: Mapping[str, Document] = field(default_factory=dict)
+    """The documents that the record restores."""
+
+
+_NOTHING_PREPARED = PreparedRecord()
+
+
+def prepare_entry(
+    entry: Entry, images: Mapping[str, Mapping[str, Document]], actions: Mapping[str, tuple[Action, ...]]
+) -> dict[int, PreparedRecord]:
+    """What applying each record needs, by index; most records need nothing. Garbage if a record cannot be applied.
+
+    actions: the pending actions before the entry.
+    """
+    prepared: dict[int, PreparedRecord] = {}
+    records = [record for record in entry.commands if needs_preparation(record)]
+    pending = dict(actions) if records else {}
+    for record in records:
+        prepared[record.index] = item = prepare_record(record, images, entry.epoch, pending)
+        pending.update(item.pending)
+    return prepared
+
+
+def needs_preparation(record: CommandRecord) -> bool:
+    """Whether a part of this record must be computed before it can be applied. False for nearly all records."""
+    return bool(record.actions or record.closes or record.config is not None or record.restore is not None)
+
+
+def prepare_record(
+    record: CommandRecord,
+    images: Mapping[str, Mapping[str, Document]],
+    epoch: int,
+    before: Mapping[str, tuple[Action, ...]],
+) -> PreparedRecord:
+    """What applying this record needs. Garbage if it cannot be applied. before: the pending actions before it."""
+    try:
+        return PreparedRecord(
+            pending=pending_after(record, epoch, before),
+            inventory=None if record.config is None else Inventory.without_name_check(record.config.inventory),
+            image={} if record.restore is None else images[record.restore],
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, the entry cannot be applied
+        why = first_problem(error) if isinstance(error, ValidationError) else repr(error)
+        raise Garbage(f"index {record.index}, command {record.name}: {why}") from None
 
 
 def pending_after(

@@ -14,6 +14,7 @@ from masterd.state_machine.specs import DerivedSpec, SpecDeriver
 from masterd.state_machine.state import State
 from nodestore.errors import Garbage
 from nodestore.schema.keys import Keys
+from nodestore.schema.limits import ACTOR_BYTES_MAX, shortened
 from nodestore.schema.models import Action, Actions, CommandRecord, Desired, SpecMark, Term, decode
 from nodestore.support.jsonio import Document, dumps
 
@@ -41,7 +42,9 @@ def desired_view(term: Term, mark: SpecMark, derived: DerivedSpec) -> bytes:
 
 
 def actions_view(term: Term, pending: tuple[Action, ...]) -> bytes:
-    view = Actions.model_construct(v=1, epoch=term.epoch, term=term.revision, pending=pending)
+    # An old entry may hold an actor of any length, and 16 of them would not fit into one transaction.
+    shown = tuple(action.model_copy(update={"actor": shortened(action.actor, ACTOR_BYTES_MAX)}) for action in pending)
+    view = Actions.model_construct(v=1, epoch=term.epoch, term=term.revision, pending=shown)
     return dumps(view.model_dump(mode="json"))
 
 

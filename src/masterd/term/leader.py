@@ -60,6 +60,11 @@ class Leader:
         return self._committer.spec_deriver.failed
 
     @property
+    def view_problem(self) -> str | None:
+        """Why not all views are written; None if they are."""
+        return self._committer.publisher.problem
+
+    @property
     def has_ended(self) -> bool:
         """Whether this term is known to be over."""
         return self._term_end.reason is not None

@@ -19,6 +19,7 @@ from masterd.state_machine.state import State
 from masterd.state_machine.transaction import Overlay
 from nodestore.etcd.session import Compare, Etcd, cmp_mod
 from nodestore.schema.keys import Keys
+from nodestore.schema.limits import ACTOR_BYTES_MAX, TEXT_BYTES_MAX, shortened
 from nodestore.schema.models import Acted, decode_or_none
 from nodestore.support.jsonio import Json
 
@@ -80,8 +81,10 @@ class NodeEvents:
         status = seen.status
         args: dict[str, Any] = {"node": node, "present": seen.present}
         if status is not None:
-            args |= {"phase": status.phase, "generation": status.observed_generation, "error": status.error}
-        return CommandRequest(f"{NODE_CHANGED}-{secrets.token_hex(8)}", NODE_CHANGED, args, node, internal_handler=work)
+            error = None if status.error is None else shortened(status.error, TEXT_BYTES_MAX)
+            args |= {"phase": status.phase, "generation": status.observed_generation, "error": error}
+        id, actor = f"{NODE_CHANGED}-{secrets.token_hex(8)}", shortened(node, ACTOR_BYTES_MAX)
+        return CommandRequest(id, NODE_CHANGED, args, actor, internal_handler=work)
 
     def requeue(self, node: str) -> None:
         """Mark this node as changed again, because the command for its last change was not committed."""
@@ -127,7 +130,7 @@ def closing_request(closure: ActionClosure, *, omit_result: bool = False) -> Com
     """
     outcome: Json = {"state": closure.state, "result": _OMITTED, "error": None} if omit_result else closure.outcome
     return CommandRequest(
-        closure.id, ACTION_DONE, closure.args, closure.node,
+        closure.id, ACTION_DONE, closure.args, shortened(closure.node, ACTOR_BYTES_MAX),
         internal_handler=lambda _: outcome, closes={closure.node: (closure.action.index,)},
     )  # fmt: skip
 

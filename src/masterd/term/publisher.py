@@ -9,7 +9,7 @@ from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from masterd.state_machine.views import TxnBudget, ViewChanges, all_views, chunks, difference, fits, kept_orders
 from nodestore.cluster.election import Fence
-from nodestore.errors import Garbage, LeadershipLost, NoSpaceUnknown, OutcomeUnknown, Unavailable
+from nodestore.errors import Garbage, LeadershipLost, NoSpaceUnknown, OutcomeUnknown, TooLarge, Unavailable
 from nodestore.etcd.session import KV, Etcd, Op, cmp_mod, op_delete, op_get, op_put
 from nodestore.etcd.watch import list_at
 from nodestore.schema.keys import Keys, prefix_end
@@ -30,6 +30,8 @@ class Publisher:
         self._etcd, self._keys, self._fence = etcd, keys, fence
         self._limited_log = RateLimitedLog(log)
         self._revision = 0
+        self.oversized: dict[str, int] = {}
+        """Sizes in bytes of the views that etcd refuses as too large. They are left out; all other views go on."""
         self.complete_up_to = 0
         """Index up to which all views are complete. Truncation goes no further."""
 
@@ -82,9 +84,51 @@ class Publisher:
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             through = None if last else max(part)
-            progress = self._put_applied(index, index if last else base, through)
-            await self._put_chunk([*self._ops(part), progress], progress.request_put.value)
+            await self._put_part(part, index, index if last else base, through)
         self.complete_up_to = index
+
+    async def _put_part(self, part: ViewChanges, index: int, base: int, through: str | None) -> None:
+        """Write one chunk. If etcd refuses it as too large, write its views one by one, and leave out the ones that are
+        still refused: one view that cannot be written must not keep a leader from serving."""
+        progress = self._put_applied(index, base, through)
+        try:
+            await self._put_chunk([*self._ops(part), progress], progress.request_put.value)
+        except TooLarge as error:
+            if len(part) > 1:
+                await self._put_singly(part, index, base, through)
+                return
+            ((key, value),) = part.items() or [("", None)]
+            if value is None:
+                raise
+            self.oversized[key] = len(value)
+            self._limited_log.log(logging.ERROR, f"{key} is left out, {len(value)} bytes: {error}", about=key)
+            # An outdated document would be a lie, an absent one is not. A node keeps its outdated order.
+            absent: ViewChanges = {key: None} if key.startswith(self._keys.state) else {}
+            await self._put_chunk([*self._ops(absent), progress], progress.request_put.value)
+        else:
+            for key in part:
+                self.oversized.pop(key, None)
+
+    async def _put_singly(self, part: ViewChanges, index: int, base: int, through: str | None) -> None:
+        """Write a chunk view by view. `applied` goes along, and gets `base` and `through` with the last one."""
+        names = sorted(part)
+        for key in names:
+            last = key == names[-1]
+            await self._put_part(
+                {key: part[key]}, index, base if last else self.complete_up_to, through if last else key
+            )
+
+    @property
+    def problem(self) -> str | None:
+        """Which views are left out because they are too large; None without any."""
+        if not self.oversized:
+            return None
+        key, size = next(iter(self.oversized.items()))
+        more = f" and {len(self.oversized) - 1} more" if len(self.oversized) > 1 else ""
+        return (
+            f"{key}{more}: the view has {size} bytes, which etcd refuses as too large, so it is left out; "
+            "make its document smaller, or raise --max-request-bytes of etcd"
+        )
 
     async def _put_chunk(self, ops: list[Op], new_applied: bytes) -> None:
         compares = [*self._fence.compares(self._keys), cmp_mod(self._keys.applied, self._revision)]

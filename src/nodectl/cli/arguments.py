@@ -15,6 +15,7 @@ import typer
 from nodectl.cli import completion
 from nodectl.cli.duration_option import duration_option
 from nodestore.errors import Invalid
+from nodestore.support.json_rules import checked_copy
 
 if TYPE_CHECKING:
     from nodestore.schema.api_types import Consistency
@@ -61,7 +62,7 @@ def parse_values(values: list[str], unset: list[str], texts: Sequence[str] = ())
         elif not separator or not key:
             raise Invalid(f"{text!r} is not KEY=VALUE (or KEY- to remove KEY)")
         else:
-            _add(patch, key, parse_value(value))
+            _add(patch, key, checked_copy(parse_value(value), key))
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator or not key:

@@ -30,7 +30,9 @@ from nodectl.endpoints import parse_endpoints
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import Consistency
 from nodestore.schema.keys import Keys
+from nodestore.schema.limits import ACTOR_BYTES_MAX, check_text, shortened
 from nodestore.support.password_file import read_password
+from nodestore.support.tasks import background_task
 from nodestore.support.tls_files import TlsFiles
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         if self.endpoints.etcd and cluster is None:
             raise Invalid("endpoints of etcd require the name of the cluster: pass cluster=...")
         self.cluster = cluster
-        self.actor = actor or default_actor()
+        self.actor = check_text(actor, "actor", ACTOR_BYTES_MAX) if actor else default_actor()
         self._keys = Keys(cluster) if cluster is not None else None
         self._user, self._password, self._password_file = user, password, password_file
         self._tls = TlsFiles(ca=ca, cert=cert, key=key)
@@ -169,8 +171,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         return EtcdDiscovery(self._etcd, self._keys, self._leadership)
 
     def _start_task(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=f"nodectl client: {name}")
-        task.add_done_callback(_report_failure)
+        task = background_task(work, name=f"nodectl client: {name}", eternal=True)
         self._tasks.append(task)
 
     # --- state ------------------------------------------------------------------------------------------------------
@@ -266,10 +267,4 @@ def default_actor() -> str:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # the user has no name (a service); ImportError: Windows has no pwd
         user = "unknown"
-    return f"{user}@{socket.gethostname()}"
-
-
-def _report_failure(task: asyncio.Task[None]) -> None:
-    """Log the error of a background task. Such a task must run until it is cancelled, so an error is a bug."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("%s failed: %r", task.get_name(), error, exc_info=error)
+    return shortened(f"{user}@{socket.gethostname()}", ACTOR_BYTES_MAX)

@@ -25,6 +25,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd.session import KV, Compare, Etcd, Op, cmp_mod, op_delete, op_get, op_put
 from nodestore.schema.keys import Keys
+from nodestore.schema.limits import ACTOR_BYTES_MAX, TEXT_BYTES_MAX, check_text
 from nodestore.schema.models import ApplicationOrder, ConfigRecord, Inventory, Paused, decode
 from nodestore.support.json_rules import checked_copy
 from nodestore.support.jsonio import Json, dumps
@@ -112,6 +113,7 @@ class Configuration:
         fence does not hold. OutcomeUnknown if etcd does not answer in time.
         """
         _check_version(expect_version)
+        check_text(actor, "actor", ACTOR_BYTES_MAX)
         fields = await _checked_inventory(inventory)
         found = await self._etcd.get(self._keys.config_current)
         version = await version_of(self._etcd, self._keys, found)
@@ -151,7 +153,8 @@ class Configuration:
         Conflict if other writers changed the pause during each of five attempts. OutcomeUnknown if etcd does not
         answer in time.
         """
-        actor, reason = checked_copy(actor, "actor"), checked_copy(reason, "reason")
+        actor = check_text(checked_copy(actor, "actor"), "actor", ACTOR_BYTES_MAX)
+        reason = check_text(checked_copy(reason, "reason"), "reason", TEXT_BYTES_MAX)
         for _ in range(_ATTEMPTS):
             found = await self._etcd.get(self._keys.paused)
             pause = Paused(actor=actor, time=time.time(), reason=reason)
@@ -165,7 +168,8 @@ class Configuration:
 
         Replaces an earlier order. Raises the same errors as `pause`.
         """
-        name, actor = checked_copy(name, "name"), checked_copy(actor, "actor")
+        name = check_text(checked_copy(name, "name"), "name", TEXT_BYTES_MAX)
+        actor = check_text(checked_copy(actor, "actor"), "actor", ACTOR_BYTES_MAX)
         key = self._keys.application
         for _ in range(_ATTEMPTS):
             found = await self._etcd.get(key)

@@ -24,6 +24,15 @@ def decode_entry(raw: bytes, where: str) -> Entry:
     return decode_fast(raw) or decode(Entry, raw, where)
 
 
+def decode_record(raw: bytes, where: str) -> CommandRecord:
+    """The record in `raw`, as `decode_entry` decodes it within an entry. Garbage if it is invalid."""
+    try:
+        record = _decode_record_fast(from_json(raw, allow_inf_nan=False))
+    except ValueError:
+        record = None
+    return record or decode(CommandRecord, raw, where)
+
+
 def decode_fast(raw: bytes) -> Entry | None:
     """The entry, if it has the form in which leaders write nearly all entries; else None."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 from pydantic_core import from_json, to_json
 
@@ -11,6 +12,7 @@ from nodesdk.json_types import Document as Document
 from nodesdk.json_types import Json as Json
 from nodestore.errors import Garbage
 
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -20,6 +22,33 @@ def loads(raw: bytes | str, where: str = "value") -> Json:
         return from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise Garbage(f"{where} is not JSON: {error}") from None
+
+
+def duplicate_key(raw: bytes, value: Json) -> str | None:
+    """A name that occurs twice in one object of the JSON text `raw`, which was parsed to `value`; None if none does.
+
+    The parser keeps only the last one. In a text without duplicates, each key of `value` has a colon outside strings.
+    """
+    keys = _key_count(value)
+    if raw.count(b":") == keys or _STRING.sub(b"", raw).count(b":") == keys:
+        return None
+    found: list[str] = []
+
+    def collect(pairs: list[tuple[str, Json]]) -> None:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                found.append(name)
+            seen.add(name)
+
+    json.loads(raw, object_pairs_hook=collect)
+    return found[0] if found else None
+
+
+def _key_count(value: Json) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(_key_count(item) for item in value.values() if isinstance(item, dict | list))
+    return sum(_key_count(item) for item in value if isinstance(item, dict | list)) if isinstance(value, list) else 0
 
 
 def dumps(value: Json) -> bytes:

@@ -120,6 +120,10 @@ class FakeEtcd:
 
     # --- limits ---
 
+    def limit_requests(self, request_bytes_max: int) -> None:
+        """Change the limit of requests, as a restart of the members with another --max-request-bytes does."""
+        self._request_bytes_max = request_bytes_max
+
     def _sized(self, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def checked(request: Any) -> Any:
             size, most = request.ByteSize(), self._request_bytes_max

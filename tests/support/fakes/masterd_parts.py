@@ -82,6 +82,8 @@ class FakeLeader:
         self.stuck_s = 0.0
         self.config_rejection: tuple[int, str] | None = None
         self.spec_failures: dict[str, str] = {}
+        self.view_problem: str | None = None
+        self.time_problem: str | None = None
         self.confirm_error: Exception | None = None
         self.overload: NodectlError | None = None
 

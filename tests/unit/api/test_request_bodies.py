@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from masterd.api.request_bodies import actor_of, parse_command, text_field
 from masterd.state_machine.batch import CommandRequest
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import ID_CHARS_MAX
+from nodestore.schema.limits import ACTOR_BYTES_MAX
+from nodestore.support.json_rules import finite
+from nodestore.support.jsonio import dumps, duplicate_key, loads
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -82,3 +85,36 @@ def test_any_json_is_parsed_or_refused(item: Any) -> None:
 @pytest.mark.parametrize(("body", "text", "actor"), [({}, "", "anonymous"), ({"actor": "ann"}, "ann", "ann")])
 def test_a_text_field_may_be_absent(body: dict[str, Any], text: str, actor: str) -> None:
     assert (text_field(body, "actor"), actor_of(body)) == (text, actor)
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({"name": "a", "actor": "ä" * ACTOR_BYTES_MAX}, "actor: 512 bytes of text; the limit is 256"),
+        ({"name": "a" * 129}, "name: 129 bytes of text; the limit is 128"),
+    ],
+)
+def test_a_text_that_is_too_long_is_refused_with_its_limit(body: dict[str, Any], where: str) -> None:
+    with pytest.raises(Invalid, match=where):
+        parse_command(body, "")
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        (b'{"a": 1, "a": 2}', "a"),
+        (b'{"a": [{"b": 1}, {"c": ":", "c": 2}]}', "c"),
+        (b'{"a": {"x\\"y": 1}, "b": ":::", "b": 2}', "b"),
+        (b'{"a": "b: c", "d": {"e": ":", "f\\\\": ":"}}', None),
+        (b'{"a": 1, "b": {"a": 1}}', None),
+    ],
+)
+def test_a_name_that_occurs_twice_in_one_object_is_found(raw: bytes, name: str | None) -> None:
+    assert duplicate_key(raw, loads(raw)) == name
+
+
+@given(_JSON)
+def test_a_body_without_duplicates_is_never_refused(value: Any) -> None:
+    assume(finite(value))
+    raw = dumps(value)
+    assert duplicate_key(raw, loads(raw)) is None

@@ -256,7 +256,10 @@ def test_time_never_goes_back() -> None:
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers() | st.none(), max_size=4), st.text())
+@given(
+    st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers() | st.none(), max_size=4),
+    st.text(max_size=64),
+)
 def test_an_entry_is_plain_json(document: dict[str, Any], actor: str) -> None:
     """An entry encoded without the model is decoded by the model, and is valid JSON for any parser."""
     line = Line("n1")
