@@ -25,6 +25,7 @@ from masterd.election.campaign import Campaign, MasterIdentity, rank_of
 from masterd.election.timeline import Timeline
 from masterd.replication.claim_changes import ClaimChanges
 from masterd.replication.cluster_view import ClusterView
+from masterd.replication.pc_clocks import PcClocks
 from masterd.replication.replica import NOT_READ, Replica
 from masterd.roles.candidacy import Candidacy
 from masterd.roles.fitness import MasterFitness
@@ -87,6 +88,7 @@ def build_parts(
     cluster_view = cluster_view or ClusterView(etcd, keys)
     replica = Replica(etcd, keys)
     claim_changes = ClaimChanges(cluster_view.alive)
+    pc_clocks = PcClocks(cluster_view, me.host, wall_clock)
 
     # upkeep
     space_keeper = SpaceKeeper(maintenance, etcd, cluster_view, settings.space, lambda: _own_rank(me, cluster_view))
@@ -107,7 +109,7 @@ def build_parts(
         parts = build_term_parts(
             etcd, keys, master=me.id, won=won, timeline=timeline, replica=replica, cluster_view=cluster_view,
             application=application, space_keeper=space_keeper, warm_start=warm_start, settings=settings.leader,
-            wall_clock=wall_clock,
+            wall_clock=wall_clock, target_time=pc_clocks.target,
         )  # fmt: skip
         return leader_type(parts)
 
@@ -127,7 +129,7 @@ def build_parts(
     candidacy = Candidacy(
         etcd, keys, me, candidates=cluster_view.candidates, replica=replica,
         hosts_etcd_leader=lambda: placement.hosts_etcd_leader, self_report=self_report, changed=candidacy_changed,
-        warning=lambda: etcd.certificate_warning or maintenance.certificate_warning,
+        warning=lambda: etcd.certificate_warning or maintenance.certificate_warning, wall_clock=wall_clock,
     )  # fmt: skip
     master = Master(
         etcd, keys, me, leadership=leadership, cluster_view=cluster_view, replica=replica, candidacy=candidacy,

@@ -88,7 +88,8 @@ class Pc:
         world.starts += 1
         self.parts = build_parts(
             self.etcd, world.keys, MasterIdentity(name, name, (), 0, f"{name}-{world.starts}"), world.application(),
-            MasterSettings(leader=world.settings, lease_ttl_s=world.lease_ttl_s), wall_clock=world.time.wall_clock,
+            MasterSettings(leader=world.settings, lease_ttl_s=world.lease_ttl_s),
+            wall_clock=lambda: world.time.wall_clock() + world.clock_off_s.get(name, 0),
         )  # fmt: skip
         self.master = self.parts.master
         self.crashed = False
@@ -151,6 +152,8 @@ class World:
     starts: int = 0
     nodes: dict[str, Node] = field(default_factory=dict)
     starts_of_nodes: int = 0
+    clock_off_s: dict[str, float] = field(default_factory=dict)
+    """By masterd: by how many seconds the clock of its PC is ahead."""
     readers: list[Reader] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     """What nodes obeyed and readers received, in the format of `tests.faults.checkers.history_checks`."""

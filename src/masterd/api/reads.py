@@ -355,6 +355,8 @@ def _problems(
         problems.append(f"master {sources.own_id}: its state is {sources.replica.age_s:.0f} s old")
     if sources.health.placement_problem is not None:
         problems.append(f"master {sources.own_id}: {sources.health.placement_problem}")
+    if sources.health.time_problem is not None:
+        problems.append(sources.health.time_problem)
     return problems + _problems_of_others(sources)
 
 

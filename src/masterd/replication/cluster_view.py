@@ -60,6 +60,8 @@ class KeyMirror(Generic[M]):
     def __init__(self, prefix: str, model: type[M], garbage: dict[str, str], on_change: Callable[[], None]) -> None:
         self._prefix, self._model, self._garbage, self._on_change = prefix, model, garbage, on_change
         self.items: dict[str, M] = {}
+        self.is_listing = False
+        """Whether the present notification is about a listing, whose values may have been written long ago."""
         self._listeners: list[Callable[[str], None]] = []
 
     def subscribe(self, callback: Callable[[str], None]) -> Callable[[], None]:
@@ -80,7 +82,9 @@ class KeyMirror(Generic[M]):
             del self._garbage[key]
         for kv in kvs:
             self._put(kv.key, kv.value)
+        self.is_listing = True
         self._notify(sorted(before | set(self.items)))
+        self.is_listing = False
         self._on_change()
 
     def apply_event(self, event: Event) -> None:

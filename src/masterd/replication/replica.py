@@ -40,6 +40,26 @@ PROGRESS_S = 1.0
 SILENCE_S = 3.0
 
 
+class ElapsedTime:
+    """The last committed time plus what has elapsed since then by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._time = 0.0
+        self._at: float | None = None
+
+    def observe(self, time: float, at: float, *, live: bool) -> None:
+        """Note that a commit with this time was seen at the monotonic time `at`. See `Replica.apply` for `live`."""
+        known = self.now(at)
+        if live or (known is not None and time < self._time):  # the latter: `time.reset` has set it back
+            self._time, self._at = time, at
+        elif known is not None:
+            self._time, self._at = max(time, known), at
+
+    def now(self, at: float) -> float | None:
+        """The time at the monotonic time `at`; None while it is unknown when the last commit was made."""
+        return None if self._at is None else self._time + at - self._at
+
+
 class UnusableEntry(Garbage):
     """A committed journal entry cannot be decoded or applied."""
 
@@ -65,6 +85,8 @@ class Replica:
         """Journal keys after the state's index that cannot be applied, by the index in their name: the reasons."""
         self.outage: str | None = None
         """Why etcd cannot be read now; None if it can."""
+        self.elapsed_time = ElapsedTime()
+        """The last committed time, and what has elapsed since its commit."""
         self.entry_sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
         """Last index and size in bytes of each applied entry, oldest first. Truncation is decided from them."""
         self._recent: deque[tuple[Entry, int]] = deque()
@@ -207,9 +229,13 @@ class Replica:
         self.up_to_date_at = time.monotonic()
         self.problem = None
 
-    async def apply(self, entry: Entry, size: int) -> None:
-        """Apply a committed entry, call the subscribers, and wake those that wait for its index. size: in bytes."""
+    async def apply(self, entry: Entry, size: int, *, live: bool = True) -> None:
+        """Apply a committed entry, call the subscribers, and wake those that wait for its index.
+
+        size: in bytes. live: whether it was committed just now; False if it was read at an unknown time after that.
+        """
         self.state.apply(entry, await self._images(entry))
+        self.elapsed_time.observe(self.state.time, time.monotonic(), live=live)
         if self._unusable:
             self._unusable = {index: why for index, why in self._unusable.items() if index > entry.last}
         if self._epoch is None:  # the store was still empty when it was read
@@ -325,9 +351,12 @@ class Replica:
             async for changes in stream:
                 received = time.monotonic()
                 await self._apply_new(
-                    KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
-                    for event in changes.events
-                    if event.value is not None
+                    (
+                        KV(event.key, event.value, event.create_revision, event.mod_revision, 1, event.lease)
+                        for event in changes.events
+                        if event.value is not None
+                    ),
+                    live=True,
                 )
                 if any(event.value is None for event in changes.events):
                     self._unusable = {}  # perhaps the key was deleted: if it was not, the next entry shows a gap
@@ -357,7 +386,7 @@ class Replica:
         index = min(self._unusable)
         return f"{self.keys.entry(index)} is no commit, because head is below it; delete this key"
 
-    async def _apply_new(self, kvs: Iterable[KV]) -> None:
+    async def _apply_new(self, kvs: Iterable[KV], *, live: bool = False) -> None:
         """Apply the entries that are new among these. A key that cannot be applied is noted in `_unusable`.
 
         Such a key is not skipped: an entry after it is applied only if it directly follows the state, which shows that
@@ -374,7 +403,7 @@ class Replica:
             if last <= self.state.index:
                 continue
             try:
-                await self.apply(decode_entry(kv.value, kv.key), len(kv.value))
+                await self.apply(decode_entry(kv.value, kv.key), len(kv.value), live=live)
             except JournalGap:
                 self._raise_if_unusable(last)
                 raise

@@ -11,11 +11,13 @@ import asyncio
 import logging
 import math
 import os
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
 from masterd.election.campaign import MasterIdentity
 from masterd.replication.cluster_view import KeyMirror
+from masterd.replication.pc_clocks import CLOCK_EVERY_S
 from masterd.replication.replica import Replica
 from masterd.roles.self_report import SelfReport
 from nodestore import __version__
@@ -54,12 +56,14 @@ class Candidacy:
         self_report: Callable[[], SelfReport],
         changed: asyncio.Event,
         warning: Callable[[], str | None] = lambda: None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """self_report: returns what this masterd publishes about its own condition. changed: other parts set this event
         when a value of the candidacy has changed, to have it written at once."""
         self._etcd, self._key, self._me = etcd, keys.candidate(me.id), me
         self._candidates, self._replica, self._hosts_etcd_leader = candidates, replica, hosts_etcd_leader
         self._self_report, self._changed, self._warning = self_report, changed, warning
+        self._wall_clock = wall_clock
         self._was_accepted = False
         """Whether etcd has ever accepted this candidacy. From then on no refusal ends this process."""
 
@@ -117,7 +121,8 @@ class Candidacy:
         return Candidate(
             id=self._me.id, host=self._me.host, urls=self._me.urls, index=self._replica.index,
             priority=self._priority, nonce=self._me.nonce, version=__version__, pid=os.getpid(),
-            beside_etcd_leader=self._hosts_etcd_leader(), warning=self._warning(), **self._self_report().fields(),
+            beside_etcd_leader=self._hosts_etcd_leader(), warning=self._warning(), clock=round(self._wall_clock(), 3),
+            **self._self_report().fields(),
         )  # fmt: skip
 
     async def _put(self, lease: Lease, revision: int) -> int | None:
@@ -147,14 +152,20 @@ class Candidacy:
         return candidate is None or candidate.nonce == self._me.nonce
 
     async def _refresh(self, lease: Lease, revision: int) -> NoReturn:
-        """Write the candidacy whenever one of its values changed, at most every 2 s unless `changed` is set."""
+        """Write the candidacy whenever one of its values changed, at most every 2 s unless `changed` is set.
+
+        It is also written every 10 s, so that the reading of the wall clock that it holds is never older. The period is
+        measured by the monotonic clock: a wall clock that is stepped changes nothing.
+        """
         written: Candidate | None = None
+        written_at = 0.0
         while True:
             await set_within(self._changed, _REFRESH_EVERY_S)
             self._changed.clear()
             new = self._candidate()
             refused = self._etcd.refusal is not None  # then write even without a change: success clears the refusal
-            if new == written and not refused and self._is_own_or_absent():
+            current_clock = time.monotonic() < written_at + CLOCK_EVERY_S
+            if _same_but_for_clock(new, written) and current_clock and not refused and self._is_own_or_absent():
                 continue
             try:
                 new_revision = await self._put(lease, revision)
@@ -166,7 +177,7 @@ class Candidacy:
             except NodectlError as error:
                 log.debug("candidacy not refreshed: %s", error)
                 continue
-            revision, written = new_revision, new
+            revision, written, written_at = new_revision, new, time.monotonic()
 
     async def _check_not_replaced(self) -> int:
         """Return the present revision of the key, 0 if it is absent. Raises NameTaken if it holds the candidacy of
@@ -177,3 +188,7 @@ class Candidacy:
         if holder is not None and holder.nonce != self._me.nonce:
             raise NameTaken(f"another process has taken the name {self._me.id}: this process ends")
         return 0 if current is None else current.mod_revision
+
+
+def _same_but_for_clock(new: Candidate, written: Candidate | None) -> bool:
+    return written is not None and new.model_copy(update={"clock": written.clock}) == written

@@ -65,6 +65,11 @@ class MasterHealth:
         return "; ".join(reason for reason in reasons if reason is not None) or None
 
     @property
+    def time_problem(self) -> str | None:
+        """Why an operator should set the cluster's time; None if it is right, or on a standby."""
+        return None if self._leadership.leader is None else self._leadership.leader.time_problem
+
+    @property
     def placement_problem(self) -> str | None:
         """Why etcd's leader is still on this leader's PC; None if it is not."""
         return self._placement.problem

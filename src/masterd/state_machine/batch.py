@@ -6,7 +6,8 @@ not committed, they are discarded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,9 @@ CONFIG_RESPEC = "config.respec"
 RESULTS_FORGET = "results.forget"
 CONFIG_APPLICATION = "config.application"
 SNAPSHOT_RESTORE = "snapshot.restore"
+TIME_RESET = "time.reset"
+ALONE = frozenset({SNAPSHOT_RESTORE, TIME_RESET})
+"""Commands that masterd runs itself, each as a batch of its own."""
 _ANY_TERM = Term((1 << 63) - 1, (1 << 63) - 1)
 """The longest term, to compute the size of views."""
 
@@ -202,6 +206,27 @@ class Batch:
         self.restored_documents = transaction.writes
         return CommandOutcome(request.id, record.index, result)
 
+    def reset_time(self, request: CommandRequest, time: float) -> CommandOutcome:
+        """Set the cluster's time to `time`, and shift the deadlines of all pending actions by as much.
+
+        Must be the only command of its batch.
+        """
+        known = self._earlier_outcome(request)
+        if known is not None:
+            return known
+        _check_texts(request)
+        if request.args:
+            raise Invalid(f"{TIME_RESET} takes no arguments")
+        shift = time - self.now
+        result = {"time": time, "shifted_s": round(shift, 3)}
+        written = CommandRecord(
+            index=self.next_index, id=request.id, actor=request.actor, time=time, name=TIME_RESET, result=result,
+            time_shift=shift, config_version=self._config_version,
+        )  # fmt: skip
+        record, raw = self._encode(written)
+        self._append_record(record, raw, Overlay(self.overlay, self.overlay.config, self.now), {})
+        return CommandOutcome(request.id, record.index, result)
+
     def run_config_handler(self, config: ConfigRecord) -> Overlay | None:
         """Run the application's handler for the adoption of this configuration. Returns what the handler writes and
         requests, to be passed to `adopt` as `changes`.
@@ -364,7 +389,7 @@ class Batch:
         commands = self.application.commands()
         command = commands.get(name) or COMMON_COMMANDS.get(name)
         if command is None:
-            known = sorted({*commands, *COMMON_COMMANDS, SNAPSHOT_RESTORE})
+            known = sorted({*commands, *COMMON_COMMANDS, *ALONE})
             raise NotFound(f"there is no command {name!r}; there are: {', '.join(known)}")
         return command
 
@@ -387,6 +412,7 @@ class Batch:
             "config": None,
             "config_revision": None,
             "restore": None,
+            "time_shift": None,
         }
         return CommandRecord.build_unchecked(fields)
 
@@ -454,7 +480,7 @@ class Batch:
             read_back = decode_record(raw, f"index {record.index}, command {record.name}")
             if needs_preparation(read_back):
                 images: dict[str, dict[str, Document]] = {read_back.restore: {}} if read_back.restore else {}
-                prepared = prepare_record(read_back, images, self.epoch, _PendingActions(self.overlay))
+                prepared = prepare_record(read_back, images, self.epoch, self._all_pending)
                 self._check_action_views(prepared.pending, read_back.actions)
         except NodectlError as error:
             if isinstance(error, TooLarge):
@@ -494,14 +520,19 @@ class Batch:
         self.entry_bytes += len(raw)
         self._documents_bytes += growth
         self.overlay.writes.update(transaction.writes)
-        if record.actions or record.closes:
-            self.overlay.pending.update(pending_after(record, self.epoch, _PendingActions(self.overlay)))
+        if record.actions or record.closes or record.time_shift is not None:
+            self.overlay.pending.update(pending_after(record, self.epoch, self._all_pending))
         self.changed_specs.update(derived)
 
     @property
     def pending(self) -> dict[str, tuple[Action, ...]]:
         """The pending actions after this batch, of the nodes whose actions it changed."""
         return self.overlay.pending
+
+    @property
+    def _all_pending(self) -> Mapping[str, tuple[Action, ...]]:
+        """The pending actions of all nodes, those of the batch included."""
+        return ChainMap(self.overlay.pending, self.state.actions)
 
     def rebuild_specs(self, *, tolerant: bool = False) -> None:
         """Derive the specs of all nodes from the overlay, and record which documents each one reads.
@@ -521,22 +552,6 @@ def _check_texts(request: CommandRequest) -> None:
     check_text(request.id, "the command's id", COMMAND_ID_BYTES_MAX)
     check_text(request.name, "the command's name", COMMAND_NAME_BYTES_MAX)
     check_text(request.actor, "actor", ACTOR_BYTES_MAX)
-
-
-class _PendingActions(Mapping[str, tuple[Action, ...]]):
-    """The pending actions by node, read through an overlay."""
-
-    def __init__(self, overlay: Overlay) -> None:
-        self._overlay = overlay
-
-    def __getitem__(self, node: str) -> tuple[Action, ...]:
-        return self._overlay.pending_of(node)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._overlay.pending)
-
-    def __len__(self) -> int:
-        return len(self._overlay.pending)
 
 
 def _inventory(config: ConfigRecord) -> Inventory:
@@ -569,6 +584,8 @@ def encode_record(record: CommandRecord) -> bytes:
         fields["config_revision"] = record.config_revision
     if record.restore is not None:
         fields["restore"] = record.restore
+    if record.time_shift is not None:
+        fields["time_shift"] = record.time_shift
     return dumps(fields)
 
 

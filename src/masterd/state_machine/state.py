@@ -137,7 +137,7 @@ class State:
             )
         self.remember(record.id, RememberedResult.of(record))
         self.index = record.index
-        self.time = max(self.time, record.time)
+        self.time = max(self.time, record.time) if record.time_shift is None else record.time
 
     def _set_pending(self, changed: Mapping[str, tuple[Action, ...]]) -> None:
         for node, pending in changed.items():
@@ -249,7 +249,13 @@ def prepare_entry(
 
 def needs_preparation(record: CommandRecord) -> bool:
     """Whether a part of this record must be computed before it can be applied. False for nearly all records."""
-    return bool(record.actions or record.closes or record.config is not None or record.restore is not None)
+    return bool(
+        record.actions
+        or record.closes
+        or record.config is not None
+        or record.restore is not None
+        or record.time_shift is not None
+    )
 
 
 def prepare_record(
@@ -275,9 +281,16 @@ def pending_after(
 ) -> dict[str, tuple[Action, ...]]:
     """The pending actions after this command, of the nodes whose actions it changes."""
     after: dict[str, tuple[Action, ...]] = {}
+    if record.time_shift is not None:
+        for node, pending in before.items():
+            after[node] = tuple(_shifted(action, record.time_shift) for action in pending)
     for node, closed in record.closes.items():
         after[node] = tuple(action for action in before.get(node, ()) if action.index not in closed)
     for node, request in record.actions.items():
         action = Action(**dict(request), index=record.index, epoch=epoch, actor=record.actor, time=record.time)
         after[node] = (*after.get(node, before.get(node, ())), action)
     return after
+
+
+def _shifted(action: Action, seconds: float) -> Action:
+    return action.model_copy(update={"expires": action.expires + seconds})

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from masterd.application.worker import HungError, JobProgress
 from masterd.replication.replica import Replica
-from masterd.state_machine.batch import SNAPSHOT_RESTORE, Batch, CommandOutcome
+from masterd.state_machine.batch import ALONE, SNAPSHOT_RESTORE, TIME_RESET, Batch, CommandOutcome
 from masterd.term.command_queue import CommandQueue
 from masterd.term.committer import Committer, LeaderSettings
 from masterd.term.read_index import ReadIndex
@@ -56,6 +56,11 @@ class BatchRunner:
             submission.is_running = True
             await self._run_restore(submission)
             return
+        if self._queue.first.request.name == TIME_RESET:
+            submission = self._queue.pop_first()
+            submission.is_running = True
+            await self._run_time_reset(submission)
+            return
         submissions = self._take_batch()
         if not submissions:
             return
@@ -88,8 +93,8 @@ class BatchRunner:
     def _take_batch(self) -> list[Submission]:
         """Remove and return the queued commands that fit into one batch. Those that no caller waits for are dropped.
 
-        A restore ends the batch, because it is a batch of its own. While too many handlers hang, a command whose
-        handler has hung before ends the batch too; if such a command is the first, it is refused.
+        A restore or a reset of the time ends the batch, because it is a batch of its own. While too many handlers hang,
+        a command whose handler has hung before ends the batch too; if such a command is the first, it is refused.
         """
         submissions: list[Submission] = []
         hung_count = self._committer.worker.hung_count
@@ -101,11 +106,11 @@ class BatchRunner:
             if submission.is_over(now):
                 self._queue.pop_first().give_up()
                 continue
-            if request.name == SNAPSHOT_RESTORE or (request.name in refused and request.id not in known_ids):
+            if request.name in ALONE or (request.name in refused and request.id not in known_ids):
                 break
             submission.is_running = True
             submissions.append(self._queue.pop_first())
-        if not submissions and self._queue and self._queue.first.request.name != SNAPSHOT_RESTORE:
+        if not submissions and self._queue and self._queue.first.request.name not in ALONE:
             submission = self._queue.pop_first()
             submission.fail(NodectlError(
                 f"command {submission.request.name} was not run: {hung_count} handlers of this application hang, and "
@@ -148,6 +153,21 @@ class BatchRunner:
             raise
         await self._commit_outcomes(batch, [(submission, outcome)])
         self._restorer.release()
+
+    async def _run_time_reset(self, submission: Submission) -> None:
+        """Set the cluster's time to the clocks of its PCs, as a batch of its own."""
+        request, target = submission.request, self._committer.clock.target_time
+        batch: Batch | None = None
+        try:
+            batch, outcome = await self._committer.run_batch(
+                lambda batch, _: batch.reset_time(request, target), self._settings.handler_timeout_s, inline=True
+            )
+        except NodectlError as error:
+            outcome = CommandOutcome(request.id, error=error)
+        except BaseException:
+            submission.fail(LeadershipLost("this master was stopped before it set the time"))
+            raise
+        await self._commit_outcomes(batch, [(submission, outcome)])
 
     async def _commit_outcomes(
         self, batch: Batch | None, outcomes: Sequence[tuple[Submission, CommandOutcome]]

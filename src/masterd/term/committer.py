@@ -17,6 +17,7 @@ from masterd.application.contract import Application
 from masterd.application.worker import HungError, JobProgress, Worker
 from masterd.replication.replica import Replica
 from masterd.state_machine.batch import Batch, BatchLimits, CommandRequest, encode_entry
+from masterd.state_machine.leader_clock import LeaderClock
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.views import TxnBudget, changes_of, document_view
 from masterd.term.journal import Commit, Journal, TermBroken
@@ -85,10 +86,10 @@ class Committer:
         replica: Replica,
         application: Application,
         settings: LeaderSettings,
-        wall_clock: Callable[[], float],
+        clock: LeaderClock,
     ) -> None:
         self._keys, self._fence, self._replica = keys, won.fence, replica
-        self._application, self._settings, self._wall_clock = application, settings, wall_clock
+        self._application, self._settings, self.clock = application, settings, clock
         self.spec_deriver = SpecDeriver(application)
         self.journal = Journal(etcd, keys, won.fence, won.head)
         self.publisher = Publisher(etcd, keys, won.fence)
@@ -102,8 +103,8 @@ class Committer:
 
     @property
     def now(self) -> float:
-        """The wall clock in seconds, but never earlier than the last committed time."""
-        return max(self._wall_clock(), self._replica.state.time)
+        """The leader's time, but never earlier than the last committed time."""
+        return max(self.clock.now(), self._replica.state.time)
 
     @property
     def application_to_record(self) -> str | None:
@@ -127,7 +128,7 @@ class Committer:
         comes from `work`, which must restore the specs before it raises. inline: run in the event loop, without limit.
         """
         batch = Batch(
-            self._replica.state, self._application, self.spec_deriver, self._wall_clock(), self._limits,
+            self._replica.state, self._application, self.spec_deriver, self.clock.now(), self._limits,
             epoch=self._fence.term.epoch, on_fault=_log_fault,
         )  # fmt: skip
         if inline:
@@ -154,7 +155,7 @@ class Committer:
     async def rebuild_specs(self) -> bool:
         """Derive all specs from the committed state; return whether they equal the recorded ones."""
         self.spec_deriver = SpecDeriver(self._application)
-        batch = Batch(self._replica.state, self._application, self.spec_deriver, self._wall_clock())
+        batch = Batch(self._replica.state, self._application, self.spec_deriver, self.clock.now())
 
         def work(_: JobProgress) -> bool:
             self._quick_commands, matches_recorded = derive_all(batch, self._application)
@@ -228,12 +229,14 @@ class Committer:
         )
         try:
             await self._replica.apply(entry, len(raw))
+            if any(record.time_shift is not None for record in batch.records):
+                self.clock.set(self._replica.state.time)
             self._replica.up_to_date_at = time.monotonic()
             if publish and not views:
                 await self.publisher.write_views(changes, last, self._settings.txn_budget(0))
         except LeadershipLost:
             raise
-        except NodectlError as error:
+        except Exception as error:  # whatever it is, memory and journal may differ now
             raise TermBroken(f"index {last} is committed, but could not be applied or published: {error}") from error
 
     async def _restore_guards(self, batch: Batch) -> list[tuple[Compare, Op]]:

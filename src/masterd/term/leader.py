@@ -60,6 +60,11 @@ class Leader:
         return self._committer.spec_deriver.failed
 
     @property
+    def time_problem(self) -> str | None:
+        """Why an operator should set the cluster's time; None if it is right."""
+        return self._committer.clock.problem
+
+    @property
     def view_problem(self) -> str | None:
         """Why not all views are written; None if they are."""
         return self._committer.publisher.problem

@@ -11,6 +11,7 @@ from masterd.application.contract import Application
 from masterd.election.timeline import Timeline
 from masterd.replication.cluster_view import ClusterView
 from masterd.replication.replica import Replica
+from masterd.state_machine.leader_clock import LeaderClock
 from masterd.term.action_closing import ActionCloser
 from masterd.term.archive import SnapshotArchive
 from masterd.term.batch_runner import BatchRunner
@@ -84,10 +85,12 @@ def build_term_parts(
     timeline: Timeline | None = None,
     warm_start: WarmStart | None = None,
     wall_clock: Callable[[], float] = time.time,
+    target_time: Callable[[], float] | None = None,
 ) -> TermParts:
     """Create the parts of the term that was won, for `Leader`.
 
     master: the id of this masterd. timeline: that of the takeover. wall_clock: returns seconds since the Unix epoch.
+    target_time: the time by the clocks of the PCs; None: by `wall_clock`.
     """
     fence, derive_s = won.fence, settings.derive_timeout_s
 
@@ -99,7 +102,10 @@ def build_term_parts(
     takeover_record = TakeoverRecord(etcd, keys, fence, timeline or Timeline(), serving)
 
     read_index = ReadIndex(etcd, keys, fence)
-    committer = Committer(etcd, keys, won, replica, application, settings, wall_clock)
+    clock = LeaderClock(
+        replica.state.time, replica.elapsed_time.now(time.monotonic()), time.monotonic, target_time or wall_clock
+    )
+    committer = Committer(etcd, keys, won, replica, application, settings, clock)
     queue = CommandQueue(settings.queue_max, term_end, takeover_record, space_refusal, wake, committer.pace)
     retention = JournalRetention(
         fence, replica, committer.publisher, settings.retention, wall_clock, budget=settings.budget

@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "command": "Send a command to the application.",
     "command-id": "Print a command id, with which a script can safely repeat a command.",
     "snapshot": "Save, list, show, restore and delete snapshots.",
+    "time": "Set the time of the cluster after it was wrong.",
     "history": "Show the commands that were run: which, by whom and when.",
     "why": "Explain a takeover: its cause, and how long each step took.",
     "drill": "Replace the leader on purpose and measure what a client sees.",

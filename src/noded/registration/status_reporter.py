@@ -15,11 +15,15 @@ from nodestore.etcd.session import Etcd, cmp_mod, op_get, op_put
 from nodestore.schema.models import Status, decode_or_none
 from nodestore.support.backoff import Backoff
 from nodestore.support.logs import RateLimitedLog
+from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
 
 _WRITE_EVERY_S = 0.25
 _FLUSH_TIMEOUT_S = 1.0
+_CLOCK_EVERY_S, _CLOCK_RETRY_S = 300.0, 5.0
+"""An unchanged status is written again after this time, because masterd compares clocks by `time`. The period is
+measured by the monotonic clock: a wall clock that is stepped changes nothing."""
 
 
 class StatusReporter:
@@ -36,6 +40,7 @@ class StatusReporter:
         self._claim = claim
         self._newest: Status | None = None
         self._written: Status | None = None
+        self._written_at = time.monotonic()
         self._revision: int | None = None  # mod_revision of the status in etcd, 0 if absent; None: not known
         self._log_once = RateLimitedLog(log, math.inf)
         self._wake = asyncio.Event()
@@ -61,7 +66,7 @@ class StatusReporter:
         """Write each reported status, and retry after errors. Never returns."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
-            await self._wake.wait()
+            await set_within(self._wake, max(_CLOCK_RETRY_S, self._written_at + _CLOCK_EVERY_S - time.monotonic()))
             self._wake.clear()
             try:
                 await self._write()
@@ -84,12 +89,13 @@ class StatusReporter:
     async def _write(self) -> None:
         """Write the newest status if the claim is ours. Raises NodectlError if it fails or its outcome is unknown."""
         claim, status = self._claim.claim_revision, self._newest
-        if claim is None or status is None or status.same_but_for_time(self._written):
+        clock_due = time.monotonic() >= self._written_at + _CLOCK_EVERY_S
+        if claim is None or status is None or (status.same_but_for_time(self._written) and not clock_due):
             return
         if self._revision is None:
             current = await self._etcd.get(self._key)
             self._revision = current.mod_revision if current is not None else 0
-            if status.same_but_for_time(decode_or_none(Status, current)):
+            if not clock_due and status.same_but_for_time(decode_or_none(Status, current)):
                 self._written = status
                 return
         status = status.model_copy(update={"time": round(time.time(), 3)})
@@ -98,7 +104,7 @@ class StatusReporter:
         result = await self._etcd.txn(compares, [op_put(self._key, status.encode())], [op_get(self._alive_key)])
         self._log_once.reset()
         if result.succeeded:
-            self._revision, self._written = result.revision, status
+            self._revision, self._written, self._written_at = result.revision, status, time.monotonic()
             return
         alive = result.range(0).first
         if alive is not None and alive.mod_revision == claim:  # so the status was changed: read it again

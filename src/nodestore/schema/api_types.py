@@ -465,6 +465,9 @@ class CommandView(TypedDict):
     restore: NotRequired[
         Annotated[str | None, Keywords(description="name of the snapshot whose documents replace all documents")]
     ]
+    time_shift: NotRequired[
+        Annotated[float | None, Keywords(description="`time.reset`: seconds added to the cluster's time")]
+    ]
     epoch: int
     term: int
 

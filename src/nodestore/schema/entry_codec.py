@@ -81,6 +81,7 @@ def _decode_record_fast(item: Any) -> CommandRecord | None:
     if not _are_valid_writes(item["writes"]) or not _convert_marks(item["specs"]):
         return None
     item["actions"], item["closes"], item["config"], item["config_revision"], item["restore"] = {}, {}, None, None, None
+    item["time_shift"] = None
     return CommandRecord.build_unchecked(item)
 
 

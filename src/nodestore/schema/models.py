@@ -188,6 +188,9 @@ class Candidate(Stored):
         default=None, description="why it must not be relied on as a standby: it takes over last, if at all"
     )
     rehearsal: RehearsalReport | None = None
+    clock: float | None = Field(
+        default=None, description="the wall clock of its PC when it was written, which is at least every 10 s"
+    )
 
 
 class Challenge(Stored):
@@ -281,6 +284,10 @@ class CommandRecord(Model):
     config: ConfigRecord | None = Field(default=None, description="the configuration adopted with this entry")
     config_revision: int | None = Field(default=None, description="mod_revision of config/current at its adoption")
     restore: str | None = Field(default=None, description="name of the snapshot whose documents replace all documents")
+    time_shift: float | None = Field(
+        default=None,
+        description="`time.reset`: seconds added to the cluster's time, which becomes `time`, and to pending deadlines",
+    )
 
 
 def affects_node(command: Mapping[str, Any], node: str) -> bool:

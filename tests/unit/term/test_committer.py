@@ -14,6 +14,7 @@ from masterd.application.scenes import BuiltinApp
 from masterd.application.worker import JobProgress
 from masterd.replication.replica import Replica
 from masterd.state_machine.batch import Batch, CommandRequest
+from masterd.state_machine.leader_clock import LeaderClock
 from masterd.term.committer import Committer, LeaderSettings
 from nodestore.cluster.election import Fence, TakeoverWon
 from nodestore.etcd.session import Etcd, Range
@@ -38,7 +39,15 @@ class _Quick(ToyApp):
 async def _committer(application: Any) -> Committer:
     keys, etcd = Keys("test"), cast(Etcd, _NoEtcd())
     won = TakeoverWon(Fence(Term(1, 7), 1, "nonce"), None, None, None, Range(1, (), False, 0))
-    committer = Committer(etcd, keys, won, Replica(etcd, keys), application, LeaderSettings(), time.time)
+    committer = Committer(
+        etcd,
+        keys,
+        won,
+        Replica(etcd, keys),
+        application,
+        LeaderSettings(),
+        LeaderClock(0.0, None, time.monotonic, time.time),
+    )
     await committer.rebuild_specs()
     return committer
 
