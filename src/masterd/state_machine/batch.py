@@ -17,11 +17,11 @@ from masterd.application.contract import Application, Command, ConfigChange, Giv
 from masterd.state_machine.actions import COMMON_COMMANDS
 from masterd.state_machine.remembered import check_same_request, request_digest
 from masterd.state_machine.specs import DerivedSpec, SpecDeriver
-from masterd.state_machine.state import State, document_size, needs_preparation, pending_after, prepare_record
+from masterd.state_machine.state import State, document_size, pending_after, prepare_record
 from masterd.state_machine.transaction import Overlay
 from masterd.state_machine.views import actions_view
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
-from nodestore.schema.entry_codec import decode_record
+from nodestore.schema.entry_codec import check_record
 from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_NAME_BYTES_MAX, check_text, shortened
 from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Inventory, SpecMark, Term
 from nodestore.support.json_rules import checked_copy
@@ -155,7 +155,7 @@ class Batch:
             self._check_specs(derived)
             growth = self._check_state_size(request.name, transaction, specs_bytes)
             record = self._record(request, result, transaction, derived)
-            record, raw = self._encode(record)
+            raw = self._encode(record)
             if len(raw) > self.limits.entry_bytes_max:
                 raise TooLarge(
                     f"command {request.name} would write {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}"
@@ -168,8 +168,8 @@ class Batch:
             if not admitted:
                 self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
         self._append_record(record, raw, transaction, derived, growth)
-        self._ids[request.id] = CommandOutcome(request.id, record.index, record.result), record
-        return CommandOutcome(request.id, record.index, result)
+        self._ids[request.id] = CommandOutcome(request.id, record.index, result), record
+        return CommandOutcome(request.id, record.index, copy(result))
 
     def restore(self, request: CommandRequest, snapshot: str, image: Mapping[str, Document]) -> CommandOutcome:
         """Replace all documents by those of a snapshot, in a record that only names the snapshot.
@@ -198,7 +198,7 @@ class Batch:
                 index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name, args=args,
                 result=result, specs=self._marks(derived), restore=snapshot, config_version=self._config_version,
             )  # fmt: skip
-            record, raw = self._encode(record)
+            raw = self._encode(record)
         except NodectlError:
             self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
             raise
@@ -219,11 +219,11 @@ class Batch:
             raise Invalid(f"{TIME_RESET} takes no arguments")
         shift = time - self.now
         result = {"time": time, "shifted_s": round(shift, 3)}
-        written = CommandRecord(
+        record = CommandRecord(
             index=self.next_index, id=request.id, actor=request.actor, time=time, name=TIME_RESET, result=result,
             time_shift=shift, config_version=self._config_version,
         )  # fmt: skip
-        record, raw = self._encode(written)
+        raw = self._encode(record)
         self._append_record(record, raw, Overlay(self.overlay, self.overlay.config, self.now), {})
         return CommandOutcome(request.id, record.index, result)
 
@@ -286,7 +286,7 @@ class Batch:
                 if node not in inventory.nodes
             },
         )
-        record, raw = self._encode(record)
+        raw = self._encode(record)
         if changes is not None and len(raw) > self.limits.entry_bytes_max:
             raise TooLarge(f"the entry would have {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}")
         self._append_record(record, raw, transaction, derived, growth)
@@ -305,7 +305,7 @@ class Batch:
             index=self.next_index, id=f"{CONFIG_RESPEC}-{nonce}", actor=actor, time=self.now, name=CONFIG_RESPEC,
             args={}, result={"nodes": sorted(derived)}, specs=self._marks(derived), config_version=self._config_version,
         )  # fmt: skip
-        record, raw = self._encode(record)
+        raw = self._encode(record)
         self._append_record(record, raw, Overlay(self.overlay, self.overlay.config, self.now), derived)
         return record
 
@@ -469,30 +469,28 @@ class Batch:
             for node, item in derived.items()
         }
 
-    def _encode(self, record: CommandRecord) -> tuple[CommandRecord, bytes]:
-        """The record as every replica will read it, and as JSON. Invalid if a replica could not read or apply it.
+    def _encode(self, record: CommandRecord) -> bytes:
+        """The record as JSON, after the check that every replica can read and apply it. Invalid otherwise.
 
-        This takes the replicas' own path. An entry that fails on it would stop every standby and, after a takeover,
-        every masterd; here it fails only its own command.
+        The check takes the replicas' own path. An entry that fails on it would stop every standby and, after a
+        takeover, every masterd; here it fails only its own command.
         """
         try:
             raw = encode_record(record)
-            read_back = decode_record(raw, f"index {record.index}, command {record.name}")
-            if needs_preparation(read_back):
-                images: dict[str, dict[str, Document]] = {read_back.restore: {}} if read_back.restore else {}
-                prepared = prepare_record(read_back, images, self.epoch, self._all_pending)
-                self._check_action_views(prepared.pending, read_back.actions)
-        except NodectlError as error:
-            if isinstance(error, TooLarge):
-                raise
+            read_back = check_record(raw, f"index {record.index}")
+            pending = None if read_back is None else self._prepare(read_back)
+        except Exception as error:
             raise Invalid(
                 f"command {record.name} was not run, because no replica could apply its entry: {error}"
             ) from error
-        except Exception as error:
-            raise Invalid(
-                f"command {record.name} was not run, because no replica could apply its journal entry: {error}"
-            ) from error
-        return read_back, raw
+        if pending is not None:
+            self._check_action_views(pending, record.actions)
+        return raw
+
+    def _prepare(self, record: CommandRecord) -> Mapping[str, tuple[Action, ...]]:
+        """Do what a replica does before it applies this record; return the pending actions that it changes."""
+        images: dict[str, dict[str, Document]] = {record.restore: {}} if record.restore else {}
+        return prepare_record(record, images, self.epoch, self._all_pending).pending
 
     def _check_action_views(self, pending: Mapping[str, tuple[Action, ...]], requested: Iterable[str]) -> None:
         """TooLarge if a view `actions/<node>` would not fit into a transaction.

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from nodestore.errors import Garbage
 from nodestore.schema.models import SCHEMA_VERSION, CommandRecord, Entry, SpecMark, decode
 
 _ENTRY_FIELDS = {"v", "epoch", "term", "nonce", "commands"}
@@ -24,13 +25,18 @@ def decode_entry(raw: bytes, where: str) -> Entry:
     return decode_fast(raw) or decode(Entry, raw, where)
 
 
-def decode_record(raw: bytes, where: str) -> CommandRecord:
-    """The record in `raw`, as `decode_entry` decodes it within an entry. Garbage if it is invalid."""
+def check_record(raw: bytes, where: str) -> CommandRecord | None:
+    """Check that the record in `raw` can be decoded within an entry. Garbage if it cannot.
+
+    None if it has the form of nearly all records, in which every value is plain: such a record can also be applied, and
+    building it would take longer than the check. Otherwise the record.
+    """
     try:
-        record = _decode_record_fast(from_json(raw, allow_inf_nan=False))
-    except ValueError:
-        record = None
-    return record or decode(CommandRecord, raw, where)
+        if _has_usual_form(from_json(raw, allow_inf_nan=False)):
+            return None
+    except ValueError as error:
+        raise Garbage(f"{where}: {error}") from None
+    return decode(CommandRecord, raw, where)
 
 
 def decode_fast(raw: bytes) -> Entry | None:
@@ -66,23 +72,32 @@ def _decode_record_fast(item: Any) -> CommandRecord | None:
 
     The record shares the dictionaries of `item`. This function may change them.
     """
-    if type(item) is not dict:
+    if not _has_usual_form(item):
         return None
     if item.keys() != _RECORD_FIELDS:  # empty fields are omitted
-        if not (item.keys() >= _REQUIRED_FIELDS and item.keys() <= _RECORD_FIELDS):
-            return None
         item = {**item, "writes": item.get("writes", {}), "specs": item.get("specs", {})}
         item.setdefault("config_version", 0)
-    texts = type(item["id"]) is str and type(item["actor"]) is str and type(item["name"]) is str
-    if not texts or type(item["index"]) is not int or item["index"] < 1 or type(item["time"]) is not float:
-        return None
-    if type(item["args"]) is not dict or type(item["config_version"]) is not int:
-        return None
-    if not _are_valid_writes(item["writes"]) or not _convert_marks(item["specs"]):
-        return None
+    specs = item["specs"]
+    for node, mark in specs.items():
+        if mark is not None:
+            specs[node] = SpecMark.build_unchecked(mark)
     item["actions"], item["closes"], item["config"], item["config_revision"], item["restore"] = {}, {}, None, None, None
     item["time_shift"] = None
     return CommandRecord.build_unchecked(item)
+
+
+def _has_usual_form(item: Any) -> bool:
+    """Whether `item` has exactly the fields and types with which leaders write nearly all records."""
+    if type(item) is not dict:
+        return False
+    if item.keys() != _RECORD_FIELDS and not (item.keys() >= _REQUIRED_FIELDS and item.keys() <= _RECORD_FIELDS):
+        return False
+    texts = type(item["id"]) is str and type(item["actor"]) is str and type(item["name"]) is str
+    if not texts or type(item["index"]) is not int or item["index"] < 1 or type(item["time"]) is not float:
+        return False
+    if type(item["args"]) is not dict or type(item.get("config_version", 0)) is not int:
+        return False
+    return _are_valid_writes(item.get("writes", {})) and _are_valid_marks(item.get("specs", {}))
 
 
 def _are_valid_writes(writes: Any) -> bool:
@@ -91,16 +106,14 @@ def _are_valid_writes(writes: Any) -> bool:
     return all(document is None or type(document) is dict for document in writes.values())
 
 
-def _convert_marks(specs: Any) -> bool:
-    """Replace the marks in `specs` by SpecMarks, in place; return whether all of them are valid."""
+def _are_valid_marks(specs: Any) -> bool:
     if type(specs) is not dict:
         return False
-    for node, mark in specs.items():
+    for mark in specs.values():
         if mark is None:
             continue
         if type(mark) is not dict or mark.keys() != _MARK_FIELDS:
             return False
         if type(mark["generation"]) is not int or type(mark["hash"]) is not str:
             return False
-        specs[node] = SpecMark.build_unchecked(mark)
     return True

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodestore.errors import Garbage
-from nodestore.schema.entry_codec import decode_entry, decode_fast
+from nodestore.schema.entry_codec import check_record, decode_entry, decode_fast
 from nodestore.schema.models import Entry, decode
 from nodestore.support.jsonio import dumps
 
@@ -75,3 +75,17 @@ def test_garbage_is_told(raw: bytes) -> None:
     """What is no entry is Garbage that names the key."""
     with pytest.raises(Garbage, match="journal/9"):
         decode_entry(raw, "journal/9")
+
+
+def test_the_check_of_a_record_takes_what_the_decoder_takes() -> None:
+    """A usual record is not built; one with other fields is; what the decoder refuses is refused."""
+    usual = {"index": 1, "id": "a", "actor": "x", "time": 1.0, "name": "n", "args": {}, "result": None}
+    assert check_record(dumps(usual), "here") is None
+    unusual = check_record(dumps({**usual, "closes": {"n1": [3]}}), "here")
+    assert unusual is not None
+    assert unusual.closes == {"n1": (3,)}
+    for broken in ({**usual, "index": 0}, {**usual, "writes": {"p": 5}}, {**usual, "config": {"version": "x"}}):
+        with pytest.raises(Garbage, match="here"):
+            check_record(dumps(broken), "here")
+    with pytest.raises(Garbage, match="here"):
+        check_record(b"{", "here")

@@ -297,3 +297,15 @@ def test_a_batch_for_another_state_does_not_apply(mutate: Callable[[State], int]
     line.state.index = mutate(line.state)
     with pytest.raises(Garbage):
         line.commit(batch)
+
+
+def test_a_record_that_no_replica_could_read_fails_only_its_own_command() -> None:
+    line = Line("n1")
+    batch = line.batch()
+    refused = batch.execute(CommandRequest("x", "put", {"path": "p", "document": {}}, "\ud800", None))
+    accepted = batch.execute(CommandRequest("y", "put", {"path": "p", "document": {"a": 1}}, "ann", None))
+    assert refused is not None
+    assert isinstance(refused.error, Invalid)
+    assert accepted is not None
+    assert accepted.error is None
+    assert [record.id for record in batch.records] == ["y"]
