@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nodectl.cli import completion
+from nodectl.cli import completion, node_actions
 from nodectl.cli.arguments import (
     WAIT_S,
     LocalOption,
@@ -18,7 +18,6 @@ from nodectl.cli.arguments import (
     consistency,
     parse_values,
 )
-from nodectl.cli.commands import node_actions
 from nodectl.cli.known_names import check_group, check_nodes
 from nodectl.cli.sending import send
 from nodectl.cli.session import with_client
