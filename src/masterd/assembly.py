@@ -17,6 +17,7 @@ from masterd.api.admission import Admission, AdmissionLimits, caller_of
 from masterd.api.connection_guard import ConnectionGuard
 from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter
+from masterd.api.node_logs.node_logs import NodeLogs
 from masterd.api.read_sources import ReadSources
 from masterd.api.routes import Api
 from masterd.application.contract import Application
@@ -160,7 +161,8 @@ def build_api(parts: MasterdParts, limits: AdmissionLimits | None = None) -> Api
     return Api(
         sources, peers=peers, router=router, takeovers=parts.campaign, drills_allowed=settings.allow_drills,
         heartbeats=Heartbeats(parts.me.id, parts.leadership, parts.replica, settings.timing.beat_s),
-        configuration=Configuration(sources.etcd, sources.keys), admission=Admission(limits),
+        node_logs=NodeLogs(sources), configuration=Configuration(sources.etcd, sources.keys),
+        admission=Admission(limits),
     )  # fmt: skip
 
 

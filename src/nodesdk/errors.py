@@ -13,6 +13,7 @@
       Unavailable           nothing has happened: try again later
         Overloaded          the same: this masterd has too much to do, and says when to try again
         NoSpace             etcd's database is full
+        NodeUnavailable     the node that must answer is not connected to the leader, or drives nothing
         NotLeader           this masterd does not lead
           LeadershipLost    the term ended before the request took effect
       Denied                etcd or a master refuses these credentials
@@ -144,6 +145,12 @@ class NoSpace(Unavailable):
     status = 507
 
 
+class NodeUnavailable(Unavailable):
+    """The node that must answer has no connection to the leader, or drives nothing at the moment."""
+
+    code = "node_unavailable"
+
+
 class NotLeader(Unavailable):
     """This masterd does not lead, so nothing has happened; `url` is the leader's, when known."""
 
@@ -217,8 +224,8 @@ class Garbage(NodectlError):
 _BY_CODE: dict[str, type[NodectlError]] = {
     kind.code: kind
     for kind in (NodectlError, Invalid, Refused, TooLarge, NotFound, Conflict, TooOld, IdReused, ResultForgotten,
-                 Unavailable, NoSpace, NotLeader, LeadershipLost, Denied, TimedOut, OutcomeUnknown, Compacted,
-                 LeaseLost, Garbage)
+                 Unavailable, NoSpace, NodeUnavailable, NotLeader, LeadershipLost, Denied, TimedOut, OutcomeUnknown,
+                 Compacted, LeaseLost, Garbage)
 }  # fmt: skip
 
 

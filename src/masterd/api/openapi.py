@@ -11,6 +11,7 @@ from masterd.application.contract import Application
 from nodestore import __version__
 from nodestore.schema import api_types
 from nodestore.schema.api_types import INDEX_MAX, Consistency
+from nodestore.schema.log_requests import LOG_LINES, LOG_LINES_MAX, LOG_POSITION, LOG_WAIT_MAX_S
 
 JsonObject = dict[str, Any]
 
@@ -117,6 +118,25 @@ def _in_path(name: str) -> JsonObject:
     return {"name": name, "in": "path", "required": True, "schema": {**_TEXT, "minLength": 1}}
 
 
+def _node_log() -> JsonObject:
+    return {
+        "get": {
+            "summary": "a piece of the log of a node's program: its last lines, or what follows a position",
+            "parameters": [
+                _in_path("node"),
+                _query("lines", {**_INDEX, "maximum": LOG_LINES_MAX, "default": LOG_LINES}, "how many last lines"),
+                _query("after", {**_TEXT, "pattern": LOG_POSITION}, "the position after which the piece begins"),
+                _query(
+                    "wait_s",
+                    {"type": "number", "minimum": 0, "maximum": LOG_WAIT_MAX_S, "default": 0},
+                    "with `after`: how long to wait for new lines, in seconds",
+                ),
+            ],
+            "responses": _responses(ref("NodeLog")),
+        }
+    }
+
+
 _CLUSTER_EVENTS = {
     "leader": "LeaderEvent", "masters": "MastersEvent", "paused": "PausedEvent", "nodes": "NodesEvent",
 }  # fmt: skip
@@ -134,6 +154,7 @@ def _paths() -> JsonObject:
         "/v1/members": _get("the members of etcd", "Members"),
         "/v1/nodes": _get("all nodes", "Nodes", _SPEC),
         "/v1/nodes/{node}": _get("one node", "NodeView", _in_path("node"), _SPEC),
+        "/v1/nodes/{node}/log": _node_log(),
         "/v1/nodes/watch": _stream("all nodes, then those that change (text/event-stream)", {"nodes": "NodesEvent"}),
         "/v1/documents": _get(
             "documents by prefix", "Documents", _query("prefix", _TEXT, "only documents whose paths begin with this")

@@ -21,6 +21,7 @@ from masterd.api.body_reader import deadline_of, raise_if_too_late, read_body, r
 from masterd.api.connection_guard import GuardedConnection
 from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter, disconnected
+from masterd.api.node_logs.node_logs import NodeLogs, send_within
 from masterd.api.problems import http_problem, problem_of, problem_response
 from masterd.api.read_sources import ReadSources
 from masterd.api.request_bodies import actor_of, parse_command, text_field
@@ -78,6 +79,7 @@ class Api:
         peers: PeerClient,
         router: LeaderRouter,
         heartbeats: Heartbeats,
+        node_logs: NodeLogs,
         takeovers: TakeoverRequests,
         configuration: Configuration,
         admission: Admission,
@@ -85,6 +87,7 @@ class Api:
     ) -> None:
         self._sources, self._peers, self._leader_router, self._heartbeats = sources, peers, router, heartbeats
         self._takeovers, self._configuration, self._drills_allowed = takeovers, configuration, drills_allowed
+        self._node_logs = node_logs
         self._own_id, self._leadership, self._health = sources.own_id, sources.leadership, sources.health
         self._cluster_view, self._replica = sources.cluster_view, sources.replica
         self._openapi_document: dict[str, Any] | None = None
@@ -111,6 +114,8 @@ class Api:
             ("GET", "/v1/cluster/watch", self._stream_handler(event_streams.stream_cluster)),
             ("GET", "/v1/live", self._stream_handler(event_streams.stream_cluster)),  # its name for old clients
             ("GET", "/v1/nodes/{node}", self._read_handler(reads.node, uses_view=True)),
+            ("GET", "/v1/nodes/{node}/log", self._get_node_log),
+            ("GET", "/v1/nodes/{node}/log-link", self._connect_node_log),
             ("GET", "/v1/documents", self._read_handler(reads.documents)),
             ("GET", "/v1/documents/{path:.+}", self._read_handler(reads.document)),
             ("GET", "/v1/commands", self._command_list),
@@ -350,6 +355,17 @@ class Api:
                 allowed=self._drills_allowed,
             )
         )
+
+    # --- logs of nodes ---
+
+    async def _get_node_log(self, request: web.Request) -> web.StreamResponse:
+        """A piece of the log of a node's program, which the leader asks from the node's noded."""
+        answer = await self._leader_router.run_on_leader(request, lambda _: self._node_logs.read(request))
+        return await send_within(request, answer)
+
+    async def _connect_node_log(self, request: web.Request) -> web.StreamResponse:
+        """The connection over which noded sends pieces of its program's log."""
+        return await self._node_logs.serve_link(request, self._leader_router.leader_url)
 
     # --- commands ---
 

@@ -11,6 +11,7 @@ from nodestore.errors import (
     IdReused,
     Invalid,
     NodectlError,
+    NodeUnavailable,
     NoSpace,
     NotFound,
     OutcomeUnknown,
@@ -56,6 +57,7 @@ _TABLE: tuple[tuple[type[NodectlError], ExitCode, str], ...] = (
     (TimedOut, ExitCode.TIMED_OUT, "the request is not undone; `nodectl status` shows what is missing"),
     (OutcomeUnknown, ExitCode.OUTCOME_UNKNOWN, "check with `nodectl history` whether it took effect"),
     (NoSpace, ExitCode.UNAVAILABLE, "`nodectl status` shows how full etcd is; see docs/recovery.md"),
+    (NodeUnavailable, ExitCode.UNAVAILABLE, "`nodectl node show NODE` shows whether its noded runs"),
     (Unavailable, ExitCode.UNAVAILABLE, "check that a masterd is running and that --endpoints is right"),
     (NodectlError, ExitCode.FAILED, ""),
 )

@@ -352,6 +352,25 @@ class Nodes(TypedDict):
     index: Count
 
 
+class LogPiece(TypedDict):
+    """A piece of a program's log: whole lines, as far as possible.
+
+    `position`: pass it as `after` to read the next piece, at any masterd. `at_end`: there was no more when it was read.
+    `note`: what the reader must know, such as that lines may be missing before this piece; else empty.
+    """
+
+    text: str
+    position: Text
+    at_end: bool
+    note: str
+
+
+class NodeLog(LogPiece):
+    """A piece of the log of the program that a node runs."""
+
+    node: str
+
+
 # --- documents and commands -----------------------------------------------------------------------------------------
 
 
