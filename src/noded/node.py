@@ -5,6 +5,7 @@ NodeClaim <-> alive/<node>                 a change wakes StatusReporter, Agent 
 driver                                     its `Context.wake` wakes Agent
 Agent -> StatusReporter -> status/<node>   `on_reconciled` of Agent wakes Actor
 actions/<node> -> Actor -> acted/<node>    Performer runs the action and holds Agent's driver lock meanwhile
+leader -> MasterLink -> the leader         LogReader reads the log of Agent's driver when the leader asks for it
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from noded.actions.actor import Actor
 from noded.actions.decide import Writer
 from noded.actions.performer import Performer
 from noded.drivers.contract import Context, DriverFactory
+from noded.program_log.log_reader import LogReader
+from noded.program_log.master_link import MasterLink
 from noded.reconcile.agent import Agent
 from noded.reconcile.last_applied import LastAppliedStore
 from noded.reconcile.orders import Orders
@@ -71,6 +74,13 @@ class Node:
         )
         performer = Performer(self._agent, context, settings.reboot_command)
         self._actor = Actor(etcd, keys, writer, self._claim, performer)
+        self._master_link = MasterLink(
+            me.node,
+            me.nonce,
+            leader_values=lambda: follow_key(etcd, keys.leader),
+            claim=self._claim,
+            reader=LogReader(lambda: self._agent.driver),
+        )
 
     def loops(self) -> dict[str, Coroutine[Any, Any, Any]]:
         """Return the coroutines to run, by name. None of them returns. If one raises, the caller must end all."""
@@ -81,6 +91,7 @@ class Node:
             "agent": self._agent.reconcile_forever(),
             "actions": self._actor.follow_view(),
             "actor": self._actor.perform_actions(),
+            "log": self._master_link.run(),
         }
 
     async def shut_down(self, reason: str) -> None:
@@ -110,6 +121,7 @@ class Node:
         self._reporter.on_claim_changed()
         self._agent.wake()
         self._actor.wake()
+        self._master_link.on_claim_changed()
 
     def _on_reconciled(self) -> None:
         self._actor.wake()

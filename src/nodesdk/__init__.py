@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         DriverAction,
         DriverError,
         HasActions,
+        HasLog,
         HasSettings,
         Settings,
         parse_settings,
@@ -96,6 +97,7 @@ __all__ = [
     "GivenUp",
     "GroupConfig",
     "HasActions",
+    "HasLog",
     "HasNodeDocuments",
     "HasSettings",
     "HearsConfig",
@@ -128,8 +130,8 @@ if not TYPE_CHECKING:  # so that a type checker refuses names that do not exist
             "app": "App",
             "application": "Application Command ConfigChange GivenUp HasNodeDocuments HearsConfig HearsNodes "
             "NodeSeen Transaction View",
-            "driver": "ActionFailed Actual Context Driver DriverAction DriverError HasActions HasSettings Settings "
-            "parse_settings",
+            "driver": "ActionFailed Actual Context Driver DriverAction DriverError HasActions HasLog HasSettings "
+            "Settings parse_settings",
             "errors": "Conflict DefinitionError Invalid NodectlError NotFound Refused TooLarge",
             "json_types": "Document Json",
             "models": "Defaults DriverConfig GroupConfig Inventory MasterConfig Name NodeConfig Phase Spec Status",

@@ -15,13 +15,14 @@ noded is level-triggered: it compares and plans again on every change, on every 
 after its own restart. So a driver needs no timers and no retries: it reports the actual state and applies what is asked
 for.
 
-A driver may also offer actions, which run once when an operator requests them: see `HasActions`.
+A driver may also offer actions, which run once when an operator requests them: see `HasActions`. It may name a log,
+which `nodectl node logs` shows: see `HasLog`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -150,6 +151,18 @@ class HasActions(Protocol):
 
         Cheap: read at each action, also before anything was applied and after `stop`. The mapping may depend on what
         was applied last.
+        """
+
+
+class HasLog(Protocol):
+    """Optional part of a driver whose program has a log. noded only reads it, when an operator asks for it."""
+
+    @property
+    def log_files(self) -> Sequence[Path]:
+        """Absolute paths of the log's regular files, the newest first; empty if there is no log at present.
+
+        A file is only appended to, or renamed to the path of the next older one. Files may be missing. Cheap: read at
+        each request, also before anything was applied and after `stop`.
         """
 
 

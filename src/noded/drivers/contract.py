@@ -16,6 +16,7 @@ from nodesdk.driver import (
     DriverError,
     DriverFactory,
     HasActions,
+    HasLog,
     Settings,
     parse_settings,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "DriverError",
     "DriverFactory",
     "HasActions",
+    "HasLog",
     "Settings",
     "actions_of",
     "check_action_name",
