@@ -17,6 +17,7 @@ from nodectl.client.connection.discovery import Discovery, EtcdDiscovery, HttpDi
 from nodectl.client.connection.following import StreamFollower
 from nodectl.client.connection.http import Http, as_object, cancel_all, encode_body
 from nodectl.client.connection.leadership import Leadership
+from nodectl.client.connection.log_following import read_log
 from nodectl.client.connection.monitor import monitor_leader
 from nodectl.client.connection.pipeline import Pipeline
 from nodectl.client.connection.requests import Requests
@@ -28,9 +29,10 @@ from nodectl.client.methods.reads import ReadCalls
 from nodectl.client.methods.snapshots import SnapshotCalls
 from nodectl.endpoints import parse_endpoints
 from nodestore.errors import Invalid
-from nodestore.schema.api_types import Consistency
+from nodestore.schema.api_types import Consistency, NodeLog
 from nodestore.schema.keys import Keys
 from nodestore.schema.limits import ACTOR_BYTES_MAX, check_text, shortened
+from nodestore.schema.log_requests import LOG_LINES
 from nodestore.support.password_file import read_password
 from nodestore.support.tasks import background_task
 from nodestore.support.tls_files import TlsFiles
@@ -255,6 +257,20 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         After a broken connection all nodes are sent again (`complete` is then true).
         """
         return self._stream_follower().nodes()
+
+    def node_logs(self, node: str, *, lines: int = LOG_LINES, follow: bool = False) -> AsyncGenerator[NodeLog, None]:
+        """Yield the last `lines` lines of the log of the program that `node` runs, in pieces of up to 64 KiB.
+
+        With `follow` yield new lines as they are written, without end, across changes of leader and rotations of the
+        file; what keeps them away meanwhile, such as a node without a connection, is the `note` of a piece without
+        text, once. The next piece is fetched when it is asked for, so a slow reader may miss lines of a log that is
+        rotated faster than it reads; then a piece has a `note`.
+
+        Raises NotFound if there is no such node or its driver keeps no log, and NodeUnavailable if the node has no
+        connection to the leader at the first read (without `follow`, at any).
+        """
+        state = self._require_state()
+        return read_log(self._requests, state, node, lines=lines, follow=follow, timeout_s=self._read_timeout_s)
 
     def _stream_follower(self) -> StreamFollower:
         state = self._require_state()

@@ -145,8 +145,12 @@ class Output:
 
     def write_line(self, text: str) -> None:
         """Write one line of a stream, and flush it. Raises OutputLost as `write` does."""
+        self.write_at_once(f"{text}\n")
+
+    def write_at_once(self, text: str) -> None:
+        """Write a part of a stream, and flush it. Raises OutputLost as `write` does."""
         with self._delivered():
-            self.stdout.write(f"{text}\n")
+            self.stdout.write(text)
             self.stdout.flush()
 
     @contextmanager
@@ -290,6 +294,11 @@ def escape_misleading(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return _MISLEADING.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def escape_lines(text: str) -> str:
+    """Replace misleading characters in `text`, but keep the ends of lines and tabs."""
+    return _MISLEADING.sub(lambda found: found[0] if found[0] in "\n\t" else escape_misleading(found[0]), text)
 
 
 def display_width(text: str) -> int:

@@ -46,6 +46,7 @@ class FakeCluster:
         self.journal: list[dict[str, Any]] = []
         self.terms: list[dict[str, Any]] = []  # newest first
         self.allows_drills = True
+        self.log: list[dict[str, Any]] = []  # the pieces of every node's log; a problem has a `code`
         self.outcomes: dict[str, dict[str, Any]] = {}  # result of the next action by node; absent: it never ends
 
     def lead(self, master: str | None, cause: str = "died") -> None:
@@ -152,6 +153,7 @@ class FakeMasterd:
                 web.get("/v1/nodes/watch", self._watch),
                 web.get("/v1/events", self._events),
                 web.get("/v1/nodes/{node}", self._node),
+                web.get("/v1/nodes/{node}/log", self._node_log),
                 web.get("/v1/documents", self._documents),
                 web.get("/v1/documents/{path:.+}", self._document),
                 web.get("/v1/history", self._history),
@@ -289,6 +291,18 @@ class FakeMasterd:
         if name not in self.cluster.nodes:
             return self.problem(404, "not_found", f"there is no node {name!r}")
         return web.json_response(self.cluster.nodes[name])
+
+    async def _node_log(self, request: web.Request) -> web.StreamResponse:
+        """The piece after position `p<number>`. After the last piece: no new lines, or without `wait_s` the end."""
+        number = int(request.query.get("after", "p0")[1:])
+        if number >= len(self.cluster.log):
+            return web.json_response({"node": "n1", "text": "", "position": f"p{number}", "at_end": True, "note": ""})
+        piece = self.cluster.log[number]
+        if "code" in piece:
+            self.cluster.log[number] = {"text": "", "note": ""}
+            return self.problem(503, piece["code"], f"node n1: {piece['code']}")
+        at_end = number + 1 == len(self.cluster.log)
+        return web.json_response({"node": "n1", "position": f"p{number + 1}", "at_end": at_end, "note": "", **piece})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import threading
@@ -81,6 +82,25 @@ def test_values_that_make_no_sense_are_refused(values: list[str]) -> None:
     """In one sentence that quotes them."""
     with pytest.raises(Invalid):
         parse_values(values, [])
+
+
+def test_a_log_is_shown_with_its_control_characters_escaped(cluster: FakeCluster, nodectl: CallNodectl) -> None:
+    """Except for tabs and the ends of lines; -o json has the text as it is, in one object for each piece."""
+    cluster.log = [{"text": "a\tb\x1b[31m\n"}, {"text": "c\u202e\n", "note": "lines may be missing"}]
+    shown = nodectl("node", "logs", "n1")
+    assert (shown.code, shown.out) == (0, "a\tb\\x1b[31m\nc\\u202e\n")
+    assert shown.err == "(n1: lines may be missing)\n"
+    pieces = nodectl("node", "logs", "n1", "-n", "7", "-o", "json").out.splitlines()
+    assert [json.loads(piece)["text"] for piece in pieces] == ["a\tb\x1b[31m\n", "c\u202e\n"]
+
+
+def test_a_node_that_cannot_be_asked_for_its_log_is_unavailable(cluster: FakeCluster, nodectl: CallNodectl) -> None:
+    """At once, without further attempts."""
+    cluster.log = [{"code": "node_unavailable"}, {"text": "never"}]
+    refused = nodectl("node", "logs", "n1")
+    assert (refused.code, refused.out) == (5, "")
+    assert "error: node n1: node_unavailable" in refused.err
+    assert "nodectl node show" in refused.err
 
 
 def test_leader_as_json(cluster: FakeCluster, nodectl: CallNodectl) -> None:

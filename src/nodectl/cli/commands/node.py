@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nodectl.cli import completion, node_actions
+from nodectl.cli import completion, node_actions, node_logs
 from nodectl.cli.arguments import (
     WAIT_S,
     LocalOption,
@@ -31,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Show nodes, change their documents, run actions on them.",
+    help="Show nodes and their logs, change their documents, run actions on them.",
 )
 
 
@@ -200,6 +200,7 @@ def _watch_line(out: Output, view: NodeView) -> None:
         out.write_line("  ".join(fields).rstrip())
 
 
+app.command("logs")(node_logs.logs)
 app.command("act")(node_actions.act)
 app.command("restart")(node_actions.restart)
 app.command("reboot")(node_actions.reboot)

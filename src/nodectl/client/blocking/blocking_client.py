@@ -226,6 +226,7 @@ class BlockingClient:
     journal = _iterating(Client.journal)
     live = _iterating(Client.live)
     watch_nodes = _iterating(Client.watch_nodes)
+    node_logs = _iterating(Client.node_logs)
     action_results = _iterating(Client.action_results)
 
     # --- running calls ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from nodectl.client.connection.errors import Broken
 from nodectl.client.connection.http import Http, cancel_all
 from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.state import ConnectionState
-from nodestore.errors import NodectlError, NotLeader, OutcomeUnknown, Unavailable
+from nodestore.errors import NodectlError, NodeUnavailable, NotLeader, OutcomeUnknown, Unavailable
 from nodestore.support.tasks import owned_task
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ T = TypeVar("T")
 SLOW_S = 0.3
 """If an answer takes longer, discovery looks for a newer leader while the request goes on."""
 
-_ATTEMPT_S = 5.0
+ATTEMPT_S = 5.0
 LAST_ATTEMPT_S = 1.0
 
 
@@ -50,9 +50,15 @@ class Requests:
         params: Mapping[str, str] | None = None,
         timeout_s: float,
         repeatable: bool = True,
+        slow_s: float = SLOW_S,
+        attempt_s: float = ATTEMPT_S,
     ) -> Any:
         """Return the leader's answer.
 
+        slow_s: when an answer is late, so that discovery looks for a newer leader. attempt_s: how long one attempt may
+        take, if `repeatable`.
+
+        Raises NodeUnavailable if the leader answers that: another attempt would not help soon.
         Raises Unavailable if no leader answered within `timeout_s` seconds. If not `repeatable`, raises OutcomeUnknown
         as soon as an attempt that a master may have received got no answer.
         """
@@ -64,12 +70,12 @@ class Requests:
             if pauses.failures and not repeatable and left_s < LAST_ATTEMPT_S:
                 # An attempt now would probably end as OutcomeUnknown, which is worse for the caller.
                 raise Unavailable(self._not_served_text(last))
-            limit_s = min(_ATTEMPT_S, left_s) if repeatable else left_s
+            limit_s = min(attempt_s, left_s) if repeatable else left_s
             requested_s = 0.0
             url = leader.urls[pauses.failures % len(leader.urls)] + path
             try:
                 answer = await self._call_until_superseded(
-                    leader, self._http.call(method, url, body=body, params=params, timeout_s=limit_s)
+                    leader, self._http.call(method, url, body=body, params=params, timeout_s=limit_s), slow_s
                 )
             except Broken as error:
                 last = str(error)
@@ -77,6 +83,10 @@ class Requests:
                     raise OutcomeUnknown(f"{last}; the request may or may not have taken effect") from None
                 self._state.mark_suspended()
                 self._leadership.mark_doubtful()
+            except NodeUnavailable:
+                self._state.mark_connected()
+                self._leadership.clear_doubt()
+                raise
             except Unavailable as error:
                 last = f"master {leader.id}: {error}"
                 requested_s = requested_pause_s(error)
@@ -142,9 +152,9 @@ class Requests:
         while self._leadership.leader == tried and (left_s := until - time.monotonic()) > 0:
             await self._leadership.wait_changed(left_s)
 
-    async def _call_until_superseded(self, leader: Leader, call: Awaitable[T]) -> T:
+    async def _call_until_superseded(self, leader: Leader, call: Awaitable[T], slow_s: float) -> T:
         request = owned_task(call)
-        slow = asyncio.get_running_loop().call_later(SLOW_S, self._leadership.mark_doubtful)
+        slow = asyncio.get_running_loop().call_later(slow_s, self._leadership.mark_doubtful)
         try:
             while not request.done():
                 change = owned_task(self._leadership.wait_changed())
