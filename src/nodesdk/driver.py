@@ -158,8 +158,10 @@ class HasLog(Protocol):
     """Optional part of a driver whose program has a log. noded only reads it, when an operator asks for it."""
 
     @property
-    def log_files(self) -> Sequence[Path]:
-        """Absolute paths of the log's regular files, the newest first; empty if there is no log at present.
+    def log_files(self) -> Sequence[Path] | None:
+        """Absolute paths of the log's regular files, the newest first; empty if the present settings keep no log.
+
+        None if that is not known, because nothing was applied yet.
 
         A file is only appended to, or renamed to the path of the next older one. Files may be missing. Cheap: read at
         each request, also before anything was applied and after `stop`.

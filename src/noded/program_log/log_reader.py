@@ -70,9 +70,12 @@ class LogReader:
             raise NodeUnavailable("no driver is in effect")
         name, driver = found
         try:
-            paths = tuple(Path(path) for path in getattr(driver, "log_files", ()))
+            found_paths = getattr(driver, "log_files", ())
+            paths = None if found_paths is None else tuple(Path(path) for path in found_paths)
         except Exception as error:  # noqa: BLE001 - third-party code can raise anything
             raise NodectlError(f"driver {name}: its log_files cannot be read: {error!r}") from None
+        if paths is None:
+            raise NodeUnavailable(f"driver {name} has applied nothing yet")
         if not paths:
             raise NotFound(f"driver {name} keeps no log here")
         return paths

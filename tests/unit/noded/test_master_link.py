@@ -31,6 +31,10 @@ class Logging:
         self.log_files = log_files
 
 
+class Unsettled:
+    log_files = None
+
+
 class Broken:
     @property
     def log_files(self) -> tuple[Path, ...]:
@@ -50,6 +54,7 @@ def _reader(driver: object) -> LogReader:
         (None, NodeUnavailable, "no driver is in effect"),
         (object(), NotFound, "driver relay keeps no log here"),
         (Logging(), NotFound, "driver relay keeps no log here"),
+        (Unsettled(), NodeUnavailable, "driver relay has applied nothing yet"),
         (Broken(), NodectlError, r"driver relay: its log_files cannot be read: ValueError\('oops'\)"),
     ],
 )

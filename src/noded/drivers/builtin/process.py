@@ -334,8 +334,10 @@ class ProcessDriver:
         return scripted.configured_actions(settings, self._context, settings.cwd, self._added_environment(settings))
 
     @property
-    def log_files(self) -> Sequence[Path]:
-        name = None if self._settings is None else self._settings.log_file
+    def log_files(self) -> Sequence[Path] | None:
+        if self._settings is None:
+            return None
+        name = self._settings.log_file
         return () if name is None else tuple(self._context.work_dir / file for file in (name, f"{name}.1"))
 
     async def _end(self) -> None:
