@@ -23,6 +23,7 @@ from masterd.api.routes import Api
 from masterd.application.contract import Application
 from masterd.application.identity import ApplicationIdentity
 from masterd.election.campaign import Campaign, MasterIdentity, rank_of
+from masterd.election.heartbeat_listener import SessionFactory, open_session
 from masterd.election.timeline import Timeline
 from masterd.replication.claim_changes import ClaimChanges
 from masterd.replication.cluster_view import ClusterView
@@ -75,11 +76,13 @@ def build_parts(
     wall_clock: Callable[[], float] = time.time,
     leader_type: type[Leader] = Leader,
     cluster_view: ClusterView | None = None,
+    open_session: SessionFactory = open_session,
 ) -> MasterdParts:
     """Build everything but the API. Nothing runs before `master.run` is awaited.
 
     `maintenance` is a session with root's rights in etcd, for maintenance calls; by default it is `etcd`.
-    `leader_type` and `cluster_view` replace those parts in tests.
+    `leader_type` and `cluster_view` replace those parts in tests; `open_session` replaces the HTTP sessions in which
+    the leader's heartbeats are received.
     """
     maintenance = maintenance or etcd
     leadership = Leadership()
@@ -103,7 +106,7 @@ def build_parts(
     fitness = MasterFitness(
         identity.name, leadership=leadership, cluster_view=cluster_view, replica=replica, rehearsal=rehearsal
     )
-    campaign = Campaign(etcd, keys, me, cluster_view, replica, settings.timing, fitness)
+    campaign = Campaign(etcd, keys, me, cluster_view, replica, settings.timing, fitness, open_session)
     campaign.on_takeover_sent = warm_start.start
 
     def new_leader(won: TakeoverWon, timeline: Timeline) -> Leader:

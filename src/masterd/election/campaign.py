@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from masterd.election.fitness import UNFIT_WAIT_S, Fitness, FixedFitness, has_fitter
+from masterd.election.heartbeat_listener import SessionFactory, open_session
 from masterd.election.leader_watch import LeaderWatch, TakeoverReason
 from masterd.election.suspicion import ElectionTiming, streak_after
 from masterd.election.timeline import Timeline
@@ -149,8 +150,10 @@ class Campaign:
         replica: Replica,
         timing: ElectionTiming,
         fitness: Fitness = FixedFitness(),
+        open_session: SessionFactory = open_session,
     ) -> None:
         self._etcd, self._keys, self._me, self._fitness = etcd, keys, me, fitness
+        self._open_session = open_session
         self._cluster_view, self._replica, self._timing = cluster_view, replica, timing
         self._attempts: deque[str] = deque(maxlen=_ATTEMPTS_KEPT)
         """Nonces of our recent takeovers. If `leader` holds one, its takeover landed, even if the reply was lost."""
@@ -452,7 +455,7 @@ class Campaign:
             self._watch = watch = LeaderWatch(
                 self._etcd, self._keys, own_id=self._me.id, lease=lease, seen=seen, cluster_view=self._cluster_view,
                 replica=self._replica, timing=self._timing, streak=streak, wake=self._wake.set,
-                heard_at=last_heartbeat_at,
+                heard_at=last_heartbeat_at, open_session=self._open_session,
             )  # fmt: skip
             changed = asyncio.Event()
             running = background_task(

@@ -31,6 +31,18 @@ _READ_TIMEOUT_S = 10.0  # then the stream is reopened; `Suspicion` judges the si
 _REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ERROR_CONNECTION_REFUSED
 
 
+def open_session() -> aiohttp.ClientSession:
+    """Open an HTTP session for one follow stream and its reconnects."""
+    timeout = aiohttp.ClientTimeout(
+        total=None, connect=_RESOLVE_S + _CONNECT_S, sock_connect=_CONNECT_S, sock_read=_READ_TIMEOUT_S
+    )
+    connector = aiohttp.TCPConnector(ttl_dns_cache=1)  # the default of 10 s keeps an address that has changed
+    return aiohttp.ClientSession(timeout=timeout, connector=connector)
+
+
+SessionFactory = Callable[[], aiohttp.ClientSession]
+
+
 class HeartbeatListener:
     """Listens to the heartbeats of the leader of one term. `is_dead` becomes True when its process is known to be dead.
 
@@ -46,6 +58,7 @@ class HeartbeatListener:
         on_heartbeat: Callable[[float], None] = lambda _: None,
         on_break: Callable[[], None] = lambda: None,
         on_index: Callable[[int], None] = lambda _: None,
+        open_session: SessionFactory = open_session,
     ) -> None:
         self.revision = seen.revision
         self.is_dead = False
@@ -55,6 +68,7 @@ class HeartbeatListener:
         self._urls = seen.record.urls if seen.record else ()
         self._on_death, self._on_heartbeat, self._on_break = on_death, on_heartbeat, on_break
         self._on_index = on_index
+        self._open_session = open_session
         self._had_heartbeat = False
         """Whether a heartbeat was received since the last reconnect."""
         self._break_timer: asyncio.TimerHandle | None = None
@@ -64,11 +78,8 @@ class HeartbeatListener:
         if not self._urls:
             return
         await asyncio.sleep(_BEGIN_AFTER_S)
-        timeout = aiohttp.ClientTimeout(
-            total=None, connect=_RESOLVE_S + _CONNECT_S, sock_connect=_CONNECT_S, sock_read=_READ_TIMEOUT_S
-        )
         try:
-            await self._follow(timeout)
+            await self._follow()
         finally:
             self._cancel_break_timer()
 
@@ -78,9 +89,8 @@ class HeartbeatListener:
             self._break_timer.cancel()
             self._break_timer = None
 
-    async def _follow(self, timeout: aiohttp.ClientTimeout) -> None:
-        connector = aiohttp.TCPConnector(ttl_dns_cache=1)  # the default of 10 s keeps an address that has changed
-        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+    async def _follow(self) -> None:
+        async with self._open_session() as session:
             while not self.is_dead:
                 try:
                     await self._listen(session)

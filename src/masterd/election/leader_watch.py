@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from masterd.election.heartbeat_listener import HeartbeatListener
+from masterd.election.heartbeat_listener import HeartbeatListener, SessionFactory, open_session
 from masterd.election.suspicion import Decision, ElectionTiming, Suspicion, SuspicionStep
 from masterd.election.timeline import TakeoverPhase, Timeline
 from masterd.replication.cluster_view import ClusterView
@@ -57,6 +57,7 @@ class LeaderWatch:
         streak: int,
         wake: Callable[[], None],
         heard_at: float | None = None,
+        open_session: SessionFactory = open_session,
     ) -> None:
         """heard_at: monotonic time of the previous leader's last heartbeat; used while there is no leader."""
         self._etcd, self._keys, self._own_id, self._lease = etcd, keys, own_id, lease
@@ -64,7 +65,9 @@ class LeaderWatch:
         self.revision = seen.revision
         self._name = seen.record.id if seen.record else ""
         self._urls = seen.record.urls if seen.record else ()
-        self._listener = HeartbeatListener(seen, self.on_process_died, self.on_heartbeat, self._broke, self._note_index)
+        self._listener = HeartbeatListener(
+            seen, self.on_process_died, self.on_heartbeat, self._broke, self._note_index, open_session
+        )
         self._suspicion = Suspicion(self._name, timing, time.monotonic(), streak)
         self._recheck = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
