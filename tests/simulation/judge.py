@@ -16,7 +16,7 @@ from masterd.state_machine.transaction import Overlay
 from masterd.state_machine.views import all_views
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Applied, CommandRecord, Entry, Head, Term, decode
+from nodestore.schema.models import Applied, CommandRecord, Entry, Epoch, Head, Term, decode
 from nodestore.support.jsonio import Document, copy, loads
 from tests.simulation.app import SimApp, result_by_hand
 from tests.simulation.world import ClientCommand, Read, World
@@ -186,7 +186,9 @@ def views_that_differ(keys: Keys, history: History, state: State) -> list[str]:
     """`state/`, `desired/` and `actions/` are derived from the journal, whichever term wrote them last."""
     derivation = SpecDeriver(SimApp())
     derivation.rebuild(state.inventory, Overlay(state, state.inventory, 0.0))
-    wanted = all_views(keys, Term(1, 0), state, derivation)
+    raw_epoch = history.keys.get(keys.epoch)
+    epoch = decode(Epoch, raw_epoch, keys.epoch).epoch if raw_epoch is not None else 1
+    wanted = all_views(keys, Term(epoch, 0), state, derivation)
     views = (keys.state, keys.desired, keys.actions)
     found = {key: value for key, value in history.keys.items() if key.startswith(views)}
     wrong = [

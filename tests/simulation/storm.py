@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from tests.faults.network.proxy import Mode
 from tests.simulation.app import NODES
+from tests.simulation.branches.taken import Branches
 from tests.simulation.checkers import verdicts
 from tests.simulation.faults import KINDS, CallFault
 from tests.simulation.node import Node
@@ -47,18 +48,27 @@ class Storm:
     log: list[str] = field(default_factory=list)
     _items: int = 0
 
+    @classmethod
+    def make_world(cls, time: VirtualTime) -> World:
+        """Return the cluster of such a run."""
+        return World(time)
+
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
 
     async def run(self) -> None:
         """Run all episodes and wait for rest. AssertionError if the cluster does not come to rest."""
         await self.begin()
+        for episode in self._drawn():
+            self._ask()
+            await episode()
+        await self.rest()
+
+    def _drawn(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        """The episodes of this run, each drawn when the one before it has ended."""
         names, weights = zip(*self._episodes().items(), strict=True)
         for _ in range(EPISODES):
-            (name,) = self.dice.choices(names, weights)
-            self._ask()
-            await name()
-        await self.rest()
+            yield self.dice.choices(names, weights)[0]
 
     async def begin(self) -> None:
         """Start masterds, nodes and a reader, and wait until a leader serves."""
@@ -249,27 +259,31 @@ class Storm:
 
 @dataclass
 class RunResult:
-    """The result of a run. wrong: the findings by checker. written: every put, to compare two runs."""
+    """The result of a run. wrong: the findings by checker. written: every put, to compare two runs. branches: see
+    `tests.simulation.branches.taken`."""
 
     seed: int
     wrong: dict[str, list[str]]
     log: list[str]
     written: list[tuple[bytes, bytes]]
+    branches: Branches
 
 
-def run_seed(seed: int) -> RunResult:
-    """Execute the run of this seed and apply all checkers."""
-    with VirtualTime(seed) as time:
-        world = World(time)
-        storm = Storm(world, seed)
+def run_seed(seed: int, kind: type[Storm] | None = None) -> RunResult:
+    """Execute the run of this seed and apply all checkers. kind: what happens in it; by default a Storm."""
+    kind, branches = kind or Storm, Branches()
+    with VirtualTime(seed) as time, branches.recording():
+        world = kind.make_world(time)
+        storm = kind(world, seed)
         wrong: dict[str, list[str]] = {}
         try:
             world.run(storm.run())
         except AssertionError as error:
             wrong["comes to rest"] = [str(error)]
         wrong |= verdicts(world)
+        branches.read(world)
         world.run(world.close())
     if time.troubles:
         wrong["event loop"] = [str(trouble) for trouble in time.troubles]
     written = [(event.kv.key, event.kv.value) for _, events in world.server.store.log for event in events]
-    return RunResult(seed, wrong, storm.log, written)
+    return RunResult(seed, wrong, storm.log, written, branches)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,13 +18,15 @@ from masterd.settings import MasterSettings
 from masterd.state_machine.batch import SNAPSHOT_RESTORE, CommandOutcome, CommandRequest
 from masterd.term.leader import Leader, LeaderSettings
 from masterd.term.retention import RetentionSettings
-from nodestore.errors import NodectlError, OutcomeUnknown, TimedOut, Unavailable
+from nodestore.cluster.election import resign
+from nodestore.errors import NodectlError, OutcomeUnknown, TimedOut, TooOld, Unavailable
 from nodestore.etcd.session import Etcd, EtcdSettings, op_delete, op_put
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import ConfigRecord, Inventory, Status
 from nodestore.support.jsonio import Document, Json
 from tests.faults.checkers.history import Event
 from tests.simulation.app import NODES, SimApp
+from tests.simulation.branches.beats import address_of, session_of
 from tests.simulation.node import Node
 from tests.simulation.reader import Reader
 from tests.support.fakes.clock import VirtualTime
@@ -63,6 +66,8 @@ class ClientCommand:
     tries: int = 0
     open: bool = False
     """Whether the outcome of some attempt is unknown."""
+    repeated: bool = False
+    """Whether the answer was that of an earlier attempt."""
 
 
 @dataclass
@@ -87,10 +92,12 @@ class Pc:
         )
         world.starts += 1
         self.parts = build_parts(
-            self.etcd, world.keys, MasterIdentity(name, name, (), 0, f"{name}-{world.starts}"), world.application(),
-            MasterSettings(leader=world.settings, lease_ttl_s=world.lease_ttl_s),
-            wall_clock=lambda: world.time.wall_clock() + world.clock_off_s.get(name, 0),
+            self.etcd, world.keys, MasterIdentity(name, name, world.urls_of(name), 0, f"{name}-{world.starts}"),
+            world.application(), MasterSettings(leader=world.settings, lease_ttl_s=world.lease_ttl_s),
+            wall_clock=lambda: world.time.wall_clock() + world.clock_off_s.get(name, 0), open_session=session_of(world),
         )  # fmt: skip
+        self.silent = False
+        """Whether the other masterds receive nothing from this PC: it has no power, or its network is down."""
         self.master = self.parts.master
         self.crashed = False
         self._world = world
@@ -140,6 +147,8 @@ class World:
     time: VirtualTime
     settings: LeaderSettings = _SMALL
     lease_ttl_s: int = MasterSettings.lease_ttl_s
+    beat_s: float = 0.0
+    """Interval of the leader's heartbeats; 0: masterds have no addresses, so standbys wait for the lease to expire."""
     keys: Keys = field(default_factory=lambda: Keys("simulated"))
     application: Callable[[], SimApp] = SimApp
     running: dict[str, Pc] = field(default_factory=dict)
@@ -169,6 +178,9 @@ class World:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.time.run(coroutine)
 
+    def urls_of(self, name: str) -> tuple[str, ...]:
+        return (address_of(name),) if self.beat_s else ()
+
     @property
     def leader(self) -> Pc | None:
         """The PC that believes that it leads; of several, the one with the newest term."""
@@ -195,16 +207,23 @@ class World:
     # --- clients ---
 
     async def command(
-        self, name: str, args: dict[str, Any], *, once: bool = False, patience_s: float = _PATIENCE_S
+        self,
+        name: str,
+        args: dict[str, Any],
+        *,
+        once: bool = False,
+        patience_s: float = _PATIENCE_S,
+        after: int | None = None,
     ) -> ClientCommand:
         """Send a command to the leader, and retry after every transient error until it is acknowledged or refused.
 
-        The client gives up after `patience_s`. once: it does not retry after an error that says that nothing happened.
+        The client gives up after `patience_s`. after: the index that it knows; by default the newest acknowledged
+        one. once: it does not retry after an error that says that nothing happened.
         If the outcome of an earlier attempt is unknown it retries all the same: the error says nothing about that one.
         """
         now = asyncio.get_running_loop().time
         self._numbers += 1
-        known = max((command.index for command in self.commands), default=0)
+        known = max((command.index for command in self.commands), default=0) if after is None else after
         command = ClientCommand(f"cmd-{self._numbers}", name, args, now(), after=known)
         self.commands.append(command)
         deadline = now() + patience_s
@@ -215,8 +234,11 @@ class World:
                 if outcome is None or not once or command.open or not command.tries:
                     await asyncio.sleep(_RETRY_S)
                     continue
+            if command.open and isinstance(outcome.error, TooOld):
+                return command  # an earlier attempt may have taken effect and have been forgotten
             command.ended = now()
             command.index, command.result, command.refused = outcome.index, outcome.result, outcome.error
+            command.repeated = outcome.repeated
             return command
         return command
 
@@ -301,9 +323,16 @@ class World:
     async def stop_leader(self) -> None:
         """Stop the leader in order: it finishes the queued commands and resigns, then its process ends."""
         pc = self.leader
-        if pc is not None:
+        if pc is None or pc.leader is None:
+            return
+        if self.beat_s:  # `stand_down` would hand over through HTTP, and this network carries heartbeats only
+            with suppress(NodectlError):
+                pc.leader.close_for_handover()
+                await pc.leader.wait_drained()
+                await resign(pc.etcd, self.keys, pc.leader.fence, "test")
+        else:
             await pc.master.stand_down("test")
-            pc.crash()
+        pc.crash()
 
     async def report(self, node: str, phase: str) -> None:
         """Write the status of a node."""
@@ -323,6 +352,7 @@ class World:
         for pc in tuple(self.running.values()):
             pc.link.forward()
             pc.link.listen()
+            pc.silent = False
         await self.pause(False)
         await asyncio.sleep(_STRAY_S)
         await self.start("m1", "m2")

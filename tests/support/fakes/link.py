@@ -31,7 +31,8 @@ class Fate:
 
     sent: False: refused before it is sent. arrives: whether it reaches the store, after `late_s` seconds. replied:
     whether its reply comes back. then: called when it has reached the store or was lost. as_of: a read returns the
-    state at this revision, as a member that was suspended may do (etcd before 3.5.28); 0: the present one.
+    state at this revision, as a member that was suspended may do (etcd before 3.5.28); 0: the present one. denied: the
+    store refuses it for lack of permission.
     """
 
     sent: bool = True
@@ -40,11 +41,13 @@ class Fate:
     replied: bool = True
     then: Callable[[], None] | None = None
     as_of: int = 0
+    denied: bool = False
 
 
 FINE = Fate()
 REFUSED = Fate(sent=False)
 LOST = Fate(arrives=False)
+DENIED = Fate(denied=True)
 UNHEARD = Fate(replied=False)
 
 
@@ -174,6 +177,8 @@ class FakeUnary(FakeCall):
     def _land(self, method: str, request: Message, fate: Fate) -> None:
         try:
             server = self._link.server
+            if fate.denied:
+                raise Refused(StatusCode.PERMISSION_DENIED, "etcdserver: permission denied")
             response = server.stale(request, fate.as_of) if fate.as_of else server.handle(method, request)
         except Refused as refused:
             code, details = refused.code, refused.details
