@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import pytest
 
 from masterd.api import event_streams
 from nodestore.errors import Unavailable
-from tests.support.fakes.masterd_parts import FakeMasterd, serving
+from nodestore.etcd.session import Etcd
+from nodestore.schema.models import CommandRecord, Entry
+from tests.support.fakes.etcd import SETTINGS, FakeEtcd
+from tests.support.fakes.masterd_parts import KEYS, FakeMasterd, serving
 from tests.support.waiting import eventually
 
 
@@ -90,3 +96,45 @@ async def test_a_position_of_another_epoch_is_refused() -> None:
         for after, status in (("2.7", 410), ("1.7", 200), ("7", 200), ("1.x", 400), ("1." + "9" * 20, 400)):
             async with session.get(f"{url}/v1/events?after={after}") as response:
                 assert (after, response.status) == (after, status)
+
+
+@asynccontextmanager
+async def _url_with_entries(first: int, last: int) -> AsyncIterator[str]:
+    """A leader at index 7 that holds no entry in memory; etcd holds those from `first` to `last`."""
+    masterd = _leading()
+    await masterd.sources.etcd.close()
+    async with Etcd(SETTINGS, connect=FakeEtcd().connect) as etcd:
+        for index in range(first, last + 1):
+            command = CommandRecord(index=index, id=f"c-{index}", actor="a", time=1.0, name="n", args={})
+            entry = Entry(epoch=1, term=1, nonce="n", commands=(command,), floor=0)
+            await etcd.put(KEYS.entry(index), entry.encode())
+        masterd.sources = replace(masterd.sources, etcd=etcd)
+        masterd.parts = replace(masterd.parts, read_sources=masterd.sources)
+        async with serving(masterd) as url:
+            yield url
+
+
+@pytest.mark.parametrize(("after", "status"), [(0, 410), (3, 410), (4, 200), (6, 200)])
+async def test_a_position_before_the_oldest_entry_is_refused(after: int, status: int) -> None:
+    """With 410: the stream cannot send all commands after it, and a client must not miss any."""
+    async with (
+        _url_with_entries(5, 7) as url,
+        aiohttp.ClientSession() as session,
+        session.get(f"{url}/v1/events?after={after}") as response,
+    ):
+        assert response.status == status
+
+
+async def test_no_command_is_sent_before_this_master_has_applied_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that follows the event sees its effect."""
+    monkeypatch.setattr(event_streams, "_KEEPALIVE_COMMENT_S", 0.01)
+    async with (
+        _url_with_entries(5, 9) as url,
+        aiohttp.ClientSession() as session,
+        session.get(f"{url}/v1/events?after=4") as response,
+    ):
+        received = b""
+        while b"still here" not in received:
+            received += await response.content.readuntil(b"\n\n")
+        numbers = [line for line in received.splitlines() if line.startswith(b"id: ")]
+        assert numbers == [b"id: 1.4", b"id: 1.5", b"id: 1.6", b"id: 1.7"]

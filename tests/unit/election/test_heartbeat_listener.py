@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import aiohttp
 import pytest
 
 from masterd.election import heartbeat_listener
@@ -60,6 +61,30 @@ async def test_a_port_that_refuses_after_the_break_is_a_dead_process(monkeypatch
         connection.close()
         await asyncio.wait_for(running, 30.0)
     assert events == ["beat", "died"]
+
+
+async def test_a_port_that_refuses_before_any_heartbeat_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process may not listen yet: a masterd opens its port late, or its address is wrong."""
+    monkeypatch.setattr(heartbeat_listener, "_BEGIN_AFTER_S", 0.0)
+    monkeypatch.setattr(heartbeat_listener, "_RETRY_S", 0.001)
+    leader, events, refusals = _Leader(), list[str](), list[Any]()
+    leader.socket.close()
+
+    async def note(*details: Any) -> None:
+        refusals.append(details)
+
+    def open_session() -> aiohttp.ClientSession:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_exception.append(note)
+        return aiohttp.ClientSession(trace_configs=[trace])
+
+    record = LeaderRecord(id="m1", host="m1", urls=(leader.url,), nonce="n", since=0.0)
+    listener = HeartbeatListener(LeaderSeen(_TERM, record, 5), lambda: events.append("died"), open_session=open_session)
+    running = asyncio.create_task(listener.run())
+    await eventually(lambda: len(refusals) > 3 or running.done(), "the port has refused several times")
+    running.cancel()
+    await asyncio.wait((running,))
+    assert (events, listener.is_dead) == ([], False)
 
 
 async def test_a_port_that_says_nothing_after_the_break_is_a_reason_to_ask_etcd() -> None:

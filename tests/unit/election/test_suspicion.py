@@ -85,6 +85,15 @@ def test_a_sign_of_life_after_its_stream_broke_calms(sign: str) -> None:
     assert suspicion.decide(now).step is not SuspicionStep.SUSPECT
 
 
+def test_a_heartbeat_after_the_break_is_the_end_of_the_break() -> None:
+    """Before a challenge was sent: then none is needed, and silence counts from that heartbeat."""
+    suspicion, now = followed()
+    suspicion.broke()
+    suspicion.beat(now + 0.01)
+    _, asked = until(suspicion, now + 0.01, SuspicionStep.CHALLENGE)
+    assert asked == pytest.approx(now + 0.01 + LAN.missed_s)
+
+
 def test_heartbeats_prevent_a_suspicion() -> None:
     """As long as heartbeats arrive, nothing is suspected."""
     suspicion, now = followed()

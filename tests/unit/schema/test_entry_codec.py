@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nodestore.errors import Garbage
 from nodestore.schema.entry_codec import check_record, decode_entry, decode_fast
-from nodestore.schema.models import Entry, decode
+from nodestore.schema.models import SCHEMA_VERSION, Entry, decode
 from nodestore.support.jsonio import dumps
 
 
@@ -89,3 +89,9 @@ def test_the_check_of_a_record_takes_what_the_decoder_takes() -> None:
             check_record(dumps(broken), "here")
     with pytest.raises(Garbage, match="here"):
         check_record(b"{", "here")
+
+
+def test_an_entry_of_a_newer_version_is_refused() -> None:
+    """Its fields may mean something else, even if it has the form that this version writes."""
+    with pytest.raises(Garbage, match="upgrade it"):
+        decode_entry(dumps(entry(record(), v=SCHEMA_VERSION + 1)), "journal/7")

@@ -227,6 +227,16 @@ def test_a_snapshot_of_an_old_version_is_read() -> None:
     assert state.floor_within(9_000) == 1
 
 
+def test_a_snapshot_holds_the_floor() -> None:
+    """A replica that loads it refuses what may have been forgotten."""
+    line = Line()
+    line.one("answer", "x", 0, value=1)
+    line.state.floor = 1
+    line.state = read_back(Image.of(line.state))
+    assert line.state.floor == 1
+    assert isinstance(line.one("answer", "y", 0, value=1).error, TooOld)
+
+
 def test_a_snapshot_without_ids_counts_them_as_forgotten() -> None:
     """A replica that must load it refuses repeats: it cannot know them."""
     line = Line("n1")
