@@ -13,7 +13,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check format schemas interop interop-venv bench bench-peers faults clean
+.PHONY: help venv etcd demo test check mutants format schemas interop interop-venv bench bench-peers faults clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -44,6 +44,10 @@ check: $(STAMP)  ## style, types, who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# SEED and LIMIT: as many as fit into LIMIT seconds, in an order that SEED decides; CI draws them by the commit.
+mutants: $(STAMP)  ## plant faults in the protocol; each must fail its test (PART=3/12: a part, SEED=... LIMIT=120: drawn)
+	$(BIN)/python -m tests.mutants $(if $(PART),--part=$(PART)) $(if $(SEED),--seed=$(SEED)) $(if $(LIMIT),--seconds=$(LIMIT))
 
 format: $(STAMP)  ## bring the source into its style
 	$(BIN)/ruff check --fix .
