@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from nodectl.client.connection.errors import Broken
+from nodectl.client.connection.errors import Broken, CommandOutcomeUnknown
 from nodectl.client.connection.http import Http
 from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.pipeline import Pipeline
@@ -40,6 +40,8 @@ class ScriptedHttp:
         self.afters: list[int] = []
         self.floor = 0
         """Commands whose `after` is below it are refused as too old."""
+        self.unavailable = ""
+        """"whole": each request is refused as unavailable; "each": each command of it is."""
 
     async def call(self, method: str, url: str, *, body: bytes = b"", **_: Any) -> Any:
         host = url.split("/")[2]
@@ -53,6 +55,10 @@ class ScriptedHttp:
         self.posts.append((host, ids))
         if host in self.unanswered:
             raise Broken(f"{host} is gone", sent=True)
+        if self.unavailable == "whole":
+            raise Unavailable("no commands now")
+        if self.unavailable == "each":
+            return {"results": [{"problem": {"code": "unavailable", "detail": "not now"}} for _ in ids], "index": 500}
         too_old = {"problem": {"code": "too_old", "detail": "too old"}}
         results = [{"index": 1, "id": name} if after >= self.floor else too_old for name, after in
                    zip(ids, self.afters[-len(ids) :], strict=True)]  # fmt: skip
@@ -165,3 +171,21 @@ async def test_a_leader_that_refuses_a_fresh_index_is_asked_no_third_time() -> N
         with pytest.raises(TooOld):
             await pipeline.submit("a", None, b'{"id":"a"', WAIT_S)
     assert len(http.afters) == 2
+
+
+@pytest.mark.parametrize("unavailable", ["whole", "each"])
+async def test_unavailable_says_nothing_about_an_earlier_attempt(unavailable: str) -> None:
+    """The first attempt got no answer, so its outcome stays unknown; and all attempts have the `after` of the first."""
+    http, leadership = ScriptedHttp(), Leadership()
+    http.unanswered.add("m10")
+    leadership.publish(leader(1, 10))
+    async with running(http, leadership) as pipeline:
+        waiting = asyncio.create_task(pipeline.submit("a", None, b'{"id":"a"', 1.5))
+        while not http.posts:
+            await asyncio.sleep(0.001)
+        http.unanswered.clear()
+        http.unavailable = unavailable
+        with pytest.raises(CommandOutcomeUnknown):
+            await waiting
+    assert len(http.posts) > 2
+    assert set(http.afters) == {0}
