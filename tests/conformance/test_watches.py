@@ -139,7 +139,7 @@ async def test_a_quiet_watch_shows_that_it_lives(store: StoreUnderTest, keys: Ke
             for _ in range(3):
                 quiet = await anext(stream)
                 assert isinstance(quiet, Changes)
-                assert quiet == Changes(listing.revision, ())
+                assert quiet == Changes(listing.revision, (), True)
 
 
 async def test_no_sign_of_life_of_a_watch_that_begins_in_the_future(store: StoreUnderTest, keys: Keys) -> None:
