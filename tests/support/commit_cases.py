@@ -9,7 +9,7 @@ from nodestore.cluster.election import Fence
 from nodestore.errors import Denied, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import KV, Compare, Op, Range, TxnResult
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Head, Term, decode
+from nodestore.schema.models import CommandRecord, Entry, Head, Term, decode
 
 KEYS = Keys("test")
 TERM, EPOCH, OLD = 50, 3, 60
@@ -41,9 +41,15 @@ def ranges(*kvs: KV | None) -> tuple[Range, ...]:
     return tuple(Range(90, () if kv is None else (kv,), False, 0 if kv is None else 1) for kv in kvs)
 
 
-def failed(leader: KV | None, head_now: KV | None, epoch: KV | None = EPOCH_OURS) -> TxnResult:
-    """The result of a commit whose compares failed, with the keys that its else branch read."""
-    return TxnResult(False, 90, ranges(leader, head_now, epoch))
+def failed(leader: KV | None, head_now: KV | None, epoch: KV | None = EPOCH_OURS, entry: KV | None = None) -> TxnResult:
+    """The result of a commit whose compares failed, with the keys that its else branch read. entry: at its index."""
+    return TxnResult(False, 90, ranges(leader, head_now, epoch, entry))
+
+
+def entry(revision: int, nonce: str, index: int = 5) -> KV:
+    """A journal entry with one command."""
+    command = CommandRecord(index=index, id="c", actor="a", time=0.0, name="n")
+    return kv(KEYS.entry(index), revision, Entry(epoch=1, term=TERM, nonce=nonce, commands=(command,)).encode())
 
 
 class ScriptedEtcd:
@@ -54,6 +60,8 @@ class ScriptedEtcd:
         self.sent: list[Head] = []
         self.head_compared: list[int] = []
         """The revision of `head` that each commit compared."""
+        self.entry_compared: list[int | None] = []
+        """The revision of its own entry that each commit compared; None: it compared none."""
 
     async def txn(
         self, compares: Sequence[Compare], then: Sequence[Op], orelse: Sequence[Op] = (), **_: Any
@@ -62,6 +70,8 @@ class ScriptedEtcd:
         assert put.key == KEYS.head.encode()
         self.sent.append(decode(Head, put.value, "head"))
         self.head_compared.append(next(item.mod_revision for item in compares if item.key == KEYS.head.encode()))
+        entries = [item.mod_revision for item in compares if item.key.startswith(KEYS.journal.encode())]
+        self.entry_compared.append(entries[0] if entries else None)
         reply = self.replies.pop(0)
         if isinstance(reply, NodectlError):
             raise reply

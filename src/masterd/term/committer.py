@@ -91,7 +91,7 @@ class Committer:
         self._keys, self._fence, self._replica = keys, won.fence, replica
         self._application, self._settings, self.clock = application, settings, clock
         self.spec_deriver = SpecDeriver(application)
-        self.journal = Journal(etcd, keys, won.fence, won.head)
+        self.journal = Journal(etcd, keys, won.fence, won.head, replica.index)
         self.publisher = Publisher(etcd, keys, won.fence)
         self._log_turnover = LogTurnover(etcd, keys)
         self.worker = Worker()
@@ -208,7 +208,7 @@ class Committer:
             size = sum(op.ByteSize() for op in ops)
             await self._log_turnover.catch_up()
             begun = time.monotonic()
-            revision = await self.journal.commit(Commit.moving_to(last, ops, compares))
+            revision = await self.journal.commit(Commit.moving_to(last, ops, compares, nonce))
             self.pace.note_commit(size, time.monotonic() - begun)
             self._log_turnover.note_commit(len(batch.records), size, revision)
         except NodectlError:

@@ -7,6 +7,12 @@ that does not prove that nothing was committed.
 The key `head` decides: if it carries the nonce of the commit, the commit landed. If the compares of one copy fail, no
 copy can land after it, because all compares are of mod_revisions, and these only grow. Whether a copy landed before it
 depends on whether `head` has moved and whether the term is still ours: see `_fate`.
+
+If another program deleted or changed `head` within the term, the entry `journal/<index>` decides: if it carries the
+nonce of the commit, the commit landed. If it is absent, the same commit is sent again and compares `head` as it is now.
+All copies hold the same entry, so a copy that lands for the second time, after another program deleted the traces of
+the first, changes nothing. An absent `head` may become absent a second time, so a commit that compares an absent `head`
+also compares that its entry is absent: no copy that arrives late overwrites an entry or moves `head` back.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd.session import KV, Compare, Etcd, Op, TxnResult, cmp_mod, op_get, op_put
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Head, decode, nonce_of
+from nodestore.schema.models import Entry, Head, decode, nonce_of
 from nodestore.support.backoff import Backoff
 from nodestore.support.logs import RateLimitedLog
 
@@ -42,6 +48,8 @@ _RETRY_S, _RETRY_MAX_S = 0.05, 0.5
 _HEDGE_BYTES = 128 << 10
 """With each so many bytes, copies to other members are sent later: they cost etcd as much as the first one."""
 _FULL_RETRY_S = 0.5
+_OVERWRITTEN_MAX = 5
+"""How often one commit is sent again because another program changed `head`, before the term is given up."""
 
 
 class CommitFate(Enum):
@@ -50,30 +58,59 @@ class CommitFate(Enum):
     COMMITTED = "an earlier copy landed"
     NEVER = "no copy has landed or ever will"
     TERM_OVER = "no copy has landed or ever will, and the term is over"
-    FOREIGN = "another program changed head in our term, and an earlier copy may have landed before that"
+    OVERWRITTEN = "another program changed head in our term, and there is no entry of this index: send it again"
+    FOREIGN = "another program changed head in our term, and an entry of this index exists that is not ours"
     UNKNOWN = "the term is over, and an earlier copy may have landed before it ended"
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The content of one commit. head: the new index, with a nonce that identifies this commit."""
+    """The content of one commit. head: the new index, with a nonce that identifies this commit.
+
+    An empty commit, which writes no entry, only moves `head`. The nonce of an entry must be that of its commit.
+    """
 
     head: Head
     ops: tuple[Op, ...] = ()
     compares: tuple[Compare, ...] = ()
+    writes_entry: bool = False
 
     @classmethod
-    def moving_to(cls, index: int, ops: Sequence[Op], compares: Sequence[Compare] = ()) -> Commit:
-        return cls(Head(index=index, nonce=secrets.token_hex(8)), tuple(ops), tuple(compares))
+    def moving_to(
+        cls, index: int, ops: Sequence[Op], compares: Sequence[Compare] = (), nonce: str | None = None
+    ) -> Commit:
+        """A commit that writes an entry and moves `head` to `index`. nonce: that of the entry; by default a new one."""
+        return cls(Head(index=index, nonce=nonce or secrets.token_hex(8)), tuple(ops), tuple(compares), True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """The keys that decide the fate of a commit, read in one transaction. entry: None if the commit writes none."""
+
+    leader: KV | None
+    head: KV | None
+    epoch: KV | None
+    entry: KV | None
+
+    @classmethod
+    def of(cls, result: TxnResult) -> _Evidence:
+        found = [result.range(position).first for position in range(len(result.results))]
+        return cls(*found, *([None] * (4 - len(found))))
 
 
 class Journal:
     """Commits for one term, one at a time. Each commit compares the `head` that the previous one wrote."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, head: KV | None) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, fence: Fence, head: KV | None, index: int | None = None) -> None:
+        """head: the key as the takeover read it. index: the last committed index; None: the one that `head` holds.
+
+        Garbage if `index` is None and `head` is unreadable.
+        """
         self._etcd, self._keys, self.fence = etcd, keys, fence
         self._head_revision = 0 if head is None else head.mod_revision
-        self.index = 0 if head is None else decode(Head, head.value, keys.head).index
+        if index is None:
+            index = 0 if head is None else decode(Head, head.value, keys.head).index
+        self.index = index
         self.open_since: float | None = None
         """Monotonic time at which the open commit began; None if no commit is open."""
         self._attempt_s = _ATTEMPT_S
@@ -98,8 +135,24 @@ class Journal:
         finally:
             self.open_since = None
 
+    @property
+    def head_revision(self) -> int:
+        """The mod_revision of `head` that the next commit compares; 0 if `head` must be absent."""
+        return self._head_revision
+
+    async def rewrite_head(self) -> None:
+        """Write `head` with the last committed index, if another program deleted or changed it. Raises as `commit`.
+
+        The caller ensures that the store holds everything up to that index: other masterds rely on it.
+        """
+        head = (await self._etcd.txn([], [op_get(self._keys.head)])).range(0).first
+        revision = 0 if head is None else head.mod_revision
+        if revision != self._head_revision:
+            self._head_revision = revision
+            await self.commit(Commit(Head(index=self.index, nonce=secrets.token_hex(8))))
+
     async def _commit(self, commit: Commit) -> int:
-        reply_lost, pauses = False, Backoff(_RETRY_S, _RETRY_MAX_S)
+        reply_lost, overwritten, pauses = False, 0, Backoff(_RETRY_S, _RETRY_MAX_S)
         while True:
             try:
                 result = await self._send(commit)
@@ -128,20 +181,41 @@ class Journal:
             else:
                 if result.succeeded:
                     return self._advance(commit.head, result.revision)
-                return self._settle(commit, result)
+                evidence, overwritten = _Evidence.of(result), overwritten + 1
+                if self._fate(commit, evidence) is not CommitFate.OVERWRITTEN or overwritten > _OVERWRITTEN_MAX:
+                    return self._settle(commit, evidence)
+                self._compare_present_head(evidence.head)
 
-    async def _send(self, commit: Commit) -> TxnResult:
+    def _compare_present_head(self, head: KV | None) -> None:
+        """Compare `head` as another program left it. No copy of a commit that compared another revision can land."""
+        self._limited_log.log(
+            logging.ERROR,
+            f"{self._keys.head} was {'deleted' if head is None else 'changed'} by another program: the leader writes it "
+            "again, nothing is lost",
+        )
+        self._head_revision = 0 if head is None else head.mod_revision
+
+    async def _send(self, commit: Commit, *, given_up: Commit | None = None) -> TxnResult:
+        """Send a commit. If its compares fail, the result has the keys that decide its fate, or that of `given_up`."""
         compares = [
             *self.fence.compares(self._keys),
             cmp_mod(self._keys.head, self._head_revision),
             *commit.compares,
         ]
+        if commit.writes_entry and self._head_revision == 0:
+            compares.append(cmp_mod(self._keys.entry(commit.head.index), 0))
         then = [op_put(self._keys.head, commit.head.encode()), *commit.ops]
-        orelse = [op_get(self._keys.leader), op_get(self._keys.head), op_get(self._keys.epoch)]
+        orelse = self._reads(given_up or commit)
         patience = 1.0 + sum(op.ByteSize() for op in commit.ops) / _HEDGE_BYTES
         return await self._etcd.txn(
             compares, then, orelse, timeout_s=self._attempt_s, repeatable=True, hedge_patience=patience
         )
+
+    def _reads(self, commit: Commit) -> list[Op]:
+        """The reads of `_Evidence`, in its order."""
+        keys = self._keys
+        entry = [op_get(keys.entry(commit.head.index))] if commit.writes_entry else []
+        return [op_get(keys.leader), op_get(keys.head), op_get(keys.epoch), *entry]
 
     async def _without_room(self, commit: Commit, error: NoSpaceUnknown, reply_lost: bool) -> int | None:
         """Read `head` after etcd reported that it is full, and return the revision if the commit has landed.
@@ -151,15 +225,12 @@ class Journal:
         or an earlier copy without a reply (`reply_lost`) may land once there is space again.
         """
         try:
-            keys_read = await self._etcd.txn(
-                [], [op_get(self._keys.leader), op_get(self._keys.head), op_get(self._keys.epoch)]
-            )
+            evidence = _Evidence.of(await self._etcd.txn([], self._reads(commit)))
         except (Unavailable, OutcomeUnknown):
             await asyncio.sleep(_RETRY_S)
             return None
-        leader, head, epoch = (keys_read.range(position).first for position in range(3))
-        if self._fate(commit, leader, head, epoch) is not CommitFate.NEVER:
-            return self._settle(commit, keys_read)
+        if self._fate(commit, evidence) is not CommitFate.NEVER:
+            return self._settle(commit, evidence)
         if not reply_lost:
             raise NoSpace(str(error))
         line = f"commit of index {commit.head.index} stays open until there is room in etcd: {error}"
@@ -167,31 +238,35 @@ class Journal:
         await asyncio.sleep(_FULL_RETRY_S)
         return None
 
-    def _settle(self, commit: Commit, result: TxnResult) -> int:
+    def _settle(self, commit: Commit, evidence: _Evidence) -> int:
         """Return the revision of the commit if it landed; otherwise raise the error that corresponds to its fate."""
-        leader, head, epoch = (result.range(position).first for position in range(3))
-        fate = self._fate(commit, leader, head, epoch)
-        if fate is CommitFate.COMMITTED and head is not None:
-            return self._advance(commit.head, head.mod_revision)
+        fate = self._fate(commit, evidence)
+        if fate is CommitFate.COMMITTED:
+            self._advance(commit.head, 0 if evidence.head is None else evidence.head.mod_revision)
+            landed = evidence.entry or evidence.head
+            return 0 if landed is None else landed.mod_revision
         if fate is CommitFate.TERM_OVER:
             raise LeadershipLost(f"term {self.fence.term} is over: the batch was not committed")
         if fate is CommitFate.UNKNOWN:
             raise OutcomeUnknown(f"term {self.fence.term} ended during the commit: the batch may have been committed")
-        if fate is CommitFate.FOREIGN:
+        if fate in (CommitFate.FOREIGN, CommitFate.OVERWRITTEN):
             raise TermBroken(f"{self._keys.head} was changed by another program: the batch may be committed or not")
         raise CompareFailed("a key that this commit compares has changed: the batch was not committed")
 
-    def _fate(self, commit: Commit, leader: KV | None, head: KV | None, epoch: KV | None) -> CommitFate:
-        """Return the fate of the commit. leader, head, epoch: these keys, read in one transaction.
+    def _fate(self, commit: Commit, evidence: _Evidence) -> CommitFate:
+        """Return the fate of the commit.
 
         NEVER holds only if a compare of the commit has failed. Then it fails for every later copy as well, because all
         compares are of mod_revisions, which only grow.
         """
-        if head is not None and nonce_of(Head, head) == commit.head.nonce:
+        head, entry = evidence.head, evidence.entry
+        if commit.head.nonce in (nonce_of(Head, head), nonce_of(Entry, entry)):
             return CommitFate.COMMITTED
         unmoved = (0 if head is None else head.mod_revision) == self._head_revision
-        if self.fence.holds(leader, epoch):
-            return CommitFate.NEVER if unmoved else CommitFate.FOREIGN
+        if self.fence.holds(evidence.leader, evidence.epoch):
+            if unmoved:
+                return CommitFate.NEVER
+            return CommitFate.OVERWRITTEN if entry is None else CommitFate.FOREIGN
         return CommitFate.TERM_OVER if unmoved else CommitFate.UNKNOWN
 
     async def _give_up(self, commit: Commit, cause: NodectlError) -> int:
@@ -209,7 +284,7 @@ class Journal:
         empty = Commit(Head(index=self.index, nonce=secrets.token_hex(8)))
         while True:
             try:
-                result = await self._send(empty)
+                result = await self._send(empty, given_up=commit)
             except (Unavailable, OutcomeUnknown) as error:
                 self._limited_log.log(logging.WARNING, f"empty commit still open: {error}", about=error.code)
                 await asyncio.sleep(_FULL_RETRY_S if isinstance(error, NoSpaceUnknown) else _RETRY_S)
@@ -225,7 +300,7 @@ class Journal:
             if head is not None and nonce_of(Head, head) == empty.head.nonce:
                 self._advance(empty.head, head.mod_revision)
                 raise cause
-            return self._settle(commit, result)
+            return self._settle(commit, _Evidence.of(result))
 
     def _advance(self, head: Head, revision: int) -> int:
         self._head_revision = revision

@@ -29,6 +29,7 @@ from tests.support.commit_cases import (
     UNMOVED,
     Reply,
     ScriptedEtcd,
+    entry,
     failed,
     head,
     kv,
@@ -44,7 +45,7 @@ FATES: dict[type[NodectlError] | None, CommitFate] = {
     TermBroken: CommitFate.FOREIGN,
     OutcomeUnknown: CommitFate.UNKNOWN,
 }
-"""What each end of `Journal.commit` reports; None: it returned."""
+"""What each end of `Journal.commit` reports; None: it returned after one attempt."""
 
 
 @pytest.mark.parametrize(
@@ -59,10 +60,10 @@ FATES: dict[type[NodectlError] | None, CommitFate] = {
         # The term is ours and head is where it was: only a compare of the commit's own can have failed.
         (OURS, EPOCH_OURS, UNMOVED, CommitFate.NEVER),
         (OURS, EPOCH_OURS, GARBAGE_BEFORE, CommitFate.NEVER),
-        # The term is ours and head moved without our nonce: no other writer is allowed.
-        (OURS, EPOCH_OURS, MOVED, CommitFate.FOREIGN),
-        (OURS, EPOCH_OURS, GARBAGE, CommitFate.FOREIGN),
-        (OURS, EPOCH_OURS, None, CommitFate.FOREIGN),
+        # The term is ours and another program moved head: the commit is sent again.
+        (OURS, EPOCH_OURS, MOVED, CommitFate.OVERWRITTEN),
+        (OURS, EPOCH_OURS, GARBAGE, CommitFate.OVERWRITTEN),
+        (OURS, EPOCH_OURS, None, CommitFate.OVERWRITTEN),
         # The term is over and head is where it was: nothing landed before, and nothing can any more.
         (OTHER, EPOCH_OURS, UNMOVED, CommitFate.TERM_OVER),
         (ABSENT, EPOCH_OURS, UNMOVED, CommitFate.TERM_OVER),
@@ -89,7 +90,7 @@ async def test_the_fate_of_a_commit(
         (OURS, None, CommitFate.NEVER),
         (OTHER, None, CommitFate.TERM_OVER),
         (OURS, LANDED, CommitFate.COMMITTED),
-        (OURS, MOVED, CommitFate.FOREIGN),
+        (OURS, MOVED, CommitFate.OVERWRITTEN),
         (OTHER, MOVED, CommitFate.UNKNOWN),
     ],
 )
@@ -102,14 +103,42 @@ async def test_the_fate_of_the_first_commit_of_a_store(
 
 async def fate(before: KV | None, leader: KV | None, found: KV | None, epoch: KV | None) -> CommitFate:
     """The fate that the journal reports if a commit with the nonce "mine" fails and reads these keys."""
-    etcd = ScriptedEtcd(failed(leader, found, epoch))
+    etcd = ScriptedEtcd(failed(leader, found, epoch), DONE)
     journal = Journal(cast(Etcd, etcd), KEYS, FENCE, before)
     raised: type[NodectlError] | None = None
     try:
         await journal.commit(Commit(Head(index=5, nonce="mine")))
     except NodectlError as error:
         raised = type(error)
-    return FATES[raised]
+    return CommitFate.OVERWRITTEN if len(etcd.sent) == 2 else FATES[raised]
+
+
+@pytest.mark.parametrize("found", [None, MOVED, GARBAGE], ids=["deleted", "changed", "garbled"])
+@pytest.mark.parametrize("leader", [OURS, OTHER], ids=["in our term", "after it"])
+async def test_the_entry_decides_if_another_program_touched_head(leader: KV, found: KV | None) -> None:
+    """The entry carries the nonce of the commit, so the commit landed; the next one compares `head` as it is now."""
+    etcd = ScriptedEtcd(failed(leader, found, entry=entry(70, "mine")))
+    journal = Journal(cast(Etcd, etcd), KEYS, FENCE, UNMOVED)
+    assert await journal.commit(Commit.moving_to(5, [], nonce="mine")) == 70
+    assert await next_compared_head(journal, etcd) == (0 if found is None else found.mod_revision)
+
+
+@pytest.mark.parametrize("found", [None, MOVED, GARBAGE], ids=["deleted", "changed", "garbled"])
+async def test_a_commit_whose_head_was_touched_is_sent_again(found: KV | None) -> None:
+    """No copy has landed. The same commit is sent again, with the same nonce, and compares `head` as it is now."""
+    etcd = ScriptedEtcd(failed(OURS, found), DONE)
+    journal = Journal(cast(Etcd, etcd), KEYS, FENCE, UNMOVED)
+    await journal.commit(Commit.moving_to(5, [], nonce="mine"))
+    assert etcd.head_compared == [OLD, 0 if found is None else found.mod_revision]
+    assert {sent.nonce for sent in etcd.sent} == {"mine"}
+    assert etcd.entry_compared == [None, 0 if found is None else None], "no late copy may write an entry over"
+
+
+async def test_an_entry_of_another_program_ends_the_term() -> None:
+    """Within our term no other program may write one, so it is not known what is committed."""
+    etcd = ScriptedEtcd(failed(OURS, MOVED, entry=entry(70, "theirs")))
+    with pytest.raises(TermBroken):
+        await Journal(cast(Etcd, etcd), KEYS, FENCE, UNMOVED).commit(Commit.moving_to(5, [], nonce="mine"))
 
 
 def test_two_commits_never_share_a_nonce() -> None:
@@ -146,7 +175,7 @@ def with_the_first_nonce(sent: list[Head]) -> TxnResult:
         ("no answer, the term is over", [OPEN, failed(OTHER, UNMOVED)], LeadershipLost, OLD),
         ("no answer, the term is over and head moved", [OPEN, failed(OTHER, MOVED)], OutcomeUnknown, OLD),
         ("its own compare fails", [failed(OURS, UNMOVED)], CompareFailed, OLD),
-        ("somebody else moved head", [failed(OURS, MOVED)], TermBroken, OLD),
+        ("an entry that is not ours", [failed(OURS, MOVED, entry=entry(71, "theirs"))], TermBroken, OLD),
         ("given up", [OPEN, REFUSED, DONE], Denied, 95),
         ("given up, with difficulty", [OPEN, REFUSED, DOWN, OPEN, DONE], Denied, 95),
         ("given up by a copy", [OPEN, REFUSED, OPEN, with_our_own_nonce], Denied, 80),
