@@ -13,7 +13,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check mutants format schemas interop interop-venv bench bench-peers faults clean
+.PHONY: help venv etcd demo test check mutants format schemas lostkeys interop interop-venv bench bench-peers faults clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ format: $(STAMP)  ## bring the source into its style
 
 schemas: $(STAMP)  ## docs/schemas: JSON Schemas of what is in etcd, and the OpenAPI document
 	$(BIN)/python -m masterd.api.schema_files docs
+
+lostkeys: $(STAMP)  ## docs/lost-keys.md: what happens if keys in etcd are deleted, found by doing it
+	$(BIN)/python -m tests.simulation.stores.lost_keys docs/lost-keys.md
 
 # etcd3 works with protobuf before 4 only, so it has an environment of its own.
 interop-venv: .cache/interop/.installed

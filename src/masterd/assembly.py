@@ -46,6 +46,7 @@ from masterd.upkeep.space_keeper import SpaceKeeper
 from masterd.upkeep.store_scan import StoreScan
 from nodestore.cluster.configuration import Configuration
 from nodestore.cluster.election import TakeoverWon
+from nodestore.cluster.store_identity import StoreIdentity
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
 
@@ -90,7 +91,8 @@ def build_parts(
 
     # replication
     cluster_view = cluster_view or ClusterView(etcd, keys)
-    replica = Replica(etcd, keys)
+    store = StoreIdentity(etcd, keys, settings.store_memory(keys.cluster))
+    replica = Replica(etcd, keys, store, me.nonce)
     claim_changes = ClaimChanges(cluster_view.alive)
     pc_clocks = PcClocks(cluster_view, me.host, wall_clock)
 
@@ -106,7 +108,7 @@ def build_parts(
     fitness = MasterFitness(
         identity.name, leadership=leadership, cluster_view=cluster_view, replica=replica, rehearsal=rehearsal
     )
-    campaign = Campaign(etcd, keys, me, cluster_view, replica, settings.timing, fitness, open_session)
+    campaign = Campaign(etcd, keys, me, cluster_view, replica, settings.timing, fitness, open_session, store)
     campaign.on_takeover_sent = warm_start.start
 
     def new_leader(won: TakeoverWon, timeline: Timeline) -> Leader:
@@ -120,7 +122,7 @@ def build_parts(
     # roles
     health = MasterHealth(
         etcd, maintenance, leadership=leadership, cluster_view=cluster_view, replica=replica,
-        space_keeper=space_keeper, placement=placement, fitness=fitness,
+        space_keeper=space_keeper, placement=placement, fitness=fitness, store=store,
     )  # fmt: skip
 
     def self_report() -> SelfReport:
@@ -134,11 +136,12 @@ def build_parts(
         etcd, keys, me, candidates=cluster_view.candidates, replica=replica,
         hosts_etcd_leader=lambda: placement.hosts_etcd_leader, self_report=self_report, changed=candidacy_changed,
         warning=lambda: etcd.certificate_warning or maintenance.certificate_warning, wall_clock=wall_clock,
+        store=store,
     )  # fmt: skip
     master = Master(
         etcd, keys, me, leadership=leadership, cluster_view=cluster_view, replica=replica, candidacy=candidacy,
         campaign=campaign, fitness=fitness, rehearsal=rehearsal, warm_start=warm_start, new_leader=new_leader,
-        space_keeper=space_keeper, placement=placement, lease_ttl_s=settings.lease_ttl_s,
+        store=store, space_keeper=space_keeper, placement=placement, lease_ttl_s=settings.lease_ttl_s,
         give_up_retry_s=settings.give_up_retry_s,
     )  # fmt: skip
     read_sources = ReadSources(

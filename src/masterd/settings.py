@@ -16,6 +16,7 @@ from masterd.term.retention import RetentionSettings
 from masterd.upkeep.local_member import LocalMember, find_local_member
 from masterd.upkeep.space_plan import SpaceSettings
 from masterd.upkeep.store_budget import StoreBudget
+from nodestore.cluster.store_identity import MarkFile, MarkMemory
 from nodestore.daemon import options
 from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS as SHIPPED
@@ -54,8 +55,14 @@ class MasterSettings:
     space: SpaceSettings = field(default_factory=SpaceSettings)
     allow_drills: bool = False
     """Whether a request may kill or freeze this leader."""
+    remember: Callable[[str], MarkMemory] | None = None
+    """Returns where the store of a cluster is remembered; None: only in memory."""
     give_up_retry_s: float = 0.2
     """Pause after the first term that could not be served. It doubles with each consecutive failure, up to 30 s."""
+
+    def store_memory(self, cluster: str) -> MarkMemory | None:
+        """Where the store of this cluster is remembered over restarts; None: nowhere."""
+        return None if self.remember is None else self.remember(cluster)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +106,11 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     parser.add_option(
         "advertise", str, default="", meta="URL",
         text="URL at which other programs reach the HTTP API (default: derived from --listen)",
+    )  # fmt: skip
+    parser.add_option(
+        "state-dir", _directory, default="", meta="DIR",
+        text="directory in which this masterd remembers which store it served (default: it remembers that in memory "
+        "only, and after a restart believes etcd and the other programs)",
     )  # fmt: skip
     parser.add_option("host", str, default="", meta="NAME", text="this PC's name (default: its host name)")
     parser.add_option(
@@ -184,9 +196,17 @@ def _settings(chosen: argparse.Namespace) -> Settings:
             leader=leader,
             space=space,
             allow_drills=chosen.allow_drills,
+            remember=None if chosen.state_dir is None else partial(MarkFile, chosen.state_dir),
         ),
         maintenance=options.maintenance_settings(chosen, etcd),
     )
+
+
+def _directory(text: str) -> Path:
+    path = Path(text).absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is not a directory")
+    return path
 
 
 def _member(chosen: argparse.Namespace, endpoints: tuple[str, ...], advertise: str) -> FindMember | None:

@@ -14,6 +14,7 @@ from noded.reconcile.last_applied import LastApplied
 from noded.registration.claim import NodedIdentity
 from noded.registration.work_dir_lock import locked
 from noded.settings import Settings
+from nodestore.cluster.store_identity import MarkFile
 from nodestore.daemon.program import first_error
 from nodestore.daemon.reread import reread_on_request
 from nodestore.daemon.signals import handle_signals
@@ -41,6 +42,7 @@ async def run(settings: Settings) -> None:
             load=contract.load,
             last_applied=LastApplied(settings.work_dir),
             boot_record=boot_record(me.host_id),
+            store_memory=MarkFile(settings.work_dir / ".noded", settings.cluster),
         )
         try:
             async with asyncio.TaskGroup() as loops:

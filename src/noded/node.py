@@ -1,6 +1,7 @@
 """Builds the parts of one noded and connects them. No other module connects parts, and this one decides nothing.
 
-desired/<node> -> Orders                   wakes Agent
+desired/<node> -> StoreGate -> Orders      wakes Agent
+StoreIdentity                              StoreGate keeps what another store holds from Orders; Actor waits
 NodeClaim <-> alive/<node>                 a change wakes StatusReporter, Agent and Actor
 driver                                     its `Context.wake` wakes Agent
 Agent -> StatusReporter -> status/<node>   `on_reconciled` of Agent wakes Actor
@@ -25,10 +26,12 @@ from noded.program_log.master_link import MasterLink
 from noded.reconcile.agent import Agent
 from noded.reconcile.last_applied import LastAppliedStore
 from noded.reconcile.orders import Orders
+from noded.reconcile.store_gate import StoreGate
 from noded.registration.claim import NodeClaim, NodedIdentity
 from noded.registration.follow_key import follow_key
 from noded.registration.status_reporter import StatusReporter
 from noded.settings import Settings
+from nodestore.cluster.store_identity import MarkMemory, StoreIdentity
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Status
@@ -51,6 +54,7 @@ class Node:
         load: Callable[[str], DriverFactory],
         last_applied: LastAppliedStore,
         boot_record: str,
+        store_memory: MarkMemory | None = None,
     ) -> None:
         keys = Keys(settings.cluster)
         alive_key = keys.alive_of(me.node)
@@ -59,9 +63,13 @@ class Node:
         context = Context(me.node, keys.cluster, settings.work_dir, me.nonce, self._wake_agent, background)
         writer = Writer(me.node, me.nonce, boot_record, lambda before: boot.has_rebooted(before, boot_record))
 
+        self._store = StoreIdentity(etcd, keys, store_memory)
         self.orders = Orders(self._desired_key)
+        self._gate = StoreGate(etcd, self._desired_key, self._store, self.orders)
         self._claim = NodeClaim(etcd, alive_key, me, settings.lease_ttl_s, self._on_claim_changed)
-        self._reporter = StatusReporter(etcd, keys.status_of(me.node), alive_key, self._claim)
+        self._reporter = StatusReporter(
+            etcd, keys.status_of(me.node), alive_key, self._claim, lambda: self._store.mark
+        )  # fmt: skip
         self._agent = Agent(
             context,
             self.orders,
@@ -73,7 +81,9 @@ class Node:
             self._on_reconciled,
         )
         performer = Performer(self._agent, context, settings.reboot_command)
-        self._actor = Actor(etcd, keys, writer, self._claim, performer)
+        self._actor = Actor(
+            etcd, keys, writer, self._claim, performer, is_blocked=lambda: self._store.problem is not None
+        )  # fmt: skip
         self._master_link = MasterLink(
             me.node,
             me.nonce,
@@ -85,6 +95,7 @@ class Node:
     def loops(self) -> dict[str, Coroutine[Any, Any, Any]]:
         """Return the coroutines to run, by name. None of them returns. If one raises, the caller must end all."""
         return {
+            "store": self._store.run(),
             "claim": self._claim.maintain_claim(),
             "desired": self._follow_desired(),
             "reporter": self._reporter.write_statuses(),
@@ -111,7 +122,7 @@ class Node:
     async def _follow_desired(self) -> None:
         async with aclosing(follow_key(self._etcd, self._desired_key)) as values:
             async for value in values:
-                self.orders.observe(value)
+                await self._gate.pass_on(value)
                 self._agent.wake()
 
     def _wake_agent(self) -> None:

@@ -74,6 +74,21 @@ class Spec(Model):
     document: dict[str, Any] = Field(default_factory=dict)
 
 
+class StoreMark(Model):
+    """Identifies a store as a daemon remembers it, and how far the daemon has seen it.
+
+    Another etcd cluster has another `cluster_id`. A restored backup may have the same one, but its revision goes back.
+    """
+
+    cluster_id: str = Field(description="etcd's cluster id, in hexadecimal digits")
+    epoch: int = Field(description="epoch of the store")
+    revision: int = Field(default=0, description="the highest revision that a linearizable read has shown")
+
+    def is_same_store(self, other: StoreMark | None) -> bool:
+        """Whether `other` names the same etcd cluster and epoch."""
+        return other is not None and (self.cluster_id, self.epoch) == (other.cluster_id, other.epoch)
+
+
 Phase = Literal["idle", "applying", "ready", "retrying", "failed"]
 
 
@@ -97,10 +112,13 @@ class Status(Stored):
     attempts: int = Field(default=0, description="failed attempts and repairs since the state last settled")
     driver: str | None = None
     time: float = 0.0
+    store: StoreMark | None = Field(default=None, description="the store that the noded remembers")
 
     def same_but_for_time(self, other: Status | None) -> bool:
-        """Whether `other` is equal to this status apart from its time."""
-        return other is not None and self.model_copy(update={"time": other.time}) == other
+        """Whether `other` is equal to this status apart from its time and from the revision of its store."""
+        if other is None or (self.store is not None and not self.store.is_same_store(other.store)):
+            return False
+        return self.model_copy(update={"time": other.time, "store": other.store}) == other
 
 
 Labels = dict[str, str]

@@ -67,6 +67,7 @@ async def test_the_epoch_is_created_once(store: StoreUnderTest, keys: Keys) -> N
 async def test_a_takeover_brings_all_bearings(store: StoreUnderTest, keys: Keys) -> None:
     """A takeover returns head, `applied`, the configuration and up to seven entries; its revision is the term."""
     async with store.session() as etcd:
+        await ensure_epoch(etcd, keys)
         head = await etcd.put(keys.head, Head(index=12, nonce="n").encode())
         await etcd.put(keys.applied, Applied(index=12, base=12).encode())
         await etcd.put(keys.config_current, ConfigRecord(version=1, actor="a", time=0.0, inventory={}).encode())

@@ -30,7 +30,7 @@ def take_out_fence() -> None:
     election.Fence.compares = lambda self, keys: []  # type: ignore[method-assign]
     leader.Leader._on_cluster_change = lambda self: self._wake.set()  # type: ignore[method-assign]
 
-    async def send(self: journal.Journal, commit: journal.Commit) -> Any:
+    async def send(self: journal.Journal, commit: journal.Commit, *, given_up: Any = None) -> Any:
         then = [op_put(self._keys.head, commit.head.encode()), *commit.ops]
         return await self._etcd.txn([], then, [], repeatable=True)
 

@@ -61,7 +61,10 @@ def run_with_fault(fault: CallFault) -> list[str]:
     """What the checkers find wrong after this run with the fault."""
     with VirtualTime() as time:
         world = World(time)
-        world.run(_leader_life(world, fault))
-        wrong = problems(world)
+        try:
+            world.run(_leader_life(world, fault))
+            wrong = problems(world)
+        except AssertionError as error:  # it does not come to rest: the checkers may say why
+            wrong = [str(error), *problems(world)]
         world.run(world.close())
     return wrong + [f"the event loop complains: {trouble}" for trouble in time.troubles]

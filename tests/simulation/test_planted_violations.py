@@ -44,8 +44,8 @@ def commits_leader_compare(patch: Patch) -> None:
     """A commit compares `epoch` and `head`, but not `leader`."""
     begin = Journal.__init__
 
-    def init(self: Journal, etcd: Any, keys: Keys, fence: Fence, head: Any) -> None:
-        begin(self, etcd, keys, _WithoutLeader(fence.term, fence.epoch_revision, fence.nonce), head)
+    def init(self: Journal, etcd: Any, keys: Keys, fence: Fence, head: Any, index: int | None = None) -> None:
+        begin(self, etcd, keys, _WithoutLeader(fence.term, fence.epoch_revision, fence.nonce), head, index)
 
     patch.setattr(Journal, "__init__", init)
 

@@ -22,7 +22,7 @@ from nodestore.cluster.election import resign
 from nodestore.errors import NodectlError, OutcomeUnknown, TimedOut, TooOld, Unavailable
 from nodestore.etcd.session import Etcd, EtcdSettings, op_delete, op_put
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import ConfigRecord, Inventory, Status
+from nodestore.schema.models import ConfigRecord, Inventory, Status, StoreMark
 from nodestore.support.jsonio import Document, Json
 from tests.faults.checkers.history import Event
 from tests.simulation.app import NODES, SimApp
@@ -32,6 +32,7 @@ from tests.simulation.reader import Reader
 from tests.support.fakes.clock import VirtualTime
 from tests.support.fakes.etcd import MEMBERS, FakeEtcd
 from tests.support.fakes.link import FINE, Fate, Link
+from tests.support.fakes.mvcc import Backup
 from tests.support.waiting import eventually
 
 T = TypeVar("T")
@@ -80,6 +81,19 @@ class Read:
     documents: dict[str, Document]
 
 
+class Disk:
+    """A state directory: keeps the mark of the store over restarts of its masterd."""
+
+    def __init__(self) -> None:
+        self.mark: StoreMark | None = None
+
+    def load(self) -> StoreMark | None:
+        return self.mark
+
+    async def save(self, mark: StoreMark) -> None:
+        self.mark = mark
+
+
 class Pc:
     """A PC with one masterd, which has its own link to the store."""
 
@@ -93,7 +107,8 @@ class Pc:
         world.starts += 1
         self.parts = build_parts(
             self.etcd, world.keys, MasterIdentity(name, name, world.urls_of(name), 0, f"{name}-{world.starts}"),
-            world.application(), MasterSettings(leader=world.settings, lease_ttl_s=world.lease_ttl_s),
+            world.application(),
+            MasterSettings(leader=world.settings, lease_ttl_s=world.lease_ttl_s, remember=world.disk_of(name)),
             wall_clock=lambda: world.time.wall_clock() + world.clock_off_s.get(name, 0), open_session=session_of(world),
         )  # fmt: skip
         self.silent = False
@@ -166,6 +181,8 @@ class World:
     readers: list[Reader] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     """What nodes obeyed and readers received, in the format of `tests.faults.checkers.history_checks`."""
+    disks: dict[str, Disk] | None = None
+    """What each masterd remembers over restarts, by name; None: nothing."""
     _numbers: int = 0
     _configured: int = 0
     _asked: Pc | None = None
@@ -180,6 +197,21 @@ class World:
 
     def urls_of(self, name: str) -> tuple[str, ...]:
         return (address_of(name),) if self.beat_s else ()
+
+    def disk_of(self, name: str) -> Callable[[str], Disk] | None:
+        if self.disks is None:
+            return None
+        disk = self.disks.setdefault(name, Disk())
+        return lambda cluster: disk
+
+    def replace_store(self, backup: Backup | None, *, cluster_id: int, bump: int = 0) -> None:
+        """Stop etcd, put another store in its place, and start it. Every connection breaks."""
+        links = [*(pc.link for pc in self.running.values()), *(node.link for node in self.nodes.values())]
+        for link in links:
+            link.cut()
+        self.server.replace(backup, cluster_id=cluster_id, bump=bump)
+        for link in links:
+            link.listen()
 
     @property
     def leader(self) -> Pc | None:

@@ -247,6 +247,7 @@ def _node_items(sources: ReadSources) -> StreamItems:
         view.alive.items,
         sources.application,
         sources.leadership.spec_failures,
+        view.desired.items,
     )
     return {"nodes": {node["name"]: node for node in nodes}}
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from masterd.application.contract import Application, node_document
 from masterd.state_machine.state import State
 from nodestore.schema.api_types import CommandView, NodeView
-from nodestore.schema.models import Alive, CommandRecord, Entry, Inventory, SpecMark, Status
+from nodestore.schema.models import Alive, CommandRecord, Desired, Entry, Inventory, SpecMark, Status
 
 
 def node_view(
@@ -20,12 +20,17 @@ def node_view(
     alive: Mapping[str, Alive],
     application: Application,
     failures: Mapping[str, str] = MappingProxyType({}),
+    orders: Mapping[str, Desired] | None = None,
 ) -> NodeView:
-    """The view of one configured node. failures: by node, why the leader cannot derive its spec."""
+    """The view of one configured node.
+
+    failures: by node, why the leader cannot derive its spec. orders: the keys `desired/<node>`; None: statuses count by
+    generation alone.
+    """
     config = inventory.nodes[name]
     mark, status, living = state.specs.get(name), statuses.get(name), alive.get(name)
     driver = config.driver or inventory.defaults.driver
-    problem = node_problem(mark, status, living)
+    problem = node_problem(mark, status, living) or _order_problem(name, mark, status, orders)
     if problem is None and name in failures:
         problem = f"keeps its last order: {failures[name]}"
     return {
@@ -62,11 +67,34 @@ def node_problem(mark: SpecMark | None, status: Status | None, alive: Alive | No
     desired = mark.generation if mark else 0
     if status.error:
         return f"{status.phase}: {status.error}"
-    if mark is not None and status.observed_generation < desired:
+    if mark is not None and status.observed_generation != desired:
         return f"at generation {status.observed_generation}, generation {desired} is desired"
     if mark is not None and status.phase != "ready":
         return f"{status.phase}: {status.reason}" if status.reason else status.phase
     return None
+
+
+def _order_problem(
+    name: str, mark: SpecMark | None, status: Status | None, orders: Mapping[str, Desired] | None
+) -> str | None:
+    """Why the status does not belong to the order in `desired/<node>`; None if it does.
+
+    The same generation may name another spec in an earlier epoch. The present term does not count: a takeover rewrites
+    no orders. The status of an older noded names no order, so its generation must suffice.
+    """
+    if mark is None or status is None or orders is None:
+        return None
+    order = orders.get(name)
+    if order is None:
+        return "its desired state is not in etcd"
+    obeyed = (status.epoch, status.term, status.observed_generation)
+    if status.epoch == 0 or order.generation != mark.generation or obeyed == order.order:
+        return None
+    return f"it has obeyed {_text(obeyed)}, but {_text(order.order)} is desired (epoch.term.generation)"
+
+
+def _text(order: tuple[int, int, int]) -> str:
+    return ".".join(map(str, order))
 
 
 def node_views(
@@ -76,9 +104,12 @@ def node_views(
     alive: Mapping[str, Alive],
     application: Application,
     failures: Mapping[str, str] = MappingProxyType({}),
+    orders: Mapping[str, Desired] | None = None,
 ) -> list[NodeView]:
     """The views of all configured nodes, in the inventory's order."""
-    return [node_view(name, inventory, state, statuses, alive, application, failures) for name in inventory.nodes]
+    return [
+        node_view(name, inventory, state, statuses, alive, application, failures, orders) for name in inventory.nodes
+    ]
 
 
 def command_view(record: CommandRecord, entry: Entry) -> CommandView:

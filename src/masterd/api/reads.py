@@ -36,6 +36,8 @@ _STATUS_WAIT_S = 0.7
 async def leader(sources: ReadSources, _: web.Request) -> api_types.Leader:
     """The leader and its term. Raises Unavailable if there is none."""
     current, term = sources.cluster_view.leader, sources.leadership.term
+    if sources.health.store_problem is not None:  # what etcd holds is not this cluster's leader
+        raise Unavailable(f"there is no leader; {sources.own_id}: {sources.health.store_problem}")
     if term is not None and current.revision < term.revision:
         # The watch still shows the previous leader, or none.
         raise Unavailable(f"{sources.own_id} has just taken over; try again in a moment")
@@ -129,6 +131,7 @@ def _node_views(sources: ReadSources) -> list[NodeView]:
         view.alive.items,
         sources.application,
         sources.leadership.spec_failures,
+        view.desired.items,
     )
 
 
@@ -153,6 +156,7 @@ async def node(sources: ReadSources, request: web.Request) -> NodeView:
         view.alive.items,
         sources.application,
         sources.leadership.spec_failures,
+        view.desired.items,
     )
     if wants_specs(request):
         await add_specs(sources, [found])
@@ -343,7 +347,8 @@ def _problems(
     warnings = ((view["name"], view["status"]["warning"]) for view in node_list if view["status"])
     problems += [f"node {name}: {warning}" for name, warning in warnings if warning]
     recorded = sources.cluster_view.leader.record
-    if sources.leadership.leader is None and (recorded is None or recorded.id == sources.own_id):
+    is_vacant = recorded is None or recorded.id == sources.own_id or sources.health.store_problem is not None
+    if sources.leadership.leader is None and is_vacant:
         problems.append("there is no leader: commands are not accepted")
     if sources.leadership.config_rejection is not None:
         problems.append(f"the configuration is not adopted: {sources.leadership.config_rejection[1]}")
@@ -353,6 +358,7 @@ def _problems(
         problems.append(f"master {sources.own_id}: {sources.health.problem_or_outage}")
     elif sources.leadership.leader is None and sources.replica.age_s > _OLD_S:
         problems.append(f"master {sources.own_id}: its state is {sources.replica.age_s:.0f} s old")
+    problems += [f"the store was changed by another program: {line}" for line in sources.health.store_repairs]
     if sources.health.placement_problem is not None:
         problems.append(f"master {sources.own_id}: {sources.health.placement_problem}")
     if sources.health.time_problem is not None:
@@ -380,7 +386,7 @@ def _problems_of_others(sources: ReadSources) -> list[str]:
 
 def _garbage_problems(sources: ReadSources, unreadable: dict[str, str]) -> list[str]:
     """One line for each malformed key that the watches show now or that the most recent scan found."""
-    vital = (sources.keys.epoch, sources.keys.head)
+    vital = (sources.keys.epoch,)
     return [
         f"nothing can be committed: {text}" if key in vital else f"malformed key ignored: {text}"
         for key, text in {**unreadable, **sources.cluster_view.garbage}.items()

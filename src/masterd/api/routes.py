@@ -270,6 +270,7 @@ class Api:
         health: api_types.Health = {
             "id": self._own_id, "role": self._leadership.role, "index": self._replica.index,
             "problem": self._health.problem,
+            "store": None if (mark := self._health.store_mark) is None else mark.model_dump(mode="json"),
         }  # fmt: skip
         return self._json(health, True)
 

@@ -31,13 +31,16 @@ from nodestore.cluster.election import (
     confirm_takeover,
     ensure_epoch,
     new_leader_record,
+    resign,
     resignation_reason,
     takeover,
 )
+from nodestore.cluster.store_identity import OtherStore, StoreIdentity
 from nodestore.errors import Conflict, Garbage, LeaseLost, NodectlError, NoSpaceUnknown, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import Etcd, cmp_mod, op_delete
-from nodestore.schema.keys import Keys
-from nodestore.schema.models import Candidate
+from nodestore.etcd.watch import list_at
+from nodestore.schema.keys import Keys, prefix_end
+from nodestore.schema.models import Candidate, Status, StoreMark, decode_or_none
 from nodestore.support.logs import RateLimitedLog
 from nodestore.support.tasks import CancelledTasks, background_task
 from nodestore.support.waiting import set_within
@@ -138,6 +141,29 @@ def rank_of(own_id: str, excluded_id: str | None, candidates: Mapping[str, Candi
     return names.index(own_id) if own_id in names else len(names)
 
 
+def reported_marks(
+    candidates: Mapping[str, Candidate | None], statuses: Mapping[str, Status | None], own_id: str
+) -> dict[str, StoreMark]:
+    """The stores that the other daemons report, by a description of the daemon. None: an unreadable key."""
+    others = {f"master {name}": item.store for name, item in candidates.items() if item and name != own_id}
+    nodes = {f"node {name}": item.store for name, item in statuses.items() if item}
+    return {name: mark for name, mark in {**others, **nodes}.items() if mark is not None}
+
+
+def differing_report(mark: StoreMark | None, reports: Mapping[str, StoreMark]) -> str | None:
+    """The first daemon that reports another store than `mark`; None if there is none.
+
+    Reports of lower epochs do not count: they are older than the last `nodectl recover`, such as those of dead nodes.
+    """
+    for name, other in reports.items():
+        if mark is None or other.epoch > mark.epoch:
+            return name
+        same_epoch = other.epoch == mark.epoch
+        if same_epoch and (other.cluster_id != mark.cluster_id or other.revision > mark.revision):
+            return name
+    return None
+
+
 class Campaign:
     """Runs the campaigns of one masterd, one at a time. A campaign ends when it has won a term, or is cancelled."""
 
@@ -151,7 +177,10 @@ class Campaign:
         timing: ElectionTiming,
         fitness: Fitness = FixedFitness(),
         open_session: SessionFactory = open_session,
+        store: StoreIdentity | None = None,
     ) -> None:
+        """store: by default, only what this process has seen of the store counts."""
+        self._store = store or StoreIdentity(etcd, keys)
         self._etcd, self._keys, self._me, self._fitness = etcd, keys, me, fitness
         self._open_session = open_session
         self._cluster_view, self._replica, self._timing = cluster_view, replica, timing
@@ -269,6 +298,7 @@ class Campaign:
                 return None
             if reason is None or not await self._wait_for_rank(seen):
                 return None
+            await self._check_identity()
             if self._needs_store_check or self._replica.stuck is not None:
                 await self._replica.check_store()
                 self._needs_store_check = False
@@ -285,7 +315,7 @@ class Campaign:
             await asyncio.sleep(_CHECK_EVERY_S)
         except (Unavailable, OutcomeUnknown) as error:
             self._limited_log.log(logging.WARNING, f"takeover not possible now, retrying: {error}")
-        except Garbage as error:
+        except (Garbage, OtherStore) as error:
             self._limited_log.log(logging.ERROR, f"no masterd can lead: {error}")
             await asyncio.sleep(_CHECK_EVERY_S)
         except NodectlError as error:
@@ -350,7 +380,7 @@ class Campaign:
 
     async def _attempt_takeover(self, reason: TakeoverReason, seen: LeaderSeen, lease: int) -> TakeoverWon | None:
         epoch = await self._epoch()
-        nonce = secrets.token_hex(8)
+        nonce, known = secrets.token_hex(8), self._store.mark
         self._attempts.append(nonce)
         me = self._me
         record = new_leader_record(
@@ -378,7 +408,9 @@ class Campaign:
                 compares=reason.compares,
                 paused=self._ignored_pause_revision,
             )
-            won = isinstance(outcome, TakeoverWon)
+            if isinstance(outcome, TakeoverWon):
+                await self._check_won(outcome, known)
+                won = True
         finally:
             warm_start.cancel()
             if not won:
@@ -441,10 +473,66 @@ class Campaign:
             await self._epoch()
 
     async def _epoch(self) -> EpochSeen:
-        """Return the epoch, read once. The takeover compares it; a mismatch makes the next call read it again."""
+        """Return the epoch, read once. The takeover compares it; a mismatch makes the next call read it again.
+
+        Begins epoch 1 in a new store, unless this masterd or another daemon remembers a store: then keys were deleted,
+        or etcd was replaced.
+        """
         if self._epoch_seen is None:
-            self._epoch_seen = await ensure_epoch(self._etcd, self._keys)
+            await self._store.check()
+            self._store.raise_if_other()
+            # Read directly: the first attempt may come before the view has listed all keys.
+            reports = {} if self._store.remembered_at_start else await self._read_reports()
+            self._raise_if_reported(reports)
+            is_new = self._store.mark is None and not reports
+            self._epoch_seen = await ensure_epoch(self._etcd, self._keys, may_begin=is_new)
+            await self._store.check()
         return self._epoch_seen
+
+    async def _read_reports(self) -> dict[str, StoreMark]:
+        """The stores that the other daemons report, from etcd."""
+        candidates, statuses = [
+            (await list_at(self._etcd, prefix, end=prefix_end(prefix))).kvs
+            for prefix in (self._keys.candidates, self._keys.status)
+        ]
+        return reported_marks(
+            {kv.key.removeprefix(self._keys.candidates): decode_or_none(Candidate, kv) for kv in candidates},
+            {kv.key.removeprefix(self._keys.status): decode_or_none(Status, kv) for kv in statuses},
+            self._me.id,
+        )
+
+    async def _check_identity(self) -> None:
+        """Raise OtherStore if etcd is not the store that this masterd remembers.
+
+        A masterd that remembered nothing at its start believes the other daemons: if one of them reports another store,
+        it does not lead.
+        """
+        self._store.raise_if_other()
+        view = self._cluster_view
+        reports = reported_marks(view.candidates.items, view.status.items, self._me.id)
+        if self._store.remembered_at_start or not differing_report(self._store.mark, reports):
+            return
+        await self._store.check()  # the report may be newer than the revision that this masterd has seen
+        self._raise_if_reported(reports)
+
+    def _raise_if_reported(self, reports: Mapping[str, StoreMark]) -> None:
+        """Raise OtherStore if one of these daemons remembers another store than this masterd sees."""
+        if (reporter := differing_report(self._store.mark, reports)) is not None:
+            raise OtherStore(
+                f"{reporter} remembers another store than this etcd (epoch or cluster id differ, or the revision went "
+                "back), and this masterd remembers none: it does not lead before `nodectl recover` (docs/lost-keys.md)"
+            )
+
+    async def _check_won(self, won: TakeoverWon, known: StoreMark | None) -> None:
+        """Resign and raise OtherStore if the takeover landed in another store: etcd was replaced since the last check.
+
+        known: the remembered store when the takeover was sent.
+        """
+        try:
+            self._store.check_answer(won.cluster_id, won.fence.term.revision, known)
+        except OtherStore as error:
+            await resign(self._etcd, self._keys, won.fence, str(error))
+            raise
 
     async def _watch_leaders(self, lease: int) -> None:
         """Watch over the present leader; at each change of `leader`, start a new watch."""

@@ -28,6 +28,7 @@ from nodestore.schema.models import (
     Candidate,
     Challenge,
     ConfigRecord,
+    Desired,
     Epoch,
     Paused,
     Status,
@@ -148,6 +149,7 @@ class ClusterView:
         self.status = KeyMirror(keys.status, Status, self.garbage, self._changed)
         self.alive = KeyMirror(keys.alive, Alive, self.garbage, self._changed)
         self.acted = KeyMirror(keys.acted, Acted, self.garbage, self._changed)
+        self.desired = KeyMirror(keys.desired, Desired, self.garbage, self._changed)
         self.challenges = KeyMirror(keys.challenges, Challenge, self.garbage, self._changed)
         self.answers = KeyMirror(keys.answers, Answer, self.garbage, self._changed)
         self._paused = KeyMirror(keys.paused, Paused, self.garbage, self._changed)
@@ -280,6 +282,7 @@ class ClusterView:
             (key_range(keys.terms), self.terms),
             (key_range(keys.candidates), self.candidates), (key_range(keys.status), self.status),
             (key_range(keys.alive), self.alive), (key_range(keys.acted), self.acted),
+            (key_range(keys.desired), self.desired),
             (key_range(keys.challenges), self.challenges), (key_range(keys.answers), self.answers),
         ]  # fmt: skip
         return [

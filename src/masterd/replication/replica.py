@@ -14,12 +14,13 @@ from contextlib import aclosing
 from masterd.replication.snapshots import Snapshots
 from masterd.state_machine.state import JournalGap, State
 from nodestore.cluster.election import TakeoverWon
+from nodestore.cluster.store_identity import StoreIdentity
 from nodestore.errors import Compacted, Garbage, NodectlError, NotFound, OutcomeUnknown, TimedOut, Unavailable
 from nodestore.etcd.session import KV, Etcd, Range
 from nodestore.etcd.watch import follow, list_at
 from nodestore.schema.entry_codec import decode_entry
 from nodestore.schema.keys import Keys, prefix_end
-from nodestore.schema.models import Entry, Epoch, Head, decode
+from nodestore.schema.models import Applied, Entry, Epoch, Head, decode, decode_or_none
 from nodestore.support.backoff import Backoff
 from nodestore.support.jsonio import Document
 from nodestore.support.logs import RateLimitedLog
@@ -67,8 +68,10 @@ class UnusableEntry(Garbage):
 class Replica:
     """Holds the state. On a standby it follows the journal; on the leader, the committer applies its own commits."""
 
-    def __init__(self, etcd: Etcd, keys: Keys) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, store: StoreIdentity | None = None, nonce: str = "") -> None:
+        """store: nothing is read while etcd is another store than this one. nonce: that of this process."""
         self.etcd, self.keys = etcd, keys
+        self._store, self._nonce = store, nonce
         self.snapshots = Snapshots(etcd, keys)
         self.state = State()
         self._epoch: int | None = None
@@ -81,6 +84,7 @@ class Replica:
         self.stuck: str | None = None
         """Why the state cannot go beyond an entry of the journal; None if no entry is in the way. While it is set, this
         masterd cannot lead."""
+        self._is_head_readable = True
         self._unusable: dict[int, str] = {}
         """Journal keys after the state's index that cannot be applied, by the index in their name: the reasons."""
         self.outage: str | None = None
@@ -89,6 +93,8 @@ class Replica:
         """The last committed time, and what has elapsed since its commit."""
         self.entry_sizes: deque[tuple[int, int]] = deque(maxlen=_SIZES_MAX)
         """Last index and size in bytes of each applied entry, oldest first. Truncation is decided from them."""
+        self.sizes_known_after = 0
+        """`entry_sizes` holds every entry after this index. It lacks earlier ones, which a snapshot contained."""
         self._recent: deque[tuple[Entry, int]] = deque()
         self._recent_bytes = 0
         self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
@@ -164,6 +170,8 @@ class Replica:
         pauses = Backoff(_PROBLEM_RETRY_S, _PROBLEM_RETRY_MAX_S)
         while True:
             try:
+                if self._store is not None:
+                    self._store.raise_if_other()
                 revision = await self.catch_up()
                 pauses.reset()
                 await self._follow_from(revision + 1)
@@ -189,7 +197,7 @@ class Replica:
         if self.stuck is not None:  # `follow` clears it once the entry can be applied, or a snapshot covers it
             raise Garbage(self.stuck)
         listing = await self._list_new_entries()
-        await self._read_epoch(listing.revision)
+        await self._wait_for_heir(await self._read_epoch(listing.revision), listing.revision)
         await self._check_head(listing.revision, max([self.state.index, *self._indexes(listing.kvs)]))
 
     async def catch_up(self) -> int:
@@ -212,22 +220,56 @@ class Replica:
                     raise
                 self.state = image.to_state()
                 self.entry_sizes.clear()
+                self.sizes_known_after = image.index
                 log.info("loaded the snapshot of index %d", image.index)
         raise AssertionError("unreachable")
 
     async def apply_takeover(self, won: TakeoverWon) -> None:
-        """Apply the entries that a takeover read, up to the head that it read. Garbage if that is not possible."""
-        self._enter_epoch(won.fence.term.epoch)
+        """Apply the entries that a takeover read, up to the head that it read. Garbage if that is not possible.
+
+        The state may be beyond `head`, or `head` absent or unreadable, if another program touched it. The leader then
+        writes it again. Every commit writes its entry and `head` at once, so no applied entry is beyond what was
+        committed.
+        """
+        if self._epoch != won.fence.term.epoch:
+            record = await self._read_epoch(0)
+            await self._wait_for_heir(record, 0)
+            self._enter_epoch(record)
+        head = decode_or_none(Head, won.head)
         try:
-            head = 0 if won.head is None else decode(Head, won.head.value, self.keys.head).index
             await self._apply_new(won.tail.kvs)
         except Garbage as error:
-            log.info("%s", error)
-            head = -1  # unknown: catch_up() below reads the journal again, or raises the exact error
-        if self.state.index != head:
+            log.info("%s", error)  # catch_up() below reads the journal again, or raises the exact error
+        if head is None or self.state.index != head.index:
             await self.catch_up()
+        self._check_applied(won.applied)
         self.up_to_date_at = time.monotonic()
         self.problem = None
+
+    async def _wait_for_heir(self, record: Epoch | None, revision: int) -> None:
+        """Raise Garbage if the epoch begins with the state of another masterd, which has not led in it yet.
+
+        Until then this replica keeps its own state: if the heir ends first, another heir can be chosen.
+        """
+        if record is None or record.heir in ("", self._nonce) or record.epoch == self._epoch:
+            return
+        if decode_or_none(Head, await self.etcd.get(self.keys.head, revision=revision)) is None:
+            raise Garbage(
+                f"epoch {record.epoch} begins with the state in the memory of the masterd with nonce {record.heir}: it "
+                "leads first. If it has ended, run `nodectl recover` again"
+            )
+
+    def _check_applied(self, kv: KV | None) -> None:
+        """Raise Garbage if the views are beyond the state: then `head` was touched, and the journal's end is lost."""
+        applied = decode_or_none(Applied, kv)
+        if applied is not None and applied.epoch == self._epoch and applied.index > self.state.index:
+            raise Garbage(self._describe_gap(applied.index))
+
+    def _describe_gap(self, index: int) -> str:
+        return (
+            f"the journal has a gap: it ends at {self.state.index}, but index {index} was committed. A masterd that "
+            f"holds index {index} in memory can still lead: restart no masterd. Without one, restore a backup"
+        )
 
     async def apply(self, entry: Entry, size: int, *, live: bool = True) -> None:
         """Apply a committed entry, call the subscribers, and wake those that wait for its index.
@@ -240,6 +282,8 @@ class Replica:
             self._unusable = {index: why for index, why in self._unusable.items() if index > entry.last}
         if self._epoch is None:  # the store was still empty when it was read
             self._epoch = entry.epoch
+        if len(self.entry_sizes) == _SIZES_MAX:
+            self.sizes_known_after = self.entry_sizes[0][0]
         self.entry_sizes.append((entry.last, size))
         self.bytes_applied += size
         self._remember(entry, size)
@@ -270,7 +314,8 @@ class Replica:
         begun = time.monotonic()  # applying may take long: the state is complete as of the listing, not of its end
         listing = await self._list_new_entries()
         epoch = await self._read_epoch(listing.revision)
-        if epoch is not None and self._enter_epoch(epoch):
+        await self._wait_for_heir(epoch, listing.revision)
+        if self._enter_epoch(epoch):
             return await self._apply_all()
         self._unusable.clear()
         await self._apply_new(listing.kvs)
@@ -284,33 +329,27 @@ class Replica:
         start, end = self.keys.entry(self.state.index + 1), prefix_end(self.keys.journal)
         return await list_at(self.etcd, start, end=end, page=_PAGE_ENTRIES)
 
-    async def _read_epoch(self, revision: int) -> int | None:
+    async def _read_epoch(self, revision: int) -> Epoch | None:
         kv = await self.etcd.get(self.keys.epoch, revision=revision)
         try:
-            return None if kv is None else decode(Epoch, kv.value, self.keys.epoch).epoch
+            return None if kv is None else decode(Epoch, kv.value, self.keys.epoch)
         except Garbage as error:
             known = "" if self._epoch is None else f': set it to {{"v":1,"epoch":{self._epoch}}}'
             raise Garbage(f"{error}; nothing can be committed until the key is repaired{known}") from None
 
     async def _check_head(self, revision: int, end: int) -> None:
-        """Raise Garbage, with the correct value, if `head` is not at `end`, the last index of the journal."""
-        kv = await self.etcd.get(self.keys.head, revision=revision)
-        right = f'{{"v":1,"index":{end},"nonce":"repaired"}}'
-        try:
-            head = 0 if kv is None else decode(Head, kv.value, self.keys.head).index
-        except Garbage as error:
-            raise Garbage(
-                f"{error}; nothing can be committed until the key is repaired: the journal ends at {end}, "
-                f"so set it to {right}"
-            ) from None
-        if end < head:
-            self._raise_if_unusable(head)
-            raise Garbage(f"the journal has a gap: it ends at {end}, head is at {head}")
-        if end > head:
-            raise Garbage(
-                f"{self.keys.head} is at {head}, but journal and snapshots end at {end}: "
-                f"nothing can be committed until the key is repaired: set it to {right}"
-            )
+        """Raise Garbage if `head` is beyond `end`, the last index of the journal.
+
+        If `head` is absent, unreadable or lower, another program touched it, and the leader writes it again.
+        """
+        head = decode_or_none(Head, await self.etcd.get(self.keys.head, revision=revision))
+        self._is_head_readable = head is not None
+        # Without `head`, an unusable entry or a snapshot may show how far the journal went.
+        shown = [] if head is not None else [*self._unusable, *await self.snapshots.indexes(revision)]
+        committed = head.index if head is not None else max([0, *shown])
+        if end < committed:
+            self._raise_if_unusable(committed)
+            raise Garbage(self._describe_gap(committed))
 
     def _indexes(self, kvs: Iterable[KV]) -> Iterator[int]:
         """The last indexes of the readable entries among these."""
@@ -318,11 +357,27 @@ class Replica:
             with contextlib.suppress(ValueError, Garbage):
                 yield min(self.keys.entry_index(kv.key), decode_entry(kv.value, kv.key).last)
 
-    def _enter_epoch(self, epoch: int) -> bool:
-        """Set the epoch. Discards the state if it belongs to another epoch; returns whether it was discarded.
+    def _enter_epoch(self, record: Epoch | None) -> bool:
+        """Set the epoch. Discards the state if it belongs to a lower epoch; returns whether it was discarded.
 
-        The epoch changes under a masterd that was frozen or disconnected while a backup was restored.
+        The epoch grows under a masterd that ran while a backup was restored. The heir of the epoch keeps its state.
+        Garbage if the key is absent (None) or lower than the known one: no operation of nodectl does that, so the state
+        is kept.
         """
+        epoch = None if record is None else record.epoch
+        if self._epoch is not None and (epoch is None or epoch < self._epoch):
+            found = "is missing" if epoch is None else f"is {epoch}"
+            raise Garbage(
+                f"{self.keys.epoch} {found}, but this masterd holds the state of index {self.index} in epoch "
+                f"{self._epoch}. It keeps that state: restart no masterd, and run `nodectl recover`"
+            )
+        if record is None or epoch is None:
+            return False
+        if record.heir and record.heir == self._nonce:
+            if self._epoch != epoch:
+                log.warning("epoch %d begins with the state of index %d, which is in memory", epoch, self.index)
+            self._epoch = epoch
+            return False
         stale = self._epoch not in (None, epoch) and self.state.index > 0
         if stale:
             log.warning(
@@ -330,6 +385,7 @@ class Replica:
             )
             self.state = State()
             self.entry_sizes.clear()
+            self.sizes_known_after = 0
             self._recent.clear()
             self._recent_bytes = 0
             self.snapshots.verified.clear()
@@ -381,7 +437,7 @@ class Replica:
 
         It prevents nothing: the next commit either replaces the key or goes past it.
         """
-        if self.stuck is not None or not self._unusable:
+        if self.stuck is not None or not self._unusable or not self._is_head_readable:
             return None
         index = min(self._unusable)
         return f"{self.keys.entry(index)} is no commit, because head is below it; delete this key"

@@ -17,7 +17,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from masterd.state_machine.remembered import RememberedResult, size_of
 from masterd.state_machine.state import AdoptedConfig, State, VersionedDocument, document_size
 from nodestore.cluster.election import Fence
 from nodestore.errors import Garbage, LeadershipLost, NotFound
-from nodestore.etcd.session import Compare, Etcd, Op, cmp_create, cmp_mod, op_delete, op_get, op_put
+from nodestore.etcd.session import KV, Compare, Etcd, Op, cmp_create, cmp_mod, op_delete, op_get, op_put
 from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.models import Action, ConfigRecord, Inventory, Manifest, SpecMark, decode
 from nodestore.support.jsonio import Document, dumps, loads
@@ -165,6 +165,15 @@ def _fill(state: State, data: dict[str, Any]) -> None:
                 state.actions[node] = tuple(Action.model_validate(action) for action in pending)
 
 
+def _check_untouched(name: str, manifest: Manifest, parts: Mapping[str, KV]) -> None:
+    """Raise Garbage if a chunk is missing, or was written after the manifest. parts: the keys, without values."""
+    written = parts[_MANIFEST].create_revision if _MANIFEST in parts else 0
+    for number in range(manifest.chunks):
+        chunk = parts.get(f"{number:06d}")
+        if chunk is None or chunk.mod_revision > written:
+            raise Garbage(f"snapshot {name}: chunk {number} was deleted or changed")
+
+
 class Snapshots:
     """Reads, writes, verifies and deletes snapshots in etcd."""
 
@@ -189,6 +198,35 @@ class Snapshots:
             except Garbage as error:
                 log.warning("skipping a snapshot: %s", error)
         return manifests
+
+    async def indexes(self, revision: int) -> list[int]:
+        """The indexes of all complete snapshots as of `revision`, from their names."""
+        found = await self._etcd.range(self._keys.snapshots, keys_only=True, revision=revision, timeout_s=10.0)
+        names = [kv.key.removeprefix(self._keys.snapshots) for kv in found.kvs]
+        texts = [name.partition("-")[0] for name in names if name.endswith(f"/{_MANIFEST}")]
+        return [int(text) for text in texts if text.isascii() and text.isdigit()]
+
+    async def whole(self) -> AsyncGenerator[tuple[str, Manifest], None]:
+        """Name and manifest of each snapshot that no other program has touched, newest first.
+
+        A snapshot that this process has not verified yet is read. For the others the names and revisions of the keys
+        suffice: a chunk is written once, before the manifest.
+        """
+        found = await self._etcd.range(self._keys.snapshots, keys_only=True, timeout_s=10.0)
+        parts: dict[str, dict[str, KV]] = {}
+        for kv in found.kvs:
+            name, _, part = kv.key.removeprefix(self._keys.snapshots).partition("/")
+            parts.setdefault(name, {})[part] = kv
+        for name, manifest in (await self.manifests()).items():
+            try:
+                _check_untouched(name, manifest, parts.get(name, {}))
+                if name not in self.verified:
+                    await self.verify(name, manifest)
+            except Garbage as error:
+                self.verified.discard(name)
+                log.warning("ignoring a damaged snapshot: %s", error)
+                continue
+            yield name, manifest
 
     async def lookup(self, name: str) -> tuple[str, Manifest] | None:
         """Full name and manifest of the snapshot with this full name or operator's name; None if there is none."""

@@ -21,6 +21,7 @@ from masterd.replication.pc_clocks import CLOCK_EVERY_S
 from masterd.replication.replica import Replica
 from masterd.roles.self_report import SelfReport
 from nodestore import __version__
+from nodestore.cluster.store_identity import StoreIdentity
 from nodestore.errors import LeaseLost, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.lease import Lease
 from nodestore.etcd.session import Etcd, cmp_create, cmp_mod, op_get, op_put
@@ -57,12 +58,13 @@ class Candidacy:
         changed: asyncio.Event,
         warning: Callable[[], str | None] = lambda: None,
         wall_clock: Callable[[], float] = time.time,
+        store: StoreIdentity | None = None,
     ) -> None:
         """self_report: returns what this masterd publishes about its own condition. changed: other parts set this event
         when a value of the candidacy has changed, to have it written at once."""
         self._etcd, self._key, self._me = etcd, keys.candidate(me.id), me
         self._candidates, self._replica, self._hosts_etcd_leader = candidates, replica, hosts_etcd_leader
-        self._self_report, self._changed, self._warning = self_report, changed, warning
+        self._self_report, self._changed, self._warning, self._store = self_report, changed, warning, store
         self._wall_clock = wall_clock
         self._was_accepted = False
         """Whether etcd has ever accepted this candidacy. From then on no refusal ends this process."""
@@ -123,6 +125,7 @@ class Candidacy:
             priority=self._priority, nonce=self._me.nonce, version=__version__, pid=os.getpid(),
             beside_etcd_leader=self._hosts_etcd_leader(), warning=self._warning(), clock=round(self._wall_clock(), 3),
             **self._self_report().fields(),
+            store=self._store.mark if self._store is not None else None,
         )  # fmt: skip
 
     async def _put(self, lease: Lease, revision: int) -> int | None:
@@ -143,13 +146,14 @@ class Candidacy:
         return None
 
     def _on_candidate_changed(self, name: str) -> None:
-        """Check the candidacy at once if another process wrote one under this masterd's name."""
-        if name == self._me.id and not self._is_own_or_absent():
+        """Check the candidacy at once if another process wrote one under this masterd's name, or deleted it."""
+        if name == self._me.id and not self._is_own():
             self._changed.set()
 
-    def _is_own_or_absent(self) -> bool:
+    def _is_own(self) -> bool:
+        """Whether the watch shows this process's candidacy. If it was deleted, it is written again."""
         candidate = self._candidates.items.get(self._me.id)
-        return candidate is None or candidate.nonce == self._me.nonce
+        return candidate is not None and candidate.nonce == self._me.nonce
 
     async def _refresh(self, lease: Lease, revision: int) -> NoReturn:
         """Write the candidacy whenever one of its values changed, at most every 2 s unless `changed` is set.
@@ -165,7 +169,7 @@ class Candidacy:
             new = self._candidate()
             refused = self._etcd.refusal is not None  # then write even without a change: success clears the refusal
             current_clock = time.monotonic() < written_at + CLOCK_EVERY_S
-            if _same_but_for_clock(new, written) and current_clock and not refused and self._is_own_or_absent():
+            if _same_condition(new, written) and current_clock and not refused and self._is_own():
                 continue
             try:
                 new_revision = await self._put(lease, revision)
@@ -190,5 +194,8 @@ class Candidacy:
         return 0 if current is None else current.mod_revision
 
 
-def _same_but_for_clock(new: Candidate, written: Candidate | None) -> bool:
-    return written is not None and new.model_copy(update={"clock": written.clock}) == written
+def _same_condition(new: Candidate, written: Candidate | None) -> bool:
+    """Whether both are equal apart from the clock, and from the revision of the store, which every write changes."""
+    if written is None or (new.store is not None and not new.store.is_same_store(written.store)):
+        return False
+    return new == written.model_copy(update={"clock": new.clock, "store": new.store})

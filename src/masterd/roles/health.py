@@ -8,7 +8,9 @@ from masterd.replication.replica import Replica
 from masterd.roles.leadership import Leadership
 from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
 from masterd.upkeep.space_keeper import SpaceKeeper
+from nodestore.cluster.store_identity import StoreIdentity
 from nodestore.etcd.session import Etcd
+from nodestore.schema.models import StoreMark
 
 
 class MasterHealth:
@@ -25,10 +27,12 @@ class MasterHealth:
         space_keeper: SpaceKeeper,
         placement: EtcdLeaderPlacement,
         fitness: Fitness,
+        store: StoreIdentity,
     ) -> None:
         self._etcd, self._maintenance, self._leadership = etcd, maintenance, leadership
         self._cluster_view, self._replica = cluster_view, replica
         self._space_keeper, self._placement, self._fitness = space_keeper, placement, fitness
+        self._store = store
 
     @property
     def role_problem(self) -> str | None:
@@ -36,7 +40,22 @@ class MasterHealth:
         # A term that this masterd gave up is reported only until a masterd leads.
         given_up = self._leadership.give_up_reason if self._cluster_view.leader.record is None else None
         barred = self._fitness.barred if self._leadership.leader is None else None
-        return self._replica.problem or barred or given_up
+        return self._store.problem or self._replica.problem or barred or given_up
+
+    @property
+    def store_problem(self) -> str | None:
+        """Why etcd is not the store that this masterd remembers; None if it is. Then what etcd holds counts nothing."""
+        return self._store.problem
+
+    @property
+    def store_mark(self) -> StoreMark | None:
+        """The store that this masterd remembers."""
+        return self._store.mark
+
+    @property
+    def store_repairs(self) -> list[str]:
+        """What this leader has written again lately, because another program deleted or changed it in etcd."""
+        return [] if self._leadership.leader is None else self._leadership.leader.store_repairs
 
     @property
     def problem(self) -> str | None:
@@ -49,6 +68,7 @@ class MasterHealth:
             or self._space_keeper.problem
             or self._maintenance.refusal
             or (leader.view_problem if leader is not None else self._replica.stray_entry)
+            or self._store.save_problem
         )
 
     @property

@@ -29,10 +29,12 @@ from masterd.term.warm_start import WarmStart
 from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
 from masterd.upkeep.space_keeper import SpaceKeeper
 from nodestore.cluster.election import TakeoverWon, resign
+from nodestore.cluster.store_identity import StoreIdentity
 from nodestore.errors import Garbage, LeadershipLost, LeaseLost, NodectlError, OutcomeUnknown
 from nodestore.etcd.lease import Lease
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
+from nodestore.schema.models import Candidate, Head, decode_or_none
 from nodestore.support.backoff import grown_s
 from nodestore.support.logs import RateLimitedLog
 from nodestore.support.tasks import CancelledTasks, background_task, run_until_first_ends
@@ -77,6 +79,7 @@ class Master:
         new_leader: LeaderFactory,
         space_keeper: SpaceKeeper,
         placement: EtcdLeaderPlacement,
+        store: StoreIdentity,
         lease_ttl_s: int,
         give_up_retry_s: float,
     ) -> None:
@@ -86,6 +89,7 @@ class Master:
         self._candidacy, self._campaign, self._warm_start = candidacy, campaign, warm_start
         self._fitness, self._rehearsal = fitness, rehearsal
         self._new_leader, self._space_keeper, self._placement = new_leader, space_keeper, placement
+        self._store = store
         self._lease_ttl_s, self._give_up_retry_s = lease_ttl_s, give_up_retry_s
         self._cancelled_tasks = CancelledTasks()
         self._give_up_count = 0
@@ -99,6 +103,7 @@ class Master:
         the candidacy of this process.
         """
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._store.run(), name="check which store this is")
             tasks.create_task(self._cluster_view.watch(), name="watch the cluster")
             tasks.create_task(self._space_keeper.run(), name="keep space")
             tasks.create_task(self._placement.run(), name="place etcd's leader")
@@ -158,6 +163,7 @@ class Master:
         try:
             timeline = self._campaign.timeline
             await self._replica.apply_takeover(won)
+            self._check_memory(won)
             if (barred := self._fitness.barred) is not None:  # the recorded application is known for certain only now
                 raise NodectlError(barred)
             timeline.mark("caught_up", time.monotonic())
@@ -170,7 +176,7 @@ class Master:
             self._campaign.end_attempt()
             self._cluster_view.notify()
             self._placement.notify_leading()
-            await leader.run()
+            await run_until_first_ends(lead=leader.run(), store=self._store.wait_other())
         except LeadershipLost as error:
             log.warning("deposed: %s", error)
         except TermBroken as error:
@@ -183,6 +189,25 @@ class Master:
             self._leadership.leader = None
             self._campaign.end_attempt()
             self._cluster_view.notify()
+
+    def _check_memory(self, won: TakeoverWon) -> None:
+        """Raise Garbage if `head` was deleted or garbled and another masterd's state is beyond this one.
+
+        Then `head` does not show what was committed, and the journal may have been deleted too.
+        """
+        if won.head is not None and decode_or_none(Head, won.head) is not None:
+            return
+        others = [item for name, item in self._cluster_view.candidates.items.items() if name != self._me.id]
+        ahead = [item for item in others if item.index > self._replica.index and self._shares_store(item)]
+        if ahead:
+            raise Garbage(
+                f"{self._keys.head} is missing or unreadable, and {ahead[0].id} holds index {ahead[0].index}, this "
+                f"masterd only {self._replica.index}: {ahead[0].id} must lead"
+            )
+
+    def _shares_store(self, other: Candidate) -> bool:
+        mark = self._store.mark
+        return other.store is None or mark is None or mark.is_same_store(other.store)
 
     async def _give_up(self, won: TakeoverWon, error: NodectlError, begun: float) -> None:
         """Resign and back off. The pause grows with each consecutive failure, because each takeover writes a record of

@@ -111,6 +111,29 @@ def _in_epoch(term: Term, raw: bytes, key: str) -> bytes:
     return dumps(moved.model_dump(mode="json"))
 
 
+def view_of(keys: Keys, term: Term, state: State, derivation: SpecDeriver, key: str) -> bytes | None:
+    """The value that the view under `key` must have; None if the key must be absent."""
+    if key.startswith(keys.desired):
+        node = key.removeprefix(keys.desired)
+        mark = state.specs.get(node)
+        if mark is None or derivation[node].spec is None:
+            return None
+        return desired_view(term, mark, derivation[node])
+    if key.startswith(keys.actions):
+        pending = state.actions.get(key.removeprefix(keys.actions))
+        return actions_view(term, pending) if pending else None
+    doc = state.documents.get(key.removeprefix(keys.state))
+    return None if doc is None else document_view(doc.index, doc.value)
+
+
+def view_keys(keys: Keys, state: State) -> set[str]:
+    """The keys of all views of the state."""
+    return {
+        *(keys.document(path) for path in state.documents), *(keys.desired_of(node) for node in state.specs),
+        *(keys.actions_of(node) for node in state.actions),
+    }  # fmt: skip
+
+
 def difference(wanted: Mapping[str, bytes], found: Mapping[str, bytes]) -> ViewChanges:
     """The changes that turn `found` into `wanted`."""
     changes: ViewChanges = {key: value for key, value in wanted.items() if found.get(key) != value}

@@ -36,7 +36,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd.session import KV, Compare, Etcd, Op, TxnResult, cmp_mod, op_get, op_put
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Entry, Head, decode, nonce_of
+from nodestore.schema.models import Entry, Head, decode, decode_or_none, nonce_of
 from nodestore.support.backoff import Backoff
 from nodestore.support.logs import RateLimitedLog
 
@@ -111,6 +111,8 @@ class Journal:
         if index is None:
             index = 0 if head is None else decode(Head, head.value, keys.head).index
         self.index = index
+        self.overwritten_count = 0
+        """How often another program deleted or changed `head` before a commit of this term."""
         self.open_since: float | None = None
         """Monotonic time at which the open commit began; None if no commit is open."""
         self._attempt_s = _ATTEMPT_S
@@ -140,6 +142,11 @@ class Journal:
         """The mod_revision of `head` that the next commit compares; 0 if `head` must be absent."""
         return self._head_revision
 
+    def is_head(self, kv: KV | None) -> bool:
+        """Whether this value of `head` holds the last committed index."""
+        found = decode_or_none(Head, kv)
+        return found is not None and found.index == self.index
+
     async def rewrite_head(self) -> None:
         """Write `head` with the last committed index, if another program deleted or changed it. Raises as `commit`.
 
@@ -147,7 +154,7 @@ class Journal:
         """
         head = (await self._etcd.txn([], [op_get(self._keys.head)])).range(0).first
         revision = 0 if head is None else head.mod_revision
-        if revision != self._head_revision:
+        if revision != self._head_revision or not self.is_head(head):
             self._head_revision = revision
             await self.commit(Commit(Head(index=self.index, nonce=secrets.token_hex(8))))
 
@@ -190,9 +197,10 @@ class Journal:
         """Compare `head` as another program left it. No copy of a commit that compared another revision can land."""
         self._limited_log.log(
             logging.ERROR,
-            f"{self._keys.head} was {'deleted' if head is None else 'changed'} by another program: the leader writes it "
-            "again, nothing is lost",
+            f"{self._keys.head} was {'deleted' if head is None else 'changed'} by another program; the leader writes "
+            "it again, and nothing is lost",
         )
+        self.overwritten_count += 1
         self._head_revision = 0 if head is None else head.mod_revision
 
     async def _send(self, commit: Commit, *, given_up: Commit | None = None) -> TxnResult:

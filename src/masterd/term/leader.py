@@ -70,6 +70,11 @@ class Leader:
         return self._committer.publisher.problem
 
     @property
+    def store_repairs(self) -> list[str]:
+        """What this leader has written again lately because another program deleted or changed it in etcd."""
+        return self._parts.store_repair.reports
+
+    @property
     def has_ended(self) -> bool:
         """Whether this term is known to be over."""
         return self._term_end.reason is not None
@@ -168,6 +173,7 @@ class Leader:
                 retention=self._run_retention(),
                 challenges=self._parts.challenge_responder.run(),
                 removed_nodes=self._parts.removed_nodes.run(),
+                repair=self._parts.store_repair.run(),
                 record=self._takeover_record.write_after_first_answer(),
             )
         finally:
@@ -183,6 +189,7 @@ class Leader:
     async def _prepare(self) -> None:
         """Bring specs, actions, views and configuration up to date, before the first command is run."""
         parts = self._parts
+        await parts.store_repair.begin_term(parts.won.head)
         await self._record_application()
         if not await self._load_specs():
             await self._respec()
@@ -248,6 +255,8 @@ class Leader:
                 await parts.action_closer.expire_actions()
             elif parts.result_forgetter.check():
                 await parts.result_forgetter.forget()
+            elif parts.store_repair.is_due:
+                await parts.store_repair.repair()
             elif self._queue:
                 await parts.batch_runner.run_next()
             else:

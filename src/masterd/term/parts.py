@@ -21,6 +21,7 @@ from masterd.term.committer import Committer, LeaderSettings
 from masterd.term.config_adoption import ConfigAdopter
 from masterd.term.node_events import NodeEvents
 from masterd.term.read_index import ReadIndex
+from masterd.term.repair.store_repair import StoreRepair
 from masterd.term.restore import SnapshotRestorer
 from masterd.term.results.forgetter import ResultForgetter
 from masterd.term.results.recall import ResultRecall
@@ -64,6 +65,7 @@ class TermParts:
     node_events: NodeEvents
     action_closer: ActionCloser
     retention: JournalRetention
+    store_repair: StoreRepair
     archive: SnapshotArchive
     result_forgetter: ResultForgetter
     result_recall: ResultRecall
@@ -125,6 +127,11 @@ def build_term_parts(
     config_adopter = ConfigAdopter(etcd, keys, cluster_view, replica, committer, derive_s, settings.handler_timeout_s)
     challenge_responder = ChallengeResponder(etcd, keys, fence, cluster_view)
 
+    store_repair = StoreRepair(
+        etcd, keys, fence, replica=replica, cluster_view=cluster_view, retention=retention, committer=committer,
+        settings=settings, wake=wake.set,
+    )  # fmt: skip
+
     return TermParts(
         etcd=etcd, keys=keys, master=master, won=won, replica=replica, cluster_view=cluster_view, settings=settings,
         space_keeper=space_keeper, warm_start=warm_start, wake=wake, serving=serving, term_end=term_end,
@@ -132,5 +139,5 @@ def build_term_parts(
         batch_runner=batch_runner, config_adopter=config_adopter, node_events=node_events,
         action_closer=action_closer, retention=retention, archive=archive, result_forgetter=result_forgetter,
         result_recall=ResultRecall(etcd, keys), challenge_responder=challenge_responder,
-        removed_nodes=RemovedNodes(etcd, keys, fence, replica, cluster_view),
+        removed_nodes=RemovedNodes(etcd, keys, fence, replica, cluster_view), store_repair=store_repair,
     )  # fmt: skip

@@ -175,12 +175,13 @@ class Publisher:
         accepted = dict(found)
         prefixes = (self._keys.desired, self._keys.actions)
         for key, raw in found.items():
-            if key in wanted and key.startswith(prefixes) and _equal_but_for_term(raw, wanted[key]):
+            if key in wanted and key.startswith(prefixes) and equal_but_for_term(raw, wanted[key]):
                 accepted[key] = wanted[key]
         return accepted
 
 
-def _equal_but_for_term(found: bytes, wanted: bytes) -> bool:
+def equal_but_for_term(found: bytes, wanted: bytes) -> bool:
+    """Whether two desired states or two lists of actions are equal apart from their terms."""
     try:
         old, new = loads(found), loads(wanted)
     except Garbage:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from masterd.replication.replica import Replica
 from masterd.replication.snapshots import Image
+from masterd.replication.state_coverage import find_gap
 from masterd.term.publisher import Publisher
 from masterd.upkeep.store_budget import StoreBudget
 from nodestore.cluster.election import Fence
@@ -172,12 +173,24 @@ class JournalRetention:
         with contextlib.suppress(IndexError, ValueError):  # an empty journal; a key that names no entry
             oldest = keys.entry_index(found.kvs[0].key)
             while sizes and sizes[0][0] < oldest:
-                sizes.popleft()
+                self.replica.sizes_known_after = max(self.replica.sizes_known_after, sizes.popleft()[0])
 
     def _is_snapshot_due(self) -> bool:
         commands = self.replica.state.index - (self._last_index or 0)
         journal_bytes = self.replica.bytes_applied - self._bytes_at_snapshot
         return is_snapshot_due(self._settings, commands, journal_bytes, self._snapshot_bytes)
+
+    async def cover_state(self) -> str | None:
+        """Write a snapshot if snapshots and journal in etcd do not hold the state; return what was missing, else None.
+
+        Only another program can have deleted or changed it. The state in memory is complete, so nothing is lost.
+        """
+        async with self._snapshot_lock:  # truncation and the deletion of snapshots wait
+            missing = await find_gap(self.replica)
+        if missing is not None:
+            log.error("%s: writing a snapshot of the state in memory", missing)
+            await self.write_snapshot()
+        return missing
 
     async def write_snapshot(self) -> str:
         """Write a snapshot of the current state; return its full name. Raises LeadershipLost if the term has ended."""
@@ -314,6 +327,7 @@ class JournalRetention:
             return
         await self._delete_entries(up_to)
         self._truncated_index = up_to
+        self.replica.sizes_known_after = max(self.replica.sizes_known_after, up_to)
         while sizes and sizes[0][0] <= up_to:
             sizes.popleft()
         for index in [index for index in state.restores if index <= up_to]:

@@ -9,6 +9,12 @@ This requires that no revision is used twice, which only the restore can ensure 
 visible as a gap: no key of the cluster has a revision between those in the backup and those after the restore.
 Every step but the last is read-only. The last step is one transaction that compares what the others have read. So
 the recovery may be interrupted anywhere and run again.
+
+If `epoch` was deleted or garbled, alone or with all other keys, no masterd can lead, and those that run keep the state
+in memory. Then they may go on running, and the new epoch names the one whose state is furthest as its heir: the heir
+keeps its state, leads first, and writes a snapshot. All others load that.
+
+The new epoch is above every one that a key names or that a running daemon reports to remember.
 """
 
 from __future__ import annotations
@@ -19,14 +25,27 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nodestore.errors import Conflict, Garbage, NodectlError, NotFound, OutcomeUnknown, Unavailable
 from nodestore.schema.keys import Keys, prefix_end
-from nodestore.schema.models import Candidate, Entry, Epoch, Head, Paused, TermRecord, decode
+from nodestore.schema.models import (
+    Candidate,
+    Entry,
+    Epoch,
+    Head,
+    Paused,
+    Status,
+    Stored,
+    TermRecord,
+    decode,
+    decode_or_none,
+)
 
 if TYPE_CHECKING:
     from nodestore.etcd.session import KV, Etcd
+
+M = TypeVar("M", bound=Stored)
 
 BUMP_MIN = 1_000_000_000
 """By how much a restore must raise the revision: by more than the store can have written after the backup. This many
@@ -36,6 +55,8 @@ _APART_MAX = 1_000_000
 _SILENCE_S = 4.0
 """How long there must be no candidacy. A running masterd would write one within this time: it tries several times a
 second."""
+_REPORTS_S = 6.0
+"""A masterd requests a new lease, if it lost the one before, and writes its candidacy within this time."""
 _LEASE_MAX_S = 300.0
 _SLACK_S = 5.0
 """How much longer a lease may live than its TTL: a new leader of etcd extends it."""
@@ -47,8 +68,9 @@ _ATTEMPTS = 3
 class Restored:
     """The state of the store, read at one revision."""
 
-    epoch: KV
-    record: Epoch
+    epoch: KV | None
+    record: Epoch | None
+    """The present epoch; None if the key was deleted or is unreadable, or if etcd is empty."""
     leader: KV | None
     head: Head
     last: Entry | None
@@ -57,11 +79,37 @@ class Restored:
     bumped: int
     led: bool
     """Whether a master has led in this epoch. It then wrote a term's record."""
+    candidates: tuple[Candidate, ...] = ()
+    epoch_max: int = 0
+    """The highest epoch that a key of the store names, or that a daemon reports to remember."""
+    has_journal: bool = True
+    """Whether the store holds any journal entry or snapshot."""
 
     @property
     def recovered(self) -> bool:
-        """Whether an earlier `nodectl recover` began this epoch and no master has led in it yet: nothing to do."""
-        return bool(self.record.nonce) and not self.led and self.bumped < BUMP_MIN
+        """Whether an earlier `nodectl recover` began this epoch and no master has led in it yet: nothing to do.
+
+        If the epoch has an heir, that masterd must still run.
+        """
+        if self.record is None or not self.record.nonce or self.led or self.bumped >= BUMP_MIN:
+            return False
+        return not self.record.heir or any(item.nonce == self.record.heir for item in self.candidates)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether masterds may run during the recovery: without a readable epoch, none of them can lead."""
+        return self.record is None or bool(self.record.heir)
+
+    @property
+    def heir(self) -> Candidate | None:
+        """The running masterd whose state in memory continues, if `epoch` was deleted: the one that is furthest.
+
+        None if no masterd reports a state, or if the store has an epoch and so was not emptied.
+        """
+        if not self.may_run:
+            return None
+        holders = [item for item in self.candidates if item.store is not None and item.index > 0]
+        return max(holders, key=lambda item: (item.store.epoch if item.store else 0, item.index), default=None)
 
 
 def widest_revision_gap(revisions: Iterable[int], epoch_revision: int, now: int) -> int:
@@ -74,7 +122,7 @@ def widest_revision_gap(revisions: Iterable[int], epoch_revision: int, now: int)
 
 
 async def read_restored(etcd: Etcd, keys: Keys) -> Restored:
-    """Read the state of the store. Raises NotFound if it has no such cluster, Garbage if a needed key is unreadable."""
+    """Read the state of the store. Raises NotFound if it has no such cluster, and no daemon remembers one."""
     from nodestore.etcd.watch import list_at
 
     listed = await etcd.range(keys.prefix, keys_only=True, timeout_s=20.0)
@@ -82,20 +130,29 @@ async def read_restored(etcd: Etcd, keys: Keys) -> Restored:
     epoch, leader, head, paused = [
         await etcd.get(key, revision=revision) for key in (keys.epoch, keys.leader, keys.head, keys.paused)
     ]
-    if epoch is None:
+    record = decode_or_none(Epoch, epoch)
+    at = decode_or_none(Head, head) or Head(index=0, nonce="")
+    candidates = tuple(_readable(Candidate, (await etcd.range(keys.candidates, revision=revision)).kvs))
+    statuses = _readable(Status, (await etcd.range(keys.status, revision=revision)).kvs)
+    stores = [*(item.store for item in candidates), *(item.store for item in statuses)]
+    marks = [store.epoch for store in stores if store is not None]
+    has_journal = any(kv.key.startswith((keys.journal, keys.snapshots)) for kv in listed.kvs)
+    if record is None and not marks and not has_journal:
         raise NotFound(
             f"there is no cluster {keys.cluster!r} in this etcd: check --cluster, and that the backup was restored"
         )
-    record = decode(Epoch, epoch.value, epoch.key)
-    at = decode(Head, head.value, head.key) if head else Head(index=0, nonce="")
     entry = await etcd.get(keys.entry(at.index), revision=revision) if at.index else None
     terms = await list_at(etcd, keys.terms, end=prefix_end(keys.terms), revision=revision)
     return Restored(
-        epoch, record, leader, at, None if entry is None else decode(Entry, entry.value, entry.key),
-        None if paused is None else decode(Paused, paused.value, paused.key), revision,
-        widest_revision_gap((kv.mod_revision for kv in listed.kvs), epoch.mod_revision, revision),
-        any(_epoch_of(kv) == record.epoch for kv in terms.kvs),
+        epoch, record, leader, at, decode_or_none(Entry, entry), decode_or_none(Paused, paused), revision,
+        widest_revision_gap((kv.mod_revision for kv in listed.kvs), epoch.mod_revision if epoch else 0, revision),
+        record is not None and any(_epoch_of(kv) == record.epoch for kv in terms.kvs), candidates,
+        max([record.epoch if record else 0, *marks, *(_epoch_of(kv) for kv in terms.kvs)]), has_journal,
     )  # fmt: skip
+
+
+def _readable(model: type[M], kvs: Iterable[KV]) -> list[M]:
+    return [item for item in (decode_or_none(model, kv) for kv in kvs) if item is not None]
 
 
 def _epoch_of(kv: KV) -> int:
@@ -135,6 +192,12 @@ async def check_members(etcd: Etcd) -> list[str]:
             "stop them all and restore the backup on each with the same number"
         )
     return warnings
+
+
+async def wait_for_reports(show: Callable[[str], None]) -> None:
+    """Wait until every running program has noticed that keys were deleted, and has reported what it remembers."""
+    show("waiting until the running programs have reported which state they hold")
+    await asyncio.sleep(_REPORTS_S)
 
 
 async def wait_for_silence(etcd: Etcd, keys: Keys, show: Callable[[str], None]) -> None:
@@ -189,15 +252,17 @@ async def begin_epoch(etcd: Etcd, keys: Keys, found: Restored, actor: str) -> Ep
     from nodestore.etcd.session import cmp_mod, op_delete, op_get, op_put
     from nodestore.etcd.types import cmp_empty_range
 
+    heir = found.heir
     record = Epoch(
-        epoch=found.record.epoch + 1, since=time.time(), actor=actor, nonce=secrets.token_hex(8), bumped=found.bumped,
-        index=found.head.index,
+        epoch=found.epoch_max + 1, since=time.time(), actor=actor, nonce=secrets.token_hex(8), bumped=found.bumped,
+        index=heir.index if heir else found.head.index, heir=heir.nonce if heir else "",
     )  # fmt: skip
     compares = [
-        cmp_mod(keys.epoch, found.epoch.mod_revision),
+        cmp_mod(keys.epoch, found.epoch.mod_revision if found.epoch else 0),
         cmp_mod(keys.leader, found.leader.mod_revision if found.leader else 0),
-        cmp_empty_range(keys.candidates, prefix_end(keys.candidates)),
     ]
+    if not found.may_run:
+        compares.append(cmp_empty_range(keys.candidates, prefix_end(keys.candidates)))
     then = [op_delete(keys.leader), op_put(keys.epoch, record.encode())]
     unknown: OutcomeUnknown | None = None
     for _ in range(_ATTEMPTS):

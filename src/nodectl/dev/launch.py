@@ -79,9 +79,11 @@ def launch_command(
         ]  # fmt: skip
     else:
         own = ["--node", name, "--work-dir", str(places.data(name, part))]
-    # A variable, not an option: earlier releases of masterd, which do not know the option, must start as well.
-    drills = {"NODECTL_ALLOW_DRILLS": "1"} if part.program == "masterd" else {}
-    return Launch([*prefix, *own, *common], drills, places.directory)
+    # Variables, not options: earlier releases of masterd, which do not know the options, must start as well.
+    variables = {}
+    if part.program == "masterd":
+        variables = {"NODECTL_ALLOW_DRILLS": "1", "NODECTL_STATE_DIR": str(places.directory / "masterd" / name)}
+    return Launch([*prefix, *own, *common], variables, places.directory)
 
 
 def _member(record: Record, name: str, places: ClusterPaths, etcd: Path) -> Launch:

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol, TypeVar
@@ -87,7 +88,10 @@ class Actor:
         claim: HasClaim,
         performer: ActionPerformer,
         reboot_wait_s: float = REBOOT_WAIT_S,
+        is_blocked: Callable[[], bool] = lambda: False,
     ) -> None:
+        """is_blocked: whether no action may start now, because etcd is another store than the one that is known."""
+        self._is_blocked = is_blocked
         self._etcd = etcd
         self._me = me
         self._claim = claim
@@ -162,7 +166,7 @@ class Actor:
         if isinstance(step, Write):
             await self._put_acted(read, step.acted)
             return True
-        if isinstance(step, Begin) and not self._performer.has_reconciled(read.desired):
+        if isinstance(step, Begin) and (self._is_blocked() or not self._performer.has_reconciled(read.desired)):
             return False  # the agent calls wake when it has reconciled
         async with self._performer.hold_driver(step.action):
             # mark it within the lock: waiting for the lock may take long, and the action may expire meanwhile

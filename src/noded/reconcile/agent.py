@@ -380,7 +380,7 @@ class Agent:
                 reason="; ".join(part for part in (self._reason, one_line(plan.note, _NOTE_CHARS_MAX)) if part),
                 actual=_bounded_state(actual.state),
                 error=error[:ERROR_CHARS_MAX] if error else None,
-                warning=self._persist_error or self._claim.warning,
+                warning=self._orders.store_problem or self._persist_error or self._claim.warning,
                 attempts=self._memory.attempts.count,
                 driver=desired.spec.driver if desired else None,
             )

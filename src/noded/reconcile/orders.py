@@ -33,6 +33,8 @@ class Orders:
         self.raw: bytes | None = None
         """The key's last value, obeyed or not; None if the key is absent."""
         self.desired: Desired | None = None
+        self.store_problem: str | None = None
+        """Why etcd is another store, whose value is not observed; None if it is the known one."""
         self.problem: str | None = None
         """Why the key's value is not obeyed; None if it is."""
 

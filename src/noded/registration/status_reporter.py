@@ -6,13 +6,14 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 from noded.registration.claim import NodeClaim
 from noded.registration.follow_key import RETRY_FIRST_S, RETRY_MAX_S
 from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.session import Etcd, cmp_mod, op_get, op_put
-from nodestore.schema.models import Status, decode_or_none
+from nodestore.schema.models import Status, StoreMark, decode_or_none
 from nodestore.support.backoff import Backoff
 from nodestore.support.logs import RateLimitedLog
 from nodestore.support.waiting import set_within
@@ -20,6 +21,8 @@ from nodestore.support.waiting import set_within
 log = logging.getLogger(__name__)
 
 _WRITE_EVERY_S = 0.25
+_VERIFY_EVERY_S = 15.0
+"""Interval of reading the status in etcd: if another program deleted or changed it, it is written again."""
 _FLUSH_TIMEOUT_S = 1.0
 _CLOCK_EVERY_S, _CLOCK_RETRY_S = 300.0, 5.0
 """An unchanged status is written again after this time, because masterd compares clocks by `time`. The period is
@@ -33,8 +36,16 @@ class StatusReporter:
     the status that we last read or wrote, so a write that etcd receives late cannot replace a newer one.
     """
 
-    def __init__(self, etcd: Etcd, key: str, alive_key: str, claim: NodeClaim) -> None:
-        self._etcd = etcd
+    def __init__(
+        self,
+        etcd: Etcd,
+        key: str,
+        alive_key: str,
+        claim: NodeClaim,
+        store: Callable[[], StoreMark | None] = lambda: None,
+    ) -> None:
+        """store: returns the store that this noded remembers; each status names it."""
+        self._etcd, self._store = etcd, store
         self._key = key
         self._alive_key = alive_key
         self._claim = claim
@@ -66,7 +77,9 @@ class StatusReporter:
         """Write each reported status, and retry after errors. Never returns."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
-            await set_within(self._wake, max(_CLOCK_RETRY_S, self._written_at + _CLOCK_EVERY_S - time.monotonic()))
+            clock_s = max(_CLOCK_RETRY_S, self._written_at + _CLOCK_EVERY_S - time.monotonic())
+            if not await set_within(self._wake, min(_VERIFY_EVERY_S, clock_s)):
+                self._forget_written()
             self._wake.clear()
             try:
                 await self._write()
@@ -89,8 +102,11 @@ class StatusReporter:
     async def _write(self) -> None:
         """Write the newest status if the claim is ours. Raises NodectlError if it fails or its outcome is unknown."""
         claim, status = self._claim.claim_revision, self._newest
+        if claim is None or status is None:
+            return
+        status = status.model_copy(update={"store": self._store()})
         clock_due = time.monotonic() >= self._written_at + _CLOCK_EVERY_S
-        if claim is None or status is None or (status.same_but_for_time(self._written) and not clock_due):
+        if status.same_but_for_time(self._written) and not clock_due:
             return
         if self._revision is None:
             current = await self._etcd.get(self._key)

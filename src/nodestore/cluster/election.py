@@ -27,6 +27,7 @@ from nodestore.etcd.session import (
     op_put,
     op_range,
 )
+from nodestore.etcd.types import cmp_empty_range
 from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.models import Epoch, LeaderRecord, Paused, Term, TermRecord, decode
 
@@ -77,6 +78,8 @@ class TakeoverWon:
     applied: KV | None
     config: KV | None
     tail: Range
+    cluster_id: str = ""
+    """The id of the etcd cluster that answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +126,23 @@ def parse_leader(kv: KV | None) -> LeaderSeen:
     return LeaderSeen(kv.mod_revision, record, kv.lease)
 
 
-async def ensure_epoch(etcd: Etcd, keys: Keys) -> EpochSeen:
-    """The store's epoch; a new store gets epoch 1. Garbage if the key is unreadable: then nothing can be committed."""
+async def ensure_epoch(etcd: Etcd, keys: Keys, *, may_begin: bool = True) -> EpochSeen:
+    """The store's epoch; a new store gets epoch 1, unless `may_begin` is False.
+
+    A store that holds a journal, snapshots or `head` is not new: its epoch was deleted, and is not begun again, because
+    programs may have seen a higher one. Garbage if there is no epoch, or if the key is unreadable: then nothing can be
+    committed.
+    """
     found = await etcd.get(keys.epoch)
+    if found is None and not may_begin:
+        raise Garbage(_no_epoch(keys))
     if found is None:
         result = await etcd.txn(
-            [cmp_create(keys.epoch, 0)],
+            [
+                cmp_create(keys.epoch, 0),
+                cmp_create(keys.head, 0),
+                *(cmp_empty_range(prefix, prefix_end(prefix)) for prefix in (keys.journal, keys.snapshots)),
+            ],
             [op_put(keys.epoch, Epoch(epoch=1).encode())],
             [op_get(keys.epoch)],
             repeatable=True,
@@ -137,10 +151,15 @@ async def ensure_epoch(etcd: Etcd, keys: Keys) -> EpochSeen:
             return EpochSeen(1, result.revision)
         found = result.range(0).first
         if found is None:
-            raise Garbage(
-                f"{keys.epoch} was created and deleted meanwhile: another program writes it; stop that program"
-            )
+            raise Garbage(_no_epoch(keys))
     return EpochSeen(decode(Epoch, found.value, keys.epoch).epoch, found.mod_revision)
+
+
+def _no_epoch(keys: Keys) -> str:
+    return (
+        f"{keys.epoch} is missing, but the store is not new: keys were deleted. Nothing can be committed until "
+        "`nodectl recover` begins a new epoch; restart no masterd before"
+    )
 
 
 async def takeover(
@@ -290,6 +309,7 @@ def _parse_won(result: TxnResult, skip: int, fence: Fence) -> TakeoverWon:
         applied=result.range(skip + 1).first,
         config=result.range(skip + 2).first,
         tail=result.range(skip + 3),
+        cluster_id=result.cluster_id,
     )
 
 

@@ -58,6 +58,7 @@ from nodestore.etcd.types import (
     MemberStatus,
     Op,
     Range,
+    Reading,
     RetryPolicy,
     TxnResult,
     WriteResult,
@@ -115,6 +116,8 @@ class Etcd:
         self._streams: set[Stream] = set()
         self._last_answering: Connection | None = None
         self._closed = False
+        self.watch_restarts = 0
+        """How often `restart_watches` was called."""
         self._login = Login(settings)
         self._token: str | None = None  # "" while authentication is disabled in etcd
         self._login_lock = asyncio.Lock()
@@ -181,6 +184,14 @@ class Etcd:
         """Probe all open streams. Call it if a PC, and with it a member, may be dead."""
         for stream in tuple(self._streams):
             stream.request_probe()
+
+    def restart_watches(self) -> None:
+        """Make every watch list its keys anew, because the store is not the one that they began in.
+
+        A watch waits for a revision. In a store whose revision went back, it would wait for events in vain.
+        """
+        self.watch_restarts += 1
+        self.probe_streams()
 
     def remove_stream(self, stream: Stream) -> None:
         """Stop probing a closed stream."""
@@ -369,6 +380,13 @@ class Etcd:
         request = pb.RangeRequest(key=key.encode(), revision=revision)
         return range_from_pb(await self._unary("KV/Range", request, RetryPolicy.FREELY, timeout_s=timeout_s)).first
 
+    async def read(self, key: str, *, timeout_s: float | None = None) -> Reading:
+        """Read the key linearizably, together with what identifies the store that answered."""
+        response = await self._unary(
+            "KV/Range", pb.RangeRequest(key=key.encode()), RetryPolicy.FREELY, timeout_s=timeout_s
+        )
+        return Reading(f"{response.header.cluster_id:x}", response.header.revision, range_from_pb(response).first)
+
     async def range(
         self,
         start: str | bytes,
@@ -442,8 +460,9 @@ class Etcd:
     ) -> TxnResult:
         response = await self._unary("KV/Txn", request, retry, timeout_s=timeout_s, endpoint_offset=endpoint_offset)
         return TxnResult(
-            response.succeeded, response.header.revision, tuple(result_from_pb(item) for item in response.responses)
-        )
+            response.succeeded, response.header.revision,
+            tuple(result_from_pb(item) for item in response.responses), f"{response.header.cluster_id:x}",
+        )  # fmt: skip
 
     async def txn_hedged(
         self,

@@ -104,6 +104,15 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """A key as a linearizable read found it, with the id of the etcd cluster that answered and its revision."""
+
+    cluster_id: str
+    revision: int
+    kv: KV | None
+
+
+@dataclass(frozen=True, slots=True)
 class WriteResult:
     """The result of a put (`count` is 1) or a delete (`count` is the number of deleted keys)."""
 
@@ -117,6 +126,8 @@ class TxnResult:
     succeeded: bool
     revision: int
     results: tuple[Range | WriteResult, ...]
+    cluster_id: str = ""
+    """The id of the etcd cluster that answered, in hexadecimal digits."""
 
     def range(self, position: int) -> Range:
         """The result of the read at `position` in the branch that ran. TypeError if that operation is a write."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,16 @@ _PAGE_S = 10.0
 _RETRY_MAX_S = 1.0
 _ALL_WATCHES = -1  # the watch id of an answer to a progress request: it is valid for all watches of the stream
 _ASK_PROGRESS = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
+
+
+class _Restarted(Compacted):
+    """The session restarts its watches: the same follows as after a compaction, a new listing."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def __str__(self) -> str:
+        return "the store was replaced or its epoch changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +170,11 @@ async def mirror(
     """
     end = key_range(key, prefix=prefix).end
     while True:
+        restarts = etcd.watch_restarts
         listing = await _list_patiently(etcd, key, end)
         yield Listing(listing.revision, listing.kvs)
+        if restarts != etcd.watch_restarts:
+            continue
         try:
             async with aclosing(
                 follow(
@@ -192,10 +205,13 @@ async def mirror_all(
     timeouts = _StreamTimeouts(progress_s, silence_s, False, progress)
     while True:
         next_revisions: list[int] = []
+        restarts = etcd.watch_restarts
         for position, keys in enumerate(key_ranges):
             listing = await _list_patiently(etcd, keys.start, keys.end)
             next_revisions.append(listing.revision + 1)
             yield position, Listing(listing.revision, listing.kvs)
+        if restarts != etcd.watch_restarts:
+            continue
         try:
             async with aclosing(_follow_all(etcd, key_ranges, next_revisions, timeouts)) as stream:
                 async for position, changes in stream:
@@ -233,8 +249,10 @@ async def _follow_all(
 
     Progress of the stream is yielded as Changes of the first range.
     """
-    faults = 0
+    faults, restarts = 0, etcd.watch_restarts
     while True:
+        if etcd.watch_restarts != restarts:
+            raise _Restarted
         try:
             async with aclosing(_follow_stream(etcd, key_ranges, next_revisions, timeouts)) as stream:
                 async for position, changes in stream:
@@ -261,6 +279,7 @@ async def _follow_stream(
     try:
         for keys, revision in zip(key_ranges, next_revisions, strict=True):
             await stream.send(pb.WatchRequest(create_request=_create_request(keys, revision)), _OPEN_TIMEOUT_S)
+        restarts = etcd.watch_restarts
         positions: dict[int, int] = {}  # by watch id: the position of the watch's range
         fragments: list[list[Event]] = [[] for _ in key_ranges]
         if timeouts.progress is not None:
@@ -268,7 +287,13 @@ async def _follow_stream(
         opened_by = time.monotonic() + _OPEN_TIMEOUT_S
         while True:
             opening = len(positions) < len(key_ranges)
-            reply = await (_receive_first(stream, opened_by) if opening else _receive_next(stream, timeouts))
+            reply = await (
+                _receive_first(stream, opened_by)
+                if opening
+                else _receive_next(stream, timeouts, lambda: etcd.watch_restarts != restarts)
+            )
+            if etcd.watch_restarts != restarts:
+                raise _Restarted
             if reply is None:
                 raise stream.report_silence()
             _raise_if_ended(reply, stream)
@@ -312,8 +337,11 @@ async def _receive_first(stream: Stream, deadline: float) -> Any:
     return reply
 
 
-async def _receive_next(stream: Stream, timeouts: _StreamTimeouts) -> Any:
-    """The next reply. Requests progress while there is none; BrokenStream if etcd does not answer in time."""
+async def _receive_next(stream: Stream, timeouts: _StreamTimeouts, restarted: Callable[[], bool]) -> Any:
+    """The next reply. Requests progress while there is none; BrokenStream if etcd does not answer in time.
+
+    None if the session restarts its watches.
+    """
     # Silence counts from the first progress request, so that a pause of this process is not mistaken for etcd's.
     requested_at: float | None = None
     while True:
@@ -321,7 +349,7 @@ async def _receive_next(stream: Stream, timeouts: _StreamTimeouts) -> Any:
         reply = await stream.receive(
             _PROBE_TIMEOUT_S if stream.probe_requested and requested_at is not None else timeouts.progress_s
         )
-        if reply is not None:
+        if reply is not None or restarted():
             stream.probe_requested = False
             return reply
         now = time.monotonic()

@@ -41,6 +41,7 @@ Paused = Annotated[JsonObject, StoredModel("Paused")]
 Status = Annotated[JsonObject, StoredModel("Status")]
 ApplicationOrder = Annotated[JsonObject, StoredModel("ApplicationOrder")]
 RehearsalReport = Annotated[JsonObject, StoredModel("RehearsalReport")]
+StoreMark = Annotated[JsonObject, StoredModel("StoreMark")]
 Alive = Annotated[JsonObject, StoredModel("Alive")]
 
 
@@ -71,6 +72,7 @@ class Health(TypedDict):
     role: Role
     index: Count
     problem: str | None
+    store: NotRequired[StoreMark | None]
 
 
 class TermNumber(TypedDict):

@@ -26,6 +26,7 @@ from nodesdk.models import Phase as Phase
 from nodesdk.models import Spec as Spec
 from nodesdk.models import Status as Status
 from nodesdk.models import Stored as Stored
+from nodesdk.models import StoreMark as StoreMark
 from nodestore.errors import Garbage
 
 _PROBLEM_CHARS_MAX = 300  # a problem's location may contain a name that is as long as the whole value
@@ -95,6 +96,11 @@ class Epoch(Stored):
     )
     bumped: int = Field(default=0, description="by how much etcd's revision was raised when the backup was restored")
     index: int = Field(default=0, description="index of the last command in the backup")
+    heir: str = Field(
+        default="",
+        description="nonce of the masterd whose state in memory begins this epoch, because keys were deleted; it leads "
+        "first. Empty: the state is that of journal and snapshots",
+    )
 
 
 Cause = Literal["first", "resigned", "switchover", "expired", "died", "silent", "stuck", "unreadable", "restarted"]
@@ -191,6 +197,7 @@ class Candidate(Stored):
     clock: float | None = Field(
         default=None, description="the wall clock of its PC when it was written, which is at least every 10 s"
     )
+    store: StoreMark | None = Field(default=None, description="the store that the masterd remembers")
 
 
 class Challenge(Stored):
@@ -231,7 +238,7 @@ class Head(Stored):
     nonce: str
 
 
-def nonce_of(model: type[Head | Answer], found: KeyValue | None) -> str | None:
+def nonce_of(model: type[Head | Answer | Entry], found: KeyValue | None) -> str | None:
     """The nonce in a key's value. None if the key is absent or its value unreadable."""
     decoded = decode_or_none(model, found)
     return None if decoded is None else decoded.nonce

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nodestore.cluster.election import ensure_epoch
 from nodestore.errors import (
     LeadershipLost,
 )
@@ -145,6 +146,7 @@ async def test_names_that_an_earlier_release_adopted(etcd_one: EtcdCluster, keys
             index=1, id=f"config.adopt-{revision}", actor="admin", time=0.0, name="config.adopt", config_version=1,
             config=record, config_revision=revision,
         )  # fmt: skip
+        await ensure_epoch(etcd, keys)
         await etcd.put(keys.entry(1), Entry(epoch=1, term=1, nonce="old", commands=(adopting,)).encode())
         await etcd.put(keys.head, Head(index=1, nonce="old").encode())
         won = await take_over(etcd, keys, "m1", next_index=2)

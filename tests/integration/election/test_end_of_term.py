@@ -169,19 +169,38 @@ async def test_a_journal_index_that_differs_from_memory_ends_the_term(etcd_one: 
         assert found is None
 
 
-async def test_head_changed_by_a_stranger_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
+async def test_head_changed_by_a_stranger_changes_nothing(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The commit is sent again and compares `head` as it is now. The term goes on."""
+    async with session(etcd_one) as etcd, run_leader(etcd, etcd, keys) as term:
+        await term.add("x1")
+        head = await etcd.get(keys.head)
+        assert head is not None
+        await etcd.put(keys.head, head.value)
+        assert (await term.add("x2")).result == 2
+        await etcd.delete(keys.head)
+        assert (await term.add("x3")).result == 3
+
+
+async def test_an_entry_of_a_stranger_ends_the_term(etcd_one: EtcdCluster, keys: Keys) -> None:
     """The outcome of the commit is unknown to its caller. The next term continues with the store as it is."""
     async with session(etcd_one) as etcd:
         async with run_leader(etcd, etcd, keys) as term:
             await term.add("x1")
-            head = await etcd.get(keys.head)
-            assert head is not None
-            await etcd.put(keys.head, head.value)
+            await _meddle(etcd, keys)
             assert code_of(await term.add("x2")) == "outcome_unknown"
             await term.ended()
+        await etcd.delete(keys.entry(2))
         async with run_leader(etcd, etcd, keys, "m2") as term:
             again = await term.add("x2")
             assert (again.result, again.repeated) == (2, False)
+
+
+async def _meddle(etcd: Etcd, keys: Keys) -> None:
+    """Another program writes `head` again, and an entry after it."""
+    head = await etcd.get(keys.head)
+    assert head is not None
+    await etcd.put(keys.entry(2), b"{}")
+    await etcd.put(keys.head, head.value)
 
 
 async def test_views_that_cannot_be_written_end_the_term(
@@ -274,6 +293,7 @@ async def test_a_lease_that_is_lost_only_by_the_masters_own_clock(
             await first.submit([CommandRequest("x1", "add", {"path": "sum"}, "t", 0)])
             before = parse_leader(await etcd.get(keys.leader))
             lost.set()
+            await etcd.delete(keys.entry(2))
             second = await _leads(parts, first)
             after = parse_leader(await etcd.get(keys.leader))
             assert after.lease != before.lease
@@ -346,9 +366,7 @@ async def test_a_term_given_up_is_not_claimed_again(
             first = await _leads(parts, None)
             add = CommandRequest("x1", "add", {"path": "sum"}, "t", 0)
             await first.submit([add])
-            head = await etcd.get(keys.head)
-            assert head is not None
-            await etcd.put(keys.head, head.value)  # a foreign write: this term no longer knows what is committed
+            await _meddle(etcd, keys)  # this term no longer knows what is committed
             other = replace(add, id="x2")
             assert code_of((await first.submit([other]))[0]) == "outcome_unknown"
             second = await _leads(parts, first)

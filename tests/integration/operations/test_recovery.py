@@ -42,6 +42,8 @@ INVENTORY = Inventory.model_validate(
     }
 )  # fmt: skip
 PATIENCE_S = 60.0
+_TOO_EARLY_S = 5.0
+"""A masterd that could lead would do so within this time."""
 
 
 def bump() -> list[str]:
@@ -133,8 +135,11 @@ class Disaster:
         await self.node.ready(self.masters.etcd, self.keys, self.lost)
 
     async def start_a_master_too_early(self) -> None:
-        """Before `nodectl recover` it leads in the restored store, and recovery is refused until it is stopped."""
-        await self._serve("m2")
+        """It remembers no store and does not lead, as the node names the lost one; recovery is refused meanwhile."""
+        self.masters.start("m2")
+        await self.masters.wait_candidate("m2")
+        await asyncio.sleep(_TOO_EARLY_S)
+        assert (await self.masters.leader()).record is None
         expect_refused(await self.nodectl("recover"), "master m2 on m2 still runs: stop masterd on every PC")
         assert await epoch_of(self.masters.etcd, self.keys) == 1
         self.masters.running["m2"].kill()

@@ -18,7 +18,7 @@ from masterd.state_machine.batch import CommandRequest
 from masterd.term.leader import LeaderSettings
 from masterd.term.publisher import Publisher
 from masterd.term.retention import JournalRetention, RetentionSettings
-from nodestore.cluster.election import TakeoverWon
+from nodestore.cluster.election import TakeoverWon, ensure_epoch
 from nodestore.errors import (
     Denied,
     Garbage,
@@ -146,6 +146,7 @@ async def test_a_snapshot_that_is_deleted_while_it_is_read(etcd_one: EtcdCluster
 async def run_leader_after_inspection(etcd: Etcd, keys: Keys) -> AsyncIterator[RunningLeader]:
     """Run a leader whose retention has already deleted incomplete snapshots, so that it does not delete the test's."""
     fragment = keys.snapshot(keys.snapshot_name(1, "fragment")) + "000000"
+    await ensure_epoch(etcd, keys)  # a store that holds snapshots but no epoch is not new
     await etcd.put(fragment, b"{}")
 
     async def deleted() -> bool:
@@ -278,6 +279,8 @@ async def test_a_replica_goes_on_after_a_refusal(
         refusals: list[str | None] = []
 
         async def refused_once(self: Replica) -> int:
+            if self is not replica:  # the leader's
+                return await catch_up(self)
             refusals.append(self.problem)
             if len(refusals) == 1:
                 raise Denied("etcd refuses")

@@ -20,7 +20,7 @@ from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.rpc import Connection
 from nodestore.etcd.types import EtcdSettings
 from tests.support.fakes.link import Link
-from tests.support.fakes.mvcc import Interval, Refused, Store
+from tests.support.fakes.mvcc import Backup, Interval, Refused, Store
 
 MEMBERS = ("fake-1:2379", "fake-2:2379", "fake-3:2379")
 SETTINGS = EtcdSettings(endpoints=MEMBERS)
@@ -117,6 +117,18 @@ class FakeEtcd:
                         response.kvs.append(event.kv)
         response.count = len(response.kvs)
         return response
+
+    def replace(self, backup: Backup | None, *, cluster_id: int = 2, bump: int = 0) -> None:
+        """Become another store: see `Store.replace`. The leases of the backup start anew, as etcd's do."""
+        self.store.replace(backup, cluster_id=cluster_id, bump=bump)
+        now = self._now()
+        kept = {lease: known for lease, known in self._leases.items() if lease in self.store.leases}
+        for lease in self.store.leases:
+            known = kept.setdefault(lease, _Lease(self._ttl_min_s, now))
+            known.ends = now + known.ttl_s
+        self._leases = kept
+        self._streams.clear()
+        self._set_timer()
 
     # --- limits ---
 

@@ -77,11 +77,21 @@ class Interval:
         return key >= self.key and (self.end == b"\0" or key < self.end)
 
 
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """The content of a store at one revision."""
+
+    revision: int
+    versions: dict[bytes, list[Any]]
+    leases: dict[int, set[bytes]]
+
+
 class Store:
     """The key space. A method that changes something does so completely, or raises Refused and changes nothing."""
 
     def __init__(self, max_txn_ops: int) -> None:
         self._max_txn_ops = max_txn_ops
+        self.cluster_id = 1
         self.revision = 1
         self.compacted = 0
         """The oldest revision that can be read; 0 before the first compaction."""
@@ -94,6 +104,25 @@ class Store:
         self._versions: dict[bytes, list[Any]] = {}
         """Each key's KeyValues, oldest first; one of version 0 is its deletion."""
         self._events: list[Any] = []
+
+    # --- other stores in its place ---
+
+    def backup(self) -> Backup:
+        """All keys and leases, and the revision, as `etcdctl snapshot save` copies them."""
+        versions = {name: list(found) for name, found in self._versions.items()}
+        return Backup(self.revision, versions, {lease: set(keys) for lease, keys in self.leases.items()})
+
+    def replace(self, backup: Backup | None, *, cluster_id: int, bump: int = 0) -> None:
+        """Become another store: an empty one, or that of a restored backup. bump: as `--bump-revision`.
+
+        Only for tests that do not read `log` across it.
+        """
+        backup = backup or Backup(1, {}, {})
+        self.cluster_id, self.revision, self.compacted = cluster_id, backup.revision + bump, 0
+        self._versions = {name: list(found) for name, found in backup.versions.items()}
+        self._names = sorted(self._versions)
+        self.leases = {lease: set(keys) for lease, keys in backup.leases.items()}
+        self.log.clear()
 
     # --- requests ---
 
@@ -156,7 +185,7 @@ class Store:
         yield from self.log[bisect.bisect_left(self.log, revision, key=lambda item: item[0]) :]
 
     def header(self) -> Any:
-        return pb.ResponseHeader(cluster_id=1, member_id=1, revision=self.revision, raft_term=2)
+        return pb.ResponseHeader(cluster_id=self.cluster_id, member_id=1, revision=self.revision, raft_term=2)
 
     # --- reading ---
 

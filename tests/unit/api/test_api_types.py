@@ -25,7 +25,18 @@ from nodectl.client.connection.results import NodeChanges
 from nodestore.errors import Conflict, NotLeader
 from nodestore.schema import api_types, models
 from nodestore.schema.json_schema import Keywords, StoredModel, configured
-from nodestore.schema.models import Alive, CommandRecord, ConfigRecord, Entry, Inventory, SpecMark, Status, TermRecord
+from nodestore.schema.models import (
+    Alive,
+    CommandRecord,
+    ConfigRecord,
+    Desired,
+    Entry,
+    Inventory,
+    Spec,
+    SpecMark,
+    Status,
+    TermRecord,
+)
 from nodestore.support.jsonio import dumps, loads
 from tests.support.published import DOCUMENT, SCHEMAS, faults, named
 
@@ -201,6 +212,33 @@ def test_a_node_is_shown_as_published(
     assert (view["problem"], view["converged"]) == (problem, problem is None)
     assert view["status"] == (loads(status.encode()) if status else None)
     assert view["alive"] == (loads(alive.encode()) if alive else None)
+
+
+def _order(epoch: int, term: int, generation: int) -> dict[str, Desired]:
+    return {"n1": Desired(epoch=epoch, term=term, generation=generation, spec=Spec(driver="file"))}
+
+
+@pytest.mark.parametrize(
+    ("orders", "obeyed", "problem"),
+    [
+        (_order(2, 9, 3), (2, 9, 3), None),
+        (_order(2, 9, 3), (1, 9, 3), "it has obeyed 1.9.3, but 2.9.3 is desired"),
+        (_order(2, 9, 3), (2, 8, 3), "it has obeyed 2.8.3"),
+        (_order(2, 9, 3), (1, 5, 13), "at generation 13, generation 3 is desired"),
+        (_order(2, 9, 3), (0, 0, 3), None),  # an older noded names no order
+        (_order(2, 9, 2), (2, 9, 3), None),  # the watch of the order lags behind
+        ({}, (2, 9, 3), "its desired state is not in etcd"),
+    ],
+)
+def test_a_status_counts_for_its_own_order_only(
+    orders: dict[str, Desired], obeyed: tuple[int, int, int], problem: str | None
+) -> None:
+    """Compared with what `desired/<node>` holds: the generation of another epoch may be higher or the same."""
+    epoch, term, generation = obeyed
+    status = STATUS.model_copy(update={"epoch": epoch, "term": term, "observed_generation": generation})
+    view = node_view("n1", INVENTORY, _state(), {"n1": status}, {"n1": ALIVE}, BuiltinApp(), orders=orders)
+    assert view["converged"] == (problem is None)
+    assert (problem or "") in (view["problem"] or "")
 
 
 def test_a_node_shows_its_configuration() -> None:

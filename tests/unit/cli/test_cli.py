@@ -268,10 +268,11 @@ def test_status_says_what_is_wrong(cluster: FakeCluster, nodectl: CallNodectl) -
 
 
 def test_status_without_a_leader_is_what_another_master_knows(cluster: FakeCluster, nodectl: CallNodectl) -> None:
-    """Without a leader, `status` shows what another master knows."""
+    """Without a leader, `status` shows what another master knows, and exits with code 5."""
     cluster.lead(None)
     ran = nodectl("status")
-    assert ran.code == 0
+    assert ran.code == 5
+    assert "there is no leader" in ran.err
     assert "no leader answers" in ran.err
     assert "none" in ran.out
 

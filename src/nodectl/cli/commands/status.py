@@ -34,8 +34,8 @@ def status(
 
     Of more than 50 nodes it shows how many are in each state; `nodectl node list` lists them.
 
-    If no leader answers, it shows what another master knows. If no master answers, it shows what etcd holds, and exits
-    with code 5.
+    If no leader answers, it shows what another master knows. If no master answers, it shows what etcd holds. Without a
+    leader it exits with code 5.
     """
     out = Output(output)
     limit_s = min(_LEADER_S, options_of(context).request_timeout_s / 2)
@@ -48,6 +48,8 @@ def status(
     out.show(view, tables=lambda: _screen(view, answered=unanswered is None), names=lambda: problems)
     if unanswered is not None:
         raise Unavailable(f"no masterd answers, so this status is from etcd alone ({unanswered})")
+    if view.get("leader") is None:
+        raise Unavailable("there is no leader: no command can be run")
     if output is Format.table and not problems:
         out.note("no problems")
     if check and problems:

@@ -1,0 +1,1 @@
+"""Simulated clusters whose store loses keys, or is replaced by another one."""
