@@ -198,7 +198,9 @@ class Replica:
             raise Garbage(self.stuck)
         listing = await self._list_new_entries()
         await self._wait_for_heir(await self._read_epoch(listing.revision), listing.revision)
-        await self._check_head(listing.revision, max([self.state.index, *self._indexes(listing.kvs)]))
+        end = max([self.state.index, *self._indexes(listing.kvs)])
+        await self._check_head(listing.revision, end)
+        self._check_applied(await self.etcd.get(self.keys.applied, revision=listing.revision), end)
 
     async def catch_up(self) -> int:
         """Apply the rest of the journal; return the revision up to which the state is complete.
@@ -242,7 +244,7 @@ class Replica:
             log.info("%s", error)  # catch_up() below reads the journal again, or raises the exact error
         if head is None or self.state.index != head.index:
             await self.catch_up()
-        self._check_applied(won.applied)
+        self._check_applied(won.applied, self.state.index)
         self.up_to_date_at = time.monotonic()
         self.problem = None
 
@@ -259,10 +261,10 @@ class Replica:
                 "leads first. If it has ended, run `nodectl recover` again"
             )
 
-    def _check_applied(self, kv: KV | None) -> None:
-        """Raise Garbage if the views are beyond the state: then `head` was touched, and the journal's end is lost."""
+    def _check_applied(self, kv: KV | None, end: int) -> None:
+        """Raise Garbage if the views are beyond index `end`: then `head` was touched, and the journal's end is lost."""
         applied = decode_or_none(Applied, kv)
-        if applied is not None and applied.epoch == self._epoch and applied.index > self.state.index:
+        if applied is not None and applied.epoch == self._epoch and applied.index > end:
             raise Garbage(self._describe_gap(applied.index))
 
     def _describe_gap(self, index: int) -> str:
