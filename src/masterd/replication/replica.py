@@ -424,9 +424,10 @@ class Replica:
 
     async def _check_unusable(self) -> None:
         """Raise Garbage if a journal key that cannot be applied has been committed: only `head` shows that."""
-        kv = await self.etcd.get(self.keys.head)
-        if kv is not None:
-            self._raise_if_unusable(decode(Head, kv.value, self.keys.head).index)
+        head = decode_or_none(Head, await self.etcd.get(self.keys.head))
+        self._is_head_readable = head is not None
+        if head is not None:
+            self._raise_if_unusable(head.index)
 
     def _raise_if_unusable(self, head: int) -> None:
         """Raise Garbage if the state cannot reach `head` because of a journal key that cannot be applied."""

@@ -27,6 +27,7 @@ from nodestore.schema.keys import Keys
 from nodestore.schema.models import Epoch, StoreMark, decode
 from nodestore.support.atomic_files import read_bounded, write_atomic
 from nodestore.support.logs import RateLimitedLog
+from nodestore.support.tasks import background_task
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class StoreIdentity:
             return
         if mark.is_same_store(self._saved) and time.monotonic() < self._saved_at + _SAVE_EVERY_S:
             return
-        self._saving = asyncio.create_task(self._save(self._memory, mark), name="save the store's mark")
+        self._saving = background_task(self._save(self._memory, mark), name="save the store's mark")
         await asyncio.wait({self._saving}, timeout=_SAVE_WAIT_S)
 
     async def _save(self, memory: MarkMemory, mark: StoreMark) -> None:

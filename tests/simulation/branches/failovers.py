@@ -159,12 +159,15 @@ class Failovers(Storm):
         await self._at_commit("the leader dies after a commit", lambda pc: Fate(replied=False, then=pc.crash))
 
     async def deposed_in_doubt(self) -> None:
-        """A commit gets no reply before another leader has committed: its outcome stays unknown."""
+        """A commit is lost, and another leader commits at its index: its outcome stays unknown.
+
+        If it had landed, its entry would show that.
+        """
         await self._deposed_at_a_commit(KINDS[-1])
 
     async def deposed_before_a_commit(self) -> None:
         """A commit arrives when another has just taken over, and has not committed yet: it was not done."""
-        await self._deposed_at_a_commit(KINDS[-2])
+        await self._deposed_at_a_commit(KINDS[-3])
 
     async def _deposed_at_a_commit(self, kind: str) -> None:
         await self._leader_with_listener()

@@ -38,8 +38,9 @@ RESULTS = (
     "a challenge is written", "an epoch begins", "an action expires", "an action is lost", "a floor rises",
     "a command is too old", "a repeat is answered", "a snapshot is restored", "views are written in chunks",
 )  # fmt: skip
-FATES = tuple(f"a commit is found {fate.name}" for fate in CommitFate if fate is not CommitFate.FOREIGN)
-"""FOREIGN needs another program that writes `head`; unit tests have it."""
+_BY_OTHERS = (CommitFate.FOREIGN, CommitFate.OVERWRITTEN)
+FATES = tuple(f"a commit is found {fate.name}" for fate in CommitFate if fate not in _BY_OTHERS)
+"""The others need another program that writes `head`; unit tests and tests/simulation/stores have it."""
 
 BRANCHES = (*(f"takeover: {cause}" for cause in CAUSES), *LINES.values(), *RESULTS, *FATES)
 
