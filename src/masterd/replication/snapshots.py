@@ -55,8 +55,9 @@ class Image:
     @classmethod
     def of(cls, state: State) -> Image:
         return cls(
-            state.index, state.time, state.floor, dict(state.documents), dict(state.specs), dict(state.ids),
-            dict(state.restores), state.adopted, dict(state.actions), state.application,
+            index=state.index, time=state.time, floor=state.floor, documents=dict(state.documents),
+            specs=dict(state.specs), ids=dict(state.ids), restores=dict(state.restores), adopted=state.adopted,
+            actions=dict(state.actions), application=state.application,
         )  # fmt: skip
 
     def without_ids(self) -> Image:
