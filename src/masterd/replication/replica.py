@@ -438,7 +438,8 @@ class Replica:
     def stray_entry(self) -> str | None:
         """Why a journal key after the state's index cannot be applied, although it is not committed; None without one.
 
-        It prevents nothing: the next commit either replaces the key or goes past it.
+        It prevents nothing: the next commit either replaces the key or goes past it. Without `head`, it is not known
+        whether the key is a commit.
         """
         if self.stuck is not None or not self._unusable or not self._is_head_readable:
             return None

@@ -75,6 +75,24 @@ def test_an_unusable_key_after_the_last_commit_stops_nobody(unusable: Callable[[
     _play(life)
 
 
+def test_without_head_nothing_says_that_a_key_may_be_deleted() -> None:
+    """Only `head` shows that a key is no commit. Once the leader has written `head` again, it is said."""
+
+    async def life(world: World) -> None:
+        leader, standby = await _two(world)
+        key = world.keys.entry(leader.parts.replica.index + 1)
+        await world.witness.delete(world.keys.head)
+        await world.witness.put(key, b"{oops")
+        await asyncio.sleep(0.5)
+        assert "delete this key" not in (standby.parts.health.problem or "")
+        await asyncio.sleep(15)
+        await world.witness.put(key, b"{oops again")
+        await asyncio.sleep(0.5)
+        assert "delete this key" in (standby.parts.health.problem or "")
+
+    _play(life)
+
+
 @pytest.mark.parametrize("unusable", _UNUSABLE.values(), ids=_UNUSABLE.keys())
 def test_a_standby_stops_at_a_committed_entry_that_it_cannot_apply(unusable: Callable[[int], bytes]) -> None:
     """It names the key and the remedy. The leader's next check of the store writes a snapshot, and it goes on."""
