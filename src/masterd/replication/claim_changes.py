@@ -26,7 +26,7 @@ class ClaimChanges:
         alive.subscribe(self._on_change)
 
     def frequent(self) -> dict[str, list[str]]:
-        """By node: the hosts of the nodeds that have claimed it within 5 minutes, if there were at least four."""
+        """By node: the hosts of the nodeds that claimed it within 5 minutes, if there were four changes or more."""
         since = self._clock() - _WINDOW_S
         recent = {node: [host for at, host in changes if at >= since] for node, changes in self._changes.items()}
         return {node: hosts for node, hosts in recent.items() if len(hosts) >= _CHANGES_MIN}

@@ -3,8 +3,8 @@
 A masterd publishes a reading of its wall clock in its candidacy, at least every 10 seconds; a noded in `time` of its
 status, at least every five minutes. The offset of a clock is the published reading minus the monotonic time at which
 this masterd received it. A reading may have been received late, which only makes the offset smaller; so the largest
-offset of the last three readings counts. A status from a listing may be days old and is not used; a candidacy may be,
-because its lease shows that its masterd lives and so has written it in the last 10 seconds.
+offset of the last three readings counts. A status from a listing is not used, because it may be days old. A candidacy
+from a listing is used: its lease shows that its masterd lives, and so has written it in the last 10 seconds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ClockSource:
 
 
 class PcClocks:
-    """Collects the clocks of all PCs. Each PC counts once; this one counts by its own clock."""
+    """Collects the clocks of all PCs. Each PC counts once. For this masterd's PC, its own wall clock counts."""
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class ElapsedTime:
     def observe(self, time: float, at: float, *, live: bool) -> None:
         """Note that a commit with this time was seen at the monotonic time `at`. See `Replica.apply` for `live`."""
         known = self.now(at)
-        if live or (known is not None and time < self._time):  # the latter: `time.reset` has set it back
+        if live or (known is not None and time < self._time):  # the latter after a `time.reset`
             self._time, self._at = time, at
         elif known is not None:
             self._time, self._at = max(time, known), at
@@ -215,7 +215,7 @@ class Replica:
                 if attempt == 3:
                     raise
                 log.debug("%s; reading a snapshot", gap)
-                # One without command ids only if no other one helps: with it, repeats are refused.
+                # One without command ids is only the last resort: with it, repeats are refused, not answered.
                 image = await self.snapshots.read_newest(self.state.index + 1, with_ids=attempt == 1)
                 image = image or await self.snapshots.read_newest(self.state.index + 1)
                 if image is None:
@@ -230,7 +230,7 @@ class Replica:
         """Apply the entries that a takeover read, up to the head that it read. Garbage if that is not possible.
 
         The state may be beyond `head`, or `head` absent or unreadable, if another program touched it. The leader then
-        writes it again. Every commit writes its entry and `head` at once, so no applied entry is beyond what was
+        writes it again. Every commit writes its entry and `head` in one transaction, so every applied entry is
         committed.
         """
         if self._epoch != won.fence.term.epoch:
@@ -313,7 +313,7 @@ class Replica:
             self._recent_bytes -= self._recent.popleft()[1]
 
     async def _apply_all(self) -> int:
-        begun = time.monotonic()  # applying may take long: the state is complete as of the listing, not of its end
+        begun = time.monotonic()  # applying may take long: the state is complete as of the listing, not as of the end
         listing = await self._list_new_entries()
         epoch = await self._read_epoch(listing.revision)
         await self._wait_for_heir(epoch, listing.revision)
@@ -362,7 +362,7 @@ class Replica:
     def _enter_epoch(self, record: Epoch | None) -> bool:
         """Set the epoch. Discards the state if it belongs to a lower epoch; returns whether it was discarded.
 
-        The epoch grows under a masterd that ran while a backup was restored. The heir of the epoch keeps its state.
+        If a backup is restored while this masterd runs, the epoch grows. The heir of the epoch keeps its state.
         Garbage if the key is absent (None) or lower than the known one: no operation of nodectl does that, so the state
         is kept.
         """
@@ -417,7 +417,7 @@ class Replica:
                     live=True,
                 )
                 if any(event.value is None for event in changes.events):
-                    self._unusable = {}  # perhaps the key was deleted: if it was not, the next entry shows a gap
+                    self._unusable = {}  # the deleted key may be one of these; if not, the next entry shows a gap
                 if self._unusable:
                     await self._check_unusable()
                 self._note_complete(received)

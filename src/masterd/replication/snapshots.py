@@ -269,7 +269,7 @@ class Snapshots:
     async def read_newest(self, at_least: int = 0, *, with_ids: bool = False) -> Image | None:
         """The image of the newest readable snapshot with an index of `at_least` or more; None if there is none.
 
-        with_ids: only of one that holds command ids.
+        with_ids: if True, snapshots without command ids are skipped.
         """
         for name, manifest in (await self.manifests()).items():
             if manifest.index < at_least:

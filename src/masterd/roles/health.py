@@ -44,7 +44,7 @@ class MasterHealth:
 
     @property
     def store_problem(self) -> str | None:
-        """Why etcd is not the store that this masterd remembers; None if it is. Then what etcd holds counts nothing."""
+        """Why etcd is not the store that this masterd remembers; None if it is. Another store is not used."""
         return self._store.problem
 
     @property

@@ -76,14 +76,14 @@ class Rehearsal:
         """limit_s: time limit for the derivation of one node's spec."""
         self._replica, self._application, self._leadership, self._limit_s = replica, application, leadership, limit_s
         self.report: RehearsalReport | None = None
-        """The last report; None if there is none, or if it was of another configuration and the next is not done."""
+        """The last report; None before the first one, and after one in which the application exceeded its limit."""
         self._done_at: tuple[int, int] | None = None
         """Index of the adoption of the configuration, and index of the state, of the last rehearsal."""
         self._not_before = 0.0
 
     @property
     def problem(self) -> str | None:
-        """Why this masterd could not order all nodes if it led; None if it could, as far as is known."""
+        """Why this masterd could not derive all specs if it led; None if it could, as far as is known."""
         report = self.report
         if report is None or not report.failed_count:
             return None

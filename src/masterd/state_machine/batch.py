@@ -83,7 +83,7 @@ class BatchLimits:
     spec_bytes_max: int = 1 << 20
     """Limit for each node's spec: `desired/<node>` must fit into one transaction."""
     state_bytes_max: int = 8 << 20
-    """Limit for all documents and specs together. What makes them smaller is accepted above it too."""
+    """Limit for all documents and specs together. Above it, a command that makes them smaller is accepted."""
     batch_bytes_max: int | None = None
     """Limit for the commands of a batch together; None: `entry_bytes_max`. One command may exceed it, alone."""
 

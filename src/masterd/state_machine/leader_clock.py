@@ -4,8 +4,8 @@ It goes on from the last committed time by the leader's monotonic clock, and is 
 median of the clocks of the PCs: at most 10 % faster or slower than the monotonic clock. So it neither stands still nor
 jumps, whatever a single wall clock does: one that is wrong, is stepped, or belongs to the leader itself.
 
-Only `time.reset` sets it. To follow a large difference by itself would be wrong: after a power cut, most clocks of a
-plant with empty batteries agree on 1970. Nothing that must be safe depends on this time.
+Only `time.reset` sets it. It must not jump to the target by itself: after a power cut, most PCs may have clocks with
+empty batteries, which agree on 1970. Nothing that must be safe depends on this time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class LeaderClock:
     """The leader's time in one term, in seconds since the Unix epoch.
 
     committed: the last committed time. known: that time plus what has elapsed since its commit, by the monotonic clock
-    of this masterd; None if that is unknown, because this masterd has read the commit later. Then the term begins at
-    the target, if that is after `committed`: after a night with all masterds off, nothing else would be right.
+    of this masterd; None if this masterd has read the commit later and so does not know when it was made. Then the term
+    begins at the target, if that is after `committed`: all masterds may have been off for a night.
     target: returns the time by the clocks of the PCs.
     """
 

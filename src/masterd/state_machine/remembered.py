@@ -1,7 +1,7 @@
 """Results of committed commands, remembered by command id to answer repeats. Pure.
 
 A result of up to RESULT_BYTES_MAX is remembered itself. Of a larger one only the index is remembered: a repeat reads
-the result from the journal. So the memory for results has a bound in bytes, and so has each snapshot, which holds all.
+the result from the journal. So the bytes that results take are bounded, in memory and in each snapshot.
 """
 
 from __future__ import annotations

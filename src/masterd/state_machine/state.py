@@ -25,7 +25,7 @@ IDS_MIN = 10_000
 IDS_WINDOW_S = 3_600.0
 IDS_MAX = 200_000
 """Results are remembered for one hour and for the last 10,000 commands, but never more than 200,000. The leader's limit
-in bytes comes before all of these."""
+in bytes takes precedence over all three."""
 _DOCUMENT_FRAMING_BYTES = 64
 """Upper bound of what a snapshot or a view adds to the path and the value of a document."""
 

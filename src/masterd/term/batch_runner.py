@@ -85,7 +85,7 @@ class BatchRunner:
         self._committer.pace.note_batch(len(outcomes), time.monotonic() - begun, was_full)
 
     def _put_back(self, submissions: Sequence[Submission]) -> None:
-        """Queue commands again, before all others, which were taken but not run."""
+        """Return commands that were taken but not run to the front of the queue."""
         for submission in submissions:
             submission.is_running = False
         self._queue.prepend(submissions)

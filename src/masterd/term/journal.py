@@ -46,7 +46,7 @@ _ATTEMPT_S, _ATTEMPT_MAX_S = 2.0, 8.0
 """Time limit of the first attempt, and of the later ones: each gets twice as long, as etcd may be overloaded."""
 _RETRY_S, _RETRY_MAX_S = 0.05, 0.5
 _HEDGE_BYTES = 128 << 10
-"""With each so many bytes, copies to other members are sent later: they cost etcd as much as the first one."""
+"""The larger a commit, in this unit, the later its copies are sent: they cost etcd as much as the first one."""
 _FULL_RETRY_S = 0.5
 _OVERWRITTEN_MAX = 5
 """How often one commit is sent again because another program changed `head`, before the term is given up."""

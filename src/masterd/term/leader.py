@@ -101,8 +101,8 @@ class Leader:
     ) -> list[CommandOutcome]:
         """Run commands in this order; return their outcomes once committed. An outcome holds its command's error.
 
-        deadline: until when the caller waits, by the monotonic clock. is_wanted: returns False once it is gone. A
-        command that does not run until then is not run at all: its error is Unavailable.
+        deadline: until when the caller waits, by the monotonic clock. is_wanted: returns False once the caller is gone.
+        A command that has not begun when the caller stops waiting is not run: its error is Unavailable.
         Raises LeadershipLost, Unavailable or NoSpace if no command was run. After an OutcomeUnknown outcome, repeat the
         command with the same id.
         """

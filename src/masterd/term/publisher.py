@@ -31,7 +31,7 @@ class Publisher:
         self._limited_log = RateLimitedLog(log)
         self._revision = 0
         self.oversized: dict[str, int] = {}
-        """Sizes in bytes of the views that etcd refuses as too large. They are left out; all other views go on."""
+        """Sizes in bytes of the views that etcd refuses as too large. They are left out; others are still written."""
         self.complete_up_to = 0
         """Index up to which all views are complete. Truncation goes no further."""
 
@@ -102,7 +102,7 @@ class Publisher:
                 raise
             self.oversized[key] = len(value)
             self._limited_log.log(logging.ERROR, f"{key} is left out, {len(value)} bytes: {error}", about=key)
-            # An outdated document would be a lie, an absent one is not. A node keeps its outdated order.
+            # An outdated document would mislead its readers, so it is deleted. An outdated desired state stays.
             absent: ViewChanges = {key: None} if key.startswith(self._keys.state) else {}
             await self._put_chunk([*self._ops(absent), progress], progress.request_put.value)
         else:

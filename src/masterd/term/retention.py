@@ -208,8 +208,8 @@ class JournalRetention:
         Conflict if the name is taken or there are too many named snapshots; TooLarge if they take too many bytes.
         """
         # What makes a name unique: nothing but this method, under this lock, writes named snapshots in this term, and
-        # the fence stops those of earlier terms. An earlier attempt whose manifest may still land is decided first: its
-        # chunks are deleted in a transaction that fails if the manifest exists, and without them it never lands.
+        # the fence stops those of earlier terms. If the manifest of an earlier attempt may still land, that is settled
+        # first: its chunks are deleted in a transaction that fails if the manifest exists. Without them it never lands.
         async with self._snapshot_lock:
             manifests = await self._delete_fragments()
             named = [manifest.name for manifest in manifests.values() if manifest.name is not None]

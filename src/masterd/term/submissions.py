@@ -32,7 +32,7 @@ class Submission:
     deadline: float = math.inf
     is_wanted: Callable[[], bool] = lambda: True
     is_running: bool = False
-    """Whether it is in the batch that runs or is being committed. Otherwise it has no effect, and need not get one."""
+    """Whether it is in the batch that runs or is being committed. Otherwise it has no effect, and can be dropped."""
 
     def resolve(self, outcome: CommandOutcome) -> None:
         if not self.is_resolved:

@@ -45,7 +45,7 @@ class BatchPace:
             self.commands = _within(min(self.commands, commands) // 2, _COMMANDS_MIN, self._commands_max)
 
     def note_batch(self, commands: int, took_s: float, was_full: bool) -> None:
-        """Note how long a batch took, with running and applying it. was_full: it left commands in the queue."""
+        """Note how long running, committing and applying a batch took. was_full: whether it left commands queued."""
         each_s = took_s / max(1, commands if was_full else max(commands, self.commands))
         before_s = each_s if self._command_s is None else self._command_s
         self._command_s = before_s + _SMOOTHING * (each_s - before_s)

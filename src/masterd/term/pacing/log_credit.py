@@ -3,7 +3,7 @@
 An etcd member keeps thousands of the newest entries of its raft log in memory, however large they are. Time removes
 none of them: only newer entries do. So what bounds this memory is not bytes a second, but bytes an entry. And it keeps
 every version of every key in its database until they are compacted, about once a minute: this is what bounds the bytes
-a second. Both are token buckets that each commit empties by its size.
+a second. Both limits are token buckets: each commit takes its size out of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ BYTES_MAX = 32 << 20
 """What these entries may weigh together in the long run. With the database, which is mapped into memory, and etcd's
 garbage collection, a member stays below 400 MB."""
 BYTES_A_SECOND = 1 << 20
-"""Of large commands. Between two compactions, a minute, this is a quarter of the shipped quota of the database."""
+"""Rate limit of large commands. In the minute between two compactions it allows a quarter of the database's quota, as
+shipped."""
 SMALL_COMMAND_BYTES = 2 << 10
 """So many bytes of each command do not count toward the rate: small commands are limited by the time they take."""
 BURST_BYTES = 12 << 20
@@ -24,7 +25,7 @@ BURST_BYTES = 12 << 20
 
 
 class LogCredit:
-    """Tells how many small entries must be written, so that the large ones leave the memory of etcd's members."""
+    """Computes how many small entries must be written, so that the large ones leave the memory of etcd's members."""
 
     def __init__(self, entries: int = ENTRIES, bytes_max: int = BYTES_MAX, burst: int = BURST_BYTES) -> None:
         self._share, self._debt_max, self._burst = bytes_max / entries, bytes_max, burst
@@ -32,7 +33,8 @@ class LogCredit:
         self._revision: int | None = None
 
     def note_commit(self, size: int, revision: int) -> None:
-        """Note a commit of `size` bytes at this revision of etcd. Each revision since the last one was an entry too."""
+        """Note a commit of `size` bytes at this revision of etcd. Each revision since the previous commit was an
+        entry too."""
         others = 0 if self._revision is None else max(0, revision - self._revision - 1)
         self._revision = max(revision, self._revision or 0)
         self._add(self._share * (1 + others) - size)

@@ -4,8 +4,8 @@ A task of the leader looks for it, every 10 s. What does not affect commits it w
 written by the task that commits, between two commits, because each commit writes them too. A deleted desired state is
 noticed at once, because its node would stop what it runs.
 
-Nothing here decides what is committed. Every write is fenced, and a late copy writes what the state held at that time
-over a key that it compares, or what the next check finds.
+Nothing here decides what is committed. Every write is fenced. A late copy lands only if the keys that it compares are
+unchanged. If it leaves an outdated value nevertheless, the next check finds it.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class StoreRepair:
             self._report(f"{key} was deleted by another program: it holds version {adopted.record.version} again")
 
     async def _compare_views(self) -> None:
-        """Suspect views that are missing or superfluous, and changed ones whose value is not that of the state."""
+        """Suspect views that are missing, that should not exist, or that were changed and differ from the state."""
         keys, state = self._keys, self._replica.state
         if self._committer.publisher.complete_up_to != state.index:
             return  # they are being written
@@ -179,7 +179,10 @@ class StoreRepair:
                 self._suspects[kv.key] = None
 
     def _on_desired(self, node: str) -> None:
-        """A desired state changed: suspect it if it is missing or unreadable. Changes by this leader are confirmed."""
+        """A desired state changed: suspect it if it is missing or unreadable.
+
+        This leader may have deleted it itself: then `repair` finds that it is right.
+        """
         if node in self._replica.state.specs and node not in self._cluster_view.desired.items:
             self._suspects[self._keys.desired_of(node)] = None
             self._wake()
@@ -240,8 +243,10 @@ class StoreRepair:
         return view_of(self._keys, self._fence.term, self._replica.state, self._committer.spec_deriver, key)
 
     def _is_right(self, key: str, value: bytes | None) -> bool:
-        """Whether the view is that of the state. True if that is not known, as the spec of its node is not derived, and
-        if etcd refuses the view because it is too large."""
+        """Whether the view agrees with the state.
+
+        Also True if the recorded spec of its node cannot be derived now, and if etcd refuses the view as too large.
+        """
         if key in self._committer.publisher.oversized:
             return True
         if key.startswith(self._keys.desired):

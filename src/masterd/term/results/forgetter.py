@@ -63,7 +63,8 @@ class ResultForgetter:
 
     @property
     def _exceeds_limit(self) -> bool:
-        """Whether forgetting is worth an entry: the commands of the last batch alone may exceed the limit by less."""
+        """Whether an entry would forget results, and the limit is exceeded by more than a quarter: the commands of the
+        last batch alone may exceed it by less."""
         limit, state = self._limit_bytes, self._replica.state
         return state.ids_bytes > limit + limit // 4 and state.floor_within(limit) > state.floor
 

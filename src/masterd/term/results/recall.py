@@ -1,7 +1,7 @@
 """Reads results that are remembered by index only, from the journal.
 
 An entry never changes, so the result that is read is the first one, whichever masterd reads it and however late. If the
-entry is gone, the command is done all the same: ResultForgotten says so, and the command is not run again.
+entry is gone, the command has taken effect nevertheless. It is not run again, and its error is ResultForgotten.
 """
 
 from __future__ import annotations
