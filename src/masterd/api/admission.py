@@ -14,7 +14,7 @@ from enum import Enum
 VALUES_MAX = 60_000
 """Limit for `parse_cost` of one body. The slowest kinds of JSON take 0.2 us a unit, so parsing takes 12 ms or less."""
 BYTES_PER_VALUE = 64
-"""Memory of a parsed value: a small body of many values becomes much larger when it is parsed."""
+"""Bytes to reserve for each value of a parsed body: a small body of many values needs much more memory once parsed."""
 _ESCAPES_PER_VALUE = 8
 _HEAD_END = b"\r\n\r\n"
 
@@ -160,7 +160,7 @@ class ConnectionClock:
         return self._head_bytes <= self._limits.head_bytes_max
 
     def request_begun(self) -> None:
-        """Note that the headers are complete. What follows is a body, or a request that is not looked at yet."""
+        """Note that the headers are complete. Further bytes are its body, or a next request, not examined yet."""
         self.phase, self._deadline = ConnectionPhase.HANDLED, None
 
     def request_ended(self, closes: bool, now: float) -> None:

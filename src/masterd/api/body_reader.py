@@ -107,7 +107,7 @@ async def parse_body(request: web.Request) -> Json:
             if state.admission is not None:
                 reserve(request, state.admission, cost * BYTES_PER_VALUE)
         body = loads(raw, "the request body")
-        if (name := duplicate_key(raw, body)) is not None:  # the parser keeps the last one, other parsers the first
+        if (name := duplicate_key(raw, body)) is not None:  # `loads` keeps its last value, other parsers the first
             raise Garbage(f"the request body holds {name[:40]!r} twice in one object")
         state.body, state.is_parsed = body, True
     return state.body

@@ -13,7 +13,7 @@ from nodestore.schema.models import Alive, ApplicationOrder, Candidate, TermReco
 
 _WINDOW_S = 3600.0
 _TERMS_MIN = 8
-"""So many terms without an order within one hour are reported. A PC that fails and returns causes two or three."""
+"""So many unplanned terms within one hour are reported. A PC that fails and returns causes two or three."""
 _STALE_S = 10.0
 
 
@@ -90,7 +90,7 @@ def leadership_problem(terms: Iterable[TermRecord], now: float) -> str | None:
 
 
 def _is_unplanned(term: TermRecord) -> bool:
-    if term.cause == "resigned":  # a masterd that was stopped resigned in order
+    if term.cause == "resigned":  # a masterd that is stopped resigns too: that is planned
         return "cannot lead" in term.why
     return term.cause not in ("first", "switchover")
 

@@ -1,7 +1,7 @@
 """Applies `admission` to the connections of the HTTP server: how many there are, and how long each may take.
 
-A connection that is refused gets an answer without being parsed. One clock for all connections closes those that send
-no request, or no end of one, or read no answer.
+A connection that is refused gets an answer, and its request is not parsed. One timer serves all connections. It closes
+a connection whose client sends no request, does not finish its request, or does not read the answer.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ConnectionGuard:
 class FirstBytes(asyncio.Protocol):
     """A connection until its first bytes arrive. Then it is refused, or becomes a GuardedConnection.
 
-    It costs little, and a refusal parses nothing: so refusing many requests leaves time for the others.
+    A refusal parses nothing and costs little, so even many refusals hardly delay the connections that are admitted.
     """
 
     def __init__(self, guard: ConnectionGuard, make: Callable[[FirstBytes], GuardedConnection]) -> None:
@@ -139,7 +139,7 @@ def end_with(transport: asyncio.Transport, error: NodectlError, status: int | No
 
 
 class GuardedConnection(web.RequestHandler):
-    """A connection of the HTTP server that the guard admitted, or refused."""
+    """An admitted connection of the HTTP server, from its first bytes on."""
 
     __slots__ = ("_clock", "_first", "_guard", "_pipe", "_unread")
 
@@ -162,7 +162,7 @@ class GuardedConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._first.forget()
         self._pipe = None
-        if self._unread is not None:  # it is being read and discarded
+        if self._unread is not None:  # the rest of this body is being read and discarded
             self._unread.feed_eof()
         super().connection_lost(exc)
 

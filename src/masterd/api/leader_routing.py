@@ -202,7 +202,10 @@ class LeaderRouter:
 
 
 def _checked(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
-    """Return the answer. OutcomeUnknown if it calls a command too old that an earlier leader may have run."""
+    """Return the answer.
+
+    Raises OutcomeUnknown if the answer refuses a command as too old, and an earlier leader may have run that command.
+    """
     body = answer.body if isinstance(answer, web.Response) else None
     if request.get(_MAY_HAVE_RUN) and isinstance(body, bytes) and f'"code":"{TooOld.code}"'.encode() in body:
         raise _unknown("the new leader no longer knows the results of that time")

@@ -23,7 +23,7 @@ class StoreBudget:
 
     ids_bytes_max: the results of commands that are remembered. The commands of one batch may exceed it.
     state_bytes_max: all documents, plus the specs of all nodes.
-    journal_bytes_max: the journal, beyond which entries are truncated even if their ids must be known.
+    journal_bytes_max: the journal. Beyond this, entries are truncated even if their command ids must still be known.
     kept_bytes_max, named_max: size and number of the snapshots that are kept under a name or for a restore.
     """
 

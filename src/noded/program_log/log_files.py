@@ -147,7 +147,7 @@ def _find(files: list[_OpenFile], position: Position | None) -> tuple[int, int, 
     for at, file in enumerate(files):
         if file.inode == position.inode and file.has(position):
             return at, position.offset, ""
-    for at, file in enumerate(files):  # a copy that was made before the file was truncated
+    for at, file in enumerate(files):  # a rotation may copy the file, then truncate it
         if position.offset >= _CHECKED_BYTES and file.has(position):
             return at, position.offset, ""
     return 0, 0, _LOST
@@ -201,7 +201,7 @@ def _deliverable(found: bytes, *, incomplete: bool) -> int:
 
 
 def _cut_off(found: bytes) -> int:
-    """How many bytes at the end may belong together with bytes that follow: a character in UTF-8, or a line's end."""
+    """How many bytes to leave for the next piece: an incomplete character in UTF-8, or a CR whose LF may follow."""
     if found.endswith(b"\r"):
         return 1
     for count in range(1, min(4, len(found) + 1)):

@@ -172,7 +172,7 @@ def _urls_of(value: bytes | None) -> tuple[str, ...]:
 
 
 def _parse_request(message: bytes) -> dict[str, Any]:
-    """Raises Unavailable, which ends the connection, for something else than a request for the log."""
+    """Parse a request for the log. Raises Unavailable, which ends the connection, for any other message."""
     try:
         request = loads(message)
     except Garbage as error:

@@ -86,8 +86,8 @@ async def connect(
 ) -> AsyncIterator[WebSocket]:
     """Open a connection to an http or https URL. tls: for https; None: the system's certificate authorities.
 
-    Raises Unavailable if the server does not answer within `timeout_s` seconds, the error that it answers, and Invalid
-    for a malformed URL.
+    Raises Unavailable if the server does not answer within `timeout_s` seconds, and Invalid for a malformed URL. If the
+    server refuses the connection, the error in its answer is raised.
     """
     host, port, is_tls = _address(url)
     context = (tls or ssl.create_default_context()) if is_tls else None

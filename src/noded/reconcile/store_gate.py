@@ -45,7 +45,7 @@ class StoreGate:
             self._orders.observe(value)
 
     def _is_next_order(self, value: bytes | None) -> bool:
-        """Whether `value` is an order of the epoch that is known, and follows one of this store."""
+        """Whether `value` needs no check: its epoch is the known one, and an earlier value came from this store."""
         mark = self._store.mark
         if value is None or mark is None or self._store.problem is not None or not self._orders.is_known:
             return False
@@ -53,7 +53,7 @@ class StoreGate:
         return desired is not None and desired.epoch == mark.epoch
 
     async def _check(self) -> None:
-        """Check the store. If etcd denies noded to read `epoch`, nothing is known of it, and values count as before."""
+        """Check the store. If etcd denies the read of `epoch`, the result of the last check stays in force."""
         while True:
             try:
                 return await self._store.check()

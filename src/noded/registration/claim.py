@@ -30,7 +30,7 @@ from nodestore.support.logs import RateLimitedLog
 log = logging.getLogger(__name__)
 
 REPLACED_MANY = 3
-"""From how many replaced claims in a row on it is reported, and the next noded waits."""
+"""From this number of replaced claims in a row on, noded reports it, and waits before it replaces the next one."""
 _JUST_STARTED_S = 600.0
 _REPLACE_PAUSE_MAX_S = 60.0
 _MAY_ACT_TIMEOUT_S = 0.5

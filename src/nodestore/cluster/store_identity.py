@@ -1,13 +1,14 @@
 """Recognises whether etcd is still the store that this daemon knows.
 
 A store is identified by etcd's cluster id and the key `epoch`. A daemon remembers both, and the highest revision that
-it has seen. etcd may be emptied, or restored to an older state, under running daemons: then the cluster id is another
-one, or the revision goes back, or `epoch` is missing. To the daemon this is another store: its indexes, terms and
-generations mean something else. A master does not lead in it, a node does not obey it, and both keep what they have.
-Only a higher epoch is accepted as the continuation, and only `nodectl recover` begins one.
+it has seen: together they are its *mark*. etcd may be emptied, or restored to an older state, under running daemons:
+then the cluster id is another one, or the revision goes back, or `epoch` is missing. To the daemon this is another
+store: its indexes, terms and generations mean something else. A master does not lead in it, a node does not obey it,
+and both keep what they have. Only a higher epoch is accepted as the continuation, and only `nodectl recover` begins
+one.
 
-Only linearizable reads count. A watch, or a member that lags, may show a lower revision in the same store. And only
-answers to requests that were sent after the remembered revision was seen are compared with it.
+Only linearizable reads count. A watch, or a member that lags, may show a lower revision in the same store. An answer is
+compared with the mark as it was when the request was sent: a later mark may be ahead of the answer in the same store.
 """
 
 from __future__ import annotations

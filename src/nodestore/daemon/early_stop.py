@@ -1,6 +1,7 @@
 """A stop while a program starts: it ends at once, without a traceback. Imports only a few modules, so it is early.
 
-`signals` replaces these handlers once the program can stop in order. Until then it has changed nothing.
+`signals` replaces these handlers once the program can stop in order. Until then the program has changed nothing, so it
+can end at any moment.
 """
 
 from __future__ import annotations

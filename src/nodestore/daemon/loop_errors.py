@@ -1,7 +1,7 @@
 """Logs errors that asyncio reports outside of any task. Errors for lack of file descriptors get one line a minute.
 
-If a process has no descriptor left, asyncio reports each connection that it cannot accept, and tries again a second
-later with all that wait: thousands of lines a second.
+If a process has no descriptor left, asyncio reports each waiting connection that it cannot accept. A second later it
+tries to accept all of them again: thousands of lines a second.
 """
 
 from __future__ import annotations

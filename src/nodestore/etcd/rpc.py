@@ -31,8 +31,8 @@ from nodestore.etcd.types import EtcdSettings
 from nodestore.support.tasks import background_task, owned_task
 from nodestore.support.tls_files import TlsContents, TlsFiles
 
-# While it is imported, grpc reads how much it writes to stderr by itself: by default three lines for each refused
-# handshake. This module reports the error. Programs that this one starts must not inherit the variable.
+# grpc reads GRPC_VERBOSITY at its import. By default it writes three lines to stderr for each refused handshake. This
+# module reports that error itself. Programs that this one starts must not inherit the variable.
 _is_quiet = "GRPC_VERBOSITY" not in os.environ
 if _is_quiet:
     os.environ["GRPC_VERBOSITY"] = "NONE"

@@ -22,10 +22,11 @@ _OPTION = re.compile(r"(?P<name>--?[A-Za-z][\w.-]*|[A-Za-z_]\w*)=.+", re.DOTALL)
 
 
 def masked(value: Json) -> Json:
-    """A copy in which secrets are `***`: values whose key is named like a secret, such as `password` or `apiKey`, or
-    follow such an option in a list (`--token X`), and passwords in URLs.
+    """A copy in which secrets are `***`.
 
-    The value of `password_file` is kept, since it names a file. So is an empty value.
+    A secret is a value whose key is named like one, such as `password` or `apiKey`, an element that follows such an
+    option in a list (`--token X`), or a password in a URL. The value of `password_file` is kept, since it names a
+    file. So is an empty value.
     """
     if isinstance(value, dict):
         return {key: _masked_field(key, item) for key, item in value.items()}

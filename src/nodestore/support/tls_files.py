@@ -39,8 +39,8 @@ class CertificateEnd:
 class TlsContents:
     """The contents of TLS files that belong together. `ends`: the end of each file's certificates, the earliest first.
 
-    Of a certificate file, the first certificate of the chain to end counts. Of a file of authorities, the last one
-    counts, because an authority that ended may stay in the file.
+    For a certificate file, this is the earliest end in the chain. For a file of authorities, it is the latest end,
+    because an authority that ended may stay in the file.
     """
 
     ca: bytes | None

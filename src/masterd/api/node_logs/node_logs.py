@@ -49,9 +49,9 @@ log = logging.getLogger(__name__)
 REQUESTS_OF_NODE_MAX = 8
 REQUESTS_MAX = 32
 LINKS_MAX = 256
-"""Connections of nodeds. Half of those that a masterd admits: the others are for clients and masterds."""
+"""Maximum number of connections of nodeds: half of what a masterd admits. The rest is for clients and masterds."""
 _ANSWER_BYTES_MAX = 512 << 10
-"""Of 64 KiB of log, each byte as a control character in JSON has six characters."""
+"""Limit for one answer of a noded. 64 KiB of control characters need 384 KiB in JSON: six characters for each."""
 _ANSWER_TIMEOUT_S = 4.0
 _CONNECT_WAIT_S = 2.0
 """How long a request waits for a noded that runs but is not connected, as after a change of leader."""
@@ -157,7 +157,7 @@ class NodeLogs:
             except NodectlError as error:
                 raise type(error)(f"node {node}: {error}") from None
             answer = web.Response(body=dumps(found), content_type="application/json")
-            return await send_within(request, answer)  # here: until it is sent, the request is in progress
+            return await send_within(request, answer)  # in progress until it is sent
 
     async def _link_of(self, node: str) -> NodeLink:
         """The connection of this node. If its noded runs, wait a moment until it connects."""

@@ -294,7 +294,8 @@ class ProcessDriver:
     async def _prepare(self, settings: ProcessSettings, document: bytes) -> None:
         """Do all that the start needs and that may fail, before anything is stopped. Writes only what differs.
 
-        So a full or read-only disk neither keeps a program down whose document is there, nor ends one that runs.
+        So if the disk is full or read-only, a program whose document is already there can start, and one that runs is
+        not stopped.
         """
         path = self._path(settings)
         if atomic_files.read_bounded(path) != document:

@@ -58,7 +58,7 @@ class LogFile:
         self.path = path
         self.bytes_max = bytes_max
         self.dropped_bytes = 0
-        """How much was dropped since the last line in the file that said so."""
+        """How many bytes were dropped and not yet reported by a line in the file."""
         self._chunks: deque[bytes] = deque()
         self._buffered_bytes = 0
         self._changed = threading.Condition()
@@ -157,9 +157,9 @@ class OutputCopier:
 def decode_output(raw: bytes, code_pages: Sequence[str] | None = None) -> str:
     """Decode what a program printed. Every line ends with a newline, however the program ends its lines.
 
-    code_pages: in which programs of this system print if not in UTF-8 (None: ask the system). On Windows a program
-    prints in the OEM code page or in the ANSI one, and nothing says in which; the more letters a page yields, the more
-    likely it is. `raw` may begin in the middle of a character.
+    code_pages: the encodings to try if `raw` is not UTF-8 (None: those of the system). On Windows a program prints in
+    the OEM code page or in the ANSI one, and nothing says in which. The more letters a code page yields, the more
+    likely it is the right one. `raw` may begin in the middle of a character.
     """
     return _decoded(raw, _code_pages() if code_pages is None else code_pages).replace("\r\n", "\n").replace("\r", "\n")
 
