@@ -49,7 +49,7 @@ def _run(args: Sequence[str]) -> int:
 
 
 def _delivered(code: int) -> int:
-    """Flush stdout. The exit code stays if the command has changed something; else lost data is a failure."""
+    """Flush stdout. Return the exit code: FAILED if data was lost and the command has changed nothing, else `code`."""
     from nodectl.terminal.output import DELIVERY, Output
 
     try:

@@ -68,9 +68,10 @@ class Actual:
     change all the time, such as uptimes and temperatures.
     drift: how the actual state differs from what was applied last, in one sentence; None if it does not.
     failed: whether the drift is a failure of what is driven, such as a crash. False: it was changed from outside.
-    unsettled_s: for how many more seconds the state must stay as it is until the node counts as ready, such as those
-    that a program must still run after its start; math.inf until something happens, such as a first health check.
-    waits_for: what has to happen until then, in a few words that do not change all the time.
+    unsettled_s: for how many more seconds the state must stay as it is until the node counts as ready. For example, a
+    program that was just started must run for some seconds first. math.inf: the node becomes ready only by an event,
+    such as the first successful health check.
+    waits_for: what the node waits for until then, in a few words that do not change all the time.
     """
 
     state: Document = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Helpers for drivers: commands with a time limit, leftovers of killed nodeds, files, calls that may block."""
+"""Helpers for drivers: commands with a time limit, files, blocking calls, and processes that a killed noded left."""
 
 from noded.drivers.support.command import FinishedCommand, environment, make_directory, resolve_python, run
 from noded.drivers.support.leftovers import end as end_leftovers

@@ -11,10 +11,11 @@ Every step but the last is read-only. The last step is one transaction that comp
 the recovery may be interrupted anywhere and run again.
 
 If `epoch` was deleted or garbled, alone or with all other keys, no masterd can lead, and those that run keep the state
-in memory. Then they may go on running, and the new epoch names the one whose state is furthest as its heir: the heir
-keeps its state, leads first, and writes a snapshot. All others load that.
+in memory. Then they may go on running. The new epoch names the masterd whose state has the highest epoch and index as
+its heir: the heir keeps its state, leads first, and writes a snapshot. All other masterds load that snapshot.
 
-The new epoch is above every one that a key names or that a running daemon reports to remember.
+The new epoch is higher than every epoch that a key names, and than every epoch that a running daemon remembers and
+reports.
 """
 
 from __future__ import annotations
@@ -102,9 +103,9 @@ class Restored:
 
     @property
     def heir(self) -> Candidate | None:
-        """The running masterd whose state in memory continues, if `epoch` was deleted: the one that is furthest.
+        """If `epoch` is missing: the running masterd with the newest state in memory. The new epoch continues from it.
 
-        None if no masterd reports a state, or if the store has an epoch and so was not emptied.
+        None if no masterd reports a state, or if the store has an epoch that names no heir.
         """
         if not self.may_run:
             return None

@@ -261,10 +261,10 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
     def node_logs(self, node: str, *, lines: int = LOG_LINES, follow: bool = False) -> AsyncGenerator[NodeLog, None]:
         """Yield the last `lines` lines of the log of the program that `node` runs, in pieces of up to 64 KiB.
 
-        With `follow` yield new lines as they are written, without end, across changes of leader and rotations of the
-        file; what keeps them away meanwhile, such as a node without a connection, is the `note` of a piece without
-        text, once. The next piece is fetched when it is asked for, so a slow reader may miss lines of a log that is
-        rotated faster than it reads; then a piece has a `note`.
+        With `follow`, yield new lines as they are written, without end, across changes of leader and rotations of the
+        file. If no new lines can be fetched for a while, for example because the node has no connection, one piece
+        without text has the reason as its `note`. The next piece is fetched only when the caller requests it. So if the
+        log is rotated faster than the caller reads, lines are missing, and the next piece has a `note` that says so.
 
         Raises NotFound if there is no such node or its driver keeps no log, and NodeUnavailable if the node has no
         connection to the leader at the first read (without `follow`, at any).

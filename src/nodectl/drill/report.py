@@ -97,7 +97,7 @@ def judge_promises(
     acknowledged: dict[str, int], failed: Sequence[str], repeats: Sequence[Repeat], lines: Sequence[JournalLine],
     found: Takeover, old: str, gap_s: float,
 ) -> list[Promise]:  # fmt: skip
-    """Check each promise against the measurements. What is said to be measured holds also if a promise is broken.
+    """Check each promise against the measurements. The text of a measurement is true also if the promise is broken.
 
     `acknowledged`: index by command id. `failed`: commands without a result, each with the reason. `lines`: the
     complete history since before the first probe command.

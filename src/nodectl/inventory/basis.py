@@ -20,7 +20,11 @@ _LINE = re.compile(rf"{_BEGIN} (?P<version>[0-9]{{1,15}})(?: \((?P<digest>[0-9a-
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """The version that a file was made from. digest: of its inventory; in a restored store a version is used again."""
+    """The version that a file was made from.
+
+    digest: the digest of that version's inventory. After a restore the number alone does not identify a version,
+    because numbers are used again. None: the digest is unknown, and only the number is compared.
+    """
 
     version: int
     digest: str | None = None

@@ -1,7 +1,7 @@
 """Checks the drivers of an inventory and their settings, as far as the drivers are installed on this PC.
 
 A driver may have the attribute `settings_model`, a pydantic model. The drivers are found by their entry points, so this
-module knows none of them. A driver that is not installed here may be installed on the nodes; that is only a warning.
+module names none of them. A driver that is not installed here may be installed on the nodes; that is only a warning.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A `driver:` in the file, or the effective driver of a node, whose settings come from two places.
+    """A `driver:` in the file, with the settings that it inherits.
 
-    own: the path of the driver. shared: the settings of the default driver, which `settings` overrides.
+    own: the path of the `driver:` in the file. settings: the settings written there. shared: the settings of the
+    default driver, which `settings` overrides; empty if the default is another driver.
+    is_complete: whether a node uses these settings as they are. If not, missing settings are no mistake.
     """
 
     own: YamlPath

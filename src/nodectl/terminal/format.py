@@ -79,7 +79,7 @@ _NODE_COLUMNS_OPTIONAL = ("SETTINGS", "POSITION", "GENERATION", "HOST")
 
 
 def nodes_table(nodes: Sequence[NodeView], title: str = "", *, problems: bool = True) -> Table:
-    """A row for each node. problems: with a column for them; without it if they are listed elsewhere on the screen.
+    """A row for each node. problems: whether the table has a column for them; False if the screen lists them elsewhere.
 
     DOCUMENT is the effective document if the views hold it, else the node's own one. Secrets are masked.
     """
@@ -167,7 +167,7 @@ def masters_table(masters: Sequence[MasterView], title: str = "") -> Table:
 
 
 def members_table(members: Sequence[MemberView | SilentEtcd], title: str = "", *, errors: bool = True) -> Table:
-    """A row for each member. errors: with a column for them; without it if they are listed elsewhere on the screen."""
+    """A row for each member. errors: whether there is a column for them; False if the screen lists them elsewhere."""
     columns = ("MEMBER", "HEALTH", "ENDPOINT", "VERSION", "DATABASE", *(["ERROR"] if errors else []))
     table = Table(columns, title=title, optional=("DATABASE", "VERSION"))
     for member in members:

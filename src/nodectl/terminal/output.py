@@ -76,9 +76,10 @@ class OutputLost(Exception):
 
 @dataclass(slots=True)
 class Delivery:
-    """What became of the command of this process, and of its data.
+    """Whether this process's command has changed something, and whether its data reached stdout.
 
-    has_effect: it has changed something. Then its exit code says so, even if its data is lost. lost: why it is lost.
+    has_effect: the command has changed something. Then lost data does not change its exit code.
+    lost: the error by which data for stdout was lost; None if none was.
     """
 
     has_effect: bool = False
@@ -88,7 +89,7 @@ class Delivery:
         self.has_effect, self.lost = False, None
 
     def mark_lost(self, reason: OSError | ValueError) -> None:
-        """Data was not written. Raises OutputLost unless the command has changed something."""
+        """Record that data was not written. Raises OutputLost unless the command has changed something."""
         if not self.has_effect:
             raise OutputLost(reason) from None
         self.lost = self.lost or reason
@@ -218,7 +219,7 @@ class Output:
             self._message(f"  {hint}", "")
 
     def _message(self, text: str, style: str, label: str = "") -> None:
-        """Write a message. If stderr cannot be written, it is lost: that decides nothing."""
+        """Write a message to stderr. An error of that write is ignored, and does not change the exit code."""
         text = "\n".join(escape_misleading(line) for line in text.split("\n"))
         with contextlib.suppress(OSError, ValueError):
             if style and is_terminal(self.stderr) and not os.environ.get("NO_COLOR"):

@@ -24,7 +24,7 @@ def backoff(most_s: float = 1.0, *, first_s: float = _FIRST_S, dice: random.Rand
 def requested_pause_s(error: Exception | None, *, dice: random.Random | None = None) -> float:
     """Return how long the master that sent `error` asks to wait; 0 if it does not.
 
-    Up to half of it is added, so that the clients that were refused at the same moment come back at different ones.
+    Up to half of it is added, so that clients that were refused at the same moment retry at different moments.
     """
     wait_s = error.retry_after_s if isinstance(error, Unavailable) else None
     return (wait_s or 0.0) * (random.uniform if dice is None else dice.uniform)(*_SPREAD)

@@ -3,10 +3,11 @@
 **Exactly once.** A command keeps its id and its `after` over all attempts. `after` is the index known when the command
 was first sent. A leader that no longer remembers ids that far back refuses the command instead of running it twice.
 
-Results are forgotten by bytes, under load within minutes. So the index for a first attempt is at most a second old: an
-older one is fetched again. If the leader refuses even so the very first attempt as too old, then no attempt can have
-taken effect, and the command is sent again with a new `after`. A leader or standby that may have passed the request on
-before it answers never calls it too old (`masterd/api/leader_routing.py`).
+The leader remembers a limited number of bytes of results: under load, those of some minutes. So the index for a first
+attempt is at most a second old; an older one is fetched again. If the leader nevertheless refuses the very first
+attempt as too old, no attempt can have taken effect, and the command is sent again with a new `after`. This relies on a
+rule: a master that may already have forwarded a request never answers that it is too old
+(`masterd/api/leader_routing.py`).
 
 **Poison.** A command that kills every leader that runs it must not kill one master after another. A leader counts as
 lost under a command if a request with that command got no answer and a newer term then began, other than by
