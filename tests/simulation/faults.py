@@ -26,8 +26,9 @@ KINDS = (
     "its sender is cut off until another leads",
     "it is held until another has just taken over",
     "it lands, and nothing is heard until another has committed",
-    "it is lost, and nothing is heard until another has committed",
 )
+LOST_IN_DOUBT = "it is lost, and nothing is heard until another has committed"
+"""A fault that only some runs use."""
 
 
 def fate_of(kind: str, world: World, pc: Pc) -> Fate:
@@ -61,7 +62,7 @@ def fate_of(kind: str, world: World, pc: Pc) -> Fate:
             world.fate = lambda who, *_: UNHEARD if who is pc else FINE
             world.later(0.1, partial(_take_over_and_forward, world, pc, commit=True))
             return UNHEARD
-        case "it is lost, and nothing is heard until another has committed":
+        case str() if kind == LOST_IN_DOUBT:
             world.fate = lambda who, *_: LOST if who is pc else FINE
             world.later(0.1, partial(_take_over_and_forward, world, pc, commit=True))
             return LOST

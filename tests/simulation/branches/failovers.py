@@ -17,7 +17,7 @@ from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import op_delete, op_put
 from nodestore.schema.models import Epoch
 from tests.faults.network.proxy import Mode
-from tests.simulation.faults import KINDS, CallFault
+from tests.simulation.faults import KINDS, LOST_IN_DOUBT, CallFault
 from tests.simulation.node import Node
 from tests.simulation.storm import MASTERS, Storm
 from tests.simulation.world import Pc, World, no_fault
@@ -163,11 +163,11 @@ class Failovers(Storm):
 
         If it had landed, its entry would show that.
         """
-        await self._deposed_at_a_commit(KINDS[-1])
+        await self._deposed_at_a_commit(LOST_IN_DOUBT)
 
     async def deposed_before_a_commit(self) -> None:
         """A commit arrives when another has just taken over, and has not committed yet: it was not done."""
-        await self._deposed_at_a_commit(KINDS[-3])
+        await self._deposed_at_a_commit(KINDS[-2])
 
     async def _deposed_at_a_commit(self, kind: str) -> None:
         await self._leader_with_listener()
