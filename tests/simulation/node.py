@@ -84,7 +84,9 @@ class Node:
                 settings, me, etcd, background, load=self._load, last_applied=_NoDisk(), boot_record=self.name
             )
             self.orders = parts.orders
-            await run_until_first_ends(**parts.loops())
+            loops = parts.loops()
+            loops.pop("log").close()  # it connects to masters over the network, and no master of a simulation has one
+            await run_until_first_ends(**loops)
 
     def _load(self, name: str) -> DriverFactory:
         return lambda context: NotingDriver(self._begun)

@@ -96,5 +96,6 @@ class VirtualTime:
             patch.setattr(time, "clock_gettime", lambda _: self.now)
             patch.setattr(time, "time", self.wall_clock)
             patch.setattr(secrets, "token_hex", lambda count: self._dice.randbytes(count).hex())
+            patch.setattr(random, "uniform", self._dice.uniform)
             patch.setattr(Worker, "run", _at_once)
             yield
