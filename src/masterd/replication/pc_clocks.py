@@ -9,6 +9,7 @@ from a listing is used: its lease shows that its masterd lives, and so has writt
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
@@ -37,9 +38,14 @@ class ClockSource:
             self._last = reading
             self._offsets.append((reading - at, at))
 
+    @property
+    def counts_until(self) -> float:
+        """The monotonic time after which the last reading is too old."""
+        return self._offsets[-1][1] + _READING_AGE_MAX_S if self._offsets else -math.inf
+
     def offset(self, at: float) -> float | None:
         """Wall clock minus monotonic clock; None if the last reading is too old."""
-        if not self._offsets or at - self._offsets[-1][1] > _READING_AGE_MAX_S:
+        if at > self.counts_until:
             return None
         return max(offset for offset, _ in self._offsets)
 
@@ -57,20 +63,25 @@ class PcClocks:
         self._view, self._own_host = cluster_view, own_host
         self._wall_clock, self._monotonic = wall_clock, monotonic
         self._sources: dict[tuple[str, str], ClockSource] = {}
+        self._others: list[float] = []
+        """The offsets of the other PCs' clocks. Kept, because each commit needs the target and there may be a thousand
+        PCs."""
+        self._others_until = -math.inf
+        """The monotonic time up to which `_others` is right, if no reading is received before."""
         cluster_view.candidates.subscribe(self._on_candidate)
         cluster_view.status.subscribe(self._on_status)
 
     def _on_candidate(self, name: str) -> None:
         candidate = self._view.candidates.items.get(name)
         if candidate is None or candidate.clock is None:
-            self._sources.pop(("master", name), None)
+            self._remove(("master", name))
         else:
             self._add(("master", name), candidate.host, candidate.clock)
 
     def _on_status(self, name: str) -> None:
         status = self._view.status.items.get(name)
         if status is None:
-            self._sources.pop(("node", name), None)
+            self._remove(("node", name))
         elif status.time > 0 and not self._view.status.is_listing:
             self._add(("node", name), status.host, status.time)
 
@@ -79,13 +90,26 @@ class PcClocks:
         if source is None or source.host != host:
             self._sources[name] = source = ClockSource(host)
         source.add(reading, self._monotonic())
+        self._others_until = -math.inf
+
+    def _remove(self, name: tuple[str, str]) -> None:
+        self._sources.pop(name, None)
+        self._others_until = -math.inf
 
     def target(self) -> float:
         """The median of the PCs' clocks now. With fewer than three PCs, the clock of this one."""
         at, own = self._monotonic(), self._wall_clock()
+        if at > self._others_until:
+            self._collect_others(at)
+        clocks = [*(at + offset for offset in self._others), own]
+        return statistics.median(clocks) if len(clocks) >= _MEDIAN_CLOCKS_MIN else own
+
+    def _collect_others(self, at: float) -> None:
         by_host: dict[str, float] = {}
         for (kind, _), source in self._sources.items():
             if (offset := source.offset(at)) is not None and (kind == "master" or source.host not in by_host):
-                by_host[source.host] = at + offset
-        by_host[self._own_host] = own
-        return statistics.median(by_host.values()) if len(by_host) >= _MEDIAN_CLOCKS_MIN else own
+                by_host[source.host] = offset
+        by_host.pop(self._own_host, None)
+        self._others = sorted(by_host.values())
+        ends = (source.counts_until for source in self._sources.values())
+        self._others_until = min((end for end in ends if end >= at), default=math.inf)

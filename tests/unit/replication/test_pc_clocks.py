@@ -105,3 +105,13 @@ def test_a_pc_that_publishes_no_longer_is_forgotten(pcs: _Pcs) -> None:
         pcs.master(name, 5)
     pcs.time.now += 1000
     assert pcs.off_s == 0
+
+
+def test_a_clock_counts_no_longer_once_its_own_reading_is_too_old(pcs: _Pcs) -> None:
+    for name in ("m2", "m3"):
+        pcs.master(name, 5)
+    pcs.time.now += 600
+    pcs.master("m3", 5)
+    assert pcs.off_s == 5
+    pcs.time.now += 301
+    assert pcs.off_s == 0
