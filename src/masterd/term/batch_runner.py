@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from masterd.application.worker import HungError, JobProgress
 from masterd.replication.replica import Replica
-from masterd.state_machine.batch import ALONE, SNAPSHOT_RESTORE, TIME_RESET, Batch, CommandOutcome
+from masterd.state_machine.batch import ALONE, SNAPSHOT_RESTORE, Batch, CommandOutcome
 from masterd.term.command_queue import CommandQueue
 from masterd.term.committer import Committer, LeaderSettings
 from masterd.term.read_index import ReadIndex
@@ -51,15 +51,11 @@ class BatchRunner:
 
         Raises LeadershipLost, OutcomeUnknown and Garbage, which end the term. Other errors become outcomes.
         """
-        if self._queue.first.request.name == SNAPSHOT_RESTORE:
+        name = self._queue.first.request.name
+        if name in ALONE:
             submission = self._queue.pop_first()
             submission.is_running = True
-            await self._run_restore(submission)
-            return
-        if self._queue.first.request.name == TIME_RESET:
-            submission = self._queue.pop_first()
-            submission.is_running = True
-            await self._run_time_reset(submission)
+            await (self._run_restore(submission) if name == SNAPSHOT_RESTORE else self._run_time_reset(submission))
             return
         submissions = self._take_batch()
         if not submissions:
