@@ -220,11 +220,15 @@ class Replica:
                 image = image or await self.snapshots.read_newest(self.state.index + 1)
                 if image is None:
                     raise
-                self.state = image.to_state()
-                self.entry_sizes.clear()
-                self.sizes_known_after = image.index
+                self._begin_from(image.to_state())
                 log.info("loaded the snapshot of index %d", image.index)
         raise AssertionError("unreachable")
+
+    def _begin_from(self, state: State) -> None:
+        """Replace the state by one that was not made by applying entries."""
+        self.state = state
+        self.entry_sizes.clear()
+        self.sizes_known_after = state.index
 
     async def apply_takeover(self, won: TakeoverWon) -> None:
         """Apply the entries that a takeover read, up to the head that it read. Garbage if that is not possible.
@@ -385,13 +389,10 @@ class Replica:
             log.warning(
                 "the store is in epoch %d: discarding the state of index %d, epoch %s", epoch, self.index, self._epoch
             )
-            self.state = State()
-            self.entry_sizes.clear()
-            self.sizes_known_after = 0
+            self._begin_from(State())
             self._recent.clear()
             self._recent_bytes = 0
             self.snapshots.verified.clear()
-        if stale:
             self._announced = 0, 0
         self._epoch = epoch
         return stale
