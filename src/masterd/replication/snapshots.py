@@ -168,7 +168,7 @@ def _fill(state: State, data: dict[str, Any]) -> None:
 
 def _check_untouched(name: str, manifest: Manifest, parts: Mapping[str, KV]) -> None:
     """Raise Garbage if a chunk is missing, or was written after the manifest. parts: the keys, without values."""
-    written = parts[_MANIFEST].create_revision if _MANIFEST in parts else 0
+    written = parts[_MANIFEST].create_revision
     for number in range(manifest.chunks):
         chunk = parts.get(f"{number:06d}")
         if chunk is None or chunk.mod_revision > written:
@@ -188,6 +188,9 @@ class Snapshots:
     async def manifests(self) -> dict[str, Manifest]:
         """The manifests of all complete snapshots by name, newest first. Unreadable ones are logged and skipped."""
         _, complete = await self._names()
+        return await self._read_manifests(complete)
+
+    async def _read_manifests(self, complete: Iterable[str]) -> dict[str, Manifest]:
         manifests = {}
         for name in sorted(complete, reverse=True):
             key = self._keys.snapshot(name) + _MANIFEST
@@ -202,9 +205,8 @@ class Snapshots:
 
     async def indexes(self, revision: int) -> list[int]:
         """The indexes of all complete snapshots as of `revision`, from their names."""
-        found = await self._etcd.range(self._keys.snapshots, keys_only=True, revision=revision, timeout_s=10.0)
-        names = [kv.key.removeprefix(self._keys.snapshots) for kv in found.kvs]
-        texts = [name.partition("-")[0] for name in names if name.endswith(f"/{_MANIFEST}")]
+        _, complete = await self._names(revision)
+        texts = [name.partition("-")[0] for name in complete]
         return [int(text) for text in texts if text.isascii() and text.isdigit()]
 
     async def whole(self) -> AsyncGenerator[tuple[str, Manifest], None]:
@@ -218,9 +220,10 @@ class Snapshots:
         for kv in found.kvs:
             name, _, part = kv.key.removeprefix(self._keys.snapshots).partition("/")
             parts.setdefault(name, {})[part] = kv
-        for name, manifest in (await self.manifests()).items():
+        complete = [name for name, kvs in parts.items() if _MANIFEST in kvs]
+        for name, manifest in (await self._read_manifests(complete)).items():
             try:
-                _check_untouched(name, manifest, parts.get(name, {}))
+                _check_untouched(name, manifest, parts[name])
                 if name not in self.verified:
                     await self.verify(name, manifest)
             except Garbage as error:
@@ -372,9 +375,10 @@ class Snapshots:
         names, complete = await self._names()
         return sorted(names - complete)
 
-    async def _names(self) -> tuple[set[str], set[str]]:
-        """The names of all snapshots, and of those that have a manifest, readable or not."""
-        found = await self._etcd.range(self._keys.snapshots, keys_only=True, timeout_s=10.0)
+    async def _names(self, revision: int = 0) -> tuple[set[str], set[str]]:
+        """The names of all snapshots at one revision (0: the current one), and of those that have a manifest, readable
+        or not."""
+        found = await self._etcd.range(self._keys.snapshots, keys_only=True, revision=revision, timeout_s=10.0)
         parts = [kv.key.removeprefix(self._keys.snapshots).partition("/") for kv in found.kvs]
         return {name for name, _, _ in parts}, {name for name, _, rest in parts if rest == _MANIFEST}
 
