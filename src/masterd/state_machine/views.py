@@ -76,13 +76,9 @@ def changes_of(
 
 def all_views(keys: Keys, term: Term, state: State, derivation: SpecDeriver) -> dict[str, bytes]:
     """All views of the state, without the desired states of nodes whose spec cannot be derived."""
-    views = {keys.document(path): document_view(doc.index, doc.value) for path, doc in state.documents.items()}
-    for node, mark in state.specs.items():
-        if derivation[node].spec is not None and node not in derivation.failed:
-            views[keys.desired_of(node)] = desired_view(term, mark, derivation[node])
-    for node, actions in state.actions.items():
-        views[keys.actions_of(node)] = actions_view(term, actions)
-    return views
+    left_out = {keys.desired_of(node) for node in derivation.failed}
+    views = {key: view_of(keys, term, state, derivation, key) for key in view_keys(keys, state) - left_out}
+    return {key: value for key, value in views.items() if value is not None}
 
 
 def kept_orders(
