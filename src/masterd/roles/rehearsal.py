@@ -51,10 +51,9 @@ class _Findings:
             node = self.waiting.pop(0)
             progress.begin_step(len(self.waiting))
             spec_deriver.update(state.inventory, view, [node], tolerant=True)
-            mark = state.specs.get(node)
             if node in spec_deriver.failed:
                 self.failed[node] = spec_deriver.failed[node]
-            elif spec_deriver[node].hash != (mark.hash if mark else ""):
+            elif spec_deriver[node].hash != state.spec_hash(node):
                 self.differing.append(node)
             if time.monotonic() >= until:
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -120,6 +121,10 @@ class Batch:
     def next_index(self) -> int:
         return self.state.index + len(self.records) + 1
 
+    def _transaction(self) -> Overlay:
+        """A transaction on top of this batch."""
+        return Overlay(self.overlay, self.overlay.config, self.now)
+
     def execute(self, request: CommandRequest) -> CommandOutcome | None:
         """Run one command; return its outcome, valid once the batch is committed. None if the batch is full."""
         try:
@@ -130,7 +135,7 @@ class Batch:
             return known
         if len(self.records) >= self.limits.commands_max:
             return None
-        transaction = Overlay(self.overlay, self.overlay.config, self.now)
+        transaction = self._transaction()
         try:
             _check_texts(request)
             result = self._handle(request, transaction)
@@ -167,7 +172,7 @@ class Batch:
         finally:
             if not admitted:
                 self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
-        self._append_record(record, raw, transaction, derived, growth)
+        self._append_record(record, raw, derived, transaction.writes, growth)
         self._ids[request.id] = CommandOutcome(request.id, record.index, result), record
         return CommandOutcome(request.id, record.index, copy(result))
 
@@ -181,7 +186,7 @@ class Batch:
             return known
         _check_texts(request)
         args = checked_copy(dict(request.args), "arguments")
-        transaction = Overlay(self.overlay, self.overlay.config, self.now)
+        transaction = self._transaction()
         transaction.writes = {path: None for path in self.state.documents if path not in image}
         for path, document in image.items():
             before = self.state.documents.get(path)
@@ -202,7 +207,7 @@ class Batch:
         except NodectlError:
             self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
             raise
-        self._append_record(record, raw, transaction, derived, growth)
+        self._append_record(record, raw, derived, transaction.writes, growth)
         self.restored_documents = transaction.writes
         return CommandOutcome(request.id, record.index, result)
 
@@ -224,7 +229,7 @@ class Batch:
             time_shift=shift, config_version=self._config_version,
         )  # fmt: skip
         raw = self._encode(record)
-        self._append_record(record, raw, Overlay(self.overlay, self.overlay.config, self.now), {})
+        self._append_record(record, raw)
         return CommandOutcome(request.id, record.index, result)
 
     def run_config_handler(self, config: ConfigRecord) -> Overlay | None:
@@ -258,7 +263,7 @@ class Batch:
         """
         inventory = _inventory(config)
         self.overlay.config = inventory
-        transaction = Overlay(self.overlay, inventory, self.now)
+        transaction = self._transaction()
         if changes is not None:
             transaction.writes.update(changes.writes)
             transaction.actions.update(changes.actions)
@@ -289,7 +294,7 @@ class Batch:
         raw = self._encode(record)
         if changes is not None and len(raw) > self.limits.entry_bytes_max:
             raise TooLarge(f"the entry would have {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}")
-        self._append_record(record, raw, transaction, derived, growth)
+        self._append_record(record, raw, derived, transaction.writes, growth)
         return record
 
     def respec(self, actor: str, nonce: str) -> CommandRecord | None:
@@ -306,7 +311,7 @@ class Batch:
             args={}, result={"nodes": sorted(derived)}, specs=self._marks(derived), config_version=self._config_version,
         )  # fmt: skip
         raw = self._encode(record)
-        self._append_record(record, raw, Overlay(self.overlay, self.overlay.config, self.now), derived)
+        self._append_record(record, raw, derived)
         return record
 
     def forget(self, actor: str, nonce: str) -> CommandRecord:
@@ -315,7 +320,7 @@ class Batch:
             index=self.next_index, id=f"{RESULTS_FORGET}-{nonce}", actor=actor, time=self.now, name=RESULTS_FORGET,
             args={}, config_version=self._config_version,
         )  # fmt: skip
-        self._append_record(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), {})
+        self._append_record(record, encode_record(record))
         return record
 
     def record_application(self, name: str, actor: str, nonce: str) -> CommandRecord:
@@ -326,17 +331,13 @@ class Batch:
             index=self.next_index, id=f"{CONFIG_APPLICATION}-{nonce}", actor=actor, time=self.now,
             name=CONFIG_APPLICATION, args=args, result={"name": name}, config_version=self._config_version,
         )  # fmt: skip
-        self._append_record(record, encode_record(record), Overlay(self.overlay, self.overlay.config, self.now), {})
+        self._append_record(record, encode_record(record))
         return record
 
     def differing_nodes(self) -> list[str]:
         """The nodes whose derived spec differs from the recorded one, sorted. Without those in `failed`."""
         nodes = {*self.spec_deriver.nodes, *self.state.specs} - self.spec_deriver.failed.keys()
-        return sorted(node for node in nodes if self._recorded(node) != self.spec_deriver[node].hash)
-
-    def _recorded(self, node: str) -> str:
-        mark = self.state.specs.get(node)
-        return mark.hash if mark else ""
+        return sorted(node for node in nodes if self.state.spec_hash(node) != self.spec_deriver[node].hash)
 
     def _earlier_outcome(self, request: CommandRequest) -> CommandOutcome | None:
         """The first outcome of this id, or an error if it is unknown whether there was one; None for a new command.
@@ -509,15 +510,16 @@ class Batch:
         self,
         record: CommandRecord,
         raw: bytes,
-        transaction: Overlay,
-        derived: Mapping[str, DerivedSpec],
+        derived: Mapping[str, DerivedSpec] = MappingProxyType({}),
+        writes: Mapping[str, Document | None] = MappingProxyType({}),
         growth: int = 0,
     ) -> None:
+        """Add a record. derived: the specs that it changes. writes, growth: its documents, and the bytes they add."""
         self.records.append(record)
         self.encoded.append(raw)
         self.entry_bytes += len(raw)
         self._documents_bytes += growth
-        self.overlay.writes.update(transaction.writes)
+        self.overlay.writes.update(writes)
         if record.actions or record.closes or record.time_shift is not None:
             self.overlay.pending.update(pending_after(record, self.epoch, self._all_pending))
         self.changed_specs.update(derived)

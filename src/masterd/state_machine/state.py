@@ -84,6 +84,11 @@ class State:
     def inventory(self) -> Inventory:
         return self.adopted.inventory if self.adopted else Inventory()
 
+    def spec_hash(self, node: str) -> str:
+        """The recorded hash of this node's spec; empty if the node has none."""
+        mark = self.specs.get(node)
+        return mark.hash if mark else ""
+
     def paths(self, prefix: str) -> list[str]:
         """Paths that begin with `prefix`, sorted."""
         version, all_paths = self._sorted
