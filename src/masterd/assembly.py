@@ -102,7 +102,7 @@ def build_parts(
     store_scan = StoreScan(etcd, keys)
 
     # election and term
-    warm_start = WarmStart(replica, application, settings.leader.derive_timeout_s, wall_clock)
+    warm_start = WarmStart(replica, application, settings.leader.derive_timeout_s)
     identity = ApplicationIdentity.of(application)
     rehearsal = Rehearsal(replica, application, leadership, settings.leader.derive_timeout_s)
     fitness = MasterFitness(

@@ -7,7 +7,6 @@ the application. The result is used only if that state is still the one with whi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from masterd.application.contract import Application
@@ -53,11 +52,8 @@ def _consume_error(done: asyncio.Task[PreparedSpecs | None]) -> None:
 class WarmStart:
     """Derives all specs ahead of a term, in a task. Starting it again replaces an outdated task."""
 
-    def __init__(
-        self, replica: Replica, application: Application, limit_s: float, wall_clock: Callable[[], float]
-    ) -> None:
-        self._replica, self._application = replica, application
-        self._limit_s, self._wall_clock = limit_s, wall_clock
+    def __init__(self, replica: Replica, application: Application, limit_s: float) -> None:
+        self._replica, self._application, self._limit_s = replica, application, limit_s
         self._task: asyncio.Task[PreparedSpecs | None] | None = None
         self._started_for: tuple[State, int] | None = None
         """The state from which the task derives, and its index at that time."""
@@ -94,7 +90,7 @@ class WarmStart:
     async def _derive(self) -> PreparedSpecs | None:
         state, application = self._replica.state, self._application
         index, spec_deriver, worker = state.index, SpecDeriver(application), Worker()
-        batch = Batch(state, application, spec_deriver, self._wall_clock())
+        batch = Batch(state, application, spec_deriver, state.time)
 
         def work(_: JobProgress) -> tuple[frozenset[str], bool]:
             return derive_all(batch, application)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any, cast
 
 import pytest
@@ -43,7 +42,7 @@ def _line() -> Line:
 def _warm_start(line: Line, application: ToyApp | None = None, limit_s: float = 5.0) -> WarmStart:
     replica = Replica(cast(Any, None), Keys("test"))
     replica.state = line.state
-    return WarmStart(replica, application or ToyApp(), limit_s, time.time)
+    return WarmStart(replica, application or ToyApp(), limit_s)
 
 
 async def test_what_is_derived_ahead_is_what_the_leader_would_derive() -> None:
