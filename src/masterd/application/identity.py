@@ -7,14 +7,11 @@ an operator adopts that application.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from masterd.application.contract import Application
 from nodestore.schema.models import ApplicationOrder
-from nodestore.support.jsonio import canonical
-
-_HASH_DIGITS = 16
+from nodestore.support.jsonio import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ def _commands_hash(application: Application) -> str:
     """Empty if a schema cannot be generated: a model may use types of its own that have none."""
     try:
         schemas = {name: command.arguments.model_json_schema() for name, command in application.commands().items()}
-        return hashlib.sha256(canonical(schemas)).hexdigest()[:_HASH_DIGITS]
+        return digest(schemas)
     except Exception:  # noqa: BLE001 - the application's own code; the hash is only shown
         return ""
 
