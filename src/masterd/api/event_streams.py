@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from masterd.api.node_views import command_view, node_views
+from masterd.api.node_views import command_view
 from masterd.api.read_sources import ReadSources
 from nodestore.cluster.overview import live_masters
 from nodestore.errors import Garbage, Invalid, NodectlError, TimedOut, TooOld, Unavailable
@@ -239,17 +239,7 @@ def _changes(sent: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamIt
 
 
 def _node_items(sources: ReadSources) -> StreamItems:
-    view, state = sources.cluster_view, sources.replica.state
-    nodes = node_views(
-        state.inventory,
-        state,
-        view.status.items,
-        view.alive.items,
-        sources.application,
-        sources.leadership.spec_failures,
-        view.desired.items,
-    )
-    return {"nodes": {node["name"]: node for node in nodes}}
+    return {"nodes": {node["name"]: node for node in sources.node_views()}}
 
 
 def _cluster_items(sources: ReadSources) -> StreamItems:

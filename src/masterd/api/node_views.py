@@ -97,21 +97,6 @@ def _text(order: tuple[int, int, int]) -> str:
     return ".".join(map(str, order))
 
 
-def node_views(
-    inventory: Inventory,
-    state: State,
-    statuses: Mapping[str, Status],
-    alive: Mapping[str, Alive],
-    application: Application,
-    failures: Mapping[str, str] = MappingProxyType({}),
-    orders: Mapping[str, Desired] | None = None,
-) -> list[NodeView]:
-    """The views of all configured nodes, in the inventory's order."""
-    return [
-        node_view(name, inventory, state, statuses, alive, application, failures, orders) for name in inventory.nodes
-    ]
-
-
 def command_view(record: CommandRecord, entry: Entry) -> CommandView:
     """A command of the journal, with the term in which it was committed."""
     fields = record.model_dump(mode="json", exclude_defaults=True)

@@ -1,9 +1,10 @@
-"""The data sources of the handlers for reads and event streams."""
+"""The data sources of the handlers for reads and event streams, and the views of nodes made from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from masterd.api.node_views import node_view
 from masterd.application.contract import Application
 from masterd.replication.claim_changes import ClaimChanges
 from masterd.replication.cluster_view import ClusterView
@@ -13,6 +14,7 @@ from masterd.roles.health import MasterHealth
 from masterd.roles.leadership import Leadership
 from masterd.upkeep.store_scan import StoreScan
 from nodestore.etcd.session import Etcd
+from nodestore.schema.api_types import NodeView
 from nodestore.schema.keys import Keys
 
 
@@ -34,3 +36,15 @@ class ReadSources:
     health: MasterHealth
     store_scan: StoreScan
     claim_changes: ClaimChanges
+
+    def node_view(self, name: str) -> NodeView:
+        """The view of one configured node."""
+        view, state = self.cluster_view, self.replica.state
+        return node_view(
+            name, state.inventory, state, view.status.items, view.alive.items, self.application,
+            self.leadership.spec_failures, view.desired.items,
+        )  # fmt: skip
+
+    def node_views(self) -> list[NodeView]:
+        """The views of all configured nodes, in the inventory's order."""
+        return [self.node_view(name) for name in self.replica.state.inventory.nodes]

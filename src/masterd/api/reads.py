@@ -13,7 +13,6 @@ from aiohttp import web
 
 from masterd.api import cluster_problems
 from masterd.api.node_specs import add_specs
-from masterd.api.node_views import node_view, node_views
 from masterd.api.read_sources import ReadSources
 from masterd.application.identity import application_in_force
 from masterd.election.campaign import by_rank
@@ -122,22 +121,9 @@ async def members(sources: ReadSources, _: web.Request) -> api_types.Members:
     return {"members": await member_views(sources.maintenance)}
 
 
-def _node_views(sources: ReadSources) -> list[NodeView]:
-    view, state = sources.cluster_view, sources.replica.state
-    return node_views(
-        state.inventory,
-        state,
-        view.status.items,
-        view.alive.items,
-        sources.application,
-        sources.leadership.spec_failures,
-        view.desired.items,
-    )
-
-
 async def nodes(sources: ReadSources, request: web.Request) -> api_types.Nodes:
     """All configured nodes."""
-    index, views = sources.replica.index, _node_views(sources)
+    index, views = sources.replica.index, sources.node_views()
     if wants_specs(request):
         await add_specs(sources, views)
     return {"nodes": views, "index": index}
@@ -145,19 +131,10 @@ async def nodes(sources: ReadSources, request: web.Request) -> api_types.Nodes:
 
 async def node(sources: ReadSources, request: web.Request) -> NodeView:
     """One node. Raises NotFound if it is not configured."""
-    name, view, state = request.match_info["node"], sources.cluster_view, sources.replica.state
-    if name not in state.inventory.nodes:
+    name = request.match_info["node"]
+    if name not in sources.replica.state.inventory.nodes:
         raise NotFound(f"there is no node {name!r} in the configuration")
-    found = node_view(
-        name,
-        state.inventory,
-        state,
-        view.status.items,
-        view.alive.items,
-        sources.application,
-        sources.leadership.spec_failures,
-        view.desired.items,
-    )
+    found = sources.node_view(name)
     if wants_specs(request):
         await add_specs(sources, [found])
     return found
@@ -275,7 +252,7 @@ async def terms(sources: ReadSources, _: web.Request) -> api_types.Terms:
 async def status(sources: ReadSources, request: web.Request) -> api_types.Overview:
     """The state of the whole cluster, with all its problems."""
     paused = sources.cluster_view.paused
-    node_list = _node_views(sources)
+    node_list = sources.node_views()
     member_list, unreadable, certificates = await asyncio.gather(
         _members_or_error(sources),
         sources.store_scan.find_problems(_STATUS_WAIT_S),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from masterd.api.node_views import node_view, node_views
+from masterd.api.node_views import node_view
 from masterd.application.contract import Application, HasNodeDocuments, node_document
 from masterd.application.scenes import BuiltinApp
-from masterd.state_machine.state import State, VersionedDocument
+from masterd.state_machine.state import AdoptedConfig, State, VersionedDocument
 from nodesdk import App, Command, Inventory, NodeSeen, Spec, Transaction, View
+from nodestore.schema.models import ConfigRecord
+from tests.support.fakes.masterd_parts import FakeMasterd
 from tests.support.toy_app import ToyApp, inventory
 
 STORED = {"nodes/n1": {"colour": "red"}, "tiles/n1": {"colour": "blue"}}
@@ -77,9 +80,16 @@ def test_a_node_is_shown_with_its_document(
     assert _shown(application, node) == document
 
 
-def test_all_nodes_are_shown_alike() -> None:
+async def test_all_nodes_are_shown_alike() -> None:
     """The list of nodes and the view of one node have the same content."""
-    views = node_views(NODES, _state(), {}, {}, Tiles())
+    masterd = FakeMasterd()
+    state, record = masterd.replica.state, ConfigRecord(version=1, actor="test", time=0.0, inventory={})
+    state.adopted = AdoptedConfig(record, 1, 1, NODES)
+    state.documents.update(_state().documents)
+    sources = replace(masterd.sources, application=Tiles())
+    views = sources.node_views()
+    await masterd.close()
+    assert views == [sources.node_view("n1"), sources.node_view("n2")]
     assert [(view["name"], view["document"]) for view in views] == [("n1", {"colour": "blue"}), ("n2", {})]
 
 
