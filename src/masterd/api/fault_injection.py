@@ -17,10 +17,10 @@ from typing import Any
 
 from masterd.api.read_sources import ReadSources
 from masterd.api.reads import standbys
+from masterd.api.request_bodies import actor_of
 from masterd.term.leader import Leader
 from nodestore.errors import Conflict, Denied, Invalid, Unavailable
 from nodestore.schema.api_types import DRILLS, FREEZE_MAX_S, Drill, DrillKind
-from nodestore.schema.limits import ACTOR_BYTES_MAX, check_text
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class DrillRequest:
 
 def parse_drill_request(body: Mapping[str, Any]) -> DrillRequest:
     """Parse the body of a drill request. Raises Invalid."""
-    how, seconds, term, actor = body.get("how"), body.get("seconds"), body.get("term"), body.get("actor")
+    how, seconds, term = body.get("how"), body.get("seconds"), body.get("term")
     if not isinstance(how, str) or how not in DRILLS:
         raise Invalid(f"how: expected one of {', '.join(DRILLS)}")
     if seconds is not None and (
@@ -52,10 +52,7 @@ def parse_drill_request(body: Mapping[str, Any]) -> DrillRequest:
         raise Invalid(f"seconds: expected a number above 0, at most {FREEZE_MAX_S:g}")
     if term is not None and (isinstance(term, bool) or not isinstance(term, int) or term < 1):
         raise Invalid("term: expected the revision of a term")
-    if actor is not None and not isinstance(actor, str):
-        raise Invalid("actor: expected text")
-    check_text(actor or "", "actor", ACTOR_BYTES_MAX)
-    return DrillRequest(how, FREEZE_S if seconds is None else float(seconds), term, actor or "anonymous")
+    return DrillRequest(how, FREEZE_S if seconds is None else float(seconds), term, actor_of(body))
 
 
 def start_drill(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from masterd.state_machine.batch import CommandRequest
@@ -11,7 +12,7 @@ from nodestore.schema.api_types import ID_CHARS_MAX
 from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_NAME_BYTES_MAX, TEXT_BYTES_MAX, check_text
 
 
-def text_field(body: dict[str, Any], name: str, where: str = "", bytes_max: int | None = TEXT_BYTES_MAX) -> str:
+def text_field(body: Mapping[str, Any], name: str, where: str = "", bytes_max: int | None = TEXT_BYTES_MAX) -> str:
     """The text under `name`; empty if it is absent or null. Raises Invalid if it is something else, or longer.
 
     bytes_max: None for a text that only the limit of the body restricts.
@@ -23,7 +24,7 @@ def text_field(body: dict[str, Any], name: str, where: str = "", bytes_max: int 
     return text if bytes_max is None else check_text(text, f"{where}{name}", bytes_max)
 
 
-def actor_of(body: dict[str, Any], where: str = "") -> str:
+def actor_of(body: Mapping[str, Any], where: str = "") -> str:
     """The author that the request names, or `anonymous`. Raises Invalid."""
     return text_field(body, "actor", where, ACTOR_BYTES_MAX) or "anonymous"
 
