@@ -150,7 +150,8 @@ async def follow(
     `contextlib.aclosing`.
     """
     timeouts = _StreamTimeouts(progress_s, silence_s, secondary)
-    async with aclosing(_follow_all(etcd, (KeyRange(start, end),), [revision], timeouts)) as stream:
+    stream = _follow_all(etcd, (KeyRange(start, end),), [revision], timeouts, etcd.watch_restarts)
+    async with aclosing(stream):
         async for _, changes in stream:
             yield changes
 
@@ -168,27 +169,13 @@ async def mirror(
 
     It retries during outages. `secondary`: as in `follow`. Use it with `contextlib.aclosing`.
     """
-    end = key_range(key, prefix=prefix).end
-    while True:
-        restarts = etcd.watch_restarts
-        listing = await _list_patiently(etcd, key, end)
-        yield Listing(listing.revision, listing.kvs)
-        if restarts != etcd.watch_restarts:
-            continue
-        try:
-            async with aclosing(
-                follow(
-                    etcd, key, end=end, revision=listing.revision + 1, progress_s=progress_s, silence_s=silence_s,
-                    secondary=secondary,
-                )
-            ) as stream:  # fmt: skip
-                async for changes in stream:
-                    yield changes
-        except Compacted as gone:
-            log.info("watch of %s: %s; listing all keys again", key, gone)
+    timeouts = _StreamTimeouts(progress_s, silence_s, secondary)
+    async with aclosing(_mirror(etcd, (key_range(key, prefix=prefix),), timeouts, with_idle=True)) as items:
+        async for _, item in items:
+            yield item
 
 
-async def mirror_all(
+def mirror_all(
     etcd: Etcd,
     key_ranges: Sequence[KeyRange],
     *,
@@ -203,6 +190,13 @@ async def mirror_all(
     faults. A consumer that is slow to take an item delays all of them. Use it with `contextlib.aclosing`.
     """
     timeouts = _StreamTimeouts(progress_s, silence_s, False, progress)
+    return _mirror(etcd, key_ranges, timeouts, with_idle=progress is not None)
+
+
+async def _mirror(
+    etcd: Etcd, key_ranges: Sequence[KeyRange], timeouts: _StreamTimeouts, *, with_idle: bool
+) -> AsyncGenerator[tuple[int, Listing | Changes], None]:
+    """Yields Listings of all ranges, then Changes; with_idle: also those without events."""
     while True:
         next_revisions: list[int] = []
         restarts = etcd.watch_restarts
@@ -210,12 +204,10 @@ async def mirror_all(
             listing = await _list_patiently(etcd, keys.start, keys.end)
             next_revisions.append(listing.revision + 1)
             yield position, Listing(listing.revision, listing.kvs)
-        if restarts != etcd.watch_restarts:
-            continue
         try:
-            async with aclosing(_follow_all(etcd, key_ranges, next_revisions, timeouts)) as stream:
+            async with aclosing(_follow_all(etcd, key_ranges, next_revisions, timeouts, restarts)) as stream:
                 async for position, changes in stream:
-                    if changes.events or progress is not None:
+                    if changes.events or with_idle:
                         yield position, changes
         except Compacted as gone:
             log.info("watch of %s: %s; listing all keys again", _describe(key_ranges), gone)
@@ -243,18 +235,19 @@ class _StreamTimeouts:
 
 
 async def _follow_all(
-    etcd: Etcd, key_ranges: Sequence[KeyRange], next_revisions: list[int], timeouts: _StreamTimeouts
+    etcd: Etcd, key_ranges: Sequence[KeyRange], next_revisions: list[int], timeouts: _StreamTimeouts, restarts: int
 ) -> AsyncGenerator[tuple[int, Changes], None]:
     """Yields the changes of all ranges from the revisions `next_revisions` on, and resumes after every fault.
 
-    Progress of the stream is yielded as Changes of the first range.
+    Progress of the stream is yielded as Changes of the first range. restarts: the session's `watch_restarts` when these
+    revisions were read. Once that is another number, the revisions may mean another store: raises _Restarted.
     """
-    faults, restarts = 0, etcd.watch_restarts
+    faults = 0
     while True:
         if etcd.watch_restarts != restarts:
             raise _Restarted
         try:
-            async with aclosing(_follow_stream(etcd, key_ranges, next_revisions, timeouts)) as stream:
+            async with aclosing(_follow_stream(etcd, key_ranges, next_revisions, timeouts, restarts)) as stream:
                 async for position, changes in stream:
                     faults = 0
                     if changes.events:
@@ -273,13 +266,12 @@ def _describe(key_ranges: Sequence[KeyRange]) -> str:
 
 
 async def _follow_stream(
-    etcd: Etcd, key_ranges: Sequence[KeyRange], next_revisions: Sequence[int], timeouts: _StreamTimeouts
+    etcd: Etcd, key_ranges: Sequence[KeyRange], next_revisions: Sequence[int], timeouts: _StreamTimeouts, restarts: int
 ) -> AsyncGenerator[tuple[int, Changes], None]:
     stream = await etcd.open_stream("Watch/Watch", secondary=timeouts.secondary)
     try:
         for keys, revision in zip(key_ranges, next_revisions, strict=True):
             await stream.send(pb.WatchRequest(create_request=_create_request(keys, revision)), _OPEN_TIMEOUT_S)
-        restarts = etcd.watch_restarts
         positions: dict[int, int] = {}  # by watch id: the position of the watch's range
         fragments: list[list[Event]] = [[] for _ in key_ranges]
         if timeouts.progress is not None:
