@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from nodestore.errors import Unavailable
+from nodestore.support.file_lock import lock_now
 
 _PAUSE_S = 0.05
 
@@ -32,15 +31,7 @@ def locked(directory: Path, wait_s: float = 10.0) -> Iterator[None]:
 
 def _try(descriptor: int) -> bool:
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_now(descriptor)
     except OSError:
         return False
     return True

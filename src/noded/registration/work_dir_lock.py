@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from nodestore.errors import Conflict, NodectlError
+from nodestore.support.file_lock import lock_now
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ async def _acquire(descriptor: int, work_dir: Path) -> None:
     deadline = time.monotonic() + _WAIT_S
     while True:
         try:
-            return _lock(descriptor)
+            return lock_now(descriptor)
         except OSError as error:
             if error.errno not in _HELD:
                 log.warning("cannot lock the work directory %s: %s", work_dir, error.strerror)
@@ -68,15 +69,3 @@ async def _acquire(descriptor: int, work_dir: Path) -> None:
                 f"another noded uses the work directory {work_dir}: stop it, or give this one another --work-dir"
             )
         await asyncio.sleep(_POLL_S)
-
-
-def _lock(descriptor: int) -> None:
-    """Lock without waiting. Raises OSError."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
