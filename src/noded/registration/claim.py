@@ -24,7 +24,7 @@ from nodestore.errors import Conflict, Garbage, LeaseLost, NodectlError
 from nodestore.etcd.lease import Lease
 from nodestore.etcd.session import KV, Etcd, cmp_mod, op_put
 from nodestore.schema.models import Alive, decode, decode_or_none
-from nodestore.support.backoff import Backoff
+from nodestore.support.backoff import Backoff, grown_s
 from nodestore.support.logs import RateLimitedLog
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 REPLACED_MANY = 3
 """From this number of replaced claims in a row on, noded reports it, and waits before it replaces the next one."""
 _JUST_STARTED_S = 600.0
-_REPLACE_PAUSE_MAX_S = 60.0
+_REPLACE_PAUSE_FIRST_S, _REPLACE_PAUSE_MAX_S = 2.0, 60.0
 _MAY_ACT_TIMEOUT_S = 0.5
 
 
@@ -89,7 +89,9 @@ def pause_before_replacing_s(replaced: int) -> float:
 
     replaced: see `Alive.replaced`. The service manager starts each anew when the other one has replaced it.
     """
-    return 0.0 if replaced < REPLACED_MANY else min(_REPLACE_PAUSE_MAX_S, 2.0 ** (replaced - REPLACED_MANY + 1))
+    if replaced < REPLACED_MANY:
+        return 0.0
+    return grown_s(_REPLACE_PAUSE_FIRST_S, _REPLACE_PAUSE_MAX_S, replaced - REPLACED_MANY)
 
 
 class NodeClaim:

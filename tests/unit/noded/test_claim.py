@@ -76,6 +76,7 @@ def test_the_pause_before_a_replacement_grows_and_is_bounded() -> None:
     pauses = [pause_before_replacing_s(count) for count in range(12)]
     assert pauses[:REPLACED_MANY] == [0.0] * REPLACED_MANY
     assert pauses[REPLACED_MANY:] == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0]
+    assert pause_before_replacing_s(100_000) == 60.0
 
 
 class OneKey:
