@@ -14,8 +14,8 @@ import math
 from noded.reconcile.orders import Orders
 from nodestore.cluster.store_identity import StoreIdentity
 from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
-from nodestore.etcd.session import KV, Etcd
-from nodestore.schema.models import Desired, decode_or_none
+from nodestore.etcd.session import Etcd
+from nodestore.schema.models import Desired, decode_value_or_none
 from nodestore.support.logs import RateLimitedLog
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class StoreGate:
         mark = self._store.mark
         if value is None or mark is None or self._store.problem is not None or not self._orders.is_known:
             return False
-        desired = decode_or_none(Desired, KV(self._key, value, 0, 0, 1, 0))
+        desired = decode_value_or_none(Desired, value)
         return desired is not None and desired.epoch == mark.epoch
 
     async def _check(self) -> None:

@@ -64,11 +64,16 @@ class KeyValue(Protocol):
 
 def decode_or_none(model: type[M], found: KeyValue | None) -> M | None:
     """The model in a key's value. None if the key is absent or its value unreadable."""
-    if found is None:
+    return decode_value_or_none(model, None if found is None else found.value)
+
+
+def decode_value_or_none(model: type[M], value: bytes | None) -> M | None:
+    """The model in `value`. None if there is no value, or it is unreadable."""
+    if value is None:
         return None
     try:
-        return decode(model, found.value, found.key)
-    except Garbage:
+        return model.model_validate_json(value)
+    except ValidationError:
         return None
 
 
