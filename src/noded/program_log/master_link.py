@@ -16,7 +16,6 @@ import asyncio
 import logging
 import math
 import random
-import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, NoReturn, Protocol
@@ -28,7 +27,7 @@ from nodestore.errors import Garbage, NodectlError, Unavailable
 from nodestore.schema.api_types import LogPiece
 from nodestore.schema.keys import check_name
 from nodestore.schema.log_requests import LOG_LINES_MAX, LOG_WAIT_MAX_S, NONCE_HEADER
-from nodestore.schema.models import LeaderRecord, decode
+from nodestore.schema.models import LeaderRecord, decode_value_or_none
 from nodestore.support.backoff import Backoff
 from nodestore.support.jsonio import Json, dumps, loads
 from nodestore.support.logs import RateLimitedLog
@@ -54,8 +53,7 @@ class Claimed(Protocol):
 class MasterLink:
     """One noded's connection to the leader. `run` never returns and never raises.
 
-    leader_values: yields the value of the key `leader`, None if it is absent, whenever it changes. tls: returns the
-    context for https URLs; None: the system's certificate authorities.
+    leader_values: yields the value of the key `leader`, None if it is absent, whenever it changes.
     """
 
     def __init__(
@@ -66,11 +64,10 @@ class MasterLink:
         leader_values: Callable[[], AsyncGenerator[bytes | None, None]],
         claim: Claimed,
         reader: LogReader,
-        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
     ) -> None:
         self._path = f"/v1/nodes/{quote(check_name('node', node), safe='')}/log-link"
         self._headers = {NONCE_HEADER: nonce}
-        self._leader_values, self._claim, self._reader, self._tls = leader_values, claim, reader, tls
+        self._leader_values, self._claim, self._reader = leader_values, claim, reader
         self._urls: tuple[str, ...] = ()
         self._changed = asyncio.Event()
         self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MAX_S, jitter=lambda: random.uniform(0.5, 1.0))
@@ -114,7 +111,7 @@ class MasterLink:
         """Connect and answer requests until the connection ends. Logs the reason, once."""
         try:
             link_url = url.rstrip("/") + self._path
-            async with connect(link_url, self._headers, tls=self._tls(), timeout_s=_CONNECT_TIMEOUT_S) as socket:
+            async with connect(link_url, self._headers, timeout_s=_CONNECT_TIMEOUT_S) as socket:
                 self._backoff.reset()
                 self._log_once.reset()
                 log.debug("connected to %s for the program's log", url)
@@ -163,12 +160,8 @@ class MasterLink:
 
 def _urls_of(value: bytes | None) -> tuple[str, ...]:
     """The leader's URLs; none if there is no leader, or its record is unreadable."""
-    if value is None:
-        return ()
-    try:
-        return decode(LeaderRecord, value, "leader").urls
-    except Garbage:
-        return ()
+    leader = decode_value_or_none(LeaderRecord, value)
+    return () if leader is None else leader.urls
 
 
 def _parse_request(message: bytes) -> dict[str, Any]:

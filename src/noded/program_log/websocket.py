@@ -81,16 +81,14 @@ class WebSocket:
 
 
 @asynccontextmanager
-async def connect(
-    url: str, headers: Mapping[str, str], *, tls: ssl.SSLContext | None, timeout_s: float
-) -> AsyncIterator[WebSocket]:
-    """Open a connection to an http or https URL. tls: for https; None: the system's certificate authorities.
+async def connect(url: str, headers: Mapping[str, str], *, timeout_s: float) -> AsyncIterator[WebSocket]:
+    """Open a connection to an http or https URL. https trusts the system's certificate authorities.
 
     Raises Unavailable if the server does not answer within `timeout_s` seconds, and Invalid for a malformed URL. If the
     server refuses the connection, the error in its answer is raised.
     """
     host, port, is_tls = _address(url)
-    context = (tls or ssl.create_default_context()) if is_tls else None
+    context = ssl.create_default_context() if is_tls else None
     writer = None
     try:
         try:

@@ -46,7 +46,7 @@ async def _echo(request: web.Request) -> web.StreamResponse:
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 65_535])
 async def test_messages_arrive_as_they_were_sent(length: int) -> None:
     text = ("0123456789" * (length // 10 + 1))[:length].encode()
-    async with serving(_echo) as url, connect(url, {"Who": "n1"}, tls=None, timeout_s=TIMEOUT_S) as socket:
+    async with serving(_echo) as url, connect(url, {"Who": "n1"}, timeout_s=TIMEOUT_S) as socket:
         assert await socket.receive(TIMEOUT_S) == b"n1"
         await socket.send(text)
         assert await socket.receive(TIMEOUT_S) == text
@@ -59,7 +59,7 @@ async def test_a_message_to_the_server_may_be_longer_than_two_bytes_of_length() 
         await socket.send_str(str(len((await socket.receive()).data)))
         return socket
 
-    async with serving(measure) as url, connect(url, {}, tls=None, timeout_s=TIMEOUT_S) as socket:
+    async with serving(measure) as url, connect(url, {}, timeout_s=TIMEOUT_S) as socket:
         await socket.send(b"x" * 400_000)
         assert await socket.receive(TIMEOUT_S) == b"400000"
         with pytest.raises(Unavailable, match="closed the connection"):
@@ -68,7 +68,7 @@ async def test_a_message_to_the_server_may_be_longer_than_two_bytes_of_length() 
 
 async def test_pings_are_answered_while_there_are_no_messages() -> None:
     """The server sends a ping every 0.1 s here, and closes the connection if it is not answered in half of that."""
-    async with serving(_echo) as url, connect(url, {"Who": "n1"}, tls=None, timeout_s=TIMEOUT_S) as socket:
+    async with serving(_echo) as url, connect(url, {"Who": "n1"}, timeout_s=TIMEOUT_S) as socket:
         await socket.receive(TIMEOUT_S)
         waiting = asyncio.create_task(socket.receive(TIMEOUT_S))
         assert await asyncio.wait({waiting}, timeout=1.0) == (set(), {waiting})
@@ -85,11 +85,11 @@ async def test_a_refusal_is_the_error_that_it_names() -> None:
 
     async with serving(refuse) as url:
         with pytest.raises(Denied, match="wrong nonce"):
-            async with connect(url, {}, tls=None, timeout_s=TIMEOUT_S):
+            async with connect(url, {}, timeout_s=TIMEOUT_S):
                 pass
     async with serving(missing) as url:
         with pytest.raises(Unavailable, match="HTTP 404"):
-            async with connect(url, {}, tls=None, timeout_s=TIMEOUT_S):
+            async with connect(url, {}, timeout_s=TIMEOUT_S):
                 pass
 
 
@@ -125,7 +125,7 @@ async def _answering(answer: bytes) -> AsyncIterator[str]:
 async def test_a_server_that_speaks_something_else_is_unavailable(answer: bytes, error: str) -> None:
     async with _answering(answer) as url:
         with pytest.raises(Unavailable, match=error):
-            async with connect(url, {}, tls=None, timeout_s=0.5):
+            async with connect(url, {}, timeout_s=0.5):
                 pass
 
 
@@ -141,10 +141,10 @@ async def test_silence_and_long_frames_end_the_connection() -> None:
         return socket
 
     async with serving(send) as url:
-        async with connect(url, {}, tls=None, timeout_s=TIMEOUT_S) as socket:
+        async with connect(url, {}, timeout_s=TIMEOUT_S) as socket:
             with pytest.raises(Unavailable, match=r"sent nothing for 0\.1 s"):
                 await socket.receive(0.1)
-        async with connect(url, {"Long": "yes"}, tls=None, timeout_s=TIMEOUT_S) as socket:
+        async with connect(url, {"Long": "yes"}, timeout_s=TIMEOUT_S) as socket:
             with pytest.raises(Unavailable, match="too long"):
                 await socket.receive(TIMEOUT_S)
         is_over.set()
@@ -158,12 +158,12 @@ def test_noded_loads_no_http_library() -> None:
 
 async def test_nothing_listens() -> None:
     with pytest.raises(Unavailable):
-        async with connect("http://127.0.0.1:1/link", {}, tls=None, timeout_s=TIMEOUT_S):
+        async with connect("http://127.0.0.1:1/link", {}, timeout_s=TIMEOUT_S):
             pass
 
 
 @pytest.mark.parametrize("url", ["", "n1:80", "ftp://n1/link", "http://n1:x/link", "http:///link", "http://n1/a\r\nb"])
 async def test_a_malformed_url_is_invalid(url: str) -> None:
     with pytest.raises(Invalid):
-        async with connect(url, {}, tls=None, timeout_s=TIMEOUT_S):
+        async with connect(url, {}, timeout_s=TIMEOUT_S):
             pass
