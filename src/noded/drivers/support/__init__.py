@@ -1,4 +1,5 @@
-"""Helpers for drivers, built-in and third-party: running a command, health checks, bounded output, blocking calls.
+"""Helpers for drivers, built-in and third-party.
 
-May import drivers.contract. Read `command.py` first.
+They run a command, watch one run of a program, check health, bound output and make blocking calls. May import
+drivers.contract. Read `command.py` first.
 """
