@@ -271,12 +271,13 @@ def source_of(record: dict[str, Any]) -> str:
 def confirm_removal(old: dict[str, Any] | None, new: dict[str, Any], yes: bool) -> None:
     """If the change removes all nodes or more than a third of them, ask whether to go ahead."""
     from nodectl.inventory.diff import removed_nodes, removes_many
+    from nodectl.terminal.format import some_names
 
     if yes or not removes_many(old, new):
         return
     gone = removed_nodes(old, new)
-    names = ", ".join(gone[:_SHOWN_MAX]) + (f" and {len(gone) - _SHOWN_MAX} more" if len(gone) > _SHOWN_MAX else "")
-    confirm(f"This removes {len(gone)} of {len((old or {}).get('nodes', {}))} nodes ({names}). Apply it?")
+    count = len((old or {}).get("nodes", {}))
+    confirm(f"This removes {len(gone)} of {count} nodes ({some_names(gone, _SHOWN_MAX)}). Apply it?")
 
 
 async def _apply(client: Client, out: Output, loaded: InventoryFile | None, version: int, wait_s: float | None) -> int:

@@ -116,10 +116,10 @@ def nodes_summary(nodes: Sequence[NodeView], title: str = "") -> Table:
     return table
 
 
-def some_names(names: Sequence[str], most: int = 8) -> str:
-    """The first names, and how many more there are."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def some_names(names: Sequence[str], most: int = 8, *, count: int | None = None) -> str:
+    """The first names, and how many more there are. count: how many there are in all, if `names` holds only some."""
+    shown, count = ", ".join(names[:most]), len(names) if count is None else count
+    return shown if count <= most else f"{shown} and {count - most} more"
 
 
 _NODE_PROBLEM = re.compile(r"node (?P<node>\S+): (?P<text>.*)", re.DOTALL)

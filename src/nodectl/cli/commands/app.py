@@ -81,5 +81,6 @@ def _changes(master: MasterApplication) -> Cell:
     count = report["differing_count"]
     if not count:
         return Cell("nothing", "green")
-    names = ", ".join(report["differing"][:_NAMES_MAX])
-    return Cell(names if count <= _NAMES_MAX else f"{names} and {count - _NAMES_MAX} more", "yellow")
+    from nodectl.terminal.format import some_names
+
+    return Cell(some_names(report["differing"], _NAMES_MAX, count=count), "yellow")
