@@ -9,7 +9,7 @@ import typer
 
 from nodectl.cli import completion
 from nodectl.cli.arguments import TextValuesOption, parse_values
-from nodectl.cli.confirmation import confirm
+from nodectl.cli.confirmation import YesOption, confirm
 from nodectl.cli.duration_option import duration_option
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
@@ -53,7 +53,6 @@ RebootTimeoutOption = Annotated[
         "--timeout", least_s=0.1, most_s=86_400, default_s=_REBOOT_S, help="Give up waiting after this time."
     ),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 def act(

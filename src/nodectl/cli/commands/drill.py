@@ -11,7 +11,7 @@ import typer
 
 from nodectl.cli.arguments import WAIT_S
 from nodectl.cli.commands.why import JsonOption, tables_of
-from nodectl.cli.confirmation import confirm
+from nodectl.cli.confirmation import YesOption, confirm
 from nodectl.cli.dev_session import open_cluster, with_lock
 from nodectl.cli.duration_option import duration_option
 from nodectl.cli.exit_codes import ExitCode
@@ -57,7 +57,7 @@ def run_drill(
     context: typer.Context,
     how: Annotated[How, typer.Option("--how", help="The fault to inject into the leader.")] = How.kill,
     seconds: FreezeOption = _FREEZE_S,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: YesOption = False,
     directory: Annotated[
         Path | None,
         typer.Option(

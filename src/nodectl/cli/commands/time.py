@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from nodectl.cli.confirmation import confirm
+from nodectl.cli.confirmation import YesOption, confirm
 from nodectl.cli.sending import send
 from nodectl.terminal.output import Format, OutputOption
 
@@ -26,7 +26,7 @@ def group() -> None:
 @app.command()
 def reset(
     context: typer.Context,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: YesOption = False,
     output: OutputOption = Format.table,
 ) -> None:
     """Set the cluster's time to the clocks of its PCs: their median, or with fewer than three PCs the leader's clock.
