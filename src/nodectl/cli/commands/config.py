@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,6 +100,12 @@ async def _fetch_history(client: Client) -> list[ConfigRecord | UnreadableConfig
     return await client.config_history(limit=_HISTORY_MAX)
 
 
+async def _fetch_current_and_history(
+    client: Client,
+) -> tuple[ConfigRecord | None, list[ConfigRecord | UnreadableConfig]]:
+    return (await _fetch(client))["current"], await _fetch_history(client)
+
+
 def _find_version(records: Sequence[ConfigRecord | UnreadableConfig], version: int) -> ConfigRecord:
     """The record of a version. Raises NotFound."""
     for record in records:
@@ -137,15 +144,16 @@ def diff(
     from nodectl.inventory.diff import diff_lines, summary_lines
 
     out = Output(output)
+    history = cache(lambda: with_client(context, _fetch_history))  # of two versions, both are in one answer
     if newer is None:
-        after = _side(context, new)
+        after = _side(history, new)
         view = with_client(context, _fetch)
         current = view["current"]
         before = (current["inventory"], f"version {current['version']}") if current else (None, "(nothing)")
         if output is Format.table and current:
             _print_adoption(out, view)
     else:
-        before, after = _side(context, new), _side(context, newer)
+        before, after = _side(history, new), _side(history, newer)
     lines = diff_lines(before[0], after[0], old_name=before[1], new_name=after[1])
     changes = summary_lines(before[0], after[0])
     if output is Format.table:
@@ -157,10 +165,10 @@ def diff(
         raise typer.Exit(1)
 
 
-def _side(context: typer.Context, text: str) -> tuple[dict[str, Any], str]:
+def _side(history: Callable[[], Sequence[ConfigRecord | UnreadableConfig]], text: str) -> tuple[dict[str, Any], str]:
     """The inventory that an argument of `diff` names, and how to call it."""
     if text.isascii() and text.isdigit():
-        return _find_version(with_client(context, _fetch_history), int(text))["inventory"], f"version {text}"
+        return _find_version(history(), int(text))["inventory"], f"version {text}"
     from nodectl.inventory.file import load_inventory
 
     loaded = load_inventory(Path(text), drivers=False)
@@ -213,8 +221,8 @@ def rollback(
     """
     out = Output(output)
     if not yes:
-        current = with_client(context, _fetch)["current"]
-        record = _find_version(with_client(context, _fetch_history), version)
+        current, records = with_client(context, _fetch_current_and_history)
+        record = _find_version(records, version)
         config_apply.confirm_removal(current["inventory"] if current else None, record["inventory"], yes)
 
     async def work(client: Client) -> dict[str, Any]:
