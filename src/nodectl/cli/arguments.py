@@ -15,7 +15,6 @@ import typer
 from nodectl.cli import completion
 from nodectl.cli.duration_option import duration_option
 from nodestore.errors import Invalid
-from nodestore.support.json_rules import checked_copy
 
 if TYPE_CHECKING:
     from nodestore.schema.api_types import Consistency
@@ -54,6 +53,8 @@ def parse_values(values: list[str], unset: list[str], texts: Sequence[str] = ())
     texts: KEY=VALUE whose values are text, whatever they look like. Raises Invalid if a value has neither form, if a
     key is given twice, or if no key is given.
     """
+    from nodestore.support.json_rules import checked_copy
+
     patch: dict[str, Any] = {}
     for text in values:
         key, separator, value = text.partition("=")
@@ -113,8 +114,9 @@ def _read_file(path: Path) -> bytes:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        repeated = next(key for position, (key, _) in enumerate(pairs) if key in dict(pairs[:position]))
-        raise ValueError(f"the key {repeated!r} is given twice")
+        from nodestore.support.jsonio import repeated_name
+
+        raise ValueError(f"the key {repeated_name(pairs)!r} is given twice")
     return values
 
 

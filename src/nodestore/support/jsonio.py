@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 
 from pydantic_core import from_json, to_json
 
@@ -35,14 +36,21 @@ def duplicate_key(raw: bytes, value: Json) -> str | None:
     found: list[str] = []
 
     def collect(pairs: list[tuple[str, Json]]) -> None:
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                found.append(name)
-            seen.add(name)
+        if (name := repeated_name(pairs)) is not None:
+            found.append(name)
 
     json.loads(raw, object_pairs_hook=collect)
     return found[0] if found else None
+
+
+def repeated_name(pairs: Iterable[tuple[str, Json]]) -> str | None:
+    """The first name that occurs twice among the members of one object; None if none does."""
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _key_count(value: Json) -> int:
