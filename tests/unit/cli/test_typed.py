@@ -118,7 +118,7 @@ def test_unknown_names_in_filters_are_errors(cluster: FakeCluster, nodectl: Call
 
 @pytest.mark.parametrize(
     "args", [["state", "get", "../nodes"], ["state", "get", "a//b"], ["state", "get", "a/."], ["node", "show", ".."],
-             ["snapshot", "show", ".."], ["snapshot", "delete", "."], ["scene", "show", ".."]],
+             ["node", "logs", ".."], ["snapshot", "show", ".."], ["snapshot", "delete", "."], ["scene", "show", ".."]],
 )  # fmt: skip
 def test_dots_reach_no_other_part_of_the_api(cluster: FakeCluster, nodectl: CallNodectl, args: list[str]) -> None:
     """A path that climbs is refused before anything is sent."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiohttp
 
@@ -201,6 +202,13 @@ def as_object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise Invalid(f"{what}: expected a mapping of names to values, got {value!r:.60}")
     return dict(value)
+
+
+def path_segment(text: str) -> str:
+    """`text` as one segment of a URL. Raises Invalid for an empty one, `.` and `..`, which would name another path."""
+    if text in ("", ".", ".."):
+        raise Invalid(f"{text!r} cannot be part of a name or path: it is empty, '.' or '..'")
+    return quote(text, safe="")
 
 
 async def cancel_all(tasks: list[asyncio.Task[Any]]) -> None:

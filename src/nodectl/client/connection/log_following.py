@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import cast
-from urllib.parse import quote
 
 from nodectl.client.connection.backoff import backoff
+from nodectl.client.connection.http import path_segment
 from nodectl.client.connection.requests import ATTEMPT_S, Requests
 from nodectl.client.connection.state import ConnectionState
 from nodestore.errors import Invalid, Unavailable
@@ -30,7 +30,7 @@ async def read_log(
     """See Client.node_logs. timeout_s: for a request without `follow`, and for the first one."""
     if not 0 <= lines <= LOG_LINES_MAX:
         raise Invalid(f"lines: expected a number from 0 to {LOG_LINES_MAX}, got {lines}")
-    path, length = f"/v1/nodes/{quote(node, safe='')}/log", 0
+    path, length = f"/v1/nodes/{path_segment(node)}/log", 0
     piece = await _fetch(requests, path, {"lines": str(lines)}, timeout_s)
     pauses, is_outage = backoff(), False
     while True:

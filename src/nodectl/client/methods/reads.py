@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import cast
-from urllib.parse import quote
 
+from nodectl.client.connection.http import path_segment
 from nodectl.client.connection.leadership import Leader
 from nodectl.client.methods.calls import ApiCalls
-from nodestore.errors import Invalid
 from nodestore.schema.api_types import (
     Application,
     CommandInfo,
@@ -113,10 +112,3 @@ class ReadCalls(ApiCalls):
     async def status(self, *, consistency: Consistency = "linearizable", timeout_s: float | None = None) -> Overview:
         """Return the overview: leader, masters, members, nodes, configuration, pause and problems."""
         return cast(Overview, await self.get("/v1/status", consistency=consistency, timeout_s=timeout_s))
-
-
-def path_segment(text: str) -> str:
-    """`text` as one segment of a URL. Raises Invalid for an empty one, `.` and `..`, which would name another path."""
-    if text in ("", ".", ".."):
-        raise Invalid(f"{text!r} cannot be part of a name or path: it is empty, '.' or '..'")
-    return quote(text, safe="")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from nodectl.client.connection.http import path_segment
 from nodectl.client.connection.results import CommandResult
 from nodectl.client.methods.calls import ApiCalls
-from nodectl.client.methods.reads import path_segment
 from nodestore.schema.api_types import Snapshot, SnapshotContent, SnapshotRequest
 
 
