@@ -367,8 +367,8 @@ class Pipeline:
         ]
         self._requeue(again)
         if again:
-            asked = [outcome for outcome in outcomes if isinstance(outcome, Unavailable) and outcome.retry_after_s]
-            self._back_off(leader, max(asked, key=requested_pause_s, default=None))
+            busy = [outcome for outcome in outcomes if isinstance(outcome, Unavailable) and outcome.retry_after_s]
+            self._back_off(leader, max(busy, key=lambda error: error.retry_after_s or 0.0, default=None))
 
     def _settle(
         self, pending: PendingCommand, leader: Leader, outcome: CommandResult | NodectlError, received_before: bool
