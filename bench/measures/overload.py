@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import secrets
-from collections.abc import Iterator
 
 import psutil
 
@@ -53,11 +51,7 @@ async def overload(bench_cluster: BenchCluster, seconds: float) -> tuple[list[Fi
         figure("served at five times the load", served, "%", goals=[Goal("worst", "at least", 80.0)], how=how),
         figure("takeovers under overload", [float(takeovers)], "", goals=[Goal("worst", "at most", 0.0)], how=how),
     ]
-    return figures, list(_notes(curve))
-
-
-def _notes(curve: list[tuple[float, LoadResult]]) -> Iterator[str]:
-    return itertools.chain(["Overload:"], (_line(factor, load) for factor, load in curve))
+    return figures, ["Overload:", *(_line(factor, load) for factor, load in curve)]
 
 
 def _line(factor: float, load: LoadResult) -> str:
