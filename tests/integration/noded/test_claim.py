@@ -9,8 +9,9 @@ import pytest
 
 from nodestore.processes import child_processes
 from nodestore.schema.keys import Keys
+from nodestore.schema.models import Status
 from tests.support.etcd_cluster import EtcdCluster
-from tests.support.noded.noded_rig import NODE, rig, runs
+from tests.support.noded.noded_rig import NODE, Rig, rig, runs
 
 
 async def test_other_host_waits_and_takes_over(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
@@ -64,24 +65,32 @@ async def test_a_second_noded_in_one_work_directory_refuses(etcd_one: EtcdCluste
         assert runs(pid)
 
 
+async def replaced_while_frozen(node: Rig, host_id: str, work: Path) -> tuple[Status, int]:
+    """A noded is frozen, one of this host takes over, and the first wakes: it stops its program and ends.
+
+    Returns the successor's status and the pid of its program.
+    """
+    await node.order("one", 1)
+    first = await node.start()
+    pid = await node.shows("one")
+    old = await node.ready(1)
+    child_processes.suspend(first.child.identity)
+    await node.start(host_id=host_id, work=work)
+    successors = await node.shows("one", work=work)
+    new = await node.reached(lambda now: now.nonce != old.nonce and now.phase == "ready", "the successor")
+    child_processes.resume(first.child.identity)
+    assert await first.ended() == 4
+    assert not runs(pid)
+    return new, successors
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP")
 async def test_a_replaced_noded_that_wakes_leaves_its_successors_program(
     etcd_one: EtcdCluster, keys: Keys, tmp_path: Path
 ) -> None:
     """One host, two work directories: the first noded is frozen, the second takes over, the first wakes and ends."""
     async with rig(etcd_one, keys, tmp_path) as node:
-        await node.order("one", 1)
-        first = await node.start()
-        pid = await node.shows("one")
-        old = await node.ready(1)
-        child_processes.suspend(first.child.identity)
-        other = tmp_path / "other"
-        await node.start(work=other)
-        successors = await node.shows("one", work=other)
-        new = await node.reached(lambda now: now.nonce != old.nonce and now.phase == "ready", "the successor")
-        child_processes.resume(first.child.identity)
-        assert await first.ended() == 4
-        assert not runs(pid)
+        new, successors = await replaced_while_frozen(node, "host-a", tmp_path / "other")
         assert runs(successors)
         assert (await node.ready(1)).actual == new.actual
 
@@ -92,18 +101,7 @@ async def test_paused_past_its_lease_it_finds_itself_replaced(
 ) -> None:
     """A noded that slept while another host took the node writes nothing when it wakes, stops, and exits."""
     async with rig(etcd_one, keys, tmp_path) as node:
-        await node.order("one", 1)
-        first = await node.start()
-        pid = await node.shows("one")
-        old = await node.ready(1)
-        child_processes.suspend(first.child.identity)
-        other = tmp_path / "other"
-        await node.start(host_id="host-b", work=other)
-        await node.shows("one", work=other)
-        new = await node.reached(lambda now: now.nonce != old.nonce and now.phase == "ready", "the other host")
-        child_processes.resume(first.child.identity)
-        assert await first.ended() == 4
-        assert not runs(pid)
+        new, _ = await replaced_while_frozen(node, "host-b", tmp_path / "other")
         assert (await node.ready(1)).nonce == new.nonce
 
 
