@@ -14,13 +14,13 @@ from nodestore.support.jsonio import dumps
 CONTENT_TYPE = "application/problem+json"
 
 
-def problem_of(error: NodectlError, leader_url: str | None = None) -> Problem:
-    """The problem document of `error`: `code` is for programs, `detail` for people."""
+def problem_of(error: NodectlError, leader_url: str | None = None, *, status: int | None = None) -> Problem:
+    """The problem document of `error`: `code` is for programs, `detail` for people. status: instead of the error's."""
     title = (type(error).__doc__ or "").split(":")[0].split(".")[0]
     problem: Problem = {
         "type": f"urn:nodectl:problem:{error.code}",
         "title": title,
-        "status": error.status,
+        "status": status or error.status,
         "detail": str(error),
         "code": error.code,
     }
@@ -35,16 +35,14 @@ def problem_of(error: NodectlError, leader_url: str | None = None) -> Problem:
 def problem_response(error: NodectlError, leader_url: str | None = None, *, status: int | None = None) -> web.Response:
     """The response that reports `error`; `leader_url` is the URL of the leader, if it is known. status: instead of the
     error's own."""
-    problem = problem_of(error, leader_url)
-    problem["status"] = status or error.status
+    problem = problem_of(error, leader_url, status=status)
     headers = {"Retry-After": _retry_after(error)} if error.status == 503 else None
     return web.Response(body=dumps(problem), status=problem["status"], content_type=CONTENT_TYPE, headers=headers)
 
 
 def closing_answer(error: NodectlError, status: int | None = None) -> bytes:
     """The bytes of an answer that reports `error` and ends the connection, for a request that was not parsed."""
-    problem = problem_of(error)
-    problem["status"] = status or error.status
+    problem = problem_of(error, status=status)
     body = dumps(problem)
     retry = f"Retry-After: {_retry_after(error)}\r\n" if error.status == 503 else ""
     head = (
@@ -64,6 +62,6 @@ def http_problem(request: web.Request, error: web.HTTPException) -> web.Response
     """The response to a request that aiohttp refuses: an unknown path or method, or a body that is too large. It keeps
     aiohttp's status."""
     kind: type[NodectlError] = {404: NotFound, 413: TooLarge}.get(error.status, Invalid)
-    refused = problem_of(kind(f"{request.method} {request.path}: {error.reason}")) | {"status": error.status}
+    refused = problem_of(kind(f"{request.method} {request.path}: {error.reason}"), status=error.status)
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
     return web.Response(body=dumps(refused), status=error.status, content_type=CONTENT_TYPE, headers=headers)

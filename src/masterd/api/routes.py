@@ -105,7 +105,7 @@ class Api:
     def _routes(self) -> list[tuple[str, str, Handler]]:
         return [
             ("GET", "/v1/health", self._get_health),
-            ("GET", "/v1/leader", self._get_leader),
+            ("GET", "/v1/leader", self._read_handler(reads.leader, uses_view=True, from_state=False)),
             ("GET", "/v1/masters", self._read_handler(reads.masters, uses_view=True, from_state=False)),
             ("GET", "/v1/members", self._read_handler(reads.members, from_state=False)),
             ("GET", "/v1/nodes", self._read_handler(reads.nodes, uses_view=True)),
@@ -273,9 +273,6 @@ class Api:
             "store": None if (mark := self._health.store_mark) is None else mark.model_dump(mode="json"),
         }  # fmt: skip
         return self._json(health, True)
-
-    async def _get_leader(self, request: web.Request) -> web.StreamResponse:
-        return await self._read_handler(reads.leader, uses_view=True, from_state=False)(request)
 
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """Heartbeats of this leader's term, for standbys."""
