@@ -108,5 +108,15 @@ class CallFault:
 
 
 def _commits(world: World, request: Any) -> bool:
-    head = world.keys.head.encode()
-    return any(op.request_put.key == head for op in getattr(request, "success", ()))
+    return puts(request, world.keys.head)
+
+
+def puts(request: Any, key: str) -> bool:
+    """Whether the request is a transaction that puts this key if its compares hold."""
+    name = key.encode()
+    return any(op.request_put.key == name for op in getattr(request, "success", ()))
+
+
+def puts_have(fate: Fate, key: str, pc: Pc, method: str, request: Any) -> Fate:
+    """Transactions that put this key have this fate, all other calls are fine. Bind the first two for `World.fate`."""
+    return fate if puts(request, key) else FINE

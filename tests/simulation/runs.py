@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from tests.simulation.checkers import problems
 from tests.simulation.faults import CallFault
 from tests.simulation.storm import Storm
 from tests.simulation.world import World
 from tests.support.fakes.clock import VirtualTime
+
+Life = Callable[[World], Coroutine[Any, Any, None]]
+
+
+def play(life: Life, *, judged: bool = True, **world_fields: Any) -> None:
+    """Run `life` in a new World with these fields, and check it.
+
+    judged: apply all checkers, which know only commands that `World` sends, and expect the whole journal. Errors of the
+    programs and of the event loop are never accepted.
+    """
+    with VirtualTime() as time:
+        world = World(time, **world_fields)
+        world.run(life(world))
+        if judged:
+            assert problems(world) == []
+        assert world.program_errors == []
+        world.run(world.close())
+        assert world.program_errors == []
+        assert time.troubles == []
 
 
 async def good_run(world: World) -> None:

@@ -18,7 +18,7 @@ from tests.faults.network.proxy import Mode
 from tests.simulation.app import NODES
 from tests.simulation.branches.taken import Branches
 from tests.simulation.checkers import verdicts
-from tests.simulation.faults import KINDS, CallFault
+from tests.simulation.faults import KINDS, CallFault, puts
 from tests.simulation.node import Node
 from tests.simulation.reader import Reader
 from tests.simulation.world import Pc, World, no_fault
@@ -200,8 +200,7 @@ class Storm:
         await self._pass((0.2, 1.0, 1.5))
 
     def _late_takeover(self, late_s: float, pc: Pc, method: str, request: Any) -> Fate:
-        key = self.world.keys.leader.encode()
-        if method == "KV/Txn" and any(op.request_put.key == key for op in request.success):
+        if puts(request, self.world.keys.leader):
             self.world.fate = no_fault
             return Fate(late_s=late_s)
         return FINE

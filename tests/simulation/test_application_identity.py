@@ -4,7 +4,7 @@ except another application than the recorded one."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,8 +18,8 @@ from nodestore.schema.entry_codec import decode_entry
 from nodestore.schema.models import ApplicationOrder, Candidate, Inventory, Spec, TermRecord, decode
 from tests.simulation.app import SimApp
 from tests.simulation.checkers import problems
+from tests.simulation.runs import play
 from tests.simulation.world import World
-from tests.support.fakes.clock import VirtualTime
 
 
 class OtherApp(SimApp):
@@ -45,15 +45,6 @@ class ChangedApp(SimApp):
 
     def desired(self, config: Inventory, view: View, node: str) -> Spec | None:
         return Spec(driver="new") if node == "n1" else super().desired(config, view, node)
-
-
-def _run(life: Callable[[World], Coroutine[Any, Any, None]]) -> None:
-    with VirtualTime() as time:
-        world = World(time)
-        world.run(life(world))
-        world.run(world.close())
-        assert world.program_errors == []
-        assert time.troubles == []
 
 
 async def _start(world: World, name: str, application: Callable[[], SimApp] = SimApp) -> None:
@@ -126,7 +117,7 @@ def test_a_masterd_with_another_application_never_leads_by_itself() -> None:
         await _start(world, "m3", OtherApp)
         await world.until(lambda: world.leader is not None and world.leader.name == "m3", "m3 leads")
 
-    _run(life)
+    play(life, judged=False)
 
 
 def test_a_masterd_that_does_not_know_the_recorded_application_yet_gives_the_term_up_unserved() -> None:
@@ -145,7 +136,7 @@ def test_a_masterd_that_does_not_know_the_recorded_application_yet_gives_the_ter
         assert await _terms(world) == ["m1", "m2"]
         assert m2.parts.replica.state.application == "simulated"
 
-    _run(life)
+    play(life, judged=False)
 
 
 def test_a_switchover_to_another_application_is_refused() -> None:
@@ -162,7 +153,7 @@ def test_a_switchover_to_another_application_is_refused() -> None:
         assert (await world.command("append", {"path": "lists/0", "item": "x"})).index
         assert await _terms(world) == ["m1"]
 
-    _run(life)
+    play(life, judged=False)
 
 
 def test_a_journal_that_names_no_application_takes_that_of_its_next_leader(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +175,7 @@ def test_a_journal_that_names_no_application_takes_that_of_its_next_leader(monke
         await world.until(lambda: world.leader is not None and world.leader.name == "m1", "m1 leads")
         assert len(await _records(world, CONFIG_APPLICATION)) == 1
 
-    _run(life)
+    play(life, judged=False)
 
 
 def test_if_all_standbys_are_unfit_one_of_them_leads() -> None:
@@ -203,7 +194,7 @@ def test_if_all_standbys_are_unfit_one_of_them_leads() -> None:
         assert len(await _orders(world)) == 2
         assert (await world.serving()).leader is not None
 
-    _run(life)
+    play(life, judged=False)
 
 
 @pytest.mark.parametrize("fit_one_lives", [True, False])
@@ -230,7 +221,7 @@ def test_an_unfit_standby_takes_over_last(fit_one_lives: bool) -> None:
         assert world.leader.name == ("m3" if fit_one_lives else "m2")
         assert len(await _terms(world)) == 2
 
-    _run(life)
+    play(life, judged=False)
 
 
 def test_a_standby_publishes_what_it_would_change() -> None:
@@ -254,7 +245,7 @@ def test_a_standby_publishes_what_it_would_change() -> None:
         await world.until(lambda: rehearsed(3), "it has rehearsed with the new configuration", 10.0)
         assert [key for key, _ in await _orders(world)] == [key for key, _ in before]
 
-    _run(life)
+    play(life, judged=False)
 
 
 def test_a_run_with_two_versions_of_the_application_stays_consistent() -> None:
@@ -270,7 +261,7 @@ def test_a_run_with_two_versions_of_the_application_stays_consistent() -> None:
         await world.settle()
         assert problems(world) == []
 
-    _run(life)
+    play(life, judged=False)
 
 
 def _unfit(world: World) -> list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from nodestore.errors import NotFound
-from tests.simulation.checkers import problems
+from tests.simulation.runs import play
 from tests.simulation.world import World
-from tests.support.fakes.clock import VirtualTime
 
 
 def test_an_index_that_was_truncated_away_cannot_be_restored() -> None:
@@ -22,13 +21,9 @@ def test_an_index_that_was_truncated_away_cannot_be_restored() -> None:
         command = await world.restore(index=1)
         assert isinstance(command.refused, NotFound), command
         await world.settle()
-
-    with VirtualTime() as time:
-        world = World(time)
-        world.run(life(world))
-        assert problems(world) == []
         assert world.starts == 2
-        world.run(world.close())
+
+    play(life)
 
 
 def _truncated(world: World) -> bool:

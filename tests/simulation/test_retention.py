@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -20,34 +19,12 @@ from nodestore.errors import Conflict, OutcomeUnknown, ResultForgotten, TooLarge
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.schema.keys import prefix_end
 from nodestore.schema.models import Manifest
-from tests.simulation.checkers import problems
+from tests.simulation.runs import play
 from tests.simulation.world import Pc, World, no_fault
-from tests.support.fakes.clock import VirtualTime
 from tests.support.fakes.link import FINE, Fate
 
 QUICK = RetentionSettings(snapshot_every_commands=3, check_every_s=0.3, keep_ids=False, snapshot_after_s=0.3)
 MANIFEST = b"/manifest"
-
-
-def play(life: Callable[[World], Coroutine[Any, Any, None]], settings: LeaderSettings | None = None) -> None:
-    with VirtualTime() as time:
-        world = World(time) if settings is None else World(time, settings=settings)
-        world.run(life(world))
-        assert problems(world) == []
-        world.run(world.close())
-        assert time.troubles == []
-
-
-def play_unjudged(
-    life: Callable[[World], Coroutine[Any, Any, None]], settings: LeaderSettings | None = None, lease_ttl_s: int = 2
-) -> None:
-    """Without the judge, which knows only commands that `World` sends, and expects the whole journal."""
-    with VirtualTime() as time:
-        world = World(time, settings=settings or LeaderSettings(), lease_ttl_s=lease_ttl_s)
-        world.run(life(world))
-        assert world.program_errors == []
-        world.run(world.close())
-        assert time.troubles == []
 
 
 def state_of(world: World) -> State:
@@ -194,7 +171,7 @@ def test_named_snapshots_are_bounded_in_number_and_bytes() -> None:
         assert sorted(filter(None, await named(world))) == ["three", "two"]
         await world.settle()
 
-    play(life, LeaderSettings(max_txn_ops=6, budget=budget))
+    play(life, settings=LeaderSettings(max_txn_ops=6, budget=budget))
 
 
 def test_a_named_snapshot_holds_no_ids_and_is_no_reason_to_truncate() -> None:
@@ -222,7 +199,7 @@ def test_a_named_snapshot_holds_no_ids_and_is_no_reason_to_truncate() -> None:
         assert len(entries.kvs) == 3
         await world.settle()
 
-    play(life, LeaderSettings(max_txn_ops=6, retention=replace(QUICK, snapshot_every_commands=1_000)))
+    play(life, settings=LeaderSettings(max_txn_ops=6, retention=replace(QUICK, snapshot_every_commands=1_000)))
 
 
 def test_a_replica_that_finds_only_a_snapshot_without_ids_refuses_repeats() -> None:
@@ -240,7 +217,7 @@ def test_a_replica_that_finds_only_a_snapshot_without_ids_refuses_repeats() -> N
         (outcome,) = await leading(world).submit([repeat])
         assert isinstance(outcome.error, TooOld)
 
-    play_unjudged(life)
+    play(life, judged=False, settings=LeaderSettings())
 
 
 # --- fragments ------------------------------------------------------------------------------------------------------
@@ -278,7 +255,7 @@ def test_fragments_are_deleted_during_the_term(good: int) -> None:
         await world.until(lambda: not fragments(world), "the last fragment is deleted")
         await world.settle()
 
-    play(life, LeaderSettings(max_txn_ops=6, retention=QUICK))
+    play(life, settings=LeaderSettings(max_txn_ops=6, retention=QUICK))
 
 
 def test_a_snapshot_in_progress_is_no_fragment() -> None:
@@ -302,7 +279,7 @@ def test_a_snapshot_in_progress_is_no_fragment() -> None:
         world.fate = no_fault
         await world.settle()
 
-    play(life, LeaderSettings(max_txn_ops=6, retention=replace(QUICK, check_every_s=0.01)))
+    play(life, settings=LeaderSettings(max_txn_ops=6, retention=replace(QUICK, check_every_s=0.01)))
 
 
 def test_a_save_that_is_cancelled_leaves_nothing() -> None:
@@ -327,7 +304,7 @@ def test_a_save_that_is_cancelled_leaves_nothing() -> None:
         await world.until(lambda: not snapshot_keys(world), "the fragment is deleted")
         await world.settle()
 
-    play(life, LeaderSettings(max_txn_ops=6, retention=replace(QUICK, snapshot_every_commands=1_000)))
+    play(life, settings=LeaderSettings(max_txn_ops=6, retention=replace(QUICK, snapshot_every_commands=1_000)))
 
 
 # --- remembered results ---------------------------------------------------------------------------------------------
@@ -360,7 +337,7 @@ def test_a_large_result_is_read_from_the_journal() -> None:
         assert f"took effect at index {first.index} and was not run again" in str(again.error)
         assert state_of(world).documents["large"].index == first.index
 
-    play_unjudged(life, LeaderSettings(max_txn_ops=6))
+    play(life, judged=False, settings=LeaderSettings(max_txn_ops=6))
 
 
 def test_a_result_that_cannot_be_read_is_no_refusal() -> None:
@@ -381,7 +358,7 @@ def test_a_result_that_cannot_be_read_is_no_refusal() -> None:
         world.fate = no_fault
         assert (await submit(world, "second", "put", LARGE)).result == {"before": LARGE["document"]}
 
-    play_unjudged(life, LeaderSettings(max_txn_ops=6))
+    play(life, judged=False, settings=LeaderSettings(max_txn_ops=6))
 
 
 def small_budget(ids: int) -> LeaderSettings:
@@ -405,7 +382,7 @@ def test_replicas_agree_on_what_is_remembered() -> None:
         assert states[0].floor > 40
         assert states[0].ids_bytes <= 1_000 + 200
 
-    play(life, small_budget(1_000))
+    play(life, settings=small_budget(1_000))
 
 
 def test_results_above_the_limit_are_forgotten_without_new_commands() -> None:
@@ -443,7 +420,7 @@ def test_results_above_the_limit_are_forgotten_without_new_commands() -> None:
         assert state_of(world).index == index, "one entry is enough"
         await world.settle()
 
-    play_unjudged(life, small_budget(1 << 20))
+    play(life, judged=False, settings=small_budget(1 << 20))
 
 
 # --- a day ----------------------------------------------------------------------------------------------------------
@@ -493,7 +470,7 @@ def test_a_day_of_nine_nodes_leaves_memory_and_store_bounded(hours: int) -> None
         again = await submit(world, oldest, "put", wall(node, turn))
         assert (again.repeated, again.error) == (True, None)
 
-    play_unjudged(life, DAY, lease_ttl_s=60)  # keepalives would be most of the work
+    play(life, judged=False, settings=DAY, lease_ttl_s=60)  # keepalives would be most of the work
 
 
 def wall(node: int, turn: int) -> dict[str, Any]:

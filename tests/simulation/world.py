@@ -22,7 +22,7 @@ from nodestore.cluster.election import resign
 from nodestore.errors import NodectlError, OutcomeUnknown, TimedOut, TooOld, Unavailable
 from nodestore.etcd.session import Etcd, EtcdSettings, op_delete, op_put
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import ConfigRecord, Inventory, Status, StoreMark
+from nodestore.schema.models import ConfigRecord, Epoch, Inventory, Status, StoreMark
 from nodestore.support.jsonio import Document, Json
 from tests.faults.checkers.history import Event
 from tests.simulation.app import NODES, SimApp
@@ -375,6 +375,11 @@ class World:
         """Set or clear `paused`, which forbids automatic takeovers."""
         op = op_put(self.keys.paused, b'{"v":1,"actor":"admin","time":0}') if paused else op_delete(self.keys.paused)
         await self.witness.txn([], [op])
+
+    async def begin_epoch(self, epoch: int) -> None:
+        """Write this epoch and delete `leader`, as `nodectl recover` does."""
+        ops = [op_put(self.keys.epoch, Epoch(epoch=epoch).encode()), op_delete(self.keys.leader)]
+        await self.witness.txn([], ops)
 
     # --- the end ---
 

@@ -14,10 +14,9 @@ from masterd.term.leader import LeaderSettings
 from masterd.term.retention import RetentionSettings
 from masterd.upkeep.store_budget import StoreBudget
 from nodestore.etcd.pb import etcd_pb2 as pb
-from nodestore.etcd.session import op_delete, op_put
 from nodestore.schema.models import Epoch
 from tests.faults.network.proxy import Mode
-from tests.simulation.faults import KINDS, LOST_IN_DOUBT, CallFault
+from tests.simulation.faults import KINDS, LOST_IN_DOUBT, CallFault, puts, puts_have
 from tests.simulation.node import Node
 from tests.simulation.storm import MASTERS, Storm
 from tests.simulation.world import Pc, World, no_fault
@@ -115,7 +114,7 @@ class Failovers(Storm):
         """All replies of takeovers are lost, until the winner has seen in `leader` that it has won."""
         pc = await self._leader_with_listener()
         self._note(f"{pc.name} dies, and the takeover gets no reply")
-        self.world.fate = partial(_replies_are_lost, self.world.keys.leader.encode())
+        self.world.fate = partial(puts_have, UNHEARD, self.world.keys.leader)
         pc.crash()
         await asyncio.sleep(1.5)
         self.world.fate = no_fault
@@ -133,11 +132,11 @@ class Failovers(Storm):
     async def _refuse_after_silence(self, refusals: int) -> None:
         pc = await self._leader_with_listener()
         self._note(f"a commit of {pc.name} is lost, then {refusals} are refused")
-        head, loop, left = self.world.keys.head.encode(), asyncio.get_running_loop(), [refusals]
+        head, loop, left = self.world.keys.head, asyncio.get_running_loop(), [refusals]
         silent_until = loop.time() + _ATTEMPT_S
 
         def fate(who: Pc, method: str, request: Any) -> Fate:
-            if who is not pc or not _puts(request, head):
+            if who is not pc or not puts(request, head):
                 return FINE
             if loop.time() < silent_until:
                 return LOST
@@ -198,10 +197,10 @@ class Failovers(Storm):
         """The next commit has this fate."""
         await self._leader_with_listener()
         self._note(what)
-        world, head = self.world, self.world.keys.head.encode()
+        world, head = self.world, self.world.keys.head
 
         def fate(pc: Pc, method: str, request: Any) -> Fate:
-            if not _puts(request, head):
+            if not puts(request, head):
                 return FINE
             world.fate = no_fault
             return fate_of(pc)
@@ -260,10 +259,8 @@ class Failovers(Storm):
         self.world.nodes["n2"] = Node(self.world, "n2")
 
     async def _begin_epoch(self) -> None:
-        keys, terms = self.world.keys, self.world.server.store
-        found = terms.range(pb.RangeRequest(key=keys.epoch.encode())).kvs
-        epoch = Epoch.model_validate_json(found[0].value).epoch + 1
-        await self.world.witness.txn([], [op_put(keys.epoch, Epoch(epoch=epoch).encode()), op_delete(keys.leader)])
+        found = self.world.server.store.range(pb.RangeRequest(key=self.world.keys.epoch.encode())).kvs
+        await self.world.begin_epoch(Epoch.model_validate_json(found[0].value).epoch + 1)
 
     async def restore(self) -> None:
         """Save, change, restore."""
@@ -311,11 +308,3 @@ class Failovers(Storm):
         pc = await self._leader_of_two()
         await asyncio.sleep(1.0)
         return self.world.leader or pc
-
-
-def _puts(request: Any, key: bytes) -> bool:
-    return any(op.request_put.key == key for op in getattr(request, "success", ()))
-
-
-def _replies_are_lost(key: bytes, pc: Pc, method: str, request: Any) -> Fate:
-    return UNHEARD if _puts(request, key) else FINE

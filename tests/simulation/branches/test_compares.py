@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,28 +14,16 @@ from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.leader import Leader
 from nodestore.errors import LeadershipLost, NodectlError
 from nodestore.etcd.pb import etcd_pb2 as pb
-from nodestore.etcd.session import op_delete, op_put
 from nodestore.schema.keys import prefix_end
-from nodestore.schema.models import Acted, ActionResult, Entry, Epoch, TermRecord, decode
+from nodestore.schema.models import Acted, ActionResult, Entry, TermRecord, decode
 from tests.faults.network.proxy import Mode
 from tests.simulation import judge
-from tests.simulation.checkers import problems
+from tests.simulation.faults import puts_have
+from tests.simulation.runs import play
 from tests.simulation.world import Pc, World, no_fault
-from tests.support.fakes.clock import VirtualTime
 from tests.support.fakes.link import FINE, REFUSED, UNHEARD, Fate
 
-Life = Callable[[World], Coroutine[Any, Any, None]]
-
-
-def play(life: Life, *, judged: bool = True) -> None:
-    with VirtualTime() as time:
-        world = World(time)
-        world.settings = replace(world.settings, max_txn_ops=16)
-        world.run(life(world))
-        if judged:
-            assert problems(world) == []
-        world.run(world.close())
-        assert time.troubles == []
+SETTINGS = replace(World.settings, max_txn_ops=16)
 
 
 async def started(world: World) -> Leader:
@@ -90,7 +78,7 @@ def test_a_snapshot_that_is_deleted_during_its_restore_is_not_restored() -> None
         assert "snapshot.restore" not in names(world)
         await world.settle()
 
-    play(life)
+    play(life, settings=SETTINGS)
 
 
 def test_a_configuration_that_was_replaced_is_not_adopted() -> None:
@@ -113,7 +101,7 @@ def test_a_configuration_that_was_replaced_is_not_adopted() -> None:
         assert [record.config.version for record in records if record.config is not None] == [1, 3]
         await world.settle()
 
-    play(life)
+    play(life, settings=SETTINGS)
 
 
 def test_an_action_that_begins_just_before_it_expires_is_kept() -> None:
@@ -134,7 +122,7 @@ def test_an_action_that_begins_just_before_it_expires_is_kept() -> None:
         assert leading.parts.replica.state.actions["n1"][0].index == command.index
         await world.settle()
 
-    play(life)
+    play(life, settings=SETTINGS)
 
 
 def test_memory_that_differs_from_the_journal_is_not_committed() -> None:
@@ -150,7 +138,7 @@ def test_memory_that_differs_from_the_journal_is_not_committed() -> None:
         await world.start("m1", "m2")
         await world.settle()
 
-    play(life)
+    play(life, settings=SETTINGS)
 
 
 def test_a_command_that_was_not_committed_leaves_no_specs() -> None:
@@ -158,7 +146,7 @@ def test_a_command_that_was_not_committed_leaves_no_specs() -> None:
 
     async def life(world: World) -> None:
         await started(world)
-        world.fate = partial(_commits_are, REFUSED)
+        world.fate = partial(puts_have, REFUSED, world.keys.head)
         pc = await world.serving()
         outcome = await submit(pc, "first", "put", {"path": "nodes/n1", "document": {"x": 1}})
         assert outcome.error is not None, outcome
@@ -167,13 +155,7 @@ def test_a_command_that_was_not_committed_leaves_no_specs() -> None:
         assert (await world.serving()).parts.replica.state.specs["n1"].generation == done.index
         await world.settle()
 
-    play(life)
-
-
-def _commits_are(fate: Fate, pc: Pc, method: str, request: Any) -> Fate:
-    """Commits have this fate, all other calls are fine."""
-    head = b"/head"
-    return fate if any(op.request_put.key.endswith(head) for op in getattr(request, "success", ())) else FINE
+    play(life, settings=SETTINGS)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -214,7 +196,7 @@ def test_a_deposed_leader_answers_nothing(command_id: str, name: str, args: dict
         assert isinstance(outcome.error, NodectlError), outcome
         assert outcome.error.code in ("leadership_lost", "outcome_unknown", "not_leader"), outcome
 
-    play(life, judged=False)
+    play(life, settings=SETTINGS, judged=False)
 
 
 def test_a_read_waits_for_what_its_leader_has_committed_without_knowing() -> None:
@@ -224,7 +206,7 @@ def test_a_read_waits_for_what_its_leader_has_committed_without_knowing() -> Non
         await started(world)
         pc = await world.serving()
         index = pc.parts.replica.index
-        world.fate = partial(_commits_are, UNHEARD)
+        world.fate = partial(puts_have, UNHEARD, world.keys.head)
         asked = asyncio.ensure_future(submit(pc, "new", "append", {"path": "lists/0", "item": "b"}))
         await asyncio.sleep(0.1)
         assert pc.parts.replica.index == index
@@ -235,7 +217,7 @@ def test_a_read_waits_for_what_its_leader_has_committed_without_knowing() -> Non
         await asked
         await world.settle()
 
-    play(life, judged=False)
+    play(life, settings=SETTINGS, judged=False)
 
 
 async def _read_index(pc: Pc) -> int:
@@ -252,16 +234,11 @@ def _terms(world: World) -> list[TermRecord]:
     return [decode(TermRecord, value, key) for key, value in keys.items() if key.startswith(world.keys.terms)]
 
 
-def _no_takeover_is_answered(pc: Pc, method: str, request: Any) -> Fate:
-    leader = b"/leader"
-    return UNHEARD if any(op.request_put.key.endswith(leader) for op in getattr(request, "success", ())) else FINE
-
-
 def test_a_takeover_whose_replies_are_lost_is_claimed() -> None:
     """The masterd finds its own nonce in `leader` and leads in that term; it begins no second one."""
 
     async def life(world: World) -> None:
-        world.fate = _no_takeover_is_answered
+        world.fate = partial(puts_have, UNHEARD, world.keys.leader)
         await world.start("m1")
         await world.until(lambda: len(_terms(world)) == 1, "the takeover lands")
         await asyncio.sleep(3.0)  # the attempt has ended without a reply
@@ -271,7 +248,7 @@ def test_a_takeover_whose_replies_are_lost_is_claimed() -> None:
         assert len(_terms(world)) == 1
         await world.settle()
 
-    play(life)
+    play(life, settings=SETTINGS)
 
 
 def test_after_a_recovery_the_masterds_that_run_lead_in_the_new_epoch() -> None:
@@ -279,11 +256,11 @@ def test_after_a_recovery_the_masterds_that_run_lead_in_the_new_epoch() -> None:
 
     async def life(world: World) -> None:
         await started(world)
-        await world.witness.txn([], [op_put(world.keys.epoch, Epoch(epoch=2).encode()), op_delete(world.keys.leader)])
+        await world.begin_epoch(2)
         await world.until(partial(_leads_in, world, 2), "a leader serves in epoch 2")
         await world.command("append", {"path": "lists/0", "item": "b"})
 
-    play(life, judged=False)
+    play(life, settings=SETTINGS, judged=False)
 
 
 def _leads_in(world: World, epoch: int) -> bool:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from masterd.state_machine.batch import CommandRequest
 from masterd.term.leader import LeaderSettings
 from nodestore.errors import Invalid
 from nodestore.schema.models import Actions, decode
 from nodestore.support.jsonio import dumps
+from tests.simulation.runs import play
 from tests.simulation.world import World
-from tests.support.fakes.clock import VirtualTime
 
 _LONG = "a" * 100_000
-
-
-def _play(life: Callable[[World], Coroutine[Any, Any, None]]) -> None:
-    with VirtualTime() as time:
-        world = World(time, settings=LeaderSettings())
-        world.run(life(world))
-        assert world.program_errors == []
-        world.run(world.close())
 
 
 def test_a_long_actor_is_refused_and_changes_nothing() -> None:
@@ -39,7 +29,7 @@ def test_a_long_actor_is_refused_and_changes_nothing() -> None:
         assert "actor" in str(outcomes[0].error)
         assert pc.parts.replica.index == index
 
-    _play(life)
+    play(life, judged=False, settings=LeaderSettings())
 
 
 def test_an_old_store_whose_actions_have_long_actors_is_served() -> None:
@@ -67,7 +57,7 @@ def test_an_old_store_whose_actions_have_long_actors_is_served() -> None:
         terms = len((await world.witness.range(world.keys.terms)).kvs)
         assert terms == 1
 
-    _play(life)
+    play(life, judged=False, settings=LeaderSettings())
 
 
 def test_a_view_that_etcd_refuses_is_left_out_and_reported() -> None:
@@ -93,4 +83,4 @@ def test_a_view_that_etcd_refuses_is_left_out_and_reported() -> None:
         assert small is not None
         assert b'"b"' in small.value
 
-    _play(life)
+    play(life, judged=False, settings=LeaderSettings())

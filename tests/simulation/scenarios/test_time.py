@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from masterd.state_machine.batch import CommandRequest
+from tests.simulation.runs import play
 from tests.simulation.world import Pc, World
-from tests.support.fakes.clock import VirtualTime
 
 _DAY_S = 86_400.0
-
-
-def _play(life: Callable[[World], Coroutine[Any, Any, None]], **off_s: float) -> None:
-    with VirtualTime() as time:
-        world = World(time, clock_off_s=dict(off_s))
-        world.run(life(world))
-        assert world.program_errors == []
-        world.run(world.close())
 
 
 def _off_s(world: World, pc: Pc) -> float:
@@ -46,7 +36,7 @@ def test_a_clock_that_is_stepped_ahead_for_one_command_poisons_nothing() -> None
         await asyncio.sleep(10)
         assert pc.parts.replica.state.actions == {}
 
-    _play(life)
+    play(life, judged=False)
 
 
 def test_a_clock_that_jumps_back_does_not_stop_the_time() -> None:
@@ -65,7 +55,7 @@ def test_a_clock_that_jumps_back_does_not_stop_the_time() -> None:
         await asyncio.sleep(3)
         assert pc.parts.replica.state.actions == {}
 
-    _play(life)
+    play(life, judged=False)
 
 
 def test_a_leader_whose_clock_is_an_hour_off_among_three_keeps_the_time_of_the_others() -> None:
@@ -86,7 +76,7 @@ def test_a_leader_whose_clock_is_an_hour_off_among_three_keeps_the_time_of_the_o
         assert abs(_off_s(world, pc)) < 1
         assert pc.parts.health.time_problem is None
 
-    _play(life, m1=3600.0)
+    play(life, judged=False, clock_off_s={"m1": 3600.0})
 
 
 def test_a_poisoned_time_is_reported_and_reset_with_the_deadlines() -> None:
@@ -122,7 +112,7 @@ def test_a_poisoned_time_is_reported_and_reset_with_the_deadlines() -> None:
         assert pc.parts.replica.state.actions == {}
         assert abs(_off_s(world, pc)) < 10
 
-    _play(life, m1=_DAY_S)
+    play(life, judged=False, clock_off_s={"m1": _DAY_S})
 
 
 def test_a_repeat_of_a_reset_is_answered_and_not_run() -> None:
@@ -136,4 +126,4 @@ def test_a_repeat_of_a_reset_is_answered_and_not_run() -> None:
         assert again.repeated
         assert again.result == first.result
 
-    _play(life)
+    play(life, judged=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,8 +14,8 @@ from nodestore.etcd.session import op_delete
 from nodestore.schema.entry_codec import decode_entry
 from nodestore.schema.models import CommandRecord, Inventory
 from nodestore.support.jsonio import dumps
+from tests.simulation.runs import play
 from tests.simulation.world import Pc, World
-from tests.support.fakes.clock import VirtualTime
 
 
 def _foreign(index: int, **more: Any) -> bytes:
@@ -33,15 +33,6 @@ _UNUSABLE: dict[str, Callable[[int], bytes]] = {
     "an action with a foreign field": lambda index: _foreign(index, actions={"n1": {"name": "a", "index": 3}}),
     "a snapshot that does not exist": lambda index: _foreign(index, restore="0000000000000001-none"),
 }
-
-
-def _play(life: Callable[[World], Coroutine[Any, Any, None]]) -> None:
-    with VirtualTime() as time:
-        world = World(time)
-        world.run(life(world))
-        assert world.program_errors == []
-        assert time.troubles == []
-        world.run(world.close())
 
 
 async def _two(world: World) -> tuple[Pc, Pc]:
@@ -72,7 +63,7 @@ def test_an_unusable_key_after_the_last_commit_stops_nobody(unusable: Callable[[
         await world.command("append", {"path": "lists/0", "item": "b"})
         await world.settle()
 
-    _play(life)
+    play(life, judged=False)
 
 
 def test_without_head_nothing_says_that_a_key_may_be_deleted() -> None:
@@ -90,7 +81,7 @@ def test_without_head_nothing_says_that_a_key_may_be_deleted() -> None:
         await asyncio.sleep(0.5)
         assert "delete this key" in (standby.parts.health.problem or "")
 
-    _play(life)
+    play(life, judged=False)
 
 
 @pytest.mark.parametrize("unusable", _UNUSABLE.values(), ids=_UNUSABLE.keys())
@@ -118,7 +109,7 @@ def test_a_standby_stops_at_a_committed_entry_that_it_cannot_apply(unusable: Cal
         assert standby.parts.health.problem is None
         await world.settle()
 
-    _play(life)
+    play(life, judged=False)
 
 
 def test_after_a_failover_onto_an_unusable_entry_no_masterd_ends_and_none_writes_terms() -> None:
@@ -150,7 +141,7 @@ def test_after_a_failover_onto_an_unusable_entry_no_masterd_ends_and_none_writes
         world.commands.clear()  # a client that still knew the lost index would be refused
         await world.settle()
 
-    _play(life)
+    play(life, judged=False)
 
 
 def test_a_standby_of_an_older_version_stops_at_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +178,7 @@ def test_a_standby_of_an_older_version_stops_at_what_it_does_not_take(monkeypatc
             lambda: standby.parts.replica.index == leader.parts.replica.index, "the standby has caught up"
         )
 
-    _play(life)
+    play(life, judged=False)
 
 
 def test_a_failed_apply_leaves_the_state_unchanged() -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from nodectl.backup_restore import recovery
-from nodestore.etcd.session import op_delete, op_get, op_put
+from nodestore.etcd.session import op_delete, op_get
 from nodestore.schema.keys import Keys, prefix_end
-from nodestore.schema.models import Challenge, Epoch
+from nodestore.schema.models import Challenge
 from nodestore.support.jsonio import Document
+from tests.simulation.faults import puts
 from tests.simulation.node import Node
 from tests.simulation.world import Pc, World, no_fault
 from tests.support.fakes.clock import VirtualTime
@@ -103,14 +104,10 @@ class _OpenCommit:
         self.is_done = False
 
     def fate(self, pc: Pc, method: str, request: Any) -> Fate:
-        if self.is_done or method != "KV/Txn" or not _puts(request, self._world.keys.head):
+        if self.is_done or not puts(request, self._world.keys.head):
             return FINE
         self.is_done = True
         return Fate(replied=False) if self._lands_first else Fate(late_s=0.2, replied=False)
-
-
-def _puts(request: Any, key: str) -> bool:
-    return any(op.HasField("request_put") and op.request_put.key == key.encode() for op in request.success)
 
 
 SITUATIONS = ("idle", "an open commit that lands before", "an open commit that lands later", "epoch 2")
@@ -142,8 +139,7 @@ async def _begin(world: World, situation: str) -> None:
 
 
 async def _begin_second_epoch(world: World) -> None:
-    ops = [op_put(world.keys.epoch, Epoch(epoch=2).encode()), op_delete(world.keys.leader)]
-    await world.witness.txn([], ops)
+    await world.begin_epoch(2)
     await asyncio.sleep(3.0)
     await world.serving()
 

@@ -7,8 +7,6 @@ higher epoch that `nodectl recover` begins is believed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -16,23 +14,12 @@ from nodectl.backup_restore import recovery
 from nodestore.errors import NotFound
 from nodestore.schema.models import Desired, Epoch, Status, decode
 from tests.simulation.node import Node
+from tests.simulation.runs import play
 from tests.simulation.world import Pc, World
-from tests.support.fakes.clock import VirtualTime
 from tests.support.fakes.mvcc import Backup
 
 _NOTICED_S = 10.0
 _BUMP = 2_000_000_000
-
-
-@contextmanager
-def simulated() -> Iterator[World]:
-    with VirtualTime() as time:
-        world = World(time)
-        try:
-            yield world
-            assert not world.program_errors, world.program_errors
-        finally:
-            world.run(world.close())
 
 
 async def begin(world: World) -> Backup:
@@ -112,8 +99,7 @@ def test_an_emptied_store(cluster_id: int) -> None:
         await world.start("m3")
         assert index_of(await world.serving()) > index
 
-    with simulated() as world:
-        world.run(life(world))
+    play(life, judged=False)
 
 
 @pytest.mark.parametrize(("cluster_id", "bump"), [(1, 0), (2, 0), (2, _BUMP)])
@@ -141,8 +127,7 @@ def test_an_older_store(cluster_id: int, bump: int) -> None:
         world.commands.clear()  # a client that knows the lost commands would get a conflict
         await order(world, 9)
 
-    with simulated() as world:
-        world.run(life(world))
+    play(life, judged=False)
 
 
 def test_a_masterd_that_remembers_nothing_believes_the_node() -> None:
@@ -168,8 +153,7 @@ def test_a_masterd_that_remembers_nothing_believes_the_node() -> None:
         await asyncio.sleep(5.0)
         return await recover(world)
 
-    with simulated() as world:
-        world.run(life(world))
+    play(life, judged=False)
 
 
 def test_a_masterd_with_a_state_directory_remembers() -> None:
@@ -192,8 +176,7 @@ def test_a_masterd_with_a_state_directory_remembers() -> None:
         assert await recover(world) == 2, "above the epoch that it remembers"
         await world.serving()
 
-    with simulated() as world:
-        world.run(life(world))
+    play(life, judged=False)
 
 
 def test_a_new_store_begins_by_itself_and_an_empty_one_has_nothing_to_recover() -> None:
@@ -208,8 +191,7 @@ def test_a_new_store_begins_by_itself_and_an_empty_one_has_nothing_to_recover() 
         assert found is not None
         assert decode(Epoch, found.value, found.key).epoch == 1
 
-    with simulated() as world:
-        world.run(life(world))
+    play(life, judged=False)
 
 
 def test_an_epoch_that_was_deleted_while_no_masterd_ran_is_not_begun_again() -> None:
@@ -231,8 +213,7 @@ def test_an_epoch_that_was_deleted_while_no_masterd_ran_is_not_begun_again() -> 
         leader = await world.serving()
         assert index_of(leader) > 0
 
-    with simulated() as world:
-        world.run(life(world))
+    play(life, judged=False)
 
 
 def test_the_heir_dies_before_it_leads() -> None:
@@ -256,5 +237,4 @@ def test_the_heir_dies_before_it_leads() -> None:
         assert index_of(leader) >= index
         assert leader.parts.replica.state.documents["nodes/n1"].value == {"x": 4}
 
-    with simulated() as world:
-        world.run(life(world))
+    play(life, judged=False)
