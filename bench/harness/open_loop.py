@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from nodestore.support.jsonio import dumps, loads
 
-COMMANDS_A_REQUEST = 16
+COMMANDS_A_REQUEST = 64
+"""So many that the requests in flight hold more commands than a leader queues, or it would never have to refuse any."""
 WAIT_S = 5.0
 """After this long a client no longer waits for its answer, and says so to the master."""
 _TICK_S = 0.01

@@ -9,10 +9,10 @@ import psutil
 from bench.harness.cluster import BenchCluster
 from bench.harness.figures import Figure, figure, percentile
 from bench.harness.goals import Goal
-from bench.harness.open_loop import LoadResult, MakeCommand, offer, saturate
+from bench.harness.open_loop import COMMANDS_A_REQUEST, LoadResult, MakeCommand, offer, saturate
 
 FACTORS = (0.5, 1.0, 2.0, 5.0)
-_CALLERS = 32
+_CALLERS = 16
 _MIB = 1 << 20
 
 
@@ -43,9 +43,9 @@ async def overload(bench_cluster: BenchCluster, seconds: float) -> tuple[list[Fi
     served = [100 * load.rate / best.rate for factor, load in curve if factor == FACTORS[-1]]
     memory = psutil.Process(process.pid).memory_info().rss / _MIB
     how = (
-        f"Requests of 16 commands each. The best rate is {best.rate:,.0f} commands a second, of {_CALLERS} callers "
-        f"that wait for their answers. Then clients offer {FACTORS[-1]:g} times as many at a fixed rate for "
-        f"{seconds:g} s, without waiting. Afterwards the leader uses {memory:,.0f} MB."
+        f"Requests of {COMMANDS_A_REQUEST} commands each. The best rate is {best.rate:,.0f} commands a second, of "
+        f"{_CALLERS} callers that wait for their answers. Then clients offer {FACTORS[-1]:g} times as many "
+        f"at a fixed rate for {seconds:g} s, without waiting. Afterwards the leader uses {memory:,.0f} MB."
     )
     figures = [
         figure("served at five times the load", served, "%", goals=[Goal("worst", "at least", 80.0)], how=how),

@@ -16,7 +16,7 @@ from tests.support.masters import Masters
 
 INVENTORY = Inventory.model_validate({"nodes": {f"n{number}": {} for number in range(1, 10)}})
 _SECONDS = 6.0
-_CALLERS = 24
+_CALLERS = 16
 _FACTOR = 5.0
 
 

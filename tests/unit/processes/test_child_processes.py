@@ -332,6 +332,10 @@ async def test_a_program_begins_with_default_signals(die_with_parent: bool) -> N
         await child.stop(0)
 
 
+_RESERVED_SIGNALS = 0b11 << 31
+"""Signals 32 and 33: the C library uses them for its threads, and no function of it changes how they are blocked."""
+
+
 @LINUX
 async def test_a_program_inherits_no_ignored_or_blocked_signal(tmp_path: Path) -> None:
     """Not even those that the starting process itself inherited, such as SIGHUP from nohup."""
@@ -347,7 +351,7 @@ async def test_a_program_inherits_no_ignored_or_blocked_signal(tmp_path: Path) -
     child = await child_processes.spawn(python(code), cwd=tmp_path)
     assert await child.wait() == 0
     masks = [int(text.split()[1], 16) for text in (tmp_path / "found").read_text().splitlines()]
-    assert masks == [0, 0]
+    assert [mask & ~_RESERVED_SIGNALS for mask in masks] == [0, 0]
 
 
 @LINUX
