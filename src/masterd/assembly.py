@@ -38,9 +38,9 @@ from masterd.roles.peers import PeerClient
 from masterd.roles.rehearsal import Rehearsal
 from masterd.roles.self_report import SelfReport
 from masterd.settings import MasterSettings
+from masterd.term.derivation.warm_start import WarmStart
 from masterd.term.leader import Leader
 from masterd.term.parts import build_term_parts
-from masterd.term.warm_start import WarmStart
 from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
 from masterd.upkeep.space_keeper import SpaceKeeper
 from masterd.upkeep.store_scan import StoreScan
@@ -102,9 +102,9 @@ def build_parts(
     store_scan = StoreScan(etcd, keys)
 
     # election and term
-    warm_start = WarmStart(replica, application, settings.leader.derive_timeout_s)
+    warm_start = WarmStart(replica, application, settings.leader.derivation)
     identity = ApplicationIdentity.of(application)
-    rehearsal = Rehearsal(replica, application, leadership, settings.leader.derive_timeout_s)
+    rehearsal = Rehearsal(replica, application, leadership, settings.leader.derivation.node_s)
     fitness = MasterFitness(
         identity.name, leadership=leadership, cluster_view=cluster_view, replica=replica, rehearsal=rehearsal
     )

@@ -161,6 +161,11 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
         "handler-timeout", duration_between(0.05, 60.0), default="2s", meta="TIME",
         text="fail a command of the application that takes longer than this (default: %(default)s)",
     )  # fmt: skip
+    parser.add_option(
+        "derive-timeout", duration_between(0.05, 60.0), default="5s", meta="TIME",
+        text="leave out a node whose desired state the application does not return within this, at the start of a "
+        "term: the node keeps its last order (default: %(default)s)",
+    )  # fmt: skip
     parser.add_flag("allow-drills", text="allow requests to kill or freeze this masterd while it leads (nodectl drill)")
     return parser
 
@@ -175,6 +180,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         max_txn_ops=chosen.max_txn_ops,
         request_bytes_max=chosen.max_request_bytes,
         handler_timeout_s=chosen.handler_timeout,
+        derive_node_timeout_s=chosen.derive_timeout,
         retention=RetentionSettings(snapshot_every_commands=chosen.snapshot_every),
         budget=StoreBudget.of_quota(chosen.etcd_quota_bytes),
     )

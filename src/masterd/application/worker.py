@@ -27,11 +27,15 @@ _INTERRUPT_EVERY_S = 0.5
 
 
 class HungError(NodectlError):
-    """A step of a job exceeded its time limit. step: the number of the step. limit_s: the limit in seconds."""
+    """A step of a job exceeded its time limit. step: the number of the step. limit_s: the limit in seconds.
 
-    def __init__(self, step: int, limit_s: float) -> None:
-        super().__init__(f"did not finish within {limit_s:g} s")
-        self.step, self.limit_s = step, limit_s
+    node: the node whose spec was being derived then; None if the application was in another call.
+    """
+
+    def __init__(self, step: int, limit_s: float, node: str | None = None) -> None:
+        where = "" if node is None else f" in desired(node {node})"
+        super().__init__(f"did not finish within {limit_s:g} s{where}")
+        self.step, self.limit_s, self.node = step, limit_s, node
 
 
 class JobProgress:
@@ -50,6 +54,7 @@ class _Job:
     work: Callable[[JobProgress], Any]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[Any]
+    node_of: Callable[[], str | None]
     progress: JobProgress = field(default_factory=JobProgress)
 
     def run(self) -> None:
@@ -118,15 +123,18 @@ class Worker:
         self._abandoned = [thread for thread in self._abandoned if thread.alive]
         return len(self._abandoned)
 
-    async def run(self, work: Callable[[JobProgress], T], limit_s: float) -> T:
+    async def run(
+        self, work: Callable[[JobProgress], T], limit_s: float, node_of: Callable[[], str | None] = lambda: None
+    ) -> T:
         """Run `work` in the thread and return its result or raise its exception.
 
-        HungError if a step takes longer than `limit_s` seconds.
+        HungError if a step takes longer than `limit_s` seconds. node_of: returns the node whose spec `work` derives at
+        present, for that error. It is called before the thread is interrupted.
 
         After HungError or a cancellation `work` may still run for a while. So discard every object that it changes.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(work, loop, loop.create_future())
+        job = _Job(work, loop, loop.create_future(), node_of)
         if self._thread is None:
             self._thread = self._new_thread()
         self._thread.put(job)
@@ -152,7 +160,7 @@ class Worker:
         step, since = job.progress.step, job.progress.step_begun_at  # `step` first: `begin_step` sets it last
         left_s = limit_s if now - due > limit_s / 4 else since + limit_s - time.monotonic()
         if left_s <= 0:
-            job.done.set_exception(HungError(step, limit_s))
+            job.done.set_exception(HungError(step, limit_s, job.node_of()))
         else:
             job.loop.call_later(left_s, self._check_limit, job, limit_s, now + left_s)
 

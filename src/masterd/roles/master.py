@@ -23,9 +23,9 @@ from masterd.roles.candidacy import Candidacy
 from masterd.roles.handover import hand_over_to_any
 from masterd.roles.leadership import Leadership
 from masterd.roles.rehearsal import Rehearsal
+from masterd.term.derivation.warm_start import WarmStart
 from masterd.term.journal import TermBroken
 from masterd.term.leader import Leader
-from masterd.term.warm_start import WarmStart
 from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
 from masterd.upkeep.space_keeper import SpaceKeeper
 from nodestore.cluster.election import TakeoverWon, resign

@@ -534,12 +534,12 @@ class Batch:
         """The pending actions of all nodes, those of the batch included."""
         return ChainMap(self.overlay.pending, self.state.actions)
 
-    def rebuild_specs(self, *, tolerant: bool = False) -> None:
+    def rebuild_specs(self, *, tolerant: bool = False, before_each: Callable[[], None] = lambda: None) -> None:
         """Derive the specs of all nodes from the overlay, and record which documents each one reads.
 
-        tolerant: see SpecDeriver.
+        tolerant, before_each: see SpecDeriver.
         """
-        self.spec_deriver.rebuild(self.overlay.config, self.overlay, tolerant=tolerant)
+        self.spec_deriver.rebuild(self.overlay.config, self.overlay, tolerant=tolerant, before_each=before_each)
 
     def undo_derivation(self) -> None:
         """Derive all specs from the committed state again, after this batch was not committed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -62,10 +62,16 @@ class SpecDeriver:
 
     tolerant: a node for which the application fails is recorded in `failed` instead, and keeps the spec that was
     recorded last. From then on no command is refused because of this node, until its spec can be derived again.
+
+    hung: by node, why the application is not asked for its spec: it did not return when it was asked before. For such a
+    node the application counts as failed, and `update` is always tolerant. The caller may change the mapping between
+    two calls of `update`.
     """
 
-    def __init__(self, application: Application) -> None:
-        self._application = application
+    def __init__(self, application: Application, hung: Mapping[str, str] | None = None) -> None:
+        self._application, self._hung = application, {} if hung is None else hung
+        self.deriving: str | None = None
+        """The node for which the application is being asked at this moment. Other threads may read it."""
         self.failed: dict[str, str] = {}
         """By node: why its spec cannot be derived. Such a node keeps its last order."""
         self._derived: dict[str, DerivedSpec] = {}
@@ -100,16 +106,26 @@ class SpecDeriver:
         return sorted(nodes)
 
     def update(
-        self, inventory: Inventory, view: View, nodes: Iterable[str], *, tolerant: bool = False
+        self,
+        inventory: Inventory,
+        view: View,
+        nodes: Iterable[str],
+        *,
+        tolerant: bool = False,
+        before_each: Callable[[], None] = lambda: None,
     ) -> dict[str, DerivedSpec]:
-        """Derive these nodes again; return those whose hash changed, with NO_SPEC for a node that was removed."""
+        """Derive these nodes again; return those whose hash changed, with NO_SPEC for a node that was removed.
+
+        before_each: called before each node. An exception that it raises ends the update.
+        """
         changed = {}
         for node in nodes:
+            before_each()
             before = self._derived.get(node, NO_SPEC)
             try:
                 after = self._derive(inventory, view, node)
             except NodectlError as error:
-                if not tolerant and node not in self.failed:
+                if not tolerant and node not in self.failed and node not in self._hung:
                     raise
                 self.failed[node] = str(error)
                 continue
@@ -118,15 +134,25 @@ class SpecDeriver:
                 changed[node] = after
         return changed
 
-    def rebuild(self, inventory: Inventory, view: View, *, tolerant: bool = False) -> dict[str, DerivedSpec]:
+    def rebuild(
+        self,
+        inventory: Inventory,
+        view: View,
+        *,
+        tolerant: bool = False,
+        before_each: Callable[[], None] = lambda: None,
+    ) -> dict[str, DerivedSpec]:
         """Derive every node again; return those whose hash changed."""
-        return self.update(inventory, view, sorted({*inventory.nodes, *self._derived, *self.failed}), tolerant=tolerant)
+        nodes = sorted({*inventory.nodes, *self._derived, *self.failed})
+        return self.update(inventory, view, nodes, tolerant=tolerant, before_each=before_each)
 
     def _derive(self, inventory: Inventory, view: View, node: str) -> DerivedSpec:
         if node not in inventory.nodes:
             self._unlink(node)
             self.total_bytes -= self._derived.pop(node, NO_SPEC).size_bytes
             return NO_SPEC
+        if node in self._hung:
+            raise NodectlError(self._hung[node])
         reads = _ReadTracker(view)
         try:
             derived = self._call_application(inventory, reads, node)
@@ -150,6 +176,7 @@ class SpecDeriver:
             self._by_prefix.setdefault(prefix, set()).add(node)
 
     def _call_application(self, inventory: Inventory, view: View, node: str) -> DerivedSpec:
+        self.deriving = node
         try:
             spec = self._application.desired(inventory, view, node)
             return NO_SPEC if spec is None else DerivedSpec.of(spec)
@@ -159,6 +186,8 @@ class SpecDeriver:
             raise NodectlError(
                 f"the application failed to derive the desired state of node {node}: {error!r}"
             ) from error
+        finally:
+            self.deriving = None
 
     def _unlink(self, node: str) -> None:
         paths, prefixes = self._reads.pop(node, ((), ()))

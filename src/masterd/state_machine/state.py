@@ -84,6 +84,14 @@ class State:
     def inventory(self) -> Inventory:
         return self.adopted.inventory if self.adopted else Inventory()
 
+    def for_derivation(self) -> State:
+        """A copy of the part from which specs are derived. It stays as it is while entries are applied to this state,
+        because documents are never changed in place."""
+        return State(
+            index=self.index, time=self.time, documents=dict(self.documents), specs=dict(self.specs),
+            adopted=self.adopted,
+        )  # fmt: skip
+
     def spec_hash(self, node: str) -> str:
         """The recorded hash of this node's spec; empty if the node has none."""
         mark = self.specs.get(node)

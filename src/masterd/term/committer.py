@@ -20,12 +20,12 @@ from masterd.state_machine.batch import Batch, BatchLimits, CommandRequest, enco
 from masterd.state_machine.leader_clock import LeaderClock
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.views import TxnBudget, changes_of, document_view
+from masterd.term.derivation.all_specs import DerivationLimits, DerivedSpecs, derive_all
 from masterd.term.journal import Commit, Journal, TermBroken
 from masterd.term.pacing.batch_pace import BatchPace
 from masterd.term.pacing.log_turnover import LogTurnover
 from masterd.term.publisher import Publisher
 from masterd.term.retention import RetentionSettings
-from masterd.term.warm_start import PreparedSpecs, derive_all
 from masterd.upkeep.store_budget import StoreBudget
 from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import LeadershipLost, NodectlError
@@ -59,8 +59,14 @@ class LeaderSettings:
     """Limit for one command: its handler and the specs derived after it. Meant to stop code that hangs."""
     derive_timeout_s: float = 20.0
     """Limit for deriving all specs: at the start of a term, at a configuration's adoption, and at a restore."""
+    derive_node_timeout_s: float = 5.0
+    """Limit for one node, where all specs are derived from the committed state."""
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     budget: StoreBudget = field(default_factory=StoreBudget)
+
+    @property
+    def derivation(self) -> DerivationLimits:
+        return DerivationLimits(self.derive_node_timeout_s, max(self.derive_timeout_s, 4 * self.derive_node_timeout_s))
 
     @property
     def limits(self) -> BatchLimits:
@@ -90,7 +96,8 @@ class Committer:
     ) -> None:
         self._keys, self._fence, self._replica = keys, won.fence, replica
         self._application, self._settings, self.clock = application, settings, clock
-        self.spec_deriver = SpecDeriver(application)
+        self._hung: dict[str, str] = {}
+        self.spec_deriver = SpecDeriver(application, self._hung)
         self.journal = Journal(etcd, keys, won.fence, won.head, replica.index)
         self.publisher = Publisher(etcd, keys, won.fence)
         self._log_turnover = LogTurnover(etcd, keys)
@@ -112,6 +119,15 @@ class Committer:
         name = self._application.name
         return None if name == self._replica.state.application else name
 
+    @property
+    def hung_nodes(self) -> tuple[str, ...]:
+        """The nodes for which the application is not asked, because it hung."""
+        return tuple(self._hung)
+
+    def ask_again(self, node: str) -> None:
+        """Derive the spec of `node` again with the next `Batch.respec`, although the application hung for it."""
+        self._hung.pop(node, None)
+
     def may_run_inline(self, requests: Sequence[CommandRequest]) -> bool:
         """Whether these commands may run in the event loop: they are few, and all are declared `quick`."""
         if len(requests) > _INLINE_MAX or time.monotonic() < self._inline_allowed_at:
@@ -124,11 +140,22 @@ class Committer:
         """Run `work` on a new batch; return the batch and the result of `work`.
 
         HungError: a step of `work` took longer than `limit_s` seconds. The batch cannot be used, and all specs have
-        been derived again from the committed state. TermBroken: deriving them took too long as well. Any other error
-        comes from `work`, which must restore the specs before it raises. inline: run in the event loop, without limit.
+        been derived again from the committed state. If it hung for a node that hangs with the committed state too, that
+        node is left out, and `work` runs again on a new batch. Any other error comes from `work`, which must restore
+        the specs before it raises. inline: run in the event loop, without limit.
         """
+        while True:
+            try:
+                return await self._run_once(work, limit_s, inline)
+            except HungError as error:
+                await self.rebuild_specs()
+                if error.node is None or error.node not in self._hung:
+                    raise
+
+    async def _run_once(self, work: Callable[[Batch, JobProgress], T], limit_s: float, inline: bool) -> tuple[Batch, T]:
+        deriver = self.spec_deriver
         batch = Batch(
-            self._replica.state, self._application, self.spec_deriver, self.clock.now(), self._limits,
+            self._replica.state, self._application, deriver, self.clock.now(), self._limits,
             epoch=self._fence.term.epoch, on_fault=_log_fault,
         )  # fmt: skip
         if inline:
@@ -137,41 +164,36 @@ class Committer:
             if (ended := time.monotonic()) > started + _INLINE_LIMIT_S:
                 self._inline_allowed_at = ended + _INLINE_PAUSE_S
             return batch, result
-        try:
-            return batch, await self.worker.run(lambda progress: work(batch, progress), limit_s)
-        except HungError:
-            await self.rebuild_specs()
-            raise
+        return batch, await self.worker.run(lambda progress: work(batch, progress), limit_s, lambda: deriver.deriving)
 
     @property
     def _limits(self) -> BatchLimits:
         """The limits of the next batch."""
         return replace(self._settings.limits, commands_max=self.pace.commands, batch_bytes_max=self.pace.bytes)
 
-    def use_prepared_specs(self, prepared: PreparedSpecs) -> None:
-        """Use specs that were derived from the committed state before the term was won."""
-        self.spec_deriver, self._quick_commands = prepared.spec_deriver, prepared.quick_commands
+    def use_specs(self, derived: DerivedSpecs) -> None:
+        """Use specs that were derived from the committed state, for example before the term was won."""
+        self.spec_deriver, self._quick_commands = derived.spec_deriver, derived.quick_commands
+        self._hung = derived.hung
 
     async def rebuild_specs(self) -> bool:
-        """Derive all specs from the committed state; return whether they equal the recorded ones."""
-        self.spec_deriver = SpecDeriver(self._application)
-        batch = Batch(self._replica.state, self._application, self.spec_deriver, self.clock.now())
+        """Derive all specs from the committed state; return whether they equal the recorded ones.
 
-        def work(_: JobProgress) -> bool:
-            self._quick_commands, matches_recorded = derive_all(batch, self._application)
-            return matches_recorded
-
-        return await self._derive(work)
+        A node for which the application hangs is left out from then on. No behaviour of the application raises.
+        """
+        derived = await derive_all(
+            lambda deriver: Batch(self._replica.state, self._application, deriver, self.clock.now()),
+            self._application, self.worker, self._settings.derivation, self._hung,
+        )  # fmt: skip
+        self.use_specs(derived)
+        return derived.matches_recorded
 
     async def undo(self, batch: Batch) -> None:
         """Reset all specs to those of the committed state, after a batch was not committed."""
-        await self._derive(lambda _: batch.undo_derivation())
-
-    async def _derive(self, work: Callable[[JobProgress], T]) -> T:
         try:
-            return await self.worker.run(work, self._settings.derive_timeout_s)
-        except HungError as error:
-            raise TermBroken(f"cannot derive the specs of the nodes: the application {error}") from None
+            await self.worker.run(lambda _: batch.undo_derivation(), self._settings.derive_timeout_s)
+        except HungError:
+            await self.rebuild_specs()
 
     async def commit(
         self,

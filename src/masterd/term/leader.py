@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from masterd.application.worker import HungError
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.committer import LeaderSettings
-from masterd.term.journal import TermBroken
 from masterd.term.parts import TermParts
 from nodestore.errors import LeadershipLost, NodectlError
 from nodestore.etcd.session import cmp_mod
@@ -175,6 +175,7 @@ class Leader:
                 removed_nodes=self._parts.removed_nodes.run(),
                 repair=self._parts.store_repair.run(),
                 record=self._takeover_record.write_after_first_answer(),
+                hung_nodes=self._parts.hung_nodes.run(),
             )
         finally:
             unsubscribe()
@@ -220,27 +221,31 @@ class Leader:
     async def _load_specs(self) -> bool:
         """Use the specs of the warm start, or derive all now; return whether they equal those recorded in the state."""
         warm_start = self._parts.warm_start
-        try:
-            prepared = await warm_start.take(self._replica.state) if warm_start is not None else None
-        except HungError as error:
-            raise TermBroken(f"cannot derive the specs of the nodes: the application {error}") from None
+        prepared = await warm_start.take(self._replica.state) if warm_start is not None else None
         if prepared is None:
             return await self._committer.rebuild_specs()
-        self._committer.use_prepared_specs(prepared)
-        return prepared.matches_recorded
+        self._committer.use_specs(prepared.specs)
+        return prepared.specs.matches_recorded
 
-    async def _respec(self) -> None:
-        """Commit all specs that differ from the recorded ones, for example after an upgrade of the application."""
-        nonce = self.fence.nonce
-        batch, record = await self._committer.run_batch(
-            lambda batch, _: batch.respec(self._parts.master, nonce), self._settings.derive_timeout_s
-        )
+    async def _respec(self, *, publish: bool = False) -> None:
+        """Commit all specs that differ from the recorded ones, for example after an upgrade of the application.
+
+        publish: if False, `finish_views` writes the views of this commit. If the commit wrote them itself at the start
+        of a term, `applied` would claim that all views are complete, although the previous leader may have left some
+        unfinished.
+        """
+        nonce = secrets.token_hex(8)
+        try:
+            batch, record = await self._committer.run_batch(
+                lambda batch, _: batch.respec(self._parts.master, nonce), self._settings.derive_timeout_s
+            )
+        except HungError as error:  # it was not so a moment ago: the next term, or a change of the node, shows more
+            log.error("specs that differ are not recorded: the application %s", error)
+            return
         if record is not None:
-            # `finish_views` writes the views of this commit. If the commit wrote them itself, `applied` would claim
-            # that all views are complete, although the previous leader may have left some unfinished.
-            await self._committer.commit(batch, publish=False)
+            await self._committer.commit(batch, publish=publish)
             nodes = ", ".join(record.result["nodes"])
-            log.info("the specs of nodes %s differ after an upgrade: recorded as index %d", nodes, record.index)
+            log.info("the specs of nodes %s differ from the recorded ones: recorded as index %d", nodes, record.index)
 
     async def _commit_loop(self) -> None:
         parts = self._parts
@@ -257,6 +262,9 @@ class Leader:
                 await parts.result_forgetter.forget()
             elif parts.store_repair.is_due:
                 await parts.store_repair.repair()
+            elif parts.hung_nodes.respec_due:
+                parts.hung_nodes.respec_due = False
+                await self._respec(publish=True)
             elif self._queue:
                 await parts.batch_runner.run_next()
             else:

@@ -19,6 +19,8 @@ from masterd.term.challenge_responder import ChallengeResponder
 from masterd.term.command_queue import CommandQueue
 from masterd.term.committer import Committer, LeaderSettings
 from masterd.term.config_adoption import ConfigAdopter
+from masterd.term.derivation.hung_nodes import HungNodes
+from masterd.term.derivation.warm_start import WarmStart
 from masterd.term.node_events import NodeEvents
 from masterd.term.read_index import ReadIndex
 from masterd.term.repair.store_repair import StoreRepair
@@ -28,7 +30,6 @@ from masterd.term.results.recall import ResultRecall
 from masterd.term.retention import JournalRetention
 from masterd.term.takeover_record import TakeoverRecord
 from masterd.term.term_end import TermEnd
-from masterd.term.warm_start import WarmStart
 from masterd.upkeep.removed_nodes import RemovedNodes
 from masterd.upkeep.space_keeper import SpaceKeeper
 from nodestore.cluster.election import TakeoverWon
@@ -71,6 +72,7 @@ class TermParts:
     result_recall: ResultRecall
     challenge_responder: ChallengeResponder
     removed_nodes: RemovedNodes
+    hung_nodes: HungNodes
 
 
 def build_term_parts(
@@ -140,4 +142,5 @@ def build_term_parts(
         action_closer=action_closer, retention=retention, archive=archive, result_forgetter=result_forgetter,
         result_recall=ResultRecall(etcd, keys), challenge_responder=challenge_responder,
         removed_nodes=RemovedNodes(etcd, keys, fence, replica, cluster_view), store_repair=store_repair,
+        hung_nodes=HungNodes(replica, application, committer, settings.derivation.node_s, wake.set),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Acted, ActionResult, Actions, Alive, CommandRecord, Entry, Epoch, Status, decode
 from nodestore.support.jsonio import Json
-from tests.faults.late.transactions import RunningLeader, configure, run_leader, session, watch_cluster
+from tests.faults.late.transactions import RunningLeader, configure, desired, run_leader, session, watch_cluster
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.toy_app import Put, ToyApp, inventory
 from tests.support.waiting import eventually
@@ -135,6 +135,46 @@ async def test_desired_that_hangs_fails_its_command(etcd_one: EtcdCluster, keys:
             await configure(etcd, keys, inventory("n1", "n2", "n3"), version=2)
             assert (await term.add("a1")).result == 1
         app.release.set()
+
+
+async def test_a_node_that_hangs_at_the_start_of_a_term_keeps_its_order(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """The term begins without it, its commands succeed, a command that makes another node hang is refused, and a new
+    configuration is adopted. Once the application returns for it, its spec is recorded."""
+
+    class Hangs(MisbehavingApp):
+        def desired(self, config: Any, view: Any, node: str) -> Any:
+            if node == "n1" or view.get(f"hang/{node}"):
+                self.release.wait(60)
+            return super().desired(config, view, node)
+
+    settings = replace(_SHORT_LIMIT, derive_node_timeout_s=0.2)
+    async with session(etcd_one) as etcd:
+        await configure(etcd, keys)
+        async with run_leader(etcd, etcd, keys) as term:
+            await term.put("nodes/n1", x=1)
+            await term.put("nodes/n2", x=1)
+        before = await desired(etcd, keys)
+        app = Hangs()
+        async with run_leader(etcd, etcd, keys, "m2", application=app, settings=settings) as term:
+            assert term.leader.spec_failures == {
+                "n1": "the application did not return from desired(node n1) within 0.2 s"
+            }
+            assert (await term.put("nodes/n1", x=2)).error is None
+            assert (await term.put("nodes/n2", x=2)).error is None
+            refused = (await term.put("hang/n2", x=1)).error
+            assert "did not finish within 0.3 s in desired(node n2)" in str(refused)
+            after = await desired(etcd, keys)
+            assert after["n1"] == before["n1"]
+            assert after["n2"][0].spec.document == {"x": 2}
+            app.release.set()
+            await configure(etcd, keys, inventory("n1", "n2", "n3"), version=2)
+            async with watch_cluster(term):
+
+                async def is_recorded() -> bool:
+                    return (await desired(etcd, keys))["n1"][0].spec.document == {"x": 2}
+
+                await eventually(is_recorded, "n1 has its new order")
+            assert term.leader.spec_failures == {}
 
 
 async def test_the_application_is_notified_of_changes_of_nodes(etcd_one: EtcdCluster, keys: Keys) -> None:

@@ -42,7 +42,9 @@ class _Selector(selectors.SelectSelector):
         return ready
 
 
-async def _at_once(worker: Worker, work: Callable[[JobProgress], T], limit_s: float) -> T:
+async def _at_once(
+    worker: Worker, work: Callable[[JobProgress], T], limit_s: float, node_of: Callable[[], str | None] = lambda: None
+) -> T:
     """Replaces `Worker.run`: runs the work in the event loop, which application code of tests never blocks."""
     await asyncio.sleep(0)
     result = work(JobProgress())

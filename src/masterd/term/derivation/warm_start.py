@@ -10,37 +10,25 @@ import asyncio
 from dataclasses import dataclass
 
 from masterd.application.contract import Application
-from masterd.application.worker import HungError, JobProgress, Worker
+from masterd.application.worker import Worker
 from masterd.replication.replica import Replica
 from masterd.state_machine.batch import Batch
-from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
+from masterd.term.derivation.all_specs import DerivationLimits, DerivedSpecs, derive_all
 from nodestore.support.tasks import owned_task
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedSpecs:
-    """All specs derived from `state` at `index`. matches_recorded: they equal the specs recorded in the state."""
+    """All specs derived from `state` at `index`."""
 
     state: State
     index: int
-    spec_deriver: SpecDeriver
-    quick_commands: frozenset[str]
-    matches_recorded: bool
+    specs: DerivedSpecs
 
     def is_current_for(self, state: State) -> bool:
         """Whether these specs were derived from this very state at its present index."""
         return self.state is state and self.index == state.index
-
-
-def derive_all(batch: Batch, application: Application) -> tuple[frozenset[str], bool]:
-    """Derive all specs; return the names of the `quick` commands, and whether the specs equal the recorded ones.
-
-    A node whose spec cannot be derived does not count: it keeps its last order and must not stop a leader.
-    """
-    batch.rebuild_specs(tolerant=True)
-    quick = frozenset(name for name, command in application.commands().items() if command.quick)
-    return quick, not batch.differing_nodes()
 
 
 def _consume_error(done: asyncio.Task[PreparedSpecs | None]) -> None:
@@ -52,8 +40,8 @@ def _consume_error(done: asyncio.Task[PreparedSpecs | None]) -> None:
 class WarmStart:
     """Derives all specs ahead of a term, in a task. Starting it again replaces an outdated task."""
 
-    def __init__(self, replica: Replica, application: Application, limit_s: float) -> None:
-        self._replica, self._application, self._limit_s = replica, application, limit_s
+    def __init__(self, replica: Replica, application: Application, limits: DerivationLimits) -> None:
+        self._replica, self._application, self._limits = replica, application, limits
         self._task: asyncio.Task[PreparedSpecs | None] | None = None
         self._started_for: tuple[State, int] | None = None
         """The state from which the task derives, and its index at that time."""
@@ -78,7 +66,7 @@ class WarmStart:
     async def take(self, state: State) -> PreparedSpecs | None:
         """Wait for the specs and hand them over; None if there are none for this very state.
 
-        Each result is handed over once, because the leader changes it. HungError: the application took too long.
+        Each result is handed over once, because the leader changes it.
         """
         if self._task is None or not self._is_started_for(state):
             self.cancel()  # its result could not be used
@@ -89,19 +77,16 @@ class WarmStart:
 
     async def _derive(self) -> PreparedSpecs | None:
         state, application = self._replica.state, self._application
-        index, spec_deriver, worker = state.index, SpecDeriver(application), Worker()
-        batch = Batch(state, application, spec_deriver, state.time)
-
-        def work(_: JobProgress) -> tuple[frozenset[str], bool]:
-            return derive_all(batch, application)
-
+        index, worker = state.index, Worker()
         try:
-            quick_commands, matches_recorded = await worker.run(work, self._limit_s)
-        except (HungError, asyncio.CancelledError):
+            specs = await derive_all(
+                lambda deriver: Batch(state, application, deriver, state.time), application, worker, self._limits, {}
+            )
+        except asyncio.CancelledError:
             raise
         except BaseException:  # noqa: BLE001 - the state changed meanwhile, or the leader derives again and reports the error
             return None
         finally:
             worker.close()
-        prepared = PreparedSpecs(state, index, spec_deriver, quick_commands, matches_recorded)
+        prepared = PreparedSpecs(state, index, specs)
         return prepared if prepared.is_current_for(self._replica.state) else None
