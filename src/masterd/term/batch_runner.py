@@ -61,7 +61,7 @@ class BatchRunner:
         if not submissions:
             return
         outcomes: list[CommandOutcome] = []
-        begun = time.monotonic()
+        has_most_commands, begun = len(submissions) >= self._committer.pace.commands, time.monotonic()
         try:
             batch, outcomes = await self._committer.run_batch(
                 lambda batch, progress: _run_all(batch, progress, submissions), self._settings.handler_timeout_s,
@@ -75,7 +75,7 @@ class BatchRunner:
             self._put_back(submissions)
             raise
         self._committer.pace.note_run(len(outcomes), time.monotonic() - begun)
-        was_full = bool(self._queue) or len(outcomes) < len(submissions)
+        was_full = has_most_commands or len(outcomes) < len(submissions)
         self._put_back(submissions[len(outcomes) :])
         await self._commit_outcomes(batch, list(zip(submissions, outcomes, strict=False)))
         self._committer.pace.note_batch(len(outcomes), time.monotonic() - begun, was_full)

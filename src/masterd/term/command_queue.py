@@ -63,11 +63,18 @@ class CommandQueue:
     @property
     def overload(self) -> Overloaded | None:
         """Why no command of a client can be queued now; None if one can."""
-        queued = len(self._waiting)
-        wait_s = 0.0 if self._pace is None else self._pace.wait_s(queued)
-        if queued >= self._commands_max or wait_s > _WAIT_MAX_S:
-            return Overloaded(f"{queued} commands are queued already; try again in a moment", max(wait_s, _RETRY_S))
+        if len(self._waiting) >= self._commands_max or self._wait_s > _WAIT_MAX_S:
+            return self._overloaded()
         return None
+
+    @property
+    def _wait_s(self) -> float:
+        """How long a new command would wait, as far as that is known."""
+        return 0.0 if self._pace is None else self._pace.wait_s(len(self._waiting))
+
+    def _overloaded(self) -> Overloaded:
+        queued = f"{len(self._waiting)} commands are queued already; try again in a moment"
+        return Overloaded(queued, max(self._wait_s, _RETRY_S))
 
     async def submit(
         self,
@@ -82,8 +89,8 @@ class CommandQueue:
             raise refusal
         if (overload := self.overload) is not None:
             raise overload
-        if len(self._waiting) + len(requests) > self._commands_max:
-            raise Overloaded(f"{len(self._waiting)} commands are queued already; try again in a moment", _RETRY_S)
+        if len(self._waiting) + len(requests) > self._commands_max or time.monotonic() + self._wait_s > deadline:
+            raise self._overloaded()
         if not requests:
             return []
         self._takeover_record.note_request()

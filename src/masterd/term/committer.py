@@ -228,7 +228,7 @@ class Committer:
             ops = [op_put(self._keys.entry(last), raw), *(op for _, op in guards), *views]
             compares = (*compares, *(compare for compare, _ in guards))
             size = sum(op.ByteSize() for op in ops)
-            await self._log_turnover.catch_up()
+            self.pace.note_pause(await self._log_turnover.catch_up())
             begun = time.monotonic()
             revision = await self.journal.commit(Commit.moving_to(last, ops, compares, nonce))
             self.pace.note_commit(size, time.monotonic() - begun)

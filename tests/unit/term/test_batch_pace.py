@@ -101,3 +101,23 @@ def test_the_wait_is_that_of_full_batches() -> None:
     for _ in range(50):
         pace.note_batch(10, 0.1, was_full=True)
     assert pace.wait_s(100) == pytest.approx(1.0, rel=0.05), "documents so large that ten fill a batch"
+
+
+def test_a_pause_for_bytes_is_longer_for_more_commands() -> None:
+    """Large documents must wait for etcd's memory, one after the other, also in batches that are not full."""
+    pace = BatchPace(256, MIB)
+    for _ in range(50):
+        pace.note_pause(0.4)
+        pace.note_batch(1, 0.41, was_full=False)
+    assert pace.wait_s(10) == pytest.approx(4.0, rel=0.05)
+    for _ in range(50):
+        pace.note_batch(1, 0.01, was_full=False)
+    assert pace.wait_s(1000) < 0.1, "the pauses are over"
+
+
+def test_a_pause_of_another_commit_is_no_more_than_the_batch_took() -> None:
+    """The adoption of a large configuration may pause too, and is not a batch of commands."""
+    pace = BatchPace(256, MIB)
+    pace.note_pause(100.0)
+    pace.note_batch(1, 0.01, was_full=False)
+    assert pace.wait_s(1) == pytest.approx(0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, cast
 
 import pytest
@@ -166,3 +167,21 @@ async def test_a_command_that_would_wait_too_long_is_refused_with_the_time_to_wa
     fixture.queue.pop_first().resolve(CommandOutcome("a", index=1))
     assert fixture.queue.overload is None, "an empty queue always takes a command"
     assert (await submitting)[0].index == 1
+
+
+async def test_a_command_that_would_wait_longer_than_its_sender_is_refused() -> None:
+    """Otherwise it would take the place of one whose sender still waits when it is run."""
+    pace = BatchPace(256, 1 << 20)
+    fixture = Fixture(pace)
+    submitting = await fixture.submit("a")
+    pace.note_batch(1, 1.0, was_full=True)
+    now = time.monotonic()
+    assert fixture.queue.overload is None
+    with pytest.raises(Overloaded):
+        await fixture.queue.submit([_request("b")], deadline=now + 0.5)
+    patient = asyncio.create_task(fixture.queue.submit([_request("c")], deadline=now + 60.0))
+    await asyncio.sleep(0)
+    assert fixture.ids() == ["a", "c"]
+    for _ in "ac":
+        fixture.queue.pop_first().resolve(CommandOutcome("x", index=1))
+    await asyncio.gather(submitting, patient)

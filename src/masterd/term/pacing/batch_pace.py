@@ -29,6 +29,7 @@ class BatchPace:
         """How many bytes the commands of the next batch may have together."""
         self._command_s: float | None = None
         """Time that a command takes in a full batch, smoothed; None while it is unknown."""
+        self._paused_s = 0.0
 
     def note_commit(self, size: int, took_s: float) -> None:
         """Adapt the bytes of a batch to a commit of `size` bytes that took `took_s` seconds."""
@@ -44,9 +45,16 @@ class BatchPace:
         else:
             self.commands = _within(min(self.commands, commands) // 2, _COMMANDS_MIN, self._commands_max)
 
+    def note_pause(self, pause_s: float) -> None:
+        """Note that the commit of the present batch had to wait because of its bytes, or of those before it."""
+        self._paused_s += pause_s
+
     def note_batch(self, commands: int, took_s: float, was_full: bool) -> None:
-        """Note how long running, committing and applying a batch took. was_full: whether it left commands queued."""
-        each_s = took_s / max(1, commands if was_full else max(commands, self.commands))
+        """Note how long running, committing and applying a batch took. was_full: whether it had as many commands
+        or bytes as a batch may have. Commands that arrive while it runs do not matter: the next batch takes them."""
+        paused_s, self._paused_s = min(self._paused_s, took_s), 0.0
+        room = commands if was_full else max(commands, self.commands)
+        each_s = (took_s - paused_s) / max(1, room) + paused_s / max(1, commands)  # more commands have more bytes
         before_s = each_s if self._command_s is None else self._command_s
         self._command_s = before_s + _SMOOTHING * (each_s - before_s)
 

@@ -32,14 +32,17 @@ class LogTurnover:
         self._credit.note_commit(size, revision)
         self._rate.note_commit(commands, size, time.monotonic())
 
-    async def catch_up(self) -> None:
+    async def catch_up(self) -> float:
         """Write the small entries that are due, and wait until the rate of bytes allows another commit.
 
-        If etcd does not take the small entries, they are written after a later commit.
+        Return how long both took, in seconds. If etcd does not take the small entries, they are written after a later
+        commit.
         """
+        begun = time.monotonic()
         await self._write_entries_due()
         if (pause_s := self._rate.pause_s(time.monotonic())) > 0:
             await asyncio.sleep(pause_s)
+        return time.monotonic() - begun
 
     async def _write_entries_due(self) -> None:
         while (due := self._credit.entries_due) > 0:
