@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from masterd.api.access.browser_rules import BrowserRules
+from masterd.api.access.gate import Gate
 from masterd.api.admission import Admission, AdmissionLimits, caller_of
 from masterd.api.connection_guard import ConnectionGuard
 from masterd.api.heartbeats import Heartbeats
@@ -168,8 +170,14 @@ def build_api(parts: MasterdParts, limits: AdmissionLimits | None = None) -> Api
         sources, peers=peers, router=router, takeovers=parts.campaign, drills_allowed=settings.allow_drills,
         heartbeats=Heartbeats(parts.me.id, parts.leadership, parts.replica, settings.timing.beat_s),
         node_logs=NodeLogs(sources), configuration=Configuration(sources.etcd, sources.keys),
-        admission=Admission(limits),
+        admission=Admission(limits), gate=Gate(_browser_rules(parts.me, settings)),
     )  # fmt: skip
+
+
+def _browser_rules(me: MasterIdentity, settings: MasterSettings) -> BrowserRules:
+    """The rules for browsers of a masterd that is reached under the names of its URLs and of its PC."""
+    names = {host for url in me.urls if (host := urlsplit(url).hostname) is not None}
+    return BrowserRules({*names, me.host, *settings.allowed_hosts}, settings.allowed_origins)
 
 
 def build_guard(parts: MasterdParts, api: Api) -> ConnectionGuard:

@@ -23,7 +23,16 @@ from nodestore.etcd.member_defaults import DEFAULT_SETTINGS as SHIPPED
 from nodestore.etcd.session import EtcdSettings
 from nodestore.etcd.types import host_port
 from nodestore.schema.keys import check_name
-from nodestore.support.values import Address, duration_between, format_duration, parse_address, whole_between
+from nodestore.support.values import (
+    Address,
+    duration_between,
+    each_of,
+    format_duration,
+    parse_address,
+    parse_host_name,
+    parse_origin,
+    whole_between,
+)
 
 TIMES = {
     "beat": (0.02, 2.0, "interval between two heartbeats of the leader"),
@@ -55,6 +64,10 @@ class MasterSettings:
     space: SpaceSettings = field(default_factory=SpaceSettings)
     allow_drills: bool = False
     """Whether a request may kill or freeze this leader."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names of hosts, besides its own, that requests to this masterd may name in their `Host` header."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages, besides its own, that may send requests to this masterd."""
     remember: Callable[[str], MarkMemory] | None = None
     """Returns where the store of a cluster is remembered; None: only in memory."""
     give_up_retry_s: float = 0.2
@@ -166,6 +179,15 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
         text="leave out a node whose desired state the application does not return within this, at the start of a "
         "term: the node keeps its last order (default: %(default)s)",
     )  # fmt: skip
+    parser.add_option(
+        "allow-host", each_of(parse_host_name), default="", meta="NAME,...",
+        text="further names under which clients reach the HTTP API, such as a proxy's name. Addresses, this PC's name "
+        "and the name in --advertise are always allowed",
+    )  # fmt: skip
+    parser.add_option(
+        "allow-origin", each_of(parse_origin), default="", meta="URL,...",
+        text="origins of web pages that may send requests to the HTTP API, such as https://wall.example",
+    )  # fmt: skip
     parser.add_flag("allow-drills", text="allow requests to kill or freeze this masterd while it leads (nodectl drill)")
     return parser
 
@@ -202,6 +224,8 @@ def _settings(chosen: argparse.Namespace) -> Settings:
             leader=leader,
             space=space,
             allow_drills=chosen.allow_drills,
+            allowed_hosts=chosen.allow_host or (),
+            allowed_origins=chosen.allow_origin or (),
             remember=None if chosen.state_dir is None else partial(MarkFile, chosen.state_dir),
         ),
         maintenance=options.maintenance_settings(chosen, etcd),

@@ -226,7 +226,10 @@ class Masters:
         """Return the answer of that masterd. Raises the error that it answers, or OutcomeUnknown without an answer."""
         try:
             async with self._session.request(
-                method, self.running[name].url + path, data=None if body is None else dumps(body)
+                method,
+                self.running[name].url + path,
+                data=None if body is None else dumps(body),
+                headers=None if body is None else {"Content-Type": "application/json"},
             ) as answer:
                 value = loads(await answer.read(), path)
                 if answer.status >= 400:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from aiohttp import HttpVersion10, StreamReader, web
 
 from masterd.api import event_streams, fault_injection, history, openapi, reads
+from masterd.api.access.gate import Gate
 from masterd.api.admission import Admission
 from masterd.api.body_reader import deadline_of, raise_if_too_late, read_body, receive_body, release, set_deadline
 from masterd.api.connection_guard import GuardedConnection
@@ -83,6 +84,7 @@ class Api:
         takeovers: TakeoverRequests,
         configuration: Configuration,
         admission: Admission,
+        gate: Gate,
         drills_allowed: bool,
     ) -> None:
         self._sources, self._peers, self._leader_router, self._heartbeats = sources, peers, router, heartbeats
@@ -92,7 +94,7 @@ class Api:
         self._cluster_view, self._replica = sources.cluster_view, sources.replica
         self._openapi_document: dict[str, Any] | None = None
         self._described_commands: api_types.CommandList | None = None
-        self.admission = admission
+        self.admission, self._gate = admission, gate
         self.app = web.Application(
             middlewares=[self._note_progress, self._errors_to_problems, self._admit],
             client_max_size=admission.limits.body_bytes_max,
@@ -100,6 +102,7 @@ class Api:
         add = self.app.router.add_route
         for method, path, handler in self._routes():
             add(method, path, handler, expect_handler=_expect_later)
+        self._gate.install(self.app)
         self.app.on_cleanup.append(self._close)
 
     def _routes(self) -> list[tuple[str, str, Handler]]:
@@ -166,9 +169,13 @@ class Api:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse what this masterd has no time or memory for, before the body is received; then receive it."""
+        """Refuse what may not be served, and what this masterd has no time or memory for, before the body is received;
+        then receive it."""
         if request.version < HttpVersion10:
             raise Invalid(f"HTTP/{request.version.major}.{request.version.minor} is too old: use HTTP/1.1")
+        self._gate.check(request)
+        if (answer := self._gate.preflight(request)) is not None:
+            return answer
         set_deadline(request, _ANSWER_S)
         if request.path == "/v1/commands" and (refusal := self.commands_refused()) is not None:
             raise refusal

@@ -8,12 +8,18 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from nodestore.errors import Invalid
 
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\s:/?#@\[\]]*)):(?P<port>[0-9]{1,5})")
 _PORT_MAX = 65_535
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_HOST_LABEL}(?:\.{_HOST_LABEL})*", re.ASCII)
+
+T = TypeVar("T")
 
 _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})\s*(?P<unit>ms|s|m|h|)", re.ASCII)
 _UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3_600.0}
@@ -60,6 +66,34 @@ def _is_ipv6(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def parse_host_name(text: str) -> str:
+    """The name of a host, in lower case and without a final dot. Raises Invalid."""
+    name = text.strip().lower().removesuffix(".")
+    if not _HOST_NAME.fullmatch(name):
+        raise Invalid(f"{text!r} is not the name of a host, such as pc1 or pc1.plant.example")
+    return name
+
+
+def parse_origin(text: str) -> str:
+    """The origin of a web page as browsers write it: scheme, host, and the port if it is not the default. Raises
+    Invalid."""
+    try:
+        parts = urlsplit(text.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    rest = parts.path.rstrip("/") or parts.query or parts.fragment or parts.username or parts.password
+    if parts.scheme not in _DEFAULT_PORTS or not host or "*" in host or rest:
+        raise Invalid(f"{text!r} is not the origin of a web page, such as https://wall.example or http://10.0.0.1:3000")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + ("" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}")
+
+
+def each_of(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """A parser of a list of values, separated by commas. Empty items are skipped."""
+    return lambda text: tuple(parse(item.strip()) for item in text.split(",") if item.strip())
 
 
 def parse_duration(text: str) -> float:

@@ -154,6 +154,7 @@ def test_streams_begin_as_published(masters: Masters, name: str, path: str) -> N
     _lives(master)
 
 
+JSON = {"Content-Type": "application/json"}
 MANY_NINES = "9" * 5000
 CANNOT_BE = [
     ("GET", f"/v1/history?limit={MANY_NINES}", None, {}, 400),
@@ -182,7 +183,9 @@ def test_what_cannot_be_is_refused(
     masters: Masters, name: str, method: str, path: str, body: bytes | None, headers: dict[str, str], status: int
 ) -> None:
     """Requests that the generator does not make: each gets one problem document with the status of HTTP."""
-    answer = requests.request(method, masters.running[name].url + path, data=body, headers=headers, timeout=ANSWER_S)
+    answer = requests.request(
+        method, masters.running[name].url + path, data=body, headers=JSON | headers, timeout=ANSWER_S
+    )
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert (answer.status_code, answer.json()["status"]) == (status, status), answer.text
     assert status != 405 or "GET" in answer.headers["Allow"]
@@ -194,5 +197,8 @@ def test_no_order_to_take_over_ends_a_master(masters: Masters, revision: Any) ->
     """Masters send it to one another; a term that cannot be is refused, by a standby and (leading already) a leader."""
     for master in masters.running.values():
         body = json.dumps({"revision": revision, "actor": "test"})
-        assert requests.post(f"{master.url}/v1/campaign", body, timeout=ANSWER_S).status_code in (400, 409)
+        assert requests.post(f"{master.url}/v1/campaign", body, headers=JSON, timeout=ANSWER_S).status_code in (
+            400,
+            409,
+        )
         _lives(master)

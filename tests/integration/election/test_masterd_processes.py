@@ -66,7 +66,8 @@ async def test_poison_commands_stop_nobody(etcd_one: EtcdCluster, keys: Keys) ->
     """
     async with one(etcd_one, keys) as masters, aiohttp.ClientSession() as session:
         for name, body in POISON.items():
-            async with session.post(masters.running["m1"].url + "/v1/commands", data=io.BytesIO(body)) as answer:
+            url, json_type = masters.running["m1"].url + "/v1/commands", {"Content-Type": "application/json"}
+            async with session.post(url, data=io.BytesIO(body), headers=json_type) as answer:
                 value = loads(await answer.read())
                 assert answer.status in (200, 400, 404, 413, 422), f"{name}: {answer.status} {value}"
                 assert answer.status == 200 or value["code"], name

@@ -23,6 +23,8 @@ from nodestore.support.jsonio import loads
 from tests.support.fakes.masterd_parts import FakeLeader, FakeMasterd, serving
 from tests.support.waiting import eventually
 
+_JSON = "Content-Type: application/json"
+_TYPE = _JSON.encode() + b"\r\n"
 LIMITS = AdmissionLimits(body_bytes_max=1 << 20, bytes_in_flight_max=3 << 20)
 
 
@@ -79,8 +81,8 @@ async def _door(limits: AdmissionLimits = LIMITS) -> AsyncIterator[_Door]:
 
 
 def post(body: bytes, *headers: str, path: str = "/v1/commands") -> bytes:
-    head = "".join(f"{line}\r\n" for line in (f"Content-Length: {len(body)}", *headers))
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + body
+    head = "".join(f"{line}\r\n" for line in (f"Content-Length: {len(body)}", _JSON, *headers))
+    return f"POST {path} HTTP/1.1\r\nHost: m1\r\n{head}\r\n".encode() + body
 
 
 def problem(answer: tuple[int, dict[str, str], bytes], status: int) -> dict[str, Any]:
@@ -99,15 +101,15 @@ def problem(answer: tuple[int, dict[str, str], bytes], status: int) -> dict[str,
         (b"GET /v1/health\r\n\r\n", 400),
         (b"GET /v1/health HTTP/0.9\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
-        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 20_000 + b"\r\n\r\n", 400),
-        (b"POST /v1/commands HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000000000\r\n\r\n", 413),
-        (b"POST /v1/commands HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 40 + b"\r\n\r\n", 400),
-        (b"POST /v1/commands HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"BREW /v1/health HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"POST /v1/health HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
-        (b"GET /v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-        (b"GET /v1/events?after=99999999999999999 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: m1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: m1\r\nA: " + b"x" * 20_000 + b"\r\n\r\n", 400),
+        (b"POST /v1/commands HTTP/1.1\r\nHost: m1\r\n%sContent-Length: 1000000000000000000\r\n\r\n" % _TYPE, 413),
+        (b"POST /v1/commands HTTP/1.1\r\nHost: m1\r\nContent-Length: " + b"9" * 40 + b"\r\n\r\n", 400),
+        (b"POST /v1/commands HTTP/1.1\r\nHost: m1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"BREW /v1/health HTTP/1.1\r\nHost: m1\r\n\r\n", 400),
+        (b"POST /v1/health HTTP/1.1\r\nHost: m1\r\nContent-Length: 0\r\n\r\n", 405),
+        (b"GET /v1/nothing HTTP/1.1\r\nHost: m1\r\n\r\n", 404),
+        (b"GET /v1/events?after=99999999999999999 HTTP/1.1\r\nHost: m1\r\n\r\n", 400),
     ],
 )
 async def test_what_cannot_be_served_is_a_problem_document(
@@ -123,7 +125,7 @@ async def test_what_cannot_be_served_is_a_problem_document(
 async def test_head_is_answered() -> None:
     async with _door() as door:
         reader, writer = await door.open()
-        writer.write(b"HEAD /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"HEAD /v1/health HTTP/1.1\r\nHost: m1\r\n\r\n")
         async with asyncio.timeout(30.0):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
         writer.close()
@@ -132,7 +134,7 @@ async def test_head_is_answered() -> None:
 async def test_headers_without_end_are_refused() -> None:
     async with _door() as door:
         reader, writer = await door.open()
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nHost: m1\r\n")
 
         async def send() -> None:
             for number in range(100_000):
@@ -157,7 +159,7 @@ async def test_compressed_bodies_are_refused() -> None:
 async def test_a_body_is_no_larger_than_an_entry() -> None:
     """Neither by its declared length, nor in chunks without one; a configuration neither."""
     async with _door() as door:
-        head = "HTTP/1.1\r\nHost: x\r\n"
+        head = "HTTP/1.1\r\nHost: m1\r\nContent-Type: application/json\r\n"
         problem(await door.ask(f"POST /v1/commands {head}Content-Length: {(1 << 20) + 1}\r\n\r\n".encode()), 413)
         problem(await door.ask(f"PUT /v1/config {head}Content-Length: 16000000\r\n\r\n".encode()), 413)
         chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
@@ -266,7 +268,7 @@ async def test_idle_connections_end() -> None:
     async with _door(AdmissionLimits(idle_s=0.5)) as door:
         silent, other = await door.open()
         served, writer = await door.open()
-        writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /v1/health HTTP/1.1\r\nHost: m1\r\n\r\n")
         assert (await answer_of(served))[0] == 200
         async with asyncio.timeout(30.0):
             assert await silent.read() == b""
@@ -289,7 +291,7 @@ async def test_connections_are_bounded() -> None:
         opened[0][1].close()
 
         async def is_served() -> bool:
-            return (await door.ask(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 200
+            return (await door.ask(b"GET /v1/health HTTP/1.1\r\nHost: m1\r\n\r\n"))[0] == 200
 
         await eventually(is_served, "a closed connection makes room")
         for _, writer in opened:
@@ -301,7 +303,7 @@ async def test_a_reader_of_events_that_never_reads_is_dropped() -> None:
     async with _door(AdmissionLimits(stalled_s=0.5)) as door:
         reader, writer = await door.open()
         cast(asyncio.Transport, writer.transport).pause_reading()
-        writer.write(b"GET /v1/cluster/watch HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /v1/cluster/watch HTTP/1.1\r\nHost: m1\r\n\r\n")
         for number in range(40):  # each time another half megabyte, for longer than a client may read nothing
             door.masterd.view.shown_pause = Paused(actor="t", time=float(number), reason="x" * 500_000)
             door.masterd.view.notify()
@@ -323,7 +325,7 @@ async def test_a_full_queue_is_refused_before_the_body() -> None:
         status, headers, _ = await door.ask(post(b'{"name":"a"}'))
         assert (status, headers["retry-after"], headers["connection"]) == (503, "2", "close")
         assert not door.leader.commands
-        assert (await door.ask(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 200
+        assert (await door.ask(b"GET /v1/health HTTP/1.1\r\nHost: m1\r\n\r\n"))[0] == 200
 
 
 async def test_a_request_whose_sender_no_longer_waits_is_not_served() -> None:

@@ -15,9 +15,12 @@ from nodestore.support.values import (
     Address,
     check_credentials,
     duration_between,
+    each_of,
     format_duration,
     parse_address,
     parse_duration,
+    parse_host_name,
+    parse_origin,
     whole_between,
     whole_seconds_between,
 )
@@ -199,3 +202,49 @@ def test_the_session_checks_its_certificate() -> None:
         EtcdSettings(endpoints=("h:1",), cert="c", key="k")  # type: ignore[arg-type]
     with pytest.raises(Invalid, match="--cert and --key belong together"):
         EtcdSettings(endpoints=("h:1",), ca="a", cert="c")  # type: ignore[arg-type]
+
+
+# --- names of hosts and origins --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("pc1", "pc1"), ("PC1.Plant.Example.", "pc1.plant.example"), ("a_b", "a_b")]
+)
+def test_names_of_hosts(text: str, name: str) -> None:
+    assert parse_host_name(text) == name
+
+
+@pytest.mark.parametrize("text", ["", ".", "a..b", "-a", "a-", "*.plant", "a:1", "http://a", "a/b", "\u00e4", "a" * 64])
+def test_what_is_no_name_of_a_host(text: str) -> None:
+    with pytest.raises(Invalid, match="is not the name of a host, such as pc1"):
+        parse_host_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://Wall.Example", "https://wall.example"),
+        ("https://wall.example:443/", "https://wall.example"),
+        ("http://wall.example:443", "http://wall.example:443"),
+        ("http://[FD00::1]:80", "http://[fd00::1]"),
+        (" http://10.0.0.1:3000 ", "http://10.0.0.1:3000"),
+    ],
+)
+def test_origins(text: str, origin: str) -> None:
+    assert parse_origin(text) == origin
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "*", "null", "wall.example", "ftp://a", "https://*.example", "https://a/b", "https://a?b", "https://a#b",
+     "https://u@a", "https://u:p@a", "https://a:99999", "https://[::1", "https://:1"],
+)  # fmt: skip
+def test_what_is_no_origin(text: str) -> None:
+    with pytest.raises(Invalid, match=r"is not the origin of a web page, such as https://wall\.example"):
+        parse_origin(text)
+
+
+def test_lists_of_values() -> None:
+    assert each_of(parse_host_name)("a, b,,C ") == ("a", "b", "c")
+    with pytest.raises(Invalid, match=r"'-' is not the name"):
+        each_of(parse_host_name)("a,-")
