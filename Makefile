@@ -70,7 +70,7 @@ interop-venv: .cache/interop/.installed
 interop: $(STAMP) interop-venv  ## what docs/automation.md shows, with etcdctl and the package etcd3
 	$(BIN)/python -m pytest tests/integration/operations/test_automation.py
 
-bench: $(STAMP)  ## measure beside bare etcd, for docs/benchmarks.md (QUICK=1: 5 minutes, ONLY=commands: a part; neither writes it)
+bench: $(STAMP)  ## measure and compare with bare etcd, for docs/benchmarks.md (QUICK=1: 5 minutes, ONLY=commands: a part; neither writes it)
 	$(BIN)/python -m bench
 
 # Not part of `bench`: needs etcdctl beside etcd and, for ZooKeeper, a JVM.

@@ -2,7 +2,8 @@
 
 The environment selects what runs. Without variables: all trials; writes build/bench.json and the page. QUICK=1: fewer
 trials, in five minutes; writes build/bench.json, not the page. ONLY=name,name: only these parts (of PARTS, and
-`power`); writes only build/bench-partial.json. The table is always printed.
+`power`); writes only build/bench-partial.json. RECORD=text: keeps the figures in bench/recorded.json too, with this
+text, so that later runs are compared with them. The table is always printed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.harness import recorded
 from bench.report import page
 from bench.suite import PARTS, POWER, QUICK, BenchRun, Trials, run
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT
@@ -38,10 +40,11 @@ def write(bench: BenchRun, machine: str, *, quick: bool, only: bool) -> list[Pat
     is not quick.
     """
     data = page.PARTIAL if only else page.DATA
-    page.write_data(bench.figures, data)
+    page.write_data(bench.figures, data, bench.curve)
     if quick or only:
         return [data]
-    page.write_page(bench.figures, settings(bench.trials, machine), bench.notes, bench.missing)
+    lines = settings(bench.trials, machine)
+    page.write_page(bench.figures, lines, bench.notes, bench.missing, bench.curve, recorded.load().cpu_us)
     return [data, page.PAGE]
 
 
@@ -57,9 +60,14 @@ def main() -> int:
     bench = run(QUICK if quick else Trials(), only, lambda line: console.print(line, style="dim", markup=False))
     console.print(machine, style="dim", markup=False)
     console.print(page.table(bench.figures))
+    if bench.curve:
+        console.print(*page.curve_tables(bench.curve, recorded.load().cpu_us), sep="\n")
     for note in (*bench.notes, *(f"{name}: not measured: {why}" for name, why in bench.missing.items())):
         console.print(note, markup=False)
     written = write(bench, machine, quick=quick, only=bool(only))
+    if text := os.environ.get("RECORD"):
+        recorded.save(f"{text}; {machine}", bench.figures, bench.curve)
+        written.append(recorded.PATH)
     console.print(f"written to {' and '.join(map(str, written))}", style="dim")
     return 0 if bench.figures else 1
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.harness.baseline import baseline_at_leader
 from bench.harness.cluster import BenchCluster, failure_reason
+from bench.harness.curve import Point
 from bench.harness.figures import Figure
 from bench.measures import at_rest, cold_start, commands, nodes, overload, power, scenes, singles
 from bench.measures.failovers import Failovers
@@ -26,8 +27,10 @@ POWER = "power"
 class Trials:
     """The number of trials of each part, or its duration in seconds (`_s`)."""
 
-    commands: int = 1_000
+    callers: tuple[int, ...] = commands.CALLERS
     rates: int = 15
+    rate_s: float = 1.0
+    commands: int = 1_000
     desired: int = 500
     killed: int = 100
     paused: int = 100
@@ -41,8 +44,8 @@ class Trials:
 
 
 QUICK = Trials(
-    commands=200, rates=3, desired=100, killed=6, paused=4, handed=15, cold=3, scenes=2, busy_s=20.0, rest_s=15.0,
-    power=2, overload_s=6.0,
+    callers=commands.QUICK_CALLERS, rates=7, rate_s=0.6, commands=100, desired=100, killed=6, paused=4, handed=15,
+    cold=3, scenes=2, busy_s=20.0, rest_s=15.0, power=2, overload_s=6.0,
 )  # fmt: skip
 
 
@@ -54,6 +57,7 @@ class BenchRun:
     report: Callable[[str], None]
     _bench_cluster: BenchCluster | None = None
     figures: list[Figure] = field(default_factory=list)
+    curve: list[Point] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -89,8 +93,13 @@ class BenchRun:
         cluster, trials = self.bench_cluster, self.trials
         await at_rest.create_documents(cluster)
         async with cluster.without_nodes(), baseline_at_leader(cluster) as baseline:
-            self.figures += await commands.one_command(cluster, baseline, trials.commands)
-            self.figures.append(await commands.many_commands(cluster, baseline, trials.rates))
+            self.curve = await commands.measure_curve(cluster, baseline, trials.callers, trials.rates, trials.rate_s)
+            self.figures += commands.curve_figures(self.curve, await baseline.describe_member())
+            self.figures += await commands.parts_of_a_command(cluster, baseline, trials.commands)
+
+    async def singles(self) -> None:
+        cluster, trials = self.bench_cluster, self.trials
+        async with cluster.without_nodes(), baseline_at_leader(cluster) as baseline:
             figure, note = await singles.single_requests(cluster, baseline, max(2, trials.rates // 2))
             self.figures.append(figure)
             self.notes.append(note)
@@ -130,8 +139,8 @@ class BenchRun:
 
 
 PARTS: dict[str, Callable[[BenchRun], Awaitable[None]]] = {
-    "commands": BenchRun.commands, "memory": BenchRun.memory, "rest": BenchRun.rest, "nodes": BenchRun.nodes,
-    "failovers": BenchRun.failovers, "busy": BenchRun.busy, "cold": BenchRun.cold,
+    "commands": BenchRun.commands, "singles": BenchRun.singles, "memory": BenchRun.memory, "rest": BenchRun.rest,
+    "nodes": BenchRun.nodes, "failovers": BenchRun.failovers, "busy": BenchRun.busy, "cold": BenchRun.cold,
     "overload": BenchRun.overload, "many": BenchRun.many,
 }  # fmt: skip
 """In the order of the run: memory after some work, rest before the faults, the large stores last."""

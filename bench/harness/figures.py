@@ -18,10 +18,10 @@ _JSON_FIELDS = ("n", "median", "p99", "max", "unit", "baseline", "ratio", "worst
 class Figure:
     """The statistics of one series of trials, in `unit`.
 
-    baseline: the median of the bare operation in the same run. ratio: median / baseline. p99, worst: the 99th
-    percentile and the extreme on the bad side; for rates (1/s) the value that 99 % of the trials exceed, and the
-    slowest trial. max: the largest value. planned: the intended number of trials; if `n` is lower, the series was
-    broken off. how: how it was measured, for the page.
+    baseline: the median of the bare operation in the same run. ratio: median / baseline, or the median of the ratios
+    of the trials. p99, worst: the 99th percentile and the extreme on the bad side; for rates (1/s) the value that 99 %
+    of the trials exceed, and the slowest trial. max: the largest value. planned: the intended number of trials; if `n`
+    is lower, the series was broken off. how: how it was measured, for the page.
     """
 
     name: str
@@ -84,13 +84,19 @@ def figure(
     goals: Sequence[Goal] = (),
     how: str = "",
     planned: int | None = None,
+    ratios: Sequence[float] = (),
 ) -> Figure:
-    """Compute the figure of these trials. planned: the intended number. Raises ValueError without trials."""
+    """Compute the figure of these trials. Raises ValueError without trials.
+
+    planned: the intended number of trials. ratios: for trials that were each compared with bare operations right
+    before and after: those ratios, whose median is the figure's.
+    """
     if not values:
         raise ValueError(f"{name}: nothing was measured")
     ordered = sorted(values, reverse=unit in _RATES)
     median = statistics.median(ordered)
     base = statistics.median(baseline) if baseline else None
+    of_medians = median / base if base is not None and base > 0 else None
     return Figure(
         name=name,
         n=len(ordered),
@@ -101,7 +107,7 @@ def figure(
         unit=unit,
         planned=len(ordered) if planned is None else planned,
         baseline=base,
-        ratio=median / base if base is not None and base > 0 else None,
+        ratio=statistics.median(ratios) if ratios else of_medians,
         baseline_name=baseline_name,
         goals=tuple(goals),
         how=how,

@@ -1,33 +1,44 @@
-"""Commands compared with puts: sent one at a time, and by 64 concurrent callers of one Client.
+"""Commands compared with the frozen put, by the number of callers: rates, latencies, and CPU time by process.
 
-Commands and puts alternate, equally often and both after a warm-up, so that noise of the machine affects both. Each
-command changes its node's document, and so its spec.
+Trials of puts and of commands alternate, so that noise of the machine affects both. Each command changes its node's
+document, and so its spec.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import aiohttp
 
 from bench.harness.baseline import Baseline
+from bench.harness.callers import Call, run_callers
 from bench.harness.cluster import VALUE, BenchCluster, in_turns
-from bench.harness.costs import CpuPerCommand, format_us, make_request, make_transaction
+from bench.harness.core_speed import CoreSpeed, watch_core_speed
+from bench.harness.costs import make_request, make_transaction
+from bench.harness.cpu_time import CpuMeter, Usage
+from bench.harness.curve import Point, Trial
 from bench.harness.figures import Figure, figure
-from bench.harness.goals import Goal
+from bench.harness.goals import CPU_OF_A_COMMAND, ONE_COMMAND, RATE
+from bench.harness.load import Load
+from bench.harness.yardstick import Yardstick, open_yardstick
 from nodectl import Client
 from nodectl.client.connection.results import CommandResult
 from nodestore.etcd.session import Etcd
 
-CALLERS = 64
-PUTS = "bare puts, 64 in flight"
+CALLERS = (1, 2, 4, 8, 16, 32, 64, 256)
+QUICK_CALLERS = (1, 4, 16, 64)
+MANY = 64
+PUTS = "frozen puts, as many in flight"
 _BLOCK = 20
-_EACH = 60
-_PUT = "one bare etcd put"
+_PUT = "one frozen put"
+_SESSION_PUT = "a put through our session"
+_WARM_UP_S = 0.2
+_REST_S = 3.0
+_PART_OF_PUTS = 0.5
+"""A trial of puts lasts this part of a trial of commands."""
 
 _numbers = itertools.count()
 
@@ -42,82 +53,121 @@ async def send_command(client: Client) -> CommandResult:
     return await client.node_set(*next_command())
 
 
-async def one_command(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> list[Figure]:
-    """Measure acknowledged commands one after another, compared with puts from the same process, and their parts."""
-    client, etcd = bench_cluster.client, baseline.etcd
-    leader = await client.leader()
-    for _ in range(_BLOCK):
-        await send_command(client)
-    cpu = CpuPerCommand(bench_cluster, leader.id)
-    for _ in range(trials):
-        await send_command(client)
-    used = format_us(cpu.per_command_us(trials))
+def make_put(etcd: Etcd) -> Call:
+    """Return a call by which each caller puts a key of its own through our session."""
+    return lambda number: etcd.put(f"/bench/{number}", VALUE)
+
+
+class TrialSeries:
+    """Takes trials of frozen puts, commands and puts through our session in turns."""
+
+    def __init__(self, client: Client, etcd: Etcd, yardstick: Yardstick, meter: CpuMeter, rest: Usage) -> None:
+        self._send: Call = lambda _: send_command(client)
+        self._put = make_put(etcd)
+        self._yardstick, self._meter, self._rest = yardstick, meter, rest
+
+    async def point(self, callers: int, trials: int, seconds: float) -> Point:
+        """Measure with this many callers; the slowdown of the trials is not known yet."""
+        puts_s = seconds * _PART_OF_PUTS
+        await run_callers(self._send, callers, _WARM_UP_S)
+        await self._yardstick.puts(callers, _WARM_UP_S)
+        taken: list[Trial] = []
+        ours: list[Load] = []
+        bare = [await self._yardstick.puts(callers, puts_s)]
+        for _ in range(trials):
+            trial = await self._trial(callers, seconds)
+            bare.append(await self._yardstick.puts(callers, puts_s))
+            taken.append(replace(trial, put_rate=(bare[-2].rate + bare[-1].rate) / 2))
+            ours.append(await run_callers(self._put, callers, puts_s / 2))
+        return Point(callers, taken, bare, ours)
+
+    async def _trial(self, callers: int, seconds: float) -> Trial:
+        begun, before = time.monotonic(), self._meter.read()
+        load = await run_callers(self._send, callers, seconds)
+        cpu_us = self._meter.since(before).per_call_us(load.calls, self._rest)
+        return Trial(load, cpu_us, begun, time.monotonic())
+
+
+async def measure_curve(
+    bench_cluster: BenchCluster, baseline: Baseline, callers: Sequence[int], trials: int, seconds: float
+) -> list[Point]:
+    """Measure commands with each number of callers: `trials` trials of `seconds` seconds each."""
+    leader = await bench_cluster.client.leader()
+    meter = CpuMeter(bench_cluster, leader.id)
+    async with watch_core_speed() as speed, open_yardstick(baseline.endpoints[0]) as yardstick:
+        series = TrialSeries(bench_cluster.client, baseline.etcd, yardstick, meter, await meter.at_rest(_REST_S))
+        points = [await series.point(count, trials, seconds) for count in callers]
+        return [with_slowdowns(point, speed) for point in points]
+
+
+def with_slowdowns(point: Point, speed: CoreSpeed) -> Point:
+    """Return the point with the slowdown of each trial."""
+    trials = [replace(trial, slowdown=speed.slowdown(trial.begun, trial.ended)) for trial in point.trials]
+    return replace(point, trials=trials)
+
+
+_HOW = (
+    "Tasks that share one Client send one command after the other, each when the last is acknowledged. Puts: the "
+    "program bench/harness/frozen_put.py, with as many in flight. Trials of puts and of commands alternate, after a "
+    "warm-up. No noded runs; three masterds and three members do. "
+)
+_CPU_HOW = (
+    "All processes on the path of a command: client, leader, two standbys, three members; without what they use at "
+    "rest in the same time. The median of the trials, each divided by the slowdown of the cores during it: how much "
+    "more CPU time than undisturbed the same work took in a process of its own (bench/harness/speed_probe.py)."
+)
+
+
+def curve_figures(points: Sequence[Point], member: str) -> list[Figure]:
+    """Return the rows of the table. member: a description of the member that the puts used."""
+    figures = []
+    for point in points:
+        if point.callers == 1:
+            figures.append(_one_command(point, member))
+        else:
+            figures.append(_rate(point, member))
+    return figures + [_cpu(point) for point in points if point.callers in (1, MANY)]
+
+
+def _one_command(point: Point, member: str) -> Figure:
+    ms = [ms for trial in point.trials for ms in trial.commands.latencies_ms]
+    puts = [ms for load in point.puts for ms in load.latencies_ms]
+    return figure("one command through Client", ms, "ms", puts, _PUT, goals=[ONE_COMMAND], how=_HOW + member)
+
+
+def _rate(point: Point, member: str) -> Figure:
+    goal = RATE.get(point.callers)
+    return figure(
+        f"commands of {point.callers} callers of one Client", [trial.commands.rate for trial in point.trials], "1/s",
+        [load.rate for load in point.puts], PUTS, goals=[goal] if goal else [], how=_HOW + member,
+        ratios=[trial.ratio for trial in point.trials],
+    )  # fmt: skip
+
+
+def _cpu(point: Point) -> Figure:
+    name = f"CPU of a command, {point.callers} caller{'s' if point.callers > 1 else ''}"
+    goals = [CPU_OF_A_COMMAND] if point.callers == MANY else []
+    return figure(name, point.totals_us, "us", goals=goals, how=_CPU_HOW)
+
+
+async def parts_of_a_command(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> list[Figure]:
+    """Measure the transaction and the HTTP request of a command alone, compared with puts through our session."""
+    etcd, leader = baseline.etcd, await bench_cluster.client.leader()
     async with aiohttp.ClientSession() as session:
         actions = {
-            "command": lambda: send_command(client), "put": lambda: etcd.put("/bench/one", VALUE),
-            "transaction": make_transaction(etcd), "request": make_request(session, leader.url),
+            "put": lambda: etcd.put("/bench/one", VALUE), "transaction": make_transaction(etcd),
+            "request": make_request(session, leader.url),
         }  # fmt: skip
         ms = await in_turns(actions, trials, _BLOCK)
-    turns = f"In alternating blocks of {_BLOCK} with the commands and the puts, from the same process."
+    turns = f"In alternating blocks of {_BLOCK} with puts through our session, from the same process."
     return [
         figure(
-            "one command through Client", ms["command"], "ms", ms["put"], _PUT, goals=[Goal("ratio", "at most", 1.5)],
-            how="One caller sends one command after the other, each when the last is acknowledged; puts likewise, in "
-            f"alternating blocks of {_BLOCK}, from the same process. No noded runs; three masterds and three members "
-            f"do. {await baseline.describe_member()} {used}",
-        ),
-        figure(
-            "of it: the transaction alone", ms["transaction"], "ms", ms["put"], _PUT,
+            "of one command: the transaction alone", ms["transaction"], "ms", ms["put"], _SESSION_PUT,
             how="One transaction of three compares and five puts, with the sizes of a command of the built-in "
             f"application, in the same session as the puts. {turns}",
         ),
         figure(
-            "of it: the HTTP request alone", ms["request"], "ms", ms["put"], _PUT,
+            "of one command: the HTTP request alone", ms["request"], "ms", ms["put"], _SESSION_PUT,
             how=f"GET /v1/health on a connection that is kept open, with the same libraries. {turns}",
         ),
     ]  # fmt: skip
-
-
-async def many_commands(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> Figure:
-    """Measure commands a second of 64 callers of one Client, compared with puts a second with 64 in flight."""
-    ours, bare = lambda _: send_command(bench_cluster.client), make_put(baseline.etcd)
-    await rates(ours, bare, 1, _EACH)
-    cpu = CpuPerCommand(bench_cluster, (await bench_cluster.client.leader()).id)
-    await rate(ours, _EACH)
-    used = format_us(cpu.per_command_us(CALLERS * _EACH))
-    found, puts = await rates(ours, bare, trials, _EACH)
-    return figure(
-        "commands of 64 callers of one Client", found, "1/s", puts, PUTS, goals=[Goal("ratio", "at least", 3.0)],
-        how="64 tasks share one Client; each sends its next command when the last is acknowledged. The puts have 64 in "
-        f"flight in the same way. In a trial each task sends {_EACH} commands, then {_EACH} puts; a first trial is a "
-        f"warm-up and is not counted. No noded runs. {await baseline.describe_member()} {used}",
-    )  # fmt: skip
-
-
-def make_put(etcd: Etcd) -> Callable[[int], Awaitable[Any]]:
-    """Return an action by which each caller puts a key of its own."""
-    return lambda number: etcd.put(f"/bench/{number}", VALUE)
-
-
-async def rates(
-    ours: Callable[[int], Awaitable[Any]], bare: Callable[[int], Awaitable[Any]], trials: int, each: int
-) -> tuple[list[float], list[float]]:
-    """Measure the rates of both actions in turns, with the same number of calls."""
-    ours_per_s: list[float] = []
-    bare_per_s: list[float] = []
-    for _ in range(trials):
-        ours_per_s.append(await rate(ours, each))
-        bare_per_s.append(await rate(bare, each))
-    return ours_per_s, bare_per_s
-
-
-async def rate(action: Callable[[int], Awaitable[Any]], each: int) -> float:
-    """Return the calls a second of 64 callers, each of which passes its number and makes `each` calls."""
-
-    async def caller(number: int) -> None:
-        for _ in range(each):
-            await action(number)
-
-    begun = time.perf_counter()
-    await asyncio.gather(*(caller(number) for number in range(CALLERS)))
-    return CALLERS * each / (time.perf_counter() - begun)

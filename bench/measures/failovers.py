@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 import aiohttp
 import psutil
 
+from bench.harness import goals
 from bench.harness.cluster import WAIT_TIMEOUT_S, BenchCluster, failure_reason, poll_until
 from bench.harness.figures import Figure, figure
-from bench.harness.goals import Goal, within
+from bench.harness.goals import Goal
 from bench.measures.commands import send_command
 from nodectl.client.connection.results import CommandResult
 from nodectl.reports.takeover import find_takeover
@@ -76,9 +77,9 @@ class Failovers:
     def __init__(self, bench_cluster: BenchCluster) -> None:
         self._bench_cluster = bench_cluster
         self._cluster, self._client = bench_cluster.cluster, bench_cluster.client
-        self._killed = FailoverKind("failover: leader's process killed (-9)", within(25.0, 100.0), self._kill)
-        self._paused = FailoverKind("failover: leader paused (SIGSTOP)", within(350.0, 700.0), self._pause)
-        self._handed = FailoverKind("planned switchover", within(15.0, 50.0), self._hand_over)
+        self._killed = FailoverKind("failover: leader's process killed (-9)", goals.KILLED_LATER, self._kill)
+        self._paused = FailoverKind("failover: leader paused (SIGSTOP)", goals.PAUSED, self._pause)
+        self._handed = FailoverKind("planned switchover", goals.HANDED_OVER, self._hand_over)
         self._kinds = (self._killed, self._paused, self._handed)
         self._failures = ""
         self._acknowledged = 0

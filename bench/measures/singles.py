@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
-import psutil
 
 from bench.harness.baseline import Baseline
+from bench.harness.callers import Call, run_callers
 from bench.harness.cluster import BenchCluster, has_adopted, poll_until
+from bench.harness.cpu_time import cpu_s
 from bench.harness.figures import Figure, figure
+from bench.harness.load import Load
 from bench.harness.profiled import Shares, shares
-from bench.measures.commands import CALLERS, PUTS, make_put, next_command, rate
+from bench.harness.yardstick import open_yardstick
+from bench.measures.commands import PUTS, next_command
 from nodectl import Client
 from nodestore.errors import NodectlError
 from nodestore.support.jsonio import dumps
 
-_EACH = 30
+_SECONDS = 0.6
+_CALLERS = 64
 
 
 async def single_requests(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> tuple[Figure, str]:
@@ -26,44 +30,39 @@ async def single_requests(bench_cluster: BenchCluster, baseline: Baseline, trial
     leader = await bench_cluster.client.leader()
     process = bench_cluster.cluster.processes[leader.id].process
     assert process is not None
-    ours, bare, used_us = await _rates_with_puts(leader.url, baseline, trials, psutil.Process(process.pid))
+    ours, bare, used_us = await _rates_with_puts(leader.url, baseline, trials, process.pid)
     measured = figure(
         "commands of 64 HTTP clients, one a request", ours, "1/s", bare, PUTS,
-        how="64 connections, one command a request, answered before the next is sent. In a trial each client sends "
-        f"{_EACH} commands, then {_EACH} puts; a first trial is a warm-up and is not counted. A request costs the "
+        how="64 connections, one command a request, answered before the next is sent. Trials of commands and of frozen "
+        f"puts, {_SECONDS:g} s each, alternate; a first trial is a warm-up and is not counted. A request costs the "
         f"leader {used_us:.0f} us of CPU. {await baseline.describe_member()}",
     )  # fmt: skip
     return measured, _profile_note(await _profiled(bench_cluster))
 
 
 async def _rates_with_puts(
-    url: str, baseline: Baseline, trials: int, leader: psutil.Process
+    url: str, baseline: Baseline, trials: int, leader: int
 ) -> tuple[list[float], list[float], float]:
-    """Return the rates of commands and of bare puts, and the leader's CPU time for a request in microseconds."""
-    ours: list[float] = []
-    bare: list[float] = []
+    """Return the rates of commands and of frozen puts, and the leader's CPU time for a request in microseconds."""
+    ours: list[Load] = []
+    bare: list[Load] = []
     used_s = 0.0
-    put = make_put(baseline.etcd)
-    async with _clients(url) as send:
-        await rate(send, _EACH)
-        await rate(put, _EACH)
+    async with _clients(url) as send, open_yardstick(baseline.endpoints[0]) as yardstick:
+        await run_callers(send, _CALLERS, _SECONDS)
+        await yardstick.puts(_CALLERS, _SECONDS)
         for _ in range(trials):
-            before = _cpu_s(leader)
-            ours.append(await rate(send, _EACH))
-            used_s += _cpu_s(leader) - before
-            bare.append(await rate(put, _EACH))
-    return ours, bare, used_s / (trials * CALLERS * _EACH) * 1e6
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    used = process.cpu_times()
-    return float(used.user + used.system)
+            before = cpu_s(leader)
+            ours.append(await run_callers(send, _CALLERS, _SECONDS))
+            used_s += cpu_s(leader) - before
+            bare.append(await yardstick.puts(_CALLERS, _SECONDS))
+    requests = sum(load.calls for load in ours)
+    return [load.rate for load in ours], [load.rate for load in bare], used_s / requests * 1e6
 
 
 @asynccontextmanager
-async def _clients(url: str) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+async def _clients(url: str) -> AsyncIterator[Call]:
     """Open 64 clients; yield the action that sends a command by the client with a given number."""
-    clients = [_SingleClient(url) for _ in range(CALLERS)]
+    clients = [_SingleClient(url) for _ in range(_CALLERS)]
     try:
         yield lambda number: clients[number].command()
     finally:
@@ -106,7 +105,7 @@ async def _profiled(bench_cluster: BenchCluster) -> Shares:
         await poll_until(lambda: has_adopted(client), "the profiled master has its configuration")
         async with _clients(url) as send:
             for _ in range(3):
-                await rate(send, _EACH)
+                await run_callers(send, _CALLERS, _SECONDS)
     return shares(stats)
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from rich.table import Table
 
+from bench.harness.curve import Point
 from bench.harness.figures import Figure
+from bench.report import curve_picture
+from bench.report.curve import CPU_TITLE, Before, cpu_rows, rate_rows
 from bench.report.picture import caption, drawable, svg
 
 DATA = Path("build/bench.json")
@@ -22,17 +25,20 @@ PICTURES = Path("docs/benchmarks")
 
 _COLUMNS = ("what", "n", "median", "p99", "worst", "baseline", "ratio", "goal", "met")
 _P99_FROM = 100
+_CURVE_POINTS_MIN = 2
+CURVE = "commands by the number of callers"
 _NONE = "–"
 
 _INTRODUCTION = (
     "# Benchmarks\n\n"
     "Written by `make bench` from its last complete run; not edited by hand. Everything runs on one machine, over "
     "loopback, including etcd's three members, and shares its cores, so absolute times depend on that machine.\n\n"
-    "Only the ratio can be compared between machines. It is shown in the rows that have a `baseline`. If the baseline "
-    "is a bare operation of etcd, it and the measured operation alternated in the same run, so that noise of the "
-    "machine affected both. If it is 100 nodes, these were measured right before the 1,000. A bare operation is a call "
-    "by this project's own session with etcd, in Python, from the same process. Both sides include the cost of that "
-    "session, so the ratio does not show it.\n\n"
+    "Times can be compared between machines only as ratios, in the rows that have a `baseline`. Trials of the baseline "
+    "and of what is compared with it alternate in the same run, so that noise of the machine affects both; but 100 "
+    "nodes are measured right before the 1,000. A frozen put is one of bench/harness/frozen_put.py: a program of its "
+    "own that uses grpc.aio and nothing of this project, and that does not change.\n\n"
+    "CPU times repeat within some 10 % on the same machine, however busy it is: what a process uses at rest is "
+    "subtracted, and they are divided by the slowdown of the cores that a probe measures in the same seconds.\n\n"
     "`n` is the number of trials, or of processes; `37 of 100`: the series broke off. `p99` and `worst` are on the bad "
     "side: for a rate, the value that 99 % of the trials exceed, and the slowest trial. With fewer than 100 trials p99 "
     "equals the worst trial; it is shown only if there is a goal for it, and is judged by that goal.\n\n"
@@ -55,6 +61,17 @@ def table(figures: Sequence[Figure]) -> Table:
     return shown
 
 
+def curve_tables(points: Sequence[Point], before: Before) -> list[Table]:
+    """Return the tables of the curve for a terminal: rates and latencies, and CPU time by process."""
+    found = []
+    for title, rows in ((CURVE, rate_rows(points)), (CPU_TITLE, cpu_rows(points, before))):
+        shown = Table(*rows[0], title=title)
+        for row in rows[1:]:
+            shown.add_row(*row)
+        found.append(shown)
+    return found
+
+
 def _cells(item: Figure) -> list[str]:
     n = f"{item.n} of {item.planned}" if item.is_incomplete else str(item.n)
     median = f"{item.median:.4g} {item.unit}".rstrip()
@@ -69,16 +86,27 @@ def _p99(item: Figure) -> str:
     return f"{item.p99:.4g}" if item.n >= _P99_FROM or judged else _NONE
 
 
-def write_data(figures: Sequence[Figure], path: Path) -> None:
+def write_data(figures: Sequence[Figure], path: Path, curve: Sequence[Point] = ()) -> None:
     """Write the results as JSON to `path` (DATA or PARTIAL)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({item.name: item.as_json() for item in figures}, indent=1) + "\n", "utf-8")
+    data: dict[str, object] = {item.name: item.as_json() for item in figures}
+    if curve:
+        data[CURVE] = {str(point.callers): point.as_json() for point in curve}
+    path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
 
 
 def write_page(
-    figures: Sequence[Figure], settings: Sequence[str], notes: Sequence[str], missing: Mapping[str, str]
+    figures: Sequence[Figure],
+    settings: Sequence[str],
+    notes: Sequence[str],
+    missing: Mapping[str, str],
+    curve: Sequence[Point] = (),
+    before: Before | None = None,
 ) -> None:
-    """Write docs/benchmarks.md and its pictures. missing: why a figure was not measured, by its name."""
+    """Write docs/benchmarks.md and its pictures.
+
+    missing: why a figure was not measured, by its name. before: CPU time of a command as recorded, by callers.
+    """
     PICTURES.mkdir(parents=True, exist_ok=True)
     for old in PICTURES.glob("*.svg"):
         old.unlink()
@@ -87,7 +115,7 @@ def write_page(
     lines += [_row(_cells(item)) for item in figures]
     for name, why in missing.items():
         lines.append(_row([name, "", "", "", "", f"not measured: {why.replace('|', '/')}", "", "", ""]))
-    lines += ["", *(f"{note}\n" for note in notes), "## Each of them", ""]
+    lines += ["", *_curve_lines(curve, before or {}), *(f"{note}\n" for note in notes), "## Each of them", ""]
     for item in figures:
         lines += [f"### {item.name}", ""]
         lines += [item.how, ""] if item.how else []
@@ -96,6 +124,20 @@ def write_page(
             path.write_text(svg(item), "utf-8")
             lines += [f"![{caption(item)}]({PICTURES.name}/{path.name})", ""]
     PAGE.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
+
+
+def _curve_lines(curve: Sequence[Point], before: Before) -> list[str]:
+    if len(curve) < _CURVE_POINTS_MIN:
+        return []
+    path = PICTURES / f"{slug(CURVE)}.svg"
+    path.write_text(curve_picture.svg(curve), "utf-8")
+    picture = f"![{curve_picture.CAPTION}]({PICTURES.name}/{path.name})"
+    lines = [f"## {CURVE.capitalize()}", "", picture, "", *_rows(rate_rows(curve)), "", CPU_TITLE + ":", ""]
+    return [*lines, *_rows(cpu_rows(curve, before)), ""]
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [_row(rows[0]), "| --- " * len(rows[0]) + "|", *(_row(row) for row in rows[1:])]
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import sys
@@ -19,10 +18,10 @@ import pytest
 from bench import suite
 from bench.harness import baseline
 from bench.harness import cluster as harness
-from bench.harness.baseline import Baseline, baseline_at_leader, describe, endpoints_of
+from bench.harness.baseline import baseline_at_leader, describe, endpoints_of
 from bench.harness.cluster import BenchCluster, in_turns
 from bench.harness.figures import figure
-from bench.measures import at_rest, cold_start, commands, failovers, scenes
+from bench.measures import at_rest, cold_start, failovers, scenes
 from nodectl.dev import launch
 from nodectl.dev.record import Part, Record
 from nodestore.errors import NodectlError, Unavailable
@@ -46,35 +45,6 @@ async def test_actions_take_turns_equally_often() -> None:
     taken = await in_turns({"ours": lambda: action("ours"), "bare": lambda: action("bare")}, 6, 3)
     assert called == (["ours"] * 3 + ["bare"] * 3) * 3
     assert {name: len(times) for name, times in taken.items()} == {"ours": 6, "bare": 6}
-
-
-async def test_many_callers_put_as_often_as_they_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both are warmed up, and then there are as many calls of one in a trial as of the other."""
-    monkeypatch.setattr(commands, "CALLERS", 3)
-    monkeypatch.setattr(commands, "_EACH", 2)
-    monkeypatch.setattr(
-        commands, "CpuPerCommand", lambda *_: SimpleNamespace(per_command_us=lambda count: {"client": count})
-    )
-    called: list[str] = []
-
-    async def called_as(name: str) -> Any:
-        called.append(name)
-        await asyncio.sleep(0)
-        return SimpleNamespace(id="m1")
-
-    client = SimpleNamespace(node_set=lambda *_: called_as("command"), leader=lambda: called_as("leader"))
-    etcd = SimpleNamespace(put=lambda *_: called_as("put"))
-    session = SimpleNamespace(etcd=etcd, describe_member=lambda: _text("Bare: e2."))
-    found = await commands.many_commands(faked(client=client), cast(Baseline, session), 2)
-    rounds = [(name, len(list(group))) for name, group in itertools.groupby(called)]
-    trial = [("command", 6), ("put", 6)]
-    assert rounds == [*trial, ("leader", 1), ("command", 12), ("put", 6), *trial]  # one round for the CPU
-    assert (found.n, len(found.baselines)) == (2, 2)
-    assert "Bare: e2." in found.how
-
-
-async def _text(text: str) -> str:
-    return text
 
 
 # --- the member of the leading master --------------------------------------------------------------------------------
