@@ -38,29 +38,34 @@ COMMANDS: dict[str, str] = {
     "backup": "Save the cluster's etcd data in a file.",
     "recover": "Begin a new epoch after a backup was restored.",
     "etcd": "Generate the configuration files of etcd members.",
+    "pki": "Issue, renew and revoke the certificates of a cluster.",
     "demo": "Run a cluster on this PC, inject faults, and check its guarantees.",
     "dev": "Run a cluster on this PC for development.",
 }
 """Help line by command. The module nodectl.cli.commands.<command> holds a Typer named `app`."""
+
+_PACKAGES = {"pki": "security."}
+"""The package of a command's module below nodectl.cli.commands, if it is in one."""
 
 _HOISTED = {
     "--endpoints", "-e", "--cluster", "--cluster-name", "-c", "--config", "--user", "--password-file", "--ca",
     "--cert", "--key", "--request-timeout",
 }  # fmt: skip
 _OUTPUT = {"-o", "--output"}
-_GROUPS = {"node", "scene", "config", "master", "app", "state", "snapshot", "etcd", "dev"}
+_GROUPS = {"node", "scene", "config", "master", "app", "state", "snapshot", "etcd", "pki", "dev"}
 """Commands that have commands of their own, so that `nodectl node help` can only mean `nodectl node --help`."""
 
 
 def _module(command: str) -> str:
-    return f"nodectl.cli.commands.{command.replace('-', '_')}"
+    return f"nodectl.cli.commands.{_PACKAGES.get(command, '')}{command.replace('-', '_')}"
 
 
 class LazyGroup(TyperGroup):
     """The group of all commands. It imports a command's module when that command is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name in COMMANDS if importlib.util.find_spec(_module(name)) is not None]
+        # The search for a module in a package would import the package.
+        return [name for name in COMMANDS if name in _PACKAGES or importlib.util.find_spec(_module(name)) is not None]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.list_commands(ctx):

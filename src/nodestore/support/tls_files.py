@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 import re
 import ssl
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from nodestore.errors import Invalid
+from nodestore.support.der import certificate_fields, elements, revoked_certificates
 
 _DAY_S = 86_400.0
 _WARN_BEFORE_S = 14 * _DAY_S
 
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
+_PEM_REVOCATIONS = re.compile(rb"-----BEGIN X509 CRL-----(.+?)-----END X509 CRL-----", re.DOTALL)
+_SEQUENCE, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0x17, 0x18
 _FIELDS_BEFORE_VALIDITY = 3  # serial number, signature algorithm, issuer
-_MORE_LENGTH_BYTES = 0x80
 _CENTURY_LIMIT = 50  # RFC 5280: a UTCTime with a year from 50 on is in the 20th century
 
 
@@ -47,19 +48,26 @@ class TlsContents:
     cert: bytes | None
     key: bytes | None
     ends: tuple[CertificateEnd, ...]
+    revoked: frozenset[tuple[bytes, bytes]] = frozenset()
+    """Issuer and serial number of each certificate in the revocation list."""
+    client: ssl.SSLContext = field(compare=False)
+    """A context for connections to servers that these files belong to."""
+    server: ssl.SSLContext | None = field(compare=False)
+    """A context for a server; None without a certificate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TlsFiles:
-    """Paths of TLS files in PEM format, each None if it is not used."""
+    """Paths of TLS files in PEM format, each None if it is not used. `crl`: a revocation list, in PEM or DER format."""
 
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    crl: Path | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return tuple(path for path in (self.ca, self.cert, self.key) if path is not None)
+        return tuple(path for path in (self.ca, self.cert, self.key, self.crl) if path is not None)
 
     def signature(self) -> tuple[object, ...]:
         """A value that differs once one of the files has been written or replaced. A missing file has one too."""
@@ -69,7 +77,8 @@ class TlsFiles:
         """Read all files. Raises Invalid if one cannot be used, or if the key does not belong to the certificate."""
         before = self.signature()
         ca, cert, key = (None if path is None else _read(path) for path in (self.ca, self.cert, self.key))
-        self.context()
+        revoked = frozenset[tuple[bytes, bytes]]() if self.crl is None else read_revoked(self.crl)
+        client, server = self.context(), None if self.cert is None else self._server_context()
         if self.signature() != before:
             raise Invalid(f"TLS files {self}: they are being written")
         ends = []
@@ -77,7 +86,9 @@ class TlsFiles:
             ends.append(CertificateEnd(max(_ends(self.ca, ca)), self.ca))
         if self.cert is not None and cert is not None:
             ends.append(CertificateEnd(min(_ends(self.cert, cert)), self.cert))
-        return TlsContents(ca=ca, cert=cert, key=key, ends=tuple(sorted(ends)))
+        return TlsContents(
+            ca=ca, cert=cert, key=key, ends=tuple(sorted(ends)), revoked=revoked, client=client, server=server
+        )
 
     def context(self) -> ssl.SSLContext:
         """An SSL context for a client. Without `ca` it trusts the system's authorities. Raises Invalid."""
@@ -85,6 +96,18 @@ class TlsFiles:
             context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
         except (OSError, ssl.SSLError) as error:
             raise Invalid(f"TLS file {self.ca} cannot be used as certificate authority: {error}") from None
+        self.load_into(context)
+        return context
+
+    def _server_context(self) -> ssl.SSLContext:
+        """A context for a server. It asks clients for a certificate, and accepts those that have none."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # A resumed session would not verify the client's certificate again.
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        if self.ca is not None:
+            context.verify_mode = ssl.CERT_OPTIONAL
         self.load_into(context)
         return context
 
@@ -137,33 +160,27 @@ def certificate_end(der: bytes) -> float:
         raise Invalid("malformed certificate") from None
 
 
+def certificate_end_of(path: Path) -> float:
+    """When the certificates in a file in PEM format end, the earliest of them. Raises Invalid."""
+    return min(_ends(path, _read(path)))
+
+
+def read_revoked(path: Path) -> frozenset[tuple[bytes, bytes]]:
+    """The issuer and the serial number of each certificate in a revocation list. Raises Invalid."""
+    return _revoked(path, _read(path))
+
+
 def _not_after(der: bytes) -> float:
-    certificate = next(_elements(der))[1]
-    fields = [item for item in _elements(next(_elements(certificate))[1]) if item[0] != _VERSION]
-    tag, validity = fields[_FIELDS_BEFORE_VALIDITY]
+    tag, validity = certificate_fields(der)[_FIELDS_BEFORE_VALIDITY]
     if tag != _SEQUENCE:
         raise ValueError("no validity")
-    (_, (kind, raw)) = _elements(validity)
+    (_, (kind, raw)) = elements(validity)
     text = raw.decode("ascii")
     if kind == _UTC_TIME:
         text = ("19" if int(text[:2]) >= _CENTURY_LIMIT else "20") + text
     elif kind != _GENERALIZED_TIME:
         raise ValueError("no time")
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
-
-
-def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The elements of a constructed value in DER: the tag and the content of each."""
-    at = 0
-    while at < len(data):
-        tag, length, at = data[at], data[at + 1], at + 2
-        if length >= _MORE_LENGTH_BYTES:
-            count = length - _MORE_LENGTH_BYTES
-            length, at = int.from_bytes(data[at : at + count], "big"), at + count
-        if at + length > len(data):
-            raise ValueError("truncated")
-        yield tag, data[at : at + length]
-        at += length
 
 
 def _ends(path: Path, pem: bytes) -> list[float]:
@@ -176,6 +193,15 @@ def _ends(path: Path, pem: bytes) -> list[float]:
         raise Invalid(f"TLS file {path} contains a malformed certificate") from None
     except Invalid as error:
         raise Invalid(f"TLS file {path}: {error}") from None
+
+
+def _revoked(path: Path, content: bytes) -> frozenset[tuple[bytes, bytes]]:
+    """The certificates in a file with one revocation list in DER format, or with any number of them in PEM format."""
+    try:
+        blocks = [binascii.a2b_base64(block) for block in _PEM_REVOCATIONS.findall(content)]
+        return frozenset().union(*map(revoked_certificates, blocks or [content]))
+    except (Invalid, ValueError):
+        raise Invalid(f"TLS file {path} contains no certificate revocation list in PEM or DER format") from None
 
 
 def _signature(path: Path) -> object:

@@ -1,0 +1,262 @@
+"""`nodectl pki`: issues, renews and revokes the certificates of a cluster. It needs no cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nodectl.cli.confirmation import YesOption, confirm
+from nodectl.cli.duration_option import duration_option
+from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
+
+if TYPE_CHECKING:
+    from nodestore.pki.authority import Authorities, Bundle
+    from nodestore.pki.records import IssuedCertificate
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None,
+    help="Issue, renew and revoke the certificates of a cluster.",
+)  # fmt: skip
+
+LIFE_LIMITS_S = (5.0, 43_800 * 3_600.0)
+"""Those of `nodestore.pki.authority`, which takes long to import."""
+
+DirectoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", "-d", metavar="DIR", envvar="NODECTL_PKI_DIR", show_envvar=False,
+        help="Directory of the authorities (default: NODECTL_PKI_DIR, else /etc/nodectl/pki; on Windows "
+        "%ProgramData%\\nodectl\\pki).",
+    ),
+]  # fmt: skip
+IdentityArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="KIND:NAME",
+        help="Whom the certificate names, such as masterd:pc1. Kinds: host, masterd, noded, hostd, operator, etcd.",
+    ),
+]
+
+
+@app.command("init")
+def init(
+    name: Annotated[str, typer.Option("--name", metavar="CLUSTER", help="Name of the cluster, for display.")] = "wall",
+    directory: DirectoryOption = None,
+    output: OutputOption = Format.table,
+) -> None:
+    """Make the two authorities of a cluster: one for the members of etcd among themselves, one for all else.
+
+    Each is a certificate and a key in the directory. Authorities that exist are left alone. Keep the directory on one
+    or two PCs only, and a copy of it in a safe place: who has its keys can name himself as he likes.
+    """
+    from nodestore.schema.keys import check_name
+
+    authorities = _authorities(directory)
+    made, out = authorities.init(check_name("cluster", name)), Output(output)
+    if made:
+        out.took_effect()
+    for authority in authorities.authorities():
+        state = "made" if authority.name in made else "exists already"
+        out.note(f"{authority.certificate} {state}")
+    _show(authorities, out)
+
+
+@app.command("issue")
+def issue(
+    identity: IdentityArgument,
+    address: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--address", metavar="HOST",
+            help="DNS name or IP address at which other PCs reach it. Repeat it for each one. The loopback addresses "
+            "are always added. Default: the addresses of its last certificate.",
+        ),
+    ] = None,
+    life: Annotated[
+        float | None,
+        duration_option(
+            "--life", least_s=LIFE_LIMITS_S[0], most_s=LIFE_LIMITS_S[1],
+            help="How long the certificate is valid. Default: as its last certificate, or 2160h, which is 90 days.",
+        ),
+    ] = None,
+    out_directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR",
+            help="Where to write its files (default: where they were written last, or issued/KIND-NAME).",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Issue a new certificate in any case.")] = False,
+    directory: DirectoryOption = None,
+    output: OutputOption = Format.table,
+) -> None:  # fmt: skip
+    """Issue a certificate and its key, and write them with the authority's certificate and the revocation list.
+
+    A certificate that exists is kept if its life is not over by two thirds and nothing else was asked for. Copy all
+    files of the directory to the PC. A member of etcd gets a second certificate, for the other members.
+    """
+    from nodestore.pki.identity import Subject
+
+    authorities = _authorities(directory)
+    bundle = authorities.issue(
+        Subject.parse(identity),
+        address or (),
+        life_s=life,
+        out=out_directory,
+        force=force,
+    )
+    _report(authorities, [bundle], Output(output), "issued")
+
+
+@app.command("renew")
+def renew(
+    identity: Annotated[
+        list[str] | None, typer.Argument(metavar="[KIND:NAME]...", help="Whose certificates (default: everybody's).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Renew also those that are still fresh.")] = False,
+    directory: DirectoryOption = None,
+    output: OutputOption = Format.table,
+) -> None:
+    """Renew the certificates whose life is over by two thirds: the same addresses and files, a new key.
+
+    The programs read changed files within seconds. The former certificates stay valid until they end.
+    """
+    from nodestore.pki.identity import Subject
+
+    authorities = _authorities(directory)
+    bundles = authorities.renew([Subject.parse(text) for text in identity or ()], force=force)
+    _report(authorities, bundles, Output(output), "renewed")
+
+
+@app.command("revoke")
+def revoke(
+    identity: IdentityArgument,
+    serial: Annotated[
+        str | None,
+        typer.Option("--serial", metavar="HEX", help="Only the certificate with this serial number, as `show` has it."),
+    ] = None,
+    yes: YesOption = False,
+    directory: DirectoryOption = None,
+    output: OutputOption = Format.table,
+) -> None:
+    """Revoke all certificates of an identity, for ever.
+
+    The revocation lists ca.crl and peer-ca.crl are written. Copy them to every PC: the programs read a changed list
+    within seconds, and close the connections of those that it names.
+    """
+    from nodestore.pki.identity import Subject
+
+    whom = Subject.parse(identity)
+    if not yes:
+        confirm(f"Revoke {'the certificate ' + serial if serial else 'all certificates'} of {whom}, for ever?")
+    authorities, out = _authorities(directory), Output(output)
+    serials = authorities.revoke(whom, serial)
+    out.took_effect()
+    for revoked in serials:
+        out.note(f"{whom}: certificate {revoked} is revoked")
+    out.note(f"copy {authorities.directory}{os.sep}*.crl to every PC")
+    out.show(
+        {"identity": str(whom), "serials": serials},
+        tables=list, names=lambda: serials,
+    )  # fmt: skip
+
+
+@app.command("show")
+def show(directory: DirectoryOption = None, output: OutputOption = Format.table) -> None:
+    """Show the authorities and the certificates, with their ends."""
+    _show(_authorities(directory), Output(output))
+
+
+# --- shared ---------------------------------------------------------------------------------------------------------
+
+
+def _authorities(directory: Path | None) -> Authorities:
+    from nodestore.pki.authority import Authorities
+
+    return Authorities(directory or _default_directory())
+
+
+def _default_directory() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("PROGRAMDATA") or "C:\\ProgramData") / "nodectl" / "pki"
+    return Path("/etc/nodectl/pki")
+
+
+def _report(authorities: Authorities, bundles: list[Bundle], out: Output, done: str) -> None:
+    from nodestore.support.tls_files import format_time
+
+    if any(bundle.changed for bundle in bundles):
+        out.took_effect()
+    for bundle in bundles:
+        state = f"{done}; copy {bundle.directory} to its PC" if bundle.changed else "up to date"
+        out.note(f"{bundle.identity} ends at {format_time(bundle.ends)}: {state}")
+    _warn(authorities, out)
+    out.show(
+        [_bundle_as_dict(item) for item in bundles],
+        tables=list,
+        names=lambda: [str(item.directory) for item in bundles],
+    )
+
+
+def _bundle_as_dict(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "identity": str(bundle.identity), "directory": str(bundle.directory), "ends": bundle.ends,
+        "changed": bundle.changed,
+    }  # fmt: skip
+
+
+def _show(authorities: Authorities, out: Output) -> None:
+    made, issued = authorities.authorities(), authorities.records().issued
+    document = {
+        "directory": str(authorities.directory),
+        "authorities": [
+            {"name": item.name, "certificate": str(item.certificate), "ends": item.ends, "has_key": item.has_key}
+            for item in made
+        ],
+        "certificates": [_as_dict(record) for record in issued],
+    }
+    out.show(document, tables=lambda: _tables(authorities), names=lambda: sorted({item.identity for item in issued}))
+    _warn(authorities, out)
+
+
+def _as_dict(record: IssuedCertificate) -> dict[str, Any]:
+    return {
+        "identity": record.identity, "authority": record.authority, "serial": record.serial,
+        "addresses": list(record.names), "issued": record.issued, "ends": record.ends, "revoked": record.revoked,
+        "directory": record.directory,
+    }  # fmt: skip
+
+
+def _tables(authorities: Authorities) -> list[Table]:
+    import time
+
+    from nodestore.support.tls_files import format_time
+
+    now = time.time()
+    made = Table(("AUTHORITY", "ENDS", "KEY", "PATH"))
+    for item in authorities.authorities():
+        made.add(item.name, format_time(item.ends), "here" if item.has_key else "not here", str(item.certificate))
+    issued = Table(("IDENTITY", "AUTHORITY", "ENDS", "STATE", "SERIAL", "PATH"), optional=("SERIAL", "PATH"))
+    for record in authorities.records().issued:
+        issued.add(
+            record.identity, record.authority, format_time(record.ends), _state(record, now), record.serial,
+            record.directory,
+        )  # fmt: skip
+    return [made, issued]
+
+
+def _state(record: IssuedCertificate, now: float) -> Cell:
+    if record.revoked is not None:
+        return Cell("revoked", "red")
+    if now >= record.ends:
+        return Cell("ended", "red")
+    return Cell("renew", "yellow") if record.is_due(now) else Cell("valid", "green")
+
+
+def _warn(authorities: Authorities, out: Output) -> None:
+    for line in authorities.warnings():
+        out.warn(line)
