@@ -13,7 +13,8 @@ from bench.harness.baseline import baseline_at_leader
 from bench.harness.cluster import BenchCluster, failure_reason
 from bench.harness.curve import Point
 from bench.harness.figures import Figure
-from bench.measures import at_rest, cold_start, commands, nodes, overload, power, scenes, singles
+from bench.harness.recorded import Recorded, load
+from bench.measures import at_rest, cold_start, commands, nodes, overload, power, scenes, singles, starts
 from bench.measures.failovers import Failovers
 from nodectl.dev.cluster import DevCluster
 from nodestore.errors import NodectlError
@@ -31,6 +32,7 @@ class Trials:
     rates: int = 15
     rate_s: float = 1.0
     commands: int = 1_000
+    stored: int = 120_000
     desired: int = 500
     killed: int = 100
     paused: int = 100
@@ -44,8 +46,8 @@ class Trials:
 
 
 QUICK = Trials(
-    callers=commands.QUICK_CALLERS, rates=7, rate_s=0.6, commands=100, desired=100, killed=6, paused=4, handed=15,
-    cold=3, scenes=2, busy_s=20.0, rest_s=15.0, power=2, overload_s=6.0,
+    callers=commands.QUICK_CALLERS, rates=7, rate_s=0.6, commands=100, stored=14_000, desired=100, killed=6, paused=4,
+    handed=15, cold=3, scenes=2, busy_s=20.0, rest_s=15.0, power=2, overload_s=6.0,
 )  # fmt: skip
 
 
@@ -55,6 +57,7 @@ class BenchRun:
 
     trials: Trials
     report: Callable[[str], None]
+    recorded: Recorded = field(default_factory=load)
     _bench_cluster: BenchCluster | None = None
     figures: list[Figure] = field(default_factory=list)
     curve: list[Point] = field(default_factory=list)
@@ -107,17 +110,28 @@ class BenchRun:
     async def nodes(self) -> None:
         self.figures.append(await nodes.desired_to_driver(self.bench_cluster, self.trials.desired))
 
+    async def fresh(self) -> None:
+        failovers = Failovers(self.bench_cluster, is_fresh=True)
+        await failovers.measure(self.trials.killed, 0, 0)
+        self.figures += failovers.figures()
+        self.missing |= failovers.missing()
+
     async def failovers(self) -> None:
         trials, failovers = self.trials, Failovers(self.bench_cluster)
+        await at_rest.run_commands(self.bench_cluster, trials.stored)
         await failovers.measure(trials.killed, trials.paused, trials.handed)
         self.figures += failovers.figures()
         self.missing |= failovers.missing()
+
+    async def starts(self) -> None:
+        self.figures += await starts.starts(self.bench_cluster, self.recorded, self.trials.cold)
 
     async def cold(self) -> None:
         self.figures += await cold_start.cold_start(self.bench_cluster, self.trials.cold)
 
     async def memory(self) -> None:
-        self.figures += at_rest.memory(self.bench_cluster)
+        stored = await at_rest.run_commands(self.bench_cluster, self.trials.stored)
+        self.figures += at_rest.memory(self.bench_cluster, stored)
 
     async def rest(self) -> None:
         self.figures += await at_rest.at_rest(self.bench_cluster, self.trials.rest_s)
@@ -139,11 +153,11 @@ class BenchRun:
 
 
 PARTS: dict[str, Callable[[BenchRun], Awaitable[None]]] = {
-    "commands": BenchRun.commands, "singles": BenchRun.singles, "memory": BenchRun.memory, "rest": BenchRun.rest,
-    "nodes": BenchRun.nodes, "failovers": BenchRun.failovers, "busy": BenchRun.busy, "cold": BenchRun.cold,
-    "overload": BenchRun.overload, "many": BenchRun.many,
+    "fresh": BenchRun.fresh, "starts": BenchRun.starts, "commands": BenchRun.commands, "singles": BenchRun.singles,
+    "memory": BenchRun.memory, "rest": BenchRun.rest, "nodes": BenchRun.nodes, "failovers": BenchRun.failovers,
+    "busy": BenchRun.busy, "cold": BenchRun.cold, "overload": BenchRun.overload, "many": BenchRun.many,
 }  # fmt: skip
-"""In the order of the run: memory after some work, rest before the faults, the large stores last."""
+"""In the order of the run: the fresh store first, memory after some work, rest before faults, large stores last."""
 
 
 def run(trials: Trials, only: tuple[str, ...], report: Callable[[str], None]) -> BenchRun:

@@ -64,6 +64,8 @@ KILLED_FRESH = within(25.0, 100.0)
 KILLED_LATER = within(35.0, 100.0)
 PAUSED = within(350.0, 700.0)
 HANDED_OVER = within(18.0, 60.0)
+NO_SLOWER = Goal("ratio", "at most", 1.1)
+"""Than recorded; CPU times repeat within 10 %."""
 NO_ERROR = Goal("worst", "at most", 0.0)
 MEMORY_MB: Mapping[str, float] = {"noded": 55.0, "masterd": 90.0, "etcd": 120.0}
 """After 120,000 commands, in each process."""

@@ -25,7 +25,7 @@ _OUTSTANDING_MAX = 360
 """Requests in flight. The limit is that of the generator, which must not fail before the master does."""
 
 _HEAD = (
-    f"POST /v1/commands HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    f"POST /v1/commands HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     f"Nodectl-Timeout-Ms: {round(WAIT_S * 1000)}\r\nContent-Length: %d\r\n\r\n"
 ).encode()
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)

@@ -6,7 +6,6 @@ document, and so its spec.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ import aiohttp
 from bench.harness.baseline import Baseline
 from bench.harness.callers import Call, run_callers
 from bench.harness.cluster import VALUE, BenchCluster, in_turns
+from bench.harness.commands import send_command
 from bench.harness.core_speed import CoreSpeed, watch_core_speed
 from bench.harness.costs import make_request, make_transaction
 from bench.harness.cpu_time import CpuMeter, Usage
@@ -25,7 +25,6 @@ from bench.harness.goals import CPU_OF_A_COMMAND, ONE_COMMAND, RATE
 from bench.harness.load import Load
 from bench.harness.yardstick import Yardstick, open_yardstick
 from nodectl import Client
-from nodectl.client.connection.results import CommandResult
 from nodestore.etcd.session import Etcd
 
 CALLERS = (1, 2, 4, 8, 16, 32, 64, 256)
@@ -39,18 +38,6 @@ _WARM_UP_S = 0.2
 _REST_S = 3.0
 _PART_OF_PUTS = 0.5
 """A trial of puts lasts this part of a trial of commands."""
-
-_numbers = itertools.count()
-
-
-def next_command() -> tuple[str, dict[str, str]]:
-    """Return a node and values that differ from its current ones."""
-    number = next(_numbers)
-    return f"n{number % 9 + 1}", {"text": f"bench {number}"}
-
-
-async def send_command(client: Client) -> CommandResult:
-    return await client.node_set(*next_command())
 
 
 def make_put(etcd: Etcd) -> Call:

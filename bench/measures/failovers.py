@@ -20,13 +20,14 @@ import psutil
 
 from bench.harness import goals
 from bench.harness.cluster import WAIT_TIMEOUT_S, BenchCluster, failure_reason, poll_until
+from bench.harness.commands import send_command
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
-from bench.measures.commands import send_command
 from nodectl.client.connection.results import CommandResult
 from nodectl.reports.takeover import find_takeover
 from nodestore.errors import NodectlError
 
+KILLED = "failover: leader's process killed (-9)"
 _CALLERS = 2
 _BEFORE_S = 0.25
 _AFTER = 10
@@ -72,22 +73,28 @@ class FailoverKind:
 
 
 class Failovers:
-    """Injects faults into the leader of a cluster, one after another, and measures each failover."""
+    """Injects faults into the leader of a cluster, one after another, and measures each failover.
 
-    def __init__(self, bench_cluster: BenchCluster) -> None:
+    is_fresh: the store is new, so a killed masterd has less memory, which the kernel must free first.
+    """
+
+    def __init__(self, bench_cluster: BenchCluster, *, is_fresh: bool = False) -> None:
         self._bench_cluster = bench_cluster
         self._cluster, self._client = bench_cluster.cluster, bench_cluster.client
-        self._killed = FailoverKind("failover: leader's process killed (-9)", goals.KILLED_LATER, self._kill)
+        killed = goals.KILLED_FRESH if is_fresh else goals.KILLED_LATER
+        self._killed = FailoverKind(KILLED + ", fresh store" * is_fresh, killed, self._kill)
         self._paused = FailoverKind("failover: leader paused (SIGSTOP)", goals.PAUSED, self._pause)
         self._handed = FailoverKind("planned switchover", goals.HANDED_OVER, self._hand_over)
         self._kinds = (self._killed, self._paused, self._handed)
         self._failures = ""
         self._acknowledged = 0
+        self._begun_at = 0
 
     async def measure(self, killed: int, paused: int, handed: int) -> None:
         """Measure this many failovers of each kind, in turns. A failed trial ends them; results are kept."""
         self._killed.planned, self._paused.planned, self._handed.planned = killed, paused, handed
         try:
+            self._begun_at = (await self._send_one()).index
             async with aiohttp.ClientSession() as self._http:
                 for turn in range(max(killed, paused)):
                     if turn < killed:
@@ -208,12 +215,20 @@ class Failovers:
         await asyncio.sleep(_STEADY_S)  # it must receive heartbeats before it can notice the next death
 
     def figures(self) -> list[Figure]:
-        """Return the figures of the kinds with at least one trial."""
-        return [self._figure(kind) for kind in self._kinds if kind.gaps]
+        """Return the figures of the kinds with at least one trial, and how many commands failed in switchovers."""
+        found = [self._figure(kind) for kind in self._kinds if kind.gaps]
+        if self._handed.gaps:
+            how = f"Of commands that two callers sent all the time during {len(self._handed.gaps):,} switchovers."
+            name = "commands that failed in planned switchovers"
+            found.append(figure(name, [float(self._handed.errors)], "", goals=[goals.NO_ERROR], how=how))
+        return found
 
     def _figure(self, kind: FailoverKind) -> Figure:
         done = len(kind.gaps)
-        how = f"Two callers of one Client send commands all the time; nine nodeds run.{kind.note}"
+        how = (
+            "Two callers of one Client send commands all the time; nine nodeds run. Before, the cluster had run "
+            f"{self._begun_at:,} commands.{kind.note}"
+        )
         if done < kind.planned:
             how += f" After {done} of {kind.planned} trials {self._failures}."
         return figure(kind.name, kind.gaps, "ms", goals=kind.goals, how=how, planned=kind.planned)

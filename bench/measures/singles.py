@@ -11,12 +11,13 @@ import aiohttp
 from bench.harness.baseline import Baseline
 from bench.harness.callers import Call, run_callers
 from bench.harness.cluster import BenchCluster, has_adopted, poll_until
+from bench.harness.commands import next_command
 from bench.harness.cpu_time import cpu_s
 from bench.harness.figures import Figure, figure
 from bench.harness.load import Load
 from bench.harness.profiled import Shares, shares
 from bench.harness.yardstick import open_yardstick
-from bench.measures.commands import PUTS, next_command
+from bench.measures.commands import PUTS
 from nodectl import Client
 from nodestore.errors import NodectlError
 from nodestore.support.jsonio import dumps

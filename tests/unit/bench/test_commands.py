@@ -8,6 +8,8 @@ import itertools
 import os
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,7 +24,7 @@ from bench.harness.cpu_time import CpuMeter, Usage, cpu_s
 from bench.harness.curve import Point, Trial
 from bench.harness.figures import figure
 from bench.harness.load import Load
-from bench.measures import commands
+from bench.measures import commands, starts
 from bench.report import curve_picture
 from bench.report.curve import cpu_rows, rate_rows
 from nodestore.errors import NodectlError
@@ -230,3 +232,38 @@ def test_recorded_figures_are_of_the_same_machine(tmp_path: Path, monkeypatch: p
     assert (found.median("one"), found.median("two"), found.cpu_us) == (1.0, 3.0, {64: 100.0})
     monkeypatch.setattr(recorded, "machine", lambda: "another one")
     assert recorded.load(path).cpu_us == {}
+
+
+# --- starts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "goal", "met"), [(None, "", None), (100.0, "at most 1.1x", True), (90.0, "at most 1.1x", False)]
+)
+async def test_a_start_is_judged_by_what_it_cost_before(
+    monkeypatch: pytest.MonkeyPatch, before: float | None, goal: str, met: bool | None
+) -> None:
+    """Its CPU time is divided by the slowdown of the cores. Without a recorded time it is not judged."""
+
+    @asynccontextmanager
+    async def watch() -> AsyncIterator[Any]:
+        yield SimpleNamespace(slowdown=lambda begun, ended: 2.0)
+
+    async def standby(_: object) -> starts.Start:
+        return starts.Start(10.0, 11.0, 0.8)
+
+    monkeypatch.setattr(starts, "watch_core_speed", watch)
+    monkeypatch.setattr(starts, "_nodectl_help", lambda: starts.Start(10.0, 10.5, 0.2))
+    monkeypatch.setattr(starts, "_standby", standby)
+    data = {} if before is None else {"figures": {"CPU of the start of nodectl --help": {"median": before}}}
+    found = {item.name: item for item in await starts.starts(cast(Any, None), recorded.Recorded(data), 2)}
+    judged = found["CPU of the start of nodectl --help"]
+    assert (judged.median, judged.goal, judged.met) == (100.0, goal, met)
+    assert found["start of nodectl --help"].median == 500.0
+    assert found["CPU of the start of a masterd until it stands by"].median == 400.0
+
+
+def test_the_help_of_nodectl_is_run_as_a_program() -> None:
+    found = starts._nodectl_help()
+    assert found.ended > found.begun
+    assert found.cpu_s > 0

@@ -141,7 +141,7 @@ async def test_failovers_that_break_off_say_so_in_their_rows(monkeypatch: pytest
         kind.gaps.append(20.0)
 
     monkeypatch.setattr(failovers.Failovers, "_run_trial", once)
-    measured = failovers.Failovers(faked(cluster=None, client=None))
+    measured = failovers.Failovers(faked(cluster=None, client=answering()))
     await measured.measure(5, 2, 3)
     rows = [(item.n, item.planned, "After 2 of" in item.how, item.met) for item in measured.figures()]
     assert rows == [(2, 5, True, True), (2, 2, False, True)]
@@ -156,12 +156,43 @@ async def test_failovers_that_end_well_are_whole(monkeypatch: pytest.MonkeyPatch
         kind.gaps.append(20.0)
 
     monkeypatch.setattr(failovers.Failovers, "_run_trial", once)
-    measured = failovers.Failovers(faked(cluster=None, client=None))
+    measured = failovers.Failovers(faked(cluster=None, client=answering()))
     await measured.measure(2, 1, 3)
     assert [(item.n, item.planned, item.is_incomplete) for item in measured.figures()] == [
-        (2, 2, False), (1, 1, False), (3, 3, False),
+        (2, 2, False), (1, 1, False), (3, 3, False), (1, 1, False),
     ]  # fmt: skip
     assert measured.missing() == {}
+    assert all("had run 7 commands" in item.how for item in measured.figures()[:3])
+    assert (measured.figures()[3].median, measured.figures()[3].goal) == (0.0, "at most 0")
+
+
+@pytest.mark.parametrize(
+    ("is_fresh", "name", "goal"), [(False, "(-9)", "at most 35 ms"), (True, "(-9), fresh store", "at most 25 ms")]
+)
+async def test_a_killed_leader_is_judged_by_the_age_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, is_fresh: bool, name: str, goal: str
+) -> None:
+    """A masterd that remembers many commands has more memory, which the kernel frees before it closes connections."""
+
+    async def once(self: failovers.Failovers, kind: failovers.FailoverKind) -> None:
+        kind.gaps.append(30.0)
+
+    monkeypatch.setattr(failovers.Failovers, "_run_trial", once)
+    measured = failovers.Failovers(faked(cluster=None, client=answering()), is_fresh=is_fresh)
+    await measured.measure(1, 0, 0)
+    (found,) = measured.figures()
+    assert found.name.endswith(name)
+    assert found.goal.startswith(f"median {goal}")
+    assert found.met is not is_fresh
+
+
+def answering() -> Any:
+    """A client whose commands get index 7."""
+
+    async def node_set(*_: object) -> Any:
+        return SimpleNamespace(index=7)
+
+    return SimpleNamespace(node_set=node_set)
 
 
 async def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +272,7 @@ def test_memory_is_told_divided_and_whole() -> None:
     """One row divides shared memory among the processes. Another counts it fully for each process, and has no goal."""
     process = SimpleNamespace(pid=os.getpid())
     record = SimpleNamespace(parts_of=lambda program: {f"{program}1": SimpleNamespace(process=process)})
-    found = {item.name: item for item in at_rest.memory(faked(cluster=SimpleNamespace(record=record)))}
+    found = {item.name: item for item in at_rest.memory(faked(cluster=SimpleNamespace(record=record)), 120_000)}
     assert list(found) == [
         "memory of noded", "memory of masterd", "memory of etcd",
         "memory of noded, all counted as its own (RSS)", "memory of masterd, all counted as its own (RSS)",
