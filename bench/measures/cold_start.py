@@ -17,12 +17,13 @@ from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
 from masterd.application.scenes import BuiltinApp
 from masterd.replication.snapshots import Image, Snapshots
-from masterd.state_machine.batch import Batch, CommandRequest, encode_entry
+from masterd.state_machine.batch import Batch, CommandRequest
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from nodestore.cluster.election import Fence, ensure_epoch
 from nodestore.errors import NodectlError
 from nodestore.etcd.session import Etcd, Op, op_delete, op_put
+from nodestore.schema.entry_codec import encode_entry
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Applied, ConfigRecord, Entry, Head, Term
 

@@ -14,11 +14,11 @@ from masterd.state_machine.batch import (
     BatchLimits,
     CommandOutcome,
     CommandRequest,
-    encode_entry,
 )
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from nodestore.errors import Refused
+from nodestore.schema.entry_codec import encode_entry
 from nodestore.schema.models import ConfigRecord, Entry, Inventory, Spec, decode
 from nodestore.support.jsonio import Document, Json
 

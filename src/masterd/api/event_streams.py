@@ -23,7 +23,7 @@ from nodestore.errors import Garbage, Invalid, NodectlError, TimedOut, TooOld, U
 from nodestore.schema.api_types import GoneEvent, LiveLeader, LiveMaster
 from nodestore.schema.entry_codec import decode_entry
 from nodestore.schema.keys import prefix_end
-from nodestore.schema.models import Entry
+from nodestore.schema.records import JournalEntry
 from nodestore.support.jsonio import Json, dumps
 from nodestore.support.time_slices import TimeSlice
 from nodestore.support.waiting import set_within
@@ -97,7 +97,9 @@ async def stream_journal(sources: ReadSources, request: web.Request) -> web.Stre
     return response
 
 
-async def write_entries(response: web.StreamResponse, epoch: int | None, entries: list[Entry], position: int) -> int:
+async def write_entries(
+    response: web.StreamResponse, epoch: int | None, entries: list[JournalEntry], position: int
+) -> int:
     """Send the commands of `entries` beyond index `position`. Returns the index reached."""
     time_slice = TimeSlice()
     for event in _command_events(epoch, entries, position):
@@ -148,7 +150,7 @@ def _check_same_epoch(now: int | None, before: int | None) -> int | None:
     return now
 
 
-async def _page(sources: ReadSources, position: int) -> list[Entry]:
+async def _page(sources: ReadSources, position: int) -> list[JournalEntry]:
     """The next entries beyond index `position`, from memory if they are there, else from etcd.
 
     Returns no entry that this replica has not applied, so that a read after an event sees its effect. Raises TooOld
@@ -176,7 +178,7 @@ async def _page(sources: ReadSources, position: int) -> list[Entry]:
     return entries
 
 
-def _command_events(epoch: int | None, entries: list[Entry], position: int) -> Iterator[bytes]:
+def _command_events(epoch: int | None, entries: list[JournalEntry], position: int) -> Iterator[bytes]:
     for entry in entries:
         for command in entry.commands:
             if command.index > position:

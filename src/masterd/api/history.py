@@ -21,7 +21,8 @@ from masterd.replication.journal_reader import read_entries
 from nodestore.errors import Garbage, Invalid
 from nodestore.schema.api_types import CommandView, History, UnreadableCommands
 from nodestore.schema.entry_codec import decode_entry
-from nodestore.schema.models import CommandRecord, affects_node
+from nodestore.schema.models import affects_node
+from nodestore.schema.records import JournalRecord, record_fields
 from nodestore.support.time_slices import TimeSlice
 
 _PAGE = 500
@@ -33,7 +34,7 @@ another leader."""
 _GARBAGE_MAX = 5
 
 HistoryItem = CommandView | UnreadableCommands
-Matches = Callable[[CommandRecord], bool]
+Matches = Callable[[JournalRecord], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +132,11 @@ def _filter(request: web.Request) -> Matches:
     """A predicate for the query's filters: node, actor and name of the command."""
     node, actor, name = (request.query.get(field) for field in ("node", "actor", "command"))
 
-    def matches(record: CommandRecord) -> bool:
+    def matches(record: JournalRecord) -> bool:
         return (
             (actor is None or record.actor == actor)
             and (name is None or record.name == name)
-            and (node is None or affects_node(record.model_dump(mode="json", exclude_defaults=True), node))
+            and (node is None or affects_node(record_fields(record), node))
         )
 
     return matches

@@ -9,7 +9,8 @@ from typing import Any, cast
 from masterd.application.contract import Application, node_document
 from masterd.state_machine.state import State
 from nodestore.schema.api_types import CommandView, NodeView
-from nodestore.schema.models import Alive, CommandRecord, Desired, Entry, Inventory, SpecMark, Status
+from nodestore.schema.models import Alive, Desired, Inventory, Status
+from nodestore.schema.records import JournalEntry, JournalRecord, MarkStruct, record_fields
 
 
 def node_view(
@@ -58,7 +59,7 @@ def _document(state: State, path: str | None) -> dict[str, Any] | None:
     return {} if doc is None else doc.value
 
 
-def node_problem(mark: SpecMark | None, status: Status | None, alive: Alive | None) -> str | None:
+def node_problem(mark: MarkStruct | None, status: Status | None, alive: Alive | None) -> str | None:
     """Why a node has not converged, in a few words; None if it has."""
     if alive is None:
         return "no noded has ever reported" if status is None else "down: no noded is connected"
@@ -75,7 +76,7 @@ def node_problem(mark: SpecMark | None, status: Status | None, alive: Alive | No
 
 
 def _order_problem(
-    name: str, mark: SpecMark | None, status: Status | None, orders: Mapping[str, Desired] | None
+    name: str, mark: MarkStruct | None, status: Status | None, orders: Mapping[str, Desired] | None
 ) -> str | None:
     """Why the status does not belong to the order in `desired/<node>`; None if it does.
 
@@ -97,7 +98,6 @@ def _text(order: tuple[int, int, int]) -> str:
     return ".".join(map(str, order))
 
 
-def command_view(record: CommandRecord, entry: Entry) -> CommandView:
+def command_view(record: JournalRecord, entry: JournalEntry) -> CommandView:
     """A command of the journal, with the term in which it was committed."""
-    fields = record.model_dump(mode="json", exclude_defaults=True)
-    return cast(CommandView, {**fields, "epoch": entry.epoch, "term": entry.term})
+    return cast(CommandView, {**record_fields(record), "epoch": entry.epoch, "term": entry.term})

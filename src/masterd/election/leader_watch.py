@@ -23,7 +23,8 @@ from nodestore.cluster.election import LeaderSeen
 from nodestore.errors import NodectlError
 from nodestore.etcd.session import Compare, Etcd, cmp_mod, op_get, op_put
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Answer, Cause, Challenge, Entry, nonce_of
+from nodestore.schema.models import Answer, Cause, Challenge, nonce_of
+from nodestore.schema.records import JournalEntry
 from nodestore.support.tasks import run_until_first_ends
 
 log = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ class LeaderWatch:
             self._suspicion.proof(time.monotonic())
             self._recheck_if_challenged()
 
-    def _on_entry(self, entry: Entry) -> None:
+    def _on_entry(self, entry: JournalEntry) -> None:
         if entry.term == self.revision:
             self._suspicion.proof(time.monotonic())
             self._recheck_if_challenged()

@@ -13,7 +13,7 @@ from nodestore.errors import Garbage, Invalid, TooLarge
 from nodestore.etcd.session import KV, Etcd
 from nodestore.schema.entry_codec import decode_entry
 from nodestore.schema.keys import Keys, prefix_end
-from nodestore.schema.models import Entry
+from nodestore.schema.records import JournalEntry
 from nodestore.support.time_slices import TimeSlice
 
 _PAGE = 100
@@ -25,7 +25,7 @@ _READ_S = 5.0
 
 async def read_entries(
     etcd: Etcd, keys: Keys, first: int, last: int, page: int = _PAGE
-) -> AsyncGenerator[tuple[KV, Entry | Garbage], None]:
+) -> AsyncGenerator[tuple[KV, JournalEntry | Garbage], None]:
     """The retained entries that hold the indexes from `first` to `last`, in order; a Garbage for an unreadable one.
 
     After a truncation they may begin later than `first`. The first and the last one may also hold indexes outside the
@@ -37,12 +37,12 @@ async def read_entries(
     async for kv in _fetch_range(etcd, keys, first, last, page):
         entry = _read(kv)
         yield kv, entry
-        if isinstance(entry, Entry) and entry.last >= last:
+        if not isinstance(entry, Garbage) and entry.last >= last:
             return
         await time_slice.yield_if_used_up()
 
 
-def _read(kv: KV) -> Entry | Garbage:
+def _read(kv: KV) -> JournalEntry | Garbage:
     try:
         return decode_entry(kv.value, kv.key)
     except Garbage as error:

@@ -20,7 +20,8 @@ from nodestore.etcd.session import KV, Etcd, Range
 from nodestore.etcd.watch import follow, list_at
 from nodestore.schema.entry_codec import decode_entry
 from nodestore.schema.keys import Keys, prefix_end
-from nodestore.schema.models import Applied, Entry, Epoch, Head, decode, decode_or_none
+from nodestore.schema.models import Applied, Epoch, Head, decode, decode_or_none
+from nodestore.schema.records import JournalEntry
 from nodestore.support.backoff import Backoff
 from nodestore.support.jsonio import Document
 from nodestore.support.logs import RateLimitedLog
@@ -95,13 +96,13 @@ class Replica:
         """Last index and size in bytes of each applied entry, oldest first. Truncation is decided from them."""
         self.sizes_known_after = 0
         """`entry_sizes` holds every entry after this index. It lacks earlier ones, which a snapshot contained."""
-        self._recent: deque[tuple[Entry, int]] = deque()
+        self._recent: deque[tuple[JournalEntry, int]] = deque()
         self._recent_bytes = 0
         self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
         self.bytes_applied = 0
         """Bytes of all entries that this process has applied. Their growth makes a snapshot due."""
         self._grew = asyncio.Condition()
-        self._listeners: list[Callable[[Entry], None]] = []
+        self._listeners: list[Callable[[JournalEntry], None]] = []
 
     @property
     def index(self) -> int:
@@ -131,7 +132,7 @@ class Replica:
             reading = f"it is reading it, and is at index {self.index}" if self.index else self.problem or self.outage
             raise Unavailable(f"this masterd has not read the journal yet: {self.outage or reading}")
 
-    def subscribe(self, callback: Callable[[Entry], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[JournalEntry], None]) -> Callable[[], None]:
         """Call `callback` with each applied entry; return a function that unsubscribes it."""
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback)
@@ -277,7 +278,7 @@ class Replica:
             f"holds index {index} in memory can still lead: restart no masterd. Without one, restore a backup"
         )
 
-    async def apply(self, entry: Entry, size: int, *, live: bool = True) -> None:
+    async def apply(self, entry: JournalEntry, size: int, *, live: bool = True) -> None:
         """Apply a committed entry, call the subscribers, and wake those that wait for its index.
 
         size: in bytes. live: whether it was committed just now; False if it was read at an unknown time after that.
@@ -298,7 +299,7 @@ class Replica:
         async with self._grew:
             self._grew.notify_all()
 
-    def recent_after(self, index: int) -> list[Entry] | None:
+    def recent_after(self, index: int) -> list[JournalEntry] | None:
         """The entries after `index` up to the state's index, from memory; None if memory does not hold all of them.
 
         Memory lacks old entries, which were dropped, and entries that were skipped because a snapshot was loaded.
@@ -307,7 +308,7 @@ class Replica:
             return None
         return [entry for entry, _ in self._recent if entry.last > index]
 
-    def _remember(self, entry: Entry, size: int) -> None:
+    def _remember(self, entry: JournalEntry, size: int) -> None:
         if self._recent and self._recent[-1][0].last + 1 != entry.first:
             self._recent.clear()
             self._recent_bytes = 0
@@ -479,7 +480,7 @@ class Replica:
         )
         log.warning("%s", self._unusable[index])
 
-    async def _images(self, entry: Entry) -> dict[str, dict[str, Document]]:
+    async def _images(self, entry: JournalEntry) -> dict[str, dict[str, Document]]:
         names = {record.restore for record in entry.commands if record.restore is not None}
         try:
             return {name: await self.snapshots.read_documents(name) for name in names}

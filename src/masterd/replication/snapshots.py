@@ -28,6 +28,7 @@ from nodestore.errors import Garbage, LeadershipLost, NotFound
 from nodestore.etcd.session import KV, Compare, Etcd, Op, cmp_create, cmp_mod, op_delete, op_get, op_put
 from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.models import Action, ConfigRecord, Inventory, Manifest, SpecMark, decode
+from nodestore.schema.records import MarkStruct
 from nodestore.support.jsonio import Document, dumps, loads
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Image:
     time: float
     floor: int
     documents: dict[str, VersionedDocument]
-    specs: dict[str, SpecMark]
+    specs: dict[str, MarkStruct]
     ids: dict[str, RememberedResult]
     restores: dict[int, str]
     adopted: AdoptedConfig | None
@@ -145,7 +146,7 @@ def _fill(state: State, data: dict[str, Any]) -> None:
                 state.adopted = AdoptedConfig(record, data["config_revision"], data["config_index"], inventory)
         case "specs":
             for node, (generation, digest) in data["items"].items():
-                state.specs[node] = SpecMark(generation=generation, hash=digest)
+                state.specs[node] = MarkStruct.of(SpecMark(generation=generation, hash=digest))
         case "documents":
             for path, (index, value) in data["items"].items():
                 state.documents[path] = VersionedDocument(index, value, document_size(path, value))

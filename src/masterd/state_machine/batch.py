@@ -6,8 +6,9 @@ not committed, they are discarded.
 
 from __future__ import annotations
 
+import math
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -18,15 +19,16 @@ from masterd.application.contract import Application, Command, ConfigChange, Giv
 from masterd.state_machine.actions import COMMON_COMMANDS
 from masterd.state_machine.remembered import check_same_request, request_digest
 from masterd.state_machine.specs import DerivedSpec, SpecDeriver
-from masterd.state_machine.state import State, document_size, pending_after, prepare_record
+from masterd.state_machine.state import State, document_size, needs_preparation, pending_after, prepare_record
 from masterd.state_machine.transaction import Overlay
 from masterd.state_machine.views import actions_view
 from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
-from nodestore.schema.entry_codec import check_record
+from nodestore.schema.entry_codec import decode_record, encode_record
 from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_NAME_BYTES_MAX, check_text, shortened
-from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Inventory, SpecMark, Term
+from nodestore.schema.models import Action, ConfigRecord, Inventory, Term
+from nodestore.schema.records import MarkStruct, RecordStruct
 from nodestore.support.json_rules import checked_copy
-from nodestore.support.jsonio import Document, Json, copy, dumps
+from nodestore.support.jsonio import Document, Json, copy
 
 CONFIG_ADOPT = "config.adopt"
 CONFIG_RESPEC = "config.respec"
@@ -98,7 +100,7 @@ class Batch:
     spec_deriver: SpecDeriver
     now: float
     limits: BatchLimits = field(default_factory=BatchLimits)
-    records: list[CommandRecord] = field(default_factory=list)
+    records: list[RecordStruct] = field(default_factory=list)
     encoded: list[bytes] = field(default_factory=list)
     entry_bytes: int = 0
     changed_specs: dict[str, DerivedSpec] = field(default_factory=dict)
@@ -109,7 +111,8 @@ class Batch:
     on_fault: Callable[[str, BaseException], None] = lambda name, error: None
     """Called with the command's name and the exception of its handler. Not called for a NodectlError, with which a
     handler refuses a command."""
-    _ids: dict[str, tuple[CommandOutcome, CommandRecord]] = field(default_factory=dict)
+    _ids: dict[str, RecordStruct] = field(default_factory=dict)
+    """The records of the batch by command id."""
     _documents_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -159,8 +162,7 @@ class Batch:
             derived = self.spec_deriver.update(self.overlay.config, transaction, affected)
             self._check_specs(derived)
             growth = self._check_state_size(request.name, transaction, specs_bytes)
-            record = self._record(request, result, transaction, derived)
-            raw = self._encode(record)
+            record, raw = self._encode(self._record(request, result, transaction, derived))
             if len(raw) > self.limits.entry_bytes_max:
                 raise TooLarge(
                     f"command {request.name} would write {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}"
@@ -173,8 +175,8 @@ class Batch:
             if not admitted:
                 self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
         self._append_record(record, raw, derived, transaction.writes, growth)
-        self._ids[request.id] = CommandOutcome(request.id, record.index, result), record
-        return CommandOutcome(request.id, record.index, copy(result))
+        self._ids[request.id] = record
+        return CommandOutcome(request.id, record.index, result)
 
     def restore(self, request: CommandRequest, snapshot: str, image: Mapping[str, Document]) -> CommandOutcome:
         """Replace all documents by those of a snapshot, in a record that only names the snapshot.
@@ -199,11 +201,10 @@ class Batch:
             derived = self.spec_deriver.update(self.overlay.config, transaction, affected)
             self._check_specs(derived)
             growth = self._check_state_size(request.name, transaction, specs_bytes)
-            record = CommandRecord(
+            record, raw = self._encode(RecordStruct(
                 index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name, args=args,
                 result=result, specs=self._marks(derived), restore=snapshot, config_version=self._config_version,
-            )  # fmt: skip
-            raw = self._encode(record)
+            ))  # fmt: skip
         except NodectlError:
             self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
             raise
@@ -223,12 +224,13 @@ class Batch:
         if request.args:
             raise Invalid(f"{TIME_RESET} takes no arguments")
         shift = time - self.now
+        if not math.isfinite(shift):
+            raise Invalid(f"{TIME_RESET}: the clocks of the PCs show {time}, which is no time")
         result = {"time": time, "shifted_s": round(shift, 3)}
-        record = CommandRecord(
-            index=self.next_index, id=request.id, actor=request.actor, time=time, name=TIME_RESET, result=result,
-            time_shift=shift, config_version=self._config_version,
-        )  # fmt: skip
-        raw = self._encode(record)
+        record, raw = self._encode(RecordStruct(
+            index=self.next_index, id=request.id, actor=request.actor, time=time, name=TIME_RESET, args={},
+            result=result, time_shift=shift, config_version=self._config_version,
+        ))  # fmt: skip
         self._append_record(record, raw)
         return CommandOutcome(request.id, record.index, result)
 
@@ -253,7 +255,7 @@ class Batch:
             return None
         return transaction if transaction.writes or transaction.actions else None
 
-    def adopt(self, config: ConfigRecord, revision: int, changes: Overlay | None = None) -> CommandRecord:
+    def adopt(self, config: ConfigRecord, revision: int, changes: Overlay | None = None) -> RecordStruct:
         """Adopt a configuration. revision: mod_revision of `config/current`.
 
         changes: writes and actions from `run_config_handler`, which become part of the same entry.
@@ -271,7 +273,7 @@ class Batch:
         derived = self.spec_deriver.rebuild(inventory, transaction)
         self._check_specs(derived)
         growth = self._check_state_size(CONFIG_ADOPT, transaction, specs_bytes)
-        record = CommandRecord(
+        record, raw = self._encode(RecordStruct(
             index=self.next_index,
             id=f"{CONFIG_ADOPT}-{revision}",
             actor=shortened(config.actor, ACTOR_BYTES_MAX),
@@ -290,14 +292,13 @@ class Batch:
                 for node, pending in self.state.actions.items()
                 if node not in inventory.nodes
             },
-        )
-        raw = self._encode(record)
+        ))  # fmt: skip
         if changes is not None and len(raw) > self.limits.entry_bytes_max:
             raise TooLarge(f"the entry would have {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}")
         self._append_record(record, raw, derived, transaction.writes, growth)
         return record
 
-    def respec(self, actor: str, nonce: str) -> CommandRecord | None:
+    def respec(self, actor: str, nonce: str) -> RecordStruct | None:
         """Record the specs of all nodes whose derived spec differs from the recorded one; None if all are equal.
 
         They differ after an upgrade of the application, for example. A node whose spec cannot be derived is left out.
@@ -306,32 +307,31 @@ class Batch:
         derived = {node: self.spec_deriver[node] for node in self.differing_nodes()}
         if not derived:
             return None
-        record = CommandRecord(
+        record, raw = self._encode(RecordStruct(
             index=self.next_index, id=f"{CONFIG_RESPEC}-{nonce}", actor=actor, time=self.now, name=CONFIG_RESPEC,
             args={}, result={"nodes": sorted(derived)}, specs=self._marks(derived), config_version=self._config_version,
-        )  # fmt: skip
-        raw = self._encode(record)
+        ))  # fmt: skip
         self._append_record(record, raw, derived)
         return record
 
-    def forget(self, actor: str, nonce: str) -> CommandRecord:
+    def forget(self, actor: str, nonce: str) -> RecordStruct:
         """Record a command that changes nothing. Its entry carries a new floor, so it makes replicas forget results."""
-        record = CommandRecord(
+        record, raw = self._encode(RecordStruct(
             index=self.next_index, id=f"{RESULTS_FORGET}-{nonce}", actor=actor, time=self.now, name=RESULTS_FORGET,
-            args={}, config_version=self._config_version,
-        )  # fmt: skip
-        self._append_record(record, encode_record(record))
+            args={}, result=None, config_version=self._config_version,
+        ))  # fmt: skip
+        self._append_record(record, raw)
         return record
 
-    def record_application(self, name: str, actor: str, nonce: str) -> CommandRecord:
+    def record_application(self, name: str, actor: str, nonce: str) -> RecordStruct:
         """Record that the application `name` leads. The record changes nothing else; the entry that holds it carries
         the name."""
         args: dict[str, Any] = {"name": name, "replaces": self.state.application}
-        record = CommandRecord(
+        record, raw = self._encode(RecordStruct(
             index=self.next_index, id=f"{CONFIG_APPLICATION}-{nonce}", actor=actor, time=self.now,
             name=CONFIG_APPLICATION, args=args, result={"name": name}, config_version=self._config_version,
-        )  # fmt: skip
-        self._append_record(record, encode_record(record))
+        ))  # fmt: skip
+        self._append_record(record, raw)
         return record
 
     def differing_nodes(self) -> list[str]:
@@ -345,9 +345,9 @@ class Batch:
         Raises IdReused if the id belongs to another command.
         """
         if request.id in self._ids:
-            earlier, record = self._ids[request.id]
-            _check_same(request, request_digest(record.name, record.args), earlier.index)
-            return CommandOutcome(request.id, earlier.index, copy(earlier.result), repeated=True)
+            record = self._ids[request.id]
+            _check_same(request, request_digest(record.name, record.args), record.index)
+            return CommandOutcome(request.id, record.index, copy(record.result), repeated=True)
         remembered = self.state.ids.get(request.id)
         if remembered is not None:
             _check_same(request, remembered.digest, remembered.index)
@@ -396,26 +396,13 @@ class Batch:
 
     def _record(
         self, request: CommandRequest, result: Json, transaction: Overlay, derived: Mapping[str, DerivedSpec]
-    ) -> CommandRecord:
-        fields: dict[str, Any] = {
-            "index": self.next_index,
-            "id": request.id,
-            "actor": request.actor,
-            "time": self.now,
-            "name": request.name,
-            "args": checked_copy(request.args, "arguments"),
-            "result": result,
-            "writes": transaction.writes,
-            "specs": self._marks(derived),
-            "actions": transaction.actions,
-            "closes": dict(request.closes),
-            "config_version": self._config_version,
-            "config": None,
-            "config_revision": None,
-            "restore": None,
-            "time_shift": None,
-        }
-        return CommandRecord.build_unchecked(fields)
+    ) -> RecordStruct:
+        return RecordStruct(
+            index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name,
+            args=checked_copy(request.args, "arguments"), result=result, writes=transaction.writes,
+            specs=self._marks(derived), actions=transaction.actions, closes=dict(request.closes),
+            config_version=self._config_version,
+        )  # fmt: skip
 
     @property
     def _config_version(self) -> int:
@@ -463,32 +450,30 @@ class Batch:
         document = self.overlay.writes[path]
         return 0 if document is None else document_size(path, document)
 
-    def _marks(self, derived: Mapping[str, DerivedSpec]) -> dict[str, SpecMark | None]:
+    def _marks(self, derived: Mapping[str, DerivedSpec]) -> dict[str, MarkStruct | None]:
         index = self.next_index
-        return {
-            node: SpecMark.build_unchecked({"generation": index, "hash": item.hash}) if item.spec is not None else None
-            for node, item in derived.items()
-        }
+        return {node: MarkStruct(index, item.hash) if item.spec is not None else None for node, item in derived.items()}
 
-    def _encode(self, record: CommandRecord) -> bytes:
-        """The record as JSON, after the check that every replica can read and apply it. Invalid otherwise.
+    def _encode(self, record: RecordStruct) -> tuple[RecordStruct, bytes]:
+        """The record as replicas decode it, and as JSON. Invalid if a replica could not decode or apply it.
 
         The check takes the replicas' own path. An entry that fails on it would stop every standby and, after a
-        takeover, every masterd; here it fails only its own command.
+        takeover, every masterd; here it fails only its own command. The leader goes on with what it has decoded, so
+        its state cannot differ from theirs.
         """
         try:
             raw = encode_record(record)
-            read_back = check_record(raw, f"index {record.index}")
-            pending = None if read_back is None else self._prepare(read_back)
+            decoded = decode_record(raw, f"index {record.index}")
+            pending = self._prepare(decoded) if needs_preparation(decoded) else None
         except Exception as error:
             raise Invalid(
                 f"command {record.name} was not run, because no replica could apply its entry: {error}"
             ) from error
         if pending is not None:
-            self._check_action_views(pending, record.actions)
-        return raw
+            self._check_action_views(pending, decoded.actions)
+        return decoded, raw
 
-    def _prepare(self, record: CommandRecord) -> Mapping[str, tuple[Action, ...]]:
+    def _prepare(self, record: RecordStruct) -> Mapping[str, tuple[Action, ...]]:
         """Do what a replica does before it applies this record; return the pending actions that it changes."""
         images: dict[str, dict[str, Document]] = {record.restore: {}} if record.restore else {}
         return prepare_record(record, images, self.epoch, self._all_pending).pending
@@ -508,7 +493,7 @@ class Batch:
 
     def _append_record(
         self,
-        record: CommandRecord,
+        record: RecordStruct,
         raw: bytes,
         derived: Mapping[str, DerivedSpec] = MappingProxyType({}),
         writes: Mapping[str, Document | None] = MappingProxyType({}),
@@ -558,55 +543,6 @@ def _inventory(config: ConfigRecord) -> Inventory:
     return Inventory.model_validate(checked_copy(config.model_dump(), "configuration")["inventory"])
 
 
-def encode_record(record: CommandRecord) -> bytes:
-    """The record as JSON, without empty fields."""
-    fields: dict[str, Any] = {
-        "index": record.index,
-        "id": record.id,
-        "actor": record.actor,
-        "time": record.time,
-        "name": record.name,
-        "args": record.args,
-        "result": record.result,
-    }
-    if record.writes:
-        fields["writes"] = record.writes
-    if record.specs:
-        fields["specs"] = {node: mark and mark.__dict__ for node, mark in record.specs.items()}
-    if record.actions:
-        fields["actions"] = {node: action.model_dump() for node, action in record.actions.items()}
-    if record.closes:
-        fields["closes"] = record.closes
-    if record.config_version:
-        fields["config_version"] = record.config_version
-    if record.config is not None:
-        fields["config"] = record.config
-        fields["config_revision"] = record.config_revision
-    if record.restore is not None:
-        fields["restore"] = record.restore
-    if record.time_shift is not None:
-        fields["time_shift"] = record.time_shift
-    return dumps(fields)
-
-
 def _check_same(request: CommandRequest, first: str | None, index: int) -> None:
     args = checked_copy(request.args, "arguments")  # as they are in the journal: a tuple became a list
     check_same_request(request.id, first, request.name, args, index)
-
-
-def encode_entry(
-    epoch: int,
-    term: int,
-    nonce: str,
-    encoded: Sequence[bytes],
-    floor: int | None = None,
-    application: str | None = None,
-) -> bytes:
-    """The journal entry with these encoded records, as JSON. floor, application: see `models.Entry`."""
-    fields: dict[str, Any] = {"v": 1, "epoch": epoch, "term": term, "nonce": nonce}
-    if floor is not None:
-        fields["floor"] = floor
-    if application is not None:
-        fields["application"] = application
-    opening = dumps(fields)[:-1]
-    return opening + b',"commands":[' + b",".join(encoded) + b"]}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from nodestore.errors import Garbage, IdReused
-from nodestore.schema.models import CommandRecord
+from nodestore.schema.records import JournalRecord
 from nodestore.support.jsonio import Json, digest, dumps
 
 RESULT_BYTES_MAX = 4 << 10
@@ -36,7 +36,7 @@ class RememberedResult:
     size: int = 0
 
     @classmethod
-    def of(cls, record: CommandRecord) -> Self:
+    def of(cls, record: JournalRecord) -> Self:
         """What is remembered of this command."""
         result_bytes = len(dumps(record.result))
         by_index = result_bytes > RESULT_BYTES_MAX

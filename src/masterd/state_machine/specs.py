@@ -9,7 +9,7 @@ from hashlib import sha256
 from masterd.application.contract import Application, GivenUp, View
 from nodestore.errors import NodectlError
 from nodestore.schema.models import Inventory, Spec
-from nodestore.support.jsonio import Document, canonical
+from nodestore.support.jsonio import Document, canonical_if_plain
 
 _HASH_DIGITS = 16
 
@@ -28,7 +28,7 @@ class DerivedSpec:
         fields: Document = {"driver": spec.driver, "settings": spec.settings, "document": spec.document}
         if spec.model_extra:
             fields.update(spec.model_extra)
-        raw = canonical(fields)
+        raw = canonical_if_plain(fields)
         return cls(spec, sha256(raw).hexdigest()[:_HASH_DIGITS], len(raw))
 
 

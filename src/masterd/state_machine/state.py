@@ -10,15 +10,8 @@ from pydantic import ValidationError
 
 from masterd.state_machine.remembered import RememberedResult
 from nodestore.errors import Garbage
-from nodestore.schema.models import (
-    Action,
-    CommandRecord,
-    ConfigRecord,
-    Entry,
-    Inventory,
-    SpecMark,
-    first_problem,
-)
+from nodestore.schema.models import Action, ConfigRecord, Inventory, first_problem
+from nodestore.schema.records import JournalEntry, JournalRecord, MarkStruct
 from nodestore.support.jsonio import Document, dumps
 
 IDS_MIN = 10_000
@@ -59,7 +52,7 @@ class State:
     index: int = 0
     time: float = 0.0
     documents: dict[str, VersionedDocument] = field(default_factory=dict)
-    specs: dict[str, SpecMark] = field(default_factory=dict)
+    specs: dict[str, MarkStruct] = field(default_factory=dict)
     adopted: AdoptedConfig | None = None
     ids: dict[str, RememberedResult] = field(default_factory=dict)
     ids_bytes: int = 0
@@ -114,7 +107,7 @@ class State:
             matching.append(path)
         return matching
 
-    def apply(self, entry: Entry, images: Mapping[str, Mapping[str, Document]] | None = None) -> None:
+    def apply(self, entry: JournalEntry, images: Mapping[str, Mapping[str, Document]] | None = None) -> None:
         """Apply an entry. images: the documents of each snapshot that the entry restores, by name.
 
         JournalGap if the entry does not directly follow this state: the caller then loads a snapshot. Garbage if the
@@ -132,7 +125,7 @@ class State:
         # entry of a version that wrote no floor, each replica decides by the rule of that version.
         self._forget(self._floor_by_age(len(self.ids)) if entry.floor is None else entry.floor)
 
-    def _apply(self, record: CommandRecord, prepared: PreparedRecord) -> None:
+    def _apply(self, record: JournalRecord, prepared: PreparedRecord) -> None:
         if record.restore is not None:
             self._replace_documents(prepared.image, record.index)
             self.restores[record.index] = record.restore
@@ -142,7 +135,7 @@ class State:
             if mark is None:
                 self.specs.pop(node, None)
             else:
-                self.specs[node] = mark
+                self.specs[node] = MarkStruct.of(mark)
         self._set_pending(prepared.pending)
         if record.config is not None:
             self.adopted = AdoptedConfig(
@@ -245,7 +238,7 @@ _NOTHING_PREPARED = PreparedRecord()
 
 
 def prepare_entry(
-    entry: Entry, images: Mapping[str, Mapping[str, Document]], actions: Mapping[str, tuple[Action, ...]]
+    entry: JournalEntry, images: Mapping[str, Mapping[str, Document]], actions: Mapping[str, tuple[Action, ...]]
 ) -> dict[int, PreparedRecord]:
     """What applying each record needs, by index; most records need nothing. Garbage if a record cannot be applied.
 
@@ -260,7 +253,7 @@ def prepare_entry(
     return prepared
 
 
-def needs_preparation(record: CommandRecord) -> bool:
+def needs_preparation(record: JournalRecord) -> bool:
     """Whether a part of this record must be computed before it can be applied. False for nearly all records."""
     return bool(
         record.actions
@@ -272,7 +265,7 @@ def needs_preparation(record: CommandRecord) -> bool:
 
 
 def prepare_record(
-    record: CommandRecord,
+    record: JournalRecord,
     images: Mapping[str, Mapping[str, Document]],
     epoch: int,
     before: Mapping[str, tuple[Action, ...]],
@@ -290,7 +283,7 @@ def prepare_record(
 
 
 def pending_after(
-    record: CommandRecord, epoch: int, before: Mapping[str, tuple[Action, ...]]
+    record: JournalRecord, epoch: int, before: Mapping[str, tuple[Action, ...]]
 ) -> dict[str, tuple[Action, ...]]:
     """The pending actions after this command, of the nodes whose actions it changes."""
     after: dict[str, tuple[Action, ...]] = {}

@@ -15,7 +15,8 @@ from masterd.state_machine.state import State
 from nodestore.errors import Garbage
 from nodestore.schema.keys import Keys
 from nodestore.schema.limits import ACTOR_BYTES_MAX, shortened
-from nodestore.schema.models import Action, Actions, CommandRecord, Desired, SpecMark, Term, decode
+from nodestore.schema.models import Action, Actions, Desired, SpecMark, Term, decode
+from nodestore.schema.records import JournalRecord, MarkStruct
 from nodestore.support.jsonio import Document, dumps
 
 ViewChanges = dict[str, bytes | None]
@@ -34,7 +35,7 @@ def document_view(index: int, document: Document) -> bytes:
     return dumps({"v": 1, "index": index, "document": document})
 
 
-def desired_view(term: Term, mark: SpecMark, derived: DerivedSpec) -> bytes:
+def desired_view(term: Term, mark: SpecMark | MarkStruct, derived: DerivedSpec) -> bytes:
     if derived.spec is None:
         raise ValueError("a node without a spec has no desired state")
     desired = Desired(epoch=term.epoch, term=term.revision, generation=mark.generation, spec=derived.spec)
@@ -51,7 +52,7 @@ def actions_view(term: Term, pending: tuple[Action, ...]) -> bytes:
 def changes_of(
     keys: Keys,
     term: Term,
-    records: Iterable[CommandRecord],
+    records: Iterable[JournalRecord],
     derived: Mapping[str, DerivedSpec],
     pending: Mapping[str, tuple[Action, ...]] = MappingProxyType({}),
 ) -> ViewChanges:
@@ -60,7 +61,7 @@ def changes_of(
     pending: the pending actions of the nodes whose actions changed.
     """
     documents: dict[str, tuple[int, Document | None]] = {}
-    marks: dict[str, SpecMark | None] = {}
+    marks: dict[str, SpecMark | MarkStruct | None] = {}
     for record in records:
         documents.update((path, (record.index, document)) for path, document in record.writes.items())
         marks.update(record.specs)

@@ -17,7 +17,8 @@ from masterd.term.retention import JournalRetention
 from nodestore.cluster.election import Fence
 from nodestore.errors import Conflict, Garbage, Invalid, NotFound
 from nodestore.schema.keys import check_name
-from nodestore.schema.models import Entry, Manifest
+from nodestore.schema.models import Manifest
+from nodestore.schema.records import with_commands
 from nodestore.support.jsonio import Document
 from nodestore.support.time_slices import TimeSlice
 
@@ -99,7 +100,7 @@ class SnapshotArchive:
                 names = {command.restore for command in part if command.restore is not None}
                 images = {name: await self._snapshots.read_documents(name) for name in names}
                 try:
-                    state.apply(Entry.model_construct(**{**dict(entry), "commands": part}), images)
+                    state.apply(with_commands(entry, part), images)
                 except Garbage:
                     return
                 await time_slice.yield_if_used_up()

@@ -16,7 +16,7 @@ from typing import TypeVar
 from masterd.application.contract import Application
 from masterd.application.worker import HungError, JobProgress, Worker
 from masterd.replication.replica import Replica
-from masterd.state_machine.batch import Batch, BatchLimits, CommandRequest, encode_entry
+from masterd.state_machine.batch import Batch, BatchLimits, CommandRequest
 from masterd.state_machine.leader_clock import LeaderClock
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.views import TxnBudget, changes_of, document_view
@@ -30,8 +30,10 @@ from masterd.upkeep.store_budget import StoreBudget
 from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import LeadershipLost, NodectlError
 from nodestore.etcd.session import Compare, Etcd, Op, op_put
+from nodestore.schema.entry_codec import encode_entry
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Entry
+from nodestore.schema.models import SCHEMA_VERSION
+from nodestore.schema.records import EntryStruct
 from nodestore.support.time_slices import TimeSlice
 
 log = logging.getLogger(__name__)
@@ -240,15 +242,10 @@ class Committer:
             on_landed()
         if views:
             self.publisher.note_published(last, revision)
-        entry = Entry.model_construct(
-            v=1,
-            epoch=term.epoch,
-            term=term.revision,
-            nonce=nonce,
-            commands=tuple(batch.records),
-            floor=floor,
-            application=application,
-        )
+        entry = EntryStruct(
+            v=SCHEMA_VERSION, epoch=term.epoch, term=term.revision, nonce=nonce, commands=tuple(batch.records),
+            floor=floor, application=application,
+        )  # fmt: skip
         try:
             await self._replica.apply(entry, len(raw))
             if any(record.time_shift is not None for record in batch.records):

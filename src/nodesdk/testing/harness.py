@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from masterd.state_machine.actions import ActionClosure
-from masterd.state_machine.batch import Batch, CommandRequest, encode_entry
+from masterd.state_machine.batch import Batch, CommandRequest
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from nodesdk.application import Application, HearsNodes, NodeSeen, Transaction
@@ -17,6 +17,7 @@ from nodesdk.errors import Invalid, NodectlError, NotFound
 from nodesdk.json_types import Document, Json
 from nodesdk.models import Inventory, Phase, Spec, Status
 from nodesdk.testing.nonconformance import AppNonconformance
+from nodestore.schema.entry_codec import encode_entry
 from nodestore.schema.models import Action, CommandRecord, ConfigRecord, Entry, decode, first_problem
 from nodestore.support.json_rules import checked_copy
 from nodestore.support.jsonio import copy

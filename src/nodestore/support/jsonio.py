@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Iterable
 
+import msgspec
 from pydantic_core import from_json, to_json
 
 from nodesdk.json_types import Document as Document
@@ -15,6 +17,11 @@ from nodestore.errors import Garbage
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_FAST_CANONICAL = msgspec.json.Encoder(order="sorted")
+_DECODER = msgspec.json.Decoder()
+_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
+_BRACES = bytes.maketrans(b"[]", b"{}")
+_NO_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 
 
 def loads(raw: bytes | str, where: str = "value") -> Json:
@@ -68,11 +75,57 @@ def canonical(value: Json) -> bytes:
     """The canonical form of a value: sorted keys, no spaces. Garbage if it holds an infinite number.
 
     Such a value can come from valid JSON: the number 1e999 is decoded as infinity, for which JSON has no notation.
+    The value must be plain JSON; for other values, see `canonical_if_plain`.
     """
+    try:
+        raw = _FAST_CANONICAL.encode(value)
+    except (TypeError, ValueError):  # names that are numbers, or half of a surrogate pair
+        return _canonical_by_json(value)
+    return _canonical_by_json(value) if _may_differ_from_json(raw) else raw
+
+
+def canonical_if_plain(value: Json) -> bytes:
+    """The canonical form of a value that need not be plain JSON. TypeError if it is not, Garbage as in `canonical`."""
+    raw = canonical(value)
+    # The fast encoder takes sets, dates and the like, which other programs would read as something else.
+    with contextlib.suppress(ValueError):
+        if _DECODER.decode(raw) == value:
+            return raw
+    return _canonical_by_json(value)
+
+
+def _may_differ_from_json(raw: bytes) -> bool:
+    """Whether `raw`, from the fast encoder, may hold a number that `json` writes in another way, or refuses.
+
+    `json` writes 1e+16 and 1e-05 for 1e16 and 0.00001, and refuses NaN, which is null here. Hashes in the store were
+    computed from what `json` writes, and must stay the same in all releases.
+    """
+    return b"null" in raw or b"0.0000" in raw or b"0e" in raw.translate(_DIGITS)
+
+
+def _canonical_by_json(value: Json) -> bytes:
     try:
         return _CANONICAL.encode(value).encode("utf-8", "surrogatepass")
     except ValueError as error:
         raise Garbage(f"not JSON: {error}") from None
+
+
+def is_nested_within(raw: bytes, levels_max: int) -> bool:
+    """Whether the containers in the JSON text `raw` are nested at most `levels_max` deep.
+
+    It may be deeper nevertheless if texts in `raw` hold brackets that match others only by chance.
+    """
+    return _has_at_most(levels_max, raw) or _has_at_most(levels_max, _STRING.sub(b"", raw))
+
+
+def _has_at_most(levels_max: int, raw: bytes) -> bool:
+    brackets = raw.translate(_BRACES, _NO_BRACKETS)
+    while len(brackets) > 2 * levels_max:  # each level takes two
+        fewer = brackets.replace(b"}{", b"")  # the depth after these two is that before them
+        if len(fewer) == len(brackets):
+            return False
+        brackets = fewer
+    return True
 
 
 def digest(value: Json) -> str:

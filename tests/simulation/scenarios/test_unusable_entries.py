@@ -12,7 +12,8 @@ from masterd.state_machine.state import State
 from nodestore.errors import Garbage
 from nodestore.etcd.session import op_delete
 from nodestore.schema.entry_codec import decode_entry
-from nodestore.schema.models import CommandRecord, Inventory
+from nodestore.schema.models import Inventory
+from nodestore.schema.records import RecordStruct, with_commands
 from nodestore.support.jsonio import dumps
 from tests.simulation.runs import play
 from tests.simulation.world import Pc, World
@@ -183,9 +184,9 @@ def test_a_standby_of_an_older_version_stops_at_what_it_does_not_take(monkeypatc
 
 def test_a_failed_apply_leaves_the_state_unchanged() -> None:
     state = State()
-    good = CommandRecord(index=1, id="a", actor="x", time=1.0, name="n", writes={"p": {"a": 1}})
+    good = RecordStruct(index=1, id="a", actor="x", time=1.0, name="n", args={}, result=None, writes={"p": {"a": 1}})
     entry = decode_entry(_foreign(2, **_NO_INVENTORY), "k")
-    both = entry.model_copy(update={"commands": (good, *entry.commands)})
+    both = with_commands(entry, (good, *entry.commands))
     with pytest.raises(Garbage):
         state.apply(both)
     assert (state.index, state.documents, state.ids) == (0, {}, {})

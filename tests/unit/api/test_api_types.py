@@ -33,10 +33,10 @@ from nodestore.schema.models import (
     Entry,
     Inventory,
     Spec,
-    SpecMark,
     Status,
     TermRecord,
 )
+from nodestore.schema.records import MarkStruct
 from nodestore.support.jsonio import dumps, loads
 from tests.support.published import DOCUMENT, SCHEMAS, faults, named
 
@@ -189,7 +189,7 @@ ALIVE = Alive(host_id="h", nonce="a", host="pc1", pid=7)
 def _state() -> State:
     record = ConfigRecord(version=1, actor="a", time=0.0, inventory=INVENTORY.model_dump(mode="json"))
     return State(
-        documents={"nodes/n1": VersionedDocument(3, {"text": "hi"})}, specs={"n1": SpecMark(generation=3, hash="0f")},
+        documents={"nodes/n1": VersionedDocument(3, {"text": "hi"})}, specs={"n1": MarkStruct(generation=3, hash="0f")},
         adopted=AdoptedConfig(record, 5, 1, INVENTORY),
     )  # fmt: skip
 

@@ -6,10 +6,11 @@ import asyncio
 from contextlib import suppress
 
 from masterd.replication.replica import Replica
-from masterd.state_machine.batch import encode_entry, encode_record
 from nodestore.etcd.session import Etcd
+from nodestore.schema.entry_codec import encode_entry, encode_record
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import CommandRecord, Epoch, Head
+from nodestore.schema.models import Epoch, Head
+from nodestore.schema.records import RecordStruct
 from tests.support.fakes.clock import VirtualTime
 from tests.support.fakes.etcd import SETTINGS, FakeEtcd
 
@@ -17,7 +18,7 @@ _KEYS = Keys("test")
 
 
 async def _commit(etcd: Etcd, index: int) -> None:
-    record = CommandRecord(index=index, id=f"c{index}", actor="a", time=1.0, name="x")
+    record = RecordStruct(index=index, id=f"c{index}", actor="a", time=1.0, name="x", args={}, result=None)
     await etcd.put(_KEYS.entry(index), encode_entry(1, 7, f"n{index}", [encode_record(record)]))
     await etcd.put(_KEYS.head, Head(index=index, nonce=f"n{index}").encode())
 

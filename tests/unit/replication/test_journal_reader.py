@@ -51,7 +51,7 @@ class Journal:
 
 async def _read(journal: Any, first: int, last: int) -> list[tuple[int, int] | str]:
     return [
-        (entry.first, entry.last) if isinstance(entry, Entry) else kv.key.removeprefix(KEYS.journal)
+        (entry.first, entry.last) if not isinstance(entry, Garbage) else kv.key.removeprefix(KEYS.journal)
         async for kv, entry in read_entries(journal, KEYS, first, last)
     ]
 

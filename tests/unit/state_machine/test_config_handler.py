@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from masterd.state_machine.batch import CONFIG_ADOPT, Batch, BatchLimits, encode_entry
+from masterd.state_machine.batch import CONFIG_ADOPT, Batch, BatchLimits
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from nodesdk import App, ConfigChange, Inventory, Refused, Spec, Transaction, View
 from nodestore.errors import TooLarge
+from nodestore.schema.entry_codec import encode_entry
 from nodestore.schema.models import ConfigRecord, Entry, decode
 
 TERM = (1, 7)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from masterd.state_machine.batch import TIME_RESET
 from masterd.state_machine.leader_clock import PULL_MAX, LeaderClock
+from nodestore.errors import Invalid
+from tests.support.toy_app import Line
 
 
 class _Clocks:
@@ -78,3 +84,13 @@ def test_it_neither_stands_still_nor_jumps(steps: list[tuple[float, float]]) -> 
         now = clock.now()
         assert (1 - PULL_MAX) * elapsed - 1e-3 <= now - before <= (1 + PULL_MAX) * elapsed + 1e-3
         before = now
+
+
+@pytest.mark.parametrize("time", [math.nan, math.inf])
+def test_a_time_that_is_no_number_is_not_committed(time: float) -> None:
+    """It has no notation in JSON: replicas would read null in its place."""
+    line = Line("n1")
+    batch = line.batch()
+    with pytest.raises(Invalid, match="no time"):
+        batch.reset_time(line.request(TIME_RESET), time)
+    assert batch.records == []

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from masterd.replication.snapshots import Image, encode_image, load_chunk
 from masterd.state_machine import state as state_module
-from masterd.state_machine.batch import CommandRequest, encode_entry
+from masterd.state_machine.batch import CommandRequest
 from masterd.state_machine.remembered import RESULT_BYTES_MAX, RememberedResult
 from masterd.state_machine.state import State
 from nodestore.errors import IdReused, TooOld
-from nodestore.schema.entry_codec import decode_fast
+from nodestore.schema.entry_codec import decode_fast, encode_entry
 from nodestore.schema.models import CommandRecord, Entry, decode
 from nodestore.support.jsonio import dumps, loads
 from tests.support.toy_app import Line, replayed, same

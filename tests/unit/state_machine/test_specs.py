@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -77,7 +79,13 @@ def test_a_node_that_failed_and_left_the_inventory_is_reported_as_removed() -> N
     assert derivation.failed == {}
 
 
-@pytest.mark.parametrize("document", [{"x": float("nan")}, {"x": object()}, {1: 2, "a": 3}])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"x": float("nan")}, {"x": object()}, {1: 2, "a": 3}, {"x": {1}}, {"x": b"a"}, {"x": [Decimal(1)]},
+        {"x": datetime.date(2026, 11, 30)}, {"x": {"y": float("inf")}},
+    ],
+)  # fmt: skip
 def test_a_spec_that_is_no_json_is_an_error_of_ours(document: dict[Any, Any]) -> None:
     """A spec that is not JSON raises NodectlError."""
 

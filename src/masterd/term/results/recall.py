@@ -15,7 +15,7 @@ from masterd.state_machine.batch import CommandOutcome
 from nodestore.errors import Garbage, NodectlError, OutcomeUnknown, ResultForgotten
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import CommandRecord
+from nodestore.schema.records import JournalRecord
 
 
 class ResultRecall:
@@ -42,7 +42,7 @@ class ResultRecall:
             return replace(outcome, error=forgotten, result_in_journal=False)
         return replace(outcome, result=record.result, result_in_journal=False)
 
-    async def _read(self, index: int) -> CommandRecord | None:
+    async def _read(self, index: int) -> JournalRecord | None:
         """The record with this index; None if its entry was truncated or cannot be read."""
         entries = read_entries(self._etcd, self._keys, index, index, 1)
         async with aclosing(entries):
