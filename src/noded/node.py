@@ -30,6 +30,7 @@ from noded.reconcile.store_gate import StoreGate
 from noded.registration.claim import NodeClaim, NodedIdentity
 from noded.registration.follow_key import follow_key
 from noded.registration.status_reporter import StatusReporter
+from noded.registration.waiting_notice import WaitingNotice
 from noded.settings import Settings
 from nodestore.cluster.store_identity import MarkMemory, StoreIdentity
 from nodestore.etcd.session import Etcd
@@ -66,7 +67,10 @@ class Node:
         self._store = StoreIdentity(etcd, keys, store_memory)
         self.orders = Orders(self._desired_key)
         self._gate = StoreGate(etcd, self._desired_key, self._store, self.orders)
-        self._claim = NodeClaim(etcd, alive_key, me, settings.lease_ttl_s, self._on_claim_changed)
+        self._claim = NodeClaim(
+            etcd, alive_key, me, settings.lease_ttl_s, self._on_claim_changed,
+            WaitingNotice(etcd, keys.waiting_of(me.node, me.nonce), me.host_id, me.nonce),
+        )  # fmt: skip
         self._reporter = StatusReporter(
             etcd, keys.status_of(me.node), alive_key, self._claim, lambda: self._store.mark
         )  # fmt: skip

@@ -63,7 +63,9 @@ class _NoDisk:
 class Node:
     """One noded process. Starts at once."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, host: str | None = None) -> None:
+        """host: the id of its host; None: the name of the node."""
+        self._host = host or name
         self._world, self.name, self._desired = world, name, world.keys.desired_of(name)
         self.link = Link(world.server, latency_s=_LATENCY_S)
         self.link.fates = self._fate
@@ -76,9 +78,9 @@ class Node:
         to_etcd = EtcdSettings(endpoints=MEMBERS, call_timeout_s=0.8, attempt_timeout_s=0.25)
         settings = Settings(
             node=self.name, cluster=self._world.keys.cluster, etcd=to_etcd, work_dir=Path("/nowhere"),
-            host_id=self.name, lease_ttl_s=_TTL_S, timing=AgentTiming(), log_level="INFO",
+            host_id=self._host, lease_ttl_s=_TTL_S, timing=AgentTiming(), log_level="INFO",
         )  # fmt: skip
-        me = NodedIdentity(self.name, self.name, self._nonce)
+        me = NodedIdentity(self.name, self._host, self._nonce)
         async with Etcd(to_etcd, connect=self.link.connect) as etcd, asyncio.TaskGroup() as background:
             parts = node.Node(
                 settings, me, etcd, background, load=self._load, last_applied=_NoDisk(), boot_record=self.name

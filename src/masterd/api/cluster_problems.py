@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from masterd.application.identity import application_in_force
-from nodestore.schema.models import Alive, ApplicationOrder, Candidate, TermRecord
+from nodestore.schema.models import Alive, ApplicationOrder, Candidate, TermRecord, Waiting
 
 _WINDOW_S = 3600.0
 _TERMS_MIN = 8
@@ -95,17 +96,33 @@ def _is_unplanned(term: TermRecord) -> bool:
     return term.cause not in ("first", "switchover")
 
 
-def noded_problems(
-    configured: Collection[str], alive: Mapping[str, Alive], changes: Mapping[str, Sequence[str]]
-) -> list[str]:
-    """Nodeds of nodes that are not configured, and nodes whose noded changes again and again.
+def waiting_nodeds(node: str, waiting: Mapping[str, Waiting]) -> list[str]:
+    """The nodeds that wait for the claim of `node`, in words. waiting: by `<node>/<nonce>`."""
+    found = (item for key, item in sorted(waiting.items()) if key.partition("/")[0] == node)
+    return [f"{item.host} (pid {item.pid}, host id {item.host_id})" for item in found]
 
-    changes: by node, the hosts of the nodeds that have claimed it recently, if there were too many.
+
+def noded_problems(
+    configured: Collection[str],
+    alive: Mapping[str, Alive],
+    changes: Mapping[str, Sequence[str]],
+    waiting: Mapping[str, Waiting] = MappingProxyType({}),
+) -> list[str]:
+    """Nodeds of nodes that are not configured, nodeds that wait, and nodes whose noded changes again and again.
+
+    changes: by node, the hosts of the nodeds that have claimed it recently, if there were too many. waiting: by
+    `<node>/<nonce>`, the nodeds that drive nothing because another host holds the claim.
     """
     problems = [
         f"node {name} is not in the configuration, but a noded on {claim.host} claims it: add it, or stop that noded"
         for name, claim in sorted(alive.items())
         if name not in configured
+    ]
+    problems += [
+        f"node {name}: a noded on {', '.join(waiting_nodeds(name, waiting))} waits and drives nothing, because one on "
+        f"{claim.host} (pid {claim.pid}) holds the claim: stop one of them, or give it another name"
+        for name in sorted({key.partition("/")[0] for key in waiting})
+        if (claim := alive.get(name)) is not None
     ]
     for name, hosts in sorted(changes.items()):
         where = ", ".join(sorted(set(hosts)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -22,11 +22,12 @@ def node_view(
     application: Application,
     failures: Mapping[str, str] = MappingProxyType({}),
     orders: Mapping[str, Desired] | None = None,
+    waiting: Iterable[str] = (),
 ) -> NodeView:
     """The view of one configured node.
 
     failures: by node, why the leader cannot derive its spec. orders: the keys `desired/<node>`; None: statuses count by
-    generation alone.
+    generation alone. waiting: the nodeds that wait for the claim of this node, in words.
     """
     config = inventory.nodes[name]
     mark, status, living = state.specs.get(name), statuses.get(name), alive.get(name)
@@ -45,6 +46,7 @@ def node_view(
         "desired": None if mark is None else {"generation": mark.generation, "hash": mark.hash},
         "status": None if status is None else status.model_dump(mode="json"),
         "alive": None if living is None else living.model_dump(mode="json"),
+        "waiting": list(waiting),
         "converged": problem is None,
         "problem": problem,
         "spec": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from masterd.api.cluster_problems import waiting_nodeds
 from masterd.api.node_views import node_view
 from masterd.application.contract import Application
 from masterd.replication.claim_changes import ClaimChanges
@@ -42,7 +43,7 @@ class ReadSources:
         view, state = self.cluster_view, self.replica.state
         return node_view(
             name, state.inventory, state, view.status.items, view.alive.items, self.application,
-            self.leadership.spec_failures, view.desired.items,
+            self.leadership.spec_failures, view.desired.items, waiting_nodeds(name, view.waiting.items),
         )  # fmt: skip
 
     def node_views(self) -> list[NodeView]:

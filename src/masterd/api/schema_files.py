@@ -43,6 +43,7 @@ KEYS: Mapping[str, type[Stored]] = {
     "config/history/<version>": models.ConfigRecord,
     "status/<node>": models.Status,
     "alive/<node>": models.Alive,
+    "waiting/<node>/<nonce>": models.Waiting,
     "acted/<node>": models.Acted,
 }
 """By key under /nodectl/<cluster>/: the model of its value."""

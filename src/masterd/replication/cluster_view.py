@@ -33,6 +33,7 @@ from nodestore.schema.models import (
     Paused,
     Status,
     TermRecord,
+    Waiting,
     decode,
 )
 from nodestore.support.logs import RateLimitedLog
@@ -148,6 +149,8 @@ class ClusterView:
         self.candidates = KeyMirror(keys.candidates, Candidate, self.garbage, self._changed)
         self.status = KeyMirror(keys.status, Status, self.garbage, self._changed)
         self.alive = KeyMirror(keys.alive, Alive, self.garbage, self._changed)
+        self.waiting = KeyMirror(keys.waiting, Waiting, self.garbage, self._changed)
+        """By `<node>/<nonce>`: nodeds that wait for the claim of their node."""
         self.acted = KeyMirror(keys.acted, Acted, self.garbage, self._changed)
         self.desired = KeyMirror(keys.desired, Desired, self.garbage, self._changed)
         self.challenges = KeyMirror(keys.challenges, Challenge, self.garbage, self._changed)
@@ -284,6 +287,7 @@ class ClusterView:
             (key_range(keys.alive), self.alive), (key_range(keys.acted), self.acted),
             (key_range(keys.desired), self.desired),
             (key_range(keys.challenges), self.challenges), (key_range(keys.answers), self.answers),
+            (key_range(keys.waiting), self.waiting),
         ]  # fmt: skip
         return [
             (key_range(keys.leader, prefix=False), lambda kvs: self._set_leader(_only(kvs)), self._on_leader_event),

@@ -35,6 +35,7 @@ from nodestore.schema.models import (
     Status,
     Stored,
     TermRecord,
+    Waiting,
     decode,
 )
 from nodestore.support.tasks import background_task
@@ -64,7 +65,7 @@ class StoreScan:
             keys.config_current: ConfigRecord, keys.candidates: Candidate, keys.terms: TermRecord,
             keys.config_history: ConfigRecord, keys.status: Status, keys.alive: Alive, keys.desired: Desired,
             keys.actions: Actions, keys.acted: Acted, keys.challenges: Challenge, keys.answers: Answer,
-            keys.state: DocumentView,
+            keys.state: DocumentView, keys.waiting: Waiting,
         }  # fmt: skip
 
     async def find_problems(self, wait_s: float = _SCAN_TIMEOUT_S) -> dict[str, str]:

@@ -20,6 +20,7 @@ from enum import Enum
 from typing import NoReturn
 
 from noded.registration.follow_key import RETRY_FIRST_S, RETRY_MAX_S, follow_key
+from noded.registration.waiting_notice import WaitingNotice
 from nodestore.errors import Conflict, Garbage, LeaseLost, NodectlError
 from nodestore.etcd.lease import Lease
 from nodestore.etcd.session import KV, Etcd, cmp_mod, op_put
@@ -34,6 +35,7 @@ REPLACED_MANY = 3
 _JUST_STARTED_S = 600.0
 _REPLACE_PAUSE_FIRST_S, _REPLACE_PAUSE_MAX_S = 2.0, 60.0
 _MAY_ACT_TIMEOUT_S = 0.5
+_NOTICE_EVERY_S = 15.0
 
 
 class Superseded(Conflict):
@@ -95,14 +97,28 @@ def pause_before_replacing_s(replaced: int) -> float:
 
 
 class NodeClaim:
-    """Claims the node and keeps the claim. Calls `on_change` when `claim_revision` or `other_holder` changes."""
+    """Claims the node and keeps the claim. Calls `on_change` when `claim_revision` or `other_holder` changes.
 
-    def __init__(self, etcd: Etcd, key: str, me: NodedIdentity, ttl_s: int, on_change: Callable[[], None]) -> None:
+    notice: shows in etcd that this noded waits for another host's claim; None: it is not shown.
+    """
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        key: str,
+        me: NodedIdentity,
+        ttl_s: int,
+        on_change: Callable[[], None],
+        notice: WaitingNotice | None = None,
+    ) -> None:
         self._etcd = etcd
         self._key = key
         self._me = me
         self._ttl_s = ttl_s
         self._on_change = on_change
+        self._notice = notice
+        self._waits_for: KV | None = None
+        """The claim of another host that this noded waits for; None if it does not wait."""
         self._lease: Lease | None = None
         self._since = time.time()
         self._replaced = 0
@@ -126,6 +142,7 @@ class NodeClaim:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._lease.keep_alive())
                     tasks.create_task(self._watch(self._lease))
+                    tasks.create_task(self._repeat_notice(self._lease))
             except* LeaseLost as lost:
                 why = lost.exceptions[0]
                 log.warning("lease lost (%s): continues with the present desired state and claims the node again", why)
@@ -188,12 +205,26 @@ class NodeClaim:
         while True:
             try:
                 if await self._try_claim(lease):
+                    await self._show_waiting(lease)
                     return
             except (Superseded, LeaseLost):
                 raise
             except NodectlError as error:
                 self._log_once.log(logging.WARNING, f"cannot claim node {self._me.node}: {error}")
             await asyncio.sleep(backoff.next_s())
+
+    async def _show_waiting(self, lease: Lease) -> None:
+        if self._notice is not None and self._waits_for is not None:
+            await self._notice.show(self._waits_for, lease.id)
+
+    async def _repeat_notice(self, lease: Lease) -> NoReturn:
+        """Show that this noded waits every 15 s, in case another program deleted the key."""
+        while True:
+            await asyncio.sleep(_NOTICE_EVERY_S)
+            try:
+                await self._show_waiting(lease)
+            except NodectlError as error:
+                log.debug("cannot show that this noded waits: %s", error)
 
     async def _try_claim(self, lease: Lease) -> bool:
         """Claim the node unless another host holds it. Returns False if another attempt is necessary."""
@@ -212,7 +243,8 @@ class NodeClaim:
         )
         # repeatable: a second copy fails its compare, and the read below shows whether one of them succeeded
         put = op_put(self._key, mine.encode(), lease=lease.id)
-        await self._etcd.txn([cmp_mod(self._key, revision)], [put], repeatable=True)
+        ended = self._notice.end() if self._notice is not None else []
+        await self._etcd.txn([cmp_mod(self._key, revision)], [put, *ended], repeatable=True)
         return await self._read_decision(lease.id) is None
 
     async def _pause_if_flapping(self) -> None:
@@ -238,6 +270,7 @@ class NodeClaim:
         """Read the claim and decide. Returns the mod_revision to replace (0: absent) if we are to claim, else None."""
         current = await self._etcd.get(self._key)
         decision = decide_claim(current, self._me, lease, was_held=self.was_held)
+        self._waits_for = current if decision is ClaimDecision.WAIT else None
         if decision is ClaimDecision.SUPERSEDED:
             raise Superseded(f"another noded has taken over node {self._me.node}: {_describe_holder(current)}")
         if decision is ClaimDecision.WAIT:

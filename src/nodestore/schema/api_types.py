@@ -342,6 +342,7 @@ class NodeView(TypedDict):
     desired: DesiredMark | None
     status: Status | None
     alive: Alive | None
+    waiting: list[str]
     converged: bool
     problem: str | None
     spec: NodeSpec | None

@@ -63,6 +63,7 @@ class Keys:
         self.config_history = root + "config/history/"
         self.status = root + "status/"
         self.alive = root + "alive/"
+        self.waiting = root + "waiting/"
         self.actions = root + "actions/"
         self.acted = root + "acted/"
 
@@ -107,6 +108,10 @@ class Keys:
 
     def alive_of(self, node: str) -> str:
         return self.alive + node
+
+    def waiting_of(self, node: str, nonce: str) -> str:
+        """The key of one noded that waits for the claim of `node`; a node may have several."""
+        return f"{self.waiting}{node}/{nonce}"
 
     def actions_of(self, node: str) -> str:
         return self.actions + node

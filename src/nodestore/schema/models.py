@@ -459,8 +459,21 @@ class Alive(Stored):
     )
 
 
+class Waiting(Stored):
+    """`waiting/<node>/<nonce>`: a noded that drives nothing, because another host holds the claim of this node.
+
+    Attached to its lease. Only information: nothing depends on it.
+    """
+
+    host_id: str
+    nonce: str
+    host: str
+    pid: int = 0
+    since: float = 0.0
+
+
 MODELS: tuple[type[Stored], ...] = (
     Epoch, LeaderRecord, TermRecord, Candidate, Challenge, Answer, Paused, Head, Entry, Applied, Manifest, DocumentView,
-    Desired, Alive, Status, Actions, Acted, ConfigRecord, Inventory, ApplicationOrder,
+    Desired, Alive, Waiting, Status, Actions, Acted, ConfigRecord, Inventory, ApplicationOrder,
 )  # fmt: skip
 """The models of all keys' values, which are published as JSON Schemas."""

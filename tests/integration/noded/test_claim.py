@@ -9,9 +9,16 @@ import pytest
 
 from nodestore.processes import child_processes
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Status
+from nodestore.schema.models import Status, Waiting, decode
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.noded.noded_rig import NODE, Rig, rig, runs
+from tests.support.waiting import eventually
+
+
+async def _waiting(node: Rig) -> list[Waiting]:
+    """The nodeds that show that they wait for the claim."""
+    found = (await node.etcd.range(node.keys.waiting)).kvs
+    return [decode(Waiting, kv.value, kv.key) for kv in found]
 
 
 async def test_other_host_waits_and_takes_over(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:
@@ -24,6 +31,11 @@ async def test_other_host_waits_and_takes_over(etcd_one: EtcdCluster, keys: Keys
         second = await node.start(host_id="host-b", work=other)
         await node.says(second, "waits and drives nothing")
         before = await node.ready(1)
+
+        async def is_shown() -> bool:
+            return [item.host_id for item in await _waiting(node)] == ["host-b"]
+
+        await eventually(is_shown, "etcd shows that the second one waits")
         await first.kill()
         assert not (other / "document.json").exists()
         claim = await node.etcd.get(keys.alive_of(NODE))
@@ -34,6 +46,7 @@ async def test_other_host_waits_and_takes_over(etcd_one: EtcdCluster, keys: Keys
         alive = await node.alive()
         assert alive is not None
         assert (alive.host_id, alive.nonce) == ("host-b", status.nonce)
+        assert await _waiting(node) == []
 
 
 async def test_same_host_puts_over_and_the_older_one_ends(etcd_one: EtcdCluster, keys: Keys, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from nodectl.backup_restore import recovery
 from nodestore.etcd.session import op_delete, op_get
 from nodestore.schema.keys import Keys, prefix_end
-from nodestore.schema.models import Challenge
+from nodestore.schema.models import Challenge, Waiting, decode
 from nodestore.support.jsonio import Document
 from tests.simulation.faults import puts
 from tests.simulation.node import Node
@@ -53,7 +53,8 @@ KINDS = (
     Kind("`journal/`", lambda keys: [keys.journal],
          "the leader writes a snapshot of its memory; the history before it is lost"),
     Kind("`snapshots/`", lambda keys: [keys.snapshots],
-         "the leader writes a snapshot if the journal does not hold the state; named snapshots are lost"),
+         "the leader writes a snapshot if the journal does not hold the state; named snapshots are lost, and each is "
+         "reported"),
     Kind("`state/`", lambda keys: [keys.state], "a view"),
     Kind("`desired/`", lambda keys: [keys.desired],
          "a view; written again at once, and a node obeys its absence only after 2 s"),
@@ -66,6 +67,7 @@ KINDS = (
     Kind("`acted/`", lambda keys: [keys.acted], "noded writes it again from memory with its next action"),
     Kind("`status/`", lambda keys: [keys.status], "noded writes its own again within 15 s"),
     Kind("`alive/`", lambda keys: [keys.alive], "noded claims its node again"),
+    Kind("`waiting/`", lambda keys: [keys.waiting], "a noded that waits writes its own again within 15 s"),
     Kind("`head`, `journal/`, `snapshots/`", lambda keys: [keys.head, keys.journal, keys.snapshots],
          "the leader writes a snapshot of its memory, then `head`"),
     Kind("everything", lambda keys: [keys.prefix],
@@ -144,6 +146,18 @@ async def _begin_second_epoch(world: World) -> None:
     await world.serving()
 
 
+async def _wait_for_claim(world: World) -> None:
+    """Start a noded on another host that waits for the claim of n1."""
+    world.nodes["n1 on another host"] = Node(world, "n1", host="another")
+    await asyncio.sleep(3.0)
+    await _expect_waiting(world)
+
+
+async def _expect_waiting(world: World) -> None:
+    (found,) = (await world.witness.range(world.keys.waiting)).kvs
+    assert decode(Waiting, found.value, found.key).host_id == "another"
+
+
 async def _damage(world: World, kind: Kind, damage: str, situation: str) -> None:
     if situation.startswith("an open commit"):
         commit = _OpenCommit(world, "before" in situation)
@@ -183,6 +197,8 @@ async def _start_afresh(world: World) -> dict[str, Document]:
 async def run_case(world: World, kind: Kind, damage: str, situation: str) -> str:
     """What happened, in the words of the table. AssertionError if anything acknowledged is lost."""
     await _begin(world, situation)
+    if world.keys.waiting in kind.under(world.keys):
+        await _wait_for_claim(world)
     await _damage(world, kind, damage, situation)
     outcome = "mended"
     if _needs_recovery(kind, world.keys):
@@ -197,6 +213,8 @@ async def run_case(world: World, kind: Kind, damage: str, situation: str) -> str
     _expect_acknowledged(world, _documents(await world.serving()))
     await asyncio.sleep(_NOTICED_S)
     await _expect_keys(world)
+    if world.keys.waiting in kind.under(world.keys):
+        await _expect_waiting(world)
     before = _documents(await world.serving())
     assert await _start_afresh(world) == before
     assert not world.program_errors, world.program_errors

@@ -461,6 +461,7 @@ def node_view(name: str, **more: Any) -> dict[str, Any]:
         "desired": {"generation": 1, "hash": "0"},
         "status": {"phase": "ready", "observed_generation": 1, "actual": {}, "reason": "", "error": None},
         "alive": {"host": "pc", "pid": 1},
+        "waiting": [],
         "converged": True,
         "problem": None,
         **more,

@@ -13,7 +13,7 @@ from masterd.api.cluster_problems import (
     noded_problems,
     standby_problem,
 )
-from nodestore.schema.models import Alive, ApplicationOrder, Candidate, Cause, TermRecord
+from nodestore.schema.models import Alive, ApplicationOrder, Candidate, Cause, TermRecord, Waiting
 
 
 def _candidate(name: str, **fields: Any) -> Candidate:
@@ -117,3 +117,15 @@ def test_nodeds_of_unknown_nodes_and_nodes_with_several_nodeds_are_listed() -> N
     found = noded_problems({"n1"}, alive, {"n1": ["pc1", "pc2", "pc1", "pc2"]})
     assert [line.partition(" is ")[0].partition(":")[0] for line in found] == ["node n9", "node n1"]
     assert "on pc1, pc2" in found[1]
+
+
+def test_a_noded_that_waits_for_another_host_is_listed() -> None:
+    """With the host that holds the claim; not while no host holds it, because then it claims the node itself."""
+    waiting = {"n1/b": Waiting(host_id="id-b", nonce="b", host="pc2", pid=7)}
+    alive = {"n1": Alive(host_id="id-a", nonce="a", host="pc1", pid=5)}
+    (line,) = noded_problems(["n1"], alive, {}, waiting)
+    assert line == (
+        "node n1: a noded on pc2 (pid 7, host id id-b) waits and drives nothing, because one on pc1 (pid 5) holds the "
+        "claim: stop one of them, or give it another name"
+    )
+    assert noded_problems(["n1"], {}, {}, waiting) == []

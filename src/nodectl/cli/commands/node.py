@@ -105,6 +105,7 @@ def _details(view: NodeView) -> Table:
     table.add("last error", Cell(str(status.get("error") or ""), "red"))
     table.add("reported", f"{format_age(status['time'])} ago" if status.get("time") else "")
     table.add("host", f"{alive.get('host')} (pid {alive.get('pid')})" if alive else "")
+    table.add("waiting", Cell(", ".join(view.get("waiting", [])), "yellow"))
     return table
 
 
