@@ -183,6 +183,11 @@ class Snapshots:
         self._etcd, self._keys = etcd, keys
         self.verified: set[str] = set()
         """Names of the snapshots that this process has read back and whose hash it has checked."""
+        self._named: dict[str, str] = {}
+        """Full and operator's names of the named snapshots that `whole` found last."""
+        self._deleted: set[str] = set()
+        """Full names of the named snapshots that an operator has deleted through this process."""
+        self._lost_named: list[str] = []
         self.written_bytes = 0
         """Size of the last snapshot that this process wrote."""
 
@@ -222,6 +227,7 @@ class Snapshots:
             name, _, part = kv.key.removeprefix(self._keys.snapshots).partition("/")
             parts.setdefault(name, {})[part] = kv
         complete = [name for name, kvs in parts.items() if _MANIFEST in kvs]
+        named: dict[str, str] = {}
         for name, manifest in (await self._read_manifests(complete)).items():
             try:
                 _check_untouched(name, manifest, parts[name])
@@ -231,7 +237,30 @@ class Snapshots:
                 self.verified.discard(name)
                 log.warning("ignoring a damaged snapshot: %s", error)
                 continue
+            if manifest.name is not None:
+                named[name] = manifest.name
             yield name, manifest
+        self._note_named(named)
+
+    def forget_named(self) -> None:
+        """Forget which named snapshots exist: those of a former term may have been deleted since."""
+        self._named.clear()
+        self._lost_named.clear()
+
+    def note_deletion(self, name: str) -> None:
+        """Note that an operator deletes the named snapshot with this full name."""
+        self._named.pop(name, None)
+        self._deleted.add(name)
+
+    def take_lost_named(self) -> list[str]:
+        """The names of named snapshots that `whole` has found once and then no more; each is returned once."""
+        lost, self._lost_named = self._lost_named, []
+        return lost
+
+    def _note_named(self, named: dict[str, str]) -> None:
+        """Compare with the named snapshots of before. An operator's deletion may come after the listing."""
+        self._lost_named += [operators for name, operators in self._named.items() if name not in named]
+        self._named = {name: operators for name, operators in named.items() if name not in self._deleted}
 
     async def lookup(self, name: str) -> tuple[str, Manifest] | None:
         """Full name and manifest of the snapshot with this full name or operator's name; None if there is none."""

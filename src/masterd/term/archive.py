@@ -45,6 +45,7 @@ class SnapshotArchive:
         full, manifest = await self._snapshots.find(name)
         if manifest.name is None:
             raise Conflict(f"{full} is an automatic snapshot: masterd deletes it when it is no longer needed")
+        self._snapshots.note_deletion(full)
         if not await self._snapshots.delete(self._fence, full, self._retention.is_needed):
             naming = [index for index, used in self._replica.state.restores.items() if used == full]
             if naming:

@@ -35,6 +35,7 @@ _SMALL_BYTES = 1 << 20
 """If the last snapshot is at most this large, `_journal_bytes_min` requires no growth of the journal."""
 _FRAGMENTS_EVERY_S = 60.0
 """A late copy of a chunk may land after its snapshot was deleted, so fragments are looked for again and again."""
+_CONFIGS_EVERY_S = 60.0
 _DELETES_MAX = 16  # operations in one transaction: the minimum of --max-txn-ops
 
 
@@ -51,6 +52,8 @@ class RetentionSettings:
     """Age of the term before which a due snapshot is not written: a term that ends early would leave it incomplete."""
     terms_max: int = 500
     config_versions_max: int = 200
+    config_versions_min: int = 2
+    """So many versions are kept even if they exceed `config_history_bytes_max` of the store's budget."""
     keep_ids: bool = True
     """False only in tests: truncate up to the snapshots, even if ids of those entries must still be known."""
 
@@ -100,6 +103,7 @@ class JournalRetention:
             snapshot_every_bytes=min(settings.snapshot_every_bytes, self._budget.snapshot_every_bytes_max),
         )
         self._snapshots = replica.snapshots
+        self._snapshots.forget_named()
         self._last_index: int | None = None
         self._is_first_check_done = False
         self._started_at = time.monotonic()
@@ -107,6 +111,10 @@ class JournalRetention:
         """Snapshots that an entry being committed will name. They must not be deleted."""
         self._snapshot_lock = asyncio.Lock()
         """Held while snapshots are written or deleted, so that an unfinished snapshot is not deleted as a fragment."""
+        self._config_bytes: dict[tuple[str, int], int] = {}
+        """Sizes of configurations in the history, by key and mod_revision."""
+        self._pruned_configs: tuple[int, float] | None = None
+        """Index of the adoption, and monotonic time, at which the history of configurations was pruned last."""
         self._look_for_fragments_at = 0.0
         """Monotonic time from which on fragments are looked for. An attempt that fails sets it to 0."""
         self._requested_snapshots = 0
@@ -133,9 +141,9 @@ class JournalRetention:
         """
         if not self._is_first_check_done:
             await self._prune_history(self.replica.keys.terms, self._settings.terms_max)
-            await self._prune_history(self.replica.keys.config_history, self._settings.config_versions_max)
             await self._inspect_snapshots()
             self._is_first_check_done = True
+        await self._prune_configs()
         if time.monotonic() >= self._look_for_fragments_at:
             async with self._snapshot_lock:
                 await self._delete_fragments()
@@ -191,6 +199,10 @@ class JournalRetention:
             log.error("%s: writing a snapshot of the state in memory", missing)
             await self.write_snapshot()
         return missing
+
+    def take_lost_names(self) -> list[str]:
+        """The named snapshots that `cover_state` has found missing and that no operator of this term deleted, once."""
+        return self._snapshots.take_lost_named()
 
     async def write_snapshot(self) -> str:
         """Write a snapshot of the current state; return its full name. Raises LeadershipLost if the term has ended."""
@@ -280,6 +292,8 @@ class JournalRetention:
         First truncates up to the existing snapshots, because a new snapshot needs space itself and cannot be written
         under the NOSPACE alarm.
         """
+        self._pruned_configs = None
+        await self._prune_configs()
         await self.truncate_and_prune(space_is_short=True)
         try:
             await self.write_snapshot()
@@ -337,6 +351,41 @@ class JournalRetention:
     async def _delete_entries(self, up_to: int) -> None:
         keys = self.replica.keys
         await self._delete(op_delete(keys.journal, end=keys.entry(up_to + 1).encode()))
+
+    async def _prune_configs(self) -> None:
+        """Bound the history of configurations by number and by bytes, after each adoption and once a minute."""
+        adopted, now = self.replica.state.adopted, time.monotonic()
+        index = 0 if adopted is None else adopted.index
+        if self._pruned_configs is not None:
+            last_index, last_at = self._pruned_configs
+            if index == last_index and now < last_at + _CONFIGS_EVERY_S:
+                return
+        self._pruned_configs = index, now
+        prefix = self.replica.keys.config_history
+        await self._prune_history(prefix, self._settings.config_versions_max)
+        await self._prune_history(prefix, await self._config_versions_that_fit())
+
+    async def _config_versions_that_fit(self) -> int:
+        """How many of the newest configurations fit into the budget; at least `config_versions_min`.
+
+        The newest ones are read one after another, because all together may be larger than an answer of etcd.
+        """
+        keys = await self.replica.etcd.range(self.replica.keys.config_history, keys_only=True)
+        newest = sorted(keys.kvs, key=lambda kv: kv.create_revision, reverse=True)
+        known, sizes = self._config_bytes, dict[tuple[str, int], int]()
+        left = self._budget.config_history_bytes_max
+        for count, kv in enumerate(newest):
+            version = kv.key, kv.mod_revision
+            if version not in known:
+                found = await self.replica.etcd.get(kv.key)
+                known[version] = 0 if found is None else len(found.value)
+            sizes[version] = known[version]
+            left -= known[version]
+            if left < 0 and count >= self._settings.config_versions_min:
+                log.info("keeping the newest %d configurations: together they reach the limit in bytes", count)
+                return count
+        self._config_bytes = sizes
+        return len(newest)
 
     async def _prune_history(self, prefix: str, kept_max: int) -> None:
         """Delete the oldest keys under `prefix`, so that at most `kept_max` are left."""

@@ -24,12 +24,14 @@ class StoreBudget:
     ids_bytes_max: the results of commands that are remembered. The commands of one batch may exceed it.
     state_bytes_max: all documents, plus the specs of all nodes.
     journal_bytes_max: the journal. Beyond this, entries are truncated even if their command ids must still be known.
+    config_history_bytes_max: the earlier configurations. The two newest versions are kept even if they are larger.
     kept_bytes_max, named_max: size and number of the snapshots that are kept under a name or for a restore.
     """
 
     ids_bytes_max: int = 16 << 20
     state_bytes_max: int = _QUOTA_BYTES // 32
     journal_bytes_max: int = 24 << 20
+    config_history_bytes_max: int = _QUOTA_BYTES // 32
     kept_bytes_max: int = _QUOTA_BYTES // 8
     named_max: int = 32
 
@@ -40,6 +42,7 @@ class StoreBudget:
             ids_bytes_max=min(16 << 20, quota_bytes // 16),
             state_bytes_max=quota_bytes // 32,
             journal_bytes_max=min(48 << 20, quota_bytes * 3 // 32),
+            config_history_bytes_max=min(32 << 20, quota_bytes // 32),
             kept_bytes_max=quota_bytes // 8,
         )
 

@@ -84,3 +84,25 @@ def test_a_view_that_etcd_refuses_is_left_out_and_reported() -> None:
         assert b'"b"' in small.value
 
     play(life, judged=False, settings=LeaderSettings())
+
+
+def test_a_view_that_is_left_out_is_reported_by_later_leaders_too() -> None:
+    """`applied` says that all views are complete. The later leader finds the missing view, and blames no program."""
+
+    async def life(world: World) -> None:
+        await world.start("m1", "m2")
+        await world.serving()
+        await world.command("put", {"path": "large", "document": {"text": "a" * 300_000}})
+        world.server.limit_requests(250_000)
+        await world.witness.delete(world.keys.document("large"))
+        pc = await world.serving()
+        await world.until(lambda: "large" in (pc.parts.health.problem or ""), "it is reported", 30.0)
+        pc.crash()
+        later = await world.serving()
+        assert later is not pc
+        await world.until(lambda: "large" in (later.parts.health.problem or ""), "it is reported again", 30.0)
+        await asyncio.sleep(15.0)
+        assert later.leader is not None
+        assert later.leader.store_repairs == []
+
+    play(life, judged=False, settings=LeaderSettings())

@@ -120,6 +120,8 @@ class StoreRepair:
             raise LeadershipLost(f"term {self._fence.term} is over")
         head, config, applied = (result.range(position).first for position in range(3))
         self._report(await self._retention.cover_state())
+        for name in self._retention.take_lost_names():
+            self._report(f"snapshot {name!r} was deleted or damaged by another program, and cannot be written again")
         is_right = head is not None and head.mod_revision == expected and journal.is_head(head)
         if not is_right and self._is_quiet_at(expected) and self._replica.index > 0:
             self._is_head_suspect = True
@@ -224,7 +226,11 @@ class StoreRepair:
         if not changes and self._keys.applied not in suspects:
             return
         await self._committer.publisher.write_views(changes, self._replica.index, self._settings.txn_budget(0))
-        named = sorted(changes) or [self._keys.applied]
+        # Views that etcd refuses as too large are still missing. `Publisher.problem` reports them.
+        written = sorted(changes.keys() - self._committer.publisher.oversized.keys())
+        if changes and not written:
+            return
+        named = written or [self._keys.applied]
         more = f" and {len(named) - _NAMED_MAX} more views" if len(named) > _NAMED_MAX else ""
         self._report(f"{', '.join(named[:_NAMED_MAX])}{more} deleted or changed by another program: written again")
 
