@@ -7,6 +7,7 @@ nothing of the HTTP server: `connection_guard` and `body_reader` apply its decis
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,8 @@ BYTES_PER_VALUE = 64
 """Bytes to reserve for each value of a parsed body: a small body of many values needs much more memory once parsed."""
 _ESCAPES_PER_VALUE = 8
 _HEAD_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*(?=\r\n)")
+_UNPLAIN = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\r\n(?:transfer-encoding|expect|connection)")
 
 
 class Caller(Enum):
@@ -111,6 +114,21 @@ def parse_cost(separators: int, escapes: int) -> int:
     comes after one of them. escapes: how many backslashes it has.
     """
     return separators + escapes // _ESCAPES_PER_VALUE
+
+
+def plain_size(data: bytes) -> int | None:
+    """The size of the request with which `data` begins, headers and body, in bytes.
+
+    None if that is not plain: the headers are not complete, they do not give one length, or something else may decide
+    where the next request begins. Such a connection cannot be kept without parsing the request.
+    """
+    end = data.find(_HEAD_END) + 2
+    head = data[:end].lower()
+    first, _, _ = head.partition(b"\r\n")
+    lengths = _LENGTH.findall(head)
+    if not first.endswith(b" http/1.1") or head.count(b"\r\ncontent-length") != len(lengths) or len(lengths) != 1:
+        return None
+    return None if _UNPLAIN.search(head) else end + 2 + int(lengths[0])
 
 
 def caller_of(address: str, masters: frozenset[str]) -> Caller:

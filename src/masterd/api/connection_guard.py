@@ -2,6 +2,12 @@
 
 A connection that is refused gets an answer, and its request is not parsed. One timer serves all connections. It closes
 a connection whose client sends no request, does not finish its request, or does not read the answer.
+
+A request for commands that cannot be accepted now is answered from its first bytes, on a new connection as on one that
+has served requests. Neither the HTTP server nor a task takes part, so an overloaded leader spends its time on the
+commands that it has accepted. The connection is kept, because a new one would cost more than the refusal. If the client
+sends the next request at once, instead of after the time that the refusal names, nothing is read from its connection
+for a while: it cannot make the leader busy with refusals.
 """
 
 from __future__ import annotations
@@ -15,8 +21,8 @@ from typing import Any, cast
 
 from aiohttp import StreamReader, web
 
-from masterd.api.admission import Admission, Caller, ConnectionClock, ConnectionPhase
-from masterd.api.problems import closing_answer, problem_response
+from masterd.api.admission import Admission, Caller, ConnectionClock, ConnectionPhase, plain_size
+from masterd.api.problems import problem_response, raw_answer
 from nodestore.errors import Invalid, NodectlError, Overloaded, TooLarge
 from nodestore.support.logs import RateLimitedLog
 
@@ -25,6 +31,12 @@ log = logging.getLogger(__name__)
 _CHECK_EVERY_S = 0.5
 _ACCEPTED_A_TURN, _BACKLOG = 4, 128
 _COMMANDS = b"POST /v1/commands"
+_REFUSED_PAUSE_S = 0.1
+"""How long nothing is read from a connection after a refusal, if the one before it was less than a second ago. Masters
+are exempt, because they forward the requests of many clients. So is a new connection: its client may close it, which
+must be noticed."""
+_RETRY_S = 1.0
+_ENCODE_EVERY_S = 0.1
 
 
 class ConnectionGuard:
@@ -42,7 +54,17 @@ class ConnectionGuard:
         self.admission, self.caller_of, self.commands_refused = admission, caller_of, commands_refused
         self._open: set[FirstBytes] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._answers: dict[bool, bytes] = {}
+        self._answers_until = 0.0
         self.limited_log = RateLimitedLog(log, 60.0)
+
+    def answer_to_commands(self, refusal: NodectlError, now: float, *, closes: bool) -> bytes:
+        """The bytes that answer a request for commands with `refusal`. They may be a tenth of a second old."""
+        if now >= self._answers_until:
+            self._answers, self._answers_until = {}, now + _ENCODE_EVERY_S
+        if closes not in self._answers:
+            self._answers[closes] = raw_answer(refusal, closes=closes)
+        return self._answers[closes]
 
     def add(self, connection: FirstBytes) -> None:
         """Watch the time limits of this connection until `remove`."""
@@ -83,12 +105,18 @@ class FirstBytes(asyncio.Protocol):
         self.guard, self._make, self._address, self._is_admitted = guard, make, "", False
         self.clock = ConnectionClock(guard.admission.limits, time.monotonic())
         self.pipe: asyncio.Transport | None = None
+        self._caller = Caller.STRANGER
+        self._unread = 0
+        """How many bytes of the body of a refused request are still to be received and discarded."""
+        self._pause: asyncio.TimerHandle | None = None
+        self._refused_at = -_RETRY_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.pipe = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if isinstance(peer, tuple) else ""
-        refusal = self.guard.admission.connect(self._address, self.guard.caller_of(self._address))
+        self._caller = self.guard.caller_of(self._address)
+        refusal = self.guard.admission.connect(self._address, self._caller)
         if refusal is not None:
             self.guard.limited_log.log(logging.WARNING, f"refusing connections: {refusal}", about="connections")
             end_with(self.pipe, Overloaded(refusal, 1.0))
@@ -97,10 +125,7 @@ class FirstBytes(asyncio.Protocol):
         self.guard.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.pipe is None or self.pipe.is_closing():
-            return
-        if data.startswith(_COMMANDS) and (refusal := self.guard.commands_refused()) is not None:
-            end_with(self.pipe, refusal)
+        if self.pipe is None or self.pipe.is_closing() or self.refuses(data):
             return
         connection = self._make(self)
         self.pipe.set_protocol(connection)
@@ -110,8 +135,58 @@ class FirstBytes(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.forget()
 
+    def refuses(self, data: bytes) -> bool:
+        """Refuse the request with which `data` begins, if it is one for commands and none can be accepted now.
+
+        True also if `data` is more of the body of a refused request. To be called between two requests only, with all
+        answers written: the answer goes out at once.
+        """
+        if self.pipe is None:
+            return False
+        if self._unread:
+            self._discard(len(data))
+            return True
+        if not data.startswith(_COMMANDS) or (refusal := self.guard.commands_refused()) is None:
+            return False
+        now, size, body_max = time.monotonic(), plain_size(data), self.guard.admission.limits.body_bytes_max
+        # An answer that its client has not read yet is the last one, so that answers cannot fill the memory.
+        if size is None or not 0 <= size - len(data) <= body_max or self.pipe.get_write_buffer_size():
+            self.pipe.write(self.guard.answer_to_commands(refusal, now, closes=True))
+            self.pipe.close()
+            return True
+        self.pipe.write(self.guard.answer_to_commands(refusal, now, closes=False))
+        self._unread = size - len(data)
+        if self._unread:
+            self.clock.request_ended(True, now)
+        else:
+            self._refusal_ended(now)
+        return True
+
+    @property
+    def is_discarding(self) -> bool:
+        """Whether the next bytes are those of a request that was refused."""
+        return self._unread > 0
+
+    def _discard(self, size: int) -> None:
+        """Note that `size` bytes were received after a refused request."""
+        if self.pipe is not None and size > self._unread:  # a next request, sent before this one was answered
+            self.pipe.close()
+        self._unread = max(0, self._unread - size)
+        if not self._unread:
+            self._refusal_ended(time.monotonic())
+
+    def _refusal_ended(self, now: float) -> None:
+        """Note that all of a refused request was received. If its client did not wait, read nothing for a while."""
+        self.clock.request_ended(False, now)
+        previous, self._refused_at = self._refused_at, now
+        if self.pipe is not None and now - previous < _RETRY_S and self._caller is not Caller.MASTER:
+            self.pipe.pause_reading()
+            self._pause = asyncio.get_running_loop().call_later(_REFUSED_PAUSE_S, self.pipe.resume_reading)
+
     def forget(self) -> None:
         """Note that the connection has ended."""
+        if self._pause is not None:
+            self._pause.cancel()
         self.pipe = None
         if self._is_admitted:
             self._is_admitted = False
@@ -134,24 +209,28 @@ class FirstBytes(asyncio.Protocol):
 
 def end_with(transport: asyncio.Transport, error: NodectlError, status: int | None = None) -> None:
     """Write an answer that reports `error`, and close the connection."""
-    transport.write(closing_answer(error, status))
+    transport.write(raw_answer(error, status))
     transport.close()
 
 
 class GuardedConnection(web.RequestHandler):
     """An admitted connection of the HTTP server, from its first bytes on."""
 
-    __slots__ = ("_clock", "_first", "_guard", "_pipe", "_unread")
+    __slots__ = ("_clock", "_first", "_guard", "_is_answered", "_pipe", "_unread")
 
     def __init__(self, server: web.Server, first: FirstBytes, **options: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self._first, self._guard, self._clock, self._pipe = first, first.guard, first.clock, first.pipe
         self._unread: StreamReader | None = None
+        self._is_answered = True
 
     # --- what the event loop calls ---
 
     def data_received(self, data: bytes) -> None:
         if self._pipe is None or self._pipe.is_closing():
+            return
+        is_between = self._is_answered and self._clock.phase is ConnectionPhase.IDLE
+        if (is_between or self._first.is_discarding) and self._first.refuses(data):
             return
         if not self._clock.received(data, time.monotonic()):
             head_max = self._guard.admission.limits.head_bytes_max
@@ -179,12 +258,21 @@ class GuardedConnection(web.RequestHandler):
 
     def request_begun(self) -> None:
         """Note that the headers of a request are complete."""
+        self._is_answered = False
         self._clock.request_begun()
 
     def request_ended(self, unread: StreamReader | None) -> None:
         """Note that the answer is ready. unread: the body, if it was not read to its end; the connection then ends."""
         self._unread = unread
         self._clock.request_ended(unread is not None, time.monotonic())
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write the rest of the answer. Before that, nothing else may be written to the connection."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._is_answered = True
+        return finished
 
     def handle_error(
         self,

@@ -40,14 +40,14 @@ def problem_response(error: NodectlError, leader_url: str | None = None, *, stat
     return web.Response(body=dumps(problem), status=problem["status"], content_type=CONTENT_TYPE, headers=headers)
 
 
-def closing_answer(error: NodectlError, status: int | None = None) -> bytes:
-    """The bytes of an answer that reports `error` and ends the connection, for a request that was not parsed."""
+def raw_answer(error: NodectlError, status: int | None = None, *, closes: bool = True) -> bytes:
+    """The bytes of an answer that reports `error`, for an unparsed request. closes: it ends the connection."""
     problem = problem_of(error, status=status)
     body = dumps(problem)
     retry = f"Retry-After: {_retry_after(error)}\r\n" if error.status == 503 else ""
     head = (
         f"HTTP/1.1 {problem['status']} {HTTPStatus(problem['status']).phrase}\r\nContent-Type: {CONTENT_TYPE}\r\n"
-        f"Content-Length: {len(body)}\r\n{retry}Connection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{retry}Connection: {'close' if closes else 'keep-alive'}\r\n\r\n"
     )
     return head.encode() + body
 

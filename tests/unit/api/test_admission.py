@@ -14,6 +14,7 @@ from masterd.api.admission import (
     ConnectionPhase,
     caller_of,
     parse_cost,
+    plain_size,
 )
 
 LIMITS = AdmissionLimits(
@@ -162,3 +163,28 @@ def test_a_refused_body_is_discarded_for_a_short_time_only() -> None:
     assert all(clock.received(b"x" * 1_000_000, 2.0) for _ in range(3)), "the rest of the body is no header"
     assert clock.expired(0, 17.9) is None
     assert clock.expired(0, 18.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("head", "is_plain"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", True),
+        (b"POST / HTTP/1.1\r\nCONTENT-LENGTH:5 \r\nA: content-length: 9\r\n\r\n", True),
+        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r", False),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", False),
+        (b"POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length : 6\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: 5, 6\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 19 + b"\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\nConnection: close\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nA: b\nContent-Length: 5\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\n 6\r\n\r\n", False),
+    ],
+)
+def test_the_size_of_a_request_is_plain_or_unknown(head: bytes, is_plain: bool) -> None:
+    """Two programs must not differ in where the next request begins, so every doubt counts."""
+    assert plain_size(head + b"12345POST") == (len(head) + 5 if is_plain else None)

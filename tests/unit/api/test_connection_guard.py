@@ -26,6 +26,7 @@ from tests.support.waiting import eventually
 _JSON = "Content-Type: application/json"
 _TYPE = _JSON.encode() + b"\r\n"
 LIMITS = AdmissionLimits(body_bytes_max=1 << 20, bytes_in_flight_max=3 << 20)
+HEALTH = b"GET /v1/health HTTP/1.1\r\nHost: m1\r\n\r\n"
 
 
 class _Leader(FakeLeader):
@@ -317,15 +318,99 @@ async def test_a_reader_of_events_that_never_reads_is_dropped() -> None:
 
 
 async def test_a_full_queue_is_refused_before_the_body() -> None:
-    """With the time to wait, and the connection is closed: nothing of the request is parsed."""
+    """With the time to wait. Nothing of the request is parsed; the connection is closed unless its end is plain."""
     async with _door() as door:
         door.leader.overload = Overloaded("10000 commands are queued already", 1.5)
         document = problem(await door.ask(post(b"x" * 1_000_000)[:200]), 503)
         assert document["retry_after_s"] == 1.5
-        status, headers, _ = await door.ask(post(b'{"name":"a"}'))
-        assert (status, headers["retry-after"], headers["connection"]) == (503, "2", "close")
+        for name, kept in (("Accept: */*", "keep-alive"), ("Transfer-Encoding: chunked", "close")):
+            status, headers, _ = await door.ask(post(b'{"name":"a"}', name))
+            assert (status, headers["retry-after"], headers["connection"]) == (503, "2", kept)
         assert not door.leader.commands
-        assert (await door.ask(b"GET /v1/health HTTP/1.1\r\nHost: m1\r\n\r\n"))[0] == 200
+        assert (await door.ask(HEALTH))[0] == 200
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("before", [(), (HEALTH,)])
+async def test_a_refused_connection_serves_what_comes_later(before: tuple[bytes, ...], parts: int) -> None:
+    """Whether or not it has served a request before, and also if the refused body is still on its way."""
+    async with _door() as door:
+        reader, writer = await door.open()
+        for sent in before:
+            writer.write(sent)
+            assert (await answer_of(reader))[0] == 200
+        door.leader.overload = Overloaded("10000 commands are queued already", 1.5)
+        refused = post(b"x" * 900_000)
+        for part in range(parts):
+            writer.write(refused[part * len(refused) // parts : (part + 1) * len(refused) // parts])
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        problem(await answer_of(reader), 503)
+        door.leader.overload = None
+        writer.write(post(b'{"name":"a"}'))
+        assert (await answer_of(reader))[0] == 200
+        assert len(door.leader.commands) == 1
+        writer.close()
+
+
+async def test_the_rest_of_a_refused_body_has_a_time_limit() -> None:
+    async with _door(AdmissionLimits(linger_s=0.1, stalled_s=0.1)) as door:
+        door.leader.overload = Overloaded("10000 commands are queued already", 1.5)
+        reader, writer = await door.open()
+        writer.write(post(b"x" * 1000)[:-1])
+        problem(await answer_of(reader), 503)
+        await _expect_end(reader)
+        writer.close()
+
+
+async def test_a_client_that_does_not_wait_after_refusals_is_read_seldom() -> None:
+    """Otherwise a few such clients could make a leader busy with refusals alone."""
+    async with _door() as door:
+        door.leader.overload = Overloaded("10000 commands are queued already", 1.5)
+        reader, writer = await door.open()
+        begun = asyncio.get_running_loop().time()
+        for _ in range(6):
+            writer.write(post(b'{"name":"a"}'))
+            problem(await answer_of(reader), 503)
+        assert asyncio.get_running_loop().time() - begun >= 0.4
+        door.leader.overload = None
+        writer.write(post(b'{"name":"a"}'))
+        assert (await answer_of(reader))[0] == 200
+        writer.close()
+
+
+async def test_a_client_that_sends_many_refused_requests_at_once_is_disconnected() -> None:
+    """It gets one answer, so that answers which it does not read cannot fill the memory."""
+    async with _door() as door:
+        door.leader.overload = Overloaded("10000 commands are queued already", 1.5)
+        reader, writer = await door.open()
+        writer.write(post(b'{"name":"a"}') * 100)
+        assert problem(await answer_of(reader), 503)
+        await _expect_end(reader)
+        writer.close()
+
+
+async def test_a_refusal_does_not_interrupt_an_answer() -> None:
+    """A request that is sent while an earlier one of the same connection is served waits for its end."""
+    async with _door() as door:
+        door.leader.go.clear()
+        reader, writer = await door.open()
+        writer.write(post(b'{"name":"a"}'))
+        await eventually(lambda: len(door.leader.commands) == 1, "the first is served")
+        door.leader.overload = Overloaded("10000 commands are queued already", 1.5)
+        writer.write(post(b'{"name":"b"}'))
+        await asyncio.sleep(0.05)
+        door.leader.go.set()
+        assert [(await answer_of(reader))[0] for _ in range(2)] == [200, 503]
+        assert len(door.leader.commands) == 1
+        writer.close()
+
+
+async def _expect_end(reader: asyncio.StreamReader) -> None:
+    """Wait until the connection ends, with nothing more to read."""
+    async with asyncio.timeout(30.0):
+        with contextlib.suppress(ConnectionError):
+            assert not await reader.read()
 
 
 async def test_a_request_whose_sender_no_longer_waits_is_not_served() -> None:
