@@ -203,10 +203,14 @@ def connect_by_grpc(settings: EtcdSettings, *, answer_bytes_max: int = MESSAGE_B
     return lambda address: GrpcConnection(address, contents, answer_bytes_max)
 
 
-def _cancelled_by_grpc() -> bool:
-    """Whether the CancelledError just caught came from grpc: the current task itself was not cancelled."""
+def _cancellations() -> int:
+    """How often the current task has been cancelled.
+
+    If a CancelledError is caught and this number has not grown since the call began, the error came from grpc. The
+    number is above zero in a task that cleans up after its cancellation.
+    """
     task = asyncio.current_task()
-    return task is not None and task.cancelling() == 0
+    return 0 if task is None else task.cancelling()
 
 
 class Duplex(Protocol):
@@ -248,6 +252,7 @@ class RpcStream:
 
     async def send(self, message: Message, timeout_s: float) -> None:
         """Send one message; return once grpc has accepted it. Only one caller may send at a time."""
+        cancellations = _cancellations()
         try:
             async with asyncio.timeout(timeout_s):  # wait_for() may swallow a cancellation before Python 3.12
                 await self._call.write(message)
@@ -256,7 +261,7 @@ class RpcStream:
                 self._address, "silent", f"accepted no message for {timeout_s:g} s", Fault.AMBIGUOUS
             ) from None
         except asyncio.CancelledError:
-            if not _cancelled_by_grpc():
+            if _cancellations() > cancellations:
                 raise
             raise await self._end_status() from None
         except (aio.AioRpcError, asyncio.InvalidStateError, aio.UsageError):
@@ -315,6 +320,8 @@ class GrpcConnection:
         self.address = address
         self._options = (*_OPTIONS, ("grpc.max_receive_message_length", answer_bytes_max))
         self._former: set[asyncio.Task[None]] = set()
+        self._metadata: tuple[Metadata, aio.Metadata] = (), aio.Metadata()
+        """The metadata of the last call, and as grpc's type, which it would otherwise make anew for each call."""
         self._open_channel(tls)
 
     def renew(self, tls: TlsContents) -> None:
@@ -351,15 +358,21 @@ class GrpcConnection:
 
     async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Any:
         """Call a unary method once."""
+        cancellations = _cancellations()
         try:
-            return await self._unary[method](request, timeout=timeout_s, metadata=metadata)
+            return await self._unary[method](request, timeout=timeout_s, metadata=self._grpc_metadata(metadata))
         except aio.AioRpcError as error:
             code, details = error.code(), error.details() or ""
             raise RpcFailed(self.address, code.name.lower(), details, classify_status(code, details)) from None
         except asyncio.CancelledError:
-            if not _cancelled_by_grpc():
+            if _cancellations() > cancellations:
                 raise
             raise RpcFailed(self.address, "cancelled", "the channel was closed", Fault.AMBIGUOUS) from None
+
+    def _grpc_metadata(self, metadata: Metadata) -> aio.Metadata:
+        if metadata != self._metadata[0]:
+            self._metadata = metadata, aio.Metadata(*metadata)
+        return self._metadata[1]
 
     def open(self, method: str, metadata: Metadata) -> RpcStream:
         """A new bidirectional stream. If the member refuses it, its first use fails."""

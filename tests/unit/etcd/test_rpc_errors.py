@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from grpc import StatusCode as Code
 
@@ -14,7 +16,8 @@ from nodestore.errors import (
     TooLarge,
     Unavailable,
 )
-from nodestore.etcd.rpc import Fault, RpcFailed, classify_status, to_nodectl_error
+from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.rpc import Fault, GrpcConnection, RpcFailed, classify_status, to_nodectl_error
 
 SORTED = [
     # Never sent: the channel had no connection (texts of grpc 1.62 and 1.85).
@@ -99,3 +102,30 @@ def test_answers_become_typed_errors(code: Code, details: str, kind: type[Nodect
     error = to_nodectl_error(RpcFailed("h:1", code.name.lower(), details, classify_status(code, details)))
     assert type(error) is kind
     assert "\n" not in str(error)
+
+
+async def test_a_call_that_grpc_cancels_fails_also_in_a_task_that_was_cancelled_before() -> None:
+    """In the cleanup of a cancelled task, such as a resignation, the CancelledError of grpc is no new cancellation."""
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connection, calling = GrpcConnection(f"127.0.0.1:{port}", None), asyncio.Event()
+
+    async def work() -> RpcFailed | None:
+        try:
+            await asyncio.sleep(60.0)
+        except asyncio.CancelledError:
+            calling.set()
+            with pytest.raises(RpcFailed) as caught:
+                await connection.call("KV/Put", pb.PutRequest(key=b"k"), 30.0, ())
+            return caught.value
+        return None
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await calling.wait()
+    await connection.close()
+    failed = await task
+    assert failed is not None
+    assert failed.fault is Fault.AMBIGUOUS
+    server.close()
