@@ -54,6 +54,7 @@ from nodestore.etcd.types import (
     KV,
     Compare,
     EtcdSettings,
+    LazyResults,
     Member,
     MemberStatus,
     Op,
@@ -73,9 +74,9 @@ from nodestore.etcd.types import (
     op_put,
     op_range,
     range_from_pb,
-    result_from_pb,
 )
 from nodestore.schema.keys import prefix_end
+from nodestore.support.shared_timer import SharedTimer
 from nodestore.support.tasks import background_task
 from nodestore.support.tls_files import TlsContents
 
@@ -113,6 +114,7 @@ class Etcd:
         self._endpoints = [connect(address) for address in settings.endpoints]
         self._current = 0
         self._last_failure_at: dict[str, float] = {}  # by endpoint, on the monotonic clock
+        self._timer = SharedTimer()
         self._streams: set[Stream] = set()
         self._last_answering: Connection | None = None
         self._closed = False
@@ -141,6 +143,7 @@ class Etcd:
             self._certificate_check.cancel()
             await asyncio.wait((self._certificate_check,))
         await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
+        self._timer.cancel()
 
     def reread_files(self) -> None:
         """Read the certificates and, at the next call that needs it, the password again, although no file changed."""
@@ -461,7 +464,7 @@ class Etcd:
         response = await self._unary("KV/Txn", request, retry, timeout_s=timeout_s, endpoint_offset=endpoint_offset)
         return TxnResult(
             response.succeeded, response.header.revision,
-            tuple(result_from_pb(item) for item in response.responses), f"{response.header.cluster_id:x}",
+            LazyResults(response.responses), f"{response.header.cluster_id:x}",
         )  # fmt: skip
 
     async def txn_hedged(
@@ -502,6 +505,7 @@ class Etcd:
             timeout_s=self.settings.call_timeout_s if timeout_s is None else timeout_s,
             pauses_s=pauses_s if len(self._endpoints) > 1 else (),
             note_answered=note_answered,
+            call_later=self._timer.call_later,
         )
 
     def _switch_to_answering(self, slow: Connection) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from nodestore.errors import Invalid
 from nodestore.etcd.pb import etcd_pb2 as pb
@@ -125,7 +126,7 @@ class TxnResult:
 
     succeeded: bool
     revision: int
-    results: tuple[Range | WriteResult, ...]
+    results: Sequence[Range | WriteResult]
     cluster_id: str = ""
     """The id of the etcd cluster that answered, in hexadecimal digits."""
 
@@ -246,6 +247,32 @@ def result_from_pb(item: Any) -> Range | WriteResult:
     if kind == "response_range":
         return range_from_pb(item.response_range)
     return WriteResult(item.response_delete_range.deleted if kind == "response_delete_range" else 1)
+
+
+class LazyResults(Sequence[Range | WriteResult]):
+    """The results of a transaction's operations, each converted when it is read. A commit that succeeds reads none."""
+
+    def __init__(self, responses: Sequence[Any]) -> None:
+        self._responses = responses
+
+    def __len__(self) -> int:
+        return len(self._responses)
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == (tuple(other) if isinstance(other, LazyResults) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @overload
+    def __getitem__(self, position: int) -> Range | WriteResult: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> tuple[Range | WriteResult, ...]: ...
+
+    def __getitem__(self, position: int | slice) -> Range | WriteResult | tuple[Range | WriteResult, ...]:
+        if isinstance(position, slice):
+            return tuple(map(result_from_pb, self._responses[position]))
+        return result_from_pb(self._responses[position])
 
 
 def status_from_pb(response: Any) -> MemberStatus:

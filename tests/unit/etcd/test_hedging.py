@@ -130,3 +130,88 @@ def test_cancelling_the_caller_cancels_all_copies() -> None:
 
     run(cancelled)
     assert members.cancelled == [0, 1]
+
+
+def test_a_caller_that_was_interrupted_is_not_cancelled() -> None:
+    """The second copy interrupts the caller, which then goes on as if nothing had happened."""
+    members = Members(NEVER, 0.1)
+
+    async def work() -> int:
+        async with asyncio.timeout(60.0):
+            assert await members.ask(0.2) == 1
+        task = asyncio.current_task()
+        assert task is not None
+        await asyncio.sleep(0.1)
+        return task.cancelling()
+
+    assert run(work) == 0
+
+
+@pytest.mark.parametrize("interrupted_first", [True, False])
+def test_an_answer_does_not_hide_a_cancellation_at_the_same_moment(interrupted_first: bool) -> None:
+    """The second copy is answered and the caller is cancelled before the caller's task runs again."""
+    answer: list[asyncio.Future[None]] = []
+
+    async def send(left_s: float, position: int) -> int:
+        answer.append(asyncio.get_running_loop().create_future())
+        await answer[position]
+        return position
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(first_answer(send, timeout_s=10.0, pauses_s=(0.2,)))
+        await asyncio.sleep(0.3)
+        answer[1].set_result(None)
+        await asyncio.sleep(0)  # the copy ends; its callback, which interrupts the caller, is the next to run
+        if interrupted_first:
+            loop.call_soon(task.cancel)
+        else:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(work)
+
+
+def test_hedging_in_the_cleanup_of_a_cancelled_task() -> None:
+    """Its earlier cancellation is not mistaken for a new one."""
+    members = Members(NEVER, 0.1)
+
+    async def cleanup() -> int:
+        try:
+            await asyncio.sleep(NEVER)
+        finally:
+            return await members.ask(0.2)  # noqa: B012
+
+    async def work() -> int:
+        task = asyncio.create_task(cleanup())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        return await task
+
+    assert run(work) == 1
+
+
+def test_both_copies_are_answered_at_once() -> None:
+    """One of the two answers counts, and the caller is not left cancelled."""
+    members = Members(0.3, 0.1)
+
+    async def work() -> tuple[int, int]:
+        position = await members.ask(0.2)
+        await asyncio.sleep(0.1)
+        task = asyncio.current_task()
+        assert task is not None
+        return position, task.cancelling()
+
+    position, cancelling = run(work)
+    assert position in (0, 1)
+    assert cancelling == 0
+    assert members.answered == [position]
+
+
+def test_the_first_copy_fails_while_another_is_pending() -> None:
+    """The next copy is sent at once, and any of them may be answered."""
+    members = Members(0.3, NEVER, 0.1, errors={0: OutcomeUnknown("a")})
+    assert run(lambda: members.ask(0.2, 5.0)) == 2
+    assert members.sent == [(0.0, 0), (0.2, 1), (0.3, 2)]
+    assert members.cancelled == [1]
