@@ -284,6 +284,9 @@ class GuardedConnection(web.RequestHandler):
         """Answer a request that is not HTTP with a problem document, instead of a page and a traceback in the log."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun, so it cannot become an error any more")
+        if isinstance(exc, ConnectionError):  # the client has closed the connection, so nothing reads an answer
+            log.debug("%s %s: the client disconnected: %s", request.method, request.path, exc)
+            raise exc
         if status >= 500:
             log.error("a request failed outside of its handler", exc_info=exc)
             response = problem_response(NodectlError("the request failed; see this master's log"), status=status)

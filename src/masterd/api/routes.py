@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from aiohttp import HttpVersion10, StreamReader, web
+from aiohttp import ClientConnectionResetError, HttpVersion10, StreamReader, web
 
 from masterd.api import event_streams, fault_injection, history, openapi, reads
 from masterd.api.access.gate import Gate
@@ -205,7 +205,9 @@ class Api:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            if isinstance(error, ConnectionResetError) and disconnected(request):
+            if isinstance(error, ClientConnectionResetError) or (
+                isinstance(error, ConnectionError) and disconnected(request)
+            ):
                 log.debug("%s %s: the client disconnected", request.method, request.path)
                 return web.Response()  # aiohttp drops it, as the connection is closed
             log.exception("%s %s failed", request.method, request.path)

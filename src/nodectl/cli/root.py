@@ -185,7 +185,7 @@ def root(
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file that names clusters.")] = None,
     user: Annotated[str | None, typer.Option(metavar="NAME", help="etcd user.")] = None,
     password_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File whose first line is the password of --user.")
+        Path | None, typer.Option(metavar="FILE", help="File whose first line is the password of --user; - is stdin.")
     ] = None,
     ca: Annotated[
         Path | None, typer.Option(metavar="FILE", help="PEM file of the certificate authority of etcd and masters.")

@@ -101,7 +101,11 @@ def add_common(parser: Parser) -> None:
     )
     parser.add_option("user", str, default="", meta="NAME", text="user name for etcd")
     parser.add_option(
-        "password-file", Path, default="", meta="FILE", text="file whose first line is the password of --user"
+        "password-file",
+        Path,
+        default="",
+        meta="FILE",
+        text="file whose first line is the password of --user, or -: stdin",
     )
     parser.add_option(
         "ca", Path, default="", meta="FILE", text="file of the certificate authority of etcd's members; enables TLS"

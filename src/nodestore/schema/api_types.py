@@ -12,14 +12,15 @@ from typing import Annotated, Any, Literal, NotRequired, final, get_args
 
 from typing_extensions import TypeAliasType, TypedDict
 
+from nodesdk.names import PATTERN as NAME_PATTERN
 from nodestore.schema.json_schema import Keywords, StoredModel, configured
+from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_NAME_BYTES_MAX, TEXT_BYTES_MAX
+from nodestore.schema.limits import ID_CHARS_MAX as ID_CHARS_MAX
 
 INDEX_MAX = 10**16 - 1
 """The largest index: the journal's keys have sixteen digits."""
 COMMANDS_MAX = 256
 """The maximum number of commands in one request."""
-ID_CHARS_MAX = 128
-"""The maximum length of a command's id, in characters."""
 FREEZE_MAX_S = 10.0
 """The longest time for which a drill may freeze the leader, in seconds."""
 
@@ -30,6 +31,16 @@ DRILLS: tuple[DrillKind, ...] = get_args(DrillKind)
 
 Count = Annotated[int, Keywords(minimum=0)]
 Text = Annotated[str, Keywords(minLength=1)]
+# JSON Schema counts characters, and masterd counts bytes: a text of other characters than ASCII may be refused earlier.
+LimitedText = Annotated[str, Keywords(minLength=1, maxLength=TEXT_BYTES_MAX)]
+Actor = Annotated[
+    Annotated[str, Keywords(maxLength=ACTOR_BYTES_MAX)] | None,
+    Keywords(description=f"the author, at most {ACTOR_BYTES_MAX} bytes in UTF-8; by default anonymous"),
+]
+Reason = Annotated[
+    Annotated[str, Keywords(maxLength=TEXT_BYTES_MAX)] | None,
+    Keywords(description=f"at most {TEXT_BYTES_MAX} bytes in UTF-8"),
+]
 JsonObject = dict[str, Any]
 
 Cause = Annotated[str, StoredModel("Cause")]
@@ -198,8 +209,8 @@ class Application(TypedDict):
 class AdoptRequest(TypedDict):
     """Adopt the application `name`: from then on only masterds that run it take over."""
 
-    name: Text
-    actor: NotRequired[str | None]
+    name: LimitedText
+    actor: NotRequired[Actor]
 
 
 Switchover = TypedDict("Switchover", {"from": str, "to": str, "term": TermNumber})
@@ -209,15 +220,20 @@ Switchover = TypedDict("Switchover", {"from": str, "to": str, "term": TermNumber
 class SwitchoverRequest(TypedDict):
     """Hand leadership to a standby."""
 
-    to: NotRequired[Annotated[str | None, Keywords(description="a standby; by default the best ranked")]]
-    actor: NotRequired[str | None]
+    to: NotRequired[
+        Annotated[
+            Annotated[str, Keywords(maxLength=TEXT_BYTES_MAX)] | None,
+            Keywords(description="a standby; by default the best ranked"),
+        ]
+    ]
+    actor: NotRequired[Actor]
 
 
 class CampaignRequest(TypedDict):
     """The leader's request that a standby take over from the term with this revision."""
 
     revision: int
-    actor: str
+    actor: Annotated[str, Keywords(maxLength=ACTOR_BYTES_MAX)]
 
 
 class Campaign(TypedDict):
@@ -250,7 +266,7 @@ class DrillRequest(TypedDict):
             Keywords(description="revision of the term that the drill is restricted to"),
         ]
     ]
-    actor: NotRequired[str | None]
+    actor: NotRequired[Actor]
 
 
 class Drill(TypedDict):
@@ -265,8 +281,8 @@ class Drill(TypedDict):
 class PauseRequest(TypedDict):
     """Pause takeovers."""
 
-    actor: NotRequired[str | None]
-    reason: NotRequired[str | None]
+    actor: NotRequired[Actor]
+    reason: NotRequired[Reason]
 
 
 PausedOrNot = TypeAliasType("PausedOrNot", Paused | Empty)
@@ -401,13 +417,13 @@ class Documents(TypedDict):
 class Command(TypedDict):
     """A command of the application."""
 
-    name: Text
+    name: Annotated[str, Keywords(minLength=1, maxLength=COMMAND_NAME_BYTES_MAX)]
     args: NotRequired[JsonObject]
     id: NotRequired[
         Annotated[str, Keywords(minLength=1, maxLength=ID_CHARS_MAX, description="makes a repeat safe; needs `after`")]
     ]
     after: NotRequired[Annotated[Count, Keywords(description="with an id: the index known when it was first sent")]]
-    actor: NotRequired[str | None]
+    actor: NotRequired[Actor]
 
 
 class Commands(TypedDict):
@@ -546,7 +562,7 @@ class SnapshotContent(SnapshotMark):
 class SnapshotRequest(TypedDict):
     """Take a snapshot with a name."""
 
-    name: Annotated[str, Keywords(examples=["before-update"])]
+    name: Annotated[str, Keywords(pattern=f"^{NAME_PATTERN}$", examples=["before-update"])]
 
 
 class Deleted(TypedDict):
@@ -600,7 +616,7 @@ class ConfigRequest(TypedDict):
         Annotated[Count | None, Keywords(description="the version that must be current; 0: none yet")]
     ]
     source: NotRequired[Annotated[str | None, Keywords(description="the YAML text it came from")]]
-    actor: NotRequired[str | None]
+    actor: NotRequired[Actor]
 
 
 class ConfigVersion(TypedDict):

@@ -7,8 +7,9 @@ own commands. What is read from etcd has no limit, so that old entries stay read
 from __future__ import annotations
 
 from nodestore.errors import Invalid
-from nodestore.schema.api_types import ID_CHARS_MAX
 
+ID_CHARS_MAX = 128
+"""The maximum length of a command's id, in characters."""
 ACTOR_BYTES_MAX = 256
 COMMAND_NAME_BYTES_MAX = 128
 COMMAND_ID_BYTES_MAX = 4 * ID_CHARS_MAX

@@ -1,20 +1,29 @@
-"""Reads password files: the first line is the password, in UTF-8, or in UTF-16 as Windows writes it."""
+"""Reads password files: the first line is the password, in UTF-8, or in UTF-16 as Windows writes it. `-` is stdin."""
 
 from __future__ import annotations
 
 import codecs
 import re
+import sys
+from functools import cache
 from pathlib import Path
 
 from nodestore.errors import Invalid
 
+STDIN = "-"
 PASSWORD_FILE_BYTES_MAX = 4_096
 _LINE_END = re.compile(r"[\r\n]")
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffd]")
 
 
 def read_password(path: Path) -> str:
-    """The password in the file at `path`. Raises Invalid, with the file's name, if it holds none."""
+    """The password in the file at `path`, or on stdin if it is `-`. Raises Invalid, with its name, if there is none.
+
+    From stdin one line is read once. So a password that is read again later is the same, and what follows the line is
+    left for another argument that is `-`.
+    """
+    if str(path) == STDIN:
+        return _password_on_stdin()
     try:
         with path.open("rb") as file:
             raw = file.read(PASSWORD_FILE_BYTES_MAX + 1)
@@ -24,6 +33,18 @@ def read_password(path: Path) -> str:
         return parse_password(raw)
     except Invalid as error:
         raise Invalid(f"password file {path}: {error}") from None
+
+
+@cache
+def _password_on_stdin() -> str:
+    try:
+        raw = b"" if sys.stdin is None else sys.stdin.buffer.readline(PASSWORD_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise Invalid(f"cannot read the password from stdin: {error.strerror or error}") from None
+    try:
+        return parse_password(raw)
+    except Invalid as error:
+        raise Invalid(f"the password on stdin: {error}") from None
 
 
 def parse_password(raw: bytes) -> str:

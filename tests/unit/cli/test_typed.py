@@ -15,7 +15,8 @@ import pytest
 from nodectl.cli.arguments import parse_json_object, parse_moment, parse_values
 from nodectl.cli.exit_codes import ExitCode
 from nodectl.cli.root import as_typed
-from nodestore.errors import Invalid
+from nodectl.client.connection.http import parse_problem
+from nodestore.errors import Invalid, NotFound
 from tests.support.cli import CallNodectl
 from tests.support.fakes.masterd import FakeCluster, node_view
 
@@ -167,3 +168,24 @@ def test_commands_are_listed_with_their_arguments(cluster: FakeCluster, nodectl:
     found: list[dict[str, Any]] = nodectl("command", "--list", "-o", "json").json()
     assert found[0]["arguments"]["required"] == ["node"]
     assert nodectl("command").code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("raw", [b"405: Method Not Allowed", b'{"code": "invalid", "detail": "GET /v1/commands: no"}'])
+def test_what_an_older_master_cannot_do_is_one_clear_line(raw: bytes) -> None:
+    """`command --list` is such a request; the master knows the path, but not the method."""
+    error = parse_problem(405, raw, "http://pc1:8401/v1/commands?consistency=local")
+    assert (
+        str(error) == "http://pc1:8401 runs an older release, which cannot do this (/v1/commands): upgrade that masterd"
+    )
+    assert isinstance(error, NotFound)
+
+
+def test_the_table_of_a_document_masks_secrets(cluster: FakeCluster, nodectl: CallNodectl) -> None:
+    """As `node show` and `state list` do; JSON holds the document as it is."""
+    document = {"password": "hunter2", "colour": "red", "inner": {"api_key": "k3y"}, "argv": ["--token", "t0ken"]}
+    cluster.documents["secret"] = {"index": 1, "document": document}
+    for args in (["get", "secret"], ["list"]):
+        shown = nodectl("state", *args).out
+        assert "red" in shown
+        assert not [secret for secret in ("hunter2", "k3y", "t0ken") if secret in shown]
+    assert nodectl("state", "get", "secret", "-o", "json").json() == document

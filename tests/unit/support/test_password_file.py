@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from nodectl.cli.settings import ClusterSettings
 from nodestore.daemon.options import Parser, add_common, etcd_settings
 from nodestore.errors import Invalid
+from nodestore.support import password_file
 from nodestore.support.password_file import PASSWORD_FILE_BYTES_MAX, parse_password, read_password
 
 SECRET = "sé cret ✓"
@@ -107,3 +110,27 @@ def test_all_programs_read_it_alike(tmp_path: Path) -> None:
     for read in (lambda: etcd_settings(given), ClusterSettings(password_file=file).password):
         with pytest.raises(Invalid, match=r"password file .*: the first line is empty"):
             read()
+
+
+def test_a_password_on_stdin_is_read_once_and_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All programs take `-`. A session that reads the password again gets the same one."""
+    password_file._password_on_stdin.cache_clear()
+    stdin = io.TextIOWrapper(io.BytesIO(f"{SECRET}\nnodes: {{}}\n".encode()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    parser = Parser("x", "", {})
+    add_common(parser)
+    given = parser.parse_args(["--cluster=c", "--user=u", "--password-file=-"])
+    assert etcd_settings(given).password == SECRET
+    assert ClusterSettings(password_file=Path("-")).password() == SECRET
+    assert stdin.buffer.read() == b"nodes: {}\n"
+    password_file._password_on_stdin.cache_clear()
+
+
+@pytest.mark.parametrize("stdin", [None, io.TextIOWrapper(io.BytesIO(b""))])
+def test_stdin_without_a_password_is_refused_in_one_line(
+    stdin: io.TextIOWrapper | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password_file._password_on_stdin.cache_clear()
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(Invalid, match=r"^the password on stdin: the first line is empty$"):
+        read_password(Path("-"))

@@ -58,7 +58,7 @@ def get_document(
     local: LocalOption = False,
     output: OutputOption = Format.table,
 ) -> None:
-    """Show one document."""
+    """Show one document. The table masks secrets, as `node show` does; `-o json` and `-o yaml` hold them."""
 
     async def work(client: Client) -> Any:
         return await client.document(path, consistency=consistency(local))
@@ -67,9 +67,10 @@ def get_document(
 
     def tables() -> list[Table]:
         from nodectl.terminal.format import inline
+        from nodestore.support.secrets import masked
 
         table = Table(("KEY", "VALUE"))
-        for key, value in document.items():
+        for key, value in masked(document).items():
             table.add(key, value if isinstance(value, str) else inline(value, 200))
         return [table]
 

@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 
 from nodectl.client.connection.errors import Broken
-from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotLeader, Unavailable, from_code
+from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotFound, NotLeader, Unavailable, from_code
 from nodestore.support.json_rules import finite
 from nodestore.support.jsonio import loads
 from nodestore.support.tls_files import TlsFiles
@@ -26,6 +26,7 @@ CONNECT_S = 1.0
 DNS_CACHE_S = 1
 _FILES_CHECK_S = 1.0
 RETRY_AFTER_MAX_S = 30.0
+_METHOD_NOT_ALLOWED = 405
 _JSON = {"Content-Type": "application/json"}
 _TIMEOUT_HEADER = "Nodectl-Timeout-Ms"
 """Tells the master how long this attempt waits: it drops, unrun, what it cannot serve in that time."""
@@ -130,6 +131,9 @@ def to_request_error(error: BaseException, url: str, timeout_s: float) -> Broken
 
 def parse_problem(status: int, raw: bytes, url: str) -> Broken | NodectlError:
     """Return the typed error of a problem document; Broken for a server error without one."""
+    if status == _METHOD_NOT_ALLOWED:  # this client uses no method that its own release's masterd does not have
+        path = urlsplit(url).path
+        return NotFound(f"{_base(url)} runs an older release, which cannot do this ({path}): upgrade that masterd")
     try:
         document = loads(raw)
     except Garbage:
