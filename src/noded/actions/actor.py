@@ -169,22 +169,22 @@ class Actor:
         if isinstance(step, Begin) and (self._is_blocked() or not self._performer.has_reconciled(read.desired)):
             return False  # the agent calls wake when it has reconciled
         async with self._performer.hold_driver(step.action):
-            # mark it within the lock: waiting for the lock may take long, and the action may expire meanwhile
-            if isinstance(step, Run) or await self._mark_started(read, step):
-                await self._run_action(step.action, step.mark)
+            # record the start within the lock: waiting for the lock may take long, and the action may expire meanwhile
+            if isinstance(step, Run) or await self._write_start(read, step):
+                await self._run_action(step.action, step.start)
         if self._memory.running is not None:
             await self._wait_for_reboot()
         return True
 
-    async def _mark_started(self, read: _ReadKeys, step: Begin) -> bool:
-        """Write the mark. Returns whether it is known to be written; after False, the next read shows if it was."""
-        self._memory = replace(self._memory, marked=step.action)
+    async def _write_start(self, read: _ReadKeys, step: Begin) -> bool:
+        """Write the start record. Returns whether it is known to be written. After False, the next read shows it."""
+        self._memory = replace(self._memory, sent=step.action)
         return await self._put_acted(read, step.acted)
 
-    async def _run_action(self, action: Action, mark: ActionResult) -> None:
+    async def _run_action(self, action: Action, start: ActionResult) -> None:
         """Run the action and record its outcome in the memory."""
-        # recorded first, so that the action is not run again for this mark, whatever happens below
-        self._memory = replace(self._memory, begun=(action.epoch, action.index), running=mark, ended=None)
+        # recorded first, so that the action is not run again for this start record, whatever happens below
+        self._memory = replace(self._memory, begun=(action.epoch, action.index), running=start, ended=None)
         try:
             outcome = await self._performer.perform(action)
         except asyncio.CancelledError:

@@ -1,20 +1,20 @@
 """Decides which one-shot action to start and what to write into `acted/<node>`, from the keys in etcd and from what
 this process has done. Pure.
 
-An action starts at most once, whichever process dies at whatever time. A *mark* is the record of an action as
+An action starts at most once, whichever process dies at whatever time. A *start record* is the record of an action as
 `started`; it is written before the action runs. Every write is one transaction that compares `alive/<node>` (our
 claim), `epoch`, `actions/<node>` and `acted/<node>` with one linearizable read:
 
-* noded dies before the mark: the action has not started, the next noded starts it. noded dies after the mark, before
-  the action runs, while it runs or before its result is written: the next noded finds `started` with another nonce and
-  writes `lost`; a reboot is `done` if the same PC has another boot id.
-* The answer of etcd to the write of the mark is lost: if the next read shows the mark, with our nonce, the action runs.
-  If the write is still on its way at that read, noded writes the mark again. Both writes compare the same revision of
-  `acted`, so only one of them succeeds, and the read after that shows the mark.
-* The action expires before the mark is written: noded and the leader each compare the key that the other changes. The
-  mark changes `acted` and compares `actions`; the leader's commit changes `actions` and compares `acted`. So either the
-  action is marked or it expires. A marked action runs to its end, even if the leader is deposed. If the action leaves
-  `actions` meanwhile, its result is dropped.
+* noded dies before the start record: the action has not started, the next noded starts it. noded dies after the start
+  record, before the action runs, while it runs or before its result is written: the next noded finds `started` with
+  another nonce and writes `lost`; a reboot is `done` if the same PC has another boot id.
+* The answer of etcd to the write of the start record is lost: if the next read shows the start record, with our nonce,
+  the action runs. If the write is still on its way at that read, noded writes the start record again. Both writes
+  compare the same revision of `acted`, so only one of them succeeds, and the read after that shows the start record.
+* The action expires before the start record is written: noded and the leader each compare the key that the other
+  changes. The start record changes `acted` and compares `actions`; the leader's commit changes `actions` and compares
+  `acted`. So either the start is recorded or the action expires. An action whose start is recorded runs to its end,
+  even if the leader is deposed. If the action leaves `actions` meanwhile, its result is dropped.
 * Another host or noded claims the node while the action runs: `alive` differs, so our result is not written; the other
   one writes `lost`.
 * etcd is unreachable when the action ends: the result stays in memory until it is written. If noded is killed before
@@ -72,11 +72,11 @@ class ActionOutcome:
 
 @dataclass(frozen=True)
 class ActionMemory:
-    """What this process has done. marked: the action whose mark was last sent. begun: epoch and index of the newest
-    action that it has started. running: the record of that action until it ends. ended: its result until the next
-    action."""
+    """What this process has done. sent: the action whose start record was last sent. begun: epoch and index of the
+    newest action that it has started. running: the record of that action until it ends. ended: its result until the
+    next action."""
 
-    marked: Action | None = None
+    sent: Action | None = None
     begun: tuple[int, int] = (0, 0)
     running: ActionResult | None = None
     ended: ActionResult | None = None
@@ -113,19 +113,19 @@ class Write:
 
 @dataclass(frozen=True)
 class Begin:
-    """Write `acted`, which marks the action as started. Run the action if that write succeeds."""
+    """Write `acted`, which records the start of the action. Run the action if that write succeeds."""
 
     action: Action
     acted: Acted
-    mark: ActionResult
+    start: ActionResult
 
 
 @dataclass(frozen=True)
 class Run:
-    """The mark was written although its answer was lost: run the action."""
+    """The start record was written although its answer was lost: run the action."""
 
     action: Action
-    mark: ActionResult
+    start: ActionResult
 
 
 Step = Wait | Write | Begin | Run
@@ -141,8 +141,8 @@ def decide(keys: ActionKeys, memory: ActionMemory, me: Writer, now: float) -> St
         return Wait(old.problem)
     base = _base(old, me.node, epoch, pending)
     for result in base.results:
-        if _is_unused_mark(result, memory, me, epoch) and memory.marked is not None:
-            return Run(memory.marked, result)
+        if _is_unused_start(result, memory, me, epoch) and memory.sent is not None:
+            return Run(memory.sent, result)
     acted = _updated(base, memory, me, epoch, pending, now)
     if acted != base or isinstance(old, Garbled):
         return Write(acted)
@@ -152,9 +152,9 @@ def decide(keys: ActionKeys, memory: ActionMemory, me: Writer, now: float) -> St
     if not startable or memory.running is not None:
         return Wait()
     action = startable[0]
-    mark = _started(action, me, now)
-    results = (*acted.results, mark)
-    return Begin(action, acted.model_copy(update={"floor": action.index, "results": results}), mark)
+    start = _started(action, me, now)
+    results = (*acted.results, start)
+    return Begin(action, acted.model_copy(update={"floor": action.index, "results": results}), start)
 
 
 def _started(action: Action, me: Writer, now: float) -> ActionResult:
@@ -196,9 +196,9 @@ def _base(old: Acted | Garbled | None, node: str, epoch: int, pending: tuple[Act
     return old if old.epoch == epoch else old.model_copy(update={"epoch": epoch, "results": ()})
 
 
-def _is_unused_mark(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int) -> bool:
-    """Whether `result` is the mark that we last tried to write and whose action we have not started yet."""
-    sent = memory.marked
+def _is_unused_start(result: ActionResult, memory: ActionMemory, me: Writer, epoch: int) -> bool:
+    """Whether `result` is the start record that we last tried to write and whose action we have not started yet."""
+    sent = memory.sent
     ours = result.state == "started" and result.nonce == me.nonce
     return ours and sent is not None and (sent.epoch, sent.index) == (epoch, result.index) > memory.begun
 

@@ -321,7 +321,7 @@ async def test_expiry_against_the_mark(etcd_one: EtcdCluster, keys: Keys, tmp_pa
         began: list[int] = []
         for index in range(1, 41):
             await lead.ask(lead.append(index))
-            await asyncio.sleep(0.0005 * (index % 20))  # the race itself: anything from before to after the mark
+            await asyncio.sleep(0.0005 * (index % 20))  # the race itself: from before to after the start record
             if not await _expire(lead, index):
                 began.append(index)
                 await lead.reaches(index, "done")

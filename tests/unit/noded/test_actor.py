@@ -143,7 +143,7 @@ async def test_what_fails_is_told_as_it_is() -> None:
 
 
 async def test_killed_before_the_mark_the_next_begins_it() -> None:
-    """Without the mark `started` the action has not begun, so the next noded begins it."""
+    """Without the start record the action has not begun, so the next noded begins it."""
     async with rig() as at:
         at.store.ask(action(7))
         at.store.faults = ["refused"] * 1000
@@ -174,9 +174,9 @@ async def test_killed_while_it_runs_it_is_lost() -> None:
 
 
 async def test_a_mark_that_lands_after_its_writer_died_is_lost() -> None:
-    """A late mark fails if the claim that it compares is gone.
+    """A late start record fails if the claim that it compares is gone.
 
-    If the claim still exists, the next noded finds the mark.
+    If the claim still exists, the next noded finds the start record.
     """
     async with rig() as at:
         at.store.ask(action(7))
@@ -191,7 +191,7 @@ async def test_a_mark_that_lands_after_its_writer_died_is_lost() -> None:
         assert at.doer.done == []
 
 
-async def test_a_mark_that_lands_after_another_has_the_node_does_not() -> None:
+async def test_a_start_record_that_lands_after_another_has_the_node_does_not() -> None:
     """Its compare of the claim fails."""
     async with rig() as at:
         at.store.ask(action(7))
@@ -261,7 +261,7 @@ async def test_a_mark_without_an_answer(fault: str) -> None:
 
 
 async def test_a_mark_that_lands_before_its_repeat() -> None:
-    """The repeat fails its compare. The next read shows that the mark is ours, and the action is begun once."""
+    """The repeat fails its compare. The next read shows that the start record is ours, and the action is begun once."""
     async with rig() as at:
         at.store.ask(action(7))
         at.store.faults = ["late", at.store.land]
@@ -270,7 +270,7 @@ async def test_a_mark_that_lands_before_its_repeat() -> None:
         assert at.doer.done == [7]
 
 
-async def test_a_mark_that_lands_after_its_repeat_does_not() -> None:
+async def test_a_start_record_that_lands_after_its_repeat_does_not() -> None:
     """Nor later: `acted` is another one for good."""
     async with rig() as at:
         at.store.ask(action(7))
@@ -314,8 +314,8 @@ async def test_etcd_away_while_it_runs() -> None:
 # --- concurrent leader writes ----------------------------------------------------------------------------------------
 
 
-async def test_expired_just_before_the_mark() -> None:
-    """The view has changed: the mark does not land, and it is not begun."""
+async def test_expired_just_before_the_start_record() -> None:
+    """The view has changed: the start record does not land, and it is not begun."""
     async with rig() as at:
         at.store.ask(action(7))
         at.store.faults = [lambda: at.store.close(7)]
@@ -387,7 +387,7 @@ async def test_a_restored_store_runs_nothing_old() -> None:
         assert at.store.state(7) == "absent"  # the leader writes the outcome
 
 
-async def test_restored_just_before_the_mark() -> None:
+async def test_restored_just_before_the_start_record() -> None:
     """The epoch's revision is compared, too."""
     async with rig() as at:
         at.store.ask(action(7))
