@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -123,8 +124,9 @@ class FakeCluster:
 class FakeMasterd:
     """One masterd. `script`: its behaviours for the next requests with commands, in order."""
 
-    def __init__(self, cluster: FakeCluster, name: str) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: FakeCluster, name: str, tls: ssl.SSLContext | None = None) -> None:
+        """tls: of the server, from the next `start` on; None: without TLS."""
+        self.cluster, self.tls = cluster, tls
         self.name = name
         self.url = ""
         self.script: deque[Behaviour] = deque()
@@ -174,10 +176,11 @@ class FakeMasterd:
         self._runner = web.AppRunner(app, shutdown_timeout=0.05)
         await self._runner.setup()
         port = int(self.url.rsplit(":", 1)[1]) if self.url else 0
-        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self.tls)
         await site.start()
         self._listening = site._server.sockets[0]  # type: ignore[union-attr]
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        scheme = "http" if self.tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._listening.getsockname()[1]}"
 
     async def stop(self) -> None:
         """Stop as by SIGKILL: connections break, and new ones are refused."""
@@ -433,12 +436,12 @@ def sever(request: web.Request) -> None:
 
 
 @asynccontextmanager
-async def fake_cluster(*names: str) -> AsyncIterator[FakeCluster]:
+async def fake_cluster(*names: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeCluster]:
     """Start masterds (default: m1 and m2); the first one leads."""
     cluster = FakeCluster()
     try:
         for name in names or ("m1", "m2"):
-            master = FakeMasterd(cluster, name)
+            master = FakeMasterd(cluster, name, tls)
             await master.start()
             cluster.masters[name] = master
         cluster.lead(next(iter(cluster.masters)), "first")
