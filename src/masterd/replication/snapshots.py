@@ -21,7 +21,9 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iter
 from dataclasses import dataclass, replace
 from typing import Any
 
-from masterd.state_machine.remembered import RememberedResult, size_of
+from msgspec import structs
+
+from masterd.state_machine.remembered import RememberedResult
 from masterd.state_machine.state import AdoptedConfig, State, VersionedDocument, document_size
 from nodestore.cluster.election import Fence
 from nodestore.errors import Garbage, LeadershipLost, NotFound
@@ -29,7 +31,7 @@ from nodestore.etcd.session import KV, Compare, Etcd, Op, cmp_create, cmp_mod, o
 from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.models import Action, ConfigRecord, Inventory, Manifest, SpecMark, decode
 from nodestore.schema.records import MarkStruct
-from nodestore.support.jsonio import Document, dumps, loads
+from nodestore.support.jsonio import Document, dumps, encoded_plain, loads
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class Image:
     def to_state(self) -> State:
         return State(
             index=self.index, time=self.time, documents=self.documents, specs=self.specs, adopted=self.adopted,
-            ids=self.ids, ids_bytes=sum(known.size for known in self.ids.values()), floor=self.floor,
+            ids=self.ids, ids_bytes=sum(known.size_under(name) for name, known in self.ids.items()), floor=self.floor,
             documents_bytes=self.documents_bytes, restores=self.restores, actions=self.actions,
             application=self.application,
         )  # fmt: skip
@@ -96,13 +98,15 @@ def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes
         }
     )  # fmt: skip
     # Generators, so that each chunk is encoded when it is requested: the caller yields to the event loop in between.
-    specs = ((node, [mark.generation, mark.hash]) for node, mark in image.specs.items())
-    documents = ((path, [doc.index, doc.value]) for path, doc in image.documents.items())
-    ids = ((name, [known.index, known.time, known.result]) for name, known in image.ids.items())
+    specs = ((node, dumps([mark.generation, mark.hash])) for node, mark in image.specs.items())
+    documents = ((path, dumps([doc.index, doc.value])) for path, doc in image.documents.items())
+    ids = ((name, _encode_remembered(known)) for name, known in image.ids.items())
     # Parts of their own, not in `ids`: old versions read `ids` in exactly this form, and skip parts they do not know.
-    digests = ((name, known.digest) for name, known in image.ids.items() if known.digest is not None)
-    by_index = ((name, 1) for name, known in image.ids.items() if known.by_index)
-    actions = ((node, [action.model_dump(mode="json") for action in todo]) for node, todo in image.actions.items())
+    digests = ((name, dumps(known.digest.hex())) for name, known in image.ids.items() if known.digest is not None)
+    by_index = ((name, b"1") for name, known in image.ids.items() if known.by_index)
+    actions = (
+        (node, dumps([action.model_dump(mode="json") for action in todo])) for node, todo in image.actions.items()
+    )
     yield from _parts("specs", specs, chunk_bytes)
     yield from _parts("documents", documents, chunk_bytes)
     yield from _parts("ids", ids, chunk_bytes)
@@ -111,12 +115,17 @@ def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes
     yield from _parts("actions", actions, chunk_bytes)
 
 
-def _parts(part: str, items: Iterable[tuple[str, Any]], chunk_bytes: int) -> Iterator[bytes]:
+def _encode_remembered(known: RememberedResult) -> bytes:
+    return b"[%d,%b,%b]" % (known.index, dumps(known.time), known.encoded or b"null")
+
+
+def _parts(part: str, items: Iterable[tuple[str, bytes]], chunk_bytes: int) -> Iterator[bytes]:
+    """The chunks of one part. items: their values are JSON."""
     opening = dumps({"v": 1, "part": part})[:-1] + b',"items":{'
     pieces: list[bytes] = []
     size = 0
     for key, value in items:
-        piece = dumps(key) + b":" + dumps(value)
+        piece = dumps(key) + b":" + value
         if pieces and size + len(piece) > chunk_bytes:
             yield opening + b",".join(pieces) + b"}}"
             pieces, size = [], 0
@@ -153,15 +162,15 @@ def _fill(state: State, data: dict[str, Any]) -> None:
                 state.documents_bytes += state.documents[path].size
         case "ids":
             for name, (index, time, result) in data["items"].items():
-                state.remember(name, RememberedResult(index, time, result, size=size_of(name, len(dumps(result)))))
+                state.remember(name, RememberedResult(index, time, encoded_plain(result)))
         case "digests":
             for name, digest in data["items"].items():
-                state.ids[name] = replace(state.ids[name], digest=digest)
+                state.ids[name] = structs.replace(state.ids[name], digest=bytes.fromhex(digest))
         case "by_index":
             for name in data["items"]:
-                known = state.ids[name]
-                state.ids_bytes -= known.size - size_of(name, 0)
-                state.ids[name] = replace(known, by_index=True, size=size_of(name, 0))
+                known, by_index = state.ids[name], structs.replace(state.ids[name], encoded=None)
+                state.ids_bytes -= known.size_under(name) - by_index.size_under(name)
+                state.ids[name] = by_index
         case "actions":
             for node, pending in data["items"].items():
                 state.actions[node] = tuple(Action.model_validate(action) for action in pending)

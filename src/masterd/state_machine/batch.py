@@ -352,7 +352,7 @@ class Batch:
         if remembered is not None:
             _check_same(request, remembered.digest, remembered.index)
             return CommandOutcome(
-                request.id, remembered.index, copy(remembered.result), True, result_in_journal=remembered.by_index
+                request.id, remembered.index, remembered.result, True, result_in_journal=remembered.by_index
             )
         if request.after is None:
             return None
@@ -543,6 +543,6 @@ def _inventory(config: ConfigRecord) -> Inventory:
     return Inventory.model_validate(checked_copy(config.model_dump(), "configuration")["inventory"])
 
 
-def _check_same(request: CommandRequest, first: str | None, index: int) -> None:
+def _check_same(request: CommandRequest, first: bytes | None, index: int) -> None:
     args = checked_copy(request.args, "arguments")  # as they are in the journal: a tuple became a list
     check_same_request(request.id, first, request.name, args, index)

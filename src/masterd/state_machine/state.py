@@ -12,7 +12,7 @@ from masterd.state_machine.remembered import RememberedResult
 from nodestore.errors import Garbage
 from nodestore.schema.models import Action, ConfigRecord, Inventory, first_problem
 from nodestore.schema.records import JournalEntry, JournalRecord, MarkStruct
-from nodestore.support.jsonio import Document, dumps
+from nodestore.support.jsonio import Document, encoded_plain
 
 IDS_MIN = 10_000
 IDS_WINDOW_S = 3_600.0
@@ -141,9 +141,11 @@ class State:
             self.adopted = AdoptedConfig(
                 record.config, record.config_revision or 0, record.index, prepared.inventory or Inventory()
             )
-        self.remember(record.id, RememberedResult.of(record))
+        # The commands of one batch have the same time: one object serves all that is remembered of them.
+        time = self.time if record.time == self.time else record.time
+        self.remember(record.id, RememberedResult.of(record, time))
         self.index = record.index
-        self.time = max(self.time, record.time) if record.time_shift is None else record.time
+        self.time = max(self.time, time) if record.time_shift is None else time
 
     def _set_pending(self, changed: Mapping[str, tuple[Action, ...]]) -> None:
         for node, pending in changed.items():
@@ -176,7 +178,7 @@ class State:
         """Remember a result as the newest one: `ids` is in order of index, oldest first."""
         before = self.ids.pop(command_id, None)
         self.ids[command_id] = remembered
-        self.ids_bytes += remembered.size - (before.size if before is not None else 0)
+        self.ids_bytes += remembered.size_under(command_id) - (0 if before is None else before.size_under(command_id))
 
     def floor_within(self, ids_bytes_max: int) -> int:
         """The floor for the leader's next entry: forgets what is too old, then the oldest above this many bytes.
@@ -185,10 +187,10 @@ class State:
         exceed the limit until the entry after it.
         """
         floor, size = self._floor_by_age(len(self.ids)), self.ids_bytes
-        for remembered in self.ids.values():
+        for command_id, remembered in self.ids.items():
             if remembered.index > floor and size <= ids_bytes_max:
                 break
-            size -= remembered.size
+            size -= remembered.size_under(command_id)
             floor = max(floor, remembered.index)
         return floor
 
@@ -210,12 +212,12 @@ class State:
             oldest = next(iter(self.ids))
             if self.ids[oldest].index > self.floor:
                 return
-            self.ids_bytes -= self.ids.pop(oldest).size
+            self.ids_bytes -= self.ids.pop(oldest).size_under(oldest)
 
 
 def document_size(path: str, document: Document) -> int:
     """Upper bound of the bytes that a document takes in a snapshot or in a view, its path included."""
-    return len(dumps(path)) + len(dumps(document)) + _DOCUMENT_FRAMING_BYTES
+    return len(encoded_plain((path, document))) + _DOCUMENT_FRAMING_BYTES
 
 
 class JournalGap(Garbage):

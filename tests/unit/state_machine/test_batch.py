@@ -85,7 +85,7 @@ def test_after_decides_whether_an_unknown_id_may_run(after: int | None, known: b
     line = Line()
     line.state.index, line.state.floor = 20, 10
     if known:
-        line.state.ids["x"] = RememberedResult(15, 0.0, "first")
+        line.state.ids["x"] = RememberedResult(15, 0.0, b'"first"')
     outcome = line.run(line.request("add", "x", after, path="p"))[0]
     assert outcome is not None
     assert code_of(outcome) == expected

@@ -76,7 +76,7 @@ def test_the_request_of_an_id_is_known_from_journal_and_snapshot() -> None:
 def test_an_id_that_an_old_version_remembered_is_not_checked() -> None:
     """Its snapshots hold no digests. The first result is returned as before."""
     line = Line()
-    line.state.index, line.state.ids["x"] = 5, RememberedResult(5, 0.0, "first")
+    line.state.index, line.state.ids["x"] = 5, RememberedResult(5, 0.0, b'"first"')
     assert line.one("add", "x", 0, path="anything").result == "first"
 
 
@@ -123,7 +123,7 @@ def test_bytes_come_before_hours_and_counts() -> None:
     """The oldest are forgotten first, only as many as needed, and none of the entry that says so."""
     state = State()
     state.apply(entry(1, [1_000] * 10, floor=0))
-    each = state.ids["c01"].size
+    each = state.ids["c01"].size_under("c01")
     assert state.ids_bytes == 10 * each
     assert state.floor_within(10 * each) == 0
     assert state.floor_within(10 * each - 1) == 1
@@ -195,9 +195,9 @@ def test_sizes_are_bounds_of_what_a_snapshot_holds(commands: list[tuple[str, int
         )
         floor = state.floor_within(limit)
         state.apply(Entry(epoch=1, term=1, nonce="n", commands=(record,), floor=floor))
-        assert state.ids_bytes == sum(known.size for known in state.ids.values())
+        assert state.ids_bytes == sum(known.size_under(name) for name, known in state.ids.items())
         assert state.documents_bytes == sum(document.size for document in state.documents.values())
-        assert state.ids_bytes <= limit + state.ids[name].size
+        assert state.ids_bytes <= limit + state.ids[name].size_under(name)
     by_part: dict[str, int] = {}
     for raw in encode_image(Image.of(state), 1 << 30):
         part = loads(raw)["part"]
