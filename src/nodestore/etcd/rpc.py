@@ -28,6 +28,7 @@ from nodestore.errors import (
 )
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.types import EtcdSettings
+from nodestore.support.shared_timer import SharedTimer
 from nodestore.support.tasks import background_task, owned_task
 from nodestore.support.tls_files import TlsContents, TlsFiles
 
@@ -247,8 +248,11 @@ class RpcStream:
 
     def __init__(self, address: str, call: Any) -> None:
         self._address, self._call = address, call
-        self._reading: asyncio.Future[Any] | None = None
-        self._wake_requested: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reading: asyncio.Task[Any] | None = None
+        self._wake_requested = False
+        self._waiting: asyncio.Future[None] | None = None
+        """What a pending `receive` waits for: the end of the read, its timeout, or `wake_reader`."""
+        self._timer = SharedTimer()
 
     async def send(self, message: Message, timeout_s: float) -> None:
         """Send one message; return once grpc has accepted it. Only one caller may send at a time."""
@@ -271,10 +275,11 @@ class RpcStream:
         """The next message. None if none arrived in time, or after `wake_reader`; then the read stays pending."""
         if self._reading is None:
             self._reading = owned_task(self._read())
+            self._reading.add_done_callback(self._end_wait)
         reading = self._reading
-        await asyncio.wait((reading, self._wake_requested), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if self._wake_requested.done():
-            self._wake_requested = asyncio.get_running_loop().create_future()
+        if not reading.done() and not self._wake_requested:
+            await self._wait(timeout_s)
+        self._wake_requested = False
         if not reading.done():
             return None
         self._reading = None
@@ -284,11 +289,26 @@ class RpcStream:
 
     def wake_reader(self) -> None:
         """Make the pending `receive`, or else the next one, return None at once."""
-        if not self._wake_requested.done():
-            self._wake_requested.set_result(None)
+        self._wake_requested = True
+        self._end_wait()
+
+    async def _wait(self, timeout_s: float) -> None:
+        self._waiting = asyncio.get_running_loop().create_future()
+        timeout = self._timer.call_later(timeout_s, self._end_wait)
+        try:
+            await self._waiting
+        finally:
+            timeout.cancel()
+            self._waiting = None
+
+    def _end_wait(self, read: object = None) -> None:
+        """End the wait of a pending `receive`. read: unused."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def close(self) -> None:
         """Cancel the stream; return once it has no task left in this event loop."""
+        self._timer.cancel()
         self._call.cancel()
         if self._reading is not None:
             self._reading.cancel()
