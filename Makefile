@@ -73,9 +73,14 @@ interop: $(STAMP) interop-venv  ## what docs/automation.md shows, with etcdctl a
 bench: $(STAMP)  ## measure and compare with bare etcd, for docs/benchmarks.md (QUICK=1: 5 minutes, ONLY=commands: a part; neither writes it)
 	$(BIN)/python -m bench
 
-# Not part of `bench`: needs etcdctl beside etcd and, for ZooKeeper, a JVM.
-bench-peers: $(STAMP)  # failover of etcdctl lock, and of kazoo on a ZooKeeper in BENCH_ZOOKEEPER (its folder of jars)
-	$(BIN)/python -m bench.peers
+# Not part of `bench`: needs etcdctl beside etcd and, for ZooKeeper, a JVM. PySyncObj has an environment of its own.
+bench-peers: $(STAMP) .cache/peers/.installed  # etcdctl lock, kazoo on a ZooKeeper in BENCH_ZOOKEEPER (its folder of jars), PySyncObj
+	BENCH_PYSYNCOBJ=$${BENCH_PYSYNCOBJ:-.cache/peers/bin/python} $(BIN)/python -m bench.peers
+
+.cache/peers/.installed: bench/peers-requirements.txt
+	$(PYTHON) -m venv .cache/peers
+	.cache/peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 # 77: no root, or no namespaces here. Processes on loopback can still be killed and paused.
 faults: DURATION ?= $(if $(QUICK),2m,10m)

@@ -1,12 +1,15 @@
-"""`make bench-peers`: the failover time of other systems whose leader process is killed (SIGKILL).
+"""`make bench-peers`: other systems: the failover time if their leader's process is killed (SIGKILL), and rates.
 
 - `etcdctl lock` at the shortest TTL that etcd grants, on an etcd with the settings of this project.
 - kazoo's Election on three ZooKeeper servers, with its default session timeout of 10 s and with the shortest stable
   one. BENCH_ZOOKEEPER names the directory of ZooKeeper's jars (Debian's package `zookeeper`: /usr/share/java).
   BENCH_KAZOO names the Python that has kazoo, which is no dependency of this project (default: this Python). What is
   missing is skipped.
+- PySyncObj, three processes, with its journal and without. BENCH_PYSYNCOBJ names the Python that has it;
+  `make bench-peers` makes an environment of its own for it, from bench/peers-requirements.txt.
 
-Measured from the kill to the line that the next leader writes: a lower bound of what a client waits for.
+The first two are measured from the kill to the line that the next leader writes: a lower bound of what a client waits
+for. PySyncObj is measured at its callers, as this project is.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.harness.figures import Figure, figure
+from bench.measures import raft_library
 from bench.report import page
 from nodectl.dev import launch
 from nodectl.dev.cluster import DevCluster
@@ -162,6 +166,16 @@ async def kazoo(folder: Path, trials: int) -> list[Figure]:
     return figures
 
 
+async def pysyncobj(folder: Path, trials: int) -> list[Figure]:
+    """Measure PySyncObj: what a Python user would take instead, a state machine replicated by Raft in the process."""
+    python = os.environ.get("BENCH_PYSYNCOBJ")
+    if not python:
+        raise NodectlError(
+            "BENCH_PYSYNCOBJ is not set: set it to a Python that has PySyncObj, as make bench-peers does"
+        )
+    return await raft_library.measure(python, folder / "pysyncobj", trials)
+
+
 async def run(trials: int, console: Console) -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="nodectl-peers-") as name:
@@ -173,6 +187,10 @@ async def run(trials: int, console: Console) -> list[Figure]:
             figures += await kazoo(Path(name), trials)
         except (NodectlError, TimeoutError) as error:
             console.print(f"kazoo: not measured: {error}", markup=False)
+        try:
+            figures += await pysyncobj(Path(name), trials)
+        except (NodectlError, TimeoutError) as error:
+            console.print(f"PySyncObj: not measured: {error}", markup=False)
     return figures
 
 
