@@ -13,8 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from masterd.api.access.access_routes import AccessRoutes
 from masterd.api.access.browser_rules import BrowserRules
+from masterd.api.access.credentials import Credentials, PeerIdentityOf, no_certificate
 from masterd.api.access.gate import Gate
+from masterd.api.access.switch import AccessSwitch
 from masterd.api.admission import Admission, AdmissionLimits, caller_of
 from masterd.api.connection_guard import ConnectionGuard
 from masterd.api.heartbeats import Heartbeats
@@ -48,6 +51,7 @@ from masterd.upkeep.space_keeper import SpaceKeeper
 from masterd.upkeep.store_scan import StoreScan
 from nodestore.cluster.configuration import Configuration
 from nodestore.cluster.election import TakeoverWon
+from nodestore.cluster.grants import Grants
 from nodestore.cluster.store_identity import StoreIdentity
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
@@ -154,10 +158,13 @@ def build_parts(
     return MasterdParts(me, settings, leadership, cluster_view, replica, campaign, health, read_sources, master)
 
 
-def build_api(parts: MasterdParts, limits: AdmissionLimits | None = None) -> Api:
+def build_api(
+    parts: MasterdParts, limits: AdmissionLimits | None = None, *, peer_identity: PeerIdentityOf = no_certificate
+) -> Api:
     """Build the HTTP API of a masterd. Closing its web application also ends a running scan of the store.
 
     limits: of what clients may make it hold; by default a body may be as large as an entry of the journal.
+    peer_identity: whom the client certificate of a request's connection names.
     """
     sources, settings = parts.read_sources, parts.settings
     peers = PeerClient()
@@ -166,11 +173,18 @@ def build_api(parts: MasterdParts, limits: AdmissionLimits | None = None) -> Api
         takeovers=parts.campaign, peers=peers,
     )  # fmt: skip
     limits = limits or AdmissionLimits(body_bytes_max=settings.leader.limits.entry_bytes_max)
+    view, replica = sources.cluster_view, sources.replica
+    switch = AccessSwitch(view, required=settings.require_credentials)
+    credentials = Credentials(view.grants, peer_identity, lambda: max(time.time(), replica.state.time))
+    gate = Gate(_browser_rules(parts.me, settings), switch, credentials)
+    view.grants.subscribe(gate.credentials_changed)
+    switch.on_change = gate.end_streams
     return Api(
         sources, peers=peers, router=router, takeovers=parts.campaign, drills_allowed=settings.allow_drills,
         heartbeats=Heartbeats(parts.me.id, parts.leadership, parts.replica, settings.timing.beat_s),
         node_logs=NodeLogs(sources), configuration=Configuration(sources.etcd, sources.keys),
-        admission=Admission(limits), gate=Gate(_browser_rules(parts.me, settings)),
+        admission=Admission(limits), gate=gate,
+        access_routes=AccessRoutes(Grants(sources.etcd, sources.keys), view, switch),
     )  # fmt: skip
 
 

@@ -64,6 +64,8 @@ class MasterSettings:
     space: SpaceSettings = field(default_factory=SpaceSettings)
     allow_drills: bool = False
     """Whether a request may kill or freeze this leader."""
+    require_credentials: bool = False
+    """Whether access control is on, whatever the cluster's key says."""
     allowed_hosts: tuple[str, ...] = ()
     """Names of hosts, besides its own, that requests to this masterd may name in their `Host` header."""
     allowed_origins: tuple[str, ...] = ()
@@ -188,6 +190,10 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
         "allow-origin", each_of(parse_origin), default="", meta="URL,...",
         text="origins of web pages that may send requests to the HTTP API, such as https://wall.example",
     )  # fmt: skip
+    parser.add_flag(
+        "require-credentials",
+        text="refuse requests without a credential, even if access control of the cluster is off (nodectl auth enable)",
+    )
     parser.add_flag("allow-drills", text="allow requests to kill or freeze this masterd while it leads (nodectl drill)")
     return parser
 
@@ -224,6 +230,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
             leader=leader,
             space=space,
             allow_drills=chosen.allow_drills,
+            require_credentials=chosen.require_credentials,
             allowed_hosts=chosen.allow_host or (),
             allowed_origins=chosen.allow_origin or (),
             remember=None if chosen.state_dir is None else partial(MarkFile, chosen.state_dir),

@@ -17,6 +17,8 @@
         NotLeader           this masterd does not lead
           LeadershipLost    the term ended before the request took effect
       Denied                etcd or a master refuses these credentials
+        Unauthenticated     a master needs a credential, and the request has none that is valid
+        Forbidden           the credential is valid, and its role or its limits do not allow the request
       TimedOut              a wait for an effect ended before the effect
       OutcomeUnknown        it may have taken effect: repeat it with the same id
         NoSpaceUnknown      the same, because etcd's database is full
@@ -176,6 +178,19 @@ class Denied(NodectlError):
     exit_code = 6
 
 
+class Unauthenticated(Denied):
+    """The request has no valid credential, so nothing has happened: log in, or use another certificate."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class Forbidden(Denied):
+    """The role or the limits of the credential do not allow this request; nothing has happened."""
+
+    code = "forbidden"
+
+
 class TimedOut(NodectlError):
     """The wait for the effect of a request timed out. The request itself stands."""
 
@@ -224,8 +239,8 @@ class Garbage(NodectlError):
 _BY_CODE: dict[str, type[NodectlError]] = {
     kind.code: kind
     for kind in (NodectlError, Invalid, Refused, TooLarge, NotFound, Conflict, TooOld, IdReused, ResultForgotten,
-                 Unavailable, NoSpace, NodeUnavailable, NotLeader, LeadershipLost, Denied, TimedOut, OutcomeUnknown,
-                 Compacted, LeaseLost, Garbage)
+                 Unavailable, NoSpace, NodeUnavailable, NotLeader, LeadershipLost, Denied, Unauthenticated, Forbidden,
+                 TimedOut, OutcomeUnknown, Compacted, LeaseLost, Garbage)
 }  # fmt: skip
 
 

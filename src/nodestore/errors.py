@@ -5,6 +5,7 @@ from nodesdk.errors import (
     Conflict,
     DefinitionError,
     Denied,
+    Forbidden,
     Garbage,
     IdReused,
     Invalid,
@@ -23,6 +24,7 @@ from nodesdk.errors import (
     TimedOut,
     TooLarge,
     TooOld,
+    Unauthenticated,
     Unavailable,
     from_code,
 )
@@ -32,6 +34,7 @@ __all__ = [
     "Conflict",
     "DefinitionError",
     "Denied",
+    "Forbidden",
     "Garbage",
     "IdReused",
     "Invalid",
@@ -50,6 +53,7 @@ __all__ = [
     "TimedOut",
     "TooLarge",
     "TooOld",
+    "Unauthenticated",
     "Unavailable",
     "from_code",
 ]

@@ -18,6 +18,7 @@ from typing import Any
 from masterd.api.read_sources import ReadSources
 from masterd.api.reads import standbys
 from masterd.api.request_bodies import actor_of
+from masterd.roles.principal import ANYONE, Principal
 from masterd.term.leader import Leader
 from nodestore.errors import Conflict, Denied, Invalid, Unavailable
 from nodestore.schema.api_types import DRILLS, FREEZE_MAX_S, Drill, DrillKind
@@ -41,8 +42,8 @@ class DrillRequest:
     actor: str = "anonymous"
 
 
-def parse_drill_request(body: Mapping[str, Any]) -> DrillRequest:
-    """Parse the body of a drill request. Raises Invalid."""
+def parse_drill_request(body: Mapping[str, Any], principal: Principal = ANYONE) -> DrillRequest:
+    """Parse the body of a drill request. Raises Invalid. principal: who sent the request."""
     how, seconds, term = body.get("how"), body.get("seconds"), body.get("term")
     if not isinstance(how, str) or how not in DRILLS:
         raise Invalid(f"how: expected one of {', '.join(DRILLS)}")
@@ -52,7 +53,7 @@ def parse_drill_request(body: Mapping[str, Any]) -> DrillRequest:
         raise Invalid(f"seconds: expected a number above 0, at most {FREEZE_MAX_S:g}")
     if term is not None and (isinstance(term, bool) or not isinstance(term, int) or term < 1):
         raise Invalid("term: expected the revision of a term")
-    return DrillRequest(how, FREEZE_S if seconds is None else float(seconds), term, actor_of(body))
+    return DrillRequest(how, FREEZE_S if seconds is None else float(seconds), term, principal.author(actor_of(body)))
 
 
 def start_drill(

@@ -227,6 +227,13 @@ def _paths() -> JsonObject:
                 ref("ApplicationOrder"),
             ),
         },
+        "/v1/whoami": _local("who sent this request, by its credential", "WhoAmI"),
+        "/v1/tokens": {
+            **_local("all tokens and the roles of certificates", "Tokens"),
+            **_write("post", "create a token, or give a role to a certificate", ref("TokenRequest"), ref("NewToken")),
+        },
+        "/v1/tokens/{id}": _delete("revoke a token or the role of a certificate", ref("Deleted"), _in_path("id")),
+        "/v1/access": _write("put", "switch access control on or off", ref("AccessRequest"), ref("AccessControl")),
         "/v1/paused": {
             **_local("whether takeovers are paused: an empty object if they are not", "PausedOrNot"),
             **_write("put", "pause takeovers", ref("PauseRequest"), ref("Paused")),

@@ -36,7 +36,9 @@ def problem_response(error: NodectlError, leader_url: str | None = None, *, stat
     """The response that reports `error`; `leader_url` is the URL of the leader, if it is known. status: instead of the
     error's own."""
     problem = problem_of(error, leader_url, status=status)
-    headers = {"Retry-After": _retry_after(error)} if error.status == 503 else None
+    headers = {"Retry-After": _retry_after(error)} if error.status == 503 else {}
+    if problem["status"] == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return web.Response(body=dumps(problem), status=problem["status"], content_type=CONTENT_TYPE, headers=headers)
 
 

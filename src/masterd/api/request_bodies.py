@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from masterd.roles.principal import ANYONE, Principal
 from masterd.state_machine.batch import CommandRequest
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import ID_CHARS_MAX
@@ -29,9 +30,9 @@ def actor_of(body: Mapping[str, Any], where: str = "") -> str:
     return text_field(body, "actor", where, ACTOR_BYTES_MAX) or "anonymous"
 
 
-def parse_command(item: Any, where: str) -> CommandRequest:
+def parse_command(item: Any, where: str, principal: Principal = ANYONE) -> CommandRequest:
     """Parse one command of a request's body. Raises Invalid. `where` is the prefix of its messages, such as
-    `commands[3].`."""
+    `commands[3].`. principal: who sent the request."""
     if not isinstance(item, dict):
         raise Invalid(f"{where[:-1]}: expected an object")
     name, args, command_id, after = item.get("name"), item.get("args", {}), item.get("id"), item.get("after")
@@ -41,9 +42,12 @@ def parse_command(item: Any, where: str) -> CommandRequest:
     if not isinstance(args, dict):
         raise Invalid(f"{where}args: expected an object")
     if command_id is None:
-        return CommandRequest(f"srv-{secrets.token_hex(8)}", name, args, actor_of(item, where))
+        return CommandRequest(
+            f"srv-{secrets.token_hex(8)}", name, args, principal.author(actor_of(item, where)), groups=principal.groups
+        )
     if not isinstance(command_id, str) or not 0 < len(command_id) <= ID_CHARS_MAX:
         raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
     if not isinstance(after, int) or isinstance(after, bool) or after < 0:
         raise Invalid(f"{where}after: a command with an id needs the index that the client knew when it first sent it")
-    return CommandRequest(command_id, name, args, actor_of(item, where), after)
+    actor = principal.author(actor_of(item, where))
+    return CommandRequest(command_id, name, args, actor, after, groups=principal.groups)

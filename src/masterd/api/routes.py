@@ -16,7 +16,9 @@ from typing import Any, Protocol
 from aiohttp import ClientConnectionResetError, HttpVersion10, StreamReader, web
 
 from masterd.api import event_streams, fault_injection, history, openapi, reads
+from masterd.api.access.access_routes import AccessRoutes
 from masterd.api.access.gate import Gate
+from masterd.api.access.rights import missing_rights
 from masterd.api.admission import Admission
 from masterd.api.body_reader import deadline_of, raise_if_too_late, read_body, receive_body, release, set_deadline
 from masterd.api.connection_guard import GuardedConnection
@@ -28,12 +30,14 @@ from masterd.api.read_sources import ReadSources
 from masterd.api.request_bodies import actor_of, parse_command, text_field
 from masterd.roles.handover import hand_over
 from masterd.roles.peers import PeerClient
+from masterd.roles.request_principal import principal_of
 from masterd.state_machine.batch import CommandOutcome
 from masterd.term.leader import Leader
 from nodestore.cluster.configuration import Configuration
 from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import (
     Conflict,
+    DefinitionError,
     Invalid,
     LeadershipLost,
     NodectlError,
@@ -85,6 +89,7 @@ class Api:
         configuration: Configuration,
         admission: Admission,
         gate: Gate,
+        access_routes: AccessRoutes,
         drills_allowed: bool,
     ) -> None:
         self._sources, self._peers, self._leader_router, self._heartbeats = sources, peers, router, heartbeats
@@ -100,8 +105,14 @@ class Api:
             client_max_size=admission.limits.body_bytes_max,
         )
         add = self.app.router.add_route
-        for method, path, handler in self._routes():
-            add(method, path, handler, expect_handler=_expect_later)
+        routes = [
+            (method, add(method, path, handler, expect_handler=_expect_later))
+            for method, path, handler in [*self._routes(), *access_routes.routes()]
+        ]
+        if problems := missing_rights((method, _path_of(route)) for method, route in routes):
+            raise DefinitionError(f"the table of rights does not fit the routes: {'; '.join(problems)}")
+        for method, route in routes:
+            gate.add_route(route, method, _path_of(route))
         self._gate.install(self.app)
         self.app.on_cleanup.append(self._close)
 
@@ -146,6 +157,7 @@ class Api:
         ]
 
     async def _close(self, _: web.Application) -> None:
+        self._gate.close()
         await self._peers.close()
         await self._sources.store_scan.close()
 
@@ -173,16 +185,19 @@ class Api:
         then receive it."""
         if request.version < HttpVersion10:
             raise Invalid(f"HTTP/{request.version.major}.{request.version.minor} is too old: use HTTP/1.1")
-        self._gate.check(request)
         if (answer := self._gate.preflight(request)) is not None:
             return answer
+        is_stream = await self._gate.admit(request)
         set_deadline(request, _ANSWER_S)
         if request.path == "/v1/commands" and (refusal := self.commands_refused()) is not None:
             raise refusal
         if request.body_exists:
             await receive_body(request, self.admission)
         raise_if_too_late(request)
-        return await handler(request)
+        if not is_stream:
+            return await handler(request)
+        with self._gate.stream(request):
+            return await handler(request)
 
     def commands_refused(self) -> NodectlError | None:
         """Why this masterd, as the leader, can accept no command now; None if it can, or if it does not lead."""
@@ -275,12 +290,16 @@ class Api:
 
     # --- leadership ---
 
-    async def _get_health(self, _: web.Request) -> web.StreamResponse:
+    async def _get_health(self, request: web.Request) -> web.StreamResponse:
+        """The only route that needs no credential: it names no other PC and shows no data."""
         health: api_types.Health = {
             "id": self._own_id, "role": self._leadership.role, "index": self._replica.index,
             "problem": self._health.problem,
             "store": None if (mark := self._health.store_mark) is None else mark.model_dump(mode="json"),
         }  # fmt: skip
+        if not self._gate.knows_sender(request):
+            health["store"] = None
+            health["problem"] = None if health["problem"] is None else "there is one; a credential is needed to see it"
         return self._json(health, True)
 
     async def _follow(self, request: web.Request) -> web.StreamResponse:
@@ -296,7 +315,7 @@ class Api:
         target = self._successor(text_field(body, "to") or None)
         if self._cluster_view.paused is not None:
             raise Conflict("takeovers are paused: resume them first (nodectl master resume)")
-        actor = text_field(body, "actor") or "somebody"  # recorded with the new term, so never empty
+        actor = principal_of(request).author(text_field(body, "actor") or "somebody")  # recorded, so never empty
         answer = await hand_over(leader, self._replica.index, target["url"], actor, self._peers)
         switched: api_types.Switchover = {"from": self._own_id, "to": target["id"], "term": answer["term"]}
         return self._json(switched)
@@ -327,7 +346,7 @@ class Api:
         revision = body.get("revision")
         if isinstance(revision, bool) or not isinstance(revision, int) or not 0 < revision < 1 << 63:
             raise Invalid("revision: expected the revision of the leader's term")
-        won = await self._takeovers.take_over_from(revision, actor_of(body), _TAKEOVER_ORDER_TIMEOUT_S)
+        won = await self._takeovers.take_over_from(revision, _author(request, body), _TAKEOVER_ORDER_TIMEOUT_S)
         await self._wait_serving(won.fence.term)
         epoch, revision = won.fence.term
         return self._json(api_types.Campaign(term={"epoch": epoch, "revision": revision}))
@@ -358,7 +377,7 @@ class Api:
             fault_injection.start_drill(
                 self._sources,
                 leader,
-                fault_injection.parse_drill_request(await read_body(request)),
+                fault_injection.parse_drill_request(await read_body(request), principal_of(request)),
                 allowed=self._drills_allowed,
             )
         )
@@ -381,11 +400,13 @@ class Api:
         batch_items = body.get("commands")
         if batch_items is not None and (not isinstance(batch_items, list) or not 0 < len(batch_items) <= COMMANDS_MAX):
             raise Invalid(f"commands: expected a list of 1 to {COMMANDS_MAX} commands")
-        is_single = batch_items is None
+        is_single, principal = batch_items is None, principal_of(request)
         requests = [
-            parse_command(item, "" if is_single else f"commands[{position}].")
+            parse_command(item, "" if is_single else f"commands[{position}].", principal)
             for position, item in enumerate([body] if batch_items is None else batch_items)
         ]
+
+        self._gate.check_commands(request, requests)
 
         async def run(leader: Leader) -> web.StreamResponse:
             outcomes = await leader.submit(
@@ -440,7 +461,7 @@ class Api:
             version = await self._configuration.apply(
                 body.get("inventory"), source=text_field(body, "source", bytes_max=None),
                 expect_version=body.get("expect_version"),
-                actor=actor_of(body), compares=leader.fence.compares(self._sources.keys),
+                actor=_author(request, body), compares=leader.fence.compares(self._sources.keys),
             )  # fmt: skip
             return self._json(api_types.ConfigVersion(version=version))
 
@@ -455,7 +476,7 @@ class Api:
 
     async def _put_paused(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request)
-        paused = await self._configuration.pause(actor_of(body), text_field(body, "reason"))
+        paused = await self._configuration.pause(_author(request, body), text_field(body, "reason"))
         return self._json(paused.model_dump(mode="json"))
 
     async def _delete_paused(self, _: web.Request) -> web.StreamResponse:
@@ -490,7 +511,7 @@ class Api:
         if self._replica.problem is not None:
             raise Unavailable(f"{self._own_id} does not know the recorded application: {self._replica.problem}")
         recorded = self._replica.state.application
-        order = await self._configuration.adopt_application(name, recorded, actor_of(body))
+        order = await self._configuration.adopt_application(name, recorded, _author(request, body))
         return self._json(order.model_dump(mode="json"))
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
@@ -499,6 +520,16 @@ class Api:
             # In a thread: on a slow PC it takes longer than standbys wait for a heartbeat.
             self._openapi_document = await asyncio.to_thread(openapi.document, self._sources.application)
         return self._json(self._openapi_document, True)
+
+
+def _author(request: web.Request, body: dict[str, Any]) -> str:
+    """The author of this request: its principal, or without access control the one that it names."""
+    return principal_of(request).author(actor_of(body))
+
+
+def _path_of(route: web.AbstractRoute) -> str:
+    """The path of a route, with `{name}` for each variable part."""
+    return "" if route.resource is None else route.resource.canonical
 
 
 def _unread(request: web.Request) -> StreamReader | None:

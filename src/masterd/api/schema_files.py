@@ -45,6 +45,8 @@ KEYS: Mapping[str, type[Stored]] = {
     "alive/<node>": models.Alive,
     "waiting/<node>/<nonce>": models.Waiting,
     "acted/<node>": models.Acted,
+    "access/control": models.AccessControl,
+    "access/grants/<id>": models.Grant,
 }
 """By key under /nodectl/<cluster>/: the model of its value."""
 

@@ -21,6 +21,7 @@ from nodestore.etcd.session import KV, Etcd, op_range
 from nodestore.etcd.watch import Changes, Event, KeyRange, Listing, ProgressRequests, key_range, mirror_all
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import (
+    AccessControl,
     Acted,
     Alive,
     Answer,
@@ -30,6 +31,7 @@ from nodestore.schema.models import (
     ConfigRecord,
     Desired,
     Epoch,
+    Grant,
     Paused,
     Status,
     TermRecord,
@@ -159,6 +161,8 @@ class ClusterView:
         self.terms = KeyMirror(keys.terms, TermRecord, self.garbage, self._changed)
         self._application = KeyMirror(keys.application, ApplicationOrder, self.garbage, self._changed)
         self._epoch = KeyMirror(keys.epoch, Epoch, self.garbage, self._changed)
+        self.grants = KeyMirror(keys.grants, Grant, self.garbage, self._changed)
+        self._access_control = KeyMirror(keys.access_control, AccessControl, self.garbage, self._changed)
         self._targets = self._watch_targets()
         self._complete_up_to = [0] * len(self._targets)
         """By range: its values are complete up to this revision; 0 before its first listing."""
@@ -182,6 +186,16 @@ class ClusterView:
     def application_order(self) -> ApplicationOrder | None:
         """The operator's order that another application may lead; None if there is none."""
         return self._application.items.get("")
+
+    @property
+    def access_control(self) -> AccessControl | None:
+        """Whether access control is on; None if the key is absent or unreadable."""
+        return self._access_control.items.get("")
+
+    @property
+    def access_control_problem(self) -> str | None:
+        """Why the key `access/control` is unreadable; None if it is not."""
+        return self.garbage.get(self._keys.access_control)
 
     @property
     def revision(self) -> int:
@@ -282,6 +296,7 @@ class ClusterView:
         items: list[tuple[KeyRange, KeyMirror[Any]]] = [
             (key_range(keys.paused, prefix=False), self._paused), (key_range(keys.epoch, prefix=False), self._epoch),
             (key_range(keys.application, prefix=False), self._application),
+            (key_range(keys.access_control, prefix=False), self._access_control), (key_range(keys.grants), self.grants),
             (key_range(keys.terms), self.terms),
             (key_range(keys.candidates), self.candidates), (key_range(keys.status), self.status),
             (key_range(keys.alive), self.alive), (key_range(keys.acted), self.acted),

@@ -9,6 +9,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from masterd.roles.principal import PRINCIPAL_HEADER, Kind
+from masterd.roles.request_principal import principal_of
 from nodestore.errors import Garbage, NodectlError, NotLeader, OutcomeUnknown, Unavailable, from_code
 from nodestore.support.jsonio import dumps, loads
 
@@ -56,6 +58,9 @@ class PeerClient:
             raise NotLeader(f"there is no leader at the moment{why}")
         body = await request.read()
         headers = {HOP_HEADER: "1", "Content-Type": request.headers.get("Content-Type", "application/json")}
+        principal = principal_of(request)
+        if principal.kind is not Kind.ANYONE:
+            headers[PRINCIPAL_HEADER] = principal.header()
         if TIMEOUT_HEADER in request.headers:
             headers[TIMEOUT_HEADER] = request.headers[TIMEOUT_HEADER]
         try:

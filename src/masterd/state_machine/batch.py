@@ -22,7 +22,7 @@ from masterd.state_machine.specs import DerivedSpec, SpecDeriver
 from masterd.state_machine.state import State, document_size, needs_preparation, pending_after, prepare_record
 from masterd.state_machine.transaction import Overlay
 from masterd.state_machine.views import actions_view
-from nodestore.errors import Conflict, Invalid, NodectlError, NotFound, TooLarge, TooOld
+from nodestore.errors import Conflict, Forbidden, Invalid, NodectlError, NotFound, TooLarge, TooOld
 from nodestore.schema.entry_codec import decode_record, encode_record
 from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_NAME_BYTES_MAX, check_text, shortened
 from nodestore.schema.models import Action, ConfigRecord, Inventory, Term
@@ -50,6 +50,7 @@ class CommandRequest:
     internal_handler: runs in place of the application's handler, for masterd's own commands. If such a command writes
         no document, requests no action and closes none, it is not recorded.
     closes: indexes of pending actions, by node, that this command marks as finished.
+    groups: groups to whose nodes the command's sender is limited; empty: to none.
     """
 
     id: str
@@ -59,6 +60,7 @@ class CommandRequest:
     after: int | None = None
     internal_handler: Callable[[Overlay], Json] | None = None
     closes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,8 @@ class Batch:
         specs_bytes = self.spec_deriver.total_bytes
         try:
             derived = self.spec_deriver.update(self.overlay.config, transaction, affected)
+            if request.groups:
+                self._check_groups(request, {*derived, *transaction.actions})
             self._check_specs(derived)
             growth = self._check_state_size(request.name, transaction, specs_bytes)
             record, raw = self._encode(self._record(request, result, transaction, derived))
@@ -417,6 +421,16 @@ class Batch:
                 raise TooLarge(
                     f"the desired state of node {node} would have {item.size_bytes} bytes; "
                     f"the limit is {self.limits.spec_bytes_max}"
+                )
+
+    def _check_groups(self, request: CommandRequest, nodes: set[str]) -> None:
+        """Forbidden if the command changes the spec of a node outside the sender's groups, or requests its action."""
+        allowed, config = set(request.groups), self.overlay.config
+        for node in sorted(nodes):
+            if allowed.isdisjoint(config.groups_of(node)):
+                raise Forbidden(
+                    f"{request.actor} may not change node {node}: its credential is limited to nodes of "
+                    f"{', '.join(request.groups)}; nothing has changed"
                 )
 
     def _check_state_size(self, name: str, transaction: Overlay, specs_bytes_before: int) -> int:

@@ -16,6 +16,7 @@ from nodestore.errors import Garbage, NodectlError
 from nodestore.etcd.session import KV, Etcd
 from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.models import (
+    AccessControl,
     Acted,
     Actions,
     Alive,
@@ -28,6 +29,7 @@ from nodestore.schema.models import (
     Desired,
     DocumentView,
     Epoch,
+    Grant,
     Head,
     LeaderRecord,
     Manifest,
@@ -65,7 +67,7 @@ class StoreScan:
             keys.config_current: ConfigRecord, keys.candidates: Candidate, keys.terms: TermRecord,
             keys.config_history: ConfigRecord, keys.status: Status, keys.alive: Alive, keys.desired: Desired,
             keys.actions: Actions, keys.acted: Acted, keys.challenges: Challenge, keys.answers: Answer,
-            keys.state: DocumentView, keys.waiting: Waiting,
+            keys.state: DocumentView, keys.waiting: Waiting, keys.access_control: AccessControl, keys.grants: Grant,
         }  # fmt: skip
 
     async def find_problems(self, wait_s: float = _SCAN_TIMEOUT_S) -> dict[str, str]:

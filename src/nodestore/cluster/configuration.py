@@ -12,18 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nodestore.errors import (
-    Conflict,
-    Garbage,
-    Invalid,
-    LeadershipLost,
-    NodectlError,
-    NoSpace,
-    NoSpaceUnknown,
-    OutcomeUnknown,
-    Unavailable,
-)
-from nodestore.etcd.session import KV, Compare, Etcd, Op, cmp_mod, op_delete, op_get, op_put
+from nodestore.cluster.settled_writes import swap
+from nodestore.errors import Conflict, Garbage, Invalid, LeadershipLost, NodectlError
+from nodestore.etcd.session import KV, Compare, Etcd, Op, cmp_mod, op_delete, op_put
 from nodestore.schema.keys import Keys
 from nodestore.schema.limits import ACTOR_BYTES_MAX, TEXT_BYTES_MAX, check_text
 from nodestore.schema.models import ApplicationOrder, ConfigRecord, Inventory, Paused, decode
@@ -191,39 +182,7 @@ class Configuration:
         raise Conflict("other programs changed the pause at the same time: try again")
 
     async def _swap(self, compares: list[Compare], ops: list[Op], evidence: str, value: bytes | None) -> bool:
-        """Sends a transaction until its outcome is known; returns whether it took effect.
-
-        The key `evidence` holds `value` (None: is absent) if and only if it took effect.
-        """
-        # A put is not hedged: its copies are sent one after another. NoSpaceUnknown is about one copy only: that copy
-        # has taken effect or never will, but another copy that is under way could still take effect. A delete needs no
-        # space, so it may be hedged.
-        hedged = value is None
-        unknown: OutcomeUnknown | None = None
-        for _ in range(_ATTEMPTS):
-            try:
-                result = await self._etcd.txn(compares, ops, [op_get(evidence)], repeatable=hedged)
-            except NoSpaceUnknown as error:
-                if await self._holds(evidence, value, unknown or error):
-                    return True
-                raise unknown or NoSpace(str(error)) from None
-            except OutcomeUnknown as error:
-                unknown = error
-            except Unavailable:
-                if unknown is not None:  # this copy had no effect, but an earlier one may have
-                    raise unknown from None
-                raise
-            else:
-                # The value decides: if an earlier copy took effect, the compares of this one failed.
-                return result.succeeded or _value(result.range(0).first) == value
-        raise unknown or Unavailable("etcd does not answer")
-
-    async def _holds(self, key: str, value: bytes | None, unknown: OutcomeUnknown) -> bool:
-        """Whether the key holds this value. Raises `unknown` if etcd does not answer."""
-        try:
-            return _value(await self._etcd.get(key)) == value
-        except Unavailable:
-            raise unknown from None
+        return await swap(self._etcd, compares, ops, evidence, value)
 
 
 def _check_version(expected: int | None) -> None:
@@ -233,7 +192,3 @@ def _check_version(expected: int | None) -> None:
 
 def _revision(found: KV | None) -> int:
     return found.mod_revision if found else 0
-
-
-def _value(found: KV | None) -> bytes | None:
-    return found.value if found else None

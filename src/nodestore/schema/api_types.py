@@ -26,6 +26,7 @@ FREEZE_MAX_S = 10.0
 
 Consistency = Literal["linearizable", "local"]
 Role = Literal["leader", "standby"]
+RoleName = Literal["viewer", "operator", "maintainer", "admin"]
 DrillKind = Literal["kill", "freeze"]
 DRILLS: tuple[DrillKind, ...] = get_args(DrillKind)
 
@@ -53,6 +54,7 @@ Status = Annotated[JsonObject, StoredModel("Status")]
 ApplicationOrder = Annotated[JsonObject, StoredModel("ApplicationOrder")]
 RehearsalReport = Annotated[JsonObject, StoredModel("RehearsalReport")]
 StoreMark = Annotated[JsonObject, StoredModel("StoreMark")]
+AccessControl = Annotated[JsonObject, StoredModel("AccessControl")]
 Alive = Annotated[JsonObject, StoredModel("Alive")]
 
 
@@ -526,6 +528,69 @@ class History(TypedDict):
     index: Count
     searched: Count | None
     ended: bool
+
+
+# --- access control -------------------------------------------------------------------------------------------------
+
+
+class WhoAmI(TypedDict):
+    """The principal of the request.
+
+    `principal`: its name in the history, such as `token:anna`; `anyone` without access control. `may`: the routes that
+    it may use. `commands`, `groups`: its limits; empty if there are none.
+    """
+
+    principal: str
+    role: RoleName | None
+    commands: list[str]
+    groups: list[str]
+    ends: float | None
+    address: str
+    access_control: bool
+    may: list[str]
+
+
+class TokenView(TypedDict):
+    """A token, or the role of a certificate `CN=operator:<name>`."""
+
+    id: Text
+    name: Text
+    kind: Literal["token", "certificate"]
+    role: RoleName
+    commands: list[str]
+    groups: list[str]
+    actor: str
+    time: float
+    ends: float | None
+
+
+class Tokens(TypedDict):
+    """All tokens and the roles of certificates."""
+
+    tokens: list[TokenView]
+
+
+class TokenRequest(TypedDict):
+    """Create a token, or give a role to the holder of a certificate."""
+
+    name: Text
+    role: RoleName
+    kind: NotRequired[Annotated[Literal["token", "certificate"], Keywords(default="token")]]
+    lasts_s: NotRequired[Annotated[float | None, Keywords(description="seconds until it ends; null: it has no end")]]
+    commands: NotRequired[list[str] | None]
+    groups: NotRequired[list[str] | None]
+
+
+class NewToken(TokenView):
+    """A new token. `token` is shown only here; null for the role of a certificate."""
+
+    token: str | None
+
+
+class AccessRequest(TypedDict):
+    """Switch access control on or off."""
+
+    enabled: bool
 
 
 # --- snapshots ------------------------------------------------------------------------------------------------------

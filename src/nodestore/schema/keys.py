@@ -66,6 +66,8 @@ class Keys:
         self.waiting = root + "waiting/"
         self.actions = root + "actions/"
         self.acted = root + "acted/"
+        self.access_control = root + "access/control"
+        self.grants = root + "access/grants/"
 
     def term(self, nonce: str) -> str:
         return self.terms + nonce
@@ -118,6 +120,9 @@ class Keys:
 
     def acted_of(self, node: str) -> str:
         return self.acted + node
+
+    def grant(self, grant_id: str) -> str:
+        return self.grants + grant_id
 
     def config_version(self, version: int) -> str:
         return f"{self.config_history}{version:08d}"

@@ -10,6 +10,7 @@ from typing import cast
 
 from aiohttp import web
 
+from masterd.api.access.credentials import PeerIdentityOf, no_certificate
 from masterd.api.admission import AdmissionLimits
 from masterd.api.connection_guard import GuardedRunner
 from masterd.application.scenes import BuiltinApp
@@ -23,6 +24,7 @@ from masterd.term.leader import Leader
 from nodestore.cluster.election import Fence
 from nodestore.errors import NodectlError, TimedOut
 from nodestore.etcd.session import Etcd, EtcdSettings
+from nodestore.etcd.watch import Event
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Paused, Term
 
@@ -41,6 +43,10 @@ class SettableView(ClusterView):
     @property
     def paused(self) -> Paused | None:
         return self.shown_pause
+
+    def show_access_control(self, event: Event) -> None:
+        """As if etcd's watch showed this change of `access/control`."""
+        self._access_control.apply_event(event)
 
     @property
     def epoch(self) -> int | None:
@@ -129,9 +135,14 @@ class FakeMasterd:
 
 
 @asynccontextmanager
-async def serving(masterd: FakeMasterd, limits: AdmissionLimits | None = None) -> AsyncIterator[str]:
-    """The URL of this masterd's API, which is closed afterwards with its session."""
-    api = build_api(masterd.parts, limits)
+async def serving(
+    masterd: FakeMasterd, limits: AdmissionLimits | None = None, peer_identity: PeerIdentityOf = no_certificate
+) -> AsyncIterator[str]:
+    """The URL of this masterd's API, which is closed afterwards with its session.
+
+    peer_identity: whom the client certificate of a request's connection names.
+    """
+    api = build_api(masterd.parts, limits, peer_identity=peer_identity)
     runner = GuardedRunner(api.app, build_guard(masterd.parts, api), shutdown_timeout=0.05)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -1,22 +1,100 @@
-"""The check that every request passes before it is served. A refused one costs little: its body is not read."""
+"""The check that every request passes before it is served. A refused one costs little: its body is not read.
+
+1. A web page of another site must not have sent it (`browser_rules`), access control or not.
+2. With access control, its sender must have a right to the route (`rights`), by a credential (`credentials`).
+
+Every request with a credential that is not valid is answered after the same time, whatever is wrong with it. So nobody
+learns which tokens exist, and guessing is slow. Meanwhile a token that was made at another masterd a moment ago arrives
+here, and is accepted.
+"""
 
 from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
 from masterd.api.access.browser_rules import BrowserRules, content_type_refusal, cors_headers, preflight_headers
-from nodestore.errors import Denied
+from masterd.api.access.credentials import Credentials
+from masterd.api.access.rights import RIGHTS, Right, command_refusal
+from masterd.api.access.switch import AccessSwitch
+from masterd.roles.principal import Kind, Principal
+from masterd.roles.request_principal import principal_of, set_principal
+from masterd.state_machine.batch import CommandRequest
+from nodestore.errors import Denied, Forbidden, Unauthenticated, Unavailable
+from nodestore.support.logs import RateLimitedLog
+
+log = logging.getLogger(__name__)
+
+_REFUSE_AFTER_S = 0.3
+"""When a request with an invalid credential is answered."""
+_REFUSALS_MAX = 128
+"""How many of them may wait at the same time. Further ones are answered at once."""
+_END_CHECK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stream:
+    """A stream that is being served, by `task`."""
+
+    request: web.Request
+    principal: Principal
+    task: asyncio.Task[object]
+
+    def end(self) -> None:
+        """End it at once. What was written and not sent yet is discarded."""
+        if self.request.transport is not None:
+            self.request.transport.abort()
+        self.task.cancel()
 
 
 class Gate:
     """Decides whether a request may be served."""
 
-    def __init__(self, browsers: BrowserRules) -> None:
-        self._browsers = browsers
+    def __init__(self, browsers: BrowserRules, switch: AccessSwitch, credentials: Credentials) -> None:
+        self._browsers, self._switch, self._credentials = browsers, switch, credentials
+        self._rights: dict[web.AbstractRoute, Right] = {}
+        self._waiting = 0
+        self._streams: list[_Stream] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._limited_log = RateLimitedLog(log, 60.0)
 
-    def check(self, request: web.Request) -> None:
-        """Raises Denied for a request that a page of another site may have sent, and aiohttp's error for a body that
-        is not JSON."""
+    def add_route(self, route: web.AbstractRoute, method: str, path: str) -> None:
+        """Use the right of `path`, as `RIGHTS` names it, for `route`. KeyError if it has none."""
+        self._rights[route] = RIGHTS[method, path]
+
+    async def admit(self, request: web.Request) -> bool:
+        """Note who sent the request; return whether its answer is a stream, to be served within `stream`.
+
+        Raises Denied, Forbidden, Unauthenticated or aiohttp's error if it is refused.
+        """
+        self._check_browser(request)
+        right = self._rights.get(request.match_info.route)
+        if right is None:  # there is no such route, as the answer will say
+            return False
+        is_on = self._switch.is_on
+        if right.is_public or (is_on is False and not right.needs_credential):
+            known = self._credentials.identify(request)
+            if known is not None and known.kind is not Kind.STRANGER:
+                set_principal(request, known)
+            return right.is_stream
+        if is_on is None:
+            raise Unavailable("this master has not read from etcd yet who may use it; try again in a moment")
+        principal = self._credentials.identify(request) or await self._identified_late(request)
+        if principal.kind is Kind.STRANGER:
+            raise Unauthenticated(
+                "this needs a credential: log in with a token (nodectl login), or use a client certificate"
+            )
+        if not right.allows(principal, request.match_info.get("node", "")):
+            raise Forbidden(self._why_forbidden(request, principal, right))
+        set_principal(request, principal)
+        return right.is_stream
+
+    def _check_browser(self, request: web.Request) -> None:
         headers = request.headers
         if (refusal := self._browsers.refusal(headers, is_tls=request.secure)) is not None:
             raise Denied(refusal)
@@ -24,6 +102,92 @@ class Gate:
             refusal = content_type_refusal(request.path, headers.get(hdrs.CONTENT_TYPE))
             if refusal is not None:
                 raise web.HTTPUnsupportedMediaType(reason=refusal)
+
+    async def _identified_late(self, request: web.Request) -> Principal:
+        """Who sent the request, examined again after a fixed time. Raises Unauthenticated."""
+        if self._waiting < _REFUSALS_MAX:
+            self._waiting += 1
+            try:
+                await asyncio.sleep(_REFUSE_AFTER_S)
+            finally:
+                self._waiting -= 1
+            principal = self._credentials.identify(request)
+            if principal is not None:
+                return principal
+        self._limited_log.log(
+            logging.WARNING, f"refused an invalid credential from {request.remote}", about=str(request.remote)
+        )
+        raise Unauthenticated("the credential is not valid: it is unknown, has ended or was revoked; log in again")
+
+    def _why_forbidden(self, request: web.Request, principal: Principal, right: Right) -> str:
+        what = f"{request.method} {request.path}"
+        if principal.kind is Kind.OPERATOR and principal.role is None:
+            return (
+                f"{principal} has no role yet: an admin gives it one with `nodectl token create --certificate "
+                f"{principal.name} --role ROLE`"
+            )
+        if right.least is not None and right.allows(_without_limits(principal)):
+            return f"{principal} may not use {what}: it is limited to some commands or nodes"
+        role = f" has the role {principal.role} and" if principal.role else ""
+        return f"{principal}{role} may not use {what}: this needs {right.requirement()}"
+
+    def check_commands(self, request: web.Request, commands: list[CommandRequest]) -> None:
+        """Raises Forbidden if the sender of the request may not send one of these commands."""
+        if self._switch.is_on is False:
+            return
+        principal = principal_of(request)
+        for command in commands:
+            if (refusal := command_refusal(principal, command.name, command.args)) is not None:
+                raise Forbidden(refusal)
+
+    def knows_sender(self, request: web.Request) -> bool:
+        """Whether the sender has a valid credential, or needs none."""
+        return self._switch.is_on is False or principal_of(request).kind is not Kind.ANYONE
+
+    # --- streams ---
+
+    @contextlib.contextmanager
+    def stream(self, request: web.Request) -> Iterator[None]:
+        """While the stream is served: end it when its credential ends, is revoked or gets other limits."""
+        task = asyncio.current_task()
+        assert task is not None
+        stream = _Stream(request, principal_of(request), task)
+        self._streams.append(stream)
+        self._schedule()
+        try:
+            yield
+        finally:
+            self._streams = [other for other in self._streams if other is not stream]
+
+    def credentials_changed(self, _: str = "") -> None:
+        """A grant changed, or access control was switched: end the streams that are no longer allowed."""
+        self._credentials.forget()
+        self.end_streams()
+
+    def end_streams(self) -> None:
+        """End the streams whose credential is no longer valid."""
+        if self._switch.is_on is False:
+            return
+        for stream in tuple(self._streams):
+            if stream.principal.kind is Kind.ANYONE or not self._credentials.is_valid(stream.principal):
+                log.info("ending %s of %s: its credential is not valid any more", stream.request.path, stream.principal)
+                stream.end()
+
+    def _schedule(self) -> None:
+        """Check the streams every second, as long as there are any."""
+        if self._timer is None and self._streams:
+            self._timer = asyncio.get_running_loop().call_later(_END_CHECK_S, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        self.end_streams()
+        self._schedule()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # --- pages of trusted origins ---
 
     def preflight(self, request: web.Request) -> web.Response | None:
         """The answer to a browser that asks whether a page of a trusted origin may send a request; else None."""
@@ -41,3 +205,7 @@ class Gate:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin in self._browsers.trusted_origins:
             response.headers.update(cors_headers(str(origin)))
+
+
+def _without_limits(principal: Principal) -> Principal:
+    return Principal(principal.kind, principal.name, principal.role)

@@ -1,0 +1,147 @@
+"""The routes of access control: who am I, tokens and grants, and the switch. Any masterd serves them without a leader.
+
+A token can be revoked at any time, so nothing here goes through the journal. Each change is one key in etcd, written by
+compare-and-swap. A new token is answered once this masterd knows it; the others know it a moment later, see `gate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from masterd.api.access.rights import RIGHTS, ROLES
+from masterd.api.access.switch import AccessSwitch
+from masterd.api.body_reader import read_body
+from masterd.api.request_bodies import text_field
+from masterd.replication.cluster_view import ClusterView
+from masterd.roles.request_principal import principal_of
+from nodestore.cluster.grants import ENDS_MAX_S, Grants
+from nodestore.errors import Conflict, Invalid, NotFound
+from nodestore.schema import api_types
+from nodestore.schema.models import Grant
+from nodestore.support.jsonio import dumps
+from nodestore.support.waiting import set_within
+
+log = logging.getLogger(__name__)
+
+_KNOWN_S = 2.0
+Handler = Callable[[web.Request], Any]
+
+
+class AccessRoutes:
+    """Serves the routes of access control."""
+
+    def __init__(self, grants: Grants, view: ClusterView, switch: AccessSwitch) -> None:
+        self._grants, self._view, self._switch = grants, view, switch
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        return [
+            ("GET", "/v1/whoami", self._whoami),
+            ("GET", "/v1/tokens", self._list),
+            ("POST", "/v1/tokens", self._create),
+            ("DELETE", "/v1/tokens/{id}", self._revoke),
+            ("PUT", "/v1/access", self._put_access),
+        ]
+
+    async def _whoami(self, request: web.Request) -> web.StreamResponse:
+        """The principal of the request, and the routes that it may use."""
+        principal = principal_of(request)
+        may = [
+            f"{method} {path}" for (method, path), right in RIGHTS.items() if right.allows(principal, principal.name)
+        ]
+        return _json(api_types.WhoAmI(
+            principal=str(principal), role=principal.role, commands=list(principal.commands),
+            groups=list(principal.groups), ends=principal.ends, address=principal.address or (request.remote or ""),
+            access_control=bool(self._switch.is_on), may=may,
+        ))  # fmt: skip
+
+    async def _list(self, _: web.Request) -> web.StreamResponse:
+        found = await self._grants.list()
+        views = [grant_view(grant_id, grant) for grant_id, grant in found.items()]
+        return _json(api_types.Tokens(tokens=sorted(views, key=lambda item: (item["name"], item["id"]))))
+
+    async def _create(self, request: web.Request) -> web.StreamResponse:
+        body = await read_body(request)
+        role, lasts_s = body.get("role"), body.get("lasts_s")
+        if role not in ROLES:
+            raise Invalid(f"role: expected one of {', '.join(ROLES)}")
+        if lasts_s is not None and (isinstance(lasts_s, bool) or not isinstance(lasts_s, int | float)):
+            raise Invalid(f"lasts_s: expected a number of seconds above 0, at most {ENDS_MAX_S:g}")
+        kind = body.get("kind", "token")
+        if kind not in ("token", "certificate"):
+            raise Invalid("kind: expected token or certificate")
+        made = await self._grants.create(
+            text_field(body, "name"), role, actor=str(principal_of(request)), lasts_s=lasts_s,
+            commands=_texts(body, "commands"), groups=_texts(body, "groups"), certificate=kind == "certificate",
+        )  # fmt: skip
+        log.info("%s gave %s %s the role %s", principal_of(request), made.grant.kind, made.grant.name, role)
+        await self._wait_known(lambda: self._view.grants.items.get(made.id) == made.grant)
+        return _json(api_types.NewToken(**grant_view(made.id, made.grant), token=made.token))
+
+    async def _revoke(self, request: web.Request) -> web.StreamResponse:
+        grant_id = request.match_info["id"]
+        if not await self._grants.revoke(grant_id):
+            raise NotFound(f"there is no token or grant {grant_id[:80]!r} (see `nodectl token list`)")
+        log.info("%s revoked the grant %s", principal_of(request), grant_id)
+        await self._wait_known(lambda: grant_id not in self._view.grants.items)
+        return _json(api_types.Deleted(deleted=grant_id))
+
+    async def _put_access(self, request: web.Request) -> web.StreamResponse:
+        """Switch access control. Only an admin with a valid credential can, so that there is one who can undo it."""
+        enabled = (await read_body(request)).get("enabled")
+        if not isinstance(enabled, bool):
+            raise Invalid("enabled: expected true or false")
+        if enabled:
+            self._check_masters()
+        control = await self._grants.set_access_control(enabled, str(principal_of(request)))
+        log.warning("%s switched access control %s", principal_of(request), "on" if enabled else "off")
+        await self._wait_known(lambda: self._view.access_control == control)
+        return _json(control.model_dump(mode="json"))
+
+    def _check_masters(self) -> None:
+        """Raises Conflict if a masterd could not prove to the others that it is one: heartbeats would be refused."""
+        plain = sorted(
+            master
+            for master, candidate in self._view.candidates.items.items()
+            if not all(url.startswith("https://") for url in candidate.urls)
+        )
+        if plain:
+            raise Conflict(
+                f"without TLS masters cannot recognise one another, and tokens can be read on the way: give "
+                f"{', '.join(plain)} a certificate first (docs/security.md)"
+            )
+
+    async def _wait_known(self, is_known: Callable[[], bool]) -> None:
+        """Wait until the watch has shown the change here, for at most two seconds."""
+        changed = asyncio.Event()
+        unsubscribe = self._view.subscribe(lambda: changed.set() if is_known() else None)
+        try:
+            if not is_known():
+                await set_within(changed, _KNOWN_S)
+        finally:
+            unsubscribe()
+
+
+def grant_view(grant_id: str, grant: Grant) -> api_types.TokenView:
+    """What the API shows of a grant: everything but the hash of its secret."""
+    return {
+        "id": grant_id, "name": grant.name, "kind": grant.kind, "role": grant.role, "commands": list(grant.commands),
+        "groups": list(grant.groups), "actor": grant.actor, "time": grant.time, "ends": grant.ends,
+    }  # fmt: skip
+
+
+def _texts(body: dict[str, Any], name: str) -> list[str]:
+    value = body.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise Invalid(f"{name}: expected a list of texts")
+    return value
+
+
+def _json(value: Any) -> web.Response:
+    return web.Response(body=dumps(value), content_type="application/json", headers={"Cache-Control": "no-store"})

@@ -1,0 +1,120 @@
+"""Finds out who sent a request: by its bearer token, or by the verified client certificate of its connection.
+
+A request with a token is its bearer's, whatever the certificate: a token that is not valid is never replaced by the
+certificate. A request that a masterd forwards is that of its original principal. Its role and limits are those of its
+grant here, so a grant that was revoked meanwhile no longer counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from aiohttp import hdrs, web
+
+from masterd.roles.principal import PRINCIPAL_HEADER, Kind, Principal, parse_header
+from nodestore.cluster.grants import certificate_grant_id, is_secret_of, parse_token
+from nodestore.pki.identity import PeerIdentity
+from nodestore.schema.models import Grant
+
+_BEARER = "bearer "
+_KNOWN_MAX = 1_024
+
+
+PeerIdentityOf = Callable[[web.Request], PeerIdentity | None]
+"""Returns whom the verified client certificate of a request's connection names; None if there is none."""
+
+
+def no_certificate(_: web.Request) -> PeerIdentity | None:
+    """For a server without TLS."""
+    return None
+
+
+class KnownGrants(Protocol):
+    """The grants as this masterd knows them."""
+
+    @property
+    def items(self) -> Mapping[str, Grant]: ...
+
+
+class Credentials:
+    """Identifies the senders of requests. `forget` must be called when a grant changes.
+
+    clock: the time, as seconds since 1970, at which grants end.
+    """
+
+    def __init__(
+        self,
+        grants: KnownGrants,
+        peer_identity: PeerIdentityOf = no_certificate,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._grants, self._peer_identity, self._clock = grants, peer_identity, clock
+        self._known: dict[tuple[bytes, str], Principal] = {}
+        """By the hash of a valid token and the address that sent it: its bearer."""
+
+    def forget(self) -> None:
+        """Forget which tokens were valid."""
+        self._known.clear()
+
+    def identify(self, request: web.Request) -> Principal | None:
+        """Who sent this request; a stranger if it has no credential; None if its credential is not valid."""
+        header, address = request.headers.get(hdrs.AUTHORIZATION), request.remote or ""
+        if header is not None:
+            return self._bearer(header, address)
+        peer = self._peer_identity(request)
+        if peer is None:
+            return Principal(Kind.STRANGER, address=address)
+        if peer.kind == "masterd":
+            forwarded = request.headers.get(PRINCIPAL_HEADER)
+            own = Principal(Kind.MASTER, peer.name, address=address)
+            return own if forwarded is None else self._original(forwarded)
+        if peer.kind == "noded":
+            return Principal(Kind.NODED, peer.name, address=address)
+        return self._holder(peer.name, address) if peer.kind == "operator" else None
+
+    def is_valid(self, principal: Principal) -> bool:
+        """Whether the grant of this principal still exists, with the role and the limits that it had."""
+        if not principal.grant_id:
+            return True
+        return self._granted(principal.grant_id, principal.address) == principal
+
+    def _bearer(self, header: str, address: str) -> Principal | None:
+        digest = hashlib.sha256(header.encode("utf-8", "surrogateescape")).digest()
+        known = self._known.get((digest, address))
+        if known is not None:
+            return known if known.ends is None or self._clock() < known.ends else None
+        is_bearer = header[: len(_BEARER)].lower() == _BEARER
+        token = parse_token(header[len(_BEARER) :].strip()) if is_bearer else None
+        if token is None or not is_secret_of(self._grants.items.get(token.id), token.secret):
+            return None
+        principal = self._granted(token.id, address)
+        if principal is not None:
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[digest, address] = principal
+        return principal
+
+    def _holder(self, name: str, address: str) -> Principal:
+        """The holder of an operator's certificate, without a role if there is no grant."""
+        return self._granted(certificate_grant_id(name), address) or Principal(Kind.OPERATOR, name, address=address)
+
+    def _granted(self, grant_id: str, address: str) -> Principal | None:
+        grant = self._grants.items.get(grant_id)
+        if grant is None or (grant.ends is not None and self._clock() >= grant.ends):
+            return None
+        kind = Kind.TOKEN if grant.kind == "token" else Kind.OPERATOR
+        return Principal(kind, grant.name, grant.role, grant_id, grant.commands, grant.groups, grant.ends, address)
+
+    def _original(self, header: str) -> Principal | None:
+        """The principal of a forwarded request. Only people's requests are forwarded."""
+        said = parse_header(header)
+        if said is None:
+            return None
+        if said.kind is Kind.TOKEN:
+            return self._granted(said.grant_id, said.address)
+        if said.kind is Kind.OPERATOR:
+            return self._holder(said.name, said.address)
+        return Principal(Kind.STRANGER, address=said.address)
