@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from bench.harness.cluster import BenchCluster, poll_until
 from nodestore.errors import NodectlError
 from nodestore.etcd import maintenance
-from nodestore.etcd.session import Etcd, EtcdSettings
+from nodestore.etcd.session import Etcd
 
 _NOT_LEADING_TIMEOUT_S = 15.0
 """A new leader moves etcd's leadership away from its PC within some 12 s."""
@@ -26,6 +26,7 @@ class Baseline:
     def __init__(self, bench_cluster: BenchCluster, etcd: Etcd, master: str) -> None:
         self.etcd, self.endpoints = etcd, etcd.settings.endpoints
         self._bench_cluster, self._master = bench_cluster, master
+        self.tls_files = bench_cluster.tls.paths() if bench_cluster.tls is not None else ()
         self._led: list[bool] = []
 
     async def wait_not_leading(self) -> None:
@@ -85,7 +86,7 @@ async def baseline_at_leader(bench_cluster: BenchCluster) -> AsyncIterator[Basel
     master = (await bench_cluster.client.leader()).id
     process = bench_cluster.cluster.processes[master].process
     assert process is not None
-    async with Etcd(EtcdSettings(endpoints=endpoints_of(process.argv))) as etcd:
+    async with Etcd(bench_cluster.etcd_settings(endpoints_of(process.argv))) as etcd:
         baseline = Baseline(bench_cluster, etcd, master)
         await baseline.wait_not_leading()
         yield baseline

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import aiohttp
 
 from nodectl import Client
 from nodectl.dev import launch
@@ -16,7 +19,7 @@ from nodectl.dev.cluster import DevCluster
 from nodectl.dev.ports import HOST, free_ports
 from nodestore.errors import NodectlError
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS
-from nodestore.etcd.session import Etcd
+from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.processes import child_processes
 from nodestore.support.backoff import Backoff
 from nodestore.support.waiting import wait_until
@@ -24,6 +27,23 @@ from nodestore.support.waiting import wait_until
 WAIT_TIMEOUT_S = 60.0
 Action = Callable[[], Awaitable[object]]
 VALUE = b'{"node":"n1","values":{"text":"bench"}}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientFiles:
+    """The files of a client that uses TLS: the authority that it trusts, and its own certificate and key."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+    def paths(self) -> tuple[str, str, str]:
+        return str(self.ca), str(self.cert), str(self.key)
+
+    def ssl_context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.load_cert_chain(self.cert, self.key)
+        return context
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,20 @@ class BenchCluster:
     etcd: Etcd
     folder: Path
     report: Callable[[str], None]
+    tls: ClientFiles | None = None
+    """If etcd and the masters use TLS: what the measurements present and trust."""
+
+    def etcd_settings(self, endpoints: Sequence[str]) -> EtcdSettings:
+        """Return the settings of a session with the cluster's etcd."""
+        if self.tls is None:
+            return EtcdSettings(endpoints=tuple(endpoints))
+        return EtcdSettings(endpoints=tuple(endpoints), ca=self.tls.ca, cert=self.tls.cert, key=self.tls.key)
+
+    def http_session(self) -> aiohttp.ClientSession:
+        """Return a session for requests to the masters themselves."""
+        if self.tls is None:
+            return aiohttp.ClientSession()
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self.tls.ssl_context()))
 
     @asynccontextmanager
     async def without_nodes(self) -> AsyncIterator[None]:

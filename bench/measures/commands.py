@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import aiohttp
-
 from bench.harness.baseline import Baseline
 from bench.harness.callers import Call, run_callers
 from bench.harness.cluster import VALUE, BenchCluster, in_turns
@@ -35,6 +33,8 @@ _BLOCK = 20
 _PUT = "one frozen put"
 _SESSION_PUT = "a put through our session"
 _WARM_UP_S = 0.2
+_PUT_TIMEOUT_S = 30.0
+"""As that of the frozen put. An overloaded machine must not end the measurement."""
 _REST_S = 3.0
 _PART_OF_PUTS = 0.5
 """A trial of puts lasts this part of a trial of commands."""
@@ -42,7 +42,7 @@ _PART_OF_PUTS = 0.5
 
 def make_put(etcd: Etcd) -> Call:
     """Return a call by which each caller puts a key of its own through our session."""
-    return lambda number: etcd.put(f"/bench/{number}", VALUE)
+    return lambda number: etcd.put(f"/bench/{number}", VALUE, timeout_s=_PUT_TIMEOUT_S)
 
 
 class TrialSeries:
@@ -81,7 +81,7 @@ async def measure_curve(
     """Measure commands with each number of callers: `trials` trials of `seconds` seconds each."""
     leader = await bench_cluster.client.leader()
     meter = CpuMeter(bench_cluster, leader.id)
-    async with watch_core_speed() as speed, open_yardstick(baseline.endpoints[0]) as yardstick:
+    async with watch_core_speed() as speed, open_yardstick(baseline.endpoints[0], baseline.tls_files) as yardstick:
         series = TrialSeries(bench_cluster.client, baseline.etcd, yardstick, meter, await meter.at_rest(_REST_S))
         points = [await series.point(count, trials, seconds) for count in callers]
         return [with_slowdowns(point, speed) for point in points]
@@ -140,7 +140,7 @@ def _cpu(point: Point) -> Figure:
 async def parts_of_a_command(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> list[Figure]:
     """Measure the transaction and the HTTP request of a command alone, compared with puts through our session."""
     etcd, leader = baseline.etcd, await bench_cluster.client.leader()
-    async with aiohttp.ClientSession() as session:
+    async with bench_cluster.http_session() as session:
         actions = {
             "put": lambda: etcd.put("/bench/one", VALUE), "transaction": make_transaction(etcd),
             "request": make_request(session, leader.url),

@@ -95,7 +95,7 @@ class Failovers:
         self._killed.planned, self._paused.planned, self._handed.planned = killed, paused, handed
         try:
             self._begun_at = (await self._send_one()).index
-            async with aiohttp.ClientSession() as self._http:
+            async with self._bench_cluster.http_session() as self._http:
                 for turn in range(max(killed, paused)):
                     if turn < killed:
                         await self._run_trial(self._killed)

@@ -48,7 +48,7 @@ async def _rates_with_puts(
     ours: list[Load] = []
     bare: list[Load] = []
     used_s = 0.0
-    async with _clients(url) as send, open_yardstick(baseline.endpoints[0]) as yardstick:
+    async with _clients(url) as send, open_yardstick(baseline.endpoints[0], baseline.tls_files) as yardstick:
         await run_callers(send, _CALLERS, _SECONDS)
         await yardstick.puts(_CALLERS, _SECONDS)
         for _ in range(trials):

@@ -69,7 +69,7 @@ async def _standby(bench_cluster: BenchCluster) -> Start:
     cluster, leader = bench_cluster.cluster, (await bench_cluster.client.leader()).id
     name = next(other for other in cluster.master_urls if other != leader)
     await cluster.stop(name)
-    async with aiohttp.ClientSession() as session:
+    async with bench_cluster.http_session() as session:
         index = await _index(session, cluster.master_urls[leader])
         begun = time.monotonic()
         await cluster.start(name)

@@ -118,7 +118,7 @@ async def test_puts_are_measured_before_and_after_each_trial_of_commands(monkeyp
     monkeypatch.setattr(commands, "run_callers", run)
     meter = SimpleNamespace(read=lambda: None, since=lambda _: Usage(1.0, {"client": 0.6}))
     client = SimpleNamespace(node_set=lambda *_: answer("command"))
-    etcd = SimpleNamespace(put=lambda *_: answer("put"))
+    etcd = SimpleNamespace(put=lambda *_, **__: answer("put"))
     series = commands.TrialSeries(
         cast(Any, client), cast(Any, etcd), cast(Any, SimpleNamespace(puts=puts)), cast(Any, meter),
         Usage(10.0, {"client": 3.0}),

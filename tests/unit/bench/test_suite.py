@@ -13,26 +13,33 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from bench import suite
 from bench.harness import baseline
 from bench.harness import cluster as harness
 from bench.harness.baseline import baseline_at_leader, describe, endpoints_of
-from bench.harness.cluster import BenchCluster, in_turns
+from bench.harness.cluster import BenchCluster, ClientFiles, in_turns
 from bench.harness.figures import figure
 from bench.measures import at_rest, cold_start, failovers, scenes
 from nodectl.dev import launch
 from nodectl.dev.record import Part, Record
 from nodestore.errors import NodectlError, Unavailable
-from nodestore.etcd.types import MemberStatus
+from nodestore.etcd.types import EtcdSettings, MemberStatus
 from nodestore.processes import child_processes
+from tests.support.certificates import Authority
 from tests.support.fakes.members import status_response
+
+_DEFAULTS: dict[str, Any] = {
+    "report": lambda line: None, "tls": None, "http_session": aiohttp.ClientSession,
+    "etcd_settings": lambda endpoints: EtcdSettings(endpoints=tuple(endpoints)),
+}  # fmt: skip
 
 
 def faked(**parts_of_it: Any) -> BenchCluster:
     """A BenchCluster with only these parts."""
-    return cast(BenchCluster, SimpleNamespace(**({"report": lambda line: None} | parts_of_it)))
+    return cast(BenchCluster, SimpleNamespace(**(_DEFAULTS | parts_of_it)))
 
 
 async def test_actions_take_turns_equally_often() -> None:
@@ -330,3 +337,20 @@ def test_what_a_node_costs_is_judged_beside_fewer_nodes() -> None:
     assert found["a scene to 1,000 watching nodes"].ratio == pytest.approx(10.0)
     assert "all 100 nodes: 2 scenes, 200 changes" in found["a scene to 100 watching nodes"].how
     assert "all 1,000 nodes: 1 scenes, 1,000 changes" in found["a scene to 1,000 watching nodes"].how
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_cluster_with_tls_is_measured_with_a_certificate(tmp_path: Path) -> None:
+    """The session with etcd, the frozen put and the requests to masters all present the same files."""
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("bench")
+    files = ClientFiles(ca=authority.ca, cert=cert, key=key)
+    on = BenchCluster(cast(Any, None), cast(Any, None), cast(Any, None), tmp_path, lambda line: None, tls=files)
+    settings = on.etcd_settings(["https://127.0.0.1:1"])
+    assert (settings.ca, settings.cert, settings.key) == (files.ca, files.cert, files.key)
+    bare = baseline.Baseline(on, cast(Any, SimpleNamespace(settings=settings)), "m1")
+    assert bare.tls_files == (str(files.ca), str(files.cert), str(files.key))
+    async with on.http_session() as session:
+        assert session.connector is not None
