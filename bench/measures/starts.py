@@ -21,6 +21,9 @@ from bench.harness.recorded import Recorded
 from nodestore.errors import NodectlError
 from nodestore.processes import child_processes
 
+if sys.platform != "win32":
+    import resource
+
 _HELP = (sys.executable, "-m", "nodectl", "--help")
 _HELP_S = 60.0
 _CPU = (
@@ -55,13 +58,20 @@ async def starts(bench_cluster: BenchCluster, recorded: Recorded, trials: int) -
 
 
 def _nodectl_help() -> Start:
-    before, begun = os.times(), time.monotonic()
+    before, begun = _children_cpu_s(), time.monotonic()
     done = child_processes.run(_HELP, timeout_s=_HELP_S)
-    after, ended = os.times(), time.monotonic()
+    ended = time.monotonic()
     if done.returncode:
         raise NodectlError(f"nodectl --help ended with code {done.returncode}: {done.stderr.strip()}")
-    used = after.children_user + after.children_system - before.children_user - before.children_system
-    return Start(begun, ended, used)
+    return Start(begun, ended, _children_cpu_s() - before)
+
+
+def _children_cpu_s() -> float:
+    """Return the CPU time of all children that have ended."""
+    if sys.platform == "win32":
+        return sum(os.times()[2:4])
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 async def _standby(bench_cluster: BenchCluster) -> Start:
