@@ -8,9 +8,11 @@ object that depends on no other part: `Leadership`, which `Master` changes and o
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 from masterd.api.access.access_routes import AccessRoutes
@@ -28,7 +30,8 @@ from masterd.api.routes import Api
 from masterd.application.contract import Application
 from masterd.application.identity import ApplicationIdentity
 from masterd.election.campaign import Campaign, MasterIdentity, rank_of
-from masterd.election.heartbeat_listener import SessionFactory, open_session
+from masterd.election.heartbeat_listener import SessionFactory
+from masterd.election.heartbeat_listener import open_session as open_follow_session
 from masterd.election.timeline import Timeline
 from masterd.replication.claim_changes import ClaimChanges
 from masterd.replication.cluster_view import ClusterView
@@ -55,6 +58,7 @@ from nodestore.cluster.grants import Grants
 from nodestore.cluster.store_identity import StoreIdentity
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
+from nodestore.support.tls_context import FollowingContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +87,19 @@ def build_parts(
     wall_clock: Callable[[], float] = time.time,
     leader_type: type[Leader] = Leader,
     cluster_view: ClusterView | None = None,
-    open_session: SessionFactory = open_session,
+    open_session: SessionFactory | None = None,
+    peers_tls: ssl.SSLContext | None = None,
+    warning: Callable[[], str | None] = lambda: None,
 ) -> MasterdParts:
     """Build everything but the API. Nothing runs before `master.run` is awaited.
 
     `maintenance` is a session with root's rights in etcd, for maintenance calls; by default it is `etcd`.
     `leader_type` and `cluster_view` replace those parts in tests; `open_session` replaces the HTTP sessions in which
-    the leader's heartbeats are received.
+    the leader's heartbeats are received. `peers_tls`: the context for connections to other masterds. `warning`: returns
+    what the candidacy is to warn of, besides the certificates of the sessions with etcd.
     """
     maintenance = maintenance or etcd
+    open_session = open_session or partial(open_follow_session, peers_tls)
     leadership = Leadership()
     candidacy_changed = asyncio.Event()
 
@@ -141,14 +149,15 @@ def build_parts(
     candidacy = Candidacy(
         etcd, keys, me, candidates=cluster_view.candidates, replica=replica,
         hosts_etcd_leader=lambda: placement.hosts_etcd_leader, self_report=self_report, changed=candidacy_changed,
-        warning=lambda: etcd.certificate_warning or maintenance.certificate_warning, wall_clock=wall_clock,
+        warning=lambda: _joined(etcd.certificate_warning or maintenance.certificate_warning, warning()),
+        wall_clock=wall_clock,
         store=store,
     )  # fmt: skip
     master = Master(
         etcd, keys, me, leadership=leadership, cluster_view=cluster_view, replica=replica, candidacy=candidacy,
         campaign=campaign, fitness=fitness, rehearsal=rehearsal, warm_start=warm_start, new_leader=new_leader,
         store=store, space_keeper=space_keeper, placement=placement, lease_ttl_s=settings.lease_ttl_s,
-        give_up_retry_s=settings.give_up_retry_s,
+        give_up_retry_s=settings.give_up_retry_s, peers_tls=peers_tls,
     )  # fmt: skip
     read_sources = ReadSources(
         own_id=me.id, keys=keys, etcd=etcd, maintenance=maintenance, cluster_view=cluster_view, replica=replica,
@@ -159,15 +168,19 @@ def build_parts(
 
 
 def build_api(
-    parts: MasterdParts, limits: AdmissionLimits | None = None, *, peer_identity: PeerIdentityOf = no_certificate
+    parts: MasterdParts,
+    limits: AdmissionLimits | None = None,
+    *,
+    peer_identity: PeerIdentityOf = no_certificate,
+    peers_tls: ssl.SSLContext | None = None,
 ) -> Api:
     """Build the HTTP API of a masterd. Closing its web application also ends a running scan of the store.
 
     limits: of what clients may make it hold; by default a body may be as large as an entry of the journal.
-    peer_identity: whom the client certificate of a request's connection names.
+    peer_identity: whom the client certificate of a request's connection names. peers_tls: see `build_parts`.
     """
     sources, settings = parts.read_sources, parts.settings
-    peers = PeerClient()
+    peers = PeerClient(peers_tls)
     router = LeaderRouter(
         parts.me, leadership=parts.leadership, health=parts.health, cluster_view=parts.cluster_view,
         takeovers=parts.campaign, peers=peers,
@@ -194,8 +207,13 @@ def _browser_rules(me: MasterIdentity, settings: MasterSettings) -> BrowserRules
     return BrowserRules({*names, me.host, *settings.allowed_hosts}, settings.allowed_origins)
 
 
-def build_guard(parts: MasterdParts, api: Api) -> ConnectionGuard:
-    """Build the guard of the connections of `api`. It knows other masterds by the addresses in their candidacies."""
+def build_guard(
+    parts: MasterdParts, api: Api, *, tls: FollowingContext | None = None, plain_port: int | None = None
+) -> ConnectionGuard:
+    """Build the guard of the connections of `api`. It knows other masterds by the addresses in their candidacies.
+
+    tls, plain_port: see `ConnectionGuard`.
+    """
     candidates = parts.cluster_view.candidates
 
     def master_addresses() -> frozenset[str]:
@@ -203,8 +221,14 @@ def build_guard(parts: MasterdParts, api: Api) -> ConnectionGuard:
         return frozenset(host for url in urls if (host := urlsplit(url).hostname) is not None)
 
     return ConnectionGuard(
-        api.admission, lambda address: caller_of(address, master_addresses()), api.commands_refused
+        api.admission, lambda address: caller_of(address, master_addresses()), api.commands_refused,
+        tls=tls, plain_port=plain_port,
     )  # fmt: skip
+
+
+def _joined(*warnings: str | None) -> str | None:
+    """The warnings that there are, each once, in one line; None if there is none."""
+    return "; ".join(dict.fromkeys(text for text in warnings if text)) or None
 
 
 def _own_rank(me: MasterIdentity, cluster_view: ClusterView) -> int:

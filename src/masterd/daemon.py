@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NoReturn
 
 from masterd.api.connection_guard import GuardedRunner
@@ -16,7 +17,8 @@ from masterd.assembly import build_api, build_guard, build_parts
 from masterd.election.campaign import MasterIdentity
 from masterd.roles.master import Master
 from masterd.settings import Settings
-from nodestore.daemon.reread import reread_on_request
+from nodestore.daemon.followed_tls import FollowedTls
+from nodestore.daemon.reread import Rereadable, reread_on_request
 from nodestore.daemon.signals import SignalEvents, handle_signals
 from nodestore.errors import Invalid, NodectlError, Unavailable
 from nodestore.etcd import maintenance as etcd_maintenance
@@ -41,14 +43,27 @@ async def run(settings: Settings) -> None:
     keys = Keys(settings.cluster)
     me = MasterIdentity(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
     log.info("starting: pid %d, cluster %s, API at %s", os.getpid(), settings.cluster, settings.advertise)
+    tls = None if settings.tls is None else FollowedTls(files=settings.tls, user="the HTTP API")
+    if settings.exposure is not None:
+        log.warning("%s", settings.exposure)
     async with Etcd(settings.etcd) as etcd, _maintenance(settings, etcd) as maintenance:
-        parts = build_parts(etcd, keys, me, application, settings.master_settings, maintenance=maintenance)
-        api = build_api(parts)
-        runner = GuardedRunner(api.app, build_guard(parts, api), shutdown_timeout=_SHUTDOWN_S)
+        client_tls = None if tls is None else tls.client
+        parts = build_parts(
+            etcd, keys, me, application, settings.master_settings, maintenance=maintenance, peers_tls=client_tls,
+            warning=partial(_warning, settings, tls),
+        )  # fmt: skip
+        api = build_api(parts, peers_tls=client_tls)
+        guard = build_guard(
+            parts, api, tls=None if tls is None else tls.server,
+            plain_port=settings.plain_listen.port if settings.plain_listen is not None else None,
+        )  # fmt: skip
+        if tls is not None:
+            tls.on_renewed = guard.close_revoked
+        runner = GuardedRunner(api.app, guard, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         try:
             await _listen(runner, settings)
-            await _run_until_stopped(parts.master, etcd, maintenance, requests, settings)
+            await _run_until_stopped(parts.master, etcd, maintenance, tls, requests, settings)
         finally:
             await runner.cleanup()
 
@@ -63,17 +78,26 @@ async def _maintenance(settings: Settings, etcd: Etcd) -> AsyncIterator[Etcd]:
         yield own
 
 
+def _warning(settings: Settings, tls: FollowedTls | None) -> str | None:
+    """What `nodectl status` is to warn of: requests without TLS, or a certificate that ends soon."""
+    return settings.exposure or (None if tls is None else tls.warning)
+
+
 async def _run_until_stopped(
-    master: Master, etcd: Etcd, maintenance: Etcd, requests: SignalEvents, settings: Settings
+    master: Master, etcd: Etcd, maintenance: Etcd, tls: FollowedTls | None, requests: SignalEvents, settings: Settings
 ) -> None:
-    sessions = (etcd,) if maintenance is etcd else (etcd, maintenance)
-    reread = reread_on_request(requests.reread, sessions, settings.log_level, settings.log_level_file)
+    readers: list[Rereadable] = [etcd] if maintenance is etcd else [etcd, maintenance]
+    if tls is not None:
+        readers.append(tls)
+    reread = reread_on_request(requests.reread, readers, settings.log_level, settings.log_level_file)
     try:
         async with asyncio.TaskGroup() as eternal:
             eternal.create_task(_watch_versions(maintenance), name="versions")
             eternal.create_task(master.run(), name="master")
             eternal.create_task(_stop_on_request(requests.stop, master), name="stop")
             eternal.create_task(reread, name="reread")
+            if tls is not None:
+                eternal.create_task(tls.run(), name="certificates")
     except* _StopRequested:
         log.info("stopping: a stop signal arrived")
 
@@ -85,12 +109,16 @@ async def _stop_on_request(stop: asyncio.Event, master: Master) -> NoReturn:
 
 
 async def _listen(runner: GuardedRunner, settings: Settings) -> None:
-    try:
-        await runner.listen(*settings.listen)
-    except OSError as error:
-        raise Invalid(
-            f"--listen {settings.listen}: {error.strerror or error}; is another masterd running on this PC?"
-        ) from None
+    addresses = {"--listen": settings.listen}
+    if settings.plain_listen is not None:
+        addresses["--plain-listen"] = settings.plain_listen
+    for option, address in addresses.items():
+        try:
+            await runner.listen(*address)
+        except OSError as error:
+            raise Invalid(
+                f"{option} {address}: {error.strerror or error}; is another masterd running on this PC?"
+            ) from None
 
 
 async def _watch_versions(etcd: Etcd) -> NoReturn:

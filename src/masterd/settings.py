@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from nodestore.etcd.member_defaults import DEFAULT_SETTINGS as SHIPPED
 from nodestore.etcd.session import EtcdSettings
 from nodestore.etcd.types import host_port
 from nodestore.schema.keys import check_name
+from nodestore.support.tls_files import TlsFiles
 from nodestore.support.values import (
     Address,
     duration_between,
@@ -97,6 +99,19 @@ class Settings:
     master_settings: MasterSettings
     maintenance: EtcdSettings
     """Endpoints and credentials for maintenance calls, which etcd allows only to root."""
+    tls: TlsFiles | None = None
+    """The files for the API and for requests to other masterds; None: the API has no TLS."""
+    plain_listen: Address | None = None
+    """Where the API also accepts connections without TLS; None: nowhere, if it has TLS."""
+
+    @property
+    def exposure(self) -> str | None:
+        """What of the API other PCs can reach without TLS, as a warning; None if nothing."""
+        if self.plain_listen is not None and not _is_loopback(self.plain_listen.host):
+            return f"its API accepts requests without TLS at {self.plain_listen} (--plain-listen)"
+        if self.tls is None and not _is_loopback(self.listen.host):
+            return f"its API accepts requests without TLS at {self.listen} (--insecure)"
+        return None
 
 
 def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -118,6 +133,7 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     parser.add_option("id", _master, meta="NAME", text="this masterd's name, as in the configuration")
     options.add_common(parser)
     parser.add_option("listen", _listen, default="127.0.0.1:8401", meta="HOST:PORT", text="address of the HTTP API")
+    _add_tls(parser)
     parser.add_option(
         "advertise", str, default="", meta="URL",
         text="URL at which other programs reach the HTTP API (default: derived from --listen)",
@@ -198,10 +214,34 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     return parser
 
 
+def _add_tls(parser: options.Parser) -> None:
+    parser.add_option(
+        "tls-cert", Path, default="", meta="FILE",
+        text="file of this masterd's certificate; enables TLS for the HTTP API. It is also shown to other masterds",
+    )  # fmt: skip
+    parser.add_option("tls-key", Path, default="", meta="FILE", text="file of the private key of --tls-cert")
+    parser.add_option(
+        "tls-ca", Path, default="", meta="FILE",
+        text="file of the certificate authority of the clients and of the other masterds",
+    )  # fmt: skip
+    parser.add_option(
+        "tls-crl", Path, default="", meta="FILE",
+        text="file of the revocation list of that authority; connections of revoked certificates are closed",
+    )  # fmt: skip
+    parser.add_option(
+        "plain-listen", _listen, default="", meta="HOST:PORT",
+        text="a second address of the HTTP API, without TLS: for the time in which clients move to TLS",
+    )  # fmt: skip
+    parser.add_flag("insecure", text="without TLS, accept requests of other PCs: anybody who reaches --listen commands")
+
+
 def _settings(chosen: argparse.Namespace) -> Settings:
     listen: Address = chosen.listen
-    advertise = chosen.advertise or f"http://{listen._replace(host=_reachable(listen.host))}"
+    tls = _tls_files(chosen)
+    scheme = "http" if tls is None else "https"
+    advertise = chosen.advertise or f"{scheme}://{listen._replace(host=_reachable(listen.host))}"
     _check_advertised(advertise)
+    _check_exposure(chosen, tls, advertise)
     etcd = options.etcd_settings(chosen)
     space = SpaceSettings(quota_bytes=chosen.etcd_quota_bytes)
     leader = LeaderSettings(
@@ -236,7 +276,47 @@ def _settings(chosen: argparse.Namespace) -> Settings:
             remember=None if chosen.state_dir is None else partial(MarkFile, chosen.state_dir),
         ),
         maintenance=options.maintenance_settings(chosen, etcd),
+        tls=tls,
+        plain_listen=chosen.plain_listen,
     )
+
+
+def _tls_files(chosen: argparse.Namespace) -> TlsFiles | None:
+    """The files of --tls-cert and so on; None if none is given. Invalid if one is missing or cannot be read."""
+    given = {name: getattr(chosen, f"tls_{name}") for name in ("cert", "key", "ca", "crl")}
+    if all(path is None for path in given.values()):
+        return None
+    missing = [f"--tls-{name}" for name in ("cert", "key", "ca") if given[name] is None]
+    if missing:
+        raise Invalid(f"--tls-cert, --tls-key and --tls-ca belong together: {' and '.join(missing)} is missing")
+    for name, path in given.items():
+        if path is not None:
+            options.read_option_file(f"--tls-{name}", path)
+    return TlsFiles(**given)
+
+
+def _check_exposure(chosen: argparse.Namespace, tls: TlsFiles | None, advertise: str) -> None:
+    """Without TLS, other PCs are served only if that is wanted. Raises Invalid otherwise."""
+    if tls is None:
+        if chosen.plain_listen is not None:
+            raise Invalid("--plain-listen is for a masterd with TLS: give --tls-cert, --tls-key and --tls-ca")
+        if not chosen.insecure and not _is_loopback(chosen.listen.host):
+            raise Invalid(
+                f"--listen {chosen.listen}: without TLS, masterd listens on 127.0.0.1, ::1 and localhost only: give "
+                f"--tls-cert, --tls-key and --tls-ca (`nodectl pki issue masterd:{chosen.id}` makes them), or "
+                "--insecure if anybody who reaches this address may command"
+            )
+    elif chosen.plain_listen is None and urlsplit(advertise).scheme != "https":
+        raise Invalid(f"--advertise {advertise}: the API has TLS, so its URL begins with https://")
+    elif chosen.plain_listen is not None and chosen.plain_listen.port == chosen.listen.port:
+        raise Invalid("--plain-listen and --listen need different ports")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _directory(text: str) -> Path:

@@ -15,8 +15,9 @@ from noded.registration.claim import NodedIdentity
 from noded.registration.work_dir_lock import locked
 from noded.settings import Settings
 from nodestore.cluster.store_identity import MarkFile
+from nodestore.daemon.followed_tls import FollowedTls
 from nodestore.daemon.program import first_error
-from nodestore.daemon.reread import reread_on_request
+from nodestore.daemon.reread import Rereadable, reread_on_request
 from nodestore.daemon.signals import handle_signals
 from nodestore.etcd.session import Etcd
 from nodestore.support.boot import kernel_boot_id
@@ -33,6 +34,7 @@ async def run(settings: Settings) -> None:
     requests = handle_signals()
     me = NodedIdentity(settings.node, settings.host_id, secrets.token_hex(8), kernel_boot_id())
     log.info("starts; cluster %s, host id %s, work directory %s", settings.cluster, me.host_id, settings.work_dir)
+    tls = None if settings.tls is None else FollowedTls(files=settings.tls, user="the connection to the master")
     async with locked(settings.work_dir), Etcd(settings.etcd) as etcd, asyncio.TaskGroup() as background:
         node = Node(
             settings,
@@ -43,14 +45,19 @@ async def run(settings: Settings) -> None:
             last_applied=LastApplied(settings.work_dir),
             boot_record=boot_record(me.host_id),
             store_memory=MarkFile(settings.work_dir / ".noded", settings.cluster),
+            tls=None if tls is None else tls.client,
         )
         try:
             async with asyncio.TaskGroup() as loops:
                 for name, loop in node.loops().items():
                     loops.create_task(loop, name=name)
                 loops.create_task(_raise_at_stop(requests.stop))
+                readers: list[Rereadable] = [etcd]
+                if tls is not None:
+                    readers.append(tls)
+                    loops.create_task(tls.run(), name="certificates")
                 loops.create_task(
-                    reread_on_request(requests.reread, (etcd,), settings.log_level, settings.log_level_file)
+                    reread_on_request(requests.reread, readers, settings.log_level, settings.log_level_file)
                 )
         except* _StopRequested:
             await node.shut_down("noded was asked to stop")

@@ -12,6 +12,7 @@ leader -> MasterLink -> the leader         LogReader reads the log of Agent's dr
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -42,7 +43,7 @@ class Node:
     """One noded. The caller runs the coroutines that `loops` returns, ends them, and then calls `shut_down`.
 
     me: identity of this process. load: returns the driver class with the given name. boot_record: see
-    `noded.actions.boot.boot_record`. background: runs the background tasks of drivers.
+    `noded.actions.boot.boot_record`. background: runs the background tasks of drivers. tls: see `MasterLink`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Node:
         last_applied: LastAppliedStore,
         boot_record: str,
         store_memory: MarkMemory | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         keys = Keys(settings.cluster)
         alive_key = keys.alive_of(me.node)
@@ -94,6 +96,7 @@ class Node:
             leader_values=lambda: follow_key(etcd, keys.leader),
             claim=self._claim,
             reader=LogReader(lambda: self._agent.driver),
+            tls=tls,
         )
 
     def loops(self) -> dict[str, Coroutine[Any, Any, Any]]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noded.reconcile.agent import AgentTiming
-from nodestore.daemon.options import Parser, add_common, etcd_settings, read_log_level
+from nodestore.daemon.options import Parser, add_common, etcd_settings, read_log_level, read_option_file
 from nodestore.errors import Invalid
 from nodestore.etcd.session import EtcdSettings
 from nodestore.schema.keys import check_name
+from nodestore.support.tls_files import TlsFiles
 from nodestore.support.values import duration_between
 
 HOST_ID_CHARS_MAX = 200
@@ -34,6 +35,8 @@ class Settings:
     log_level: str
     reboot_command: tuple[str, ...] | None = None
     log_level_file: Path | None = None
+    tls: TlsFiles | None = None
+    """The files for connections to masters at https URLs; None: the system's certificate authorities are trusted."""
 
 
 def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -75,12 +78,21 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
         text="command that the action reboot runs to reboot the PC (default: none, and the action fails)",
     )
     add_common(parser)
+    parser.add_option(
+        "crl",
+        Path,
+        default="",
+        meta="FILE",
+        text="file of the revocation list of --ca; masters whose certificate it contains are not trusted",
+    )
     options = parser.parse_args(arguments)
     try:
+        etcd = etcd_settings(options)
         return Settings(
             node=options.node,
             cluster=options.cluster,
-            etcd=etcd_settings(options),
+            etcd=etcd,
+            tls=_tls_files(etcd, options.crl),
             work_dir=options.work_dir,
             host_id=options.host_id or machine_id(),
             lease_ttl_s=options.lease_ttl,
@@ -91,6 +103,15 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
         )
     except Invalid as error:
         parser.error(error.message)
+
+
+def _tls_files(etcd: EtcdSettings, crl: Path | None) -> TlsFiles | None:
+    """The files for connections to masters, which are those for etcd; None without TLS. Raises Invalid."""
+    if crl is not None:
+        if etcd.ca is None:
+            raise Invalid("--crl needs --ca: without it there is no TLS, and certificates are not used")
+        read_option_file("--crl", crl)
+    return None if etcd.ca is None else TlsFiles(ca=etcd.ca, cert=etcd.cert, key=etcd.key, crl=crl)
 
 
 def _node(text: str) -> str:

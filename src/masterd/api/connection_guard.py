@@ -8,6 +8,9 @@ has served requests. Neither the HTTP server nor a task takes part, so an overlo
 commands that it has accepted. The connection is kept, because a new one would cost more than the refusal. If the client
 sends the next request at once, instead of after the time that the refusal names, nothing is read from its connection
 for a while: it cannot make the leader busy with refusals.
+
+With TLS a connection is admitted before its handshake, so that handshakes are bounded too. A refusal is then the end of
+the connection without an answer, because the answer would cost a handshake.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -23,13 +27,18 @@ from aiohttp import StreamReader, web
 
 from masterd.api.admission import Admission, Caller, ConnectionClock, ConnectionPhase, plain_size
 from masterd.api.problems import problem_response, raw_answer
-from nodestore.errors import Invalid, NodectlError, Overloaded, TooLarge
+from nodestore.errors import Denied, Invalid, NodectlError, Overloaded, TooLarge
+from nodestore.pki.identity import PeerIdentity, peer_identity_of
 from nodestore.support.logs import RateLimitedLog
+from nodestore.support.tasks import background_task
+from nodestore.support.tls_context import FollowingContext
 
 log = logging.getLogger(__name__)
 
 _CHECK_EVERY_S = 0.5
 _ACCEPTED_A_TURN, _BACKLOG = 4, 128
+_TLS_END_S = 1.0
+"""How long the end of a TLS connection waits for the client's agreement."""
 _COMMANDS = b"POST /v1/commands"
 _REFUSED_PAUSE_S = 0.1
 """How long nothing is read from a connection after a refusal, if the one before it was less than a second ago. Masters
@@ -42,7 +51,9 @@ _ENCODE_EVERY_S = 0.1
 class ConnectionGuard:
     """Admits connections, and closes those that exceed a time limit.
 
-    caller_of: what is known of an address. commands_refused: why no command can be accepted now, or None.
+    caller_of: what is known of an address. commands_refused: why no command can be accepted now, or None. tls: the
+    context for connections with TLS; None: there are none. plain_port: a port whose connections have no TLS
+    nevertheless.
     """
 
     def __init__(
@@ -50,8 +61,12 @@ class ConnectionGuard:
         admission: Admission,
         caller_of: Callable[[str], Caller],
         commands_refused: Callable[[], NodectlError | None],
+        *,
+        tls: FollowingContext | None = None,
+        plain_port: int | None = None,
     ) -> None:
         self.admission, self.caller_of, self.commands_refused = admission, caller_of, commands_refused
+        self._tls, self._plain_port = tls, plain_port
         self._open: set[FirstBytes] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._answers: dict[bool, bytes] = {}
@@ -75,11 +90,21 @@ class ConnectionGuard:
     def remove(self, connection: FirstBytes) -> None:
         self._open.discard(connection)
 
+    def tls_for(self, port: int) -> FollowingContext | None:
+        """The context for connections to this port of ours; None for connections without TLS."""
+        return None if port == self._plain_port else self._tls
+
+    def close_revoked(self) -> None:
+        """Close the connections of clients whose certificate is revoked by now."""
+        for connection in tuple(self._open):
+            connection.end_if_revoked()
+
     def close(self) -> None:
         """Close all connections at the end of the server, also those on which no request was begun."""
         for connection in tuple(self._open):
             if connection.pipe is not None:
                 connection.pipe.close()
+            connection.end_handshake()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -110,22 +135,77 @@ class FirstBytes(asyncio.Protocol):
         """How many bytes of the body of a refused request are still to be received and discarded."""
         self._pause: asyncio.TimerHandle | None = None
         self._refused_at = -_RETRY_S
+        self.peer: PeerIdentity | None = None
+        """Whom the verified certificate of the client names; None if it has none."""
+        self._tls: FollowingContext | None = None
+        self._certificate: bytes | None = None
+        self._handshake: asyncio.Task[None] | None = None
+        self._early = b""
+        """What was received between the end of the handshake and the turn of the task that waits for it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.pipe = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
+        peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self._address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._tls = self.guard.tls_for(int(own[1]) if isinstance(own, tuple) else 0)
         self._caller = self.guard.caller_of(self._address)
         refusal = self.guard.admission.connect(self._address, self._caller)
         if refusal is not None:
             self.guard.limited_log.log(logging.WARNING, f"refusing connections: {refusal}", about="connections")
-            end_with(self.pipe, Overloaded(refusal, 1.0))
+            if self._tls is not None:
+                self.pipe.abort()
+            else:
+                end_with(self.pipe, Overloaded(refusal, 1.0))
             return
         self._is_admitted = True
         self.guard.add(self)
+        if self._tls is not None:
+            self.pipe.pause_reading()
+            self._handshake = background_task(self._shake_hands(self.pipe, self._tls), name="TLS handshake")
+
+    async def _shake_hands(self, plain: asyncio.Transport, tls: FollowingContext) -> None:
+        """Make the connection a TLS connection. Until then `data_received` only keeps what arrives."""
+        try:
+            pipe = await asyncio.get_running_loop().start_tls(
+                plain, self, tls, server_side=True,
+                ssl_handshake_timeout=self.guard.admission.limits.receive_s, ssl_shutdown_timeout=_TLS_END_S,
+            )  # fmt: skip
+        except (OSError, ssl.SSLError, TimeoutError) as error:
+            log.debug("no TLS with %s: %s", self._address, error)
+            self.forget()
+            return
+        if pipe is None or self.pipe is None:  # it ended meanwhile
+            self.forget()
+            return
+        self.pipe = pipe
+        self._certificate = pipe.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        self.peer = peer_identity_of(pipe.get_extra_info("peercert"))
+        self._handshake = None
+        if self._early:
+            self.data_received(self._early)
+
+    def end_handshake(self) -> None:
+        """Give up the handshake, if it is not over."""
+        if self._handshake is not None and self._handshake is not asyncio.current_task():
+            self._handshake.cancel()
+
+    def end_if_revoked(self) -> None:
+        """Close the connection if the client's certificate is revoked."""
+        if self._tls is not None and self.pipe is not None and self._tls.is_revoked(self._certificate):
+            log.warning("closing the connection from %s: the certificate of %s is revoked", self._address, self.peer)
+            self.pipe.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self.pipe is None or self.pipe.is_closing() or self.refuses(data):
+        if self._handshake is not None:
+            self._early += data
+            return
+        if self.pipe is None or self.pipe.is_closing():
+            return
+        if self._tls is not None and self._tls.is_revoked(self._certificate):
+            log.warning("refusing the connection from %s: the certificate of %s is revoked", self._address, self.peer)
+            end_with(self.pipe, Denied(f"the certificate of {self.peer} is revoked"))
+            return
+        if self.refuses(data):
             return
         connection = self._make(self)
         self.pipe.set_protocol(connection)
@@ -150,7 +230,7 @@ class FirstBytes(asyncio.Protocol):
             return False
         now, size, body_max = time.monotonic(), plain_size(data), self.guard.admission.limits.body_bytes_max
         # An answer that its client has not read yet is the last one, so that answers cannot fill the memory.
-        if size is None or not 0 <= size - len(data) <= body_max or self.pipe.get_write_buffer_size():
+        if size is None or not 0 <= size - len(data) <= body_max or unsent_bytes(self.pipe):
             self.pipe.write(self.guard.answer_to_commands(refusal, now, closes=True))
             self.pipe.close()
             return True
@@ -181,13 +261,18 @@ class FirstBytes(asyncio.Protocol):
         previous, self._refused_at = self._refused_at, now
         if self.pipe is not None and now - previous < _RETRY_S and self._caller is not Caller.MASTER:
             self.pipe.pause_reading()
-            self._pause = asyncio.get_running_loop().call_later(_REFUSED_PAUSE_S, self.pipe.resume_reading)
+            self._pause = asyncio.get_running_loop().call_later(_REFUSED_PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        if self.pipe is not None and not self.pipe.is_closing():
+            self.pipe.resume_reading()
 
     def forget(self) -> None:
         """Note that the connection has ended."""
         if self._pause is not None:
             self._pause.cancel()
         self.pipe = None
+        self.end_handshake()
         if self._is_admitted:
             self._is_admitted = False
             self.guard.admission.disconnect(self._address)
@@ -195,7 +280,7 @@ class FirstBytes(asyncio.Protocol):
 
     def end_if_expired(self, now: float) -> None:
         """Close the connection if it exceeds a time limit; answer first, if a request was begun."""
-        if self.pipe is None or (reason := self.clock.expired(self.pipe.get_write_buffer_size(), now)) is None:
+        if self.pipe is None or (reason := self.clock.expired(unsent_bytes(self.pipe), now)) is None:
             return
         log.debug("closing the connection from %s: %s", self._address, reason)
         if self.clock.phase is ConnectionPhase.HEADERS and not self.pipe.is_closing():
@@ -205,6 +290,14 @@ class FirstBytes(asyncio.Protocol):
             self.pipe.close()
         else:
             self.pipe.abort()
+
+
+def unsent_bytes(transport: asyncio.Transport) -> int:
+    """How many bytes wait to be sent."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:  # a TLS connection that is closed twice, as by aiohttp and here, forgets its buffer
+        return 0
 
 
 def end_with(transport: asyncio.Transport, error: NodectlError, status: int | None = None) -> None:
@@ -247,12 +340,17 @@ class GuardedConnection(web.RequestHandler):
 
     def pause_writing(self) -> None:
         if self._pipe is not None:
-            self._clock.stalled(self._pipe.get_write_buffer_size(), time.monotonic())
+            self._clock.stalled(unsent_bytes(self._pipe), time.monotonic())
         super().pause_writing()
 
     def resume_writing(self) -> None:
         self._clock.resumed()
         super().resume_writing()
+
+    @property
+    def peer(self) -> PeerIdentity | None:
+        """Whom the verified certificate of the client names; None if it has none."""
+        return self._first.peer
 
     # --- what the middleware calls ---
 
@@ -297,6 +395,15 @@ class GuardedConnection(web.RequestHandler):
             )
         response.force_close()
         return response
+
+
+def peer_identity(request: web.BaseRequest) -> PeerIdentity | None:
+    """Whom the verified certificate of the client names; None without TLS, or if the client has no certificate.
+
+    A certificate that is revoked does not get here: its connections are refused, and closed once it is revoked.
+    """
+    connection = request.protocol
+    return connection.peer if isinstance(connection, GuardedConnection) else None
 
 
 class GuardedServer(web.Server):

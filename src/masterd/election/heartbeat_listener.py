@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import logging
+import ssl
 from collections.abc import Callable
 
 import aiohttp
@@ -31,12 +32,16 @@ _READ_TIMEOUT_S = 10.0  # then the stream is reopened; `Suspicion` judges the si
 _REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ERROR_CONNECTION_REFUSED
 
 
-def open_session() -> aiohttp.ClientSession:
-    """Open an HTTP session for one follow stream and its reconnects."""
+def open_session(tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
+    """Open an HTTP session for one follow stream and its reconnects.
+
+    tls: the context for https URLs; None: the system's certificate authorities are trusted.
+    """
     timeout = aiohttp.ClientTimeout(
         total=None, connect=_RESOLVE_S + _CONNECT_S, sock_connect=_CONNECT_S, sock_read=_READ_TIMEOUT_S
     )
-    connector = aiohttp.TCPConnector(ttl_dns_cache=1)  # the default of 10 s keeps an address that has changed
+    # The default of 10 s for DNS keeps an address that has changed.
+    connector = aiohttp.TCPConnector(ttl_dns_cache=1, ssl=tls if tls is not None else True)
     return aiohttp.ClientSession(timeout=timeout, connector=connector)
 
 
@@ -94,6 +99,8 @@ class HeartbeatListener:
             while not self.is_dead:
                 try:
                     await self._listen(session)
+                except aiohttp.ClientConnectorCertificateError as error:
+                    log.debug("follow stream of term %d: %s", self.revision, error)
                 except aiohttp.ClientConnectorError as error:
                     if self.is_connected and _refused(error):
                         self.is_dead = True

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from typing import cast
 
@@ -68,9 +69,9 @@ async def _wait_caught_up(index: int, url: str, http: PeerClient) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-async def hand_over_to_any(leader: Leader, index: int, urls: list[str], actor: str) -> bool:
-    """Hand over to the first of the standbys at `urls` that takes over. False if none did."""
-    http = PeerClient()
+async def hand_over_to_any(leader: Leader, index: int, urls: list[str], actor: str, tls: ssl.SSLContext | None) -> bool:
+    """Hand over to the first of the standbys at `urls` that takes over. False if none did. tls: see `PeerClient`."""
+    http = PeerClient(tls)
     try:
         for url in urls:
             try:

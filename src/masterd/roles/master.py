@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from typing import NoReturn, Protocol
 
@@ -82,8 +83,10 @@ class Master:
         store: StoreIdentity,
         lease_ttl_s: int,
         give_up_retry_s: float,
+        peers_tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`give_up_retry_s`: the first pause after a term that could not be served; it doubles with each failure."""
+        """`give_up_retry_s`: the first pause after a term that could not be served; it doubles with each failure.
+        `peers_tls`: see `PeerClient`."""
         self._etcd, self._keys, self._me = etcd, keys, me
         self._leadership, self._cluster_view, self._replica = leadership, cluster_view, replica
         self._candidacy, self._campaign, self._warm_start = candidacy, campaign, warm_start
@@ -91,6 +94,7 @@ class Master:
         self._new_leader, self._space_keeper, self._placement = new_leader, space_keeper, placement
         self._store = store
         self._lease_ttl_s, self._give_up_retry_s = lease_ttl_s, give_up_retry_s
+        self._peers_tls = peers_tls
         self._cancelled_tasks = CancelledTasks()
         self._give_up_count = 0
         self._has_led = False
@@ -234,7 +238,8 @@ class Master:
         actor = f"{self._me.id} (stopping)"
         try:
             async with asyncio.timeout(STAND_DOWN_S):
-                if await hand_over_to_any(leader, self._replica.index, self._successor_urls(), actor):
+                urls = self._successor_urls()
+                if await hand_over_to_any(leader, self._replica.index, urls, actor, self._peers_tls):
                     log.info("handed over: %s", why)
                     await self._wait_replaced(leader)
                     return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,16 +26,20 @@ _PASSED_BACK = ("Content-Type", "Retry-After", "Nodectl-Index", "Nodectl-Master"
 
 
 class PeerClient:
-    """Forwards requests to the leader and calls other masterds, over persistent connections."""
+    """Forwards requests to the leader and calls other masterds, over persistent connections.
 
-    def __init__(self) -> None:
+    tls: the context for https URLs; None: the system's certificate authorities are trusted.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls: ssl.SSLContext | bool = tls if tls is not None else True
         self._session: aiohttp.ClientSession | None = None
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=_CONNECT_S)
             # The default of 10 s for DNS keeps an address that has changed.
-            connector = aiohttp.TCPConnector(limit=0, limit_per_host=_CONNECTIONS_MAX, ttl_dns_cache=1)
+            connector = aiohttp.TCPConnector(limit=0, limit_per_host=_CONNECTIONS_MAX, ttl_dns_cache=1, ssl=self._tls)
             self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
         return self._session
 

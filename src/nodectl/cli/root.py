@@ -49,7 +49,7 @@ _PACKAGES = {"pki": "security."}
 
 _HOISTED = {
     "--endpoints", "-e", "--cluster", "--cluster-name", "-c", "--config", "--user", "--password-file", "--ca",
-    "--cert", "--key", "--request-timeout",
+    "--cert", "--key", "--crl", "--request-timeout",
 }  # fmt: skip
 _OUTPUT = {"-o", "--output"}
 _GROUPS = {"node", "scene", "config", "master", "app", "state", "snapshot", "etcd", "pki", "dev"}
@@ -192,6 +192,9 @@ def root(
     ] = None,
     cert: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM file of the client certificate.")] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM file of the private key of --cert.")] = None,
+    crl: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File of the revocation list of --ca, for https masters.")
+    ] = None,
     request_timeout: Annotated[
         float,
         duration_option("--request-timeout", least_s=0.1, most_s=3_600, default_s=REQUEST_TIMEOUT_S,
@@ -204,7 +207,14 @@ def root(
 ) -> None:  # fmt: skip
     context.obj = Options(
         given=ClusterSettings(
-            endpoints=endpoints, cluster=cluster, user=user, password_file=password_file, ca=ca, cert=cert, key=key
+            endpoints=endpoints,
+            cluster=cluster,
+            user=user,
+            password_file=password_file,
+            ca=ca,
+            cert=cert,
+            key=key,
+            crl=crl,
         ),
         cluster_name=cluster_name,
         config=config,

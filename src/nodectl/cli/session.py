@@ -40,7 +40,7 @@ def client_of(settings: ClusterSettings, timeout_s: float) -> Client:
     return Client(
         settings.endpoints, cluster=settings.cluster, user=settings.user, password=settings.password(),
         password_file=settings.password_file, ca=settings.ca, cert=settings.cert, key=settings.key,
-        read_timeout_s=timeout_s, command_timeout_s=timeout_s,
+        crl=settings.crl, read_timeout_s=timeout_s, command_timeout_s=timeout_s,
     )  # fmt: skip
 
 

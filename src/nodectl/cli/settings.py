@@ -38,6 +38,7 @@ class ClusterSettings:
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    crl: Path | None = None
 
     def with_defaults(self, other: ClusterSettings) -> ClusterSettings:
         """These settings, completed by those of `other` where they are None."""
@@ -98,7 +99,7 @@ def from_environment(environ: Mapping[str, str]) -> ClusterSettings:
     return ClusterSettings(**values)
 
 
-_PATHS = {"password_file", "ca", "cert", "key"}
+_PATHS = {"password_file", "ca", "cert", "key", "crl"}
 
 
 def _checked(settings: ClusterSettings, path: Path) -> ClusterSettings:

@@ -69,6 +69,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
     `endpoints`: `host:port` of etcd members (`cluster` is then required), or `http://host:port` of masterds.
     `user`, `password`: the credentials for etcd. `password_file`: its first line is the password at each login.
     `ca`, `cert`, `key`: PEM files, for etcd and for https masters; changed files are read again within seconds.
+    `crl`: the revocation list of `ca`; https masters whose certificate it contains are not trusted.
     `actor`: the author of commands in the history (default: user@host).
     `read_timeout_s`, `command_timeout_s`: seconds, for calls without a `timeout_s` of their own.
     `lost_after_s`: after how many seconds in state `suspended` the state becomes `lost`.
@@ -87,6 +88,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         ca: Path | None = None,
         cert: Path | None = None,
         key: Path | None = None,
+        crl: Path | None = None,
         actor: str | None = None,
         read_timeout_s: float = READ_S,
         command_timeout_s: float = COMMAND_S,
@@ -99,7 +101,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         self.actor = check_text(actor, "actor", ACTOR_BYTES_MAX) if actor else default_actor()
         self._keys = Keys(cluster) if cluster is not None else None
         self._user, self._password, self._password_file = user, password, password_file
-        self._tls = TlsFiles(ca=ca, cert=cert, key=key)
+        self._tls = TlsFiles(ca=ca, cert=cert, key=key, crl=crl)
         self._read_timeout_s, self._command_timeout_s = read_timeout_s, command_timeout_s
         self._lost_after_s = lost_after_s
         self._nonce = secrets.token_hex(8)

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import math
 import random
+import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, NoReturn, Protocol
@@ -64,10 +65,13 @@ class MasterLink:
         leader_values: Callable[[], AsyncGenerator[bytes | None, None]],
         claim: Claimed,
         reader: LogReader,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        """tls: the context for masters at https URLs; None: the system's certificate authorities are trusted."""
         self._path = f"/v1/nodes/{quote(check_name('node', node), safe='')}/log-link"
         self._headers = {NONCE_HEADER: nonce}
         self._leader_values, self._claim, self._reader = leader_values, claim, reader
+        self._tls = tls
         self._urls: tuple[str, ...] = ()
         self._changed = asyncio.Event()
         self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MAX_S, jitter=lambda: random.uniform(0.5, 1.0))
@@ -111,7 +115,7 @@ class MasterLink:
         """Connect and answer requests until the connection ends. Logs the reason, once."""
         try:
             link_url = url.rstrip("/") + self._path
-            async with connect(link_url, self._headers, timeout_s=_CONNECT_TIMEOUT_S) as socket:
+            async with connect(link_url, self._headers, timeout_s=_CONNECT_TIMEOUT_S, tls=self._tls) as socket:
                 self._backoff.reset()
                 self._log_once.reset()
                 log.debug("connected to %s for the program's log", url)

@@ -81,14 +81,18 @@ class WebSocket:
 
 
 @asynccontextmanager
-async def connect(url: str, headers: Mapping[str, str], *, timeout_s: float) -> AsyncIterator[WebSocket]:
-    """Open a connection to an http or https URL. https trusts the system's certificate authorities.
+async def connect(
+    url: str, headers: Mapping[str, str], *, timeout_s: float, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[WebSocket]:
+    """Open a connection to an http or https URL.
+
+    tls: the context for https; None: the system's certificate authorities are trusted.
 
     Raises Unavailable if the server does not answer within `timeout_s` seconds, and Invalid for a malformed URL. If the
     server refuses the connection, the error in its answer is raised.
     """
     host, port, is_tls = _address(url)
-    context = ssl.create_default_context() if is_tls else None
+    context = (tls or ssl.create_default_context()) if is_tls else None
     writer = None
     try:
         try:

@@ -6,20 +6,25 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from nodestore.daemon.options import read_log_level
 from nodestore.errors import Invalid
-from nodestore.etcd.session import Etcd
 from nodestore.support import logs
 
 log = logging.getLogger(__name__)
 
 
+class Rereadable(Protocol):
+    """What can read its files again: a session with etcd, the TLS files of an API."""
+
+    def reread_files(self) -> None: ...
+
+
 async def reread_on_request(
-    requested: asyncio.Event, sessions: Sequence[Etcd], log_level: str, log_level_file: Path | None
+    requested: asyncio.Event, readers: Sequence[Rereadable], log_level: str, log_level_file: Path | None
 ) -> NoReturn:
-    """Each time `requested` is set, make the sessions read their files again, and set the level of the log.
+    """Each time `requested` is set, make the readers read their files again, and set the level of the log.
 
     `log_level`: the level while there is no file.
     """
@@ -27,8 +32,8 @@ async def reread_on_request(
         await requested.wait()
         requested.clear()
         log.info("SIGHUP: reads certificates, passwords and the log level again")
-        for session in sessions:
-            session.reread_files()
+        for reader in readers:
+            reader.reread_files()
         try:
             logs.set_level(read_log_level(log_level_file, log_level))
         except Invalid as error:

@@ -33,11 +33,15 @@ class CertificateWatch:
         renew: Callable[[TlsContents], None],
         warnings_of_members: Callable[[], Awaitable[list[str]]],
         clock: Callable[[], float] = time.time,
+        *,
+        user: str = "",
     ) -> None:
         """Read the files. Raises Invalid if they cannot be used.
 
-        warnings_of_members: returns a line for each member whose certificate ends soon. They are logged.
+        warnings_of_members: returns a line for each member whose certificate ends soon. They are logged. user: what
+        uses the files, for the log; by default the session with etcd.
         """
+        self._user = user
         self._files, self._renew, self._warnings_of_members, self._clock = files, renew, warnings_of_members, clock
         self._member_logs: dict[str, RateLimitedLog] = {}
         self._signature = files.signature()
@@ -65,6 +69,11 @@ class CertificateWatch:
         }
         for line, limited in self._member_logs.items():
             limited.log(logging.WARNING, line)
+
+    @property
+    def contents(self) -> TlsContents:
+        """The contents in use."""
+        return self._contents
 
     @property
     def first_end(self) -> CertificateEnd | None:
@@ -119,5 +128,9 @@ class CertificateWatch:
         if contents == self._contents:
             return
         self._contents = contents
-        log.info("uses renewed certificates: %s", "; ".join(map(str, contents.ends)) or self._files)
+        log.info(
+            "%suses renewed certificates: %s",
+            f"{self._user} " if self._user else "",
+            "; ".join(map(str, contents.ends)) or self._files,
+        )
         self._renew(contents)

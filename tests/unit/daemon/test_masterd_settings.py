@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -32,8 +33,71 @@ def test_times_have_units(text: str) -> None:
 )
 def test_where_it_listens(text: str, listen: tuple[str, int], advertise: str) -> None:
     """On all interfaces it is advertised by its host name; an IPv6 address is bound without its brackets."""
-    settings = parse([*_NEEDED, f"--listen={text}"], {})
+    settings = parse([*_NEEDED, f"--listen={text}", "--insecure"], {})
     assert (settings.listen, settings.advertise) == (listen, advertise)
+
+
+def tls_options(directory: Path) -> list[str]:
+    """Options that name files which exist. Their content is read when masterd starts."""
+    for name in ("ca", "cert", "key", "crl"):
+        (directory / name).touch()
+    return [f"--tls-{name}={directory / name}" for name in ("ca", "cert", "key")]
+
+
+@pytest.mark.parametrize(
+    "listen", ["10.0.0.11:8401", "[::]:8401", "0.0.0.0:8401", ":8401", "pc1:8401", "[fd00::1]:8401"]
+)
+def test_other_pcs_are_served_with_tls_only(listen: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or if that is wanted: then it is a warning for as long as it lasts."""
+    with pytest.raises(SystemExit):
+        parse([*_NEEDED, f"--listen={listen}"], {})
+    [line] = capsys.readouterr().err.splitlines()
+    assert "without TLS" in line
+    assert "nodectl pki issue masterd:m1" in line
+    settings = parse([*_NEEDED, f"--listen={listen}"], {"NODECTL_INSECURE": "1"})
+    assert settings.exposure == f"its API accepts requests without TLS at {settings.listen} (--insecure)"
+    settings = parse([*_NEEDED, f"--listen={listen}", *tls_options(tmp_path)], {})
+    assert settings.advertise.startswith("https://")
+    assert settings.exposure is None
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:8401", "[::1]:8401", "localhost:8401", "127.1.2.3:8401"])
+def test_this_pc_is_served_without_tls(listen: str) -> None:
+    settings = parse([*_NEEDED, f"--listen={listen}"], {})
+    assert settings.exposure is None
+    assert settings.advertise == f"http://{settings.listen}"
+
+
+def test_a_second_port_without_tls(tmp_path: Path) -> None:
+    options = [*_NEEDED, "--listen=:8403", "--plain-listen=:8401", *tls_options(tmp_path)]
+    settings = parse([*options, "--advertise=http://pc1:8401"], {})
+    assert settings.plain_listen == ("", 8401)
+    assert settings.exposure == "its API accepts requests without TLS at :8401 (--plain-listen)"
+    assert parse(options, {}).advertise.startswith("https://")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--tls-cert=cert"], "--tls-key and --tls-ca is missing"),
+        (["--tls-ca=ca"], "--tls-cert and --tls-key is missing"),
+        (["--tls-crl=crl"], "is missing"),
+        (["--tls-cert=none", "--tls-key=none", "--tls-ca=none"], "--tls-cert: cannot read none: No such file"),
+        (["--plain-listen=:8402"], "--plain-listen is for a masterd with TLS"),
+        (["all", "--plain-listen=127.0.0.1:8401"], "need different ports"),
+        (["all", "--advertise=http://pc1:8401"], "its URL begins with https://"),
+        (["all", "--tls-crl=none"], "--tls-crl: cannot read none"),
+    ],
+)
+def test_contradictions_about_tls_are_one_line(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if arguments[0] == "all":
+        arguments = [*tls_options(tmp_path), *arguments[1:]]
+    with pytest.raises(SystemExit):
+        parse([*_NEEDED, *arguments], {})
+    [line] = capsys.readouterr().err.splitlines()
+    assert says in line
 
 
 def test_every_time_can_be_set() -> None:

@@ -75,6 +75,7 @@ class BlockingClient:
         ca: Path | None = None,
         cert: Path | None = None,
         key: Path | None = None,
+        crl: Path | None = None,
         actor: str | None = None,
         read_timeout_s: float = READ_S,
         command_timeout_s: float = COMMAND_S,
@@ -82,7 +83,7 @@ class BlockingClient:
     ) -> None:
         self._client = Client(
             endpoints, cluster=cluster, user=user, password=password, password_file=password_file, ca=ca, cert=cert,
-            key=key, actor=actor, read_timeout_s=read_timeout_s, command_timeout_s=command_timeout_s,
+            key=key, crl=crl, actor=actor, read_timeout_s=read_timeout_s, command_timeout_s=command_timeout_s,
             lost_after_s=lost_after_s,
         )  # fmt: skip
         self._loop: BackgroundLoop | None = None

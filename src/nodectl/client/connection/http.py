@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import ssl
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -18,6 +17,7 @@ from nodectl.client.connection.errors import Broken
 from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotFound, NotLeader, Unavailable, from_code
 from nodestore.support.json_rules import finite
 from nodestore.support.jsonio import loads
+from nodestore.support.tls_context import FollowingContext
 from nodestore.support.tls_files import TlsFiles
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Http:
 
     def __init__(self, tls: TlsFiles) -> None:
         self._tls = tls
-        self._context: ssl.SSLContext | None = None
+        self._context: FollowingContext | None = None
         self._signature: tuple[object, ...] = ()
         self._next_check_at = 0.0
         self._session: aiohttp.ClientSession | None = None
@@ -46,7 +46,7 @@ class Http:
         """Open the session. Raises Invalid if a TLS file cannot be used."""
         if self._tls.ca is not None or self._tls.cert is not None:
             self._signature = self._tls.signature()
-            self._context = self._tls.context()
+            self._context = FollowingContext(self._tls.read(), server_side=False)
         # A name is resolved anew for nearly every connection: the address of a PC may change.
         connector = aiohttp.TCPConnector(
             limit=64, ttl_dns_cache=DNS_CACHE_S, ssl=self._context if self._context is not None else True
@@ -77,7 +77,7 @@ class Http:
         if signature == self._signature:
             return
         try:
-            self._tls.load_into(self._context)
+            self._context.renew(self._tls.read())
         except Invalid as error:
             log.debug("the former certificates stay in use: %s", error)
             return

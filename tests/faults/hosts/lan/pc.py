@@ -120,6 +120,7 @@ class Pc:
                 "--max-request-bytes", DEFAULT_SETTINGS["max-request-bytes"],
                 "--local-member", f"{self.address}:{CLIENT}" if self.has_member else "none",
             ]  # fmt: skip
+            env["NODECTL_INSECURE"] = "1"  # other hosts are served without TLS
         else:
             own = ["--node", self.name, "--work-dir", str(self.disk / "noded"), "--host-id", self.name]
         return [*prefix, *own, *common], env
