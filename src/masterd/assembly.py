@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 from masterd.api.access.access_routes import AccessRoutes
 from masterd.api.access.browser_rules import BrowserRules
-from masterd.api.access.credentials import Credentials, PeerIdentityOf, no_certificate
+from masterd.api.access.credentials import Credentials, PeerIdentityOf
 from masterd.api.access.gate import Gate
 from masterd.api.access.switch import AccessSwitch
 from masterd.api.admission import Admission, AdmissionLimits, caller_of
-from masterd.api.connection_guard import ConnectionGuard
+from masterd.api.connection_guard import ConnectionGuard, peer_identity
 from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter
 from masterd.api.node_logs.node_logs import NodeLogs
@@ -171,7 +171,7 @@ def build_api(
     parts: MasterdParts,
     limits: AdmissionLimits | None = None,
     *,
-    peer_identity: PeerIdentityOf = no_certificate,
+    peer_identity: PeerIdentityOf = peer_identity,
     peers_tls: ssl.SSLContext | None = None,
 ) -> Api:
     """Build the HTTP API of a masterd. Closing its web application also ends a running scan of the store.
