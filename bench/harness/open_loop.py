@@ -47,7 +47,7 @@ class LoadResult:
     unsent: int = 0
     """Not sent, because the generator had too many requests in flight."""
     without_retry_after: int = 0
-    latencies_s: list[float] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list, repr=False)
 
     @property
     def rate(self) -> float:

@@ -9,21 +9,12 @@ import psutil
 from bench.harness.cluster import BenchCluster
 from bench.harness.figures import Figure, figure, percentile
 from bench.harness.goals import Goal
-from bench.harness.open_loop import COMMANDS_A_REQUEST, LoadResult, MakeCommand, offer, saturate
+from bench.harness.load_process import offer_apart, saturate_apart
+from bench.harness.open_loop import COMMANDS_A_REQUEST, LoadResult
 
 FACTORS = (0.5, 1.0, 2.0, 5.0)
 _CALLERS = 16
 _MIB = 1 << 20
-
-
-def make_commands(run: str) -> MakeCommand:
-    """Return commands that change a node's document, with ids of their own."""
-
-    def make(number: int) -> dict[str, object]:
-        args = {"node": f"n{number % 9 + 1}", "values": {"text": f"{run} {number}"}}
-        return {"name": "node.set", "args": args, "id": f"{run}-{number}", "after": 0, "actor": "bench"}
-
-    return make
 
 
 async def overload(bench_cluster: BenchCluster, seconds: float) -> tuple[list[Figure], list[str]]:
@@ -33,10 +24,10 @@ async def overload(bench_cluster: BenchCluster, seconds: float) -> tuple[list[Fi
     process = bench_cluster.cluster.record.parts[leader.id].process
     assert process is not None
     terms = len(await client.terms())
-    best = await saturate(leader.url, make_commands(secrets.token_hex(4)), _CALLERS, seconds)
+    best = await saturate_apart(leader.url, secrets.token_hex(4), _CALLERS, seconds)
     curve: list[tuple[float, LoadResult]] = []
     for factor in FACTORS:
-        load = await offer(leader.url, make_commands(secrets.token_hex(4)), factor * best.rate, seconds)
+        load = await offer_apart(leader.url, secrets.token_hex(4), factor * best.rate, seconds)
         curve.append((factor, load))
         bench_cluster.report(_line(factor, load))
     takeovers = len(await client.terms()) - terms

@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
-import secrets
-
 import psutil
 import pytest
 
-from bench.harness.open_loop import offer, saturate
-from bench.measures.overload import make_commands
+from bench.harness.load_process import offer_apart, saturate_apart
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masters
 
 INVENTORY = Inventory.model_validate({"nodes": {f"n{number}": {} for number in range(1, 10)}})
-_SECONDS = 6.0
-_CALLERS = 16
+_SECONDS = 5.0
+_CALLERS = 24
 _FACTOR = 5.0
 
 
 @pytest.mark.timeout(300)
 async def test_five_times_the_load_does_not_stop_a_leader(keys: Keys) -> None:
     """Clients that neither wait nor back off: nearly as much is served as at the best, no term ends, memory is bounded,
-    and every refusal says when to come back. Afterwards a command is served at once."""
+    and every refusal says when to come back. Afterwards a command is served at once.
+
+    The clients are a process of their own with less priority. Nevertheless they share the cores with the cluster, as
+    other programs may. What the leader itself loses by refusing is seen in its CPU time for each command.
+    """
     async with EtcdCluster(3) as cluster, Masters(cluster, keys) as masters:
         await masters.configure(INVENTORY)
         master = masters.start("m1")
         await masters.wait_serving("m1")
         masters.start("m2")
         await masters.wait_candidate("m2")
-        await saturate(master.url, make_commands("warm"), _CALLERS, 2.0)
-        best = await saturate(master.url, make_commands(secrets.token_hex(4)), _CALLERS, _SECONDS)
+        process = psutil.Process(master.process.pid)
+        await saturate_apart(master.url, "warm", _CALLERS, 2.0)
+        began_s = _cpu_s(process)
+        best = await saturate_apart(master.url, "best", _CALLERS, _SECONDS)
+        best_us, began_s = 1e6 * (_cpu_s(process) - began_s) / best.served, _cpu_s(process)
         term = (await masters.leader()).revision
-        before = psutil.Process(master.process.pid).memory_info().rss
-        load = await offer(master.url, make_commands(secrets.token_hex(4)), _FACTOR * best.rate, _SECONDS)
-        shown = f"best {best.rate:.0f}/s, then {load}"
-        assert load.offered >= 0.8 * _FACTOR * best.rate * _SECONDS, shown
-        # The generator shares the two cores with the cluster, and at five times the load it uses most of one.
-        assert load.rate >= 0.5 * best.rate, shown
+        before = process.memory_info().rss
+        load = await offer_apart(master.url, "load", _FACTOR * best.rate, _SECONDS)
+        load_us = 1e6 * (_cpu_s(process) - began_s) / load.served
+        shown = f"{best}: {best_us:.0f} us of the leader a command; then {load}: {load_us:.0f} us"
+        # Clients offered more than a leader may queue, however fast this machine is: see `CommandQueue.overload`.
+        assert load.served + load.refused + load.failed > best.rate * (_SECONDS + 2.0), shown
         assert load.refused > 0, shown
+        assert load.rate >= 0.5 * best.rate, shown
+        assert load_us <= best_us / 0.7, shown
         assert load.without_retry_after == 0, shown
         assert load.failed <= 0.05 * load.offered, shown
         assert (await masters.leader()).revision == term, "no masterd took over"
-        assert psutil.Process(master.process.pid).memory_info().rss - before < 300 << 20
+        assert process.memory_info().rss - before < 300 << 20
         await masters.command("node.set", node="n1", values={"text": "after"})
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    """CPU time that the process has used."""
+    used = process.cpu_times()
+    return used.user + used.system

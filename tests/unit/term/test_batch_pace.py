@@ -56,6 +56,15 @@ def test_slow_handlers_get_small_batches() -> None:
     assert pace.commands * 0.01 <= 0.2
 
 
+def test_one_run_that_waited_for_a_core_does_not_make_batches_smaller() -> None:
+    """A thread may wait for 200 ms on a busy PC. Half as many commands a batch would then halve the rate."""
+    pace = BatchPace(256, MIB)
+    for _ in range(20):
+        for took_s in (0.02, 0.02, 0.02, 0.02, 0.2):
+            pace.note_run(pace.commands, took_s)
+    assert pace.commands == 256
+
+
 def test_one_slow_commit_is_forgotten() -> None:
     pace = BatchPace(256, MIB)
     pace.note_commit(MIB, 3.0)

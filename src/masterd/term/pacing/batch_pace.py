@@ -1,7 +1,8 @@
 """The pace of commits: how large the next batch may be, and how long a new command would wait. Pure.
 
 Both limits of a batch grow by steps while batches are fast, and shrink by half when one is slow (additive increase,
-multiplicative decrease). The bytes follow the time of the commit. The number of commands follows the time to run them.
+multiplicative decrease). The bytes follow the time of the commit. The number of commands follows the time to run them,
+smoothed: one batch that had to wait for a core says nothing about the next one, and small batches cost much more.
 A commit of a few bytes is never counted as slow: it is the disk that is slow then, and smaller batches would only
 divide its rate.
 """
@@ -13,6 +14,7 @@ RUN_TARGET_S = 0.1
 _COMMANDS_MIN, _COMMANDS_STEP = 16, 8
 _BYTES_MIN, _BYTES_STEP = 128 << 10, 32 << 10
 _SMOOTHING = 0.2
+_RUN_SMOOTHING = 0.3
 
 
 class BatchPace:
@@ -29,6 +31,7 @@ class BatchPace:
         """How many bytes the commands of the next batch may have together."""
         self._command_s: float | None = None
         """Time that a command takes in a full batch, smoothed; None while it is unknown."""
+        self._run_s = 0.0
         self._paused_s = 0.0
 
     def note_commit(self, size: int, took_s: float) -> None:
@@ -40,10 +43,12 @@ class BatchPace:
 
     def note_run(self, commands: int, took_s: float) -> None:
         """Adapt the number of commands of a batch: so many of them were run in `took_s` seconds."""
+        self._run_s += _RUN_SMOOTHING * (took_s - self._run_s)
         if took_s <= RUN_TARGET_S:
             self.commands = min(self.commands + _COMMANDS_STEP, self._commands_max)
-        else:
+        elif self._run_s > RUN_TARGET_S:
             self.commands = _within(min(self.commands, commands) // 2, _COMMANDS_MIN, self._commands_max)
+            self._run_s /= 2
 
     def note_pause(self, pause_s: float) -> None:
         """Note that the commit of the present batch had to wait because of its bytes, or of those before it."""
