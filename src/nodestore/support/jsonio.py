@@ -38,6 +38,8 @@ def duplicate_key(raw: bytes, value: Json) -> str | None:
 
     The parser keeps only the last one. In a text without duplicates, each key of `value` has a colon outside strings.
     """
+    if _has_as_many_colons(raw, value):
+        return None
     keys = _key_count(value)
     if raw.count(b":") == keys or _STRING.sub(b"", raw).count(b":") == keys:
         return None
@@ -49,6 +51,15 @@ def duplicate_key(raw: bytes, value: Json) -> str | None:
 
     json.loads(raw, object_pairs_hook=collect)
     return found[0] if found else None
+
+
+def _has_as_many_colons(raw: bytes, value: Json) -> bool:
+    """Whether `raw` is seen to hold no name twice, because `value` is encoded with as many colons. This is quicker than
+    to count keys. A name that was given twice lacks one. Only a colon that is escaped in `raw` could take its place."""
+    try:
+        return b"\\u" not in raw and _ENCODER.encode(value).count(b":") == raw.count(b":")
+    except (ValueError, OverflowError, RecursionError):
+        return False
 
 
 def repeated_name(pairs: Iterable[tuple[str, Json]]) -> str | None:
