@@ -13,7 +13,8 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check mutants format schemas lostkeys interop interop-venv bench bench-peers faults clean
+.PHONY: help venv etcd demo test check nightly mutants loads drills units drivers deep format schemas lostkeys interop \
+  interop-venv bench bench-peers faults clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -37,7 +38,7 @@ demo: $(STAMP)  ## a whole cluster on this machine; its master is killed before 
 	$(BIN)/nodectl demo
 
 test: $(STAMP)  ## unit and integration tests, the latter on a real etcd
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(STAMP)  ## style, types, who imports whom
 	$(BIN)/ruff check .
@@ -45,7 +46,28 @@ check: $(STAMP)  ## style, types, who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# SEED and LIMIT: as many as fit into LIMIT seconds, in an order that SEED decides; CI draws them by the commit.
+# Everything that takes too long for `make test`: tests/nightly/jobs.toml. With LIMIT, as many jobs in their short form as
+# fit into so many seconds, drawn by SEED: the same ones for the same seed. CI draws by the commit.
+nightly: $(STAMP)  ## all that takes long (LIMIT=480 SEED=...: a drawn part, JOBS="chaos demo": these, LIST=1: print them)
+	$(BIN)/python -m tests.nightly $(if $(LIMIT),--seconds=$(LIMIT)) $(if $(SEED),--seed=$(SEED)) \
+	  $(if $(JOBS),--only $(JOBS)) $(if $(LIST),--list)
+
+loads: $(STAMP)  ## a part of nightly: hours of commands, overload, a full etcd
+	$(BIN)/python -m tests.nightly --target=$@
+
+drills: $(STAMP)  ## a part of nightly: whole clusters of demo, dev and drill whose processes are killed
+	$(BIN)/python -m tests.nightly --target=$@
+
+units: $(STAMP)  ## a part of nightly: PCs that boot the shipped units by a real systemd (root)
+	$(BIN)/python -m tests.nightly --target=$@
+
+drivers: $(STAMP)  ## a part of nightly: the shipped drivers keep their whole contract
+	$(BIN)/python -m tests.nightly --target=$@
+
+deep: $(STAMP)  ## a part of nightly: a wider search of the model, twenty times as many random cases
+	$(BIN)/python -m tests.nightly --target=$@
+
+# SEED and LIMIT: as many as fit into LIMIT seconds, in an order that SEED decides.
 mutants: $(STAMP)  ## plant faults in the protocol; each must fail its test (PART=3/12: a part, SEED=... LIMIT=120: drawn)
 	$(BIN)/python -m tests.mutants $(if $(PART),--part=$(PART)) $(if $(SEED),--seed=$(SEED)) $(if $(LIMIT),--seconds=$(LIMIT))
 
@@ -87,7 +109,8 @@ faults: DURATION ?= $(if $(QUICK),2m,10m)
 faults: $(STAMP)  ## five hosts that fail in eleven ways while clients work (QUICK=1, DURATION=8h SEED=7; needs root)
 	@$(BIN)/python -m tests.faults.hosts --duration=$(DURATION) $(if $(SEED),--seed=$(SEED)) $(if $(ONLY),--only=$(ONLY)) || \
 	  { code=$$?; [ $$code = 77 ] && [ -z "$(ONLY)" ] || exit $$code; \
-	    CHAOS_SECONDS=$(DURATION) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -q tests/integration/faults/test_chaos.py; }
+	    CHAOS_SECONDS=$(DURATION) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -q -m nightly \
+	    tests/integration/faults/test_chaos.py; }
 
 clean:  ## remove what these targets made (not the user's cache of etcd)
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -6,18 +6,32 @@ import asyncio
 import gc
 import inspect
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from nodestore.schema.keys import Keys
+from tests.nightly import skips
 from tests.support.etcd_cluster import EtcdCluster, sweep
 
 _ENDING_S = 0.5
 _ENDING_TURNS = 50
 """Of the event loop, at least: where the machine is held up, the time is over after one of them."""
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In CI every skip must be one of the list. The process that distributes the tests sees the reports of all."""
+    if os.environ.get(skips.VARIABLE) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(skips.SkipCheck(skips.load()))
+
+
+def pytest_collection_finish() -> None:
+    """Each coroutine test ends with a full collection of garbage: all modules and tests need not be visited again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

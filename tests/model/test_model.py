@@ -1,12 +1,11 @@
 """Every order of events within bounds: nothing is broken, and each rule taken out is noticed, by the shortest way.
 
-`pytest -s tests/model` prints those ways, and how many worlds were seen. MODEL=deep searches further, for minutes.
+`pytest -s tests/model` prints those ways, and how many worlds were seen. `make deep` searches further, for minutes.
 """
 
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import sys
 from importlib import import_module
@@ -109,9 +108,8 @@ def test_no_order_of_events_breaks_anything(scope: str, capsys: pytest.CaptureFi
     assert not found.cut, str(found)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif(os.environ.get("MODEL") != "deep", reason="takes minutes: ask for it by MODEL=deep")
 @pytest.mark.parametrize("scope", DEEP)
 def test_no_order_of_more_events_breaks_anything(scope: str) -> None:
     """The same, with more of everything."""

@@ -75,7 +75,7 @@ class Copy:
     def run(self, tests: Sequence[str], limit_s: float) -> Trial:
         """Run these tests until the first one fails; end them after `limit_s` seconds."""
         search = os.pathsep.join([str(self.root / "src"), str(self.root)])
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", "-p", "no:randomly", *tests]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", "-p", "no:randomly", "-m", "", *tests]
         started = time.monotonic()
         with subprocess.Popen(
             command, cwd=self.root, env={**os.environ, "PYTHONPATH": search}, start_new_session=True, text=True,

@@ -436,7 +436,7 @@ DAY = LeaderSettings(
 COMMANDS_PER_HOUR = 9 * 3_600 // SCALE
 
 
-@pytest.mark.parametrize("hours", [1, pytest.param(24, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("hours", [1, pytest.param(24, marks=[pytest.mark.nightly, pytest.mark.timeout(600)])])
 def test_a_day_of_nine_nodes_leaves_memory_and_store_bounded(hours: int) -> None:
     """Nine nodes, each given a document of 3 kB once a second. Leaders change every few hours."""
 

@@ -120,7 +120,7 @@ async def in_use(masters: Masters, cluster: EtcdCluster) -> int:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("commands", [SOME, pytest.param(HOUR, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("commands", [SOME, pytest.param(HOUR, marks=pytest.mark.nightly)])
 async def test_an_hour_of_nine_nodes_fits_the_shipped_quota(keys: Keys, commands: int) -> None:
     """Then a small command works, the oldest retained id is answered with its first result, and older ones are refused
     and not run again."""
@@ -141,7 +141,7 @@ async def test_an_hour_of_nine_nodes_fits_the_shipped_quota(keys: Keys, commands
         assert await in_use(masters, cluster) < SHIPPED // 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(200)
 async def test_large_documents_in_a_small_etcd(keys: Keys) -> None:
     """One living document of 300 kB, replaced again and again in an etcd of 24 MiB: nothing that is kept grows."""

@@ -290,7 +290,7 @@ async def test_a_master_goes_on_under_a_changed_password(keys: Keys, tmp_path: P
         assert await masters.problems() == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("taken", ["password", "role"])
 async def test_a_master_whose_lease_runs_out_while_it_is_refused(keys: Keys, tmp_path: Path, taken: str) -> None:

@@ -31,7 +31,7 @@ def test_every_promise_holds_and_nothing_is_left(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_a_masterd_that_does_not_know_its_commands_again_is_found_out(tmp_path: Path, seed: str) -> None:
     place = tmp_path / "demo"
@@ -44,7 +44,7 @@ def test_a_masterd_that_does_not_know_its_commands_again_is_found_out(tmp_path: 
     assert left_behind(place) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_a_masterd_that_writes_without_a_fence_is_found_out(tmp_path: Path, seed: str) -> None:
     place = tmp_path / "demo"
@@ -100,7 +100,7 @@ def test_a_reader_that_goes_away_ends_the_demo(tmp_path: Path) -> None:
     assert left_behind(place) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_cluster_that_stays_is_one_that_dev_knows(tmp_path: Path) -> None:
     place = tmp_path / "demo"
     ran = nodectl("demo", "--stay", "--dir", place, "--acts", "scene,kill")

@@ -100,7 +100,7 @@ async def test_a_cluster_comes_up_goes_down_and_comes_back_with_its_state(place:
     assert left_behind(place) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_single_processes_are_killed_frozen_and_started_again(place: Path, inventory: Path) -> None:
     assert up(place, "--members", "1", "--config", inventory).code == 0
     for name in ("n1", "m1"):
@@ -121,7 +121,7 @@ def test_single_processes_are_killed_frozen_and_started_again(place: Path, inven
     assert left_behind(place) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 async def test_a_port_taken_meanwhile_is_told_and_a_recycled_pid_is_left_alone(place: Path, inventory: Path) -> None:
     ran = up(place, "--members", "1", "--config", inventory)
     assert ran.code == 0, ran.stderr

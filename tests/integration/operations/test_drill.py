@@ -53,7 +53,7 @@ def _well_told(takeover: dict[str, Any], cause: str, old: str) -> None:
     assert phases[-6:] == ["sent", "won", "caught_up", "serving", "found", "first_answer"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 async def test_each_kind_of_drill_holds_every_promise_and_is_told_as_what_it_was(
     etcd_one: EtcdCluster, keys: Keys
 ) -> None:

@@ -17,6 +17,7 @@ _CALLERS = 24
 _FACTOR = 5.0
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 async def test_five_times_the_load_does_not_stop_a_leader(keys: Keys) -> None:
     """Clients that neither wait nor back off: nearly as much is served as at the best, no term ends, memory is bounded,

@@ -246,6 +246,7 @@ async def obeyed(etcd: Etcd, keys: Keys, epoch: int) -> bool:
     return found is not None and f'"epoch":{epoch}'.encode() in found.value
 
 
+@pytest.mark.nightly
 async def test_a_store_that_was_not_restored_or_not_as_it_must_be(keys: Keys, tmp_path: Path) -> None:
     """The error names what is missing, and nothing changes unless the check is overridden."""
     file = tmp_path / "wall.db"

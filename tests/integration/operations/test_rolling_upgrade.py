@@ -282,6 +282,8 @@ async def half_upgraded(etcd: EtcdCluster, keys: Keys, old: Release, new: Releas
         yield Upgrade(cluster, old_cli, new_cli, wall, nodeds)
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
 async def test_masters_nodes_and_operators_of_two_releases(etcd_one: EtcdCluster, keys: Keys, old: Release) -> None:
     """Leadership goes from the old to the new master and back; in each phase commands of old and new `nodectl` are
     acknowledged, old and new nodes show them, both masters have the same state, and a command's id is known."""

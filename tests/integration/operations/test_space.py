@@ -84,6 +84,7 @@ async def problems_of(masters: Masters, name: str) -> str:
     return ""
 
 
+@pytest.mark.nightly
 async def test_commands_that_write_much_for_long(keys: Keys) -> None:
     """More than the quota is written in total; masterd makes room, and all commands are acknowledged."""
     async with small() as cluster, playing(cluster, keys) as masters:
@@ -168,6 +169,7 @@ async def test_the_alarm_while_nobody_leads(keys: Keys) -> None:
         assert not await alarmed(masters.etcd)
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 async def test_the_alarm_without_the_rights_to_mend_it(keys: Keys, tmp_path: Path) -> None:
     """A masterd without the rights reports the reason and the command to run, and reads continue.

@@ -146,6 +146,7 @@ async def test_every_program_reaches_etcd_with_a_client_certificate(programs: Pr
     assert f"etcd member at {programs.endpoints}: its certificate ends at " in problems
 
 
+@pytest.mark.nightly
 async def test_certificates_of_seconds_are_renewed_under_load(programs: Programs, etcd_tls: EtcdCluster) -> None:
     """Two lives of a certificate long: no command fails. Then every connection must be made anew, and can be."""
     programs.start(LIFE_S)
@@ -185,6 +186,7 @@ async def test_certificates_of_seconds_are_renewed_under_load(programs: Programs
         assert programs.log(program).count("uses renewed certificates: certificate ") >= 3
 
 
+@pytest.mark.nightly
 async def test_a_certificate_that_is_not_renewed_is_named(programs: Programs, etcd_tls: EtcdCluster) -> None:
     """The log names the file and its end, before the end and after it."""
     programs.start(LIFE_S)

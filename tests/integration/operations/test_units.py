@@ -75,6 +75,7 @@ def booted(directory: Path, *, online: bool) -> SystemdPc:
     return SystemdPc(directory, files, links)
 
 
+@pytest.mark.nightly
 async def test_without_a_quorum_everything_starts_and_the_application_runs(tmp_path: Path) -> None:
     """A unit that waited for etcd to be ready would wait until another PC is switched on."""
     with booted(tmp_path, online=True) as pc:
@@ -84,6 +85,7 @@ async def test_without_a_quorum_everything_starts_and_the_application_runs(tmp_p
         assert "No jobs running" in pc.run("systemctl list-jobs")
 
 
+@pytest.mark.nightly
 async def test_without_a_network_the_application_runs(tmp_path: Path) -> None:
     """The cable is pulled, or the switch is off: what waits for the network waits, noded does not."""
     with booted(tmp_path, online=False) as pc:
@@ -92,6 +94,7 @@ async def test_without_a_network_the_application_runs(tmp_path: Path) -> None:
         assert not pc.is_active("nodectl-masterd")
 
 
+@pytest.mark.nightly
 async def test_a_reload_makes_noded_read_its_files_again(tmp_path: Path) -> None:
     with booted(tmp_path, online=False) as pc:
         await eventually(lambda: _application_runs(pc), "the application runs", timeout_s=PATIENCE_S)

@@ -36,9 +36,13 @@ def spec(settings: Any, **document: Any) -> Spec:
     return Spec(driver="any", settings=settings, document=document)
 
 
+SOON = Limits(stable_s=0.05)
+"""For drivers whose state does not change by itself: it need not be watched for long."""
+
+
 def long(test: Any) -> Any:
     """For a test that brings things about a hundred times, on a machine that may be busy."""
-    return pytest.mark.slow(pytest.mark.timeout(400)(test))
+    return pytest.mark.nightly(pytest.mark.timeout(400)(test))
 
 
 # --- what is shipped -------------------------------------------------------------------------------------------------
@@ -58,14 +62,13 @@ def test_process() -> None:
     )
 
 
-@long
 def test_exec() -> None:
     """The `exec` driver passes with a command that prints its input."""
     settings = {"argv": ECHO["echo"], "actions": ECHO}
-    check_driver(ExecDriver, [spec(settings, scene="one"), spec(settings, scene="two")], actions={"echo": {"n": 1}})
+    specs = [spec(settings, scene="one"), spec(settings, scene="two")]
+    check_driver(ExecDriver, specs, actions={"echo": {"n": 1}}, limits=SOON)
 
 
-@long
 def test_file() -> None:
     """With a template, another path, and a reload."""
     reload = {"argv": ["{python}", "-c", "import sys; sys.exit(0)"]}
@@ -77,9 +80,11 @@ def test_file() -> None:
             spec({"path": "c.json"}, scene="two"),
         ],
         look=lambda work_dir: (work_dir / "a" / "b.conf").read_bytes(),
+        limits=SOON,
     )
 
 
+@long
 def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
     """What authors copy from is right itself."""
     monkeypatch.syspath_prepend(EXAMPLE)
@@ -151,23 +156,23 @@ BLINK: dict[str, Document] = {"blink": {"times": 3}}
 
 def test_a_good_driver_with_actions_passes() -> None:
     """One that is to be tried, with odd arguments too."""
-    check_driver(Blinking, [ONE], look=look, actions=BLINK)
+    check_driver(Blinking, [ONE], look=look, actions=BLINK, limits=SOON)
 
 
 async def test_actions_that_are_not_tried() -> None:
     """Actions that are not tried are reported; a driver without actions has none."""
-    verdicts = {result.detail: result.verdict for result in await examine(Blinking, [ONE])}
+    verdicts = {result.detail: result.verdict for result in await examine(Blinking, [ONE], limits=SOON)}
     assert verdicts["needs an action to try"] == "skipped"
 
 
 def test_a_good_driver_passes() -> None:
     """In all checks, with and without a second spec."""
-    check_driver(Lamp, [ONE, TWO], look=look)
+    check_driver(Lamp, [ONE, TWO], look=look, limits=SOON)
 
 
 async def test_what_cannot_be_tried_is_said() -> None:
     """A missing second spec, a class that no other process can import."""
-    results = await examine(lambda context: Lamp(context), [ONE])
+    results = await examine(lambda context: Lamp(context), [ONE], limits=SOON)
     assert [result.check for result in results if result.verdict == "skipped"] == [
         "specs can be changed from one to another and back",
         "the next noded can apply the spec after noded was killed",
@@ -487,7 +492,7 @@ Check = Callable[[Bench], Awaitable[None]]
 async def test_each_way_of_breaking_it_is_found(broken: Any, check: Check, says: str, tmp_path: Path) -> None:
     """The finding describes the violation, and the check itself ends properly."""
     call_s = 1.0 if broken is DoesNotEnd else 60.0
-    limits = Limits(call_s=call_s, block_s=1.0 if broken is Blocks else 60.0, end_s=0.5)
+    limits = Limits(call_s=call_s, block_s=1.0 if broken is Blocks else 60.0, end_s=0.5, stable_s=0.2)
     with pytest.raises(Nonconformance) as found:
         await check(Bench(broken, (ONE, TWO), tmp_path, look, limits, BLINK))
     while started:
@@ -499,7 +504,7 @@ async def test_each_way_of_breaking_it_is_found(broken: Any, check: Check, says:
 def test_all_that_is_broken_is_told() -> None:
     """One line a rule, from pytest's AssertionError."""
     with pytest.raises(AssertionError) as caught:
-        check_driver(StopsOnce, [ONE], limits=Limits(end_s=0.5))
+        check_driver(StopsOnce, [ONE], limits=Limits(end_s=0.5, stable_s=0.05))
     lines = str(caught.value).splitlines()
     assert "stop can be called twice, and apply works after it: stop failed: is not running" in lines
     assert all("stop" in line for line in lines)
@@ -508,6 +513,7 @@ def test_all_that_is_broken_is_told() -> None:
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
+@long
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """By the name of an installed driver; each rule is a line."""
     settings = json.dumps({"path": "a.json"})

@@ -176,7 +176,7 @@ def test_a_run_that_found_something_says_how_to_repeat_it(tmp_path: Path) -> Non
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="bash is missing")
 @pytest.mark.parametrize(("given", "told"), [({}, "true"), ({"CI": "mine"}, "mine")])
 def test_the_check_of_a_change_says_that_it_is_one(tmp_path: Path, given: dict[str, str], told: str) -> None:
-    """`.ci/run` sets CI for every program that it starts, because the mix of faults depends on it."""
+    """`.ci/run` sets CI for every program that it starts."""
     for name in ("make", "iptables", "faketime", "fusermount3"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho "$CI" >> {tmp_path}/told\n')
         (tmp_path / name).chmod(0o755)

@@ -29,7 +29,6 @@ T = TypeVar("T")
 
 NODE, CLUSTER = "n1", "conformance"
 _POLL_S = 0.02
-_STABLE_S = 0.6
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,14 @@ class Limits:
 
     call_s: for one call of the driver. inspect_s: for one call of `inspect`, the same as in noded. block_s: how long a
     call may block the event loop. end_s: how long tasks, threads and processes may still run after `stop` has returned,
-    and how long the state may take to become stable.
+    and how long the state may take to become stable. stable_s: a state that has not changed for so long is stable.
     """
 
     call_s: float = 60.0
     inspect_s: float = 10.0
     block_s: float = 2.0
     end_s: float = 10.0
+    stable_s: float = 0.6
 
 
 class Bench:
@@ -176,10 +176,10 @@ class Trial:
         return actual
 
     async def stable_state(self, when: str) -> Document:
-        """Return the state once it has not changed for _STABLE_S; health, for example, changes after a start."""
+        """Return the state once it has not changed for `stable_s`; health, for example, changes after a start."""
         state, since = (await self.expect_applied(when)).state, time.monotonic()
         deadline = since + self._limits.end_s
-        while time.monotonic() < min(since + _STABLE_S, deadline):
+        while time.monotonic() < min(since + self._limits.stable_s, deadline):
             await asyncio.sleep(POLL_S)
             if (now := (await self.expect_applied(when)).state) != state:
                 state, since = now, time.monotonic()
