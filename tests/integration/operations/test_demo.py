@@ -20,7 +20,6 @@ def verdicts(described: dict[str, list[dict[str, object]]]) -> dict[str, bool]:
     return {str(item["promise"]): bool(item["held"]) for item in described["promises"] if item["tried"]}
 
 
-@pytest.mark.slow
 def test_every_promise_holds_and_nothing_is_left(tmp_path: Path) -> None:
     ran = nodectl("demo", "--seed", "7", "--dir", tmp_path / "demo", "-o", "json")
     assert ran.code == 0, ran.stderr + ran.stdout

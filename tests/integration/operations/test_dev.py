@@ -58,7 +58,6 @@ def by_name(ran: CompletedCommand) -> dict[str, dict[str, object]]:
     return {item["name"]: item for item in ran.json["processes"]}
 
 
-@pytest.mark.slow
 async def test_a_cluster_comes_up_goes_down_and_comes_back_with_its_state(place: Path, inventory: Path) -> None:
     first = up(place, "--members", "1", "--config", inventory)
     assert first.code == 0, first.stderr

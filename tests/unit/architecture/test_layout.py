@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,19 @@ _SAME_NAME = {
 }
 """Class names that several modules of src share, and what each of the classes is."""
 
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_trees() -> Iterator[None]:
+    """Later tests need not keep them: collecting garbage would visit a million objects."""
+    yield
+    _tree.cache_clear()
+
+
 PACKAGES = [path.parent for top in ("src", "bench", "tests") for path in sorted((ROOT / top).rglob("__init__.py"))]
 
 
@@ -34,12 +48,12 @@ def test_a_folder_holds_no_more_than_twenty_modules(package: Path) -> None:
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_a_package_says_what_it_is_for(package: Path) -> None:
-    assert ast.get_docstring(ast.parse((package / "__init__.py").read_text("utf-8")))
+    assert ast.get_docstring(_tree(package / "__init__.py"))
 
 
 def _imports(path: Path) -> Iterator[tuple[int, str]]:
     """The line and the full name of each module, or name in a module, that the file imports."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.ImportFrom):
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Import):
@@ -61,7 +75,7 @@ def test_a_class_name_has_one_meaning() -> None:
     """No two public classes of src have the same name; the shapes of the API are named as in the OpenAPI document."""
     places = defaultdict(list)
     for path in sorted(set((ROOT / "src").rglob("*.py")) - {ROOT / "src/nodestore/schema/api_types.py"}):
-        for node in ast.parse(path.read_text("utf-8")).body:
+        for node in _tree(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(str(path.relative_to(ROOT)))
     shared = {name: paths for name, paths in places.items() if len(paths) > 1 and name not in _SAME_NAME}
@@ -78,7 +92,7 @@ def test_settings_are_never_passed_by_position() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno} passes settings to {ast.unparse(node.func)} by position"
         for top in ("src", "tests", "bench", "examples")
         for path in sorted((ROOT / top).rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(_tree(path))
         if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2].endswith(_RECORDS)
     ]
     assert wrong == []
@@ -88,7 +102,7 @@ def test_dataclasses_of_settings_are_keyword_only() -> None:
     found = [
         (f"{path.relative_to(ROOT)}:{node.name}", "kw_only=True" in ast.unparse(decorator))
         for path in sorted((ROOT / "src").rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(_tree(path))
         if isinstance(node, ast.ClassDef) and node.name.endswith(_RECORDS)
         for decorator in node.decorator_list
         if "dataclass" in ast.unparse(decorator)

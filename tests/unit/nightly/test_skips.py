@@ -52,10 +52,9 @@ def test_only_listed_skips_pass(tmp_path: Path, text: str, workers: tuple[str, .
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_it.py").write_text(text + ("\ndef test_more(): ...\n" if text is not MODULE else ""))
     (tmp_path / "test_more.py").write_text("def test_passes(): ...\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(skips.ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
+    environ = {**os.environ, "PYTHONPATH": str(skips.ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers]
+    done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=100)
     assert done.returncode == (1 if unexpected else 0), done.stdout + done.stderr
     if unexpected:
         assert unexpected in done.stdout.splitlines()
