@@ -159,9 +159,9 @@ async def _page(sources: ReadSources, position: int) -> list[JournalEntry]:
     replica = sources.replica
     if position >= replica.index:
         return []
-    recent = replica.recent_after(position)
+    recent = replica.recent_after(position, _PAGE_ENTRIES)
     if recent is not None:
-        return recent[:_PAGE_ENTRIES]
+        return recent
     keys = sources.keys
     stored = await sources.etcd.range(keys.entry(position + 1), end=prefix_end(keys.journal), limit=_PAGE_ENTRIES)
     entries, time_slice = [], TimeSlice()

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 
+from masterd.replication.recent_entries import RecentEntries
 from masterd.replication.snapshots import Snapshots
 from masterd.state_machine.state import JournalGap, State
 from nodestore.cluster.election import TakeoverWon
@@ -33,9 +34,6 @@ _PAGE_ENTRIES = 32
 _RETRY_S = 0.2
 _PROBLEM_RETRY_S, _PROBLEM_RETRY_MAX_S = 1.0, 10.0
 _SIZES_MAX = 100_000
-_RECENT_MAX = 512
-_RECENT_BYTES_MAX = 2 << 20
-"""Limits of the entries kept in memory for clients that follow the journal over HTTP. Older ones are read from etcd."""
 NOT_READ = "the journal has not been read yet"
 """The problem of a replica that has just been created."""
 PROGRESS_S = 1.0
@@ -96,8 +94,7 @@ class Replica:
         """Last index and size in bytes of each applied entry, oldest first. Truncation is decided from them."""
         self.sizes_known_after = 0
         """`entry_sizes` holds every entry after this index. It lacks earlier ones, which a snapshot contained."""
-        self._recent: deque[tuple[JournalEntry, int]] = deque()
-        self._recent_bytes = 0
+        self._recent = RecentEntries()
         self._limited_log = RateLimitedLog(log, math.inf, repeats=logging.DEBUG)
         self.bytes_applied = 0
         """Bytes of all entries that this process has applied. Their growth makes a snapshot due."""
@@ -278,10 +275,11 @@ class Replica:
             f"holds index {index} in memory can still lead: restart no masterd. Without one, restore a backup"
         )
 
-    async def apply(self, entry: JournalEntry, size: int, *, live: bool = True) -> None:
+    async def apply(self, entry: JournalEntry, raw: bytes, *, live: bool = True) -> None:
         """Apply a committed entry, call the subscribers, and wake those that wait for its index.
 
-        size: in bytes. live: whether it was committed just now; False if it was read at an unknown time after that.
+        raw: the entry as it is in the journal.
+        live: whether it was committed just now; False if it was read at an unknown time after that.
         """
         self.state.apply(entry, await self._images(entry))
         self.elapsed_time.observe(self.state.time, time.monotonic(), live=live)
@@ -291,31 +289,20 @@ class Replica:
             self._epoch = entry.epoch
         if len(self.entry_sizes) == _SIZES_MAX:
             self.sizes_known_after = self.entry_sizes[0][0]
-        self.entry_sizes.append((entry.last, size))
-        self.bytes_applied += size
-        self._remember(entry, size)
+        self.entry_sizes.append((entry.last, len(raw)))
+        self.bytes_applied += len(raw)
+        self._recent.add(entry, raw)
         for callback in tuple(self._listeners):
             callback(entry)
         async with self._grew:
             self._grew.notify_all()
 
-    def recent_after(self, index: int) -> list[JournalEntry] | None:
-        """The entries after `index` up to the state's index, from memory; None if memory does not hold all of them.
+    def recent_after(self, index: int, entries_max: int = 1_000) -> list[JournalEntry] | None:
+        """The oldest entries after `index`, from memory; None if memory lacks one up to the state's index.
 
         Memory lacks old entries, which were dropped, and entries that were skipped because a snapshot was loaded.
         """
-        if not self._recent or self._recent[0][0].first > index + 1 or self._recent[-1][0].last != self.index:
-            return None
-        return [entry for entry, _ in self._recent if entry.last > index]
-
-    def _remember(self, entry: JournalEntry, size: int) -> None:
-        if self._recent and self._recent[-1][0].last + 1 != entry.first:
-            self._recent.clear()
-            self._recent_bytes = 0
-        self._recent.append((entry, size))
-        self._recent_bytes += size
-        while len(self._recent) > _RECENT_MAX or self._recent_bytes > _RECENT_BYTES_MAX:
-            self._recent_bytes -= self._recent.popleft()[1]
+        return self._recent.between(index, self.index, entries_max)
 
     async def _apply_all(self) -> int:
         begun = time.monotonic()  # applying may take long: the state is complete as of the listing, not as of the end
@@ -392,7 +379,6 @@ class Replica:
             )
             self._begin_from(State())
             self._recent.clear()
-            self._recent_bytes = 0
             self.snapshots.verified.clear()
             self._announced = 0, 0
         self._epoch = epoch
@@ -465,7 +451,7 @@ class Replica:
             if last <= self.state.index:
                 continue
             try:
-                await self.apply(decode_entry(kv.value, kv.key), len(kv.value), live=live)
+                await self.apply(decode_entry(kv.value, kv.key), kv.value, live=live)
             except JournalGap:
                 self._raise_if_unusable(last)
                 raise

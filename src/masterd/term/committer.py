@@ -247,7 +247,7 @@ class Committer:
             floor=floor, application=application,
         )  # fmt: skip
         try:
-            await self._replica.apply(entry, len(raw))
+            await self._replica.apply(entry, raw)
             if any(record.time_shift is not None for record in batch.records):
                 self.clock.set(self._replica.state.time)
             self._replica.up_to_date_at = time.monotonic()

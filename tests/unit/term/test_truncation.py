@@ -30,7 +30,7 @@ class Kept:
         record = CommandRecord(index=index, id=f"c-{index}", actor="a", time=1.0, name="n", args={})
         entry = Entry(epoch=1, term=self.term.fence.term.revision, nonce="n", commands=(record,), floor=floor)
         self.term.put(KEYS.entry(index), entry.encode())
-        await self.term.replica.apply(entry, 100)
+        await self.term.replica.apply(entry, entry.encode())
 
     @property
     def first_retained(self) -> int:
