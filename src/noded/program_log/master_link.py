@@ -42,6 +42,10 @@ _CONNECT_TIMEOUT_S = 3.0
 _SILENCE_S = 30.0
 """masterd sends a ping every 10 s."""
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.2, 15.0
+CALM_S = 0.25
+"""How long this connection leaves a lost or a new leader alone, with up to as much jitter. The takeover and the
+commands that wait for it come first: if all nodes reacted at once, they would take the CPU time of the PCs, and the new
+leader would be busy with their connections when it begins to serve."""
 
 
 class Claimed(Protocol):
@@ -73,6 +77,7 @@ class MasterLink:
         self._leader_values, self._claim, self._reader = leader_values, claim, reader
         self._tls = tls
         self._urls: tuple[str, ...] = ()
+        self._had_leader = False
         self._changed = asyncio.Event()
         self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MAX_S, jitter=lambda: random.uniform(0.5, 1.0))
         self._log_once = RateLimitedLog(log, math.inf)
@@ -95,9 +100,10 @@ class MasterLink:
             async for value in values:
                 urls = _urls_of(value)
                 if urls != self._urls:
-                    self._urls = urls
+                    pause_s = _calm_s() if self._had_leader else 0.0
+                    self._urls, self._had_leader = urls, self._had_leader or bool(urls)
                     self._backoff.reset()
-                    self._changed.set()
+                    asyncio.get_running_loop().call_later(pause_s, self._changed.set)
 
     async def _keep_connected(self) -> NoReturn:
         while True:
@@ -119,7 +125,11 @@ class MasterLink:
                 self._backoff.reset()
                 self._log_once.reset()
                 log.debug("connected to %s for the program's log", url)
-                await self._serve(socket)
+                try:
+                    await self._serve(socket)
+                except Unavailable:
+                    await asyncio.sleep(_calm_s())
+                    raise
         except NodectlError as error:
             # A master that is stopped or deposed closes the connection, so this is no warning.
             self._log_once.log(logging.INFO, f"no connection for `nodectl node logs`: {error}", about=url)
@@ -160,6 +170,10 @@ class MasterLink:
         if after is None:
             return await self._reader.last_lines(max(0, min(int(request.get("lines", 0)), LOG_LINES_MAX)))
         return await self._reader.after(str(after), max(0.0, min(float(request.get("wait_s", 0)), LOG_WAIT_MAX_S)))
+
+
+def _calm_s() -> float:
+    return CALM_S * random.uniform(1.0, 2.0)
 
 
 def _urls_of(value: bytes | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from aiohttp import web
 from noded.drivers.contract import Driver
 from noded.program_log import log_reader, master_link, websocket
 from noded.program_log.log_reader import LogReader
-from noded.program_log.master_link import REQUESTS_MAX, MasterLink
+from noded.program_log.master_link import CALM_S, REQUESTS_MAX, MasterLink
 from nodestore.errors import NodectlError, NodeUnavailable, NotFound
 from nodestore.schema.models import LeaderRecord
 from tests.support.waiting import eventually
@@ -214,6 +215,21 @@ async def test_a_broken_connection_is_opened_again() -> None:
             assert len(one.nonces) == count
             await one.links[0].close()
             await eventually(lambda count=count: len(one.nonces) > count, "again", timeout_s=TIMEOUT_S)
+
+
+async def test_a_lost_or_a_new_leader_is_left_alone_at_first() -> None:
+    """All nodes would otherwise react at the moment of the takeover."""
+    async with master() as one, master() as two, cluster() as node:
+        node.lead(one.url)
+        await eventually(lambda: len(one.links) == 1, "connected to the first leader")
+        begun = time.monotonic()
+        node.lead(two.url)
+        await eventually(lambda: len(two.links) == 1, "connected to the second leader")
+        assert time.monotonic() - begun >= CALM_S
+        begun = time.monotonic()
+        await two.links[0].close()
+        await eventually(lambda: len(two.nonces) == 2, "connected again")
+        assert time.monotonic() - begun >= CALM_S
 
 
 async def test_a_bug_ends_neither_noded_nor_the_connection_for_good(
