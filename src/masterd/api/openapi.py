@@ -75,8 +75,9 @@ def _responses(schema: JsonObject) -> JsonObject:
     return {"200": {"description": "success", **_json(schema)}, "default": _PROBLEM}
 
 
-def _local(summary: str, answer: str) -> JsonObject:
-    return {"get": {"summary": summary, "responses": _responses(ref(answer))}}
+def _local(summary: str, answer: str, *parameters: JsonObject) -> JsonObject:
+    more = {"parameters": [*parameters]} if parameters else {}
+    return {"get": {"summary": summary, **more, "responses": _responses(ref(answer))}}
 
 
 def _get(summary: str, answer: str, *parameters: JsonObject) -> JsonObject:
@@ -227,7 +228,12 @@ def _paths() -> JsonObject:
                 ref("ApplicationOrder"),
             ),
         },
-        "/v1/whoami": _local("who sent this request, by its credential", "WhoAmI"),
+        "/v1/whoami": _local(
+            "who sent this request, by its credential",
+            "WhoAmI",
+            _query("command", _TEXT, "say whether the sender may send this command"),
+            _query("action", _TEXT, "the action among the arguments of that command"),
+        ),
         "/v1/tokens": {
             **_local("all tokens and the roles of certificates", "Tokens"),
             **_write("post", "create a token, or give a role to a certificate", ref("TokenRequest"), ref("NewToken")),

@@ -1,8 +1,8 @@
 """Writes the published schemas to files: `python -m masterd.api.schema_files docs` (`make schemas`).
 
-The files are the JSON Schemas of all values in etcd, the OpenAPI document of the built-in application, and the table
-in docs/schemas.md. They describe what a reader must accept: fields with a default may be absent, and unknown fields
-may be present.
+The files are the JSON Schemas of all values in etcd, the OpenAPI document of the built-in application, and the tables
+in docs/schemas.md and docs/security.md. The schemas describe what a reader must accept: fields with a default may be
+absent, and unknown fields may be present.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from masterd.api import openapi
+from masterd.api.access import rights_page
 from masterd.application.scenes import BuiltinApp
 from nodestore.schema import models
 from nodestore.schema.models import MODELS, SCHEMA_VERSION, Stored
 
 HINT = "run make schemas"
-PAGE = "schemas.md"
+PAGE, RIGHTS_PAGE = "schemas.md", "security.md"
 _FOLDER = "schemas"
 _BEGIN, _END = "<!-- written by make schemas -->", "<!-- end -->"
 
@@ -72,27 +73,36 @@ def schema_of(model: type[Stored]) -> dict[str, Any]:
     return {**head, **schema, **({"$defs": definitions} if definitions else {})}
 
 
-def table() -> str:
+def key_table() -> str:
     """The Markdown table of keys and their models."""
     rows = [f"| `{key}` | [{model.__name__}](schemas/{model.__name__}.json) |" for key, model in KEYS.items()]
     rows.append("| `inventory` of `config/...` | [Inventory](schemas/Inventory.json) |")
     return "\n".join(["| key | value |", "| --- | --- |", *rows])
 
 
-def page(text: str) -> str:
-    """The page with an up-to-date table. Raises ValueError if the page lacks the markers around the table."""
+def page(text: str, table: str | None = None) -> str:
+    """The page with an up-to-date table: by default that of the keys. Raises ValueError if the page lacks the markers
+    around the table."""
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError(f"{PAGE} lacks {_BEGIN} or {_END}")
-    return f"{before}{begin}\n\n{table()}\n\n{end}{after}"
+        raise ValueError(f"the page lacks {_BEGIN} or {_END}")
+    return f"{before}{begin}\n\n{key_table() if table is None else table}\n\n{end}{after}"
+
+
+def _expected(docs: Path) -> dict[Path, str]:
+    """By path: the text of every generated file, and of the pages with generated tables."""
+    return {
+        **{docs / name: text for name, text in files().items()},
+        docs / PAGE: page(_read(docs / PAGE)),
+        docs / RIGHTS_PAGE: page(_read(docs / RIGHTS_PAGE), rights_page.table()),
+    }
 
 
 def drift(docs: Path) -> list[str]:
     """One line for each file that is missing, outdated or surplus; empty if all are up to date."""
-    expected = {docs / name: text for name, text in files().items()}
-    existing = {docs / PAGE, *(docs / _FOLDER).glob("*.json")}
-    expected[docs / PAGE] = page(_read(docs / PAGE))
+    expected = _expected(docs)
+    existing = {docs / PAGE, docs / RIGHTS_PAGE, *(docs / _FOLDER).glob("*.json")}
     stale = sorted(path for path in existing | expected.keys() if expected.get(path) != _read(path))
     return [f"{path.relative_to(docs.parent)} differs from the models: {HINT}" for path in stale]
 
@@ -101,8 +111,7 @@ def write(docs: Path) -> list[Path]:
     """Write the files that are missing or outdated and delete surplus ones. Returns the paths that changed."""
     folder = docs / _FOLDER
     folder.mkdir(exist_ok=True)
-    expected = {docs / name: text for name, text in files().items()}
-    expected[docs / PAGE] = page(_read(docs / PAGE))
+    expected = _expected(docs)
     changed = [path for path, text in expected.items() if _read(path) != text]
     for path in changed:
         path.write_text(expected[path], "utf-8", newline="\n")

@@ -8,6 +8,7 @@ from enum import IntEnum
 from nodestore.errors import (
     Conflict,
     Denied,
+    Forbidden,
     IdReused,
     Invalid,
     NodectlError,
@@ -18,6 +19,7 @@ from nodestore.errors import (
     ResultForgotten,
     TimedOut,
     TooOld,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -53,6 +55,8 @@ _TABLE: tuple[tuple[type[NodectlError], ExitCode, str], ...] = (
     (Conflict, ExitCode.CONFLICT, "check the current state, then repeat the command if it is still wanted"),
     (Invalid, ExitCode.USAGE, ""),
     (NotFound, ExitCode.NOT_FOUND, ""),
+    (Unauthenticated, ExitCode.DENIED, "`nodectl login` stores a token; `nodectl whoami` shows what the masters see"),
+    (Forbidden, ExitCode.DENIED, "`nodectl whoami` shows your role and its limits"),
     (Denied, ExitCode.DENIED, "check --user, --password-file and the certificates"),
     (TimedOut, ExitCode.TIMED_OUT, "the request is not undone; `nodectl status` shows what is missing"),
     (OutcomeUnknown, ExitCode.OUTCOME_UNKNOWN, "check with `nodectl history` whether it took effect"),

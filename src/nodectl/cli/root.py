@@ -38,21 +38,25 @@ COMMANDS: dict[str, str] = {
     "backup": "Save the cluster's etcd data in a file.",
     "recover": "Begin a new epoch after a backup was restored.",
     "etcd": "Generate the configuration files of etcd members.",
+    "login": "Store a token, with which masters know you.",
+    "whoami": "Show who you are for the masters, and what you may do.",
+    "token": "Create, list and revoke tokens.",
+    "auth": "Switch access control on and off; show what you may do.",
     "pki": "Issue, renew and revoke the certificates of a cluster.",
     "demo": "Run a cluster on this PC, inject faults, and check its guarantees.",
     "dev": "Run a cluster on this PC for development.",
 }
 """Help line by command. The module nodectl.cli.commands.<command> holds a Typer named `app`."""
 
-_PACKAGES = {"pki": "security."}
+_PACKAGES = dict.fromkeys(("auth", "login", "pki", "token", "whoami"), "security.")
 """The package of a command's module below nodectl.cli.commands, if it is in one."""
 
 _HOISTED = {
-    "--endpoints", "-e", "--cluster", "--cluster-name", "-c", "--config", "--user", "--password-file", "--ca",
-    "--cert", "--key", "--crl", "--request-timeout",
+    "--endpoints", "-e", "--cluster", "--cluster-name", "-c", "--config", "--user", "--password-file", "--token-file",
+    "--ca", "--cert", "--key", "--crl", "--request-timeout",
 }  # fmt: skip
 _OUTPUT = {"-o", "--output"}
-_GROUPS = {"node", "scene", "config", "master", "app", "state", "snapshot", "etcd", "pki", "dev"}
+_GROUPS = {"node", "scene", "config", "master", "app", "state", "snapshot", "etcd", "pki", "token", "auth", "dev"}
 """Commands that have commands of their own, so that `nodectl node help` can only mean `nodectl node --help`."""
 
 
@@ -187,6 +191,10 @@ def root(
     password_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File whose first line is the password of --user; - is stdin.")
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File whose first line is a token (default: that of `nodectl login`)."),
+    ] = None,
     ca: Annotated[
         Path | None, typer.Option(metavar="FILE", help="PEM file of the certificate authority of etcd and masters.")
     ] = None,
@@ -211,6 +219,7 @@ def root(
             cluster=cluster,
             user=user,
             password_file=password_file,
+            token_file=token_file,
             ca=ca,
             cert=cert,
             key=key,

@@ -32,15 +32,18 @@ def options_of(context: typer.Context) -> Options:
     return found if isinstance(found, Options) else Options()
 
 
-def client_of(settings: ClusterSettings, timeout_s: float) -> Client:
-    """Create a client of the cluster in resolved `settings`. `timeout_s` limits each read and each command."""
+def client_of(settings: ClusterSettings, timeout_s: float, *, token: str | None = None) -> Client:
+    """Create a client of the cluster in resolved `settings`. `timeout_s` limits each read and each command.
+
+    token: a bearer token, if the settings name no file of one.
+    """
     from nodectl.client import Client
 
     assert settings.endpoints is not None
     return Client(
         settings.endpoints, cluster=settings.cluster, user=settings.user, password=settings.password(),
-        password_file=settings.password_file, ca=settings.ca, cert=settings.cert, key=settings.key,
-        crl=settings.crl, read_timeout_s=timeout_s, command_timeout_s=timeout_s,
+        password_file=settings.password_file, token=token, token_file=settings.token_file, ca=settings.ca,
+        cert=settings.cert, key=settings.key, crl=settings.crl, read_timeout_s=timeout_s, command_timeout_s=timeout_s,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ So settings of different clusters never mix.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ class ClusterSettings:
     cluster: str | None = None
     user: str | None = None
     password_file: Path | None = None
+    token_file: Path | None = None
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
@@ -63,6 +65,10 @@ class Options:
         """Names that `--cluster-name` accepts. Raises Invalid if the configuration file is not valid."""
         return _ConfigFile.read(self.config or config_path(os.environ), must_exist=False).names
 
+    def login_file(self) -> Path:
+        """The file of the token for the selected cluster. Raises Invalid as `resolve` does."""
+        return login_file(self.resolve(), self.config or config_path(os.environ))
+
     def resolve(self, environ: Mapping[str, str] | None = None) -> ClusterSettings:
         """The settings in force. Raises Invalid if they name no cluster, or contradict one another."""
         environ = os.environ if environ is None else environ
@@ -75,7 +81,23 @@ class Options:
                 settings = settings.with_defaults(_ConfigFile.read(path, must_exist=self.config is not None).default())
             if settings.endpoints is None and settings.cluster is not None:
                 settings = replace(settings, endpoints=LOCAL_ETCD)  # the default of masterd and noded too
-        return _checked(settings, path)
+        return _with_login(_checked(settings, path), path)
+
+
+def login_file(settings: ClusterSettings, config: Path) -> Path:
+    """The file in which `nodectl login` keeps the token for the cluster of these settings.
+
+    Its name depends on the endpoints, so a token is never sent to another cluster.
+    """
+    place = f"{settings.cluster or ''}@{settings.endpoints or ''}"
+    return config.parent / "tokens" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.token"
+
+
+def _with_login(settings: ClusterSettings, config: Path) -> ClusterSettings:
+    """The settings, completed by the token of `nodectl login`, if there is one."""
+    if settings.token_file is not None or not (found := login_file(settings, config)).is_file():
+        return settings
+    return replace(settings, token_file=found)
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
@@ -99,7 +121,7 @@ def from_environment(environ: Mapping[str, str]) -> ClusterSettings:
     return ClusterSettings(**values)
 
 
-_PATHS = {"password_file", "ca", "cert", "key", "crl"}
+_PATHS = {"password_file", "token_file", "ca", "cert", "key", "crl"}
 
 
 def _checked(settings: ClusterSettings, path: Path) -> ClusterSettings:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from nodectl.client.connection.bearer import BearerToken
 from nodectl.client.connection.discovery import Discovery, EtcdDiscovery, HttpDiscovery
 from nodectl.client.connection.following import StreamFollower
 from nodectl.client.connection.http import Http, as_object, cancel_all, encode_body
@@ -23,6 +24,7 @@ from nodectl.client.connection.pipeline import Pipeline
 from nodectl.client.connection.requests import Requests
 from nodectl.client.connection.results import CommandResult, NodeChanges
 from nodectl.client.connection.state import ConnectionState, State
+from nodectl.client.methods.access import AccessCalls
 from nodectl.client.methods.administration import AdministrationCalls
 from nodectl.client.methods.application import ApplicationCalls
 from nodectl.client.methods.reads import ReadCalls
@@ -61,13 +63,15 @@ def _not_open() -> RuntimeError:
 _NOT_OPEN = _NotOpen()
 
 
-class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
+class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls, AccessCalls):
     """A client of one cluster: `async with Client(endpoints, cluster=...) as client:`.
 
     It belongs to one event loop; any number of tasks may use it.
 
     `endpoints`: `host:port` of etcd members (`cluster` is then required), or `http://host:port` of masterds.
     `user`, `password`: the credentials for etcd. `password_file`: its first line is the password at each login.
+    `token`, `token_file`: a bearer token for the masters, as text or as the first line of a file, which is read again
+    when it changes. It is sent over TLS or loopback only.
     `ca`, `cert`, `key`: PEM files, for etcd and for https masters; changed files are read again within seconds.
     `crl`: the revocation list of `ca`; https masters whose certificate it contains are not trusted.
     `actor`: the author of commands in the history (default: user@host).
@@ -85,6 +89,8 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         user: str | None = None,
         password: str | None = None,
         password_file: Path | None = None,
+        token: str | None = None,
+        token_file: Path | None = None,
         ca: Path | None = None,
         cert: Path | None = None,
         key: Path | None = None,
@@ -101,6 +107,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
         self.actor = check_text(actor, "actor", ACTOR_BYTES_MAX) if actor else default_actor()
         self._keys = Keys(cluster) if cluster is not None else None
         self._user, self._password, self._password_file = user, password, password_file
+        self._bearer = BearerToken(token, token_file)
         self._tls = TlsFiles(ca=ca, cert=cert, key=key, crl=crl)
         self._read_timeout_s, self._command_timeout_s = read_timeout_s, command_timeout_s
         self._lost_after_s = lost_after_s
@@ -126,7 +133,7 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls):
             raise RuntimeError("this Client was opened before and cannot be opened again: create a new one")
         self._state = ConnectionState(self._lost_after_s)
         try:
-            self._http = await self._exits.enter_async_context(Http(self._tls))
+            self._http = await self._exits.enter_async_context(Http(self._tls, self._bearer))
             discovery = await self._discovery()
         except BaseException:
             self._state.close()

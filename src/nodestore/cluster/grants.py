@@ -1,18 +1,14 @@
 """Gives roles to the bearers of tokens and the holders of certificates, and switches access control on and off.
 
-masterd and nodectl share this module: before anybody has a role, an operator with access to etcd creates the first
+masterd and nodectl share this module: before any person has a role, an operator with access to etcd creates the first
 token. Every change is one key, written by compare-and-swap, so it needs no leader: a token can be revoked at any time.
 
-A token is `NCT1.<id>.<secret>`. The secret has 256 random bits, so its SHA-256 in etcd reveals nothing of it and needs
-no salt. It is shown once, when it is made.
+Of a token, etcd holds the hash of its secret (nodestore.support.tokens).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
-import secrets
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,56 +16,25 @@ from typing import NamedTuple
 from nodestore.cluster.settled_writes import swap
 from nodestore.errors import Conflict, Garbage, Invalid
 from nodestore.etcd.session import Etcd, cmp_mod, op_delete, op_put
+from nodestore.schema.api_types import TokenView
 from nodestore.schema.keys import Keys, check_name
 from nodestore.schema.limits import ACTOR_BYTES_MAX, check_text
-from nodestore.schema.models import AccessControl, Grant, Role, decode
+from nodestore.schema.models import AccessControl, Grant, Role, decode, decode_or_none
+from nodestore.support.tokens import TokenHash, hash_of, new_token
 
-TOKEN_PREFIX = "NCT1"
 GRANTS_MAX = 1_000
 PATTERNS_MAX = 32
 ENDS_MAX_S = 10 * 365 * 86_400.0
-_SECRET_BYTES, _ID_BYTES = 32, 8
-_TOKEN = re.compile(rf"{TOKEN_PREFIX}\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?:/-]{1,128}", re.ASCII)
 _ATTEMPTS = 5
 
 
-class Token(NamedTuple):
-    """The two parts of a token."""
-
-    id: str
-    secret: str
-
-    def __str__(self) -> str:
-        return f"{TOKEN_PREFIX}.{self.id}.{self.secret}"
-
-
 class NewToken(NamedTuple):
-    """A grant for a token, and the token. `token` is None for a grant to a certificate."""
+    """A grant, and its token. `token` is None for a grant to a certificate, and if the caller has made the token."""
 
     id: str
     grant: Grant
     token: str | None
-
-
-def parse_token(text: str) -> Token | None:
-    """The parts of a token; None if `text` is none."""
-    found = _TOKEN.fullmatch(text)
-    return None if found is None else Token(found[1], found[2])
-
-
-_NO_HASH = hashlib.sha256(b"no token has this secret").hexdigest()
-
-
-def hash_of(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def is_secret_of(grant: Grant | None, secret: str) -> bool:
-    """Whether `grant` is for the token with this secret. Takes as long without a grant."""
-    expected = grant.hash if grant is not None and grant.kind == "token" else ""
-    matches = hmac.compare_digest(hash_of(secret), expected or _NO_HASH)
-    return matches and bool(expected)
 
 
 def certificate_grant_id(name: str) -> str:
@@ -85,6 +50,14 @@ def checked_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
     if len(patterns) > PATTERNS_MAX:
         raise Invalid(f"a grant names at most {PATTERNS_MAX} patterns of commands")
     return tuple(dict.fromkeys(patterns))
+
+
+def grant_view(grant_id: str, grant: Grant) -> TokenView:
+    """What the API shows of a grant: everything but the hash of its secret."""
+    return {
+        "id": grant_id, "name": grant.name, "kind": grant.kind, "role": grant.role, "commands": list(grant.commands),
+        "groups": list(grant.groups), "actor": grant.actor, "time": grant.time, "ends": grant.ends,
+    }  # fmt: skip
 
 
 class Grants:
@@ -103,11 +76,13 @@ class Grants:
         commands: Sequence[str] = (),
         groups: Sequence[str] = (),
         certificate: bool = False,
+        made: TokenHash | None = None,
     ) -> NewToken:
         """Create a token, or give a role to the certificate `CN=operator:<name>`, whose earlier grant it replaces.
 
-        lasts_s: after how many seconds the grant ends; None: never. Raises Invalid, Conflict if there are too many
-        grants, and OutcomeUnknown if etcd does not answer. A token whose outcome is unknown is of no use to anyone.
+        lasts_s: after how many seconds the grant ends; None: never. made: a token that the caller has made; with it a
+        repeat changes nothing, and the answer holds no token. Raises Invalid, Conflict if there are too many grants or
+        the id is taken, and OutcomeUnknown if etcd does not answer.
         """
         check_name("token", name)
         check_text(actor, "actor", ACTOR_BYTES_MAX)
@@ -120,15 +95,27 @@ class Grants:
         if len((await self._etcd.range(self._keys.grants, keys_only=True, limit=GRANTS_MAX)).kvs) >= GRANTS_MAX:
             raise Conflict(f"there are {GRANTS_MAX} grants already: revoke some (nodectl token list)")
         now = time.time()
-        token = None if certificate else Token(secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES))
+        token = None if certificate or made is not None else new_token()
+        made = TokenHash(token.id, hash_of(token.secret)) if token is not None else made
         grant = Grant(
-            name=name, kind="certificate" if token is None else "token", role=role, actor=actor, time=now,
+            name=name, kind="certificate" if certificate else "token", role=role, actor=actor, time=now,
             commands=checked_patterns(commands), groups=tuple(dict.fromkeys(groups)),
-            hash="" if token is None else hash_of(token.secret), ends=None if lasts_s is None else now + lasts_s,
+            hash="" if certificate or made is None else made.hash, ends=None if lasts_s is None else now + lasts_s,
         )  # fmt: skip
-        grant_id = certificate_grant_id(name) if token is None else token.id
-        await self._put(self._keys.grant(grant_id), grant.encode(), replaces=token is None)
-        return NewToken(grant_id, grant, None if token is None else str(token))
+        if certificate or made is None:
+            await self._put(self._keys.grant(certificate_grant_id(name)), grant.encode())
+            return NewToken(certificate_grant_id(name), grant, None)
+        return NewToken(made.id, await self._add(made.id, grant), None if token is None else str(token))
+
+    async def _add(self, grant_id: str, grant: Grant) -> Grant:
+        """Write a new grant; return the one that is there. Raises Conflict if that is of another token."""
+        key, value = self._keys.grant(grant_id), grant.encode()
+        if await swap(self._etcd, [cmp_mod(key, 0)], [op_put(key, value)], key, value):
+            return grant
+        found = decode_or_none(Grant, await self._etcd.get(key))
+        if found is None or found.hash != grant.hash:
+            raise Conflict(f"the id {grant_id} is taken by another token: make a new one")
+        return found
 
     async def list(self) -> dict[str, Grant]:
         """All grants by id, without those that cannot be read."""
@@ -161,12 +148,12 @@ class Grants:
         control = AccessControl(
             enabled=enabled, actor=check_text(actor, "actor", ACTOR_BYTES_MAX), time=time.time()
         )  # fmt: skip
-        await self._put(self._keys.access_control, control.encode(), replaces=True)
+        await self._put(self._keys.access_control, control.encode())
         return control
 
-    async def _put(self, key: str, value: bytes, *, replaces: bool) -> None:
+    async def _put(self, key: str, value: bytes) -> None:
         for _ in range(_ATTEMPTS):
-            found = await self._etcd.get(key) if replaces else None
+            found = await self._etcd.get(key)
             unchanged = cmp_mod(key, 0 if found is None else found.mod_revision)
             if await swap(self._etcd, [unchanged], [op_put(key, value)], key, value):
                 return

@@ -548,6 +548,7 @@ class WhoAmI(TypedDict):
     address: str
     access_control: bool
     may: list[str]
+    refusal: Annotated[str | None, Keywords(description="why it may not send the command in the query; null if it may")]
 
 
 class TokenView(TypedDict):
@@ -571,7 +572,11 @@ class Tokens(TypedDict):
 
 
 class TokenRequest(TypedDict):
-    """Create a token, or give a role to the holder of a certificate."""
+    """Create a token, or give a role to the holder of a certificate.
+
+    `id` and `hash`: of a token that the client has made itself, so that no other program sees its secret, and a repeat
+    of the request makes no second token. Without them the master makes it.
+    """
 
     name: Text
     role: RoleName
@@ -579,10 +584,12 @@ class TokenRequest(TypedDict):
     lasts_s: NotRequired[Annotated[float | None, Keywords(description="seconds until it ends; null: it has no end")]]
     commands: NotRequired[list[str] | None]
     groups: NotRequired[list[str] | None]
+    id: NotRequired[Annotated[str, Keywords(pattern="^[0-9a-f]{16}$")]]
+    hash: NotRequired[Annotated[str, Keywords(pattern="^[0-9a-f]{64}$")]]
 
 
 class NewToken(TokenView):
-    """A new token. `token` is shown only here; null for the role of a certificate."""
+    """A new token. `token` is shown only here; null for the role of a certificate, and if the client has made it."""
 
     token: str | None
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from aiohttp import web
 
 from masterd.settings import MasterSettings
-from nodestore.cluster.grants import Token, certificate_grant_id, hash_of
+from nodestore.cluster.grants import certificate_grant_id
 from nodestore.etcd.watch import Event
 from nodestore.pki.identity import PeerIdentity
 from nodestore.schema.models import Grant, Role
+from nodestore.support.tokens import Token, hash_of
 from tests.support.fakes.masterd_parts import KEYS, FakeMasterd
 
 PEER_HEADER = "X-Test-Peer"

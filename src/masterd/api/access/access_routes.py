@@ -13,17 +13,17 @@ from typing import Any
 
 from aiohttp import web
 
-from masterd.api.access.rights import RIGHTS, ROLES
+from masterd.api.access.rights import RIGHTS, ROLES, command_refusal
 from masterd.api.access.switch import AccessSwitch
 from masterd.api.body_reader import read_body
 from masterd.api.request_bodies import text_field
 from masterd.replication.cluster_view import ClusterView
 from masterd.roles.request_principal import principal_of
-from nodestore.cluster.grants import ENDS_MAX_S, Grants
+from nodestore.cluster.grants import ENDS_MAX_S, Grants, grant_view
 from nodestore.errors import Conflict, Invalid, NotFound
 from nodestore.schema import api_types
-from nodestore.schema.models import Grant
 from nodestore.support.jsonio import dumps
+from nodestore.support.tokens import checked_token_hash
 from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class AccessRoutes:
 
     async def _whoami(self, request: web.Request) -> web.StreamResponse:
         """The principal of the request, and the routes that it may use."""
-        principal = principal_of(request)
+        principal, command = principal_of(request), request.query.get("command")
+        args = {"action": request.query["action"]} if "action" in request.query else {}
         may = [
             f"{method} {path}" for (method, path), right in RIGHTS.items() if right.allows(principal, principal.name)
         ]
@@ -57,6 +58,7 @@ class AccessRoutes:
             principal=str(principal), role=principal.role, commands=list(principal.commands),
             groups=list(principal.groups), ends=principal.ends, address=principal.address or (request.remote or ""),
             access_control=bool(self._switch.is_on), may=may,
+            refusal=None if command is None else command_refusal(principal, command, args),
         ))  # fmt: skip
 
     async def _list(self, _: web.Request) -> web.StreamResponse:
@@ -74,9 +76,11 @@ class AccessRoutes:
         kind = body.get("kind", "token")
         if kind not in ("token", "certificate"):
             raise Invalid("kind: expected token or certificate")
+        hashed = text_field(body, "id"), text_field(body, "hash")
         made = await self._grants.create(
             text_field(body, "name"), role, actor=str(principal_of(request)), lasts_s=lasts_s,
             commands=_texts(body, "commands"), groups=_texts(body, "groups"), certificate=kind == "certificate",
+            made=checked_token_hash(*hashed) if any(hashed) else None,
         )  # fmt: skip
         log.info("%s gave %s %s the role %s", principal_of(request), made.grant.kind, made.grant.name, role)
         await self._wait_known(lambda: self._view.grants.items.get(made.id) == made.grant)
@@ -124,14 +128,6 @@ class AccessRoutes:
                 await set_within(changed, _KNOWN_S)
         finally:
             unsubscribe()
-
-
-def grant_view(grant_id: str, grant: Grant) -> api_types.TokenView:
-    """What the API shows of a grant: everything but the hash of its secret."""
-    return {
-        "id": grant_id, "name": grant.name, "kind": grant.kind, "role": grant.role, "commands": list(grant.commands),
-        "groups": list(grant.groups), "actor": grant.actor, "time": grant.time, "ends": grant.ends,
-    }  # fmt: skip
 
 
 def _texts(body: dict[str, Any], name: str) -> list[str]:

@@ -15,9 +15,10 @@ from typing import Protocol
 from aiohttp import hdrs, web
 
 from masterd.roles.principal import PRINCIPAL_HEADER, Kind, Principal, parse_header
-from nodestore.cluster.grants import certificate_grant_id, is_secret_of, parse_token
+from nodestore.cluster.grants import certificate_grant_id
 from nodestore.pki.identity import PeerIdentity
 from nodestore.schema.models import Grant
+from nodestore.support.tokens import is_secret, parse_token
 
 _BEARER = "bearer "
 _KNOWN_MAX = 1_024
@@ -88,7 +89,8 @@ class Credentials:
             return known if known.ends is None or self._clock() < known.ends else None
         is_bearer = header[: len(_BEARER)].lower() == _BEARER
         token = parse_token(header[len(_BEARER) :].strip()) if is_bearer else None
-        if token is None or not is_secret_of(self._grants.items.get(token.id), token.secret):
+        grant = None if token is None else self._grants.items.get(token.id)
+        if token is None or not is_secret("" if grant is None else grant.hash, token.secret):
             return None
         principal = self._granted(token.id, address)
         if principal is not None:

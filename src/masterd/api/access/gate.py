@@ -3,9 +3,9 @@
 1. A web page of another site must not have sent it (`browser_rules`), access control or not.
 2. With access control, its sender must have a right to the route (`rights`), by a credential (`credentials`).
 
-Every request with a credential that is not valid is answered after the same time, whatever is wrong with it. So nobody
-learns which tokens exist, and guessing is slow. Meanwhile a token that was made at another masterd a moment ago arrives
-here, and is accepted.
+Every request with a credential that is not valid is answered after the same time, whatever is wrong with it. So the
+answer does not show which tokens exist, and guessing is slow. Meanwhile a token that was made at another masterd a
+moment ago arrives here, and is accepted.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class Gate:
         what = f"{request.method} {request.path}"
         if principal.kind is Kind.OPERATOR and principal.role is None:
             return (
-                f"{principal} has no role yet: an admin gives it one with `nodectl token create --certificate "
-                f"{principal.name} --role ROLE`"
+                f"{principal} has no role yet: an admin gives it one with `nodectl token create {principal.name} "
+                "--certificate --role ROLE`"
             )
         if right.least is not None and right.allows(_without_limits(principal)):
             return f"{principal} may not use {what}: it is limited to some commands or nodes"

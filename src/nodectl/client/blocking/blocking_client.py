@@ -72,6 +72,8 @@ class BlockingClient:
         user: str | None = None,
         password: str | None = None,
         password_file: Path | None = None,
+        token: str | None = None,
+        token_file: Path | None = None,
         ca: Path | None = None,
         cert: Path | None = None,
         key: Path | None = None,
@@ -82,9 +84,9 @@ class BlockingClient:
         lost_after_s: float = LOST_AFTER_S,
     ) -> None:
         self._client = Client(
-            endpoints, cluster=cluster, user=user, password=password, password_file=password_file, ca=ca, cert=cert,
-            key=key, crl=crl, actor=actor, read_timeout_s=read_timeout_s, command_timeout_s=command_timeout_s,
-            lost_after_s=lost_after_s,
+            endpoints, cluster=cluster, user=user, password=password, password_file=password_file, token=token,
+            token_file=token_file, ca=ca, cert=cert, key=key, crl=crl, actor=actor, read_timeout_s=read_timeout_s,
+            command_timeout_s=command_timeout_s, lost_after_s=lost_after_s,
         )  # fmt: skip
         self._loop: BackgroundLoop | None = None
         self._closed = False
@@ -197,6 +199,12 @@ class BlockingClient:
     terms = _blocking(Client.terms)
     status = _blocking(Client.status)
     status_of_store = _blocking(Client.status_of_store)
+
+    whoami = _blocking(Client.whoami)
+    tokens = _blocking(Client.tokens)
+    token_create = _blocking(Client.token_create)
+    token_revoke = _blocking(Client.token_revoke)
+    access_control = _blocking(Client.access_control)
 
     node_set = _blocking(Client.node_set)
     node_put = _blocking(Client.node_put)

@@ -69,7 +69,9 @@ class StreamFollower:
             leader = await self._leader()
             first = True
             try:
-                async with contextlib.aclosing(read_events(self._http.session, leader.url + path())) as stream:
+                url = leader.url + path()
+                events = read_events(self._http.session, url, self._http.credentials_for(url))
+                async with contextlib.aclosing(events) as stream:
                     async for event in stream:
                         yield first, event
                         first = False

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 
+from nodectl.client.connection.bearer import BearerToken
 from nodectl.client.connection.errors import Broken
 from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotFound, NotLeader, Unavailable, from_code
 from nodestore.support.json_rules import finite
@@ -35,8 +36,8 @@ _TIMEOUT_HEADER = "Nodectl-Timeout-Ms"
 class Http:
     """The connections of one client. Without `tls.ca` the system's certificate authorities are trusted."""
 
-    def __init__(self, tls: TlsFiles) -> None:
-        self._tls = tls
+    def __init__(self, tls: TlsFiles, bearer: BearerToken | None = None) -> None:
+        self._tls, self._bearer = tls, bearer or BearerToken()
         self._context: FollowingContext | None = None
         self._signature: tuple[object, ...] = ()
         self._next_check_at = 0.0
@@ -83,6 +84,10 @@ class Http:
             return
         self._signature = signature
 
+    def credentials_for(self, url: str) -> dict[str, str]:
+        """The headers with the credential for a request to `url`."""
+        return self._bearer.headers(url)
+
     async def call(
         self,
         method: str,
@@ -100,7 +105,11 @@ class Http:
                 url,
                 data=body,
                 params=params,
-                headers={_TIMEOUT_HEADER: str(max(1, round(timeout_s * 1000))), **(_JSON if body is not None else {})},
+                headers={
+                    _TIMEOUT_HEADER: str(max(1, round(timeout_s * 1000))),
+                    **(_JSON if body is not None else {}),
+                    **self._bearer.headers(url),
+                },
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:

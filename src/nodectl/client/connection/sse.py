@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import aiohttp
@@ -11,6 +12,7 @@ from nodectl.client.connection.errors import Broken
 from nodectl.client.connection.http import parse_problem, to_request_error
 
 SILENCE_S = 6.0  # masterd sends a comment every 2 s
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _EVENT_BYTES_MAX = 64 << 20
 
 
@@ -22,11 +24,18 @@ class ServerSentEvent(NamedTuple):
     id: str = ""
 
 
-async def read_events(session: aiohttp.ClientSession, url: str) -> AsyncGenerator[ServerSentEvent, None]:
-    """Yield events. Raises Broken if the stream ends or is silent for 6 s, or the typed error if it is refused."""
+async def read_events(
+    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str] = _NO_HEADERS
+) -> AsyncGenerator[ServerSentEvent, None]:
+    """Yield events. Raises Broken if the stream ends or is silent for 6 s, or the typed error if it is refused.
+
+    headers: those with the client's credential.
+    """
     timeout = aiohttp.ClientTimeout(total=None, connect=SILENCE_S, sock_connect=1.0, sock_read=SILENCE_S)
     try:
-        async with session.get(url, headers={"Accept": "text/event-stream"}, timeout=timeout) as response:
+        async with session.get(
+            url, headers={**headers, "Accept": "text/event-stream"}, timeout=timeout, allow_redirects=False
+        ) as response:
             if response.status != 200:
                 raise parse_problem(response.status, await response.read(), url)
             buffer = bytearray()

@@ -1,0 +1,127 @@
+"""Methods for access control: who am I, tokens, and the switch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from nodectl.client.connection.http import encode_body, path_segment
+from nodectl.client.connection.requests import Requests
+from nodectl.client.methods.calls import ApiCalls
+from nodestore.errors import NotFound
+from nodestore.schema import api_types
+from nodestore.support.tokens import hash_of, new_token
+
+if TYPE_CHECKING:
+    from nodestore.cluster.grants import Grants
+    from nodestore.etcd.session import Etcd
+    from nodestore.schema.keys import Keys
+
+
+class AccessCalls(ApiCalls):
+    """The methods of Client for access control.
+
+    With etcd endpoints, tokens are made, listed and revoked in etcd itself: so the first admin gets a token.
+    """
+
+    actor: str
+    _requests: Requests
+    _etcd: Etcd | None
+    _keys: Keys | None
+    _read_timeout_s: float
+
+    async def whoami(self, command: str | None = None, action: str | None = None) -> api_types.WhoAmI:
+        """Return who this client is for the masters, its role, its limits, and what it may do.
+
+        With `command`, `refusal` says why it may not send that command, with that `action` among its arguments.
+        """
+        params = {name: text for name, text in (("command", command), ("action", action)) if text is not None}
+        return cast(
+            api_types.WhoAmI,
+            await self._requests.to_any("/v1/whoami", params=params, timeout_s=self._read_timeout_s),
+        )
+
+    async def tokens(self) -> list[api_types.TokenView]:
+        """Return all tokens, and the roles of certificates. The secrets are not among it."""
+        store = self._grants()
+        if store is not None:
+            from nodestore.cluster.grants import grant_view  # here: importing gRPC is slow
+
+            found = await store.list()
+            return sorted((grant_view(*item) for item in found.items()), key=lambda item: (item["name"], item["id"]))
+        answer = await self._requests.to_any("/v1/tokens", timeout_s=self._read_timeout_s)
+        return cast(api_types.Tokens, answer)["tokens"]
+
+    async def token_create(
+        self,
+        name: str,
+        role: api_types.RoleName,
+        *,
+        lasts_s: float | None = None,
+        commands: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        certificate: bool = False,
+    ) -> api_types.NewToken:
+        """Create a token and return it; its secret is shown only now. Or give a role to a certificate.
+
+        `lasts_s`: after how many seconds it ends. `commands`: patterns of the commands that its bearer may send.
+        `groups`: the groups whose nodes they may change. `certificate`: for the certificate `CN=operator:<name>`,
+        instead of a token; `token` is then None.
+        """
+        store = self._grants()
+        if store is not None:
+            from nodestore.cluster.grants import grant_view  # here: importing gRPC is slow
+
+            made = await store.create(
+                name, role, actor=self.actor, lasts_s=lasts_s, commands=commands, groups=groups, certificate=certificate
+            )
+            return {**grant_view(made.id, made.grant), "token": made.token}
+        body: api_types.TokenRequest = {
+            "name": name, "role": role, "kind": "certificate" if certificate else "token", "lasts_s": lasts_s,
+            "commands": list(commands), "groups": list(groups),
+        }  # fmt: skip
+        token = None
+        if not certificate:  # made here, so that its secret stays here, and a repeat of the request makes no second one
+            token = new_token()
+            body["id"], body["hash"] = token.id, hash_of(token.secret)
+        answer = cast(api_types.NewToken, await self._to_any("POST", "/v1/tokens", encode_body(dict(body))))
+        return {**answer, "token": None if token is None else str(token)}
+
+    async def token_revoke(self, token_id: str) -> None:
+        """Revoke a token, or the role of a certificate. Its open connections end at once. Raises NotFound."""
+        store = self._grants()
+        if store is not None:
+            if not await store.revoke(token_id):
+                raise _no_token(token_id)
+            return
+        if all(item["id"] != token_id for item in await self.tokens()):
+            raise _no_token(token_id)
+        with contextlib.suppress(NotFound):  # a request whose answer was lost is sent again
+            await self._to_any("DELETE", f"/v1/tokens/{path_segment(token_id)}", None)
+
+    async def access_control(self, enabled: bool) -> api_types.AccessControl:
+        """Switch access control on or off. Only a client with an admin's credential can switch it on.
+
+        With etcd endpoints it is switched off in etcd itself: that helps when no admin has a valid credential.
+        """
+        store = self._grants()
+        if store is not None and not enabled:
+            return (await store.set_access_control(False, self.actor)).model_dump(mode="json")
+        body: api_types.AccessRequest = {"enabled": enabled}
+        return cast(api_types.AccessControl, await self._to_any("PUT", "/v1/access", encode_body(dict(body))))
+
+    async def _to_any(self, method: str, path: str, body: bytes | None) -> object:
+        """Send a request that any masterd serves, also while there is no leader, until it is answered."""
+        return await self._requests.to_any(path, method=method, body=body, timeout_s=self._read_timeout_s)
+
+    def _grants(self) -> Grants | None:
+        if self._etcd is None or self._keys is None:
+            return None
+        from nodestore.cluster.grants import Grants  # here: importing gRPC is slow
+
+        return Grants(self._etcd, self._keys)
+
+
+def _no_token(token_id: str) -> NotFound:
+    return NotFound(f"there is no token or grant {token_id[:80]!r} (see `nodectl token list`)")

@@ -1,0 +1,64 @@
+"""Bearer tokens: `NCT1.<id>.<secret>`.
+
+The secret has 256 random bits. So its SHA-256, which etcd holds, reveals nothing of it and needs no salt. The secret is
+shown once, when the token is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from typing import NamedTuple
+
+from nodestore.errors import Invalid
+
+TOKEN_PREFIX = "NCT1"
+_SECRET_BYTES, _ID_BYTES = 32, 8
+_TOKEN = re.compile(rf"{TOKEN_PREFIX}\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
+_ID, _HASH = re.compile(r"[0-9a-f]{16}", re.ASCII), re.compile(r"[0-9a-f]{64}", re.ASCII)
+_NO_HASH = hashlib.sha256(b"no token has this secret").hexdigest()
+
+
+class Token(NamedTuple):
+    """The two parts of a token."""
+
+    id: str
+    secret: str
+
+    def __str__(self) -> str:
+        return f"{TOKEN_PREFIX}.{self.id}.{self.secret}"
+
+
+class TokenHash(NamedTuple):
+    """What may be known of a token by everybody: its id, and the hash of its secret."""
+
+    id: str
+    hash: str
+
+
+def new_token() -> Token:
+    return Token(secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES))
+
+
+def checked_token_hash(token_id: str, digest: str) -> TokenHash:
+    """The id and the hash of a token that a caller has made. Raises Invalid if they cannot be such."""
+    if not _ID.fullmatch(token_id) or not _HASH.fullmatch(digest):
+        raise Invalid("id: expected 16, and hash: 64 hexadecimal digits in lower case (SHA-256 of the secret)")
+    return TokenHash(token_id, digest)
+
+
+def parse_token(text: str) -> Token | None:
+    """The parts of a token; None if `text` is none."""
+    found = _TOKEN.fullmatch(text)
+    return None if found is None else Token(found[1], found[2])
+
+
+def hash_of(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def is_secret(expected: str, secret: str) -> bool:
+    """Whether `expected` is the hash of this secret. It takes as long if `expected` is empty, for a missing token."""
+    return hmac.compare_digest(hash_of(secret), expected or _NO_HASH) and bool(expected)

@@ -1,0 +1,115 @@
+"""Access control with a real master and etcd, through the client library: tokens, roles, limits and revocation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from nodectl import Client
+from nodestore.errors import Conflict, Denied, Forbidden, NotFound, Unauthenticated
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Defaults, DriverConfig, GroupConfig, Inventory, NodeConfig
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.masters import Masterd, Masters
+from tests.support.waiting import eventually
+
+INVENTORY = Inventory(
+    nodes={"n1": NodeConfig(), "n2": NodeConfig()},
+    groups={"left": GroupConfig(nodes=("n1",))},
+    defaults=Defaults(driver=DriverConfig(name="exec")),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm_masters_end() -> Iterator[None]:
+    yield
+    Masterd.discard_warm()
+
+
+@contextlib.asynccontextmanager
+async def _closed(cluster: EtcdCluster, keys: Keys) -> AsyncIterator[Masters]:
+    """A master that requires credentials."""
+    async with Masters(cluster, keys, arguments=["--require-credentials"]) as masters:
+        await masters.configure(INVENTORY)
+        masters.start("m1")
+        await masters.wait_serving("m1")
+        yield masters
+
+
+async def test_from_the_first_token_to_its_end(etcd_one: EtcdCluster, keys: Keys) -> None:
+    async with _closed(etcd_one, keys) as masters:
+        url = masters.running["m1"].url
+        async with Client(etcd_one.endpoints, cluster=keys.cluster) as bootstrap:
+            made = await bootstrap.token_create("jo", "admin")
+        assert made["token"] is not None
+        async with Client(url, read_timeout_s=30.0) as stranger:
+            with pytest.raises(Unauthenticated, match="needs a credential"):
+                await stranger.nodes()
+        async with Client(url, token=made["token"], actor="somebody else") as admin:
+            whoami = await admin.whoami()
+            assert (whoami["principal"], whoami["role"], whoami["access_control"]) == ("token:jo", "admin", True)
+            await admin.node_set("n1", {"x": 1})
+            history = await admin.history(limit=1)
+            assert [entry["actor"] for entry in history["entries"] if "problem" not in entry] == ["token:jo"]
+            await _try_limits(admin, url)
+            with pytest.raises(Conflict, match="give m1 a certificate first"):
+                await admin.access_control(True)
+            with pytest.raises(NotFound):
+                await admin.token_revoke("0" * 16)
+            async with contextlib.aclosing(admin.live()) as stream:
+                await anext(stream)
+                await admin.token_revoke(made["id"])
+                with pytest.raises(Denied):
+                    await asyncio.wait_for(_drained(stream), 20.0)
+            with pytest.raises(Unauthenticated, match="unknown, has ended or was revoked"):
+                await admin.nodes()
+
+
+async def _drained(stream: AsyncIterator[object]) -> None:
+    async for _ in stream:
+        pass
+
+
+async def _try_limits(admin: Client, url: str) -> None:
+    """A token that is limited to some commands and nodes changes nothing else."""
+    limited = await admin.token_create("panel", "operator", commands=["node.*"], groups=["left"], lasts_s=3600.0)
+    assert [item["name"] for item in await admin.tokens()] == ["jo", "panel"]
+    async with Client(url, token=limited["token"]) as panel:
+        await panel.node_set("n1", {"x": 2})
+        with pytest.raises(Forbidden, match="may not change node n2: its credential is limited to nodes of left"):
+            await panel.node_set("n2", {"x": 2})
+        with pytest.raises(Forbidden, match=r"may not send the command scene\.save: only node"):
+            await panel.scene_save("a", {})
+        with pytest.raises(Forbidden, match="this needs the role maintainer or admin"):
+            await panel.config_apply(INVENTORY.model_dump(mode="json"))
+        assert "n2" not in str(await panel.documents())
+    assert (await admin.node("n1"))["document"] == {"x": 2}
+
+
+async def test_a_revoked_token_is_refused_by_every_master(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Also by one that has not made it, and a moment after it was made."""
+    async with _closed(etcd_one, keys) as masters:
+        masters.start("m2")
+        await masters.wait_candidate("m2")
+        urls = [masters.running[name].url for name in ("m1", "m2")]
+        async with Client(etcd_one.endpoints, cluster=keys.cluster) as bootstrap:
+            made = await bootstrap.token_create("jo", "viewer")
+            for url in urls:
+                async with Client(url, token=made["token"]) as viewer:
+                    assert (await viewer.whoami())["principal"] == "token:jo"
+            await bootstrap.token_revoke(made["id"])
+
+        async def refused() -> bool:
+            for url in urls:
+                async with Client(url, token=made["token"]) as viewer:
+                    try:
+                        await viewer.whoami()
+                    except Unauthenticated:
+                        continue
+                    return False
+            return True
+
+        await eventually(refused, "both masters refuse the token")
