@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
+from aiohttp import web
+
 from masterd.api.access.access_routes import AccessRoutes
 from masterd.api.access.browser_rules import BrowserRules
 from masterd.api.access.credentials import Credentials, PeerIdentityOf
@@ -50,6 +52,7 @@ from masterd.term.derivation.warm_start import WarmStart
 from masterd.term.leader import Leader
 from masterd.term.parts import build_term_parts
 from masterd.upkeep.etcd_leader_placement import EtcdLeaderPlacement
+from masterd.upkeep.master_addresses import MasterAddresses
 from masterd.upkeep.space_keeper import SpaceKeeper
 from masterd.upkeep.store_scan import StoreScan
 from nodestore.cluster.configuration import Configuration
@@ -215,13 +218,14 @@ def build_guard(
     tls, plain_port: see `ConnectionGuard`.
     """
     candidates = parts.cluster_view.candidates
+    addresses = MasterAddresses(lambda: [url for item in candidates.items.values() for url in item.urls])
 
-    def master_addresses() -> frozenset[str]:
-        urls = (url for candidate in candidates.items.values() for url in candidate.urls)
-        return frozenset(host for url in urls if (host := urlsplit(url).hostname) is not None)
+    async def close_addresses(_: web.Application) -> None:
+        await addresses.close()
 
+    api.app.on_cleanup.append(close_addresses)
     return ConnectionGuard(
-        api.admission, lambda address: caller_of(address, master_addresses()), api.commands_refused,
+        api.admission, lambda address: caller_of(address, addresses.current()), api.commands_refused,
         tls=tls, plain_port=plain_port,
     )  # fmt: skip
 

@@ -39,7 +39,7 @@ def own_addresses() -> frozenset[str]:
     except OSError:
         return frozenset()
     listed = (address.address for addresses in interfaces.values() for address in addresses)
-    return frozenset(literal for item in listed if (literal := _literal(item)) is not None)
+    return frozenset(literal for item in listed if (literal := literal_address(item)) is not None)
 
 
 async def find_local_member(
@@ -59,7 +59,7 @@ async def find_local_member(
     names = {endpoint: _bare(parse_address(endpoint).host) for endpoint in endpoints}
     if _is_loopback(advertised) and names[endpoints[0]] == advertised:
         return LocalMember(endpoints[0])
-    known = await _resolved({*names.values(), advertised}, resolve or _resolve_by_system, timeout_s)
+    known = await resolve_names({*names.values(), advertised}, resolve or resolve_by_system, timeout_s)
     ours = {item for item in (*known[advertised], *await asyncio.to_thread(local_addresses)) if not _is_loopback(item)}
     matching = [
         endpoint for endpoint, name in names.items()
@@ -74,7 +74,7 @@ async def find_local_member(
     return LocalMember(None, f"no endpoint of {', '.join(endpoints)} is an address of this PC{unresolved}")
 
 
-async def _resolved(
+async def resolve_names(
     names: Iterable[str], resolve: Callable[[str], Iterable[str]], timeout_s: float
 ) -> dict[str, frozenset[str]]:
     """The addresses of each name; empty for a name that is not resolved within `timeout_s`."""
@@ -92,7 +92,7 @@ async def _resolved(
 
 
 async def _addresses(name: str, resolve: Callable[[str], Iterable[str]]) -> frozenset[str]:
-    if (literal := _literal(name)) is not None:
+    if (literal := literal_address(name)) is not None:
         return frozenset({literal})
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[frozenset[str]] = loop.create_future()
@@ -104,7 +104,7 @@ async def _addresses(name: str, resolve: Callable[[str], Iterable[str]]) -> froz
     def resolve_name() -> None:
         addresses: frozenset[str] = frozenset()
         with contextlib.suppress(OSError, UnicodeError):
-            addresses = frozenset(literal for item in resolve(name) if (literal := _literal(item)) is not None)
+            addresses = frozenset(literal for item in resolve(name) if (literal := literal_address(item)) is not None)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(set_answer, addresses)
 
@@ -113,11 +113,11 @@ async def _addresses(name: str, resolve: Callable[[str], Iterable[str]]) -> froz
     return await answer
 
 
-def _resolve_by_system(name: str) -> list[str]:
+def resolve_by_system(name: str) -> list[str]:
     return [str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
 
 
-def _literal(text: str) -> str | None:
+def literal_address(text: str) -> str | None:
     """`text` as an IP address in canonical form; None if it is not an IP address."""
     try:
         address = ipaddress.ip_address(_bare(text).partition("%")[0])
@@ -128,7 +128,7 @@ def _literal(text: str) -> str | None:
 
 
 def _is_loopback(host: str) -> bool:
-    literal = _literal(host)
+    literal = literal_address(host)
     return host == "localhost" if literal is None else ipaddress.ip_address(literal).is_loopback
 
 
