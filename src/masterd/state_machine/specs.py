@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 
 from masterd.application.contract import Application, GivenUp, View
@@ -35,13 +35,15 @@ class DerivedSpec:
 NO_SPEC = DerivedSpec(None, "")
 
 
-@dataclass(slots=True)
 class _ReadTracker:
     """Gives read access like `view`, and records the paths and prefixes that were read."""
 
-    view: View
-    paths_read: set[str] = field(default_factory=set)
-    prefixes_read: set[str] = field(default_factory=set)
+    __slots__ = ("paths_read", "prefixes_read", "view")
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.paths_read: set[str] = set()
+        self.prefixes_read: set[str] = set()
 
     def get(self, path: str) -> Document | None:
         self.paths_read.add(path)
@@ -129,7 +131,7 @@ class SpecDeriver:
                     raise
                 self.failed[node] = str(error)
                 continue
-            had_failed = self.failed.pop(node, None) is not None
+            had_failed = bool(self.failed) and self.failed.pop(node, None) is not None
             if after.hash != before.hash or had_failed:  # what is recorded for a node that had failed is not known here
                 changed[node] = after
         return changed
@@ -159,7 +161,7 @@ class SpecDeriver:
         except NodectlError:
             self._link(node, reads)  # so that a command that mends one of these documents derives the node again
             raise
-        self.total_bytes += derived.size_bytes - self[node].size_bytes
+        self.total_bytes += derived.size_bytes - self._derived.get(node, NO_SPEC).size_bytes
         self._derived[node] = derived
         self._link(node, reads)
         return derived

@@ -61,7 +61,9 @@ class Overlay:
     def put(self, path: str, document: Document) -> None:
         if not isinstance(document, dict):
             raise Invalid(f"document {path!r} must be a JSON object, not {type(document).__name__}")
-        self.writes[check_path(checked_copy(path, "document path"))] = checked_copy(document, f"document {path!r}")
+        if path not in self.writes and self.peek(path) is None:  # else it was checked before
+            check_path(checked_copy(path, "document path"))
+        self.writes[path] = checked_copy(document, f"document {path!r}")
 
     def delete(self, path: str) -> None:
         if self.peek(path) is not None:

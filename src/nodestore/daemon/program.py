@@ -45,13 +45,13 @@ async def _with_loop_errors(work: Coroutine[Any, Any, None]) -> None:
 _GC_THRESHOLD = 10_000
 """Threshold of the first generation of Python's garbage collector.
 
-With the default of 700, the collector takes a fifth of all CPU time here: a daemon allocates mostly journal entries,
-which are kept for a while and have no cycles.
+With the default of 700, the collector takes 3 % of the CPU time of a command, although journal entries are structs that
+it does not visit.
 """
 
 
 def _reduce_garbage_collection() -> None:
-    gc.freeze()  # objects of the imports are never freed, so they need no collection
+    gc.freeze()  # objects of the imports are never freed; a full collection of them holds masterd up for 20 to 50 ms
     gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
 
 

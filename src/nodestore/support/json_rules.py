@@ -16,6 +16,7 @@ from nodestore.support.jsonio import Json
 DEPTH_MAX = 64
 """The maximum depth of a document or result. The parser's limit is 200, and an entry adds some levels."""
 _INT_BITS_MAX = 1024
+_SMALL_MIN, _SMALL_MAX = -(1 << 63), 1 << 63
 
 
 def checked_copy(value: Json, what: str) -> Json:
@@ -65,7 +66,8 @@ def _copied(value: Json, what: str, depth: int) -> Json:
         copied = {}
         for key, item in value.items():
             name = key if type(key) is str and key.isascii() else _name(key, what)
-            if type(item) is str and item.isascii():  # the most frequent case, without a call
+            # The most frequent cases, without a call.
+            if (type(item) is str and item.isascii()) or (type(item) is int and _SMALL_MIN < item < _SMALL_MAX):
                 copied[name] = item
             else:
                 copied[name] = _copied(item, what, depth - 1)

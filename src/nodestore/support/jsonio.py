@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from pydantic_core import from_json, to_json
@@ -17,10 +16,13 @@ from nodestore.errors import Garbage
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-_ENCODER = msgspec.json.Encoder()
 _FAST_CANONICAL = msgspec.json.Encoder(order="sorted")
 _DECODER = msgspec.json.Decoder()
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
+encoded_plain: Callable[[Json], bytes] = msgspec.json.Encoder().encode
+"""Compact JSON of a value that is plain JSON, as all values that were decoded are: faster than `dumps`.
+
+An infinite number, which has no notation in JSON, becomes null."""
 _BRACES = bytes.maketrans(b"[]", b"{}")
 _NO_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 
@@ -57,7 +59,7 @@ def _has_as_many_colons(raw: bytes, value: Json) -> bool:
     """Whether `raw` is seen to hold no name twice, because `value` is encoded with as many colons. This is quicker than
     to count keys. A name that was given twice lacks one. Only a colon that is escaped in `raw` could take its place."""
     try:
-        return b"\\u" not in raw and _ENCODER.encode(value).count(b":") == raw.count(b":")
+        return b"\\u" not in raw and encoded_plain(value).count(b":") == raw.count(b":")
     except (ValueError, OverflowError, RecursionError):
         return False
 
@@ -83,14 +85,6 @@ def dumps(value: Json) -> bytes:
     return to_json(value)
 
 
-def encoded_plain(value: Json) -> bytes:
-    """Compact JSON of a value that is plain JSON, as all values that were decoded are: faster than `dumps`.
-
-    An infinite number, which has no notation in JSON, becomes null.
-    """
-    return _ENCODER.encode(value)
-
-
 def canonical(value: Json) -> bytes:
     """The canonical form of a value: sorted keys, no spaces. Garbage if it holds an infinite number.
 
@@ -101,26 +95,22 @@ def canonical(value: Json) -> bytes:
         raw = _FAST_CANONICAL.encode(value)
     except (TypeError, ValueError):  # names that are numbers, or half of a surrogate pair
         return _canonical_by_json(value)
-    return _canonical_by_json(value) if _may_differ_from_json(raw) else raw
+    # `json` writes 1e+16 and 1e-05 for 1e16 and 0.00001, and refuses NaN, which is null here. Hashes in the store were
+    # computed from what `json` writes, and must stay the same in all releases.
+    if b"null" in raw or b"0.0000" in raw or b"0e" in raw.translate(_DIGITS):
+        return _canonical_by_json(value)
+    return raw
 
 
 def canonical_if_plain(value: Json) -> bytes:
     """The canonical form of a value that need not be plain JSON. TypeError if it is not, Garbage as in `canonical`."""
     raw = canonical(value)
     # The fast encoder takes sets, dates and the like, which other programs would read as something else.
-    with contextlib.suppress(ValueError):
-        if _DECODER.decode(raw) == value:
-            return raw
-    return _canonical_by_json(value)
-
-
-def _may_differ_from_json(raw: bytes) -> bool:
-    """Whether `raw`, from the fast encoder, may hold a number that `json` writes in another way, or refuses.
-
-    `json` writes 1e+16 and 1e-05 for 1e16 and 0.00001, and refuses NaN, which is null here. Hashes in the store were
-    computed from what `json` writes, and must stay the same in all releases.
-    """
-    return b"null" in raw or b"0.0000" in raw or b"0e" in raw.translate(_DIGITS)
+    try:
+        is_plain = _DECODER.decode(raw) == value
+    except ValueError:
+        is_plain = False
+    return raw if is_plain else _canonical_by_json(value)
 
 
 def _canonical_by_json(value: Json) -> bytes:
