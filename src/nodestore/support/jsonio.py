@@ -85,6 +85,18 @@ def dumps(value: Json) -> bytes:
     return to_json(value)
 
 
+def encoded_if_plain(value: object) -> bytes | None:
+    """Compact JSON of `value`, whose keys keep their order; None if it is not plain JSON, or that is not quick to see.
+
+    The encoder takes sets, dates and the like too, so what it wrote is read back and compared.
+    """
+    try:
+        raw = _ENCODER.encode(value)
+        return raw if _DECODER.decode(raw) == value else None
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
 def canonical(value: Json) -> bytes:
     """The canonical form of a value: sorted keys, no spaces. Garbage if it holds an infinite number.
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import decimal
+import enum
+import json
+import uuid
 from collections.abc import Awaitable, Callable
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +39,15 @@ async def test_before_it_is_opened(use: Use) -> None:
             await use(client)
 
 
+class Kind(enum.Enum):
+    FIRST = "first"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
@@ -46,12 +59,25 @@ async def test_before_it_is_opened(use: Use) -> None:
         ({"a": {(1, 2): 3}}, "a: a key of type tuple is not text"),
         ({"a": float("nan")}, "infinite or NaN"),
         ({"a": "\ud800"}, "half of a surrogate pair"),
+        ({"a": uuid.UUID(int=1)}, "a: UUID.* is of type UUID"),
+        ({"a": Kind.FIRST}, "a: <Kind.FIRST: 'first'> is of type Kind"),
+        ({"a": Point(1)}, "a: .*Point.* is of type Point"),
+        ([[(1, Point(1))]], r"\[0\]\[0\]\[1\]: .*Point.* is of type Point"),
     ],
 )
 def test_values_that_json_does_not_have(value: Any, complaint: str) -> None:
     """They do not become text unseen: the place is named."""
     with pytest.raises(Invalid, match=complaint):
         encode_body(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"a": (1, [2])}, {1: 2, None: {"b": True}}, {"a": 1 << 80, "b": -0.0, "c": 1e16}, "ä\u2028\x00", 5, None],
+)
+def test_values_that_json_has(value: Any) -> None:
+    """They are written as Python's `json` writes them, or as another notation of the same number."""
+    assert json.loads(encode_body(value)) == json.loads(json.dumps(value))
 
 
 def test_values_that_contain_themselves() -> None:

@@ -17,7 +17,7 @@ from nodectl.client.connection.bearer import BearerToken
 from nodectl.client.connection.errors import Broken
 from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotFound, NotLeader, Unavailable, from_code
 from nodestore.support.json_rules import finite
-from nodestore.support.jsonio import loads
+from nodestore.support.jsonio import encoded_if_plain, loads
 from nodestore.support.tls_context import FollowingContext
 from nodestore.support.tls_files import TlsFiles
 
@@ -175,6 +175,8 @@ def encode_body(value: Any) -> bytes:
     Raises Invalid if `value` is not representable as JSON. A date, a Decimal or bytes are not: the caller decides
     whether they become text or a number.
     """
+    if (raw := encoded_if_plain(value)) is not None:
+        return raw
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
