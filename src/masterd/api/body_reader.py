@@ -65,6 +65,9 @@ async def receive_body(request: web.Request, admission: Admission) -> None:
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     try:
+        if request.content.is_eof():  # it came with the headers, so there is nothing to wait for
+            await request.read()
+            return
         async with asyncio.timeout(limits.receive_s):
             await request.read()
     except TimeoutError:

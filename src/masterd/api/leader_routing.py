@@ -88,6 +88,8 @@ class LeaderRouter:
         Raises NotLeader if there is no leader, and OutcomeUnknown if the leader was replaced before it answered a
         request that is not idempotent.
         """
+        if (leader := self._leadership.leader) is not None and not leader.has_ended:
+            return leader
         # If no takeover can be expected, the request is refused at once instead of held.
         takeover_expected = self._cluster_view.paused is None and self._health.role_problem is None
         begun = time.monotonic()

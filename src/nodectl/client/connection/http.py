@@ -52,7 +52,7 @@ class Http:
         connector = aiohttp.TCPConnector(
             limit=64, ttl_dns_cache=DNS_CACHE_S, ssl=self._context if self._context is not None else True
         )
-        self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
+        self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self
 
     async def __aexit__(
