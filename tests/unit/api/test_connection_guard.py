@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from masterd.api import body_reader
-from masterd.api.admission import VALUES_MAX, AdmissionLimits
+from masterd.api.admission import BYTES_PER_VALUE, VALUES_MAX, AdmissionLimits
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from nodestore.errors import Overloaded
 from nodestore.schema.models import Paused
@@ -256,6 +256,17 @@ async def test_bytes_in_flight_are_bounded_over_all_connections() -> None:
             return (await door.ask(post(b'{"name":"a"}' + b" " * 500_000)))[0] == 200
 
         await eventually(is_served, "the bytes of closed connections are free again")
+
+
+async def test_what_a_body_is_parsed_into_counts_as_in_flight() -> None:
+    """Many small values need much more memory than their text. A text of the same length is accepted."""
+    async with _door() as door:
+        values = b",".join([b"0"] * 50_000)
+        assert len(values) + 50_000 * BYTES_PER_VALUE > LIMITS.bytes_in_flight_max
+        document = problem(await door.ask(post(b'{"name":"a","args":{"x":[' + values + b"]}}")), 503)
+        assert "bytes already" in document["detail"]
+        status, _, _ = await door.ask(post(b'{"name":"a","args":{"x":"' + b"0" * len(values) + b'"}}'))
+        assert status == 200
 
 
 @pytest.mark.parametrize("sent", [b"GET /v1/hea", post(b"{}" * 100)[:-50]], ids=["headers", "body"])

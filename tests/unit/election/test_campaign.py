@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masterd.election import campaign as campaign_module
-from masterd.election.campaign import Campaign, MasterIdentity, rank_of, takeover_reason
+from masterd.election.campaign import Campaign, MasterIdentity, differing_report, rank_of, takeover_reason
 from masterd.election.leader_watch import TakeoverReason
 from masterd.election.suspicion import LAN
 from masterd.replication.replica import Replica
@@ -18,7 +18,7 @@ from nodestore.cluster.election import Fence, LeaderSeen, TakeoverWon, parse_lea
 from nodestore.errors import Garbage
 from nodestore.etcd.session import KV, Range
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Candidate, LeaderRecord, Term, decode
+from nodestore.schema.models import Candidate, LeaderRecord, StoreMark, Term, decode
 from tests.support.cluster_views import SteeredClusterView
 
 ME = MasterIdentity("m1", "pc1", ("http://pc1:8401",), 0, "mine")
@@ -173,3 +173,26 @@ async def test_a_change_during_a_step_causes_another_step_at_once(monkeypatch: p
 
 async def _no_resignation(*_: Any) -> None:
     return None
+
+
+@pytest.mark.parametrize(
+    ("mark", "report", "differs"),
+    [
+        (None, ("a", 1, 5), True),
+        (("a", 2, 100), ("a", 2, 100), False),
+        (("a", 2, 100), ("a", 2, 99), False),
+        (("a", 2, 100), ("a", 2, 101), True),
+        (("a", 2, 100), ("b", 2, 50), True),
+        (("a", 2, 100), ("a", 3, 50), True),
+        (("a", 2, 100), ("b", 1, 900), False),
+    ],
+)
+def test_which_report_names_another_store(
+    mark: tuple[str, int, int] | None, report: tuple[str, int, int], differs: bool
+) -> None:
+    """A masterd without a memory of its own believes it. One of a lower epoch is older than the last recovery."""
+    known, reported = [
+        value and StoreMark(cluster_id=value[0], epoch=value[1], revision=value[2]) for value in (mark, report)
+    ]
+    assert reported is not None
+    assert differing_report(known, {"node n1": reported}) == ("node n1" if differs else None)
