@@ -43,7 +43,7 @@ async def run(settings: Settings) -> None:
     keys = Keys(settings.cluster)
     me = MasterIdentity(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
     log.info("starting: pid %d, cluster %s, API at %s", os.getpid(), settings.cluster, settings.advertise)
-    tls = None if settings.tls is None else FollowedTls(files=settings.tls, user="the HTTP API")
+    tls = _follow_tls(settings)
     if settings.exposure is not None:
         log.warning("%s", settings.exposure)
     async with Etcd(settings.etcd) as etcd, _maintenance(settings, etcd) as maintenance:
@@ -76,6 +76,13 @@ async def _maintenance(settings: Settings, etcd: Etcd) -> AsyncIterator[Etcd]:
         return
     async with Etcd(settings.maintenance) as own:
         yield own
+
+
+def _follow_tls(settings: Settings) -> FollowedTls | None:
+    if settings.tls is None:
+        return None
+    is_shared = settings.tls.cert == settings.etcd.cert
+    return FollowedTls(files=settings.tls, user="the HTTP API", logs_ends=not is_shared)
 
 
 def _warning(settings: Settings, tls: FollowedTls | None) -> str | None:

@@ -34,7 +34,11 @@ async def run(settings: Settings) -> None:
     requests = handle_signals()
     me = NodedIdentity(settings.node, settings.host_id, secrets.token_hex(8), kernel_boot_id())
     log.info("starts; cluster %s, host id %s, work directory %s", settings.cluster, me.host_id, settings.work_dir)
-    tls = None if settings.tls is None else FollowedTls(files=settings.tls, user="the connection to the master")
+    tls = (
+        None
+        if settings.tls is None
+        else FollowedTls(files=settings.tls, user="the connection to the master", logs_ends=False)
+    )
     async with locked(settings.work_dir), Etcd(settings.etcd) as etcd, asyncio.TaskGroup() as background:
         node = Node(
             settings,

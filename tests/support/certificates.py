@@ -35,9 +35,10 @@ subjectAltName = DNS:localhost, IP:127.0.0.1, IP:::1
 
 
 class Authority:
-    """A certificate authority in a directory. Skips the test if openssl is missing."""
+    """A certificate authority in a directory. Skips the test if openssl is missing. rsa: keys are of RSA, not ECDSA."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, rsa: bool = False) -> None:
+        self._rsa = rsa
         openssl = shutil.which("openssl")
         if openssl is None:
             pytest.skip("there is no openssl command to make certificates with")
@@ -68,7 +69,10 @@ class Authority:
 
     def _request(self, key: Path, request: Path, name: str, *, renew_key: bool = True) -> None:
         if renew_key or not key.exists():
-            self._run("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(key))
+            if self._rsa:
+                self._run("genrsa", "-out", str(key), "2048")
+            else:
+                self._run("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(key))
         self._run("req", "-new", "-key", str(key), "-subj", f"/CN={name}", "-out", str(request))
 
     def _sign(self, request: Path, cert: Path, section: str, *signer: str, end: str) -> None:

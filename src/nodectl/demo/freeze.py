@@ -30,7 +30,7 @@ _REFUSED = {"unavailable", "not_leader", "leadership_lost"}  # codes that mean: 
 
 async def freeze_leader(stage: Stage) -> None:
     """Suspend the leader under load, let another take over, resume it, and check that it wrote nothing."""
-    async with SceneLoad(stage.client, stage.ledger) as traffic, aiohttp.ClientSession() as session:
+    async with SceneLoad(stage.client, stage.ledger) as traffic, stage.cluster.http_session() as session:
         await traffic.wait_acknowledged(20)
         old = await stage.client.leader()
         direct = Direct(stage, session, stage.cluster.master_urls[old.id])

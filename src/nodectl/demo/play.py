@@ -36,7 +36,7 @@ from nodectl.workload.verdicts import (
     find_without_effect,
 )
 from nodestore.errors import Conflict, Invalid, NodectlError, Unavailable
-from nodestore.etcd.session import Etcd, EtcdSettings
+from nodestore.etcd.session import Etcd
 
 ACTS: tuple[Act, ...] = (
     Act("scene", "One command changes every node", "node", show_scene),
@@ -56,12 +56,14 @@ class DemoOptions:
 
     `stay`: leave the cluster running. `directory`: an empty or new directory for its files (None: a temporary one).
     `seed`: repeats the choices of an earlier run. `acts`: keys of ACTS; the acts run in the order of ACTS.
+    `insecure`: without TLS.
     """
 
     stay: bool = False
     directory: Path | None = None
     seed: int | None = None
     acts: Sequence[str] = tuple(act.key for act in ACTS)
+    insecure: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,10 @@ class _DemoRun:
         existed = given is not None and given.exists()
         directory = Path(tempfile.mkdtemp(prefix=_PREFIX)) if given is None else given.absolute()
         directory.mkdir(parents=True, exist_ok=True)
-        cluster = DevCluster(directory, die_with_parent=not self._options.stay, report=self._narrator.line)
+        cluster = DevCluster(
+            directory, tls=not self._options.insecure, die_with_parent=not self._options.stay,
+            report=self._narrator.line,
+        )  # fmt: skip
         try:
             with locked(directory), _logging_to(directory / "log" / "demo.log"):
                 (directory / _UNFINISHED).touch()
@@ -167,8 +172,10 @@ class _DemoRun:
         narrator.title(f"nodectl demo: a whole cluster on this PC, under load and faults (seed {self._seed})")
         narrator.line(f"the cluster's files are in {cluster.directory}")
         await cluster.up()
-        settings = EtcdSettings(endpoints=cluster.endpoints)
-        async with cluster.client(actor="demo", command_timeout_s=20.0) as client, Etcd(settings) as etcd:
+        async with (
+            cluster.client(actor="demo", command_timeout_s=20.0) as client,
+            Etcd(cluster.etcd_settings()) as etcd,
+        ):
             stage = Stage(
                 cluster, client, etcd, narrator, random.Random(self._seed), Ledger(f"demo-{secrets.token_hex(4)}")
             )
@@ -257,7 +264,7 @@ async def _delete_load_scenes(stage: Stage) -> None:
 
 
 def _next_steps(cluster: DevCluster) -> list[str]:
-    connect = f"nodectl --endpoints {','.join(cluster.endpoints)} --cluster {cluster.cluster}"
+    connect = f"nodectl --config {cluster.paths.client_config}"
     here = f"--dir {cluster.directory}"
     return [
         "The cluster stays up. Try:",

@@ -32,8 +32,10 @@ from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.processes import child_processes
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory, decode
+from nodestore.support.atomic_files import write_atomic
 from nodestore.support.boot import kernel_boot_id
 from nodestore.support.jsonio import dumps
+from nodestore.support.tls_files import TlsFiles
 
 CLUSTER = "wall"
 MEMBERS = 3
@@ -56,6 +58,7 @@ class DevCluster:
     inventory: applied if the store has no configuration yet (None: the example wall). Otherwise the configuration in
     the store defines the masters and nodes.
     members: number of etcd members of a new cluster (None: 3).
+    tls: the connections of a new cluster use TLS, with authorities of its own.
     die_with_parent: the processes die with this process, however it ends; otherwise they outlive it.
     unsafe_no_fsync: etcd of a new cluster does not wait for its disk, so a crash of the PC may lose acknowledged
     commands. For tests only.
@@ -69,6 +72,7 @@ class DevCluster:
         *,
         inventory: Path | None = None,
         members: int | None = None,
+        tls: bool = False,
         die_with_parent: bool = False,
         unsafe_no_fsync: bool = False,
         etcd: Path | None = None,
@@ -76,7 +80,7 @@ class DevCluster:
     ) -> None:
         self.directory = directory.absolute()
         self.paths = launch.ClusterPaths(self.directory)
-        self._inventory, self._members = inventory, members
+        self._inventory, self._members, self._tls = inventory, members, tls
         self._die_with_parent, self._unsafe_no_fsync, self._report = die_with_parent, unsafe_no_fsync, report
         self._children: dict[str, child_processes.Child] = {}
         self._etcd = etcd
@@ -113,7 +117,16 @@ class DevCluster:
 
     @property
     def master_urls(self) -> dict[str, str]:
-        return {name: launch.addresses(part)["api"] for name, part in self.record.parts_of("masterd").items()}
+        return {name: self.addresses(name)["api"] for name in self.record.parts_of("masterd")}
+
+    def addresses(self, name: str) -> dict[str, str]:
+        """Return the URLs that a process serves, by their use (`client`, `peer`, `api`)."""
+        return launch.addresses(self._part(name), tls=self.record.tls)
+
+    @property
+    def operator_tls(self) -> TlsFiles | None:
+        """The TLS files for clients of this cluster; None if it has no TLS."""
+        return self.paths.certificates.operator if self.record.tls else None
 
     def work_dir(self, node: str) -> Path:
         """Return the working directory of a node's noded and of its program."""
@@ -123,7 +136,20 @@ class DevCluster:
 
     def client(self, **options: Any) -> Client:
         """Return a client of this cluster that finds the leader through etcd; `options` as for Client."""
-        return Client(self.endpoints, cluster=self.cluster, **options)
+        files = self.operator_tls or TlsFiles()
+        return Client(
+            self.endpoints, cluster=self.cluster, ca=files.ca, cert=files.cert, key=files.key, crl=files.crl, **options
+        )
+
+    def etcd_settings(self) -> EtcdSettings:
+        """Return the settings of a session with this cluster's etcd."""
+        files = self.operator_tls or TlsFiles()
+        return EtcdSettings(endpoints=self.endpoints, ca=files.ca, cert=files.cert, key=files.key)
+
+    def http_session(self) -> aiohttp.ClientSession:
+        """Return a session for requests to single processes of this cluster. The caller closes it."""
+        files = self.operator_tls
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=True if files is None else files.context()))
 
     def _part(self, name: str) -> Part:
         try:
@@ -144,7 +170,8 @@ class DevCluster:
         self._check_same_topology()
         etcd = await self._etcd_program()
         self._report(f"etcd is {etcd}")
-        async with aiohttp.ClientSession() as session:
+        await self._issue_certificates(self.record.parts)
+        async with self.http_session() as session:
             started = time.monotonic()
             members = list(self.record.parts_of("etcd"))
             self._report(f"starting {_counted(self.record, members)}")
@@ -153,6 +180,7 @@ class DevCluster:
             self._report_started(members, "healthy", started)
             self._update_processes(await self._configuration(given))
             masters, nodes = list(self.record.parts_of("masterd")), list(self.record.parts_of("noded"))
+            self._write_client_config()
             self._report(f"starting {_counted(self.record, [*masters, *nodes])}")
             await self._start_all([*masters, *nodes])
             await self._wait_until("every master answers", lambda: silent_masters(session, self.record), masters)
@@ -249,8 +277,9 @@ class DevCluster:
         members = MEMBERS if self._members is None else self._members
         self.directory.mkdir(parents=True, exist_ok=True)
         self._record = Record(
-            cluster=CLUSTER, token=f"nodectl-dev-{secrets.token_hex(4)}", unsafe_no_fsync=self._unsafe_no_fsync
-        )
+            cluster=CLUSTER, token=f"nodectl-dev-{secrets.token_hex(4)}", unsafe_no_fsync=self._unsafe_no_fsync,
+            tls=self._tls,
+        )  # fmt: skip
         self._add_parts("etcd", [f"e{number}" for number in range(1, members + 1)])
         return self._record
 
@@ -283,9 +312,19 @@ class DevCluster:
                 del self.record.parts[name]
         save(self.directory, self.record)
 
+    def _write_client_config(self) -> None:
+        """Write the file for `nodectl --config`. Its paths are relative to it. JSON is YAML too."""
+        files = self.operator_tls or TlsFiles()
+        entry: dict[str, str] = {"endpoints": ",".join(self.endpoints), "cluster": self.cluster}
+        for name in ("ca", "cert", "key", "crl"):
+            path: Path | None = getattr(files, name)
+            if path is not None:
+                entry[name] = path.relative_to(self.directory).as_posix()
+        write_atomic(self.paths.client_config, dumps({"clusters": {self.cluster: entry}}) + b"\n")
+
     async def _configuration(self, given: InventoryFile) -> Inventory:
         """Return the configuration in the store; if there is none, apply `given` and return that."""
-        async with Etcd(EtcdSettings(endpoints=self.endpoints)) as etcd:
+        async with Etcd(self.etcd_settings()) as etcd:
             keys = Keys(self.cluster)
             configuration = Configuration(etcd, keys)
             found = await configuration.current()
@@ -323,6 +362,7 @@ class DevCluster:
         missing = [name for name in wanted if not self._part(name).running]
         for name in missing:
             self._check_ports(name)
+        await self._issue_certificates(missing)
         launches = asyncio.gather(*(self._launch(name) for name in missing), return_exceptions=True)
         try:
             await asyncio.shield(launches)
@@ -332,6 +372,11 @@ class DevCluster:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+
+    async def _issue_certificates(self, names: Iterable[str]) -> None:
+        """Give these processes certificates. Those that run read renewed ones by themselves."""
+        if self.record.tls:
+            await asyncio.to_thread(self.paths.certificates.issue, self.record, list(names))
 
     def _check_ports(self, name: str) -> None:
         for use, port in self._part(name).ports.items():

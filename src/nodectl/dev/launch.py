@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodectl.dev.certificates import DevCertificates
 from nodectl.dev.ports import HOST
 from nodectl.dev.record import Part, Record
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT, MemberConfig
+from nodestore.support.tls_files import TlsFiles
 
 _KEPT = {"NODECTL_ALLOW_OLD_ETCD"}
 
@@ -40,6 +42,15 @@ class ClusterPaths:
     def log(self, name: str) -> Path:
         return self.directory / "log" / f"{name}.log"
 
+    @property
+    def certificates(self) -> DevCertificates:
+        return DevCertificates(self.directory / "pki")
+
+    @property
+    def client_config(self) -> Path:
+        """The configuration file for `nodectl --config`, which names this cluster."""
+        return self.directory / "nodectl.yaml"
+
 
 def inherited_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment without the variables that would change a program's settings."""
@@ -56,9 +67,9 @@ def endpoints(record: Record) -> tuple[str, ...]:
     return tuple(f"{HOST}:{part.ports['client']}" for part in record.parts_of("etcd").values())
 
 
-def addresses(part: Part) -> dict[str, str]:
+def addresses(part: Part, *, tls: bool) -> dict[str, str]:
     """Return the URLs that a process serves, by their use (`client`, `peer`, `api`)."""
-    return {use: f"http://{HOST}:{port}" for use, port in part.ports.items()}
+    return {use: f"http{'s' if tls else ''}://{HOST}:{port}" for use, port in part.ports.items()}
 
 
 def launch_command(
@@ -83,21 +94,39 @@ def launch_command(
     variables = {}
     if part.program == "masterd":
         variables = {"NODECTL_ALLOW_DRILLS": "1", "NODECTL_STATE_DIR": str(places.directory / "masterd" / name)}
+    if record.tls:
+        variables |= _tls_variables(places.certificates.of(part.program, name), part.program)
     return Launch([*prefix, *own, *common], variables, places.directory)
+
+
+def _tls_variables(files: TlsFiles, program: str) -> dict[str, str]:
+    """The settings of masterd or noded for connections with TLS: to etcd, to masters, and from clients."""
+    found = {"NODECTL_CA": files.ca, "NODECTL_CERT": files.cert, "NODECTL_KEY": files.key}
+    if program == "masterd":
+        found |= {f"NODECTL_TLS_{name.upper()}": getattr(files, name) for name in ("ca", "cert", "key", "crl")}
+    else:
+        found["NODECTL_CRL"] = files.crl
+    return {name: str(path) for name, path in found.items()}
 
 
 def _member(record: Record, name: str, places: ClusterPaths, etcd: Path) -> Launch:
     part = record.parts[name]
     data = places.data(name, part)
     assert data is not None
+    urls = addresses(part, tls=record.tls)
     config = MemberConfig(
         name=name,
         data_dir=data,
-        client_url=addresses(part)["client"],
-        peer_url=addresses(part)["peer"],
-        initial_cluster={other: addresses(member)["peer"] for other, member in record.parts_of("etcd").items()},
+        client_url=urls["client"],
+        peer_url=urls["peer"],
+        initial_cluster={
+            other: addresses(member, tls=record.tls)["peer"] for other, member in record.parts_of("etcd").items()
+        },
         cluster_token=record.token,
-        settings={"unsafe-no-fsync": "true"} if record.unsafe_no_fsync else None,
+        settings={
+            **({"unsafe-no-fsync": "true"} if record.unsafe_no_fsync else {}),
+            **(places.certificates.member_settings(name) if record.tls else {}),
+        },
     )
     return Launch(config.command(etcd), dict(MEMORY_ENVIRONMENT), places.directory)
 

@@ -12,6 +12,7 @@ import psutil
 
 from nodectl.client import Client
 from nodectl.dev import waiting
+from nodectl.dev.launch import addresses
 from nodectl.dev.record import Part, Record
 
 
@@ -19,7 +20,7 @@ async def unhealthy_members(session: aiohttp.ClientSession, record: Record) -> s
     """Check that all members answer a linearizable read."""
     members = record.parts_of("etcd")
     answers = await asyncio.gather(
-        *(waiting.get_json(session, part.ports["client"], "/health") for part in members.values())
+        *(waiting.get_json(session, f"{_url(record, part, 'client')}/health") for part in members.values())
     )
     unhealthy = [name for name, answer in zip(members, answers, strict=True) if (answer or {}).get("health") != "true"]
     return f"{format_names(unhealthy)} not healthy" if unhealthy else None
@@ -29,7 +30,7 @@ async def silent_masters(session: aiohttp.ClientSession, record: Record) -> str 
     """Check that all masters answer on their ports, and no other program does."""
     masters = record.parts_of("masterd")
     answers = await asyncio.gather(
-        *(waiting.get_json(session, part.ports["api"], "/v1/health") for part in masters.values())
+        *(waiting.get_json(session, f"{_url(record, part, 'api')}/v1/health") for part in masters.values())
     )
     silent = [name for name, answer in zip(masters, answers, strict=True) if (answer or {}).get("id") != name]
     return f"{format_names(silent)} not answering" if silent else None
@@ -47,6 +48,10 @@ async def missing_nodes(client: Client, record: Record) -> str | None:
     parts = record.parts_of("noded")
     missing = [name for name, part in parts.items() if not _is_claimant(part, known.get(name, {}).get("pid"))]
     return f"{format_names(missing)} missing" if missing else None
+
+
+def _url(record: Record, part: Part, use: str) -> str:
+    return addresses(part, tls=record.tls)[use]
 
 
 def _is_claimant(part: Part, pid: object) -> bool:

@@ -54,6 +54,7 @@ class Record(Stored):
     cluster: str
     token: str = Field(description="etcd's --initial-cluster-token: unique to each directory")
     unsafe_no_fsync: bool = False
+    tls: bool = Field(default=False, description="whether all connections use TLS, with certificates in pki/")
     parts: dict[str, Part] = Field(default_factory=dict)
 
     def parts_of(self, program: Program) -> dict[str, Part]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import aiohttp
 
-from nodectl.dev.ports import HOST
 from nodectl.dev.record import Part, Record
 from nodestore.errors import NodectlError
 from nodestore.support.backoff import Backoff
@@ -62,11 +61,11 @@ def quote_log_tail(log: Path, lines: int = _TAIL_LINES) -> str:
     return f"The last lines of {log}:\n" + "\n".join(f"    {line}" for line in found)
 
 
-async def get_json(session: aiohttp.ClientSession, port: int, path: str) -> dict[str, object] | None:
+async def get_json(session: aiohttp.ClientSession, url: str) -> dict[str, object] | None:
     """Return the JSON object that a server on this PC answers; None for any other answer, or none."""
     timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
     try:
-        async with session.get(f"http://{HOST}:{port}{path}", timeout=timeout) as answer:
+        async with session.get(url, timeout=timeout) as answer:
             found = loads(await answer.read())
     except (aiohttp.ClientError, TimeoutError, OSError, NodectlError):
         return None

@@ -17,9 +17,15 @@ class FollowedTls:
     on_renewed: called after the contexts have changed.
     """
 
-    def __init__(self, *, files: TlsFiles, user: str, on_renewed: Callable[[], None] = lambda: None) -> None:
-        """Read the files. Raises Invalid if they cannot be used. user: what uses them, for the log."""
-        self._watch = CertificateWatch(files, self._renew, _no_members, user=user)
+    def __init__(
+        self, *, files: TlsFiles, user: str, logs_ends: bool = True, on_renewed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Read the files. Raises Invalid if they cannot be used.
+
+        user: what uses them, for the log. logs_ends: log certificates that end soon. A session with etcd does that for
+        its own files.
+        """
+        self._watch = CertificateWatch(files, self._renew, _no_members, user=user, logs_ends=logs_ends)
         contents = self._watch.contents
         self.client = FollowingContext(contents, server_side=False)
         self.server = FollowingContext(contents, server_side=True) if contents.server is not None else None

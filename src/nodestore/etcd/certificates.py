@@ -35,13 +35,15 @@ class CertificateWatch:
         clock: Callable[[], float] = time.time,
         *,
         user: str = "",
+        logs_ends: bool = True,
     ) -> None:
         """Read the files. Raises Invalid if they cannot be used.
 
         warnings_of_members: returns a line for each member whose certificate ends soon. They are logged. user: what
-        uses the files, for the log; by default the session with etcd.
+        uses the files, for the log; by default the session with etcd. logs_ends: log certificates that end soon, unless
+        another watch of the same files does.
         """
-        self._user = user
+        self._user, self._logs_ends = user, logs_ends
         self._files, self._renew, self._warnings_of_members, self._clock = files, renew, warnings_of_members, clock
         self._member_logs: dict[str, RateLimitedLog] = {}
         self._signature = files.signature()
@@ -104,6 +106,10 @@ class CertificateWatch:
         signature = self._files.signature()
         if reread or signature != self._signature:
             self._read(signature)
+        if self._logs_ends:
+            self._log_ends()
+
+    def _log_ends(self) -> None:
         warning, end = self.warning, self.first_end
         if warning is None or end is None:
             self._ends_soon_log.reset()

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,12 @@ def up(place: Path, *more: str | Path, env: dict[str, str] | None = None) -> Com
     return nodectl("dev", "up", "--dir", place, "--unsafe-no-fsync", "-o", "json", *more, env=env)
 
 
+def client_of(ran: CompletedCommand) -> Client:
+    """A client with the certificate of the cluster's user."""
+    files: dict[str, Any] = {name: Path(path) for name, path in ran.json["tls"].items()}
+    return Client(ran.json["endpoints"], cluster=ran.json["cluster"], **files)
+
+
 def by_name(ran: CompletedCommand) -> dict[str, dict[str, object]]:
     return {item["name"]: item for item in ran.json["processes"]}
 
@@ -67,7 +74,12 @@ async def test_a_cluster_comes_up_goes_down_and_comes_back_with_its_state(place:
     }  # fmt: skip
     assert first.json["running"] is True
     assert (place / "log" / "m1.log").samefile(str(processes["m1"]["log"]))
-    async with Client(first.json["endpoints"], cluster=first.json["cluster"]) as client:
+    assert {str(url).partition(":")[0] for item in processes.values() for url in dict(item["urls"]).values()} == {  # type: ignore[call-overload]
+        "https"
+    }
+    seen = nodectl("--config", first.json["config"], "status", "-o", "json")
+    assert seen.code == 0, seen.stderr
+    async with client_of(first) as client:
         await client.node_set("n1", {"text": "kept"})
 
         async def told() -> bool:
@@ -92,11 +104,23 @@ async def test_a_cluster_comes_up_goes_down_and_comes_back_with_its_state(place:
     assert {name: item["urls"] for name, item in by_name(back).items()} == {
         name: item["urls"] for name, item in processes.items()
     }
-    async with Client(back.json["endpoints"], cluster=back.json["cluster"]) as client:
+    async with client_of(back) as client:
         assert (await client.node("n1"))["document"] == {"text": "kept"}
     assert wall.tile_shows(place / "nodes" / "n1", {"text": "kept"})
     assert nodectl("dev", "down", "--dir", place).code == 0
     assert left_behind(place) == []
+
+
+@pytest.mark.nightly
+async def test_a_cluster_without_tls(place: Path, inventory: Path) -> None:
+    ran = up(place, "--members", "1", "--config", inventory, "--insecure")
+    assert ran.code == 0, ran.stderr
+    assert ran.json["tls"] is None
+    assert not (place / "pki").exists()
+    async with Client(ran.json["masters"]) as client:
+        assert (await client.leader()).url.startswith("http://")
+    assert nodectl("--config", ran.json["config"], "status").code == 0
+    assert nodectl("dev", "down", "--dir", place).code == 0
 
 
 @pytest.mark.nightly

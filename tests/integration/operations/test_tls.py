@@ -1,4 +1,7 @@
-"""The installed programs over TLS with client certificates, also while these are renewed every few seconds."""
+"""The installed programs over TLS with client certificates, also while these are renewed every few seconds.
+
+The authority is made with openssl, as in a plant that has one already; in one test with keys of RSA.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from nodectl import Client
-from nodestore.errors import NodectlError
+from nodestore.errors import Denied, NodectlError, NotFound, Unavailable
 from nodestore.schema.keys import Keys
 from tests.support.certificates import Authority
 from tests.support.etcd_cluster import EtcdCluster, Tls, free_ports
@@ -38,9 +42,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def etcd_tls(authority: Authority) -> Iterator[EtcdCluster]:
-    cert, key = authority.issue("member")
-    with EtcdCluster(1, tls=Tls(ca=authority.ca, cert=cert, key=key, client_auth=True)) as cluster:
+    with _etcd(authority) as cluster:
         yield cluster
+
+
+def _etcd(authority: Authority) -> EtcdCluster:
+    cert, key = authority.issue("member")
+    return EtcdCluster(1, tls=Tls(ca=authority.ca, cert=cert, key=key, client_auth=True))
 
 
 class Programs:
@@ -50,6 +58,8 @@ class Programs:
         self.authority, self.keys, self.directory = authority, keys, directory
         self.endpoints = ",".join(etcd.endpoints)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.url = ""
+        """Of masterd's API."""
 
     def tls(self, name: str, seconds: int) -> list[str]:
         self.renew(name, seconds)
@@ -66,8 +76,11 @@ class Programs:
 
     def start(self, seconds: int) -> None:
         common = [f"--cluster={self.keys.cluster}", f"--endpoints={self.endpoints}"]
-        self._start("masterd", "--id=m1", f"--listen=127.0.0.1:{free_ports(1)[0]}", "--timing=slow", *common,
-                    *self.tls("masterd", seconds))  # fmt: skip
+        own = self.tls("masterd", seconds)
+        api = [option.replace("--", "--tls-", 1) for option in own]
+        self.url = f"https://127.0.0.1:{free_ports(1)[0]}"
+        self._start("masterd", "--id=m1", f"--listen={self.url.removeprefix('https://')}", "--timing=slow", *common,
+                    *own, *api)  # fmt: skip
         self._start("noded", "--node=n1", f"--work-dir={self.directory / 'work'}", "--tick=500ms", *common,
                     *self.tls("noded", seconds))  # fmt: skip
 
@@ -99,6 +112,20 @@ class Programs:
             key=own.with_suffix(".key"),
         )  # fmt: skip
 
+    async def wait_log_link(self, client: Client) -> None:
+        """Wait until noded answers a request for the log, over its connection to the leader: its driver keeps none."""
+
+        async def answered() -> bool:
+            try:
+                await client.get("/v1/nodes/n1/log", timeout_s=5.0)
+            except NotFound as error:
+                return "driver exec keeps no log here" in str(error)
+            except Unavailable:
+                pass
+            return False
+
+        await eventually(answered, "noded is connected to the leader", timeout_s=PATIENCE_S)
+
     async def observed_generation(self) -> int:
         found = json.loads(await self.nodectl("node", "show", "n1", "--output", "json"))
         status = found["status"] or {}
@@ -112,7 +139,19 @@ class Programs:
 
 @pytest.fixture
 def programs(etcd_tls: EtcdCluster, authority: Authority, keys: Keys, tmp_path: Path) -> Iterator[Programs]:
-    started = Programs(etcd_tls, authority, keys, tmp_path)
+    with _stopped_afterwards(Programs(etcd_tls, authority, keys, tmp_path)) as started:
+        yield started
+
+
+@pytest.fixture
+def rsa_programs(keys: Keys, tmp_path: Path) -> Iterator[Programs]:
+    authority = Authority(tmp_path / "ca", rsa=True)
+    with _etcd(authority) as etcd, _stopped_afterwards(Programs(etcd, authority, keys, tmp_path)) as started:
+        yield started
+
+
+@contextmanager
+def _stopped_afterwards(started: Programs) -> Iterator[Programs]:
     try:
         yield started
     finally:
@@ -127,8 +166,9 @@ async def configure(programs: Programs) -> None:
     await programs.nodectl("config", "apply", str(file), "--wait")
 
 
-async def test_every_program_reaches_etcd_with_a_client_certificate(programs: Programs) -> None:
-    """The command line, the client, masterd and noded."""
+async def test_every_program_reaches_etcd_with_a_client_certificate(rsa_programs: Programs) -> None:
+    """The command line, the client, masterd and noded; and the API, with no access to etcd, the node's log included."""
+    programs = rsa_programs
     programs.start(3_600)
     await configure(programs)
     index = json.loads(await programs.nodectl("node", "set", "n1", "a=1", "--output", "json"))["index"]
@@ -139,6 +179,12 @@ async def test_every_program_reaches_etcd_with_a_client_certificate(programs: Pr
         return bool(await programs.observed_generation() >= index)
 
     await eventually(applied, "noded has applied the document", timeout_s=PATIENCE_S)
+    async with Client(programs.url, ca=programs.authority.ca) as client:
+        assert (await client.leader()).url == programs.url
+        await programs.wait_log_link(client)
+    async with Client(programs.url) as client:
+        with pytest.raises(Denied, match="its certificate is not trusted"):
+            await client.get("/v1/nodes/n1", timeout_s=5.0)
     async with programs.client() as client:
         problems = "\n".join((await client.get("/v1/status"))["problems"])
     assert f"master m1: certificate {programs.directory / 'masterd'}.pem ends at " in problems
@@ -149,7 +195,7 @@ async def test_every_program_reaches_etcd_with_a_client_certificate(programs: Pr
 @pytest.mark.nightly
 async def test_certificates_of_seconds_are_renewed_under_load(programs: Programs, etcd_tls: EtcdCluster) -> None:
     """Two lives of a certificate long: no command fails. Then every connection must be made anew, and can be."""
-    programs.start(LIFE_S)
+    programs.start(3_600)  # a busy machine takes longer than LIFE_S to start them
     await configure(programs)
     done, ends_at = 0, time.monotonic() + 2 * LIFE_S
     async with programs.client() as client:
@@ -181,16 +227,20 @@ async def test_certificates_of_seconds_are_renewed_under_load(programs: Programs
             return False
 
     await eventually(applied, "noded has applied the last document", timeout_s=PATIENCE_S)
-    for program in ("masterd", "noded"):
+    for program, user in (("masterd", "the HTTP API"), ("noded", "the connection to the master")):
         assert programs.running[program].poll() is None
-        assert programs.log(program).count("uses renewed certificates: certificate ") >= 3
+        of_api = programs.log(program).count(f"{user} uses renewed certificates: certificate ")
+        assert of_api >= 3
+        assert programs.log(program).count("uses renewed certificates: certificate ") - of_api >= 3
 
 
 @pytest.mark.nightly
 async def test_a_certificate_that_is_not_renewed_is_named(programs: Programs, etcd_tls: EtcdCluster) -> None:
     """The log names the file and its end, before the end and after it."""
-    programs.start(LIFE_S)
+    programs.start(3_600)  # a busy machine takes longer than LIFE_S to start them
     await configure(programs)
+    for name in programs.running:
+        programs.renew(name, LIFE_S)
     await asyncio.sleep(LIFE_S)
     etcd_tls.members[0].restart()
     await etcd_tls.wait_healthy()

@@ -24,6 +24,9 @@ def demo(
         int | None,
         typer.Option(min=0, metavar="N", help="Make the same random choices as an earlier run with this seed."),
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Without TLS, which is on by default, with authorities of its own.")
+    ] = False,
     acts: Annotated[str | None, typer.Option("--acts", hidden=True)] = None,
     output: OutputOption = Format.table,
 ) -> None:
@@ -38,7 +41,7 @@ def demo(
     out = Output(output)
     story = sys.stdout if output is Format.table else sys.stderr  # then stdout carries the data
     try:
-        outcome = run(DemoOptions(stay=stay, directory=directory, seed=seed, acts=chosen), story)
+        outcome = run(DemoOptions(stay=stay, directory=directory, seed=seed, acts=chosen, insecure=insecure), story)
     except Ended as ended:
         out.note(
             f"interrupted by {ended}; everything was stopped and removed" if not stay else f"interrupted by {ended}"

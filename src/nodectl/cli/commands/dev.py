@@ -49,6 +49,12 @@ def up(
         bool,
         typer.Option("--unsafe-no-fsync", help="New cluster: etcd does not sync its writes to disk. For tests only."),
     ] = False,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="New cluster: without TLS, which is on by default, with authorities of its own."
+        ),
+    ] = False,
     output: OutputOption = Format.table,
 ) -> None:
     """Start the cluster and wait until it works.
@@ -62,6 +68,7 @@ def up(
         place,
         inventory=config or options_of(context).config,  # the root parses --config as its own option, wherever it is
         members=members,
+        tls=not insecure,
         unsafe_no_fsync=unsafe_no_fsync,
         report=out.note,
     )
@@ -147,7 +154,7 @@ def _directory_option(directory: Path | None, place: Path) -> str:
 
 
 def _connection_options(cluster: DevCluster) -> str:
-    return f"--endpoints {','.join(cluster.endpoints)} --cluster {cluster.cluster}"
+    return f"--config {cluster.paths.client_config}"
 
 
 def _pid(part: Part) -> int | None:
@@ -161,18 +168,14 @@ def _state(cluster: DevCluster, name: str, part: Part) -> Cell:
 
 
 def _table(cluster: DevCluster) -> Table:
-    from nodectl.dev.launch import addresses
-
     table = Table(("NAME", "PROGRAM", "STATE", "PID", "ADDRESS"))
     for name, part in cluster.processes.items():
-        shown = [url for use, url in addresses(part).items() if use != "peer"]
+        shown = [url for use, url in cluster.addresses(name).items() if use != "peer"]
         table.add(name, part.program, _state(cluster, name, part), str(_pid(part) or ""), " ".join(shown))
     return table
 
 
 def _as_dict(cluster: DevCluster) -> dict[str, Any]:
-    from nodectl.dev.launch import addresses
-
     processes = []
     for name, part in cluster.processes.items():
         data, pid = cluster.paths.data(name, part), _pid(part)
@@ -184,7 +187,7 @@ def _as_dict(cluster: DevCluster) -> dict[str, Any]:
                 "state": _state(cluster, name, part).text,
                 "pid": pid,
                 "created": part.process.created if part.process is not None and pid is not None else None,
-                "urls": addresses(part),
+                "urls": cluster.addresses(name),
                 "data": str(data) if data is not None else None,
                 "log": str(cluster.paths.log(name)),
                 "argv": part.process.argv if part.process is not None else None,
@@ -197,9 +200,17 @@ def _as_dict(cluster: DevCluster) -> dict[str, Any]:
         "cluster": cluster.cluster,
         "endpoints": list(cluster.endpoints),
         "masters": list(cluster.master_urls.values()),
+        "config": str(cluster.paths.client_config),
+        "tls": _tls_as_dict(cluster),
         "running": all(process["running"] for process in processes),
         "processes": processes,
     }
+
+
+def _tls_as_dict(cluster: DevCluster) -> dict[str, str] | None:
+    """The files for clients, by the names of nodectl's options; None without TLS."""
+    files = cluster.operator_tls
+    return None if files is None else {name: str(getattr(files, name)) for name in ("ca", "cert", "key", "crl")}
 
 
 def _command_line_for(cluster: DevCluster, verb: str, name: str) -> list[str]:
