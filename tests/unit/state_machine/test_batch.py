@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -311,3 +312,35 @@ def test_a_record_that_no_replica_could_read_fails_only_its_own_command() -> Non
     assert accepted is not None
     assert accepted.error is None
     assert [record.id for record in batch.records] == ["y"]
+
+
+# --- limits of the sender -------------------------------------------------------------------------------------------
+
+
+def _limited(line: Line, name: str, path: str, *groups: str) -> CommandRequest:
+    return replace(line.request(name, path=path, document={"x": 1}), groups=groups)
+
+
+def test_a_sender_changes_only_nodes_of_its_groups() -> None:
+    """What a command changes counts, not what it names. A refused command leaves nothing behind."""
+    line = Line()
+    config = {"nodes": {"n1": {}, "n2": {}}, "groups": {"left": {"nodes": ["n1"]}, "both": {"nodes": ["n1", "n2"]}}}
+    line.adopt(Inventory.model_validate(config))
+    assert [code_of(item) for item in line.run(_limited(line, "put", "nodes/n1", "left"))] == [None]
+    refused, other, shared = line.run(
+        _limited(line, "put", "nodes/n2", "left"),
+        _limited(line, "put", "elsewhere", "left"),
+        _limited(line, "put", "nodes/n2", "nothing", "both"),
+    )
+    assert refused is not None
+    assert code_of(refused) == "forbidden"
+    assert "may not change node n2" in str(refused.error)
+    assert (code_of(other), code_of(shared)) == (None, None)
+    assert line.document("nodes/n2") == {"x": 1}
+
+
+def test_a_sender_of_a_group_that_does_not_exist_changes_no_node() -> None:
+    line = Line("n1")
+    [outcome] = line.run(_limited(line, "put", "nodes/n1", "gone"))
+    assert code_of(outcome) == "forbidden"
+    assert line.document("nodes/n1") is None
