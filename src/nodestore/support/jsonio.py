@@ -17,9 +17,10 @@ from nodestore.errors import Garbage
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _FAST_CANONICAL = msgspec.json.Encoder(order="sorted")
+_ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder()
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
-encoded_plain: Callable[[Json], bytes] = msgspec.json.Encoder().encode
+encoded_plain: Callable[[Json], bytes] = _ENCODER.encode
 """Compact JSON of a value that is plain JSON, as all values that were decoded are: faster than `dumps`.
 
 An infinite number, which has no notation in JSON, becomes null."""
