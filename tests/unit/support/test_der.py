@@ -32,7 +32,9 @@ def listed(*serials: int) -> bytes:
     return signing.revocation_list(SIGNER, [(f"{serial:X}", NOW) for serial in serials], NOW)
 
 
-@pytest.mark.parametrize("serial", [1, 0x7F, 0x80, 0xFF00, signing.new_serial()])
+@pytest.mark.parametrize(
+    "serial", [1, 0x7F, 0x80, 0xFF00, signing.new_serial()], ids=["1", "7f", "80", "ff00", "a new one"]
+)
 def test_a_listed_certificate_is_found(serial: int) -> None:
     assert issuer_and_serial(leaf(serial)) in revoked_certificates(listed(5, serial))
     assert issuer_and_serial(leaf(serial)) not in revoked_certificates(listed(5, 6))
@@ -58,7 +60,11 @@ def test_several_lists_in_one_file(tmp_path: Path) -> None:
     assert read_revoked(file) == revoked_certificates(listed(1, 2))
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"-----BEGIN X509 CRL-----\n!\n-----END X509 CRL-----\n", KEY])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", b"-----BEGIN X509 CRL-----\n!\n-----END X509 CRL-----\n", KEY],
+    ids=["empty", "text", "garbage", "a key"],
+)
 def test_a_file_without_a_list_is_invalid(tmp_path: Path, content: bytes) -> None:
     """It must not count as a list that names nothing."""
     file = tmp_path / "bad.crl"
