@@ -104,6 +104,11 @@ class Member:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def metrics(self) -> str:
+        """The URL at which it reports its health and its figures, without TLS."""
+        return self._metrics
+
+    @property
     def pid(self) -> int:
         if self._process is None:
             raise RuntimeError(f"etcd member {self.name} does not run")

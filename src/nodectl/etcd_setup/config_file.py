@@ -40,7 +40,8 @@ class MemberPlan:
     """What an operator chooses for one member. `members`, from `parse_members`, maps names to hosts.
 
     `data_dir` defaults to /var/lib/etcd/TOKEN, `listen` to the member's own address. `tls_dir` turns TLS on and holds
-    ca.crt, NAME.crt and NAME.key. `existing`: the member joins a running cluster.
+    ca.crt, NAME.crt and NAME.key. `own_peer_certs`: the members use peer-ca.crt, NAME-peer.crt and NAME-peer.key among
+    themselves. `existing`: the member joins a running cluster.
     """
 
     name: str
@@ -52,14 +53,17 @@ class MemberPlan:
     peer_port: int = PEER_PORT
     tls_dir: str | None = None
     existing: bool = False
+    own_peer_certs: bool = False
 
     def render(self) -> str:
         """The text of the file. Raises Invalid if a value is wrong."""
         config = self._config()
+        if self.own_peer_certs and self.tls_dir is None:
+            raise Invalid("--peer-certs needs --tls-dir: without it there is no TLS")
         tls_dir = TLS_DIR if self.tls_dir is None else _absolute(self.tls_dir, "--tls-dir")
         own = {name: _scalar(config[name]) for name in ("name", "data-dir", "initial-cluster-token")}
         template = _SettingsTemplate(_TEMPLATE.read_text(encoding="utf-8"))
-        return template.substitute(config, **own, **self._header(), **_tls(tls_dir, self.name, self.tls_dir is None))
+        return template.substitute(config, **own, **self._header(), **self._tls(tls_dir))
 
     def _config(self) -> dict[str, str]:
         """All settings by their names in etcd."""
@@ -96,6 +100,16 @@ class MemberPlan:
     def _url(self, host: str, port: int) -> str:
         return f"{'http' if self.tls_dir is None else 'https'}://{host}:{port}"
 
+    def _tls(self, directory: PurePath) -> dict[str, str]:
+        """Values of the template's last section. Without TLS, the value of `tls` comments out its lines."""
+        peer, authority = (f"{self.name}-peer", "peer-ca.crt") if self.own_peer_certs else (self.name, "ca.crt")
+        files = {
+            "cert-file": f"{self.name}.crt", "key-file": f"{self.name}.key", "trusted-ca-file": "ca.crt",
+            "peer-cert-file": f"{peer}.crt", "peer-key-file": f"{peer}.key", "peer-trusted-ca-file": authority,
+        }  # fmt: skip
+        values = {setting: _scalar(str(directory / file)) for setting, file in files.items()}
+        return {"tls": "# " if self.tls_dir is None else "", **values}
+
     def _header(self) -> dict[str, str]:
         count, may_fail = len(self.members), survives(len(self.members))
         lost = "no failure" if may_fail == 0 else f"the loss of {may_fail} member{'s' if may_fail > 1 else ''}"
@@ -118,16 +132,6 @@ def _absolute(text: str, option: str) -> PurePath:
     if not (absolute or path.is_absolute()) or not text.isprintable():
         raise Invalid(f"{option}: {text!r} is not an absolute path such as {DATA_ROOT} or C:/etcd/data")
     return path
-
-
-def _tls(directory: PurePath, name: str, off: bool) -> dict[str, str]:
-    """Values of the template's last section. If `off`, the value of `tls` comments out the lines of the section."""
-    return {
-        "tls": "# " if off else "",
-        "cert-file": _scalar(str(directory / f"{name}.crt")),
-        "key-file": _scalar(str(directory / f"{name}.key")),
-        "trusted-ca-file": _scalar(str(directory / "ca.crt")),
-    }
 
 
 def _scalar(text: str) -> str:

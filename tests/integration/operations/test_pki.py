@@ -94,7 +94,7 @@ class Load:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 async def test_certificates_of_seconds_are_renewed_on_every_link(tmp_path: Path) -> None:
     """Three renewals under load, until every first certificate has ended. Then each link is made anew."""
     async with plant(tmp_path) as made, made.cluster.client() as client:
@@ -150,7 +150,6 @@ async def _readable_log(made: Plant) -> str:
     return found
 
 
-@pytest.mark.slow
 async def test_a_revoked_identity_is_out_at_once(tmp_path: Path) -> None:
     """An operator, a node and a master, with the connections that they have."""
     async with plant(tmp_path) as made, made.cluster.client() as client:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from nodectl.__main__ import run
 from nodectl.cli.exit_codes import ExitCode
 from nodectl.etcd_setup.config_file import MemberPlan
+from nodestore.errors import Invalid
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT
 
 ROOT = Path(__file__).parents[3]
@@ -99,6 +100,18 @@ def test_every_setting_has_a_comment_above_it_or_above_its_group() -> None:
     groups = re.split(r"\n\n+", MemberPlan("pc1", addresses(3)).render().strip())
     assert [group for group in groups if not group.startswith(("#", "logger:"))] == []
     assert not [line for group in groups for line in group.splitlines() if line.startswith("#") and len(line) > 120]
+
+
+def test_members_may_have_other_certificates_among_themselves() -> None:
+    """Those that `nodectl pki issue` makes, by their names there."""
+    found = load(MemberPlan("pc1", addresses(3), tls_dir="/etc/etcd/tls", own_peer_certs=True).render())
+    own = {"cert-file": "pc1.crt", "key-file": "pc1.key", "trusted-ca-file": "ca.crt"}
+    peer = {"cert-file": "pc1-peer.crt", "key-file": "pc1-peer.key", "trusted-ca-file": "peer-ca.crt"}
+    for side, names in zip(TLS, (own, peer), strict=True):
+        assert {name: found[side][name].removeprefix("/etc/etcd/tls/") for name in names} == names
+        assert found[side]["client-cert-auth"] is True
+    with pytest.raises(Invalid, match="--peer-certs needs --tls-dir"):
+        MemberPlan("pc1", addresses(3), own_peer_certs=True).render()
 
 
 @pytest.mark.parametrize("name", ["pc1", "pc3"])

@@ -66,6 +66,14 @@ def config(
         str | None,
         typer.Option("--tls-dir", metavar="DIR", help="Use TLS; DIR holds ca.crt, NAME.crt and NAME.key."),
     ] = None,
+    peer_certs: Annotated[
+        bool,
+        typer.Option(
+            "--peer-certs",
+            help="Among themselves the members use peer-ca.crt, NAME-peer.crt and NAME-peer.key of DIR, which "
+            "`nodectl pki issue etcd:NAME` makes.",
+        ),
+    ] = False,
     existing: Annotated[
         bool, typer.Option("--existing", help="The member joins a running cluster, as a new member or a replacement.")
     ] = False,
@@ -82,7 +90,9 @@ def config(
     the file. -o json and -o yaml print the settings without comments.
     """
     members = parse_members(member)
-    plan = MemberPlan(name, members, cluster_token, data_dir, listen, client_port, peer_port, tls_dir, existing)
+    plan = MemberPlan(
+        name, members, cluster_token, data_dir, listen, client_port, peer_port, tls_dir, existing, peer_certs
+    )
     text, out = plan.render(), Output(output)
     for warning in warnings(members):
         out.warn(warning)
