@@ -41,13 +41,17 @@ def parse_command(item: Any, where: str, principal: Principal = ANYONE) -> Comma
     check_text(name, f"{where}name", COMMAND_NAME_BYTES_MAX)
     if not isinstance(args, dict):
         raise Invalid(f"{where}args: expected an object")
+    claimed, stated = actor_of(item, where), text_field(item, "on_behalf_of", where, ACTOR_BYTES_MAX)
+    actor, on_behalf_of = principal.author(claimed), stated or principal.replaced(item.get("actor") or "")
+    groups, address = principal.groups, principal.address
     if command_id is None:
         return CommandRequest(
-            f"srv-{secrets.token_hex(8)}", name, args, principal.author(actor_of(item, where)), groups=principal.groups
+            f"srv-{secrets.token_hex(8)}", name, args, actor, groups=groups, address=address, on_behalf_of=on_behalf_of
         )
     if not isinstance(command_id, str) or not 0 < len(command_id) <= ID_CHARS_MAX:
         raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
     if not isinstance(after, int) or isinstance(after, bool) or after < 0:
         raise Invalid(f"{where}after: a command with an id needs the index that the client knew when it first sent it")
-    actor = principal.author(actor_of(item, where))
-    return CommandRequest(command_id, name, args, actor, after, groups=principal.groups)
+    return CommandRequest(
+        command_id, name, args, actor, after, groups=groups, address=address, on_behalf_of=on_behalf_of
+    )

@@ -66,6 +66,10 @@ class Principal:
         control, and from a masterd, which names the author of the request that it carries out."""
         return claimed if self.kind in (Kind.ANYONE, Kind.MASTER) else shortened(str(self), ACTOR_BYTES_MAX)
 
+    def replaced(self, claimed: str) -> str:
+        """The author that the request names, if `author` replaces it; else empty. It is kept, but not verified."""
+        return "" if self.author(claimed) == claimed else claimed
+
     def header(self) -> str:
         """The value of PRINCIPAL_HEADER, in ASCII."""
         fields: dict[str, Any] = {"kind": self.kind.value, "name": self.name, "address": self.address}

@@ -51,6 +51,7 @@ class CommandRequest:
         no document, requests no action and closes none, it is not recorded.
     closes: indexes of pending actions, by node, that this command marks as finished.
     groups: groups to whose nodes the command's sender is limited; empty: to none.
+    address: the IP address that the command came from. on_behalf_of: for whom the sender says that it acts.
     """
 
     id: str
@@ -61,6 +62,8 @@ class CommandRequest:
     internal_handler: Callable[[Overlay], Json] | None = None
     closes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    address: str = ""
+    on_behalf_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,7 @@ class Batch:
             record, raw = self._encode(RecordStruct(
                 index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name, args=args,
                 result=result, specs=self._marks(derived), restore=snapshot, config_version=self._config_version,
+                address=request.address, on_behalf_of=request.on_behalf_of,
             ))  # fmt: skip
         except NodectlError:
             self.spec_deriver.update(self.overlay.config, self.overlay, affected, tolerant=True)
@@ -233,7 +237,8 @@ class Batch:
         result = {"time": time, "shifted_s": round(shift, 3)}
         record, raw = self._encode(RecordStruct(
             index=self.next_index, id=request.id, actor=request.actor, time=time, name=TIME_RESET, args={},
-            result=result, time_shift=shift, config_version=self._config_version,
+            result=result, time_shift=shift, config_version=self._config_version, address=request.address,
+            on_behalf_of=request.on_behalf_of,
         ))  # fmt: skip
         self._append_record(record, raw)
         return CommandOutcome(request.id, record.index, result)
@@ -405,7 +410,7 @@ class Batch:
             index=self.next_index, id=request.id, actor=request.actor, time=self.now, name=request.name,
             args=checked_copy(request.args, "arguments"), result=result, writes=transaction.writes,
             specs=self._marks(derived), actions=transaction.actions, closes=dict(request.closes),
-            config_version=self._config_version,
+            config_version=self._config_version, address=request.address, on_behalf_of=request.on_behalf_of,
         )  # fmt: skip
 
     @property

@@ -426,6 +426,9 @@ class Command(TypedDict):
     ]
     after: NotRequired[Annotated[Count, Keywords(description="with an id: the index known when it was first sent")]]
     actor: NotRequired[Actor]
+    on_behalf_of: NotRequired[
+        Annotated[Actor, Keywords(description="for whom the sender acts; recorded with the command, not verified")]
+    ]
 
 
 class Commands(TypedDict):
@@ -507,6 +510,10 @@ class CommandView(TypedDict):
     ]
     time_shift: NotRequired[
         Annotated[float | None, Keywords(description="`time.reset`: seconds added to the cluster's time")]
+    ]
+    address: NotRequired[Annotated[str, Keywords(description="the IP address that it came from")]]
+    on_behalf_of: NotRequired[
+        Annotated[str, Keywords(description="for whom the sender said that it acted; not verified")]
     ]
     epoch: int
     term: int

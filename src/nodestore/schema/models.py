@@ -300,6 +300,8 @@ class CommandRecord(Model):
         default=None,
         description="`time.reset`: seconds added to the cluster's time, which becomes `time`, and to pending deadlines",
     )
+    address: str = Field(default="", description="the IP address that it came from, if the sender had a credential")
+    on_behalf_of: str = Field(default="", description="for whom the sender said that it acted; not verified")
 
 
 def affects_node(command: Mapping[str, Any], node: str) -> bool:

@@ -53,6 +53,8 @@ class RecordStruct(Struct, kw_only=True, frozen=True, gc=False, forbid_unknown_f
     config_revision: int | None = None
     restore: str | None = None
     time_shift: float | None = None
+    address: str = ""
+    on_behalf_of: str = ""
 
 
 class EntryStruct(Struct, kw_only=True, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from masterd.api.request_bodies import actor_of, parse_command, text_field
+from masterd.roles.principal import ANYONE, Kind, Principal
 from masterd.state_machine.batch import CommandRequest
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import ID_CHARS_MAX
@@ -21,6 +22,7 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
+JO = Principal(Kind.TOKEN, "jo", "operator", address="10.0.0.7")
 
 
 @pytest.mark.parametrize(
@@ -120,3 +122,27 @@ def test_a_body_without_duplicates_is_never_refused(value: Any) -> None:
     assume(finite(value))
     raw = dumps(value)
     assert duplicate_key(raw, loads(raw)) is None
+
+
+# --- who sent it ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("principal", "fields", "expected"),
+    [
+        (ANYONE, {"actor": "anna"}, ("anna", "", "")),
+        (ANYONE, {}, ("anonymous", "", "")),
+        (ANYONE, {"actor": "script", "on_behalf_of": "anna"}, ("script", "", "anna")),
+        (JO, {"actor": "anna"}, ("token:jo", "10.0.0.7", "anna")),
+        (JO, {"actor": "x", "on_behalf_of": "anna"}, ("token:jo", "10.0.0.7", "anna")),
+        (JO, {}, ("token:jo", "10.0.0.7", "")),
+        (JO, {"actor": "token:jo"}, ("token:jo", "10.0.0.7", "")),
+    ],
+)
+def test_the_author_is_the_principal(
+    principal: Principal, fields: dict[str, Any], expected: tuple[str, str, str]
+) -> None:
+    """What a request says of its author counts only without access control. With it, that is kept as what it is."""
+    for more in ({}, {"id": "i", "after": 0}):
+        made = parse_command({"name": "n", **fields, **more}, "", principal)
+        assert (made.actor, made.address, made.on_behalf_of) == expected

@@ -22,6 +22,7 @@ from nodestore.support.tokens import is_secret, parse_token
 
 _BEARER = "bearer "
 _KNOWN_MAX = 1_024
+_STRANGER = Principal(Kind.STRANGER)
 
 
 PeerIdentityOf = Callable[[web.Request], PeerIdentity | None]
@@ -62,12 +63,13 @@ class Credentials:
 
     def identify(self, request: web.Request) -> Principal | None:
         """Who sent this request; a stranger if it has no credential; None if its credential is not valid."""
-        header, address = request.headers.get(hdrs.AUTHORIZATION), request.remote or ""
+        header = request.headers.get(hdrs.AUTHORIZATION)
         if header is not None:
-            return self._bearer(header, address)
+            return self._bearer(header, request.remote or "")
         peer = self._peer_identity(request)
         if peer is None:
-            return Principal(Kind.STRANGER, address=address)
+            return _STRANGER
+        address = request.remote or ""
         if peer.kind == "masterd":
             forwarded = request.headers.get(PRINCIPAL_HEADER)
             own = Principal(Kind.MASTER, peer.name, address=address)
@@ -119,4 +121,4 @@ class Credentials:
             return self._granted(said.grant_id, said.address)
         if said.kind is Kind.OPERATOR:
             return self._holder(said.name, said.address)
-        return Principal(Kind.STRANGER, address=said.address)
+        return _STRANGER

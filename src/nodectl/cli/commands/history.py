@@ -77,7 +77,7 @@ def history(
             table.add(
                 str(entry["index"]),
                 local_time(entry["time"]),
-                entry["actor"],
+                _author(entry),
                 entry["name"],
                 inline(entry.get("args") or {}),
                 _config(entry),
@@ -162,6 +162,12 @@ def _follow(context: typer.Context, after: int | None, wanted: _Filter, out: Out
     with_client(context, work)
 
 
+def _author(command: Mapping[str, Any]) -> str:
+    """The actor, the address that the command came from, and for whom its sender said that it acted."""
+    at, whom = command.get("address"), command.get("on_behalf_of")
+    return f"{command['actor']}{f' at {at}' if at else ''}{f' for {whom}' if whom else ''}"
+
+
 def _line(command: Mapping[str, Any], output: Format) -> str:
     from nodectl.terminal.format import inline, local_time
     from nodectl.terminal.output import escape_misleading
@@ -174,7 +180,7 @@ def _line(command: Mapping[str, Any], output: Format) -> str:
     fields = (
         f"{command['index']:>7}",
         local_time(command["time"]),
-        command["actor"],
+        _author(command),
         command["name"],
         _config(command),
     )
