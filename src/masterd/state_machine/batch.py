@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+from msgspec import Struct
 from pydantic import ValidationError
 
 from masterd.application.contract import Application, Command, ConfigChange, GivenUp, HearsConfig
@@ -42,8 +44,7 @@ _ANY_TERM = Term((1 << 63) - 1, (1 << 63) - 1)
 """The longest term, to compute the size of views."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommandRequest:
+class CommandRequest(Struct, frozen=True):
     """A command as its client requested it.
 
     after: the last index that the client knew when it first sent the command; None if the command is never repeated.
@@ -60,14 +61,13 @@ class CommandRequest:
     actor: str
     after: int | None = None
     internal_handler: Callable[[Overlay], Json] | None = None
-    closes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    closes: Mapping[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     groups: tuple[str, ...] = ()
     address: str = ""
     on_behalf_of: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CommandOutcome:
+class CommandOutcome(Struct, frozen=True):
     """The outcome of a command: an index and a result, or an error.
 
     repeated: an earlier attempt had this outcome. result_in_journal: the result is not here; the caller reads it from

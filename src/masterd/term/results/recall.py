@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from masterd.replication.journal_reader import read_entries
 from masterd.state_machine.batch import CommandOutcome
