@@ -16,8 +16,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from masterd.state_machine.batch import CONFIG_RESPEC
 from nodestore.etcd.session import Etcd, EtcdSettings, op_delete
 from nodestore.processes import child_processes
+from nodestore.schema.entry_codec import decode_entry
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import LeaderRecord, Manifest, decode
 from tests.support.cli import CommandOutput, Nodectl
@@ -32,6 +34,9 @@ nodes: {n1: {}, n2: {labels: {row: top}}}
 groups: {top: {match: {row: top}}}
 defaults: {driver: {name: file, settings: {path: shown.json}}, document: {colour: black}}
 """
+AWKWARD = {"large": 1e16, "small": 1e-05, "big": 1 << 70, "text": "\u2028é", "none": [None, -0.0], "once": 1}
+"""Values that JSON libraries write in different ways. Hashes of specs and of requests are made from what they write."""
+REPEATED = {"node": "n1", "values": AWKWARD}
 SNAPSHOT_EVERY = 10
 STARTS_S = 30.0
 LASTS = {"previous": ("--lease-ttl=60",), "this": ("--lease-ttl=60", "--silence=30s", "--answer=10s")}
@@ -99,9 +104,9 @@ class Mixed:
         return int((await self.post(master, "/v1/commands", name=name, args=args))["index"])
 
     async def knows(self, name: str, command_id: str, index: int) -> None:
-        """That master has the result of a command with this id, and does not run it again."""
+        """That master has the result of the command REPEATED with this id, and does not run it again."""
         known, after = command_id.split("@")
-        again = await self.post(name, "/v1/commands", name="node.set", args={}, id=known, after=int(after))
+        again = await self.post(name, "/v1/commands", name="node.set", args=REPEATED, id=known, after=int(after))
         assert (again["index"], again["repeated"]) == (index, True)
 
     async def leads(self, name: str) -> None:
@@ -118,7 +123,7 @@ class Mixed:
 
         async def reached() -> bool:
             states[:] = [await self.get(name, "/v1/documents") for name in self.children]
-            return all(state["index"] >= index for state in states)
+            return all(state.get("index", -1) >= index for state in states)  # one that just started answers 503
 
         await eventually(reached, f"all are at {index}: {states}")
         assert all(state == states[0] for state in states), states
@@ -194,8 +199,7 @@ class Upgrade:
 
     @property
     def _repeat(self) -> tuple[str, ...]:
-        arguments = '{"node": "n1", "values": {"once": 1}}'
-        return ("command", "node.set", arguments, "--command-id", self.command_id, "-o", "json")
+        return ("command", "node.set", json.dumps(REPEATED), "--command-id", self.command_id, "-o", "json")
 
     async def old_master_leads(self) -> None:
         """Commands of both `nodectl` are acknowledged, and both masters have the same state."""
@@ -236,14 +240,22 @@ class Upgrade:
     async def expect_all_agree(self, last: int) -> None:
         """Masters have the documents that are expected, nodes show them, and no `nodectl` sees a problem."""
         documents = await self.cluster.same_everywhere(last)
-        assert documents["nodes/n1"] == {"by": "nobody", "once": 1, "end": True}
+        assert documents["nodes/n1"] == {"by": "nobody", **AWKWARD, "end": True}
         assert documents["nodes/n2"] == {"by": "old", "x": [1, 2], "end": True}
         for noded in self.nodeds:
             shown = json.loads((noded.work / "shown.json").read_text())
             assert shown == {"colour": "grey", **documents[f"nodes/{noded.node}"]}
+        await self.expect_no_changed_hashes()
         commands = (cli("status", "--check", "-o", "json") for cli in (self.old_cli, self.new_cli))
         for status in await asyncio.gather(*commands):
             assert status.json["problems"] == [], status
+
+    async def expect_no_changed_hashes(self) -> None:
+        """No leader found another hash of a spec than the one before it had recorded."""
+        found = (await self.cluster.etcd.range(self.cluster.keys.journal)).kvs
+        records = [record for kv in found for record in decode_entry(kv.value, kv.key).commands]
+        assert {"node.set", "config.adopt"} <= {record.name for record in records}
+        assert [record for record in records if record.name == CONFIG_RESPEC] == []
 
     async def load_each_others_snapshots(self, old: Release, new: Release, last: int) -> None:
         """A master that starts without the journal loads the other release's snapshot, with its ids, and leads."""
