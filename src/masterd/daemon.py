@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import NoReturn
 
-from masterd.api.connection_guard import GuardedRunner
+from masterd.api.connection_guard import ConnectionGuard, GuardedRunner
 from masterd.application.contract import load_application
 from masterd.assembly import build_api, build_guard, build_parts
 from masterd.election.campaign import MasterIdentity
+from masterd.own_certificate import OwnCertificate
 from masterd.roles.master import Master
 from masterd.settings import Settings
 from nodestore.daemon.followed_tls import FollowedTls
@@ -44,26 +45,27 @@ async def run(settings: Settings) -> None:
     me = MasterIdentity(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
     log.info("starting: pid %d, cluster %s, API at %s", os.getpid(), settings.cluster, settings.advertise)
     tls = _follow_tls(settings)
+    own = None if tls is None else OwnCertificate(settings.advertise, tls.client)
     if settings.exposure is not None:
         log.warning("%s", settings.exposure)
     async with Etcd(settings.etcd) as etcd, _maintenance(settings, etcd) as maintenance:
         client_tls = None if tls is None else tls.client
         parts = build_parts(
             etcd, keys, me, application, settings.master_settings, maintenance=maintenance, peers_tls=client_tls,
-            warning=partial(_warning, settings, tls),
+            warning=partial(_warning, settings, tls, own),
         )  # fmt: skip
         api = build_api(parts, peers_tls=client_tls)
         guard = build_guard(
             parts, api, tls=None if tls is None else tls.server,
             plain_port=settings.plain_listen.port if settings.plain_listen is not None else None,
         )  # fmt: skip
-        if tls is not None:
-            tls.on_renewed = guard.close_revoked
+        if tls is not None and own is not None:
+            tls.on_renewed = partial(_on_renewed, guard, own)
         runner = GuardedRunner(api.app, guard, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         try:
             await _listen(runner, settings)
-            await _run_until_stopped(parts.master, etcd, maintenance, tls, requests, settings)
+            await _run_until_stopped(parts.master, etcd, maintenance, tls, own, requests, settings)
         finally:
             await runner.cleanup()
 
@@ -85,13 +87,24 @@ def _follow_tls(settings: Settings) -> FollowedTls | None:
     return FollowedTls(files=settings.tls, user="the HTTP API", logs_ends=not is_shared)
 
 
-def _warning(settings: Settings, tls: FollowedTls | None) -> str | None:
-    """What `nodectl status` is to warn of: requests without TLS, or a certificate that ends soon."""
-    return settings.exposure or (None if tls is None else tls.warning)
+def _on_renewed(guard: ConnectionGuard, own: OwnCertificate) -> None:
+    guard.close_revoked()
+    own.renewed.set()
+
+
+def _warning(settings: Settings, tls: FollowedTls | None, own: OwnCertificate | None) -> str | None:
+    """What `nodectl status` is to warn of: requests without TLS, or a certificate that is wrong or ends soon."""
+    return settings.exposure or (own and own.warning) or (None if tls is None else tls.warning)
 
 
 async def _run_until_stopped(
-    master: Master, etcd: Etcd, maintenance: Etcd, tls: FollowedTls | None, requests: SignalEvents, settings: Settings
+    master: Master,
+    etcd: Etcd,
+    maintenance: Etcd,
+    tls: FollowedTls | None,
+    own: OwnCertificate | None,
+    requests: SignalEvents,
+    settings: Settings,
 ) -> None:
     readers: list[Rereadable] = [etcd] if maintenance is etcd else [etcd, maintenance]
     if tls is not None:
@@ -105,6 +118,8 @@ async def _run_until_stopped(
             eternal.create_task(reread, name="reread")
             if tls is not None:
                 eternal.create_task(tls.run(), name="certificates")
+            if own is not None and settings.advertise.startswith("https://"):
+                eternal.create_task(own.run(), name="own certificate")
     except* _StopRequested:
         log.info("stopping: a stop signal arrived")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,7 +17,10 @@ import pytest
 from masterd.election import heartbeat_listener
 from masterd.election.heartbeat_listener import HeartbeatListener
 from nodestore.cluster.election import LeaderSeen
+from nodestore.pki.authority import Authorities
+from nodestore.pki.identity import Subject
 from nodestore.schema.models import LeaderRecord
+from nodestore.support.tls_files import TlsFiles
 from tests.support.waiting import eventually
 
 _TERM = 7
@@ -84,6 +89,43 @@ async def test_a_port_that_refuses_before_any_heartbeat_proves_nothing(monkeypat
     await eventually(lambda: len(refusals) > 3 or running.done(), "the port has refused several times")
     running.cancel()
     await asyncio.wait((running,))
+    assert (events, listener.is_dead) == ([], False)
+
+
+async def test_a_leader_whose_certificate_is_not_trusted_is_no_proof_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error has no number of the system, unlike that of a refused connection."""
+    monkeypatch.setattr(heartbeat_listener, "_BEGIN_AFTER_S", 0.0)
+    monkeypatch.setattr(heartbeat_listener, "_RETRY_S", 0.001)
+    authorities, connections = Authorities(tmp_path / "pki"), 0
+    authorities.init("wall")
+    own = authorities.issue(Subject("masterd", "m1")).directory
+    contents = TlsFiles(ca=own / "ca.crt", cert=own / "m1.crt", key=own / "m1.key").read()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    class Counting(ssl.SSLContext):
+        def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+            nonlocal connections
+            connections += 1
+            return super().wrap_bio(*arguments, **options)
+
+    untrusting = Counting(ssl.PROTOCOL_TLS_CLIENT)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=contents.server)
+    async with server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        record, events = LeaderRecord(id="m1", host="m1", urls=(url,), nonce="n", since=0.0), list[str]()
+        listener = HeartbeatListener(
+            LeaderSeen(_TERM, record, 5), lambda: events.append("died"),
+            open_session=lambda: heartbeat_listener.open_session(untrusting),
+        )  # fmt: skip
+        running = asyncio.create_task(listener.run())
+        await eventually(lambda: connections > 2 or running.done(), "it has tried several times")
+        assert not running.done()
+        running.cancel()
+        await asyncio.wait((running,))
     assert (events, listener.is_dead) == ([], False)
 
 
