@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from masterd.api.access.access_routes import AccessRoutes
+from masterd.api.access.audit import AuditLog
 from masterd.api.access.browser_rules import BrowserRules
 from masterd.api.access.credentials import Credentials, PeerIdentityOf
 from masterd.api.access.gate import Gate
@@ -192,7 +193,8 @@ def build_api(
     view, replica = sources.cluster_view, sources.replica
     switch = AccessSwitch(view, required=settings.require_credentials)
     credentials = Credentials(view.grants, peer_identity, lambda: max(time.time(), replica.state.time))
-    gate = Gate(_browser_rules(parts.me, settings), switch, credentials)
+    audit = AuditLog(settings.audit_file)
+    gate = Gate(_browser_rules(parts.me, settings), switch, credentials, audit)
     view.grants.subscribe(gate.credentials_changed)
     switch.on_change = gate.end_streams
     return Api(
@@ -200,7 +202,7 @@ def build_api(
         heartbeats=Heartbeats(parts.me.id, parts.leadership, parts.replica, settings.timing.beat_s),
         node_logs=NodeLogs(sources), configuration=Configuration(sources.etcd, sources.keys),
         admission=Admission(limits), gate=gate,
-        access_routes=AccessRoutes(Grants(sources.etcd, sources.keys), view, switch),
+        access_routes=AccessRoutes(parts.me.id, Grants(sources.etcd, sources.keys), view, switch, audit),
     )  # fmt: skip
 
 

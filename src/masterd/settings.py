@@ -66,6 +66,8 @@ class MasterSettings:
     space: SpaceSettings = field(default_factory=SpaceSettings)
     allow_drills: bool = False
     """Whether a request may kill or freeze this leader."""
+    audit_file: Path | None = None
+    """The file of the audit log; None: it is in memory only."""
     require_credentials: bool = False
     """Whether access control is on, whatever the cluster's key says."""
     allowed_hosts: tuple[str, ...] = ()
@@ -270,6 +272,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
             leader=leader,
             space=space,
             allow_drills=chosen.allow_drills,
+            audit_file=None if chosen.state_dir is None else chosen.state_dir / "audit.jsonl",
             require_credentials=chosen.require_credentials,
             allowed_hosts=chosen.allow_host or (),
             allowed_origins=chosen.allow_origin or (),

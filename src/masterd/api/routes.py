@@ -157,7 +157,7 @@ class Api:
         ]
 
     async def _close(self, _: web.Application) -> None:
-        self._gate.close()
+        await self._gate.close()
         await self._peers.close()
         await self._sources.store_scan.close()
 

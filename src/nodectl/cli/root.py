@@ -41,6 +41,7 @@ COMMANDS: dict[str, str] = {
     "login": "Store a token, with which masters know you.",
     "whoami": "Show who you are for the masters, and what you may do.",
     "token": "Create, list and revoke tokens.",
+    "audit": "Show what masters refused, and changes of access control.",
     "auth": "Switch access control on and off; show what you may do.",
     "pki": "Issue, renew and revoke the certificates of a cluster.",
     "demo": "Run a cluster on this PC, inject faults, and check its guarantees.",
@@ -48,7 +49,7 @@ COMMANDS: dict[str, str] = {
 }
 """Help line by command. The module nodectl.cli.commands.<command> holds a Typer named `app`."""
 
-_PACKAGES = dict.fromkeys(("auth", "login", "pki", "token", "whoami"), "security.")
+_PACKAGES = dict.fromkeys(("audit", "auth", "login", "pki", "token", "whoami"), "security.")
 """The package of a command's module below nodectl.cli.commands, if it is in one."""
 
 _HOISTED = {

@@ -601,6 +601,29 @@ class NewToken(TokenView):
     token: str | None
 
 
+class AuditEntry(TypedDict):
+    """An event of the audit log of one masterd.
+
+    `event`: `refused`, `token created`, `token revoked`, `access control on` or `access control off`. `count`: how many
+    equal events there were in the same second.
+    """
+
+    time: float
+    event: str
+    principal: str
+    address: str
+    request: str
+    detail: str
+    count: Count
+
+
+class Audit(TypedDict):
+    """The newest entries of the audit log of one masterd, oldest first."""
+
+    master: str
+    entries: list[AuditEntry]
+
+
 class AccessRequest(TypedDict):
     """Switch access control on or off."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from masterd.api.access.audit import ENTRIES_MAX, AuditLog
 from masterd.api.access.rights import RIGHTS, ROLES, command_refusal
 from masterd.api.access.switch import AccessSwitch
 from masterd.api.body_reader import read_body
@@ -35,8 +36,8 @@ Handler = Callable[[web.Request], Any]
 class AccessRoutes:
     """Serves the routes of access control."""
 
-    def __init__(self, grants: Grants, view: ClusterView, switch: AccessSwitch) -> None:
-        self._grants, self._view, self._switch = grants, view, switch
+    def __init__(self, own_id: str, grants: Grants, view: ClusterView, switch: AccessSwitch, audit: AuditLog) -> None:
+        self._own_id, self._grants, self._view, self._switch, self._audit = own_id, grants, view, switch, audit
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -45,6 +46,7 @@ class AccessRoutes:
             ("POST", "/v1/tokens", self._create),
             ("DELETE", "/v1/tokens/{id}", self._revoke),
             ("PUT", "/v1/access", self._put_access),
+            ("GET", "/v1/audit", self._get_audit),
         ]
 
     async def _whoami(self, request: web.Request) -> web.StreamResponse:
@@ -82,7 +84,7 @@ class AccessRoutes:
             commands=_texts(body, "commands"), groups=_texts(body, "groups"), certificate=kind == "certificate",
             made=checked_token_hash(*hashed) if any(hashed) else None,
         )  # fmt: skip
-        log.info("%s gave %s %s the role %s", principal_of(request), made.grant.kind, made.grant.name, role)
+        self._note(request, "token created", f"{made.grant.kind} {made.grant.name} ({made.id}), role {role}")
         await self._wait_known(lambda: self._view.grants.items.get(made.id) == made.grant)
         return _json(api_types.NewToken(**grant_view(made.id, made.grant), token=made.token))
 
@@ -90,7 +92,7 @@ class AccessRoutes:
         grant_id = request.match_info["id"]
         if not await self._grants.revoke(grant_id):
             raise NotFound(f"there is no token or grant {grant_id[:80]!r} (see `nodectl token list`)")
-        log.info("%s revoked the grant %s", principal_of(request), grant_id)
+        self._note(request, "token revoked", grant_id)
         await self._wait_known(lambda: grant_id not in self._view.grants.items)
         return _json(api_types.Deleted(deleted=grant_id))
 
@@ -102,9 +104,22 @@ class AccessRoutes:
         if enabled:
             self._check_masters()
         control = await self._grants.set_access_control(enabled, str(principal_of(request)))
-        log.warning("%s switched access control %s", principal_of(request), "on" if enabled else "off")
+        self._note(request, f"access control {'on' if enabled else 'off'}")
         await self._wait_known(lambda: self._view.access_control == control)
         return _json(control.model_dump(mode="json"))
+
+    async def _get_audit(self, request: web.Request) -> web.StreamResponse:
+        text = request.query.get("limit", "100")
+        if not (text.isascii() and text.isdigit() and 0 < len(text) <= 9 and int(text)):
+            raise Invalid(f"limit: expected a whole number above 0, got {text[:40]!r}")
+        entries = await self._audit.entries(min(int(text), ENTRIES_MAX))
+        return _json(api_types.Audit(master=self._own_id, entries=entries))
+
+    def _note(self, request: web.Request, event: str, detail: str = "") -> None:
+        """Log a change of access control, and record it."""
+        principal = principal_of(request)
+        log.warning("%s: %s%s", principal, event, f": {detail}" if detail else "")
+        self._audit.record(event, principal, request=f"{request.method} {request.path}", detail=detail)
 
     def _check_masters(self) -> None:
         """Raises Conflict if a masterd could not prove to the others that it is one: heartbeats would be refused."""

@@ -14,10 +14,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import hdrs, web
 
+from masterd.api.access.audit import AuditLog
 from masterd.api.access.browser_rules import BrowserRules, content_type_refusal, cors_headers, preflight_headers
 from masterd.api.access.credentials import Credentials
 from masterd.api.access.rights import RIGHTS, Right, command_refusal
@@ -35,6 +36,7 @@ _REFUSE_AFTER_S = 0.3
 _REFUSALS_MAX = 128
 """How many of them may wait at the same time. Further ones are answered at once."""
 _END_CHECK_S = 1.0
+_STRANGER = Principal(Kind.STRANGER)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +57,8 @@ class _Stream:
 class Gate:
     """Decides whether a request may be served."""
 
-    def __init__(self, browsers: BrowserRules, switch: AccessSwitch, credentials: Credentials) -> None:
-        self._browsers, self._switch, self._credentials = browsers, switch, credentials
+    def __init__(self, browsers: BrowserRules, switch: AccessSwitch, credentials: Credentials, audit: AuditLog) -> None:
+        self._browsers, self._switch, self._credentials, self._audit = browsers, switch, credentials, audit
         self._rights: dict[web.AbstractRoute, Right] = {}
         self._waiting = 0
         self._streams: list[_Stream] = []
@@ -86,17 +88,21 @@ class Gate:
             raise Unavailable("this master has not read from etcd yet who may use it; try again in a moment")
         principal = self._credentials.identify(request) or await self._identified_late(request)
         if principal.kind is Kind.STRANGER:
+            self._note_refusal(request, principal, "no credential")
             raise Unauthenticated(
                 "this needs a credential: log in with a token (nodectl login), or use a client certificate"
             )
         if not right.allows(principal, request.match_info.get("node", "")):
-            raise Forbidden(self._why_forbidden(request, principal, right))
+            why = self._why_forbidden(request, principal, right)
+            self._note_refusal(request, principal, why)
+            raise Forbidden(why)
         set_principal(request, principal)
         return right.is_stream
 
     def _check_browser(self, request: web.Request) -> None:
         headers = request.headers
         if (refusal := self._browsers.refusal(headers, is_tls=request.secure)) is not None:
+            self._note_refusal(request, _STRANGER, refusal)
             raise Denied(refusal)
         if request.body_exists:
             refusal = content_type_refusal(request.path, headers.get(hdrs.CONTENT_TYPE))
@@ -117,6 +123,7 @@ class Gate:
         self._limited_log.log(
             logging.WARNING, f"refused an invalid credential from {request.remote}", about=str(request.remote)
         )
+        self._note_refusal(request, _STRANGER, "invalid credential")
         raise Unauthenticated("the credential is not valid: it is unknown, has ended or was revoked; log in again")
 
     def _why_forbidden(self, request: web.Request, principal: Principal, right: Right) -> str:
@@ -138,7 +145,12 @@ class Gate:
         principal = principal_of(request)
         for command in commands:
             if (refusal := command_refusal(principal, command.name, command.args)) is not None:
+                self._note_refusal(request, principal, refusal)
                 raise Forbidden(refusal)
+
+    def _note_refusal(self, request: web.Request, principal: Principal, why: str) -> None:
+        known = principal if principal.address else replace(principal, address=request.remote or "")
+        self._audit.record("refused", known, request=f"{request.method} {request.path}", detail=why)
 
     def knows_sender(self, request: web.Request) -> bool:
         """Whether the sender has a valid credential, or needs none."""
@@ -183,7 +195,9 @@ class Gate:
         self.end_streams()
         self._schedule()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """End the checks, and write the audit log."""
+        await self._audit.close()
         if self._timer is not None:
             self._timer.cancel()
 

@@ -100,6 +100,7 @@ RIGHTS: Mapping[tuple[str, str], Right] = {
     ("POST", "/v1/tokens"): _ADMINISTER,
     ("DELETE", "/v1/tokens/{id}"): _ADMINISTER,
     ("PUT", "/v1/access"): _ADMINISTER,
+    ("GET", "/v1/audit"): Right("admin"),
     ("GET", "/v1/follow"): Right(programs=(Kind.MASTER,), is_stream=True),
     ("POST", "/v1/campaign"): Right(programs=(Kind.MASTER,)),
     ("GET", "/v1/nodes/{node}/log-link"): Right(programs=(Kind.NODED,), own_node=True, is_stream=True),

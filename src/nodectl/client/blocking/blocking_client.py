@@ -205,6 +205,7 @@ class BlockingClient:
     token_create = _blocking(Client.token_create)
     token_revoke = _blocking(Client.token_revoke)
     access_control = _blocking(Client.access_control)
+    audit = _blocking(Client.audit)
 
     node_set = _blocking(Client.node_set)
     node_put = _blocking(Client.node_put)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from nodectl.client.connection.http import encode_body, path_segment
+from nodectl.client.connection.errors import Broken
+from nodectl.client.connection.http import Http, encode_body, path_segment
 from nodectl.client.connection.requests import Requests
 from nodectl.client.methods.calls import ApiCalls
-from nodestore.errors import NotFound
+from nodestore.errors import Denied, NodectlError, NotFound
 from nodestore.schema import api_types
 from nodestore.support.tokens import hash_of, new_token
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from nodestore.cluster.grants import Grants
     from nodestore.etcd.session import Etcd
     from nodestore.schema.keys import Keys
+
+_AUDIT_S = 5.0
 
 
 class AccessCalls(ApiCalls):
@@ -27,6 +32,7 @@ class AccessCalls(ApiCalls):
 
     actor: str
     _requests: Requests
+    _http: Http
     _etcd: Etcd | None
     _keys: Keys | None
     _read_timeout_s: float
@@ -110,6 +116,34 @@ class AccessCalls(ApiCalls):
             return (await store.set_access_control(False, self.actor)).model_dump(mode="json")
         body: api_types.AccessRequest = {"enabled": enabled}
         return cast(api_types.AccessControl, await self._to_any("PUT", "/v1/access", encode_body(dict(body))))
+
+    async def audit(self, *, limit: int = 100) -> list[tuple[str, api_types.AuditEntry]]:
+        """Return the newest entries of the audit logs of all masters, oldest first, each with its master.
+
+        A master that does not answer has one entry with the event `unreachable` and the reason.
+        """
+        answer = cast(api_types.Masters, await self._requests.to_any(
+            "/v1/masters", params={"consistency": "local"}, timeout_s=self._read_timeout_s
+        ))  # fmt: skip
+        found = await asyncio.gather(*(self._audit_of(master, limit) for master in answer["masters"]))
+        entries = [(master, entry) for master, of_master in found for entry in of_master]
+        return sorted(entries, key=lambda item: item[1]["time"])[-limit:]
+
+    async def _audit_of(self, master: api_types.MasterView, limit: int) -> tuple[str, list[api_types.AuditEntry]]:
+        """Raises Denied if the master refuses this client's credential."""
+        try:
+            answer = cast(api_types.Audit, await self._http.call(
+                "GET", f"{master['url']}/v1/audit", params={"limit": str(limit)}, timeout_s=_AUDIT_S
+            ))  # fmt: skip
+        except Denied:
+            raise
+        except (Broken, NodectlError) as error:
+            missing: api_types.AuditEntry = {
+                "time": time.time(), "event": "unreachable", "principal": "", "address": "", "request": "",
+                "detail": str(error), "count": 1,
+            }  # fmt: skip
+            return master["id"], [missing]
+        return master["id"], answer["entries"]
 
     async def _to_any(self, method: str, path: str, body: bytes | None) -> object:
         """Send a request that any masterd serves, also while there is no leader, until it is answered."""
