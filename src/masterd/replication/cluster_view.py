@@ -64,6 +64,8 @@ class KeyMirror(Generic[M]):
     def __init__(self, prefix: str, model: type[M], garbage: dict[str, str], on_change: Callable[[], None]) -> None:
         self._prefix, self._model, self._garbage, self._on_change = prefix, model, garbage, on_change
         self.items: dict[str, M] = {}
+        self.is_known = False
+        """Whether the keys were listed once."""
         self.is_listing = False
         """Whether the present notification is about a listing, whose values may have been written long ago."""
         self._listeners: list[Callable[[str], None]] = []
@@ -86,7 +88,7 @@ class KeyMirror(Generic[M]):
             del self._garbage[key]
         for kv in kvs:
             self._put(kv.key, kv.value)
-        self.is_listing = True
+        self.is_listing = self.is_known = True
         self._notify(sorted(before | set(self.items)))
         self.is_listing = False
         self._on_change()
@@ -191,6 +193,11 @@ class ClusterView:
     def access_control(self) -> AccessControl | None:
         """Whether access control is on; None if the key is absent or unreadable."""
         return self._access_control.items.get("")
+
+    @property
+    def is_access_control_known(self) -> bool:
+        """Whether the key `access/control` was read once."""
+        return self._access_control.is_known
 
     @property
     def access_control_problem(self) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from nodectl import Client
+from nodestore.cluster.grants import Grants
 from nodestore.errors import Conflict, Denied, Forbidden, NotFound, Unauthenticated
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Defaults, DriverConfig, GroupConfig, Inventory, NodeConfig
@@ -117,3 +118,26 @@ async def test_a_revoked_token_is_refused_by_every_master(etcd_one: EtcdCluster,
             return True
 
         await eventually(refused, "both masters refuse the token")
+
+
+async def test_configuration_and_pause_go_through_a_master(etcd_one: EtcdCluster, keys: Keys) -> None:
+    """Also of a client with access to etcd, once access control is on."""
+    inventory = INVENTORY.model_dump(mode="json")
+    async with _closed(etcd_one, keys) as masters:
+        async with Client(etcd_one.endpoints, cluster=keys.cluster) as direct:
+            made = await direct.token_create("jo", "maintainer")
+            await direct.pause("before")
+            await direct.resume()
+            await Grants(masters.etcd, keys).set_access_control(True, "test")
+            for change in (direct.config_apply(inventory), direct.pause(), direct.resume()):
+                with pytest.raises(Unauthenticated):
+                    await change
+        async with Client(etcd_one.endpoints, cluster=keys.cluster, token=made["token"]) as jo:
+            await jo.pause("by hand")
+            assert (paused := await jo.paused()) is not None
+            assert paused["actor"] == "token:jo"
+            await jo.resume()
+            await jo.config_apply(inventory)
+            current = (await jo.config())["current"]
+            assert current is not None
+            assert current["actor"] == "token:jo"

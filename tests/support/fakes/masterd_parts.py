@@ -39,6 +39,7 @@ class SettableView(ClusterView):
         super().__init__(etcd, KEYS)
         self.shown_pause: Paused | None = None
         self.shown_epoch: int | None = 1
+        self.is_access_control_shown = True
 
     @property
     def paused(self) -> Paused | None:
@@ -55,6 +56,10 @@ class SettableView(ClusterView):
     @property
     def revision(self) -> int:
         return 1
+
+    @property
+    def is_access_control_known(self) -> bool:
+        return self.is_access_control_shown
 
 
 class SettableReplica(Replica):

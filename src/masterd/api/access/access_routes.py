@@ -17,6 +17,7 @@ from masterd.api.access.audit import ENTRIES_MAX, AuditLog
 from masterd.api.access.rights import RIGHTS, ROLES, command_refusal
 from masterd.api.access.switch import AccessSwitch
 from masterd.api.body_reader import read_body
+from masterd.api.reads import query_number
 from masterd.api.request_bodies import text_field
 from masterd.replication.cluster_view import ClusterView
 from masterd.roles.request_principal import principal_of
@@ -109,10 +110,7 @@ class AccessRoutes:
         return _json(control.model_dump(mode="json"))
 
     async def _get_audit(self, request: web.Request) -> web.StreamResponse:
-        text = request.query.get("limit", "100")
-        if not (text.isascii() and text.isdigit() and 0 < len(text) <= 9 and int(text)):
-            raise Invalid(f"limit: expected a whole number above 0, got {text[:40]!r}")
-        entries = await self._audit.entries(min(int(text), ENTRIES_MAX))
+        entries = await self._audit.entries(min(query_number(request, "limit", 100, 1), ENTRIES_MAX))
         return _json(api_types.Audit(master=self._own_id, entries=entries))
 
     def _note(self, request: web.Request, event: str, detail: str = "") -> None:

@@ -36,6 +36,8 @@ _REFUSE_AFTER_S = 0.3
 _REFUSALS_MAX = 128
 """How many of them may wait at the same time. Further ones are answered at once."""
 _END_CHECK_S = 1.0
+_KNOWN_S = 2.0
+"""How long a request to a masterd that has just started waits until it is known whether access control is on."""
 _STRANGER = Principal(Kind.STRANGER)
 
 
@@ -84,8 +86,10 @@ class Gate:
             if known is not None and known.kind is not Kind.STRANGER:
                 set_principal(request, known)
             return right.is_stream
-        if is_on is None:
+        if is_on is None and not await self._switch.wait_known(_KNOWN_S):
             raise Unavailable("this master has not read from etcd yet who may use it; try again in a moment")
+        if self._switch.is_on is False and not right.needs_credential:
+            return right.is_stream
         principal = self._credentials.identify(request) or await self._identified_late(request)
         if principal.kind is Kind.STRANGER:
             self._note_refusal(request, principal, "no credential")

@@ -6,13 +6,15 @@ off: a key that was deleted or cannot be read does not open the cluster.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from masterd.replication.cluster_view import ClusterView
+from nodestore.support.waiting import set_within
 
 
 class AccessSwitch:
-    """is_on: None until the keys in etcd were read once.
+    """is_on: None until the key was read once.
 
     required: on, whatever the key says. on_change: called when `is_on` changes.
     """
@@ -21,12 +23,13 @@ class AccessSwitch:
         self._view, self._required = view, required
         self.is_on: bool | None = True if required else None
         self.on_change: Callable[[], None] = lambda: None
+        self._known = asyncio.Event()
         view.subscribe(self.update)
         self.update()
 
     def update(self) -> None:
         """Read what the key says now."""
-        if self._required or self._view.revision == 0:
+        if self._required or not self._view.is_access_control_known:
             return
         before, control = self.is_on, self._view.access_control
         if control is not None:
@@ -36,4 +39,9 @@ class AccessSwitch:
         elif self.is_on is None:
             self.is_on = False
         if self.is_on != before:
+            self._known.set()
             self.on_change()
+
+    async def wait_known(self, timeout_s: float) -> bool:
+        """Wait until it is known whether access control is on. False after `timeout_s`."""
+        return self.is_on is not None or await set_within(self._known, timeout_s)

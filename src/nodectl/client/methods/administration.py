@@ -16,7 +16,7 @@ from nodectl.client.connection.http import as_object, encode_body
 from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.requests import Requests
 from nodectl.client.methods.calls import ApiCalls
-from nodestore.errors import Conflict, NodectlError, NotFound, OutcomeUnknown, Unavailable
+from nodestore.errors import Conflict, Denied, Garbage, NodectlError, NotFound, OutcomeUnknown, Unavailable
 from nodestore.schema import api_types
 from nodestore.schema.api_types import ConfigSummary, Consistency, DrillKind, Switchover
 from nodestore.schema.keys import Keys
@@ -75,7 +75,7 @@ class AdministrationCalls(ApiCalls):
         current (0: there is none yet; None: do not check). Raises Invalid for an inventory that is not valid. The
         leader adopts the configuration afterwards: see `config()["adopted"]`.
         """
-        fields, store = as_object(inventory, "inventory"), self._store()
+        fields, store = as_object(inventory, "inventory"), await self._writable_store()
         if store is not None:
             return await store.apply(fields, source=source, expect_version=expect_version, actor=self.actor)
         body: api_types.ConfigRequest = {
@@ -182,7 +182,7 @@ class AdministrationCalls(ApiCalls):
 
     async def pause(self, reason: str = "") -> None:
         """Pause automatic takeovers: no master takes over by itself, even if the leader dies. Idempotent."""
-        store = self._store()
+        store = await self._writable_store()
         if store is not None:
             await store.pause(self.actor, reason)
             return
@@ -191,7 +191,7 @@ class AdministrationCalls(ApiCalls):
 
     async def resume(self) -> None:
         """End the pause of automatic takeovers. Idempotent."""
-        store = self._store()
+        store = await self._writable_store()
         if store is not None:
             await store.resume()
         else:
@@ -207,6 +207,19 @@ class AdministrationCalls(ApiCalls):
         from nodectl.client.etcd_direct.store_status import status_of_store  # here: importing gRPC is slow
 
         return await status_of_store(self._etcd, self._keys)
+
+    async def _writable_store(self) -> Configuration | None:
+        """The access to configuration and pause in etcd; None without etcd endpoints, and with access control: then a
+        master checks who may change them, and names the author."""
+        if self._etcd is None or self._keys is None:
+            return None
+        from nodestore.cluster.grants import Grants  # here: importing gRPC is slow
+
+        try:
+            control = await Grants(self._etcd, self._keys).access_control()
+        except (Denied, Garbage):
+            return None
+        return None if control is not None and control.enabled else self._store()
 
     def _store(self) -> Configuration | None:
         """Return the access to configuration and pause in etcd; None without etcd endpoints."""

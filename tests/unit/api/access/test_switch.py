@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import aiohttp
+
 from masterd.api.access.switch import AccessSwitch
 from masterd.replication.cluster_view import ClusterView
 from nodestore.etcd.watch import Event
 from nodestore.schema.models import AccessControl
-from tests.support.fakes.masterd_parts import KEYS, FakeMasterd
+from tests.support.fakes.masterd_parts import KEYS, FakeMasterd, serving
 
 
 def _control(enabled: bool) -> bytes:
@@ -67,6 +71,22 @@ async def test_it_may_be_required() -> None:
 async def test_before_etcd_was_read_it_is_unknown() -> None:
     masterd = FakeMasterd()
     unread = ClusterView(masterd.sources.etcd, KEYS)
-    assert unread.revision == 0
-    assert AccessSwitch(unread).is_on is None
+    switch = AccessSwitch(unread)
+    assert switch.is_on is None
+    assert not await switch.wait_known(0.01)
     await masterd.close()
+
+
+async def test_a_request_waits_until_it_is_known() -> None:
+    """A masterd that has just started does not refuse requests for that."""
+    masterd = FakeMasterd()
+    masterd.view.is_access_control_shown = False
+    async with serving(masterd) as url, aiohttp.ClientSession() as session:
+
+        def read() -> None:
+            masterd.view.is_access_control_shown = True
+            masterd.view.notify()
+
+        asyncio.get_running_loop().call_later(0.1, read)
+        async with session.get(f"{url}/v1/whoami") as answer:
+            assert (answer.status, (await answer.json())["principal"]) == (200, "anyone")
