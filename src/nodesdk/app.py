@@ -23,7 +23,7 @@ from nodesdk.models import Inventory, Spec
 from nodesdk.names import check_name
 
 RESERVED_PREFIXES = ("action.", "config.", "drill.", "snapshot.")
-RESERVED_NAMES = ("node.changed", "time.reset")
+RESERVED_NAMES = ("command.close", "node.changed", "time.reset")
 
 F = TypeVar("F", bound=Callable[..., Json])
 DesiredFunction = Callable[[Inventory, View, str], Spec | None]

@@ -9,6 +9,7 @@
       Conflict              another writer changed it first: read again, then decide
         TooOld              the command may have run so long ago that its result is forgotten
         IdReused            the command's id belongs to another command: choose another id
+        IdClosed            the command has no effect and never will, because its outcome was asked for
       ResultForgotten       the command took effect earlier, but its result is no longer kept
       Unavailable           nothing has happened: try again later
         Overloaded          the same: this masterd has too much to do, and says when to try again
@@ -107,6 +108,15 @@ class IdReused(Conflict):
     """
 
     code = "id_reused"
+
+
+class IdClosed(Conflict):
+    """The command has not taken effect, and no copy of it ever will: its id was closed when its outcome was asked for.
+
+    If it is still wanted, send it with a new id.
+    """
+
+    code = "id_closed"
 
 
 class ResultForgotten(NodectlError):
@@ -238,9 +248,9 @@ class Garbage(NodectlError):
 
 _BY_CODE: dict[str, type[NodectlError]] = {
     kind.code: kind
-    for kind in (NodectlError, Invalid, Refused, TooLarge, NotFound, Conflict, TooOld, IdReused, ResultForgotten,
-                 Unavailable, NoSpace, NodeUnavailable, NotLeader, LeadershipLost, Denied, Unauthenticated, Forbidden,
-                 TimedOut, OutcomeUnknown, Compacted, LeaseLost, Garbage)
+    for kind in (NodectlError, Invalid, Refused, TooLarge, NotFound, Conflict, TooOld, IdReused, IdClosed,
+                 ResultForgotten, Unavailable, NoSpace, NodeUnavailable, NotLeader, LeadershipLost, Denied,
+                 Unauthenticated, Forbidden, TimedOut, OutcomeUnknown, Compacted, LeaseLost, Garbage)
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from tests.faults.checkers.linearizable import ABSENT, State, frozen
 from tests.faults.checkers.watched import WatchRecorder
 from tests.simulation import judge
 from tests.simulation.app import result_by_hand
-from tests.simulation.world import ClientCommand, World
+from tests.simulation.world import Asked, ClientCommand, World
 
 SIMULATED = "simulation: "
 _ON_DOCUMENTS = ("append", "put", "delete", "read")
@@ -78,20 +78,35 @@ def watched(world: World) -> list[Event]:
 def recording(world: World) -> list[Event]:
     """The history that a run on hosts would have recorded: events of the watch, the nodes, the readers and clients."""
     calls: list[Event] = []
-    for number, command in enumerate(sorted(world.commands, key=lambda command: command.sent), start=1):
-        calls.append(Event(command.sent, "client", "invoke", number, "command", {"id": command.id}))
-        end, ended = _end(command)
+    sent: list[ClientCommand | Asked] = [*world.commands, *world.asked]
+    for number, call in enumerate(sorted(sent, key=lambda call: call.sent), start=1):
+        op = "command" if isinstance(call, ClientCommand) else "outcome"
+        calls.append(Event(call.sent, "client", "invoke", number, op, {"id": call.id}))
+        end, ended, answer = _end(call) if isinstance(call, ClientCommand) else _answer(call)
         if ended < math.inf:
-            calls.append(Event(ended, "client", end, number, "", {"index": command.index} if end == "ok" else {}))
+            calls.append(Event(ended, "client", end, number, "", answer))
     return [*watched(world), *world.events, *sorted(calls, key=lambda event: (event.at, event.type != "invoke"))]
 
 
-def _end(command: ClientCommand) -> tuple[End, float]:
+def _end(command: ClientCommand) -> tuple[End, float, dict[str, Any]]:
+    """How the call ended, when, and with which fields."""
     if command.index and command.ended is not None:
-        return "ok", command.ended
+        return "ok", command.ended, {"index": command.index}
     if command.refused is not None and command.ended is not None:
-        return "fail", command.ended
-    return "unknown", math.inf
+        return "fail", command.ended, {}
+    return "unknown", math.inf, {}
+
+
+def _settled(command: ClientCommand, asked: Asked | None) -> tuple[End, float, dict[str, Any]]:
+    """The end of the call and its result, if need be by the answer to the question for its outcome."""
+    end, ended, _ = _end(command)
+    if end != "unknown" or asked is None:
+        return end, ended, {"result": command.result} if end == "ok" else {}
+    return ("ok", asked.ended, {"result": asked.result}) if asked.took_effect else ("fail", asked.ended, {})
+
+
+def _answer(asked: Asked) -> tuple[End, float, dict[str, Any]]:
+    return "ok", asked.ended, {"took_effect": asked.took_effect, "index": asked.index}
 
 
 # --- single documents ------------------------------------------------------------------------------------------------
@@ -105,10 +120,10 @@ def linearizability(world: World) -> list[str]:
     if any(command.name == SNAPSHOT_RESTORE for command in world.commands):
         return []
     by_path: dict[str, list[Call]] = {}
+    answers = {asked.id: asked for asked in world.asked}
     for command in world.commands:
         if command.name in _ON_DOCUMENTS:
-            end, ended = _end(command)
-            result = {"result": command.result} if end == "ok" else {}
+            end, ended, result = _settled(command, answers.get(command.id))
             by_path.setdefault(command.args["path"], []).append(
                 Call("client", command.name, command.sent, ended, end, command.args, result)
             )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from masterd.assembly import build_parts
 from masterd.election.campaign import MasterIdentity
 from masterd.settings import MasterSettings
-from masterd.state_machine.batch import SNAPSHOT_RESTORE, CommandOutcome, CommandRequest
+from masterd.state_machine.batch import SNAPSHOT_RESTORE, CommandOutcome, CommandRequest, outcome_question
 from masterd.term.leader import Leader, LeaderSettings
 from masterd.term.retention import RetentionSettings
 from nodestore.cluster.election import resign
@@ -69,6 +69,18 @@ class ClientCommand:
     """Whether the outcome of some attempt is unknown."""
     repeated: bool = False
     """Whether the answer was that of an earlier attempt."""
+
+
+@dataclass
+class Asked:
+    """The answer to the question what became of a command. index: of the command, or of the record that closed it."""
+
+    id: str
+    sent: float
+    ended: float
+    took_effect: bool
+    index: int
+    result: Json = None
 
 
 @dataclass
@@ -169,6 +181,7 @@ class World:
     running: dict[str, Pc] = field(default_factory=dict)
     commands: list[ClientCommand] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
     program_errors: list[str] = field(default_factory=list)
     """Errors of the programs themselves, such as a masterd that ended."""
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -276,17 +289,42 @@ class World:
 
     async def _try(self, command: ClientCommand) -> CommandOutcome | None:
         """The outcome of one attempt; None if the masterd crashed before it answered."""
+        if self.leader is not None:
+            command.tries += 1
+        return await self._submit(CommandRequest(command.id, command.name, command.args, "client", command.after))
+
+    async def _submit(self, request: CommandRequest) -> CommandOutcome | None:
         pc = self.leader
         if pc is None or pc.leader is None:
-            return CommandOutcome(command.id, error=Unavailable("there is no leader"))
-        command.tries += 1
+            return CommandOutcome(request.id, error=Unavailable("there is no leader"))
         try:
-            (outcome,) = await pc.leader.submit(
-                [CommandRequest(command.id, command.name, command.args, "client", command.after)]
-            )
+            (outcome,) = await pc.leader.submit([request])
         except AGAIN as error:
-            outcome = CommandOutcome(command.id, error=error)
+            outcome = CommandOutcome(request.id, error=error)
         return None if pc.crashed else outcome
+
+    async def repeat(self, command: ClientCommand) -> CommandOutcome | None:
+        """Let one late copy of this command reach the leader; return its outcome. It may acknowledge the command."""
+        outcome = await self._try(command)
+        if outcome is not None and outcome.error is None and command.ended is None:
+            command.ended, command.index = asyncio.get_running_loop().time(), outcome.index
+            command.result, command.repeated = outcome.result, outcome.repeated
+        return outcome
+
+    async def ask(self, command: ClientCommand, *, patience_s: float = _PATIENCE_S) -> Asked | None:
+        """Ask what became of this command until that is answered; None if the client gives up or it cannot be known."""
+        now = asyncio.get_running_loop().time
+        sent = now()
+        while now() < sent + patience_s:
+            outcome = await self._submit(outcome_question(command.id, command.after, "client"))
+            if outcome is not None and outcome.error is None:
+                asked = Asked(command.id, sent, now(), not outcome.closed, outcome.index, outcome.result)
+                self.asked.append(asked)
+                return asked
+            if outcome is not None and not isinstance(outcome.error, AGAIN):
+                return None
+            await asyncio.sleep(_RETRY_S)
+        return None
 
     async def read(self) -> None:
         """Perform a linearizable read, if the leader can confirm it.

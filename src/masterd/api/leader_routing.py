@@ -1,9 +1,9 @@
 """Routes requests that only the leader can serve: handles them on this masterd, or forwards them to the leader.
 
 Leadership may change while a request is in progress. If a request was forwarded to a leader that dies, is frozen or is
-replaced, and the request is idempotent (a read, or commands with ids), it is sent again to the new leader. If the new
-leader then refuses a command as too old, the first leader may have run it: the answer is OutcomeUnknown, because a
-client takes a refusal of its first attempt as a proof that the command has not run.
+replaced, and the request is idempotent (a read, commands with ids, or the question for an outcome), it is sent again to
+the new leader. If the new leader then refuses a command as too old, the first leader may have run it: the answer is
+OutcomeUnknown, because a client takes a refusal of its first attempt as a proof that the command has not run.
 
 When this masterd takes over, a client may read in etcd that it is the leader before etcd's reply to the takeover
 arrives here. A request that such a client sends to this masterd is not refused: it waits until the term begins.
@@ -231,10 +231,10 @@ def disconnected(request: web.Request) -> bool:
 
 
 async def _is_repeatable(request: web.Request) -> bool:
-    """Whether the request is idempotent: a read, or commands that all carry ids."""
+    """Whether the request is idempotent: a read, or commands that all carry ids, or the question for an outcome."""
     if request.method == "GET":
         return True
-    if request.path != "/v1/commands":
+    if request.path not in ("/v1/commands", "/v1/commands/outcome"):
         return False
     try:
         body = await parse_body(request)

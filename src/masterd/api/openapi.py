@@ -170,6 +170,12 @@ def _paths() -> JsonObject:
                 {"anyOf": [ref("Outcome"), ref("Outcomes")]},
             ),
         },
+        "/v1/commands/outcome": _write(
+            "post",
+            "what became of a command; if it has not taken effect, its id is closed and it never will",
+            ref("OutcomeRequest"),
+            ref("SettledOutcome"),
+        ),
         "/v1/history": _get(
             "commands from the journal: newest first, or with `after` oldest first beyond that index",
             "History",

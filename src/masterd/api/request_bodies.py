@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from masterd.roles.principal import ANYONE, Principal
-from masterd.state_machine.batch import CommandRequest
+from masterd.state_machine.actions import ACTION_DONE
+from masterd.state_machine.batch import CommandRequest, outcome_question
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import ID_CHARS_MAX
 from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_NAME_BYTES_MAX, TEXT_BYTES_MAX, check_text
+
+_OWN_IDS = f"{ACTION_DONE}-"
+"""With this begin the ids by which the leader closes actions. If a client used or closed such an id, the action would
+stay pending for ever. The other ids of masterd's own commands cannot be guessed."""
 
 
 def text_field(body: Mapping[str, Any], name: str, where: str = "", bytes_max: int | None = TEXT_BYTES_MAX) -> str:
@@ -48,10 +53,27 @@ def parse_command(item: Any, where: str, principal: Principal = ANYONE) -> Comma
         return CommandRequest(
             f"srv-{secrets.token_hex(8)}", name, args, actor, groups=groups, address=address, on_behalf_of=on_behalf_of
         )
-    if not isinstance(command_id, str) or not 0 < len(command_id) <= ID_CHARS_MAX:
-        raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
-    if not isinstance(after, int) or isinstance(after, bool) or after < 0:
-        raise Invalid(f"{where}after: a command with an id needs the index that the client knew when it first sent it")
     return CommandRequest(
-        command_id, name, args, actor, after, groups=groups, address=address, on_behalf_of=on_behalf_of
-    )
+        _checked_id(command_id, where), name, args, actor, _checked_after(after, where),
+        groups=groups, address=address, on_behalf_of=on_behalf_of,
+    )  # fmt: skip
+
+
+def parse_outcome_question(body: Mapping[str, Any], principal: Principal = ANYONE) -> CommandRequest:
+    """Parse the question what became of a command. Raises Invalid."""
+    command_id, after = _checked_id(body.get("id"), ""), _checked_after(body.get("after"), "")
+    return outcome_question(command_id, after, principal.author(actor_of(body)), principal.address)
+
+
+def _checked_id(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= ID_CHARS_MAX:
+        raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
+    if value.startswith(_OWN_IDS):
+        raise Invalid(f"{where}id: ids that begin with {_OWN_IDS} are reserved for masterd; choose another one")
+    return value
+
+
+def _checked_after(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise Invalid(f"{where}after: a command with an id needs the index that the client knew when it first sent it")
+    return value

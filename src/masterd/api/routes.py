@@ -27,7 +27,7 @@ from masterd.api.leader_routing import LeaderRouter, disconnected
 from masterd.api.node_logs.node_logs import NodeLogs, send_within
 from masterd.api.problems import http_problem, problem_of, problem_response
 from masterd.api.read_sources import ReadSources
-from masterd.api.request_bodies import actor_of, parse_command, text_field
+from masterd.api.request_bodies import actor_of, parse_command, parse_outcome_question, text_field
 from masterd.roles.handover import hand_over
 from masterd.roles.peers import PeerClient
 from masterd.roles.request_principal import principal_of
@@ -44,6 +44,7 @@ from nodestore.errors import (
     NotFound,
     NotLeader,
     OutcomeUnknown,
+    ResultForgotten,
     Unavailable,
 )
 from nodestore.schema import api_types
@@ -134,6 +135,7 @@ class Api:
             ("GET", "/v1/documents/{path:.+}", self._read_handler(reads.document)),
             ("GET", "/v1/commands", self._command_list),
             ("POST", "/v1/commands", self._commands),
+            ("POST", "/v1/commands/outcome", self._command_outcome),
             ("GET", "/v1/history", self._read_handler(history.history)),
             ("GET", "/v1/terms", self._read_handler(reads.terms, from_state=False)),
             ("GET", "/v1/snapshots", self._read_handler(reads.snapshots, from_state=False)),
@@ -424,6 +426,21 @@ class Api:
 
         return await self._leader_router.run_on_leader(request, run)
 
+    async def _command_outcome(self, request: web.Request) -> web.StreamResponse:
+        """What became of a command. If it has not taken effect, its id is closed; see state_machine/closed_ids.py."""
+        question = parse_outcome_question(await read_body(request), principal_of(request))
+
+        async def ask(leader: Leader) -> web.StreamResponse:
+            (outcome,) = await leader.submit(
+                [question], deadline=min(deadline_of(request), time.monotonic() + _COMMIT_S),
+                is_wanted=lambda: not disconnected(request),
+            )  # fmt: skip
+            if outcome.error is not None and not isinstance(outcome.error, ResultForgotten):
+                raise outcome.error
+            return self._json(_settled(outcome))
+
+        return await self._leader_router.run_on_leader(request, ask)
+
     def _outcomes(self, outcomes: list[CommandOutcome]) -> api_types.Outcomes:
         results = [_outcome(item) if item.error is None else _not_committed(item.id, item.error) for item in outcomes]
         return {"results": results, "index": self._replica.index}
@@ -554,3 +571,11 @@ def _not_committed(id: str, error: NodectlError) -> api_types.NotCommitted:
 
 def _outcome(outcome: CommandOutcome) -> api_types.Outcome:
     return {"id": outcome.id, "index": outcome.index, "result": outcome.result, "repeated": outcome.repeated}
+
+
+def _settled(outcome: CommandOutcome) -> api_types.SettledOutcome:
+    kept = outcome.error is None and not outcome.closed
+    return {
+        "id": outcome.id, "took_effect": not outcome.closed, "index": outcome.index,
+        "result": outcome.result if kept else None, "result_kept": kept,
+    }  # fmt: skip

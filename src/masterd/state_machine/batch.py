@@ -19,12 +19,13 @@ from pydantic import ValidationError
 
 from masterd.application.contract import Application, Command, ConfigChange, GivenUp, HearsConfig
 from masterd.state_machine.actions import COMMON_COMMANDS
+from masterd.state_machine.closed_ids import COMMAND_CLOSE, closing_record, is_closed
 from masterd.state_machine.remembered import check_same_request, request_digest
 from masterd.state_machine.specs import DerivedSpec, SpecDeriver
 from masterd.state_machine.state import State, document_size, needs_preparation, pending_after, prepare_record
 from masterd.state_machine.transaction import Overlay
 from masterd.state_machine.views import actions_view
-from nodestore.errors import Conflict, Forbidden, Invalid, NodectlError, NotFound, TooLarge, TooOld
+from nodestore.errors import Conflict, Forbidden, IdClosed, Invalid, NodectlError, NotFound, TooLarge, TooOld
 from nodestore.schema.entry_codec import decode_record, encode_record
 from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_NAME_BYTES_MAX, check_text, shortened
 from nodestore.schema.models import Action, ConfigRecord, Inventory, Term
@@ -53,6 +54,7 @@ class CommandRequest(Struct, frozen=True):
     closes: indexes of pending actions, by node, that this command marks as finished.
     groups: groups to whose nodes the command's sender is limited; empty: to none.
     address: the IP address that the command came from. on_behalf_of: for whom the sender says that it acts.
+    asks_outcome: run nothing, but answer what became of the command `id`; see `closed_ids.py`.
     """
 
     id: str
@@ -65,13 +67,21 @@ class CommandRequest(Struct, frozen=True):
     groups: tuple[str, ...] = ()
     address: str = ""
     on_behalf_of: str = ""
+    asks_outcome: bool = False
+
+
+def outcome_question(command_id: str, after: int, actor: str, address: str = "") -> CommandRequest:
+    """The question what became of the command with this id. after: that of the command, or a smaller one. actor: who
+    asks. address: the IP address that the question came from."""
+    return CommandRequest(command_id, COMMAND_CLOSE, {}, actor, after, address=address, asks_outcome=True)
 
 
 class CommandOutcome(Struct, frozen=True):
     """The outcome of a command: an index and a result, or an error.
 
     repeated: an earlier attempt had this outcome. result_in_journal: the result is not here; the caller reads it from
-    the journal's entry with this index.
+    the journal's entry with this index. closed: the answer to a question: no command used the id, and none will; the
+    index is that of the record which closed it.
     """
 
     id: str
@@ -80,6 +90,7 @@ class CommandOutcome(Struct, frozen=True):
     repeated: bool = False
     error: NodectlError | None = None
     result_in_journal: bool = False
+    closed: bool = False
 
 
 @dataclass(slots=True)
@@ -146,6 +157,8 @@ class Batch:
         transaction = self._transaction()
         try:
             _check_texts(request)
+            if request.asks_outcome:
+                return self._close_id(request)
             result = self._handle(request, transaction)
             if request.internal_handler is not None and not (
                 transaction.writes or transaction.actions or request.closes
@@ -174,8 +187,7 @@ class Batch:
                 raise TooLarge(
                     f"command {request.name} would write {len(raw)} bytes; the limit is {self.limits.entry_bytes_max}"
                 )
-            batch_bytes_max = self.limits.batch_bytes_max or self.limits.entry_bytes_max
-            if self.records and self.entry_bytes + len(raw) > batch_bytes_max:
+            if not self._has_room(raw):
                 return None
             admitted = True
         finally:
@@ -184,6 +196,23 @@ class Batch:
         self._append_record(record, raw, derived, transaction.writes, growth)
         self._ids[request.id] = record
         return CommandOutcome(request.id, record.index, result)
+
+    def _has_room(self, raw: bytes) -> bool:
+        """Whether this record fits into the batch. The first one always does."""
+        batch_bytes_max = self.limits.batch_bytes_max or self.limits.entry_bytes_max
+        return not self.records or self.entry_bytes + len(raw) <= batch_bytes_max
+
+    def _close_id(self, request: CommandRequest) -> CommandOutcome | None:
+        """Close the id of a question, which is unknown; return the answer. None if the batch is full."""
+        record, raw = self._encode(closing_record(
+            request.id, request.actor, request.address, index=self.next_index, time=self.now,
+            config_version=self._config_version,
+        ))  # fmt: skip
+        if not self._has_room(raw):
+            return None
+        self._append_record(record, raw)
+        self._ids[request.id] = record
+        return CommandOutcome(request.id, record.index, closed=True)
 
     def restore(self, request: CommandRequest, snapshot: str, image: Mapping[str, Document]) -> CommandOutcome:
         """Replace all documents by those of a snapshot, in a record that only names the snapshot.
@@ -351,18 +380,21 @@ class Batch:
     def _earlier_outcome(self, request: CommandRequest) -> CommandOutcome | None:
         """The first outcome of this id, or an error if it is unknown whether there was one; None for a new command.
 
-        Raises IdReused if the id belongs to another command.
+        Raises IdReused if the id belongs to another command, and IdClosed if it is closed. A question raises neither.
         """
         if request.id in self._ids:
             record = self._ids[request.id]
             _check_same(request, request_digest(record.name, record.args), record.index)
-            return CommandOutcome(request.id, record.index, copy(record.result), repeated=True)
+            return CommandOutcome(
+                request.id, record.index, copy(record.result), True, closed=record.name == COMMAND_CLOSE
+            )
         remembered = self.state.ids.get(request.id)
         if remembered is not None:
             _check_same(request, remembered.digest, remembered.index)
             return CommandOutcome(
-                request.id, remembered.index, remembered.result, True, result_in_journal=remembered.by_index
-            )
+                request.id, remembered.index, remembered.result, True, result_in_journal=remembered.by_index,
+                closed=is_closed(remembered.digest),
+            )  # fmt: skip
         if request.after is None:
             return None
         if request.after < self.state.floor:
@@ -398,7 +430,7 @@ class Batch:
     def _command(self, name: str) -> Command:
         commands = self.application.commands()
         command = commands.get(name) or COMMON_COMMANDS.get(name)
-        if command is None:
+        if command is None or name == COMMAND_CLOSE:
             known = sorted({*commands, *COMMON_COMMANDS, *ALONE})
             raise NotFound(f"there is no command {name!r}; there are: {', '.join(known)}")
         return command
@@ -563,5 +595,16 @@ def _inventory(config: ConfigRecord) -> Inventory:
 
 
 def _check_same(request: CommandRequest, first: bytes | None, index: int) -> None:
+    """IdClosed or IdReused if the id does not belong to this request. A question may be for an id of any command.
+
+    first: the digest of the request that used the id first, at `index`.
+    """
+    if request.asks_outcome:
+        return
+    if is_closed(first):
+        raise IdClosed(
+            f"command {request.id} was not run, and will not be: its id was closed at index {index}, because its "
+            "outcome was asked for while no command had used it; if it is still wanted, send it with a new id"
+        )
     args = checked_copy(request.args, "arguments")  # as they are in the journal: a tuple became a list
     check_same_request(request.id, first, request.name, args, index)

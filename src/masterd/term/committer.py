@@ -131,10 +131,10 @@ class Committer:
         self._hung.pop(node, None)
 
     def may_run_inline(self, requests: Sequence[CommandRequest]) -> bool:
-        """Whether these commands may run in the event loop: they are few, and all are declared `quick`."""
+        """Whether these commands may run in the event loop: they are few, and all are declared `quick` or questions."""
         if len(requests) > _INLINE_MAX or time.monotonic() < self._inline_allowed_at:
             return False
-        return all(request.name in self._quick_commands for request in requests)
+        return all(request.asks_outcome or request.name in self._quick_commands for request in requests)
 
     async def run_batch(
         self, work: Callable[[Batch, JobProgress], T], limit_s: float, *, inline: bool = False

@@ -9,6 +9,7 @@ from nodestore.errors import (
     Conflict,
     Denied,
     Forbidden,
+    IdClosed,
     IdReused,
     Invalid,
     NodectlError,
@@ -51,6 +52,7 @@ class Explanation:
 _TABLE: tuple[tuple[type[NodectlError], ExitCode, str], ...] = (
     (TooOld, ExitCode.CONFLICT, "check with `nodectl history` what has happened since, then decide"),
     (IdReused, ExitCode.CONFLICT, "send the command with an id of its own, or without --command-id"),
+    (IdClosed, ExitCode.CONFLICT, "send the command again without --command-id, or with a new id"),
     (ResultForgotten, ExitCode.FAILED, "the command is done; `nodectl history` shows what is kept of it"),
     (Conflict, ExitCode.CONFLICT, "check the current state, then repeat the command if it is still wanted"),
     (Invalid, ExitCode.USAGE, ""),

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from masterd.state_machine.actions import ACTION_DONE, COMMON_COMMANDS
-from masterd.state_machine.batch import CONFIG_ADOPT, CONFIG_RESPEC, Batch, CommandRequest
+from masterd.state_machine.batch import (
+    CONFIG_ADOPT,
+    CONFIG_APPLICATION,
+    CONFIG_RESPEC,
+    RESULTS_FORGET,
+    TIME_RESET,
+    Batch,
+    CommandRequest,
+)
+from masterd.state_machine.closed_ids import COMMAND_CLOSE
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from nodesdk.application import Application
@@ -18,7 +27,10 @@ from nodesdk.testing.harness import record_of
 from nodesdk.testing.nonconformance import AppNonconformance
 from nodestore.schema.models import CommandRecord, Entry
 
-_OF_MASTERD = frozenset({*COMMON_COMMANDS, ACTION_DONE, CONFIG_ADOPT, CONFIG_RESPEC, "node.changed"})
+_OF_MASTERD = frozenset({
+    *COMMON_COMMANDS, ACTION_DONE, CONFIG_ADOPT, CONFIG_APPLICATION, CONFIG_RESPEC, COMMAND_CLOSE, RESULTS_FORGET,
+    TIME_RESET, "node.changed",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -476,6 +476,28 @@ class Outcomes(TypedDict):
     index: Count
 
 
+class OutcomeRequest(TypedDict):
+    """The question what became of a command. If the id is unknown, it is closed, so that the command never runs."""
+
+    id: Annotated[str, Keywords(minLength=1, maxLength=ID_CHARS_MAX)]
+    after: Annotated[Count, Keywords(description="the `after` with which the command was sent, or a smaller index")]
+    actor: NotRequired[Actor]
+
+
+class SettledOutcome(TypedDict):
+    """What became of a command, for good.
+
+    `took_effect`: if false, it has had no effect and no copy of it ever will. `index`: of the command, or of the entry
+    that closed its id. `result`: null unless `result_kept`.
+    """
+
+    id: str
+    took_effect: bool
+    index: Count
+    result: Any
+    result_kept: bool
+
+
 @final
 class CommandView(TypedDict):
     """A command of the journal: the stored CommandRecord, and the epoch and term that committed it.

@@ -14,6 +14,9 @@ from nodestore.errors import Garbage
 from nodestore.support.jsonio import digest, loads
 from tests.faults.checkers.findings import Findings
 
+CLOSED = "command.close"
+"""Name of a record that closes an id: no command used it, and none will."""
+
 Marks = dict[str, tuple[int, str]]
 """Documents or specs by name: the index that wrote each one, and its hash."""
 
@@ -53,13 +56,16 @@ class Fold:
 
 
 class Journal:
-    """All entries in the order of their puts. on_command: called with the index and id of each command."""
+    """All entries in the order of their puts.
 
-    def __init__(self, on_command: Callable[[int, str], None]) -> None:
+    on_command: called with the index and id of each command. on_closed: the same for each record that closes an id.
+    """
+
+    def __init__(self, on_command: Callable[[int, str], None], on_closed: Callable[[int, str], None]) -> None:
         self.fold = Fold()
         self.last = 0
         self.findings = Findings()
-        self._on_command = on_command
+        self._on_command, self._on_closed = on_command, on_closed
         self._ids: list[str] = []  # by index, less one
         self._epochs: list[tuple[int, int]] = []  # from which index on which
         self._term = (0, 0)
@@ -89,7 +95,7 @@ class Journal:
             self._ids.extend([""] * (index - 1 - len(self._ids)))
             self._ids.append(command_id)
             self.last = index
-        self._on_command(index, command_id)
+        (self._on_closed if command.get("name") == CLOSED else self._on_command)(index, command_id)
         self.fold.take(command)
 
     def id_at(self, epoch: int, index: int) -> str | None:

@@ -4,6 +4,7 @@ Operations and their fields. Calls, by clients:
 
     command     id; again: true for a repeat of an id that has ended; ok: index, and result if it is to be compared.
                 fail: not run.
+    outcome     id; ok: took_effect, index. The question what became of a command
     read, write, delete     key, and the fields of `linearizable.register`
 
 Observations of an independent watch of the store, from before the first command on, in the order of revisions
@@ -49,7 +50,8 @@ class Commands:
     """Checks that commands take effect exactly once.
 
     An acknowledged command is in the journal once, at its index, and all acknowledgements of one id are equal. A failed
-    command is not in the journal. A command of unknown outcome is in it at most once.
+    command is not in the journal. A command of unknown outcome is in it at most once. No command uses a closed id. Each
+    answer to a question for an outcome is what the whole journal shows.
     """
 
     def __init__(self) -> None:
@@ -65,6 +67,8 @@ class Commands:
         self._results: dict[str, Mapping[str, Any]] = {}
         self._refused: set[str] = set()
         self._maybe: set[str] = set()
+        self._closed: dict[str, int] = {}
+        self._asked: list[Call] = []
 
     def ran(self, index: int, known: str) -> None:
         """Add a command of the journal."""
@@ -72,10 +76,36 @@ class Commands:
         if before is not None:
             self.findings.add(f"command {known} took effect at {abs(before)} and at {index}")
             return
+        if known in self._closed:
+            self.findings.add(f"command {known} took effect at {index}, its id was closed at {self._closed[known]}")
         acknowledged = self._early.pop(known, None)
         self._ran[known] = index if acknowledged is None else -index
         if acknowledged is not None:
             self._same(known, acknowledged, index)
+
+    def closed(self, index: int, known: str) -> None:
+        """Add a record of the journal that closes an id."""
+        before = self._closed.setdefault(known, index) if known not in self._ran else abs(self._ran[known])
+        if before != index:
+            self.findings.add(f"the id {known} was closed at {index}, and was known from {before} on")
+
+    def asked(self, call: Call) -> None:
+        """Add the answer to a question for an outcome."""
+        self._asked.append(call)
+
+    def _wrong_answers(self) -> list[str]:
+        return [
+            f"{call} was answered; the journal has it at {shown}"
+            for call in self._asked
+            if (shown := self._shown(call)) != call.result["index"]
+        ]
+
+    def _shown(self, call: Call) -> int | None:
+        """The index at which the journal shows what the answer says; None if it does not."""
+        known = call.fields["id"]
+        if call.result["took_effect"]:
+            return abs(self._ran[known]) if known in self._ran else None
+        return self._closed.get(known)
 
     def ended(self, call: Call) -> None:
         self.ends[call.end] += 1
@@ -118,6 +148,7 @@ class Commands:
         return [
             *self.findings.lines,
             *lost,
+            *self._wrong_answers(),
             *(f"command {known} was reported as not run, but ran" for known in ran),
         ]
 
@@ -281,7 +312,7 @@ class Judge:
     def __init__(self, hears: Callable[[Call], None] = lambda call: None) -> None:
         """hears: called with each call when it ends."""
         self.commands, self.real_time, self.terms = Commands(), RealTime(), Terms()
-        self.journal = Journal(self.commands.ran)
+        self.journal = Journal(self.commands.ran, self.commands.closed)
         self.writes, self.streams, self.obedience = Writes(self.journal), Streams(self.journal), Obedience()
         self.documents = linearizable.Documents()
         self.verdicts: dict[str, linearizable.Verdict] = {}
@@ -315,6 +346,8 @@ class Judge:
         if call.op == "command":
             self.commands.ended(call)
             self.real_time.ended(call)
+        elif call.op == "outcome" and call.end == "ok":
+            self.commands.asked(call)
         self.documents.end(number, call)
         self._hears(call)
 

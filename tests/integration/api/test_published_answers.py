@@ -53,6 +53,7 @@ class Wall:
         await self.ask("m1", "POST", "/v1/commands", {"name": "node.set", "args": {"node": "n1", "values": {"a": 1}}})
         listed = [{"name": "node.act", "args": {"node": "n1", "action": "restart"}}, {"name": "no.such"}]
         await self.ask("m2", "POST", "/v1/commands", {"commands": listed})
+        await self.ask("m2", "POST", "/v1/commands/outcome", {"id": "unknown", "after": 0})
         await self.ask("m1", "POST", "/v1/snapshots", {"name": PLACES["{name}"]})
         await self.ask("m2", "PUT", "/v1/paused", {"actor": "test", "reason": "to see it"})
         etcd, keys = self.masters.etcd, self.masters.keys

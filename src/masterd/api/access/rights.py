@@ -88,6 +88,7 @@ RIGHTS: Mapping[tuple[str, str], Right] = {
     ("GET", "/v1/paused"): _READ,
     ("GET", "/openapi.json"): _READ,
     ("POST", "/v1/commands"): _COMMAND,
+    ("POST", "/v1/commands/outcome"): _COMMAND,
     ("PUT", "/v1/config"): _MAINTAIN,
     ("POST", "/v1/snapshots"): _MAINTAIN,
     ("DELETE", "/v1/snapshots/{name}"): _MAINTAIN,
