@@ -18,11 +18,13 @@ from masterd.api.access import rights_page
 from masterd.application.scenes import BuiltinApp
 from nodestore.schema import models
 from nodestore.schema.models import MODELS, SCHEMA_VERSION, Stored
+from nodestore.schema.store_rights import rights_table
 
 HINT = "run make schemas"
 PAGE, RIGHTS_PAGE = "schemas.md", "security.md"
 _FOLDER = "schemas"
 _BEGIN, _END = "<!-- written by make schemas -->", "<!-- end -->"
+_BEGIN_ETCD = "<!-- rights in etcd, written by make schemas -->"
 
 KEYS: Mapping[str, type[Stored]] = {
     "epoch": models.Epoch,
@@ -80,13 +82,13 @@ def key_table() -> str:
     return "\n".join(["| key | value |", "| --- | --- |", *rows])
 
 
-def page(text: str, table: str | None = None) -> str:
+def page(text: str, table: str | None = None, marker: str = _BEGIN) -> str:
     """The page with an up-to-date table: by default that of the keys. Raises ValueError if the page lacks the markers
-    around the table."""
-    before, begin, rest = text.partition(_BEGIN)
+    around the table. marker: the one before it."""
+    before, begin, rest = text.partition(marker)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError(f"the page lacks {_BEGIN} or {_END}")
+        raise ValueError(f"the page lacks {marker} or {_END}")
     return f"{before}{begin}\n\n{key_table() if table is None else table}\n\n{end}{after}"
 
 
@@ -95,7 +97,7 @@ def _expected(docs: Path) -> dict[Path, str]:
     return {
         **{docs / name: text for name, text in files().items()},
         docs / PAGE: page(_read(docs / PAGE)),
-        docs / RIGHTS_PAGE: page(_read(docs / RIGHTS_PAGE), rights_page.table()),
+        docs / RIGHTS_PAGE: page(page(_read(docs / RIGHTS_PAGE), rights_page.table()), rights_table(), _BEGIN_ETCD),
     }
 
 

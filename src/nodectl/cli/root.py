@@ -37,7 +37,7 @@ COMMANDS: dict[str, str] = {
     "drill": "Replace the leader on purpose and measure what a client sees.",
     "backup": "Save the cluster's etcd data in a file.",
     "recover": "Begin a new epoch after a backup was restored.",
-    "etcd": "Generate the configuration files of etcd members.",
+    "etcd": "Generate the configuration files of etcd members; set the rights in etcd.",
     "login": "Store a token, with which masters know you.",
     "whoami": "Show who you are for the masters, and what you may do.",
     "token": "Create, list and revoke tokens.",

@@ -17,7 +17,7 @@ from nodestore.support.backoff import Backoff
 
 if TYPE_CHECKING:
     from nodectl.client import Client
-    from nodestore.etcd.session import Etcd
+    from nodestore.etcd.session import Etcd, EtcdSettings
     from nodestore.schema.keys import Keys
 
 T = TypeVar("T")
@@ -61,6 +61,22 @@ def with_client(context: typer.Context, work: Callable[[Client], Awaitable[T]]) 
 
 def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]) -> T:
     """Run `work` with a session with etcd, and return its result. Raises Invalid if the options name masters only."""
+    own, cluster = etcd_settings_of(context)
+
+    async def session() -> T:
+        from nodestore.etcd.session import Etcd
+        from nodestore.schema.keys import Keys
+
+        async with Etcd(own) as etcd:
+            return await work(etcd, Keys(cluster))
+
+    return asyncio.run(session())
+
+
+def etcd_settings_of(context: typer.Context) -> tuple[EtcdSettings, str]:
+    """The settings of a session with etcd, and the name of the cluster. Raises Invalid if there are masters only."""
+    from nodestore.etcd.session import EtcdSettings
+
     settings = options_of(context).resolve()
     assert settings.endpoints is not None
     endpoints = parse_endpoints(settings.endpoints).etcd
@@ -68,20 +84,11 @@ def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]
         raise Invalid(
             "this command connects to etcd directly: give --endpoints HOST:PORT,... of its members, and --cluster"
         )
-    cluster = settings.cluster
-
-    async def session() -> T:
-        from nodestore.etcd.session import Etcd, EtcdSettings
-        from nodestore.schema.keys import Keys
-
-        own = EtcdSettings(
-            endpoints=endpoints, user=settings.user, password=settings.password(),
-            password_file=settings.password_file, ca=settings.ca, cert=settings.cert, key=settings.key,
-        )  # fmt: skip
-        async with Etcd(own) as etcd:
-            return await work(etcd, Keys(cluster))
-
-    return asyncio.run(session())
+    own = EtcdSettings(
+        endpoints=endpoints, user=settings.user, password=settings.password(),
+        password_file=settings.password_file, ca=settings.ca, cert=settings.cert, key=settings.key,
+    )  # fmt: skip
+    return own, settings.cluster
 
 
 async def wait_until(missing: Callable[[], Awaitable[str | None]], what: str, timeout_s: float, output: Output) -> None:

@@ -22,6 +22,8 @@ from nodestore.schema.limits import ACTOR_BYTES_MAX, check_text
 from nodestore.schema.models import AccessControl, Grant, Role, decode, decode_or_none
 from nodestore.support.tokens import TokenHash, hash_of, new_token
 
+CERTIFICATE_PREFIX = "operator:"
+"""How the ids of grants to certificates begin."""
 GRANTS_MAX = 1_000
 PATTERNS_MAX = 32
 ENDS_MAX_S = 10 * 365 * 86_400.0
@@ -39,7 +41,7 @@ class NewToken(NamedTuple):
 
 def certificate_grant_id(name: str) -> str:
     """The id of the grant to the holder of the certificate `CN=operator:<name>`. No token has such an id."""
-    return f"operator:{name}"
+    return CERTIFICATE_PREFIX + name
 
 
 def checked_patterns(patterns: Sequence[str]) -> tuple[str, ...]:

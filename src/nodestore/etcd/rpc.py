@@ -175,9 +175,21 @@ _UNARY: dict[str, tuple[type[Message], type[Message]]] = {
     "Maintenance/Alarm": (pb.AlarmRequest, pb.AlarmResponse),
     "Auth/Authenticate": (pb.AuthenticateRequest, pb.AuthenticateResponse),
     "Auth/AuthEnable": (pb.AuthEnableRequest, pb.AuthEnableResponse),
+    "Auth/AuthDisable": (pb.AuthDisableRequest, pb.AuthDisableResponse),
+    "Auth/AuthStatus": (pb.AuthStatusRequest, pb.AuthStatusResponse),
     "Auth/UserAdd": (pb.AuthUserAddRequest, pb.AuthUserAddResponse),
+    "Auth/UserGet": (pb.AuthUserGetRequest, pb.AuthUserGetResponse),
+    "Auth/UserList": (pb.AuthUserListRequest, pb.AuthUserListResponse),
+    "Auth/UserDelete": (pb.AuthUserDeleteRequest, pb.AuthUserDeleteResponse),
+    "Auth/UserChangePassword": (pb.AuthUserChangePasswordRequest, pb.AuthUserChangePasswordResponse),
     "Auth/UserGrantRole": (pb.AuthUserGrantRoleRequest, pb.AuthUserGrantRoleResponse),
+    "Auth/UserRevokeRole": (pb.AuthUserRevokeRoleRequest, pb.AuthUserRevokeRoleResponse),
     "Auth/RoleAdd": (pb.AuthRoleAddRequest, pb.AuthRoleAddResponse),
+    "Auth/RoleGet": (pb.AuthRoleGetRequest, pb.AuthRoleGetResponse),
+    "Auth/RoleList": (pb.AuthRoleListRequest, pb.AuthRoleListResponse),
+    "Auth/RoleDelete": (pb.AuthRoleDeleteRequest, pb.AuthRoleDeleteResponse),
+    "Auth/RoleGrantPermission": (pb.AuthRoleGrantPermissionRequest, pb.AuthRoleGrantPermissionResponse),
+    "Auth/RoleRevokePermission": (pb.AuthRoleRevokePermissionRequest, pb.AuthRoleRevokePermissionResponse),
 }
 
 _STREAM: dict[str, tuple[type[Message], type[Message]]] = {

@@ -20,6 +20,9 @@ _REASONS: tuple[tuple[tuple[int, int, int], str], ...] = (
 
 _LEAST_3_6 = (3, 6, 11)
 
+_NO_WATCH_LEAK: tuple[tuple[int, int, int], ...] = ((3, 5, 33), (3, 6, 14), (3, 7, 1))
+"""By minor release: the first one in which an open-ended watch needs the right to read every key (CVE-2026-73499)."""
+
 
 class Version(NamedTuple):
     """An etcd version; compares as a triple."""
@@ -59,3 +62,17 @@ def check_version(text: str, who: str, environ: Mapping[str, str]) -> None:
     reason = why_too_old(version)
     if reason is not None and not environ.get(OVERRIDE):
         raise Invalid(f"{who} is version {text}: {reason} (for tests only: {OVERRIDE}=1)")
+
+
+def why_access_control_leaks(text: str) -> str | None:
+    """Why access control of this version of etcd does not keep keys secret; None if it does, or is not known."""
+    version = parse_version(text)
+    if version is None:
+        return None
+    repaired = next((item for item in _NO_WATCH_LEAK if item[:2] >= version[:2]), None)
+    if repaired is None or version >= repaired:
+        return None
+    return (
+        "a user that may read one key can watch all keys that sort after it; 3.5.33, 3.6.14 or 3.7.1 is required to "
+        "keep them from it"
+    )

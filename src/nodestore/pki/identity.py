@@ -9,7 +9,8 @@ from typing import Any
 from nodesdk.names import check_name
 from nodestore.errors import Invalid
 
-KINDS = ("host", "masterd", "noded", "hostd", "operator", "etcd")
+KINDS = ("host", "masterd", "noded", "hostd", "operator", "etcd", "automation", "maintenance")
+"""`automation` and `maintenance` are users of etcd only (nodestore.schema.store_rights); masters accept neither."""
 SERVER_KINDS = frozenset({"host", "masterd", "hostd", "etcd"})
 """Kinds whose programs accept connections. Certificates of the other kinds are for clients only."""
 COMMON_NAME_CHARS_MAX = 64  # RFC 5280

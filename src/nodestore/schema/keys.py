@@ -68,6 +68,8 @@ class Keys:
         self.acted = root + "acted/"
         self.access_control = root + "access/control"
         self.grants = root + "access/grants/"
+        self.hosts = root + "hosts/"
+        self.hosts_actual = root + "hosts-actual/"
 
     def term(self, nonce: str) -> str:
         return self.terms + nonce

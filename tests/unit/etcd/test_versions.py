@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nodestore.errors import Invalid
-from nodestore.etcd.versions import OVERRIDE, check_version, why_too_old
+from nodestore.etcd.versions import OVERRIDE, check_version, why_access_control_leaks, why_too_old
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,14 @@ def test_who_is_too_old_is_named_and_a_test_may_insist() -> None:
     check_version("3.5.1", "pc1", {OVERRIDE: "1"})
     with pytest.raises(Invalid, match="pc1: 'new' is not a version of etcd"):
         check_version("new", "pc1", {})
+
+
+@pytest.mark.parametrize(
+    ("version", "leaks"),
+    [
+        ("3.4.40", True), ("3.5.32", True), ("3.5.33", False), ("3.6.13", True), ("3.6.14", False), ("3.7.0", True),
+        ("3.7.1", False), ("3.8.0", False), ("unknown", False),
+    ],
+)  # fmt: skip
+def test_versions_whose_access_control_leaks_watches(version: str, leaks: bool) -> None:
+    assert (why_access_control_leaks(version) is not None) == leaks

@@ -1,4 +1,4 @@
-"""`nodectl etcd`: generates the configuration files of etcd members. It needs no cluster."""
+"""`nodectl etcd`: generates the configuration files of etcd members, and sets the rights in etcd."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nodectl.cli.commands.security import etcd_auth
 from nodectl.etcd_setup.config_file import CLIENT_PORT, DATA_ROOT, PEER_PORT, TOKEN, MemberPlan
 from nodectl.etcd_setup.members import parse_members, warnings
 from nodectl.etcd_setup.text_file import write_text
@@ -15,13 +16,14 @@ from nodestore.errors import Invalid
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None,
-    help="Generate the configuration files of etcd members.",
+    help="Generate the configuration files of etcd members; set the rights in etcd.",
 )  # fmt: skip
+app.add_typer(etcd_auth.app, name="auth")
 
 
 @app.callback()
 def etcd() -> None:
-    """Generate the configuration files of etcd members."""
+    """Generate the configuration files of etcd members; set the rights in etcd."""
 
 
 @app.command("config")

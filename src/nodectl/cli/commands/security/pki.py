@@ -37,7 +37,8 @@ IdentityArgument = Annotated[
     str,
     typer.Argument(
         metavar="KIND:NAME",
-        help="Whom the certificate names, such as masterd:pc1. Kinds: host, masterd, noded, hostd, operator, etcd.",
+        help="Whom the certificate names, such as masterd:pc1. Kinds: host, masterd, noded, hostd, operator, etcd, "
+        "automation, maintenance.",
     ),
 ]
 

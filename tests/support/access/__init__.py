@@ -1,0 +1,1 @@
+"""For tests of the rights in etcd: an etcd with access control, and a key of each kind."""
