@@ -380,7 +380,7 @@ def _check_advertised(url: str) -> None:
 
 
 def _reachable(host: str) -> str:
-    return socket.gethostname() if host in ("0.0.0.0", "::", "") else host
+    return socket.gethostname() if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - does not bind
 
 
 def _master(text: str) -> str:

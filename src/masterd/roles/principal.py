@@ -25,7 +25,7 @@ class Kind(Enum):
     """Access control is off, so the request needed no credential and named its author itself."""
     STRANGER = "stranger"
     """Access control is on, and the request has no credential."""
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105 - the name of a kind
     OPERATOR = "operator"
     MASTER = "master"
     NODED = "noded"

@@ -176,9 +176,8 @@ class _DemoRun:
             cluster.client(actor="demo", command_timeout_s=20.0) as client,
             Etcd(cluster.etcd_settings()) as etcd,
         ):
-            stage = Stage(
-                cluster, client, etcd, narrator, random.Random(self._seed), Ledger(f"demo-{secrets.token_hex(4)}")
-            )
+            faults = random.Random(self._seed)  # noqa: S311 - the same seed must choose the same faults
+            stage = Stage(cluster, client, etcd, narrator, faults, Ledger(f"demo-{secrets.token_hex(4)}"))
             await stage.look_up_nodes()
             await self._play_acts(stage)
             await _judge_commands(stage)

@@ -79,7 +79,7 @@ class MasterLink:
         self._urls: tuple[str, ...] = ()
         self._had_leader = False
         self._changed = asyncio.Event()
-        self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MAX_S, jitter=lambda: random.uniform(0.5, 1.0))
+        self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MAX_S, jitter=_jitter)
         self._log_once = RateLimitedLog(log, math.inf)
 
     def on_claim_changed(self) -> None:
@@ -172,8 +172,12 @@ class MasterLink:
         return await self._reader.after(str(after), max(0.0, min(float(request.get("wait_s", 0)), LOG_WAIT_MAX_S)))
 
 
+def _jitter() -> float:
+    return random.uniform(0.5, 1.0)  # noqa: S311 - spreads the requests of many nodes
+
+
 def _calm_s() -> float:
-    return CALM_S * random.uniform(1.0, 2.0)
+    return CALM_S * random.uniform(1.0, 2.0)  # noqa: S311 - spreads the requests of many nodes
 
 
 def _urls_of(value: bytes | None) -> tuple[str, ...]:

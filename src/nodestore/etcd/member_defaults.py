@@ -53,7 +53,7 @@ class MemberConfig:
     client_url: str
     peer_url: str
     initial_cluster: Mapping[str, str]
-    cluster_token: str = "nodectl"  # not a secret: keeps members of different clusters apart
+    cluster_token: str = "nodectl"  # noqa: S105 - not a secret: keeps members of different clusters apart
     existing: bool = False
     advertised_client_url: str | None = None
     advertised_peer_url: str | None = None

@@ -88,7 +88,7 @@ class Fault(Enum):
     NOT_SENT = "no effect; another member may accept the call"
     AMBIGUOUS = "it may have taken effect, or may do so later"
     UNREADABLE = "it took effect, but the answer is too large to be received"
-    TOKEN = "no effect: the token is not valid; a new one may be"
+    TOKEN = "no effect: the token is not valid; a new one may be"  # noqa: S105 - the meaning of a fault
     FINAL = "etcd's final answer; a retry would get the same"
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from nodestore.errors import Invalid
 
-TOKEN_PREFIX = "NCT1"
+TOKEN_PREFIX = "NCT1"  # noqa: S105 - every token begins with it
 _SECRET_BYTES, _ID_BYTES = 32, 8
 _TOKEN = re.compile(rf"{TOKEN_PREFIX}\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
 _ID, _HASH = re.compile(r"[0-9a-f]{16}", re.ASCII), re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -265,7 +265,7 @@ def test_a_version_that_was_applied_during_the_edit_is_not_undone(
 
     def edit_meanwhile(argv: list[str]) -> int:
         cluster.config["current"] |= {"version": 2}
-        return os.waitstatus_to_exitcode(os.system(f"'{argv[0]}' '{argv[1]}'"))
+        return os.waitstatus_to_exitcode(os.system(f"'{argv[0]}' '{argv[1]}'"))  # noqa: S605 - as an editor is run
 
     monkeypatch.setattr("nodestore.processes.foreground.run_foreground", edit_meanwhile)
     ran = nodectl("config", "edit")

@@ -83,7 +83,7 @@ async def test_a_closed_terminal_stops_the_process_in_order(tmp_path: Path) -> N
     pid, terminal = pty.fork()
     if pid == 0:
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
-        os.execv(sys.executable, [sys.executable, "-c", WAITS, str(done)])
+        os.execv(sys.executable, [sys.executable, "-c", WAITS, str(done)])  # noqa: S606 - the child of fork
     shown = b""
     while not shown.endswith(b"\n"):  # until all of the line is there, or its write would fail
         shown += await asyncio.to_thread(os.read, terminal, 100)

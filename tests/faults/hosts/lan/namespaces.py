@@ -95,7 +95,7 @@ def settle() -> None:
     libfaketime names shared memory by pids, which are not unique across process namespaces, and leaves it behind.
     """
     NAMES.mkdir(parents=True, exist_ok=True)
-    for place in (NAMES, Path("/dev/shm")):
+    for place in (NAMES, Path("/dev/shm")):  # noqa: S108 - root, in a namespace of its own
         subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], check=True)
     for ended_by in (
         signal.SIGTERM,
