@@ -12,8 +12,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 _LISTS = Path(__file__).with_name("lists")
 FILES = (
-FILES = (
-    "missed", "tls", "commits", "repeats", "takeovers", "suspicion", "views", "snapshots", "nodes", "clients", "store", "identity", "admission",
+    "missed",
+    "tls",
+    "commits",
+    "repeats",
+    "takeovers",
+    "suspicion",
+    "views",
+    "snapshots",
+    "nodes",
+    "clients",
+    "store",
+    "identity",
+    "admission",
 )
 """The files, without `.toml`, in this order. `missed` holds faults that no test noticed when they were first tried."""
 
