@@ -185,3 +185,21 @@ async def test_a_command_that_would_wait_longer_than_its_sender_is_refused() -> 
     for _ in "ac":
         fixture.queue.pop_first().resolve(CommandOutcome("x", index=1))
     await asyncio.gather(submitting, patient)
+
+
+async def test_a_nearly_full_queue_refuses_before_requests_are_parsed() -> None:
+    """Under an overload a few places are free between two batches. Requests that need more would be parsed in vain."""
+    fixture = Fixture()
+    submitting = await fixture.submit("a", "b")
+    assert fixture.queue.overload is None, "one more would fit"
+    with pytest.raises(Overloaded):
+        await fixture.queue.submit([_request("c"), _request("d")])
+    assert fixture.queue.overload is not None
+    fixture.queue.pop_first().resolve(CommandOutcome("a", index=1))
+    assert fixture.queue.overload is None, "two would fit"
+    fixture.queue.pop_first().resolve(CommandOutcome("b", index=2))
+    await submitting
+    later = await fixture.submit("e", "f")
+    assert fixture.queue.overload is None, "the queue was half empty, so that load is over"
+    fixture.queue.close(LeadershipLost("the end"))
+    await later
