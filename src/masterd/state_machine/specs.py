@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
+
+from msgspec import Struct
 
 from masterd.application.contract import Application, GivenUp, View
 from nodestore.errors import NodectlError
@@ -14,8 +15,7 @@ from nodestore.support.jsonio import Document, canonical_if_plain
 _HASH_DIGITS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class DerivedSpec:
+class DerivedSpec(Struct, frozen=True):
     """A spec with its hash and its size as JSON. spec: None if the node has nothing to run."""
 
     spec: Spec | None

@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from msgspec import Struct
 from pydantic import ValidationError
 
 from masterd.state_machine.remembered import RememberedResult
@@ -23,8 +24,7 @@ _DOCUMENT_FRAMING_BYTES = 64
 """Upper bound of what a snapshot or a view adds to the path and the value of a document."""
 
 
-@dataclass(frozen=True, slots=True)
-class VersionedDocument:
+class VersionedDocument(Struct, frozen=True, gc=False):
     """A document and the index of the command that last changed it. The value is never changed in place.
 
     size: its bytes in a snapshot or in a view, at most; see `document_size`.
