@@ -16,4 +16,4 @@ class SteeredClusterView(ClusterView):
     @property
     def subscriber_count(self) -> int:
         """How many callbacks are subscribed."""
-        return len(self._subscribers)
+        return len(self._subscribers) + len(self._subscribers_but_nodes)

@@ -196,7 +196,7 @@ class LeaderRouter:
             ):
                 changed.set()
 
-        unsubscribe = view.subscribe(check)
+        unsubscribe = view.subscribe_but_nodes(check)
         try:
             yield changed
         finally:

@@ -223,7 +223,7 @@ class Campaign:
         """
         await self._cancelled_tasks.wait_ended()
         self.end_attempt()
-        unsubscribe = self._cluster_view.subscribe(self._wake.set)
+        unsubscribe = self._cluster_view.subscribe_but_nodes(self._wake.set)
         reading_epoch = background_task(self._read_epoch_ahead(), name="read the epoch")
         watching = background_task(
             self._watch_leaders(lease), name="watch the leaders", eternal=True, on_end=self._wake.set
@@ -549,7 +549,7 @@ class Campaign:
             running = background_task(
                 watch.run(), name=f"watch over the leader of term {seen.revision}", on_end=changed.set
             )
-            unsubscribe = self._cluster_view.subscribe(changed.set)
+            unsubscribe = self._cluster_view.subscribe_but_nodes(changed.set)
             try:
                 while self._cluster_view.leader.revision == seen.revision:
                     await changed.wait()

@@ -149,14 +149,15 @@ class ClusterView:
         """The mod_revision of the newest value of `leader` that `observe_leader` has used."""
         self.config: KV | None = None
         self._subscribers: list[Callable[[], None]] = []
+        self._subscribers_but_nodes: list[Callable[[], None]] = []
         self.version = 0
         self.candidates = KeyMirror(keys.candidates, Candidate, self.garbage, self._changed)
-        self.status = KeyMirror(keys.status, Status, self.garbage, self._changed)
+        self.status = KeyMirror(keys.status, Status, self.garbage, self._node_changed)
         self.alive = KeyMirror(keys.alive, Alive, self.garbage, self._changed)
         self.waiting = KeyMirror(keys.waiting, Waiting, self.garbage, self._changed)
         """By `<node>/<nonce>`: nodeds that wait for the claim of their node."""
         self.acted = KeyMirror(keys.acted, Acted, self.garbage, self._changed)
-        self.desired = KeyMirror(keys.desired, Desired, self.garbage, self._changed)
+        self.desired = KeyMirror(keys.desired, Desired, self.garbage, self._node_changed)
         self.challenges = KeyMirror(keys.challenges, Challenge, self.garbage, self._changed)
         self.answers = KeyMirror(keys.answers, Answer, self.garbage, self._changed)
         self._paused = KeyMirror(keys.paused, Paused, self.garbage, self._changed)
@@ -241,11 +242,25 @@ class ClusterView:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
+    def subscribe_but_nodes(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """As `subscribe`, but do not call it if only a node's status or desired state changed.
+
+        Those change at nearly every commit, and decide neither who leads nor what the leader commits next. Who needs
+        them subscribes to `status` or `desired`.
+        """
+        self._subscribers_but_nodes.append(callback)
+        return lambda: self._subscribers_but_nodes.remove(callback)
+
     def notify(self) -> None:
         """Call the subscribers, because this masterd's own role changed."""
         self._changed()
 
     def _changed(self) -> None:
+        self._node_changed()
+        for callback in tuple(self._subscribers_but_nodes):
+            callback()
+
+    def _node_changed(self) -> None:
         self.version += 1
         for callback in tuple(self._subscribers):
             callback()

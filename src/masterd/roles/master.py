@@ -269,7 +269,7 @@ class Master:
         new leader before this process ends."""
         changed = asyncio.Event()
         view, own_revision = self._cluster_view, leader.fence.term.revision
-        unsubscribe = view.subscribe(changed.set)
+        unsubscribe = view.subscribe_but_nodes(changed.set)
         try:
             while self._leadership.leader is leader or 0 < view.leader.revision <= own_revision:
                 changed.clear()

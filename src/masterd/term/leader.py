@@ -160,7 +160,7 @@ class Leader:
         landed, TermBroken if the term must be given up, Garbage if the store holds data that makes commits impossible,
         or the error with which etcd refused a request.
         """
-        unsubscribe = self._cluster_view.subscribe(self._on_cluster_change)
+        unsubscribe = self._cluster_view.subscribe_but_nodes(self._on_cluster_change)
         stop_listening = self._parts.node_events.start_listening()
         space_upkeep = asyncio.get_running_loop().call_later(_UPKEEP_DELAY_S, self._start_space_upkeep)
         try:
