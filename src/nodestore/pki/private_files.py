@@ -60,8 +60,10 @@ def _restrict_on_windows(directory: Path) -> None:
     """Grant the directory to the system, the administrators and this user alone. What is made in it inherits that."""
     if sys.platform != "win32":
         return
-    user = f"{os.environ.get('USERDOMAIN', '.')}\\{os.environ['USERNAME']}"
-    grants = [f"{holder}:(OI)(CI)F" for holder in (_SYSTEM, _ADMINISTRATORS, user)]
+    holders = [_SYSTEM, _ADMINISTRATORS]
+    if name := os.environ.get("USERNAME"):  # a service may have none
+        holders.append(f"{os.environ.get('USERDOMAIN', '.')}\\{name}")
+    grants = [f"{holder}:(OI)(CI)F" for holder in holders]
     argv = ["icacls", str(directory), "/inheritance:r", "/grant:r", *grants]
     done = child_processes.run(argv, timeout_s=_ICACLS_TIMEOUT_S)
     if done.returncode != 0:
