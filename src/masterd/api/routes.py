@@ -45,6 +45,7 @@ from nodestore.errors import (
     NotLeader,
     OutcomeUnknown,
     ResultForgotten,
+    Unauthenticated,
     Unavailable,
 )
 from nodestore.schema import api_types
@@ -211,6 +212,8 @@ class Api:
         """Turn every error into a problem document. A traceback goes to the log only."""
         try:
             return await handler(request)
+        except Unauthenticated as error:
+            return problem_response(error)  # a stranger does not learn where the leader is
         except NodectlError as error:
             return problem_response(error, self._leader_router.leader_url)
         except web.HTTPException as error:

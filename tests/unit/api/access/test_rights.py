@@ -50,6 +50,7 @@ async def test_without_a_credential_nothing_but_health_is_served() -> None:
                 problem = await answer.json(content_type=None)
                 assert (answer.status, problem["code"]) == (401, "unauthenticated"), (method, path)
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
+                assert "leader_url" not in problem
         assert [item for item, right in RIGHTS.items() if right.is_public] == [("GET", "/v1/health")]
 
 
