@@ -156,7 +156,7 @@ class StoreAccess:
         leases = await ProgramLeases.read(self._etcd, self._keys)
         await self._auth.add_user(name, password)
         await self._auth.grant_role(name, ROOT)
-        work = owned_task(self._switch_with(open_session(name, password), leases))
+        work = owned_task(self._switch_with(open_session(name, password), name, leases))
         try:
             slow = await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -166,15 +166,20 @@ class StoreAccess:
         await self._auth.delete_user(name)
         return slow
 
-    async def _switch_with(self, session: AbstractAsyncContextManager[Etcd], leases: ProgramLeases) -> list[str]:
-        """Switch it on, and check the programs. On any error, and if it is cancelled, switch it off by `session`."""
+    async def _switch_with(
+        self, session: AbstractAsyncContextManager[Etcd], user: str, leases: ProgramLeases
+    ) -> list[str]:
+        """Switch it on, and check the programs. On any error, and if it is cancelled, switch it off by `session`.
+
+        user: that of `session`, which is then deleted.
+        """
         try:
             await self._enable()
             self._report("access control is on; waiting for the programs")
             await self._check_own_credential()
             return await leases.wait_renewed(self._etcd)
         except BaseException as error:
-            await owned_task(self._switch_off(session, error))
+            await owned_task(self._switch_off(session, user, error))
             raise
 
     async def _enable(self) -> None:
@@ -202,14 +207,14 @@ class StoreAccess:
             ) from None
         raise NodectlError("etcd has not switched access control on")
 
-    async def _switch_off(self, session: AbstractAsyncContextManager[Etcd], cause: BaseException) -> None:
+    async def _switch_off(self, session: AbstractAsyncContextManager[Etcd], user: str, cause: BaseException) -> None:
         began = time.monotonic()
         try:
             async with session as etcd:
-                await EtcdAccessControl(etcd).disable()
+                auth = EtcdAccessControl(etcd)
+                await auth.disable()
+                await auth.delete_user(user)
         except NodectlError as error:
-            if "not enabled" in str(error):
-                return
             raise NodectlError(
                 f"access control may be on, and could not be switched off within {time.monotonic() - began:.0f} s "
                 f"({error}), after: {cause or type(cause).__name__}"

@@ -89,6 +89,7 @@ class Fault(Enum):
     AMBIGUOUS = "it may have taken effect, or may do so later"
     UNREADABLE = "it took effect, but the answer is too large to be received"
     TOKEN = "no effect: the token is not valid; a new one may be"  # noqa: S105 - the meaning of a fault
+    RIGHTS_CHANGED = "no effect: etcd's users or roles were changed meanwhile; the same call may succeed at once"
     FINAL = "etcd's final answer; a retry would get the same"
 
 
@@ -105,7 +106,9 @@ class RpcFailed(Exception):
 # _NOT_PROPOSED: etcd refused the call at an earlier stage, in an interceptor or because a queue was full.
 _NOT_SENT = ("failed to connect", "errors resolving", "DNS resolution failed", "Name resolution", "empty address list")
 _NOT_PROPOSED = ("etcdserver: no leader", "etcdserver: too many requests", "not supported for learner")
-_BAD_TOKEN = ("auth token", "user name is empty", "revision of auth store is old")
+_BAD_TOKEN = ("auth token", "user name is empty")
+RIGHTS_CHANGED = "revision of auth store is old"
+"""etcd checks the rights for a call twice, and refuses the call if users or roles were changed in between."""
 _AMBIGUOUS = (
     StatusCode.UNAVAILABLE,
     StatusCode.DEADLINE_EXCEEDED,
@@ -126,6 +129,8 @@ def classify_status(code: StatusCode, details: str) -> Fault:
         return Fault.NOT_SENT
     if code is StatusCode.UNIMPLEMENTED:
         return Fault.NOT_SENT  # another server listens at that address
+    if RIGHTS_CHANGED in details:
+        return Fault.RIGHTS_CHANGED
     if code is StatusCode.UNAUTHENTICATED or any(text in details for text in _BAD_TOKEN):
         return Fault.TOKEN
     if code is StatusCode.RESOURCE_EXHAUSTED and "eceived message larger than max" in details:
@@ -140,6 +145,8 @@ def classify_status(code: StatusCode, details: str) -> Fault:
 def to_nodectl_error(failed: RpcFailed) -> NodectlError:
     """The typed error for a failure that a retry would not change."""
     details = failed.details.removeprefix("etcdserver: ")
+    if failed.fault is Fault.RIGHTS_CHANGED:
+        return Unavailable(f"etcd: {details}: its users or roles were changed meanwhile")
     if failed.fault is Fault.TOKEN:
         return Denied(f"etcd requires a user and password (--user, --password-file): {details}")
     if "permission denied" in details or failed.code == "permission_denied" or "authentication failed" in details:

@@ -89,6 +89,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _ROUND_PAUSE_S = 0.05
+_RIGHTS_PAUSE_S = 0.01
+_NEW_TOKEN_HELPS = (Fault.TOKEN, Fault.RIGHTS_CHANGED)
 _RECENT_FAILURE_S = 3.0
 _TOKENS_MAX = 3  # tokens that etcd may refuse in a row within one call
 _REQUIRE_LEADER = (("hasleader", "true"),)
@@ -305,7 +307,11 @@ class Etcd:
                 except RpcFailed as failed:
                     last = str(failed)
                     self._check_open()
-                    if failed.fault is Fault.TOKEN and with_token and self.settings.user is not None:
+                    if failed.fault is Fault.RIGHTS_CHANGED and self.settings.user is None:
+                        await asyncio.sleep(min(_RIGHTS_PAUSE_S, max(0.0, deadline - time.monotonic())))
+                        continue
+                    # A token may hold the revision of the rights at which it was issued, and is then outdated for good.
+                    if failed.fault in _NEW_TOKEN_HELPS and with_token and self.settings.user is not None:
                         self.discard_token(token)
                         tokens += 1
                         if tokens > _TOKENS_MAX:
@@ -342,7 +348,7 @@ class Etcd:
         """
         if failed.fault is Fault.TOKEN and self.settings.user is None:
             raise self.record_refusal(to_nodectl_error(failed)) from None
-        if failed.fault in (Fault.FINAL, Fault.TOKEN):
+        if failed.fault in (Fault.FINAL, *_NEW_TOKEN_HELPS):
             raise to_nodectl_error(failed) from None
         if failed.fault is Fault.UNREADABLE:
             kind = TooLarge if retry is RetryPolicy.FREELY else OutcomeUnknown
@@ -591,13 +597,15 @@ class Etcd:
         Unavailable if it had no effect. OutcomeUnknown if the member did not answer in time, or died meanwhile.
         """
         endpoint = self._endpoint_at(address)
-        for _ in range(1 + _TOKENS_MAX):
+        for _ in range(1 + _TOKENS_MAX):  # each repeat follows a refusal, so the call had no effect before
             await self._ensure_token(timeout_s)
             token = self._token
             try:
                 response = await endpoint.call(method, request, timeout_s, self._metadata())
             except RpcFailed as failed:
-                if failed.fault is Fault.TOKEN and self.settings.user is not None:
+                if failed.fault is Fault.RIGHTS_CHANGED or (
+                    failed.fault is Fault.TOKEN and self.settings.user is not None
+                ):
                     self.discard_token(token)
                 elif failed.fault is Fault.NOT_SENT:
                     raise Unavailable(f"etcd member {failed}") from None
@@ -609,4 +617,6 @@ class Etcd:
                 if self._login.awaits_success and self.settings.user is not None:
                     self._login.record_success()
                 return response
+        if self.settings.user is None:
+            raise Unavailable(f"etcd member {address}: its users or roles were changed during each attempt")
         raise self.record_refusal(Denied(f"etcd member {address} refuses every new token"))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from google.protobuf.message import Message
 
 from nodestore.errors import Denied, NodectlError, Unavailable
-from nodestore.etcd.rpc import Connection, Duplex, Fault, RpcFailed
+from nodestore.etcd.rpc import RIGHTS_CHANGED, Connection, Duplex, Fault, RpcFailed
 from nodestore.etcd.types import EtcdSettings
 
 
@@ -97,18 +97,20 @@ class Stream:
         self._session.switch_endpoint(self._endpoint)
         return BrokenStream(f"member {self.address} did not answer in time")
 
-    def report_token_refused(self) -> None:
-        """Drop the stream's token, which etcd refused in a message of this stream.
+    def report_token_refused(self, reason: str) -> None:
+        """Drop the stream's token, which etcd refused in a message of this stream. reason: etcd's text.
 
         If the session has no user, raise an error: Denied if etcd never accepted the session, else BrokenStream.
         """
         self._session.discard_token(self._token)
+        if RIGHTS_CHANGED in reason:
+            raise BrokenStream(f"{self.address}: {reason}")
         if self._session.settings.user is None:
             error = self._session.record_refusal(Denied("etcd requires a user and password (--user, --password-file)"))
             raise BrokenStream(str(error)) if isinstance(error, Unavailable) else error
 
     def _report_failure(self, failed: RpcFailed) -> BrokenStream:
-        if failed.fault is Fault.TOKEN:
+        if failed.fault in (Fault.TOKEN, Fault.RIGHTS_CHANGED):
             self._session.discard_token(self._token)
         else:
             self._session.switch_endpoint(self._endpoint, member_alive=failed.member_alive)

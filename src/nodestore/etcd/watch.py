@@ -362,7 +362,7 @@ def _raise_if_ended(reply: Any, stream: Stream) -> None:
     if "permission denied" in reason:
         raise Denied(f"etcd refuses the watch: {reason}")
     if "auth" in reason or "user name is empty" in reason:
-        stream.report_token_refused()
+        stream.report_token_refused(reason)
     raise BrokenStream(f"{stream.address}: watch canceled: {reason}")
 
 

@@ -6,6 +6,7 @@ The tests are generated from the table and from the layout, so that none is miss
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 
@@ -14,13 +15,16 @@ import pytest
 from nodestore.errors import Denied
 from nodestore.etcd import maintenance
 from nodestore.etcd.access_control import EtcdAccessControl
+from nodestore.etcd.lease import Lease
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, cmp_mod, op_get, op_put
 from nodestore.etcd.watch import follow
 from nodestore.schema.keys import Keys, prefix_end
 from nodestore.schema.store_rights import USER_KINDS, StoreUser, UserKind
-from tests.support.access.closed_etcd import ClosedEtcd
+from tests.support.access.closed_etcd import MAINTENANCE, ClosedEtcd
 from tests.support.access.store_keys import OWN, sample_keys
+from tests.support.waiting import eventually
+from tests.support.watching import observer
 
 KEYS = Keys("wall")
 _USERS = [StoreUser(kind, OWN) for kind in USER_KINDS]
@@ -132,3 +136,31 @@ async def test_a_certificate_without_a_user_is_denied(closed: ClosedEtcd) -> Non
         finally:
             await EtcdAccessControl(root).add_user(f"operator:{OWN}", None)
             await EtcdAccessControl(root).grant_role(f"operator:{OWN}", StoreUser("operator", OWN).role(KEYS))
+
+
+async def test_rights_that_change_are_survived(closed: ClosedEtcd) -> None:
+    """While roles change all the time, no call, watch or lease of a user with a certificate fails or is doubled."""
+    masterd, count = StoreUser("masterd", OWN), 0
+    async with closed.session(MAINTENANCE) as root, closed.session(masterd) as etcd, observer(etcd, KEYS.state) as seen:
+        lease = await Lease.grant(etcd, 2)
+        await etcd.put(KEYS.candidate(OWN), b"x", lease=lease.id)
+        changing, keeping = asyncio.create_task(_change_roles(root)), asyncio.create_task(lease.keep_alive())
+        while not changing.done():
+            await asyncio.gather(*(etcd.put(f"{KEYS.state}{OWN}/{count + number}", b"x") for number in range(8)))
+            count += 8
+        await changing
+        assert not keeping.done()
+        keeping.cancel()
+        await asyncio.wait((keeping,))
+        await eventually(lambda: len(seen.events) >= count)
+        assert len(seen.events) == len({event.key for event in seen.events}) == count
+        found = await etcd.range(f"{KEYS.state}{OWN}/")
+        assert [kv.version for kv in found.kvs] == [1] * count
+        await etcd.delete(f"{KEYS.state}{OWN}/", prefix=True)
+
+
+async def _change_roles(root: Etcd) -> None:
+    auth, ends_at = EtcdAccessControl(root), time.monotonic() + 3.0  # longer than the lease
+    while time.monotonic() < ends_at:
+        await auth.add_role("changing")
+        await auth.delete_role("changing")

@@ -55,7 +55,7 @@ SORTED = [
     # A token that died.
     (Code.UNAUTHENTICATED, "etcdserver: invalid auth token", Fault.TOKEN),
     (Code.INVALID_ARGUMENT, "etcdserver: user name is empty", Fault.TOKEN),
-    (Code.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", Fault.TOKEN),
+    (Code.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", Fault.RIGHTS_CHANGED),
     # Answers.
     (Code.RESOURCE_EXHAUSTED, "grpc: received message larger than max (5 vs. 4)", Fault.FINAL),
     (Code.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (5 vs. 4)", Fault.FINAL),
@@ -69,6 +69,7 @@ SORTED = [
 ERRORS = [
     (Code.UNAUTHENTICATED, "etcdserver: invalid auth token", Denied),
     (Code.INVALID_ARGUMENT, "etcdserver: user name is empty", Denied),
+    (Code.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", Unavailable),
     (Code.INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password", Denied),
     (Code.PERMISSION_DENIED, "etcdserver: permission denied", Denied),
     (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", NoSpace),

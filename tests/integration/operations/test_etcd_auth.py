@@ -1,0 +1,183 @@
+"""`nodectl etcd auth` with the installed programs: switched on under load, and off again if a program is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from nodectl import Client
+from nodestore.cluster.configuration import Configuration
+from nodestore.etcd.access_control import EtcdAccessControl
+from nodestore.schema.keys import Keys
+from nodestore.schema.models import Defaults, DriverConfig, Inventory, NodeConfig
+from nodestore.schema.store_rights import Permission, StoreUser
+from tests.support.access.closed_etcd import MAINTENANCE, ClosedEtcd
+from tests.support.cli import CommandOutput, Nodectl
+from tests.support.etcd_cluster import free_ports
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[3]
+OPERATOR = StoreUser("operator", "jo")
+INVENTORY = Inventory(
+    nodes={"n1": NodeConfig()}, defaults=Defaults(driver=DriverConfig(name="exec", settings={"argv": ["true"]}))
+)
+PATIENCE_S = 60.0
+
+
+class Programs:
+    """Two masters and a node that reach etcd with certificates of their own."""
+
+    def __init__(self, etcd: ClosedEtcd, keys: Keys, directory: Path) -> None:
+        self.etcd, self.keys, self.directory = etcd, keys, directory
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start_master(self, name: str, user: str = "") -> None:
+        listen = f"--listen=127.0.0.1:{free_ports(1)[0]}"
+        self._start(
+            name, "masterd", user or f"masterd:{name}", f"--id={name}", f"--host={name}", listen, "--timing=slow"
+        )
+
+    def start_node(self, name: str) -> None:
+        self._start(
+            name, "noded", f"noded:{name}", f"--node={name}", f"--work-dir={self.directory / name}", "--tick=500ms"
+        )
+
+    def _start(self, name: str, program: str, user: str, *options: str) -> None:
+        argv = [
+            sys.executable, "-m", program, *options, f"--cluster={self.keys.cluster}",
+            f"--endpoints={','.join(self.etcd.cluster.endpoints)}", *self.etcd.options(user),
+        ]  # fmt: skip
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def client(self, user: StoreUser = OPERATOR) -> Client:
+        own = self.etcd.settings(user)
+        return Client(own.endpoints, cluster=self.keys.cluster, ca=own.ca, cert=own.cert, key=own.key)
+
+    async def nodectl(self, *arguments: str, user: StoreUser = MAINTENANCE) -> CommandOutput:
+        own = self.etcd.options(user)
+        return await Nodectl(self.etcd.cluster.endpoints, self.keys.cluster)(*own, *arguments)
+
+    def stop(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {path.name}\n{path.read_text('utf-8')}" for path in sorted(self.directory.glob("*.log")))
+
+
+@contextlib.asynccontextmanager
+async def _running(keys: Keys, tmp_path: Path) -> AsyncIterator[Programs]:
+    """Two masters and a node, without access control."""
+    etcd = ClosedEtcd(tmp_path / "ca")
+    async with etcd.cluster:
+        started = Programs(etcd, keys, tmp_path)
+        try:
+            async with etcd.session(MAINTENANCE) as session:
+                await Configuration(session, keys).apply(
+                    INVENTORY.model_dump(), source="", expect_version=None, actor="test"
+                )
+            for name in ("m1", "m2"):
+                started.start_master(name)
+            started.start_node("n1")
+            async with started.client() as client:
+                await client.command("node.set", {"node": "n1", "values": {"number": -1}}, timeout_s=PATIENCE_S)
+                await eventually(
+                    lambda: _is_converged(client, 1), "the node has its first document", timeout_s=PATIENCE_S
+                )
+            yield started
+        finally:
+            for name in tuple(started.running):
+                started.stop(name)
+            print(started.logs(), file=sys.stderr)  # noqa: T201 - shown if the test fails
+
+
+async def _is_converged(client: Client, index: int) -> bool:
+    status = (await client.get("/v1/nodes/n1"))["status"] or {}
+    return int(status.get("observed_generation", 0)) >= index and status.get("phase") == "ready"
+
+
+@contextlib.asynccontextmanager
+async def _load(client: Client) -> AsyncIterator[list[int]]:
+    """Send commands one after another; the list gets the index of each. Any error fails the test."""
+    done: list[int] = []
+
+    async def send() -> None:
+        while True:
+            done.append((await client.command("node.set", {"node": "n1", "values": {"number": len(done)}})).index)
+            await asyncio.sleep(0.02)
+
+    sending = asyncio.create_task(send())
+    try:
+        yield done
+        assert not sending.done(), sending.exception()
+    finally:
+        sending.cancel()
+        await asyncio.wait((sending,))
+
+
+async def test_switched_on_under_load(keys: Keys, tmp_path: Path) -> None:
+    """No command fails, the leader goes on in its term, and every permission is as the table says. Then the rights
+    change under load, and a node that lost its rights has them again."""
+    async with _running(keys, tmp_path) as programs, programs.client() as client:
+        before = (await client.get("/v1/leader"))["term"]
+        async with _load(client) as done:
+            await eventually(lambda: len(done) > 5)
+            enabled = await programs.nodectl("etcd", "auth", "enable", "--yes", str(OPERATOR))
+            assert (enabled.code, enabled.lines[-1]) == (0, "access control of etcd is on")
+            count = len(done)
+            await eventually(lambda: len(done) > count + 20)
+            checked = await programs.nodectl("etcd", "auth", "check", "-o", "json")
+            assert (checked.code, checked.json) == (0, [])
+            assert (await programs.nodectl("etcd", "auth", "check", user=OPERATOR)).code == 2
+            await _change_rights(programs)
+        assert (await client.get("/v1/leader"))["term"] == before
+        last = (await client.command("node.set", {"node": "n1", "values": {"number": -2}})).index
+        await eventually(lambda: _is_converged(client, last), "the node has its last document", timeout_s=PATIENCE_S)
+    assert "etcd refuses this program" not in programs.logs()
+
+
+async def _change_rights(programs: Programs) -> None:
+    """Take rights away, add too many, and let `check` find and `enable` repair it."""
+    role, keys = StoreUser("noded", "n1").role(programs.keys), programs.keys
+    async with programs.etcd.session(MAINTENANCE) as session:
+        auth = EtcdAccessControl(session)
+        await auth.revoke(role, Permission("readwrite", keys.status_of("n1").encode()))
+        await auth.grant(role, Permission("read", keys.config_current.encode()))
+        await auth.add_user("stranger", None)
+        await auth.grant_role("stranger", "root")
+        found = (await programs.nodectl("etcd", "auth", "check", "-o", "json")).json
+        assert [(item["subject"], item["problem"]) for item in found] == [
+            (f"role {role}", f"may not readwrite {keys.status_of('n1')}"),
+            (f"role {role}", f"may read {keys.config_current}, too much"),
+            ("user stranger", "has the role root, which gives it more rights in this cluster than the table"),
+        ]
+        again = await programs.nodectl("etcd", "auth", "enable", "--yes")
+        assert again.code == 0, again.err
+        assert "its rights are up to date" in again.lines[-1]
+        await auth.delete_user("stranger")
+        assert (await programs.nodectl("etcd", "auth", "check")).code == 0
+
+
+async def test_switched_off_again_if_a_program_is_refused(keys: Keys, tmp_path: Path) -> None:
+    """The command names the program; nothing is left but users without effect, and the masters stay candidates."""
+    async with _running(keys, tmp_path) as programs, programs.client() as client:
+        programs.stop("m2")
+        programs.start_master("m2", user="masterd:other")
+
+        async def has_returned() -> bool:
+            masters = (await client.get("/v1/masters"))["masters"]
+            return programs.running["m2"].pid in [item["pid"] for item in masters]
+
+        await eventually(has_returned, "m2 is a candidate again", timeout_s=PATIENCE_S)
+        failed = await programs.nodectl("etcd", "auth", "enable", "--yes")
+        assert failed.code == 6
+        assert "etcd refuses masterd:m2" in failed.err
+        await client.command("node.set", {"node": "n1", "values": {"number": 1}}, timeout_s=PATIENCE_S)
+        checked = await programs.nodectl("etcd", "auth", "check", "-o", "json")
+        assert [item["subject"] for item in checked.json] == ["access control"]
