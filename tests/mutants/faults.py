@@ -25,6 +25,7 @@ FILES = (
     "store",
     "identity",
     "admission",
+    "access",
 )
 """The files, without `.toml`, in this order. `missed` holds faults that no test noticed when they were first tried."""
 

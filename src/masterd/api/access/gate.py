@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,12 +22,13 @@ from aiohttp import hdrs, web
 from masterd.api.access.audit import AuditLog
 from masterd.api.access.browser_rules import BrowserRules, content_type_refusal, cors_headers, preflight_headers
 from masterd.api.access.credentials import Credentials
+from masterd.api.access.rates import Rates
 from masterd.api.access.rights import RIGHTS, Right, command_refusal
 from masterd.api.access.switch import AccessSwitch
 from masterd.roles.principal import Kind, Principal
 from masterd.roles.request_principal import principal_of, set_principal
 from masterd.state_machine.batch import CommandRequest
-from nodestore.errors import Denied, Forbidden, Unauthenticated, Unavailable
+from nodestore.errors import Denied, Forbidden, Overloaded, Unauthenticated, Unavailable
 from nodestore.support.logs import RateLimitedLog
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ _END_CHECK_S = 1.0
 _KNOWN_S = 2.0
 """How long a request to a masterd that has just started waits until it is known whether access control is on."""
 _STRANGER = Principal(Kind.STRANGER)
+_PEOPLE = (Kind.TOKEN, Kind.OPERATOR)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +65,7 @@ class Gate:
     def __init__(self, browsers: BrowserRules, switch: AccessSwitch, credentials: Credentials, audit: AuditLog) -> None:
         self._browsers, self._switch, self._credentials, self._audit = browsers, switch, credentials, audit
         self._rights: dict[web.AbstractRoute, Right] = {}
-        self._waiting = 0
+        self._waiting, self._rates = 0, Rates()
         self._streams: list[_Stream] = []
         self._timer: asyncio.TimerHandle | None = None
         self._limited_log = RateLimitedLog(log, 60.0)
@@ -100,6 +103,8 @@ class Gate:
             why = self._why_forbidden(request, principal, right)
             self._note_refusal(request, principal, why)
             raise Forbidden(why)
+        if principal.kind in _PEOPLE and (wait_s := self._rates.wait_s(str(principal), time.monotonic())) > 0.0:
+            raise Overloaded(f"{principal} sends too many requests; try again in {wait_s:.3g} s", wait_s)
         set_principal(request, principal)
         return right.is_stream
 

@@ -17,6 +17,7 @@ from nodestore.schema.models import Role
 from tests.support.fakes.access import PEER_HEADER, AccessCase, peer_by_header
 from tests.support.fakes.masterd_parts import serving
 
+_ENDS_S = 10.0
 OTHER_KINDS = ("host", "hostd", "etcd")
 
 
@@ -254,13 +255,13 @@ async def test_a_revoked_token_ends_its_streams_at_once() -> None:
         assert await stream.content.readline()
         case.revoke(revoked)
         with pytest.raises(aiohttp.ClientError):
-            await stream.read()
+            await asyncio.wait_for(stream.read(), _ENDS_S)
         assert await kept.content.readline()
         assert (await _ask(session, "GET", f"{url}/v1/whoami", headers))[0] == 401
         assert (await _ask(session, "GET", f"{url}/v1/whoami", other))[0] == 200
         case.revoke(left)
         with pytest.raises(aiohttp.ClientError):
-            await kept.read()
+            await asyncio.wait_for(kept.read(), _ENDS_S)
 
 
 async def test_a_lesser_role_ends_streams_too() -> None:
@@ -271,7 +272,7 @@ async def test_a_lesser_role_ends_streams_too() -> None:
         assert await stream.content.readline()
         case.put(grant_id, grant.model_copy(update={"groups": ("top",)}))
         with pytest.raises(aiohttp.ClientError):
-            await stream.read()
+            await asyncio.wait_for(stream.read(), _ENDS_S)
 
 
 # --- forwarded requests ---
