@@ -49,7 +49,7 @@ class OwnCertificate:
                 _, writer = await asyncio.open_connection(parts.hostname, parts.port or 443, ssl=self._tls)
             self.warning = None
         except ssl.SSLCertVerificationError as error:
-            self.warning = f"other programs do not trust {self._url}: {error.verify_message or error.reason}"
+            self.warning = f"other programs do not trust {self._url}: {error.verify_message}"
         except (OSError, TimeoutError) as error:
             log.debug("cannot check the certificate at %s: %s", self._url, error)
         finally:

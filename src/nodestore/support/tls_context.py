@@ -14,6 +14,8 @@ from nodestore.errors import Invalid
 from nodestore.support.der import issuer_and_serial
 from nodestore.support.tls_files import TlsContents
 
+_CERTIFICATE_REVOKED = 23  # X509_V_ERR_CERT_REVOKED
+
 
 class FollowingContext(ssl.SSLContext):
     """An SSL context for clients or for a server, whose contents `renew` replaces.
@@ -77,7 +79,7 @@ class _CheckedConnection(ssl.SSLObject):
     def do_handshake(self) -> None:
         super().do_handshake()
         if self.owner.is_revoked(self.getpeercert(binary_form=True)):
-            raise ssl.SSLCertVerificationError(1, "the certificate is revoked")
+            raise _revoked("the certificate is revoked")
         self.is_established = True
 
     def cut_off(self) -> None:
@@ -85,9 +87,17 @@ class _CheckedConnection(ssl.SSLObject):
         that other connections need no check at each read."""
 
         def fail(*_: Any) -> NoReturn:
-            raise ssl.SSLCertVerificationError(1, "the certificate was revoked")
+            raise _revoked("the certificate was revoked")
 
         self.read = self.write = fail  # type: ignore[method-assign, assignment]
+
+
+def _revoked(message: str) -> ssl.SSLCertVerificationError:
+    """The error that OpenSSL raises for a certificate that it finds revoked, with all attributes that it has there."""
+    error = ssl.SSLCertVerificationError(1, message)
+    error.library, error.reason = "SSL", "CERTIFICATE_VERIFY_FAILED"
+    error.verify_code, error.verify_message = _CERTIFICATE_REVOKED, message
+    return error
 
 
 def _is_in(certificate: bytes, revoked: frozenset[tuple[bytes, bytes]]) -> bool:

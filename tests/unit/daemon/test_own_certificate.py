@@ -40,6 +40,19 @@ async def test_a_host_that_the_certificate_does_not_name_is_a_warning(tmp_path: 
         assert own.warning is None
 
 
+async def test_a_certificate_of_ones_own_that_is_revoked_is_a_warning(tmp_path: Path) -> None:
+    """The connection is refused by our own check, not by that of OpenSSL."""
+    found = contents(tmp_path)
+    Authorities(tmp_path).revoke(Subject("masterd", "m1"))
+    server = await asyncio.start_server(_close, "127.0.0.1", 0, ssl=found.server)
+    async with server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        listed = TlsFiles(ca=tmp_path / "ca.crt", crl=tmp_path / "ca.crl").read()
+        own = OwnCertificate(url, FollowingContext(listed, server_side=False))
+        await own.check()
+        assert own.warning == f"other programs do not trust {url}: the certificate is revoked"
+
+
 async def test_an_address_that_cannot_be_reached_proves_nothing(tmp_path: Path) -> None:
     own = OwnCertificate(f"https://127.0.0.1:{free_ports(1)[0]}", contents(tmp_path).client)
     await own.check()
