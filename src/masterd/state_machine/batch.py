@@ -603,8 +603,8 @@ def _check_same(request: CommandRequest, first: bytes | None, index: int) -> Non
         return
     if is_closed(first):
         raise IdClosed(
-            f"command {request.id} was not run, and will not be: its id was closed at index {index}, because its "
-            "outcome was asked for while no command had used it; if it is still wanted, send it with a new id"
+            f"command {request.id} has not taken effect, and never will: its id was closed at index {index}, because "
+            "its outcome was asked for while no command had used it; if it is still wanted, send it with a new id"
         )
     args = checked_copy(request.args, "arguments")  # as they are in the journal: a tuple became a list
     check_same_request(request.id, first, request.name, args, index)

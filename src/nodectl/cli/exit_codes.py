@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -76,6 +77,8 @@ def explain(error: BaseException) -> Explanation:
         for kind, code, hint in _TABLE:
             if isinstance(error, kind):
                 message = error.message or kind.__name__
+                if reference := getattr(error, "reference", ""):  # a command: see CommandOutcomeUnknown
+                    hint = f"`nodectl command-outcome {shlex.quote(reference)}` settles whether it took effect"
                 names_remedy = kind is Unavailable and "`nodectl " in message  # a pause, for example: masterds do run
                 return Explanation(code, message, "" if names_remedy else hint)
     if isinstance(error, KeyboardInterrupt):

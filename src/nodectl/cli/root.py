@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "state": "Read the documents of the application.",
     "command": "Send a command to the application.",
     "command-id": "Print a command id, with which a script can safely repeat a command.",
+    "command-outcome": "Show what became of a command whose answer was lost.",
     "snapshot": "Save, list, show, restore and delete snapshots.",
     "time": "Set the time of the cluster after it was wrong.",
     "history": "Show the commands that were run: which, by whom and when.",
@@ -49,7 +50,10 @@ COMMANDS: dict[str, str] = {
 }
 """Help line by command. The module nodectl.cli.commands.<command> holds a Typer named `app`."""
 
-_PACKAGES = dict.fromkeys(("audit", "auth", "login", "pki", "token", "whoami"), "security.")
+_PACKAGES = {
+    **dict.fromkeys(("audit", "auth", "login", "pki", "token", "whoami"), "security."),
+    **dict.fromkeys(("command-id", "command-outcome"), "lost_answers."),
+}
 """The package of a command's module below nodectl.cli.commands, if it is in one."""
 
 _HOISTED = {

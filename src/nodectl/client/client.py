@@ -8,6 +8,7 @@ import getpass
 import logging
 import secrets
 import socket
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from nodectl.client.connection.bearer import BearerToken
 from nodectl.client.connection.discovery import Discovery, EtcdDiscovery, HttpDiscovery
+from nodectl.client.connection.errors import CommandOutcomeUnknown
 from nodectl.client.connection.following import StreamFollower
 from nodectl.client.connection.http import Http, as_object, cancel_all, encode_body
 from nodectl.client.connection.leadership import Leadership
@@ -27,6 +29,7 @@ from nodectl.client.connection.state import ConnectionState, State
 from nodectl.client.methods.access import AccessCalls
 from nodectl.client.methods.administration import AdministrationCalls
 from nodectl.client.methods.application import ApplicationCalls
+from nodectl.client.methods.outcomes import OutcomeCalls, ask_time_s
 from nodectl.client.methods.reads import ReadCalls
 from nodectl.client.methods.snapshots import SnapshotCalls
 from nodectl.endpoints import parse_endpoints
@@ -63,7 +66,7 @@ def _not_open() -> RuntimeError:
 _NOT_OPEN = _NotOpen()
 
 
-class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls, AccessCalls):
+class Client(ReadCalls, ApplicationCalls, OutcomeCalls, SnapshotCalls, AdministrationCalls, AccessCalls):
     """A client of one cluster: `async with Client(endpoints, cluster=...) as client:`.
 
     It belongs to one event loop; any number of tasks may use it.
@@ -219,12 +222,23 @@ class Client(ReadCalls, ApplicationCalls, SnapshotCalls, AdministrationCalls, Ac
         if after is not None and id is None:
             raise Invalid("`after` is for repeating a command: pass the `id` of that command as well")
         arguments = {} if args is None else as_object(args, "args")
-        if id is None:
-            self._commands += 1
-            id = f"{self._nonce}-{self._commands}"
-        body = encode_body({"name": name, "args": arguments, "id": id, "actor": self.actor})
         limit_s = self._command_timeout_s if timeout_s is None else timeout_s
-        return await self._pipeline.submit(id, after, body[:-1], limit_s)
+        if id is not None:
+            # Not asked for at the end: the question may close the id, and its owner may want to repeat the command.
+            return await self._pipeline.submit(id, after, self._command_body(name, arguments, id), limit_s)
+        self._commands += 1
+        id, deadline = f"{self._nonce}-{self._commands}", time.monotonic() + limit_s
+        body, ask_s = self._command_body(name, arguments, id), ask_time_s(limit_s)
+        try:
+            return await self._pipeline.submit(id, None, body, limit_s, ask_s=ask_s)
+        except CommandOutcomeUnknown as unknown:
+            if self._pipeline.is_closed or (left_s := deadline - time.monotonic()) <= 0:
+                raise
+            return await self._settled(unknown, left_s)
+
+    def _command_body(self, name: str, arguments: Mapping[str, Any], id: str) -> bytes:
+        """The command as JSON, without `after` and the closing brace."""
+        return encode_body({"name": name, "args": arguments, "id": id, "actor": self.actor})[:-1]
 
     async def get(
         self,

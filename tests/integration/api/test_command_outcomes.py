@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nodectl import Client
 from nodestore.errors import Conflict, IdClosed, Invalid, NodectlError, Unavailable
 from nodestore.schema.keys import Keys
 from tests.support.etcd_cluster import EtcdCluster
@@ -51,6 +52,8 @@ async def test_the_answers_hold_for_every_master(etcd_one: EtcdCluster, keys: Ke
             assert (known["took_effect"], known["index"], known["result"]) == (True, done["index"], done["result"])
             with pytest.raises(IdClosed, match=f"closed at index {closed['index']}"):
                 await send(masters, name, "never-sent")
+        async with Client([process.url for process in masters.running.values()]) as client:
+            assert await client.outcome_of("never-sent", 0) == closed
         history = (await masters.ask("m1", "GET", "/v1/history?command=command.close"))["entries"]
         assert [(entry["id"], entry["actor"]) for entry in history] == [("never-sent", "ann")]
 

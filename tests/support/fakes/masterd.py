@@ -35,6 +35,9 @@ class FakeCluster:
         self.index = 0
         self.results: dict[str, dict[str, Any]] = {}
         self.executed: list[dict[str, Any]] = []
+        self.closed: dict[str, int] = {}  # index by id
+        self.knows_outcomes = True  # False: of a release that cannot be asked what became of a command
+        self.floor = 0
         self.refuse: dict[str, tuple[int, str, str]] = {}  # command name: status, code, detail
         self.nodes: dict[str, dict[str, Any]] = {}
         self.documents: dict[str, dict[str, Any]] = {}
@@ -72,6 +75,8 @@ class FakeCluster:
         """Run one command, exactly once for its id, and return its result."""
         if command["id"] in self.results:
             return {**self.results[command["id"]], "repeated": True}
+        if command["id"] in self.closed:
+            return {"problem": {"code": "id_closed", "status": 409, "detail": "its id is closed"}}
         if command["name"] in self.refuse:
             status, code, detail = self.refuse[command["name"]]
             return {"problem": {"code": code, "status": status, "detail": detail}}
@@ -83,6 +88,18 @@ class FakeCluster:
         if command["name"] == "node.act":
             self._end_actions(result["index"], command["args"]["action"], result["result"]["nodes"])
         return result
+
+    def settle(self, command_id: str) -> dict[str, Any]:
+        """What became of a command. An unknown id is closed."""
+        known = self.results.get(command_id)
+        if known is not None:
+            kept = {"result": known["result"], "result_kept": True}
+            return {"id": command_id, "took_effect": True, "index": known["index"], **kept}
+        if command_id not in self.closed:
+            self.index += 1
+            self.closed[command_id] = self.index
+        index = self.closed[command_id]
+        return {"id": command_id, "took_effect": False, "index": index, "result": None, "result_kept": False}
 
     def record(self, name: str, args: dict[str, Any], result: Any, actor: str, known_as: str) -> None:
         """Append a command to the journal and return its record."""
@@ -132,6 +149,7 @@ class FakeMasterd:
         self.script: deque[Behaviour] = deque()
         self.always: Behaviour | None = None
         self.batches: list[list[dict[str, Any]]] = []
+        self.asked: list[dict[str, Any]] = []  # the questions for outcomes
         self.requests: list[str] = []
         self.drop_next: set[str] = set()  # "METHOD path" of requests whose answer is lost once, after they took effect
         self.silent = False
@@ -170,6 +188,7 @@ class FakeMasterd:
                 web.post("/v1/drill", self._drill),
                 web.post("/v1/leader/switchover", self._switchover),
                 web.post("/v1/commands", self._commands),
+                web.post("/v1/commands/outcome", self._outcome),
                 web.get("/v1/commands", self._command_list),
             ]
         )
@@ -252,6 +271,15 @@ class FakeMasterd:
         if behaviour is not None:
             return await behaviour(self, request, commands)
         return await self.answer(commands)
+
+    async def _outcome(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        self.asked.append(asked)
+        if not self.cluster.knows_outcomes:
+            return self.problem(404, "not_found", "POST /v1/commands/outcome: there is no such resource")
+        if asked["after"] < self.cluster.floor:
+            return self.problem(410, "too_old", "ids are remembered only from a later index on")
+        return web.json_response(self.cluster.settle(asked["id"]))
 
     async def _command_list(self, request: web.Request) -> web.Response:
         return web.json_response(openapi.command_list(BuiltinApp()))

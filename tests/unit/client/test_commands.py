@@ -209,9 +209,10 @@ async def test_a_command_that_was_never_sent_is_unavailable_at_the_deadline() ->
 
 
 async def test_at_the_deadline_a_command_that_may_have_run_is_unknown_and_can_be_repeated() -> None:
-    """With the id and `after` of the error, the repeat gets the first result."""
+    """With the id and `after` of the error, the repeat gets the first result. The leader is of a release that cannot be
+    asked for the outcome."""
     async with fake_cluster("m1") as cluster, client_of(cluster) as client:
-        cluster.index = 7
+        cluster.index, cluster.knows_outcomes = 7, False
         cluster.leading.script.append(lose_answer)
         cluster.leading.always = never_answer
         with pytest.raises(CommandOutcomeUnknown) as caught:

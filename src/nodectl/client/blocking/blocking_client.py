@@ -185,6 +185,7 @@ class BlockingClient:
     get = _blocking(Client.get)
     change = _blocking(Client.change)
     command = _blocking(Client.command)
+    outcome_of = _blocking(Client.outcome_of)
 
     leader = _blocking(Client.leader)
     masters = _blocking(Client.masters)

@@ -11,7 +11,8 @@ rule: a master that may already have forwarded a request never answers that it i
 
 **Poison.** A command that kills every leader that runs it must not kill one master after another. A leader counts as
 lost under a command if a request with that command got no answer and a newer term then began, other than by
-resignation or switchover. The second such loss ends the command with CommandOutcomeUnknown.
+resignation or switchover. The second such loss ends the command with CommandOutcomeUnknown. The caller may then ask for
+the outcome, which does not run the command (`methods/outcomes.py`).
 
 Commands that were only in the same request, or in flight at the same time, must not be blamed. So after its first loss
 a command is *quarantined*: it is sent alone, with nothing else of this client in flight. If that leader is lost too, no
@@ -77,6 +78,7 @@ class PendingCommand:
     lost_leaders: list[str] = field(default_factory=list)  # leaders lost under this command
     trouble: str = ""  # the last error, for messages
     is_store_full: bool = False  # the last error was that etcd has no space
+    ask_s: float = 0.0  # how long before its deadline its caller asks for the outcome, if it may have been received
 
     @property
     def is_quarantined(self) -> bool:
@@ -119,11 +121,20 @@ class Pipeline:
 
     # --- callers ----------------------------------------------------------------------------------------------------
 
-    async def submit(self, command_id: str, after: int | None, body: bytes, timeout_s: float) -> CommandResult:
+    @property
+    def is_closed(self) -> bool:
+        """Whether no command is accepted any more."""
+        return self._closed
+
+    async def submit(
+        self, command_id: str, after: int | None, body: bytes, timeout_s: float, *, ask_s: float = 0.0
+    ) -> CommandResult:
         """Queue a command and return its result.
 
-        `body`: the command as JSON, without `after` and the closing brace. Raises Unavailable if it was certainly not
-        run within `timeout_s` seconds, CommandOutcomeUnknown if it may have been, or the error that the leader sent.
+        `body`: the command as JSON, without `after` and the closing brace. `ask_s`: if the command may have been
+        received, give it up this many seconds earlier, so that its caller can ask for the outcome. Raises Unavailable
+        if it was certainly not run within `timeout_s` seconds, CommandOutcomeUnknown if it may have been, or the error
+        that the leader sent.
         """
         deadline = time.monotonic() + timeout_s
         if self._closed:
@@ -137,8 +148,11 @@ class Pipeline:
         else:
             await self._slots.acquire()
         loop = asyncio.get_running_loop()
-        pending = PendingCommand(command_id, after, body, loop.create_future(), is_after_given=after is not None)
-        pending.timer = loop.call_later(max(deadline - time.monotonic(), 0.0), self._expire, pending, timeout_s)
+        pending = PendingCommand(
+            command_id, after, body, loop.create_future(), is_after_given=after is not None, ask_s=ask_s
+        )
+        left_s = max(deadline - time.monotonic() - ask_s, 0.0)
+        pending.timer = loop.call_later(left_s, self._expire, pending, timeout_s)
         if len(self._waiting) > 2 * WAITING_MAX:  # drop what timed out; _drop_done sees only the head
             self._waiting = deque(item for item in self._waiting if not item.answer.done())
         self._waiting.append(pending)
@@ -154,14 +168,20 @@ class Pipeline:
             return
         trouble = pending.trouble or self._leadership.trouble or "no leader was found"
         if pending.maybe_received:
-            self._fail(pending, self._unknown_error(pending, f"no answer within {timeout_s:g} s: {trouble}"))
+            self._fail(pending, self._unknown_error(pending, f"there was no answer within {timeout_s:g} s: {trouble}"))
+        elif pending.ask_s:  # nothing to ask for: go on until the deadline
+            ask_s, pending.ask_s = pending.ask_s, 0.0
+            pending.timer = asyncio.get_running_loop().call_later(ask_s, self._expire, pending, timeout_s)
         else:
             kind = NoSpace if pending.is_store_full else Unavailable
             self._fail(pending, kind(f"the command was not run within {timeout_s:g} s: {trouble}"))
 
     def _unknown_error(self, pending: PendingCommand, message: str) -> CommandOutcomeUnknown:
         text = f"command {pending.id} may or may not have taken effect: {message}"
-        return CommandOutcomeUnknown(text, command_id=pending.id, after=pending.after or 0)
+        lost = tuple(pending.lost_leaders) if len(pending.lost_leaders) >= LOSSES_MAX else ()
+        return CommandOutcomeUnknown(
+            text, command_id=pending.id, after=pending.after or 0, lost_leaders=lost, reason=message
+        )
 
     def _fail(self, pending: PendingCommand, error: NodectlError) -> None:
         if not pending.answer.done():
@@ -255,7 +275,7 @@ class Pipeline:
             self._unknown_error(
                 pending,
                 f"leaders {' and '.join(pending.lost_leaders)} were lost after it was sent to them, so it is not sent "
-                "to another one; check the history before you repeat it",
+                "to another one; find out why before you send it again",
             ),
         )
         return True

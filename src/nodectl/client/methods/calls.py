@@ -52,9 +52,11 @@ class ApiCalls(ABC):
     ) -> CommandResult:
         """Run one command of the application; it takes effect exactly once, even if leaders die meanwhile.
 
-        To repeat a command that ended with CommandOutcomeUnknown, pass its `id` and `after`. Raises Unavailable if the
-        command was certainly not run within `timeout_s` (seconds), CommandOutcomeUnknown if it may have been, and the
-        typed error (Refused, NotFound, Conflict, TooOld, Invalid...) if the leader refused it.
+        If its answer is lost, the client asks for the outcome near the end of the time limit, unless the caller gave an
+        `id`: then the command never runs later. To repeat a command that ended with CommandOutcomeUnknown, pass its
+        `id` and `after`. Raises Unavailable if the command was not run within `timeout_s` (seconds) and will not be,
+        CommandOutcomeUnknown if that cannot be known, and the typed error (Refused, NotFound, Conflict, TooOld,
+        Invalid...) if the leader refused it.
         """
 
     @abstractmethod
