@@ -232,7 +232,7 @@ def _add_tls(parser: options.Parser) -> None:
     )  # fmt: skip
     parser.add_option(
         "plain-listen", _listen, default="", meta="HOST:PORT",
-        text="a second address of the HTTP API, without TLS: for the time in which clients move to TLS",
+        text="another address of the HTTP API, without TLS, while clients move to TLS",
     )  # fmt: skip
     parser.add_flag("insecure", text="without TLS, accept requests of other PCs: anybody who reaches --listen commands")
 
