@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tests.model.ends import resigns
 from tests.model.setting import Setting, changed, name_of, names, on_its_way, standing_by, used
 from tests.model.store import land
-from tests.model.world import NOT_SENT, Batch, Bounds, Commit, Masterd, World
+from tests.model.world import CLOSES, NOT_SENT, Batch, Bounds, Commit, Masterd, World
 
 
 def begin_commit(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
@@ -68,6 +68,8 @@ def _runs(setting: Setting, me: Masterd, after: int, command: int) -> bool:
     restored."""
     if command in me.log[me.ids_from :]:
         return False
+    if CLOSES + command in me.log[me.ids_from :] and setting.has("a closed id is refused"):
+        return False
     if after < len(me.log) - setting.kept and setting.has("a command below the floor is refused"):
         return False
     return after <= len(me.log)
@@ -90,10 +92,48 @@ def repeat(setting: Setting, world: World, number: int) -> Iterator[tuple[str, W
             yield f"{{}} finds its term over, asked for {names((command,))}", changed(sent, number, standing_by(me))
 
 
+def question(setting: Setting, world: World, number: int) -> Iterator[tuple[str, World]]:
+    """What became of a command: `state_machine.batch.Batch._earlier_outcome` and `state_machine.batch.Batch._close_id`.
+    The command itself may still be delayed, and may never have been received."""
+    me = world.masterds[number]
+    if me.commit or not world.left.questions or len(me.log) != me.reached:
+        return
+    first = next((command for command, (after, _) in enumerate(world.clients) if after == NOT_SENT), -1)
+    for command, (sent_after, sends) in enumerate(world.clients):
+        if sent_after == NOT_SENT and command != first:
+            continue
+        after = min(len(me.log), len(world.history)) if sent_after == NOT_SENT else sent_after
+        clients = (*world.clients[:command], (after, sends), *world.clients[command + 1 :])
+        asked = world._replace(left=used(world.left, "questions"), clients=clients)
+        item, known = CLOSES + command, me.log[me.ids_from :]
+        if command in known or item in known:
+            if world.store.leader[0] == me.term and world.store.epoch == me.term_epoch:
+                found = (command,) if command in known else (item,)
+                yield f"{{}} answers the question for {names((command,))} by {names(found)}", _answered(asked, found)
+        elif not _runs(setting, me, after, command):
+            continue  # too old to know, or of a store that was since restored
+        elif setting.has("an id is closed by an entry"):
+            commit = Commit("commit", me.term, me.term_epoch, me.head, me.reached + 1, (item,))
+            yield (
+                f"{{}} is asked for {names((command,))}",
+                changed(asked, number, me._replace(commit=commit, sent=False)),
+            )
+        else:
+            yield f"{{}} answers that {names((command,))} never will", _answered(asked, (item,))
+
+
 def _answered(world: World, batch: Batch) -> World:
-    """The callers of these have their results: they must have taken effect."""
-    lost = [command for command in batch if command not in world.history]
-    if not lost or world.wrong:
+    """The callers of these have their results: they must have taken effect. Of a closed id the answer is that the
+    command has not, and never will."""
+    closed = tuple(item - CLOSES for item in batch if item >= CLOSES)
+    lost = [command for command in batch if command < CLOSES and command not in world.history]
+    if closed:
+        world = world._replace(closed=tuple(sorted({*world.closed, *closed})))
+    if world.wrong:
+        return world
+    if false := [command for command in closed if command in world.history]:
+        return world._replace(wrong=f"{names((false[0],))} has taken effect, and is reported as never")
+    if not lost:
         return world
     return world._replace(wrong=f"{names((lost[0],))} is acknowledged, and has not taken effect")
 

@@ -96,4 +96,4 @@ def _restored(setting: Setting, world: World) -> Iterator[tuple[str, World]]:
     leader = (0, 0) if setting.has("recovery deletes leader") else store.leader
     store = store._replace(leader=leader, epoch=world.store.epoch + 1)
     left = used(world.left, "restores")
-    yield "the backup is restored", world._replace(store=store, history=history, by=by, backup=(), left=left)
+    yield "the backup is restored", world._replace(store=store, history=history, by=by, closed=(), backup=(), left=left)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.model.commits import begin_commit, commit_answered, commit_late, commit_refused, repeat
+from tests.model.commits import begin_commit, commit_answered, commit_late, commit_refused, question, repeat
 from tests.model.ends import crash, deposed, lease_lost, resign
 from tests.model.housekeeping import snapshot, surroundings, truncation
 from tests.model.setting import Action, Setting
@@ -59,7 +59,7 @@ _ACTIONS: dict[int, tuple[Action, ...]] = {
     ),
     WON: (catch_up, lease_lost, crash),
     LEADING: (
-        begin_commit, repeat, commit_answered, commit_late, commit_refused, resign, deposed, lease_lost, crash,
-        snapshot, truncation, answer,
+        begin_commit, repeat, question, commit_answered, commit_late, commit_refused, resign, deposed, lease_lost,
+        crash, snapshot, truncation, answer,
     ),
 }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from tests.model.store import Without
 from tests.model.world import (
+    CLOSES,
     STANDBY,
     Answer,
     Batch,
@@ -65,7 +66,9 @@ def in_store(before: Masterd, after: Masterd) -> Masterd:
 
 
 def names(batch: Batch) -> str:
-    return " and ".join(f"command {command + 1}" for command in batch)
+    return " and ".join(
+        f"command {item + 1}" if item < CLOSES else f"the closing of command {item - CLOSES + 1}" for item in batch
+    )
 
 
 def name_of(commit: Commit) -> str:

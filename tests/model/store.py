@@ -35,6 +35,8 @@ RULES = {
     "resignation compares leader": "cluster.election.resign",
     "deduplication": "state_machine.batch.Batch._earlier_outcome",
     "a command below the floor is refused": "state_machine.batch.Batch._earlier_outcome",
+    "an id is closed by an entry": "state_machine.batch.Batch._close_id",
+    "a closed id is refused": "state_machine.batch._check_same",
     "giving up moves head": "term.journal.Journal._give_up",
     "head's nonce is looked at": "term.journal.Journal._fate",
     "a moved head leaves it unknown": "term.journal.Journal._fate",
@@ -151,6 +153,8 @@ def _wrong_commit(world: World, txn: Commit) -> str:
         return wrong
     if txn.last - len(txn.batch) != len(world.history):
         return f"head goes to {txn.last} with {len(txn.batch)} new, but {len(world.history)} were committed: a fork"
+    if late := [command for command in txn.batch if command in world.closed]:
+        return f"command {late[0] + 1} takes effect, and was reported as never"
     twice = [command for command in txn.batch if command in world.history]
     return f"command {twice[0] + 1} takes effect twice" if twice else ""
 

@@ -31,6 +31,8 @@ SCOPES = {
     "recovery, repeats": Bounds(commands=1, takeovers=2, late=1, expiries=1, restores=1),
     "suspicions": Bounds(commands=1, sends=1, takeovers=3, late=1, expiries=0, challenges=2),
     "prepared": Bounds(commands=1, sends=1, takeovers=3, late=1, expiries=0, restores=1, prepares=1),
+    "questions": Bounds(commands=1, takeovers=2, late=2, expiries=0, refusals=1, crashes=1, questions=2),
+    "forgotten questions": Bounds(commands=2, sends=1, kept=1, takeovers=2, late=1, expiries=0, questions=2),
 }
 """What may happen how often: everything else happens in every order that these allow."""
 
@@ -70,6 +72,8 @@ BROKEN = [
     ("truncation stops at the older of two snapshots", "ids", "nobody can start any more"),
     ("snapshots hold the ids", "ids", "which must be known"),
     ("recovery deletes leader", "recovery", "lands in term"),
+    ("an id is closed by an entry", "questions", "takes effect, and was reported as never"),
+    ("a closed id is refused", "questions", "takes effect, and was reported as never"),
     ("an answer compares leader", "suspicions", "an answer of term 1 lands in term 2"),
     *LIVENESS,
 ]

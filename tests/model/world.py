@@ -9,9 +9,13 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 Batch = tuple[int, ...]
-"""Commands of one commit, by number. An empty one only moves `head`."""
+"""Commands of one commit, by number. An empty one only moves `head`. `CLOSES` and above: the record that closes the id
+of a command."""
 Nonce = tuple[int, int, Batch]
 """Of a commit: its term, the `head` it compares, its commands. Two commits that differ in none of these are copies."""
+
+
+CLOSES: Final = 100
 
 
 class Takeover(NamedTuple):
@@ -169,6 +173,7 @@ class Bounds(NamedTuple):
     damages: int = 0
     restores: int = 0
     challenges: int = 0
+    questions: int = 0
     prepares: int = 0
 
 
@@ -187,6 +192,7 @@ class Left(NamedTuple):
     damages: int
     restores: int
     challenges: int
+    questions: int
 
 
 NOT_SENT: Final = -1
@@ -196,6 +202,7 @@ class World(NamedTuple):
     """Everything, at one moment. `clients`: of each command its `after` and how often it may still be sent.
 
     history, by and newest are nobody's: what has taken effect, in order, the terms that did it, and the newest term.
+    closed: the commands of which a client was answered that they have not taken effect, and never will.
     They are there to judge by. wrong: what is broken; the search ends there.
     """
 
@@ -209,6 +216,7 @@ class World(NamedTuple):
     history: Batch
     by: Batch
     newest: tuple[int, int]
+    closed: Batch = ()
     wrong: str = ""
 
 
