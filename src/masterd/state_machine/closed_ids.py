@@ -27,8 +27,9 @@ The question never runs the command. Why its answer stays true:
 The answer is true only if the question has the `after` of the command, or a smaller one.
 
 The record is one of an ordinary command, with the id that it closes and a name and arguments of its own. So every
-release reads it, and a leader of a release that does not know closed ids refuses a copy of the command as well: the id
-belongs to a command with another name (IdReused).
+release reads it, and a leader of a release that does not know closed ids does not run a copy of the command either. A
+release that compares the request with the one that the id was used for refuses the copy (IdReused). Release 0.1.0 does
+not compare them: it answers the copy with the result of the record, `{"closed": true}`.
 """
 
 from __future__ import annotations
