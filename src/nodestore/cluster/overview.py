@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from nodestore.errors import NodectlError
+from nodestore.errors import Denied, NodectlError
 from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd, Member, MemberStatus
 from nodestore.schema.api_types import LiveMaster, MasterView, MemberView
@@ -41,6 +41,8 @@ async def _status(etcd: Etcd, endpoint: str) -> tuple[str, MemberStatus | None, 
             return endpoint, await maintenance.status(etcd, endpoint), None
     except TimeoutError:
         return endpoint, None, f"no answer within {_ANSWER_TIMEOUT_S:g} s"
+    except Denied:
+        return endpoint, None, "it answers, but its state is shown to a user with etcd's role root only"
     except NodectlError as error:
         return endpoint, None, str(error)
 

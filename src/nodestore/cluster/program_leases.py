@@ -17,12 +17,14 @@ from nodestore.etcd.types import RetryPolicy
 from nodestore.schema.keys import Keys
 
 WAIT_MAX_S = 30.0
+_REMOVED_WITHIN_S = 5.0
+"""etcd removes a lease that has ended within half a second, on a busy PC within a few seconds."""
 _PAUSE_S = 0.2
 _PROGRAMS_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class _LeaseState:
+class LeaseState:
     """A lease: the whole seconds that are left (negative: it has ended), and its time to live."""
 
     left_s: int
@@ -70,7 +72,7 @@ class ProgramLeases:
                 return found is not None and found.lease != lease
         except Unavailable:
             return None
-        return True if state.left_s > state.ttl_s - passed_s else None
+        return was_renewed(state, passed_s)
 
     def _program(self, key: str) -> str:
         if key.startswith(self._keys.candidates):
@@ -78,7 +80,17 @@ class ProgramLeases:
         return f"noded:{key.removeprefix(self._keys.alive)}"
 
 
-async def _lease_state(etcd: Etcd, lease: int) -> _LeaseState:
+def was_renewed(state: LeaseState, passed_s: float) -> bool | None:
+    """Whether a lease that exists was renewed within the last `passed_s` seconds; None if it may not have been.
+
+    etcd removes a lease some time after its end, and until then reports that 0 seconds are left.
+    """
+    if state.left_s > max(0.0, state.ttl_s - passed_s) or passed_s > state.ttl_s + _REMOVED_WITHIN_S:
+        return True
+    return None
+
+
+async def _lease_state(etcd: Etcd, lease: int) -> LeaseState:
     request = pb.LeaseTimeToLiveRequest(ID=lease)
     response = await etcd.call("Lease/LeaseTimeToLive", request, retry=RetryPolicy.FREELY)
-    return _LeaseState(int(response.TTL), int(response.grantedTTL))
+    return LeaseState(int(response.TTL), int(response.grantedTTL))

@@ -139,7 +139,26 @@ async def test_switched_on_under_load(keys: Keys, tmp_path: Path) -> None:
         assert (await client.get("/v1/leader"))["term"] == before
         last = (await client.command("node.set", {"node": "n1", "values": {"number": -2}})).index
         await eventually(lambda: _is_converged(client, last), "the node has its last document", timeout_s=PATIENCE_S)
+        await _try_operator(programs)
     assert "etcd refuses this program" not in programs.logs()
+
+
+async def _try_operator(programs: Programs) -> None:
+    """An operator changes configuration and pause through a master; without one, etcd lets him change nothing."""
+    file = programs.directory / "cluster.yaml"
+    file.write_text("nodes: {n1: {}}\ndefaults: {driver: {name: exec, settings: {argv: ['true']}}}\n", "utf-8")
+    for command in (("config", "apply", str(file), "--yes"), ("master", "pause"), ("master", "resume")):
+        done = await programs.nodectl(*command, user=OPERATOR)
+        assert done.code == 0, done.err
+    for name in ("m1", "m2"):
+        programs.stop(name)
+    refused = await programs.nodectl("master", "pause", user=OPERATOR)
+    assert refused.code == 6
+    assert "no master answers" in refused.err
+    status = await programs.nodectl("status", user=OPERATOR)
+    assert status.code == 5
+    assert "the configuration is not shown" in status.out + status.err
+    assert (await programs.nodectl("master", "pause")).code == 0
 
 
 async def _change_rights(programs: Programs) -> None:
@@ -176,7 +195,7 @@ async def test_switched_off_again_if_a_program_is_refused(keys: Keys, tmp_path: 
 
         await eventually(has_returned, "m2 is a candidate again", timeout_s=PATIENCE_S)
         failed = await programs.nodectl("etcd", "auth", "enable", "--yes")
-        assert failed.code == 6
+        assert failed.code == 6, failed.err
         assert "etcd refuses masterd:m2" in failed.err
         await client.command("node.set", {"node": "n1", "values": {"number": 1}}, timeout_s=PATIENCE_S)
         checked = await programs.nodectl("etcd", "auth", "check", "-o", "json")

@@ -130,6 +130,10 @@ class Requests:
                 raise Unavailable(self._not_served_text(last))
             await self._leadership.wait_changed(min(left_s, pauses.next_s()))
 
+    async def urls(self) -> tuple[str, ...]:
+        """Return the known URLs of masterds, the leader's first. Raises Unavailable if they cannot be found out."""
+        return await self._discovery.urls()
+
     async def leader(self, timeout_s: float) -> Leader:
         """Return the known leader. Raises Unavailable if discovery finds none within `timeout_s` seconds."""
         return await self._leader(time.monotonic() + timeout_s, "")

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from nodestore.cluster.configuration import current_of, version_of
 from nodestore.cluster.election import LeaderSeen, parse_leader
 from nodestore.cluster.overview import master_views, member_views
-from nodestore.errors import Garbage, Unavailable
+from nodestore.errors import Denied, Garbage, Unavailable
 from nodestore.etcd.member_certificates import member_certificate_warnings
 from nodestore.etcd.session import KV, Etcd
 from nodestore.schema import models
@@ -103,7 +103,10 @@ async def _read(etcd: Etcd, keys: Keys, found: _StoreContents) -> None:
     found.problems += [f"master {name}: {item.warning}" for name, item in sorted(candidates.items()) if item.warning]
     paused = _decode_or_note(models.Paused, await etcd.get(keys.paused), found)
     found.paused = None if paused is None else paused.model_dump(mode="json")
-    found.config = await config_view(etcd, keys)
+    try:
+        found.config = await config_view(etcd, keys)
+    except Denied:
+        found.problems.append("the configuration is not shown: etcd lets masters and maintenance alone read it")
 
 
 def _decode_or_note(model: type[M], kv: KV | None, found: _StoreContents) -> M | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from nodectl.client.connection.errors import Broken
 from nodectl.client.connection.http import Http, encode_body, path_segment
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from nodestore.etcd.session import Etcd
     from nodestore.schema.keys import Keys
 
+T = TypeVar("T")
 _AUDIT_S = 5.0
 
 
 class AccessCalls(ApiCalls):
     """The methods of Client for access control.
 
-    With etcd endpoints, tokens are made, listed and revoked in etcd itself: so the first admin gets a token.
+    With etcd endpoints, tokens are made, listed and revoked in etcd itself: so the first admin gets a token. If etcd
+    refuses that to its user, they go through a master.
     """
 
     actor: str
@@ -51,10 +53,9 @@ class AccessCalls(ApiCalls):
     async def tokens(self) -> list[api_types.TokenView]:
         """Return all tokens, and the roles of certificates. The secrets are not among it."""
         store = self._grants()
-        if store is not None:
+        if store is not None and (found := await _unless_denied(store.list())) is not None:
             from nodestore.cluster.grants import grant_view  # here: importing gRPC is slow
 
-            found = await store.list()
             return sorted((grant_view(*item) for item in found.items()), key=lambda item: (item["name"], item["id"]))
         answer = await self._requests.to_any("/v1/tokens", timeout_s=self._read_timeout_s)
         return cast(api_types.Tokens, answer)["tokens"]
@@ -79,10 +80,14 @@ class AccessCalls(ApiCalls):
         if store is not None:
             from nodestore.cluster.grants import grant_view  # here: importing gRPC is slow
 
-            made = await store.create(
-                name, role, actor=self.actor, lasts_s=lasts_s, commands=commands, groups=groups, certificate=certificate
-            )
-            return {**grant_view(made.id, made.grant), "token": made.token}
+            made = await _unless_denied(
+                store.create(
+                    name, role, actor=self.actor, lasts_s=lasts_s, commands=commands, groups=groups,
+                    certificate=certificate,
+                )
+            )  # fmt: skip
+            if made is not None:
+                return {**grant_view(made.id, made.grant), "token": made.token}
         body: api_types.TokenRequest = {
             "name": name, "role": role, "kind": "certificate" if certificate else "token", "lasts_s": lasts_s,
             "commands": list(commands), "groups": list(groups),
@@ -97,8 +102,9 @@ class AccessCalls(ApiCalls):
     async def token_revoke(self, token_id: str) -> None:
         """Revoke a token, or the role of a certificate. Its open connections end at once. Raises NotFound."""
         store = self._grants()
-        if store is not None:
-            if not await store.revoke(token_id):
+        revoked = None if store is None else await _unless_denied(store.revoke(token_id))
+        if revoked is not None:
+            if not revoked:
                 raise _no_token(token_id)
             return
         if all(item["id"] != token_id for item in await self.tokens()):
@@ -113,7 +119,9 @@ class AccessCalls(ApiCalls):
         """
         store = self._grants()
         if store is not None and not enabled:
-            return (await store.set_access_control(False, self.actor)).model_dump(mode="json")
+            control = await _unless_denied(store.set_access_control(False, self.actor))
+            if control is not None:
+                return control.model_dump(mode="json")
         body: api_types.AccessRequest = {"enabled": enabled}
         return cast(api_types.AccessControl, await self._to_any("PUT", "/v1/access", encode_body(dict(body))))
 
@@ -155,6 +163,14 @@ class AccessCalls(ApiCalls):
         from nodestore.cluster.grants import Grants  # here: importing gRPC is slow
 
         return Grants(self._etcd, self._keys)
+
+
+async def _unless_denied(work: Awaitable[T]) -> T | None:
+    """The result of `work` in etcd; None if etcd refuses it to this user."""
+    try:
+        return await work
+    except Denied:
+        return None
 
 
 def _no_token(token_id: str) -> NotFound:

@@ -1,14 +1,14 @@
 """Methods for configuration, leadership and pause.
 
-With etcd endpoints the client writes the configuration and the pause to etcd itself, by compare-and-swap, so that both
-work while no master runs.
+The configuration and the pause go through a master, which checks who may change them. With etcd endpoints, and if no
+master answers, the client writes them to etcd itself, by compare-and-swap; etcd may refuse that to its user.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -16,7 +16,7 @@ from nodectl.client.connection.http import as_object, encode_body
 from nodectl.client.connection.leadership import Leader, Leadership
 from nodectl.client.connection.requests import Requests
 from nodectl.client.methods.calls import ApiCalls
-from nodestore.errors import Conflict, Denied, Garbage, NodectlError, NotFound, OutcomeUnknown, Unavailable
+from nodestore.errors import Conflict, Denied, NodectlError, NotFound, OutcomeUnknown, Unavailable
 from nodestore.schema import api_types
 from nodestore.schema.api_types import ConfigSummary, Consistency, DrillKind, Switchover
 from nodestore.schema.keys import Keys
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from nodectl.client.etcd_direct.store_status import StoreStatus
     from nodestore.cluster.configuration import Configuration
     from nodestore.etcd.session import Etcd
+
+T = TypeVar("T")
 
 
 class AdministrationCalls(ApiCalls):
@@ -75,9 +77,14 @@ class AdministrationCalls(ApiCalls):
         current (0: there is none yet; None: do not check). Raises Invalid for an inventory that is not valid. The
         leader adopts the configuration afterwards: see `config()["adopted"]`.
         """
-        fields, store = as_object(inventory, "inventory"), await self._writable_store()
-        if store is not None:
-            return await store.apply(fields, source=source, expect_version=expect_version, actor=self.actor)
+        fields = as_object(inventory, "inventory")
+        return await self._by_master_or_store(
+            lambda: self._apply_by_master(fields, source, expect_version),
+            lambda store: store.apply(fields, source=source, expect_version=expect_version, actor=self.actor),
+            has_master=self._has_leader,
+        )
+
+    async def _apply_by_master(self, fields: Json, source: str, expect_version: int | None) -> int:
         body: api_types.ConfigRequest = {
             "inventory": fields, "source": source, "expect_version": expect_version, "actor": self.actor,
         }  # fmt: skip
@@ -174,28 +181,59 @@ class AdministrationCalls(ApiCalls):
 
     async def paused(self) -> api_types.Paused | None:
         """Return the pause of automatic takeovers (`actor`, `reason`, `time`); None if they are not paused."""
-        store = self._store()
-        if store is not None:
+
+        async def read(store: Configuration) -> api_types.Paused | None:
             found = await store.paused()
             return found.model_dump(mode="json") if found else None
-        return cast(api_types.Paused | None, await self.get("/v1/paused")) or None
+
+        found = await self._by_master_or_store(lambda: self._pause_request("GET"), read)
+        return cast(api_types.Paused | None, found or None)
 
     async def pause(self, reason: str = "") -> None:
         """Pause automatic takeovers: no master takes over by itself, even if the leader dies. Idempotent."""
-        store = await self._writable_store()
-        if store is not None:
-            await store.pause(self.actor, reason)
-            return
         body: api_types.PauseRequest = {"actor": self.actor, "reason": reason}
-        await self._requests.to_leader("PUT", "/v1/paused", body=encode_body(body), timeout_s=self._read_timeout_s)
+        await self._by_master_or_store(
+            lambda: self._pause_request("PUT", encode_body(body)), lambda store: store.pause(self.actor, reason)
+        )
 
     async def resume(self) -> None:
         """End the pause of automatic takeovers. Idempotent."""
-        store = await self._writable_store()
-        if store is not None:
-            await store.resume()
-        else:
-            await self._requests.to_leader("DELETE", "/v1/paused", timeout_s=self._read_timeout_s)
+        await self._by_master_or_store(lambda: self._pause_request("DELETE"), lambda store: store.resume())
+
+    async def _pause_request(self, method: str, body: bytes | None = None) -> object:
+        """Any masterd serves it, also while there is no leader: a pause may be the reason for that."""
+        return await self._requests.to_any("/v1/paused", method=method, body=body, timeout_s=self._read_timeout_s)
+
+    async def _by_master_or_store(
+        self,
+        by_master: Callable[[], Awaitable[T]],
+        in_store: Callable[[Configuration], Awaitable[T]],
+        has_master: Callable[[], Awaitable[bool]] | None = None,
+    ) -> T:
+        """Return the result of `by_master`; with etcd endpoints, and if no master answers, that of `in_store`.
+
+        `by_master` must raise Unavailable only if it had no effect. has_master: whether a master may answer; by
+        default, whether any is known.
+        """
+        store = self._store()
+        if store is None:
+            return await by_master()
+        reason: object = "none is known"
+        if await (has_master or self._has_master)():
+            try:
+                return await by_master()
+            except Unavailable as error:
+                reason = error
+        try:
+            return await in_store(store)
+        except Denied as error:
+            raise Denied(
+                f"no master answers ({reason}), and this user may not do it in etcd itself ({error}): start a masterd, "
+                "or use a certificate of kind maintenance"
+            ) from None
+
+    async def _has_master(self) -> bool:
+        return bool(await self._requests.urls())
 
     async def status_of_store(self) -> StoreStatus | None:
         """Return the status as far as etcd alone shows it: members, leader, candidates, pause, configuration.
@@ -207,19 +245,6 @@ class AdministrationCalls(ApiCalls):
         from nodectl.client.etcd_direct.store_status import status_of_store  # here: importing gRPC is slow
 
         return await status_of_store(self._etcd, self._keys)
-
-    async def _writable_store(self) -> Configuration | None:
-        """The access to configuration and pause in etcd; None without etcd endpoints, and with access control: then a
-        master checks who may change them, and names the author."""
-        if self._etcd is None or self._keys is None:
-            return None
-        from nodestore.cluster.grants import Grants  # here: importing gRPC is slow
-
-        try:
-            control = await Grants(self._etcd, self._keys).access_control()
-        except (Denied, Garbage):
-            return None
-        return None if control is not None and control.enabled else self._store()
 
     def _store(self) -> Configuration | None:
         """Return the access to configuration and pause in etcd; None without etcd endpoints."""
