@@ -13,7 +13,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check nightly mutants loads drills units drivers deep format schemas lostkeys interop \
+.PHONY: help venv etcd demo test check nightly mutants loads drills units drivers deep fuzz format schemas lostkeys interop \
   interop-venv bench bench-peers faults clean
 
 help:  ## this list
@@ -70,6 +70,10 @@ deep: $(STAMP)  ## a part of nightly: a wider search of the model, twenty times 
 # SEED and LIMIT: as many as fit into LIMIT seconds, in an order that SEED decides.
 mutants: $(STAMP)  ## plant faults in the protocol; each must fail its test (PART=3/12: a part, SEED=... LIMIT=120: drawn)
 	$(BIN)/python -m tests.mutants $(if $(PART),--part=$(PART)) $(if $(SEED),--seed=$(SEED)) $(if $(LIMIT),--seconds=$(LIMIT))
+
+# A part of nightly in a shorter form. What it found is kept in .cache/fuzz, and the next run goes on from there.
+fuzz: $(STAMP)  ## fuzz every parser that reads from outside, ten minutes each (LIMIT=60: seconds each, ONLY="hosts json": these)
+	$(BIN)/python -m tests.fuzz $(if $(LIMIT),--seconds=$(LIMIT)) $(if $(SEED),--seed=$(SEED)) $(if $(ONLY),--only $(ONLY))
 
 format: $(STAMP)  ## bring the source into its style
 	$(BIN)/ruff check --fix .

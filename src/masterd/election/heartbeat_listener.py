@@ -8,16 +8,18 @@ Windows retries a refused connection three times, for one or two seconds, before
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import json
 import logging
+import math
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import aiohttp
 
 from nodestore.cluster.election import LeaderSeen
+from nodestore.errors import Garbage
+from nodestore.support.jsonio import loads
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,15 @@ _REFUSAL_S = 0.05
 systems that do not retry a refused connection, the refusal arrives within one round trip."""
 _READ_TIMEOUT_S = 10.0  # then the stream is reopened; `Suspicion` judges the silence, not this class
 _REFUSED = {errno.ECONNREFUSED, 10061, 1225}  # 10061: WSAECONNREFUSED, 1225: ERROR_CONNECTION_REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedHeartbeat:
+    """What the leader says: its term, its index, and for how many seconds it has been stuck."""
+
+    term: int
+    index: int
+    stuck_s: float
 
 
 def open_session(tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
@@ -122,13 +133,30 @@ class HeartbeatListener:
                 self.is_connected = False
                 return
             async for line in response.content:
-                with contextlib.suppress(ValueError, TypeError, AttributeError):
-                    heartbeat = json.loads(line)
-                    if heartbeat.get("term") == self.revision:
-                        self.is_connected = self._had_heartbeat = True
-                        self._on_heartbeat(float(heartbeat.get("stuck_s", 0.0)))
-                        self._on_index(int(heartbeat.get("index", 0)))
+                heartbeat = parse_heartbeat(line)
+                if heartbeat is not None and heartbeat.term == self.revision:
+                    self.is_connected = self._had_heartbeat = True
+                    self._on_heartbeat(heartbeat.stuck_s)
+                    self._on_index(heartbeat.index)
         # The stream ended properly: the term is over, or the process was stopped. The reconnect shows which.
+
+
+def parse_heartbeat(line: bytes) -> ReceivedHeartbeat | None:
+    """The heartbeat in one line of the stream. None if it is none, which must not end the election of a standby."""
+    try:
+        fields = loads(line)
+    except Garbage:
+        return None
+    if not isinstance(fields, dict):
+        return None
+    term, index, stuck_s = fields.get("term"), fields.get("index", 0), fields.get("stuck_s", 0.0)
+    if type(term) is not int or type(index) is not int or type(stuck_s) not in (int, float):
+        return None
+    try:
+        seconds = float(stuck_s)
+    except OverflowError:  # a whole number with hundreds of digits
+        return None
+    return ReceivedHeartbeat(term, index, seconds) if math.isfinite(seconds) else None
 
 
 def _refused(error: aiohttp.ClientConnectorError) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import re
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -25,6 +26,8 @@ _ACCEPT_SALT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # from RFC 6455
 _FINAL, _MASKED = 0x80, 0x80
 _TEXT, _CLOSE, _PING, _PONG = 0x1, 0x8, 0x9, 0xA
 _SHORT_MAX, _TWO_BYTES, _EIGHT_BYTES = 125, 126, 127
+_STATUS_LINE = re.compile(r"HTTP/[0-9.]+ ([0-9]{3})(?: |$)", re.ASCII)
+_LENGTH = re.compile(r"[0-9]{1,9}", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -143,17 +146,17 @@ async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]
     if len(head) > _HEAD_BYTES_MAX:
         raise Unavailable("the header of the answer is too long")
     first, *lines = head.decode("latin-1").split("\r\n")
-    words = first.split(" ")
-    if len(words) < 2 or not words[0].startswith("HTTP/") or not words[1].isdigit():
+    found = _STATUS_LINE.match(first)
+    if found is None:
         raise Unavailable("the answer is not HTTP")
     split = (line.partition(":") for line in lines if line)
-    return int(words[1]), {name.strip().lower(): value.strip() for name, _, value in split}
+    return int(found[1]), {name.strip().lower(): value.strip() for name, _, value in split}
 
 
 async def _refusal(reader: asyncio.StreamReader, status: int, fields: Mapping[str, str], url: str) -> NodectlError:
     """The error in a problem document, or one that names the status."""
     length = fields.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) <= MESSAGE_BYTES_MAX:
+    if _LENGTH.fullmatch(length) and int(length) <= MESSAGE_BYTES_MAX:
         try:
             problem = loads(await reader.readexactly(int(length)))
             if isinstance(problem, dict) and "code" in problem:

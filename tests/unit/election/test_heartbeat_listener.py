@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from masterd.election import heartbeat_listener
-from masterd.election.heartbeat_listener import HeartbeatListener
+from masterd.election.heartbeat_listener import HeartbeatListener, ReceivedHeartbeat, parse_heartbeat
 from nodestore.cluster.election import LeaderSeen
 from nodestore.pki.authority import Authorities
 from nodestore.pki.identity import Subject
@@ -176,3 +176,19 @@ async def test_a_stream_that_stands_again_is_no_reason_for_anything(monkeypatch:
         second.close()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"term": 7, "index": 1e999}', b'{"term": 7, "stuck_s": 1e999}', b"[" * 50_000, b'{"term": true}', b"7",
+        b'{"term": 7, "stuck_s": ' + b"9" * 400 + b"}", b'{"term": 7, "index": "5"}', b"", b"\xff",
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_heartbeat_is_ignored(line: bytes) -> None:
+    """It must not end the task that follows the leader: the standby would never notice the leader's death."""
+    assert parse_heartbeat(line) is None
+
+
+def test_a_heartbeat_of_an_earlier_release_lacks_fields() -> None:
+    assert parse_heartbeat(b'{"term": 7}\n') == ReceivedHeartbeat(7, 0, 0.0)

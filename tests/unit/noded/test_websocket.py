@@ -117,6 +117,9 @@ async def _answering(answer: bytes) -> AsyncIterator[str]:
     [
         (b"", "no answer within"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "not HTTP"),
+        ("HTTP/1.1 101\u00b9 OK\r\n\r\n".encode("latin-1"), "not HTTP"),
+        (b"HTTP/1.1 " + b"9" * 5000 + b" OK\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 403 No\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", "HTTP 403"),
         (b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: wrong\r\n\r\n", "not a WebSocket"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "HTTP 200"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * 300_000, "limit|chunk|separator"),

@@ -1,0 +1,1 @@
+"""Fuzzers of all parsers that read from outside: `make fuzz`. CONTRIBUTING.md says how to add one."""
