@@ -7,15 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from masterd.roles.principal import ANYONE, Principal
-from masterd.state_machine.actions import ACTION_DONE
-from masterd.state_machine.batch import CommandRequest, outcome_question
+from masterd.state_machine.batch import OWN_IDS, CommandRequest, outcome_question
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import ID_CHARS_MAX
 from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_NAME_BYTES_MAX, TEXT_BYTES_MAX, check_text
-
-_OWN_IDS = f"{ACTION_DONE}-"
-"""With this begin the ids by which the leader closes actions. If a client used or closed such an id, the action would
-stay pending for ever. The other ids of masterd's own commands cannot be guessed."""
 
 
 def text_field(body: Mapping[str, Any], name: str, where: str = "", bytes_max: int | None = TEXT_BYTES_MAX) -> str:
@@ -68,8 +63,9 @@ def parse_outcome_question(body: Mapping[str, Any], principal: Principal = ANYON
 def _checked_id(value: Any, where: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= ID_CHARS_MAX:
         raise Invalid(f"{where}id: expected a text of 1 to {ID_CHARS_MAX} characters")
-    if value.startswith(_OWN_IDS):
-        raise Invalid(f"{where}id: ids that begin with {_OWN_IDS} are reserved for masterd; choose another one")
+    own = next((prefix for prefix in OWN_IDS if value.startswith(prefix)), None)
+    if own is not None:
+        raise Invalid(f"{where}id: ids that begin with {own} are reserved for masterd; choose another one")
     return value
 
 

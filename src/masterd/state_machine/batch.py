@@ -18,7 +18,7 @@ from msgspec import Struct
 from pydantic import ValidationError
 
 from masterd.application.contract import Application, Command, ConfigChange, GivenUp, HearsConfig
-from masterd.state_machine.actions import COMMON_COMMANDS
+from masterd.state_machine.actions import ACTION_DONE, COMMON_COMMANDS
 from masterd.state_machine.closed_ids import COMMAND_CLOSE, closing_record, is_closed
 from masterd.state_machine.remembered import check_same_request, request_digest
 from masterd.state_machine.specs import DerivedSpec, SpecDeriver
@@ -41,6 +41,10 @@ SNAPSHOT_RESTORE = "snapshot.restore"
 TIME_RESET = "time.reset"
 ALONE = frozenset({SNAPSHOT_RESTORE, TIME_RESET})
 """Commands that masterd runs itself, each as a batch of its own."""
+OWN_IDS = tuple(f"{name}-" for name in (ACTION_DONE, CONFIG_ADOPT, CONFIG_APPLICATION, CONFIG_RESPEC, RESULTS_FORGET))
+"""With these begin the ids of the commands that the leader records by itself. No client may use or close such an id: it
+could guess that of an action, which would stay pending for ever, or that of a configuration or a term, whose record
+would then replace what is remembered of the client's command."""
 _ANY_TERM = Term((1 << 63) - 1, (1 << 63) - 1)
 """The longest term, to compute the size of views."""
 

@@ -8,14 +8,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from masterd.api.request_bodies import actor_of, parse_command, text_field
+from masterd.api.request_bodies import actor_of, parse_command, parse_outcome_question, text_field
 from masterd.roles.principal import ANYONE, Kind, Principal
+from masterd.state_machine.actions import ActionClosure
 from masterd.state_machine.batch import CommandRequest
 from nodestore.errors import Invalid
 from nodestore.schema.api_types import ID_CHARS_MAX
 from nodestore.schema.limits import ACTOR_BYTES_MAX
+from nodestore.schema.models import Action, ConfigRecord
 from nodestore.support.json_rules import finite
 from nodestore.support.jsonio import dumps, duplicate_key, loads
+from tests.support.toy_app import Line, inventory
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -45,6 +48,33 @@ def test_a_command_without_an_id_gets_one() -> None:
     first, second = (parse_command({"name": "a"}, "") for _ in range(2))
     assert first.id.startswith("srv-")
     assert first.id != second.id
+
+
+def _ids_of_the_leader() -> list[str]:
+    """The ids of the records that a leader writes by itself, which do not look at earlier uses of the id."""
+    line = Line("n1")
+    line.one("put", path="nodes/n1", document={"x": 1})
+    line.state.specs.clear()  # so that the specs differ from the recorded ones
+    batch, config = line.batch(), inventory("n1").model_dump(mode="json")
+    batch.adopt(ConfigRecord(version=2, actor="admin", time=0.0, inventory=config), 107)
+    batch.respec("m1", "abc")
+    batch.forget("m1", "abc")
+    batch.record_application("toy", "m1", "abc")
+    closing = ActionClosure("n1", Action(name="restart", index=3, epoch=1, expires=0.0, actor="ann", time=0.0), "done")
+    return [*(record.id for record in batch.records), closing.id]
+
+
+def test_no_client_uses_or_closes_an_id_of_the_leader_itself() -> None:
+    """Many can be guessed: the revision of the configuration, the nonce of a candidate. The leader's record would
+    replace what is remembered of the client's command: a repeat of it would be refused as one that was not run, and the
+    answer that it never takes effect would change."""
+    ids = _ids_of_the_leader()
+    assert len({command_id.partition("-")[0] for command_id in ids}) == 5
+    for command_id in ids:
+        body = {"name": "a", "id": command_id, "after": 0}
+        for parse in (lambda body: parse_command(body, ""), parse_outcome_question):
+            with pytest.raises(Invalid, match=r"id: ids that begin with [a-z.]+- are reserved for masterd"):
+                parse(body)
 
 
 @pytest.mark.parametrize(
