@@ -66,8 +66,8 @@ class SpecDeriver:
     recorded last. From then on no command is refused because of this node, until its spec can be derived again.
 
     hung: by node, why the application is not asked for its spec: it did not return when it was asked before. For such a
-    node the application counts as failed, and `update` is always tolerant. The caller may change the mapping between
-    two calls of `update`.
+    node the application counts as failed, and `update` is always tolerant. Another thread may remove nodes from the
+    mapping at any time, also during an `update`; then such a node is derived by the next one.
     """
 
     def __init__(self, application: Application, hung: Mapping[str, str] | None = None) -> None:
@@ -124,10 +124,11 @@ class SpecDeriver:
         for node in nodes:
             before_each()
             before = self._derived.get(node, NO_SPEC)
+            hung_reason = self._hung.get(node)  # read once: another thread may remove it
             try:
-                after = self._derive(inventory, view, node)
+                after = self._derive(inventory, view, node, hung_reason)
             except NodectlError as error:
-                if not tolerant and node not in self.failed and node not in self._hung:
+                if not tolerant and node not in self.failed and hung_reason is None:
                     raise
                 self.failed[node] = str(error)
                 continue
@@ -148,13 +149,13 @@ class SpecDeriver:
         nodes = sorted({*inventory.nodes, *self._derived, *self.failed})
         return self.update(inventory, view, nodes, tolerant=tolerant, before_each=before_each)
 
-    def _derive(self, inventory: Inventory, view: View, node: str) -> DerivedSpec:
+    def _derive(self, inventory: Inventory, view: View, node: str, hung_reason: str | None) -> DerivedSpec:
         if node not in inventory.nodes:
             self._unlink(node)
             self.total_bytes -= self._derived.pop(node, NO_SPEC).size_bytes
             return NO_SPEC
-        if node in self._hung:
-            raise NodectlError(self._hung[node])
+        if hung_reason is not None:
+            raise NodectlError(hung_reason)
         reads = _ReadTracker(view)
         try:
             derived = self._call_application(inventory, reads, node)

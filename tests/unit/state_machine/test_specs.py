@@ -48,6 +48,25 @@ def test_only_changes_are_returned() -> None:
     assert derivation.nodes == ("b",)
 
 
+class _RemovedMeanwhile(dict[str, str]):
+    """Nodes that another thread removes as soon as this thread has seen them."""
+
+    def get(self, node: str, default: Any = None) -> Any:
+        return self.pop(node, default)
+
+    def __contains__(self, node: object) -> bool:
+        return self.pop(str(node), None) is not None
+
+
+def test_a_node_that_hung_may_be_removed_from_the_mapping_during_an_update() -> None:
+    """This update leaves it out, as it was in the mapping when it was looked up; the next one derives it."""
+    derivation, documents = SpecDeriver(ToyApp(), _RemovedMeanwhile(n1="hung")), view(nodes_n1={"x": 1})
+    assert derivation.update(inventory("n1"), documents, ["n1"]) == {}
+    assert derivation.failed == {"n1": "hung"}
+    assert set(derivation.update(inventory("n1"), documents, ["n1"])) == {"n1"}
+    assert not derivation.failed
+
+
 def test_a_failing_application_is_an_error_of_ours() -> None:
     """If the application fails, NodectlError is raised, and another rebuild restores the specs."""
     derivation = SpecDeriver(ToyApp())
