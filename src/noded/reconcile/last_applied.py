@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from nodestore.errors import Garbage
+from nodestore.pki.private_files import PRIVATE_MODE, make_owner_only
 from nodestore.schema.models import Desired, decode
-from nodestore.support.atomic_files import read_bounded, write_atomic
+from nodestore.support.atomic_files import read_bounded, restrict, write_atomic
 
 
 class LastAppliedStore(Protocol):
@@ -20,6 +21,8 @@ class LastAppliedStore(Protocol):
 
 class LastApplied:
     """The desired state that was last applied with success, kept on disk for a start without etcd.
+
+    It may hold secrets, so only noded's user can read the file and its directory.
 
     noded uses the file only until its first linearizable read of `desired/<node>`. From then on what etcd holds is in
     force, even if the key is absent or its order is lower than that of the file.
@@ -42,8 +45,10 @@ class LastApplied:
         """Save `desired`, or delete the file if None. Writes only if the content differs. Raises OSError."""
         content = None if desired is None else desired.encode()
         if read_bounded(self._path) == content:
-            return
-        if content is None:
+            if content is not None:
+                restrict(self._path)
+        elif content is None:
             self._path.unlink(missing_ok=True)
         else:
-            write_atomic(self._path, content)
+            make_owner_only(self._path.parent)
+            write_atomic(self._path, content, PRIVATE_MODE)

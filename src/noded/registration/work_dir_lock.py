@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -13,6 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from nodestore.errors import Conflict, NodectlError
+from nodestore.pki.private_files import make_owner_only
+from nodestore.support.atomic_files import restrict
 from nodestore.support.file_lock import lock_now
 
 log = logging.getLogger(__name__)
@@ -25,7 +28,8 @@ _HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
 @asynccontextmanager
 async def locked(work_dir: Path) -> AsyncIterator[None]:
-    """Create the directory if necessary, and hold its lock. The system releases it when this process ends in any way.
+    """Create the directory if necessary, for this user alone, and hold its lock. The system releases the lock when this
+    process ends in any way.
 
     Raises Conflict if another process holds the lock. If the file system knows no locks, this only logs a warning.
     """
@@ -42,11 +46,14 @@ async def locked(work_dir: Path) -> AsyncIterator[None]:
 def _open(work_dir: Path) -> int | None:
     """Open what is locked: on POSIX the directory itself, because its content may be deleted at any time."""
     try:
-        work_dir.mkdir(parents=True, exist_ok=True)
+        make_owner_only(work_dir)
+        own = work_dir / ".noded"
+        with contextlib.suppress(OSError):  # on a read-only disk noded works without it
+            make_owner_only(own)
+            restrict(own)  # an earlier release made it for everybody
         if sys.platform != "win32":
             return os.open(work_dir, os.O_RDONLY | os.O_DIRECTORY)
-        own = work_dir / ".noded"  # Windows cannot open a directory, and deletes no file that is open
-        own.mkdir(exist_ok=True)
+        own.mkdir(exist_ok=True)  # Windows cannot open a directory, and deletes no file that is open
         return os.open(own / "lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EACCES, errno.ENOSPC):

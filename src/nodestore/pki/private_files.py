@@ -17,14 +17,19 @@ _ICACLS_TIMEOUT_S = 30.0
 
 def make_private_directory(path: Path) -> None:
     """Make a directory that only its owner can enter. One that exists is left as it is. NodectlError if it fails."""
-    if path.is_dir():
-        return
     try:
-        path.mkdir(parents=True, mode=_DIRECTORY_MODE, exist_ok=True)
-        if sys.platform != "win32":
-            path.chmod(_DIRECTORY_MODE)  # an unusual umask may have removed rights of the owner
+        make_owner_only(path)
     except OSError as error:
         raise NodectlError(f"cannot make the directory {path}: {error.strerror or error}") from None
+
+
+def make_owner_only(path: Path) -> None:
+    """Make a directory as `make_private_directory` does. Raises OSError, or on Windows NodectlError."""
+    if path.is_dir():
+        return
+    path.mkdir(parents=True, mode=_DIRECTORY_MODE, exist_ok=True)
+    if sys.platform != "win32":
+        path.chmod(_DIRECTORY_MODE)  # an unusual umask may have removed rights of the owner
     _restrict_on_windows(path)
 
 

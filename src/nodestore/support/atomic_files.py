@@ -67,6 +67,12 @@ def _sweep(path: Path) -> None:
                 draft.unlink()
 
 
+def restrict(path: Path) -> None:
+    """Make a file or directory of an earlier release unreadable for other users. POSIX only. Raises OSError."""
+    if sys.platform != "win32" and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+        path.chmod(mode & 0o700)
+
+
 def _open_at_once(path: str, flags: int) -> int:
     """Open without waiting: a plain open of a named pipe blocks until it has a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -100,6 +100,18 @@ async def test_process_reloads_a_changed_document(tmp_path: Path) -> None:
         assert (await process.inspect()).state["pid"] == pid
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+async def test_only_the_owner_can_read_the_document(tmp_path: Path) -> None:
+    """It may hold secrets. A file of an earlier release is restricted even if its content stays."""
+    path = tmp_path / "document.json"
+    path.write_bytes(b'{"scene":"one"}')
+    path.chmod(0o644)
+    async with driver(ProcessDriver, tmp_path) as (process, _):
+        for scene in ("one", "two"):
+            await process.apply(program(SHOW, document={"scene": scene}), None)
+            assert (json.loads(path.read_bytes()), path.stat().st_mode & 0o777) == ({"scene": scene}, 0o600)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 async def test_process_signals_a_reload(tmp_path: Path) -> None:
     """With reload_signal the program gets that signal when its document changes."""

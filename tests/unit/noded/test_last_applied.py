@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,14 @@ def test_after_a_wipe_it_is_written_again(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / ".noded")
     last.save(DESIRED)
     assert last.load() == DESIRED
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
+    """It may hold secrets. A file of an earlier release is restricted when the same state is kept again."""
+    last, file = LastApplied(tmp_path), tmp_path / ".noded" / "applied.json"
+    last.save(DESIRED)
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    file.chmod(0o644)
+    last.save(DESIRED)
+    assert file.stat().st_mode & 0o777 == 0o600

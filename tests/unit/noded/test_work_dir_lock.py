@@ -53,3 +53,17 @@ async def test_it_waits_for_the_end_of_a_noded_that_was_killed(tmp_path: Path) -
     async with locked(tmp_path):
         pass
     await child.stop(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+async def test_a_new_work_directory_is_the_owners(tmp_path: Path) -> None:
+    """One that exists keeps its mode, but noded's own part of it is restricted."""
+    async with locked(tmp_path / "new"):
+        modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "new", tmp_path / "new" / ".noded")]
+        assert modes == [0o700, 0o700]
+    own = tmp_path / "old" / ".noded"
+    own.mkdir(parents=True)
+    own.chmod(0o755)
+    own.parent.chmod(0o755)
+    async with locked(own.parent):
+        assert [path.stat().st_mode & 0o777 for path in (own.parent, own)] == [0o755, 0o700]

@@ -11,6 +11,7 @@ With the setting `health`, the program is also checked periodically and restarte
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -36,6 +37,8 @@ from nodestore.support.logs import RateLimitedLog
 log = logging.getLogger(__name__)
 
 _GRACE_S = 5.0
+_DOCUMENT_MODE = 0o600
+"""A document may hold secrets, and the program that reads it runs as noded's user."""
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
 
@@ -185,9 +188,11 @@ class ProcessDriver:
         not stopped.
         """
         path = self._path(settings)
+        with contextlib.suppress(OSError):
+            atomic_files.restrict(path)  # an earlier release made it for everybody
         if atomic_files.read_bounded(path) != document:
             try:
-                atomic_files.write_atomic(path, document)
+                atomic_files.write_atomic(path, document, _DOCUMENT_MODE)
             except OSError as error:
                 await self._start_with_previous_document()
                 raise DriverError(f"cannot write {settings.document_file}: {error.strerror or error}") from None
