@@ -222,14 +222,19 @@ class Masters:
 
     # --- requests ---
 
-    async def _ask(self, name: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    async def _ask(
+        self, name: str, method: str, path: str, body: Any = None, token: str | None = None
+    ) -> dict[str, Any]:
         """Return the answer of that masterd. Raises the error that it answers, or OutcomeUnknown without an answer."""
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
         try:
             async with self._session.request(
                 method,
                 self.running[name].url + path,
                 data=None if body is None else dumps(body),
-                headers=None if body is None else {"Content-Type": "application/json"},
+                headers=headers,
             ) as answer:
                 value = loads(await answer.read(), path)
                 if answer.status >= 400:
@@ -238,9 +243,11 @@ class Masters:
         except (aiohttp.ClientError, TimeoutError, Garbage) as error:
             raise OutcomeUnknown(f"{name} {method} {path}: {error!r}") from None
 
-    async def ask(self, name: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """Send one request to one masterd, without retries."""
-        return await self._ask(name, method, path, body)
+    async def ask(
+        self, name: str, method: str, path: str, body: Any = None, *, token: str | None = None
+    ) -> dict[str, Any]:
+        """Send one request to one masterd, without retries. token: of its sender."""
+        return await self._ask(name, method, path, body, token)
 
     async def commands(self, *commands: tuple[str, dict[str, Any]], via: str = "") -> list[dict[str, Any]]:
         """Send these in one request, to each running masterd in turn, until each is acknowledged or refused."""

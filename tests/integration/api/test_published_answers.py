@@ -9,8 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from nodectl import Client
 from nodectl.client.connection.sse import read_events
-from nodestore.errors import Unavailable
+from nodestore.errors import Unauthenticated, Unavailable
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Alive, Status
 from nodestore.support.jsonio import Json, loads
@@ -33,17 +34,17 @@ def _answer(method: str, path: str) -> dict[str, Any]:
 
 
 class Wall:
-    """A leader m1 and a standby m2 that have some of everything, readable and not."""
+    """A leader m1 and a standby m2 that have some of everything, readable and not. An admin asks them."""
 
-    def __init__(self, masters: Masters) -> None:
-        self.masters = masters
+    def __init__(self, masters: Masters, token: str) -> None:
+        self.masters, self._token = masters, token
 
     async def ask(self, name: str, method: str, path: str, body: Json = None) -> Any:
         """What that master answers, which is as published."""
         place = path
         for part, value in PLACES.items():
             place = place.replace(part, value)
-        found = await self.masters.ask(name, method, place, body)
+        found = await self.masters.ask(name, method, place, body, token=self._token)
         assert faults(_answer(method.lower(), path), found) == [], f"{method} {path} of {name}: {found}"
         return found
 
@@ -85,7 +86,18 @@ async def _wall(etcd: EtcdCluster, keys: Keys) -> AsyncIterator[Wall]:
         masters.start("m2")
         await masters.wait_candidate("m2")
         await eventually(lambda: _shows_leader(masters), "m1's own watch shows that it leads")
-        yield Wall(masters)
+        async with Client(etcd.endpoints, cluster=keys.cluster) as bootstrap:
+            made = await bootstrap.token_create("jo", "admin")
+        token = made["token"]
+        assert token is not None
+        await eventually(lambda: _know(masters, token), "both masters know the token")
+        yield Wall(masters, token)
+
+
+async def _know(masters: Masters, token: str) -> bool:
+    with contextlib.suppress(Unauthenticated):
+        return all([await masters.ask(name, "GET", "/v1/whoami", token=token) for name in masters.running])
+    return False
 
 
 async def _shows_leader(masters: Masters) -> bool:
