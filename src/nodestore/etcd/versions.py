@@ -64,15 +64,20 @@ def check_version(text: str, who: str, environ: Mapping[str, str]) -> None:
         raise Invalid(f"{who} is version {text}: {reason} (for tests only: {OVERRIDE}=1)")
 
 
-def why_access_control_leaks(text: str) -> str | None:
-    """Why access control of this version of etcd does not keep keys secret; None if it does, or is not known."""
+def access_control_gaps(text: str) -> tuple[str, ...]:
+    """What access control of this version of etcd does not protect; empty if all is, or the version is not known."""
     version = parse_version(text)
     if version is None:
-        return None
+        return ()
+    gaps = []
     repaired = next((item for item in _NO_WATCH_LEAK if item[:2] >= version[:2]), None)
-    if repaired is None or version >= repaired:
-        return None
-    return (
-        "a user that may read one key can watch all keys that sort after it; 3.5.33, 3.6.14 or 3.7.1 is required to "
-        "keep them from it"
-    )
+    if repaired is not None and version < repaired:
+        gaps.append(
+            "a user that may read one key can watch all keys that sort after it (repaired in 3.5.33, 3.6.14 and 3.7.1)"
+        )
+    if version < (3, 6, 0):
+        gaps.append(
+            "while its database is full, it checks no rights for deletions and for switching access control off "
+            "(3.6 does)"
+        )
+    return tuple(gaps)

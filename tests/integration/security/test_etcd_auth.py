@@ -9,15 +9,19 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from nodectl import Client
 from nodestore.cluster.configuration import Configuration
+from nodestore.errors import Denied
 from nodestore.etcd.access_control import EtcdAccessControl
+from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Defaults, DriverConfig, Inventory, NodeConfig
 from nodestore.schema.store_rights import Permission, StoreUser
 from tests.support.access.closed_etcd import MAINTENANCE, ClosedEtcd
 from tests.support.cli import CommandOutput, Nodectl
-from tests.support.etcd_cluster import free_ports
+from tests.support.etcd_cluster import EtcdCluster, free_ports
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
@@ -200,3 +204,27 @@ async def test_switched_off_again_if_a_program_is_refused(keys: Keys, tmp_path: 
         await client.command("node.set", {"node": "n1", "values": {"number": 1}}, timeout_s=PATIENCE_S)
         checked = await programs.nodectl("etcd", "auth", "check", "-o", "json")
         assert [item["subject"] for item in checked.json] == ["access control"]
+
+
+async def test_passwords_instead_of_certificates(keys: Keys, tmp_path: Path) -> None:
+    """`--prepare` makes users and password files, and refuses nothing yet; with its password a user has its rights."""
+    (tmp_path / "root").write_text("secret\n", "utf-8")
+    directory, root = tmp_path / "passwords", ("--user=root", f"--password-file={tmp_path / 'root'}")
+    async with EtcdCluster(1) as cluster:
+        nodectl = Nodectl(cluster.endpoints, keys.cluster)
+        enable = ("etcd", "auth", "enable", "--yes", *root)
+        prepared = await nodectl(*enable, "--prepare", f"--passwords={directory}", "noded:n1")
+        assert prepared.code == 0, prepared.err
+        assert prepared.lines[-1].endswith("access control of etcd is still off")
+        password = (directory / "noded-n1.password").read_text("utf-8").strip()
+        settings = EtcdSettings(endpoints=cluster.endpoints, user="noded:n1", password=password)
+        async with Etcd(settings) as etcd:
+            await etcd.put(keys.head, b"x")
+            switched = await nodectl(*enable)
+            assert switched.code == 0, switched.err
+            await etcd.put(keys.status_of("n1"), b"x")
+            with pytest.raises(Denied):
+                await etcd.put(keys.head, b"x")
+        assert (await nodectl("etcd", "auth", "check", *root)).code == 0
+        assert (await nodectl("etcd", "auth", "disable", "--yes", *root)).code == 0
+        assert (await nodectl("etcd", "auth", "check", *root)).code == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nodestore.errors import Invalid
-from nodestore.etcd.versions import OVERRIDE, check_version, why_access_control_leaks, why_too_old
+from nodestore.etcd.versions import OVERRIDE, access_control_gaps, check_version, why_too_old
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def test_who_is_too_old_is_named_and_a_test_may_insist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "leaks"),
+    ("version", "gaps"),
     [
-        ("3.4.40", True), ("3.5.32", True), ("3.5.33", False), ("3.6.13", True), ("3.6.14", False), ("3.7.0", True),
-        ("3.7.1", False), ("3.8.0", False), ("unknown", False),
+        ("3.4.40", 2), ("3.5.32", 2), ("3.5.33", 1), ("3.6.13", 1), ("3.6.14", 0), ("3.7.0", 1), ("3.7.1", 0),
+        ("3.8.0", 0), ("unknown", 0),
     ],
 )  # fmt: skip
-def test_versions_whose_access_control_leaks_watches(version: str, leaks: bool) -> None:
-    assert (why_access_control_leaks(version) is not None) == leaks
+def test_versions_whose_access_control_has_gaps(version: str, gaps: int) -> None:
+    assert len(access_control_gaps(version)) == gaps

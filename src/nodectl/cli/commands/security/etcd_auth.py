@@ -49,6 +49,9 @@ def enable(
             help="For programs without certificates: write a password for each new user into DIR/KIND-NAME.password.",
         ),
     ] = None,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Set users, roles and permissions only; do not switch access control on.")
+    ] = False,
     yes: YesOption = False,
 ) -> None:  # fmt: skip
     """Set the users, roles and permissions in etcd by the table in docs/security.md, and switch access control on.
@@ -61,7 +64,7 @@ def enable(
 
     own = _own_user(etcd_settings_of(context)[0])
     extra, out = _parsed(users), Output()
-    if not yes:
+    if not yes and not prepare:
         confirm("etcd will refuse programs without a certificate or password of their own from now on; go ahead?")
 
     async def work(etcd: Etcd, keys: Keys) -> bool:
@@ -69,12 +72,15 @@ def enable(
         was_enabled = await access.is_enabled()
         _show(out, await access.set_rights(_new_passwords(passwords), etcd.settings.password))
         out.took_effect()
-        for name in () if was_enabled else await access.switch_on(_session_opener(etcd.settings)):
+        for name in () if was_enabled or prepare else await access.switch_on(_session_opener(etcd.settings)):
             out.warn(f"{name} has not renewed its lease yet: check it with `nodectl status`")
         await _warn_of_versions(etcd, out)
         return was_enabled
 
     was_enabled = with_etcd(context, work)
+    if prepare and not was_enabled:
+        out.note("users, roles and permissions are set; access control of etcd is still off")
+        return
     out.note(f"access control of etcd {'was on already; its rights are up to date' if was_enabled else 'is on'}")
 
 
@@ -200,12 +206,11 @@ def _session_opener(settings: EtcdSettings) -> Callable[[str, str], Etcd]:
 
 async def _warn_of_versions(etcd: Etcd, out: Output) -> None:
     from nodestore.cluster.overview import member_views
-    from nodestore.etcd.versions import why_access_control_leaks
+    from nodestore.etcd.versions import access_control_gaps
 
     for member in await member_views(etcd):
-        reason = why_access_control_leaks(member["version"] or "")
-        if reason is not None:
-            out.warn(f"etcd member {member['name']} is version {member['version']}: {reason}")
+        for gap in access_control_gaps(member["version"] or ""):
+            out.warn(f"etcd member {member['name']} is version {member['version']}: {gap}")
 
 
 def _show(out: Output, found: Sequence[RightDifference]) -> None:
