@@ -12,7 +12,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).with_name("corpus")
 _INPUTS_MAX = 150
-_INPUT_BYTES_MAX = 400
+_INPUT_BYTES_MAX = 1_000
 
 
 def path_of(target: str) -> Path:

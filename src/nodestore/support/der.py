@@ -30,20 +30,27 @@ def elements(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += length
 
 
+def first_element(data: bytes) -> tuple[int, bytes]:
+    """The first element of a constructed value. IndexError or ValueError if it is malformed or empty."""
+    for element in elements(data):
+        return element
+    raise ValueError("empty")  # a StopIteration of `next` would become another error in a generator
+
+
 def certificate_fields(der: bytes) -> list[tuple[int, bytes]]:
     """The fields of a certificate after its version: serial number, algorithm, issuer, validity, subject, and so on.
 
-    StopIteration, IndexError or ValueError if it is malformed.
+    IndexError or ValueError if it is malformed.
     """
-    certificate = next(elements(der))[1]
-    return [item for item in elements(next(elements(certificate))[1]) if item[0] != _VERSION]
+    certificate = first_element(der)[1]
+    return [item for item in elements(first_element(certificate)[1]) if item[0] != _VERSION]
 
 
 def issuer_and_serial(der: bytes) -> tuple[bytes, bytes]:
     """The issuer and the serial number of a certificate, as they are encoded. Raises Invalid if it is malformed."""
     try:
         (tag, serial), _, (_, issuer) = certificate_fields(der)[:3]
-    except (IndexError, ValueError, StopIteration):
+    except (IndexError, ValueError):
         raise Invalid("malformed certificate") from None
     if tag != _INTEGER:
         raise Invalid("malformed certificate")
@@ -57,19 +64,19 @@ def revoked_certificates(der: bytes) -> frozenset[tuple[bytes, bytes]]:
     Lists that contain only changes, or certificates of several authorities, are not supported.
     """
     try:
-        content = next(elements(next(elements(der))[1]))[1]
+        content = first_element(first_element(der)[1])[1]
         fields = [item for item in elements(content) if item[0] != _INTEGER]
         (_, _), (tag, issuer), *rest = fields
         if tag != _SEQUENCE:
             raise ValueError("no issuer")
         entries = next((value for kind, value in rest if kind == _SEQUENCE), b"")
         return frozenset((issuer, _serial_of(entry)) for _, entry in elements(entries))
-    except (IndexError, ValueError, StopIteration):
+    except (IndexError, ValueError):
         raise Invalid("malformed revocation list") from None
 
 
 def _serial_of(entry: bytes) -> bytes:
-    tag, serial = next(elements(entry))
+    tag, serial = first_element(entry)
     if tag != _INTEGER:
         raise ValueError("no serial number")
     return serial

@@ -156,7 +156,7 @@ def certificate_end(der: bytes) -> float:
     """When an X.509 certificate in DER ends (`notAfter`), as seconds since 1970. Raises Invalid if it is malformed."""
     try:
         return _not_after(der)
-    except (IndexError, ValueError, StopIteration):
+    except (IndexError, ValueError):
         raise Invalid("malformed certificate") from None
 
 

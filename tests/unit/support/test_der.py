@@ -92,3 +92,15 @@ def test_no_bytes_raise_another_error(noise: bytes, at: int) -> None:
 
 def test_the_fields_of_a_certificate() -> None:
     assert certificate_fields(leaf(9))[0] == (0x02, b"\x09")
+
+
+@pytest.mark.parametrize("entry", [b"\x30\x00", b"\x30\x02\x05\x00"], ids=["empty", "without a number"])
+def test_an_entry_without_a_serial_number_is_refused(entry: bytes) -> None:
+    """The error must be Invalid: another one would end the task that reads changed lists."""
+
+    def sequence(content: bytes) -> bytes:
+        return bytes([0x30, len(content)]) + content
+
+    content = sequence(b"") + sequence(b"") + sequence(entry)
+    with pytest.raises(Invalid, match="malformed revocation list"):
+        revoked_certificates(sequence(sequence(content)))
