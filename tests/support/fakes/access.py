@@ -11,7 +11,7 @@ from masterd.settings import MasterSettings
 from nodestore.cluster.grants import certificate_grant_id
 from nodestore.etcd.watch import Event
 from nodestore.pki.identity import PeerIdentity
-from nodestore.schema.models import Grant, Role
+from nodestore.schema.models import AccessControl, Grant, Role
 from nodestore.support.tokens import Token, hash_of
 from tests.support.fakes.masterd_parts import KEYS, FakeMasterd
 
@@ -69,6 +69,11 @@ class AccessCase:
     def put(self, grant_id: str, grant: Grant) -> None:
         """As if etcd's watch showed this grant."""
         self.masterd.view.grants.apply_event(Event(KEYS.grant(grant_id), grant.encode(), 1, 1, 0))
+
+    def switch_on(self) -> None:
+        """As if etcd's watch showed that access control was switched on."""
+        control = AccessControl(enabled=True, actor="test", time=0.0)
+        self.masterd.view.show_access_control(Event(KEYS.access_control, control.encode(), 3, 1, 0))
 
     def revoke(self, grant_id: str) -> None:
         """As if etcd's watch showed that this grant was deleted."""

@@ -50,7 +50,13 @@ class _Stream:
 
     request: web.Request
     principal: Principal
+    right: Right
     task: asyncio.Task[object]
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether access control allows its principal this stream. It may have begun while access control was off."""
+        return self.principal.kind is not Kind.ANYONE and self.right.allows(self.principal, _node_of(self.request))
 
     def end(self) -> None:
         """End it at once. What was written and not sent yet is discarded."""
@@ -99,7 +105,7 @@ class Gate:
             raise Unauthenticated(
                 "this needs a credential: log in with a token (nodectl login), or use a client certificate"
             )
-        if not right.allows(principal, request.match_info.get("node", "")):
+        if not right.allows(principal, _node_of(request)):
             why = self._why_forbidden(request, principal, right)
             self._note_refusal(request, principal, why)
             raise Forbidden(why)
@@ -172,7 +178,8 @@ class Gate:
         """While the stream is served: end it when its credential ends, is revoked or gets other limits."""
         task = asyncio.current_task()
         assert task is not None
-        stream = _Stream(request, principal_of(request), task)
+        right = self._rights[request.match_info.route]
+        stream = _Stream(request, principal_of(request), right, task)
         self._streams.append(stream)
         self._schedule()
         try:
@@ -186,12 +193,12 @@ class Gate:
         self.end_streams()
 
     def end_streams(self) -> None:
-        """End the streams whose credential is no longer valid."""
+        """End the streams whose credential is no longer valid, or does not allow them."""
         if self._switch.is_on is False:
             return
         for stream in tuple(self._streams):
-            if stream.principal.kind is Kind.ANYONE or not self._credentials.is_valid(stream.principal):
-                log.info("ending %s of %s: its credential is not valid any more", stream.request.path, stream.principal)
+            if not (stream.is_allowed and self._credentials.is_valid(stream.principal)):
+                log.info("ending %s of %s: its credential does not allow it", stream.request.path, stream.principal)
                 stream.end()
 
     def _schedule(self) -> None:
@@ -228,6 +235,11 @@ class Gate:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin in self._browsers.trusted_origins:
             response.headers.update(cors_headers(str(origin)))
+
+
+def _node_of(request: web.Request) -> str:
+    """The node that the path of the request names; empty if it names none."""
+    return request.match_info.get("node", "")
 
 
 def _without_limits(principal: Principal) -> Principal:

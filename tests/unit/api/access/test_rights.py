@@ -275,6 +275,27 @@ async def test_a_lesser_role_ends_streams_too() -> None:
             await asyncio.wait_for(stream.read(), _ENDS_S)
 
 
+@pytest.mark.parametrize("peer", ["noded:n1", "operator:anna", "masterd:pc1", "etcd:pc1"])
+async def test_streams_without_a_right_end_when_access_control_is_switched_on(peer: str) -> None:
+    """A certificate that has no role, or only the rights of a daemon, may open any stream while it is off."""
+    case = AccessCase(is_on=False)
+    viewer = case.grant("viewer")
+    [grant_id] = case.masterd.view.grants.items
+    async with (
+        _api(case) as (url, session),
+        session.get(f"{url}/v1/cluster/watch", headers={PEER_HEADER: peer}) as stream,
+        session.get(f"{url}/v1/cluster/watch", headers=viewer) as kept,
+    ):
+        assert await stream.content.readline()
+        case.switch_on()
+        with pytest.raises(aiohttp.ClientError):
+            await asyncio.wait_for(stream.read(), 5.0)
+        assert await kept.content.readline()
+        case.revoke(grant_id)
+        with pytest.raises(aiohttp.ClientError):
+            await kept.read()
+
+
 # --- forwarded requests ---
 
 
