@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from masterd.roles.principal import PRINCIPAL_HEADER, Kind
 from masterd.roles.request_principal import principal_of
@@ -69,8 +70,10 @@ class PeerClient:
         if TIMEOUT_HEADER in request.headers:
             headers[TIMEOUT_HEADER] = request.headers[TIMEOUT_HEADER]
         try:
+            # As received: aiohttp would resolve `..` in a text, and the leader would serve another route than this one.
+            there = URL(url + request.path_qs, encoded=True)
             async with self._open().request(
-                request.method, url + request.path_qs, data=body or None, headers=headers
+                request.method, there, data=body or None, headers=headers, allow_redirects=False
             ) as answer:
                 kept = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
                 return web.Response(body=await answer.read(), status=answer.status, headers=kept)
