@@ -45,7 +45,6 @@ from nodestore.errors import (
     NotLeader,
     OutcomeUnknown,
     ResultForgotten,
-    Unauthenticated,
     Unavailable,
 )
 from nodestore.schema import api_types
@@ -212,10 +211,9 @@ class Api:
         """Turn every error into a problem document. A traceback goes to the log only."""
         try:
             return await handler(request)
-        except Unauthenticated as error:
-            return problem_response(error)  # a stranger does not learn where the leader is
         except NodectlError as error:
-            return problem_response(error, self._leader_router.leader_url)
+            # A stranger does not learn where the leader is.
+            return problem_response(error, self._leader_router.leader_url if self._gate.knows_sender(request) else None)
         except web.HTTPException as error:
             if error.status < 400:
                 raise

@@ -15,6 +15,9 @@ import pytest
 from masterd.api import routes
 from masterd.api.access.browser_rules import BrowserRules, content_type_refusal
 from masterd.settings import MasterSettings
+from nodestore.cluster.election import LeaderSeen
+from nodestore.schema.models import LeaderRecord
+from tests.support.fakes.access import AccessCase
 from tests.support.fakes.masterd_parts import FakeMasterd, serving
 
 RULES = BrowserRules(["pc1", "Pc1.Plant.Example."], ["https://wall.example"])
@@ -134,6 +137,20 @@ async def test_no_route_serves_a_foreign_page(headers: dict[str, str]) -> None:
             assert (status, problem["code"]) == (403, "denied"), (method, path)
         status, problem = await _status(session.request("OPTIONS", f"{url}/v1/commands", headers=headers))
         assert status == 403
+
+
+async def test_a_refused_page_does_not_learn_where_the_leader_is() -> None:
+    """With access control, no answer to a request without a valid credential names the leader."""
+    case = AccessCase()
+    record = LeaderRecord(id="m2", host="pc2", urls=("http://10.0.0.2:8401",), nonce="n", since=0.0)
+    case.masterd.view.leader = LeaderSeen(7, record, 5)
+    viewer = case.grant("viewer")
+    async with serving(case.masterd) as url, aiohttp.ClientSession() as session:
+        for headers in ({"Host": "evil.example"}, {"Origin": "null"}, {}, {"Authorization": "Bearer x"}):
+            _, problem = await _status(session.get(f"{url}/v1/status", headers=headers))
+            assert "leader_url" not in problem, headers
+        _, problem = await _status(session.get(f"{url}/v1/nodes?consistency=x", headers=viewer))
+        assert problem["leader_url"] == "http://10.0.0.2:8401"
 
 
 async def test_a_form_sends_no_command() -> None:
