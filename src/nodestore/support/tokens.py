@@ -18,6 +18,7 @@ TOKEN_PREFIX = "NCT1"  # noqa: S105 - every token begins with it
 _SECRET_BYTES, _ID_BYTES = 32, 8
 _TOKEN = re.compile(rf"{TOKEN_PREFIX}\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
 _ID, _HASH = re.compile(r"[0-9a-f]{16}", re.ASCII), re.compile(r"[0-9a-f]{64}", re.ASCII)
+_SECRET = re.compile(rf"({TOKEN_PREFIX}\.[0-9a-f]{{16}}\.)[A-Za-z0-9_-]+", re.ASCII)
 _NO_HASH = hashlib.sha256(b"no token has this secret").hexdigest()
 
 
@@ -53,6 +54,11 @@ def parse_token(text: str) -> Token | None:
     """The parts of a token; None if `text` is none."""
     found = _TOKEN.fullmatch(text)
     return None if found is None else Token(found[1], found[2])
+
+
+def without_secrets(text: str) -> str:
+    """`text`, with `***` in place of the secret of each token in it."""
+    return _SECRET.sub(r"\1***", text) if TOKEN_PREFIX in text else text
 
 
 def hash_of(secret: str) -> str:

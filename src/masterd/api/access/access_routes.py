@@ -13,7 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
-from masterd.api.access.audit import ENTRIES_MAX, AuditLog
+from masterd.api.access.audit import AuditLog
+from masterd.api.access.event_log import ENTRIES_MAX
 from masterd.api.access.rights import RIGHTS, ROLES, command_refusal
 from masterd.api.access.switch import AccessSwitch
 from masterd.api.body_reader import read_body
@@ -117,7 +118,7 @@ class AccessRoutes:
         """Log a change of access control, and record it."""
         principal = principal_of(request)
         log.warning("%s: %s%s", principal, event, f": {detail}" if detail else "")
-        self._audit.record(event, principal, request=f"{request.method} {request.path}", detail=detail)
+        self._audit.record_change(event, principal, request=f"{request.method} {request.path}", detail=detail)
 
     def _check_masters(self) -> None:
         """Raises Conflict if a masterd could not prove to the others that it is one: heartbeats would be refused."""

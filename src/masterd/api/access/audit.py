@@ -1,181 +1,68 @@
-"""The audit log of one masterd: refusals, and changes of access control, as JSON lines in a bounded file.
+"""The audit log of one masterd: refusals, and changes of access control, as JSON lines in bounded files.
 
 Commands, configurations and terms are in the journal and in etcd, with their authors. The audit log holds what is not
 there. A masterd records what it decided itself, so `nodectl audit` reads the logs of all of them.
 
 Recording never waits: an entry goes to memory, and a thread writes it within a second. Equal events of the same second
-are one entry with their number, so that a flood of refusals neither fills the disk nor hides other events. A disk that
-is slow or full costs entries of the file, which are counted, and nothing else.
+are one entry with their number, so that a flood of refusals does not fill the disk. A disk that is slow or full costs
+entries of the file, which are counted, and nothing else.
+
+Changes have a log of their own. Anybody who reaches the port can cause refusals, and the bounds of their log are such
+that enough of them remove the older ones. They must not remove what an admin did.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import os
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from masterd.api.access.event_log import ENTRIES_MAX, EventLog
 from masterd.roles.principal import Principal
-from nodestore.errors import Garbage
 from nodestore.schema.api_types import AuditEntry
-from nodestore.schema.limits import shortened
-from nodestore.support.atomic_files import replace_file
-from nodestore.support.jsonio import dumps, loads
-from nodestore.support.logs import RateLimitedLog
-from nodestore.support.tasks import background_task
 
-log = logging.getLogger(__name__)
-
-ENTRIES_MAX = 1_000
-"""How many entries are in memory, and in an answer."""
-FILE_BYTES_MAX = 2 << 20
-"""At this size the file becomes the older one of two."""
-_WINDOW_S = 1.0
-_DISTINCT_MAX = 128
-"""How many different events of one second are recorded each. Further ones are counted in one entry."""
-_TEXT_BYTES_MAX = 300
-_OTHERS = "others"
-
-
-@dataclass(slots=True)
-class _Counted:
-    """An event of the present second. time: of the first one."""
-
-    time: float
-    count: int = 1
-
-
-_Key = tuple[str, str, str, str, str]
-"""What makes two events equal: event, principal, address, request, detail."""
+_REFUSED = "refused"
 
 
 class AuditLog:
-    """Records events. path: the file, which is made when it is needed; None: the events are in memory only."""
+    """Records events. path: the file of the refusals, which is made when it is needed, with that of the changes in the
+    same folder; None: the events are in memory only."""
 
     def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._path, self._clock = path, clock
-        self._window: dict[_Key, _Counted] = {}
-        self._recent: deque[AuditEntry] = deque(maxlen=ENTRIES_MAX)
-        self._unwritten: deque[AuditEntry] = deque(maxlen=ENTRIES_MAX)
-        self._timer: asyncio.TimerHandle | None = None
-        self._writing: asyncio.Task[None] | None = None
-        self._lost = 0
-        self._has_written = False
-        self._limited_log = RateLimitedLog(log, 60.0)
+        self._refusals = EventLog(path, clock)
+        self._changes = EventLog(None if path is None else changes_file(path), clock)
 
-    def record(self, event: str, principal: Principal, *, request: str = "", detail: str = "") -> None:
-        """Record an event. `request`: the method and path, if a request is the reason."""
-        texts = (event, str(principal), principal.address, request, detail)
-        key: Any = tuple(shortened(text, _TEXT_BYTES_MAX) for text in texts)
-        if key not in self._window and len(self._window) >= _DISTINCT_MAX:
-            key = (event, _OTHERS, "", "", "")
-        if (counted := self._window.get(key)) is not None:
-            counted.count += 1
-            return
-        self._window[key] = _Counted(self._clock())
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_WINDOW_S, self._end_window)
+    def record_refusal(self, principal: Principal, *, request: str, detail: str) -> None:
+        """Record that a request was refused. request: its method and path. detail: why."""
+        self._refusals.record(_REFUSED, principal, request=request, detail=detail)
 
-    def _end_window(self) -> None:
-        self._timer = None
-        for (event, principal, address, request, detail), counted in self._window.items():
-            entry: AuditEntry = {
-                "time": round(counted.time, 3), "event": event, "principal": principal, "address": address,
-                "request": request, "detail": detail, "count": counted.count,
-            }  # fmt: skip
-            self._recent.append(entry)
-            if self._path is not None:
-                self._lost += len(self._unwritten) == self._unwritten.maxlen
-                self._unwritten.append(entry)
-        self._window.clear()
-        if self._unwritten and self._writing is None:
-            self._writing = background_task(self._write_all(), name="audit log")
-
-    async def _write_all(self) -> None:
-        """Write what is not written yet. What cannot be written is dropped and counted."""
-        try:
-            while self._unwritten:
-                entries = tuple(self._unwritten)
-                self._unwritten.clear()
-                try:
-                    await asyncio.to_thread(self._append, b"".join(dumps(entry) + b"\n" for entry in entries))
-                except OSError as error:
-                    self._lost += len(entries)
-                    reason = error.strerror or str(error)
-                    self._limited_log.log(
-                        logging.ERROR, f"{self._path}: {reason}; {self._lost} entries of the audit log are not in it",
-                        about=reason,
-                    )  # fmt: skip
-        finally:
-            self._writing = None
-
-    def _append(self, lines: bytes) -> None:
-        assert self._path is not None
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        handle = os.open(self._path, flags, 0o600)
-        with open(handle, "ab") as file:
-            # A line that a power cut left incomplete must not swallow the next one.
-            file.write(lines if self._has_written else b"\n" + lines)
-            self._has_written = True
-            size = file.tell()
-        if size >= FILE_BYTES_MAX:
-            replace_file(self._path, _older(self._path))
+    def record_change(self, event: str, principal: Principal, *, request: str = "", detail: str = "") -> None:
+        """Record a change of access control."""
+        self._changes.record(event, principal, request=request, detail=detail)
 
     async def entries(self, limit: int) -> list[AuditEntry]:
-        """The newest entries, at most `limit` and ENTRIES_MAX, oldest first: of the file, else those in memory."""
-        self._flush_window()
-        if self._path is None:
-            return list(self._recent)[-limit:]
-        if self._writing is not None:
-            await asyncio.wait({self._writing}, timeout=_WINDOW_S)
-        found = await asyncio.to_thread(_read, self._path)
-        written = {_identity(entry) for entry in found}
-        missing = [entry for entry in self._recent if _identity(entry) not in written]
-        return sorted([*found, *missing], key=lambda entry: entry["time"])[-limit:]
-
-    def _flush_window(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._end_window()
+        """The newest entries, at most `limit` and ENTRIES_MAX, oldest first. Up to half of them are changes, even if
+        all of the newest entries are refusals."""
+        limit = min(limit, ENTRIES_MAX)
+        refusals, changes = await asyncio.gather(self._refusals.entries(limit), self._changes.entries(limit))
+        kept = _newest(changes, (limit + 1) // 2)
+        both = sorted([*refusals, *changes[: len(changes) - len(kept)]], key=_time)
+        return sorted([*_newest(both, limit - len(kept)), *kept], key=_time)
 
     async def close(self) -> None:
         """Write what is in memory, for at most a second."""
-        self._flush_window()
-        if self._writing is not None:
-            await asyncio.wait({self._writing}, timeout=_WINDOW_S)
+        await asyncio.gather(self._refusals.close(), self._changes.close())
 
 
-def _older(path: Path) -> Path:
-    return path.with_name(f"{path.name}.1")
+def changes_file(path: Path) -> Path:
+    """The file of the changes. path: that of the refusals."""
+    return path.with_name(f"{path.stem}-changes{path.suffix}")
 
 
-def _read(path: Path) -> list[AuditEntry]:
-    """The newest entries in the two files, oldest first. Lines that cannot be read are left out."""
-    lines: list[bytes] = []
-    for each in (_older(path), path):
-        with contextlib.suppress(OSError):
-            lines += each.read_bytes().splitlines()
-    found: list[AuditEntry] = []
-    for line in lines[-ENTRIES_MAX:]:
-        with contextlib.suppress(Garbage, KeyError, TypeError, ValueError):
-            found.append(_entry(loads(line, str(path))))
-    return found
+def _newest(entries: list[AuditEntry], count: int) -> list[AuditEntry]:
+    return entries[max(0, len(entries) - count) :]
 
 
-def _identity(entry: AuditEntry) -> tuple[object, ...]:
-    return tuple(entry.values())
-
-
-def _entry(value: Any) -> AuditEntry:
-    """An entry as a line holds it. Raises KeyError, TypeError or ValueError for other values."""
-    return {
-        "time": float(value["time"]), "event": str(value["event"]), "principal": str(value["principal"]),
-        "address": str(value["address"]), "request": str(value["request"]), "detail": str(value["detail"]),
-        "count": int(value["count"]),
-    }  # fmt: skip
+def _time(entry: AuditEntry) -> float:
+    return entry["time"]

@@ -165,7 +165,7 @@ class Gate:
 
     def _note_refusal(self, request: web.Request, principal: Principal, why: str) -> None:
         known = principal if principal.address else replace(principal, address=request.remote or "")
-        self._audit.record("refused", known, request=f"{request.method} {request.path}", detail=why)
+        self._audit.record_refusal(known, request=f"{request.method} {request.path}", detail=why)
 
     def knows_sender(self, request: web.Request) -> bool:
         """Whether the sender has a valid credential, or needs none."""
