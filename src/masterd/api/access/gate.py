@@ -25,10 +25,10 @@ from masterd.api.access.credentials import Credentials
 from masterd.api.access.rates import Rates
 from masterd.api.access.rights import RIGHTS, Right, command_refusal
 from masterd.api.access.switch import AccessSwitch
-from masterd.roles.principal import Kind, Principal
+from masterd.roles.principal import PRINCIPAL_HEADER, Kind, Principal
 from masterd.roles.request_principal import principal_of, set_principal
 from masterd.state_machine.batch import CommandRequest
-from nodestore.errors import Denied, Forbidden, Overloaded, Unauthenticated, Unavailable
+from nodestore.errors import Denied, Forbidden, Invalid, Overloaded, Unauthenticated, Unavailable
 from nodestore.support.logs import RateLimitedLog
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ _KNOWN_S = 2.0
 """How long a request to a masterd that has just started waits until it is known whether access control is on."""
 _STRANGER = Principal(Kind.STRANGER)
 _PEOPLE = (Kind.TOKEN, Kind.OPERATOR)
+_AT_MOST_ONCE = (hdrs.AUTHORIZATION, hdrs.ORIGIN, hdrs.CONTENT_TYPE, PRINCIPAL_HEADER)
+"""Headers that decide whether a request is served. Of two, a proxy in front may have checked the other one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,9 +85,9 @@ class Gate:
     async def admit(self, request: web.Request) -> bool:
         """Note who sent the request; return whether its answer is a stream, to be served within `stream`.
 
-        Raises Denied, Forbidden, Unauthenticated or aiohttp's error if it is refused.
+        Raises Denied, Forbidden, Invalid, Unauthenticated or aiohttp's error if it is refused.
         """
-        self._check_browser(request)
+        self._check_headers(request)
         right = self._rights.get(request.match_info.route)
         if right is None:  # there is no such route, as the answer will say
             return False
@@ -114,8 +116,11 @@ class Gate:
         set_principal(request, principal)
         return right.is_stream
 
-    def _check_browser(self, request: web.Request) -> None:
+    def _check_headers(self, request: web.Request) -> None:
         headers = request.headers
+        for name in _AT_MOST_ONCE:
+            if len(headers.getall(name, ())) > 1:
+                raise Invalid(f"the request has more than one header {name}: send one")
         if (refusal := self._browsers.refusal(headers, is_tls=request.secure)) is not None:
             self._note_refusal(request, _STRANGER, refusal)
             raise Denied(refusal)

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 
 from masterd.api.access.rights import MAINTAINERS_COMMANDS, RIGHTS, ROLES, Right, command_refusal, missing_rights
 from masterd.roles.principal import ANYONE, Kind, Principal
@@ -223,6 +224,22 @@ async def test_a_token_that_arrives_a_moment_later_is_accepted() -> None:
     async with _api(case) as (url, session):
         asyncio.get_running_loop().call_later(0.1, case.put, grant_id, grant)
         assert (await _ask(session, "GET", f"{url}/v1/whoami", headers))[0] == 200
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Nodectl-Principal", "Origin", "Content-Type"])
+async def test_a_header_that_decides_is_there_once(name: str) -> None:
+    """A proxy in front may check the second one, while masterd uses the first one."""
+    case = AccessCase()
+    admin, viewer = case.grant("admin"), case.grant("viewer")
+    async with _api(case) as (url, session):
+        values = (admin["Authorization"], viewer["Authorization"]) if name == "Authorization" else (url, url)
+        headers = CIMultiDict(viewer if name != "Authorization" else {})
+        for value in values:
+            headers.add(name, value)
+        async with session.get(f"{url}/v1/whoami", headers=headers) as answer:
+            problem = await answer.json(content_type=None)
+        assert (answer.status, problem["code"]) == (400, "invalid")
+        assert name in problem["detail"]
 
 
 async def test_a_certificate_of_an_operator_needs_a_role() -> None:
