@@ -121,17 +121,16 @@ async def test_a_revoked_token_is_refused_by_every_master(etcd_one: EtcdCluster,
 
 
 async def test_configuration_and_pause_go_through_a_master(etcd_one: EtcdCluster, keys: Keys) -> None:
-    """Also of a client with access to etcd, once access control is on."""
+    """Also of a client with access to etcd, whether the key or the master's own option requires a credential."""
     inventory = INVENTORY.model_dump(mode="json")
     async with _closed(etcd_one, keys) as masters:
         async with Client(etcd_one.endpoints, cluster=keys.cluster) as direct:
             made = await direct.token_create("jo", "maintainer")
-            await direct.pause("before")
-            await direct.resume()
-            await Grants(masters.etcd, keys).set_access_control(True, "test")
-            for change in (direct.config_apply(inventory), direct.pause(), direct.resume()):
-                with pytest.raises(Unauthenticated):
-                    await change
+            for is_on in (False, True):
+                await Grants(masters.etcd, keys).set_access_control(is_on, "test")
+                for change in (direct.config_apply(inventory), direct.pause(), direct.resume()):
+                    with pytest.raises(Unauthenticated):
+                        await change
         async with Client(etcd_one.endpoints, cluster=keys.cluster, token=made["token"]) as jo:
             await jo.pause("by hand")
             assert (paused := await jo.paused()) is not None
