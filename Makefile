@@ -13,7 +13,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check nightly mutants loads drills units drivers deep fuzz format schemas lostkeys interop \
+.PHONY: help venv etcd demo test check nightly mutants loads drills units drivers deep fuzz audit format schemas lostkeys interop \
   interop-venv bench bench-peers faults clean
 
 help:  ## this list
@@ -74,6 +74,9 @@ mutants: $(STAMP)  ## plant faults in the protocol; each must fail its test (PAR
 # A part of nightly in a shorter form. What it found is kept in .cache/fuzz, and the next run goes on from there.
 fuzz: $(STAMP)  ## fuzz every parser that reads from outside, ten minutes each (LIMIT=60: seconds each, ONLY="hosts json": these)
 	$(BIN)/python -m tests.fuzz $(if $(LIMIT),--seconds=$(LIMIT)) $(if $(SEED),--seed=$(SEED)) $(if $(ONLY),--only $(ONLY))
+
+audit: $(STAMP)  ## a part of nightly: known weaknesses of the pinned libraries, by pip-audit
+	$(BIN)/python -m tests.nightly --target=$@
 
 format: $(STAMP)  ## bring the source into its style
 	$(BIN)/ruff check --fix .
