@@ -24,6 +24,9 @@ from nodestore.errors import NodectlError
 T = TypeVar("T")
 
 _INTERRUPT_EVERY_S = 0.5
+HUNG_THREADS_MAX = 16
+"""So many abandoned threads of the process may hang before the application is no longer asked again for what it hung
+at. Each of them keeps its stack and a copy of the state, and a thread that blocks outside Python never ends."""
 
 
 class HungError(NodectlError):
@@ -61,7 +64,7 @@ class _Job:
         try:
             result, error = self.work(self.progress), None
         except GivenUp:
-            return
+            raise  # it ends the thread
         except BaseException as raised:  # noqa: BLE001 - passed on to the caller of the job
             result, error = None, raised
         try:
@@ -76,6 +79,26 @@ class _Job:
             self.done.set_exception(error)
         else:
             self.done.set_result(result)
+
+
+_hung: dict[WorkerThread, str | None] = {}
+"""All abandoned threads of the process, for all workers, terms and rehearsals; by thread, the node that it derives."""
+
+
+def hung_nodes() -> frozenset[str]:
+    """The nodes for which an abandoned thread of this process still derives the spec."""
+    return frozenset(node for node in _still_hung().values() if node is not None)
+
+
+def too_many_hang() -> bool:
+    """Whether as many abandoned threads of this process have not ended as may hang."""
+    return len(_still_hung()) >= HUNG_THREADS_MAX
+
+
+def _still_hung() -> dict[WorkerThread, str | None]:
+    for thread in [thread for thread in _hung if not thread.alive]:
+        del _hung[thread]
+    return _hung
 
 
 class WorkerThread:
@@ -141,8 +164,8 @@ class Worker:
         watch = loop.call_later(limit_s, self._check_limit, job, limit_s, loop.time() + limit_s)
         try:
             result: T = await job.done
-        except (HungError, asyncio.CancelledError):
-            self._abandon_thread(loop)
+        except (HungError, asyncio.CancelledError) as error:
+            self._abandon_thread(loop, error.node if isinstance(error, HungError) else node_of())
             raise
         finally:
             job.done.cancel()
@@ -164,11 +187,12 @@ class Worker:
         else:
             job.loop.call_later(left_s, self._check_limit, job, limit_s, now + left_s)
 
-    def _abandon_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _abandon_thread(self, loop: asyncio.AbstractEventLoop, node: str | None) -> None:
         thread, self._thread = self._thread, None
         if thread is None:
             return
         self._abandoned.append(thread)
+        _hung[thread] = node
         self._interrupt_repeatedly(thread, loop)
 
     def _interrupt_repeatedly(self, thread: WorkerThread, loop: asyncio.AbstractEventLoop) -> None:

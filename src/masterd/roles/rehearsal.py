@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from masterd.application.contract import Application
-from masterd.application.worker import HungError, JobProgress, Worker
+from masterd.application.worker import HungError, JobProgress, Worker, too_many_hang
 from masterd.replication.replica import Replica
 from masterd.roles.leadership import Leadership
 from masterd.state_machine.specs import SpecDeriver
@@ -133,6 +133,8 @@ class Rehearsal:
         state = self._replica.state
         if self._leadership.leader is not None or self._replica.problem is not None or state.adopted is None:
             return False
+        if too_many_hang():
+            return False
         now_at = state.adopted.index, state.index
         if self._done_at is None or self._done_at[0] != now_at[0]:
             return True
@@ -166,6 +168,7 @@ class Rehearsal:
                     await worker.run(
                         lambda job, findings=findings, deriver=spec_deriver: findings.derive_slice(deriver, state, job),  # type: ignore[misc]
                         self._limit_s,
+                        lambda deriver=spec_deriver: deriver.deriving,  # type: ignore[misc]
                     )
                 except HungError:
                     findings = findings.after_hang(findings.waiting[0], self._limit_s)

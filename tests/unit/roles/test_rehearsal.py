@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from masterd.application import worker as worker_module
 from masterd.replication.replica import Replica
 from masterd.roles import rehearsal as rehearsal_module
 from masterd.roles.leadership import Leadership
@@ -121,6 +122,24 @@ async def test_a_rehearsal_ends_after_a_few_nodes_that_hang(monkeypatch: pytest.
         assert rehearsal.report is not None
         assert (rehearsal.report.failed_count, application.asked) == (3, 3)
     application.release.set()
+
+
+async def test_configurations_do_not_collect_threads_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each configuration is rehearsed anew, and each rehearsal may leave a thread; but not while too many hang."""
+    line, application = _line(), _Blocks()
+    await eventually(lambda: not worker_module.hung_nodes(), "no thread of an earlier test is left")
+    monkeypatch.setattr(worker_module, "HUNG_THREADS_MAX", 2)
+    async with _rehearsing(line, application, monkeypatch, limit_s=0.05) as rehearsal:
+        for _ in range(2):
+            await eventually(lambda: rehearsal.report is not None, "it has rehearsed")
+            line.adopt(inventory("n1", "n2", "n3"))
+        asked = application.asked
+        await asyncio.sleep(0.2)
+        assert application.asked == asked
+        assert "node n1" in (rehearsal.problem or "")
+        application.release.set()
+        await eventually(lambda: rehearsal.report is not None, "it rehearses again once the threads have ended")
+        assert rehearsal.problem is None
 
 
 async def test_a_report_ends_with_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,16 @@ import asyncio
 import threading
 from typing import Any, cast
 
+import pytest
+
+from masterd.application import worker as worker_module
 from masterd.replication.replica import Replica
 from masterd.term.derivation.all_specs import DerivationLimits
 from masterd.term.derivation.warm_start import WarmStart
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory, Spec
 from tests.support.toy_app import Line, ToyApp
+from tests.support.waiting import eventually
 
 
 class _Hangs(ToyApp):
@@ -113,6 +117,44 @@ async def test_an_application_that_hangs_is_not_asked_twice() -> None:
     assert found.specs.spec_deriver["n2"].hash == line.state.spec_hash("n2") != ""
     assert found.specs.matches_recorded
     assert application.asked.count("n1") == 1
+
+
+class _Blocks(_Hangs):
+    """An application that blocks outside Python for n1: its thread cannot be interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+
+    def desired(self, config: Inventory, view: Any, node: str) -> Spec | None:
+        self.asked.append(node)
+        if node == "n1":
+            self.release.wait(30)
+        return ToyApp.desired(self, config, view, node)
+
+
+async def test_takeovers_do_not_collect_threads_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While too many hang, a node for which one of them hangs is left out unasked, and the others are derived. Once
+    they have ended, it is asked for again."""
+    line, application = _line(), _Blocks()
+    await eventually(lambda: not worker_module.hung_nodes(), "no thread of an earlier test is left")
+    monkeypatch.setattr(worker_module, "HUNG_THREADS_MAX", 3)
+    line.one("put", "x2", 0, path="nodes/n2", document={"x": 2})
+    warm_start, reasons = _warm_start(line, application, limit_s=0.05), []
+    for _ in range(6):
+        warm_start.start()
+        found = await warm_start.take(line.state)
+        assert found is not None
+        assert found.specs.spec_deriver["n2"].hash == line.state.spec_hash("n2")
+        reasons.append(found.specs.hung["n1"])
+    assert application.asked.count("n1") == 3
+    assert "too many threads of this process hang" in reasons[-1]
+    application.release.set()
+    await eventually(lambda: not worker_module.hung_nodes(), "the threads have ended")
+    warm_start.start()
+    found = await warm_start.take(line.state)
+    assert found is not None
+    assert not found.specs.hung
 
 
 class _SlowOnce(ToyApp):

@@ -3,7 +3,9 @@
 A node for which `desired` does not return counts as one for which it fails: it keeps its last order, and no leader is
 stopped by it. The thread that hangs is abandoned together with the SpecDeriver that it may still change, and all nodes
 are derived again without that node. Each node that hangs costs one limit, so after some of them, or if all nodes
-together take too long, the remaining nodes are left out unasked. `hung_nodes.py` asks for them again later.
+together take too long, the remaining nodes are left out unasked. While too many threads of the process hang, the nodes
+for which they hang are left out unasked too, so that terms that follow one another do not collect threads.
+`hung_nodes.py` asks for all of these again later.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from masterd.application.contract import Application, GivenUp
-from masterd.application.worker import HungError, JobProgress, Worker
+from masterd.application.worker import HungError, JobProgress, Worker, hung_nodes, too_many_hang
 from masterd.state_machine.batch import Batch
 from masterd.state_machine.specs import SpecDeriver
 from nodestore.errors import NodectlError
@@ -65,6 +67,9 @@ async def derive_all(
     not count: it keeps its last order and must not stop a leader. Raises no error of the application.
     """
     attempt = _Attempt(application, time.monotonic() + limits.all_s)
+    if too_many_hang():
+        why = "not derived: too many threads of this process hang in the application, one of them for this node"
+        hung.update((node, why) for node in hung_nodes() if node not in hung)
     hung_before = len(hung)
     while True:
         spec_deriver = SpecDeriver(application, hung)

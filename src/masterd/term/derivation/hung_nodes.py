@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from masterd.application.contract import Application
-from masterd.application.worker import HungError, Worker
+from masterd.application.worker import HungError, Worker, too_many_hang
 from masterd.replication.replica import Replica
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
@@ -71,7 +71,7 @@ class HungNodes:
 
     @property
     def _is_due(self) -> bool:
-        if not self._committer.hung_nodes or self._worker.hung_count >= _HUNG_THREADS_MAX:
+        if not self._committer.hung_nodes or self._worker.hung_count >= _HUNG_THREADS_MAX or too_many_hang():
             return False
         return time.monotonic() >= self._not_before or self._tried_index != self._adopted_index
 
@@ -89,7 +89,11 @@ class HungNodes:
         state = self._replica.state.for_derivation()
         for node in sorted(self._committer.hung_nodes, key=lambda node: self._hung_again.get(node, 0)):
             try:
-                await self._worker.run(lambda _, node=node: _derive(self._application, state, node), self._limit_s)  # type: ignore[misc]
+                await self._worker.run(
+                    lambda _, node=node: _derive(self._application, state, node),  # type: ignore[misc]
+                    self._limit_s,
+                    lambda node=node: node,  # type: ignore[misc]
+                )
             except HungError:
                 self._failures += 1
                 self._hung_again[node] = self._failures
