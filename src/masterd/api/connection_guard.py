@@ -10,7 +10,8 @@ sends the next request at once, instead of after the time that the refusal names
 for a while: it cannot make the leader busy with refusals.
 
 With TLS a connection is admitted before its handshake, so that handshakes are bounded too. A refusal is then the end of
-the connection without an answer, because the answer would cost a handshake.
+the connection without an answer, because the answer would cost a handshake. A client that sends HTTP without TLS is
+answered that it must use https.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from nodestore.errors import Denied, Invalid, NodectlError, Overloaded, TooLarge
 from nodestore.pki.identity import PeerIdentity, peer_identity_of
 from nodestore.support.logs import RateLimitedLog
 from nodestore.support.tasks import background_task
-from nodestore.support.tls_context import FollowingContext
+from nodestore.support.tls_context import TLS_REQUIRED, FollowingContext
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ _CHECK_EVERY_S = 0.5
 _ACCEPTED_A_TURN, _BACKLOG = 4, 128
 _TLS_END_S = 1.0
 """How long the end of a TLS connection waits for the client's agreement."""
+_NEEDS_TLS = "this port speaks TLS: use https:// in place of http://"
 _COMMANDS = b"POST /v1/commands"
 _REFUSED_PAUSE_S = 0.1
 """How long nothing is read from a connection after a refusal, if the one before it was less than a second ago. Masters
@@ -67,6 +69,8 @@ class ConnectionGuard:
     ) -> None:
         self.admission, self.caller_of, self.commands_refused = admission, caller_of, commands_refused
         self._tls, self._plain_port = tls, plain_port
+        if tls is not None:
+            tls.answer_without_tls = raw_answer(Invalid(_NEEDS_TLS), TLS_REQUIRED)
         self._open: set[FirstBytes] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._answers: dict[bool, bytes] = {}

@@ -10,6 +10,7 @@ from aiohttp import web
 from nodestore.errors import Invalid, NodectlError, NotFound, NotLeader, TooLarge, Unavailable
 from nodestore.schema.api_types import Problem
 from nodestore.support.jsonio import dumps
+from nodestore.support.tls_context import TLS_REQUIRED
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -46,10 +47,12 @@ def raw_answer(error: NodectlError, status: int | None = None, *, closes: bool =
     """The bytes of an answer that reports `error`, for an unparsed request. closes: it ends the connection."""
     problem = problem_of(error, status=status)
     body = dumps(problem)
-    retry = f"Retry-After: {_retry_after(error)}\r\n" if error.status == 503 else ""
+    more = f"Retry-After: {_retry_after(error)}\r\n" if error.status == 503 else ""
+    if problem["status"] == TLS_REQUIRED:  # RFC 9110 demands the name of the protocol
+        more += "Upgrade: TLS/1.2, HTTP/1.1\r\n"
     head = (
         f"HTTP/1.1 {problem['status']} {HTTPStatus(problem['status']).phrase}\r\nContent-Type: {CONTENT_TYPE}\r\n"
-        f"Content-Length: {len(body)}\r\n{retry}Connection: {'close' if closes else 'keep-alive'}\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{more}Connection: {'close' if closes else 'keep-alive'}\r\n\r\n"
     )
     return head.encode() + body
 

@@ -20,6 +20,7 @@ import aiohttp
 from nodestore.cluster.election import LeaderSeen
 from nodestore.errors import Garbage
 from nodestore.support.jsonio import loads
+from nodestore.support.tls_context import TLS_REQUIRED, has_no_tls_text, needs_tls_text
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class HeartbeatListener:
         self._open_session = open_session
         self._had_heartbeat = False
         """Whether a heartbeat was received since the last reconnect."""
+        self._has_warned = False
         self._break_timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -113,6 +115,7 @@ class HeartbeatListener:
                 except aiohttp.ClientConnectorCertificateError as error:
                     log.debug("follow stream of term %d: %s", self.revision, error)
                 except aiohttp.ClientConnectorError as error:
+                    self._warn_of_mismatch(has_no_tls_text(self._urls[0], error))
                     if self.is_connected and _refused(error):
                         self.is_dead = True
                         self._on_death()
@@ -131,6 +134,8 @@ class HeartbeatListener:
             self._cancel_break_timer()
             if response.status != 200:
                 self.is_connected = False
+                if response.status == TLS_REQUIRED:
+                    self._warn_of_mismatch(needs_tls_text(self._urls[0]))
                 return
             async for line in response.content:
                 heartbeat = parse_heartbeat(line)
@@ -139,6 +144,12 @@ class HeartbeatListener:
                     self._on_heartbeat(heartbeat.stuck_s)
                     self._on_index(heartbeat.index)
         # The stream ended properly: the term is over, or the process was stopped. The reconnect shows which.
+
+    def _warn_of_mismatch(self, text: str | None) -> None:
+        """Log once in a term that the leader's URL has the wrong scheme. None: this was not the cause."""
+        if text is not None and not self._has_warned:
+            self._has_warned = True
+            log.warning("no heartbeats from the leader of term %d: %s", self.revision, text)
 
 
 def parse_heartbeat(line: bytes) -> ReceivedHeartbeat | None:

@@ -15,6 +15,7 @@ from masterd.roles.principal import PRINCIPAL_HEADER, Kind
 from masterd.roles.request_principal import principal_of
 from nodestore.errors import Garbage, NodectlError, NotLeader, OutcomeUnknown, Unavailable, from_code
 from nodestore.support.jsonio import dumps, loads
+from nodestore.support.tls_context import TLS_REQUIRED, has_no_tls_text, needs_tls_text
 
 HOP_HEADER = "Nodectl-Hop"
 TIMEOUT_HEADER = "Nodectl-Timeout-Ms"
@@ -75,9 +76,13 @@ class PeerClient:
             async with self._open().request(
                 request.method, there, data=body or None, headers=headers, allow_redirects=False
             ) as answer:
+                if answer.status == TLS_REQUIRED:
+                    raise NotLeader(f"the leader cannot be reached: {needs_tls_text(url)}", url)
                 kept = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
                 return web.Response(body=await answer.read(), status=answer.status, headers=kept)
-        except aiohttp.ClientConnectorError:
+        except aiohttp.ClientConnectorError as error:
+            if mismatch := has_no_tls_text(url, error):
+                raise NotLeader(f"the leader cannot be reached: {mismatch}", url) from None
             raise NotLeader(f"the leader at {url} cannot be reached; a takeover may be in progress", url) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unanswered(request.method, f"the leader at {url}", error) from None
@@ -100,12 +105,14 @@ class PeerClient:
     async def _call(self, method: str, url: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
         try:
             async with asyncio.timeout(timeout_s), self._open().request(method, url, data=body) as answer:
+                if answer.status == TLS_REQUIRED:
+                    raise Unavailable(needs_tls_text(url))
                 value = loads(await answer.read(), url)
                 if answer.status >= 400:
                     raise from_code(str(value.get("code")), str(value.get("detail")))
                 return dict(value)
         except aiohttp.ClientConnectorError as error:
-            raise Unavailable(f"{url} cannot be reached: {error}") from None
+            raise Unavailable(has_no_tls_text(url, error) or f"{url} cannot be reached: {error}") from None
         except (aiohttp.ClientError, TimeoutError, Garbage) as error:
             raise _unanswered(method, url, error) from None
 

@@ -2,6 +2,8 @@
 
 asyncio asks the context that a server or a client was given for an object for each connection. So a context that makes
 that object by another context, the newest one, needs no restart when a certificate, a key or an authority changes.
+
+Also here: the answer and the messages if one side of a connection uses TLS and the other does not.
 """
 
 from __future__ import annotations
@@ -9,11 +11,18 @@ from __future__ import annotations
 import ssl
 import weakref
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from nodestore.errors import Invalid
 from nodestore.support.der import issuer_and_serial
 from nodestore.support.tls_files import TlsContents
 
+TLS_REQUIRED = 426
+"""The HTTP status (Upgrade Required) of the answer to a request without TLS at a port that speaks TLS."""
+_NOT_TLS = frozenset({
+    "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST", "UNKNOWN_PROTOCOL",
+})  # fmt: skip
+"""How versions of OpenSSL name bytes that are not TLS."""
 _CERTIFICATE_REVOKED = 23  # X509_V_ERR_CERT_REVOKED
 
 
@@ -32,6 +41,8 @@ class FollowingContext(ssl.SSLContext):
         self._connections: weakref.WeakSet[_CheckedConnection] = weakref.WeakSet()
         self._contents = contents
         self._context = self._usable(contents)
+        self.answer_without_tls = b""
+        """What a server answers to a client that sends HTTP without TLS; empty: it closes the connection."""
 
     def renew(self, contents: TlsContents) -> None:
         """Use these contents for new connections, and cut off servers whose certificate they revoke."""
@@ -59,6 +70,8 @@ class FollowingContext(ssl.SSLContext):
         if isinstance(made, _CheckedConnection):
             made.owner = self
             self._connections.add(made)
+        elif isinstance(made, _ServerConnection):
+            made.answer_without_tls, made.incoming, made.outgoing = self.answer_without_tls, incoming, outgoing
         return made
 
     def _usable(self, contents: TlsContents) -> ssl.SSLContext:
@@ -67,6 +80,7 @@ class FollowingContext(ssl.SSLContext):
             return contents.client
         if contents.server is None:
             raise Invalid("a server needs a certificate and a key")
+        contents.server.sslobject_class = _ServerConnection
         return contents.server
 
 
@@ -92,6 +106,36 @@ class _CheckedConnection(ssl.SSLObject):
         self.read = self.write = fail  # type: ignore[method-assign, assignment]
 
 
+class _ServerConnection(ssl.SSLObject):
+    """A connection of a server. A client that sends HTTP without TLS gets an answer that says what to do.
+
+    The handshake of such a connection never ends: what else it sends is discarded, and it is closed by the client, or
+    when the time for a handshake is over.
+    """
+
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    answer_without_tls = b""
+    _is_judged = _is_answered = False
+
+    def do_handshake(self) -> None:
+        if not self._is_judged:
+            self._judge_first_bytes()
+        if self._is_answered:
+            self.incoming.read()
+            raise ssl.SSLWantReadError  # asyncio then sends the answer, and reads on
+        super().do_handshake()
+
+    def _judge_first_bytes(self) -> None:
+        """Answer if the client begins with a letter, as every method of HTTP does and no TLS connection."""
+        first = self.incoming.read()
+        self.incoming.write(first)
+        self._is_judged = bool(first)
+        if self.answer_without_tls and b"A" <= first[:1] <= b"Z":
+            self._is_answered = True
+            self.outgoing.write(self.answer_without_tls)
+
+
 def _revoked(message: str) -> ssl.SSLCertVerificationError:
     """The error that OpenSSL raises for a certificate that it finds revoked, with all attributes that it has there."""
     error = ssl.SSLCertVerificationError(1, message)
@@ -105,3 +149,27 @@ def _is_in(certificate: bytes, revoked: frozenset[tuple[bytes, bytes]]) -> bool:
         return issuer_and_serial(certificate) in revoked
     except Invalid:  # OpenSSL has accepted it, so this does not happen; a certificate that is not understood is out
         return True
+
+
+# --- a URL with the wrong scheme --------------------------------------------------------------------------------------
+
+
+def needs_tls_text(url: str) -> str:
+    """The message about an http URL whose port speaks TLS."""
+    return f"{_with_scheme(url, urlsplit(url).scheme)}: this port speaks TLS: use {_with_scheme(url, 'https')}"
+
+
+def has_no_tls_text(url: str, error: BaseException) -> str | None:
+    """The message about an https URL whose port speaks HTTP without TLS; None if `error` has another cause.
+
+    error: the error of the handshake, or one of aiohttp that carries it as `os_error`.
+    """
+    cause = getattr(error, "os_error", error)
+    if not isinstance(cause, ssl.SSLError) or cause.reason not in _NOT_TLS:
+        return None
+    return f"{_with_scheme(url, 'https')}: this port does not speak TLS: use {_with_scheme(url, 'http')}"
+
+
+def _with_scheme(url: str, scheme: str) -> str:
+    """`url` without its path, with this scheme."""
+    return f"{scheme}://{urlsplit(url).netloc}"

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from masterd.api.admission import AdmissionLimits
 from masterd.api.connection_guard import ConnectionGuard, GuardedRunner, peer_identity
 from masterd.api.routes import Handler
 from masterd.assembly import build_api, build_guard
+from masterd.election import heartbeat_listener
+from masterd.election.heartbeat_listener import HeartbeatListener, open_session
+from masterd.roles.peers import PeerClient
+from nodectl import Client
+from nodectl.client.connection.errors import Broken
+from nodectl.client.connection.sse import read_events
+from nodestore.cluster.election import LeaderSeen
 from nodestore.daemon.followed_tls import FollowedTls
+from nodestore.errors import NotLeader, Unavailable
 from nodestore.pki.authority import Authorities
 from nodestore.pki.identity import PeerIdentity, Subject
+from nodestore.schema.models import LeaderRecord
+from nodestore.support.jsonio import loads
+from nodestore.support.tasks import owned_task
 from nodestore.support.tls_files import TlsFiles
 from tests.support.etcd_cluster import free_ports
 from tests.support.fakes.masterd_parts import FakeMasterd
@@ -127,12 +141,29 @@ async def test_a_revoked_certificate_is_out_at_once(tmp_path: Path) -> None:
         assert len(made.callers) == 3  # the request was not even parsed
 
 
-async def test_a_client_without_tls_is_disconnected_and_does_no_harm(tmp_path: Path) -> None:
+async def test_bytes_that_are_neither_tls_nor_http_are_disconnected_and_do_no_harm(tmp_path: Path) -> None:
     async with door(tmp_path) as made:
         reader, writer = await asyncio.open_connection("127.0.0.1", made.port)
-        writer.write(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        writer.write(b"\0\1 what is this")
         with contextlib.suppress(ConnectionError):
             assert b"HTTP" not in await reader.read()
+        writer.close()
+        await eventually(lambda: made.connections == 0, "the connection is forgotten")
+        assert made.callers == []
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_a_client_without_tls_gets_the_reason_and_is_not_served(tmp_path: Path, method: str) -> None:
+    """By one answer in plain HTTP, however its bytes are divided. Its request reaches no handler."""
+    async with door(tmp_path, AdmissionLimits(receive_s=1.0)) as made:
+        reader, writer = await asyncio.open_connection("127.0.0.1", made.port)
+        writer.write(method[:1].encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"{method[1:]} /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert head.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
+        assert b"\r\nUpgrade: TLS/1.2, HTTP/1.1\r\n" in head
+        problem = loads(await reader.read())  # to the end of the connection, which is closed after the time limit
+        assert problem["detail"] == "this port speaks TLS: use https:// in place of http://"
         writer.close()
         await eventually(lambda: made.connections == 0, "the connection is forgotten")
         async with made.session(OPERATOR) as client, client.get("/v1/health") as answer:
@@ -199,3 +230,80 @@ async def test_a_port_without_tls_beside_the_one_with_tls(tmp_path: Path) -> Non
         await runner.cleanup()
         await masterd.close()
     assert [None if caller is None else caller.kind for caller in made.callers] == ["operator", None]
+
+
+# --- a URL with the wrong scheme --------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def wrong_url(directory: Path, scheme: str) -> AsyncIterator[tuple[str, str, ssl.SSLContext]]:
+    """A URL with this scheme of a port that speaks the other one, the message about it, and a context for clients."""
+    async with door(directory) as made:
+        context = made.files(OPERATOR).read().client
+        if scheme == "http":
+            url = f"http://127.0.0.1:{made.port}"
+            yield url, f"{url}: this port speaks TLS: use https://127.0.0.1:{made.port}", context
+            return
+        runner = web.AppRunner(web.Application())
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        try:
+            url = f"https://127.0.0.1:{site.port}"
+            yield url, f"{url}: this port does not speak TLS: use http://127.0.0.1:{site.port}", context
+        finally:
+            await runner.cleanup()
+
+
+SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
+
+
+@SCHEMES
+async def test_a_client_with_the_wrong_scheme_says_which_is_right(tmp_path: Path, scheme: str) -> None:
+    """Reads and commands end with one line. No master has received the command, so its outcome is not unknown."""
+    async with wrong_url(tmp_path, scheme) as (url, message, _):
+        ca = tmp_path / "pki" / "ca.crt" if scheme == "https" else None
+        async with Client([url], ca=ca) as client:
+            with pytest.raises(Unavailable, match=re.escape(message)) as of_read:
+                await client.get("/v1/state", timeout_s=0.3)
+            with pytest.raises(Unavailable, match=re.escape(message)) as of_command:
+                await client.command("node.set", {}, timeout_s=0.3)
+    assert "\n" not in str(of_read.value) + str(of_command.value)
+
+
+@SCHEMES
+async def test_an_event_stream_with_the_wrong_scheme_says_which_is_right(tmp_path: Path, scheme: str) -> None:
+    async with wrong_url(tmp_path, scheme) as (url, message, context):
+        connector = aiohttp.TCPConnector(ssl=context)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            with pytest.raises(Broken, match=re.escape(message)) as found:
+                await anext(read_events(session, f"{url}/v1/events"))
+    assert not found.value.sent
+
+
+@SCHEMES
+async def test_a_standby_with_the_wrong_scheme_says_which_is_right(
+    tmp_path: Path, scheme: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it calls another masterd, where it forwards a request, and in its log: once in a term."""
+    monkeypatch.setattr(heartbeat_listener, "_RETRY_S", 0.02)
+    async with wrong_url(tmp_path, scheme) as (url, message, context):
+        peers = PeerClient(context)
+        try:
+            with pytest.raises(Unavailable, match=re.escape(message)):
+                await peers.get(f"{url}/v1/health", 5.0)
+            with pytest.raises(Unavailable, match=re.escape(message)):
+                await peers.post(f"{url}/v1/switchover", {}, 5.0)
+            with pytest.raises(NotLeader, match=re.escape(message)):
+                await peers.forward(make_mocked_request("GET", "/v1/state"), url, "m2")
+        finally:
+            await peers.close()
+        record = LeaderRecord(id="m1", nonce="n", host="h", urls=(url,), since=0.0, why="")
+        listener = HeartbeatListener(LeaderSeen(7, record), lambda: None, open_session=partial(open_session, context))
+        listening = owned_task(listener.run())
+        await eventually(lambda: message in caplog.text, "the standby warns")
+        await asyncio.sleep(0.2)  # for more attempts
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+    assert caplog.text.count(message) == 1
+    assert not listener.is_dead

@@ -18,7 +18,7 @@ from nodectl.client.connection.errors import Broken
 from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotFound, NotLeader, Unavailable, from_code
 from nodestore.support.json_rules import finite
 from nodestore.support.jsonio import encoded_if_plain, loads
-from nodestore.support.tls_context import FollowingContext
+from nodestore.support.tls_context import TLS_REQUIRED, FollowingContext, has_no_tls_text, needs_tls_text
 from nodestore.support.tls_files import TlsFiles
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,8 @@ def to_request_error(error: BaseException, url: str, timeout_s: float) -> Broken
     """Convert an exception of aiohttp into Broken, or into the typed error that it stands for."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return Denied(f"{url}: its certificate is not trusted: {error.certificate_error}")
+    if mismatch := has_no_tls_text(url, error):
+        return Broken(mismatch, sent=False)
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = error.os_error.strerror or str(error.os_error) or type(error.os_error).__name__
         return Broken(f"{_base(url)}: {reason}", sent=False)
@@ -139,7 +141,10 @@ def to_request_error(error: BaseException, url: str, timeout_s: float) -> Broken
 
 
 def parse_problem(status: int, raw: bytes, url: str) -> Broken | NodectlError:
-    """Return the typed error of a problem document; Broken for a server error without one."""
+    """Return the typed error of a problem document. Return Broken for a server error without one, and if the port wants
+    TLS: no master has received the request, and another URL may serve it."""
+    if status == TLS_REQUIRED and not url.startswith("https:"):
+        return Broken(needs_tls_text(url), sent=False)
     if status == _METHOD_NOT_ALLOWED:  # this client uses no method that its own release's masterd does not have
         path = urlsplit(url).path
         return NotFound(f"{_base(url)} runs an older release, which cannot do this ({path}): upgrade that masterd")
