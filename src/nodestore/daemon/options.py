@@ -71,7 +71,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(f"--{name}", action="store_true", default=given in _YES, help=text)
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: {message} (see {self.prog} --help)\n")
+        shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)  # in one line
+        sys.stderr.write(f"{self.prog}: {shown} (see {self.prog} --help)\n")
         raise SystemExit(2)
 
 
