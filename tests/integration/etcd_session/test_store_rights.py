@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 import pytest
 
+from nodectl.client.etcd_direct.store_status import status_of_store
 from nodestore.errors import Denied
 from nodestore.etcd import maintenance
 from nodestore.etcd.access_control import EtcdAccessControl
@@ -164,3 +165,20 @@ async def _change_roles(root: Etcd) -> None:
     while time.monotonic() < ends_at:
         await auth.add_role("changing")
         await auth.delete_role("changing")
+
+
+@pytest.mark.parametrize(
+    ("kind", "hidden"),
+    [("masterd", []), ("operator", ["configuration"]), ("automation", ["masters", "pause", "configuration"])],
+)
+async def test_the_status_without_a_master_shows_what_the_user_may_read(
+    closed: ClosedEtcd, kind: UserKind, hidden: list[str]
+) -> None:
+    """The rest is named. It is not a refusal of the whole command, which is needed most when no master answers."""
+    async with closed.session(StoreUser(kind, OWN)) as etcd:
+        status = await status_of_store(etcd, KEYS)
+    problems = status["problems"]
+    assert [item.partition(":")[0] for item in problems if "may not read it" in item] == hidden
+    assert any("no masterd of cluster" in item for item in problems) == ("masters" not in hidden)
+    assert bool(status["config"]["problem"]) == ("configuration" in hidden)
+    assert [member["name"] for member in status["members"]] == ["m1"]

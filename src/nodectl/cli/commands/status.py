@@ -132,4 +132,6 @@ def _configuration(view: Overview | StoreStatus) -> Cell:
     adopted, current = config.get("adopted"), config.get("current")
     if adopted:
         return Cell(f"version {adopted['version']}")
-    return Cell(f"version {current['version']}, not adopted" if current else "none", "yellow")
+    if current:
+        return Cell(f"version {current['version']}, not adopted", "yellow")
+    return Cell("unknown" if config.get("problem") else "none", "yellow")

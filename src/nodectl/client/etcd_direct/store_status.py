@@ -49,10 +49,15 @@ class _StoreContents:
     masters: list[MasterView] = field(default_factory=list)
     paused: Paused | None = None
     config: ConfigSummary = field(default_factory=_no_config)
+    denied: set[str] = field(default_factory=set)
+    """The parts that this user may not read."""
 
 
 async def status_of_store(etcd: Etcd, keys: Keys) -> StoreStatus:
-    """Return members, leader, candidates, pause and configuration. Raises Unavailable if no member answers."""
+    """Return members, leader, candidates, pause and configuration, as far as this user may read them in etcd.
+
+    What it may not read is absent, and named in `problems`. Raises Unavailable if no member answers.
+    """
     members = await member_views(etcd)
     ill = [item for item in members if not item["healthy"]]
     found = _StoreContents([f"etcd member {item['name']}: {item['error'] or 'not healthy'}" for item in ill])
@@ -61,7 +66,10 @@ async def status_of_store(etcd: Etcd, keys: Keys) -> StoreStatus:
     except Unavailable as error:
         found.problems.append(f"etcd cannot be read, too few of its members are up: {error}")
     else:
-        found.problems.append(_explain_no_answer(keys, found))
+        if not found.denied & {"leader", "masters"}:
+            found.problems.append(_explain_no_answer(keys, found))
+        if "configuration" in found.denied:
+            found.config["problem"] = "this user may not read it in etcd"
     found.problems += await member_certificate_warnings(etcd.settings)
     if found.paused is not None:
         found.problems.append("takeovers are paused: no standby takes over by itself (nodectl master resume)")
@@ -91,9 +99,23 @@ async def config_view(etcd: Etcd, keys: Keys) -> ConfigSummary:
 
 
 async def _read(etcd: Etcd, keys: Keys, found: _StoreContents) -> None:
+    for part, read in (
+        ("leader", _read_leader), ("masters", _read_masters), ("pause", _read_pause), ("configuration", _read_config),
+    ):  # fmt: skip
+        try:
+            await read(etcd, keys, found)
+        except Denied as error:
+            found.denied.add(part)
+            found.problems.append(f"{part}: not shown, because this user may not read it in etcd ({error})")
+
+
+async def _read_leader(etcd: Etcd, keys: Keys, found: _StoreContents) -> None:
     found.leader = parse_leader(await etcd.get(keys.leader))
     if found.leader.garbage is not None:
         found.problems.append(found.leader.garbage)
+
+
+async def _read_masters(etcd: Etcd, keys: Keys, found: _StoreContents) -> None:
     listed = (
         _decode_or_note(Candidate, kv, found) for kv in (await etcd.range(keys.candidates, limit=_CANDIDATES_MAX)).kvs
     )
@@ -101,12 +123,15 @@ async def _read(etcd: Etcd, keys: Keys, found: _StoreContents) -> None:
     candidates = {item.id: item for item in listed if item is not None}
     found.masters = master_views(candidates, leading)
     found.problems += [f"master {name}: {item.warning}" for name, item in sorted(candidates.items()) if item.warning]
+
+
+async def _read_pause(etcd: Etcd, keys: Keys, found: _StoreContents) -> None:
     paused = _decode_or_note(models.Paused, await etcd.get(keys.paused), found)
     found.paused = None if paused is None else paused.model_dump(mode="json")
-    try:
-        found.config = await config_view(etcd, keys)
-    except Denied:
-        found.problems.append("the configuration is not shown: etcd lets masters and maintenance alone read it")
+
+
+async def _read_config(etcd: Etcd, keys: Keys, found: _StoreContents) -> None:
+    found.config = await config_view(etcd, keys)
 
 
 def _decode_or_note(model: type[M], kv: KV | None, found: _StoreContents) -> M | None:
