@@ -88,7 +88,7 @@ def _follow_tls(settings: Settings) -> FollowedTls | None:
 
 
 def _on_renewed(guard: ConnectionGuard, own: OwnCertificate) -> None:
-    guard.close_revoked()
+    guard.close_distrusted()
     own.renewed.set()
 
 

@@ -98,10 +98,10 @@ class ConnectionGuard:
         """The context for connections to this port of ours; None for connections without TLS."""
         return None if port == self._plain_port else self._tls
 
-    def close_revoked(self) -> None:
-        """Close the connections of clients whose certificate is revoked by now."""
+    def close_distrusted(self) -> None:
+        """Close the connections of clients whose certificate is revoked by now, or must be verified again."""
         for connection in tuple(self._open):
-            connection.end_if_revoked()
+            connection.end_if_distrusted()
 
     def close(self) -> None:
         """Close all connections at the end of the server, also those on which no request was begun."""
@@ -143,6 +143,8 @@ class FirstBytes(asyncio.Protocol):
         """Whom the verified certificate of the client names; None if it has none."""
         self._tls: FollowingContext | None = None
         self._certificate: bytes | None = None
+        self._removals = 0
+        """How many authorities had been removed when the handshake began; see `FollowingContext`."""
         self._handshake: asyncio.Task[None] | None = None
         self._early = b""
         """What was received between the end of the handshake and the turn of the task that waits for it."""
@@ -169,6 +171,7 @@ class FirstBytes(asyncio.Protocol):
 
     async def _shake_hands(self, plain: asyncio.Transport, tls: FollowingContext) -> None:
         """Make the connection a TLS connection. Until then `data_received` only keeps what arrives."""
+        self._removals = tls.removals
         try:
             pipe = await asyncio.get_running_loop().start_tls(
                 plain, self, tls, server_side=True,
@@ -193,11 +196,29 @@ class FirstBytes(asyncio.Protocol):
         if self._handshake is not None and self._handshake is not asyncio.current_task():
             self._handshake.cancel()
 
-    def end_if_revoked(self) -> None:
-        """Close the connection if the client's certificate is revoked."""
-        if self._tls is not None and self.pipe is not None and self._tls.is_revoked(self._certificate):
-            log.warning("closing the connection from %s: the certificate of %s is revoked", self._address, self.peer)
+    def end_if_distrusted(self) -> None:
+        """Close the connection if the client's certificate is not trusted any more."""
+        if self.pipe is not None and (why := self._distrust()) is not None:
+            log.warning("closing the connection from %s: %s", self._address, why)
             self.pipe.abort()
+
+    def _distrust(self) -> str | None:
+        """Why the client's certificate is not trusted any more; None if it is, or if there is none.
+
+        After an authority was removed, it is not known which one had issued the certificate. The client connects
+        again, and its certificate is verified by the authorities that are left.
+        """
+        if self._tls is None or self._certificate is None:
+            return None
+        if self._is_revoked:
+            return f"the certificate of {self.peer} is revoked"
+        if self._tls.removals != self._removals:
+            return f"an authority was removed, so the certificate of {self.peer} must be verified again"
+        return None
+
+    @property
+    def _is_revoked(self) -> bool:
+        return self._tls is not None and self._tls.is_revoked(self._certificate)
 
     def data_received(self, data: bytes) -> None:
         if self._handshake is not None:
@@ -205,9 +226,12 @@ class FirstBytes(asyncio.Protocol):
             return
         if self.pipe is None or self.pipe.is_closing():
             return
-        if self._tls is not None and self._tls.is_revoked(self._certificate):
-            log.warning("refusing the connection from %s: the certificate of %s is revoked", self._address, self.peer)
-            end_with(self.pipe, Denied(f"the certificate of {self.peer} is revoked"))
+        if (why := self._distrust()) is not None:
+            log.warning("refusing the connection from %s: %s", self._address, why)
+            if self._is_revoked:
+                end_with(self.pipe, Denied(why))
+            else:
+                self.pipe.abort()  # as if it had been closed a moment before, so the client connects again
             return
         if self.refuses(data):
             return

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from nodestore.errors import Invalid
 from nodestore.support.der import issuer_and_serial
-from nodestore.support.tls_files import TlsContents
+from nodestore.support.tls_files import TlsContents, authorities_in
 
 TLS_REQUIRED = 426
 """The HTTP status (Upgrade Required) of the answer to a request without TLS at a port that speaks TLS."""
@@ -43,9 +43,13 @@ class FollowingContext(ssl.SSLContext):
         self._context = self._usable(contents)
         self.answer_without_tls = b""
         """What a server answers to a client that sends HTTP without TLS; empty: it closes the connection."""
+        self.removals = 0
+        """How often an authority was removed. A server must close the connections of clients whose certificate was
+        verified before: the authority may be the removed one."""
 
     def renew(self, contents: TlsContents) -> None:
         """Use these contents for new connections, and cut off servers whose certificate they revoke."""
+        self.removals += bool(authorities_in(self._contents.ca) - authorities_in(contents.ca))
         self._contents, self._context = contents, self._usable(contents)
         for connection in tuple(self._connections):
             if connection.is_established and self.is_revoked(connection.getpeercert(binary_form=True)):

@@ -165,6 +165,11 @@ def certificate_end_of(path: Path) -> float:
     return min(_ends(path, _read(path)))
 
 
+def authorities_in(pem: bytes | None) -> frozenset[bytes]:
+    """The certificates in the content of a file of authorities, without what separates them."""
+    return frozenset(b"".join(block.split()) for block in _PEM_CERTIFICATE.findall(pem or b""))
+
+
 def read_revoked(path: Path) -> frozenset[tuple[bytes, bytes]]:
     """The issuer and the serial number of each certificate in a revocation list. Raises Invalid."""
     return _revoked(path, _read(path))

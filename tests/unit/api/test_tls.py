@@ -85,7 +85,7 @@ async def door(directory: Path, limits: AdmissionLimits | None = None) -> AsyncI
     api = build_api(masterd.parts, limits)
     api.app.middlewares.append(made.note_caller)
     made.guard = build_guard(masterd.parts, api, tls=made.tls.server)
-    made.tls.on_renewed = made.guard.close_revoked
+    made.tls.on_renewed = made.guard.close_distrusted
     runner = GuardedRunner(api.app, made.guard, shutdown_timeout=0.05)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -205,6 +205,39 @@ async def test_a_certificate_of_another_authority_is_refused(tmp_path: Path) -> 
             with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
                 await client.get("/v1/health")
         assert made.callers == []
+
+
+async def test_connections_of_an_authority_end_when_it_is_removed(tmp_path: Path) -> None:
+    """Who stole its key may have opened a connection as any person. The others connect again and go on."""
+    async with door(tmp_path) as made:
+        stolen, trusted = Authorities(tmp_path / "stolen"), made.authorities.directory / "issued/masterd-m1/ca.crt"
+        stolen.init("stolen")
+        own = stolen.issue(Subject("operator", "admin")).directory
+        left = trusted.read_bytes()
+        trusted.write_bytes(left + b"\n" + (own / "ca.crt").read_bytes())
+        made.tls.reread_files()
+        files = TlsFiles(ca=made.authorities.directory / "ca.crt", cert=own / "admin.crt", key=own / "admin.key")
+        connector = aiohttp.TCPConnector(ssl=files.read().client)
+        async with (
+            aiohttp.ClientSession(made.url, connector=connector) as thief,
+            made.session(OPERATOR) as living,
+            made.session(None) as other,
+        ):
+            for client in (thief, living, other):
+                async with client.get("/v1/health") as answer:
+                    assert answer.status == 200
+            trusted.write_bytes(left + b"\n\n" + left)  # written in another form: nothing but one authority is removed
+            made.tls.reread_files()
+            await eventually(lambda: made.connections == 1, "connections with a certificate are closed")
+            with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
+                await thief.get("/v1/health")
+            async with living.get("/v1/health") as answer:
+                assert answer.status == 200
+            trusted.write_bytes(left)
+            made.tls.reread_files()
+            async with living.get("/v1/health") as answer:
+                assert answer.status == 200
+            assert made.connections == 2  # no authority was removed, so nothing was closed
 
 
 async def test_a_port_without_tls_beside_the_one_with_tls(tmp_path: Path) -> None:
