@@ -17,13 +17,19 @@ _ANSWER_TIMEOUT_S = 0.5
 
 
 async def member_views(etcd: Etcd) -> list[MemberView]:
-    """The members of the etcd cluster, each with its own status. Unavailable if none answers."""
+    """The members of the etcd cluster, each with its own status. Unavailable if none answers.
+
+    With access control in etcd only root may ask for a status. For another user a member is healthy if it serves a
+    linearizable read; its version, size and alarms are not known then.
+    """
     listed = await maintenance.members(etcd)
     answers = await asyncio.gather(*(_status(etcd, endpoint) for endpoint in etcd.settings.endpoints))
+    serving = {endpoint for endpoint, status, error in answers if status is None and error is None}
     by_id = {status.member: (endpoint, status) for endpoint, status, _ in answers if status is not None}
     leading = next((status.leader for _, status in by_id.values() if status.leader), 0)
-    errors = {endpoint: error or "no answer" for endpoint, status, error in answers if status is None}
-    return [_member_view(item, by_id, errors, leading) for item in sorted(listed, key=lambda item: item.name)]
+    errors = {endpoint: error for endpoint, status, error in answers if status is None}
+    views = [_member_view(item, by_id, errors, leading) for item in sorted(listed, key=lambda item: item.name)]
+    return [{**view, "healthy": True} if view["endpoint"] in serving else view for view in views]
 
 
 def counts_toward_quorum(view: Mapping[str, Any]) -> bool:
@@ -36,9 +42,14 @@ def counts_toward_quorum(view: Mapping[str, Any]) -> bool:
 
 
 async def _status(etcd: Etcd, endpoint: str) -> tuple[str, MemberStatus | None, str | None]:
+    """The endpoint with its status, or with its error. With neither: it serves, but may not be asked for a status."""
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-            return endpoint, await maintenance.status(etcd, endpoint), None
+            try:
+                return endpoint, await maintenance.status(etcd, endpoint), None
+            except Denied:
+                await maintenance.check_serving(etcd, endpoint)
+                return endpoint, None, None
     except TimeoutError:
         return endpoint, None, f"no answer within {_ANSWER_TIMEOUT_S:g} s"
     except Denied:
@@ -48,7 +59,7 @@ async def _status(etcd: Etcd, endpoint: str) -> tuple[str, MemberStatus | None, 
 
 
 def _member_view(
-    item: Member, by_id: dict[int, tuple[str, MemberStatus]], errors: dict[str, str], leading: int
+    item: Member, by_id: dict[int, tuple[str, MemberStatus]], errors: dict[str, str | None], leading: int
 ) -> MemberView:
     endpoint, status = by_id.get(item.id, (None, None))
     if endpoint is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from nodestore.errors import NodectlError, OutcomeUnknown, Unavailable
+from nodestore.errors import Denied, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.rpc import RpcFailed, to_nodectl_error
 from nodestore.etcd.session import Etcd
@@ -43,6 +43,19 @@ async def status(etcd: Etcd, endpoint: str, *, timeout_s: float = 1.0) -> Member
     try:
         return status_from_pb(await etcd.call_member(endpoint, "Maintenance/Status", pb.StatusRequest(), timeout_s))
     except OutcomeUnknown as error:  # reading the status has no effect
+        raise Unavailable(str(error)) from None
+
+
+async def check_serving(etcd: Etcd, endpoint: str, *, timeout_s: float = 1.0) -> None:
+    """Return if the member at `endpoint` serves linearizable reads, whatever this user may read. Unavailable if not.
+
+    etcd confirms that there is a quorum before it looks at the rights, so a refusal of the key shows the same.
+    """
+    try:
+        await etcd.call_member(endpoint, "KV/Range", pb.RangeRequest(key=b"\0"), timeout_s)
+    except Denied:
+        return
+    except OutcomeUnknown as error:
         raise Unavailable(str(error)) from None
 
 

@@ -9,10 +9,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
 from nodectl.client.etcd_direct.store_status import status_of_store
+from nodestore.cluster.overview import member_views
 from nodestore.errors import Denied
 from nodestore.etcd import maintenance
 from nodestore.etcd.access_control import EtcdAccessControl
@@ -181,4 +183,21 @@ async def test_the_status_without_a_master_shows_what_the_user_may_read(
     assert [item.partition(":")[0] for item in problems if "may not read it" in item] == hidden
     assert any("no masterd of cluster" in item for item in problems) == ("masters" not in hidden)
     assert bool(status["config"]["problem"]) == ("configuration" in hidden)
-    assert [member["name"] for member in status["members"]] == ["m1"]
+    assert [(member["name"], member["healthy"], member["error"]) for member in status["members"]] == [
+        ("m1", True, None)
+    ]
+
+
+async def test_a_member_without_a_quorum_is_not_healthy_for_a_user_without_rights(tmp_path: Path) -> None:
+    """The user may not ask for its status; a member with a quorum is healthy for it nevertheless."""
+    etcd = ClosedEtcd(tmp_path, size=2)
+    async with etcd.cluster:
+        await etcd.enable(KEYS, _USERS)
+        async with etcd.session(StoreUser("masterd", OWN)) as session:
+            assert [view["healthy"] for view in await member_views(session)] == [True, True]
+            etcd.cluster.members[0].kill()
+            await eventually(lambda: _all_ill(session), "no member is healthy")
+
+
+async def _all_ill(session: Etcd) -> bool:
+    return not any(view["healthy"] for view in await member_views(session))
