@@ -38,6 +38,7 @@ from nodestore.cluster.election import TakeoverWon
 from nodestore.errors import (
     Conflict,
     DefinitionError,
+    Denied,
     Invalid,
     LeadershipLost,
     NodectlError,
@@ -211,6 +212,8 @@ class Api:
         """Turn every error into a problem document. A traceback goes to the log only."""
         try:
             return await handler(request)
+        except Denied as error:
+            return problem_response(error)  # a page of a stranger does not learn where the leader is
         except NodectlError as error:
             # A stranger does not learn where the leader is.
             return problem_response(error, self._leader_router.leader_url if self._gate.knows_sender(request) else None)

@@ -153,6 +153,18 @@ async def test_a_refused_page_does_not_learn_where_the_leader_is() -> None:
         assert problem["leader_url"] == "http://10.0.0.2:8401"
 
 
+async def test_a_refused_page_does_not_learn_it_without_access_control_either() -> None:
+    case = AccessCase(is_on=False)
+    record = LeaderRecord(id="m2", host="pc2", urls=("http://10.0.0.2:8401",), nonce="n", since=0.0)
+    case.masterd.view.leader = LeaderSeen(7, record, 5)
+    async with serving(case.masterd) as url, aiohttp.ClientSession() as session:
+        _, problem = await _status(session.get(f"{url}/v1/nodes?consistency=x"))
+        assert problem["leader_url"] == "http://10.0.0.2:8401"
+        _, problem = await _status(session.get(f"{url}/v1/nodes", headers={"Host": "evil.example"}))
+        assert problem["code"] == "denied"
+        assert "leader_url" not in problem
+
+
 async def test_a_form_sends_no_command() -> None:
     """A body of a type that browsers send to any site without asking is not read."""
     async with _masterd() as (url, session):
