@@ -13,8 +13,8 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check nightly mutants loads drills units drivers deep fuzz audit format schemas lostkeys interop \
-  interop-venv bench bench-peers faults clean
+.PHONY: help venv etcd demo test check nightly mutants loads drills units drivers browser deep fuzz audit format schemas \
+  lostkeys interop interop-venv bench bench-peers faults clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ units: $(STAMP)  ## a part of nightly: PCs that boot the shipped units by a real
 	$(BIN)/python -m tests.nightly --target=$@
 
 drivers: $(STAMP)  ## a part of nightly: the shipped drivers keep their whole contract
+	$(BIN)/python -m tests.nightly --target=$@
+
+browser: $(STAMP)  ## a part of nightly: pages of strangers in a real Chromium, which can send and read nothing
 	$(BIN)/python -m tests.nightly --target=$@
 
 deep: $(STAMP)  ## a part of nightly: a wider search of the model, twenty times as many random cases
