@@ -3,20 +3,25 @@
 The environment selects what runs. Without variables: all trials; writes build/bench.json and the page. QUICK=1: fewer
 trials, in five minutes; writes build/bench.json, not the page. ONLY=name,name: only these parts (of PARTS, and
 `power`); writes only build/bench-partial.json. RECORD=text: keeps the figures in bench/recorded.json too, with this
-text, so that later runs are compared with them. The table is always printed.
+text, so that later runs are compared with them. The table is always printed. Some parts are measured again in a cluster
+with TLS, and SIGINT or SIGTERM ends all processes of the bench.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from bench.harness import recorded
 from bench.report import page
+from bench.report.curve import Curves
 from bench.suite import PARTS, POWER, QUICK, BenchRun, Trials, run
+from nodectl.demo.interrupts import Ended
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT
 
 
@@ -33,6 +38,11 @@ def settings(trials: Trials, machine: str) -> list[str]:
     ]
 
 
+def curves(bench: BenchRun) -> Curves:
+    with_tls = bench.with_tls.curve if bench.with_tls is not None else []
+    return Curves(bench.curve, bench.driven, with_tls, bench.recorded.cpu_us)
+
+
 def write(bench: BenchRun, machine: str, *, quick: bool, only: bool) -> list[Path]:
     """Write the results; return the paths.
 
@@ -40,30 +50,54 @@ def write(bench: BenchRun, machine: str, *, quick: bool, only: bool) -> list[Pat
     is not quick.
     """
     data = page.PARTIAL if only else page.DATA
-    page.write_data(bench.figures, data, bench.curve)
+    with_tls = bench.with_tls.figures if bench.with_tls is not None else []
+    page.write_data(bench.figures, data, curves(bench), with_tls)
     if quick or only:
         return [data]
     lines = settings(bench.trials, machine)
-    page.write_page(bench.figures, lines, bench.notes, bench.missing, bench.curve, recorded.load().cpu_us)
+    page.write_page(bench.figures, lines, bench.notes, bench.missing, curves(bench), with_tls)
     return [data, page.PAGE]
 
 
-def main() -> int:
+def show(bench: BenchRun, console: Console) -> None:
+    """Print the tables, the notes, and what was not measured."""
+    console.print(page.table(bench.figures))
+    if bench.with_tls is not None:
+        console.print(page.tls_table(bench.with_tls.figures, bench.figures))
+    console.print(*page.curve_tables(curves(bench)), sep="\n")
+    notes = [*bench.notes, *(f"{name}: not measured: {why}" for name, why in bench.missing.items())]
+    if bench.with_tls is not None:
+        notes += [f"with TLS: {note}" for note in bench.with_tls.notes]
+    for note in notes:
+        console.print(note, markup=False)
+
+
+def parse_arguments(argv: Sequence[str]) -> None:
+    """Print the help and exit if it is asked for. Exits with code 2 after any other argument."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"parts: {', '.join([*PARTS, POWER])}", allow_abbrev=False,
+    )  # fmt: skip
+    parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    parse_arguments(argv)
     console = Console(width=None if sys.stdout.isatty() else 190)
     quick = bool(os.environ.get("QUICK"))
     only = tuple(part for part in os.environ.get("ONLY", "").split(",") if part)
     if unknown := set(only) - {*PARTS, POWER}:
         known = ", ".join([*PARTS, POWER])
-        console.print(f"there is no part {', '.join(sorted(unknown))}; there are: {known}", style="red")
+        sys.stderr.write(f"ONLY: there is no part {', '.join(sorted(unknown))}; there are: {known}\n")
         return 2
     machine = page.describe_machine()
-    bench = run(QUICK if quick else Trials(), only, lambda line: console.print(line, style="dim", markup=False))
+    try:
+        bench = run(QUICK if quick else Trials(), only, lambda line: console.print(line, style="dim", markup=False))
+    except Ended as end:
+        console.print(f"ended by {end}: all processes are stopped, and nothing is written", style="red")
+        return end.code
     console.print(machine, style="dim", markup=False)
-    console.print(page.table(bench.figures))
-    if bench.curve:
-        console.print(*page.curve_tables(bench.curve, recorded.load().cpu_us), sep="\n")
-    for note in (*bench.notes, *(f"{name}: not measured: {why}" for name, why in bench.missing.items())):
-        console.print(note, markup=False)
+    show(bench, console)
     written = write(bench, machine, quick=quick, only=bool(only))
     if text := os.environ.get("RECORD"):
         recorded.save(f"{text}; {machine}", bench.figures, bench.curve)
@@ -73,4 +107,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -6,19 +6,20 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.harness.baseline import baseline_at_leader
-from bench.harness.cluster import BenchCluster, failure_reason
+from bench.harness.cluster import BenchCluster, ClientFiles, failure_reason
 from bench.harness.curve import Point
 from bench.harness.figures import Figure
 from bench.harness.recorded import Recorded, load
 from bench.measures import at_rest, cold_start, commands, nodes, overload, power, scenes, singles, starts
 from bench.measures.failovers import Failovers
+from nodectl.demo.interrupts import Ended, Signals
 from nodectl.dev.cluster import DevCluster
 from nodestore.errors import NodectlError
-from nodestore.etcd.session import Etcd, EtcdSettings
+from nodestore.etcd.session import Etcd
 
 POWER = "power"
 """The part with hosts of its own. It runs last, after the cluster of the other parts has ended."""
@@ -26,7 +27,8 @@ POWER = "power"
 
 @dataclass(frozen=True)
 class Trials:
-    """The number of trials of each part, or its duration in seconds (`_s`)."""
+    """The number of trials of each part, or its duration in seconds (`_s`). with_tls: the parts that are measured over
+    TLS too."""
 
     callers: tuple[int, ...] = commands.CALLERS
     rates: int = 15
@@ -43,17 +45,23 @@ class Trials:
     rest_s: float = 120.0
     power: int = 20
     overload_s: float = 20.0
+    with_tls: tuple[str, ...] = ("fresh", "commands", "memory", "nodes", "failovers")
 
 
 QUICK = Trials(
     callers=commands.QUICK_CALLERS, rates=7, rate_s=0.6, commands=100, stored=14_000, desired=100, killed=6, paused=4,
     handed=15, cold=3, scenes=2, busy_s=20.0, rest_s=15.0, power=2, overload_s=6.0,
+    with_tls=("commands",),
 )  # fmt: skip
 
 
 @dataclass
 class BenchRun:
-    """One run and its results. missing: why a figure was not measured, by its name."""
+    """One run and its results.
+
+    missing: why a figure was not measured, by its name. driven: as `curve`, while all nodeds run. with_tls: the run of
+    the same parts in a cluster whose connections use TLS. is_tls: this is that run; its figures are not judged.
+    """
 
     trials: Trials
     report: Callable[[str], None]
@@ -63,6 +71,9 @@ class BenchRun:
     curve: list[Point] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    driven: list[Point] = field(default_factory=list)
+    is_tls: bool = False
+    with_tls: BenchRun | None = None
 
     @property
     def bench_cluster(self) -> BenchCluster:
@@ -71,11 +82,12 @@ class BenchRun:
 
     async def run_on_cluster(self, folder: Path, parts: Iterable[str]) -> None:
         """Start a cluster in `folder` and measure `parts`. A part that fails is reported and skipped."""
-        cluster = DevCluster(folder / "cluster", die_with_parent=True, report=self.report)
+        cluster = DevCluster(folder / "cluster", tls=self.is_tls, die_with_parent=True, report=self.report)
         try:
             await cluster.up()
-            async with cluster.client() as client, Etcd(EtcdSettings(endpoints=cluster.endpoints)) as etcd:
-                self._bench_cluster = BenchCluster(cluster, client, etcd, folder, self.report)
+            async with cluster.client() as client, Etcd(cluster.etcd_settings()) as etcd:
+                files = ClientFiles.of(cluster.operator_tls)
+                self._bench_cluster = BenchCluster(cluster, client, etcd, folder, self.report, files)
                 for part in parts:
                     begun = time.monotonic()
                     try:
@@ -87,8 +99,8 @@ class BenchRun:
         finally:
             await cluster.destroy()
 
-    def power(self, folder: Path) -> None:
-        measured = power.measure(folder, self.trials.power, self.report)
+    async def power(self, folder: Path) -> None:
+        measured = await power.measure(folder, self.trials.power, self.report)
         self.figures += measured.figures
         self.missing |= measured.missing
 
@@ -99,6 +111,11 @@ class BenchRun:
             self.curve = await commands.measure_curve(cluster, baseline, trials.callers, trials.rates, trials.rate_s)
             self.figures += commands.curve_figures(self.curve, await baseline.describe_member())
             self.figures += await commands.parts_of_a_command(cluster, baseline, trials.commands)
+        async with baseline_at_leader(cluster) as baseline:
+            self.driven = await commands.measure_curve(
+                cluster, baseline, (commands.MANY,), max(3, trials.rates // 3), trials.rate_s
+            )
+            self.figures.append(commands.noded_figure(self.driven[0]))
 
     async def singles(self) -> None:
         cluster, trials = self.bench_cluster, self.trials
@@ -161,12 +178,31 @@ PARTS: dict[str, Callable[[BenchRun], Awaitable[None]]] = {
 
 
 def run(trials: Trials, only: tuple[str, ...], report: Callable[[str], None]) -> BenchRun:
-    """Measure all parts, or those in `only`. `report` receives a line for each step."""
-    bench = BenchRun(trials, report)
-    parts = [part for part in only or tuple(PARTS) if part != POWER]
-    with tempfile.TemporaryDirectory(prefix="nodectl-bench-") as name:
-        if parts:
-            asyncio.run(bench.run_on_cluster(Path(name), parts))
-        if not only or POWER in only:
-            bench.power(Path(name))
+    """Measure all parts, or those in `only`. `report` receives a line for each step.
+
+    Raises Ended after SIGINT or SIGTERM, once all processes of the clusters have ended.
+    """
+    bench, signals = BenchRun(trials, report), Signals()
+    try:
+        asyncio.run(_run(bench, only, signals))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        if signals.first is None:
+            raise
+        raise Ended(signals.first) from None
     return bench
+
+
+async def _run(bench: BenchRun, only: tuple[str, ...], signals: Signals) -> None:
+    """Run the parts in a cluster without TLS, some again in a cluster with TLS, and `power` last. One cluster at a
+    time runs. The first signal cancels this; later ones change nothing."""
+    parts = [part for part in only or tuple(PARTS) if part != POWER]
+    with signals.handle_signals(), tempfile.TemporaryDirectory(prefix="nodectl-bench-") as name:
+        folder = Path(name)
+        if parts:
+            await bench.run_on_cluster(folder / "plain", parts)
+        if again := [part for part in parts if part in bench.trials.with_tls]:
+            bench.with_tls = BenchRun(bench.trials, lambda line: bench.report(f"with TLS: {line}"), is_tls=True)
+            await bench.with_tls.run_on_cluster(folder / "tls", again)
+            bench.with_tls.figures = [replace(item, goals=()) for item in bench.with_tls.figures]
+        if not only or POWER in only:
+            await bench.power(folder)

@@ -22,6 +22,7 @@ from nodestore.etcd.member_defaults import DEFAULT_SETTINGS
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.processes import child_processes
 from nodestore.support.backoff import Backoff
+from nodestore.support.tls_files import TlsFiles
 from nodestore.support.waiting import wait_until
 
 WAIT_TIMEOUT_S = 60.0
@@ -36,6 +37,16 @@ class ClientFiles:
     ca: Path
     cert: Path
     key: Path
+
+    @classmethod
+    def of(cls, files: TlsFiles | None) -> ClientFiles | None:
+        """The same files of a cluster's operator; None if the cluster has no TLS."""
+        if files is None:
+            return None
+        assert files.ca is not None
+        assert files.cert is not None
+        assert files.key is not None
+        return cls(ca=files.ca, cert=files.cert, key=files.key)
 
     def paths(self) -> tuple[str, str, str]:
         return str(self.ca), str(self.cert), str(self.key)
@@ -81,9 +92,10 @@ class BenchCluster:
         try:
             yield
         finally:
-            for name in names:
-                await self.cluster.start(name)
-            await poll_until(self._nodes_converged, "the nodes are back")
+            if not _is_cancelled():  # else the bench ends, and its cluster with it
+                for name in names:
+                    await self.cluster.start(name)
+                await poll_until(self._nodes_converged, "the nodes are back")
 
     async def _nodes_converged(self) -> bool:
         return all(view["converged"] for view in await self.client.nodes())
@@ -107,6 +119,11 @@ class BenchCluster:
             yield f"http://{HOST}:{port}"
         finally:
             await child.stop(10.0)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def poll_until(

@@ -17,7 +17,7 @@ from bench.harness.commands import send_command
 from bench.harness.core_speed import CoreSpeed, watch_core_speed
 from bench.harness.costs import make_request, make_transaction
 from bench.harness.cpu_time import CpuMeter, Usage
-from bench.harness.curve import Point, Trial
+from bench.harness.curve import NODED, Point, Trial
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import CPU_OF_A_COMMAND, ONE_COMMAND, RATE
 from bench.harness.load import Load
@@ -135,6 +135,17 @@ def _cpu(point: Point) -> Figure:
     name = f"CPU of a command, {point.callers} caller{'s' if point.callers > 1 else ''}"
     goals = [CPU_OF_A_COMMAND] if point.callers == MANY else []
     return figure(name, point.totals_us, "us", goals=goals, how=_CPU_HOW)
+
+
+def noded_figure(point: Point) -> Figure:
+    """Return the row about noded, from trials while all nodeds run."""
+    us = [trial.cpu_us[NODED] / trial.slowdown for trial in point.trials]
+    return figure(
+        f"CPU of noded for a command, {point.callers} callers", us, "us",
+        how="All nine nodeds together, while they follow commands that change their specs. A node applies its newest "
+        "spec and skips those before it, so this is no share of a command's path. Without what noded uses at rest, "
+        "divided by the slowdown of the cores.",
+    )  # fmt: skip
 
 
 async def parts_of_a_command(bench_cluster: BenchCluster, baseline: Baseline, trials: int) -> list[Figure]:

@@ -57,7 +57,7 @@ async def desired_to_driver(bench_cluster: BenchCluster, trials: int) -> Figure:
     bare: list[float] = []
     async with (
         baseline_at_leader(bench_cluster) as baseline,
-        _noded(keys, baseline.endpoints, bench_cluster.folder / "noded"),
+        _noded(keys, bench_cluster.etcd_settings(baseline.endpoints), bench_cluster.folder / "noded"),
         _bare_watch(baseline.etcd, keys.desired_of("bare")) as watched_at,
     ):
         for generation in range(trials + 1):
@@ -80,12 +80,12 @@ async def desired_to_driver(bench_cluster: BenchCluster, trials: int) -> Figure:
 
 
 @asynccontextmanager
-async def _noded(keys: Keys, endpoints: tuple[str, ...], work_dir: Path) -> AsyncIterator[None]:
+async def _noded(keys: Keys, etcd: EtcdSettings, work_dir: Path) -> AsyncIterator[None]:
     _TimestampDriver.applied_at = asyncio.Queue()
     settings = Settings(
         node="n1",
         cluster=keys.cluster,
-        etcd=EtcdSettings(endpoints=endpoints),
+        etcd=etcd,
         work_dir=work_dir,
         host_id="bench",
         lease_ttl_s=2,

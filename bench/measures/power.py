@@ -5,7 +5,7 @@ It runs `python -m tests.faults.hosts.trial`, which needs root and namespaces, w
 
 from __future__ import annotations
 
-import subprocess
+import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal, within
+from nodestore.processes import child_processes
 from nodestore.support.jsonio import loads
 
 PROGRAM = "tests.faults.hosts.trial"
@@ -20,6 +21,7 @@ EXIT_CANNOT_RUN = 77
 """The trial's exit code if this machine cannot run it; the reason is the last line of its output."""
 _TRIAL_S = 60.0
 _START_S = 120.0
+_GRACE_S = 20.0
 _HOW = (
     "Five hosts, each a network namespace with an address of its own, three of them with an etcd member. The host of "
     "the leading masterd is cut off from the network first, so that no process can close a connection; then all its "
@@ -58,12 +60,12 @@ class PowerResult:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def measure(folder: Path, trials: int, report: Callable[[str], None]) -> PowerResult:
+async def measure(folder: Path, trials: int, report: Callable[[str], None]) -> PowerResult:
     """Run `trials` trials of each kind, as far as this machine can."""
     found = PowerResult()
     for number, kind in enumerate(KINDS):
         place = folder / f"power-{number}"
-        why = _run_trial(place, trials, kind, report)
+        why = await _run_trial(place, trials, kind, report)
         gaps = [float(loads(path.read_bytes())["gap_ms"]) for path in sorted(place.glob("trial-*.json"))]
         if gaps:  # trials before a failure count
             broken = f" It broke off after {len(gaps)} of {trials} trials: {why}." if why else ""
@@ -74,20 +76,20 @@ def measure(folder: Path, trials: int, report: Callable[[str], None]) -> PowerRe
     return found
 
 
-def _run_trial(place: Path, trials: int, kind: PowerTrialKind, report: Callable[[str], None]) -> str:
+async def _run_trial(place: Path, trials: int, kind: PowerTrialKind, report: Callable[[str], None]) -> str:
     """Run the trials of one kind; return the reason of a failure, "" without one."""
     argv = [sys.executable, "-m", PROGRAM, f"--trials={trials}", f"--directory={place}", *kind.options]
     place.parent.mkdir(parents=True, exist_ok=True)
-    log = place.with_suffix(".log")
+    log, within_s = place.with_suffix(".log"), _START_S + trials * _TRIAL_S
     report(f"{kind.name}: {trials} trials, some 13 s each")
-    with log.open("wb") as output:
-        try:
-            code = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
-                timeout=_START_S + trials * _TRIAL_S,
-            ).returncode  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"it took longer than {_START_S + trials * _TRIAL_S:g} s"
+    child = await child_processes.spawn(argv, stdout=log, die_with_parent=True)
+    try:
+        async with asyncio.timeout(within_s):
+            code = await child.wait()
+    except TimeoutError:
+        return f"it took longer than {within_s:g} s"
+    finally:
+        await child.stop(_GRACE_S)
     lines = log.read_text("utf-8", "replace").strip().splitlines() or [""]
     report(lines[-1])
     if code == EXIT_CANNOT_RUN:

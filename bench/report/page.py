@@ -11,10 +11,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from bench.harness.curve import Point
 from bench.harness.figures import Figure
 from bench.report import curve_picture
-from bench.report.curve import CPU_TITLE, Before, cpu_rows, rate_rows
+from bench.report.curve import CURVE, NO_CURVES, Curves
 from bench.report.picture import caption, drawable, svg
 
 DATA = Path("build/bench.json")
@@ -26,8 +25,8 @@ PICTURES = Path("docs/benchmarks")
 _COLUMNS = ("what", "n", "median", "p99", "worst", "baseline", "ratio", "goal", "met")
 _P99_FROM = 100
 _CURVE_POINTS_MIN = 2
-CURVE = "commands by the number of callers"
 _NONE = "–"
+TLS_TITLE = "with TLS"
 
 _INTRODUCTION = (
     "# Benchmarks\n\n"
@@ -61,15 +60,35 @@ def table(figures: Sequence[Figure]) -> Table:
     return shown
 
 
-def curve_tables(points: Sequence[Point], before: Before) -> list[Table]:
-    """Return the tables of the curve for a terminal: rates and latencies, and CPU time by process."""
+def curve_tables(curves: Curves) -> list[Table]:
+    """Return the tables of the curves for a terminal: rates and latencies, and CPU time by process."""
     found = []
-    for title, rows in ((CURVE, rate_rows(points)), (CPU_TITLE, cpu_rows(points, before))):
+    for title, rows in curves.tables():
         shown = Table(*rows[0], title=title)
         for row in rows[1:]:
             shown.add_row(*row)
         found.append(shown)
     return found
+
+
+def tls_table(figures: Sequence[Figure], plain: Sequence[Figure]) -> Table:
+    """Return the results with TLS as a table for a terminal."""
+    head, *rows = tls_rows(figures, plain)
+    shown = Table(*head, title=TLS_TITLE)
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def tls_rows(figures: Sequence[Figure], plain: Sequence[Figure]) -> list[list[str]]:
+    """Return the rows of the results with TLS, each with the median of the same figure without TLS. None is judged."""
+    without = {item.name: item for item in plain}
+    rows = [[*_COLUMNS[:-2], "without TLS", "times that"]]
+    for item in figures:
+        other = without.get(item.name)
+        times = f"{item.median / other.median:.2f}" if other is not None and other.median else ""
+        rows.append([*_cells(item)[:-2], f"{other.median:.4g} {other.unit}" if other is not None else "", times])
+    return rows
 
 
 def _cells(item: Figure) -> list[str]:
@@ -86,12 +105,15 @@ def _p99(item: Figure) -> str:
     return f"{item.p99:.4g}" if item.n >= _P99_FROM or judged else _NONE
 
 
-def write_data(figures: Sequence[Figure], path: Path, curve: Sequence[Point] = ()) -> None:
+def write_data(
+    figures: Sequence[Figure], path: Path, curves: Curves = NO_CURVES, with_tls: Sequence[Figure] = ()
+) -> None:
     """Write the results as JSON to `path` (DATA or PARTIAL)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data: dict[str, object] = {item.name: item.as_json() for item in figures}
-    if curve:
-        data[CURVE] = {str(point.callers): point.as_json() for point in curve}
+    data |= {title: {str(point.callers): point.as_json() for point in found} for title, found in curves.by_title()}
+    if with_tls:
+        data[TLS_TITLE] = {item.name: item.as_json() for item in with_tls}
     path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
 
 
@@ -100,13 +122,10 @@ def write_page(
     settings: Sequence[str],
     notes: Sequence[str],
     missing: Mapping[str, str],
-    curve: Sequence[Point] = (),
-    before: Before | None = None,
+    curves: Curves = NO_CURVES,
+    with_tls: Sequence[Figure] = (),
 ) -> None:
-    """Write docs/benchmarks.md and its pictures.
-
-    missing: why a figure was not measured, by its name. before: CPU time of a command as recorded, by callers.
-    """
+    """Write docs/benchmarks.md and its pictures. missing: why a figure was not measured, by its name."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     for old in PICTURES.glob("*.svg"):
         old.unlink()
@@ -115,7 +134,8 @@ def write_page(
     lines += [_row(_cells(item)) for item in figures]
     for name, why in missing.items():
         lines.append(_row([name, "", "", "", "", f"not measured: {why.replace('|', '/')}", "", "", ""]))
-    lines += ["", *_curve_lines(curve, before or {}), *(f"{note}\n" for note in notes), "## Each of them", ""]
+    lines += ["", *_tls_lines(with_tls, figures), *_curve_lines(curves), *(f"{note}\n" for note in notes)]
+    lines += ["## Each of them", ""]
     for item in figures:
         lines += [f"### {item.name}", ""]
         lines += [item.how, ""] if item.how else []
@@ -126,14 +146,23 @@ def write_page(
     PAGE.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
 
 
-def _curve_lines(curve: Sequence[Point], before: Before) -> list[str]:
-    if len(curve) < _CURVE_POINTS_MIN:
+def _tls_lines(figures: Sequence[Figure], plain: Sequence[Figure]) -> list[str]:
+    if not figures:
+        return []
+    what = "The same with TLS between all processes, the frozen put included. Goals apply without TLS only."
+    return ["## With TLS", "", what, "", *_rows(tls_rows(figures, plain)), ""]
+
+
+def _curve_lines(curves: Curves) -> list[str]:
+    if len(curves.plain) < _CURVE_POINTS_MIN:
         return []
     path = PICTURES / f"{slug(CURVE)}.svg"
-    path.write_text(curve_picture.svg(curve), "utf-8")
+    path.write_text(curve_picture.svg(curves.plain), "utf-8")
     picture = f"![{curve_picture.CAPTION}]({PICTURES.name}/{path.name})"
-    lines = [f"## {CURVE.capitalize()}", "", picture, "", *_rows(rate_rows(curve)), "", CPU_TITLE + ":", ""]
-    return [*lines, *_rows(cpu_rows(curve, before)), ""]
+    lines = [f"## {CURVE.capitalize()}", "", picture, ""]
+    for title, rows in curves.tables():
+        lines += [title + ":", "", *_rows(rows), ""]
+    return lines
 
 
 def _rows(rows: Sequence[Sequence[str]]) -> list[str]:

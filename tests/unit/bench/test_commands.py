@@ -26,7 +26,7 @@ from bench.harness.figures import figure
 from bench.harness.load import Load
 from bench.measures import commands, starts
 from bench.report import curve_picture
-from bench.report.curve import cpu_rows, rate_rows
+from bench.report.curve import Curves, cpu_rows, rate_rows
 from nodestore.errors import NodectlError
 
 FROZEN = Path(yardstick.__file__).with_name("frozen_put.py")
@@ -210,6 +210,25 @@ def test_tables_of_the_curve_show_the_change() -> None:
         "noded": "375", "slowdown of the cores": "1.50x",
     }  # fmt: skip
     assert rate_rows([point()])[1] == ["64", "150", "90", "1.62x", "70", "1.0", "1.0", "2.0", "2.0"]
+
+
+def test_curves_with_tls_and_nodeds_are_compared_with_the_first() -> None:
+    """Each has its tables; the first one is compared with the recorded CPU time."""
+    found = dict(Curves([point()], [point()], [point()], {64: 125.0}).tables())
+    assert [title for title in found if "CPU" not in title] == [
+        "commands by the number of callers", "commands by the number of callers, nine nodeds",
+        "commands by the number of callers, with TLS",
+    ]  # fmt: skip
+    compared = {title: rows[0][-4] for title, rows in found.items() if "CPU" in title}
+    assert list(compared.values()) == ["recorded", "without nodeds", "without TLS"]
+    assert [rows[1][-3] for title, rows in found.items() if "CPU" in title] == ["-20%", "+0%", "+0%"]
+    assert list(Curves().tables()) == []
+
+
+def test_noded_has_a_row_of_its_own() -> None:
+    """Its CPU time for a command is that on undisturbed cores too."""
+    found = commands.noded_figure(point())
+    assert (found.median, found.goal) == (375.0, "")
 
 
 def test_the_picture_of_the_curve_stays_inside() -> None:

@@ -179,6 +179,52 @@ def test_only_a_full_run_writes_the_page(written: Path, quick: bool, only: bool,
     assert found == paths == {path.relative_to(written).as_posix() for path in paths_returned}
 
 
+def test_the_table_with_tls_is_compared_and_not_judged(written: Path) -> None:
+    """It follows the first table, with the median of the same figure without TLS."""
+    plain = [figure("one", [2.0], "ms", goals=[Goal("median", "at most", 2.0)])]
+    bench = suite.BenchRun(suite.QUICK, lambda line: None, figures=plain)
+    bench.with_tls = suite.BenchRun(
+        suite.QUICK, lambda line: None, is_tls=True, figures=[figure("one", [3.0], "ms"), figure("other", [1.0], "ms")]
+    )
+    program.write(bench, "a machine", quick=False, only=False)
+    page = report.PAGE.read_text("utf-8")
+    assert page.index("## Results") < page.index("## With TLS") < page.index("## Each of them")
+    assert "| one | 1 | 3 ms | – | 3 |  |  | 2 ms | 1.50 |" in page
+    assert "| other | 1 | 1 ms | – | 1 |  |  |  |  |" in page
+    assert loads(report.DATA.read_bytes())["with TLS"]["one"]["median"] == 3.0
+    assert list(report.tls_table(bench.with_tls.figures, plain).columns[-1].cells) == ["1.50", ""]
+
+
+@pytest.mark.parametrize(
+    ("argv", "only", "code", "line"),
+    [
+        (["--help"], "", 0, "usage: python -m bench"),
+        (["--only", "commands"], "", 2, "unrecognized arguments: --only commands"),
+        ([], "comands,rest", 2, "ONLY: there is no part comands; there are: fresh,"),
+    ],
+)
+def test_a_question_or_a_mistake_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    only: str,
+    code: int,
+    line: str,
+) -> None:
+    """Help, an unknown argument and an unknown part end at once."""
+    started: list[object] = []
+    monkeypatch.setattr(program, "run", lambda *of: started.append(of))
+    monkeypatch.setenv("ONLY", only)
+    try:
+        found: object = program.main(argv)
+    except SystemExit as end:
+        found = end.code
+    output = "".join(capsys.readouterr())
+    assert (found, started) == (code, [])
+    assert line in output
+    assert only == "" or output.count("\n") == 1
+
+
 def test_the_load_is_that_before_the_run(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The load average is measured before the run, so that the run itself does not count."""
     asked: list[str] = []
@@ -209,7 +255,7 @@ def test_the_load_is_that_before_the_run(written: Path, monkeypatch: pytest.Monk
         ("tried(300.0), sys.exit('broke')", "", 1),
     ],
 )
-def test_power_is_measured_as_far_as_the_machine_can(
+async def test_power_is_measured_as_far_as_the_machine_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, missing: str, measured: int
 ) -> None:
     """What cannot be measured is reported with the reason.
@@ -225,7 +271,7 @@ def test_power_is_measured_as_far_as_the_machine_can(
     )
     monkeypatch.setattr(power, "PROGRAM", "trial")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = power.measure(tmp_path / "work", 2, lambda line: None)
+    found = await power.measure(tmp_path / "work", 2, lambda line: None)
     assert list(found.missing.values()) == ([missing] * 2 if missing else [])
     assert [item.n for item in found.figures] == ([measured] * 2 if measured else [])
     assert all(("broke off" in item.how) is item.is_incomplete is (measured == 1) for item in found.figures)

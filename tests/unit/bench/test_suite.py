@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -22,7 +24,9 @@ from bench.harness import cluster as harness
 from bench.harness.baseline import baseline_at_leader, describe, endpoints_of
 from bench.harness.cluster import BenchCluster, ClientFiles, in_turns
 from bench.harness.figures import figure
+from bench.harness.goals import Goal
 from bench.measures import at_rest, cold_start, failovers, scenes
+from nodectl.demo.interrupts import Ended
 from nodectl.dev import launch
 from nodectl.dev.record import Part, Record
 from nodestore.errors import NodectlError, Unavailable
@@ -30,6 +34,7 @@ from nodestore.etcd.types import EtcdSettings, MemberStatus
 from nodestore.processes import child_processes
 from tests.support.certificates import Authority
 from tests.support.fakes.members import status_response
+from tests.support.waiting import eventually
 
 _DEFAULTS: dict[str, Any] = {
     "report": lambda line: None, "tls": None, "http_session": aiohttp.ClientSession,
@@ -221,6 +226,11 @@ async def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path, monkeyp
         async def client(self) -> AsyncIterator[None]:
             yield None
 
+        operator_tls = None
+
+        def etcd_settings(self) -> EtcdSettings:
+            return EtcdSettings(endpoints=self.endpoints)
+
     async def in_a_task(bench: suite.BenchRun) -> None:
         raise ExceptionGroup("tasks", [NodectlError("a node has ended")])
 
@@ -233,6 +243,79 @@ async def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path, monkeyp
     await bench.run_on_cluster(tmp_path, ["nodes", "rest"])
     assert bench.notes == ["nodes: not measured: a node has ended"]
     assert [item.name for item in bench.figures] == ["one"]
+
+
+def test_parts_are_measured_again_in_a_cluster_with_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the trials name, in the order of the first run, after it; their figures have no goals."""
+    begun: list[tuple[bool, list[str]]] = []
+
+    async def run_on_cluster(bench: suite.BenchRun, folder: Path, parts: list[str]) -> None:
+        begun.append((bench.is_tls, parts))
+        bench.figures.append(figure("one", [1.0], "ms", goals=[Goal("median", "at most", 2.0)]))
+
+    monkeypatch.setattr(suite.BenchRun, "run_on_cluster", run_on_cluster)
+    found = suite.run(suite.Trials(with_tls=("rest", "commands")), ("commands", "nodes", "rest"), lambda line: None)
+    assert begun == [(False, ["commands", "nodes", "rest"]), (True, ["commands", "rest"])]
+    assert found.with_tls is not None
+    assert (found.figures[0].goal, found.with_tls.figures[0].goal) == ("median at most 2 ms", "")
+    assert suite.run(suite.QUICK, ("nodes",), lambda line: None).with_tls is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_its_cleanup(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """A second signal does not break the cleanup off. No further part runs, and the folder is gone."""
+    monkeypatch.setattr(suite, "POWER", "")
+    before, done = signal.signal(number, signal.default_int_handler), list[Path]()
+
+    async def run_on_cluster(bench: suite.BenchRun, folder: Path, parts: list[str]) -> None:
+        try:
+            signal.raise_signal(number)
+            await asyncio.sleep(600.0)
+        finally:
+            signal.raise_signal(number)
+            await asyncio.sleep(0.05)
+            done.append(folder)
+
+    monkeypatch.setattr(suite.BenchRun, "run_on_cluster", run_on_cluster)
+    try:
+        with pytest.raises(Ended) as ended:
+            suite.run(suite.QUICK, (), lambda line: None)
+    finally:
+        signal.signal(number, before)
+    assert (ended.value.code, str(ended.value)) == (128 + number, number.name)
+    (folder,) = done
+    assert not folder.parent.exists()
+
+
+async def test_a_bench_that_ends_starts_no_nodes_again() -> None:
+    """After a failure of a part they are started for the next one; after a signal the cluster ends."""
+    calls: list[str] = []
+
+    async def call(name: str) -> None:
+        calls.append(name)
+
+    record = SimpleNamespace(parts_of=lambda program: {"n1": None})
+    cluster = SimpleNamespace(record=record, stop=lambda n: call(f"stop {n}"), start=lambda n: call(f"start {n}"))
+
+    async def nodes() -> list[dict[str, bool]]:
+        return [{"converged": True}]
+
+    on = BenchCluster(cast(Any, cluster), cast(Any, SimpleNamespace(nodes=nodes)), cast(Any, None), Path(), print)
+
+    async def part(error: Exception | None) -> None:
+        async with on.without_nodes():
+            if error is not None:
+                raise error
+            await asyncio.sleep(600.0)
+
+    with pytest.raises(NodectlError, match="it failed"):
+        await part(NodectlError("it failed"))
+    running = asyncio.create_task(part(None))
+    await eventually(lambda: len(calls) == 3, "the part runs")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert calls == ["stop n1", "start n1", "stop n1"]
 
 
 def test_the_reason_of_a_group_is_that_of_the_first() -> None:
