@@ -30,6 +30,7 @@ from masterd.api.leader_routing import LeaderRouter
 from masterd.api.node_logs.node_logs import NodeLogs
 from masterd.api.read_sources import ReadSources
 from masterd.api.routes import Api
+from masterd.api.secret_views.hiding import SecretMarks
 from masterd.application.contract import Application
 from masterd.application.identity import ApplicationIdentity
 from masterd.election.campaign import Campaign, MasterIdentity, rank_of
@@ -166,7 +167,7 @@ def build_parts(
     read_sources = ReadSources(
         own_id=me.id, keys=keys, etcd=etcd, maintenance=maintenance, cluster_view=cluster_view, replica=replica,
         snapshots=replica.snapshots, application=application, leadership=leadership, health=health,
-        store_scan=store_scan, claim_changes=claim_changes,
+        store_scan=store_scan, claim_changes=claim_changes, secret_marks=SecretMarks(application),
     )  # fmt: skip
     return MasterdParts(me, settings, leadership, cluster_view, replica, campaign, health, read_sources, master)
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ConfigChange,
         GivenUp,
         HasNodeDocuments,
+        HasSecretFields,
         HearsConfig,
         HearsNodes,
         NodeSeen,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         Name,
         NodeConfig,
         Phase,
+        Secret,
         Spec,
         Status,
     )
@@ -99,6 +101,7 @@ __all__ = [
     "HasActions",
     "HasLog",
     "HasNodeDocuments",
+    "HasSecretFields",
     "HasSettings",
     "HearsConfig",
     "HearsNodes",
@@ -113,6 +116,7 @@ __all__ = [
     "NotFound",
     "Phase",
     "Refused",
+    "Secret",
     "Settings",
     "Spec",
     "Status",
@@ -128,13 +132,14 @@ if not TYPE_CHECKING:  # so that a type checker refuses names that do not exist
         name: module
         for module, names in {
             "app": "App",
-            "application": "Application Command ConfigChange GivenUp HasNodeDocuments HearsConfig HearsNodes "
-            "NodeSeen Transaction View",
+            "application": "Application Command ConfigChange GivenUp HasNodeDocuments HasSecretFields HearsConfig "
+            "HearsNodes NodeSeen Transaction View",
             "driver": "ActionFailed Actual Context Driver DriverAction DriverError HasActions HasLog HasSettings "
             "Settings parse_settings",
             "errors": "Conflict DefinitionError Invalid NodectlError NotFound Refused TooLarge",
             "json_types": "Document Json",
-            "models": "Defaults DriverConfig GroupConfig Inventory MasterConfig Name NodeConfig Phase Spec Status",
+            "models": "Defaults DriverConfig GroupConfig Inventory MasterConfig Name NodeConfig Phase Secret Spec "
+            "Status",
             "names": "check_name",
         }.items()
         for name in names.split()

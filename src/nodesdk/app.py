@@ -12,14 +12,14 @@ An `App` implements the protocol `Application`, as a class with the methods of t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 from nodesdk.application import Application, Command, ConfigChange, NodeSeen, Transaction, View
 from nodesdk.command_models import arguments_model
 from nodesdk.errors import DefinitionError, Invalid
 from nodesdk.json_types import Json
-from nodesdk.models import Inventory, Spec
+from nodesdk.models import Inventory, Spec, check_secret_field
 from nodesdk.names import check_name
 
 RESERVED_PREFIXES = ("action.", "config.", "drill.", "snapshot.")
@@ -41,6 +41,7 @@ class App:
 
     extends: an application (an instance or a class) whose commands and functions this one has too, unless it defines
     its own. Define all parts while its module is being imported: parts that are defined later may be ignored.
+    secret_fields: see `HasSecretFields`.
     """
 
     node_changed: NodeFunction
@@ -48,10 +49,18 @@ class App:
     config_changed: ConfigFunction
     """Set only if there is a function for it."""
 
-    def __init__(self, name: str, *, version: str = "", extends: Application | type[Application] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        version: str = "",
+        extends: Application | type[Application] | None = None,
+        secret_fields: Sequence[str] = (),
+    ) -> None:
         self.name = _checked_name("application", name)
         self.version = version
         self._base = _base_application(name, extends)
+        self.secret_fields = (*getattr(self._base, "secret_fields", ()), *_checked_secret_fields(name, secret_fields))
         self._own: dict[str, Command] = {}
         self._all: Mapping[str, Command] | None = None
         self._functions: dict[str, Callable[..., Any]] = {}
@@ -181,3 +190,12 @@ def _base_application(name: str, extends: Application | type[Application] | None
     if base is not None and not isinstance(base, Application):
         raise DefinitionError(f"application {name}: extends={extends!r} is not an application")
     return base
+
+
+def _checked_secret_fields(name: str, marks: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(marks, str):
+        raise DefinitionError(f"application {name}: secret_fields must be a list of names, not a text")
+    try:
+        return tuple(check_secret_field(mark) for mark in marks)
+    except Invalid as error:
+        raise DefinitionError(f"application {name}: {error}") from None

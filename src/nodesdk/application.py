@@ -179,3 +179,11 @@ class HasNodeDocuments(Protocol):
         GET /v1/nodes returns this document with the node. Runs in the event loop: pure, returns at once, never raises.
         """
         ...
+
+
+@runtime_checkable
+class HasSecretFields(Protocol):
+    """Optional part of an application: names fields that are secret, other than arguments of the type `Secret`."""
+
+    secret_fields: tuple[str, ...]
+    """Names of fields of its documents and specs, such as `pin`, or ends of their paths, such as `player.pin`."""

@@ -7,9 +7,10 @@ decisions.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from nodesdk.errors import Invalid
 from nodesdk.names import PATTERN, check_name
@@ -19,6 +20,22 @@ SCHEMA_VERSION = 1
 Name = Annotated[str, Field(pattern=f"^{PATTERN}$")]
 """A name by the rules of `check_name`, as the type of a command's argument: 1 to 63 letters, digits, '.', '_' or '-'.
 It may be a segment of a document's path."""
+
+Secret = Annotated[str, Field(json_schema_extra={"writeOnly": True})]
+"""A text that is a secret, as the type of a command's argument. Fields of this name are secret in documents and
+settings, too: see docs/security.md."""
+SECRET_FIELDS_MAX = 200
+_MARK = re.compile(r"[^.\s]+(\.[^.\s]+)*")
+
+
+def check_secret_field(mark: str) -> str:
+    """The mark of a secret field. Raises Invalid if it is neither a field's name nor names with dots between them."""
+    if not isinstance(mark, str) or not _MARK.fullmatch(mark):
+        raise Invalid(
+            f"secret field {str(mark)[:40]!r}: expected the name of a field, such as pin, or the end of its path, such "
+            "as player.pin"
+        )
+    return mark
 
 
 class Model(BaseModel):
@@ -159,6 +176,30 @@ class Inventory(Stored):
     groups: dict[str, GroupConfig] = Field(default_factory=dict)
     defaults: Defaults = Field(default_factory=Defaults)
     settings: dict[str, Any] = Field(default_factory=dict)
+    secret_fields: tuple[str, ...] = Field(
+        default=(),
+        max_length=SECRET_FIELDS_MAX,
+        description="fields of documents, settings and arguments that are secret: a name such as pin, or the end of a "
+        "path such as player.pin",
+    )
+
+    @field_validator("secret_fields", mode="before")
+    @classmethod
+    def _readable_secret_fields(cls, value: Any, info: ValidationInfo) -> Any:
+        """What is in the journal must be readable: a master of an earlier release accepts anything here."""
+        if info.context is not _NAMES_UNCHECKED:
+            return value
+        marks = value if isinstance(value, list | tuple) else ()
+        return [mark for mark in marks if isinstance(mark, str) and _MARK.fullmatch(mark)][:SECRET_FIELDS_MAX]
+
+    @model_validator(mode="after")
+    def _secret_fields_valid(self) -> Self:
+        for mark in self.secret_fields:
+            try:
+                check_secret_field(mark)
+            except Invalid as error:
+                raise ValueError(str(error)) from None
+        return self
 
     @classmethod
     def without_name_check(cls, fields: Any) -> Self:

@@ -106,9 +106,9 @@ def streams_count_over_a_takeover(patch: Patch) -> None:
 def _alter_events(patch: Patch, alter: Callable[[bool, bytes], list[bytes] | None]) -> None:
     original = event_streams._command_events
 
-    def altered(epoch: int | None, entries: list[Entry], position: int) -> Iterator[bytes]:
+    def altered(epoch: int | None, entries: list[Entry], position: int, show: Any) -> Iterator[bytes]:
         for entry in entries:
-            for number, event in enumerate(original(epoch, [entry], position)):
+            for number, event in enumerate(original(epoch, [entry], position, show)):
                 first = entry.first > position and number == 0 and _begins_term(entry)
                 yield from (event,) if (replacement := alter(first, event)) is None else replacement
 

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from masterd.api.node_views import command_view
 from masterd.api.read_sources import ReadSources
+from masterd.api.secret_views.hiding import shows_secrets
 from nodestore.cluster.overview import live_masters
 from nodestore.errors import Garbage, Invalid, NodectlError, TimedOut, TooOld, Unavailable
 from nodestore.schema.api_types import GoneEvent, LiveLeader, LiveMaster
@@ -30,6 +31,8 @@ from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
 
+Show = Callable[[Any], Any]
+"""How an item is shown to the reader of a stream."""
 _KEEPALIVE_COMMENT = b": still here\n\n"
 _KEEPALIVE_COMMENT_S = 2.0
 _COALESCE_S = 0.1
@@ -81,7 +84,8 @@ async def stream_journal(sources: ReadSources, request: web.Request) -> web.Stre
     first = await _page(sources, position)
     async with open_stream(request) as response:
         await response.write(b": from %d\n" % position + (b"id: %d.%d\n\n" % (epoch, position) if epoch else b"\n"))
-        position = await write_entries(response, epoch, first, position)
+        show = await _shown_commands(sources, request)
+        position = await write_entries(response, epoch, first, position, show)
         while True:
             try:
                 await replica.wait_for(position + 1, _KEEPALIVE_COMMENT_S)
@@ -93,16 +97,31 @@ async def stream_journal(sources: ReadSources, request: web.Request) -> web.Stre
             except TooOld as gone:
                 await response.write(_event("gone", GoneEvent(detail=str(gone))))
                 break
-            position = await write_entries(response, epoch, entries, position)
+            if entries:
+                show = await _shown_commands(sources, request)  # the marks of secrets may have changed
+            position = await write_entries(response, epoch, entries, position, show)
     return response
 
 
+async def _shown_commands(sources: ReadSources, request: web.Request) -> Show:
+    """How the reader of this stream sees commands: with or without secrets."""
+    return _unchanged if shows_secrets(request) else (await sources.secrets()).command
+
+
+def _unchanged(view: Any) -> Any:
+    return view
+
+
 async def write_entries(
-    response: web.StreamResponse, epoch: int | None, entries: list[JournalEntry], position: int
+    response: web.StreamResponse,
+    epoch: int | None,
+    entries: list[JournalEntry],
+    position: int,
+    show: Show = _unchanged,
 ) -> int:
-    """Send the commands of `entries` beyond index `position`. Returns the index reached."""
+    """Send the commands of `entries` beyond index `position`, as `show` shows them. Returns the index reached."""
     time_slice = TimeSlice()
-    for event in _command_events(epoch, entries, position):
+    for event in _command_events(epoch, entries, position, show):
         await response.write(event)
         await time_slice.yield_if_used_up()
     return max(position, entries[-1].last if entries else 0)
@@ -178,12 +197,12 @@ async def _page(sources: ReadSources, position: int) -> list[JournalEntry]:
     return entries
 
 
-def _command_events(epoch: int | None, entries: list[JournalEntry], position: int) -> Iterator[bytes]:
+def _command_events(epoch: int | None, entries: list[JournalEntry], position: int, show: Show) -> Iterator[bytes]:
     for entry in entries:
         for command in entry.commands:
             if command.index > position:
                 number = b"%d.%d" % (epoch or entry.epoch, command.index)
-                yield _event("command", command_view(command, entry), number)
+                yield _event("command", show(command_view(command, entry)), number)
 
 
 # --- the state of the cluster ---------------------------------------------------------------------------------------
@@ -213,7 +232,8 @@ async def _stream_changes(
         async with open_stream(request) as response:
             while True:
                 woken.clear()
-                changes, sent = _changes(sent, current_items(sources))
+                show = _unchanged if shows_secrets(request) else (await sources.secrets()).node
+                changes, sent = _changes(sent, current_items(sources), show)
                 for event in changes:
                     await response.write(event)
                 if changes:
@@ -225,8 +245,8 @@ async def _stream_changes(
     return response
 
 
-def _changes(sent: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamItems]:
-    """The events that report how `now` differs from `sent`, and `now` itself.
+def _changes(sent: StreamItems, now: StreamItems, show: Show = _unchanged) -> tuple[list[bytes], StreamItems]:
+    """The events that report how `now` differs from `sent`, and `now` itself. show: how the reader sees nodes.
 
     An event whose name is not in `sent` is included even if it has no items.
     """
@@ -235,6 +255,8 @@ def _changes(sent: StreamItems, now: StreamItems) -> tuple[list[bytes], StreamIt
         before = sent.get(event)
         changed = [item for name, item in items.items() if before is None or before.get(name) != item]
         gone = [name for name in before or {} if name not in items]
+        if event == "nodes":
+            changed = [show(item) for item in changed]
         if changed or gone or before is None:
             events.append(_event(event, {event: changed, "gone": gone}))
     return events, now

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from masterd.api.cluster_problems import waiting_nodeds
 from masterd.api.node_views import node_view
+from masterd.api.secret_views.hiding import NodeSecrets, SecretMarks
 from masterd.application.contract import Application
 from masterd.replication.claim_changes import ClaimChanges
 from masterd.replication.cluster_view import ClusterView
@@ -37,6 +38,12 @@ class ReadSources:
     health: MasterHealth
     store_scan: StoreScan
     claim_changes: ClaimChanges
+    secret_marks: SecretMarks
+
+    async def secrets(self) -> NodeSecrets:
+        """Hides the fields that are secret at present."""
+        fields = await self.secret_marks.fields(self.replica.state.inventory)
+        return NodeSecrets(fields, self.cluster_view.desired.items)
 
     def node_view(self, name: str) -> NodeView:
         """The view of one configured node."""

@@ -14,6 +14,7 @@ from aiohttp import web
 from masterd.api import cluster_problems
 from masterd.api.node_specs import add_specs
 from masterd.api.read_sources import ReadSources
+from masterd.api.secret_views.hiding import hide_config, hide_nodes
 from masterd.application.identity import application_in_force
 from masterd.election.campaign import by_rank
 from nodestore.cluster.configuration import current_of, version_of
@@ -252,7 +253,8 @@ async def terms(sources: ReadSources, _: web.Request) -> api_types.Terms:
 async def status(sources: ReadSources, request: web.Request) -> api_types.Overview:
     """The state of the whole cluster, with all its problems."""
     paused = sources.cluster_view.paused
-    node_list = sources.node_views()
+    secrets = await sources.secrets()  # a status goes to screens and to those who are asked for help: never with them
+    node_list = (await hide_nodes(secrets, {"nodes": sources.node_views(), "index": 0}))["nodes"]
     member_list, unreadable, certificates = await asyncio.gather(
         _members_or_error(sources),
         sources.store_scan.find_problems(_STATUS_WAIT_S),
@@ -265,7 +267,7 @@ async def status(sources: ReadSources, request: web.Request) -> api_types.Overvi
         "masters": master_list,
         "members": member_list,
         "nodes": node_list,
-        "config": await config(sources, request),
+        "config": await hide_config(secrets, await config(sources, request)),
         "paused": None if paused is None else paused.model_dump(mode="json"),
         "index": sources.replica.index,
         "problems": [

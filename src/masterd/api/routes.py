@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from aiohttp import ClientConnectionResetError, HttpVersion10, StreamReader, web
@@ -28,6 +28,8 @@ from masterd.api.node_logs.node_logs import NodeLogs, send_within
 from masterd.api.problems import http_problem, problem_of, problem_response
 from masterd.api.read_sources import ReadSources
 from masterd.api.request_bodies import actor_of, parse_command, parse_outcome_question, text_field
+from masterd.api.secret_views import hiding
+from masterd.api.secret_views.hiding import Hide, check_no_mask, shows_secrets
 from masterd.roles.handover import hand_over
 from masterd.roles.peers import PeerClient
 from masterd.roles.request_principal import principal_of
@@ -68,6 +70,23 @@ _SERVE_S = 5.0
 _SERVE_POLL_S = 0.005
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Read = Callable[[ReadSources, web.Request], Awaitable[Any]]
+
+HIDING: Mapping[Read, Hide] = {
+    reads.nodes: hiding.hide_nodes,
+    reads.node: hiding.hide_node,
+    reads.documents: hiding.hide_documents,
+    reads.document: hiding.hide_document,
+    reads.snapshot: hiding.hide_snapshot,
+    reads.config: hiding.hide_config,
+    reads.config_history: hiding.hide_config_history,
+    history.history: hiding.hide_history,
+}
+"""How the answer of a read is shown to those who may not see secrets. A status never shows secrets."""
+WITHOUT_SECRETS: frozenset[Read] = frozenset(
+    {reads.leader, reads.masters, reads.members, reads.terms, reads.snapshots, reads.application, reads.status}
+)
+"""Reads whose answers hold no documents, settings or arguments, or never show secrets."""
 
 
 class TakeoverRequests(Protocol):
@@ -252,7 +271,7 @@ class Api:
 
     def _read_handler(
         self,
-        read: Callable[[ReadSources, web.Request], Awaitable[Any]],
+        read: Read,
         *,
         uses_view: bool = False,
         from_state: bool = True,
@@ -265,15 +284,20 @@ class Api:
         holds values of the replica, so a replica that has never been complete answers no local read.
         """
 
+        async def answer(request: web.Request) -> Any:
+            found = await read(self._sources, request)
+            hide = HIDING.get(read)
+            return found if hide is None or shows_secrets(request) else await hide(await self._sources.secrets(), found)
+
         async def handle(request: web.Request) -> web.StreamResponse:
             if _is_local(request):
                 if from_state:
                     self._replica.raise_if_unread()
-                return await self._json_in_slices(await read(self._sources, request), True)
+                return await self._json_in_slices(await answer(request), True)
 
             async def confirm_and_read(leader: Leader) -> web.StreamResponse:
                 await leader.confirm_read(include_view=uses_view)
-                return await self._json_in_slices(await read(self._sources, request))
+                return await self._json_in_slices(await answer(request))
 
             return await self._leader_router.run_on_leader(request, confirm_and_read)
 
@@ -413,6 +437,10 @@ class Api:
         ]
 
         self._gate.check_commands(request, requests)
+        if not principal.sees_secrets:
+            fields = (await self._sources.secrets()).fields
+            for command in requests:
+                check_no_mask(command.name, command.args, fields)
 
         async def run(leader: Leader) -> web.StreamResponse:
             outcomes = await leader.submit(

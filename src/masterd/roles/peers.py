@@ -19,6 +19,8 @@ from nodestore.support.tls_context import TLS_REQUIRED, has_no_tls_text, needs_t
 
 HOP_HEADER = "Nodectl-Hop"
 TIMEOUT_HEADER = "Nodectl-Timeout-Ms"
+SECRETS_HEADER, SECRETS_MASKED = "Nodectl-Secrets", "masked"
+"""With this header and value a client asks for an answer without secrets, although it might see them."""
 """How long the sender waits for the answer. A duration, because the clocks of two PCs differ."""
 _CONNECTIONS_MAX = 48
 """To each masterd: below what it accepts from one address."""
@@ -68,8 +70,9 @@ class PeerClient:
         principal = principal_of(request)
         if principal.kind is not Kind.ANYONE:
             headers[PRINCIPAL_HEADER] = principal.header()
-        if TIMEOUT_HEADER in request.headers:
-            headers[TIMEOUT_HEADER] = request.headers[TIMEOUT_HEADER]
+        for name in (TIMEOUT_HEADER, SECRETS_HEADER):
+            if name in request.headers:
+                headers[name] = request.headers[name]
         try:
             # As received: aiohttp would resolve `..` in a text, and the leader would serve another route than this one.
             there = URL(url + request.path_qs, encoded=True)

@@ -57,6 +57,13 @@ class Principal:
         """Whether it may send only some commands, or change only some nodes."""
         return bool(self.commands or self.groups)
 
+    @property
+    def sees_secrets(self) -> bool:
+        """Whether it may see secrets: it may change the configuration, is a daemon, or access control is off."""
+        if self.kind in (Kind.ANYONE, Kind.MASTER, Kind.NODED):
+            return True
+        return self.role in ("maintainer", "admin") and not self.is_limited
+
     def may_name(self, command: str) -> bool:
         """Whether the patterns of its grant allow a command of this name."""
         return not self.commands or any(fnmatchcase(command, pattern) for pattern in self.commands)

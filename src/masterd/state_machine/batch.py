@@ -18,6 +18,7 @@ from msgspec import Struct
 from pydantic import ValidationError
 
 from masterd.application.contract import Application, Command, ConfigChange, GivenUp, HearsConfig
+from masterd.application.secret_fields import declared_fields, marked_arguments
 from masterd.state_machine.actions import ACTION_DONE, COMMON_COMMANDS
 from masterd.state_machine.closed_ids import COMMAND_CLOSE, closing_record, is_closed
 from masterd.state_machine.remembered import check_same_request, request_digest
@@ -32,6 +33,7 @@ from nodestore.schema.models import Action, ConfigRecord, Inventory, Term
 from nodestore.schema.records import MarkStruct, RecordStruct
 from nodestore.support.json_rules import checked_copy
 from nodestore.support.jsonio import Document, Json, copy
+from nodestore.support.secrets import SecretFields, without_secrets
 
 CONFIG_ADOPT = "config.adopt"
 CONFIG_RESPEC = "config.respec"
@@ -427,9 +429,22 @@ class Batch:
             return checked_copy(command.handler(transaction, arguments), f"the result of {request.name}")
         except (NodectlError, GivenUp):
             raise
-        except BaseException as error:  # SystemExit too: whatever an application raises fails only its command
-            self.on_fault(request.name, error)
-            raise NodectlError(f"command {request.name} failed in the application: {error!r}") from error
+        except BaseException as error:  # noqa: BLE001 - SystemExit too: it fails only its command
+            shown = self._without_secrets(error, request)
+            self.on_fault(request.name, shown)
+            what = str(shown) if shown is not error else repr(error)
+            raise NodectlError(f"command {request.name} failed in the application: {what}") from shown
+
+    def _without_secrets(self, error: BaseException, request: CommandRequest) -> BaseException:
+        """The error, or one without the secret arguments that its text quotes: it goes to the log."""
+        commands, fields = self.application.commands(), SecretFields(declared_fields(self.application))
+        if (command := commands.get(request.name)) is not None:
+            fields = fields.with_marks(marked_arguments(command.arguments))
+        secrets = fields.with_marks(self.state.inventory.secret_fields).texts(request.args)
+        text = repr(error)
+        if (shown := without_secrets(text, secrets)) == text:
+            return error
+        return NodectlError(shown).with_traceback(error.__traceback__)
 
     def _command(self, name: str) -> Command:
         commands = self.application.commands()

@@ -32,10 +32,12 @@ def options_of(context: typer.Context) -> Options:
     return found if isinstance(found, Options) else Options()
 
 
-def client_of(settings: ClusterSettings, timeout_s: float, *, token: str | None = None) -> Client:
+def client_of(
+    settings: ClusterSettings, timeout_s: float, *, token: str | None = None, mask_secrets: bool = False
+) -> Client:
     """Create a client of the cluster in resolved `settings`. `timeout_s` limits each read and each command.
 
-    token: a bearer token, if the settings name no file of one.
+    token: a bearer token, if the settings name no file of one. mask_secrets: ask for answers without secrets.
     """
     from nodectl.client import Client
 
@@ -44,16 +46,20 @@ def client_of(settings: ClusterSettings, timeout_s: float, *, token: str | None 
         settings.endpoints, cluster=settings.cluster, user=settings.user, password=settings.password(),
         password_file=settings.password_file, token=token, token_file=settings.token_file, ca=settings.ca,
         cert=settings.cert, key=settings.key, crl=settings.crl, read_timeout_s=timeout_s, command_timeout_s=timeout_s,
+        mask_secrets=mask_secrets,
     )  # fmt: skip
 
 
-def with_client(context: typer.Context, work: Callable[[Client], Awaitable[T]]) -> T:
-    """Run `work` with a client of the cluster that the options name, and return its result."""
+def with_client(context: typer.Context, work: Callable[[Client], Awaitable[T]], *, mask_secrets: bool = False) -> T:
+    """Run `work` with a client of the cluster that the options name, and return its result.
+
+    mask_secrets: ask for answers without secrets, because what is in a table stays on screens and in logs.
+    """
     options = options_of(context)
     settings = options.resolve()
 
     async def session() -> T:
-        async with client_of(settings, options.request_timeout_s) as client:
+        async with client_of(settings, options.request_timeout_s, mask_secrets=mask_secrets) as client:
             return await work(client)
 
     return asyncio.run(session())

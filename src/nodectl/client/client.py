@@ -80,6 +80,8 @@ class Client(ReadCalls, ApplicationCalls, OutcomeCalls, SnapshotCalls, Administr
     `actor`: the author of commands in the history (default: user@host).
     `read_timeout_s`, `command_timeout_s`: seconds, for calls without a `timeout_s` of their own.
     `lost_after_s`: after how many seconds in state `suspended` the state becomes `lost`.
+    `mask_secrets`: whether masters answer with `***` in place of secrets that this client might see. Results of its own
+    commands are not masked.
 
     Every method raises errors of `nodestore.errors`. The constructor raises Invalid for endpoints that it cannot use.
     """
@@ -102,6 +104,7 @@ class Client(ReadCalls, ApplicationCalls, OutcomeCalls, SnapshotCalls, Administr
         read_timeout_s: float = READ_S,
         command_timeout_s: float = COMMAND_S,
         lost_after_s: float = LOST_AFTER_S,
+        mask_secrets: bool = False,
     ) -> None:
         self.endpoints = parse_endpoints(endpoints)
         if self.endpoints.etcd and cluster is None:
@@ -113,7 +116,7 @@ class Client(ReadCalls, ApplicationCalls, OutcomeCalls, SnapshotCalls, Administr
         self._bearer = BearerToken(token, token_file)
         self._tls = TlsFiles(ca=ca, cert=cert, key=key, crl=crl)
         self._read_timeout_s, self._command_timeout_s = read_timeout_s, command_timeout_s
-        self._lost_after_s = lost_after_s
+        self._lost_after_s, self._mask_secrets = lost_after_s, mask_secrets
         self._nonce = secrets.token_hex(8)
         self._commands = 0
         self._leadership = Leadership()
@@ -136,7 +139,8 @@ class Client(ReadCalls, ApplicationCalls, OutcomeCalls, SnapshotCalls, Administr
             raise RuntimeError("this Client was opened before and cannot be opened again: create a new one")
         self._state = ConnectionState(self._lost_after_s)
         try:
-            self._http = await self._exits.enter_async_context(Http(self._tls, self._bearer))
+            http = Http(self._tls, self._bearer, mask_secrets=self._mask_secrets)
+            self._http = await self._exits.enter_async_context(http)
             discovery = await self._discovery()
         except BaseException:
             self._state.close()

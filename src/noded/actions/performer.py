@@ -97,7 +97,7 @@ class Performer:
             raise DriverError(f"the reboot command failed: {finished.problem}")
 
     def _failed_outcome(self, action: Action, message: str, result: Json = None) -> ActionOutcome:
-        line = one_line(message, ERROR_CHARS_MAX)
+        line = one_line(self._agent.without_secrets(message, action.args), ERROR_CHARS_MAX)
         log.error("%s failed: %s", _describe(action), line)
         return ActionOutcome("failed", result, line)
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from noded.drivers.contract import Actual, Context, Driver, DriverError, DriverFactory
 from noded.reconcile import planner
@@ -23,11 +23,14 @@ from noded.reconcile.orders import Orders, order_text
 from noded.reconcile.planner import Memory, Plan, RetryDelays, Task
 from noded.registration.claim import NodeClaim
 from nodestore.schema.models import Desired, Status
-from nodestore.support.jsonio import Document, dumps
+from nodestore.support.jsonio import Document, Json, dumps
 from nodestore.support.logs import RateLimitedLog, one_line
+from nodestore.support.secrets import secrets_in, without_secrets
 from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ACTUAL_BYTES_MAX = 64 << 10
 ERROR_CHARS_MAX = 2_000
@@ -281,7 +284,7 @@ class Agent:
                 found = await driver.inspect()
                 if not found.unsettled_s >= 0:  # drivers are third-party code
                     raise DriverError(f"its unsettled_s is {found.unsettled_s!r}, not a number of seconds")
-                return found, driver.settle_s
+                return replace(found, drift=self.without_secrets(found.drift)), driver.settle_s
         except DriverError as error:
             drift = error.message
         except TimeoutError:
@@ -289,6 +292,7 @@ class Agent:
         except Exception as error:
             log.debug("driver %s", name, exc_info=True)
             drift = f"{type(error).__name__}: {error}"
+        drift = self.without_secrets(drift)
         return Actual(drift=f"driver {name} cannot inspect the node: {drift}", failed=True), driver.settle_s
 
     async def _run_task(self, task: Task, desired: Desired | None, actual: Actual, plan: Plan) -> None:
@@ -305,11 +309,13 @@ class Agent:
         try:
             await self._execute_task(task)
         except _TaskRejected as rejected:
-            self._memory = planner.failed(self._memory, rejected.task, started_at, rejected.message, retryable=False)
-            log.error("%srejected by driver %s: %s", generation, rejected.task.driver, rejected.message)
+            message = self.without_secrets(rejected.message)
+            self._memory = planner.failed(self._memory, rejected.task, started_at, message, retryable=False)
+            log.error("%srejected by driver %s: %s", generation, rejected.task.driver, message)
         except DriverError as error:
-            self._memory = planner.failed(self._memory, task, started_at, error.message, retryable=error.retryable)
-            log.error("%sfailed, will be tried again: %s", generation, error.message)
+            message = self.without_secrets(error.message)
+            self._memory = planner.failed(self._memory, task, started_at, message, retryable=error.retryable)
+            log.error("%sfailed, will be tried again: %s", generation, message)
         else:
             self._memory = planner.succeeded(self._memory, task, started_at)
             if task.spec is None:
@@ -348,6 +354,14 @@ class Agent:
 
     # --- reports ---
 
+    def without_secrets(self, value: T, *others: Json) -> T:
+        """A copy of what is to be logged or reported, without what the specs and `others` hold in fields that are named
+        like a secret. noded does not know the marks of the configuration: a masterd applies those when it answers."""
+        desired, memory = self._desired_in_force, self._memory
+        specs = (None if desired is None else desired.spec, memory.applied, memory.good)
+        values = [part for spec in specs if spec is not None for part in (spec.settings, spec.document)]
+        return without_secrets(value, secrets_in(*values, *others))
+
     @property
     def _desired_in_force(self) -> Desired | None:
         return self._orders.desired if self._orders.is_known else self._persisted
@@ -378,7 +392,7 @@ class Agent:
                 observed_generation=desired.generation if desired else 0,
                 phase="failed" if plan.error is None and self._orders.problem else plan.phase,
                 reason="; ".join(part for part in (self._reason, one_line(plan.note, _NOTE_CHARS_MAX)) if part),
-                actual=_bounded_state(actual.state),
+                actual=_bounded_state(self.without_secrets(actual.state)),
                 error=error[:ERROR_CHARS_MAX] if error else None,
                 warning=self._orders.store_problem or self._persist_error or self._claim.warning,
                 attempts=self._memory.attempts.count,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nodestore.support.secrets import MASK, is_secret, masked
+from nodestore.support.secrets import MASK, SecretFields, is_secret, masked, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,41 @@ def test_where_secrets_are(value: Any, shown: Any) -> None:
     before = repr(value)
     assert masked(value) == shown
     assert repr(value) == before
+
+
+MARKED = SecretFields(("pin", "player.stream"))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"pin": 4321, "spin": 1, "pins": 2}, {"pin": MASK, "spin": 1, "pins": 2}),
+        ({"player": {"stream": "x", "volume": 3}, "stream": "y"}, {"player": {"stream": MASK, "volume": 3}, "stream": "y"}),
+        ({"left.player": {"stream": "x"}, "xplayer": {"stream": "y"}}, {"left.player": {"stream": MASK}, "xplayer": {"stream": "y"}}),
+        ({"doors": [{"pin": 1}, {"pin": 0}]}, {"doors": [{"pin": MASK}, {"pin": MASK}]}),
+        ({"argv": ["show", "--pin", "4321", "--pin=4321"]}, {"argv": ["show", "--pin", MASK, f"--pin={MASK}"]}),
+        ({"pin": {"a": 1}, "password": "p"}, {"pin": MASK, "password": MASK}),
+        ({"pin": True}, {"pin": MASK}), ({"pin": ""}, {"pin": ""}), ({"pin": None}, {"pin": None}),
+    ],
+)  # fmt: skip
+def test_marked_fields(value: Any, shown: Any) -> None:
+    """A mark is a name, or the end of a path of names."""
+    assert MARKED.masked(value) == shown
+
+
+def test_secrets_in_texts() -> None:
+    """An error message may quote a secret of any kind. Very short ones are not searched."""
+    document = {"pin": {"a": 98765, "b": ["long one", "long"]}, "url": "http://a:hunter2@x/", "password": "abc"}
+    texts = MARKED.texts(document, ["--token", "T0KEN", "--pin=opt1"])
+    assert texts == ("long one", "hunter2", "98765", "T0KEN", "long", "opt1")
+    value = {"error": "cannot log in as a:hunter2 with long one", "code": 98765, "n": [1, None, True]}
+    assert without_secrets(value, texts) == {
+        "error": "cannot log in as a:*** with ***",
+        "code": MASK,
+        "n": [1, None, True],
+    }
+    assert MARKED.texts(MARKED.masked(document)) == ()
+
+
+def test_further_marks() -> None:
+    assert MARKED.with_marks(("pin", "code")).marks == ("pin", "player.stream", "code")

@@ -63,7 +63,7 @@ def history(
             check_nodes([node], await client.nodes(consistency=consistency(local)))
         return found
 
-    found = with_client(context, work)
+    found = with_client(context, work, mask_secrets=output is Format.table)
     entries = found["entries"]
 
     def tables() -> list[Table]:
@@ -159,7 +159,7 @@ def _follow(context: typer.Context, after: int | None, wanted: _Filter, out: Out
             if wanted.matches(command):
                 out.write_line(_line(command, out.form))
 
-    with_client(context, work)
+    with_client(context, work, mask_secrets=out.form is Format.table)
 
 
 def _author(command: Mapping[str, Any]) -> str:

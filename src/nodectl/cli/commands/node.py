@@ -56,7 +56,7 @@ def list_nodes(
         await check_group(client, group, nodes, consistency(local))
         return [node for node in nodes if group == "all" or group in node["groups"]]
 
-    show_nodes(Output(output), with_client(context, work))
+    show_nodes(Output(output), with_client(context, work, mask_secrets=output is Format.table))
 
 
 def show_nodes(out: Output, nodes: list[NodeView]) -> None:
@@ -74,7 +74,7 @@ def show(
     async def work(client: Client) -> NodeView:
         return await client.node(node, consistency=consistency(local), specs=True)
 
-    view = with_client(context, work)
+    view = with_client(context, work, mask_secrets=output is Format.table)
     Output(output).show(view, tables=lambda: [_details(view)], names=lambda: [view["name"]])
 
 

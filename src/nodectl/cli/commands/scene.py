@@ -36,7 +36,7 @@ def list_scenes(context: typer.Context, local: LocalOption = False, output: Outp
     async def work(client: Client) -> Any:
         return await client.documents(_PREFIX, consistency=consistency(local))
 
-    found = with_client(context, work)
+    found = with_client(context, work, mask_secrets=output is Format.table)
     scenes = [
         {"name": path.removeprefix(_PREFIX), "index": view["index"], **view["document"]}
         for path, view in sorted(found.items())
@@ -64,7 +64,7 @@ def show(
     async def work(client: Client) -> Any:
         return await client.document(_PREFIX + scene, consistency=consistency(local))
 
-    document = with_client(context, work)["document"]
+    document = with_client(context, work, mask_secrets=output is Format.table)["document"]
 
     def tables() -> list[Table]:
         table = Table(("NODE", "DOCUMENT"), title=document.get("description", ""))

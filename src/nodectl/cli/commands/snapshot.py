@@ -38,7 +38,7 @@ def list_snapshots(context: typer.Context, output: OutputOption = Format.table) 
     async def work(client: Client) -> Any:
         return await client.snapshots()
 
-    found = with_client(context, work)
+    found = with_client(context, work, mask_secrets=output is Format.table)
 
     def tables() -> list[Table]:
         from nodectl.terminal.format import local_time
@@ -80,7 +80,7 @@ def show(context: typer.Context, name: SnapshotNameArgument, output: OutputOptio
     async def work(client: Client) -> Any:
         return await client.snapshot(name)
 
-    found = with_client(context, work)
+    found = with_client(context, work, mask_secrets=output is Format.table)
 
     def tables() -> list[Table]:
         from nodectl.terminal.format import inline

@@ -36,7 +36,7 @@ def list_documents(
     async def work(client: Client) -> Any:
         return await client.documents(prefix, consistency=consistency(local))
 
-    found = with_client(context, work)
+    found = with_client(context, work, mask_secrets=output is Format.table)
 
     def tables() -> list[Table]:
         from nodectl.terminal.format import inline
@@ -63,7 +63,7 @@ def get_document(
     async def work(client: Client) -> Any:
         return await client.document(path, consistency=consistency(local))
 
-    document = with_client(context, work)["document"]
+    document = with_client(context, work, mask_secrets=output is Format.table)["document"]
 
     def tables() -> list[Table]:
         from nodectl.terminal.format import inline

@@ -82,11 +82,12 @@ class BlockingClient:
         read_timeout_s: float = READ_S,
         command_timeout_s: float = COMMAND_S,
         lost_after_s: float = LOST_AFTER_S,
+        mask_secrets: bool = False,
     ) -> None:
         self._client = Client(
             endpoints, cluster=cluster, user=user, password=password, password_file=password_file, token=token,
             token_file=token_file, ca=ca, cert=cert, key=key, crl=crl, actor=actor, read_timeout_s=read_timeout_s,
-            command_timeout_s=command_timeout_s, lost_after_s=lost_after_s,
+            command_timeout_s=command_timeout_s, lost_after_s=lost_after_s, mask_secrets=mask_secrets,
         )  # fmt: skip
         self._loop: BackgroundLoop | None = None
         self._closed = False

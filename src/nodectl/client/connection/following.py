@@ -70,7 +70,7 @@ class StreamFollower:
             first = True
             try:
                 url = leader.url + path()
-                events = read_events(self._http.session, url, self._http.credentials_for(url))
+                events = read_events(self._http.session, url, self._http.headers_for(url))
                 async with contextlib.aclosing(events) as stream:
                     async for event in stream:
                         yield first, event

@@ -29,15 +29,20 @@ _FILES_CHECK_S = 1.0
 RETRY_AFTER_MAX_S = 30.0
 _METHOD_NOT_ALLOWED = 405
 _JSON = {"Content-Type": "application/json"}
+_SECRETS_HEADER = "Nodectl-Secrets"
 _TIMEOUT_HEADER = "Nodectl-Timeout-Ms"
 """Tells the master how long this attempt waits: it drops, unrun, what it cannot serve in that time."""
 
 
 class Http:
-    """The connections of one client. Without `tls.ca` the system's certificate authorities are trusted."""
+    """The connections of one client. Without `tls.ca` the system's certificate authorities are trusted.
 
-    def __init__(self, tls: TlsFiles, bearer: BearerToken | None = None) -> None:
+    mask_secrets: ask for answers without secrets.
+    """
+
+    def __init__(self, tls: TlsFiles, bearer: BearerToken | None = None, *, mask_secrets: bool = False) -> None:
         self._tls, self._bearer = tls, bearer or BearerToken()
+        self._wishes = {_SECRETS_HEADER: "masked"} if mask_secrets else {}
         self._context: FollowingContext | None = None
         self._signature: tuple[object, ...] = ()
         self._next_check_at = 0.0
@@ -84,9 +89,9 @@ class Http:
             return
         self._signature = signature
 
-    def credentials_for(self, url: str) -> dict[str, str]:
-        """The headers with the credential for a request to `url`."""
-        return self._bearer.headers(url)
+    def headers_for(self, url: str) -> dict[str, str]:
+        """The headers of every request to `url`: the credential, and whether secrets are masked in the answer."""
+        return {**self._wishes, **self._bearer.headers(url)}
 
     async def call(
         self,
@@ -108,7 +113,7 @@ class Http:
                 headers={
                     _TIMEOUT_HEADER: str(max(1, round(timeout_s * 1000))),
                     **(_JSON if body is not None else {}),
-                    **self._bearer.headers(url),
+                    **self.headers_for(url),
                 },
                 timeout=timeout,
                 allow_redirects=False,

@@ -1,0 +1,1 @@
+"""Hides secrets in the answers of the API: see `hiding.py`."""

@@ -1,0 +1,178 @@
+"""What the answers of the API show of secrets.
+
+Who may change the configuration sees them, because such a principal can run any program on every node. For all others,
+and in a status, secrets are `***`. Which fields are secret, `SecretFields` decides by their names and by the marks of
+the configuration in force and of the application.
+
+Not masked: the result of a command in the answer to its own sender, and the log of a node's program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, cast
+
+from aiohttp import web
+
+from masterd.application.contract import Application
+from masterd.application.secret_fields import declared_fields, marked_fields
+from masterd.roles.peers import SECRETS_HEADER, SECRETS_MASKED
+from masterd.roles.request_principal import principal_of
+from nodestore.errors import Invalid
+from nodestore.schema import api_types
+from nodestore.schema.api_types import CommandView, NodeView
+from nodestore.schema.models import Desired, Inventory
+from nodestore.support.secrets import MASK, SecretFields, without_secrets
+from nodestore.support.time_slices import TimeSlice
+
+log = logging.getLogger(__name__)
+
+Hide = Callable[["NodeSecrets", Any], Awaitable[Any]]
+"""Returns an answer without its secrets."""
+_TEXTS_OF_STATUS = ("reason", "actual", "error", "warning")
+
+
+class SecretMarks:
+    """Knows the marks of one application."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._marks: tuple[str, ...] | None = None
+
+    async def fields(self, inventory: Inventory) -> SecretFields:
+        """The fields that are secret while `inventory` is in force."""
+        if self._marks is None:  # in a thread: on a slow PC it takes longer than standbys wait for a heartbeat
+            self._marks = await asyncio.to_thread(self._read)
+        return SecretFields(self._marks).with_marks(inventory.secret_fields)
+
+    def _read(self) -> tuple[str, ...]:
+        try:
+            return marked_fields(self._application)
+        except Exception:
+            log.exception("the application does not list its commands: their secret arguments are not known")
+            return declared_fields(self._application)
+
+
+class NodeSecrets:
+    """Hides the secrets of nodes, commands and configurations. orders: `desired/<node>` by node."""
+
+    def __init__(self, fields: SecretFields, orders: Mapping[str, Desired]) -> None:
+        self.fields, self._orders = fields, orders
+
+    def node(self, view: NodeView) -> NodeView:
+        """The view without secrets in its documents, nor in the texts that its noded or the leader wrote."""
+        order = self._orders.get(view["name"])
+        specs = () if order is None else (order.spec.settings, order.spec.document)
+        secrets = self.fields.texts(view["document"], *specs)
+        shown: dict[str, Any] = {**view, "document": self.fields.masked(view["document"])}
+        if shown["status"] is not None:
+            status = shown["status"]
+            texts = {name: self.fields.masked(status[name]) for name in _TEXTS_OF_STATUS if name in status}
+            shown["status"] = {**status, **without_secrets(texts, secrets)}
+        if shown["spec"] is not None:
+            shown["spec"] = self.fields.masked(shown["spec"])
+        shown["problem"] = without_secrets(shown["problem"], secrets)
+        return cast(NodeView, shown)
+
+    def command(self, view: CommandView) -> CommandView:
+        """The command without secrets in its arguments, its result and what it wrote."""
+        shown: dict[str, Any] = dict(view)
+        for name in ("args", "result"):
+            if name in shown:
+                shown[name] = self.fields.masked(shown[name])
+        for name in ("writes", "actions"):  # by path and by node: these names are not those of fields
+            if name in shown:
+                shown[name] = {key: self.fields.masked(item) for key, item in shown[name].items()}
+        if shown.get("config") is not None:
+            shown["config"] = self.configuration(shown["config"])
+        return cast(CommandView, shown)
+
+    def configuration(self, record: Any) -> Any:
+        """One version of the configuration. Its marks count, too. If it holds a secret, it has no source: a text in
+        which a secret is not found for certain, such as one in a comment."""
+        inventory = record.get("inventory") if isinstance(record, dict) else None
+        if not isinstance(inventory, dict):
+            return record
+        own = inventory.get("secret_fields")
+        fields = self.fields.with_marks(mark for mark in _list(own) if isinstance(mark, str) and mark)
+        found: list[object] = []
+        shown = {key: _masked_section(key, item, fields, found) for key, item in inventory.items()}
+        return {**record, "inventory": shown, **({"source": ""} if found and "source" in record else {})}
+
+
+def _list(value: object) -> Iterable[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _masked_section(key: str, value: Any, fields: SecretFields, found: list[object]) -> Any:
+    if key in ("masters", "secret_fields"):
+        return value
+    if key in ("nodes", "groups") and isinstance(value, dict):  # their names are not those of fields
+        return {name: fields.masked(item, found.append) for name, item in value.items()}
+    return fields.masked({key: value}, found.append)[key]
+
+
+async def _each(items: Iterable[tuple[Any, Any]], hide: Callable[[Any], Any]) -> list[tuple[Any, Any]]:
+    """Each item without its secrets, in time slices."""
+    time_slice, shown = TimeSlice(), []
+    for key, item in items:
+        shown.append((key, hide(item)))
+        await time_slice.yield_if_used_up()
+    return shown
+
+
+async def hide_nodes(secrets: NodeSecrets, answer: api_types.Nodes) -> Any:
+    return {**answer, "nodes": [view for _, view in await _each(enumerate(answer["nodes"]), secrets.node)]}
+
+
+async def hide_node(secrets: NodeSecrets, answer: NodeView) -> Any:
+    return secrets.node(answer)
+
+
+async def hide_documents(secrets: NodeSecrets, answer: api_types.Documents) -> Any:
+    def hide(item: Any) -> Any:
+        return {**item, "document": secrets.fields.masked(item["document"])}
+
+    return {**answer, "documents": dict(await _each(answer["documents"].items(), hide))}
+
+
+async def hide_document(secrets: NodeSecrets, answer: api_types.Document) -> Any:
+    return {**answer, "document": secrets.fields.masked(answer["document"])}
+
+
+async def hide_snapshot(secrets: NodeSecrets, answer: api_types.SnapshotContent) -> Any:
+    return {**answer, "documents": dict(await _each(answer["documents"].items(), secrets.fields.masked))}
+
+
+async def hide_history(secrets: NodeSecrets, answer: api_types.History) -> Any:
+    return {**answer, "entries": [view for _, view in await _each(enumerate(answer["entries"]), secrets.command)]}
+
+
+async def hide_config(secrets: NodeSecrets, answer: api_types.Config) -> Any:
+    return {
+        **answer,
+        "current": secrets.configuration(answer["current"]),
+        "in_force": secrets.configuration(answer["in_force"]),
+    }
+
+
+async def hide_config_history(secrets: NodeSecrets, answer: api_types.ConfigHistory) -> Any:
+    return {
+        **answer,
+        "versions": [item for _, item in await _each(enumerate(answer["versions"]), secrets.configuration)],
+    }
+
+
+def shows_secrets(request: web.Request) -> bool:
+    """Whether the answer to this request may show secrets: its sender may see them, and does not decline."""
+    return principal_of(request).sees_secrets and request.headers.get(SECRETS_HEADER) != SECRETS_MASKED
+
+
+def check_no_mask(command: str, args: Any, fields: SecretFields) -> None:
+    """Raises Invalid if a secret argument is `***`: its sender has read it masked, and would write that back."""
+    found: list[object] = []
+    fields.masked(args, found.append)
+    if MASK in found:
+        raise Invalid(f"command {command}: {MASK} stands for a secret that was not shown: leave that argument out")
