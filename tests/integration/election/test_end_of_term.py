@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from masterd.api import reads
 from masterd.assembly import MasterdParts, build_parts
@@ -367,7 +368,7 @@ async def test_a_term_given_up_is_not_claimed_again(
             add = CommandRequest("x1", "add", {"path": "sum"}, "t", 0)
             await first.submit([add])
             await _meddle(etcd, keys)  # this term no longer knows what is committed
-            other = replace(add, id="x2")
+            other = structs.replace(add, id="x2")
             assert code_of((await first.submit([other]))[0]) == "outcome_unknown"
             second = await _leads(parts, first)
             assert second.fence.term > first.fence.term
