@@ -362,7 +362,13 @@ def test_a_result_that_cannot_be_read_is_no_refusal() -> None:
 
 
 def small_budget(ids: int) -> LeaderSettings:
-    return LeaderSettings(max_txn_ops=6, retention=QUICK, budget=StoreBudget(ids, 60_000, 60_000, 60_000, 4))
+    return LeaderSettings(
+        max_txn_ops=6,
+        retention=QUICK,
+        budget=StoreBudget(
+            ids_bytes_max=ids, state_bytes_max=60_000, journal_bytes_max=60_000, kept_bytes_max=60_000, named_max=4
+        ),
+    )
 
 
 def test_replicas_agree_on_what_is_remembered() -> None:

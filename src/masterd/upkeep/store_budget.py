@@ -17,7 +17,7 @@ SNAPSHOTS = 3
 _QUOTA_BYTES = int(DEFAULT_SETTINGS["quota-backend-bytes"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoreBudget:
     """Limits in bytes. The defaults are those for the quota of nodectl's configuration files for etcd.
 

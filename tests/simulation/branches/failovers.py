@@ -28,7 +28,9 @@ _EPISODES = 8
 _SMALL = LeaderSettings(
     max_txn_ops=6,
     retention=RetentionSettings(snapshot_every_commands=6, check_every_s=0.3, snapshot_after_s=0.3),
-    budget=StoreBudget(3_000, 60_000, 60_000, 60_000, 4),
+    budget=StoreBudget(
+        ids_bytes_max=3_000, state_bytes_max=60_000, journal_bytes_max=60_000, kept_bytes_max=60_000, named_max=4
+    ),
 )
 """So small that ids are forgotten after a dozen commands, and the journal is truncated as far as they allow."""
 _ATTEMPT_S = 2.1  # one attempt of a commit
