@@ -48,7 +48,7 @@ def test_the_example_is_valid() -> None:
         ("nodes:\n  n3: {position: [0, 1, 2]}", "2: nodes.n3.position: expected two whole numbers [row, column], got [0, 1, 2]"),
         ('nodes:\n  n3: {position: [0, "1"]}', "2: nodes.n3.position: expected two whole numbers [row, column], got [0, '1']"),
         ("nodes:\n  n3:\n    posiiton: [0, 0]", "3: nodes.n3.posiiton: this field is not known; did you mean 'position'?"),
-        ("nodes: {}\nfoo: 1", "2: foo: this field is not known; known here: v, masters, nodes, groups, defaults, settings"),
+        ("nodes: {}\nfoo: 1", "2: foo: this field is not known; known here: v, masters, nodes, groups, defaults, settings, secret_fields"),
         ("nodes:\n  n1: {position: [0, 0]}\n  n2: {position: [0, 0]}", "3: nodes.n2.position: [0, 0] is already the position of node n1 (line 2)"),
         ("nodes:\n  n1: {}\n  n2: {}\n  n1: {}", "4: nodes.n1: is given twice, first in line 2"),
         ("nodes:\n  n 1: {}", "2: nodes.n 1: node name 'n 1' is not allowed: use 1 to 63 letters, digits, '.', '_' or '-', beginning and ending with a letter or digit"),
