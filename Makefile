@@ -48,7 +48,7 @@ check: $(STAMP)  ## style, types, who imports whom
 
 # Everything that takes too long for `make test`: tests/nightly/jobs.toml. With LIMIT, as many jobs in their short form as
 # fit into so many seconds, drawn by SEED: the same ones for the same seed. CI draws by the commit.
-nightly: $(STAMP)  ## all that takes long (LIMIT=480 SEED=...: a drawn part, JOBS="chaos demo": these, LIST=1: print them)
+nightly: $(STAMP)  ## all that takes long (LIMIT=360 SEED=...: a drawn part, JOBS="chaos demo": these, LIST=1: print them)
 	$(BIN)/python -m tests.nightly $(if $(LIMIT),--seconds=$(LIMIT)) $(if $(SEED),--seed=$(SEED)) \
 	  $(if $(JOBS),--only $(JOBS)) $(if $(LIST),--list)
 

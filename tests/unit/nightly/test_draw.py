@@ -9,7 +9,7 @@ from tests.nightly.draw import draw
 from tests.nightly.jobs import Job, load
 
 JOBS = load()
-CI_S = 480.0
+CI_S = 360.0
 """What `.ci/run` has for all jobs together."""
 
 

@@ -96,4 +96,4 @@ def test_an_unknown_job_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_limit_of_ci_is_the_one_that_is_tested() -> None:
     """`test_draw.py` checks that each job comes up in this time."""
     script = (Path(__file__).parents[3] / ".ci" / "run").read_text("utf-8")
-    assert "\nNIGHTLY_S=480 " in script
+    assert "\nNIGHTLY_S=360 " in script
