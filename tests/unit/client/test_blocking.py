@@ -233,7 +233,11 @@ async def test_a_command_without_an_answer_is_of_unknown_outcome_when_the_client
 
 
 async def test_callbacks_run_in_the_background_thread_and_may_not_call() -> None:
+    """No master leads before the callbacks are known, so the client cannot be connected earlier."""
+    loop = asyncio.get_running_loop()
     async with fake_cluster() as cluster:
+        name = cluster.leading.name
+        cluster.lead(None)
 
         def script() -> None:
             connected, refused, threads = threading.Event(), [], []
@@ -248,6 +252,7 @@ async def test_callbacks_run_in_the_background_thread_and_may_not_call() -> None
 
                 stop = client.on_state(callback)
                 client.on_leader(lambda leader: threads.append(threading.current_thread()))
+                loop.call_soon_threadsafe(cluster.lead, name)
                 client.nodes()
                 assert connected.wait(WAIT_S)
                 stop()

@@ -32,6 +32,7 @@ async def work():
         client.setblocking(False)
         client.connect_ex(address)
     await asyncio.sleep(3)
+    server.close()  # or it accepts more while the loop is being closed
 
 program.run("masterd", "m1", "info", work())
 """
