@@ -19,9 +19,9 @@ from nodestore.support.tls_context import TLS_REQUIRED, has_no_tls_text, needs_t
 
 HOP_HEADER = "Nodectl-Hop"
 TIMEOUT_HEADER = "Nodectl-Timeout-Ms"
+"""How long the sender waits for the answer. A duration, because the clocks of two PCs differ."""
 SECRETS_HEADER, SECRETS_MASKED = "Nodectl-Secrets", "masked"
 """With this header and value a client asks for an answer without secrets, although it might see them."""
-"""How long the sender waits for the answer. A duration, because the clocks of two PCs differ."""
 _CONNECTIONS_MAX = 48
 """To each masterd: below what it accepts from one address."""
 _TIMEOUT_S = 12.0
