@@ -12,6 +12,8 @@ import ssl
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+from nodestore.support.waiting import set_within
+
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 2.0
@@ -34,11 +36,7 @@ class OwnCertificate:
         while True:
             self.renewed.clear()
             await self.check()
-            try:
-                async with asyncio.timeout(_CHECK_EVERY_S):
-                    await self.renewed.wait()
-            except TimeoutError:
-                pass
+            await set_within(self.renewed, _CHECK_EVERY_S)
 
     async def check(self) -> None:
         """Connect once. An address that cannot be reached from here, as behind a router, proves nothing."""
@@ -50,7 +48,7 @@ class OwnCertificate:
             self.warning = None
         except ssl.SSLCertVerificationError as error:
             self.warning = f"other programs do not trust {self._url}: {error.verify_message}"
-        except (OSError, TimeoutError) as error:
+        except (OSError, UnicodeError) as error:  # the latter: a host that cannot be the name of one
             log.debug("cannot check the certificate at %s: %s", self._url, error)
         finally:
             if writer is not None:

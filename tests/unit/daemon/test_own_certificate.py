@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from masterd.own_certificate import OwnCertificate
 from nodestore.pki.authority import Authorities
 from nodestore.pki.identity import Subject
@@ -77,3 +79,11 @@ async def test_renewed_files_are_checked_at_once(tmp_path: Path) -> None:
             own.renewed.set()
         running.cancel()
         await asyncio.wait((running,))
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+async def test_a_host_that_no_name_can_be_proves_nothing(tmp_path: Path, host: str) -> None:
+    """The error of its encoding is no OSError. It must not end a masterd whose certificate is only checked."""
+    own = OwnCertificate(f"https://{host}:8401", contents(tmp_path).client)
+    await own.check()
+    assert own.warning is None
