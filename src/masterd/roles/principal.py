@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -11,7 +12,7 @@ from typing import Any
 from nodestore.errors import Garbage
 from nodestore.schema.limits import ACTOR_BYTES_MAX, shortened
 from nodestore.schema.models import Role
-from nodestore.support.jsonio import dumps, loads
+from nodestore.support.jsonio import loads
 
 PRINCIPAL_HEADER = "Nodectl-Principal"
 """In a forwarded request: the principal of the original one. It counts only from a masterd's certificate."""
@@ -82,7 +83,7 @@ class Principal:
         fields: dict[str, Any] = {"kind": self.kind.value, "name": self.name, "address": self.address}
         if self.grant_id:
             fields["grant"] = self.grant_id
-        return dumps(fields).decode("utf-8").encode("ascii", "backslashreplace").decode()
+        return json.dumps(fields, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
